@@ -1,0 +1,78 @@
+"""Configuration of training: length, batch, precision, intervals, checkpoints, devices, tracker."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Length, batch, precision, regularisation and the intervals of periodic work."""
+
+    steps: int = 500
+    """Optimizer updates in all."""
+    batch_size: int = 32
+    """Examples per update, over all devices and micro-batches."""
+    accumulation_steps: int = 1
+    """Micro-batches whose gradients are averaged into one update: the same update with less
+    memory."""
+    compute_dtype: ComputeDtype = "float32"
+    """Precision of activations and products; weights, optimizer state, norms, softmax and loss stay
+    float32. float16 trains with dynamic loss scaling."""
+    caption_dropout: float = 0.1
+    """Share of captions replaced by the empty one, so that guidance has an unconditional model."""
+    token_noise: float = 0.0
+    """p: each picture's decoder inputs are replaced by random codes at a rate drawn from U(0, 2p).
+    0.3 keeps a model of a small data set listening to the caption instead of recognising which
+    training picture it copies; 0 for large data."""
+    log_every: int = 10
+    """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
+    update."""
+    eval_every: int = 250
+    """Updates between evaluations of the loss on every held-out split; 0 = only at the end."""
+    eval_examples: int = 256
+    """Most examples of each split in an evaluation of the loss."""
+    grid_every: int = 250
+    """Updates between picture grids of the fixed prompts; 0 = only at the end."""
+    grid_prompts: tuple[str, ...] = ("red heart", "blue square", "grinning face", "three o’clock")
+    """Prompts of those grids."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.token_noise <= 0.5 or not 0 <= self.caption_dropout <= 1:
+            raise ValueError(
+                f"training.token_noise {self.token_noise} must lie in 0..0.5 and "
+                f"training.caption_dropout {self.caption_dropout} in 0..1"
+            )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept."""
+
+    every: int = 250
+    """Updates between checkpoints; one is always written at the end and on SIGTERM."""
+    keep: int = 3
+    """Newest checkpoints kept; older ones are deleted."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """Devices."""
+
+    devices: int = 0
+    """Local devices the batch is spread over; 0 = all there are."""
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """metrics.jsonl is always written; this is what is mirrored beside it."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Mirror metrics and grids to Weights & Biases: off, offline (files under RUN/wandb), or
+    online."""
+    project: str = "pastel"
+    """wandb project."""
