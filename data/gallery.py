@@ -1,0 +1,222 @@
+"""Does a drawn picture show its prompt? Nearest real pictures by hand-made features, no network.
+
+Colour where it is not white paper, plus a histogram of oriented gradients (Dalal & Triggs, CVPR
+2005) for the shape. The gallery is every distinct real picture, training ones included: against a
+gallery of held-out pictures alone, a copy of a training sibling would pass for the right answer.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+COLOUR_GRID = 16
+"""Cells per side on which colour is compared."""
+GREY_SIDE = 32
+"""Pixels per side of the grey picture whose gradients are taken."""
+SHAPE_GRID = 8
+"""Cells per side of the gradient histograms."""
+ORIENTATIONS = 6
+"""Unsigned gradient directions told apart: one bin per 30°."""
+
+_CHUNK = 512  # pictures turned to float at a time: 25 MB at 64 × 64
+_ROUNDING = 1e-6  # two pictures that differ by less in float32 are equally near; the target wins
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A forced choice among the real siblings that agree in `same` and differ in `attribute`."""
+
+    same: tuple[str, ...]
+    attribute: str
+    values: tuple[str, ...]
+
+
+CHOICES = {
+    "tone5way": Choice(("concept",), "tone", ("1", "2", "3", "4", "5")),
+    "gender3way": Choice(("role", "tone"), "gender", ("person", "man", "woman")),
+}
+"""Asked only where all the siblings exist; sets without these columns are spared the question."""
+
+
+def picture_features(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float[np.ndarray, "b f"]:
+    """Colour and shape, each of unit length; the dot product of two rows is their similarity.
+
+    White is the zero of the colour part, so that an empty background does not count as agreement.
+    """
+    features = np.zeros((len(pictures), COLOUR_GRID**2 * 3 + SHAPE_GRID**2 * ORIENTATIONS), "f4")
+    for i in range(0, len(pictures), _CHUNK):
+        small = _pool(pictures[i : i + _CHUNK].astype(np.float32) / 255, GREY_SIDE)
+        features[i : i + _CHUNK] = np.concatenate([_colour(small), _shape(small)], axis=1)
+    return features
+
+
+def _pool(pictures: Float[np.ndarray, "b y x 3"], side: int) -> Float[np.ndarray, "b s s 3"]:
+    """Mean over each cell of a side × side grid; pixels on a border count by the shared area."""
+    count, height, width, _ = pictures.shape
+    rows = _shares(height, side) @ pictures.reshape(count, height, width * 3)
+    return _shares(width, side) @ rows.reshape(count, side, width, 3)
+
+
+def _shares(size: int, side: int) -> Float[np.ndarray, "s y"]:
+    """The share of each cell's area that every pixel covers: rows sum to one."""
+    cell, pixel = np.arange(side)[:, None] * size / side, np.arange(size)
+    overlap = np.minimum(cell + size / side, pixel + 1) - np.maximum(cell, pixel)
+    return (np.maximum(overlap, 0) * side / size).astype(np.float32)
+
+
+def _colour(small: Float[np.ndarray, "b s s 3"]) -> Float[np.ndarray, "b f"]:
+    return _unit_length(1 - _sum_cells(small, COLOUR_GRID) * (COLOUR_GRID / GREY_SIDE) ** 2)
+
+
+def _shape(small: Float[np.ndarray, "b s s 3"]) -> Float[np.ndarray, "b f"]:
+    down, right = np.gradient(small.mean(axis=-1), axis=(1, 2))
+    angle = np.arctan2(down, right) % np.pi
+    direction = np.minimum(angle * (ORIENTATIONS / np.pi), ORIENTATIONS - 1).astype(np.int8)
+    strength = np.hypot(down, right)
+    by_direction = [np.where(direction == k, strength, 0) for k in range(ORIENTATIONS)]
+    return _unit_length(np.sqrt(_sum_cells(np.stack(by_direction, axis=-1), SHAPE_GRID)))
+
+
+def _sum_cells(x: Float[np.ndarray, "b s s c"], grid: int) -> Float[np.ndarray, "b g g c"]:
+    """Sum over the positions of each of grid × grid cells."""
+    count, side, _, channels = x.shape
+    cell = side // grid
+    return x.reshape(count, grid, cell, grid, cell, channels).sum(axis=(2, 4))
+
+
+def _unit_length(x: Float[np.ndarray, "b g g c"]) -> Float[np.ndarray, "b f"]:
+    flat = x.reshape(len(x), -1)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-8)
+
+
+def distinct_pictures(pictures: UInt8[np.ndarray, "b y x 3"]) -> Int64[np.ndarray, "b"]:
+    """For each picture a number from 0 on, in order of appearance; identical pictures share it."""
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(p.tobytes(), len(seen)) for p in pictures], np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """The real pictures among which a drawn one has to find its own."""
+
+    pictures: UInt8[np.ndarray, "n y x 3"]
+    attributes: Sequence[Mapping[str, str | None]]
+    """Per picture; `concept`, `tone`, `gender` and `role` are read, each may be missing."""
+    in_training: Bool[np.ndarray, "n"]
+
+    def __post_init__(self) -> None:
+        sizes = len(self.pictures), len(self.attributes), len(self.in_training)
+        if len(set(sizes)) > 1 or not sizes[0]:
+            raise ValueError(
+                f"a gallery needs as many pictures as attributes and training marks, and one at "
+                f"least; got {sizes[0]}, {sizes[1]} and {sizes[2]}"
+            )
+
+    @cached_property
+    def distinct(self) -> Int64[np.ndarray, "n"]:
+        """Which distinct picture each picture is."""
+        return distinct_pictures(self.pictures)
+
+    @cached_property
+    def features(self) -> Float[np.ndarray, "m f"]:
+        """One row per distinct picture."""
+        return picture_features(self.pictures[np.unique(self.distinct, return_index=True)[1]])
+
+    @cached_property
+    def _trained(self) -> Bool[np.ndarray, "m"]:
+        trained = np.zeros(len(self.features), bool)
+        trained[self.distinct[self.in_training]] = True
+        return trained
+
+    def judge(
+        self, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, "b"]
+    ) -> dict[str, Float[np.ndarray, "b"]]:
+        """0 or 1 per drawn picture and question, NaN where the question cannot be asked of it.
+
+        `targets`: the index of each prompt's own picture in the gallery.
+        """
+        similarity = picture_features(drawn) @ self.features.T
+        own = self.distinct[targets]
+        reached = similarity[np.arange(len(drawn)), own] + _ROUNDING
+        ahead = (similarity > reached[:, None]).sum(axis=1)
+        nearest = np.where(ahead == 0, own, similarity.argmax(axis=1))
+        answers = {
+            "all_top1": ahead < 1,
+            "all_top5": ahead < 5,
+            "concept": [
+                picture in self._shown[concept] if concept else np.nan
+                for picture, concept in zip(nearest, self._concepts(targets), strict=True)
+            ],
+            **{name: self._choose(name, drawn, targets) for name in CHOICES},
+            "nn_is_train": self._trained[nearest],
+        }
+        return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
+
+    def chance(self, targets: Int64[np.ndarray, "b"]) -> dict[str, Float[np.ndarray, "b"]]:
+        """What `judge` would say on average of distinct real pictures drawn by lot."""
+        count = len(self.features)
+        concepts = self._concepts(targets)
+        answers = {
+            "all_top1": [1 / count for _ in targets],
+            "all_top5": [min(5, count) / count for _ in targets],
+            "concept": [len(self._shown[c]) / count if c else np.nan for c in concepts],
+            **{
+                name: [
+                    1 / len(choice.values) if self._siblings(name, t) else np.nan for t in targets
+                ]
+                for name, choice in CHOICES.items()
+            },
+            "nn_is_train": [self._trained.mean() for _ in targets],
+        }
+        return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
+
+    def _concepts(self, indices: Iterable[int]) -> list[str | None]:
+        return [self.attributes[i].get("concept") for i in indices]
+
+    @cached_property
+    def _shown(self) -> dict[str, set[int]]:
+        """The distinct pictures that show each concept; identical pictures may show several."""
+        shown: dict[str, set[int]] = {}
+        for picture, example in zip(self.distinct, self.attributes, strict=True):
+            if concept := example.get("concept"):
+                shown.setdefault(concept, set()).add(int(picture))
+        return shown
+
+    def _choose(
+        self, name: str, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, "b"]
+    ) -> list[float]:
+        """1 where the drawn picture is nearest to its target among the siblings, by pixels."""
+        answers = []
+        for picture, target in zip(drawn, targets, strict=True):
+            siblings = self._siblings(name, target)
+            away = self.pictures[siblings].astype(np.float32) - picture
+            distance = np.square(away).sum(axis=(1, 2, 3))
+            answers.append(float(distance.argmin() == 0) if siblings else np.nan)
+        return answers
+
+    def _siblings(self, name: str, target: int) -> list[int]:
+        """The pictures of a forced choice, the target first; none where the choice is not whole."""
+        choice, example = CHOICES[name], self.attributes[target]
+        family = self._families[name].get(_common(choice, example), {})
+        own = example.get(choice.attribute)
+        if own not in family or len(family) < len(choice.values):
+            return []
+        return [family[own], *(index for value, index in family.items() if value != own)]
+
+    @cached_property
+    def _families(self) -> dict[str, dict[tuple, dict[str, int]]]:
+        """For each choice, the pictures that agree in its `same`, by their value of `attribute`."""
+        families: dict[str, dict[tuple, dict[str, int]]] = {name: {} for name in CHOICES}
+        for name, choice in CHOICES.items():
+            for index, example in enumerate(self.attributes):
+                value, common = example.get(choice.attribute), _common(choice, example)
+                if value in choice.values and common[0]:
+                    families[name].setdefault(common, {})[value] = index
+        return families
+
+
+def _common(choice: Choice, example: Mapping[str, str | None]) -> tuple[str | None, ...]:
+    return tuple(example.get(name) for name in choice.same)
