@@ -106,9 +106,14 @@ class Norm(nnx.Module):
         return layer_norm(x, self.scale[...], self.bias[...])
 
 
-def fold(keys: Key[Array, "b"] | None, site: int | Array) -> Key[Array, "b"] | None:
+def fold_keys(keys: Key[Array, "b"], site: int | Array) -> Key[Array, "b"]:
     """Keys for one place in the network: the same place and example always get the same key."""
-    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, site)
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, site)
+
+
+def fold(keys: Key[Array, "b"] | None, site: int | Array) -> Key[Array, "b"] | None:
+    """`fold_keys`, where None (not training) stays None."""
+    return None if keys is None else fold_keys(keys, site)
 
 
 def dropout(

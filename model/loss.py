@@ -1,0 +1,96 @@
+"""The training objective: cross-entropy of the image tokens, given what the decoder may see."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from model.layers import fold_keys
+from model.transformer import Params, Transformer
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+def cross_entropy(logits: Float[Array, "b n v"], labels: Int[Array, "b n"]) -> Float[Array, "b n"]:
+    """−log softmax(logits)[label], in float32, in nats."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def shift_right(image_tokens: Int[Array, "b n"], start: int) -> Int[Array, "b n"]:
+    """Decoder inputs: the start token, then every image token but the last."""
+    return jnp.pad(image_tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start)
+
+
+def drop_captions(
+    batch: Batch, empty_tokens: Int[Array, "t"], rate: float, keys: Key[Array, "b"]
+) -> tuple[Int[Array, "b t"], Bool[Array, "b t"]]:
+    """Replace a share of the captions by the empty one, which is `</s>` alone.
+
+    Trains the unconditional half of classifier-free guidance. Ho & Salimans 2022, arXiv:2207.12598.
+    """
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)[:, None]
+    only_first = jnp.arange(len(empty_tokens)) < 1
+    text_tokens = jnp.where(dropped, empty_tokens, batch["text_tokens"])
+    return text_tokens, jnp.where(dropped, only_first, batch["text_mask"])
+
+
+def add_token_noise(
+    image_tokens: Int[Array, "b n"], codebook_size: int, p: float, keys: Key[Array, "b"]
+) -> Int[Array, "b n"]:
+    """Replace tokens by random codes, at a rate drawn for each picture from U(0, 2p).
+
+    On a small data set a decoder that sees clean tokens recognises after two of them which
+    training picture it is copying, and stops listening to the caption; this takes that away.
+    """
+
+    def one(tokens: Int[Array, "n"], key: Key[Array, ""]) -> Int[Array, "n"]:
+        for_rate, for_place, for_code = jax.random.split(key, 3)
+        rate = jax.random.uniform(for_rate, maxval=2 * p)
+        replaced = jax.random.bernoulli(for_place, rate, tokens.shape)
+        return jnp.where(
+            replaced, jax.random.randint(for_code, tokens.shape, 0, codebook_size), tokens
+        )
+
+    return jax.vmap(one)(image_tokens, keys)
+
+
+def make_loss(
+    model: Transformer,
+    empty_tokens: Int[Array, "t"],
+    codebook_size: int,
+    caption_dropout: float,
+    token_noise: float,
+) -> Callable[[Params, Batch, Key[Array, "b"]], tuple[Array, Metrics]]:
+    """The loss of a training batch, as a function of one key per example."""
+
+    def loss(params: Params, batch: Batch, keys: Key[Array, "b"]) -> tuple[Array, Metrics]:
+        text_tokens, text_mask = batch["text_tokens"], batch["text_mask"]
+        seen = batch["image_tokens"]
+        if caption_dropout:
+            text_tokens, text_mask = drop_captions(
+                batch, empty_tokens, caption_dropout, fold_keys(keys, 0)
+            )
+        if token_noise:
+            seen = add_token_noise(seen, codebook_size, token_noise, fold_keys(keys, 1))
+        decoder_inputs = shift_right(seen, model.decoder_start_token_id)
+        logits = model.apply(params, text_tokens, text_mask, decoder_inputs, fold_keys(keys, 2))
+        return cross_entropy(logits, batch["image_tokens"]).mean(), {}
+
+    return loss
+
+
+def make_eval_loss(model: Transformer) -> Callable[[Params, Batch], tuple[Array, Array]]:
+    """Sum over a batch of each picture's mean loss without noise, and the number of pictures;
+    `weight` is 0 for rows that only fill the batch."""
+
+    def loss(params: Params, batch: Batch) -> tuple[Array, Array]:
+        decoder_inputs = shift_right(batch["image_tokens"], model.decoder_start_token_id)
+        logits = model.apply(params, batch["text_tokens"], batch["text_mask"], decoder_inputs)
+        each = cross_entropy(logits, batch["image_tokens"]).mean(-1)
+        return (each * batch["weight"]).sum(), batch["weight"].sum()
+
+    return loss

@@ -1,0 +1,25 @@
+"""Gradient accumulation: the mean over micro-batches, by a scan inside the step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def accumulate(gradient: Callable[[Any], Any], batch: Any, micro_batches: int) -> Any:
+    """Mean of `gradient(micro_batch)`, any tree of arrays, over equal parts of the batch.
+
+    One micro-batch lives at a time, so memory is that of a batch `micro_batches` times smaller.
+    """
+    if micro_batches == 1:
+        return gradient(batch)
+    parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
+    first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(part)), None
+
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda leaf: leaf / micro_batches, total)

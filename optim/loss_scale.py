@@ -1,0 +1,39 @@
+"""Dynamic loss scaling for float16. Micikevicius et al. 2018, arXiv:1710.03740.
+
+The loss is multiplied by a scale so that small gradients do not vanish in float16. An update whose
+gradients overflow is skipped and halves the scale; a window of good ones doubles it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+WINDOW = 200
+FLOOR = 1.0
+
+
+class LossScale(NamedTuple):
+    """The scale, and the good updates since it last changed."""
+
+    scale: Array
+    good_steps: Array
+
+
+def init_loss_scale(scale: float = 2.0**15) -> LossScale:
+    return LossScale(jnp.float32(scale), jnp.int32(0))
+
+
+def is_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether every number in the tree is finite."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def adjust(loss_scale: LossScale, finite: Bool[Array, ""]) -> LossScale:
+    """The scale after an update whose gradients were finite or not."""
+    scale, good = loss_scale
+    good = jnp.where(finite, good + 1, 0)
+    grow = good >= WINDOW
+    scale = jnp.where(finite, jnp.where(grow, scale * 2, scale), jnp.maximum(scale / 2, FLOOR))
+    return LossScale(scale, jnp.where(grow, 0, good))

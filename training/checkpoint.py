@@ -1,0 +1,70 @@
+"""Checkpoints of a run: all of the training state in one atomic step. Only this file knows orbax."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from training.config import CheckpointConfig
+from training.state import TrainState
+
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Checkpoints:
+    """The steps under RUN/checkpoints. Saves happen in the background."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig | None = None) -> None:
+        keep = config.keep if config else None
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=config is not None)
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, about: dict[str, Any]) -> None:
+        """Write the state, and `about` (JSON) beside it. Nothing happens if that step is there."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+        self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **items))
+
+    def about(self, step: int) -> dict[str, Any]:
+        """The JSON saved beside a step."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["about"]
+
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """The state of a step, placed like `like`. Raises ValueError if it is of another shape."""
+        found = self._restore(step, _items(like))
+        treedef = jax.tree.structure(like._replace(params=None))
+        rest = jax.tree.unflatten(treedef, [found["rest"][k] for k in _items(like)["rest"]])
+        return rest._replace(params=found["params"])
+
+    def restore_params(self, like: Any, step: int) -> Any:
+        """Only the parameters of a step; `like` has their shapes."""
+        return self._restore(step, {"params": like})["params"]
+
+    def _restore(self, step: int, like: dict[str, Any]) -> Any:
+        args = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**args))
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"checkpoint {self._manager.directory}/{step} does not fit this configuration: "
+                f"{str(error)[:300]}"
+            ) from error
+
+    def close(self) -> None:
+        """Wait for the saves under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """Parameters as the tree they are; the rest flat by path, whatever optax nests it in."""
+    rest, _ = jax.tree.flatten_with_path(state._replace(params=None))
+    return {"params": state.params, "rest": {jax.tree_util.keystr(k): leaf for k, leaf in rest}}

@@ -1,0 +1,133 @@
+"""The only training loop, for the transformer and for the VQGAN."""
+
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Self
+
+import numpy as np
+
+from training.state import TrainState
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Periodic work after finished updates: `action(step, state)` may return values for that
+    step's row of metrics. `every` = 0 means only after the last update, where each hook runs."""
+
+    every: int
+    action: Callable[[int, TrainState], Mapping[str, float] | None]
+
+    def is_due(self, step: int, is_last: bool) -> bool:
+        return is_last or (self.every > 0 and step % self.every == 0)
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a wish that the loop grants after the update at hand. A second
+    Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def fit(
+    step: Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Mapping[str, Any]]],
+    state: TrainState,
+    batch_at: Callable[[int], dict[str, np.ndarray]],
+    steps: int,
+    *,
+    record: Callable[[int, Row], None],
+    hooks: Sequence[Hook] = (),
+    save: Hook,
+    between: Callable[[int, TrainState], TrainState] | None = None,
+    stop: StopSignal | None = None,
+) -> TrainState:
+    """Train until `steps` updates are finished in all, or until `stop` is received.
+
+    `batch_at(n)` is the batch of the update that follows n finished ones. Each update's metrics are
+    fetched only after the next one has been dispatched, which keeps the accelerator busy; before a
+    hook runs they are fetched at once, so that a checkpoint never runs ahead of the metrics.
+    `between(n, state)` may replace the state before that update (a VQGAN renews its codebook).
+    """
+    clock = _Clock()
+    waiting: tuple[int, Mapping[str, Any]] | None = None
+
+    def deliver(extra: Mapping[str, float] | None = None) -> None:
+        nonlocal waiting
+        if waiting is not None:
+            done, metrics = waiting
+            row = {name: float(value) for name, value in metrics.items()}
+            record(done, {**row, "time/step_ms": clock.lap() * 1000, **(extra or {})})
+        waiting = None
+
+    for n in range(int(state.step), steps):
+        if between is not None:
+            state = between(n, state)
+        state, metrics = step(state, batch_at(n))
+        deliver()
+        waiting = (n + 1, metrics)
+        stopped = stop is not None and stop.received
+        due = [hook for hook in hooks if hook.is_due(n + 1, n + 1 == steps)]
+        is_saved = save.is_due(n + 1, n + 1 == steps or stopped)
+        if due or is_saved:
+            _block(metrics)
+            with clock.paused():
+                extra: dict[str, float] = {}
+                for hook in due:
+                    extra |= hook.action(n + 1, state) or {}
+            deliver(extra)
+        if is_saved:
+            save.action(n + 1, state)
+        if stopped:
+            break
+    deliver()
+    return state
+
+
+def _block(metrics: Mapping[str, Any]) -> None:
+    for value in metrics.values():
+        value.block_until_ready()
+
+
+class _Clock:
+    """Seconds of training between two laps, without those spent in hooks."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        return seconds
+
+    def paused(self) -> "_Pause":
+        return _Pause(self)
+
+
+class _Pause:
+    def __init__(self, clock: _Clock) -> None:
+        self._clock = clock
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._clock._since += time.perf_counter() - self._start

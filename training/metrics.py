@@ -1,0 +1,58 @@
+"""metrics.jsonl, the record of truth: one row per finished update."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Appends rows, each flushed, so that a killed run has all it finished."""
+
+    def __init__(self, path: Path, restored_step: int, batch_size: int) -> None:
+        """Rows beyond `restored_step` are removed: their updates will be done again."""
+        self._batch_size = batch_size
+        self._hours = _cut_after(path, restored_step)
+        self._file = path.open("a")
+
+    def write(self, step: int, row: dict[str, float]) -> dict[str, Any]:
+        """Append a row; returns it with examples, hours and speed beside the step."""
+        seconds = row["time/step_ms"] / 1000
+        self._hours += seconds / 3600
+        full = {
+            "step": step,
+            "examples": step * self._batch_size,
+            "hours": round(self._hours, 6),
+            **row,
+            "speed/examples_per_s": self._batch_size / max(seconds, 1e-9),
+        }
+        self._file.write(json.dumps(full) + "\n")
+        self._file.flush()
+        return full
+
+    def sync(self) -> None:
+        """Down to the disk, before a checkpoint that relies on it."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole rows; a last line cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _cut_after(path: Path, step: int) -> float:
+    """Drop rows beyond `step`; returns the hours trained by then."""
+    kept = [row for row in read(path) if row["step"] <= step]
+    beside = path.with_name(path.name + ".new")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    beside.replace(path)
+    return kept[-1]["hours"] if kept else 0.0

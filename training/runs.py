@@ -1,0 +1,146 @@
+"""A run's folder: one that is new, or one that the same command resumes, but never another's.
+
+RUN/config.yaml        the resolved configuration
+RUN/environment.json   for each start: command, commit, package versions, devices
+RUN/metrics.jsonl      one row per update
+RUN/checkpoints/STEP   RUN/grids/*.png   RUN/tokenizer/   RUN/vqgan/
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# What may differ between a run and its resumption: none of it changes the trajectory, except that
+# more `steps` re-plan the decay of the learning rate. Names, or groups that end with a dot.
+FREE_ON_RESUME = (
+    "output_dir",
+    "name",
+    "data.records",  # its content's digest is compared instead
+    "data.source",
+    "training.steps",
+    "training.log_every",
+    "training.eval_every",
+    "training.eval_examples",
+    "training.grid_every",
+    "training.grid_prompts",
+    "sampling.",
+    "checkpoint.",
+    "parallel.",
+    "tracker.",
+)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+
+
+def new_folder(name: str) -> Path:
+    """runs/DATE-NAME, with a number behind it if that exists."""
+    base = Path("runs") / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
+    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 100))]
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ and are not free on resume: dotted name → (old, new) value."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    return {
+        name: (before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name) and not _is_free(name)
+    }
+
+
+def _is_free(name: str) -> bool:
+    return any(
+        name == free or (free[-1] == "." and name.startswith(free)) for free in FREE_ON_RESUME
+    )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
+
+
+def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
+    """Make the folder, or see whether it may be resumed; True if it holds a run already.
+
+    `load_old(path)` reads a config.yaml into a tree like `config`.
+
+    Raises:
+        ValueError: the folder holds something else, or a run with other settings.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        return False
+    saved = folder / "config.yaml"
+    if not saved.is_file():
+        raise ValueError(
+            f"output_dir {folder} holds something that is not a run (no config.yaml); "
+            "name another folder"
+        )
+    changed = differences(load_old(saved), config)
+    if changed:
+        listed = ", ".join(f"{k} (was {old}, now {new})" for k, (old, new) in changed.items())
+        raise ValueError(
+            f"output_dir {folder} holds a run with other settings: {listed}; resume it with the "
+            "same, or name another output_dir"
+        )
+    return True
+
+
+def write_start(folder: Path, config_yaml: str, devices: str) -> None:
+    """Record this start; warn when packages are not those of the start before."""
+    write_atomically(folder / "config.yaml", config_yaml)
+    path = folder / "environment.json"
+    starts = json.loads(path.read_text()) if path.is_file() else []
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions["python"] = platform.python_version()
+    if starts and starts[-1]["versions"] != versions:
+        old = starts[-1]["versions"]
+        changed = ", ".join(
+            f"{k} {old.get(k)} → {v}" for k, v in versions.items() if old.get(k) != v
+        )
+        print(f"warning: other package versions ({changed}): bit equality is off", file=sys.stderr)
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": " ".join(sys.argv),
+        "commit": _commit(),
+        "versions": versions,
+        "devices": devices,
+        "host": platform.platform(),
+    }
+    write_atomically(path, json.dumps([*starts, start], indent=1))
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        return git("rev-parse", "HEAD") + (
+            " (changed)" if git("status", "--porcelain", "-uno") else ""
+        )
+    except FileNotFoundError:  # no git on this machine
+        return ""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old one or the new one."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

@@ -1,0 +1,40 @@
+"""What training carries from one update to the next: a plain pytree, all in the checkpoint."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, UInt32
+
+from optim.loss_scale import LossScale, init_loss_scale
+
+
+class TrainState(NamedTuple):
+    """`step` finished updates; the random key that, with the step, decides every draw."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    key_data: UInt32[Array, "..."]
+    loss_scale: LossScale | None
+
+    @classmethod
+    def create(
+        cls,
+        init: Callable[[Array], Any],
+        optimizer: optax.GradientTransformation,
+        seed: int,
+        compute_dtype: str = "float32",
+    ) -> "TrainState":
+        """The state before the first update; with float16 it holds a loss scale."""
+        for_params, for_steps = jax.random.split(jax.random.key(seed))
+        params = init(for_params)
+        return cls(
+            step=jnp.int32(0),
+            params=params,
+            opt_state=optimizer.init(params),
+            key_data=jax.random.key_data(for_steps),
+            loss_scale=init_loss_scale() if compute_dtype == "float16" else None,
+        )

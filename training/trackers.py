@@ -1,0 +1,123 @@
+"""Where metrics go: metrics.jsonl always, the terminal, and wandb when asked.
+
+No fault of wandb reaches training: it is a mirror, and is let go at its first error.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from training.config import TrackerConfig
+from training.metrics import MetricsFile
+
+SHOWN = ("train/loss", "speed/examples_per_s")
+
+
+class Tracker:
+    """Writes each row to the file, and every `log_every`th to the terminal and to wandb."""
+
+    def __init__(
+        self,
+        config: TrackerConfig,
+        folder: Path,
+        name: str,
+        settings: Mapping[str, Any],
+        *,
+        steps: int,
+        restored_step: int,
+        batch_size: int,
+        log_every: int,
+    ) -> None:
+        self._file = MetricsFile(folder / "metrics.jsonl", restored_step, batch_size)
+        self._log_every = max(log_every, 1)
+        self._steps = steps
+        self._bar = tqdm(
+            total=steps, initial=restored_step, unit="step", disable=not sys.stderr.isatty()
+        )
+        self._wandb = _Wandb(config, folder, name, settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._file.close()
+        self._wandb.call(lambda run: run.finish())
+
+    def record(self, step: int, row: dict[str, float]) -> None:
+        """One finished update."""
+        full = self._file.write(step, row)
+        self._bar.update(step - self._bar.n)
+        evaluated = {k: v for k, v in row.items() if k.startswith("eval/")}
+        if step % self._log_every == 0 or evaluated or step == self._steps:
+            self._wandb.call(lambda run: run.log(full, step=step))
+            self._show(step, {k: full[k] for k in SHOWN if k in full} | evaluated)
+
+    def image(self, step: int, name: str, path: Path) -> None:
+        """A picture file of the run, for the mirror; it stands in the run's folder already."""
+        self._wandb.image(step, name, path)
+
+    def sync(self) -> None:
+        """Called before each checkpoint."""
+        self._file.sync()
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._bar.disable:
+            loss = values.get("train/loss", float("nan"))
+            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            values = {k: v for k, v in values.items() if k.startswith("eval/")}
+        if values:
+            text = "  ".join(f"{k.removeprefix('train/')} {v:.4g}" for k, v in values.items())
+            tqdm.write(f"step {step}/{self._steps}  {text}", file=sys.stderr)
+
+
+class _Wandb:
+    """A wandb run behind a wall: errors are told once and end the mirroring, never the training."""
+
+    def __init__(
+        self, config: TrackerConfig, folder: Path, name: str, settings: Mapping[str, Any]
+    ) -> None:
+        self._run: Any = None
+        if config.wandb == "off":
+            return
+        for mode in ("online", "offline") if config.wandb == "online" else ("offline",):
+            try:
+                import wandb
+
+                self._run = wandb.init(
+                    project=config.project,
+                    name=name,
+                    id=folder.resolve().name,
+                    resume="allow",
+                    dir=folder,
+                    mode=mode,
+                    config=dict(settings),
+                    settings=wandb.Settings(init_timeout=20),
+                )
+                return
+            except Exception as error:
+                warnings.warn(f"wandb {mode} does not start: {error}", stacklevel=2)
+
+    def call(self, action: Callable[[Any], Any]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:
+            self._run = None
+            warnings.warn(
+                f"wandb failed ({error}); training goes on and metrics.jsonl has every row",
+                stacklevel=3,
+            )
+
+    def image(self, step: int, name: str, path: Path) -> None:
+        def log(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(str(path))}, step=step)
+
+        self.call(log)
