@@ -1,0 +1,160 @@
+"""Batches of token records whose order is a pure function of (seed, epoch, step).
+
+Any step costs the same, nothing is kept between steps, and each epoch is a permutation: a keyed
+Feistel network (Luby & Rackoff 1988) over the next power of two, walked until it lands inside
+(Black & Rogaway 2002). Hashes are the finaliser of SplitMix64 (Steele et al. 2014).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float64, Int32, Int64, UInt64
+
+Batch = dict[str, np.ndarray]
+
+_ROUNDS = 8
+_ORDER, _CAPTION = 1, 2  # what a random number is for, mixed into its key
+
+
+class TokenRecords(Protocol):
+    """What is read of data.records.Records."""
+
+    split_names: tuple[str, ...]
+    image_tokens: np.ndarray
+    text_tokens: np.ndarray
+    text_lengths: np.ndarray
+    caption_offsets: np.ndarray
+    caption_weights: np.ndarray
+
+    def rows(self, split: str) -> Int64[np.ndarray, "m"]: ...
+
+
+def _mix(x: UInt64[np.ndarray, "b"]) -> UInt64[np.ndarray, "b"]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _hash(*parts: int | Int64[np.ndarray, "b"]) -> UInt64[np.ndarray, "b"]:
+    """64 random-looking bits that depend on every part and on their order."""
+    state = np.zeros(1, np.uint64)
+    for part in parts:
+        state = _mix(state + np.asarray(part).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    return state
+
+
+def order(seed: int, positions: Int64[np.ndarray, "b"], count: int) -> Int64[np.ndarray, "b"]:
+    """Which of `count` things stands at each position of an endless stream that runs through all
+    of them in a new order every epoch (`count` positions)."""
+    epochs, places = np.divmod(positions, count)
+    keys = _hash(seed, _ORDER, epochs)
+    indices = _permute(keys, places.astype(np.uint64), count)
+    while (outside := indices >= count).any():
+        indices[outside] = _permute(keys[outside], indices[outside], count)
+    return indices.astype(np.int64)
+
+
+def _permute(
+    keys: UInt64[np.ndarray, "b"], x: UInt64[np.ndarray, "b"], count: int
+) -> UInt64[np.ndarray, "b"]:
+    """A permutation of 0 … 2^bits − 1 per key, 2^bits the least power of two ≥ count (and ≥ 4).
+
+    The halves may differ by a bit and swap their widths; an even number of rounds restores them.
+    """
+    bits = max(2, (count - 1).bit_length())
+    width, other = bits - bits // 2, bits // 2
+    high, low = x >> np.uint64(other), x & np.uint64((1 << other) - 1)
+    for i in range(_ROUNDS):
+        mask = np.uint64((1 << width) - 1)
+        high, low = low, high ^ (_mix(keys + _mix(low + np.uint64(i << 40))) & mask)
+        width, other = other, width
+    return (high << np.uint64(other)) | low
+
+
+@dataclass(frozen=True)
+class Batches:
+    """An endless stream of batches of one split."""
+
+    records: TokenRecords
+    rows: Int64[np.ndarray, "m"]
+    cumulative_weights: Float64[np.ndarray, "c"]
+    batch_size: int
+    seed: int
+    shuffle: bool
+
+    def epoch(self, step: int) -> float:
+        """How many times the split was read before `step`."""
+        return step * self.batch_size / len(self.rows)
+
+    def at(self, step: int) -> Batch:
+        """The batch of one step: text_tokens, text_mask, image_tokens and example_index, which
+        counts from 0 through the global batch."""
+        places = np.arange(self.batch_size, dtype=np.int64)
+        positions = step * self.batch_size + places
+        count = len(self.rows)
+        chosen = order(self.seed, positions, count) if self.shuffle else positions % count
+        examples = self.rows[chosen]
+        captions = self._captions(examples, positions // count)
+        return _gather(self.records, examples, captions)
+
+    def _captions(
+        self, examples: Int64[np.ndarray, "b"], epochs: Int64[np.ndarray, "b"]
+    ) -> Int64[np.ndarray, "b"]:
+        """One caption row per example, drawn with the captions' weights."""
+        first = self.records.caption_offsets[examples]
+        last = self.records.caption_offsets[examples + 1] - 1
+        below, total = self.cumulative_weights[first], self.cumulative_weights[last + 1]
+        unit = (_hash(self.seed, _CAPTION, epochs, examples) >> np.uint64(11)) * 2.0**-53
+        drawn = np.searchsorted(self.cumulative_weights, below + unit * (total - below), "right")
+        return np.clip(drawn - 1, first, last)
+
+
+def open_batches(
+    records: TokenRecords, split: str, batch_size: int, seed: int, *, shuffle: bool = True
+) -> Batches:
+    """The training stream of a split. Raises ValueError for an unknown or empty split."""
+    rows = _rows(records, split, batch_size)
+    cumulative = np.concatenate([[0.0], np.cumsum(records.caption_weights, dtype=np.float64)])
+    return Batches(records, rows, cumulative, batch_size, seed, shuffle)
+
+
+def eval_batches(records: TokenRecords, split: str, batch_size: int) -> Iterator[Batch]:
+    """Walk a split once, in order, with first captions. `weight` is 0 for the examples that fill
+    up the last batch, 1 for the others."""
+    rows = _rows(records, split, batch_size)
+    return (_eval_batch(records, rows, i, batch_size) for i in range(0, len(rows), batch_size))
+
+
+def _eval_batch(
+    records: TokenRecords, rows: Int64[np.ndarray, "m"], start: int, batch_size: int
+) -> Batch:
+    places = start + np.arange(batch_size)
+    examples = rows[np.minimum(places, len(rows) - 1)]
+    batch = _gather(records, examples, records.caption_offsets[examples])
+    return {**batch, "weight": (places < len(rows)).astype(np.float32)}
+
+
+def _rows(records: TokenRecords, split: str, batch_size: int) -> Int64[np.ndarray, "m"]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} is less than 1")
+    rows = records.rows(split)
+    if not len(rows):
+        raise ValueError(
+            f"the split {split!r} has no examples; there are: {', '.join(records.split_names)}"
+        )
+    return rows
+
+
+def _gather(
+    records: TokenRecords, examples: Int64[np.ndarray, "b"], captions: Int64[np.ndarray, "b"]
+) -> Batch:
+    text_tokens: Int32[np.ndarray, "b t"] = records.text_tokens[captions].astype(np.int32)
+    lengths = np.asarray(records.text_lengths[captions])
+    return {
+        "text_tokens": text_tokens,
+        "text_mask": np.arange(text_tokens.shape[1]) < lengths[:, None],
+        "image_tokens": records.image_tokens[examples].astype(np.int32),
+        "example_index": np.arange(len(examples), dtype=np.int32),
+    }

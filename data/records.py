@@ -1,0 +1,216 @@
+"""Token records on disk: captions and pictures as tokens in memory-mapped arrays, and their origin.
+
+A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl, and
+copies of the tokenizer and the VQGAN that made the tokens, so that it explains itself.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt8
+
+from data.folders import new_folder, write_json
+
+FORMAT = 1
+MARKER = "records.json"
+ARRAYS = {
+    "image_tokens": "u16",
+    "text_tokens": "u16",
+    "text_lengths": "u16",
+    "caption_offsets": "i64",
+    "caption_weights": "f32",
+    "split": "u8",
+}
+_DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "i64": "<i8", "f32": "<f4"}
+
+
+@dataclass(frozen=True)
+class Records:
+    """An opened folder of records. Captions of example i are the rows caption_offsets[i] to
+    caption_offsets[i + 1] of text_tokens."""
+
+    folder: Path
+    about: dict[str, Any]
+    """The content of records.json."""
+    image_tokens: np.ndarray
+    text_tokens: np.ndarray
+    text_lengths: np.ndarray
+    caption_offsets: np.ndarray
+    caption_weights: np.ndarray
+    split: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_tokens)
+
+    def rows(self, split: str) -> Int64[np.ndarray, "m"]:
+        """Indices of the examples of a split, in order; none for a name that does not occur."""
+        if split not in self.split_names:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(self.split == self.split_names.index(split)).astype(np.int64)
+
+    @cached_property
+    def examples(self) -> list[dict[str, Any]]:
+        """Per example: key, source_index, file, member, caption (the first one), split, and the
+        source's attributes, such as concept and tone."""
+        lines = (self.folder / "examples.jsonl").read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that occur."""
+        return tuple(self.about["split_names"])
+
+    @property
+    def grid_size(self) -> int:
+        """Image tokens per side."""
+        return self.about["grid_size"]
+
+    @property
+    def image_length(self) -> int:
+        """Image tokens per picture."""
+        return self.grid_size**2
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of different image tokens."""
+        return self.about["codebook_size"]
+
+    @property
+    def text_length(self) -> int:
+        """Tokens per caption row, the end token included."""
+        return self.about["text_length"]
+
+    @property
+    def text_vocab_size(self) -> int:
+        """Number of different text tokens."""
+        return self.about["text_vocab_size"]
+
+    @property
+    def digest(self) -> str:
+        """Short hash of everything that training reads."""
+        return self.about["digest"]
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer that made the text tokens."""
+        return self.folder / "tokenizer"
+
+    @property
+    def vqgan_folder(self) -> Path:
+        """The VQGAN that made the image tokens."""
+        return self.folder / "vqgan"
+
+    @property
+    def source(self) -> str:
+        """Where the pictures came from, as `open_source` takes it."""
+        return os.path.normpath(self.folder / self.about["source"])
+
+
+def open_records(folder: str | Path) -> Records:
+    """Open records without reading them.
+
+    Raises:
+        ValueError: missing, of another format version, or with arrays of a wrong size.
+    """
+    folder = Path(folder)
+    if not (folder / MARKER).is_file():
+        raise ValueError(
+            f"no token records in {folder}; make them with "
+            f"`python -m data.encode --source FOLDER_OR_TARS --out {folder}`"
+        )
+    about = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{folder} has format {about.get('format')}, this Pastel reads {FORMAT}")
+    return Records(folder, about, **{name: _open_array(folder, name, about) for name in ARRAYS})
+
+
+def _open_array(folder: Path, name: str, about: dict[str, Any]) -> np.ndarray:
+    kind, shape = about["arrays"][name]["type"], tuple(about["arrays"][name]["shape"])
+    path, dtype = folder / f"{name}.{kind}", np.dtype(_DTYPES[kind])
+    expected = int(np.prod(shape)) * dtype.itemsize
+    found = path.stat().st_size if path.is_file() else 0
+    if found != expected:
+        raise ValueError(
+            f"{path} has {found:,} bytes instead of {expected:,}; make the records anew"
+        )
+    if not expected:
+        return np.zeros(shape, dtype)
+    # A plain array view: np.memmap's own indexing is several times slower.
+    return np.asarray(np.memmap(path, dtype, "r", shape=shape))
+
+
+def write_records(
+    out: Path,
+    *,
+    image_tokens: Int32[np.ndarray, "n k"],
+    text_tokens: Int32[np.ndarray, "m t"],
+    text_lengths: Int32[np.ndarray, "m"],
+    caption_offsets: Int64[np.ndarray, "n+1"],
+    caption_weights: Float32[np.ndarray, "m"],
+    splits: Sequence[str],
+    examples: Sequence[dict[str, Any]],
+    source: str,
+    tokenizer_folder: Path | None = None,
+    vqgan_folder: Path | None = None,
+    **about: Any,
+) -> None:
+    """Write a folder of records, whole or not at all.
+
+    `about` must say codebook_size and text_vocab_size; more is kept as it is.
+    """
+    names = sorted(set(splits))
+    arrays = {
+        "image_tokens": image_tokens,
+        "text_tokens": text_tokens,
+        "text_lengths": text_lengths,
+        "caption_offsets": caption_offsets,
+        "caption_weights": caption_weights,
+        "split": _numbers(splits, names),
+    }
+    kinds = ARRAYS | {"text_tokens": "u16" if about["text_vocab_size"] <= 1 << 16 else "u32"}
+    with new_folder(out) as folder:
+        hashed = hashlib.blake2b(digest_size=8)
+        for name, array in arrays.items():
+            array = np.ascontiguousarray(array, _DTYPES[kinds[name]])
+            array.tofile(folder / f"{name}.{kinds[name]}")
+            hashed.update(f"{name}{array.shape}".encode() + array.tobytes())
+        with (folder / "examples.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(e, ensure_ascii=False) + "\n" for e in examples)
+        for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
+            if part is not None:
+                shutil.copytree(part, folder / name)
+        absolute = out.absolute()
+        write_json(
+            folder / MARKER,
+            {
+                "format": FORMAT,
+                "count": len(image_tokens),
+                "grid_size": round(image_tokens.shape[1] ** 0.5),
+                "image_length": image_tokens.shape[1],
+                "text_length": text_tokens.shape[1],
+                "split_names": names,
+                "counts": {name: splits.count(name) for name in names},
+                "source": os.path.relpath(source, absolute),
+                "arrays": {
+                    name: {"type": kinds[name], "shape": array.shape}
+                    for name, array in arrays.items()
+                },
+                "digest": hashed.hexdigest(),
+                **about,
+            },
+        )
+
+
+def _numbers(splits: Sequence[str], names: list[str]) -> UInt8[np.ndarray, "n"]:
+    if len(names) > 256:
+        raise ValueError(f"{len(names)} different splits, such as {names[0]!r}; at most 256 fit")
+    number = {name: i for i, name in enumerate(names)}
+    return np.array([number[name] for name in splits], np.uint8)
