@@ -1,8 +1,9 @@
-"""Checkpoints of a run: all of the training state in one atomic step. Only this file knows orbax."""
+"""Checkpoints of a run: all training state in one atomic step. Only this file knows orbax."""
 
 import logging
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,6 +22,12 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=config is not None)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
@@ -36,6 +43,24 @@ class Checkpoints:
         """The JSON saved beside a step."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args)["about"]
+
+    def resume(self, state: TrainState, about: dict[str, Any]) -> TrainState:
+        """The newest state saved, or `state` where none is yet.
+
+        Raises:
+            ValueError: when what was saved beside it is not `about`, such as other token records.
+        """
+        step = self.latest_step()
+        if step is None:
+            return state
+        saved = self.about(step)
+        changed = [
+            f"{k} (was {saved.get(k)}, now {v})" for k, v in about.items() if saved.get(k) != v
+        ]
+        if changed:
+            raise ValueError(f"this run was trained with other data: {', '.join(changed)}")
+        print(f"resumed from step {step}", file=sys.stderr)
+        return self.restore(state, step)
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """The state of a step, placed like `like`. Raises ValueError if it is of another shape."""

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -118,6 +119,15 @@ def write_start(folder: Path, config_yaml: str, devices: str) -> None:
         "host": platform.platform(),
     }
     write_atomically(path, json.dumps([*starts, start], indent=1))
+
+
+def copy_once(source: Path, target: Path) -> None:
+    """Copy a folder into the run, whole or not at all, unless it is there."""
+    if not target.exists():
+        beside = target.with_name(target.name + ".new")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(source, beside)
+        beside.rename(target)
 
 
 def _commit() -> str:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from training.config import TrackerConfig
+from training.config import TrackerConfig, TrainingConfig
 from training.metrics import MetricsFile
 
 SHOWN = ("train/loss", "speed/examples_per_s")
@@ -23,22 +23,18 @@ class Tracker:
     def __init__(
         self,
         config: TrackerConfig,
+        training: TrainingConfig,
         folder: Path,
-        name: str,
-        settings: Mapping[str, Any],
-        *,
-        steps: int,
         restored_step: int,
-        batch_size: int,
-        log_every: int,
+        settings: Mapping[str, Any],
     ) -> None:
-        self._file = MetricsFile(folder / "metrics.jsonl", restored_step, batch_size)
-        self._log_every = max(log_every, 1)
-        self._steps = steps
-        self._bar = tqdm(
-            total=steps, initial=restored_step, unit="step", disable=not sys.stderr.isatty()
-        )
-        self._wandb = _Wandb(config, folder, name, settings)
+        """`settings`: the resolved configuration, for the mirror."""
+        self._file = MetricsFile(folder / "metrics.jsonl", restored_step, training.batch_size)
+        self._log_every = max(training.log_every, 1)
+        self._steps = training.steps
+        quiet = not sys.stderr.isatty()
+        self._bar = tqdm(total=self._steps, initial=restored_step, unit="step", disable=quiet)
+        self._wandb = _Wandb(config, folder, settings)
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +74,7 @@ class Tracker:
 class _Wandb:
     """A wandb run behind a wall: errors are told once and end the mirroring, never the training."""
 
-    def __init__(
-        self, config: TrackerConfig, folder: Path, name: str, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, Any]) -> None:
         self._run: Any = None
         if config.wandb == "off":
             return
@@ -90,7 +84,6 @@ class _Wandb:
 
                 self._run = wandb.init(
                     project=config.project,
-                    name=name,
                     id=folder.resolve().name,
                     resume="allow",
                     dir=folder,

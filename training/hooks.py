@@ -1,0 +1,28 @@
+"""Periodic work on a finished state, as functions that training/loop.py's hooks call."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from training.state import TrainState
+
+EvalLoss = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
+
+
+def make_evaluation(
+    loss: EvalLoss, sets: Mapping[str, Callable[[], Iterable[dict[str, np.ndarray]]]]
+) -> Callable[[int, TrainState], dict[str, float]]:
+    """Mean of `loss` over each named set; `loss` gives the sum over a batch and its weight."""
+    compiled = jax.jit(loss)
+
+    def evaluate(step: int, state: TrainState) -> dict[str, float]:
+        values = {}
+        for name, batches in sets.items():
+            sums = [compiled(state.params, batch) for batch in batches()]
+            total, weight = np.sum(np.array(sums, dtype=np.float64), axis=0)
+            values[f"eval/{name}/loss"] = float(total / weight)
+        return values
+
+    return evaluate
