@@ -7,28 +7,16 @@ Feistel network (Luby & Rackoff 1988) over the next power of two, walked until i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt64
+
+from data.records import Records
 
 Batch = dict[str, np.ndarray]
 
 _ROUNDS = 8
 _ORDER, _CAPTION = 1, 2  # what a random number is for, mixed into its key
-
-
-class TokenRecords(Protocol):
-    """What is read of data.records.Records."""
-
-    split_names: tuple[str, ...]
-    image_tokens: np.ndarray
-    text_tokens: np.ndarray
-    text_lengths: np.ndarray
-    caption_offsets: np.ndarray
-    caption_weights: np.ndarray
-
-    def rows(self, split: str) -> Int64[np.ndarray, "m"]: ...
 
 
 def _mix(x: UInt64[np.ndarray, "b"]) -> UInt64[np.ndarray, "b"]:
@@ -77,7 +65,7 @@ def _permute(
 class Batches:
     """An endless stream of batches of one split."""
 
-    records: TokenRecords
+    records: Records
     rows: Int64[np.ndarray, "m"]
     cumulative_weights: Float64[np.ndarray, "c"]
     batch_size: int
@@ -112,7 +100,7 @@ class Batches:
 
 
 def open_batches(
-    records: TokenRecords, split: str, batch_size: int, seed: int, *, shuffle: bool = True
+    records: Records, split: str, batch_size: int, seed: int, *, shuffle: bool = True
 ) -> Batches:
     """The training stream of a split. Raises ValueError for an unknown or empty split."""
     rows = _rows(records, split, batch_size)
@@ -120,7 +108,7 @@ def open_batches(
     return Batches(records, rows, cumulative, batch_size, seed, shuffle)
 
 
-def eval_batches(records: TokenRecords, split: str, batch_size: int) -> Iterator[Batch]:
+def eval_batches(records: Records, split: str, batch_size: int) -> Iterator[Batch]:
     """Walk a split once, in order, with first captions. `weight` is 0 for the examples that fill
     up the last batch, 1 for the others."""
     rows = _rows(records, split, batch_size)
@@ -128,7 +116,7 @@ def eval_batches(records: TokenRecords, split: str, batch_size: int) -> Iterator
 
 
 def _eval_batch(
-    records: TokenRecords, rows: Int64[np.ndarray, "m"], start: int, batch_size: int
+    records: Records, rows: Int64[np.ndarray, "m"], start: int, batch_size: int
 ) -> Batch:
     places = start + np.arange(batch_size)
     examples = rows[np.minimum(places, len(rows) - 1)]
@@ -136,7 +124,7 @@ def _eval_batch(
     return {**batch, "weight": (places < len(rows)).astype(np.float32)}
 
 
-def _rows(records: TokenRecords, split: str, batch_size: int) -> Int64[np.ndarray, "m"]:
+def _rows(records: Records, split: str, batch_size: int) -> Int64[np.ndarray, "m"]:
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is less than 1")
     rows = records.rows(split)
@@ -148,7 +136,7 @@ def _rows(records: TokenRecords, split: str, batch_size: int) -> Int64[np.ndarra
 
 
 def _gather(
-    records: TokenRecords, examples: Int64[np.ndarray, "b"], captions: Int64[np.ndarray, "b"]
+    records: Records, examples: Int64[np.ndarray, "b"], captions: Int64[np.ndarray, "b"]
 ) -> Batch:
     text_tokens: Int32[np.ndarray, "b t"] = records.text_tokens[captions].astype(np.int32)
     lengths = np.asarray(records.text_lengths[captions])

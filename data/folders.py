@@ -1,6 +1,7 @@
 """New folders that appear whole or not at all, and never replace what somebody else put there."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -50,3 +51,12 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON with a final newline."""
     text = json.dumps(content, ensure_ascii=False, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def digest_folder(path: Path) -> str:
+    """Short hash of the names and contents of all files below a folder."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        content = file.read_bytes()
+        hashed.update(f"{file.relative_to(path)}:{len(content)}:".encode() + content)
+    return hashed.hexdigest()

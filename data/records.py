@@ -153,7 +153,7 @@ def write_records(
     image_tokens: Int32[np.ndarray, "n k"],
     text_tokens: Int32[np.ndarray, "m t"],
     text_lengths: Int32[np.ndarray, "m"],
-    caption_offsets: Int64[np.ndarray, "n+1"],
+    caption_offsets: Int64[np.ndarray, "offsets"],
     caption_weights: Float32[np.ndarray, "m"],
     splits: Sequence[str],
     examples: Sequence[dict[str, Any]],
@@ -175,7 +175,11 @@ def write_records(
         "caption_weights": caption_weights,
         "split": _numbers(splits, names),
     }
-    kinds = ARRAYS | {"text_tokens": "u16" if about["text_vocab_size"] <= 1 << 16 else "u32"}
+    kinds = ARRAYS | {
+        name: "u32"
+        for name, size in (("image_tokens", "codebook_size"), ("text_tokens", "text_vocab_size"))
+        if about[size] > 1 << 16
+    }
     with new_folder(out) as folder:
         hashed = hashlib.blake2b(digest_size=8)
         for name, array in arrays.items():

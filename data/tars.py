@@ -9,6 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_BLOCK = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -31,10 +33,11 @@ class TarIndex:
 
 def index_tar(path: Path, endings: Collection[str]) -> TarIndex:
     """List the regular members with these endings. A tar that was cut off keeps what is whole."""
-    index, file_size = TarIndex(path), path.stat().st_size
+    index, file_size, end = TarIndex(path), path.stat().st_size, 0
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
+                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
                 key, ending = split_name(info.name)
                 if not info.isreg() or info.issparse() or ending not in endings:
                     continue
@@ -43,6 +46,9 @@ def index_tar(path: Path, endings: Collection[str]) -> TarIndex:
                     break
                 member = Member(info.name, info.offset_data, info.size)
                 index.samples.setdefault(key, {})[ending] = member
+        # tarfile takes half a header for the end, but a whole tar ends with blocks of zeros.
+        if not index.damage and end + _BLOCK > file_size:
+            index.damage = "cut off at its end"
     except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         index.damage = f"{type(error).__name__}: {error}"
     return index

@@ -1,0 +1,135 @@
+"""Captioned pictures to token records, the form that train.py reads.
+
+`python -m data.encode --source FOLDER_OR_TARS --out records/mine`
+"""
+
+import hashlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from data.folders import check_free, digest_folder, holds
+from data.records import FORMAT, MARKER, open_records
+from data.sources import Source, open_source
+from data.tokenise import CaptionOptions, PictureEncoder, make_records
+
+_HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes and times
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """What to encode, with what, and where to."""
+
+    source: str = "pictures/starter"
+    """A folder of pictures with .txt files beside them, a folder, list, glob or {000..123} range of
+    webdataset tars, or what datasets.save_to_disk wrote."""
+    out: str = "records/starter"
+    """Folder for the records; it must be new, or hold what the same command wrote before."""
+    vqgan: str = "vqgan/openmoji"
+    """Folder of the VQGAN that turns pictures into tokens; the shipped one knows drawings of
+    64 × 64 pixels."""
+    tokenizer: str | None = None
+    """Folder of a tokenizer; by default one is trained on the training captions."""
+    vocab_size: int = 2048
+    """Text tokens of a newly trained tokenizer; 2,048 suit captions of a few thousand words."""
+    text_length: int = 24
+    """Tokens per caption, the end included; longer captions are cut."""
+    held_out: float = 0.05
+    """Share of the pictures that are kept from training for evaluation, chosen by a hash of their
+    pixels. Sources that name splits themselves, as the built-in data does, keep theirs."""
+
+
+def main(config: EncodeConfig) -> None:
+    """Encode unless it is done; print the number of examples in each split."""
+    _check(config)
+    source, out = open_source(config.source), Path(config.out)
+    recipe = describe(config, source)
+    if holds(out, MARKER, {"format": FORMAT, "recipe": recipe}):
+        print(f"{out} is finished already: {_counts(out)}")
+        return
+    check_free(out)
+    oddities = make_records(
+        source,
+        open_encoder(Path(config.vqgan)),
+        CaptionOptions(
+            Path(config.tokenizer) if config.tokenizer else None,
+            config.vocab_size,
+            config.text_length,
+            config.held_out,
+        ),
+        out,
+        source_name=config.source,
+        vqgan_folder=Path(config.vqgan),
+        recipe=recipe,
+    )
+    for oddity in oddities:
+        print(f"warning: {oddity}", file=sys.stderr)
+    print(f"{out}: {_counts(out)}")
+
+
+def _check(config: EncodeConfig) -> None:
+    for name, folder in (("vqgan", config.vqgan), ("tokenizer", config.tokenizer)):
+        if folder is not None and not Path(folder).is_dir():
+            raise ValueError(f"{name} folder {folder} does not exist")
+    if not 0 <= config.held_out < 1:
+        raise ValueError(f"held_out {config.held_out} is not between 0 and 1")
+    if not 2 <= config.text_length <= 4096:
+        raise ValueError(f"text_length {config.text_length} is not between 2 and 4096")
+
+
+def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
+    """Everything that the records are a function of, short enough to store and compare."""
+    tokenizer = {"vocab_size": config.vocab_size}
+    return {
+        "source": fingerprint(source),
+        "vqgan": digest_folder(Path(config.vqgan)),
+        "tokenizer": digest_folder(Path(config.tokenizer)) if config.tokenizer else tokenizer,
+        "text_length": config.text_length,
+        "held_out": config.held_out,
+    }
+
+
+def fingerprint(source: Source) -> str:
+    """A hash of the source's files: of their content, or when large of their sizes and times."""
+    stats = [file.stat() for file in source.files]
+    whole = sum(stat.st_size for stat in stats) <= _HASHED_WHOLE
+    hashed = hashlib.blake2b(digest_size=8)
+    for file, stat in zip(source.files, stats, strict=True):
+        content = file.read_bytes() if whole else str(stat.st_mtime_ns).encode()
+        name = os.path.relpath(file, source.path)
+        hashed.update(f"{name}:{stat.st_size}:".encode(errors="surrogateescape") + content)
+    return hashed.hexdigest()
+
+
+def open_encoder(folder: Path) -> PictureEncoder:
+    """The VQGAN's encoder as one compiled program."""
+    import jax
+
+    from vqgan import autoencoder, pretrained
+
+    config, params = pretrained.load(folder)
+    compiled = jax.jit(autoencoder.build(config).encode)
+
+    def encode(pixels: Float32[np.ndarray, "b y x 3"]) -> Int32[np.ndarray, "b k"]:
+        return np.asarray(compiled(params, pixels))
+
+    return PictureEncoder(config.image_size, config.codebook_size, encode)
+
+
+def _counts(out: Path) -> str:
+    records = open_records(out)
+    parts = (f"{count:,} {split}" for split, count in records.about["counts"].items())
+    return f"{len(records):,} pictures ({', '.join(parts)})"
+
+
+if __name__ == "__main__":
+    import runtime
+    from config import run
+
+    runtime.prepare()
+    run(main, EncodeConfig, prog="python -m data.encode", about=__doc__ or "")

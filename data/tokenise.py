@@ -1,0 +1,174 @@
+"""A source to token records: pictures through a VQGAN's encoder, captions through a tokenizer."""
+
+import hashlib
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt8
+from tqdm import tqdm
+
+from data.reading import read_pictures, tell_skipped
+from data.records import write_records
+from data.sources import Captions, Example, Source
+from data.text import open_tokenizer, train_tokenizer
+
+TRAIN, HELD_OUT = "train", "held_out"
+GALLERY = "gallery"  # neither trained on nor asked for: pictures to compare with
+_MAX_NAMED = 1000  # skipped pictures that records.json names
+
+
+@dataclass(frozen=True)
+class PictureEncoder:
+    """What of a VQGAN is needed here."""
+
+    image_size: int
+    codebook_size: int
+    encode: Callable[[Float32[np.ndarray, "b y x 3"]], Int32[np.ndarray, "b k"]]
+    batch_size: int = 64
+    """Pictures per call; always exactly so many, for one compiled program."""
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """How captions become tokens, and how many pictures are held out."""
+
+    tokenizer: Path | None
+    """An existing tokenizer; None trains one on the training captions."""
+    vocab_size: int
+    text_length: int
+    held_out: float
+
+
+@dataclass
+class Collected:
+    """What one walk through the source found; entry i of each list is of the same picture."""
+
+    image_tokens: list[Int32[np.ndarray, "b k"]] = field(default_factory=list)
+    captions: list[Captions] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def make_records(
+    source: Source,
+    encoder: PictureEncoder,
+    options: CaptionOptions,
+    out: Path,
+    *,
+    source_name: str,
+    vqgan_folder: Path | None = None,
+    **about: Any,
+) -> list[str]:
+    """Write the records of a whole source; return sentences about what was odd.
+
+    Raises:
+        ValueError: no usable picture, or none left to train on.
+    """
+    found = collect(source, encoder, options.held_out)
+    training = [c for c, split in zip(found.captions, found.splits, strict=True) if split == TRAIN]
+    if not training:
+        raise ValueError(
+            f"{source.path} leaves nothing to train on: {len(found.splits)} usable pictures, all "
+            f"held out; held_out is {options.held_out}"
+        )
+    texts = [text for captions in found.captions for text, _ in captions]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.tokenizer or Path(temporary)
+        if options.tokenizer is None:
+            spoken = (text for captions in training for text, _ in captions)
+            train_tokenizer(spoken, options.vocab_size, folder)
+        tokenizer = open_tokenizer(folder)
+        text_tokens, text_mask, num_cut = tokenizer.encode(texts, options.text_length)
+        write_records(
+            out,
+            image_tokens=np.concatenate(found.image_tokens),
+            text_tokens=text_tokens,
+            text_lengths=text_mask.sum(axis=1, dtype=np.int32),
+            caption_offsets=_offsets(found.captions),
+            caption_weights=np.array([w for c in found.captions for _, w in c], np.float32),
+            splits=found.splits,
+            examples=found.examples,
+            source=source_name,
+            tokenizer_folder=folder,
+            vqgan_folder=vqgan_folder,
+            codebook_size=encoder.codebook_size,
+            text_vocab_size=tokenizer.vocab_size,
+            num_captions_cut=num_cut,
+            num_skipped=len(found.skipped),
+            skipped=[f"{name}: {why}" for name, why in found.skipped[:_MAX_NAMED]],
+            damaged_files=source.damage,
+            **about,
+        )
+    return _oddities(source, found, num_cut, options.text_length)
+
+
+def collect(source: Source, encoder: PictureEncoder, held_out: float) -> Collected:
+    """Walk through the source once, encoding the pictures that can be used."""
+    found, waiting = Collected(), []
+    readings = read_pictures(source, encoder.image_size, need_captions=True)
+    for reading in tqdm(readings, desc="encoding", total=len(source), unit=" pictures"):
+        if reading.example is None or reading.pixels is None:
+            found.skipped.append((reading.name, reading.problem))
+            continue
+        split = reading.example.split or split_of(reading.pixels, held_out)
+        _note(found, reading.index, reading.example, split)
+        waiting.append(reading.pixels)
+        if len(waiting) == encoder.batch_size:
+            found.image_tokens.append(_encode(encoder, waiting))
+            waiting = []
+    if waiting:
+        found.image_tokens.append(_encode(encoder, waiting))
+    if not found.examples:
+        raise ValueError(f"{source.path}: {tell_skipped(found.skipped, len(source))}; none is left")
+    return found
+
+
+def _note(found: Collected, index: int, example: Example, split: str) -> None:
+    found.captions.append((("", 1.0),) if split == GALLERY else example.captions)
+    found.splits.append(split)
+    found.examples.append(
+        {
+            "key": example.key,
+            "source_index": index,
+            "file": example.file,
+            "member": example.member,
+            "caption": example.captions[0][0],
+            "split": split,
+            **example.attributes,
+        }
+    )
+
+
+def split_of(pixels: UInt8[np.ndarray, "y x 3"], held_out: float) -> str:
+    """Held out or not, by a hash of the pixels: copies of a picture are always on one side."""
+    content = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+    return HELD_OUT if zlib.crc32(content) < held_out * 2**32 else TRAIN
+
+
+def _encode(
+    encoder: PictureEncoder, pictures: list[UInt8[np.ndarray, "y x 3"]]
+) -> Int32[np.ndarray, "b k"]:
+    filled = pictures + [pictures[-1]] * (encoder.batch_size - len(pictures))
+    pixels = np.stack(filled).astype(np.float32) / 127.5 - 1
+    image_tokens = np.asarray(encoder.encode(pixels), np.int32)[: len(pictures)]
+    assert image_tokens.max() < encoder.codebook_size
+    return image_tokens
+
+
+def _offsets(captions: list[Captions]) -> Int64[np.ndarray, "offsets"]:
+    return np.concatenate([[0], np.cumsum([len(c) for c in captions])]).astype(np.int64)
+
+
+def _oddities(source: Source, found: Collected, num_cut: int, text_length: int) -> list[str]:
+    said = [f"{name} is damaged: {why}" for name, why in source.damage.items()]
+    if found.skipped:
+        said.append(tell_skipped(found.skipped, len(source)))
+    if num_cut:
+        said.append(f"{num_cut:,} captions were cut to text_length {text_length}")
+    return said

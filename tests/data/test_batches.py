@@ -1,0 +1,140 @@
+"""The order of the data, and what a batch holds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.batches import Batches, eval_batches, open_batches, order
+from data.records import Records
+
+
+def make_records(count: int = 50, weights: tuple[float, ...] = (0.7, 0.15, 0.15)) -> Records:
+    """Example i has image tokens (i, i) and captions whose first token is 4 i, 4 i + 1, …; those
+    of odd i are trained on."""
+    rows = count * len(weights)
+    owner, which = np.divmod(np.arange(rows), len(weights))
+    first = (owner * 4 + which).astype(np.uint16)
+    return Records(
+        folder=Path(),
+        about={"split_names": ["held_out", "train"]},
+        image_tokens=np.repeat(np.arange(count, dtype=np.uint16)[:, None], 2, axis=1),
+        text_tokens=np.stack([first, np.ones_like(first), np.zeros_like(first)], axis=1),
+        text_lengths=np.full(rows, 2, np.uint16),
+        caption_offsets=np.arange(count + 1, dtype=np.int64) * len(weights),
+        caption_weights=np.tile(np.array(weights, np.float32), count),
+        split=np.arange(count, dtype=np.uint8) % 2,
+    )
+
+
+def read(batches: Batches, steps: int) -> np.ndarray:
+    """The examples of the first steps, in order."""
+    return np.concatenate([batches.at(step)["image_tokens"][:, 0] for step in range(steps)])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 100, 1023, 1024, 1025, 70_001])
+def test_every_epoch_is_a_permutation(count: int) -> None:
+    for epoch in (0, 1, 1000):
+        indices = order(3, np.arange(count) + epoch * count, count)
+        np.testing.assert_array_equal(np.sort(indices), np.arange(count))
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = [order(seed, np.arange(100) + 100 * e, 100) for seed in (0, 1, -1) for e in range(3)]
+    assert len({tuple(one) for one in orders}) == 9
+
+
+def test_places_and_neighbours_are_even_over_many_epochs() -> None:
+    count, epochs = 20, 20_000
+    orders = order(5, np.arange(count * epochs), count).reshape(epochs, count)
+    expected = epochs / count
+    at_place = np.stack([np.bincount(orders[:, i], minlength=count) for i in range(count)])
+    assert 0.75 < np.square(at_place - expected).mean() / expected < 1.25
+    pairs = np.bincount(orders[:, 0] * count + orders[:, 1], minlength=count**2)
+    pairs = pairs.reshape(count, count)[~np.eye(count, dtype=bool)]
+    assert 0.75 < np.square(pairs - pairs.mean()).mean() / pairs.mean() < 1.25
+
+
+def test_a_split_is_read_whole_and_alone_every_epoch() -> None:
+    records = make_records()
+    train = records.rows("train")
+    examples = read(open_batches(records, "train", 5, seed=0), 10).reshape(2, 25)
+    for epoch in examples:
+        np.testing.assert_array_equal(np.sort(epoch), train)
+    assert (examples[0] != examples[1]).any()
+
+
+def test_the_stream_does_not_depend_on_the_batch_size() -> None:
+    records = make_records()
+    small, large = (open_batches(records, "train", size, seed=4) for size in (4, 12))
+    for name in ("image_tokens", "text_tokens", "text_mask"):
+        expected = np.concatenate([small.at(step)[name] for step in range(30)])
+        found = np.concatenate([large.at(step)[name] for step in range(10)])
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_any_step_is_the_same_whatever_was_read_before() -> None:
+    records = make_records()
+    walked, jumped = (open_batches(records, "train", 8, seed=1) for _ in range(2))
+    for step in range(1001):
+        last = walked.at(step)
+    for name, array in jumped.at(1000).items():
+        np.testing.assert_array_equal(array, last[name])
+
+
+def test_a_far_step_is_as_good_as_a_near_one() -> None:
+    batch = open_batches(make_records(), "train", 25, seed=0).at(10**12)
+    assert len(set(batch["image_tokens"][:, 0].tolist())) == 25
+
+
+def test_captions_come_with_their_weights_and_change_with_the_epoch() -> None:
+    batches = open_batches(make_records(), "train", 1000, seed=2)
+    batch = [batches.at(step) for step in range(40)]
+    first = np.concatenate([b["text_tokens"][:, 0] for b in batch])
+    owner = np.concatenate([b["image_tokens"][:, 0] for b in batch])
+    np.testing.assert_array_equal(first // 4, owner)
+    share = np.bincount(first % 4, minlength=3) / len(first)
+    np.testing.assert_allclose(share, [0.7, 0.15, 0.15], atol=0.01)
+    one = first[owner == 3] % 4
+    assert {0, 1, 2} == set(one.tolist())
+
+
+def test_a_caption_of_weight_near_zero_is_next_to_never_read() -> None:
+    batches = open_batches(make_records(weights=(1e-9, 1.0)), "train", 1000, seed=0)
+    assert (batches.at(0)["text_tokens"][:, 0] % 4 == 1).all()
+
+
+def test_a_batch_has_the_promised_arrays() -> None:
+    batch = open_batches(make_records(), "train", 6, seed=0).at(0)
+    assert {name: (a.dtype.name, a.shape) for name, a in batch.items()} == {
+        "text_tokens": ("int32", (6, 3)),
+        "text_mask": ("bool", (6, 3)),
+        "image_tokens": ("int32", (6, 2)),
+        "example_index": ("int32", (6,)),
+    }
+    assert batch["text_mask"].sum(axis=1).tolist() == [2] * 6
+    assert batch["example_index"].tolist() == list(range(6))
+
+
+def test_without_shuffling_the_split_is_read_in_order() -> None:
+    records = make_records()
+    batches = open_batches(records, "train", 10, seed=0, shuffle=False)
+    np.testing.assert_array_equal(read(batches, 5), np.tile(records.rows("train"), 2))
+
+
+def test_evaluation_reads_each_example_once_with_its_first_caption() -> None:
+    records = make_records()
+    batches = list(eval_batches(records, "held_out", 8))
+    weight = np.concatenate([b["weight"] for b in batches])
+    examples = np.concatenate([b["image_tokens"][:, 0] for b in batches])
+    captions = np.concatenate([b["text_tokens"][:, 0] for b in batches])
+    assert [len(b["weight"]) for b in batches] == [8] * 4
+    np.testing.assert_array_equal(examples[weight == 1], records.rows("held_out"))
+    np.testing.assert_array_equal(captions, examples * 4)
+
+
+def test_an_unknown_split_or_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="'tone' has no examples; there are: held_out, train"):
+        open_batches(make_records(), "tone", 8, seed=0)
+    with pytest.raises(ValueError, match="batch_size 0"):
+        eval_batches(make_records(), "train", 0)

@@ -1,0 +1,204 @@
+"""From a source to records: what `python -m data.encode` does."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data import encode
+from data.encode import EncodeConfig
+from data.records import Records, open_records
+from data.text import open_tokenizer, train_tokenizer
+from data.tokenise import PictureEncoder
+from tests.data.samples import picture
+
+MakeFolder = Callable[..., Path]
+Encode = Callable[..., Records]
+
+
+@pytest.fixture
+def run(tmp_path: Path, encoder: PictureEncoder, monkeypatch: pytest.MonkeyPatch) -> Encode:
+    """Call the command with a stand-in for the VQGAN."""
+    (tmp_path / "vqgan").mkdir()
+    (tmp_path / "vqgan" / "config.json").write_text("{}")
+    monkeypatch.setattr(encode, "open_encoder", lambda folder: encoder)
+
+    def call(source: Path, out: str = "records", **changed: Any) -> Records:
+        folders = {"source": str(source), "out": str(tmp_path / out)}
+        settings: dict[str, Any] = {
+            "vqgan": str(tmp_path / "vqgan"),
+            "vocab_size": 300,
+            "text_length": 12,
+        }
+        encode.main(EncodeConfig(**(folders | settings | changed)))
+        return open_records(tmp_path / out)
+
+    return call
+
+
+def test_a_folder_becomes_records_that_explain_themselves(
+    run: Encode, make_folder: MakeFolder, encoder: PictureEncoder
+) -> None:
+    records = run(make_folder(40))
+    assert len(records) == 40
+    assert records.rows("train").size + records.rows("held_out").size == 40
+    example = records.examples[7]
+    assert (example["key"], example["file"], example["source_index"]) == ("007", "007.png", 7)
+    assert example["caption"] == "noise number 7"
+    tokenizer = open_tokenizer(records.tokenizer_folder)
+    expected = tokenizer.encode([e["caption"] for e in records.examples], 12)
+    np.testing.assert_array_equal(records.text_tokens, expected[0])
+    np.testing.assert_array_equal(records.text_lengths, expected[1].sum(axis=1))
+    assert (records.vqgan_folder / "config.json").is_file()
+    assert records.codebook_size == encoder.codebook_size
+
+
+def test_each_picture_keeps_its_own_tokens_whatever_the_batch(
+    run: Encode, make_folder: MakeFolder, encoder: PictureEncoder
+) -> None:
+    from data.reading import load_pictures
+    from data.sources import open_source
+
+    records = run(make_folder(37))
+    pixels = load_pictures(open_source(records.source), encoder.image_size)
+    expected = encoder.encode(pixels.astype(np.float32) / 127.5 - 1)
+    np.testing.assert_array_equal(records.image_tokens, expected)
+
+
+def test_encoding_twice_gives_the_same_bytes(run: Encode, make_folder: MakeFolder) -> None:
+    folder = make_folder(30)
+    one, two = run(folder, "one"), run(folder, "two")
+    assert one.digest == two.digest
+    files = {p.relative_to(one.folder) for p in one.folder.rglob("*") if p.is_file()}
+    for name in files:
+        assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes(), name
+
+
+def test_copies_of_a_picture_are_on_one_side(run: Encode, make_folder: MakeFolder) -> None:
+    folder = make_folder(60)
+    for i in range(60):
+        (folder / f"copy{i:03d}.png").write_bytes(picture(i))
+        (folder / f"copy{i:03d}.txt").write_text(f"again {i}")
+    records = run(folder, held_out=0.3)
+    names = {e["key"]: e["split"] for e in records.examples}
+    assert 15 < list(names.values()).count("held_out") < 60
+    assert all(names[f"{i:03d}"] == names[f"copy{i:03d}"] for i in range(60))
+
+
+def test_the_tokenizer_never_sees_held_out_captions(
+    run: Encode, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    records = run(make_folder(60), held_out=0.4)
+    train_tokenizer(
+        [e["caption"] for e in records.examples if e["split"] == "train"], 300, tmp_path / "own"
+    )
+    own = (tmp_path / "own" / "tokenizer.json").read_bytes()
+    assert (records.tokenizer_folder / "tokenizer.json").read_bytes() == own
+
+
+def test_a_given_tokenizer_is_used_and_kept(
+    run: Encode, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    train_tokenizer(["noise number"] * 3, 270, tmp_path / "mine")
+    records = run(make_folder(20), tokenizer=str(tmp_path / "mine"))
+    kept = (records.tokenizer_folder / "tokenizer.json").read_bytes()
+    assert kept == (tmp_path / "mine" / "tokenizer.json").read_bytes()
+
+
+def test_the_same_command_again_says_that_it_is_done(
+    run: Encode, make_folder: MakeFolder, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    folder = make_folder(20)
+    run(folder)
+    monkeypatch.setattr(encode, "open_encoder", None)
+    run(folder)
+    assert "is finished already: 20 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["caption", "option"])
+def test_records_of_something_else_are_not_replaced(
+    run: Encode, make_folder: MakeFolder, what: str
+) -> None:
+    folder = make_folder(20)
+    before = run(folder).digest
+    if what == "caption":
+        (folder / "003.txt").write_text("noise number 4")
+    with pytest.raises(ValueError, match="holds something else"):
+        run(folder, **({} if what == "caption" else {"text_length": 13}))
+    assert run(make_folder(20, "same"), "other").digest == before
+
+
+def test_unusable_pictures_among_good_ones_are_counted_and_named(
+    run: Encode, make_folder: MakeFolder, capsys: pytest.CaptureFixture
+) -> None:
+    folder = make_folder(30)
+    (folder / "004.png").write_bytes(b"broken")
+    (folder / "009.txt").write_text(" ")
+    records = run(folder)
+    assert len(records) == 28
+    assert records.about["num_skipped"] == 2
+    assert [s.split(":")[0] for s in records.about["skipped"]] == ["004.png", "009.png"]
+    said = capsys.readouterr().err
+    assert "skipped 2 of 30 pictures: 004.png (no JPEG, PNG or WebP" in said
+    assert "009.png (no caption)" in said
+
+
+def test_cut_captions_are_counted(
+    run: Encode, make_folder: MakeFolder, capsys: pytest.CaptureFixture
+) -> None:
+    folder = make_folder(20)
+    (folder / "005.txt").write_text("noise " * 30)
+    assert run(folder).about["num_captions_cut"] == 1
+    assert "1 captions were cut to text_length 12" in capsys.readouterr().err
+
+
+def test_a_source_without_one_usable_picture_is_refused(
+    run: Encode, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    folder = make_folder(2)
+    for i in range(2):
+        (folder / f"{i:03d}.png").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"skipped 2 of 2 .*000\.png.*none is left"):
+        run(folder)
+    assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"vqgan": "nowhere"}, "vqgan folder nowhere does not exist"),
+        ({"tokenizer": "nowhere"}, "tokenizer folder nowhere does not exist"),
+        ({"held_out": 1.0}, "held_out 1.0 is not between 0 and 1"),
+        ({"text_length": 1}, "text_length 1 is not between"),
+        ({"vocab_size": 10}, "vocab_size 10 has no room"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    run: Encode, make_folder: MakeFolder, changed: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(make_folder(3), **changed)
+
+
+@pytest.mark.parametrize("case", ["missing folder", "no captions", "output taken"])
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(
+    case: str, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    folder, out = make_folder(3), tmp_path / "records"
+    if case == "missing folder":
+        folder = tmp_path / "nowhere"
+    elif case == "no captions":
+        for path in folder.glob("*.txt"):
+            path.unlink()
+    else:
+        out = tmp_path
+    command = [sys.executable, "-m", "data.encode", f"--source={folder}", f"--out={out}"]
+    done = subprocess.run([*command, f"--vqgan={tmp_path}"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("python -m data.encode: ")

@@ -1,0 +1,117 @@
+"""Token records on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data import records as records_module
+from data.records import Records, open_records, write_records
+
+
+def write(out: Path, **changed: Any) -> Records:
+    values: dict[str, Any] = {
+        "image_tokens": np.arange(12, dtype=np.int32).reshape(3, 4),
+        "text_tokens": np.arange(10, dtype=np.int32).reshape(5, 2),
+        "text_lengths": np.array([1, 2, 2, 1, 2], np.int32),
+        "caption_offsets": np.array([0, 1, 3, 5]),
+        "caption_weights": np.array([1, 0.25, 0.75, 0.5, 0.5], np.float32),
+        "splits": ["train", "tone", "train"],
+        "examples": [{"key": str(i), "caption": "é\u2028\x85"} for i in range(3)],
+        "source": str(out.parent / "pictures"),
+        "codebook_size": 12,
+        "text_vocab_size": 10,
+    }
+    write_records(out, **(values | changed))
+    return open_records(out)
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    records = write(tmp_path / "r", hello="world")
+    assert len(records) == 3
+    assert records.image_tokens.dtype == records.text_tokens.dtype == np.uint16
+    assert records.image_tokens.tolist() == np.arange(12).reshape(3, 4).tolist()
+    assert records.caption_offsets.tolist() == [0, 1, 3, 5]
+    assert records.caption_weights.tolist() == [1, 0.25, 0.75, 0.5, 0.5]
+    assert records.text_lengths.tolist() == [1, 2, 2, 1, 2]
+    assert records.split_names == ("tone", "train")
+    assert records.rows("train").tolist() == [0, 2]
+    assert records.rows("tone").tolist() == [1]
+    assert records.rows("gender").tolist() == []
+    assert [e["caption"] for e in records.examples] == ["é\u2028\x85"] * 3
+    sizes = records.grid_size, records.image_length, records.text_length
+    assert sizes == (2, 4, 2)
+    assert (records.codebook_size, records.text_vocab_size) == (12, 10)
+    assert records.about["counts"] == {"tone": 1, "train": 2}
+    assert records.about["hello"] == "world"
+
+
+def test_arrays_are_mapped_and_cannot_be_changed(tmp_path: Path) -> None:
+    records = write(tmp_path / "r")
+    assert not records.image_tokens.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        records.image_tokens[0, 0] = 1
+
+
+def test_a_large_vocabulary_gets_wider_numbers(tmp_path: Path) -> None:
+    text_tokens = np.full((5, 2), 100_000, np.int32)
+    records = write(tmp_path / "r", text_tokens=text_tokens, text_vocab_size=100_001)
+    assert records.text_tokens.tolist() == text_tokens.tolist()
+
+
+def test_the_digest_tells_contents_apart_and_nothing_else(tmp_path: Path) -> None:
+    first, again = write(tmp_path / "a"), write(tmp_path / "b")
+    other = write(tmp_path / "c", splits=["train", "train", "tone"])
+    assert first.digest == again.digest != other.digest
+
+
+def test_the_source_is_found_from_any_place_and_after_a_move(tmp_path: Path) -> None:
+    write(tmp_path / "r")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "r").rename(tmp_path / "moved" / "r")
+    expected = str(tmp_path / "moved" / "pictures")
+    assert open_records(tmp_path / "moved" / "r").source == expected
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, content: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records_module, "write_json", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.txt").write_text("only copy")
+    with pytest.raises(ValueError, match="holds something else"):
+        write(tmp_path / "r")
+    assert (tmp_path / "r" / "thesis.txt").read_text() == "only copy"
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    assert len(write(tmp_path / "r")) == 3
+
+
+def test_missing_records_say_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no token records in .*python -m data\.encode"):
+        open_records(tmp_path)
+
+
+def test_a_short_array_is_refused_with_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "r")
+    (tmp_path / "r" / "image_tokens.u16").write_bytes(b"1234")
+    with pytest.raises(ValueError, match=r"image_tokens\.u16 has 4 bytes instead of 24"):
+        open_records(tmp_path / "r")
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "r")
+    path = tmp_path / "r" / "records.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(ValueError, match="format 99, this Pastel reads 1"):
+        open_records(tmp_path / "r")

@@ -1,0 +1,228 @@
+"""Folders, tars and saved data sets as sources, hostile ones included."""
+
+import json
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.reading import load_pictures, read_pictures
+from data.sources import captions_from, open_source
+from tests.data.samples import picture, write_tar
+
+MakeFolder = Callable[..., Path]
+
+
+def test_a_folder_pairs_pictures_with_texts_at_any_depth(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.PNG").write_bytes(picture(1))
+    (tmp_path / "b" / "x.txt").write_text(" a  dog\n")
+    (tmp_path / "a.v2.jpg").write_bytes(picture(2, kind="JPEG"))
+    (tmp_path / "a.v2.json").write_text(json.dumps({"caption": "a cat", "tone": "3", "no": []}))
+    (tmp_path / "._b.jpg").write_bytes(b"of macOS")
+    examples = {one.key: one for one in open_source(tmp_path)}
+    assert sorted(examples) == ["a.v2", "b/x"]
+    assert examples["b/x"].captions == (("a dog", 1.0),)
+    assert examples["b/x"].file == "b/x.PNG"
+    assert examples["a.v2"].captions == (("a cat", 1.0),)
+    assert examples["a.v2"].attributes == {"tone": "3"}
+
+
+def test_the_order_depends_on_names_alone(tmp_path: Path) -> None:
+    names = [f"{i:02d}" for i in range(20)]
+    for folder, order in (("one", names), ("two", names[::-1])):
+        (tmp_path / folder).mkdir()
+        for name in order:
+            (tmp_path / folder / f"{name}.png").write_bytes(picture(int(name)))
+            (tmp_path / folder / f"{name}.txt").write_text(name)
+    one, two = (open_source(tmp_path / folder) for folder in ("one", "two"))
+    assert [e.key for e in one] == [e.key for e in two]
+
+
+def test_tars_read_as_img2dataset_writes_them(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "00000.tar",
+        {
+            "000000001.jpg": picture(1, kind="JPEG"),
+            "000000001.txt": b"from text",
+            "000000001.json": json.dumps({"caption": "from json", "url": "u", "width": 9}).encode(),
+            "000000002.webp": picture(2, kind="WEBP"),
+            "000000002.txt": b"\xef\xbb\xbfonly text",
+            "000000003.json": b'{"caption": "no picture"}',
+        },
+    )
+    one, two = open_source(tmp_path)
+    assert one.captions == (("from json", 1.0),)
+    assert (one.attributes, one.file, one.member) == ({"url": "u"}, "00000.tar", "000000001.jpg")
+    assert two.captions == (("only text", 1.0),)
+    np.testing.assert_array_equal(two.picture(8), open_source(tmp_path)[1].picture(8))
+
+
+def test_a_tar_a_glob_a_list_and_a_range_name_the_same_source(tmp_path: Path) -> None:
+    for i in range(3):
+        write_tar(tmp_path / f"{i}.tar", {f"{i}.png": picture(i), f"{i}.txt": b"x"})
+    names = ["*.tar", "{0..2}.tar", f"0.tar,{tmp_path}/1.tar,{tmp_path}/2.tar"]
+    for name in names:
+        assert [e.key for e in open_source(f"{tmp_path}/{name}")] == ["0", "1", "2"]
+    assert len(open_source(tmp_path / "1.tar")) == 1
+
+
+def test_a_data_set_saved_by_datasets_reads_the_same(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {
+        "image": [{"bytes": picture(i), "path": None} for i in range(3)],
+        "text": ["zero", "", "two"],
+    }
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    table = datasets.Dataset.from_dict(rows, features=features)
+    table.save_to_disk(str(tmp_path / "table"))
+    source = open_source(tmp_path / "table")
+    assert [e.captions for e in source] == [(("zero", 1.0),), (), (("two", 1.0),)]
+    assert source[2].picture(8).shape == (8, 8, 3)
+    datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "splits"))
+    with pytest.raises(ValueError, match=r"splits train; name one of them, such as .*splits/train"):
+        open_source(tmp_path / "splits")
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_hostile_pickle_in_a_tar_is_never_run(tmp_path: Path) -> None:
+    trap = pickle.dumps(_Touch(tmp_path / "pwned"))
+    endings = ("pyd", "pickle", "pkl", "pth", "pt", "npy", "npz", "cls", "png.pyd", "json.gz")
+    members = {"1.png": picture(1), "1.txt": b"a dog"} | {f"1.{e}": trap for e in endings}
+    write_tar(tmp_path / "0.tar", members | {"2.png": trap, "2.txt": trap, "2.json": trap})
+    readings = list(read_pictures(open_source(tmp_path), 8))
+    assert [r.pixels is not None for r in readings] == [True, False]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_links_devices_and_climbing_names_do_no_harm(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(picture(1))
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "0.tar", "w") as tar:
+        for name, kind in (("1.png", tarfile.SYMTYPE), ("2.png", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, str(secret)
+            tar.addfile(info)
+        info = tarfile.TarInfo("3.png")
+        info.type = tarfile.CHRTYPE
+        tar.addfile(info)
+    with pytest.raises(ValueError, match="no pictures"):
+        open_source(tmp_path / "tars")
+    write_tar(tmp_path / "tars" / "1.tar", {"../../4.png": picture(4), "../../4.txt": b"x"})
+    assert [e.key for e in open_source(tmp_path / "tars")] == ["../../4"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["secret.png", "tars"]
+
+
+def test_huge_or_deep_captions_do_not_pass(tmp_path: Path) -> None:
+    deep = b"[" * 200_000
+    write_tar(
+        tmp_path / "0.tar",
+        {
+            "1.png": picture(1),
+            "1.json": deep,
+            "1.txt": b"still here",
+            "2.png": picture(2),
+            "2.txt": b"x" * (2 << 20),
+        },
+    )
+    one, two = open_source(tmp_path)
+    assert one.captions == (("still here", 1.0),)
+    assert two.captions == ()
+
+
+def test_a_tar_that_was_cut_off_keeps_what_is_whole(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for i in range(4):
+        members |= {f"{i}.txt": b"x", f"{i}.png": picture(i, (40, 40))}
+    path = write_tar(tmp_path / "0.tar", members)
+    content = path.read_bytes()
+    for kept in (len(content) * 3 // 4, 8000, 6800, 6656):
+        path.write_bytes(content[:kept])
+        source = open_source(tmp_path)
+        assert 0 < len(source) < 4
+        assert "0.tar" in source.damage
+        load_pictures(source, 8)
+
+
+def test_captions_keep_usable_weights_and_drop_the_rest() -> None:
+    texts = ["a", "", "b", 3, "c", "d", "e"]
+    weights = [0.5, 1, float("nan"), 1, -1, 0, 2]
+    assert captions_from({"captions": texts, "weights": weights}) == (("a", 0.5), ("e", 2.0))
+    assert captions_from({"captions": ["a", "b"], "weights": [1]}) == (("a", 1.0), ("b", 1.0))
+    assert captions_from({"caption": None}) == ()
+
+
+def _missing(folder: Path) -> Path:
+    return folder / "nowhere"
+
+
+def _empty(folder: Path) -> Path:
+    return folder
+
+
+def _uncaptioned(folder: Path) -> Path:
+    (folder / "1.png").write_bytes(picture(1))
+    return folder
+
+
+def _mixed(folder: Path) -> Path:
+    write_tar(folder / "0.tar", {"1.png": picture(1)})
+    return _uncaptioned(folder)
+
+
+def _compressed(folder: Path) -> Path:
+    (folder / "0.tar.gz").write_bytes(b"x")
+    return folder / "0.tar.gz"
+
+
+def _no_tar(folder: Path) -> Path:
+    (folder / "0.tar").write_bytes(b"x" * 3000)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_missing, "there is no .*nowhere"),
+        (_empty, "no pictures in .*: looked for"),
+        (_uncaptioned, "no captions in .*: none of its 1 pictures has a .txt or .json"),
+        (_mixed, "1 tars and also 1 loose pictures"),
+        (_compressed, "is no .tar file"),
+        (_no_tar, r"no pictures in .*\(0.tar: ReadError"),
+    ],
+)
+def test_a_source_that_cannot_be_used_says_why(
+    tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_source(make(tmp_path))
+
+
+def test_pictures_without_captions_open_when_none_are_needed(tmp_path: Path) -> None:
+    assert len(open_source(_uncaptioned(tmp_path), need_captions=False)) == 1
+
+
+def test_reading_keeps_the_order_and_tells_the_bad_ones(make_folder: MakeFolder) -> None:
+    folder = make_folder(600)
+    (folder / "300.png").write_bytes(b"broken")
+    source = open_source(folder)
+    readings = list(read_pictures(source, 8))
+    assert [r.index for r in readings] == list(range(600))
+    assert [r.name for r in readings if r.pixels is None] == ["300.png"]
+    chosen = load_pictures(source, 8, [5, 2])
+    np.testing.assert_array_equal(chosen[0], readings[5].pixels)
+    np.testing.assert_array_equal(chosen[1], readings[2].pixels)
+    with pytest.raises(ValueError, match=r"300\.png cannot be read: no JPEG"):
+        load_pictures(source, 8, [300])
