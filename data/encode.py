@@ -26,8 +26,8 @@ class EncodeConfig:
     """What to encode, with what, and where to."""
 
     source: str = "pictures/starter"
-    """A folder of pictures with .txt files beside them, a folder, list, glob or {000..123} range of
-    webdataset tars, or what datasets.save_to_disk wrote."""
+    """A folder of pictures with .txt files beside them, a folder, glob, {a,b} list or {000..123}
+    range of webdataset tars, or what datasets.save_to_disk wrote."""
     out: str = "records/starter"
     """Folder for the records; it must be new, or hold what the same command wrote before."""
     vqgan: str = "vqgan/openmoji"

@@ -181,7 +181,7 @@ def write_records(
         if about[size] > 1 << 16
     }
     with new_folder(out) as folder:
-        hashed = hashlib.blake2b(digest_size=8)
+        hashed = hashlib.blake2b("\n".join(names).encode(), digest_size=8)
         for name, array in arrays.items():
             array = np.ascontiguousarray(array, _DTYPES[kinds[name]])
             array.tofile(folder / f"{name}.{kinds[name]}")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from data.pictures import read_picture
+from data.pictures import MAX_BYTES, read_picture
 from data.tars import Member, TarIndex, index_tar, read_member, split_name
 from data.text import clean
 
@@ -73,7 +73,7 @@ class Source(ABC):
 
 
 def open_source(path: str | Path, need_captions: bool = True) -> Source:
-    """Open a folder of pictures, a folder, list (a,b), glob or {00..07} range of tars, one tar, or
+    """Open a folder of pictures, a folder, glob, {a,b} list or {00..07} range of tars, one tar, or
     what `datasets.save_to_disk` wrote.
 
     Raises:
@@ -124,8 +124,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _find_tars(path: str) -> list[Path]:
     import braceexpand
 
-    parts = [path] if Path(path).exists() else path.split(",")
-    patterns = [one for part in parts for one in braceexpand.braceexpand(part.strip())]
+    patterns = [path] if Path(path).exists() else braceexpand.braceexpand(path)
     found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
     for one in found:
         if not one.exists():
@@ -159,14 +158,15 @@ class FolderSource(Source):
 
     def __getitem__(self, index: int) -> Example:
         path, texts = self._pictures[index]
-        said = {ending: _read_head(p) for ending, p in texts.items()}
+        said = {ending: _read_head(p, MAX_CAPTION_BYTES) for ending, p in texts.items()}
         name = path.relative_to(self.path).as_posix()
-        return _example(name.rpartition(".")[0], path.read_bytes(), said, name)
+        return _example(name.rpartition(".")[0], _read_head(path, MAX_BYTES), said, name)
 
 
-def _read_head(path: Path) -> bytes:
+def _read_head(path: Path, limit: int) -> bytes:
+    """The file, or of a longer one just enough to see that it is beyond the limit."""
     with path.open("rb") as file:
-        return file.read(MAX_CAPTION_BYTES + 1)
+        return file.read(limit + 1)
 
 
 class TarSource(Source):
@@ -194,12 +194,13 @@ class TarSource(Source):
         tar, key, members = self._samples[index]
         picture = next(members[e] for e in PICTURE_ENDINGS if e in members)
         said = {
-            ending: read_member(tar.path, members[ending])
+            ending: read_member(tar.path, members[ending], MAX_CAPTION_BYTES)
             for ending in CAPTION_ENDINGS
-            if ending in members and members[ending].size <= MAX_CAPTION_BYTES
+            if ending in members
         }
         file = os.path.relpath(tar.path, self.path)
-        return _example(key, read_member(tar.path, picture), said, file, picture.name)
+        data = read_member(tar.path, picture, MAX_BYTES)
+        return _example(key, data, said, file, picture.name)
 
 
 def _example(key: str, data: bytes, said: dict[str, bytes], file: str, member: str = "") -> Example:

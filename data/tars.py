@@ -61,8 +61,8 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, ending.lower()
 
 
-def read_member(path: Path, member: Member) -> bytes:
-    """The bytes of one member."""
+def read_member(path: Path, member: Member, limit: int) -> bytes:
+    """The bytes of one member; of a longer one just enough to see that it is beyond the limit."""
     with path.open("rb") as file:
         file.seek(member.offset)
-        return file.read(member.size)
+        return file.read(min(member.size, limit + 1))
