@@ -1,0 +1,125 @@
+"""The plan of layers: shapes, sizes, and the published layout."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vqgan.autoencoder import build, decoder_plan, encoder_plan
+from vqgan.config import VQGANConfig, taming_f16
+
+KEY = jax.random.key(0)
+CHANGES = {
+    "folded": {},
+    "attentive": {"attention_resolutions": (2,), "middle": "attention"},
+    "convolved": {
+        "patch_size": 1,
+        "edge_kernel": 3,
+        "stem_channels": 32,
+        "channels": (32, 64),
+        "resampling": "conv",
+        "norm": "groupnorm",
+        "normalize_codes": False,
+    },
+}
+
+
+@pytest.fixture(params=CHANGES.values(), ids=CHANGES.keys(), scope="module")
+def layout(request, tiny):
+    autoencoder = build(dataclasses.replace(tiny, **request.param))
+    return autoencoder, autoencoder.init(KEY)
+
+
+def test_pictures_become_tokens_and_pictures_again(layout):
+    autoencoder, params = layout
+    pixels = jax.random.uniform(jax.random.key(1), (3, 16, 16, 3), minval=-1.0)
+    tokens = jax.jit(autoencoder.encode)(params, pixels)
+    assert tokens.shape == (3, autoencoder.config.image_length)
+    assert tokens.dtype == jnp.int32
+    assert 0 <= tokens.min() <= tokens.max() < 32
+    painted = jax.jit(autoencoder.decode)(params, tokens)
+    assert painted.shape == pixels.shape
+    assert painted.dtype == jnp.float32
+    assert -1 <= painted.min() <= painted.max() <= 1
+
+
+def test_tokens_are_row_major(tiny):
+    autoencoder = build(tiny)
+    params = autoencoder.init(KEY)
+    tokens = jnp.array([[0, 0, 0, 0], [0, 1, 0, 0]])  # the top right one changes
+    painted = autoencoder.decode(params, tokens)
+    changed = np.abs(painted[1] - painted[0]).sum(-1)
+    row, column = np.unravel_index(changed.argmax(), changed.shape)
+    assert (row // 8, column // 8) == (0, 1)
+
+
+def test_codes_have_unit_length_if_normalized(tiny):
+    autoencoder = build(tiny)
+    params = autoencoder.init(KEY)
+    np.testing.assert_allclose(jnp.linalg.norm(autoencoder.codes(params), axis=-1), 1, rtol=1e-5)
+    latents = autoencoder.latents(params, jnp.ones((1, 16, 16, 3)))
+    np.testing.assert_allclose(jnp.linalg.norm(latents, axis=-1), 1, rtol=1e-5)
+
+
+def test_ids_beyond_the_codebook_still_decode(tiny):
+    autoencoder = build(tiny)
+    params = autoencoder.init(KEY)
+    beyond, last = (jnp.full((1, 4), i, jnp.int32) for i in (40, 31))
+    np.testing.assert_array_equal(
+        autoencoder.decode(params, beyond), autoencoder.decode(params, last)
+    )
+
+
+def count_params(config: VQGANConfig) -> int:
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(build(config).init, KEY)))
+
+
+def test_the_published_f16_layout_has_its_published_size():
+    assert taming_f16().image_length == 256
+    assert count_params(taming_f16()) == 71_879_555 + 16384 * 256
+
+
+def test_a_published_layout_with_other_widths_has_its_published_size():
+    """ch 32, ch_mult (2, 1), 1 block, attention at 16, 32 pixels, 64 codes: num_params of the
+    vqgan-jax model in ../shared/reference/vqgan_flax."""
+    config = dataclasses.replace(
+        taming_f16(),
+        image_size=32,
+        stem_channels=32,
+        channels=(64, 32),
+        encoder_blocks=(1, 1),
+        decoder_blocks=(2, 2),
+        latent_channels=32,
+        code_dim=32,
+        codebook_size=64,
+    )
+    assert count_params(config) == 424_387
+
+
+def test_the_small_layout_has_no_narrow_convolution_at_full_resolution():
+    config = VQGANConfig()
+    for layer in (*encoder_plan(config), *decoder_plan(config)):
+        if layer.kind == "block":
+            assert min(layer.c_in, layer.c_out) >= 64
+
+
+def test_pictures_of_another_size_are_refused(tiny):
+    autoencoder = build(tiny)
+    params = autoencoder.init(KEY)
+    with pytest.raises(ValueError, match="this VQGAN reads"):
+        autoencoder.encode(params, jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 20}, "try 16"),
+        ({"channels": (8, 16, 32)}, "one entry for each level"),
+        ({"norm": "groupnorm"}, "multiples of 32"),
+    ],
+)
+def test_impossible_layouts_are_refused(tiny, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(tiny, **changes)

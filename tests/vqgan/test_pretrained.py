@@ -1,0 +1,57 @@
+"""A release folder is read back as it was written."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vqgan import pretrained
+from vqgan.autoencoder import build
+
+
+@pytest.fixture
+def saved(tmp_path, tiny):
+    params = build(tiny).init(jax.random.key(0))
+    pretrained.save(tmp_path, tiny, params)
+    return tmp_path, params
+
+
+def test_weights_come_back_as_float32_within_half_precision(saved, tiny):
+    folder, params = saved
+    config, loaded = pretrained.load(folder)
+    assert config == tiny
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, np.asarray(other).astype(np.float16))
+
+
+def test_a_second_round_trip_changes_nothing(saved, tmp_path):
+    folder, _ = saved
+    config, loaded = pretrained.load(folder)
+    pretrained.save(tmp_path / "again", config, loaded)
+    again = (tmp_path / "again" / pretrained.WEIGHTS_FILE).read_bytes()
+    assert again == (folder / pretrained.WEIGHTS_FILE).read_bytes()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        pretrained.load(tmp_path)
+
+
+def test_weights_of_another_layout_are_refused(saved):
+    folder, _ = saved
+    path = folder / pretrained.CONFIG_FILE
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "codebook_size": 64}))
+    with pytest.raises(ValueError, match="codebook"):
+        pretrained.load(folder)
+
+
+def test_unknown_settings_are_refused(saved):
+    folder, _ = saved
+    path = folder / pretrained.CONFIG_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "red"}))
+    with pytest.raises(ValueError, match="colour"):
+        pretrained.load(folder)

@@ -1,0 +1,152 @@
+"""Pictures to image tokens and back: a plan of layers on either side of a codebook.
+
+A layout is a list of layers, not code: `encoder_plan` and `decoder_plan` write it down, so the
+small fast layout and taming-transformers' f16 (Esser et al. 2020, arXiv:2012.09841) run through
+the same lines.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from vqgan import quantizer
+from vqgan.config import Resampling, VQGANConfig
+from vqgan.layers import Layer, Params, apply_plan, init_plan
+
+
+class Resampler(NamedTuple):
+    """How one level becomes the next."""
+
+    down: str
+    up: str
+    changes_channels: bool
+    """Whether it changes the number of channels too, or leaves that to the next block."""
+    kernel: int
+    factor: int
+
+
+RESAMPLERS: dict[Resampling, Resampler] = {
+    "fold": Resampler("fold", "unfold", changes_channels=True, kernel=1, factor=2),
+    "conv": Resampler("down", "up", changes_channels=False, kernel=3, factor=1),
+}
+
+
+def encoder_plan(config: VQGANConfig) -> tuple[Layer, ...]:
+    """Layers from pixels to codes that are not yet quantised."""
+    edge, resampler = config.edge_kernel, RESAMPLERS[config.resampling]
+    width = config.stem_channels
+    plan = [Layer("stem", "fold", 3, width, edge, config.patch_size)]
+    for level, channels in enumerate(config.channels):
+        if level:
+            after = channels if resampler.changes_channels else width
+            kernel, factor = resampler.kernel, resampler.factor
+            plan.append(Layer(f"down_{level}", resampler.down, width, after, kernel, factor))
+            width = after
+        plan += _level(config, level, width, config.encoder_blocks[level])
+        width = channels
+    plan += _middle(config)
+    latent = config.latent_channels
+    plan.append(Layer("head", "head", width, latent, edge, norm=config.norm))
+    plan.append(Layer("to_code", "conv", latent, config.code_dim, kernel=1))
+    return tuple(plan)
+
+
+def decoder_plan(config: VQGANConfig) -> tuple[Layer, ...]:
+    """Layers from codes to pixels."""
+    edge, resampler = config.edge_kernel, RESAMPLERS[config.resampling]
+    latent, width = config.latent_channels, config.channels[-1]
+    plan = [
+        Layer("from_code", "conv", config.code_dim, latent, kernel=1),
+        Layer("stem", "conv", latent, width, edge),
+        *_middle(config),
+    ]
+    for level in reversed(range(len(config.channels))):
+        plan += _level(config, level, width, config.decoder_blocks[level])
+        width = config.channels[level]
+        if level:
+            after = config.channels[level - 1] if resampler.changes_channels else width
+            kernel, factor = resampler.kernel, resampler.factor
+            plan.append(Layer(f"up_{level}", resampler.up, width, after, kernel, factor))
+            width = after
+    plan.append(Layer("head", "head", width, 3, edge, config.patch_size, config.norm))
+    return tuple(plan)
+
+
+def _level(config: VQGANConfig, level: int, width: int, blocks: int) -> Iterator[Layer]:
+    """Residual blocks of one level, attention after each where its resolution asks for it."""
+    channels = config.channels[level]
+    side = config.image_size // config.patch_size // 2**level
+    for i in range(blocks):
+        yield Layer(f"block_{level}_{i}", "block", width, channels, norm=config.norm)
+        width = channels
+        if side in config.attention_resolutions:
+            yield Layer(f"attention_{level}_{i}", "attention", width, width, norm=config.norm)
+
+
+def _middle(config: VQGANConfig) -> Iterator[Layer]:
+    width, kinds = config.channels[-1], ("block", "attention", "block")
+    for i, kind in enumerate(kinds if config.middle == "attention" else ()):
+        yield Layer(f"middle_{i}", kind, width, width, norm=config.norm)
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Pure functions of parameters {"encoder", "decoder", "codebook"} and arrays."""
+
+    config: VQGANConfig
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters. The codebook waits for k-means over the trained encoder's outputs."""
+        encoder_key, decoder_key, code_key = jax.random.split(key, 3)
+        shape = (self.config.codebook_size, self.config.code_dim)
+        return {
+            "encoder": init_plan(encoder_plan(self.config), encoder_key),
+            "decoder": init_plan(decoder_plan(self.config), decoder_key),
+            "codebook": self.place(jax.random.normal(code_key, shape)),
+        }
+
+    def place(self, latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        """Where codes and latents are compared: the unit sphere, if codes are normalised."""
+        return quantizer.normalize(latents) if self.config.normalize_codes else latents
+
+    def codes(self, params: Params) -> Float[Array, "k c"]:
+        """The codebook as it is compared and decoded."""
+        return self.place(params["codebook"])
+
+    def latents(self, params: Params, pixels: Float[Array, "b Y X 3"]) -> Float[Array, "b y x c"]:
+        """The encoder's outputs, not quantised; pixels in −1..1."""
+        return self.place(apply_plan(encoder_plan(self.config), params["encoder"], pixels))
+
+    def paint(self, params: Params, latents: Float[Array, "b y x c"]) -> Float[Array, "b Y X 3"]:
+        """The decoder on latents, quantised or not; float32, not clipped."""
+        # Codes of unit length reach the decoder with unit variance.
+        gain = self.config.code_dim**0.5 if self.config.normalize_codes else 1.0
+        return apply_plan(decoder_plan(self.config), params["decoder"], gain * latents)
+
+    def encode(self, params: Params, pixels: Float[Array, "b Y X 3"]) -> Int[Array, "b n"]:
+        """Image tokens of pictures in −1..1, row-major."""
+        side = self.config.image_size
+        if pixels.shape[1:] != (side, side, 3):
+            raise ValueError(f"pictures are {pixels.shape[1:]}, this VQGAN reads {(side, side, 3)}")
+        tokens = quantizer.nearest(self.codes(params), self.latents(params, pixels))
+        return tokens.reshape(len(pixels), -1)
+
+    def decode(self, params: Params, image_tokens: Int[Array, "b n"]) -> Float[Array, "b Y X 3"]:
+        """Pictures in −1..1, float32, of image tokens.
+
+        Tokens beyond the codebook are read as its last code: an output head may have more classes
+        than there are codes.
+        """
+        side = self.config.grid_size
+        tokens = jnp.minimum(image_tokens, self.config.codebook_size - 1)
+        codes = self.codes(params)[tokens].reshape(-1, side, side, self.config.code_dim)
+        return jnp.clip(self.paint(params, codes), -1.0, 1.0)
+
+
+def build(config: VQGANConfig) -> Autoencoder:
+    """The autoencoder of a configuration; parameters are kept outside of it."""
+    return Autoencoder(config)

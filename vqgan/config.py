@@ -1,0 +1,184 @@
+"""Configuration of the autoencoder with a codebook: its layout, and how it is trained."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Norm = Literal["rmsnorm", "groupnorm"]
+Resampling = Literal["fold", "conv"]
+Middle = Literal["none", "attention"]
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """A convolutional autoencoder with a codebook in the middle (VQGAN; Esser et al. 2020,
+    arXiv:2012.09841). The defaults are a layout that is fast on a CPU; `taming_f16()` is theirs."""
+
+    image_size: int = 64
+    """Side of a picture in pixels."""
+    patch_size: int = 4
+    """Pixels folded into channels by the stem, so that nothing runs at full resolution, where
+    narrow convolutions waste a CPU; 1 = none."""
+    edge_kernel: int = 1
+    """Side of the stem's and the head's convolutions, in places of the folded picture; 3 where
+    patch_size is 1."""
+    stem_channels: int = 64
+    """Channels the encoder starts with."""
+    channels: tuple[int, ...] = (64, 128)
+    """Channels of each level; every level after the first has half the resolution."""
+    encoder_blocks: tuple[int, ...] = (1, 1)
+    """Residual blocks of the encoder in each level: lighter than the decoder, which has to paint
+    what the codes leave out."""
+    decoder_blocks: tuple[int, ...] = (2, 2)
+    """Residual blocks of the decoder in each level, in the same order as channels."""
+    attention_resolutions: tuple[int, ...] = ()
+    """Sides, in places, of the levels where attention follows every residual block."""
+    middle: Middle = "none"
+    """attention: block, attention and block at the lowest resolution, as taming-transformers has;
+    none: only the level's own blocks."""
+    resampling: Resampling = "fold"
+    """Between levels: fold (2 × 2 places to channels and back, with a 1 × 1 convolution) or conv
+    (a strided convolution down, nearest neighbour and a convolution up)."""
+    norm: Norm = "rmsnorm"
+    """rmsnorm over channels (cheap) or groupnorm of 32 groups."""
+    latent_channels: int = 16
+    """Channels between the autoencoder's trunk and the projection to a code."""
+    code_dim: int = 16
+    """Numbers in a code."""
+    codebook_size: int = 1024
+    """Codes: what one image token can say is log2 of it, in bits."""
+    normalize_codes: bool = True
+    """Compare directions instead of distances (Yu et al. 2021, arXiv:2110.04627): more of the
+    codebook stays in use. taming-transformers does not."""
+
+    def __post_init__(self) -> None:
+        levels = len(self.channels)
+        if not levels == len(self.encoder_blocks) == len(self.decoder_blocks):
+            raise ValueError(
+                f"channels, encoder_blocks and decoder_blocks need one entry for each level, not "
+                f"{levels}, {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
+            )
+        if self.image_size % self.factor:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of {self.factor} = patch_size "
+                f"{self.patch_size} × 2^{levels - 1} levels; "
+                f"try {max(1, self.image_size // self.factor) * self.factor}"
+            )
+        if self.norm == "groupnorm" and any(c % 32 for c in self.channels):
+            raise ValueError(f"groupnorm needs channels in multiples of 32, not {self.channels}")
+
+    @property
+    def factor(self) -> int:
+        """Pixels along one side that become one token."""
+        return self.patch_size * 2 ** (len(self.channels) - 1)
+
+    @property
+    def grid_size(self) -> int:
+        """Tokens along one side of a picture."""
+        return self.image_size // self.factor
+
+    @property
+    def image_length(self) -> int:
+        """Tokens of a picture."""
+        return self.grid_size**2
+
+
+def taming_f16() -> VQGANConfig:
+    """taming-transformers' ImageNet f16 layout with 16,384 codes, the one of DALL·E mini."""
+    return VQGANConfig(
+        image_size=256,
+        patch_size=1,
+        edge_kernel=3,
+        stem_channels=128,
+        channels=(128, 128, 256, 256, 512),
+        encoder_blocks=(2,) * 5,
+        decoder_blocks=(3,) * 5,
+        attention_resolutions=(16,),
+        middle="attention",
+        resampling="conv",
+        norm="groupnorm",
+        latent_channels=256,
+        code_dim=256,
+        codebook_size=16384,
+        normalize_codes=False,
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of the loss; pictures are in −1..1."""
+
+    l1: float = 1.0
+    """Mean absolute error."""
+    l2: float = 2.0
+    """Mean squared error, which is what PSNR measures."""
+    saturation: float = 1.5
+    """Extra weight of coloured pixels in both, per unit of (max − min of red, green, blue): without
+    it rare hues die, though PSNR looks fine."""
+    edges: float = 0.5
+    """Error of the gradients at three sizes: crisp outlines."""
+    hue: float = 1.0
+    """Error of the colour differences at a quarter of the size."""
+    structure: float = 1.0
+    """1 − SSIM."""
+    codebook: float = 1.0
+    """Squared distance of codes to the latents they stand for."""
+    commitment: float = 0.25
+    """Squared distance of latents to their codes, seen by the encoder."""
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """How the codebook is started and kept alive."""
+
+    warmup_steps: int = 1000
+    """Updates before there is a codebook: a good autoencoder gives k-means something to cluster;
+    from the first update on the codebook would collapse."""
+    warmup_noise: float = 0.0
+    """Standard deviation of noise on latents in the warm-up, in lengths of a code: latents that
+    stay apart under noise also stay apart when they are quantised."""
+    refresh_every: int = 200
+    """Updates between revivals of unused codes; 0 = never. None happens in the last tenth of a
+    run, so that the decoder has learnt every code."""
+    refresh_pictures: int = 1024
+    """Pictures encoded for k-means, and to find the unused codes."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0 or self.refresh_every < 0 or self.refresh_pictures < 1:
+            raise ValueError(
+                f"quantizer.warmup_steps {self.warmup_steps} and refresh_every "
+                f"{self.refresh_every} cannot be negative, refresh_pictures "
+                f"{self.refresh_pictures} must be positive"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Length, batch and the intervals of periodic work."""
+
+    steps: int = 4000
+    """Optimizer updates in all."""
+    batch_size: int = 16
+    """Pictures per update, over all devices and micro-batches; small, since on a CPU more updates
+    are worth more than larger ones."""
+    accumulation_steps: int = 1
+    """Micro-batches whose gradients are averaged into one update: the same update with less
+    memory."""
+    shift: int = 2
+    """Each picture is moved by up to so many pixels along both axes, its border repeated. Never
+    flipped: letters and flags have a right way round."""
+    log_every: int = 50
+    """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
+    update."""
+    eval_every: int = 1000
+    """Updates between evaluations on every held-out split; 0 = only at the end."""
+    eval_examples: int = 512
+    """Most pictures of each split in an evaluation."""
+    grid_every: int = 1000
+    """Updates between grids of held-out pictures and their reconstructions; 0 = only at the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}")
+        if self.shift < 0:
+            raise ValueError(f"training.shift {self.shift} cannot be negative")

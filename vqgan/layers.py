@@ -1,0 +1,210 @@
+"""The kinds of layer an autoencoder is made of: each an `init` and an `apply` in one table.
+
+Pictures are NHWC and float32 throughout; the codebook does not forgive half precision.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float, Key
+
+from vqgan.config import Norm
+
+Params = dict
+Picture = Float[Array, "b _ _ _"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of an autoencoder's plan."""
+
+    name: str
+    kind: str
+    """A key of KINDS."""
+    c_in: int
+    c_out: int
+    kernel: int = 3
+    """Side of the convolution, where the kind leaves it open."""
+    factor: int = 1
+    """Places folded into channels, or unfolded from them, along each axis."""
+    norm: Norm = "rmsnorm"
+
+
+class Kind(NamedTuple):
+    """How a layer of this kind is made, and what it does."""
+
+    init: Callable[[Layer, Key[Array, ""]], Params]
+    apply: Callable[[Layer, Params, Picture], Picture]
+
+
+def init_conv(
+    key: Key[Array, ""], c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0
+) -> Params:
+    """A kernel with variance gain² / fan-in, and no bias at first."""
+    scale = gain / (kernel * kernel * c_in) ** 0.5
+    return {
+        "kernel": scale * jax.random.normal(key, (kernel, kernel, c_in, c_out)),
+        "bias": jnp.zeros((c_out,)),
+    }
+
+
+def conv(params: Params, x: Picture, stride: int = 1, padding: str | tuple = "SAME") -> Picture:
+    """A convolution in NHWC; a 1 × 1 one is a plain product, which XLA runs faster."""
+    kernel = params["kernel"]
+    if kernel.shape[:2] == (1, 1):
+        return x @ kernel[0, 0] + _per_channel(params["bias"])
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y + _per_channel(params["bias"])
+
+
+def _per_channel(values: Float[Array, "c"]) -> Float[Array, "1 1 1 c"]:
+    return values[None, None, None]
+
+
+def rms_norm(params: Params, x: Picture) -> Picture:
+    """Unit root-mean-square over channels. Zhang & Sennrich 2019, arXiv:1910.07467."""
+    unit = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+    return unit * _per_channel(params["scale"])
+
+
+def group_norm(params: Params, x: Picture, groups: int = 32) -> Picture:
+    """Zero mean and unit variance in each group of channels. Wu & He 2018, arXiv:1803.08494."""
+    grouped = rearrange(x, "b y x (g c) -> b (y x) g c", g=groups)
+    centred = grouped - grouped.mean((1, 3), keepdims=True)
+    unit = centred * jax.lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + 1e-6)
+    scale, bias = _per_channel(params["scale"]), _per_channel(params["bias"])
+    return unit.reshape(x.shape) * scale + bias
+
+
+NORMS: dict[Norm, Callable[[Params, Picture], Picture]] = {
+    "rmsnorm": rms_norm,
+    "groupnorm": group_norm,
+}
+
+
+def init_norm(kind: Norm, channels: int) -> Params:
+    """Scale one; a group norm also has a bias, as it subtracts the mean."""
+    bias = {"bias": jnp.zeros((channels,))} if kind == "groupnorm" else {}
+    return {"scale": jnp.ones((channels,)), **bias}
+
+
+def fold(x: Picture, factor: int) -> Picture:
+    """Each factor × factor square of places becomes one place with factor² times the channels."""
+    return rearrange(x, "b (y p) (x q) c -> b y x (p q c)", p=factor, q=factor)
+
+
+def unfold(x: Picture, factor: int) -> Picture:
+    """The inverse of `fold`."""
+    return rearrange(x, "b y x (p q c) -> b (y p) (x q) c", p=factor, q=factor)
+
+
+def _init_plain(layer: Layer, key: Key[Array, ""]) -> Params:
+    return init_conv(key, layer.c_in, layer.c_out, layer.kernel)
+
+
+def _init_fold(layer: Layer, key: Key[Array, ""]) -> Params:
+    return init_conv(key, layer.c_in * layer.factor**2, layer.c_out, layer.kernel)
+
+
+def _init_unfold(layer: Layer, key: Key[Array, ""]) -> Params:
+    return init_conv(key, layer.c_in, layer.c_out * layer.factor**2, layer.kernel)
+
+
+def _apply_fold(layer: Layer, params: Params, x: Picture) -> Picture:
+    return conv(params, fold(x, layer.factor))
+
+
+def _apply_unfold(layer: Layer, params: Params, x: Picture) -> Picture:
+    return unfold(conv(params, x), layer.factor)
+
+
+def _apply_down(layer: Layer, params: Params, x: Picture) -> Picture:
+    # taming-transformers pads on the far sides only; its weights expect that.
+    return conv(params, x, stride=2, padding=((0, 1), (0, 1)))
+
+
+def _apply_up(layer: Layer, params: Params, x: Picture) -> Picture:
+    return conv(params, x.repeat(2, axis=1).repeat(2, axis=2))
+
+
+def _init_head(layer: Layer, key: Key[Array, ""]) -> Params:
+    return {"norm": init_norm(layer.norm, layer.c_in), "conv": _init_unfold(layer, key)}
+
+
+def _apply_head(layer: Layer, params: Params, x: Picture) -> Picture:
+    normed = jax.nn.silu(NORMS[layer.norm](params["norm"], x))
+    return unfold(conv(params["conv"], normed), layer.factor)
+
+
+def _init_block(layer: Layer, key: Key[Array, ""]) -> Params:
+    keys = jax.random.split(key, 3)
+    shortcut = {"shortcut": init_conv(keys[2], layer.c_in, layer.c_out, kernel=1)}
+    return {
+        "norm1": init_norm(layer.norm, layer.c_in),
+        "conv1": init_conv(keys[0], layer.c_in, layer.c_out),
+        "norm2": init_norm(layer.norm, layer.c_out),
+        # Nearly the identity at first, so that depth costs nothing early.
+        "conv2": init_conv(keys[1], layer.c_out, layer.c_out, gain=0.01),
+        **(shortcut if layer.c_in != layer.c_out else {}),
+    }
+
+
+def _apply_block(layer: Layer, params: Params, x: Picture) -> Picture:
+    norm = NORMS[layer.norm]
+    hidden = conv(params["conv1"], jax.nn.silu(norm(params["norm1"], x)))
+    hidden = conv(params["conv2"], jax.nn.silu(norm(params["norm2"], hidden)))
+    return hidden + (conv(params["shortcut"], x) if "shortcut" in params else x)
+
+
+def _init_attention(layer: Layer, key: Key[Array, ""]) -> Params:
+    names = ("query", "key", "value", "out")
+    keys = dict(zip(names, jax.random.split(key, 4), strict=True))
+    gains = {name: 0.01 if name == "out" else 1.0 for name in names}
+    return {
+        "norm": init_norm(layer.norm, layer.c_in),
+        **{n: init_conv(keys[n], layer.c_in, layer.c_out, 1, gains[n]) for n in names},
+    }
+
+
+def _apply_attention(layer: Layer, params: Params, x: Picture) -> Picture:
+    normed = NORMS[layer.norm](params["norm"], x)
+    query, key, value = (
+        rearrange(conv(params[name], normed), "b y x c -> b (y x) c")
+        for name in ("query", "key", "value")
+    )
+    scores = jnp.einsum("bqc,bkc->bqk", query, key) * layer.c_in**-0.5
+    mixed = jnp.einsum("bqk,bkc->bqc", jax.nn.softmax(scores, axis=-1), value)
+    return x + conv(params["out"], mixed.reshape(x.shape))
+
+
+KINDS: dict[str, Kind] = {
+    "conv": Kind(_init_plain, lambda layer, params, x: conv(params, x)),
+    "fold": Kind(_init_fold, _apply_fold),
+    "unfold": Kind(_init_unfold, _apply_unfold),
+    "down": Kind(_init_plain, _apply_down),
+    "up": Kind(_init_plain, _apply_up),
+    "block": Kind(_init_block, _apply_block),
+    "attention": Kind(_init_attention, _apply_attention),
+    "head": Kind(_init_head, _apply_head),
+}
+
+
+def init_plan(plan: tuple[Layer, ...], key: Key[Array, ""]) -> Params:
+    """Parameters of every layer, by its name."""
+    keys = jax.random.split(key, len(plan))
+    return {
+        layer.name: KINDS[layer.kind].init(layer, k) for layer, k in zip(plan, keys, strict=True)
+    }
+
+
+def apply_plan(plan: tuple[Layer, ...], params: Params, x: Picture) -> Picture:
+    """Send a picture through every layer in turn."""
+    for layer in plan:
+        x = KINDS[layer.kind].apply(layer, params[layer.name], x)
+    return x

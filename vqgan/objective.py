@@ -1,0 +1,101 @@
+"""The loss a VQGAN is trained on, and the care of its codebook between updates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8
+
+from vqgan import metrics, quantizer
+from vqgan.autoencoder import Autoencoder
+from vqgan.config import LossConfig, QuantizerConfig
+from vqgan.layers import Params
+from vqgan.losses import reconstruction_loss
+
+Batch = dict[str, Array]
+Loss = Callable[[Params, Batch, Key[Array, "b"]], tuple[Array, dict[str, Array]]]
+_CHUNK = 64  # pictures encoded at a time, for memory
+
+
+def to_float(pixels: UInt8[Array, "*b y x 3"]) -> Float[Array, "*b y x 3"]:
+    """Bytes of a picture to −1..1."""
+    return pixels.astype(jnp.float32) / 127.5 - 1
+
+
+def make_loss(
+    autoencoder: Autoencoder, config: LossConfig, quantizer_config: QuantizerConfig
+) -> Loss:
+    """The training loss of a batch {"pixels" uint8, "is_quantized" bool per picture}.
+
+    Where a picture is not quantised, during the warm-up, the decoder sees the latents themselves,
+    with noise.
+    """
+
+    def loss(params: Params, batch: Batch, keys: Key[Array, "b"]) -> tuple[Array, dict]:
+        pixels = to_float(batch["pixels"])
+        latents = autoencoder.latents(params, pixels)
+        quantized = quantizer.quantize(autoencoder.codes(params), latents)
+        active = batch["is_quantized"].astype(jnp.float32)
+        noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(keys)
+        noisy = autoencoder.place(latents + quantizer_config.warmup_noise * noise)
+        chosen = jnp.where(active[:, None, None, None] > 0, quantized.latents, noisy)
+        reconstruction = autoencoder.paint(params, chosen)
+
+        painted = reconstruction_loss(pixels, reconstruction, config)
+        share = active.mean()
+        total = painted + share * (
+            config.codebook * quantized.codebook_loss
+            + config.commitment * quantized.commitment_loss
+        )
+        counts = quantizer.count(quantized.tokens, autoencoder.config.codebook_size)
+        return total, {
+            "train/reconstruction_loss": painted,
+            "train/code_distance": quantized.commitment_loss,
+            "train/perplexity": quantizer.perplexity(counts),
+            "train/psnr": metrics.psnr(pixels, reconstruction).mean(),
+        }
+
+    return loss
+
+
+def make_codebook_care(
+    autoencoder: Autoencoder,
+) -> tuple[Callable[..., Params], Callable[..., Params]]:
+    """Two compiled functions of (params, pixels uint8 [m, …], key): start the codebook with k-means
+    over the latents of some pictures; put the codes that none of them uses to new places."""
+
+    def gather(params: Params, pixels: UInt8[Array, "m y x 3"]) -> Float[Array, "k c"]:
+        chunks = pixels.reshape(-1, min(_CHUNK, len(pixels)), *pixels.shape[1:])
+        latents = jax.lax.map(lambda some: autoencoder.latents(params, to_float(some)), chunks)
+        return latents.reshape(-1, autoencoder.config.code_dim)
+
+    def start(params: Params, pixels: Array, key: Key[Array, ""]) -> Params:
+        latents = gather(params, pixels)
+        codes = quantizer.kmeans(latents, autoencoder.config.codebook_size, key)
+        return {**params, "codebook": autoencoder.place(codes)}
+
+    def refresh(params: Params, pixels: Array, key: Key[Array, ""]) -> Params:
+        codes = autoencoder.codes(params)
+        renewed, _ = quantizer.restart_unused(codes, gather(params, pixels), key)
+        return {**params, "codebook": renewed}
+
+    return jax.jit(start), jax.jit(refresh)
+
+
+def make_reconstruction(autoencoder: Autoencoder) -> Callable[..., dict[str, Any]]:
+    """A compiled function from (params, pixels uint8) to what evaluation needs of each picture:
+    tokens, reconstruction, psnr and ssim."""
+
+    def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> dict[str, Array]:
+        real = to_float(pixels)
+        tokens = autoencoder.encode(params, real)
+        reconstruction = autoencoder.decode(params, tokens)
+        return {
+            "tokens": tokens,
+            "reconstruction": reconstruction,
+            "psnr": metrics.psnr(real, reconstruction),
+            "ssim": metrics.ssim(real, reconstruction),
+        }
+
+    return jax.jit(reconstruct)

@@ -1,0 +1,125 @@
+"""The codebook: nearest codes, gradients past them, k-means start and revival of unused codes.
+
+Straight-through estimator and losses: van den Oord et al. 2017, arXiv:1711.00937. Codes of unit
+length: Yu et al. 2021, arXiv:2110.04627. k-means and restarts: Łańcucki et al. 2020,
+arXiv:2005.08520, Dhariwal et al. 2020, arXiv:2005.00341.
+
+Everything is a pure function of its arguments; nothing is counted from step to step, so that a
+resumed run needs no memory beyond its parameters.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+
+class Quantized(NamedTuple):
+    """What quantising latents gives a training step."""
+
+    latents: Float[Array, "b y x c"]
+    """The codes, with the gradient of the latents they replace."""
+    tokens: Int[Array, "b y x"]
+    codebook_loss: Float[Array, ""]
+    """Pulls codes to the latents they stand for."""
+    commitment_loss: Float[Array, ""]
+    """Keeps the encoder near the codes."""
+
+
+def normalize(latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """Scale to unit length."""
+    return latents * jax.lax.rsqrt(jnp.square(latents).sum(-1, keepdims=True) + 1e-12)
+
+
+def nearest(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Int[Array, "*b"]:
+    """Index of the code at the smallest Euclidean distance."""
+    half_square = 0.5 * jnp.square(codes).sum(-1)
+    flat = latents.reshape(-1, latents.shape[-1])
+    return jnp.argmax(flat @ codes.T - half_square[None], axis=-1).reshape(latents.shape[:-1])
+
+
+def quantize(codes: Float[Array, "k c"], latents: Float[Array, "b y x c"]) -> Quantized:
+    """Replace each latent by its nearest code, straight through for the gradient."""
+    fixed = jax.lax.stop_gradient
+    tokens = nearest(fixed(codes), fixed(latents))
+    chosen = codes[tokens]
+    return Quantized(
+        latents=latents + fixed(chosen - latents),
+        tokens=tokens,
+        codebook_loss=squared_distance(chosen, fixed(latents)).mean(),
+        commitment_loss=squared_distance(latents, fixed(chosen)).mean(),
+    )
+
+
+def squared_distance(a: Float[Array, "*b c"], b: Float[Array, "*#b c"]) -> Float[Array, "*b"]:
+    """Squared Euclidean distance."""
+    return jnp.square(a - b).sum(-1)
+
+
+def count(tokens: Int[Array, "*b"], codebook_size: int) -> Int[Array, "k"]:
+    """How often each code occurs."""
+    return jnp.zeros((codebook_size,), jnp.int32).at[tokens.reshape(-1)].add(1)
+
+
+def usage(counts: Int[Array, "k"]) -> Float[Array, ""]:
+    """Share of the codebook that occurs at all."""
+    return (counts > 0).mean()
+
+
+def perplexity(counts: Int[Array, "k"]) -> Float[Array, ""]:
+    """How many equally frequent codes would carry as much information."""
+    share = counts / counts.sum()
+    return jnp.exp(-jax.scipy.special.xlogy(share, share).sum())
+
+
+def kmeans(
+    latents: Float[Array, "m c"], codebook_size: int, key: Key[Array, ""], iterations: int = 10
+) -> Float[Array, "k c"]:
+    """Codes in the middle of clusters of latents; each is nearest to some latent.
+
+    Seeds are drawn ∝ squared distance to the seeds so far (k-means++; Arthur and Vassilvitskii
+    2007), or the background, which is most of a drawing, would take the whole codebook.
+    """
+    if len(latents) < codebook_size:
+        raise ValueError(f"k-means of {codebook_size} codes needs as many latents: {len(latents)}")
+    codes = _draw_seeds(latents, codebook_size, key)
+    return jax.lax.fori_loop(0, iterations, lambda _, codes: _move(codes, latents), codes)
+
+
+def _draw_seeds(
+    latents: Float[Array, "m c"], codebook_size: int, key: Key[Array, ""]
+) -> Float[Array, "k c"]:
+    def draw(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        seeds, distance = carry
+        chosen = jax.random.categorical(jax.random.fold_in(key, i), jnp.log(distance))
+        distance = jnp.minimum(distance, squared_distance(latents, latents[chosen][None]))
+        return seeds.at[i].set(latents[chosen]), distance
+
+    seeds = jnp.zeros((codebook_size, latents.shape[-1]), latents.dtype)
+    distance = squared_distance(latents, latents.mean(0, keepdims=True))
+    return jax.lax.fori_loop(0, codebook_size, draw, (seeds, distance))[0]
+
+
+def _move(codes: Float[Array, "k c"], latents: Float[Array, "m c"]) -> Float[Array, "k c"]:
+    """Each code to the mean of its latents; one that lost all of them stays."""
+    tokens = nearest(codes, latents)
+    counts = count(tokens, len(codes))[:, None]
+    sums = jnp.zeros_like(codes).at[tokens].add(latents)
+    return jnp.where(counts > 0, sums / jnp.maximum(counts, 1), codes)
+
+
+def restart_unused(
+    codes: Float[Array, "k c"], latents: Float[Array, "m c"], key: Key[Array, ""]
+) -> tuple[Float[Array, "k c"], Int[Array, ""]]:
+    """Put codes that no latent uses where latents are far from theirs; also how many there were.
+
+    The new places are distinct latents drawn ∝ squared distance to their code (Gumbel top-k), the
+    rule of the k-means seeds. Used codes stay as they are.
+    """
+    tokens = nearest(codes, latents)
+    unused = count(tokens, len(codes)) == 0
+    distance = squared_distance(latents, codes[tokens])
+    lots = jnp.log(distance) + jax.random.gumbel(key, distance.shape)
+    places = latents[jax.lax.top_k(lots, len(codes))[1]]
+    return jnp.where(unused[:, None], places, codes), unused.sum()
