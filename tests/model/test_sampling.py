@@ -1,0 +1,203 @@
+"""Properties of the sampler: cached = full, rows alone, guidance, and top-k and top-p by NumPy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import transformer
+from model.config import ModelConfig, SamplingConfig
+from model.sampling import Sampler, keep_likely, make_sampler, num_segments, sample_tokens
+from model.transformer import Transformer
+
+EMPTY = (np.array([[1, 0, 0, 0, 0, 0]], np.int32), np.arange(6)[None] < 1)
+GREEDY = SamplingConfig(guidance_scale=1.0, temperature=0.0)
+GUIDED = SamplingConfig(guidance_scale=3.0, temperature=0.0)
+WILD = SamplingConfig(guidance_scale=2.0, temperature=1.0)
+
+
+def texts(first: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Three captions of different lengths; those of other `first` are others."""
+    lengths = 2 + (first + jnp.arange(3)[:, None]) % 5
+    tokens = jax.random.randint(jax.random.key(first), (3, 6), 2, 32)
+    return tokens, jnp.arange(6)[None] < lengths
+
+
+@pytest.fixture
+def model(tiny: ModelConfig) -> Transformer:
+    return transformer.build(tiny)
+
+
+@pytest.fixture
+def params(model: Transformer) -> Any:
+    """Weights so large that the model is sure of something, and captions matter."""
+    return jax.tree.map(lambda p: p * 12 if p.ndim > 1 else p, model.init(jax.random.key(0)))
+
+
+def seeds(*numbers: int) -> jax.Array:
+    return jnp.array(numbers, jnp.uint32)
+
+
+def teacher_forced(
+    model: Transformer, params: Any, text: jax.Array, mask: jax.Array, drawn: jax.Array
+) -> jax.Array:
+    start = jnp.full((len(drawn), 1), model.decoder_start_token_id)
+    inputs = jnp.concatenate([start, drawn[:, :-1]], axis=1)
+    return jax.jit(model.apply)(params, text, mask, inputs)
+
+
+def test_greedy_tokens_are_the_argmax_of_teacher_forced_logits(
+    model: Transformer, params: Any
+) -> None:
+    text, mask = texts()
+    drawn = make_sampler(model, GREEDY, EMPTY)(params, text, mask, seeds(0, 1, 2))
+    logits = teacher_forced(model, params, text, mask, drawn)
+    assert drawn.shape == (3, 9)
+    assert (drawn == logits.argmax(-1)).all()
+
+
+def test_guidance_leads_away_from_the_empty_caption(model: Transformer, params: Any) -> None:
+    text, mask = texts()
+    drawn = make_sampler(model, GUIDED, EMPTY)(params, text, mask, seeds(0, 1, 2))
+    empty_text, empty_mask = (jnp.repeat(part, 3, axis=0) for part in EMPTY)
+    conditional = teacher_forced(model, params, text, mask, drawn)
+    unconditional = teacher_forced(model, params, empty_text, empty_mask, drawn)
+    guided = unconditional + 3 * (conditional - unconditional)
+    assert (drawn == guided.argmax(-1)).all()
+    assert (drawn != conditional.argmax(-1)).any()
+
+
+@pytest.mark.parametrize(("scale", "rows"), [(1.0, 3), (2.0, 6)])
+def test_only_guidance_doubles_the_batch(
+    tiny: ModelConfig, params: Any, scale: float, rows: int
+) -> None:
+    seen: set[int] = set()
+
+    class Watched(Transformer):
+        def decode_step(self, params: Any, tokens: jax.Array, *rest: Any) -> Any:
+            seen.add(len(tokens))
+            return super().decode_step(params, tokens, *rest)
+
+    config = SamplingConfig(guidance_scale=scale)
+    sample = make_sampler(Watched(tiny), config, EMPTY)
+    jax.eval_shape(sample, params, *texts(), seeds(0, 1, 2))
+    assert seen == {rows}
+
+
+def test_the_text_is_encoded_once(tiny: ModelConfig, params: Any) -> None:
+    calls: list[str] = []
+
+    class Watched(Transformer):
+        def encode(self, *inputs: Any) -> Any:
+            calls.append("encode")
+            return super().encode(*inputs)
+
+        def init_cache(self, *inputs: Any) -> Any:
+            calls.append("init_cache")
+            return super().init_cache(*inputs)
+
+    sample = make_sampler(Watched(tiny), WILD, EMPTY)
+    jax.eval_shape(sample, params, *texts(), seeds(0, 1, 2))
+    assert calls == ["encode", "init_cache"]
+
+
+def test_a_row_does_not_depend_on_its_neighbours(model: Transformer, params: Any) -> None:
+    sample = make_sampler(model, WILD, EMPTY)
+    text, mask = texts()
+    other_text, other_mask = texts(first=5)
+    here = sample(params, text, mask, seeds(7, 8, 9))
+    for row in range(3):
+        place = 2 - row
+        there = sample(
+            params,
+            other_text.at[place].set(text[row]),
+            other_mask.at[place].set(mask[row]),
+            seeds(4, 5, 6).at[place].set(7 + row),
+        )
+        assert (there[place] == here[row]).all()
+
+
+def test_a_seed_draws_the_same_picture_and_another_seed_another(
+    model: Transformer, params: Any
+) -> None:
+    sample = make_sampler(model, WILD, EMPTY)
+    text, mask = (jnp.repeat(part[:1], 3, axis=0) for part in texts())
+    first, second, same = sample(params, text, mask, seeds(3, 4, 3))
+    assert (first == same).all()
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+def test_segments_do_not_change_what_is_drawn(
+    model: Transformer, params: Any, segments: int
+) -> None:
+    text, mask = texts()
+    drawn, expected = (
+        make_sampler(model, WILD, EMPTY, segments=s)(params, text, mask, seeds(0, 1, 2))
+        for s in (segments, None)
+    )
+    assert (drawn == expected).all()
+
+
+def test_longer_pictures_get_more_segments() -> None:
+    assert [num_segments(n) for n in (1, 9, 64, 256, 1024)] == [1, 4, 4, 8, 8]
+
+
+def test_only_codes_of_the_vqgan_are_drawn(model: Transformer, params: Any) -> None:
+    sample = make_sampler(model, WILD, EMPTY, codebook_size=4)
+    drawn = sample(params, *texts(), seeds(0, 1, 2))
+    assert drawn.max() < 4
+    with pytest.raises(ValueError, match="codebook of 21 is larger .* 20"):
+        make_sampler(model, WILD, EMPTY, codebook_size=21)
+
+
+def reference_keep(logits: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
+    """Top-k, then top-p, one row after the other."""
+    kept = np.full_like(logits, -np.inf)
+    for row, kept_row in zip(logits, kept, strict=True):
+        likely = np.argsort(-row)[: top_k or None]
+        shares = np.exp(row[likely] - row.max())
+        reached = np.cumsum(shares / shares.sum())
+        count = int(np.argmax(reached >= top_p)) + 1 if reached[-1] >= top_p else len(likely)
+        kept_row[likely[:count]] = row[likely[:count]]
+    return kept
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 5, 20, 100])
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 1.0])
+def test_top_k_and_top_p_keep_what_numpy_keeps(top_k: int, top_p: float) -> None:
+    logits = np.random.default_rng(0).normal(0, 2, (8, 20)).astype(np.float32)
+    kept = keep_likely(jnp.asarray(logits), top_k, top_p)
+    np.testing.assert_array_equal(kept, reference_keep(logits, min(top_k, 20), top_p))
+
+
+def test_tokens_as_likely_as_the_last_one_kept_stay() -> None:
+    kept = keep_likely(jnp.array([[2.0, 1.0, 1.0, 0.0]]), top_k=2, top_p=1.0)
+    assert jnp.isfinite(kept)[0].tolist() == [True, True, True, False]
+
+
+def frequencies(draw: Callable[[jax.Array], jax.Array], classes: int) -> np.ndarray:
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    return np.bincount(draw(keys), minlength=classes) / len(keys)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_tempered_distribution(temperature: float) -> None:
+    logits = jnp.array([1.0, 0.0, 2.0, -1.0])
+    config = SamplingConfig(temperature=temperature, top_k=3)
+
+    def draw(keys: jax.Array) -> jax.Array:
+        return sample_tokens(jnp.tile(logits, (len(keys), 1)), keys, config)
+
+    expected = jax.nn.softmax(logits.at[3].set(-jnp.inf) / temperature)
+    np.testing.assert_allclose(frequencies(draw, 4), expected, atol=0.015)
+
+
+def test_the_sampler_is_one_compiled_program(model: Transformer, params: Any) -> None:
+    sample: Sampler = make_sampler(model, WILD, EMPTY)
+    for first in range(3):
+        sample(params, *texts(first=first), seeds(first, 1, 2))
+    assert sample._cache_size() == 1  # type: ignore[attr-defined]
