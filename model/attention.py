@@ -14,7 +14,7 @@ def attend(
     q: Float[Array, "b q h e"],
     k: Float[Array, "b k h e"],
     v: Float[Array, "b k h e"],
-    mask: Bool[Array, "..."],
+    mask: Bool[Array, "#b #h #q k"],
     dropout_rate: float = 0.0,
     keys: Key[Array, "b"] | None = None,
 ) -> Float[Array, "b q h e"]:
@@ -53,7 +53,7 @@ class Attention(nnx.Module):
         x: Float[Array, "b q d"],
         k: Float[Array, "b k h e"],
         v: Float[Array, "b k h e"],
-        mask: Bool[Array, "..."],
+        mask: Bool[Array, "#b #h #q k"],
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b q d"]:
         mixed = attend(self._heads(self.q(x)), k, v, mask, self.dropout_rate, keys)

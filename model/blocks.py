@@ -138,7 +138,7 @@ class DecoderLayer(nnx.Module):
         """One position: look at the first `length` cached ones, of which `index` is the newest."""
         h = self.attention_residual.enter(x)
         cache = cache.insert(*self.attention.keys_values(h), index)
-        mask = jnp.arange(length) <= index
+        mask = (jnp.arange(length) <= index)[None, None, None, :]
         h = self.attention(h, cache.self_k[:, :length], cache.self_v[:, :length], mask)
         x = self.attention_residual.add(x, h, None)
         x = self._attend_to_caption_and_feed(x, cache.cross_k, cache.cross_v, text_mask, None)

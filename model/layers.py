@@ -68,7 +68,12 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
         y = matmul(x, self.kernel[...], self.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        return y if self.bias is None else y + along_last(self.bias[...].astype(self.dtype), y)
+
+
+def along_last(vector: Float[Array, "d"], x: Float[Array, "*b d"]) -> Float[Array, "*#b d"]:
+    """The vector with as many axes as x: shapes never promote silently in this repository."""
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def layer_norm(
@@ -81,7 +86,7 @@ def layer_norm(
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
     unit = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
-    return (unit * scale + bias).astype(x.dtype)
+    return (unit * along_last(scale, x) + along_last(bias, x)).astype(x.dtype)
 
 
 def rms_norm(
@@ -90,7 +95,7 @@ def rms_norm(
     """Scale x to unit root-mean-square, in float32. Zhang & Sennrich 2019, arXiv:1910.07467."""
     wide = x.astype(jnp.float32)
     unit = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
-    return (unit * scale).astype(x.dtype)
+    return (unit * along_last(scale, x)).astype(x.dtype)
 
 
 class Norm(nnx.Module):

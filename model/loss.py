@@ -33,8 +33,8 @@ def drop_captions(
     Trains the unconditional half of classifier-free guidance. Ho & Salimans 2022, arXiv:2207.12598.
     """
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)[:, None]
-    only_first = jnp.arange(len(empty_tokens)) < 1
-    text_tokens = jnp.where(dropped, empty_tokens, batch["text_tokens"])
+    only_first = (jnp.arange(len(empty_tokens)) < 1)[None]
+    text_tokens = jnp.where(dropped, empty_tokens[None], batch["text_tokens"])
     return text_tokens, jnp.where(dropped, only_first, batch["text_mask"])
 
 

@@ -43,7 +43,7 @@ class Embedding(nnx.Module):
     ) -> Float[Array, "b q d"]:
         """Embed tokens that stand at positions start, start + 1, …"""
         positions = jax.lax.dynamic_slice_in_dim(self.positions[...], start, tokens.shape[1])
-        x = self.norm(self.tokens[...][tokens] + positions).astype(dtype)
+        x = self.norm(self.tokens[...][tokens] + positions[None]).astype(dtype)
         return dropout(x, self.dropout_rate, keys)
 
 
@@ -54,7 +54,7 @@ class Network(nnx.Module):
         norms = PLACEMENTS[config.placement]
 
         def stack(layer: Callable[..., nnx.Module], depth: int) -> nnx.Module:
-            return nnx.vmap(lambda r: layer(config, dtype, r))(rngs.fork(split=depth))
+            return nnx.vmap(lambda r: layer(config, dtype, r))(rngs.split(depth))
 
         self.text_embedding = Embedding(config.text_vocab_size, config.text_length, config, rngs)
         self.encoder = stack(EncoderLayer, config.encoder_depth)

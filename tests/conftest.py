@@ -1,0 +1,37 @@
+"""Shared by all tests: four CPU devices, shapes checked by machine, one compilation cache."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ.update(JAX_PLATFORMS="cpu", HF_HUB_OFFLINE="1", WANDB_MODE="offline")
+
+import runtime
+
+runtime.prepare()
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["data", "model", "optim", "training", "vqgan"], "beartype.beartype")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from model.config import ModelConfig
+
+
+@pytest.fixture
+def tiny() -> ModelConfig:
+    """A model that compiles in a second."""
+    return ModelConfig(
+        dim=16,
+        encoder_depth=2,
+        decoder_depth=2,
+        num_heads=2,
+        mlp_dim=24,
+        text_vocab_size=32,
+        text_length=6,
+        image_vocab_size=20,
+        grid_size=3,
+    )

@@ -1,0 +1,82 @@
+"""Each layer against an independent reference in NumPy, float64."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention import attend
+from model.layers import ACTIVATIONS, dropout, layer_norm, matmul, rms_norm
+
+RNG = np.random.default_rng(0)
+
+
+def test_layer_norm_and_rms_norm_match_their_definitions() -> None:
+    x, scale, bias = RNG.normal(size=(5, 8)) * 3 + 1, RNG.normal(size=8), RNG.normal(size=8)
+    centred = x - x.mean(-1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + bias
+    found = layer_norm(*(jnp.float32(a) for a in (x, scale, bias)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale
+    np.testing.assert_allclose(rms_norm(jnp.float32(x), jnp.float32(scale)), expected, rtol=1e-5)
+
+
+def test_norms_compute_in_float32_whatever_comes_in() -> None:
+    x = jnp.full((1, 4), 300.0, jnp.float16)  # its square overflows float16
+    assert jnp.isfinite(rms_norm(x, jnp.ones(4))).all()
+    assert rms_norm(x, jnp.ones(4)).dtype == jnp.float16
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("gelu", lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2)))),
+        (
+            "gelu_tanh",
+            lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        ),
+        ("relu", lambda x: max(x, 0.0)),
+        ("silu", lambda x: x / (1 + math.exp(-x))),
+    ],
+)
+def test_activations_match_their_definitions(name: str, reference) -> None:
+    points = np.linspace(-4, 4, 33)
+    found = ACTIVATIONS[name](jnp.float32(points))
+    np.testing.assert_allclose(found, [reference(x) for x in points], rtol=1e-5, atol=1e-6)
+
+
+def test_attention_matches_its_definition() -> None:
+    q, k, v = RNG.normal(size=(3, 2, 5, 3, 4))
+    mask = np.tril(np.ones((5, 5), bool))
+    expected = np.zeros_like(q)
+    for b, h, i in np.ndindex(2, 3, 5):
+        weights = np.exp(k[b, : i + 1, h] @ q[b, i, h] / 2)  # sqrt(4) = 2
+        expected[b, i, h] = weights @ v[b, : i + 1, h] / weights.sum()
+    found = attend(*(jnp.float32(a) for a in (q, k, v)), jnp.asarray(mask)[None, None])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_products_have_half_precision_gradients(dtype) -> None:
+    x = jnp.float32(RNG.normal(size=(2, 3, 8)))
+    kernel = jnp.float32(RNG.normal(size=(8, 5)))
+    weight = jnp.float32(RNG.normal(size=(2, 3, 5)))
+
+    def loss(x, kernel, dtype):
+        return (matmul(x, kernel, dtype).astype(jnp.float32) * weight).sum()
+
+    found = jax.grad(loss, argnums=(0, 1))(x, kernel, jnp.dtype(dtype))
+    expected = jax.grad(loss, argnums=(0, 1))(x, kernel, jnp.dtype(jnp.float32))
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, atol=0.03 * float(jnp.abs(b).max()))
+
+
+def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    dropped = dropout(jnp.ones((4, 5000)), 0.25, keys)
+    assert float((dropped == 0).mean()) == pytest.approx(0.25, abs=0.02)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.02)
+    np.testing.assert_array_equal(dropout(jnp.ones((4, 5)), 0.25, None), jnp.ones((4, 5)))

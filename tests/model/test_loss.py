@@ -1,0 +1,72 @@
+"""The training objective: what the decoder sees, and what is asked of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import transformer
+from model.config import ModelConfig
+from model.loss import add_token_noise, cross_entropy, drop_captions, make_loss, shift_right
+
+
+def test_cross_entropy_matches_its_definition() -> None:
+    logits = np.random.default_rng(0).normal(size=(2, 3, 5)) * 5
+    labels = np.array([[0, 1, 2], [3, 4, 0]])
+    chosen = np.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    expected = np.log(np.exp(logits).sum(-1)) - chosen
+    np.testing.assert_allclose(
+        cross_entropy(jnp.float32(logits), jnp.asarray(labels)), expected, rtol=1e-5
+    )
+
+
+def test_decoder_inputs_are_the_image_behind_a_start_token() -> None:
+    np.testing.assert_array_equal(shift_right(jnp.array([[5, 6, 7]]), 9), [[9, 5, 6]])
+
+
+def test_captions_are_dropped_at_their_rate_and_only_whole() -> None:
+    keys = jax.random.split(jax.random.key(0), 2000)
+    batch = {"text_tokens": jnp.full((2000, 4), 7), "text_mask": jnp.ones((2000, 4), bool)}
+    empty = jnp.array([1, 0, 0, 0])
+    tokens, mask = drop_captions(batch, empty, 0.1, keys)
+    is_dropped = (tokens == empty[None]).all(-1)
+    assert float(is_dropped.mean()) == pytest.approx(0.1, abs=0.02)
+    assert ((tokens == 7).all(-1) | is_dropped).all()
+    np.testing.assert_array_equal(mask.sum(-1), jnp.where(is_dropped, 1, 4))
+
+
+def test_token_noise_has_a_rate_of_its_own_for_each_picture() -> None:
+    keys = jax.random.split(jax.random.key(0), 500)
+    tokens = jnp.full((500, 64), 3)
+    changed = (add_token_noise(tokens, 1000, 0.3, keys) != 3).mean(-1)
+    assert float(changed.mean()) == pytest.approx(0.3, abs=0.03)
+    assert float(changed.max()) > 0.5
+    assert float(changed.min()) < 0.05
+    assert float(changed.max()) < 0.85  # U(0, 0.6), and 64 draws
+
+
+def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
+    model = transformer.build(tiny)
+    params = model.init(jax.random.key(0))
+    empty = jnp.zeros(tiny.text_length, jnp.int32)
+    rows = 4
+    batch = {
+        "text_tokens": jnp.ones((rows, tiny.text_length), jnp.int32),
+        "text_mask": jnp.ones((rows, tiny.text_length), bool),
+        "image_tokens": jnp.arange(rows * tiny.image_length).reshape(rows, -1) % 20,
+    }
+    # A head that always answers the right token: the loss must be 0 however noisy the inputs.
+    answers = 100.0 * jax.nn.one_hot(batch["image_tokens"], tiny.image_vocab_size)
+
+    class Oracle(transformer.Transformer):
+        def apply(self, params, text_tokens, text_mask, decoder_inputs, keys=None):
+            seen.append(decoder_inputs)
+            return answers
+
+    seen: list = []
+    loss = make_loss(Oracle(tiny), empty, 20, 0.0, 0.5)
+    keys = jax.random.split(jax.random.key(1), rows)
+    assert float(loss(params, batch, keys)[0]) < 1e-6
+    clean = shift_right(batch["image_tokens"], model.decoder_start_token_id)
+    assert (seen[0] != clean).any()
+    np.testing.assert_array_equal(seen[0][:, 0], clean[:, 0])

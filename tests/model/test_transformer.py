@@ -1,0 +1,167 @@
+"""Properties of the transformer that hold for every placement, norm and feed-forward."""
+
+import dataclasses
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import transformer
+from model.config import ModelConfig
+
+VARIANTS = [
+    {"placement": placement, "norm": norm, "use_glu": use_glu, "use_bias": use_bias}
+    for (placement, norm), (use_glu, use_bias) in zip(
+        product(("preln", "postln", "normformer"), ("layernorm", "rmsnorm")),
+        [(True, False), (False, True), (True, True), (False, False), (True, False), (False, True)],
+        strict=True,
+    )
+]
+every_variant = pytest.mark.parametrize(
+    "variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values()))
+)
+
+
+def inputs(config: ModelConfig, rows: int = 3) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Text tokens, a mask with padded rows, decoder inputs."""
+    keys = jax.random.split(jax.random.key(7), 2)
+    text = jax.random.randint(keys[0], (rows, config.text_length), 0, config.text_vocab_size)
+    lengths = jnp.arange(rows)[:, None] % config.text_length + 2
+    mask = jnp.arange(config.text_length)[None, :] < lengths
+    image = jax.random.randint(keys[1], (rows, config.image_length), 0, config.image_vocab_size)
+    return text, mask, image
+
+
+def init(model: transformer.Transformer) -> dict:
+    return jax.jit(model.init)(jax.random.key(0))
+
+
+def with_large_weights(params: dict) -> dict:
+    """Weights so large that a wrong connection cannot hide in rounding."""
+    return jax.tree.map(lambda p: p * 10 if p.ndim > 1 else p, params)
+
+
+@every_variant
+def test_later_tokens_do_not_reach_earlier_logits(tiny: ModelConfig, variant: dict) -> None:
+    model = transformer.build(dataclasses.replace(tiny, **variant))
+    params = with_large_weights(init(model))
+    text, mask, image = inputs(tiny)
+    table = params["image_embedding"]["tokens"]
+    here = 4
+
+    def logit_at(offsets: jax.Array) -> jax.Array:
+        """The logits at `here`, as a function of what is added to each position's embedding."""
+        positions = params["image_embedding"]["positions"] + offsets
+        moved = {**params, "image_embedding": {**params["image_embedding"], "positions": positions}}
+        return model.apply(moved, text, mask, image)[:, here].var()
+
+    reach = jnp.abs(
+        jax.jit(jax.grad(logit_at))(jnp.zeros((tiny.image_length, table.shape[1])))
+    ).sum(-1)
+    assert (reach[: here + 1] > 0).all()
+    assert (reach[here + 1 :] == 0).all()
+
+
+@every_variant
+def test_padding_has_no_influence(tiny: ModelConfig, variant: dict) -> None:
+    model = transformer.build(dataclasses.replace(tiny, **variant))
+    params = with_large_weights(init(model))
+    text, mask, image = inputs(tiny)
+    other = jnp.where(mask, text, (text + 5) % tiny.text_vocab_size)
+    assert (other != text).any()
+    apply = jax.jit(model.apply)
+    expected = apply(params, text, mask, image)
+    np.testing.assert_array_equal(apply(params, other, mask, image), expected)
+
+
+@every_variant
+def test_decoding_with_a_cache_equals_the_full_pass(tiny: ModelConfig, variant: dict) -> None:
+    model = transformer.build(dataclasses.replace(tiny, **variant))
+    params = with_large_weights(init(model))
+    text, mask, image = inputs(tiny)
+    expected = jax.jit(model.apply)(params, text, mask, image)
+
+    @jax.jit
+    def read(params: dict) -> transformer.Cache:
+        return model.init_cache(params, model.encode(params, text, mask), mask, tiny.image_length)
+
+    cache = read(params)
+    step = jax.jit(model.decode_step, static_argnums=4)
+    for index in range(tiny.image_length):
+        length = 4 if index < 4 else tiny.image_length
+        logits, cache = step(params, image[:, index], jnp.int32(index), cache, length)
+        np.testing.assert_allclose(logits, expected[:, index], rtol=1e-4, atol=1e-4)
+
+
+@every_variant
+def test_scanned_layers_equal_unrolled_ones(tiny: ModelConfig, variant: dict) -> None:
+    config = dataclasses.replace(tiny, **variant)
+    scanned = transformer.build(dataclasses.replace(config, unroll=1))
+    recomputed = transformer.build(dataclasses.replace(config, remat="layer"))
+    unrolled = transformer.build(config)
+    params = init(unrolled)
+    text, mask, image = inputs(tiny)
+
+    def gradient(model: transformer.Transformer) -> dict:
+        def loss(params: dict) -> jax.Array:
+            return jnp.square(model.apply(params, text, mask, image)).mean()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    expected = gradient(unrolled)
+    for model in (scanned, recomputed):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7),
+            gradient(model),
+            expected,
+        )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32(tiny: ModelConfig, dtype: str) -> None:
+    params = init(transformer.build(tiny))
+    text, mask, image = inputs(tiny)
+    expected = jax.jit(transformer.build(tiny).apply)(params, text, mask, image)
+    found = jax.jit(transformer.build(tiny, dtype).apply)(params, text, mask, image)
+    assert found.dtype == jnp.float32
+    spread = float(jnp.std(expected))
+    assert float(jnp.abs(found - expected).max()) < 0.1 * spread
+
+
+def test_dropout_depends_on_the_example_and_not_on_its_neighbours(tiny: ModelConfig) -> None:
+    config = dataclasses.replace(tiny, dropout=0.2, attention_dropout=0.2, activation_dropout=0.2)
+    model = transformer.build(config)
+    params = init(model)
+    text, mask, image = inputs(tiny)
+    keys = jax.random.split(jax.random.key(1), 3)
+    apply = jax.jit(model.apply)
+    full = apply(params, text, mask, image, keys)
+    alone = apply(params, text[1:2], mask[1:2], image[1:2], keys[1:2])
+    np.testing.assert_allclose(full[1:2], alone, rtol=1e-5, atol=1e-6)
+    other_keys = apply(params, text, mask, image, keys[::-1])
+    assert jnp.abs(full - other_keys).max() > 1e-3
+    without = apply(params, text, mask, image)
+    assert jnp.abs(full - without).max() > 1e-3
+
+
+@every_variant
+def test_an_untrained_model_knows_nothing(tiny: ModelConfig, variant: dict) -> None:
+    config = dataclasses.replace(tiny, image_vocab_size=512, **variant)
+    model = transformer.build(config)
+    params = init(model)
+    text, mask, image = inputs(config, rows=8)
+    log_probabilities = jax.nn.log_softmax(jax.jit(model.apply)(params, text, mask, image))
+    loss = -jnp.take_along_axis(log_probabilities, image[..., None], axis=-1).mean()
+    assert float(loss) == pytest.approx(np.log(512), abs=0.05)
+
+
+def test_counting_parameters_needs_no_memory() -> None:
+    huge = ModelConfig(dim=4096, num_heads=32, encoder_depth=32, decoder_depth=32, mlp_dim=11008)
+    assert transformer.count_params(huge) > 6e9
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="190 is not a multiple of model.num_heads 4; try dim 188"):
+        ModelConfig(dim=190)
