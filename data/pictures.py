@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 64 << 20
@@ -34,9 +34,10 @@ def read_picture(data: bytes, image_size: int) -> UInt8[np.ndarray, "y x 3"]:
             )
     except UnreadablePictureError:
         raise
+    except UnidentifiedImageError:  # its message names a buffer, not the file
+        raise UnreadablePictureError("no JPEG, PNG or WebP") from None
     except Exception as error:  # decoders fed with damaged bytes raise nearly anything
-        reason = "no JPEG, PNG or WebP" if isinstance(error, OSError) else type(error).__name__
-        raise UnreadablePictureError(f"{reason}: {error}") from None
+        raise UnreadablePictureError(f"damaged: {error}") from None
     return np.asarray(square)
 
 

@@ -143,7 +143,7 @@ def test_unusable_pictures_among_good_ones_are_counted_and_named(
     assert records.about["num_skipped"] == 2
     assert [s.split(":")[0] for s in records.about["skipped"]] == ["004.png", "009.png"]
     said = capsys.readouterr().err
-    assert "skipped 2 of 30 pictures: 004.png (no JPEG, PNG or WebP" in said
+    assert "skipped 2 of 30 pictures: 004.png (no JPEG, PNG or WebP)" in said
     assert "009.png (no caption)" in said
 
 
