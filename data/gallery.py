@@ -5,7 +5,7 @@ Colour where it is not white paper, plus a histogram of oriented gradients (Dala
 gallery of held-out pictures alone, a copy of a training sibling would pass for the right answer.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -165,7 +165,8 @@ class Gallery:
             "concept": [len(self._shown[c]) / count if c else np.nan for c in concepts],
             **{
                 name: [
-                    1 / len(choice.values) if self._siblings(name, t) else np.nan for t in targets
+                    1 / len(choice.values) if self._siblings(name, t) else np.nan
+                    for t in targets.tolist()
                 ]
                 for name, choice in CHOICES.items()
             },
@@ -173,8 +174,8 @@ class Gallery:
         }
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
 
-    def _concepts(self, indices: Iterable[int]) -> list[str | None]:
-        return [self.attributes[i].get("concept") for i in indices]
+    def _concepts(self, targets: Int64[np.ndarray, "b"]) -> list[str | None]:
+        return [self.attributes[target].get("concept") for target in targets]
 
     @cached_property
     def _shown(self) -> dict[str, set[int]]:
@@ -190,7 +191,7 @@ class Gallery:
     ) -> list[float]:
         """1 where the drawn picture is nearest to its target among the siblings, by pixels."""
         answers = []
-        for picture, target in zip(drawn, targets, strict=True):
+        for picture, target in zip(drawn, targets.tolist(), strict=True):
             siblings = self._siblings(name, target)
             away = self.pictures[siblings].astype(np.float32) - picture
             distance = np.square(away).sum(axis=(1, 2, 3))
