@@ -68,16 +68,18 @@ def parse_config(
     """Read flags (and the files named by --config, earlier ones first) into `config_class`.
 
     Fields of the top level with metadata {"nargs": "*"} take several words; with
-    {"positional": True} they stand without a flag's name. A trailing `=None`, as wandb's agent
-    writes it, means null.
+    {"positional": True} they stand without a flag's name; a bool's flag alone means true. A
+    trailing `=None`, as wandb's agent writes it, means null.
 
     Raises:
         ValueError: naming the flag and, for a misspelt one, the nearest that exists.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    fields: tuple[Any, ...] = dataclasses.fields(config_class)  # type: ignore[arg-type]
+    facts = {f"--{one.name}" for one in fields if one.type is bool}
     words = [
         w[: -len("None")] + "null" if w.startswith("--") and w.endswith("=None") else w
-        for w in words
+        for w in (f"{w}=true" if w in facts else w for w in words)
     ]
     parser = _parser(config_class, prog, about)
     _check_preset(words)
@@ -86,7 +88,7 @@ def parse_config(
     except ValueError as error:
         raise ValueError(_with_suggestion(str(error), parser)) from None
     tree = vars(parser.instantiate(values))
-    names = [one.name for one in dataclasses.fields(config_class)]  # type: ignore[arg-type]
+    names = [one.name for one in fields]
     return config_class(
         **{n: tuple(tree[n]) if isinstance(tree[n], list) else tree[n] for n in names}
     )
@@ -97,14 +99,14 @@ def _parser(config_class: type, prog: str, about: str) -> jsonargparse.ArgumentP
     parser.add_argument(
         "--config", action="config", help="YAML file of settings, such as presets/*.yaml"
     )
-    special = {f.name: f for f in dataclasses.fields(config_class) if f.metadata}
+    special: dict[str, Any] = {f.name: f for f in dataclasses.fields(config_class) if f.metadata}
     parser.add_class_arguments(config_class, as_group=False, skip=set(special))
     for name, one in special.items():
-        flag = name if one.metadata.get("positional") else f"--{name}"
-        default = [] if one.default is dataclasses.MISSING else list(one.default)
-        parser.add_argument(
-            flag, nargs=one.metadata["nargs"], type=str, default=default, help=one.metadata["help"]
-        )
+        about_it: dict[str, Any] = {"nargs": one.metadata["nargs"], "help": one.metadata["help"]}
+        if one.metadata.get("positional"):
+            parser.add_argument(name, type=str, **about_it)
+        else:
+            parser.add_argument(f"--{name}", type=str, default=list(one.default), **about_it)
     return parser
 
 
