@@ -107,16 +107,16 @@ def taming_f16() -> VQGANConfig:
 class LossConfig:
     """Weights of the terms of the loss; pictures are in −1..1."""
 
-    l1: float = 1.0
+    l1: float = 0.5
     """Mean absolute error."""
-    l2: float = 2.0
+    l2: float = 5.0
     """Mean squared error, which is what PSNR measures."""
     saturation: float = 1.5
     """Extra weight of coloured pixels in both, per unit of (max − min of red, green, blue): without
     it rare hues die, though PSNR looks fine."""
-    edges: float = 0.5
+    edges: float = 0.25
     """Error of the gradients at three sizes: crisp outlines."""
-    hue: float = 1.0
+    hue: float = 2.0
     """Error of the colour differences at a quarter of the size."""
     structure: float = 1.0
     """1 − SSIM."""
@@ -163,9 +163,9 @@ class TrainingConfig:
     accumulation_steps: int = 1
     """Micro-batches whose gradients are averaged into one update: the same update with less
     memory."""
-    shift: int = 2
-    """Each picture is moved by up to so many pixels along both axes, its border repeated. Never
-    flipped: letters and flags have a right way round."""
+    shift: int = 0
+    """Each picture is moved by up to so many pixels along both axes, its border repeated, as if
+    there were more of them. Never flipped: letters and flags have a right way round."""
     log_every: int = 50
     """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
     update."""

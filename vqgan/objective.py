@@ -1,5 +1,6 @@
 """The loss a VQGAN is trained on, and the care of its codebook between updates."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,24 +62,22 @@ def make_loss(
 
 def make_codebook_care(
     autoencoder: Autoencoder,
-) -> tuple[Callable[..., Params], Callable[..., Params]]:
-    """Two compiled functions of (params, pixels uint8 [m, …], key): start the codebook with k-means
-    over the latents of some pictures; put the codes that none of them uses to new places."""
+) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """Two compiled functions from (params, pixels uint8 [m, …], key) to a codebook: started by
+    k-means over the latents of these pictures, or with the codes that none of them uses renewed."""
 
     def gather(params: Params, pixels: UInt8[Array, "m y x 3"]) -> Float[Array, "k c"]:
-        chunks = pixels.reshape(-1, min(_CHUNK, len(pixels)), *pixels.shape[1:])
+        chunk = math.gcd(len(pixels), _CHUNK)
+        chunks = pixels.reshape(-1, chunk, *pixels.shape[1:])
         latents = jax.lax.map(lambda some: autoencoder.latents(params, to_float(some)), chunks)
         return latents.reshape(-1, autoencoder.config.code_dim)
 
-    def start(params: Params, pixels: Array, key: Key[Array, ""]) -> Params:
+    def start(params: Params, pixels: Array, key: Key[Array, ""]) -> Float[Array, "k c"]:
         latents = gather(params, pixels)
-        codes = quantizer.kmeans(latents, autoencoder.config.codebook_size, key)
-        return {**params, "codebook": autoencoder.place(codes)}
+        return autoencoder.place(quantizer.kmeans(latents, len(params["codebook"]), key))
 
-    def refresh(params: Params, pixels: Array, key: Key[Array, ""]) -> Params:
-        codes = autoencoder.codes(params)
-        renewed, _ = quantizer.restart_unused(codes, gather(params, pixels), key)
-        return {**params, "codebook": renewed}
+    def refresh(params: Params, pixels: Array, key: Key[Array, ""]) -> Float[Array, "k c"]:
+        return quantizer.restart_unused(autoencoder.codes(params), gather(params, pixels), key)[0]
 
     return jax.jit(start), jax.jit(refresh)
 

@@ -6,7 +6,7 @@ from vqgan.config import VQGANConfig
 
 
 @pytest.fixture(scope="session")
-def tiny() -> VQGANConfig:
+def tiny_vqgan() -> VQGANConfig:
     """16 × 16 pixels, 2 × 2 tokens, 32 codes."""
     return VQGANConfig(
         image_size=16,

@@ -27,8 +27,8 @@ CHANGES = {
 
 
 @pytest.fixture(params=CHANGES.values(), ids=CHANGES.keys(), scope="module")
-def layout(request, tiny):
-    autoencoder = build(dataclasses.replace(tiny, **request.param))
+def layout(request, tiny_vqgan):
+    autoencoder = build(dataclasses.replace(tiny_vqgan, **request.param))
     return autoencoder, autoencoder.init(KEY)
 
 
@@ -45,8 +45,8 @@ def test_pictures_become_tokens_and_pictures_again(layout):
     assert -1 <= painted.min() <= painted.max() <= 1
 
 
-def test_tokens_are_row_major(tiny):
-    autoencoder = build(tiny)
+def test_tokens_are_row_major(tiny_vqgan):
+    autoencoder = build(tiny_vqgan)
     params = autoencoder.init(KEY)
     tokens = jnp.array([[0, 0, 0, 0], [0, 1, 0, 0]])  # the top right one changes
     painted = autoencoder.decode(params, tokens)
@@ -55,16 +55,16 @@ def test_tokens_are_row_major(tiny):
     assert (row // 8, column // 8) == (0, 1)
 
 
-def test_codes_have_unit_length_if_normalized(tiny):
-    autoencoder = build(tiny)
+def test_codes_have_unit_length_if_normalized(tiny_vqgan):
+    autoencoder = build(tiny_vqgan)
     params = autoencoder.init(KEY)
     np.testing.assert_allclose(jnp.linalg.norm(autoencoder.codes(params), axis=-1), 1, rtol=1e-5)
     latents = autoencoder.latents(params, jnp.ones((1, 16, 16, 3)))
     np.testing.assert_allclose(jnp.linalg.norm(latents, axis=-1), 1, rtol=1e-5)
 
 
-def test_ids_beyond_the_codebook_still_decode(tiny):
-    autoencoder = build(tiny)
+def test_ids_beyond_the_codebook_still_decode(tiny_vqgan):
+    autoencoder = build(tiny_vqgan)
     params = autoencoder.init(KEY)
     beyond, last = (jnp.full((1, 4), i, jnp.int32) for i in (40, 31))
     np.testing.assert_array_equal(
@@ -105,8 +105,8 @@ def test_the_small_layout_has_no_narrow_convolution_at_full_resolution():
             assert min(layer.c_in, layer.c_out) >= 64
 
 
-def test_pictures_of_another_size_are_refused(tiny):
-    autoencoder = build(tiny)
+def test_pictures_of_another_size_are_refused(tiny_vqgan):
+    autoencoder = build(tiny_vqgan)
     params = autoencoder.init(KEY)
     with pytest.raises(ValueError, match="this VQGAN reads"):
         autoencoder.encode(params, jnp.zeros((1, 32, 32, 3)))
@@ -120,6 +120,6 @@ def test_pictures_of_another_size_are_refused(tiny):
         ({"norm": "groupnorm"}, "multiples of 32"),
     ],
 )
-def test_impossible_layouts_are_refused(tiny, changes, message):
+def test_impossible_layouts_are_refused(tiny_vqgan, changes, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(tiny, **changes)
+        dataclasses.replace(tiny_vqgan, **changes)

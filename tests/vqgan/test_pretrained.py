@@ -11,16 +11,16 @@ from vqgan.autoencoder import build
 
 
 @pytest.fixture
-def saved(tmp_path, tiny):
-    params = build(tiny).init(jax.random.key(0))
-    pretrained.save(tmp_path, tiny, params)
+def saved(tmp_path, tiny_vqgan):
+    params = build(tiny_vqgan).init(jax.random.key(0))
+    pretrained.save(tmp_path, tiny_vqgan, params)
     return tmp_path, params
 
 
-def test_weights_come_back_as_float32_within_half_precision(saved, tiny):
+def test_weights_come_back_as_float32_within_half_precision(saved, tiny_vqgan):
     folder, params = saved
     config, loaded = pretrained.load(folder)
-    assert config == tiny
+    assert config == tiny_vqgan
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     for one, other in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
         assert one.dtype == np.float32

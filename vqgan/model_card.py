@@ -1,0 +1,67 @@
+"""MODEL_CARD.md of a trained VQGAN: what it is, what it was made with, what it reaches."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from vqgan.config import VQGANConfig
+
+TEXT = """# VQGAN: {pixels} × {pixels} pixels to {grid} × {grid} tokens of {codes:,} codes
+
+An autoencoder with a codebook, trained with this repository's `python -m vqgan.train`. The weights
+are stored as float16 ({megabytes:.2f} MB) and computed as float32. Load it with
+`vqgan.pretrained.load(folder)`.
+
+## Made with
+Commit `{commit}`, on {devices}, {hours:.2f} hours of training for {steps:,} updates
+({examples:,} pictures seen).
+```
+{command}
+```
+{versions}
+
+## Reaches
+Means over the pictures of each split: PSNR of red, green and blue, SSIM of grey in a 7 × 7 uniform
+window, pictures in 0..1, computed from the stored weights. `all` = every held-out picture; `train`
+was trained on and is not in it. Over `all`, {usage:.1%} of the codes occur, with a perplexity of
+{perplexity:.0f}.
+
+| split | pictures | PSNR, dB | SSIM |
+| --- | ---: | ---: | ---: |
+{rows}
+"""
+
+
+def write(
+    out: Path,
+    run: Path,
+    config: VQGANConfig,
+    figures: Mapping[str, float],
+    counts: Mapping[str, int],
+) -> None:
+    """Write the card of the weights in `out`, which the run folder `run` made."""
+    start = json.loads((run / "environment.json").read_text(encoding="utf-8"))[-1]
+    last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    sizes = {**counts, "all": sum(n for name, n in counts.items() if name != "train")}
+    rows = [
+        f"| {name} | {sizes[name]:,} | {figures[f'eval/{name}/psnr']:.2f} "
+        f"| {figures[f'eval/{name}/ssim']:.4f} |"
+        for name in sizes
+    ]
+    text = TEXT.format(
+        pixels=config.image_size,
+        grid=config.grid_size,
+        codes=config.codebook_size,
+        megabytes=(out / "model.safetensors").stat().st_size / 1e6,
+        commit=start["commit"] or "unknown",
+        devices=start["devices"],
+        hours=last["hours"],
+        steps=last["step"],
+        examples=last["examples"],
+        command=start["command"],
+        versions=", ".join(f"{name} {version}" for name, version in start["versions"].items()),
+        usage=figures["eval/all/usage"],
+        perplexity=figures["eval/all/perplexity"],
+        rows="\n".join(rows),
+    )
+    (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")

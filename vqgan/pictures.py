@@ -1,0 +1,109 @@
+"""Batches of pictures, a pure function of the update; figures and grids of reconstructions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from vqgan.layers import Params
+
+Pictures = UInt8[np.ndarray, "_ y x 3"]
+Order = Callable[[int, np.ndarray, int], np.ndarray]
+Reconstruct = Callable[[Params, Pictures], Mapping[str, Any]]
+_EVAL_BATCH = 64
+
+
+class PictureStream:
+    """Endless training pictures. `order(seed, positions, count)` says which stands where."""
+
+    def __init__(self, pictures: Pictures, order: Order, seed: int) -> None:
+        self.pictures, self.seed = pictures, seed
+        self._order = order
+
+    def next_pictures(self, position: int, count: int) -> Pictures:
+        """`count` pictures from a position of the stream on."""
+        positions = position + np.arange(count, dtype=np.int64)
+        return self.pictures[self._order(self.seed, positions, len(self.pictures))]
+
+    def batch(self, n: int, batch_size: int, shift: int) -> dict[str, np.ndarray]:
+        """The batch of the update that follows n finished ones, each picture shifted a little."""
+        random = np.random.default_rng((self.seed, n))
+        offsets = random.integers(0, 2 * shift + 1, (batch_size, 2))
+        return {
+            "pixels": shift_pictures(
+                self.next_pictures(n * batch_size, batch_size), offsets, shift
+            ),
+            "example_index": np.arange(batch_size, dtype=np.int32),
+        }
+
+
+def shift_pictures(pictures: Pictures, offsets: Int[np.ndarray, "_ 2"], shift: int) -> Pictures:
+    """Move each picture by shift − offset pixels along y and x; its border is repeated."""
+    height, width = pictures.shape[1:3]
+    padded = np.pad(pictures, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
+    rows = offsets[:, :1] + np.arange(height)[None]
+    columns = offsets[:, 1:] + np.arange(width)[None]
+    return padded[np.arange(len(pictures))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def reconstruct_all(
+    reconstruct: Reconstruct, params: Params, pictures: Pictures
+) -> dict[str, np.ndarray]:
+    """What `reconstruct` finds for each picture, in batches of one size."""
+    found: list[Mapping[str, np.ndarray]] = []
+    for start in range(0, len(pictures), _EVAL_BATCH):
+        some = pictures[start : start + _EVAL_BATCH]
+        filled = np.resize(some, (_EVAL_BATCH, *some.shape[1:]))
+        result = reconstruct(params, filled)
+        found.append({name: np.asarray(value)[: len(some)] for name, value in result.items()})
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+
+def make_figures(
+    reconstruct: Reconstruct, sets: Mapping[str, Pictures], codebook_size: int
+) -> Callable[[Params], dict[str, float]]:
+    """PSNR and SSIM of each set, as means over its pictures, and over all held-out pictures
+    together with the use of the codebook. The set `train` is not held out."""
+
+    def figures(params: Params) -> dict[str, float]:
+        results = {name: reconstruct_all(reconstruct, params, p) for name, p in sets.items()}
+        held_out = [r for name, r in results.items() if name != "train"] or [*results.values()]
+        results["all"] = {k: np.concatenate([r[k] for r in held_out]) for k in held_out[0]}
+        values = {
+            f"eval/{name}/{figure}": float(result[figure].mean())
+            for name, result in results.items()
+            for figure in ("psnr", "ssim")
+        }
+        counts = np.bincount(results["all"]["tokens"].ravel(), minlength=codebook_size)
+        share = counts[counts > 0] / counts.sum()
+        values["eval/all/usage"] = float((counts > 0).mean())
+        values["eval/all/perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
+        return values
+
+    return figures
+
+
+def spread(pictures: Sequence[Pictures], count: int) -> Pictures:
+    """At most `count` pictures, evenly spaced over all of the given sets."""
+    together = np.concatenate(pictures)
+    chosen = np.linspace(0, len(together) - 1, min(count, len(together))).round().astype(int)
+    return together[np.unique(chosen)]
+
+
+def write_grid(
+    path: Path, reconstruct: Reconstruct, params: Params, pictures: Pictures, columns: int = 16
+) -> None:
+    """A PNG of rows of pictures, each row followed by the row of their reconstructions."""
+    painted = reconstruct_all(reconstruct, params, pictures)["reconstruction"]
+    painted = ((painted / 2 + 0.5) * 255).round().astype(np.uint8)
+    rows = []
+    for start in range(0, len(pictures), columns):
+        for kind in (pictures, painted):
+            some = kind[start : start + columns]
+            missing = columns - len(some)
+            rows.append(np.pad(some, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)

@@ -1,0 +1,250 @@
+"""Train an autoencoder with a codebook on pictures: compose the parts and run the loop.
+
+python -m vqgan.train --config presets/vqgan_openmoji.yaml --data.source=pictures/all
+"""
+
+import runtime
+
+runtime.prepare()
+
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from config import from_yaml, run, to_tree, to_yaml
+from data.batches import order
+from data.reading import read_pictures, tell_skipped
+from data.sources import open_source
+from data.tokenise import TRAIN, split_of
+from optim.config import OptimConfig
+from optim.optimizers import make_optimizer
+from optim.schedules import make_schedule
+from training import parallel, runs
+from training.checkpoint import Checkpoints
+from training.config import CheckpointConfig, ParallelConfig, TrackerConfig
+from training.config import TrainingConfig as Pace
+from training.loop import Hook, StopSignal, fit
+from training.state import TrainState
+from training.step import make_train_step
+from training.trackers import Tracker
+from vqgan import model_card, pretrained
+from vqgan.autoencoder import Autoencoder, build
+from vqgan.config import LossConfig, QuantizerConfig, TrainingConfig, VQGANConfig
+from vqgan.objective import make_codebook_care, make_loss, make_reconstruction
+from vqgan.pictures import Pictures, PictureStream, make_figures, spread, write_grid
+
+GRID_PICTURES = 64
+HELD_OUT = 0.05
+LAST = 0.9  # share of the updates after which codes are left where they are
+
+
+@dataclass(frozen=True)
+class PicturesConfig:
+    """What is trained on."""
+
+    source: str = "pictures/all"
+    """A folder of pictures, a folder, list, glob or {000..123} range of webdataset tars, or what
+    datasets.save_to_disk wrote; captions are not needed. All pictures are held in memory, at
+    12 KB for one of 64 × 64."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a VQGAN's training run is a function of."""
+
+    output_dir: str | None = None
+    """Run folder; the same folder again resumes. Default: a new runs/DATE-NAME."""
+    name: str = "vqgan"
+    """Name of the run, in the default folder's name and in the tracker."""
+    seed: int = 0
+    """Seed of initialisation, order of pictures, shifts and codebook."""
+    model: VQGANConfig = field(default_factory=VQGANConfig)
+    """The autoencoder."""
+    data: PicturesConfig = field(default_factory=PicturesConfig)
+    """The pictures."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the loss."""
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    """Start and care of the codebook."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Length, batch and intervals."""
+    checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(every=1000))
+    """When checkpoints are written and which are kept."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """Devices."""
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    """Where metrics go besides metrics.jsonl."""
+
+
+def main(config: RunConfig) -> None:
+    """One run, new or resumed; at its end RUN/vqgan is a release folder."""
+    training = config.training
+    devices = parallel.start(config.parallel)
+    parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
+    sets = read_sets(config.data.source, config.model.image_size)
+    folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
+    is_old = runs.open_folder(folder, to_tree(config), lambda p: to_tree(from_yaml(RunConfig, p)))
+
+    autoencoder = build(config.model)
+    state = TrainState.create(autoencoder.init, make_optimizer(config.optim), config.seed)
+    about = {"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()}
+    with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
+        state = checkpoints.resume(state, about) if is_old else state
+        start = int(state.step)
+        if start >= training.steps:
+            print(f"{folder} is finished at step {start}; a larger --training.steps trains on")
+            return
+        runs.write_start(folder, to_yaml(config), devices.describe())
+        size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        counts = ", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items())
+        print(f"{folder}: {size:,} parameters on {devices.describe()}; {counts}", flush=True)
+
+        stream = PictureStream(sets[TRAIN], order, config.seed)
+        pace = Pace(training.steps, training.batch_size, log_every=training.log_every)
+        tracker = Tracker(config.tracker, pace, folder, start, to_tree(config))
+        with tracker, StopSignal() as stop:
+
+            def save(step: int, state: TrainState) -> None:
+                tracker.sync()
+                checkpoints.save(state, about)
+
+            state = fit(
+                parallel.compile_step(make_step(config, autoencoder), devices),
+                parallel.replicate(state, devices),
+                make_batches(config, stream),
+                training.steps,
+                record=tracker.record,
+                hooks=make_hooks(config, autoencoder, sets, folder, tracker),
+                save=Hook(config.checkpoint.every, save),
+                between=make_between(config, autoencoder, stream),
+                stop=stop,
+            )
+    done = int(state.step)
+    if done == training.steps:
+        release(config, autoencoder, state, sets, folder)
+    rest = "" if done == training.steps else "; the same command goes on from here"
+    print(f"{folder}: step {done} of {training.steps}{rest}")
+
+
+def read_sets(path: str, image_size: int) -> dict[str, Pictures]:
+    """All pictures of a source by split; `gallery` pictures are neither trained on nor asked for.
+
+    Raises:
+        ValueError: none can be read, or none is left to train on.
+    """
+    source = open_source(path, need_captions=False)
+    sets: dict[str, list[np.ndarray]] = {TRAIN: []}
+    skipped = []
+    for reading in read_pictures(source, image_size):
+        if reading.pixels is None or reading.example is None:
+            skipped.append((reading.name, reading.problem))
+            continue
+        split = reading.example.split or split_of(reading.pixels, HELD_OUT)
+        sets.setdefault(split, []).append(reading.pixels)
+    sets.pop("gallery", None)
+    if skipped:
+        print(f"warning: {tell_skipped(skipped, len(source))}", file=sys.stderr)
+    if not sets[TRAIN]:
+        raise ValueError(f"{path} leaves no picture to train on, of {len(source):,}")
+    return {name: np.stack(pictures) for name, pictures in sets.items()}
+
+
+def make_step(config: RunConfig, autoencoder: Autoencoder) -> Callable:
+    """The update of this configuration."""
+    return make_train_step(
+        make_loss(autoencoder, config.loss, config.quantizer),
+        make_optimizer(config.optim),
+        make_schedule(config.optim, config.training.steps),
+        config.training.accumulation_steps,
+        parallel.mean_over_devices,
+    )
+
+
+def make_batches(
+    config: RunConfig, stream: PictureStream
+) -> Callable[[int], dict[str, np.ndarray]]:
+    """Pictures of each update, quantised after the warm-up."""
+    size, warmup = config.training.batch_size, config.quantizer.warmup_steps
+
+    def batch_at(n: int) -> dict[str, np.ndarray]:
+        batch = stream.batch(n, size, config.training.shift)
+        return {**batch, "is_quantized": np.full((size,), n >= warmup)}
+
+    return batch_at
+
+
+def make_between(
+    config: RunConfig, autoencoder: Autoencoder, stream: PictureStream
+) -> Callable[[int, TrainState], TrainState]:
+    """k-means when the warm-up ends, and from then on the regular revival of unused codes. The
+    pictures are those next in the stream, so that a resumed run does the same."""
+    settings, training = config.quantizer, config.training
+    start, refresh = make_codebook_care(autoencoder)
+
+    def care(n: int, state: TrainState) -> TrainState:
+        since = n - settings.warmup_steps
+        is_start = since == 0
+        every = settings.refresh_every
+        is_due = every > 0 and since > 0 and since % every == 0 and n < LAST * training.steps
+        if not (is_start or is_due):
+            return state
+        pictures = stream.next_pictures(n * training.batch_size, settings.refresh_pictures)
+        key = jax.random.fold_in(jax.random.key(config.seed), n)
+        codebook = (start if is_start else refresh)(state.params, pictures, key)
+        return state._replace(params={**state.params, "codebook": codebook})
+
+    return care
+
+
+def make_hooks(
+    config: RunConfig,
+    autoencoder: Autoencoder,
+    sets: dict[str, Pictures],
+    folder: Path,
+    tracker: Tracker,
+) -> list[Hook]:
+    """Figures of every split, and a grid of held-out pictures with their reconstructions."""
+    training = config.training
+    reconstruct = make_reconstruction(autoencoder)
+    some = {name: spread([p], training.eval_examples) for name, p in sets.items()}
+    figures = make_figures(reconstruct, some, config.model.codebook_size)
+    held_out = [p for name, p in sets.items() if name != TRAIN] or [sets[TRAIN]]
+    shown = spread(held_out, GRID_PICTURES)
+
+    def evaluate(step: int, state: TrainState) -> dict[str, float]:
+        return figures(state.params)
+
+    def draw(step: int, state: TrainState) -> None:
+        path = folder / "grids" / f"{step:06d}.png"
+        write_grid(path, reconstruct, state.params, shown)
+        tracker.image(step, "reconstructions", path)
+
+    return [Hook(training.eval_every, evaluate), Hook(training.grid_every, draw)]
+
+
+def release(
+    config: RunConfig,
+    autoencoder: Autoencoder,
+    state: TrainState,
+    sets: dict[str, Pictures],
+    folder: Path,
+) -> None:
+    """Write RUN/vqgan, and judge what was written: float16 weights, every held-out picture."""
+    out = folder / "vqgan"
+    pretrained.save(out, config.model, state.params)
+    _, params = pretrained.load(out)
+    reconstruct = make_reconstruction(autoencoder)
+    figures = make_figures(reconstruct, sets, config.model.codebook_size)(params)
+    model_card.write(out, folder, config.model, figures, {k: len(v) for k, v in sets.items()})
+    print(f"{out}: PSNR {figures['eval/all/psnr']:.2f} dB, SSIM {figures['eval/all/ssim']:.4f}")
+
+
+if __name__ == "__main__":
+    run(main, RunConfig, prog="python -m vqgan.train", about=__doc__ or "")
