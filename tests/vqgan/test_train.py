@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -49,11 +50,11 @@ def metrics(folder):
 
 def test_stop_and_resume_equal_a_straight_run(run_config, tmp_path):
     main(run_config)
-    other = dataclasses.replace(run_config, output_dir=str(tmp_path / "stopped"))
-    main(other)  # finished; now pretend that it was killed after its checkpoint at step 3
-    for name in ("checkpoints/6", "vqgan"):
-        (tmp_path / "stopped" / name).rename(tmp_path / name.replace("/", "-"))
-    main(other)
+    stopped = tmp_path / "stopped"  # as if killed after its checkpoint at step 3
+    shutil.copytree(tmp_path / "run", stopped)
+    for name in ("checkpoints/6", "vqgan", "grids"):
+        shutil.rmtree(stopped / name)
+    main(dataclasses.replace(run_config, output_dir=str(stopped)))
     assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     assert metrics(tmp_path / "run") == metrics(tmp_path / "stopped")
     for name in (pretrained.WEIGHTS_FILE, pretrained.CONFIG_FILE):
@@ -70,6 +71,7 @@ def test_a_warm_codebook_moves_only_with_the_loss_of_quantized_pictures(tiny_vqg
     loss = make_loss(autoencoder, LossConfig(), QuantizerConfig())
     pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
 
+    @jax.jit
     def codebook_gradient(is_quantized):
         batch = {
             "pixels": jax.numpy.asarray(pixels),
