@@ -2,13 +2,14 @@
 training run's grids have in common.
 """
 
+import dataclasses
 import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,7 @@ class Drawer:
     shape a picture depends on its own prompt and seed alone, bit for bit."""
 
     batch_size: int
+    image_size: int
     tokenizer: TextTokenizer
     text_length: int
     sample: Sampler
@@ -144,6 +146,7 @@ def make_drawer(
 
     return Drawer(
         batch_size,
+        vqgan_config.image_size,
         tokenizer,
         model.config.text_length,
         make_sampler(model, sampling, (empty_tokens, empty_mask), vqgan_config.codebook_size),
@@ -158,6 +161,12 @@ def _check_fit(config: ModelConfig, text_vocab_size: int, grid_size: int, folder
             f"{config.grid_size}, but the tokenizer and VQGAN in {folder} have {text_vocab_size} "
             f"and {grid_size}; use those that it was trained with"
         )
+
+
+def override_sampling(sampling: SamplingConfig, flags: Any) -> SamplingConfig:
+    """The checkpoint's settings, with those in place that `flags` has and that are not None."""
+    given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(SamplingConfig)}
+    return dataclasses.replace(sampling, **{k: v for k, v in given.items() if v is not None})
 
 
 def picture_seed(seed: int, prompt: str, number: int) -> int:

@@ -20,7 +20,14 @@ from tqdm import tqdm
 from config import run
 from data.grids import picture_grid, save_png
 from data.text import clean
-from drawing import BATCH_SIZE, Checkpoint, make_drawer, open_checkpoint, picture_seed
+from drawing import (
+    BATCH_SIZE,
+    Checkpoint,
+    make_drawer,
+    open_checkpoint,
+    override_sampling,
+    picture_seed,
+)
 from model import transformer
 from model.config import SamplingConfig
 from training.config import ComputeDtype
@@ -78,7 +85,7 @@ def main(config: GenerateConfig) -> None:
         raise ValueError('no prompts: pass --prompts "a red heart" or --prompts_file FILE')
     grid_path, folder = output_paths(config.out)
     checkpoint = open_checkpoint(config.checkpoint)
-    sampling = override(checkpoint.sampling, config)
+    sampling = override_sampling(checkpoint.sampling, config)
     model = transformer.build(checkpoint.model, config.compute_dtype)
     drawer = make_drawer(model, sampling, checkpoint.folder, config.batch_size)
     if cut := drawer.num_cut(prompts):
@@ -145,13 +152,6 @@ def output_paths(out: str) -> tuple[Path, Path]:
     return path, path.with_suffix("")
 
 
-def override(sampling: SamplingConfig, config: GenerateConfig) -> SamplingConfig:
-    """The checkpoint's sampling settings, with those of the command line in their place."""
-    names = [f.name for f in dataclasses.fields(SamplingConfig)]
-    given = {name: getattr(config, name) for name in names}
-    return dataclasses.replace(sampling, **{k: v for k, v in given.items() if v is not None})
-
-
 def describe(
     checkpoint: Checkpoint, sampling: SamplingConfig, config: GenerateConfig
 ) -> dict[str, str | int | float | None]:
@@ -178,7 +178,7 @@ def save_pictures(
     with tqdm(total=len(jobs), desc="drawing", unit=" pictures", disable=None) as bar:
         for job, picture in zip(jobs, pictures, strict=True):
             about = {"prompt": job.prompt, "seed": seed, "picture": job.number}
-            save_png(folder / job.file_name, picture, **about, settings=settings)
+            save_png(folder / job.file_name, picture, {**about, "settings": settings})
             if len(kept) < MAX_IN_GRID:
                 kept.append(picture)
             bar.update()
@@ -198,8 +198,8 @@ def write_grid(
     if count < len(prompts):
         print(f"the grid shows the first {count} of {len(prompts)} prompts", file=sys.stderr)
     blocks = np.stack(pictures[: count * per_prompt]).reshape(count, per_prompt, *pictures[0].shape)
-    grid = picture_grid(prompts[:count], blocks)
-    save_png(path, grid, prompts=prompts[:count], seed=config.seed, settings=settings)
+    about = {"prompts": prompts[:count], "seed": config.seed, "settings": settings}
+    save_png(path, picture_grid(prompts[:count], blocks), about)
 
 
 if __name__ == "__main__":

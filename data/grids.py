@@ -4,7 +4,7 @@ Pictures are enlarged by whole numbers without smoothing: what one sees is what 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -144,11 +144,15 @@ def _has_glyph(font: Font, letter: str) -> bool:
     return letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010ffff"))
 
 
-def save_png(path: Path, picture: UInt8[np.ndarray, "y x 3"] | Image.Image, **about: Any) -> None:
+def save_png(
+    path: Path,
+    picture: UInt8[np.ndarray, "y x 3"] | Image.Image,
+    about: Mapping[str, Any] | None = None,
+) -> None:
     """Write a PNG with text fields (`prompt`, `seed`, `settings`, …); what is no text, as JSON."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     info = PngInfo()
-    for name, value in about.items():
+    for name, value in (about or {}).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         info.add_itxt(name, text.encode("utf-8", "replace").decode())
     path.parent.mkdir(parents=True, exist_ok=True)

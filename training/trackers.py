@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tqdm import tqdm
 
@@ -36,7 +36,7 @@ class Tracker:
         self._bar = tqdm(total=self._steps, initial=restored_step, unit="step", disable=quiet)
         self._wandb = _Wandb(config, folder, settings)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, *_: object) -> None:

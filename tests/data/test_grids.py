@@ -96,12 +96,12 @@ def test_prompts_and_pictures_must_be_as_many() -> None:
 def test_a_png_keeps_its_pixels_and_says_how_it_was_drawn(tmp_path: Path) -> None:
     picture = noise(8, 8)
     path = tmp_path / "deep" / "one.png"
-    save_png(path, picture, prompt="a “blue” 猫", seed=7, settings={"temperature": 0.5})
+    save_png(path, picture, {"prompt": "a “blue” 猫", "seed": 7, "settings": {"temperature": 0.5}})
     np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
     about = read_png_about(path)
     assert about == {"prompt": "a “blue” 猫", "seed": "7", "settings": '{"temperature": 0.5}'}
 
 
 def test_a_lone_surrogate_does_not_keep_a_png_from_being_written(tmp_path: Path) -> None:
-    save_png(tmp_path / "one.png", noise(8, 8), prompt="a\ud800b")
+    save_png(tmp_path / "one.png", noise(8, 8), {"prompt": "a\ud800b"})
     assert read_png_about(tmp_path / "one.png")["prompt"] == "a?b"

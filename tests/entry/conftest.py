@@ -1,0 +1,110 @@
+"""A tiny run that was never trained: source, records, VQGAN, tokenizer and one checkpoint."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from config import Config, to_yaml
+from data.config import DataConfig
+from data.encode import EncodeConfig
+from data.encode import main as encode
+from model import transformer
+from model.config import ModelConfig, SamplingConfig
+from optim.config import OptimConfig
+from optim.optimizers import make_optimizer
+from training.checkpoint import Checkpoints
+from training.config import CheckpointConfig
+from training.runs import copy_once
+from training.state import TrainState
+from vqgan import autoencoder
+from vqgan import pretrained as pretrained_vqgan
+from vqgan.config import VQGANConfig
+
+MODEL = ModelConfig(
+    dim=16,
+    encoder_depth=1,
+    decoder_depth=1,
+    num_heads=2,
+    mlp_dim=24,
+    text_vocab_size=300,
+    text_length=8,
+    image_vocab_size=40,
+    grid_size=2,
+)
+VQGAN = VQGANConfig(
+    image_size=8,
+    channels=(8,),
+    stem_channels=8,
+    encoder_blocks=(1,),
+    decoder_blocks=(1,),
+    latent_channels=4,
+    code_dim=4,
+    codebook_size=32,
+)
+TONES = {"1": "light", "2": "pale", "3": "tan", "4": "brown", "5": "dark"}
+
+
+def write_source(path: Path) -> None:
+    """A tar of bars in five tones: tone 3 is held out, and one picture is only for the gallery."""
+    with tarfile.open(path, "w") as tar:
+
+        def add(name: str, data: bytes) -> None:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+        for i in range(40):
+            concept, tone = f"c{i // 5}", str(i % 5 + 1)
+            pixels = np.full((8, 8, 3), 255, np.uint8)
+            pixels[:, i // 5] = 40 * (i % 5)
+            pixels[i // 5 :: 3, 2:6, 1] = 90
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            split = "tone" if tone == "3" else "gallery" if i == 39 else "train"
+            about = {"caption": f"{TONES[tone]} bar {i // 5}", "split": split}
+            about |= {"concept": concept, "tone": tone}
+            add(f"{i:03d}.png", file.getvalue())
+            add(f"{i:03d}.json", json.dumps(about).encode())
+
+
+@pytest.fixture(scope="session")
+def records_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Token records of that source."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "pictures").mkdir()
+    write_source(folder / "pictures" / "0.tar")
+    params = autoencoder.build(VQGAN).init(jax.random.key(1))
+    pretrained_vqgan.save(folder / "vqgan", VQGAN, params)
+    encode(
+        EncodeConfig(
+            source=str(folder / "pictures"),
+            out=str(folder / "records"),
+            vqgan=str(folder / "vqgan"),
+            vocab_size=300,
+            text_length=8,
+        )
+    )
+    return folder / "records"
+
+
+@pytest.fixture(scope="session")
+def run_folder(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN with step 0: random weights."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    folder.mkdir()
+    sampling = SamplingConfig(guidance_scale=2.0, temperature=1.0)
+    data = DataConfig(records=str(records_folder))
+    config = Config(model=MODEL, data=data, sampling=sampling)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    for name in ("tokenizer", "vqgan"):
+        copy_once(records_folder / name, folder / name)
+    state = TrainState.create(transformer.build(MODEL).init, make_optimizer(OptimConfig()), 0)
+    with Checkpoints(folder / "checkpoints", CheckpointConfig()) as checkpoints:
+        checkpoints.save(state, {})
+    return folder

@@ -1,0 +1,100 @@
+"""Checkpoints are found wherever they are named, and draw the same pictures every time."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from drawing import (
+    Drawer,
+    ReleaseConfig,
+    make_drawer,
+    open_checkpoint,
+    override_sampling,
+    picture_seed,
+    release,
+)
+from generate import GenerateConfig
+from model import transformer
+from model.config import SamplingConfig
+
+
+@pytest.fixture(scope="module")
+def drawer(run_folder: Path) -> Drawer:
+    checkpoint = open_checkpoint(run_folder)
+    return make_drawer(transformer.build(checkpoint.model), checkpoint.sampling, run_folder, 4)
+
+
+def test_a_checkpoint_is_a_run_a_step_or_a_release(run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "release"
+    release(ReleaseConfig(str(run_folder), str(out), "float32"))
+    found = [open_checkpoint(p) for p in (run_folder, run_folder / "checkpoints" / "0", out)]
+    assert [one.step for one in found] == [0, 0, None]
+    for one in found[1:]:
+        assert (one.model, one.sampling) == (found[0].model, found[0].sampling)
+        jax.tree.map(np.testing.assert_array_equal, one.params, found[0].params)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer",
+        "vqgan",
+    ]
+
+
+def test_a_release_does_not_overwrite(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        release(ReleaseConfig(str(run_folder), str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "checkpoints/7"])
+def test_what_is_no_checkpoint_is_refused(run_folder: Path, tmp_path: Path, name: str) -> None:
+    path = run_folder / name if name.startswith("checkpoints") else tmp_path / name
+    with pytest.raises(ValueError, match="no checkpoint at|holds no 7"):
+        open_checkpoint(path)
+
+
+def test_damaged_releases_are_refused(run_folder: Path, tmp_path: Path) -> None:
+    release(ReleaseConfig(str(run_folder), str(tmp_path / "r")))
+    weights = tmp_path / "r" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot be read"):
+        open_checkpoint(tmp_path / "r")
+    (tmp_path / "r" / "config.json").write_text('{"model": {"size": 3}}')
+    with pytest.raises(ValueError, match="is no configuration"):
+        open_checkpoint(tmp_path / "r")
+
+
+def test_a_picture_does_not_depend_on_the_others(run_folder: Path, drawer: Drawer) -> None:
+    params = open_checkpoint(run_folder).params
+    prompts = [f"{tone} bar 3" for tone in ("light", "tan", "dark", "brown", "pale", "")]
+    seeds = [picture_seed(0, prompt, 1) for prompt in prompts]
+    drawn = drawer.draw(params, prompts, seeds)
+    assert drawn.shape == (6, 8, 8, 3)
+    assert drawn.dtype == np.uint8
+    alone = [drawer.draw(params, [p], [s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    np.testing.assert_array_equal(drawn, alone)
+    assert len({picture.tobytes() for picture in drawn}) > 1
+
+
+def test_seeds_depend_on_seed_prompt_and_number_and_nothing_else() -> None:
+    seeds = {picture_seed(s, p, n) for s in range(3) for p in ("a", "b", "") for n in range(3)}
+    assert len(seeds) == 27
+    assert picture_seed(1, "  a\nb ", 0) == picture_seed(1, "a b", 0)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert picture_seed(0, "\ud800", 0) == picture_seed(0, "\ufffd", 0)
+
+
+def test_a_tokenizer_of_another_model_is_refused(run_folder: Path) -> None:
+    checkpoint = open_checkpoint(run_folder)
+    model = transformer.build(dataclasses.replace(checkpoint.model, text_vocab_size=200))
+    with pytest.raises(ValueError, match="text_vocab_size 200 .* have 285"):
+        make_drawer(model, checkpoint.sampling, run_folder)
+
+
+def test_given_flags_stand_in_for_the_checkpoints_settings() -> None:
+    flags = GenerateConfig("x", temperature=0.0, top_k=5)
+    sampling = override_sampling(SamplingConfig(2.0, 0.5, 0, 0.9), flags)
+    assert sampling == SamplingConfig(2.0, 0.0, 5, 0.9)

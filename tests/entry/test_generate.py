@@ -1,0 +1,116 @@
+"""generate.py on a tiny run: files, metadata, hostile prompts, one-line errors."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config import parse_config, run
+from data.grids import read_png_about
+from generate import GenerateConfig, main, output_paths, read_prompts
+
+HOSTILE = ["../../etc/passwd", "a\x00b", "\ud800", "w" * 50_000, "</s> <pad>", "日本 ❤️", "--", " "]
+
+
+def generate(*words: str | Path) -> None:
+    main(parse_config(GenerateConfig, [str(word) for word in words]))
+
+
+def test_the_grid_and_every_picture_are_written(run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grid.png"
+    generate("--checkpoint", run_folder, "--prompts", "light bar", "", "--pictures=3", "--out", out)
+    names = sorted(p.name for p in (tmp_path / "grid").iterdir())
+    assert names == [
+        *(f"000-light-bar-{k}.png" for k in range(3)),
+        *(f"001-prompt-{k}.png" for k in range(3)),
+    ]
+    about = read_png_about(tmp_path / "grid" / "000-light-bar-2.png")
+    assert (about["prompt"], about["seed"], about["picture"]) == ("light bar", "0", "2")
+    settings = json.loads(about["settings"])
+    assert settings["guidance_scale"] == 2
+    assert settings["step"] == 0
+    assert json.loads(read_png_about(out)["prompts"]) == ["light bar", ""]
+    assert Image.open(tmp_path / "grid" / names[0]).size == (8, 8)
+
+
+def test_the_same_command_draws_the_same_and_another_seed_other_pictures(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    def drawn(out: str, *words: str | Path) -> np.ndarray:
+        prompts = ["--prompts", "tan bar 1", "dark bar 2"]
+        generate("--checkpoint", run_folder, *prompts, *words, "--out", tmp_path / out)
+        files = sorted((tmp_path / out).glob("0*.png"))
+        return np.stack([np.asarray(Image.open(file)) for file in files])
+
+    first, same = drawn("a"), drawn("b", "--checkpoint", run_folder / "checkpoints" / "0")
+    np.testing.assert_array_equal(first, same)
+    assert (drawn("c", "--seed=1") != first).any()
+    greedy = drawn("d", "--temperature=0", "--guidance_scale=1", "--pictures=2")
+    np.testing.assert_array_equal(greedy[0], greedy[1])
+
+
+def test_hostile_prompts_are_drawn_like_others(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main(GenerateConfig(str(run_folder), tuple(HOSTILE), out=str(tmp_path / "out")))
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) == len(HOSTILE) + 1
+    assert {p.parent for p in files} == {tmp_path / "out"}
+    assert "longer than the model's 8 text tokens and were cut" in capsys.readouterr().err
+
+
+def test_prompts_come_from_a_file_or_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "\ufeffred heart\r\n\nblau \xff\n\n \n".encode()
+    (tmp_path / "prompts.txt").write_bytes(text)
+    expected = ["red heart", "", "blau ÿ"]
+    assert read_prompts(str(tmp_path / "prompts.txt")) == expected
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    assert read_prompts("-") == expected
+    (tmp_path / "binary").write_bytes(bytes(range(256)) * 4)
+    assert len(read_prompts(str(tmp_path / "binary"))) > 1
+    assert read_prompts(None) == []
+
+
+def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
+    assert output_paths("a/grid.png") == (Path("a/grid.png"), Path("a/grid"))
+    assert output_paths("pictures") == (Path("pictures/grid.png"), Path("pictures"))
+    (tmp_path / "folder.png").mkdir()
+    assert output_paths(str(tmp_path / "folder.png"))[1] == tmp_path / "folder.png"
+    (tmp_path / "text").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        output_paths(str(tmp_path / "text"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no prompts: pass --prompts"),
+        (["--prompts"], "no prompts: pass --prompts"),
+        (["--prompts", "a", "--checkpoint=nowhere"], "no checkpoint at nowhere"),
+        (["--prompts_file=nowhere"], "no prompts_file at nowhere"),
+        (["--prompts", "a", "--pictures=0"], "pictures 0 and batch_size 32 must be at least 1"),
+        (["--prompts", "a", "--temperature=-1"], "temperature ≥ 0"),
+        (["--prompts", "a", "--top_p=x"], "top_p"),
+        (["--prompts", "a", "--tmperature=1"], "did you mean --temperature?"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    run_folder: Path,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate.py", f"--checkpoint={run_folder}", *words])
+    with pytest.raises(SystemExit, match="2"):
+        run(main, GenerateConfig, prog="generate.py", about="")
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
