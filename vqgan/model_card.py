@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vqgan.config import VQGANConfig
+from vqgan.pretrained import WEIGHTS_FILE
 
 TEXT = """# VQGAN: {pixels} × {pixels} pixels to {grid} × {grid} tokens of {codes:,} codes
 
@@ -16,7 +17,7 @@ are stored as float16 ({megabytes:.2f} MB) and computed as float32. Load it with
 Commit `{commit}`, on {devices}, {hours:.2f} hours of training for {steps:,} updates
 ({examples:,} pictures seen).
 ```
-{command}
+python -m vqgan.train {flags}
 ```
 {versions}
 
@@ -52,13 +53,13 @@ def write(
         pixels=config.image_size,
         grid=config.grid_size,
         codes=config.codebook_size,
-        megabytes=(out / "model.safetensors").stat().st_size / 1e6,
+        megabytes=(out / WEIGHTS_FILE).stat().st_size / 1e6,
         commit=start["commit"] or "unknown",
         devices=start["devices"],
         hours=last["hours"],
         steps=last["step"],
         examples=last["examples"],
-        command=start["command"],
+        flags=start["command"].partition(" ")[2],
         versions=", ".join(f"{name} {version}" for name, version in start["versions"].items()),
         usage=figures["eval/all/usage"],
         perplexity=figures["eval/all/perplexity"],

@@ -27,6 +27,7 @@ def save(
     path.mkdir(parents=True, exist_ok=True)
     flat = flatten_dict(params, sep="/")
     save_file({k: np.asarray(v).astype(dtype) for k, v in flat.items()}, path / WEIGHTS_FILE)
+    (path / WEIGHTS_FILE).chmod(0o644)  # safetensors lets nobody else read it
     text = json.dumps(dataclasses.asdict(config), indent=1)
     (path / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
