@@ -1,0 +1,116 @@
+"""Held-out prompts of token records, and the real pictures among which drawn ones are judged."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from data.gallery import Gallery
+from data.reading import load_pictures
+from data.records import Records
+from data.sources import open_source
+
+NOT_ASKED = ("train", "gallery")
+
+Half = Literal["tune", "report", "all"]
+Answers = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which prompts are drawn, and among how many pictures they are looked for."""
+
+    splits: tuple[str, ...] | None = None
+    """None: every held-out one."""
+    half: Half = "report"
+    max_prompts: int = 64
+    """Of each split; 0 = all."""
+    max_gallery: int = 20_000
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The prompts of each split, and the real pictures they are looked for among."""
+
+    records: Records
+    gallery: Gallery
+    rows: dict[str, Int64[np.ndarray, "p"]]
+    """Per split, the prompts' examples in the records."""
+    targets: dict[str, Int64[np.ndarray, "p"]]
+    """The same as indices into the gallery."""
+
+    def prompts(self, split: str) -> list[str]:
+        """The first caption of each."""
+        return [self.records.examples[i]["caption"] for i in self.rows[split]]
+
+    def judge(self, split: str, pictures: UInt8[np.ndarray, "p k y x 3"]) -> Answers:
+        """0 or 1 (or NaN, see Gallery.judge) per question, as [prompt, picture]."""
+        count, per_prompt = pictures.shape[:2]
+        targets = np.repeat(self.targets[split], per_prompt)
+        answers = self.gallery.judge(pictures.reshape(-1, *pictures.shape[2:]), targets)
+        return {name: answer.reshape(count, per_prompt) for name, answer in answers.items()}
+
+
+def open_exam(records: Records, image_size: int, choice: Choice) -> Exam:
+    """Choose the prompts and read the real pictures.
+
+    Raises:
+        ValueError: no held-out examples, or the pictures are gone.
+    """
+    rows = {split: choose_prompts(records, split, choice) for split in held_out(records, choice)}
+    rows = {split: chosen for split, chosen in rows.items() if len(chosen)}
+    if not rows:
+        counts = ", ".join(f"{len(records.rows(s))} {s}" for s in records.split_names)
+        raise ValueError(
+            f"{records.folder} has no held-out prompts to draw ({counts}; half {choice.half}); "
+            f"encode with a larger --held_out, or use --half=all"
+        )
+    chosen = choose_gallery(records, np.concatenate(list(rows.values())), choice.max_gallery)
+    examples = [records.examples[i] for i in chosen]
+    pictures = read_real_pictures(records, examples, image_size)
+    in_training = np.array([example["split"] == "train" for example in examples])
+    targets = {split: np.searchsorted(chosen, indices) for split, indices in rows.items()}
+    return Exam(records, Gallery(pictures, examples, in_training), rows, targets)
+
+
+def held_out(records: Records, choice: Choice) -> list[str]:
+    """The splits that are asked for."""
+    known = [name for name in records.split_names if name not in NOT_ASKED]
+    for name in choice.splits or ():
+        if name not in known:
+            raise ValueError(f"no held-out split {name!r}; there are: {', '.join(known)}")
+    return list(choice.splits or known)
+
+
+def choose_prompts(records: Records, split: str, choice: Choice) -> Int64[np.ndarray, "p"]:
+    """Examples of one half of a split, at most max_prompts, chosen by a hash of their keys."""
+    hashes = {int(i): zlib.crc32(records.examples[i]["key"].encode()) for i in records.rows(split)}
+    halves = {"tune": (0,), "report": (1,), "all": (0, 1)}[choice.half]
+    of_half = sorted((i for i in hashes if hashes[i] % 2 in halves), key=lambda i: hashes[i])
+    return np.array(sorted(of_half[: choice.max_prompts or None]), np.int64)
+
+
+def choose_gallery(
+    records: Records, needed: Int64[np.ndarray, "p"], limit: int
+) -> Int64[np.ndarray, "n"]:
+    """All examples in order; of more than `limit`, the needed ones and an even choice of others."""
+    others = np.setdiff1d(np.arange(len(records)), needed)
+    room = min(len(others), max(limit - len(needed), 0))
+    even = np.arange(room) * len(others) // max(room, 1)
+    return np.sort(np.concatenate([needed, others[even]]))
+
+
+def read_real_pictures(
+    records: Records, examples: Sequence[Mapping[str, Any]], image_size: int
+) -> UInt8[np.ndarray, "n y x 3"]:
+    """The pictures themselves, from the source that the records name."""
+    try:
+        source = open_source(records.source, need_captions=False)
+        return load_pictures(source, image_size, [e["source_index"] for e in examples])
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"the pictures that {records.folder} was made from cannot be read again: {error}"
+        ) from None
