@@ -67,8 +67,11 @@ class EvaluateConfig:
     """Pictures drawn of each prompt."""
     max_prompts: int = 64
     """Most prompts of each split; 0 = all of the half."""
-    splits: tuple[str, ...] | None = None
-    """Held-out splits, as [tone,gender]; default: every one that the records have."""
+    splits: tuple[str, ...] = field(
+        default=(),
+        metadata={"nargs": "*", "help": "Held-out splits, such as tone; default: all there are."},
+    )
+    """Held-out splits to draw."""
     records: str | None = None
     """Token records; default: those that the run was trained on. The real pictures are read again
     from where they came from."""

@@ -23,8 +23,8 @@ Answers = Mapping[str, np.ndarray]
 class Choice:
     """Which prompts are drawn, and among how many pictures they are looked for."""
 
-    splits: tuple[str, ...] | None = None
-    """None: every held-out one."""
+    splits: tuple[str, ...] = ()
+    """None named: every held-out one."""
     half: Half = "report"
     max_prompts: int = 64
     """Of each split; 0 = all."""
@@ -79,10 +79,10 @@ def open_exam(records: Records, image_size: int, choice: Choice) -> Exam:
 def held_out(records: Records, choice: Choice) -> list[str]:
     """The splits that are asked for."""
     known = [name for name in records.split_names if name not in NOT_ASKED]
-    for name in choice.splits or ():
+    for name in choice.splits:
         if name not in known:
             raise ValueError(f"no held-out split {name!r}; there are: {', '.join(known)}")
-    return list(choice.splits or known)
+    return list(choice.splits) or known
 
 
 def choose_prompts(records: Records, split: str, choice: Choice) -> Int64[np.ndarray, "p"]:

@@ -111,7 +111,7 @@ def test_intervals_are_students_over_runs_and_near_normal_over_prompts() -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{run}", "--splits=[colour]"], "no held-out split 'colour'; there are: tone"),
+        (["{run}", "--splits", "tone", "colour"], "no held-out split 'colour'; there are: tone"),
         (["{run}", "--records=nowhere"], "no token records in nowhere"),
         (["nowhere"], "no checkpoint at nowhere"),
         ([], "required: checkpoints"),
