@@ -7,13 +7,18 @@ import runtime
 
 runtime.prepare()
 
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import jax
+
 from config import Config, from_yaml, run, to_tree, to_yaml
 from data.batches import eval_batches, open_batches
+from data.grids import picture_grid
 from data.records import Records, open_records
 from data.text import open_tokenizer
+from drawing import make_drawer, picture_seed
 from model import transformer
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
@@ -43,7 +48,9 @@ def main(config: Config) -> None:
 
     model = transformer.build(config.model, training.compute_dtype)
     optimizer = make_optimizer(config.optim)
-    state = TrainState.create(model.init, optimizer, config.seed, training.compute_dtype)
+    state = jax.jit(
+        partial(TrainState.create, model.init, optimizer, config.seed, training.compute_dtype)
+    )()
     about = {"records": records.digest}
     with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
         state = checkpoints.resume(state, about) if is_old else state
@@ -56,9 +63,8 @@ def main(config: Config) -> None:
         runs.copy_once(records.vqgan_folder, folder / "vqgan")
         batches = open_batches(records, "train", training.batch_size, config.seed)
         count = transformer.count_params(config.model)
-        print(
-            f"{folder}: {count:,} parameters on {devices.describe()}, {len(batches.rows):,} pictures"
-        )
+        pictures = len(batches.rows)
+        print(f"{folder}: {count:,} parameters on {devices.describe()}, {pictures:,} pictures")
 
         tracker = Tracker(config.tracker, training, folder, start, to_tree(config))
         with tracker, StopSignal() as stop:
@@ -125,7 +131,7 @@ def make_step(config: Config, model: Transformer, records: Records) -> Step:
 def make_hooks(
     config: Config, model: Transformer, records: Records, folder: Path, tracker: Tracker
 ) -> list[Hook]:
-    """Evaluation of the loss on every held-out split."""
+    """Evaluation of the loss on every held-out split, and pictures of the fixed prompts."""
     training = config.training
     held_out = [name for name in records.split_names if name not in ("train", "gallery")]
     few = -(-training.eval_examples // training.batch_size)
@@ -133,7 +139,25 @@ def make_hooks(
         name: lambda name=name: islice(eval_batches(records, name, training.batch_size), few)
         for name in held_out
     }
-    return [Hook(training.eval_every, make_evaluation(make_eval_loss(model), sets))]
+    evaluation = make_evaluation(make_eval_loss(model), sets)
+    return [Hook(training.eval_every, evaluation), make_grids(config, model, folder, tracker)]
+
+
+def make_grids(config: Config, model: Transformer, folder: Path, tracker: Tracker) -> Hook:
+    """Draws the fixed prompts into RUN/grids, always from the same seeds."""
+    prompts = list(config.training.grid_prompts)
+    drawer = make_drawer(model, config.sampling, folder, batch_size=max(len(prompts), 1))
+    seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
+
+    def draw(step: int, state: TrainState) -> None:
+        if prompts:
+            path = folder / "grids" / f"step-{step:06}.png"
+            path.parent.mkdir(exist_ok=True)
+            params = parallel.on_first_device(state.params)
+            picture_grid(prompts, drawer.draw(params, prompts, seeds)[:, None]).save(path)
+            tracker.image(step, "grid", path)
+
+    return Hook(config.training.grid_every, draw)
 
 
 if __name__ == "__main__":

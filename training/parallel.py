@@ -1,5 +1,7 @@
 """Devices. The only file that knows pmap: everything else sees one batch and one state."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +33,12 @@ class Devices:
 def start(config: ParallelConfig) -> Devices:
     """The devices to use. Raises ValueError when more are asked for than there are."""
     found = jax.local_devices()
+    if found[0].platform == "cpu" and shutil.which("nvidia-smi"):
+        print(
+            "a GPU is here and unused: jax is installed without CUDA; "
+            "`make quickstart ACCELERATOR=gpu` installs the matching one",
+            file=sys.stderr,
+        )
     if not 0 <= config.devices <= len(found):
         raise ValueError(
             f"parallel.devices {config.devices} is not possible with {len(found)} "
@@ -59,6 +67,11 @@ def replicate(tree: Any, devices: Devices) -> Any:
     """A copy on every device, seen as one array without a device axis."""
     mesh = Mesh(np.array(devices.devices), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def on_first_device(tree: Any) -> Any:
+    """The first device's copy of replicated arrays, without copying."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
 def compile_step(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.attention import attend
+from model.config import Activation
 from model.layers import ACTIVATIONS, dropout, layer_norm, matmul, rms_norm
 
 RNG = np.random.default_rng(0)
@@ -41,7 +42,7 @@ def test_norms_compute_in_float32_whatever_comes_in() -> None:
         ("silu", lambda x: x / (1 + math.exp(-x))),
     ],
 )
-def test_activations_match_their_definitions(name: str, reference) -> None:
+def test_activations_match_their_definitions(name: Activation, reference) -> None:
     points = np.linspace(-4, 4, 33)
     found = ACTIVATIONS[name](jnp.float32(points))
     np.testing.assert_allclose(found, [reference(x) for x in points], rtol=1e-5, atol=1e-6)
@@ -54,7 +55,7 @@ def test_attention_matches_its_definition() -> None:
     for b, h, i in np.ndindex(2, 3, 5):
         weights = np.exp(k[b, : i + 1, h] @ q[b, i, h] / 2)  # sqrt(4) = 2
         expected[b, i, h] = weights @ v[b, : i + 1, h] / weights.sum()
-    found = attend(*(jnp.float32(a) for a in (q, k, v)), jnp.asarray(mask)[None, None])
+    found = attend(jnp.float32(q), jnp.float32(k), jnp.float32(v), jnp.asarray(mask)[None, None])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

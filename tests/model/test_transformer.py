@@ -131,7 +131,9 @@ def test_half_precision_stays_near_float32(tiny: ModelConfig, dtype: str) -> Non
 
 
 def test_dropout_depends_on_the_example_and_not_on_its_neighbours(tiny: ModelConfig) -> None:
-    config = dataclasses.replace(tiny, dropout=0.2, attention_dropout=0.2, activation_dropout=0.2)
+    config = dataclasses.replace(
+        tiny, dropout=0.2, attention_dropout=0.2, activation_dropout=0.2, unroll=1
+    )
     model = transformer.build(config)
     params = init(model)
     text, mask, image = inputs(tiny)

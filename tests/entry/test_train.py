@@ -1,0 +1,164 @@
+"""train.py as its users run it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import train
+from config import Config, parse_config
+from drawing import ReleaseConfig, release
+from training import metrics
+
+TINY = [
+    "--model.dim=16",
+    "--model.encoder_depth=1",
+    "--model.decoder_depth=1",
+    "--model.num_heads=2",
+    "--model.mlp_dim=24",
+    "--model.text_vocab_size=300",
+    "--model.text_length=8",
+    "--model.image_vocab_size=40",
+    "--model.grid_size=2",
+    "--training.batch_size=8",
+    "--training.token_noise=0.2",
+    "--training.log_every=3",
+    "--training.eval_every=4",
+    "--training.grid_every=0",
+    "--optim.decay_fraction=0.5",
+    "--checkpoint.every=5",
+]
+
+
+def tiny(records: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        *TINY,
+        f"--data.records={records}",
+        f"--output_dir={folder}",
+        "--training.steps=12",
+        *more,
+    ]
+
+
+def weights(run: Path, out: Path) -> dict[str, np.ndarray]:
+    release(ReleaseConfig(str(run), str(out), dtype="float32"))
+    return load_file(out / "model.safetensors")
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    return [(row["step"], row["train/loss"]) for row in metrics.read(run / "metrics.jsonl")]
+
+
+def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
+    records_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train.main(parse_config(Config, tiny(records_folder, run)))
+    rows = metrics.read(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert [row["step"] for row in rows if "eval/tone/loss" in row] == [4, 8, 12]
+    assert {p.name for p in (run / "checkpoints").iterdir() if p.name.isdecimal()} == {
+        "5",
+        "10",
+        "12",
+    }
+    assert (run / "grids" / "step-000012.png").is_file()
+    assert (run / "tokenizer" / "tokenizer.json").is_file()
+    assert (run / "vqgan" / "model.safetensors").is_file()
+    start = json.loads((run / "environment.json").read_text())[-1]
+    assert {"command", "commit", "versions", "devices"} <= set(start)
+    assert parse_config(Config, [f"--config={run}/config.yaml"]) == parse_config(
+        Config, tiny(records_folder, run)
+    )
+
+
+def test_stopped_and_resumed_equals_straight_through(records_folder: Path, tmp_path: Path) -> None:
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train.main(parse_config(Config, tiny(records_folder, straight)))
+
+    config = parse_config(Config, tiny(records_folder, resumed))
+    original = train.fit
+
+    def fit_until_seven(step, state, batch_at, steps, **rest):
+        """A kill: rows up to 7 are written, the newest checkpoint is 5."""
+
+        def broken(n: int):
+            if n == 7:
+                raise KeyboardInterrupt
+            return batch_at(n)
+
+        return original(step, state, broken, steps, **rest)
+
+    train.fit = fit_until_seven
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train.main(config)
+    finally:
+        train.fit = original
+    assert losses(resumed)[-1][0] >= 6
+    train.main(config)
+    assert losses(resumed) == losses(straight)
+    one, other = weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b")
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_longer_run_goes_on_and_other_flags_are_refused(
+    records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    config = parse_config(Config, tiny(records_folder, run))
+    train.main(config)
+    train.main(config)
+    assert "is finished at step 12" in capsys.readouterr().out
+    longer = replace(config, training=replace(config.training, steps=14, log_every=1))
+    train.main(longer)
+    assert losses(run)[-1][0] == 14
+    with pytest.raises(ValueError, match=r"optim.learning_rate \(was 0.002, now 0.01\)"):
+        train.main(replace(longer, optim=replace(longer.optim, learning_rate=0.01)))
+
+
+def test_sigterm_saves_and_exits_zero(records_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "train.py", *tiny(records_folder, run), "--training.steps=100000"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not losses(run) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    done = losses(run)[-1][0]
+    assert f"step {done} of 100000; the same command goes on" in out
+    assert (run / "checkpoints" / str(done)).is_dir()
+
+
+def test_wrong_input_is_one_line_and_exit_code_two(records_folder: Path, tmp_path: Path) -> None:
+    wrong = {
+        "--model.dmi=3": "did you mean --model.dim?",
+        "--training.steps=none": "training.steps",
+        "--config=presets/nope.yaml": "there are: presets/",
+        "--training.batch_size=9 --training.accumulation_steps=2": "try 8",
+        "--model.grid_size=4": "use --model.grid_size=2",
+        "--data.records=nowhere": "no token records in nowhere",
+        "--output_dir=tests": "holds something that is not a run",
+    }
+    for flags, expected in wrong.items():
+        words = [*tiny(records_folder, tmp_path / "run"), *flags.split()]
+        done = subprocess.run(
+            [sys.executable, "train.py", *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2, (flags, done.stderr)
+        assert expected in done.stderr, (flags, done.stderr)
+        assert done.stderr.count("\n") == 1, done.stderr

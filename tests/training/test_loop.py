@@ -1,0 +1,116 @@
+"""The loop: one row per update, hooks when they are due, a stop that is granted."""
+
+import os
+import signal
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training import metrics
+from training.loop import Hook, StopSignal, fit
+from training.state import TrainState
+
+
+def count_up(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, Any]]:
+    return state._replace(step=state.step + 1), {"train/loss": jnp.float32(batch["n"])}
+
+
+def fresh(step: int = 0) -> TrainState:
+    return TrainState(jnp.int32(step), {}, (), jnp.zeros(2, jnp.uint32), None)
+
+
+def never() -> Hook:
+    return Hook(0, lambda step, state: None)
+
+
+def test_each_update_gets_one_row_with_the_values_of_its_hooks() -> None:
+    rows: list[tuple[int, dict[str, float]]] = []
+    hook = Hook(2, lambda step, state: {"eval/loss": float(state.step) * 10})
+    fit(
+        count_up,
+        fresh(),
+        lambda n: {"n": np.array(n)},
+        5,
+        record=lambda step, row: rows.append((step, row)),
+        hooks=[hook],
+        save=never(),
+    )
+    assert [step for step, _ in rows] == [1, 2, 3, 4, 5]
+    assert [row["train/loss"] for _, row in rows] == [0, 1, 2, 3, 4]
+    assert [row.get("eval/loss") for _, row in rows] == [None, 20, None, 40, 50]
+
+
+def test_a_checkpoint_is_written_after_the_rows_it_relies_on() -> None:
+    events: list[tuple[str, int]] = []
+    save = Hook(3, lambda step, state: events.append(("save", step)))
+    fit(
+        count_up,
+        fresh(2),
+        lambda n: {"n": np.array(n)},
+        7,
+        record=lambda step, row: events.append(("row", step)),
+        save=save,
+    )
+    rows = [("row", n) for n in range(3, 8)]
+    assert events == [rows[0], ("save", 3), *rows[1:4], ("save", 6), rows[4], ("save", 7)]
+
+
+def test_the_state_may_be_renewed_between_updates() -> None:
+    seen = []
+
+    def between(n: int, state: TrainState) -> TrainState:
+        seen.append((n, int(state.step)))
+        return state
+
+    fit(
+        count_up,
+        fresh(),
+        lambda n: {"n": np.array(n)},
+        3,
+        record=lambda *_: None,
+        save=never(),
+        between=between,
+    )
+    assert seen == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_a_wish_to_stop_is_granted_after_the_update_and_saved() -> None:
+    saved = []
+
+    def batch_at(n: int) -> dict[str, np.ndarray]:
+        if n == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"n": np.array(n)}
+
+    with StopSignal() as stop:
+        state = fit(
+            count_up,
+            fresh(),
+            batch_at,
+            100,
+            record=lambda *_: None,
+            save=Hook(0, lambda step, state: saved.append(step)),
+            stop=stop,
+        )
+    assert saved == [4]
+    assert int(state.step) == 4
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_rows_beyond_the_restored_step_are_removed(tmp_path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = metrics.MetricsFile(path, 0, batch_size=4)
+    for step in (1, 2, 3):
+        file.write(step, {"time/step_ms": 1000.0, "train/loss": 1.0})
+    file.close()
+    with path.open("a") as broken:
+        broken.write('{"step": 4, "tr')  # a kill in the middle of a write
+    file = metrics.MetricsFile(path, 2, batch_size=4)
+    file.write(3, {"time/step_ms": 1000.0, "train/loss": 2.0})
+    file.close()
+    rows = metrics.read(path)
+    assert [(row["step"], row["train/loss"]) for row in rows] == [(1, 1), (2, 1), (3, 2)]
+    assert rows[-1]["examples"] == 12
+    assert rows[-1]["hours"] == pytest.approx(3 / 3600, abs=1e-6)

@@ -1,0 +1,57 @@
+"""A run's folder is new, or resumed with the same settings, or refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from training import runs
+
+SETTINGS = {"seed": 0, "model": {"dim": 8}, "training": {"steps": 10, "log_every": 1}}
+
+
+def load(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+def test_settings_that_cannot_change_the_trajectory_may_differ() -> None:
+    other = {**SETTINGS, "training": {"steps": 20, "log_every": 5}, "parallel": {"devices": 2}}
+    assert runs.differences(SETTINGS, other) == {}
+
+
+def test_other_differences_are_named_with_both_values() -> None:
+    other = {**SETTINGS, "seed": 1, "model": {"dim": 16}}
+    assert runs.differences(SETTINGS, other) == {"seed": (0, 1), "model.dim": (8, 16)}
+
+
+def test_a_folder_is_new_then_resumed_then_refused_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert runs.open_folder(folder, SETTINGS, load) is False
+    runs.write_start(folder, yaml.safe_dump(SETTINGS), "1 × cpu")
+    assert runs.open_folder(folder, SETTINGS, load) is True
+    with pytest.raises(ValueError, match=r"model.dim \(was 8, now 16\)"):
+        runs.open_folder(folder, {**SETTINGS, "model": {"dim": 16}}, load)
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="holds something that is not a run"):
+        runs.open_folder(tmp_path, SETTINGS, load)
+
+
+def test_other_package_versions_warn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.write_start(tmp_path, "", "1 × cpu")
+    runs.write_start(tmp_path, "", "1 × cpu")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
+    runs.write_start(tmp_path, "", "1 × cpu")
+    assert "bit equality is off" in capsys.readouterr().err
+
+
+def test_default_folders_are_always_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = runs.new_folder("x")
+    first.mkdir(parents=True)
+    assert runs.new_folder("x") != first

@@ -1,0 +1,146 @@
+"""The update is the same whatever the micro-batches and the devices, and it learns."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import transformer
+from model.config import ModelConfig
+from model.loss import make_loss
+from optim.config import OptimConfig
+from optim.optimizers import make_optimizer
+from optim.schedules import make_schedule
+from training import parallel
+from training.config import ParallelConfig
+from training.state import TrainState
+from training.step import make_train_step
+
+ROWS = 8
+
+
+def batch_of(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "text_tokens": rng.integers(
+            2, config.text_vocab_size, (ROWS, config.text_length), np.int32
+        ),
+        "text_mask": np.ones((ROWS, config.text_length), bool),
+        "image_tokens": rng.integers(
+            0, config.image_vocab_size, (ROWS, config.image_length), np.int32
+        ),
+        "example_index": np.arange(ROWS, dtype=np.int32),
+    }
+
+
+def train(
+    config: ModelConfig,
+    *,
+    steps: int = 3,
+    devices: int = 1,
+    accumulation_steps: int = 1,
+    dtype: str = "float32",
+    noise: float = 0.2,
+    optim: OptimConfig | None = None,
+) -> tuple[TrainState, list[dict]]:
+    """A few updates with every kind of randomness on."""
+    optim = optim or OptimConfig(learning_rate=1e-2, warmup_steps=1, decay_fraction=0.0)
+    model = transformer.build(config, dtype)
+    optimizer = make_optimizer(optim)
+    empty = jnp.zeros(config.text_length, jnp.int32)
+    step = make_train_step(
+        make_loss(model, empty, config.image_vocab_size, noise, noise),
+        optimizer,
+        make_schedule(optim, steps),
+        accumulation_steps,
+        parallel.mean_over_devices,
+    )
+    places = parallel.start(ParallelConfig(devices=devices))
+    run = parallel.compile_step(step, places)
+    state = jax.jit(partial(TrainState.create, model.init, optimizer, 0, dtype))()
+    state = parallel.replicate(state, places)
+    rows = []
+    for _ in range(steps):
+        state, metrics = run(state, batch_of(config))
+        rows.append({name: float(value) for name, value in metrics.items()})
+    return state, rows
+
+
+def assert_near(a: TrainState, b: TrainState, tolerance: float) -> None:
+    difference = jax.tree.map(
+        lambda x, y: jnp.square(np.asarray(x) - np.asarray(y)).sum(), a.params, b.params
+    )
+    size = jax.tree.map(lambda x: jnp.square(np.asarray(x)).sum(), a.params)
+    relative = np.sqrt(sum(jax.tree.leaves(difference)) / sum(jax.tree.leaves(size)))
+    assert relative < tolerance
+
+
+@pytest.fixture
+def noisy(tiny: ModelConfig) -> ModelConfig:
+    return dataclasses.replace(tiny, dropout=0.1, unroll=1)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_micro_batches_equal_one_batch(noisy: ModelConfig, parts: int) -> None:
+    # SGD: AdamW's division by the root of tiny squares would magnify rounding.
+    optim = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=1, decay_fraction=0.0)
+    whole, _ = train(noisy, optim=optim)
+    split, _ = train(noisy, optim=optim, accumulation_steps=parts)
+    assert_near(whole, split, 1e-6)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_many_devices_equal_one(noisy: ModelConfig, devices: int) -> None:
+    one, first = train(noisy)
+    many, rows = train(noisy, devices=devices)
+    assert_near(one, many, 1e-5)
+    assert rows[0]["train/loss"] == pytest.approx(first[0]["train/loss"], abs=1e-5)
+
+
+def test_the_same_run_gives_the_same_bits(noisy: ModelConfig) -> None:
+    a, b = train(noisy, devices=2)[0], train(noisy, devices=2)[0]
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_it_learns_eight_pairs_by_heart(tiny: ModelConfig, dtype: str) -> None:
+    config = dataclasses.replace(tiny, dim=32, mlp_dim=64)
+    optim = OptimConfig(learning_rate=1e-2, warmup_steps=5, decay_fraction=0.5)
+    _, rows = train(config, steps=80, dtype=dtype, noise=0.0, optim=optim)
+    assert rows[0]["train/loss"] == pytest.approx(np.log(20), abs=0.2)
+    assert rows[-1]["train/loss"] < 0.05
+
+
+def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(tiny: ModelConfig) -> None:
+    model = transformer.build(tiny, "float16")
+    optimizer = make_optimizer(OptimConfig())
+    state = TrainState.create(model.init, optimizer, 0, "float16")
+    assert state.loss_scale is not None
+
+    def overflowing(params: dict, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
+        return jnp.float32(jnp.inf) * params["head"]["kernel"].sum(), {}
+
+    step = jax.jit(make_train_step(overflowing, optimizer, make_schedule(OptimConfig(), 10)))
+    new, metrics = step(state, batch_of(tiny))
+    jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, new.opt_state, state.opt_state)
+    assert metrics["loss_scale/skipped"] == 1
+    assert new.loss_scale is not None
+    assert new.loss_scale.scale == state.loss_scale.scale / 2
+    assert int(new.step) == 1
+
+
+def test_an_uneven_batch_is_refused_with_the_numbers() -> None:
+    places = parallel.start(ParallelConfig(devices=4))
+    with pytest.raises(
+        ValueError, match="batch_size 100 is not a multiple of 4 device.* × 3 .*try 96"
+    ):
+        parallel.check_batch(100, places, 3)
+
+
+def test_more_devices_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="parallel.devices 9 is not possible with 4 cpu"):
+        parallel.start(ParallelConfig(devices=9))
