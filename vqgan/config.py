@@ -133,10 +133,7 @@ class QuantizerConfig:
     warmup_steps: int = 1000
     """Updates before there is a codebook: a good autoencoder gives k-means something to cluster;
     from the first update on the codebook would collapse."""
-    warmup_noise: float = 0.0
-    """Standard deviation of noise on latents in the warm-up, in lengths of a code: latents that
-    stay apart under noise also stay apart when they are quantised."""
-    refresh_every: int = 200
+    refresh_every: int = 500
     """Updates between revivals of unused codes; 0 = never. None happens in the last tenth of a
     run, so that the decoder has learnt every code."""
     refresh_pictures: int = 1024

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from vqgan import metrics, quantizer
 from vqgan.autoencoder import Autoencoder
-from vqgan.config import LossConfig, QuantizerConfig
+from vqgan.config import LossConfig
 from vqgan.layers import Params
 from vqgan.losses import reconstruction_loss
 
@@ -24,13 +24,11 @@ def to_float(pixels: UInt8[Array, "*b y x 3"]) -> Float[Array, "*b y x 3"]:
     return pixels.astype(jnp.float32) / 127.5 - 1
 
 
-def make_loss(
-    autoencoder: Autoencoder, config: LossConfig, quantizer_config: QuantizerConfig
-) -> Loss:
+def make_loss(autoencoder: Autoencoder, config: LossConfig) -> Loss:
     """The training loss of a batch {"pixels" uint8, "is_quantized" bool per picture}.
 
-    Where a picture is not quantised, during the warm-up, the decoder sees the latents themselves,
-    with noise.
+    Where a picture is not quantised, during the warm-up, the decoder sees the latents themselves.
+    Nothing is drawn at random: the keys that the training step gives are for other losses.
     """
 
     def loss(params: Params, batch: Batch, keys: Key[Array, "b"]) -> tuple[Array, dict]:
@@ -38,10 +36,8 @@ def make_loss(
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)
         active = batch["is_quantized"].astype(jnp.float32)
-        noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(keys)
-        noisy = autoencoder.place(latents + quantizer_config.warmup_noise * noise)
-        chosen = jnp.where(active[:, None, None, None] > 0, quantized.latents, noisy)
-        reconstruction = autoencoder.paint(params, chosen)
+        seen = jnp.where(active[:, None, None, None] > 0, quantized.latents, latents)
+        reconstruction = autoencoder.paint(params, seen)
 
         painted = reconstruction_loss(pixels, reconstruction, config)
         share = active.mean()

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from vqgan import quantizer
 from vqgan.layers import Params
 
 Pictures = UInt8[np.ndarray, "_ y x 3"]
@@ -77,10 +79,9 @@ def make_figures(
             for name, result in results.items()
             for figure in ("psnr", "ssim")
         }
-        counts = np.bincount(results["all"]["tokens"].ravel(), minlength=codebook_size)
-        share = counts[counts > 0] / counts.sum()
-        values["eval/all/usage"] = float((counts > 0).mean())
-        values["eval/all/perplexity"] = float(np.exp(-(share * np.log(share)).sum()))
+        counts = quantizer.count(jnp.asarray(results["all"]["tokens"]), codebook_size)
+        values["eval/all/usage"] = float(quantizer.usage(counts))
+        values["eval/all/perplexity"] = float(quantizer.perplexity(counts))
         return values
 
     return figures

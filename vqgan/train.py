@@ -88,6 +88,7 @@ def main(config: RunConfig) -> None:
     training = config.training
     devices = parallel.start(config.parallel)
     parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
+    check_warmup(config)
     sets = read_sets(config.data.source, config.model.image_size)
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
     is_old = runs.open_folder(folder, to_tree(config), lambda p: to_tree(from_yaml(RunConfig, p)))
@@ -133,6 +134,16 @@ def main(config: RunConfig) -> None:
     print(f"{folder}: step {done} of {training.steps}{rest}")
 
 
+def check_warmup(config: RunConfig) -> None:
+    """Raises ValueError when the run would end before there is a codebook."""
+    warmup, steps = config.quantizer.warmup_steps, config.training.steps
+    if warmup >= steps:
+        raise ValueError(
+            f"quantizer.warmup_steps {warmup} leaves none of the {steps} training.steps to learn "
+            f"with a codebook; try --quantizer.warmup_steps={steps // 4}"
+        )
+
+
 def read_sets(path: str, image_size: int) -> dict[str, Pictures]:
     """All pictures of a source by split; `gallery` pictures are neither trained on nor asked for.
 
@@ -159,7 +170,7 @@ def read_sets(path: str, image_size: int) -> dict[str, Pictures]:
 def make_step(config: RunConfig, autoencoder: Autoencoder) -> Callable:
     """The update of this configuration."""
     return make_train_step(
-        make_loss(autoencoder, config.loss, config.quantizer),
+        make_loss(autoencoder, config.loss),
         make_optimizer(config.optim),
         make_schedule(config.optim, config.training.steps),
         config.training.accumulation_steps,

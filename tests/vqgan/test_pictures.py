@@ -40,7 +40,7 @@ def fake_reconstruct(params, pictures):
     """The first pixel decides the tokens and figures."""
     mark = pictures[:, 0, 0, 0]
     return {
-        "tokens": np.stack([mark % 4, mark % 2], axis=1),
+        "tokens": np.stack([mark % 4, mark % 2], axis=1).astype(np.int32),
         "reconstruction": pictures / 127.5 - 1.0,
         "psnr": mark.astype(np.float32),
         "ssim": mark / 255,

@@ -68,7 +68,7 @@ def test_stop_and_resume_equal_a_straight_run(run_config, tmp_path):
 def test_a_warm_codebook_moves_only_with_the_loss_of_quantized_pictures(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
     params = autoencoder.init(jax.random.key(0))
-    loss = make_loss(autoencoder, LossConfig(), QuantizerConfig())
+    loss = make_loss(autoencoder, LossConfig())
     pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
 
     @jax.jit
@@ -99,3 +99,9 @@ def test_an_empty_folder_is_one_clear_error(run_config, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no pictures"):
         main(dataclasses.replace(run_config, data=PicturesConfig(str(tmp_path / "empty"))))
+
+
+def test_a_run_without_time_for_a_codebook_is_refused(run_config):
+    late = QuantizerConfig(warmup_steps=6)
+    with pytest.raises(ValueError, match="warmup_steps=1"):
+        main(dataclasses.replace(run_config, quantizer=late))
