@@ -21,7 +21,7 @@ MARGIN, GAP, TEXT_GAP, BLOCK_GAP = 20, 8, 5, 14
 TEXT_SIZE, LINE_HEIGHT = 15, 20
 SHOWN_SIDE = 128
 """Pictures are enlarged to about this many pixels, unless told otherwise."""
-MAX_CELL_LINES, MAX_BLOCK_LINES = 4, 2
+MAX_CELL_LINES, MAX_BLOCK_LINES = 5, 2
 EMPTY_PROMPT = "(empty prompt)"
 # Tried for prompts whose letters Pillow's own font lacks; what is not installed is passed over.
 OTHER_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial.ttf")
@@ -59,9 +59,10 @@ def picture_grid(
 
 
 def _fitting_columns(count: int, per_prompt: int) -> int:
-    """Single pictures: a page a bit wider than high. Blocks: lines of equal length, at most 10."""
+    """Single pictures: a full page a bit wider than high. Blocks: equal lines of at most 10."""
     if per_prompt == 1:
-        return min(count, max(4, round((count * 1.6) ** 0.5)))
+        wanted = (count * 1.6) ** 0.5
+        return min(count, min(range(4, 13), key=lambda n: abs(n - wanted) + -count % n))
     return -(-per_prompt // -(-per_prompt // 10))
 
 

@@ -88,6 +88,20 @@ def test_an_empty_prompt_is_called_that() -> None:
     assert _wrap("  ", 1000, 1) == [EMPTY_PROMPT]
 
 
+def test_a_page_is_as_full_as_it_can_be() -> None:
+    widths = {
+        count: picture_grid(["a"] * count, noise(count, 1, 8, 8), scale=8).size[0]
+        for count in (1, 3, 4, 12, 30)
+    }
+    assert {count: (width - 40 + 8) // 72 for count, width in widths.items()} == {
+        1: 1,
+        3: 3,
+        4: 4,
+        12: 4,
+        30: 6,
+    }
+
+
 def test_prompts_and_pictures_must_be_as_many() -> None:
     with pytest.raises(ValueError, match="1 prompts do not name 2 × 3 pictures"):
         picture_grid(["a"], noise(2, 3, 8, 8))
