@@ -1,0 +1,143 @@
+"""Every sweeps/*.yaml suits wandb's own engine, and names flags and a metric of train.py."""
+
+import importlib
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import optax
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from config import Config, parse_config, to_tree
+from training.config import TrackerConfig, TrainingConfig
+from training.hooks import make_evaluation
+from training.state import TrainState
+from training.trackers import Tracker
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it speaks to an older pydantic
+    # PyPI's package; by `import`, mypy would take the folder of the same name for it
+    sweeps: Any = importlib.import_module("sweeps")
+
+HELD_OUT = ("tone", "tone2", "gender", "random")  # the splits of the built-in data
+of_each_sweep = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
+
+
+def command_line(sweep: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    """What wandb's agent executes: `parameters` as the engine suggests them."""
+    macros = create_sweep_command_args({"args": parameters})
+    macros |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [sweep["program"]]}
+    words: list[str] = []
+    for word in create_sweep_command(list(sweep["command"])):
+        words += macros[word[2:-1]] if word.startswith("${") else [word]
+    return words
+
+
+def flags_of(sweep: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    words = command_line(sweep, parameters)
+    assert words[:3] == ["/usr/bin/env", "python", "train.py"]
+    return words[3:]
+
+
+def setting(config: Config, name: str) -> Any:
+    value: Any = to_tree(config)
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def test_there_are_sweeps() -> None:
+    assert {path.stem for path in FILES} >= {"baseline", "learning_rate"}
+
+
+@of_each_sweep
+def test_wandb_takes_it_and_train_knows_every_flag(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    sweep = read(path)
+    assert sweeps.schema_violations_from_proposed_config(sweep) == []
+    suggested = sweeps.next_run(sweep, []).config
+    assert suggested.keys() == sweep["parameters"].keys()
+    config = parse_config(Config, flags_of(sweep, suggested))
+    for name, entry in suggested.items():
+        assert setting(config, name) == entry["value"], name
+    assert config.output_dir is None, "every run of a sweep needs a new folder"
+    assert config.tracker.wandb == "online"
+
+
+def test_a_parameter_that_is_no_flag_would_be_found() -> None:
+    sweep = read(FILES[0])
+    with pytest.raises(ValueError, match=r"did you mean --optim\.learning_rate\?"):
+        parse_config(Config, flags_of(sweep, {"optim.learning_rat": {"value": 0.1}}))
+
+
+@of_each_sweep
+def test_the_mirror_gets_the_metric(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names of the built-in data's splits, through the hook and the tracker of a run."""
+    logged: dict[str, float] = {}
+    run = SimpleNamespace(log=lambda row, step: logged.update(row), finish=lambda: None)
+    fake = SimpleNamespace(init=lambda **_: run, Settings=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    one_batch = {name: lambda: [{"x": np.ones(2)}] for name in HELD_OUT}
+    evaluate = make_evaluation(lambda params, batch: (batch["x"].sum(), 2.0), one_batch)
+    state = TrainState.create(lambda key: {}, optax.identity(), seed=0)
+    row = evaluate(1, state) | {"time/step_ms": 1.0}
+    with Tracker(TrackerConfig(wandb="online"), TrainingConfig(), tmp_path, 0, {}) as tracker:
+        tracker.record(1, row)
+    assert logged[read(path)["metric"]["name"]] == 1.0
+
+
+@of_each_sweep
+def test_an_early_stop_falls_within_the_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = read(path)
+    if "early_terminate" not in sweep:
+        return
+    monkeypatch.chdir(ROOT)
+    training = parse_config(Config, flags_of(sweep, sweeps.next_run(sweep, []).config)).training
+    evaluations = training.steps // training.eval_every
+    name = sweep["metric"]["name"]
+    runs = [
+        sweeps.SweepRun(
+            name=str(loss),
+            state=sweeps.RunState.running,
+            sampledHistory=[{name: loss}] * (evaluations // 2),
+        )
+        for loss in (1.0, 2.0, 3.0, 4.0)
+    ]
+    assert {run.name for run in sweeps.stop_runs(sweep, runs)} == {"4.0"}
+
+
+def test_none_booleans_and_lists_survive_the_agent() -> None:
+    parameters = {
+        "output_dir": None,
+        "model.use_bias": True,
+        "model.use_glu": False,
+        "model.norm": "layernorm",
+        "optim.epsilon": 1e-9,
+        "training.grid_prompts": ["a cat, asleep", "it’s three o'clock", "None"],
+    }
+    sweep = {
+        "program": "train.py",
+        "command": ["${env}", "${interpreter}", "${program}", "${args}"],
+    }
+    words = flags_of(sweep, {name: {"value": value} for name, value in parameters.items()})
+    assert "--output_dir=None" in words
+    assert "--model.use_glu=False" in words
+    config = parse_config(Config, words)
+    for name, value in parameters.items():
+        expected = tuple(value) if isinstance(value, list) else value
+        assert setting(config, name) == expected, name
