@@ -39,7 +39,7 @@ ABOUT = "Draw held-out prompts and say whether the pictures show them, beside ch
 # Two-sided 95 % of Student's t by degrees of freedom; from ten on the normal's is near enough.
 STUDENT_T = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
-OFFENSIVE = ("middle finger",)
+OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
 """Words of prompts that are left out of the grid."""
 GRID_PICTURES = 30
 

@@ -35,7 +35,7 @@ class TrainingConfig:
     """Most examples of each split in an evaluation of the loss."""
     grid_every: int = 250
     """Updates between picture grids of the fixed prompts; 0 = only at the end."""
-    grid_prompts: tuple[str, ...] = ("red heart", "blue square", "grinning face", "three o’clock")
+    grid_prompts: tuple[str, ...] = ("red heart", "blue square", "grinning face", "three o'clock")
     """Prompts of those grids."""
 
     def __post_init__(self) -> None:

@@ -37,13 +37,13 @@ def make_train_step(
         grads, metrics = _mean_gradient(loss, state, batch, accumulation_steps)
         grads, metrics = mean_over_devices((grads, metrics))
         learning_rate = schedule(state.step)
-        metrics["norm/grad"] = optax.global_norm(grads)
+        metrics["norm/grad"] = optax.tree.norm(grads)
         metrics["schedule/learning_rate"] = learning_rate
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda u: -learning_rate * u, updates)
         params = optax.apply_updates(state.params, updates)
-        metrics["norm/params"] = optax.global_norm(params)
+        metrics["norm/params"] = optax.tree.norm(params)
         new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
         return (new, metrics) if state.loss_scale is None else _guard(state, new, grads, metrics)
 

@@ -49,12 +49,12 @@ def test_activations_match_their_definitions(name: Activation, reference) -> Non
 
 
 def test_attention_matches_its_definition() -> None:
-    q, k, v = RNG.normal(size=(3, 2, 5, 3, 4))
+    q, k, v = RNG.normal(size=(3, 2, 3, 5, 4))
     mask = np.tril(np.ones((5, 5), bool))
     expected = np.zeros_like(q)
     for b, h, i in np.ndindex(2, 3, 5):
-        weights = np.exp(k[b, : i + 1, h] @ q[b, i, h] / 2)  # sqrt(4) = 2
-        expected[b, i, h] = weights @ v[b, : i + 1, h] / weights.sum()
+        weights = np.exp(k[b, h, : i + 1] @ q[b, h, i] / 2)  # sqrt(4) = 2
+        expected[b, h, i] = weights @ v[b, h, : i + 1] / weights.sum()
     found = attend(jnp.float32(q), jnp.float32(k), jnp.float32(v), jnp.asarray(mask)[None, None])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 

@@ -95,4 +95,4 @@ def test_one_bad_number_makes_a_tree_not_finite() -> None:
 
 def test_a_fraction_beyond_one_is_refused() -> None:
     with pytest.raises(ValueError, match="decay_fraction 2"):
-        replace(CONFIG, decay_fraction=2)
+        replace(CONFIG, decay_fraction=2.0)
