@@ -11,21 +11,21 @@ from model.layers import Linear, dropout
 
 
 def attend(
-    q: Float[Array, "b q h e"],
-    k: Float[Array, "b k h e"],
-    v: Float[Array, "b k h e"],
+    q: Float[Array, "b h q e"],
+    k: Float[Array, "b h k e"],
+    v: Float[Array, "b h k e"],
     mask: Bool[Array, "#b #h #q k"],
     dropout_rate: float = 0.0,
     keys: Key[Array, "b"] | None = None,
-) -> Float[Array, "b q h e"]:
+) -> Float[Array, "b h q e"]:
     """Scaled dot-product attention, softmax in float32; `mask` broadcasts to [b, h, q, k] and is
     True where a query may look. Each query needs at least one such position."""
     scale = q.shape[-1] ** -0.5
-    scores = jnp.einsum("bqhe,bkhe->bhqk", q * scale, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bhqe,bhke->bhqk", q * scale, k, preferred_element_type=jnp.float32)
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     weights = dropout(weights, dropout_rate, keys)
-    mixed = jnp.einsum("bhqk,bkhe->bqhe", weights, v, preferred_element_type=jnp.float32)
+    mixed = jnp.einsum("bhqk,bhke->bhqe", weights, v, preferred_element_type=jnp.float32)
     return mixed.astype(v.dtype)
 
 
@@ -45,19 +45,19 @@ class Attention(nnx.Module):
 
     def keys_values(
         self, context: Float[Array, "b k d"]
-    ) -> tuple[Float[Array, "b k h e"], Float[Array, "b k h e"]]:
+    ) -> tuple[Float[Array, "b h k e"], Float[Array, "b h k e"]]:
         return self._heads(self.k(context)), self._heads(self.v(context))
 
     def __call__(
         self,
         x: Float[Array, "b q d"],
-        k: Float[Array, "b k h e"],
-        v: Float[Array, "b k h e"],
+        k: Float[Array, "b h k e"],
+        v: Float[Array, "b h k e"],
         mask: Bool[Array, "#b #h #q k"],
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b q d"]:
         mixed = attend(self._heads(self.q(x)), k, v, mask, self.dropout_rate, keys)
-        return self.out(rearrange(mixed, "b q h e -> b q (h e)"))
+        return self.out(rearrange(mixed, "b h q e -> b q (h e)"))
 
     def _heads(self, x: Array) -> Array:
-        return rearrange(x, "b q (h e) -> b q h e", h=self.num_heads)
+        return rearrange(x, "b q (h e) -> b h q e", h=self.num_heads)

@@ -89,16 +89,16 @@ class EncoderLayer(nnx.Module):
 class LayerCache:
     """Keys and values of one decoder layer: of the positions drawn so far, and of the caption."""
 
-    self_k: Float[Array, "b n h e"]
-    self_v: Float[Array, "b n h e"]
-    cross_k: Float[Array, "b t h e"]
-    cross_v: Float[Array, "b t h e"]
+    self_k: Float[Array, "b h n e"]
+    self_v: Float[Array, "b h n e"]
+    cross_k: Float[Array, "b h t e"]
+    cross_v: Float[Array, "b h t e"]
 
     def insert(self, k: Array, v: Array, index: Array) -> "LayerCache":
-        """The cache with the keys and values [b, 1, h, e] of position `index` written."""
+        """The cache with the keys and values [b, h, 1, e] of position `index` written."""
         write = jax.lax.dynamic_update_slice_in_dim
-        self_k = write(self.self_k, k, index, axis=1)
-        return LayerCache(self_k, write(self.self_v, v, index, axis=1), self.cross_k, self.cross_v)
+        self_k = write(self.self_k, k, index, axis=2)
+        return LayerCache(self_k, write(self.self_v, v, index, axis=2), self.cross_k, self.cross_v)
 
 
 class DecoderLayer(nnx.Module):
@@ -139,7 +139,7 @@ class DecoderLayer(nnx.Module):
         h = self.attention_residual.enter(x)
         cache = cache.insert(*self.attention.keys_values(h), index)
         mask = (jnp.arange(length) <= index)[None, None, None, :]
-        h = self.attention(h, cache.self_k[:, :length], cache.self_v[:, :length], mask)
+        h = self.attention(h, cache.self_k[:, :, :length], cache.self_v[:, :, :length], mask)
         x = self.attention_residual.add(x, h, None)
         x = self._attend_to_caption_and_feed(x, cache.cross_k, cache.cross_v, text_mask, None)
         return x, cache
@@ -147,8 +147,8 @@ class DecoderLayer(nnx.Module):
     def _attend_to_caption_and_feed(
         self,
         x: Float[Array, "b n d"],
-        cross_k: Float[Array, "b t h e"],
-        cross_v: Float[Array, "b t h e"],
+        cross_k: Float[Array, "b h t e"],
+        cross_v: Float[Array, "b h t e"],
         text_mask: Bool[Array, "b #h #q t"],
         keys: Key[Array, "b"] | None,
     ) -> Float[Array, "b n d"]:

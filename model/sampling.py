@@ -60,6 +60,7 @@ def make_sampler(
         seeds: UInt32[Array, "b"],
     ) -> Int32[Array, "b n"]:
         keys = jax.vmap(jax.random.key)(seeds)
+        decode = transformer.decoder(params)
         cache = _read_text(transformer, params, text_tokens, text_mask, empty_text, guided)
 
         def draw_next(
@@ -68,7 +69,7 @@ def make_sampler(
             drawn, cache = carry
             tokens = jax.lax.dynamic_index_in_dim(drawn, index, axis=1, keepdims=False)
             tokens = jnp.tile(tokens, 2) if guided else tokens
-            logits, cache = transformer.decode_step(params, tokens, index, cache, end)
+            logits, cache = decode(tokens, index, cache, end)
             logits = _guide(logits, config.guidance_scale) if guided else logits
             tokens = sample_tokens(logits[:, :codebook_size], _fold(keys, index), config)
             return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache

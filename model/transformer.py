@@ -76,6 +76,9 @@ class Cache:
     text_mask: Bool[Array, "b t"]
 
 
+DecodeStep = Callable[[Int[Array, "b"], Array, Cache, int], tuple[Float[Array, "b v"], Cache]]
+
+
 @dataclass(frozen=True)
 class Transformer:
     """Pure functions of one configuration; `params` is what `init` returned or a file held."""
@@ -141,28 +144,35 @@ class Transformer:
     ) -> Cache:
         """A cache for `length` positions; the caption's keys and values are computed here, once."""
         head_dim = self.config.dim // self.config.num_heads
-        empty = jnp.zeros((len(text_mask), length, self.config.num_heads, head_dim), self.dtype)
+        empty = jnp.zeros((len(text_mask), self.config.num_heads, length, head_dim), self.dtype)
 
         def one(layer: DecoderLayer) -> LayerCache:
             return LayerCache(empty, empty, *layer.cross_attention.keys_values(encoder_states))
 
         return Cache([one(layer) for layer in self._decoder_layers(params)], text_mask)
 
-    def decode_step(
-        self, params: Params, tokens: Int[Array, "b"], index: Array, cache: Cache, length: int
-    ) -> tuple[Float[Array, "b v"], Cache]:
-        """Logits of image token `index` from decoder input `tokens` at that position.
+    def decoder(self, params: Params) -> DecodeStep:
+        """The function (tokens, index, cache, length) → logits [b, v] of image token `index` and
+        the new cache, given the decoder input `tokens` [b] at that position. It attends over the
+        first `length` (static, > index) positions of the cache.
 
-        Attends over the first `length` (static, > index) positions of the cache.
+        Made once, in front of the loop: taking the layers out of their stack inside of it would
+        copy every weight at every step.
         """
-        network = self._network(params)
-        visible = cache.text_mask[:, None, None, :]
-        x = network.image_embedding(tokens[:, None], self.dtype, start=index)
-        layers = []
-        for layer, old in zip(self._decoder_layers(params), cache.layers, strict=True):
-            x, new = layer.decode(x, old, index, length, visible)
-            layers.append(new)
-        return self._logits(network, x)[:, 0], Cache(layers, cache.text_mask)
+        network, decoder_layers = self._network(params), self._decoder_layers(params)
+
+        def decode(
+            tokens: Int[Array, "b"], index: Array, cache: Cache, length: int
+        ) -> tuple[Float[Array, "b v"], Cache]:
+            visible = cache.text_mask[:, None, None, :]
+            x = network.image_embedding(tokens[:, None], self.dtype, start=index)
+            layers = []
+            for layer, old in zip(decoder_layers, cache.layers, strict=True):
+                x, new = layer.decode(x, old, index, length, visible)
+                layers.append(new)
+            return self._logits(network, x)[:, 0], Cache(layers, cache.text_mask)
+
+        return decode
 
     def _logits(self, network: Network, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
         x = x if network.decoder_norm is None else network.decoder_norm(x)

@@ -77,9 +77,14 @@ def test_only_guidance_doubles_the_batch(
     seen: set[int] = set()
 
     class Watched(Transformer):
-        def decode_step(self, params: Any, tokens: jax.Array, *rest: Any) -> Any:
-            seen.add(len(tokens))
-            return super().decode_step(params, tokens, *rest)
+        def decoder(self, params: Any) -> Any:
+            decode = super().decoder(params)
+
+            def watched(tokens: jax.Array, *rest: Any) -> Any:
+                seen.add(len(tokens))
+                return decode(tokens, *rest)
+
+            return watched
 
     config = SamplingConfig(guidance_scale=scale)
     sample = make_sampler(Watched(tiny), config, EMPTY)

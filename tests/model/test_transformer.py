@@ -88,7 +88,7 @@ def test_decoding_with_a_cache_equals_the_full_pass(tiny: ModelConfig, variant: 
         return model.init_cache(params, model.encode(params, text, mask), mask, tiny.image_length)
 
     cache = read(params)
-    step = jax.jit(model.decode_step, static_argnums=4)
+    step = jax.jit(lambda params, *inputs: model.decoder(params)(*inputs), static_argnums=4)
     for index in range(tiny.image_length):
         length = 4 if index < 4 else tiny.image_length
         logits, cache = step(params, image[:, index], jnp.int32(index), cache, length)
