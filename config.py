@@ -58,7 +58,7 @@ class Config:
 class _OneLineParser(jsonargparse.ArgumentParser):
     """Raises ValueError with one line instead of printing the usage."""
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> Any:
         raise ValueError(" ".join(str(message).split()))
 
 

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from config import Config, from_yaml, run, to_tree, to_yaml
 from data.batches import eval_batches, open_batches
@@ -52,7 +53,10 @@ def main(config: Config) -> None:
         partial(TrainState.create, model.init, optimizer, config.seed, training.compute_dtype)
     )()
     about = {"records": records.digest}
-    with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
+    with (
+        StopSignal() as stop,
+        Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints,
+    ):
         state = checkpoints.resume(state, about) if is_old else state
         start = int(state.step)
         if start >= training.steps:
@@ -67,7 +71,7 @@ def main(config: Config) -> None:
         print(f"{folder}: {count:,} parameters on {devices.describe()}, {pictures:,} pictures")
 
         tracker = Tracker(config.tracker, training, folder, start, to_tree(config))
-        with tracker, StopSignal() as stop:
+        with tracker:
 
             def save(step: int, state: TrainState) -> None:
                 tracker.sync()
@@ -115,7 +119,7 @@ def make_step(config: Config, model: Transformer, records: Records) -> Step:
     """The update of this configuration."""
     training = config.training
     tokenizer = open_tokenizer(records.tokenizer_folder)
-    empty_tokens = tokenizer.encode([""], config.model.text_length)[0][0]
+    empty_tokens = jnp.asarray(tokenizer.encode([""], config.model.text_length)[0][0])
     loss = make_loss(
         model, empty_tokens, records.codebook_size, training.caption_dropout, training.token_noise
     )

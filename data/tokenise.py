@@ -112,7 +112,9 @@ def collect(source: Source, encoder: PictureEncoder, held_out: float) -> Collect
     """Walk through the source once, encoding the pictures that can be used."""
     found, waiting = Collected(), []
     readings = read_pictures(source, encoder.image_size, need_captions=True)
-    for reading in tqdm(readings, desc="encoding", total=len(source), unit=" pictures", disable=None):
+    for reading in tqdm(
+        readings, desc="encoding", total=len(source), unit=" pictures", disable=None
+    ):
         if reading.example is None or reading.pixels is None:
             found.skipped.append((reading.name, reading.problem))
             continue

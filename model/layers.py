@@ -21,8 +21,10 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
-def matmul(x: Float[Array, "*b d"], kernel: Float[Array, "d f"], dtype: jnp.dtype) -> Array:
-    """x @ kernel with operands in `dtype`, sums in float32 and the result in `dtype`.
+def matmul(
+    x: Float[Array, "*b d"], kernel: Float[Array, "d f"], dtype: jnp.dtype
+) -> Float[Array, "*b f"]:
+    """x @ kernel with operands in `dtype`; sums and the result are float32.
 
     In half precision the backward products are written out as well: XLA on CPU reaches its
     bfloat16 kernels only for half × half → float32, and jax's own rule would mix the types.
@@ -33,7 +35,7 @@ def matmul(x: Float[Array, "*b d"], kernel: Float[Array, "d f"], dtype: jnp.dtyp
 
 
 def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
@@ -47,10 +49,12 @@ def _half_matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, A
 
 def _half_matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    gradient = gradient.astype(x.dtype)
     rows, columns = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     # The barrier keeps a transposed operand from being folded into a product that has no kernel.
     transposed_kernel, transposed_rows = jax.lax.optimization_barrier((kernel.T, rows.T))
-    return _product(gradient, transposed_kernel), _product(transposed_rows, columns)
+    to_x, to_kernel = _product(gradient, transposed_kernel), _product(transposed_rows, columns)
+    return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
 _half_matmul.defvjp(_half_matmul_forward, _half_matmul_backward)
@@ -66,9 +70,13 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(config.init_std * jax.random.normal(rngs.params(), (d_in, d_out)))
         self.bias = nnx.Param(jnp.zeros((d_out,))) if config.use_bias else None
 
-    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
+    def float32(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
+        """The product as it was summed, for logits."""
         y = matmul(x, self.kernel[...], self.dtype)
-        return y if self.bias is None else y + along_last(self.bias[...].astype(self.dtype), y)
+        return y if self.bias is None else y + along_last(self.bias[...], y)
+
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
+        return self.float32(x).astype(self.dtype)
 
 
 def along_last(vector: Float[Array, "d"], x: Float[Array, "*b d"]) -> Float[Array, "*#b d"]:

@@ -176,7 +176,7 @@ class Transformer:
 
     def _logits(self, network: Network, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
         x = x if network.decoder_norm is None else network.decoder_norm(x)
-        return network.head(x).astype(jnp.float32)
+        return network.head.float32(x)
 
     def _network(self, params: Params) -> Network:
         return nnx.merge(_structure(self.config, self.dtype), params)

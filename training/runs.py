@@ -6,7 +6,9 @@ RUN/metrics.jsonl      one row per update
 RUN/checkpoints/STEP   RUN/grids/*.png   RUN/tokenizer/   RUN/vqgan/
 """
 
+import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -40,10 +42,16 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "toke
 
 
 def new_folder(name: str) -> Path:
-    """runs/DATE-NAME, with a number behind it if that exists."""
+    """Make runs/DATE-NAME, with a number behind it if another run, started in the same second, has
+    that already."""
     base = Path("runs") / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
-    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 100))]
-    return next(folder for folder in candidates if not folder.exists())
+    base.parent.mkdir(exist_ok=True)
+    more = (base.with_name(f"{base.name}-{i}") for i in itertools.count(2))
+    for folder in itertools.chain([base], more):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("numbers do not run out")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

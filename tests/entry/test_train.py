@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import train
-from config import Config, parse_config
+from config import Config, parse_config, run
 from drawing import ReleaseConfig, release
 from training import metrics
 
@@ -144,7 +144,12 @@ def test_sigterm_saves_and_exits_zero(records_folder: Path, tmp_path: Path) -> N
     assert (run / "checkpoints" / str(done)).is_dir()
 
 
-def test_wrong_input_is_one_line_and_exit_code_two(records_folder: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_one_line_and_exit_code_two(
+    records_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     wrong = {
         "--model.dmi=3": "did you mean --model.dim?",
         "--training.steps=none": "training.steps",
@@ -156,9 +161,11 @@ def test_wrong_input_is_one_line_and_exit_code_two(records_folder: Path, tmp_pat
     }
     for flags, expected in wrong.items():
         words = [*tiny(records_folder, tmp_path / "run"), *flags.split()]
-        done = subprocess.run(
-            [sys.executable, "train.py", *words], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2, (flags, done.stderr)
-        assert expected in done.stderr, (flags, done.stderr)
-        assert done.stderr.count("\n") == 1, done.stderr
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        with pytest.raises(SystemExit) as stop:
+            run(train.main, Config, prog="train.py", about="")
+        assert stop.value.code == 2, flags
+        error = capsys.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1, error
+    assert not (tmp_path / "run").exists()

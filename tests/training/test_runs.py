@@ -52,6 +52,6 @@ def test_other_package_versions_warn(
 
 def test_default_folders_are_always_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    first = runs.new_folder("x")
-    first.mkdir(parents=True)
-    assert runs.new_folder("x") != first
+    folders = {runs.new_folder("x") for _ in range(5)}
+    assert len(folders) == 5
+    assert all(folder.is_dir() for folder in folders)

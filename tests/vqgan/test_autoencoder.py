@@ -26,7 +26,7 @@ CHANGES = {
 }
 
 
-@pytest.fixture(params=CHANGES.values(), ids=CHANGES.keys(), scope="module")
+@pytest.fixture(params=list(CHANGES.values()), ids=list(CHANGES), scope="module")
 def layout(request, tiny_vqgan):
     autoencoder = build(dataclasses.replace(tiny_vqgan, **request.param))
     return autoencoder, autoencoder.init(KEY)
