@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import run
-from data.exam import Answers, Choice, Exam, Half, open_exam
+from data.exam import Answers, Exam, Half, Selection, open_exam
 from data.grids import picture_grid, save_png
 from data.records import Records, open_records
 from drawing import (
@@ -108,7 +108,7 @@ def main(config: EvaluateConfig) -> None:
     exam = open_exam(
         records,
         drawers[0].image_size,
-        Choice(config.splits, config.half, config.max_prompts, config.max_gallery),
+        Selection(config.splits, config.half, config.max_prompts, config.max_gallery),
     )
     results: list[dict[str, Answers]] = []
     for checkpoint, drawer in zip(checkpoints, drawers, strict=True):

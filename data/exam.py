@@ -20,7 +20,7 @@ Answers = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """Which prompts are drawn, and among how many pictures they are looked for."""
 
     splits: tuple[str, ...] = ()
@@ -54,21 +54,23 @@ class Exam:
         return {name: answer.reshape(count, per_prompt) for name, answer in answers.items()}
 
 
-def open_exam(records: Records, image_size: int, choice: Choice) -> Exam:
+def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
     """Choose the prompts and read the real pictures.
 
     Raises:
         ValueError: no held-out examples, or the pictures are gone.
     """
-    rows = {split: choose_prompts(records, split, choice) for split in held_out(records, choice)}
+    rows = {
+        split: choose_prompts(records, split, selection) for split in held_out(records, selection)
+    }
     rows = {split: chosen for split, chosen in rows.items() if len(chosen)}
     if not rows:
         counts = ", ".join(f"{len(records.rows(s))} {s}" for s in records.split_names)
         raise ValueError(
-            f"{records.folder} has no held-out prompts to draw ({counts}; half {choice.half}); "
+            f"{records.folder} has no held-out prompts to draw ({counts}; half {selection.half}); "
             f"encode with a larger --held_out, or use --half=all"
         )
-    chosen = choose_gallery(records, np.concatenate(list(rows.values())), choice.max_gallery)
+    chosen = choose_gallery(records, np.concatenate(list(rows.values())), selection.max_gallery)
     examples = [records.examples[i] for i in chosen]
     pictures = read_real_pictures(records, examples, image_size)
     in_training = np.array([example["split"] == "train" for example in examples])
@@ -76,21 +78,21 @@ def open_exam(records: Records, image_size: int, choice: Choice) -> Exam:
     return Exam(records, Gallery(pictures, examples, in_training), rows, targets)
 
 
-def held_out(records: Records, choice: Choice) -> list[str]:
+def held_out(records: Records, selection: Selection) -> list[str]:
     """The splits that are asked for."""
     known = [name for name in records.split_names if name not in NOT_ASKED]
-    for name in choice.splits:
+    for name in selection.splits:
         if name not in known:
             raise ValueError(f"no held-out split {name!r}; there are: {', '.join(known)}")
-    return list(choice.splits) or known
+    return list(selection.splits) or known
 
 
-def choose_prompts(records: Records, split: str, choice: Choice) -> Int64[np.ndarray, "p"]:
+def choose_prompts(records: Records, split: str, selection: Selection) -> Int64[np.ndarray, "p"]:
     """Examples of one half of a split, at most max_prompts, chosen by a hash of their keys."""
     hashes = {int(i): zlib.crc32(records.examples[i]["key"].encode()) for i in records.rows(split)}
-    halves = {"tune": (0,), "report": (1,), "all": (0, 1)}[choice.half]
+    halves = {"tune": (0,), "report": (1,), "all": (0, 1)}[selection.half]
     of_half = sorted((i for i in hashes if hashes[i] % 2 in halves), key=lambda i: hashes[i])
-    return np.array(sorted(of_half[: choice.max_prompts or None]), np.int64)
+    return np.array(sorted(of_half[: selection.max_prompts or None]), np.int64)
 
 
 def choose_gallery(

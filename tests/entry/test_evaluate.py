@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from config import parse_config, run
-from data.exam import Choice, choose_gallery, choose_prompts, open_exam
+from data.exam import Selection, choose_gallery, choose_prompts, open_exam
 from data.grids import read_png_about
 from data.records import Records, open_records
 from evaluate import EvaluateConfig, half_width, main, means
@@ -71,18 +71,18 @@ def test_settings_of_the_command_line_change_what_is_drawn(
 
 def test_the_halves_share_no_prompt_and_leave_none_out(records: Records) -> None:
     tune, report, both = (
-        choose_prompts(records, "tone", Choice(half=half)).tolist()
+        choose_prompts(records, "tone", Selection(half=half)).tolist()
         for half in ("tune", "report", "all")
     )
     assert not set(tune) & set(report)
     assert sorted(tune + report) == both == records.rows("tone").tolist()
-    few = choose_prompts(records, "tone", Choice(half="all", max_prompts=3)).tolist()
+    few = choose_prompts(records, "tone", Selection(half="all", max_prompts=3)).tolist()
     assert len(few) == 3
     assert set(few) < set(both)
 
 
 def test_real_pictures_pass_the_exam(records: Records) -> None:
-    exam = open_exam(records, 8, Choice(half="all"))
+    exam = open_exam(records, 8, Selection(half="all"))
     pictures = exam.gallery.pictures[exam.targets["tone"]]
     scores = means(exam.judge("tone", pictures[:, None]))
     assert scores.pop("nn_is_train") == 0
@@ -96,7 +96,7 @@ def test_a_large_gallery_is_thinned_out_but_keeps_the_targets(records: Records) 
     assert set(needed.tolist()) < set(chosen.tolist())
     assert choose_gallery(records, needed, 1000).tolist() == list(range(40))
     assert choose_gallery(records, needed, 2).tolist() == needed.tolist()
-    exam = open_exam(records, 8, Choice(half="all", max_gallery=20))
+    exam = open_exam(records, 8, Selection(half="all", max_gallery=20))
     assert all(exam.gallery.attributes[i]["split"] == "tone" for i in exam.targets["tone"])
 
 
@@ -152,4 +152,4 @@ def test_pictures_that_are_gone_are_said_so(records: Records, tmp_path: Path) ->
     )
     moved.__dict__["examples"] = records.examples
     with pytest.raises(ValueError, match="cannot be read again"):
-        open_exam(moved, 8, Choice(half="all"))
+        open_exam(moved, 8, Selection(half="all"))
