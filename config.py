@@ -154,7 +154,7 @@ def run(main: Callable[[T], Any], config_class: type[T], prog: str, about: str) 
     """Parse the command line, call `main`; a user's mistake is one line on stderr, exit code 2."""
     try:
         main(parse_config(config_class, prog=prog, about=about))
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

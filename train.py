@@ -119,9 +119,10 @@ def make_step(config: Config, model: Transformer, records: Records) -> Step:
     """The update of this configuration."""
     training = config.training
     tokenizer = open_tokenizer(records.tokenizer_folder)
-    empty_tokens = jnp.asarray(tokenizer.encode([""], config.model.text_length)[0][0])
+    empty_tokens, empty_mask, _ = tokenizer.encode([""], config.model.text_length)
+    empty_text = jnp.asarray(empty_tokens), jnp.asarray(empty_mask)
     loss = make_loss(
-        model, empty_tokens, records.codebook_size, training.caption_dropout, training.token_noise
+        model, empty_text, records.codebook_size, training.caption_dropout, training.token_noise
     )
     return make_train_step(
         loss,

@@ -24,6 +24,7 @@ LICENSE = Path(__file__).parent / "OPENMOJI_LICENSE.md"
 MARKER = "emoji.json"
 PICTURES_PER_TAR = 1000
 TEMPLATES = (
+    "a {}",
     "an emoji of {}",
     "{} icon",
     "a drawing of {}",

@@ -11,6 +11,7 @@ from model.transformer import Params, Transformer
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
+EncodedText = tuple[Int[Array, "1 t"], Bool[Array, "1 t"]]
 
 
 def cross_entropy(logits: Float[Array, "b n v"], labels: Int[Array, "b n"]) -> Float[Array, "b n"]:
@@ -26,16 +27,16 @@ def shift_right(image_tokens: Int[Array, "b n"], start: int) -> Int[Array, "b n"
 
 
 def drop_captions(
-    batch: Batch, empty_tokens: Int[Array, "t"], rate: float, keys: Key[Array, "b"]
+    batch: Batch, empty_text: EncodedText, rate: float, keys: Key[Array, "b"]
 ) -> tuple[Int[Array, "b t"], Bool[Array, "b t"]]:
-    """Replace a share of the captions by the empty one, which is `</s>` alone.
+    """Replace a share of the captions by the empty one.
 
     Trains the unconditional half of classifier-free guidance. Ho & Salimans 2022, arXiv:2207.12598.
     """
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)[:, None]
-    only_first = (jnp.arange(len(empty_tokens)) < 1)[None]
-    text_tokens = jnp.where(dropped, empty_tokens[None], batch["text_tokens"])
-    return text_tokens, jnp.where(dropped, only_first, batch["text_mask"])
+    empty_tokens, empty_mask = empty_text
+    text_tokens = jnp.where(dropped, empty_tokens, batch["text_tokens"])
+    return text_tokens, jnp.where(dropped, empty_mask, batch["text_mask"])
 
 
 def add_token_noise(
@@ -60,19 +61,20 @@ def add_token_noise(
 
 def make_loss(
     model: Transformer,
-    empty_tokens: Int[Array, "t"],
+    empty_text: EncodedText,
     codebook_size: int,
     caption_dropout: float,
     token_noise: float,
 ) -> Callable[[Params, Batch, Key[Array, "b"]], tuple[Array, Metrics]]:
-    """The loss of a training batch, as a function of one key per example."""
+    """The loss of a training batch, as a function of one key per example. `empty_text` is the
+    encoded empty caption, the very one that sampling is guided away from."""
 
     def loss(params: Params, batch: Batch, keys: Key[Array, "b"]) -> tuple[Array, Metrics]:
         text_tokens, text_mask = batch["text_tokens"], batch["text_mask"]
         seen = batch["image_tokens"]
         if caption_dropout:
             text_tokens, text_mask = drop_captions(
-                batch, empty_tokens, caption_dropout, fold_keys(keys, 0)
+                batch, empty_text, caption_dropout, fold_keys(keys, 0)
             )
         if token_noise:
             seen = add_token_noise(seen, codebook_size, token_noise, fold_keys(keys, 1))

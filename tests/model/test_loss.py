@@ -27,9 +27,9 @@ def test_decoder_inputs_are_the_image_behind_a_start_token() -> None:
 def test_captions_are_dropped_at_their_rate_and_only_whole() -> None:
     keys = jax.random.split(jax.random.key(0), 2000)
     batch = {"text_tokens": jnp.full((2000, 4), 7), "text_mask": jnp.ones((2000, 4), bool)}
-    empty = jnp.array([1, 0, 0, 0])
-    tokens, mask = drop_captions(batch, empty, 0.1, keys)
-    is_dropped = (tokens == empty[None]).all(-1)
+    empty = jnp.array([[1, 0, 0, 0]])
+    tokens, mask = drop_captions(batch, (empty, empty == 1), 0.1, keys)
+    is_dropped = (tokens == empty).all(-1)
     assert float(is_dropped.mean()) == pytest.approx(0.1, abs=0.02)
     assert ((tokens == 7).all(-1) | is_dropped).all()
     np.testing.assert_array_equal(mask.sum(-1), jnp.where(is_dropped, 1, 4))
@@ -48,7 +48,7 @@ def test_token_noise_has_a_rate_of_its_own_for_each_picture() -> None:
 def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
     model = transformer.build(tiny)
     params = model.init(jax.random.key(0))
-    empty = jnp.zeros(tiny.text_length, jnp.int32)
+    empty = jnp.zeros((1, tiny.text_length), jnp.int32), jnp.ones((1, tiny.text_length), bool)
     rows = 4
     batch = {
         "text_tokens": jnp.ones((rows, tiny.text_length), jnp.int32),

@@ -50,9 +50,9 @@ def train(
     optim = optim or OptimConfig(learning_rate=1e-2, warmup_steps=1, decay_fraction=0.0)
     model = transformer.build(config, dtype)
     optimizer = make_optimizer(optim)
-    empty = jnp.zeros(config.text_length, jnp.int32)
+    empty = jnp.zeros((1, config.text_length), jnp.int32)
     step = make_train_step(
-        make_loss(model, empty, config.image_vocab_size, noise, noise),
+        make_loss(model, (empty, empty == 0), config.image_vocab_size, noise, noise),
         optimizer,
         make_schedule(optim, steps),
         accumulation_steps,
