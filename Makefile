@@ -20,7 +20,7 @@ quickstart: install ## built-in data → a trained model → pictures of prompts
 	$(BIN)/python -m data.emoji --out pictures/starter --subset starter
 	$(BIN)/python -m data.encode --source pictures/starter --out records/starter
 	$(BIN)/python train.py --config presets/quickstart.yaml --output_dir=$(RUN)
-	$(BIN)/python -m evaluate $(RUN) --splits tone --half all --pictures 2 --grid $(RUN)/held-out.png
+	$(BIN)/python -m evaluate $(RUN) --splits tone --pictures 4 --grid $(RUN)/held-out.png
 	@echo "pictures:   $(RUN)/held-out.png  (and the fixed prompts while training: $(RUN)/grids/)"
 	@echo "checkpoint: $(RUN)/checkpoints   metrics: $(RUN)/metrics.jsonl"
 	@echo "your turn:  $(BIN)/python generate.py --checkpoint $(RUN) --prompts \"waving hand: dark skin tone\" --pictures 9 --out mine.png"

@@ -7,6 +7,7 @@ import runtime
 
 runtime.prepare()
 
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,9 +28,10 @@ from model.transformer import Transformer
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training import parallel, runs
-from training.checkpoint import Checkpoints
-from training.hooks import make_evaluation
-from training.loop import Hook, StopSignal, fit
+from training.hooks import evaluate_loss
+from training.loop import Hook
+from training.parallel import Devices
+from training.session import Work, run_training
 from training.state import TrainState
 from training.step import Step, make_train_step
 from training.trackers import Tracker
@@ -45,51 +47,26 @@ def main(config: Config) -> None:
     records = open_records(config.data.records)
     check_sizes(config.model, records)
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
-    is_old = runs.open_folder(folder, to_tree(config), lambda p: to_tree(from_yaml(Config, p)))
+    runs.open_folder(folder, to_tree(config), lambda path: to_tree(from_yaml(Config, path)))
 
     model = transformer.build(config.model, training.compute_dtype)
     optimizer = make_optimizer(config.optim)
-    state = jax.jit(
-        partial(TrainState.create, model.init, optimizer, config.seed, training.compute_dtype)
-    )()
-    about = {"records": records.digest}
-    with (
-        StopSignal() as stop,
-        Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints,
-    ):
-        state = checkpoints.resume(state, about) if is_old else state
-        start = int(state.step)
-        if start >= training.steps:
-            print(f"{folder} is finished at step {start}; a larger --training.steps trains on")
-            return
-        runs.write_start(folder, to_yaml(config), devices.describe())
+    create = partial(TrainState.create, model.init, optimizer, config.seed, training.compute_dtype)
+
+    def begin(tracker: Tracker) -> Work:
         runs.copy_once(records.tokenizer_folder, folder / "tokenizer")
         runs.copy_once(records.vqgan_folder, folder / "vqgan")
         batches = open_batches(records, "train", training.batch_size, config.seed)
-        count = transformer.count_params(config.model)
-        pictures = len(batches.rows)
+        count, pictures = transformer.count_params(config.model), len(batches.rows)
         print(f"{folder}: {count:,} parameters on {devices.describe()}, {pictures:,} pictures")
+        hooks = [
+            Hook(training.eval_every, make_evaluation(config, model, records, devices)),
+            Hook(training.grid_every, make_grids(config, model, folder, tracker)),
+        ]
+        return Work(make_step(config, model, records), batches.at, hooks)
 
-        tracker = Tracker(config.tracker, training, folder, start, to_tree(config))
-        with tracker:
-
-            def save(step: int, state: TrainState) -> None:
-                tracker.sync()
-                checkpoints.save(state, about)
-
-            state = fit(
-                parallel.compile_step(make_step(config, model, records), devices),
-                parallel.replicate(state, devices),
-                batches.at,
-                training.steps,
-                record=tracker.record,
-                hooks=make_hooks(config, model, records, folder, tracker),
-                save=Hook(config.checkpoint.every, save),
-                stop=stop,
-            )
-    done = int(state.step)
-    rest = "" if done == training.steps else "; the same command goes on from here"
-    print(f"{folder}: step {done} of {training.steps}{rest}")
+    about = {"records": records.digest}
+    run_training(folder, config, to_yaml(config), devices, jax.jit(create)(), about, begin)
 
 
 def check_sizes(model: ModelConfig, records: Records) -> None:
@@ -133,22 +110,24 @@ def make_step(config: Config, model: Transformer, records: Records) -> Step:
     )
 
 
-def make_hooks(
-    config: Config, model: Transformer, records: Records, folder: Path, tracker: Tracker
-) -> list[Hook]:
-    """Evaluation of the loss on every held-out split, and pictures of the fixed prompts."""
+def make_evaluation(
+    config: Config, model: Transformer, records: Records, devices: Devices
+) -> Callable[[int, TrainState], dict[str, float]]:
+    """The loss on every held-out split."""
     training = config.training
     held_out = [name for name in records.split_names if name not in ("train", "gallery")]
-    few = -(-training.eval_examples // training.batch_size)
+    # No more at a time than a device holds in training.
+    size = training.batch_size // (len(devices) * training.accumulation_steps)
+    few = max(training.eval_examples // size, 1)
     sets = {
-        name: lambda name=name: islice(eval_batches(records, name, training.batch_size), few)
-        for name in held_out
+        name: lambda name=name: islice(eval_batches(records, name, size), few) for name in held_out
     }
-    evaluation = make_evaluation(make_eval_loss(model), sets)
-    return [Hook(training.eval_every, evaluation), make_grids(config, model, folder, tracker)]
+    return evaluate_loss(make_eval_loss(model), sets)
 
 
-def make_grids(config: Config, model: Transformer, folder: Path, tracker: Tracker) -> Hook:
+def make_grids(
+    config: Config, model: Transformer, folder: Path, tracker: Tracker
+) -> Callable[[int, TrainState], None]:
     """Draws the fixed prompts into RUN/grids, always from the same seeds."""
     prompts = list(config.training.grid_prompts)
     drawer = make_drawer(model, config.sampling, folder, batch_size=max(len(prompts), 1))
@@ -162,7 +141,7 @@ def make_grids(config: Config, model: Transformer, folder: Path, tracker: Tracke
             picture_grid(prompts, drawer.draw(params, prompts, seeds)[:, None]).save(path)
             tracker.image(step, "grid", path)
 
-    return Hook(config.training.grid_every, draw)
+    return draw
 
 
 if __name__ == "__main__":

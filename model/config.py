@@ -7,6 +7,17 @@ Norm = Literal["layernorm", "rmsnorm"]
 Placement = Literal["preln", "postln", "normformer"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Remat = Literal["none", "layer"]
+SIZES = (
+    "dim",
+    "encoder_depth",
+    "decoder_depth",
+    "num_heads",
+    "mlp_dim",
+    "text_vocab_size",
+    "text_length",
+    "image_vocab_size",
+    "grid_size",
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +69,9 @@ class ModelConfig:
     remat: Remat = "none"
     """What is recomputed in the backward pass to save memory: nothing, or each layer."""
     unroll: int = 0
-    """Layers unrolled per iteration of the scan over layers; 0 = all: faster here, where depth is
-    small, while 1 compiles fastest."""
+    """Layers laid out per iteration of the scan over layers. 0 = all, which runs faster where depth
+    is small; 1 compiles fastest. With remat it is always 1: only a real loop keeps the compiler
+    from merging the recomputation away."""
 
     @property
     def image_length(self) -> int:
@@ -67,6 +79,17 @@ class ModelConfig:
         return self.grid_size**2
 
     def __post_init__(self) -> None:
+        for name in SIZES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must lie in 0..1, not {getattr(self, name)}")
+        if self.unroll < 0 or self.init_std <= 0:
+            raise ValueError(
+                f"model.unroll {self.unroll} cannot be negative and model.init_std "
+                f"{self.init_std} must be positive"
+            )
         if self.dim % self.num_heads:
             fix = self.dim // self.num_heads * self.num_heads
             raise ValueError(

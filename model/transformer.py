@@ -5,6 +5,7 @@ a stack are stacked along a first axis and scanned. BART: Lewis et al. 2019, arX
 image tokens: DALL·E mini, Dayma et al. 2021, doi:10.5281/zenodo.5146400.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -205,20 +206,14 @@ class Transformer:
 
         if self.config.remat == "layer":
             body = jax.checkpoint(body, prevent_cse=False)
-        layers = (stacked, jnp.arange(depth))
-        return jax.lax.scan(body, x, layers, unroll=self.config.unroll or depth)[0]
+        unroll = 1 if self.config.remat != "none" else self.config.unroll or depth
+        return jax.lax.scan(body, x, (stacked, jnp.arange(depth)), unroll=unroll)[0]
 
 
-_structures: dict[tuple[ModelConfig, str], Any] = {}
-
-
+@functools.cache
 def _structure(config: ModelConfig, dtype: jnp.dtype) -> Any:
     """The network without its arrays, made once per configuration (no memory is touched)."""
-    name = (config, jnp.dtype(dtype).name)
-    if name not in _structures:
-        abstract = nnx.eval_shape(lambda: Network(config, dtype, nnx.Rngs(0)))
-        _structures[name] = nnx.graphdef(abstract)
-    return _structures[name]
+    return nnx.graphdef(nnx.eval_shape(lambda: Network(config, dtype, nnx.Rngs(0))))
 
 
 def build(config: ModelConfig, compute_dtype: Any = jnp.float32) -> Transformer:

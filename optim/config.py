@@ -33,5 +33,9 @@ class OptimConfig:
     """Gradients are scaled down to this global L2 norm; 0 = off."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay_fraction <= 1:
-            raise ValueError(f"optim.decay_fraction {self.decay_fraction} is not within 0..1")
+        for name in ("decay_fraction", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optim.{name} {getattr(self, name)} is not within 0..1")
+        for name in ("learning_rate", "warmup_steps", "epsilon", "weight_decay", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optim.{name} cannot be negative, not {getattr(self, name)}")

@@ -18,7 +18,7 @@ class Checkpoints:
     """The steps under RUN/checkpoints. Saves happen in the background."""
 
     def __init__(self, folder: Path, config: CheckpointConfig | None = None) -> None:
-        keep = config.keep if config else None
+        keep = (config.keep or None) if config else None
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=config is not None)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 

@@ -42,6 +42,9 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("log_every", "eval_every", "eval_examples", "grid_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name} cannot be negative, not {getattr(self, name)}")
         if not 0 <= self.token_noise <= 0.5 or not 0 <= self.caption_dropout <= 1:
             raise ValueError(
                 f"training.token_noise {self.token_noise} must lie in 0..0.5 and "
@@ -56,7 +59,13 @@ class CheckpointConfig:
     every: int = 250
     """Updates between checkpoints; one is always written at the end and on SIGTERM."""
     keep: int = 3
-    """Newest checkpoints kept; older ones are deleted."""
+    """Newest checkpoints kept; older ones are deleted. 0 = all are kept."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.keep < 0:
+            raise ValueError(
+                f"checkpoint.every {self.every} and checkpoint.keep {self.keep} cannot be negative"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from training.state import TrainState
 EvalLoss = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
 
 
-def make_evaluation(
+def evaluate_loss(
     loss: EvalLoss, sets: Mapping[str, Callable[[], Iterable[dict[str, np.ndarray]]]]
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """Mean of `loss` over each named set; `loss` gives the sum over a batch and its weight."""
+    """A hook that gives the mean of `loss` over each named set; `loss` gives the sum over a batch
+    and its weight."""
     compiled = jax.jit(loss)
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:

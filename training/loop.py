@@ -1,5 +1,6 @@
 """The only training loop, for the transformer and for the VQGAN."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,8 @@ import numpy as np
 from training.state import TrainState
 
 Row = dict[str, float]
+# More than the loss scale needs to fall from its start to its floor.
+MOST_SKIPPED = 40
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def fit(
     hook runs they are fetched at once, so that a checkpoint never runs ahead of the metrics.
     `between(n, state)` may replace the state before that update (a VQGAN renews its codebook).
     """
-    clock = _Clock()
+    clock, watch = _Clock(), _Watch()
     waiting: tuple[int, Mapping[str, Any]] | None = None
 
     def deliver(extra: Mapping[str, float] | None = None) -> None:
@@ -75,10 +78,13 @@ def fit(
         if waiting is not None:
             done, metrics = waiting
             row = {name: float(value) for name, value in metrics.items()}
+            watch.check(done, row)
             record(done, {**row, "time/step_ms": clock.lap() * 1000, **(extra or {})})
         waiting = None
 
     for n in range(int(state.step), steps):
+        if stop is not None and stop.received:
+            break
         if between is not None:
             state = between(n, state)
         state, metrics = step(state, batch_at(n))
@@ -95,9 +101,8 @@ def fit(
                     extra |= hook.action(n + 1, state) or {}
             deliver(extra)
         if is_saved:
-            save.action(n + 1, state)
-        if stopped:
-            break
+            with clock.paused():
+                save.action(n + 1, state)
     deliver()
     return state
 
@@ -105,6 +110,28 @@ def fit(
 def _block(metrics: Mapping[str, Any]) -> None:
     for value in metrics.values():
         value.block_until_ready()
+
+
+class _Watch:
+    """Stops a run that has gone wrong before it writes a checkpoint of it."""
+
+    def __init__(self) -> None:
+        self._skipped = 0
+
+    def check(self, step: int, row: Row) -> None:
+        """Raises ValueError when the loss is no number, or float16 has skipped too long."""
+        if "loss_scale/skipped" in row:
+            self._skipped = self._skipped + 1 if row["loss_scale/skipped"] else 0
+            if self._skipped >= MOST_SKIPPED:
+                raise ValueError(
+                    f"float16 overflowed in {self._skipped} updates running, up to step {step}; "
+                    "train with compute_dtype bfloat16 or float32, or a lower learning rate"
+                )
+        elif not math.isfinite(row.get("train/loss", 0.0)):
+            raise ValueError(
+                f"the loss is {row['train/loss']} at step {step}; no checkpoint of it was written. "
+                "Lower optim.learning_rate in a new run"
+            )
 
 
 class _Clock:

@@ -1,6 +1,7 @@
 """metrics.jsonl, the record of truth: one row per finished update."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ class MetricsFile:
             **row,
             "speed/examples_per_s": self._batch_size / max(seconds, 1e-9),
         }
-        self._file.write(json.dumps(full) + "\n")
+        # NaN and infinity are not JSON; null says that there was no number.
+        finite = {name: value if math.isfinite(value) else None for name, value in full.items()}
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
         return full
 

@@ -1,5 +1,6 @@
 """Devices. The only file that knows pmap: everything else sees one batch and one state."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -33,7 +34,8 @@ class Devices:
 def start(config: ParallelConfig) -> Devices:
     """The devices to use. Raises ValueError when more are asked for than there are."""
     found = jax.local_devices()
-    if found[0].platform == "cpu" and shutil.which("nvidia-smi"):
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    if found[0].platform == "cpu" and wanted != "cpu" and shutil.which("nvidia-smi"):
         print(
             "a GPU is here and unused: jax is installed without CUDA; "
             "`make quickstart ACCELERATOR=gpu` installs the matching one",

@@ -86,10 +86,13 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
     Raises:
         ValueError: the folder holds something else, or a run with other settings.
     """
-    if not folder.exists() or not any(folder.iterdir()):
-        folder.mkdir(parents=True, exist_ok=True)
-        return False
+    if folder.is_file():
+        raise ValueError(f"output_dir {folder} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    left = {path.name for path in folder.iterdir()}
     saved = folder / "config.yaml"
+    if left <= {"config.yaml.new", "checkpoints"} or (saved.is_file() and not _has_steps(folder)):
+        return False  # nothing was trained here yet: other settings are no contradiction
     if not saved.is_file():
         raise ValueError(
             f"output_dir {folder} holds something that is not a run (no config.yaml); "
@@ -103,6 +106,10 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
             "same, or name another output_dir"
         )
     return True
+
+
+def _has_steps(folder: Path) -> bool:
+    return any(path.name.isdecimal() for path in (folder / "checkpoints").glob("*"))
 
 
 def write_start(folder: Path, config_yaml: str, devices: str) -> None:

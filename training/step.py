@@ -43,9 +43,11 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda u: -learning_rate * u, updates)
         params = optax.apply_updates(state.params, updates)
-        metrics["norm/params"] = optax.tree.norm(params)
         new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-        return (new, metrics) if state.loss_scale is None else _guard(state, new, grads, metrics)
+        if state.loss_scale is not None:
+            new, metrics = _guard(state, new, grads, metrics)
+        metrics["norm/params"] = optax.tree.norm(new.params)
+        return new, metrics
 
     return step
 

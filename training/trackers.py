@@ -3,18 +3,31 @@
 No fault of wandb reaches training: it is a mirror, and is let go at its first error.
 """
 
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
-from training.config import TrackerConfig, TrainingConfig
+from training.config import TrackerConfig
 from training.metrics import MetricsFile
 
 SHOWN = ("train/loss", "speed/examples_per_s")
+
+
+@runtime_checkable
+class Pace(Protocol):
+    """How long a run is, and how often it tells of itself."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
 
 
 class Tracker:
@@ -23,15 +36,15 @@ class Tracker:
     def __init__(
         self,
         config: TrackerConfig,
-        training: TrainingConfig,
+        pace: Pace,
         folder: Path,
         restored_step: int,
         settings: Mapping[str, Any],
     ) -> None:
         """`settings`: the resolved configuration, for the mirror."""
-        self._file = MetricsFile(folder / "metrics.jsonl", restored_step, training.batch_size)
-        self._log_every = max(training.log_every, 1)
-        self._steps = training.steps
+        self._file = MetricsFile(folder / "metrics.jsonl", restored_step, pace.batch_size)
+        self._log_every = max(pace.log_every, 1)
+        self._steps = pace.steps
         quiet = not sys.stderr.isatty()
         self._bar = tqdm(total=self._steps, initial=restored_step, unit="step", disable=quiet)
         self._wandb = _Wandb(config, folder, settings)
@@ -71,6 +84,13 @@ class Tracker:
             tqdm.write(f"step {step}/{self._steps}  {text}", file=sys.stderr)
 
 
+def _lasting_id(path: Path) -> str:
+    """The run's id on the server: made at its first start, and no other run's."""
+    if not path.is_file():
+        path.write_text(secrets.token_hex(4))
+    return path.read_text().strip()
+
+
 class _Wandb:
     """A wandb run behind a wall: errors are told once and end the mirroring, never the training."""
 
@@ -84,7 +104,8 @@ class _Wandb:
 
                 self._run = wandb.init(
                     project=config.project,
-                    id=folder.resolve().name,
+                    name=folder.resolve().name,
+                    id=_lasting_id(folder / "wandb_id.txt"),
                     resume="allow",
                     dir=folder,
                     mode=mode,

@@ -7,6 +7,8 @@ from pathlib import Path
 from vqgan.config import VQGANConfig
 from vqgan.pretrained import WEIGHTS_FILE
 
+FILE = "MODEL_CARD.md"
+
 TEXT = """# VQGAN: {pixels} × {pixels} pixels to {grid} × {grid} tokens of {codes:,} codes
 
 An autoencoder with a codebook, trained with this repository's `python -m vqgan.train`. The weights
@@ -65,4 +67,4 @@ def write(
         perplexity=figures["eval/all/perplexity"],
         rows="\n".join(rows),
     )
-    (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+    (out / FILE).write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,10 +26,9 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training import parallel, runs
-from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig
-from training.config import TrainingConfig as Pace
-from training.loop import Hook, StopSignal, fit
+from training.loop import Hook
+from training.session import Work, run_training
 from training.state import TrainState
 from training.step import make_train_step
 from training.trackers import Tracker
@@ -91,56 +91,46 @@ def main(config: RunConfig) -> None:
     check_warmup(config)
     sets = read_sets(config.data.source, config.model.image_size)
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
-    is_old = runs.open_folder(folder, to_tree(config), lambda p: to_tree(from_yaml(RunConfig, p)))
+    runs.open_folder(folder, to_tree(config), lambda path: to_tree(from_yaml(RunConfig, path)))
 
     autoencoder = build(config.model)
-    state = TrainState.create(autoencoder.init, make_optimizer(config.optim), config.seed)
-    about = {"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()}
-    with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
-        state = checkpoints.resume(state, about) if is_old else state
-        start = int(state.step)
-        if start >= training.steps:
-            print(f"{folder} is finished at step {start}; a larger --training.steps trains on")
-            return
-        runs.write_start(folder, to_yaml(config), devices.describe())
-        size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    create = partial(TrainState.create, autoencoder.init, make_optimizer(config.optim), config.seed)
+
+    card = folder / "vqgan" / model_card.FILE
+
+    def begin(tracker: Tracker) -> Work:
+        card.unlink(missing_ok=True)  # it would speak of fewer updates
+        size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(create).params))
         counts = ", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items())
         print(f"{folder}: {size:,} parameters on {devices.describe()}; {counts}", flush=True)
-
         stream = PictureStream(sets[TRAIN], order, config.seed)
-        pace = Pace(training.steps, training.batch_size, log_every=training.log_every)
-        tracker = Tracker(config.tracker, pace, folder, start, to_tree(config))
-        with tracker, StopSignal() as stop:
+        return Work(
+            make_step(config, autoencoder),
+            make_batches(config, stream),
+            make_hooks(config, autoencoder, sets, folder, tracker),
+            make_between(config, autoencoder, stream),
+        )
 
-            def save(step: int, state: TrainState) -> None:
-                tracker.sync()
-                checkpoints.save(state, about)
-
-            state = fit(
-                parallel.compile_step(make_step(config, autoencoder), devices),
-                parallel.replicate(state, devices),
-                make_batches(config, stream),
-                training.steps,
-                record=tracker.record,
-                hooks=make_hooks(config, autoencoder, sets, folder, tracker),
-                save=Hook(config.checkpoint.every, save),
-                between=make_between(config, autoencoder, stream),
-                stop=stop,
-            )
-    done = int(state.step)
-    if done == training.steps:
+    about = {"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()}
+    state = run_training(folder, config, to_yaml(config), devices, create(), about, begin)
+    if int(state.step) == training.steps and not card.is_file():
         release(config, autoencoder, state, sets, folder)
-    rest = "" if done == training.steps else "; the same command goes on from here"
-    print(f"{folder}: step {done} of {training.steps}{rest}")
 
 
 def check_warmup(config: RunConfig) -> None:
-    """Raises ValueError when the run would end before there is a codebook."""
+    """Raises ValueError when there could not be a codebook, or not before the run ends."""
     warmup, steps = config.quantizer.warmup_steps, config.training.steps
     if warmup >= steps:
         raise ValueError(
             f"quantizer.warmup_steps {warmup} leaves none of the {steps} training.steps to learn "
             f"with a codebook; try --quantizer.warmup_steps={steps // 4}"
+        )
+    per_picture, codes = config.model.grid_size**2, config.model.codebook_size
+    pictures, enough = config.quantizer.refresh_pictures, -(-codes // per_picture)
+    if pictures * per_picture < codes:
+        raise ValueError(
+            f"quantizer.refresh_pictures {pictures} × {per_picture} tokens are fewer than "
+            f"model.codebook_size {codes}; try --quantizer.refresh_pictures={enough}"
         )
 
 

@@ -119,6 +119,20 @@ def test_scanned_layers_equal_unrolled_ones(tiny: ModelConfig, variant: dict) ->
         )
 
 
+def test_recomputing_layers_saves_memory(tiny: ModelConfig) -> None:
+    deep = dataclasses.replace(tiny, dim=32, decoder_depth=8, grid_size=8)
+    text, mask, image = inputs(deep, rows=8)
+
+    def temporary_bytes(config: ModelConfig) -> int:
+        model = transformer.build(config)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        gradient = jax.grad(lambda p: jnp.square(model.apply(p, text, mask, image)).mean())
+        return jax.jit(gradient).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    kept = temporary_bytes(dataclasses.replace(deep, unroll=1))
+    assert temporary_bytes(dataclasses.replace(deep, remat="layer")) < kept / 2
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_near_float32(tiny: ModelConfig, dtype: str) -> None:
     params = init(transformer.build(tiny))
@@ -162,6 +176,12 @@ def test_an_untrained_model_knows_nothing(tiny: ModelConfig, variant: dict) -> N
 def test_counting_parameters_needs_no_memory() -> None:
     huge = ModelConfig(dim=4096, num_heads=32, encoder_depth=32, decoder_depth=32, mlp_dim=11008)
     assert transformer.count_params(huge) > 6e9
+
+
+@pytest.mark.parametrize("wrong", [{"num_heads": 0}, {"decoder_depth": 0}, {"dropout": 1.5}])
+def test_impossible_sizes_are_refused_by_name(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=f"model.{next(iter(wrong))}"):
+        ModelConfig(**wrong)
 
 
 def test_heads_must_divide_the_width() -> None:

@@ -60,6 +60,13 @@ def test_other_data_is_refused_by_name(tmp_path: Path) -> None:
         checkpoints.resume(state_of(4), {"records": "def"})
 
 
+def test_keeping_none_means_keeping_all(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, CheckpointConfig(keep=0)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_of(4, step=step), {})
+    assert {p.name for p in tmp_path.iterdir() if p.name.isdecimal()} == {"1", "2"}
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, CheckpointConfig(keep=2)) as checkpoints:
         for step in (1, 2, 3):

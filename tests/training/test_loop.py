@@ -99,6 +99,54 @@ def test_a_wish_to_stop_is_granted_after_the_update_and_saved() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved() -> None:
+    saved: list[int] = []
+
+    def diverge(
+        state: TrainState, batch: dict[str, np.ndarray]
+    ) -> tuple[TrainState, dict[str, Any]]:
+        loss = jnp.where(state.step < 3, 1.0, jnp.nan)
+        return state._replace(step=state.step + 1), {"train/loss": loss}
+
+    with pytest.raises(ValueError, match="the loss is nan at step 4"):
+        fit(
+            diverge,
+            fresh(),
+            lambda n: {"n": np.array(n)},
+            8,
+            record=lambda *_: None,
+            save=Hook(2, lambda step, state: saved.append(step)),
+        )
+    assert saved == [2]
+
+
+def test_float16_that_only_overflows_stops_with_a_way_out() -> None:
+    def overflow(
+        state: TrainState, batch: dict[str, np.ndarray]
+    ) -> tuple[TrainState, dict[str, Any]]:
+        metrics = {"train/loss": jnp.float32(jnp.inf), "loss_scale/skipped": jnp.float32(1)}
+        return state._replace(step=state.step + 1), metrics
+
+    with pytest.raises(
+        ValueError, match="overflowed in 40 updates running.*compute_dtype bfloat16"
+    ):
+        fit(
+            overflow,
+            fresh(),
+            lambda n: {"n": np.array(n)},
+            100,
+            record=lambda *_: None,
+            save=never(),
+        )
+
+
+def test_numbers_that_json_does_not_know_are_null(tmp_path) -> None:
+    file = metrics.MetricsFile(tmp_path / "metrics.jsonl", 0, batch_size=4)
+    file.write(1, {"time/step_ms": 1.0, "norm/grad": float("inf")})
+    file.close()
+    assert metrics.read(tmp_path / "metrics.jsonl")[0]["norm/grad"] is None
+
+
 def test_rows_beyond_the_restored_step_are_removed(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = metrics.MetricsFile(path, 0, batch_size=4)

@@ -28,6 +28,9 @@ def test_a_folder_is_new_then_resumed_then_refused_to_others(tmp_path: Path) -> 
     folder = tmp_path / "run"
     assert runs.open_folder(folder, SETTINGS, load) is False
     runs.write_start(folder, yaml.safe_dump(SETTINGS), "1 × cpu")
+    other = {**SETTINGS, "model": {"dim": 4}}
+    assert runs.open_folder(folder, other, load) is False  # nothing was trained: change your mind
+    (folder / "checkpoints" / "5").mkdir(parents=True)
     assert runs.open_folder(folder, SETTINGS, load) is True
     with pytest.raises(ValueError, match=r"model.dim \(was 8, now 16\)"):
         runs.open_folder(folder, {**SETTINGS, "model": {"dim": 16}}, load)
