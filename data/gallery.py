@@ -205,7 +205,7 @@ class Gallery:
         own = example.get(choice.attribute)
         if own not in family or len(family) < len(choice.values):
             return []
-        return [family[own], *(index for value, index in family.items() if value != own)]
+        return [target, *(index for value, index in family.items() if value != own)]
 
     @cached_property
     def _families(self) -> dict[str, dict[tuple, dict[str, int]]]:

@@ -82,6 +82,19 @@ def test_a_forced_choice_needs_all_its_siblings(gallery: Gallery) -> None:
     assert np.isnan(scores["tone5way"]).tolist() == [True, False]
 
 
+def test_a_forced_choice_is_about_the_target_and_not_its_namesake(gallery: Gallery) -> None:
+    namesake = draw("square", TONES[2])[::-1, ::-1].copy()
+    namesake[:8] = 0  # another picture of the same concept and tone, behind the first
+    more = Gallery(
+        np.concatenate([gallery.pictures, namesake[None]]),
+        [*gallery.attributes, gallery.attributes[2]],
+        np.append(gallery.in_training, False),
+    )
+    drawn = more.pictures[[2, 15]]
+    for name in ("tone5way", "gender3way"):
+        assert more.judge(drawn, np.array([2, 15]))[name].tolist() == [1, 1]
+
+
 def test_chance_is_what_random_real_pictures_score(gallery: Gallery) -> None:
     every = np.arange(len(gallery.pictures))
     targets, drawn = (grid.ravel() for grid in np.meshgrid(every, every))
