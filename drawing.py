@@ -2,14 +2,11 @@
 training run's grids have in common.
 """
 
-import dataclasses
 import hashlib
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +22,8 @@ from model.transformer import Params, Transformer
 from training.checkpoint import Checkpoints
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
+
+T = TypeVar("T")
 
 BATCH_SIZE = 32
 """Pictures drawn at a time unless told otherwise; the same everywhere, for one compiled program."""
@@ -43,6 +42,36 @@ class Checkpoint:
     params: Params
     records: str | None
     """The token records it was trained on, as the run's configuration names them."""
+    records_digest: str | None
+    """What these records held then (Records.digest); None where nothing says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """The checkpoint's own sampling settings, unless a flag says otherwise."""
+
+    guidance_scale: float | None = None
+    """1 = no guidance; default: the checkpoint's."""
+    temperature: float | None = None
+    """0 = greedy; default: the checkpoint's."""
+    top_k: int | None = None
+    """Draw only among so many tokens, 0 = all; default: the checkpoint's."""
+    top_p: float | None = None
+    """Draw only among the tokens that make up this probability; default: the checkpoint's."""
+
+    def over(self, sampling: SamplingConfig) -> SamplingConfig:
+        """`sampling`, with the flags that were given in place."""
+
+        def given(flag: T | None, own: T) -> T:
+            return own if flag is None else flag
+
+        return replace(
+            sampling,
+            guidance_scale=given(self.guidance_scale, sampling.guidance_scale),
+            temperature=given(self.temperature, sampling.temperature),
+            top_k=given(self.top_k, sampling.top_k),
+            top_p=given(self.top_p, sampling.top_p),
+        )
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -54,19 +83,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if (path / pretrained.CONFIG_FILE).is_file():
         model, sampling, params = pretrained.load(path)
-        return Checkpoint(path, None, model, sampling, params, None)
-    run, step = (path.parent.parent, int(path.name)) if path.name.isdecimal() else (path, None)
+        return Checkpoint(path, None, model, sampling, params, None, None)
+    is_step = path.parent.name == "checkpoints" and path.name.isdecimal()
+    run, step = (path.parent.parent, int(path.name)) if is_step else (path, None)
     if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
         raise ValueError(
             f"no checkpoint at {path}: looked for a run folder (config.yaml and checkpoints/), a "
             f"step in one (RUN/checkpoints/STEP) and a release (config.json and model.safetensors)"
         )
     config = from_yaml(Config, run / "config.yaml")
-    step, params = _restore(run, step, config.model)
-    return Checkpoint(run, step, config.model, config.sampling, params, config.data.records)
+    step, params, digest = _restore(run, step, config.model)
+    return Checkpoint(run, step, config.model, config.sampling, params, config.data.records, digest)
 
 
-def _restore(run: Path, step: int | None, config: ModelConfig) -> tuple[int, Params]:
+def _restore(run: Path, step: int | None, config: ModelConfig) -> tuple[int, Params, str | None]:
+    """The step, its parameters, and the digest of the records saved beside them."""
     shapes = jax.eval_shape(transformer.build(config).init, jax.random.key(0))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
@@ -74,7 +105,8 @@ def _restore(run: Path, step: int | None, config: ModelConfig) -> tuple[int, Par
         step = checkpoints.latest_step() if step is None else step
         if step is None or not (run / "checkpoints" / str(step)).is_dir():
             raise ValueError(f"{run}/checkpoints holds no {'step' if step is None else step}")
-        return step, checkpoints.restore_params(like, step)
+        digest = checkpoints.about(step).get("records")
+        return step, checkpoints.restore_params(like, step), digest
 
 
 @dataclass(frozen=True)
@@ -163,37 +195,7 @@ def _check_fit(config: ModelConfig, text_vocab_size: int, grid_size: int, folder
         )
 
 
-def override_sampling(sampling: SamplingConfig, flags: Any) -> SamplingConfig:
-    """The checkpoint's settings, with those in place that `flags` has and that are not None."""
-    given = {f.name: getattr(flags, f.name) for f in dataclasses.fields(SamplingConfig)}
-    return dataclasses.replace(sampling, **{k: v for k, v in given.items() if v is not None})
-
-
 def picture_seed(seed: int, prompt: str, number: int) -> int:
     """The 32-bit seed of one picture: other prompts and pictures do not change it."""
     text = f"{seed}\n{number}\n{clean(prompt)}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
-
-
-@dataclass(frozen=True)
-class ReleaseConfig:
-    """Which checkpoint becomes a release folder."""
-
-    checkpoint: str
-    """RUN, RUN/checkpoints/STEP, or another release folder."""
-    out: str
-    """New folder for config.json, model.safetensors, tokenizer/ and vqgan/."""
-    dtype: Literal["float32", "float16"] = "float16"
-    """Precision of the stored weights: float16 halves the file; computing stays in float32."""
-
-
-def release(config: ReleaseConfig) -> None:
-    """Write a release folder. Raises ValueError when `out` holds something already."""
-    out = Path(config.out)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; name a new folder")
-    found = open_checkpoint(config.checkpoint)
-    pretrained.save(out, found.model, found.sampling, found.params, config.dtype)
-    for name in ("tokenizer", "vqgan"):
-        shutil.copytree(found.folder / name, out / name)
-    print(f"{out}: a release of {config.checkpoint} at step {found.step}", file=sys.stderr)

@@ -9,7 +9,6 @@ import runtime
 runtime.prepare()
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,37 +16,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from config import run
 from data.exam import Answers, Exam, Half, Selection, open_exam
+from data.folders import digest_folder
 from data.grids import picture_grid, save_png
 from data.records import Records, open_records
 from drawing import (
     BATCH_SIZE,
     Checkpoint,
     Drawer,
+    SamplingFlags,
     make_drawer,
     open_checkpoint,
-    override_sampling,
     picture_seed,
 )
 from model import transformer
 from training.config import ComputeDtype
 
 ABOUT = "Draw held-out prompts and say whether the pictures show them, beside chance and ceiling."
-# Two-sided 95 % of Student's t by degrees of freedom; from ten on the normal's is near enough.
-STUDENT_T = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-
 OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
 """Words of prompts that are left out of the grid."""
 GRID_PICTURES = 30
+
+HALVES = {"tune": "the tune half", "report": "the report half", "all": "both halves"}
 
 Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(SamplingFlags):
     """Which checkpoints, on which prompts, drawn how."""
 
     checkpoints: tuple[str, ...] = field(
@@ -81,14 +81,6 @@ class EvaluateConfig:
     """PNG file for a grid of drawn held-out prompts; default: none."""
     seed: int = 0
     """Another seed draws other pictures."""
-    guidance_scale: float | None = None
-    """1 = no guidance; default: the checkpoint's."""
-    temperature: float | None = None
-    """0 = greedy; default: the checkpoint's."""
-    top_k: int | None = None
-    """Draw only among so many tokens, 0 = all; default: the checkpoint's."""
-    top_p: float | None = None
-    """Draw only among the tokens that make up this probability; default: the checkpoint's."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products."""
     batch_size: int = BATCH_SIZE
@@ -121,7 +113,12 @@ def main(config: EvaluateConfig) -> None:
 
 
 def open_common_records(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> Records:
-    """The records of all the runs. Raises ValueError when they are not the same."""
+    """The records of all the runs.
+
+    Raises:
+        ValueError: they are not the same, or not what the runs were trained on, or made with
+            another VQGAN than a run paints with.
+    """
     folders = [config.records or checkpoint.records for checkpoint in checkpoints]
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
         if folder is None:
@@ -131,19 +128,50 @@ def open_common_records(checkpoints: Sequence[Checkpoint], config: EvaluateConfi
                 f"{checkpoint.folder} was trained on {folder}, {checkpoints[0].folder} on "
                 f"{folders[0]}, which is other data; evaluate them apart, or name --records"
             )
-    return open_records(str(folders[0]))
+    records = open_records(str(folders[0]))
+    for checkpoint in checkpoints:
+        check_records(checkpoint, records, chosen=config.records is not None)
+    return records
+
+
+def check_records(checkpoint: Checkpoint, records: Records, chosen: bool) -> None:
+    """Raise ValueError where a score would be about something else; only warn about other
+    examples if they were `chosen`."""
+    ours, theirs = (digest_folder(p) for p in (checkpoint.folder / "vqgan", records.vqgan_folder))
+    if ours != theirs:
+        raise ValueError(
+            f"{records.folder} was encoded with another VQGAN ({theirs}) than the one that "
+            f"{checkpoint.folder} paints with ({ours}); name --records encoded with "
+            f"{checkpoint.folder / 'vqgan'}"
+        )
+    if checkpoint.records_digest == records.digest:
+        return
+    if chosen:
+        print(
+            f"warning: {checkpoint.folder} does not say that it was trained on {records.folder}; "
+            f"pictures of its training may be among the prompts",
+            file=sys.stderr,
+        )
+    elif checkpoint.records_digest is not None:
+        raise ValueError(
+            f"{checkpoint.folder} was trained on records {checkpoint.records_digest}, but "
+            f"{records.folder} holds {records.digest} now; name --records"
+        )
 
 
 def open_drawers(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> list[Drawer]:
-    """A drawer for each checkpoint; those of equal settings share one compiled program."""
+    """A drawer for each checkpoint; those that would be equal are one, compiled once."""
     drawers: dict[Any, Drawer] = {}
+    chosen = []
     for checkpoint in checkpoints:
-        sampling = override_sampling(checkpoint.sampling, config)
-        if (checkpoint.model, sampling) not in drawers:
+        sampling, folder = config.over(checkpoint.sampling), checkpoint.folder
+        parts = [digest_folder(folder / name) for name in ("tokenizer", "vqgan")]
+        key = checkpoint.model, sampling, *parts
+        if key not in drawers:
             model = transformer.build(checkpoint.model, config.compute_dtype)
-            drawer = make_drawer(model, sampling, checkpoint.folder, config.batch_size)
-            drawers[checkpoint.model, sampling] = drawer
-    return [drawers[c.model, override_sampling(c.sampling, config)] for c in checkpoints]
+            drawers[key] = make_drawer(model, sampling, folder, config.batch_size)
+        chosen.append(drawers[key])
+    return chosen
 
 
 def draw(
@@ -193,7 +221,9 @@ def make_report(
         runs = [means(result[split]) for result in results]
         report["splits"][split] = means({q: [run[q] for run in runs] for q in runs[0]})
         report["interval"][split] = {
-            q: half_width([run[q] for run in runs] if len(runs) > 1 else results[0][split][q])
+            q: interval_of_runs([run[q] for run in runs])
+            if len(runs) > 1
+            else interval_of_prompts(results[0][split][q])
             for q in runs[0]
         }
         for path, scores in zip(config.checkpoints, runs, strict=True):
@@ -214,16 +244,38 @@ def means(answers: Mapping[str, Any]) -> Scores:
     }
 
 
-def half_width(samples: Any) -> float | None:
-    """Half the width of the 95 % interval of the mean of independent samples (rows); None for
-    fewer than two."""
-    values = np.asarray(samples, np.float64)
-    values = np.nanmean(values, axis=1) if values.ndim == 2 else values
-    values = values[~np.isnan(values)]
-    if len(values) < 2:
+def interval_of_runs(scores: Sequence[float]) -> float:
+    """Half the width of Student's 95 % interval of the mean over two or more training seeds."""
+    return round(student_t(len(scores)) * float(np.std(scores, ddof=1)) / len(scores) ** 0.5, 6)
+
+
+def interval_of_prompts(answers: Float[np.ndarray, "p k"]) -> float | None:
+    """How far a 95 % interval of the share of right pictures reaches from it, for prompts alike
+    to these; None for fewer than two.
+
+    Wilson's (JASA 1927), which is not empty where all are right, as Student's would be. Pictures of
+    one prompt tend to be right together, so they count as so many independent answers as explain
+    the spread between the prompts: no fewer than there are prompts, no more than pictures.
+    """
+    asked = ~np.isnan(answers).any(axis=1)
+    by_prompt = answers[asked].mean(axis=1, dtype=np.float64)
+    prompts = len(by_prompt)
+    if prompts < 2:
         return None
-    factor = STUDENT_T[len(values) - 1] if len(values) <= len(STUDENT_T) else 1.96
-    return round(float(factor * values.std(ddof=1) / len(values) ** 0.5), 6)
+    share, spread = by_prompt.mean(), by_prompt.var(ddof=1) / prompts
+    variance = share * (1 - share)
+    count = np.clip(variance / max(spread, 1e-12), prompts, answers[asked].size)
+    z2 = student_t(prompts) ** 2 / count
+    centre = (share + z2 / 2) / (1 + z2)
+    reach = (z2 * (variance + z2 / 4)) ** 0.5 / (1 + z2)
+    return round(float(abs(share - centre) + reach), 6)
+
+
+def student_t(samples: int) -> float:
+    """Student's t that bounds 95 % on both sides of the mean of so many samples."""
+    from scipy import stats  # comes with jax; half a second to import
+
+    return float(stats.t.ppf(0.975, samples - 1))
 
 
 def as_text(report: Mapping[str, Any]) -> str:
@@ -232,6 +284,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     for split, scores in report["splits"].items():
         lines.append(
             f"{split}: {report['prompts'][split]} held-out prompts × {report['pictures']} pictures"
+            f", {HALVES[report['half']]}"
         )
         lines.append(row("", [*scores]))
         if len(report["runs"]) > 1:

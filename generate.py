@@ -23,9 +23,9 @@ from data.text import clean
 from drawing import (
     BATCH_SIZE,
     Checkpoint,
+    SamplingFlags,
     make_drawer,
     open_checkpoint,
-    override_sampling,
     picture_seed,
 )
 from model import transformer
@@ -38,7 +38,7 @@ MAX_IN_GRID = 900
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(SamplingFlags):
     """What is drawn, with which model, and where it goes."""
 
     checkpoint: str
@@ -57,14 +57,6 @@ class GenerateConfig:
     folder, which gets grid.png and the pictures."""
     seed: int = 0
     """Another seed draws other pictures. Each depends on (seed, prompt, its number) alone."""
-    guidance_scale: float | None = None
-    """1 = no guidance; default: the checkpoint's."""
-    temperature: float | None = None
-    """0 = greedy; default: the checkpoint's."""
-    top_k: int | None = None
-    """Draw only among so many tokens, 0 = all; default: the checkpoint's."""
-    top_p: float | None = None
-    """Draw only among the tokens that make up this probability; default: the checkpoint's."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products; in half precision a picture may differ a little with
     batch_size and device."""
@@ -85,7 +77,7 @@ def main(config: GenerateConfig) -> None:
         raise ValueError('no prompts: pass --prompts "a red heart" or --prompts_file FILE')
     grid_path, folder = output_paths(config.out)
     checkpoint = open_checkpoint(config.checkpoint)
-    sampling = override_sampling(checkpoint.sampling, config)
+    sampling = config.over(checkpoint.sampling)
     model = transformer.build(checkpoint.model, config.compute_dtype)
     drawer = make_drawer(model, sampling, checkpoint.folder, config.batch_size)
     if cut := drawer.num_cut(prompts):

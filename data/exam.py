@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from data.gallery import Gallery
-from data.reading import load_pictures
+from data.reading import Reading, read_pictures
 from data.records import Records
 from data.sources import open_source
 
@@ -108,11 +108,39 @@ def choose_gallery(
 def read_real_pictures(
     records: Records, examples: Sequence[Mapping[str, Any]], image_size: int
 ) -> UInt8[np.ndarray, "n y x 3"]:
-    """The pictures themselves, from the source that the records name."""
+    """The pictures themselves, from the source that the records name.
+
+    Raises:
+        ValueError: they are gone, or other pictures stand in their places now.
+    """
     try:
         source = open_source(records.source, need_captions=False)
-        return load_pictures(source, image_size, [e["source_index"] for e in examples])
-    except (ValueError, IndexError) as error:
+        indices = [e["source_index"] for e in examples]
+        if max(indices) >= len(source):
+            raise ValueError(
+                f"there are {len(source):,} pictures now and were {max(indices) + 1:,} or more; "
+                f"the source has changed, encode again"
+            )
+        readings = read_pictures(source, image_size, indices)
+        return np.stack([_checked(r, e) for r, e in zip(readings, examples, strict=True)])
+    except ValueError as error:
         raise ValueError(
-            f"the pictures that {records.folder} was made from cannot be read again: {error}"
+            f"the pictures that {records.folder} was made from cannot be read again from "
+            f"{records.source}: {error}"
         ) from None
+
+
+def _checked(reading: Reading, example: Mapping[str, Any]) -> UInt8[np.ndarray, "y x 3"]:
+    """The pixels, if they are still those of the example: a file that was added or removed moves
+    all that come behind it. Keys of a table are only places, so the caption must agree too."""
+    if reading.example:
+        captions = [text for text, _ in reading.example.captions[:1]]
+        was, now = [example["key"], example["caption"]], [reading.example.key, *captions]
+        if was != now:
+            raise ValueError(
+                f"picture {reading.index} was {was} and is {now} now; the source has changed, "
+                f"encode again"
+            )
+    if reading.pixels is None:
+        raise ValueError(f"{reading.name}: {reading.problem}")
+    return reading.pixels

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -42,20 +42,23 @@ COMMAND_LINES = command_lines()
 
 
 def docstrings(config_class: type) -> dict[str, str]:
-    """The string below each field, by the field's name."""
-    tree = ast.parse(inspect.cleandoc(inspect.getsource(config_class)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    return {
-        ast.unparse(field.target): " ".join(ast.literal_eval(below.value).split())
-        for field, below in pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
-    }
+    """The string below each field, by the field's name; inherited fields too."""
+    found: dict[str, str] = {}
+    for one in filter(dataclasses.is_dataclass, config_class.__mro__):
+        tree = ast.parse(inspect.cleandoc(inspect.getsource(one)))
+        body = tree.body[0].body  # type: ignore[attr-defined]
+        found |= {
+            ast.unparse(field.target): " ".join(ast.literal_eval(below.value).split())
+            for field, below in pairwise(body)
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
+        }
+    return found
 
 
 def entries(config_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Each flag of the tree, and what --help has to say of it."""
     reasons = docstrings(config_class)
-    kinds = inspect.get_annotations(config_class, eval_str=True)
+    kinds = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         name, kind = f"{prefix}{field.name}", kinds[field.name]
         assert reasons.get(field.name), f"{config_class.__name__}.{name}: no docstring under it"
@@ -72,7 +75,10 @@ def entries(config_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def test_every_program_is_found() -> None:
     named = {"train.py", "generate.py", "python -m evaluate", "python -m vqgan.train"}
-    assert named | {"python -m data.emoji", "python -m data.encode"} <= COMMAND_LINES.keys()
+    assert (
+        named | {"python -m data.emoji", "python -m data.encode", "python -m release"}
+        <= COMMAND_LINES.keys()
+    )
 
 
 @pytest.mark.parametrize("prog", sorted(COMMAND_LINES))

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("model", "vqgan", "data", "optim", "training")
 ALLOWED = {
     "model": {"model"},
-    "vqgan": {"vqgan"},
+    "vqgan": {"vqgan", "model"},
     "data": {"data"},
     "optim": {"optim"},
     "training": {"training", "optim"},
@@ -18,8 +18,8 @@ ALLOWED = {
     "drawing": {"config", "data", "drawing", "model", "training", "vqgan"},
 }
 # Run as `python -m`, they compose like train.py does; nothing but tests imports them.
-COMPOSING = {"vqgan/train.py", "data/encode.py", "data/emoji.py", "model/pretrained.py"}
-OURS = {*PACKAGES, "config", "runtime", "drawing", "train", "generate", "evaluate"}
+COMPOSING = {"vqgan/train.py", "data/encode.py", "data/emoji.py"}
+OURS = {*PACKAGES, "config", "runtime", "drawing", "train", "generate", "evaluate", "release"}
 FILES = sorted(p for p in ROOT.glob("*/*.py") if p.parent.name in PACKAGES) + [
     ROOT / f"{name}.py" for name in ("config", "runtime", "drawing")
 ]
@@ -37,6 +37,18 @@ def imported(path: Path, at_top: bool = False) -> set[str]:
     return found
 
 
+def imported_from_model(path: Path) -> set[str]:
+    """Its modules by their full name, however they are imported."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            whole = node.module == "model"
+            found |= {f"model.{a.name}" for a in node.names} if whole else {str(node.module)}
+    return {name for name in found if name.partition(".")[0] == "model"}
+
+
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -46,6 +58,12 @@ def test_import_arrows_hold(path: Path) -> None:
     part = path.parent.name if path.parent != ROOT else path.stem
     if name_of(path) not in COMPOSING:
         assert imported(path) & OURS <= ALLOWED[part]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "vqgan"], ids=name_of)
+def test_the_vqgan_shares_layers_and_weights_with_the_model_and_nothing_else(path: Path) -> None:
+    if name_of(path) not in COMPOSING:
+        assert imported_from_model(path) <= {"model.layers", "model.weights"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "data"], ids=name_of)

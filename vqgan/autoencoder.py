@@ -17,6 +17,10 @@ from vqgan import quantizer
 from vqgan.config import Resampling, VQGANConfig
 from vqgan.layers import Layer, Params, apply_plan, init_plan
 
+PRECISION = "float32"
+"""Of products in `encode` and `decode`: accelerators would round their factors by default, and
+records made there would hold other tokens than those made on a CPU."""
+
 
 class Resampler(NamedTuple):
     """How one level becomes the next."""
@@ -132,7 +136,8 @@ class Autoencoder:
         side = self.config.image_size
         if pixels.shape[1:] != (side, side, 3):
             raise ValueError(f"pictures are {pixels.shape[1:]}, this VQGAN reads {(side, side, 3)}")
-        tokens = quantizer.nearest(self.codes(params), self.latents(params, pixels))
+        with jax.default_matmul_precision(PRECISION):
+            tokens = quantizer.nearest(self.codes(params), self.latents(params, pixels))
         return tokens.reshape(len(pixels), -1)
 
     def decode(self, params: Params, image_tokens: Int[Array, "b n"]) -> Float[Array, "b Y X 3"]:
@@ -144,7 +149,8 @@ class Autoencoder:
         side = self.config.grid_size
         tokens = jnp.minimum(image_tokens, self.config.codebook_size - 1)
         codes = self.codes(params)[tokens].reshape(-1, side, side, self.config.code_dim)
-        return jnp.clip(self.paint(params, codes), -1.0, 1.0)
+        with jax.default_matmul_precision(PRECISION):
+            return jnp.clip(self.paint(params, codes), -1.0, 1.0)
 
 
 def build(config: VQGANConfig) -> Autoencoder:

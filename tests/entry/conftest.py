@@ -14,6 +14,7 @@ from config import Config, to_yaml
 from data.config import DataConfig
 from data.encode import EncodeConfig
 from data.encode import main as encode
+from data.records import open_records
 from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
@@ -106,5 +107,5 @@ def run_folder(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
         copy_once(records_folder / name, folder / name)
     state = TrainState.create(transformer.build(MODEL).init, make_optimizer(OptimConfig()), 0)
     with Checkpoints(folder / "checkpoints", CheckpointConfig()) as checkpoints:
-        checkpoints.save(state, {})
+        checkpoints.save(state, {"records": open_records(records_folder).digest})
     return folder

@@ -7,18 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from drawing import (
-    Drawer,
-    ReleaseConfig,
-    make_drawer,
-    open_checkpoint,
-    override_sampling,
-    picture_seed,
-    release,
-)
+from data.records import open_records
+from drawing import Drawer, make_drawer, open_checkpoint, picture_seed
 from generate import GenerateConfig
 from model import transformer
 from model.config import SamplingConfig
+from release import ReleaseConfig, release
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +39,22 @@ def test_a_checkpoint_is_a_run_a_step_or_a_release(run_folder: Path, tmp_path: P
 
 def test_a_release_does_not_overwrite(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty"):
+    with pytest.raises(ValueError, match="holds something else"):
         release(ReleaseConfig(str(run_folder), str(tmp_path)))
+
+
+def test_a_run_named_with_digits_is_a_run(run_folder: Path, tmp_path: Path) -> None:
+    for name in ("7", "checkpoints/7"):
+        run = tmp_path / name
+        run.parent.mkdir(exist_ok=True)
+        run.symlink_to(run_folder)
+        step = run / "checkpoints" / "0"
+        assert (open_checkpoint(step).folder, open_checkpoint(step).step) == (run, 0)
+    assert open_checkpoint(tmp_path / "7").folder == tmp_path / "7"
+
+
+def test_a_checkpoint_knows_what_its_records_held(run_folder: Path, records_folder: Path) -> None:
+    assert open_checkpoint(run_folder).records_digest == open_records(records_folder).digest
 
 
 @pytest.mark.parametrize("name", ["nothing", "", "checkpoints/7"])
@@ -60,7 +68,7 @@ def test_damaged_releases_are_refused(run_folder: Path, tmp_path: Path) -> None:
     release(ReleaseConfig(str(run_folder), str(tmp_path / "r")))
     weights = tmp_path / "r" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"r/model.safetensors cannot be read"):
         open_checkpoint(tmp_path / "r")
     (tmp_path / "r" / "config.json").write_text('{"model": {"size": 3}}')
     with pytest.raises(ValueError, match="is no configuration"):
@@ -96,5 +104,5 @@ def test_a_tokenizer_of_another_model_is_refused(run_folder: Path) -> None:
 
 def test_given_flags_stand_in_for_the_checkpoints_settings() -> None:
     flags = GenerateConfig("x", temperature=0.0, top_k=5)
-    sampling = override_sampling(SamplingConfig(2.0, 0.5, 0, 0.9), flags)
+    sampling = flags.over(SamplingConfig(2.0, 0.5, 0, 0.9))
     assert sampling == SamplingConfig(2.0, 0.0, 5, 0.9)

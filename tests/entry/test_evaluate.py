@@ -1,9 +1,12 @@
 """evaluate.py on a tiny run: prompts, gallery, JSON, several runs, one-line errors."""
 
 import json
+import shutil
 import sys
+import tarfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,7 +14,17 @@ from config import parse_config, run
 from data.exam import Selection, choose_gallery, choose_prompts, open_exam
 from data.grids import read_png_about
 from data.records import Records, open_records
-from evaluate import EvaluateConfig, half_width, main, means
+from drawing import open_checkpoint
+from evaluate import (
+    EvaluateConfig,
+    interval_of_prompts,
+    interval_of_runs,
+    main,
+    means,
+    open_drawers,
+)
+from tests.entry.conftest import write_source
+from vqgan import pretrained as pretrained_vqgan
 
 FEW = "--pictures=2"
 
@@ -44,7 +57,13 @@ def test_the_json_holds_scores_beside_chance_and_ceiling(
 
 def test_the_table_names_every_question(run_folder: Path, capsys: pytest.CaptureFixture) -> None:
     text = evaluate(capsys, run_folder, FEW, "--half=all")
-    for word in ("tone: 8 held-out prompts × 2 pictures", "concept", "chance", "ceiling", "±"):
+    for word in (
+        "tone: 8 held-out prompts × 2 pictures, both halves",
+        "concept",
+        "chance",
+        "ceiling",
+        "±",
+    ):
         assert word in text
     assert max(map(len, text.splitlines()[:-1])) <= 120
 
@@ -100,12 +119,45 @@ def test_a_large_gallery_is_thinned_out_but_keeps_the_targets(records: Records) 
     assert all(exam.gallery.attributes[i]["split"] == "tone" for i in exam.targets["tone"])
 
 
-def test_intervals_are_students_over_runs_and_near_normal_over_prompts() -> None:
-    assert half_width([0.5, 0.6, 0.7]) == pytest.approx(4.30 * 0.1 / 3**0.5, abs=1e-6)
-    prompts = np.array([[0.0, 1.0], [1.0, 1.0]] * 50)
-    expected = 1.96 * np.std([0.5, 1.0] * 50, ddof=1) / 10
-    assert half_width(prompts) == pytest.approx(expected, abs=1e-6)
-    assert half_width([0.5]) is None
+def test_intervals_over_runs_are_students() -> None:
+    assert interval_of_runs([0.5, 0.6, 0.7]) == pytest.approx(4.302653 * 0.1 / 3**0.5, abs=1e-6)
+    assert interval_of_runs([0.5, 0.7]) == pytest.approx(12.706205 * 0.1, abs=1e-6)
+
+
+def test_intervals_over_prompts_are_wilsons() -> None:
+    z = 1.984217  # Student's with 99 degrees of freedom
+    one_each = np.array([[1.0]] * 90 + [[0.0]] * 10)
+    bounds = [share for share in (0.9 - d / 1e4 for d in range(9000)) if _score(share, 100) <= z]
+    assert interval_of_prompts(one_each) == pytest.approx(0.9 - min(bounds), abs=2e-3)
+    assert interval_of_prompts(np.array([[1.0]])) is None
+
+
+def test_all_right_is_not_certain_and_the_fewer_prompts_the_less() -> None:
+    widths = [interval_of_prompts(np.full((count, 4), right)) or 0.0 for right, count in ALIKE]
+    assert min(widths) > 0.03
+    assert widths[0] == widths[1] < widths[2]
+
+
+def test_pictures_that_repeat_their_prompts_answer_add_nothing() -> None:
+    answers = (np.arange(40) % 3 == 0).astype(float)[:, None]
+    alone, repeated = interval_of_prompts(answers), interval_of_prompts(answers.repeat(8, axis=1))
+    assert alone == repeated
+    mixed = np.random.default_rng(0).random((40, 8)) < 1 / 3
+    assert (interval_of_prompts(mixed.astype(float)) or 1) < 0.6 * (alone or 0)
+
+
+def test_prompts_that_are_not_asked_do_not_count() -> None:
+    answers = (np.arange(40) % 3 == 0).astype(float)[:, None]
+    padded = np.concatenate([answers, np.full((9, 1), np.nan)])
+    assert interval_of_prompts(padded) == interval_of_prompts(answers)
+
+
+ALIKE = ((1.0, 60), (0.0, 60), (1.0, 6))
+
+
+def _score(share: float, count: int) -> float:
+    """How many standard errors 0.9 is away from a true share."""
+    return abs(0.9 - share) / (share * (1 - share) / count) ** 0.5
 
 
 @pytest.mark.parametrize(
@@ -132,6 +184,90 @@ def test_mistakes_are_one_line_and_exit_code_2(
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+@pytest.fixture
+def copies(run_folder: Path, records_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A run and its records, to be changed; the records' pictures stand beside them."""
+    shutil.copytree(records_folder.parent, tmp_path / "data")
+    shutil.copytree(run_folder, tmp_path / "run")
+    settings = tmp_path / "run" / "config.yaml"
+    records = tmp_path / "data" / "records"
+    settings.write_text(settings.read_text().replace(str(records_folder), str(records)))
+    return tmp_path / "run", records
+
+
+def add_picture(source: Path, before: bool) -> None:
+    """One more tar with a picture, before or behind the others."""
+    write_source(source / "more.tar")
+    with (
+        tarfile.open(source / "more.tar") as tar,
+        tarfile.open(source / ("!.tar" if before else "~.tar"), "w") as one,
+    ):
+        for name in ("007.png", "007.json"):
+            one.addfile(tar.getmember(name), tar.extractfile(name))
+    (source / "more.tar").unlink()
+
+
+def test_a_source_that_has_changed_is_noticed(copies: tuple[Path, Path]) -> None:
+    _, folder = copies
+    before = open_exam(open_records(folder), 8, Selection(half="all")).gallery.pictures
+    add_picture(folder.parent / "pictures", before=False)
+    after = open_exam(open_records(folder), 8, Selection(half="all")).gallery.pictures
+    np.testing.assert_array_equal(before, after)
+    add_picture(folder.parent / "pictures", before=True)
+    with pytest.raises(ValueError, match=r"was \['000', .* and is \['007', .* encode again"):
+        open_exam(open_records(folder), 8, Selection(half="all"))
+
+
+def test_a_source_that_has_shrunk_is_noticed(copies: tuple[Path, Path]) -> None:
+    _, folder = copies
+    (folder.parent / "pictures" / "0.tar").unlink()
+    add_picture(folder.parent / "pictures", before=True)
+    with pytest.raises(ValueError, match="1 pictures now and were 40 or more; .* encode again"):
+        open_exam(open_records(folder), 8, Selection(half="all"))
+
+
+def test_records_that_were_made_anew_are_refused_unless_they_are_named(
+    copies: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    run, records = copies
+    evaluate(capsys, run, FEW, "--half=all", f"--records={records}")
+    assert "warning" not in capsys.readouterr().err
+    about = json.loads((records / "records.json").read_text())
+    (records / "records.json").write_text(json.dumps(about | {"digest": "0ther"}))
+    with pytest.raises(ValueError, match="was trained on records .* holds 0ther now"):
+        main(EvaluateConfig((str(run),)))
+    main(EvaluateConfig((str(run),), pictures=2, half="all", records=str(records)))
+    assert "pictures of its training may be among the prompts" in capsys.readouterr().err
+
+
+def test_records_of_another_vqgan_are_refused(copies: tuple[Path, Path]) -> None:
+    run, records = copies
+    repaint(records / "vqgan")
+    for named in (None, str(records)):
+        with pytest.raises(ValueError, match="was encoded with another VQGAN"):
+            main(EvaluateConfig((str(run),), records=named))
+
+
+def test_runs_of_equal_settings_and_unequal_vqgans_are_painted_each_with_its_own(
+    copies: tuple[Path, Path], run_folder: Path
+) -> None:
+    run, _ = copies
+    paths = (str(run_folder), str(run / "checkpoints" / "0"), str(run))
+    checkpoints = [open_checkpoint(path) for path in paths]
+    assert len({id(d) for d in open_drawers(checkpoints, EvaluateConfig(paths))}) == 1
+    repaint(run / "vqgan")
+    one, *others = open_drawers(checkpoints, EvaluateConfig(paths))
+    assert others[0] is others[1]
+    tokens = np.arange(4, dtype=np.int32)[None]
+    assert (one.paint_tokens(tokens) != others[0].paint_tokens(tokens)).any()
+
+
+def repaint(folder: Path) -> None:
+    """Other weights of the same configuration."""
+    config, params = pretrained_vqgan.load(folder)
+    pretrained_vqgan.save(folder, config, jax.tree.map(lambda leaf: -leaf, params))
 
 
 def test_pictures_that_are_gone_are_said_so(records: Records, tmp_path: Path) -> None:

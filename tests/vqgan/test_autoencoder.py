@@ -123,3 +123,15 @@ def test_pictures_of_another_size_are_refused(tiny_vqgan):
 def test_impossible_layouts_are_refused(tiny_vqgan, changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(tiny_vqgan, **changes)
+
+
+def test_tokens_and_pictures_are_computed_in_full_precision_on_any_device(layout):
+    """Accelerators round the factors of float32 products unless they are told not to."""
+    autoencoder, params = layout
+    pixels = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+    tokens = jax.eval_shape(autoencoder.encode, params, pixels)
+    for function, given in ((autoencoder.encode, pixels), (autoencoder.decode, tokens)):
+        program = str(jax.make_jaxpr(function)(params, given))
+        products = program.count("dot_general[") + program.count("conv_general_dilated[")
+        assert products
+        assert program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products

@@ -49,6 +49,15 @@ def test_weights_of_another_layout_are_refused(saved):
         pretrained.load(folder)
 
 
+def test_a_cut_file_is_named(saved):
+    folder, _ = saved
+    for name in (pretrained.WEIGHTS_FILE, pretrained.CONFIG_FILE):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(ValueError, match=f"{name} (cannot be read|is no configuration)"):
+            pretrained.load(folder)
+
+
 def test_unknown_settings_are_refused(saved):
     folder, _ = saved
     path = folder / pretrained.CONFIG_FILE

@@ -1,0 +1,71 @@
+"""Weights on disk: what was written is read, whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model import weights
+from model.weights import read_weights, write_weights
+
+
+@pytest.fixture
+def params() -> dict[str, Any]:
+    numbers = np.random.default_rng(0)
+    return {"a": {"b": {"scale": numbers.normal(size=3)}, "c": numbers.normal(size=(2, 5))}}
+
+
+def test_float32_comes_back_as_it_was_and_float16_rounded(
+    tmp_path: Path, params: dict[str, Any]
+) -> None:
+    for dtype in ("float32", "float16"):
+        write_weights(tmp_path / dtype, params, dtype)
+        found = read_weights(tmp_path / dtype, params)
+        assert found["a"]["c"].dtype == np.float32
+        expected = params["a"]["b"]["scale"].astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(found["a"]["b"]["scale"], expected)
+        assert (tmp_path / dtype).stat().st_mode & 0o777 == 0o644
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["float16", "float32"]
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    write_weights(path, params, "float32")
+    before = path.read_bytes()
+
+    def full(flat: Any, beside: Path) -> None:
+        beside.write_bytes(before[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        write_weights(path, params, "float16")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [before]
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -1])
+def test_a_cut_file_is_named(tmp_path: Path, params: dict[str, Any], size: int) -> None:
+    path = tmp_path / "w.safetensors"
+    write_weights(path, params, "float32")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match="w.safetensors cannot be read"):
+        read_weights(path, params)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="w.safetensors cannot be read"):
+        read_weights(tmp_path / "w.safetensors", {})
+
+
+def test_other_arrays_are_refused(tmp_path: Path, params: dict[str, Any]) -> None:
+    write_weights(tmp_path / "w", params, "float32")
+    for other, message in (
+        ({"a": {**params["a"], "d": np.zeros(1)}}, r"1 of 3 .* a/d: None instead of \(1,\)"),
+        ({"a": {**params["a"], "c": np.zeros(9)}}, r"1 of 2 .* a/c: \(2, 5\) instead of \(9,\)"),
+        ({"a": {"c": params["a"]["c"]}}, r"a/b/scale: \(3,\) instead of None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_weights(tmp_path / "w", other)
