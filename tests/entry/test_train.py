@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import train
 from config import Config, parse_config, run
-from drawing import ReleaseConfig, release
+from release import ReleaseConfig, release
 from training import metrics
 
 TINY = [
