@@ -1,0 +1,57 @@
+"""The README's commands are real, and its tree names every file."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from config import parse_config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CONFIGS = {
+    "train": "Config",
+    "generate": "GenerateConfig",
+    "evaluate": "EvaluateConfig",
+    "data.encode": "EncodeConfig",
+    "vqgan.train": "RunConfig",
+}
+
+
+def commands() -> list[str]:
+    """Every line of a shell block that starts Python, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if re.match(r"(\.venv/bin/)?python ", line)]
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) >= 6
+
+
+@pytest.mark.parametrize("command", commands())
+def test_each_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command, comments=True)[1:]
+    name = words[1] if words[0] == "-m" else words[0].removesuffix(".py")
+    flags = words[2:] if words[0] == "-m" else words[1:]
+    config_class = getattr(importlib.import_module(name), CONFIGS[name])
+    assert parse_config(config_class, flags) is not None
+
+
+def test_the_tree_names_every_file() -> None:
+    tree = README[README.index("## The code") :]
+    files = list(ROOT.glob("*.py"))
+    for package in ("model", "vqgan", "data", "optim", "training"):
+        files += (ROOT / package).glob("*.py")
+    unnamed = [p.name for p in files if p.stem not in ("__init__", "config") and p.name not in tree]
+    optim = {"optimizers.py", "schedules.py", "accumulate.py", "loss_scale.py"}
+    assert set(unnamed) <= optim  # four words in the tree stand for these
+
+
+def test_no_figure_is_missing() -> None:
+    assert not re.search(r"\b[A-Z]{4,}(TABLE|TIME|MEM|SPEED|GUIDE|TEMP|PAR|STEPS|DB)\b", README)
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).is_file(), picture
