@@ -15,7 +15,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from config import Config, parse_config, to_tree
 from training.config import TrackerConfig, TrainingConfig
-from training.hooks import make_evaluation
+from training.hooks import evaluate_loss
 from training.state import TrainState
 from training.trackers import Tracker
 
@@ -93,7 +93,7 @@ def test_the_mirror_gets_the_metric(
     fake = SimpleNamespace(init=lambda **_: run, Settings=SimpleNamespace)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     one_batch = {name: lambda: [{"x": np.ones(2)}] for name in HELD_OUT}
-    evaluate = make_evaluation(lambda params, batch: (batch["x"].sum(), 2.0), one_batch)
+    evaluate = evaluate_loss(lambda params, batch: (batch["x"].sum(), 2.0), one_batch)
     state = TrainState.create(lambda key: {}, optax.identity(), seed=0)
     row = evaluate(1, state) | {"time/step_ms": 1.0}
     with Tracker(TrackerConfig(wandb="online"), TrainingConfig(), tmp_path, 0, {}) as tracker:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 import train
 from config import Config, parse_config, run
 from release import ReleaseConfig, release
-from training import metrics
+from training import metrics, session
 
 TINY = [
     "--model.dim=16",
@@ -80,12 +80,15 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     )
 
 
-def test_stopped_and_resumed_equals_straight_through(records_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [["--optim.name=adamw"], ["--training.compute_dtype=float16"]])
+def test_stopped_and_resumed_equals_straight_through(
+    records_folder: Path, tmp_path: Path, settings: list[str]
+) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    train.main(parse_config(Config, tiny(records_folder, straight)))
+    train.main(parse_config(Config, tiny(records_folder, straight, *settings)))
 
-    config = parse_config(Config, tiny(records_folder, resumed))
-    original = train.fit
+    config = parse_config(Config, tiny(records_folder, resumed, *settings))
+    original = session.fit
 
     def fit_until_seven(step, state, batch_at, steps, **rest):
         """A kill: rows up to 7 are written, the newest checkpoint is 5."""
@@ -97,12 +100,12 @@ def test_stopped_and_resumed_equals_straight_through(records_folder: Path, tmp_p
 
         return original(step, state, broken, steps, **rest)
 
-    train.fit = fit_until_seven
+    session.fit = fit_until_seven
     try:
         with pytest.raises(KeyboardInterrupt):
             train.main(config)
     finally:
-        train.fit = original
+        session.fit = original
     assert losses(resumed)[-1][0] >= 6
     train.main(config)
     assert losses(resumed) == losses(straight)

@@ -127,7 +127,9 @@ def test_recomputing_layers_saves_memory(tiny: ModelConfig) -> None:
         model = transformer.build(config)
         params = jax.eval_shape(model.init, jax.random.key(0))
         gradient = jax.grad(lambda p: jnp.square(model.apply(p, text, mask, image)).mean())
-        return jax.jit(gradient).lower(params).compile().memory_analysis().temp_size_in_bytes
+        analysis = jax.jit(gradient).lower(params).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
 
     kept = temporary_bytes(dataclasses.replace(deep, unroll=1))
     assert temporary_bytes(dataclasses.replace(deep, remat="layer")) < kept / 2
