@@ -53,18 +53,6 @@ def read_pictures(
             yield from rest
 
 
-def load_pictures(
-    source: Source, image_size: int, indices: Sequence[int] | None = None
-) -> UInt8[np.ndarray, "b y x 3"]:
-    """The pictures at `indices` (default: all) as one array. Raises ValueError for a bad one."""
-    pictures = []
-    for reading in read_pictures(source, image_size, indices):
-        if reading.pixels is None:
-            raise ValueError(f"{source.path}: {reading.name} cannot be read: {reading.problem}")
-        pictures.append(reading.pixels)
-    return np.stack(pictures) if pictures else np.zeros((0, image_size, image_size, 3), np.uint8)
-
-
 def _read(source: Source, index: int, image_size: int, need_captions: bool) -> Reading:
     try:
         example = source[index]

@@ -60,11 +60,12 @@ def test_a_folder_becomes_records_that_explain_themselves(
 def test_each_picture_keeps_its_own_tokens_whatever_the_batch(
     run: Encode, make_folder: MakeFolder, encoder: PictureEncoder
 ) -> None:
-    from data.reading import load_pictures
+    from data.reading import read_pictures
     from data.sources import open_source
 
     records = run(make_folder(37))
-    pixels = load_pictures(open_source(records.source), encoder.image_size)
+    readings = read_pictures(open_source(records.source), encoder.image_size)
+    pixels = np.stack([reading.pixels for reading in readings if reading.pixels is not None])
     expected = encoder.encode(pixels.astype(np.float32) / 127.5 - 1)
     np.testing.assert_array_equal(records.image_tokens, expected)
 
