@@ -82,28 +82,32 @@ def fit(
             record(done, {**row, "time/step_ms": clock.lap() * 1000, **(extra or {})})
         waiting = None
 
-    for n in range(int(state.step), steps):
+    done = saved = int(state.step)
+    for n in range(done, steps):
         if stop is not None and stop.received:
             break
         if between is not None:
             state = between(n, state)
         state, metrics = step(state, batch_at(n))
         deliver()
-        waiting = (n + 1, metrics)
-        stopped = stop is not None and stop.received
-        due = [hook for hook in hooks if hook.is_due(n + 1, n + 1 == steps)]
-        is_saved = save.is_due(n + 1, n + 1 == steps or stopped)
+        done = n + 1
+        waiting = (done, metrics)
+        due = [hook for hook in hooks if hook.is_due(done, is_last=done == steps)]
+        is_saved = save.is_due(done, is_last=False)
         if due or is_saved:
             _block(metrics)
             with clock.paused():
                 extra: dict[str, float] = {}
                 for hook in due:
-                    extra |= hook.action(n + 1, state) or {}
+                    extra |= hook.action(done, state) or {}
             deliver(extra)
         if is_saved:
             with clock.paused():
-                save.action(n + 1, state)
+                save.action(done, state)
+            saved = done
     deliver()
+    if done != saved:
+        save.action(done, state)
     return state
 
 

@@ -147,6 +147,43 @@ def test_numbers_that_json_does_not_know_are_null(tmp_path) -> None:
     assert metrics.read(tmp_path / "metrics.jsonl")[0]["norm/grad"] is None
 
 
+def test_a_stop_that_comes_late_in_an_update_still_saves_it() -> None:
+    saved: list[int] = []
+    with StopSignal() as stop:
+
+        def record(step: int, row: dict[str, float]) -> None:
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        fit(
+            count_up,
+            fresh(),
+            lambda n: {"n": np.array(n)},
+            9,
+            record=record,
+            hooks=[Hook(1, lambda step, state: None)],
+            save=Hook(0, lambda step, state: saved.append(step)),
+            stop=stop,
+        )
+    assert saved == [3]
+
+
+def test_a_stop_before_the_first_update_trains_and_saves_nothing() -> None:
+    saved: list[int] = []
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        state = fit(
+            count_up,
+            fresh(2),
+            lambda n: {"n": np.array(n)},
+            9,
+            record=lambda *_: None,
+            save=Hook(1, lambda step, state: saved.append(step)),
+            stop=stop,
+        )
+    assert (saved, int(state.step)) == ([], 2)
+
+
 def test_rows_beyond_the_restored_step_are_removed(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = metrics.MetricsFile(path, 0, batch_size=4)
