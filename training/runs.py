@@ -142,6 +142,7 @@ def copy_once(source: Path, target: Path) -> None:
         beside = target.with_name(target.name + ".new")
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(source, beside)
+        beside.chmod(0o755)  # temporary folders are made for their owner alone
         beside.rename(target)
 
 
