@@ -18,7 +18,7 @@ def test_layer_norm_and_rms_norm_match_their_definitions() -> None:
     x, scale, bias = RNG.normal(size=(5, 8)) * 3 + 1, RNG.normal(size=8), RNG.normal(size=8)
     centred = x - x.mean(-1, keepdims=True)
     expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + bias
-    found = layer_norm(*(jnp.float32(a) for a in (x, scale, bias)))
+    found = layer_norm(jnp.float32(x), jnp.float32(scale), jnp.float32(bias))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale
     np.testing.assert_allclose(rms_norm(jnp.float32(x), jnp.float32(scale)), expected, rtol=1e-5)

@@ -52,7 +52,7 @@ def test_tokens_are_row_major(tiny_vqgan):
     painted = autoencoder.decode(params, tokens)
     changed = np.abs(painted[1] - painted[0]).sum(-1)
     row, column = np.unravel_index(changed.argmax(), changed.shape)
-    assert (row // 8, column // 8) == (0, 1)
+    assert (int(row) // 8, int(column) // 8) == (0, 1)
 
 
 def test_codes_have_unit_length_if_normalized(tiny_vqgan):
