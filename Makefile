@@ -23,7 +23,7 @@ quickstart: install ## built-in data → a trained model → pictures of prompts
 	$(BIN)/python -m evaluate $(RUN) --splits tone --pictures 4 --grid $(RUN)/held-out.png
 	@echo "pictures:   $(RUN)/held-out.png  (and the fixed prompts while training: $(RUN)/grids/)"
 	@echo "checkpoint: $(RUN)/checkpoints   metrics: $(RUN)/metrics.jsonl"
-	@echo "your turn:  $(BIN)/python generate.py --checkpoint $(RUN) --prompts \"waving hand: dark skin tone\" --pictures 9 --out mine.png"
+	@echo "your turn:  $(BIN)/python generate.py --checkpoint $(RUN) --prompts \"waving hand: dark skin tone\" --pictures 9 --out $(RUN)/waving.png"
 
 test: $(VENV)/installed-dev ## format, lint, types and tests: what CI runs
 	$(BIN)/ruff format --check .

@@ -291,14 +291,14 @@ def as_text(report: Mapping[str, Any]) -> str:
             for path, by_split in report["runs"].items():
                 lines.append(row(path, [percent(by_split[split].get(q)) for q in scores]))
         widths = report["interval"][split]
-        drawn = [percent(scores[q]) + f" ± {percent(widths[q])}" for q in scores]
+        drawn = [with_interval(scores[q], widths[q]) for q in scores]
         lines.append(row("drawn", drawn))
         for name in ("chance", "ceiling"):
             lines.append(row(name, [percent(report[name][split].get(q)) for q in scores]))
         lines.append("")
     over = f"the {len(report['runs'])} runs" if len(report["runs"]) > 1 else "the prompts"
     lines.append(
-        f"Per cent; ± is half of a 95 % interval over {over}. Found among {report['gallery']:,} "
+        f"Per cent; in brackets a 95 % interval over {over}. Found among {report['gallery']:,} "
         f"distinct real pictures. chance: real pictures drawn by lot; ceiling: the real pictures "
         f"themselves as the VQGAN paints them; nn_is_train: the nearest real picture is a training "
         f"picture (the copying rate)."
@@ -309,6 +309,14 @@ def as_text(report: Mapping[str, Any]) -> str:
 def percent(share: float | None) -> str:
     """A share as per cent, one digit behind the point."""
     return "–" if share is None else f"{100 * share:.1f}"
+
+
+def with_interval(share: float, width: float | None) -> str:
+    """A share and, in brackets, how low and high it may be; no share is below 0 or above 1."""
+    if width is None:
+        return percent(share)
+    low, high = max(share - width, 0.0), min(share + width, 1.0)
+    return f"{percent(share)} [{100 * low:.0f}–{100 * high:.0f}]"
 
 
 def row(name: str, cells: Sequence[str]) -> str:

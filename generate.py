@@ -96,7 +96,8 @@ def main(config: GenerateConfig) -> None:
     on_grid = save_pictures(jobs, drawn, folder, config.seed, settings)
     write_grid(grid_path, prompts, config, on_grid, settings)
     print(
-        f"{grid_path}: {len(prompts)} prompts × {config.pictures} pictures, each also in {folder}/"
+        f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), each also in "
+        f"{folder}/"
     )
 
 

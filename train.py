@@ -36,6 +36,7 @@ from training.state import TrainState
 from training.step import Step, make_train_step
 from training.trackers import Tracker
 
+GRID_CAPTIONS = 6
 ABOUT = "Train the text-to-image transformer on token records."
 
 
@@ -61,7 +62,7 @@ def main(config: Config) -> None:
         print(f"{folder}: {count:,} parameters on {devices.describe()}, {pictures:,} pictures")
         hooks = [
             Hook(training.eval_every, make_evaluation(config, model, records, devices)),
-            Hook(training.grid_every, make_grids(config, model, folder, tracker)),
+            Hook(training.grid_every, make_grids(config, model, records, folder, tracker)),
         ]
         return Work(make_step(config, model, records), batches.at, hooks)
 
@@ -115,33 +116,47 @@ def make_evaluation(
 ) -> Callable[[int, TrainState], dict[str, float]]:
     """The loss on every held-out split."""
     training = config.training
-    held_out = [name for name in records.split_names if name not in ("train", "gallery")]
     # No more at a time than a device holds in training.
     size = training.batch_size // (len(devices) * training.accumulation_steps)
     few = max(training.eval_examples // size, 1)
     sets = {
-        name: lambda name=name: islice(eval_batches(records, name, size), few) for name in held_out
+        name: lambda name=name: islice(eval_batches(records, name, size), few)
+        for name in held_out_splits(records)
     }
     return evaluate_loss(make_eval_loss(model), sets)
 
 
 def make_grids(
-    config: Config, model: Transformer, folder: Path, tracker: Tracker
+    config: Config, model: Transformer, records: Records, folder: Path, tracker: Tracker
 ) -> Callable[[int, TrainState], None]:
     """Draws the fixed prompts into RUN/grids, always from the same seeds."""
-    prompts = list(config.training.grid_prompts)
-    drawer = make_drawer(model, config.sampling, folder, batch_size=max(len(prompts), 1))
+    prompts = list(config.training.grid_prompts) or some_captions(records)
+    drawer = make_drawer(model, config.sampling, folder, batch_size=len(prompts))
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
 
     def draw(step: int, state: TrainState) -> None:
-        if prompts:
-            path = folder / "grids" / f"step-{step:06}.png"
-            path.parent.mkdir(exist_ok=True)
-            params = parallel.on_first_device(state.params)
-            picture_grid(prompts, drawer.draw(params, prompts, seeds)[:, None]).save(path)
-            tracker.image(step, "grid", path)
+        path = folder / "grids" / f"step-{step:06}.png"
+        path.parent.mkdir(exist_ok=True)
+        params = parallel.on_first_device(state.params)
+        picture_grid(prompts, drawer.draw(params, prompts, seeds)[:, None]).save(path)
+        tracker.image(step, "grid", path)
 
     return draw
+
+
+def held_out_splits(records: Records) -> list[str]:
+    """The splits whose captions are asked for and never trained on."""
+    return [name for name in records.split_names if name not in ("train", "gallery")]
+
+
+def some_captions(records: Records) -> list[str]:
+    """A few captions of held-out pictures; of training pictures where none are held out."""
+    for split in [*held_out_splits(records), "train"]:
+        rows = records.rows(split)
+        if len(rows):
+            break
+    few = rows[:: max(len(rows) // GRID_CAPTIONS, 1)][:GRID_CAPTIONS]
+    return [records.examples[row]["caption"] for row in few]
 
 
 if __name__ == "__main__":

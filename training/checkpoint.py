@@ -1,7 +1,6 @@
 """Checkpoints of a run: all training state in one atomic step. Only this file knows orbax."""
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,6 @@ class Checkpoints:
         ]
         if changed:
             raise ValueError(f"this run was trained with other data: {', '.join(changed)}")
-        print(f"resumed from step {step}", file=sys.stderr)
         return self.restore(state, step)
 
     def restore(self, like: TrainState, step: int) -> TrainState:

@@ -35,8 +35,8 @@ class TrainingConfig:
     """Most examples of each split in an evaluation of the loss."""
     grid_every: int = 250
     """Updates between picture grids of the fixed prompts; 0 = only at the end."""
-    grid_prompts: tuple[str, ...] = ("red heart", "blue square", "grinning face", "three o'clock")
-    """Prompts of those grids."""
+    grid_prompts: tuple[str, ...] = ()
+    """Prompts of those grids; none = captions of held-out pictures."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation_steps"):

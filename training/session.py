@@ -65,10 +65,13 @@ def run_training(
         if start >= steps:
             print(f"{folder} is finished at step {start}; a larger --training.steps trains on")
             return state
+        if start:
+            print(f"{folder}: resumed from step {start}")
         runs.write_start(folder, config_yaml, devices.describe())
         settings = dataclasses.asdict(config)  # type: ignore[call-overload]
         with Tracker(config.tracker, config.training, folder, start, settings) as tracker:
             work = begin(tracker)
+            print("compiling; the first update takes a while", flush=True)
 
             def save(step: int, state: TrainState) -> None:
                 tracker.sync()

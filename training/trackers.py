@@ -45,22 +45,23 @@ class Tracker:
         self._file = MetricsFile(folder / "metrics.jsonl", restored_step, pace.batch_size)
         self._log_every = max(pace.log_every, 1)
         self._steps = pace.steps
-        quiet = not sys.stderr.isatty()
-        self._bar = tqdm(total=self._steps, initial=restored_step, unit="step", disable=quiet)
+        self._restored_step = restored_step
+        self._bar: tqdm | None = None  # drawn with the first row, below what is printed until then
         self._wandb = _Wandb(config, folder, settings)
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         self._file.close()
         self._wandb.call(lambda run: run.finish())
 
     def record(self, step: int, row: dict[str, float]) -> None:
         """One finished update."""
         full = self._file.write(step, row)
-        self._bar.update(step - self._bar.n)
+        self._advance(step)
         evaluated = {k: v for k, v in row.items() if k.startswith("eval/")}
         if step % self._log_every == 0 or evaluated or step == self._steps:
             self._wandb.call(lambda run: run.log(full, step=step))
@@ -74,12 +75,20 @@ class Tracker:
         """Called before each checkpoint."""
         self._file.sync()
 
+    def _advance(self, step: int) -> None:
+        if self._bar is None:
+            quiet = not sys.stderr.isatty()
+            self._bar = tqdm(
+                total=self._steps, initial=self._restored_step, unit="step", disable=quiet
+            )
+        self._bar.update(step - self._bar.n)
+
     def _show(self, step: int, values: Mapping[str, float]) -> None:
-        if not self._bar.disable:
-            loss = values.get("train/loss", float("nan"))
-            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            values = {k: v for k, v in values.items() if k.startswith("eval/")}
-        if values:
+        """On a terminal the bar has the loss, and a line is for evaluations only."""
+        is_bar = self._bar is not None and not self._bar.disable
+        if self._bar is not None and is_bar:
+            self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}", refresh=False)
+        if not is_bar or any(name.startswith("eval/") for name in values):
             text = "  ".join(f"{k.removeprefix('train/')} {v:.4g}" for k, v in values.items())
             tqdm.write(f"step {step}/{self._steps}  {text}", file=sys.stderr)
 

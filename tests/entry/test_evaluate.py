@@ -62,7 +62,7 @@ def test_the_table_names_every_question(run_folder: Path, capsys: pytest.Capture
         "concept",
         "chance",
         "ceiling",
-        "±",
+        "in brackets a 95 % interval over the prompts",
     ):
         assert word in text
     assert max(map(len, text.splitlines()[:-1])) <= 120
