@@ -96,14 +96,30 @@ def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
 
 def fingerprint(source: Source) -> str:
     """A hash of the source's files: of their content, or when large of their sizes and times."""
-    stats = [file.stat() for file in source.files]
-    whole = sum(stat.st_size for stat in stats) <= _HASHED_WHOLE
+    stats = [_size_and_time(file) for file in source.files]
+    whole = sum(size for size, _ in stats) <= _HASHED_WHOLE
     hashed = hashlib.blake2b(digest_size=8)
-    for file, stat in zip(source.files, stats, strict=True):
-        content = file.read_bytes() if whole else str(stat.st_mtime_ns).encode()
+    for file, (size, time) in zip(source.files, stats, strict=True):
+        content = _content(file) if whole else str(time).encode()
         name = os.path.relpath(file, source.path)
-        hashed.update(f"{name}:{stat.st_size}:".encode(errors="surrogateescape") + content)
+        hashed.update(f"{name}:{size}:".encode(errors="surrogateescape") + content)
     return hashed.hexdigest()
+
+
+# What cannot be read is counted and named by the encoding itself, so that here it may not fail.
+def _size_and_time(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b"unreadable"
 
 
 def open_encoder(folder: Path) -> PictureEncoder:

@@ -6,6 +6,7 @@ copies of the tokenizer and the VQGAN that made the tokens, so that it explains 
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-from data.folders import new_folder, write_json
+from data.folders import new_folder
 
 FORMAT = 1
 MARKER = "records.json"
@@ -30,6 +31,17 @@ ARRAYS = {
     "split": "u8",
 }
 _DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "i64": "<i8", "f32": "<f4"}
+_KEYS: dict[str, type] = {
+    "grid_size": int,
+    "text_length": int,
+    "codebook_size": int,
+    "text_vocab_size": int,
+    "split_names": list,
+    "counts": dict,
+    "source": str,
+    "arrays": dict,
+    "digest": str,
+}
 
 
 @dataclass(frozen=True)
@@ -126,16 +138,52 @@ def open_records(folder: str | Path) -> Records:
             f"no token records in {folder}; make them with "
             f"`python -m data.encode --source FOLDER_OR_TARS --out {folder}`"
         )
-    about = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{folder} has format {about.get('format')}, this Pastel reads {FORMAT}")
+    about = _read_about(folder / MARKER)
     return Records(folder, about, **{name: _open_array(folder, name, about) for name in ARRAYS})
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
+    if not isinstance(about, dict):
+        raise _damaged(path, f"it holds a {type(about).__name__}, not an object")
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path.parent} has format {about.get('format')}, this Pastel reads {FORMAT}"
+        )
+    for name, kind in _KEYS.items():
+        if not isinstance(about.get(name), kind):
+            raise _damaged(path, f"{name} is {about.get(name)!r:.40}, not of type {kind.__name__}")
+    if not all(isinstance(name, str) for name in about["split_names"]):
+        raise _damaged(path, "split_names are not all text")
+    for name in ARRAYS:
+        if not _is_array(about["arrays"].get(name), name):
+            raise _damaged(path, f"arrays does not say the type and shape of {name}")
+    return about
+
+
+def _is_array(said: Any, name: str) -> bool:
+    """Whether records.json says all that opening an array takes."""
+    if not isinstance(said, dict) or not isinstance(said.get("shape"), list):
+        return False
+    sizes = all(isinstance(size, int) and size >= 0 for size in said["shape"])
+    dimensions = 2 if name in ("image_tokens", "text_tokens") else 1
+    return sizes and len(said["shape"]) == dimensions and str(said.get("type")) in _DTYPES
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged: {why}; remove {path.parent} and encode again with "
+        f"`python -m data.encode --source FOLDER_OR_TARS --out {path.parent}`"
+    )
 
 
 def _open_array(folder: Path, name: str, about: dict[str, Any]) -> np.ndarray:
     kind, shape = about["arrays"][name]["type"], tuple(about["arrays"][name]["shape"])
     path, dtype = folder / f"{name}.{kind}", np.dtype(_DTYPES[kind])
-    expected = int(np.prod(shape)) * dtype.itemsize
+    expected = math.prod(shape) * dtype.itemsize
     found = path.stat().st_size if path.is_file() else 0
     if found != expected:
         raise ValueError(
@@ -187,12 +235,12 @@ def write_records(
             array.tofile(folder / f"{name}.{kinds[name]}")
             hashed.update(f"{name}{array.shape}".encode() + array.tobytes())
         with (folder / "examples.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(e, ensure_ascii=False) + "\n" for e in examples)
+            file.writelines(json.dumps(e) + "\n" for e in examples)
         for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
             if part is not None:
                 shutil.copytree(part, folder / name)
         absolute = out.absolute()
-        write_json(
+        _write_about(
             folder / MARKER,
             {
                 "format": FORMAT,
@@ -211,6 +259,11 @@ def write_records(
                 **about,
             },
         )
+
+
+def _write_about(path: Path, about: dict[str, Any]) -> None:
+    # In ASCII, as the examples are: the name of a file or folder need not be UTF-8.
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _numbers(splits: Sequence[str], names: list[str]) -> UInt8[np.ndarray, "n"]:

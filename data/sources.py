@@ -115,10 +115,13 @@ def _open(path: str) -> Source:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below, sorted; hidden ones (macOS writes ._0001.jpg) left out."""
+    """All files below, sorted; hidden ones (macOS writes ._0001.jpg) left out, and so are pipes and
+    sockets, which would keep a reader waiting. Links to nowhere stay, to be named as unreadable."""
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
+        for path in (os.path.join(here, name) for name in sorted(names) if name[0] != "."):
+            if os.path.isfile(path) or not os.path.exists(path):
+                yield Path(path)
 
 
 def _find_tars(path: str) -> list[Path]:
@@ -131,7 +134,7 @@ def _find_tars(path: str) -> list[Path]:
             raise ValueError(
                 f"there is no {one}: a source is a folder of pictures or tars, or tars"
             )
-        if one.is_dir() or one.suffix.lower() != ".tar":
+        if not one.is_file() or one.suffix.lower() != ".tar":
             raise ValueError(f"{one} is no .tar file (compressed ones must be unpacked first)")
     return found
 
@@ -158,7 +161,7 @@ class FolderSource(Source):
 
     def __getitem__(self, index: int) -> Example:
         path, texts = self._pictures[index]
-        said = {ending: _read_head(p, MAX_CAPTION_BYTES) for ending, p in texts.items()}
+        said = {ending: _read_caption(p) for ending, p in texts.items()}
         name = path.relative_to(self.path).as_posix()
         return _example(name.rpartition(".")[0], _read_head(path, MAX_BYTES), said, name)
 
@@ -167,6 +170,13 @@ def _read_head(path: Path, limit: int) -> bytes:
     """The file, or of a longer one just enough to see that it is beyond the limit."""
     with path.open("rb") as file:
         return file.read(limit + 1)
+
+
+def _read_caption(path: Path) -> bytes:
+    try:
+        return _read_head(path, MAX_CAPTION_BYTES)
+    except OSError:
+        return b""  # the same as no caption
 
 
 class TarSource(Source):
@@ -209,7 +219,7 @@ def _example(key: str, data: bytes, said: dict[str, bytes], file: str, member: s
     captions = captions_from(about)
     if not captions and len(said.get("txt", b"")) <= MAX_CAPTION_BYTES:
         captions = captions_from({"caption": said.get("txt", b"").decode("utf-8-sig", "replace")})
-    split, attributes = str(about.get("split") or ""), attributes_from(about)
+    split, attributes = clean(str(about.get("split") or "")), attributes_from(about)
     return Example(key, data, captions, split, attributes, file, member)
 
 

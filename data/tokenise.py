@@ -102,7 +102,7 @@ def make_records(
             num_captions_cut=num_cut,
             num_skipped=len(found.skipped),
             skipped=[f"{name}: {why}" for name, why in found.skipped[:_MAX_NAMED]],
-            damaged_files=source.damage,
+            damaged_files={_printable(k): _printable(v) for k, v in source.damage.items()},
             **about,
         )
     return _oddities(source, found, num_cut, options.text_length)
@@ -116,7 +116,7 @@ def collect(source: Source, encoder: PictureEncoder, held_out: float) -> Collect
         readings, desc="encoding", total=len(source), unit=" pictures", disable=None
     ):
         if reading.example is None or reading.pixels is None:
-            found.skipped.append((reading.name, reading.problem))
+            found.skipped.append((_printable(reading.name), _printable(reading.problem)))
             continue
         split = reading.example.split or split_of(reading.pixels, held_out)
         _note(found, reading.index, reading.example, split)
@@ -129,6 +129,11 @@ def collect(source: Source, encoder: PictureEncoder, held_out: float) -> Collect
     if not found.examples:
         raise ValueError(f"{source.path}: {tell_skipped(found.skipped, len(source))}; none is left")
     return found
+
+
+def _printable(text: str) -> str:
+    """File names need not be UTF-8; their other bytes are shown as \\udc80 and the like."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _note(found: Collected, index: int, example: Example, split: str) -> None:
@@ -168,7 +173,7 @@ def _offsets(captions: list[Captions]) -> Int64[np.ndarray, "offsets"]:
 
 
 def _oddities(source: Source, found: Collected, num_cut: int, text_length: int) -> list[str]:
-    said = [f"{name} is damaged: {why}" for name, why in source.damage.items()]
+    said = [_printable(f"{name} is damaged: {why}") for name, why in source.damage.items()]
     if found.skipped:
         said.append(tell_skipped(found.skipped, len(source)))
     if num_cut:

@@ -1,5 +1,6 @@
 """From a source to records: what `python -m data.encode` does."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -146,6 +147,31 @@ def test_unusable_pictures_among_good_ones_are_counted_and_named(
     said = capsys.readouterr().err
     assert "skipped 2 of 30 pictures: 004.png (no JPEG, PNG or WebP)" in said
     assert "009.png (no caption)" in said
+
+
+def test_unreadable_files_and_odd_names_are_never_fatal(
+    run: Encode, make_folder: MakeFolder, capsys: pytest.CaptureFixture
+) -> None:
+    folder = make_folder(30)
+    for name in ("y.png", "z.png", "009.json", "010.txt"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to("nowhere")
+    (folder / "y.txt").write_text("a link to nowhere")
+    os.mkfifo(folder / "f.png")
+    odd = os.fsdecode(b"odd\xff.png")
+    (folder / odd).write_bytes(picture(50))
+    (folder / odd).with_suffix(".txt").write_text("odd")
+    (folder / os.fsdecode(b"bad\xff.png")).write_bytes(b"")
+    records = run(folder)
+    assert len(records) == 30
+    assert odd in {e["file"] for e in records.examples}
+    assert records.about["num_skipped"] == 4
+    said = capsys.readouterr().err
+    assert all(
+        name in said for name in ("y.png", "z.png", "010.png (no caption)", "bad\\udcff.png")
+    )
+    run(folder)
+    assert "finished already" in capsys.readouterr().out
 
 
 def test_cut_captions_are_counted(

@@ -1,5 +1,7 @@
 """Token records on disk."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from data import records as records_module
-from data.records import Records, open_records, write_records
+from data.records import ARRAYS, Records, open_records, write_records
 
 
 def write(out: Path, **changed: Any) -> Records:
@@ -78,7 +80,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(path: Path, content: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records_module, "write_json", fail)
+    monkeypatch.setattr(records_module, "_write_about", fail)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "r")
     assert list(tmp_path.iterdir()) == []
@@ -115,3 +117,32 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
     with pytest.raises(ValueError, match="format 99, this Pastel reads 1"):
         open_records(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[]", "it holds a list"),
+        ("{", "Expecting property name"),
+        ('{"format": 1}', "grid_size is None, not of type int"),
+        ({"digest": 3}, "digest is 3, not of type str"),
+        ({"split_names": [1, 2]}, "split_names are not all text"),
+        ({"arrays": {}}, "arrays does not say the type and shape of image_tokens"),
+        ({"arrays": {name: {"type": [], "shape": [1, 2]} for name in ARRAYS}}, "of image_tokens"),
+    ],
+)
+def test_a_damaged_description_is_refused_with_the_fix(
+    tmp_path: Path, content: str | dict[str, Any], why: str
+) -> None:
+    about = write(tmp_path / "r").about
+    text = content if isinstance(content, str) else json.dumps(about | content)
+    (tmp_path / "r" / "records.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"records\.json is damaged: .*{why}.* encode again"):
+        open_records(tmp_path / "r")
+
+
+def test_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe")
+    records = write(tmp_path / "r", examples=[{"file": name}], source=str(tmp_path / name))
+    assert records.examples == [{"file": name}]
+    assert records.source == str(tmp_path / name)

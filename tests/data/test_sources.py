@@ -126,6 +126,17 @@ def test_links_devices_and_climbing_names_do_no_harm(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["secret.png", "tars"]
 
 
+def test_pipes_are_never_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(1))
+    os.mkfifo(tmp_path / "a.txt")
+    os.mkfifo(tmp_path / "f.png")
+    (tmp_path / "g.png").symlink_to("f.png")
+    os.mkfifo(tmp_path / "t.tar")
+    assert [(e.key, e.captions) for e in open_source(tmp_path, need_captions=False)] == [("a", ())]
+    with pytest.raises(ValueError, match=r"is no \.tar file"):
+        open_source(tmp_path / "t.tar")
+
+
 def test_huge_or_deep_captions_do_not_pass(tmp_path: Path) -> None:
     deep = b"[" * 200_000
     write_tar(
