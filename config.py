@@ -6,6 +6,7 @@ the only file that knows jsonargparse.
 
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,11 @@ def parse_config(
         values = parser.parse_args(words)
     except ValueError as error:
         raise ValueError(_with_suggestion(str(error), parser)) from None
-    tree = vars(parser.instantiate(values))
+    try:
+        tree = vars(parser.instantiate(values))
+    except TypeError as error:
+        raise ValueError(f"the configuration does not fit: {error}") from None
+    _check_finite(tree)
     names = [one.name for one in fields]
     return config_class(
         **{n: tuple(tree[n]) if isinstance(tree[n], list) else tree[n] for n in names}
@@ -115,8 +120,20 @@ def _check_preset(words: list[str]) -> None:
         name = word.removeprefix("--config=") if word.startswith("--config=") else None
         name = words[i + 1] if word == "--config" and i + 1 < len(words) else name
         if name is not None and not Path(name).is_file():
-            known = ", ".join(sorted(str(p) for p in Path("presets").glob("*.yaml")))
+            presets = (Path(__file__).parent / "presets").glob("*.yaml")
+            known = ", ".join(sorted(f"presets/{p.name}" for p in presets))
             raise ValueError(f"no preset or config file {name!r}; there are: {known}")
+
+
+def _check_finite(tree: Any, name: str = "") -> None:
+    """Raises ValueError for a number that is none: `.nan` and `.inf` are floats to YAML."""
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        tree = {one.name: getattr(tree, one.name) for one in dataclasses.fields(tree)}
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            _check_finite(value, f"{name}.{key}" if name else key)
+    elif isinstance(tree, float) and not math.isfinite(tree):
+        raise ValueError(f"{name} is {tree}; it must be a finite number")
 
 
 def _with_suggestion(message: str, parser: jsonargparse.ArgumentParser) -> str:
@@ -154,7 +171,7 @@ def run(main: Callable[[T], Any], config_class: type[T], prog: str, about: str) 
     """Parse the command line, call `main`; a user's mistake is one line on stderr, exit code 2."""
     try:
         main(parse_config(config_class, prog=prog, about=about))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError, MemoryError) as error:
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -321,7 +321,7 @@ def with_interval(share: float, width: float | None) -> str:
 
 def row(name: str, cells: Sequence[str]) -> str:
     """A line of a table."""
-    return f"  {name[-24:]:24}" + "".join(f"{cell:>14}" for cell in cells)
+    return f"  {name[-20:]:20}" + "".join(f"{cell:>16}" for cell in cells)
 
 
 if __name__ == "__main__":

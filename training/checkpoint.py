@@ -1,6 +1,8 @@
 """Checkpoints of a run: all training state in one atomic step. Only this file knows orbax."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from training.config import CheckpointConfig
 from training.state import TrainState
 
 logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads that orbax has let go of
 
 
 class Checkpoints:
@@ -19,7 +22,12 @@ class Checkpoints:
     def __init__(self, folder: Path, config: CheckpointConfig | None = None) -> None:
         keep = (config.keep or None) if config else None
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=config is not None)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        arrays = {name: ocp.StandardCheckpointHandler() for name in ("params", "rest")}
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(),
+            options=options,
+            item_handlers={**arrays, "about": ocp.JsonCheckpointHandler()},
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -41,7 +49,8 @@ class Checkpoints:
     def about(self, step: int) -> dict[str, Any]:
         """The JSON saved beside a step."""
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["about"]
+        with self._readable(step):
+            return self._manager.restore(step, args=args)["about"]
 
     def resume(self, state: TrainState, about: dict[str, Any]) -> TrainState:
         """The newest state saved, or `state` where none is yet.
@@ -73,18 +82,38 @@ class Checkpoints:
 
     def _restore(self, step: int, like: dict[str, Any]) -> Any:
         args = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
-        try:
+        with self._readable(step):
+            found = self._manager.item_metadata(step)
+            for name, item in like.items():
+                # Before reading: where a shape differs orbax lets go of reads that then complain.
+                _check_shapes(found[name], item)
             return self._manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, KeyError) as error:
+
+    @contextlib.contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
+        """What is wrong with a step's files, in one line that names it."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise ValueError(
-                f"checkpoint {self._manager.directory}/{step} does not fit this configuration: "
-                f"{str(error)[:300]}"
+                f"checkpoint {self._manager.directory}/{step} is damaged or does not fit this "
+                f"configuration: {str(error)[:300]}"
             ) from error
 
     def close(self) -> None:
         """Wait for the saves under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _check_shapes(found: Any, like: Any) -> None:
+    """Raises ValueError naming the first array whose shape is not as wanted."""
+    have = dict(jax.tree.flatten_with_path(getattr(found, "tree", found))[0])
+    for path, leaf in jax.tree.flatten_with_path(like)[0]:
+        saved = have.get(path)
+        if saved is not None and tuple(saved.shape) != tuple(leaf.shape):
+            name = ".".join(str(getattr(part, "key", part)) for part in path)
+            raise ValueError(f"{name} is {tuple(saved.shape)}, not {tuple(leaf.shape)}")
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,31 @@ class MetricsFile:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole rows; a last line cut off by a crash is left out."""
+    """All whole rows; a last line cut off by a crash is left out.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"]), "hours": float(row["hours"])})
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}: line {number} is no row of metrics; repair it, or move the file away"
+            ) from None
     return rows
 
 
 def _cut_after(path: Path, step: int) -> float:
     """Drop rows beyond `step`; returns the hours trained by then."""
     kept = [row for row in read(path) if row["step"] <= step]
+    if len(kept) < step:
+        print(f"warning: {path} has {len(kept)} of {step} rows", file=sys.stderr)
     beside = path.with_name(path.name + ".new")
     beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
     beside.replace(path)

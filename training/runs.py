@@ -38,6 +38,12 @@ FREE_ON_RESUME = (
     "parallel.",
     "tracker.",
 )
+OURS = {
+    *("config.yaml", "environment.json", "metrics.jsonl", "wandb_id.txt"),
+    *("config.yaml.new", "environment.json.new", "metrics.jsonl.new"),
+    *("checkpoints", "grids", "tokenizer", "vqgan", "tokenizer.new", "vqgan.new", "wandb"),
+    *("held-out.png", "held-out"),
+}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
@@ -89,13 +95,18 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
     if folder.is_file():
         raise ValueError(f"output_dir {folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    left = {path.name for path in folder.iterdir()}
     saved = folder / "config.yaml"
-    if left <= {"config.yaml.new", "checkpoints"} or (saved.is_file() and not _has_steps(folder)):
+    strange = sorted({path.name for path in folder.iterdir()} - OURS)
+    if strange:
+        raise ValueError(
+            f"output_dir {folder} holds something that is not a run ({strange[0]}); "
+            "name another folder"
+        )
+    if not _has_content(folder / "checkpoints"):
         return False  # nothing was trained here yet: other settings are no contradiction
     if not saved.is_file():
         raise ValueError(
-            f"output_dir {folder} holds something that is not a run (no config.yaml); "
+            f"output_dir {folder} holds checkpoints but no config.yaml to tell what they are of; "
             "name another folder"
         )
     changed = differences(load_old(saved), config)
@@ -108,8 +119,9 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
     return True
 
 
-def _has_steps(folder: Path) -> bool:
-    return any(path.name.isdecimal() for path in (folder / "checkpoints").glob("*"))
+def _has_content(checkpoints: Path) -> bool:
+    """Whether anything is there but saves that were cut off."""
+    return any(not path.name.endswith("-tmp") for path in checkpoints.glob("*"))
 
 
 def write_start(folder: Path, config_yaml: str, devices: str) -> None:

@@ -177,5 +177,8 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        if self.shift < 0:
-            raise ValueError(f"training.shift {self.shift} cannot be negative")
+        for name in ("shift", "log_every", "eval_every", "grid_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name} cannot be negative, not {getattr(self, name)}")
+        if self.eval_examples < 1:
+            raise ValueError(f"training.eval_examples must be at least 1, not {self.eval_examples}")

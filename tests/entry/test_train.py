@@ -156,6 +156,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(
     wrong = {
         "--model.dmi=3": "did you mean --model.dim?",
         "--training.steps=none": "training.steps",
+        "--optim.clip_norm=.nan": "optim.clip_norm is nan",
         "--config=presets/nope.yaml": "there are: presets/",
         "--training.batch_size=9 --training.accumulation_steps=2": "try 8",
         "--model.grid_size=4": "use --model.grid_size=2",

@@ -140,6 +140,20 @@ def test_float16_that_only_overflows_stops_with_a_way_out() -> None:
         )
 
 
+def test_a_damaged_row_is_named_and_no_good_one_is_lost(tmp_path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = metrics.MetricsFile(path, 0, batch_size=4)
+    for step in (1, 2, 3):
+        file.write(step, {"time/step_ms": 1000.0})
+    file.close()
+    lines = path.read_text().splitlines()
+    broken = "\n".join([lines[0], "?", lines[2]]) + "\n"
+    path.write_text(broken)
+    with pytest.raises(ValueError, match="line 2 is no row of metrics"):
+        metrics.MetricsFile(path, 3, batch_size=4)
+    assert path.read_text() == broken
+
+
 def test_numbers_that_json_does_not_know_are_null(tmp_path) -> None:
     file = metrics.MetricsFile(tmp_path / "metrics.jsonl", 0, batch_size=4)
     file.write(1, {"time/step_ms": 1.0, "norm/grad": float("inf")})

@@ -42,6 +42,19 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         runs.open_folder(tmp_path, SETTINGS, load)
 
 
+def test_a_strangers_config_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("my: precious")
+    (tmp_path / "thesis.md").touch()
+    with pytest.raises(ValueError, match=r"not a run \(thesis.md\)"):
+        runs.open_folder(tmp_path, SETTINGS, load)
+
+
+def test_checkpoints_whose_settings_are_lost_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds checkpoints but no config.yaml"):
+        runs.open_folder(tmp_path, SETTINGS, load)
+
+
 def test_other_package_versions_warn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
