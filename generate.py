@@ -9,7 +9,9 @@ import runtime
 runtime.prepare()
 
 import dataclasses
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +95,7 @@ def main(config: GenerateConfig) -> None:
         [picture_seed(config.seed, job.prompt, job.number) for job in jobs],
     )
     settings = describe(checkpoint, sampling, config)
+    make_room(grid_path, folder)
     on_grid = save_pictures(jobs, drawn, folder, config.seed, settings)
     write_grid(grid_path, prompts, config, on_grid, settings)
     print(
@@ -122,15 +125,23 @@ def read_prompts(path: str | None) -> list[str]:
     others are the empty prompt."""
     if path is None:
         return []
-    data = sys.stdin.buffer.read() if path == "-" else _read_file(Path(path))
+    data = _read_standard_input() if path == "-" else _read_file(Path(path))
+    if b"\0" in data:
+        raise ValueError(f"prompts_file {path} is no UTF-8 text: it has NUL bytes")
     lines = data.decode("utf-8-sig", "replace").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
 
 
+def _read_standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ValueError("prompts_file - reads standard input, but that is closed; name a file")
+    return sys.stdin.buffer.read()
+
+
 def _read_file(path: Path) -> bytes:
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # pipes such as /dev/fd/3 are fine
         raise ValueError(f"no prompts_file at {path}")
     return path.read_bytes()
 
@@ -143,6 +154,21 @@ def output_paths(out: str) -> tuple[Path, Path]:
             raise ValueError(f"out {path} is a file; name a .png file or a folder")
         return path / "grid.png", path
     return path, path.with_suffix("")
+
+
+def make_room(grid_path: Path, folder: Path) -> None:
+    """Make the folders and see that files can be written, before hours of drawing."""
+    if grid_path.is_dir():
+        raise ValueError(f"out {grid_path} is a folder, but the grid is to be a file of that name")
+    for path in (grid_path.parent, folder):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise ValueError(f"cannot write to {path} ({error}); name another --out") from None
+    if grid_path.exists() and not os.access(grid_path, os.W_OK):
+        raise ValueError(f"cannot write to {grid_path}; name another --out")
 
 
 def describe(
@@ -170,7 +196,7 @@ def save_pictures(
     pictures = (picture for batch in drawn for picture in batch)
     with tqdm(total=len(jobs), desc="drawing", unit=" pictures", disable=None) as bar:
         for job, picture in zip(jobs, pictures, strict=True):
-            about = {"prompt": job.prompt, "seed": seed, "picture": job.number}
+            about = {"prompt": clean(job.prompt), "seed": seed, "picture": job.number}
             save_png(folder / job.file_name, picture, {**about, "settings": settings})
             if len(kept) < MAX_IN_GRID:
                 kept.append(picture)
@@ -191,7 +217,11 @@ def write_grid(
     if count < len(prompts):
         print(f"the grid shows the first {count} of {len(prompts)} prompts", file=sys.stderr)
     blocks = np.stack(pictures[: count * per_prompt]).reshape(count, per_prompt, *pictures[0].shape)
-    about = {"prompts": prompts[:count], "seed": config.seed, "settings": settings}
+    about = {
+        "prompts": [clean(prompt) for prompt in prompts[:count]],
+        "seed": config.seed,
+        "settings": settings,
+    }
     save_png(path, picture_grid(prompts[:count], blocks), about)
 
 

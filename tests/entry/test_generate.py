@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import generate as generate_module
 from config import parse_config, run
 from data.grids import read_png_about
 from generate import GenerateConfig, main, output_paths, read_prompts
@@ -61,6 +63,8 @@ def test_hostile_prompts_are_drawn_like_others(
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) == len(HOSTILE) + 1
     assert {p.parent for p in files} == {tmp_path / "out"}
+    assert max(len(read_png_about(file).get("prompt", "")) for file in files) == 4096
+    assert json.loads(read_png_about(tmp_path / "out" / "grid.png")["prompts"])[1] == "a b"
     assert "longer than the model's 8 text tokens and were cut" in capsys.readouterr().err
 
 
@@ -73,9 +77,37 @@ def test_prompts_come_from_a_file_or_standard_input(
     assert read_prompts(str(tmp_path / "prompts.txt")) == expected
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
     assert read_prompts("-") == expected
-    (tmp_path / "binary").write_bytes(bytes(range(256)) * 4)
-    assert len(read_prompts(str(tmp_path / "binary"))) > 1
     assert read_prompts(None) == []
+    reader, writer = os.pipe()
+    os.write(writer, b"from a pipe\n")
+    os.close(writer)
+    assert read_prompts(f"/dev/fd/{reader}") == ["from a pipe"]
+    os.close(reader)
+
+
+def test_prompts_that_cannot_be_read_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "utf16").write_text("red heart", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"utf16 is no UTF-8 text: it has NUL bytes"):
+        read_prompts(str(tmp_path / "utf16"))
+    with pytest.raises(ValueError, match="no prompts_file at"):
+        read_prompts(str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="standard input, but that is closed"):
+        read_prompts("-")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_drawing(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate_module, "save_pictures", lambda *_: pytest.fail("drew"))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "out" / "grid.png").mkdir(parents=True)
+    for out in ("file/grid.png", "file/folder", "file.png", "out"):
+        with pytest.raises(ValueError, match=r"cannot write to .* name another|out .* is a folder"):
+            generate("--checkpoint", run_folder, "--prompts", "a", "--out", tmp_path / out)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
