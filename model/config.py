@@ -1,12 +1,18 @@
 """Configuration of the text-to-image transformer and of sampling from it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Norm = Literal["layernorm", "rmsnorm"]
 Placement = Literal["preln", "postln", "normformer"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Remat = Literal["none", "layer"]
+CHOICES = {
+    "norm": get_args(Norm),
+    "placement": get_args(Placement),
+    "activation": get_args(Activation),
+    "remat": get_args(Remat),
+}
 SIZES = (
     "dim",
     "encoder_depth",
@@ -79,6 +85,9 @@ class ModelConfig:
         return self.grid_size**2
 
     def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"model.{name} {getattr(self, name)!r} is none of {choices}")
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")

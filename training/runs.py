@@ -38,11 +38,12 @@ FREE_ON_RESUME = (
     "parallel.",
     "tracker.",
 )
+# What a start may leave behind that was cut off before its first update.
 OURS = {
     *("config.yaml", "environment.json", "metrics.jsonl", "wandb_id.txt"),
     *("config.yaml.new", "environment.json.new", "metrics.jsonl.new"),
     *("checkpoints", "grids", "tokenizer", "vqgan", "tokenizer.new", "vqgan.new", "wandb"),
-    *("held-out.png", "held-out"),
+    ".lock",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
@@ -96,8 +97,9 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
         raise ValueError(f"output_dir {folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     saved = folder / "config.yaml"
+    is_run = saved.is_file() and (folder / "environment.json").is_file()
     strange = sorted({path.name for path in folder.iterdir()} - OURS)
-    if strange:
+    if strange and not is_run:  # in a run people put what they like
         raise ValueError(
             f"output_dir {folder} holds something that is not a run ({strange[0]}); "
             "name another folder"
@@ -122,6 +124,26 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
 def _has_content(checkpoints: Path) -> bool:
     """Whether anything is there but saves that were cut off."""
     return any(not path.name.endswith("-tmp") for path in checkpoints.glob("*"))
+
+
+@contextlib.contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process that would train into it; a kill lets it go.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"output_dir {folder} is in use by another process") from None
+        yield
 
 
 def write_start(folder: Path, config_yaml: str, devices: str) -> None:

@@ -57,6 +57,7 @@ def run_training(
     """
     steps = config.training.steps
     with (
+        runs.sole_user(folder),
         StopSignal() as stop,
         Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints,
     ):

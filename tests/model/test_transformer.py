@@ -180,7 +180,9 @@ def test_counting_parameters_needs_no_memory() -> None:
     assert transformer.count_params(huge) > 6e9
 
 
-@pytest.mark.parametrize("wrong", [{"num_heads": 0}, {"decoder_depth": 0}, {"dropout": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"num_heads": 0}, {"decoder_depth": 0}, {"dropout": 1.5}, {"norm": "foo"}]
+)
 def test_impossible_sizes_are_refused_by_name(wrong: dict) -> None:
     with pytest.raises(ValueError, match=f"model.{next(iter(wrong))}"):
         ModelConfig(**wrong)

@@ -31,6 +31,7 @@ def test_a_folder_is_new_then_resumed_then_refused_to_others(tmp_path: Path) -> 
     other = {**SETTINGS, "model": {"dim": 4}}
     assert runs.open_folder(folder, other, load) is False  # nothing was trained: change your mind
     (folder / "checkpoints" / "5").mkdir(parents=True)
+    (folder / "my_drawing.png").touch()  # in a run people put what they like
     assert runs.open_folder(folder, SETTINGS, load) is True
     with pytest.raises(ValueError, match=r"model.dim \(was 8, now 16\)"):
         runs.open_folder(folder, {**SETTINGS, "model": {"dim": 16}}, load)
@@ -53,6 +54,17 @@ def test_checkpoints_whose_settings_are_lost_are_refused(tmp_path: Path) -> None
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds checkpoints but no config.yaml"):
         runs.open_folder(tmp_path, SETTINGS, load)
+
+
+def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
+    with (
+        runs.sole_user(tmp_path),
+        pytest.raises(ValueError, match="is in use by another process"),
+        runs.sole_user(tmp_path),
+    ):
+        pass
+    with runs.sole_user(tmp_path):
+        pass  # it was let go
 
 
 def test_other_package_versions_warn(
