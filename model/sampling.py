@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
 
 from model.config import SamplingConfig
+from model.layers import fold_keys
 from model.transformer import Cache, Params, Transformer
 
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
@@ -71,7 +72,7 @@ def make_sampler(
             tokens = jnp.tile(tokens, 2) if guided else tokens
             logits, cache = decode(tokens, index, cache, end)
             logits = _guide(logits, config.guidance_scale) if guided else logits
-            tokens = sample_tokens(logits[:, :codebook_size], _fold(keys, index), config)
+            tokens = sample_tokens(logits[:, :codebook_size], fold_keys(keys, index), config)
             return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
         drawn = jnp.full((len(seeds), length + 1), transformer.decoder_start_token_id, jnp.int32)
@@ -135,7 +136,3 @@ def _guide(logits: Float[Array, "b2 v"], scale: float) -> Float[Array, "b v"]:
     """Lead the conditional logits (first half) away from the unconditional ones (second half)."""
     conditional, unconditional = jnp.split(logits, 2)
     return unconditional + scale * (conditional - unconditional)
-
-
-def _fold(keys: Key[Array, "b"], index: Array) -> Key[Array, "b"]:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, index)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Key
 
+from model import layers
 from vqgan.config import Norm
 
 Params = dict
@@ -68,9 +69,8 @@ def _per_channel(values: Float[Array, "c"]) -> Float[Array, "1 1 1 c"]:
 
 
 def rms_norm(params: Params, x: Picture) -> Picture:
-    """Unit root-mean-square over channels. Zhang & Sennrich 2019, arXiv:1910.07467."""
-    unit = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
-    return unit * _per_channel(params["scale"])
+    """Unit root-mean-square over channels."""
+    return layers.rms_norm(x, params["scale"], epsilon=1e-6)
 
 
 def group_norm(params: Params, x: Picture, groups: int = 32) -> Picture:
