@@ -1,7 +1,8 @@
 """Parameters as one safetensors file: "encoder/layers/scale" and the like → array."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +14,23 @@ from safetensors.numpy import load_file, save_file
 Dtype = Literal["float32", "float16"]
 
 
-def write_weights(path: Path, params: Mapping[str, Any], dtype: Dtype) -> None:
-    """Write the file, whole or not at all. Computing stays in float32 whatever is stored."""
-    flat = {k: np.asarray(v).astype(dtype) for k, v in flatten_dict(params, sep="/").items()}
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to, which becomes `path` if nothing fails."""
     beside = path.with_name(f".{path.name}.new")
     try:
-        save_file(flat, beside)
+        yield beside
         beside.chmod(0o644)  # safetensors lets nobody else read it
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_weights(path: Path, params: Mapping[str, Any], dtype: Dtype) -> None:
+    """Write the file, whole or not at all. Computing stays in float32 whatever is stored."""
+    flat = {k: np.asarray(v).astype(dtype) for k, v in flatten_dict(params, sep="/").items()}
+    with new_file(path) as beside:
+        save_file(flat, beside)
 
 
 def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
