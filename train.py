@@ -100,7 +100,13 @@ def make_step(config: Config, model: Transformer, records: Records) -> Step:
     empty_tokens, empty_mask, _ = tokenizer.encode([""], config.model.text_length)
     empty_text = jnp.asarray(empty_tokens), jnp.asarray(empty_mask)
     loss = make_loss(
-        model, empty_text, records.codebook_size, training.caption_dropout, training.token_noise
+        model,
+        empty_text,
+        records.codebook_size,
+        training.caption_dropout,
+        training.token_noise,
+        training.label_smoothing,
+        training.z_loss,
     )
     return make_train_step(
         loss,

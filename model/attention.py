@@ -1,4 +1,6 @@
-"""Multi-head attention. Vaswani et al. 2017, arXiv:1706.03762."""
+"""Multi-head attention and its variants. Vaswani et al. 2017, arXiv:1706.03762."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -6,58 +8,187 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from model.config import ModelConfig
-from model.layers import Linear, dropout
+from model.config import ModelConfig, Scores
+from model.init import Branch, gain
+from model.layers import Linear, Norm, dropout
+from model.positions import num_offsets, offset_index, rotary_angles, rotate
+
+HIDDEN = jnp.finfo(jnp.float32).min
+"""Score of a position that may not be seen."""
+KeysValues = tuple[Float[Array, "b g k e"], Float[Array, "b g k e"]]
+
+
+def sinkhorn(
+    scores: Float[Array, "b h q k"], mask: Bool[Array, "#b #h #q k"], iterations: int
+) -> Float[Array, "b h q k"]:
+    """Attention weights normalised over keys, then queries, then keys, … in turn, in log space;
+    1 iteration is softmax. Sander et al. 2021, arXiv:2110.11773."""
+    for i in range(iterations):
+        over = -1 if i % 2 == 0 else -2
+        normalised = scores - jax.nn.logsumexp(scores, axis=over, keepdims=True)
+        scores = jnp.where(mask, normalised, HIDDEN)
+    return jnp.exp(scores)
 
 
 def attend(
     q: Float[Array, "b h q e"],
-    k: Float[Array, "b h k e"],
-    v: Float[Array, "b h k e"],
-    mask: Bool[Array, "#b #h #q k"],
+    k: Float[Array, "b g k e"],
+    v: Float[Array, "b g k e"],
+    mask: Bool[Array, "#b 1 #q k"],
+    scale: float,
+    bias: Float[Array, "h q k"] | None = None,
+    sinkhorn_iterations: int = 1,
     dropout_rate: float = 0.0,
     keys: Key[Array, "b"] | None = None,
 ) -> Float[Array, "b h q e"]:
-    """Scaled dot-product attention, softmax in float32; `mask` broadcasts to [b, h, q, k] and is
-    True where a query may look. Each query needs at least one such position."""
-    scale = q.shape[-1] ** -0.5
-    scores = jnp.einsum("bhqe,bhke->bhqk", q * scale, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    """Mix values by the softmax, in float32, of q · k × scale + bias.
+
+    Each of the g key and value heads serves h / g neighbouring query heads. `mask` is True where a
+    query may look; each query needs at least one such position.
+    """
+    heads, groups = q.shape[1], k.shape[1]
+    grouped = rearrange(q * scale, "b (g r) q e -> b g (r q) e", g=groups)
+    scores = jnp.einsum("bgqe,bgke->bgqk", grouped, k, preferred_element_type=jnp.float32)
+    scores = rearrange(scores, "b g (r q) k -> b (g r) q k", r=heads // groups)
+    scores = scores if bias is None else scores + bias[None]
+    scores = jnp.where(mask, scores, HIDDEN)
+    if sinkhorn_iterations > 1:
+        weights = sinkhorn(scores, mask, sinkhorn_iterations).astype(v.dtype)
+    else:
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     weights = dropout(weights, dropout_rate, keys)
-    mixed = jnp.einsum("bhqk,bhke->bhqe", weights, v, preferred_element_type=jnp.float32)
-    return mixed.astype(v.dtype)
+    weights = rearrange(weights, "b (g r) q k -> b g (r q) k", g=groups)
+    mixed = jnp.einsum("bgqk,bgke->bgqe", weights, v, preferred_element_type=jnp.float32)
+    return rearrange(mixed, "b g (r q) e -> b (g r) q e", r=heads // groups).astype(v.dtype)
+
+
+def unit_length(x: Float[Array, "b h q e"]) -> Float[Array, "b h q e"]:
+    """Divide each head's vector by its length, in float32."""
+    wide = x.astype(jnp.float32)
+    return (wide / (jnp.linalg.norm(wide, axis=-1, keepdims=True) + 1e-8)).astype(x.dtype)
+
+
+SCORE_SCALES: dict[Scores, Callable[[ModelConfig, int], float]] = {
+    "dot": lambda config, head_dim: head_dim**-0.5,
+    "qk_norm": lambda config, head_dim: head_dim**-0.5,
+    "cosine": lambda config, head_dim: 1 / config.cosine_temperature,
+}
+
+
+def num_heads(config: ModelConfig, branch: Branch) -> int:
+    """Query heads of the encoder's attention, or of the decoder's."""
+    return config.num_heads if branch == "encoder" else config.decoder_num_heads or config.num_heads
 
 
 class Attention(nnx.Module):
     """Queries from one sequence, keys and values from another (or the same).
 
-    `keys_values` stands apart so that decoding computes them once and keeps them.
+    `keys_values` stands apart so that decoding computes them once and keeps them; what a key needs
+    of its position or norm is done there. `start` is the first position of the given sequence.
     """
 
-    def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        self.num_heads = config.num_heads
-        self.dropout_rate = config.attention_dropout
+    def __init__(
+        self,
+        config: ModelConfig,
+        branch: Branch,
+        mid_norm: Norm | None,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        heads = num_heads(config, branch)
+        self.config, self.branch = config, branch
+        self.num_heads, self.num_kv_heads = heads, config.num_kv_heads or heads
+        self.head_dim = config.dim // heads
+        kv_dim, wide = self.num_kv_heads * self.head_dim, gain(config, branch)
         self.q = Linear(config.dim, config.dim, config, dtype, rngs)
-        self.k = Linear(config.dim, config.dim, config, dtype, rngs)
-        self.v = Linear(config.dim, config.dim, config, dtype, rngs)
-        self.out = Linear(config.dim, config.dim, config, dtype, rngs)
+        self.k = Linear(config.dim, kv_dim, config, dtype, rngs)
+        self.v = Linear(config.dim, kv_dim, config, dtype, rngs, wide)
+        self.out = Linear(config.dim, config.dim, config, dtype, rngs, wide)
+        normed = config.scores == "qk_norm"
+        self.q_norm = Norm(self.head_dim, config) if normed else None
+        self.k_norm = Norm(self.head_dim, config) if normed else None
+        self.head_scale = nnx.Param(jnp.ones((heads,))) if config.head_scale else None
+        shape = _bias_shape(config, branch, heads)
+        self.relative_bias = (
+            None
+            if shape is None
+            else nnx.Param(config.init_std * jax.random.normal(rngs.params(), shape))
+        )
+        self.mid_norm = mid_norm
 
-    def keys_values(
-        self, context: Float[Array, "b k d"]
-    ) -> tuple[Float[Array, "b h k e"], Float[Array, "b h k e"]]:
-        return self._heads(self.k(context)), self._heads(self.v(context))
+    def keys_values(self, context: Float[Array, "b k d"], start: int | Array = 0) -> KeysValues:
+        k = self._prepare(self._heads(self.k(context), self.num_kv_heads), self.k_norm, start)
+        return k, self._heads(self.v(context), self.num_kv_heads)
 
     def __call__(
         self,
         x: Float[Array, "b q d"],
-        k: Float[Array, "b h k e"],
-        v: Float[Array, "b h k e"],
-        mask: Bool[Array, "#b #h #q k"],
+        k: Float[Array, "b g k e"],
+        v: Float[Array, "b g k e"],
+        mask: Bool[Array, "#b 1 #q k"],
         keys: Key[Array, "b"] | None = None,
+        start: int | Array = 0,
     ) -> Float[Array, "b q d"]:
-        mixed = attend(self._heads(self.q(x)), k, v, mask, self.dropout_rate, keys)
-        return self.out(rearrange(mixed, "b h q e -> b q (h e)"))
+        config = self.config
+        mixed = attend(
+            self._prepare(self._heads(self.q(x), self.num_heads), self.q_norm, start),
+            k,
+            v,
+            mask,
+            SCORE_SCALES[config.scores](config, self.head_dim),
+            self._bias(start, x.shape[1], k.shape[2]),
+            config.sinkhorn_iterations if self.branch == "encoder" else 1,
+            config.attention_dropout,
+            keys,
+        )
+        if self.head_scale is not None:
+            mixed = mixed * self.head_scale[...].astype(mixed.dtype)[None, :, None, None]
+        merged = rearrange(mixed, "b h q e -> b q (h e)")
+        return self.out(merged if self.mid_norm is None else self.mid_norm(merged))
 
-    def _heads(self, x: Array) -> Array:
-        return rearrange(x, "b q (h e) -> b h q e", h=self.num_heads)
+    def _heads(self, x: Float[Array, "b q f"], heads: int) -> Float[Array, "b h q e"]:
+        return rearrange(x, "b q (h e) -> b h q e", h=heads)
+
+    def _prepare(
+        self, x: Float[Array, "b h q e"], norm: Norm | None, start: int | Array
+    ) -> Float[Array, "b h q e"]:
+        """Queries or keys as they meet in the product."""
+        if norm is not None:
+            x = norm(x)
+        if self.config.scores == "cosine":
+            x = unit_length(x)
+        if self.config.positions == "rotary" and self.branch != "cross":
+            rows, columns = grid(self.config, self.branch)
+            angles = rotary_angles(rows, columns, self.head_dim, self.config.rotary_base)
+            x = rotate(x, jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), start, x.shape[2]))
+        return x
+
+    def _bias(self, start: int | Array, q: int, k: int) -> Float[Array, "h q k"] | None:
+        """The relative bias of q positions from `start` on towards the first k keys."""
+        if self.relative_bias is None:
+            return None
+        table = self.relative_bias[...]
+        if self.config.relative_bias == "pair":
+            return jax.lax.dynamic_slice_in_dim(table, start, q, axis=1)[:, :, :k]
+        index = jnp.asarray(offset_index(*grid(self.config, self.branch)))
+        return table[:, jax.lax.dynamic_slice_in_dim(index, start, q)[:, :k]]
+
+
+def grid(config: ModelConfig, branch: Branch) -> tuple[int, int]:
+    """Rows and columns of the tokens that a self-attention sees; text is one row."""
+    if branch == "encoder":
+        return 1, config.text_length
+    return config.image_length // config.grid_size, config.grid_size
+
+
+def _bias_shape(config: ModelConfig, branch: Branch, heads: int) -> tuple[int, ...] | None:
+    lengths: dict[Branch, tuple[int, int]] = {
+        "encoder": (config.text_length, config.text_length),
+        "decoder": (config.image_length, config.image_length),
+        "cross": (config.image_length, config.text_length),
+    }
+    if config.relative_bias == "pair":
+        return heads, *lengths[branch]
+    if config.relative_bias == "offset" and branch != "cross":
+        return heads, num_offsets(*grid(config, branch))
+    return None

@@ -1,51 +1,111 @@
 """Encoder and decoder layers, and where norms stand in them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from model.attention import Attention
+from model.attention import Attention, KeysValues
 from model.config import ModelConfig, Placement
-from model.layers import FeedForward, Norm, dropout, fold
+from model.init import Branch, residual_scale
+from model.layers import FeedForward, Norm, dropout, fold, mlp_dim
+
+Kind = Literal["none", "scaled", "bare"]
+"""No norm, one with a learned scale, or one whose scale the next dense layer can learn."""
 
 
 @dataclass(frozen=True)
 class Norms:
-    """Where norms stand around one residual branch: before it, after it, after the sum."""
+    """The norms around one residual branch: before it, after it, after the sum."""
 
-    before: bool = False
-    after: bool = False
-    after_sum: bool = False
+    before: Kind = "none"
+    after: Kind = "none"
+    after_sum: Kind = "none"
 
 
 @dataclass(frozen=True)
 class LayerNorms:
-    """Where norms stand in a layer, inside its feed-forward, and behind the last layer."""
+    """The norms of a layer, and which layers have one more."""
 
     attention: Norms
     mlp: Norms
-    mlp_mid: bool = False
+    cross: Norms | None = None
+    """Around cross-attention; None = as around self-attention."""
+    attention_mid: Kind = "none"
+    """In self-attention, between the merged heads and the output's product."""
+    mlp_mid: Kind = "none"
+    """In the feed-forward, in front of its last product."""
+    decoder_attention: Norms | None = None
+    """Instead of `attention` in the decoder."""
+    closing_every: int = 0
+    """Every so many layers, but not behind the last one, the residual stream is normed."""
     final: bool = True
+    """Whether a norm may stand behind the last layer."""
 
 
 PLACEMENTS: dict[Placement, LayerNorms] = {
-    "preln": LayerNorms(Norms(before=True), Norms(before=True)),
-    "postln": LayerNorms(Norms(after_sum=True), Norms(after_sum=True), final=False),
-    "normformer": LayerNorms(Norms(before=True, after=True), Norms(before=True), mlp_mid=True),
+    "preln": LayerNorms(Norms(before="bare"), Norms(before="bare")),
+    "postln": LayerNorms(Norms(after_sum="scaled"), Norms(after_sum="scaled"), final=False),
+    "normformer": LayerNorms(
+        Norms(before="bare", after="scaled"), Norms(before="bare"), mlp_mid="bare"
+    ),
+    "cogview": LayerNorms(
+        Norms(before="bare", after="scaled"), Norms(before="bare", after="scaled")
+    ),
+    "swinv2": LayerNorms(Norms(after="scaled"), Norms(after="scaled"), closing_every=6),
+    "subln": LayerNorms(
+        Norms(before="bare"),
+        Norms(before="bare"),
+        attention_mid="scaled",
+        mlp_mid="bare",
+        decoder_attention=Norms(),
+    ),
 }
 
 
-class Residual(nnx.Module):
-    """The norms and the dropout around one residual branch."""
+def layer_norms(config: ModelConfig, branch: Branch) -> list[LayerNorms]:
+    """The norms of each layer of the encoder or the decoder."""
+    norms = PLACEMENTS[config.placement]
+    if branch == "decoder" and norms.decoder_attention is not None:
+        norms = replace(norms, attention=norms.decoder_attention)
+    if config.block == "parallel":
+        norms = replace(norms, cross=Norms(), mlp=Norms())
+    layers = [norms] * (config.encoder_depth if branch == "encoder" else config.decoder_depth)
+    if norms.closing_every:
+        closed = replace(norms, mlp=replace(norms.mlp, after_sum="scaled"))
+        for i in range(norms.closing_every - 1, len(layers) - 1, norms.closing_every):
+            layers[i] = closed
+    if not config.closing_norm_scale and norms.mlp.after_sum == "scaled":
+        layers[-1] = replace(norms, mlp=replace(norms.mlp, after_sum="bare"))
+    return layers
 
-    def __init__(self, norms: Norms, config: ModelConfig) -> None:
+
+def runs(layers: Sequence[LayerNorms]) -> list[tuple[LayerNorms, int]]:
+    """Neighbouring layers that are alike, and how many they are: each run is one scan."""
+    return [(norms, len(list(group))) for norms, group in groupby(layers)]
+
+
+def make_norm(kind: Kind, dim: int, config: ModelConfig) -> Norm | None:
+    """The norm of that kind, if there is one."""
+    if kind == "none":
+        return None
+    return Norm(dim, config, kind == "scaled" or config.force_norm_scale)
+
+
+class Residual(nnx.Module):
+    """The norms, the dropout and the sum around one residual branch."""
+
+    def __init__(self, norms: Norms, branch: Branch, config: ModelConfig) -> None:
         self.dropout_rate = config.dropout
-        self.norm_before = Norm(config.dim, config) if norms.before else None
-        self.norm_after = Norm(config.dim, config) if norms.after else None
-        self.norm_sum = Norm(config.dim, config) if norms.after_sum else None
+        self.scale = residual_scale(config, branch)
+        self.norm_before = make_norm(norms.before, config.dim, config)
+        self.norm_after = make_norm(norms.after, config.dim, config)
+        self.norm_sum = make_norm(norms.after_sum, config.dim, config)
 
     def enter(self, x: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
         """What the branch sees of the residual stream."""
@@ -57,31 +117,35 @@ class Residual(nnx.Module):
         """The residual stream with the branch's output added."""
         if self.norm_after is not None:
             branch = self.norm_after(branch)
-        x = x + dropout(branch, self.dropout_rate, keys)
+        x = (x if self.scale == 1 else self.scale * x) + dropout(branch, self.dropout_rate, keys)
         return x if self.norm_sum is None else self.norm_sum(x)
 
 
 class EncoderLayer(nnx.Module):
-    """Self-attention over the caption, then feed-forward."""
+    """Self-attention over the caption, then feed-forward; or both at once."""
 
-    def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        norms = PLACEMENTS[config.placement]
-        self.attention = Attention(config, dtype, rngs)
-        self.attention_residual = Residual(norms.attention, config)
-        self.mlp = FeedForward(config, norms.mlp_mid, dtype, rngs)
-        self.mlp_residual = Residual(norms.mlp, config)
+    def __init__(
+        self, config: ModelConfig, norms: LayerNorms, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
+        attention_mid = make_norm(norms.attention_mid, config.dim, config)
+        mlp_mid = make_norm(norms.mlp_mid, config.mlp_dim, config)
+        self.parallel = config.block == "parallel"
+        self.attention = Attention(config, "encoder", attention_mid, dtype, rngs)
+        self.attention_residual = Residual(norms.attention, "encoder", config)
+        self.mlp = FeedForward(config, "encoder", mlp_mid, dtype, rngs)
+        self.mlp_residual = Residual(norms.mlp, "encoder", config)
 
     def __call__(
         self,
         x: Float[Array, "b t d"],
-        mask: Bool[Array, "b #h #q t"],
+        mask: Bool[Array, "b 1 #q t"],
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.attention_residual.enter(x)
-        h = self.attention(h, *self.attention.keys_values(h), mask, fold(keys, 0))
-        x = self.attention_residual.add(x, h, fold(keys, 1))
-        h = self.mlp(self.mlp_residual.enter(x), fold(keys, 2))
-        return self.mlp_residual.add(x, h, fold(keys, 3))
+        mixed = self.attention(h, *self.attention.keys_values(h), mask, fold(keys, 0))
+        x = self.attention_residual.add(x, mixed, fold(keys, 1))
+        h = h if self.parallel else self.mlp_residual.enter(x)
+        return self.mlp_residual.add(x, self.mlp(h, fold(keys, 2)), fold(keys, 3))
 
 
 @jax.tree_util.register_dataclass
@@ -89,71 +153,81 @@ class EncoderLayer(nnx.Module):
 class LayerCache:
     """Keys and values of one decoder layer: of the positions drawn so far, and of the caption."""
 
-    self_k: Float[Array, "b h n e"]
-    self_v: Float[Array, "b h n e"]
-    cross_k: Float[Array, "b h t e"]
-    cross_v: Float[Array, "b h t e"]
+    self_k: Float[Array, "b g n e"]
+    self_v: Float[Array, "b g n e"]
+    cross_k: Float[Array, "b g t e"]
+    cross_v: Float[Array, "b g t e"]
 
-    def insert(self, k: Array, v: Array, index: Array) -> "LayerCache":
-        """The cache with the keys and values [b, h, 1, e] of position `index` written."""
+    def insert(self, k: Array, v: Array, index: int | Array) -> "LayerCache":
+        """The cache with keys and values [b, g, q, e] written from position `index` on."""
         write = jax.lax.dynamic_update_slice_in_dim
         self_k = write(self.self_k, k, index, axis=2)
         return LayerCache(self_k, write(self.self_v, v, index, axis=2), self.cross_k, self.cross_v)
 
 
 class DecoderLayer(nnx.Module):
-    """Causal self-attention over the image tokens, attention to the caption, feed-forward."""
+    """Causal self-attention over the image tokens, attention to the caption, feed-forward; one
+    after the other, or all at once."""
 
-    def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        norms = PLACEMENTS[config.placement]
-        self.attention = Attention(config, dtype, rngs)
-        self.attention_residual = Residual(norms.attention, config)
-        self.cross_attention = Attention(config, dtype, rngs)
-        self.cross_residual = Residual(norms.attention, config)
-        self.mlp = FeedForward(config, norms.mlp_mid, dtype, rngs)
-        self.mlp_residual = Residual(norms.mlp, config)
+    def __init__(
+        self, config: ModelConfig, norms: LayerNorms, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
+        attention_mid = make_norm(norms.attention_mid, config.dim, config)
+        mlp_mid = make_norm(norms.mlp_mid, mlp_dim(config, "decoder"), config)
+        self.parallel = config.block == "parallel"
+        self.attention = Attention(config, "decoder", attention_mid, dtype, rngs)
+        self.attention_residual = Residual(norms.attention, "decoder", config)
+        self.cross_attention = Attention(config, "cross", None, dtype, rngs)
+        self.cross_residual = Residual(norms.cross or norms.attention, "decoder", config)
+        self.mlp = FeedForward(config, "decoder", mlp_mid, dtype, rngs)
+        self.mlp_residual = Residual(norms.mlp, "decoder", config)
 
     def __call__(
         self,
         x: Float[Array, "b n d"],
         encoder_states: Float[Array, "b t d"],
-        mask: Bool[Array, "#b #h n n"],
-        text_mask: Bool[Array, "b #h #q t"],
+        mask: Bool[Array, "1 1 n n"],
+        text_mask: Bool[Array, "b 1 1 t"],
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b n d"]:
         h = self.attention_residual.enter(x)
-        h = self.attention(h, *self.attention.keys_values(h), mask, fold(keys, 0))
-        x = self.attention_residual.add(x, h, fold(keys, 1))
-        cross_k, cross_v = self.cross_attention.keys_values(encoder_states)
-        return self._attend_to_caption_and_feed(x, cross_k, cross_v, text_mask, keys)
+        mixed = self.attention(h, *self.attention.keys_values(h), mask, fold(keys, 0))
+        caption = self.cross_attention.keys_values(encoder_states)
+        return self._add_all(x, h, mixed, caption, text_mask, keys, 0)
 
     def decode(
         self,
-        x: Float[Array, "b 1 d"],
+        x: Float[Array, "b q d"],
         cache: LayerCache,
-        index: Array,
+        index: int | Array,
         length: int,
-        text_mask: Bool[Array, "b #h #q t"],
-    ) -> tuple[Float[Array, "b 1 d"], LayerCache]:
-        """One position: look at the first `length` cached ones, of which `index` is the newest."""
+        text_mask: Bool[Array, "b 1 1 t"],
+    ) -> tuple[Float[Array, "b q d"], LayerCache]:
+        """Positions from `index` on: look at the first `length` cached ones, as far as they are not
+        later. They must all lie below `length`."""
         h = self.attention_residual.enter(x)
-        cache = cache.insert(*self.attention.keys_values(h), index)
-        mask = (jnp.arange(length) <= index)[None, None, None, :]
-        h = self.attention(h, cache.self_k[:, :, :length], cache.self_v[:, :, :length], mask)
-        x = self.attention_residual.add(x, h, None)
-        x = self._attend_to_caption_and_feed(x, cache.cross_k, cache.cross_v, text_mask, None)
-        return x, cache
+        cache = cache.insert(*self.attention.keys_values(h, index), index)
+        queries = index + jnp.arange(x.shape[1])
+        mask = (jnp.arange(length)[None] <= queries[:, None])[None, None]
+        seen = cache.self_k[:, :, :length], cache.self_v[:, :, :length]
+        mixed = self.attention(h, *seen, mask, start=index)
+        caption = cache.cross_k, cache.cross_v
+        return self._add_all(x, h, mixed, caption, text_mask, None, index), cache
 
-    def _attend_to_caption_and_feed(
+    def _add_all(
         self,
-        x: Float[Array, "b n d"],
-        cross_k: Float[Array, "b h t e"],
-        cross_v: Float[Array, "b h t e"],
-        text_mask: Bool[Array, "b #h #q t"],
+        x: Float[Array, "b q d"],
+        h: Float[Array, "b q d"],
+        mixed: Float[Array, "b q d"],
+        caption: KeysValues,
+        text_mask: Bool[Array, "b 1 1 t"],
         keys: Key[Array, "b"] | None,
-    ) -> Float[Array, "b n d"]:
-        h = self.cross_residual.enter(x)
-        h = self.cross_attention(h, cross_k, cross_v, text_mask, fold(keys, 2))
-        x = self.cross_residual.add(x, h, fold(keys, 3))
-        h = self.mlp(self.mlp_residual.enter(x), fold(keys, 4))
-        return self.mlp_residual.add(x, h, fold(keys, 5))
+        start: int | Array,
+    ) -> Float[Array, "b q d"]:
+        """Add self-attention's output, cross-attention and feed-forward to the residual stream."""
+        x = self.attention_residual.add(x, mixed, fold(keys, 1))
+        h = h if self.parallel else self.cross_residual.enter(x)
+        mixed = self.cross_attention(h, *caption, text_mask, fold(keys, 2), start)
+        x = self.cross_residual.add(x, mixed, fold(keys, 3))
+        h = h if self.parallel else self.mlp_residual.enter(x)
+        return self.mlp_residual.add(x, self.mlp(h, fold(keys, 4)), fold(keys, 5))

@@ -1,16 +1,32 @@
-"""Configuration of the text-to-image transformer and of sampling from it."""
+"""Configuration of the text-to-image transformer and of sampling from it.
+
+Defaults are the quickstart's. Every switch names the paper it comes from and, where DALL·E mini's
+study measured it, the verdict.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 Norm = Literal["layernorm", "rmsnorm"]
-Placement = Literal["preln", "postln", "normformer"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
-Remat = Literal["none", "layer"]
+Placement = Literal["preln", "postln", "normformer", "swinv2", "cogview", "subln"]
+Block = Literal["serial", "parallel"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "smelu"]
+Scores = Literal["dot", "cosine", "qk_norm"]
+Positions = Literal["learned", "sinusoidal", "rotary", "none"]
+RelativeBias = Literal["none", "offset", "pair"]
+Tying = Literal["none", "output", "all"]
+Init = Literal["normal", "deepnet", "subln", "palm"]
+Remat = Literal["none", "layer", "dots"]
 CHOICES = {
     "norm": get_args(Norm),
     "placement": get_args(Placement),
+    "block": get_args(Block),
     "activation": get_args(Activation),
+    "scores": get_args(Scores),
+    "positions": get_args(Positions),
+    "relative_bias": get_args(RelativeBias),
+    "tying": get_args(Tying),
+    "init": get_args(Init),
     "remat": get_args(Remat),
 }
 SIZES = (
@@ -23,7 +39,18 @@ SIZES = (
     "text_length",
     "image_vocab_size",
     "grid_size",
+    "sinkhorn_iterations",
 )
+NOT_NEGATIVE = (
+    "decoder_num_heads",
+    "num_kv_heads",
+    "decoder_mlp_dim",
+    "grid_rows",
+    "position_offset",
+    "unroll",
+)
+SHARES = ("dropout", "attention_dropout", "activation_dropout")
+POSITIVE = ("init_std", "cosine_temperature", "logits_scale", "rotary_base")
 
 
 @dataclass(frozen=True)
@@ -39,41 +66,118 @@ class ModelConfig:
     """Layers of the image decoder."""
     num_heads: int = 4
     """Attention heads; each has dim / num_heads channels."""
+    decoder_num_heads: int = 0
+    """Heads of the decoder's attentions; 0 = num_heads."""
+    num_kv_heads: int = 0
+    """Key and value heads, each shared by a group of query heads: 1 = multi-query (Shazeer 2019,
+    arXiv:1911.02150), more = grouped (Ainslie et al. 2023, arXiv:2305.13245), 0 = one for every
+    query head. Fewer make the decoding cache smaller."""
     mlp_dim: int = 512
     """Hidden channels of the feed-forward block; with use_glu, 8/3 of dim costs what 4 × dim does
     without."""
+    decoder_mlp_dim: int = 0
+    """Hidden channels of the decoder's feed-forward blocks; 0 = mlp_dim."""
     text_vocab_size: int = 2048
     """Entries of the text embedding: at least the tokenizer's."""
     text_length: int = 24
     """Text tokens a caption is padded or cut to."""
     image_vocab_size: int = 1024
-    """Classes of the output head: at least the VQGAN's codebook_size."""
+    """Classes of the output head: at least the VQGAN's codebook_size. Published models have more;
+    those are never drawn."""
     grid_size: int = 8
-    """Image tokens along one side of a picture; image_length is its square."""
+    """Image tokens along one row of a picture."""
+    grid_rows: int = 0
+    """Rows of image tokens; 0 = grid_size, a square. 1 row makes any length expressible, such as
+    that of BART's sentences."""
+    decoder_start_token_id: int = -1
+    """Token in front of the first image token; −1 = one of its own behind all classes. Imported
+    models may use one of their classes."""
+
     norm: Norm = "rmsnorm"
     """layernorm (Ba et al. 2016, arXiv:1607.06450) or rmsnorm (Zhang & Sennrich 2019,
     arXiv:1910.07467), which is cheaper and was the more stable one in DALL·E mini's study."""
     placement: Placement = "preln"
     """Where norms stand in a layer: preln (trains without warm-up; Xiong et al. 2020,
     arXiv:2002.04745), postln (BART), normformer (DALL·E mini; Shleifer et al. 2021,
-    arXiv:2110.09456)."""
+    arXiv:2110.09456), swinv2 (Liu et al. 2021, arXiv:2111.09883), cogview (Ding et al. 2021,
+    arXiv:2105.13290), subln (Wang et al. 2022, arXiv:2210.06423)."""
+    force_norm_scale: bool = True
+    """Learn the scale of every norm. False leaves out those that a dense layer follows, which can
+    learn it instead, as DALL·E mini does."""
+    closing_norm_scale: bool = True
+    """Learn the scale of the last layer's closing norm too; False is how DALL·E mini's unscanned
+    postln models were saved."""
+    encoder_final_norm: bool = True
+    """A norm behind the encoder's last layer; never with postln, which ends with one anyway."""
+    decoder_final_norm: bool = True
+    """A norm behind the decoder's last layer: preln needs it. Never with postln."""
+    deepnet_scaling: bool = False
+    """Multiply the residual stream before each sum by a constant that grows with depth (Wang et al.
+    2022, arXiv:2203.00555): post-LN of hundreds of layers; use it with init deepnet."""
+    block: Block = "serial"
+    """serial, or parallel: attention and feed-forward read the same norm and are summed, as in PaLM
+    (Chowdhery et al. 2022, arXiv:2204.02311); needs placement preln."""
+
     activation: Activation = "silu"
-    """Non-linearity of the feed-forward block; silu with use_glu is SwiGLU."""
+    """Non-linearity of the feed-forward block: gelu (exact), gelu_tanh, relu (safe in float16),
+    silu, smelu (Shamir et al. 2022, arXiv:2202.06499); silu with use_glu is SwiGLU."""
     use_glu: bool = True
     """Gated feed-forward (Shazeer 2020, arXiv:2002.05202): better at equal cost in DALL·E mini's
     study."""
     use_bias: bool = False
     """Biases in dense layers: +15 % time and no better in DALL·E mini's study."""
+
+    scores: Scores = "dot"
+    """Attention scores: dot / √head_dim, cosine / cosine_temperature (Swin v2), or qk_norm: dot of
+    normed queries and keys (Dehghani et al. 2023, arXiv:2302.05442), which stops logits growing."""
+    cosine_temperature: float = 0.05
+    """Divides cosine scores; a constant."""
+    sinkhorn_iterations: int = 1
+    """Turns of normalising the encoder's attention over keys, then queries, …; 1 = softmax
+    (Sander et al. 2021, arXiv:2110.11773). From 2 on, padded positions count as queries."""
+    head_scale: bool = False
+    """A learned factor for each attention head (NormFormer)."""
+
+    positions: Positions = "learned"
+    """learned tables, sinusoidal (Vaswani et al. 2017, arXiv:1706.03762), rotary in self-attention
+    (Su et al. 2021, arXiv:2104.09864; in the picture by row and column), or none."""
+    rotary_base: float = 10_000.0
+    """Longest wavelength of rotary and sinusoidal positions, in 2π tokens."""
+    position_offset: int = 0
+    """Rows at the start of learned position tables that are never used: BART's files have 2."""
+    relative_bias: RelativeBias = "none"
+    """Learned bias on the scores: by offset of rows and columns (Swin, Liu et al. 2021,
+    arXiv:2103.14030) in self-attention, or for each pair of positions, in cross-attention too, as
+    DALL·E mini calls Swin positions."""
+
+    tying: Tying = "none"
+    """Shared embeddings: output = the head uses the image embedding (PaLM); all = the text
+    embedding too (BART; the vocabularies must be equal)."""
+    scale_embedding: bool = False
+    """Multiply token embeddings by √dim (Vaswani et al. 2017)."""
+    embedding_norm: bool = True
+    """A norm behind the embeddings, as in BART; PaLM has none."""
+    logits_scale: float = 1.0
+    """Multiplies the logits; PaLM takes 1/√dim with tied embeddings."""
+    logits_bias: bool = False
+    """A constant added to the logits that is never trained: BART's files hold one."""
+
+    init: Init = "normal"
+    """Initial weights: normal(init_std); with smaller gains of values, outputs and feed-forward as
+    deepnet has them, larger as subln has them; palm: normal(1/√inputs), embeddings normal(1)."""
+    init_std: float = 0.02
+    """Standard deviation of initial weights and embeddings; palm ignores it."""
+
     dropout: float = 0.0
     """Share of residual-branch outputs and embeddings dropped in training."""
     attention_dropout: float = 0.0
     """Share of attention weights dropped in training."""
     activation_dropout: float = 0.0
     """Share of feed-forward hidden units dropped in training."""
-    init_std: float = 0.02
-    """Standard deviation of initial weights and embeddings."""
+
     remat: Remat = "none"
-    """What is recomputed in the backward pass to save memory: nothing, or each layer."""
+    """What is recomputed in the backward pass to save memory (Chen et al. 2016, arXiv:1604.06174):
+    nothing, each layer, or all of a layer but its matrix products (dots)."""
     unroll: int = 0
     """Layers laid out per iteration of the scan over layers. 0 = all, which runs faster where depth
     is small; 1 compiles fastest. With remat it is always 1: only a real loop keeps the compiler
@@ -82,29 +186,76 @@ class ModelConfig:
     @property
     def image_length(self) -> int:
         """Image tokens of a picture."""
-        return self.grid_size**2
+        return (self.grid_rows or self.grid_size) * self.grid_size
+
+    @property
+    def start_token(self) -> int:
+        """The decoder's first input."""
+        given = self.decoder_start_token_id
+        return self.image_vocab_size if given < 0 else given
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"model.{name} {getattr(self, name)!r} is none of {choices}")
-        for name in SIZES:
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
+        for names, least in ((SIZES, 1), (NOT_NEGATIVE, 0)):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ValueError(
+                        f"model.{name} must be at least {least}, not {getattr(self, name)}"
+                    )
+        for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must lie in 0..1, not {getattr(self, name)}")
-        if self.unroll < 0 or self.init_std <= 0:
+        for name in POSITIVE:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"model.{name} must be positive, not {getattr(self, name)}")
+        for name in ("num_heads", "decoder_num_heads"):
+            self._check_heads(name, getattr(self, name) or self.num_heads)
+        self._check_fit()
+
+    def _check_heads(self, name: str, heads: int) -> None:
+        if self.dim % heads:
             raise ValueError(
-                f"model.unroll {self.unroll} cannot be negative and model.init_std "
-                f"{self.init_std} must be positive"
+                f"model.dim {self.dim} is not a multiple of model.{name} {heads}; "
+                f"try dim {self.dim // heads * heads}"
             )
-        if self.dim % self.num_heads:
-            fix = self.dim // self.num_heads * self.num_heads
+        if heads % (self.num_kv_heads or heads):
             raise ValueError(
-                f"model.dim {self.dim} is not a multiple of model.num_heads {self.num_heads}; "
-                f"try dim {fix}"
+                f"model.{name} {heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}"
             )
+        if self.positions == "rotary" and self.dim // heads % 4:
+            raise ValueError(
+                f"rotary positions turn pairs of channels by row and by column, so a head needs a "
+                f"multiple of 4, not {self.dim // heads} (model.dim {self.dim} / {name} {heads})"
+            )
+
+    def _check_fit(self) -> None:
+        """Switches that exclude each other."""
+        wrong = {
+            "model.block parallel reads one norm in front of all branches: it needs "
+            f"model.placement preln, not {self.placement}, and no model.deepnet_scaling": (
+                self.block == "parallel" and (self.placement != "preln" or self.deepnet_scaling)
+            ),
+            f"model.tying all shares one table, but model.text_vocab_size {self.text_vocab_size} "
+            f"differs from model.image_vocab_size {self.image_vocab_size}": (
+                self.tying == "all" and self.text_vocab_size != self.image_vocab_size
+            ),
+            f"model.tying all has no row for a start token behind the {self.image_vocab_size} "
+            "classes; name one of them as model.decoder_start_token_id": (
+                self.tying == "all" and self.start_token >= self.image_vocab_size
+            ),
+            f"model.decoder_start_token_id {self.decoder_start_token_id} is beyond the "
+            f"{self.image_vocab_size} classes; −1 puts it behind them": (
+                self.decoder_start_token_id > self.image_vocab_size
+            ),
+            f"model.positions sinusoidal needs an even model.dim, not {self.dim}": (
+                self.positions == "sinusoidal" and self.dim % 2 == 1
+            ),
+        }
+        for message, is_wrong in wrong.items():
+            if is_wrong:
+                raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -114,6 +265,11 @@ class SamplingConfig:
     guidance_scale: float = 2.0
     """Classifier-free guidance ("super conditioning"): logits = unconditional + scale ×
     (conditional − unconditional). 1 = off, at half the cost; small models like 1–3."""
+    guidance_start: float = 0.0
+    """Share of the picture drawn before guidance sets in (Kynkäänniemi et al. 2024,
+    arXiv:2404.07724)."""
+    guidance_end: float = 1.0
+    """Share of the picture drawn when guidance stops; what comes after costs half."""
     temperature: float = 0.4
     """Divides the logits before drawing; 0 = greedy."""
     top_k: int = 0
@@ -127,4 +283,9 @@ class SamplingConfig:
             raise ValueError(
                 f"sampling needs temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1, not "
                 f"{self.temperature}, {self.top_k} and {self.top_p}"
+            )
+        if not 0 <= self.guidance_start <= self.guidance_end <= 1:
+            raise ValueError(
+                f"sampling needs 0 ≤ guidance_start ≤ guidance_end ≤ 1, not "
+                f"{self.guidance_start} and {self.guidance_end}"
             )

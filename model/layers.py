@@ -12,12 +12,20 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from model.config import Activation, ModelConfig
+from model.init import Branch, gain, init_kernel
+
+
+def smelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """0 up to −1, x from 1 on, a parabola between. Shamir et al. 2022, arXiv:2202.06499, eq. 7."""
+    return jnp.where(jnp.abs(x) < 1, jnp.square(x + 1) / 4, jax.nn.relu(x))
+
 
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "smelu": smelu,
 }
 
 
@@ -64,19 +72,24 @@ class Linear(nnx.Module):
     """y = x · kernel (+ bias)."""
 
     def __init__(
-        self, d_in: int, d_out: int, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        d_in: int,
+        d_out: int,
+        config: ModelConfig,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        gain: float = 1.0,
+        may_have_bias: bool = True,
     ) -> None:
+        has_bias = config.use_bias and may_have_bias
         self.dtype = dtype
-        self.kernel = nnx.Param(config.init_std * jax.random.normal(rngs.params(), (d_in, d_out)))
-        self.bias = nnx.Param(jnp.zeros((d_out,))) if config.use_bias else None
-
-    def float32(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
-        """The product as it was summed, for logits."""
-        y = matmul(x, self.kernel[...], self.dtype)
-        return y if self.bias is None else y + along_last(self.bias[...], y)
+        self.kernel = nnx.Param(init_kernel(d_in, d_out, config, rngs, gain))
+        self.bias = nnx.Param(jnp.zeros((d_out,))) if has_bias else None
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b f"]:
-        return self.float32(x).astype(self.dtype)
+        y = matmul(x, self.kernel[...], self.dtype)
+        y = y if self.bias is None else y + along_last(self.bias[...], y)
+        return y.astype(self.dtype)
 
 
 def along_last(vector: Float[Array, "d"], x: Float[Array, "*b d"]) -> Float[Array, "*#b d"]:
@@ -86,7 +99,7 @@ def along_last(vector: Float[Array, "d"], x: Float[Array, "*b d"]) -> Float[Arra
 
 def layer_norm(
     x: Float[Array, "*b d"],
-    scale: Float[Array, "d"],
+    scale: Float[Array, "d"] | None,
     bias: Float[Array, "d"],
     epsilon: float = 1e-5,
 ) -> Float[Array, "*b d"]:
@@ -94,29 +107,31 @@ def layer_norm(
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
     unit = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
-    return (unit * along_last(scale, x) + along_last(bias, x)).astype(x.dtype)
+    unit = unit if scale is None else unit * along_last(scale, x)
+    return (unit + along_last(bias, x)).astype(x.dtype)
 
 
 def rms_norm(
-    x: Float[Array, "*b d"], scale: Float[Array, "d"], epsilon: float = 1e-5
+    x: Float[Array, "*b d"], scale: Float[Array, "d"] | None, epsilon: float = 1e-5
 ) -> Float[Array, "*b d"]:
     """Scale x to unit root-mean-square, in float32. Zhang & Sennrich 2019, arXiv:1910.07467."""
     wide = x.astype(jnp.float32)
     unit = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
-    return (unit * along_last(scale, x)).astype(x.dtype)
+    return (unit if scale is None else unit * along_last(scale, x)).astype(x.dtype)
 
 
 class Norm(nnx.Module):
-    """The norm that `config.norm` names."""
+    """The norm that `config.norm` names, with a learned scale or without."""
 
-    def __init__(self, dim: int, config: ModelConfig) -> None:
-        self.scale = nnx.Param(jnp.ones((dim,)))
+    def __init__(self, dim: int, config: ModelConfig, has_scale: bool = True) -> None:
+        self.scale = nnx.Param(jnp.ones((dim,))) if has_scale else None
         self.bias = nnx.Param(jnp.zeros((dim,))) if config.norm == "layernorm" else None
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        scale = None if self.scale is None else self.scale[...]
         if self.bias is None:
-            return rms_norm(x, self.scale[...])
-        return layer_norm(x, self.scale[...], self.bias[...])
+            return rms_norm(x, scale)
+        return layer_norm(x, scale, self.bias[...])
 
 
 def fold_keys(keys: Key[Array, "b"], site: int | Array) -> Key[Array, "b"]:
@@ -146,16 +161,23 @@ class FeedForward(nnx.Module):
     """Dense → activation (→ × gate; Shazeer 2020, arXiv:2002.05202) → norm where asked → dense."""
 
     def __init__(
-        self, config: ModelConfig, mid_norm: bool, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        branch: Branch,
+        mid_norm: Norm | None,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
     ) -> None:
+        hidden = mlp_dim(config, branch)
+        wide = gain(config, branch)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout_rate = config.activation_dropout
-        self.up = Linear(config.dim, config.mlp_dim, config, dtype, rngs)
+        self.up = Linear(config.dim, hidden, config, dtype, rngs, wide)
         self.gate = (
-            Linear(config.dim, config.mlp_dim, config, dtype, rngs) if config.use_glu else None
+            Linear(config.dim, hidden, config, dtype, rngs, wide) if config.use_glu else None
         )
-        self.mid_norm = Norm(config.mlp_dim, config) if mid_norm else None
-        self.down = Linear(config.mlp_dim, config.dim, config, dtype, rngs)
+        self.mid_norm = mid_norm
+        self.down = Linear(hidden, config.dim, config, dtype, rngs, wide)
 
     def __call__(
         self, x: Float[Array, "b q d"], keys: Key[Array, "b"] | None = None
@@ -166,3 +188,8 @@ class FeedForward(nnx.Module):
         if self.mid_norm is not None:
             hidden = self.mid_norm(hidden)
         return self.down(dropout(hidden, self.dropout_rate, keys))
+
+
+def mlp_dim(config: ModelConfig, branch: Branch) -> int:
+    """Hidden channels of the encoder's or the decoder's feed-forward."""
+    return config.mlp_dim if branch == "encoder" else config.decoder_mlp_dim or config.mlp_dim

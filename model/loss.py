@@ -14,11 +14,24 @@ Metrics = dict[str, Array]
 EncodedText = tuple[Int[Array, "1 t"], Bool[Array, "1 t"]]
 
 
-def cross_entropy(logits: Float[Array, "b n v"], labels: Int[Array, "b n"]) -> Float[Array, "b n"]:
-    """−log softmax(logits)[label], in float32, in nats."""
+def cross_entropy(
+    logits: Float[Array, "b n v"],
+    labels: Int[Array, "b n"],
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Float[Array, "b n"]:
+    """−log softmax(logits)[label], in float32, in nats.
+
+    `label_smoothing` spreads that share of the label over all classes (Szegedy et al. 2015,
+    arXiv:1512.00567); `z_loss` × log² of the softmax's normaliser is added (Chowdhery et al. 2022,
+    arXiv:2204.02311).
+    """
     logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
+    wanted = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    if label_smoothing:
+        wanted = (1 - label_smoothing) * wanted + label_smoothing * logits.mean(-1)
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    return log_z - wanted + (z_loss * jnp.square(log_z) if z_loss else 0.0)
 
 
 def shift_right(image_tokens: Int[Array, "b n"], start: int) -> Int[Array, "b n"]:
@@ -63,8 +76,10 @@ def make_loss(
     model: Transformer,
     empty_text: EncodedText,
     codebook_size: int,
-    caption_dropout: float,
-    token_noise: float,
+    caption_dropout: float = 0.0,
+    token_noise: float = 0.0,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> Callable[[Params, Batch, Key[Array, "b"]], tuple[Array, Metrics]]:
     """The loss of a training batch, as a function of one key per example. `empty_text` is the
     encoded empty caption, the very one that sampling is guided away from."""
@@ -80,7 +95,8 @@ def make_loss(
             seen = add_token_noise(seen, codebook_size, token_noise, fold_keys(keys, 1))
         decoder_inputs = shift_right(seen, model.decoder_start_token_id)
         logits = model.apply(params, text_tokens, text_mask, decoder_inputs, fold_keys(keys, 2))
-        return cross_entropy(logits, batch["image_tokens"]).mean(), {}
+        labels = batch["image_tokens"]
+        return cross_entropy(logits, labels, label_smoothing, z_loss).mean(), {}
 
     return loss
 

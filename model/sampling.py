@@ -6,6 +6,7 @@ arXiv:1904.09751.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import jax
@@ -18,15 +19,44 @@ from model.layers import fold_keys
 from model.transformer import Cache, Params, Transformer
 
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
-Sampler = Callable[
-    [Params, Int[Array, "b t"], Bool[Array, "b t"], UInt32[Array, "b"]], Int32[Array, "b n"]
-]
+Sampler = Callable[..., Int32[Array, "b n"]]
+"""(params, text_tokens [b, t], text_mask [b, t], seeds [b], first_tokens [b, m] or None)."""
 
 
 def num_segments(image_length: int) -> int:
     """Parts of the decode loop: with 4, a step reads 5/8 of the cache on average, with 8, 9/16.
     Each part adds to the compile time, so short pictures get fewer."""
     return min(image_length, max(4, min(8, image_length // 32)))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Positions start … end − 1, drawn by one loop that attends over the first `end` of them."""
+
+    start: int
+    end: int
+    guidance_scale: float
+    doubled: bool
+    """Whether the unconditional rows are decoded as well: guidance needs all of their past."""
+
+
+def plan_segments(
+    image_length: int, config: SamplingConfig, segments: int, first: int = 0
+) -> list[Segment]:
+    """The decode loop in parts, from position `first` on, cut where guidance sets in and stops."""
+    begin, stop = (
+        round(share * image_length) for share in (config.guidance_start, config.guidance_end)
+    )
+    if config.guidance_scale == 1:
+        begin = stop = 0
+    cuts = {image_length * i // segments for i in range(segments + 1)} | {begin, stop}
+    bounds = [first, *sorted(cut for cut in cuts if cut > first)]
+    return [
+        Segment(
+            a, b, config.guidance_scale if begin <= a < stop else 1.0, a < stop and begin < stop
+        )
+        for a, b in pairwise(bounds)
+    ]
 
 
 def make_sampler(
@@ -36,56 +66,77 @@ def make_sampler(
     codebook_size: int | None = None,
     segments: int | None = None,
 ) -> Sampler:
-    """The jitted function (params, text_tokens, text_mask, seeds) → image_tokens.
+    """The jitted function (params, text_tokens, text_mask, seeds, first_tokens=None) →
+    image_tokens [b, n].
 
     Row i is drawn from seeds[i] alone: whatever stands beside it in the batch, it stays the same.
+    `first_tokens` [b, m] are the first image tokens of each picture, which it completes.
+    `params` may be stacked, or laid out (`Transformer.lay_out`), which spares a copy per call.
     `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
-    `codebook_size` classes are drawn; the VQGAN knows no others.
+    `codebook_size` classes are drawn, and never the start token; the VQGAN knows no others.
     """
-    length = transformer.config.image_length
-    vocab_size = transformer.config.image_vocab_size
-    codebook_size = codebook_size or vocab_size
-    if codebook_size > vocab_size:
-        raise ValueError(
-            f"the VQGAN's codebook of {codebook_size} is larger than the model's image_vocab_size "
-            f"{vocab_size}; use the VQGAN that the model was trained with"
-        )
-    guided = config.guidance_scale != 1
-    segments = segments or num_segments(length)
-    bounds = [length * i // segments for i in range(segments + 1)]
+    length, start_token = transformer.config.image_length, transformer.decoder_start_token_id
+    codebook_size = _drawable(transformer, codebook_size)
+    parts = segments or num_segments(length)
 
+    @jax.jit
     def sample(
         params: Params,
         text_tokens: Int[Array, "b t"],
         text_mask: Bool[Array, "b t"],
         seeds: UInt32[Array, "b"],
+        first_tokens: Int[Array, "b m"] | None = None,
     ) -> Int32[Array, "b n"]:
         keys = jax.vmap(jax.random.key)(seeds)
+        given = 0 if first_tokens is None else first_tokens.shape[1]
+        plan = plan_segments(length, config, parts, given)
+        doubled = bool(plan) and plan[0].doubled
+        params = transformer.lay_out(params)
         decode = transformer.decoder(params)
-        cache = _read_text(transformer, params, text_tokens, text_mask, empty_text, guided)
+        cache = _read_text(transformer, params, text_tokens, text_mask, empty_text, doubled)
+        drawn = jnp.full((len(seeds), length + 1), start_token, jnp.int32)
+        if first_tokens is not None and given:
+            drawn = drawn.at[:, 1 : given + 1].set(first_tokens)
+            before = drawn[:, :given]
+            _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache, given)
 
         def draw_next(
-            index: Array, carry: tuple[Int32[Array, "b m"], Cache], end: int
+            index: Array, carry: tuple[Int32[Array, "b m"], Cache], part: Segment
         ) -> tuple[Int32[Array, "b m"], Cache]:
             drawn, cache = carry
-            tokens = jax.lax.dynamic_index_in_dim(drawn, index, axis=1, keepdims=False)
-            tokens = jnp.tile(tokens, 2) if guided else tokens
-            logits, cache = decode(tokens, index, cache, end)
-            logits = _guide(logits, config.guidance_scale) if guided else logits
-            tokens = sample_tokens(logits[:, :codebook_size], fold_keys(keys, index), config)
+            tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
+            logits, cache = decode(jnp.tile(tokens, (1 + part.doubled, 1)), index, cache, part.end)
+            logits = guide(logits[:, 0], part.guidance_scale) if part.doubled else logits[:, 0]
+            logits = logits[:, :codebook_size]
+            if start_token < codebook_size:
+                logits = logits.at[:, start_token].set(-jnp.inf)
+            tokens = sample_tokens(logits, fold_keys(keys, index), config)
             return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
-        drawn = jnp.full((len(seeds), length + 1), transformer.decoder_start_token_id, jnp.int32)
-        for start, end in pairwise(bounds):
+        for part in plan:
+            if doubled and not part.doubled:  # guidance is over: let go of the other half
+                cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
             drawn, cache = jax.lax.fori_loop(
-                start,
-                end,
-                lambda index, carry, end=end: draw_next(index, carry, end),
+                part.start,
+                part.end,
+                lambda index, carry, part=part: draw_next(index, carry, part),
                 (drawn, cache),
             )
         return drawn[:, 1:]
 
-    return jax.jit(sample)
+    return sample
+
+
+def _drawable(transformer: Transformer, codebook_size: int | None) -> int:
+    """How many of the first classes may be drawn."""
+    classes, start = transformer.config.image_vocab_size, transformer.decoder_start_token_id
+    codes = start if start == classes - 1 else classes  # as in DALL·E mini's models
+    if codebook_size is not None and codebook_size > codes:
+        raise ValueError(
+            f"the VQGAN's codebook of {codebook_size} is larger than the model's image_vocab_size "
+            f"{codes}; use the VQGAN that the model was trained with"
+        )
+    return codebook_size or codes
 
 
 def sample_tokens(
@@ -132,7 +183,9 @@ def _read_text(
     return transformer.init_cache(params, states[rows], text_mask[rows], length)
 
 
-def _guide(logits: Float[Array, "b2 v"], scale: float) -> Float[Array, "b v"]:
+def guide(logits: Float[Array, "b2 v"], scale: float) -> Float[Array, "b v"]:
     """Lead the conditional logits (first half) away from the unconditional ones (second half)."""
     conditional, unconditional = jnp.split(logits, 2)
+    if scale == 1:
+        return conditional
     return unconditional + scale * (conditional - unconditional)

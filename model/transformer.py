@@ -15,57 +15,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from model.blocks import PLACEMENTS, DecoderLayer, EncoderLayer, LayerCache
-from model.config import ModelConfig
-from model.layers import Linear, Norm, dropout, fold
+from model.attention import num_heads
+from model.blocks import DecoderLayer, LayerCache, layer_norms, runs
+from model.config import ModelConfig, Remat
+from model.layers import fold
+from model.network import Network, Params, Stack, structure
 
-Params = dict[str, Any]
-
-
-class Embedding(nnx.Module):
-    """Token embedding plus learned position, then a norm and dropout, as BART does."""
-
-    def __init__(self, vocab_size: int, length: int, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        def table(rows: int) -> nnx.Param:
-            normal = jax.random.normal(rngs.params(), (rows, config.dim))
-            return nnx.Param(config.init_std * normal)
-
-        self.dropout_rate = config.dropout
-        self.tokens = table(vocab_size)
-        self.positions = table(length)
-        self.norm = Norm(config.dim, config)
-
-    def __call__(
-        self,
-        tokens: Int[Array, "b q"],
-        dtype: jnp.dtype,
-        start: int | Array = 0,
-        keys: Key[Array, "b"] | None = None,
-    ) -> Float[Array, "b q d"]:
-        """Embed tokens that stand at positions start, start + 1, …"""
-        positions = jax.lax.dynamic_slice_in_dim(self.positions[...], start, tokens.shape[1])
-        x = self.norm(self.tokens[...][tokens] + positions[None]).astype(dtype)
-        return dropout(x, self.dropout_rate, keys)
-
-
-class Network(nnx.Module):
-    """All parameters. The stacks' layers are made by vmap, so each leaf has a first layer axis."""
-
-    def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        norms = PLACEMENTS[config.placement]
-
-        def stack(layer: Callable[..., nnx.Module], depth: int) -> nnx.Module:
-            return nnx.vmap(lambda r: layer(config, dtype, r))(rngs.split(depth))
-
-        self.text_embedding = Embedding(config.text_vocab_size, config.text_length, config, rngs)
-        self.encoder = stack(EncoderLayer, config.encoder_depth)
-        self.encoder_norm = Norm(config.dim, config) if norms.final else None
-        # One row more than there are image tokens: the start token.
-        image_rows = config.image_vocab_size + 1
-        self.image_embedding = Embedding(image_rows, config.image_length, config, rngs)
-        self.decoder = stack(DecoderLayer, config.decoder_depth)
-        self.decoder_norm = Norm(config.dim, config) if norms.final else None
-        self.head = Linear(config.dim, config.image_vocab_size, config, dtype, rngs)
+REMAT: dict[Remat, Callable[[Callable], Callable]] = {
+    "none": lambda body: body,
+    "layer": functools.partial(jax.checkpoint, prevent_cse=False),
+    "dots": functools.partial(
+        jax.checkpoint,
+        prevent_cse=False,
+        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    ),
+}
+"""What of a layer the backward pass recomputes."""
 
 
 @jax.tree_util.register_dataclass
@@ -77,7 +42,9 @@ class Cache:
     text_mask: Bool[Array, "b t"]
 
 
-DecodeStep = Callable[[Int[Array, "b"], Array, Cache, int], tuple[Float[Array, "b v"], Cache]]
+DecodeStep = Callable[
+    [Int[Array, "b q"], int | Array, Cache, int], tuple[Float[Array, "b q v"], Cache]
+]
 
 
 @dataclass(frozen=True)
@@ -90,7 +57,7 @@ class Transformer:
     @property
     def decoder_start_token_id(self) -> int:
         """The token in front of the first image token."""
-        return self.config.image_vocab_size
+        return self.config.start_token
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh float32 parameters."""
@@ -105,8 +72,8 @@ class Transformer:
     ) -> Float[Array, "b t d"]:
         """The caption as encoder states. Padded positions hold numbers that nobody may read."""
         network = self._network(params)
-        x = network.text_embedding(text_tokens, self.dtype, keys=fold(keys, 0))
-        mask = text_mask[:, None, None, :]
+        x = network.embed_text(text_tokens, fold(keys, 0))
+        mask = text_mask.astype(bool)[:, None, None, :]
         x = self._scan(network.encoder, x, lambda layer, x, k: layer(x, mask, k), fold(keys, 1))
         return x if network.encoder_norm is None else network.encoder_norm(x)
 
@@ -126,15 +93,31 @@ class Transformer:
         states = self.encode(params, text_tokens, text_mask, fold(keys, 0))
         n = decoder_inputs.shape[1]
         causal = jnp.tril(jnp.ones((1, 1, n, n), bool))
-        visible = text_mask[:, None, None, :]
-        x = network.image_embedding(decoder_inputs, self.dtype, keys=fold(keys, 1))
+        visible = text_mask.astype(bool)[:, None, None, :]
+        x = network.embed_image(decoder_inputs, keys=fold(keys, 1))
         x = self._scan(
             network.decoder,
             x,
             lambda layer, x, k: layer(x, states, causal, visible, k),
             fold(keys, 2),
         )
-        return self._logits(network, x)
+        return network.logits(x)
+
+    def lay_out(self, params: Params) -> Params:
+        """The parameters with the decoder's runs taken apart into `layer0`, `layer1`, …
+
+        Decoding reads single layers. It takes stacked parameters too, but then every call copies
+        the decoder's weights; laid out once, in front of many calls, they are held once.
+        """
+        stacks = params["decoder"]
+        if "run0" not in stacks:
+            return params
+        layers = [
+            jax.tree.map(lambda leaf: leaf[j], stacks[f"run{i}"])  # noqa: B023
+            for i, (_, depth) in enumerate(runs(layer_norms(self.config, "decoder")))
+            for j in range(depth)
+        ]
+        return params | {"decoder": {f"layer{i}": layer for i, layer in enumerate(layers)}}
 
     def init_cache(
         self,
@@ -144,76 +127,76 @@ class Transformer:
         length: int,
     ) -> Cache:
         """A cache for `length` positions; the caption's keys and values are computed here, once."""
-        head_dim = self.config.dim // self.config.num_heads
-        empty = jnp.zeros((len(text_mask), self.config.num_heads, length, head_dim), self.dtype)
+        heads = num_heads(self.config, "decoder")
+        shape = (self.config.num_kv_heads or heads, length, self.config.dim // heads)
+        empty = jnp.zeros((len(text_mask), *shape), self.dtype)
 
         def one(layer: DecoderLayer) -> LayerCache:
             return LayerCache(empty, empty, *layer.cross_attention.keys_values(encoder_states))
 
-        return Cache([one(layer) for layer in self._decoder_layers(params)], text_mask)
+        _, layers = self._decoding_network(params)
+        return Cache([one(layer) for layer in layers], text_mask.astype(bool))
 
     def decoder(self, params: Params) -> DecodeStep:
-        """The function (tokens, index, cache, length) → logits [b, v] of image token `index` and
-        the new cache, given the decoder input `tokens` [b] at that position. It attends over the
-        first `length` (static, > index) positions of the cache.
+        """The function (tokens, index, cache, length) → logits and the new cache, for decoder
+        inputs `tokens` [b, q] at positions index, index + 1, …, which must lie below `length`
+        (static): the part of the cache that is attended over.
 
-        Made once, in front of the loop: taking the layers out of their stack inside of it would
-        copy every weight at every step.
+        Made once, in front of the loop: taking layers out of their stack inside of it would copy
+        every weight at every step.
         """
-        network, decoder_layers = self._network(params), self._decoder_layers(params)
+        network, decoder_layers = self._decoding_network(params)
 
         def decode(
-            tokens: Int[Array, "b"], index: Array, cache: Cache, length: int
-        ) -> tuple[Float[Array, "b v"], Cache]:
+            tokens: Int[Array, "b q"], index: int | Array, cache: Cache, length: int
+        ) -> tuple[Float[Array, "b q v"], Cache]:
             visible = cache.text_mask[:, None, None, :]
-            x = network.image_embedding(tokens[:, None], self.dtype, start=index)
+            x = network.embed_image(tokens, index)
             layers = []
             for layer, old in zip(decoder_layers, cache.layers, strict=True):
                 x, new = layer.decode(x, old, index, length, visible)
                 layers.append(new)
-            return self._logits(network, x)[:, 0], Cache(layers, cache.text_mask)
+            return network.logits(x), Cache(layers, cache.text_mask)
 
         return decode
 
-    def _logits(self, network: Network, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
-        x = x if network.decoder_norm is None else network.decoder_norm(x)
-        return network.head.float32(x)
-
     def _network(self, params: Params) -> Network:
-        return nnx.merge(_structure(self.config, self.dtype), params)
+        return nnx.merge(structure(self.config, self.dtype)[0], params)
 
-    def _decoder_layers(self, params: Params) -> list[DecoderLayer]:
-        graph, stacked = nnx.split(self._network(params).decoder)
-        return [
-            nnx.merge(graph, jax.tree.map(lambda leaf: leaf[i], stacked))  # noqa: B023
-            for i in range(self.config.decoder_depth)
+    def _decoding_network(self, params: Params) -> tuple[Network, list[DecoderLayer]]:
+        """The network, whose stack of decoder layers is not to be used, and those layers."""
+        graph, shapes = structure(self.config, self.dtype)
+        network = nnx.merge(graph, params | {"decoder": shapes["decoder"]})
+        taken_apart = self.lay_out(params)["decoder"]
+        graphs = [
+            nnx.graphdef(getattr(network.decoder, f"run{i}"))
+            for i, (_, depth) in enumerate(runs(layer_norms(self.config, "decoder")))
+            for _ in range(depth)
         ]
+        return network, [nnx.merge(g, taken_apart[f"layer{i}"]) for i, g in enumerate(graphs)]
 
     def _scan(
         self,
-        stack: nnx.Module,
+        stack: Stack,
         x: Float[Array, "b q d"],
         call: Callable[[Any, Array, Array | None], Array],
         keys: Key[Array, "b"] | None,
     ) -> Float[Array, "b q d"]:
         """Carry x through the layers of a stack; `unroll` says how many are laid out at a time."""
-        graph, stacked = nnx.split(stack)
-        depth = jax.tree.leaves(stacked)[0].shape[0]
+        first = 0
+        for run in stack.runs():
+            graph, stacked = nnx.split(run)
+            depth = jax.tree.leaves(stacked)[0].shape[0]
 
-        def body(x: Array, layer_and_index: tuple[Any, Array]) -> tuple[Array, None]:
-            layer, index = layer_and_index
-            return call(nnx.merge(graph, layer), x, fold(keys, index)), None
+            def body(x: Array, layer_and_index: tuple[Any, Array]) -> tuple[Array, None]:
+                layer, index = layer_and_index
+                return call(nnx.merge(graph, layer), x, fold(keys, index)), None  # noqa: B023
 
-        if self.config.remat == "layer":
-            body = jax.checkpoint(body, prevent_cse=False)
-        unroll = 1 if self.config.remat != "none" else self.config.unroll or depth
-        return jax.lax.scan(body, x, (stacked, jnp.arange(depth)), unroll=unroll)[0]
-
-
-@functools.cache
-def _structure(config: ModelConfig, dtype: jnp.dtype) -> Any:
-    """The network without its arrays, made once per configuration (no memory is touched)."""
-    return nnx.graphdef(nnx.eval_shape(lambda: Network(config, dtype, nnx.Rngs(0))))
+            unroll = 1 if self.config.remat != "none" else self.config.unroll or depth
+            indices = jnp.arange(first, first + depth)
+            body = REMAT[self.config.remat](body)
+            x, first = jax.lax.scan(body, x, (stacked, indices), unroll=unroll)[0], first + depth
+        return x
 
 
 def build(config: ModelConfig, compute_dtype: Any = jnp.float32) -> Transformer:

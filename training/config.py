@@ -26,6 +26,11 @@ class TrainingConfig:
     """p: each picture's decoder inputs are replaced by random codes at a rate drawn from U(0, 2p).
     0.3 keeps a model of a small data set listening to the caption instead of recognising which
     training picture it copies; 0 for large data."""
+    label_smoothing: float = 0.0
+    """Share of each target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
+    z_loss: float = 0.0
+    """Weight of the squared logarithm of the softmax's normaliser, which keeps logits from
+    drifting; PaLM has 1e-4 (arXiv:2204.02311)."""
     log_every: int = 10
     """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
     update."""
@@ -45,6 +50,11 @@ class TrainingConfig:
         for name in ("log_every", "eval_every", "eval_examples", "grid_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} cannot be negative, not {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1 or self.z_loss < 0:
+            raise ValueError(
+                f"training.label_smoothing {self.label_smoothing} must lie in 0..1 and "
+                f"training.z_loss {self.z_loss} cannot be negative"
+            )
         if not 0 <= self.token_noise <= 0.5 or not 0 <= self.caption_dropout <= 1:
             raise ValueError(
                 f"training.token_noise {self.token_noise} must lie in 0..0.5 and "

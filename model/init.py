@@ -1,0 +1,74 @@
+"""Initial weights: how wide each kernel starts, as a table.
+
+DeepNet: Wang et al. 2022, arXiv:2203.00555, fig. 2; Sub-LN: Wang et al. 2022, arXiv:2210.06423,
+fig. 2; PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 2.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from model.config import Init, ModelConfig
+
+Branch = Literal["encoder", "decoder", "cross"]
+"""Which attention or feed-forward block: the encoder's, the decoder's, or its cross-attention."""
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Factors on the kernels of values, outputs and feed-forward, by where they stand."""
+
+    encoder: float = 1.0
+    decoder: float = 1.0
+    cross: float = 1.0
+
+
+def _deepnet(n: int, m: int) -> Gains:
+    decoder = (12 * m) ** -0.25
+    return Gains(0.87 * (n**4 * m) ** -0.0625, decoder, decoder)
+
+
+def _subln(n: int, m: int) -> Gains:
+    return Gains(math.sqrt(math.log(3 * m) * math.log(2 * n) / 3), math.sqrt(math.log(3 * m)))
+
+
+GAINS: dict[Init, Callable[[int, int], Gains]] = {
+    "normal": lambda n, m: Gains(),
+    "palm": lambda n, m: Gains(),
+    "deepnet": _deepnet,
+    "subln": _subln,
+}
+"""By encoder depth n and decoder depth m."""
+
+
+def gain(config: ModelConfig, branch: Branch) -> float:
+    """The factor on values, outputs and feed-forward of one kind of block."""
+    gains = GAINS[config.init](config.encoder_depth, config.decoder_depth)
+    return getattr(gains, branch)
+
+
+def residual_scale(config: ModelConfig, branch: Branch) -> float:
+    """What the residual stream is multiplied by before each sum: DeepNet's α, else 1."""
+    if not config.deepnet_scaling:
+        return 1.0
+    n, m = config.encoder_depth, config.decoder_depth
+    return 0.81 * (n**4 * m) ** 0.0625 if branch == "encoder" else (3 * m) ** 0.25
+
+
+def init_kernel(
+    d_in: int, d_out: int, config: ModelConfig, rngs: nnx.Rngs, gain: float = 1.0
+) -> Float[Array, "d_in d_out"]:
+    """A dense layer's kernel."""
+    std = d_in**-0.5 if config.init == "palm" else config.init_std * gain
+    return std * jax.random.normal(rngs.params(), (d_in, d_out))
+
+
+def init_table(rows: int, config: ModelConfig, rngs: nnx.Rngs) -> Float[Array, "rows d"]:
+    """An embedding table."""
+    std = 1.0 if config.init == "palm" else config.init_std
+    return std * jax.random.normal(rngs.params(), (rows, config.dim))

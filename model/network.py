@@ -1,0 +1,158 @@
+"""All parameters of the transformer: embeddings, the two stacks of layers, the output head."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from model.blocks import (
+    PLACEMENTS,
+    DecoderLayer,
+    EncoderLayer,
+    layer_norms,
+    make_norm,
+    runs,
+)
+from model.config import ModelConfig
+from model.init import Branch, init_table
+from model.layers import Linear, Norm, along_last, dropout, matmul
+from model.positions import sinusoidal
+
+Params = dict[str, Any]
+
+
+class Embedding(nnx.Module):
+    """Token embedding plus position, then a norm and dropout, as BART does."""
+
+    def __init__(self, vocab_size: int, length: int, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        rows = length + config.position_offset
+        is_learned = config.positions == "learned"
+        self.config, self.length = config, length
+        # A vocabulary of 0 has no table of its own: the embedding it is tied to is passed in.
+        self.tokens = nnx.Param(init_table(vocab_size, config, rngs)) if vocab_size else None
+        self.positions = nnx.Param(init_table(rows, config, rngs)) if is_learned else None
+        self.norm = Norm(config.dim, config) if config.embedding_norm else None
+
+    def __call__(
+        self,
+        table: Float[Array, "v d"],
+        tokens: Int[Array, "b q"],
+        dtype: jnp.dtype,
+        start: int | Array = 0,
+        keys: Key[Array, "b"] | None = None,
+    ) -> Float[Array, "b q d"]:
+        """Embed tokens that stand at positions start, start + 1, …"""
+        config = self.config
+        x = table[tokens].astype(jnp.float32)
+        x = x * config.dim**0.5 if config.scale_embedding else x
+        positions = self._positions()
+        if positions is not None:
+            x = x + jax.lax.dynamic_slice_in_dim(positions, start, tokens.shape[1])[None]
+        x = (x if self.norm is None else self.norm(x)).astype(dtype)
+        return dropout(x, config.dropout, keys)
+
+    def _positions(self) -> Float[Array, "n d"] | None:
+        """What is added to the tokens, by position."""
+        config = self.config
+        if self.positions is not None:
+            return self.positions[...][config.position_offset :].astype(jnp.float32)
+        if config.positions == "sinusoidal":
+            return jnp.asarray(sinusoidal(self.length, config.dim, config.rotary_base))
+        return None
+
+
+class Stack(nnx.Module):
+    """Layers as `run0`, `run1`, …: a run is layers that are alike, each of its leaves with a first
+    axis over them. There is more than one run only where a placement has odd layers."""
+
+    def __init__(
+        self,
+        layer: Callable[..., nnx.Module],
+        branch: Branch,
+        config: ModelConfig,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        alike = runs(layer_norms(config, branch))
+        self.count = len(alike)
+        for i, (norms, depth) in enumerate(alike):
+            make = nnx.vmap(functools.partial(layer, config, norms, dtype))
+            setattr(self, f"run{i}", make(rngs.split(depth)))
+
+    def runs(self) -> list[nnx.Module]:
+        """The runs, first layers first."""
+        return [getattr(self, f"run{i}") for i in range(self.count)]
+
+
+class Network(nnx.Module):
+    """All parameters, and what stands in front of and behind the two stacks."""
+
+    def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        def final_norm(is_wanted: bool) -> Norm | None:
+            there = is_wanted and PLACEMENTS[config.placement].final
+            return make_norm("bare" if there else "none", config.dim, config)
+
+        self.config, self.dtype = config, dtype
+        text_rows = 0 if config.tying == "all" else config.text_vocab_size
+        self.text_embedding = Embedding(text_rows, config.text_length, config, rngs)
+        self.encoder = Stack(EncoderLayer, "encoder", config, dtype, rngs)
+        self.encoder_norm = final_norm(config.encoder_final_norm)
+        image_rows = max(config.image_vocab_size, config.start_token + 1)
+        self.image_embedding = Embedding(image_rows, config.image_length, config, rngs)
+        self.decoder = Stack(DecoderLayer, "decoder", config, dtype, rngs)
+        self.decoder_norm = final_norm(config.decoder_final_norm)
+        classes = config.image_vocab_size
+        self.head = (
+            Linear(config.dim, classes, config, dtype, rngs, may_have_bias=False)
+            if config.tying == "none"
+            else None
+        )
+        self.logits_bias = nnx.Param(jnp.zeros((classes,))) if config.logits_bias else None
+
+    def embed_text(
+        self, tokens: Int[Array, "b t"], keys: Key[Array, "b"] | None
+    ) -> Float[Array, "b t d"]:
+        """What the encoder reads."""
+        own = self.text_embedding.tokens
+        table = self._image_table() if own is None else own[...]
+        return self.text_embedding(table, tokens, self.dtype, keys=keys)
+
+    def embed_image(
+        self,
+        tokens: Int[Array, "b q"],
+        start: int | Array = 0,
+        keys: Key[Array, "b"] | None = None,
+    ) -> Float[Array, "b q d"]:
+        """What the decoder reads of tokens that stand at positions start, start + 1, …"""
+        return self.image_embedding(self._image_table(), tokens, self.dtype, start, keys)
+
+    def logits(self, x: Float[Array, "b q d"]) -> Float[Array, "b q v"]:
+        """Scores of the classes, in float32."""
+        config = self.config
+        x = x if self.decoder_norm is None else self.decoder_norm(x)
+        if self.head is not None:
+            kernel = self.head.kernel[...]
+        else:
+            kernel = self._image_table()[: config.image_vocab_size].T
+        logits = matmul(x, kernel, self.dtype)
+        logits = logits if config.logits_scale == 1 else logits * config.logits_scale
+        if self.logits_bias is None:
+            return logits
+        return logits + along_last(jax.lax.stop_gradient(self.logits_bias[...]), logits)
+
+    def _image_table(self) -> Float[Array, "v d"]:
+        table = self.image_embedding.tokens
+        assert table is not None  # pictures always have their own
+        return table[...]
+
+
+@functools.cache
+def structure(config: ModelConfig, dtype: jnp.dtype) -> tuple[Any, Params]:
+    """The network without its arrays, and their shapes; made once per configuration, without
+    touching memory."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: Network(config, dtype, nnx.Rngs(0))))
+    return graph, nnx.to_pure_dict(state)

@@ -1,0 +1,54 @@
+"""Where a token stands: sinusoidal tables, rotations, and offsets for a relative bias.
+
+Text is a grid of one row, so that one function serves text and pictures.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def sinusoidal(length: int, dim: int, base: float) -> Float[np.ndarray, "n d"]:
+    """Sines, then cosines, of wavelengths 2π … 2π base. Vaswani et al. 2017, arXiv:1706.03762."""
+    angles = np.arange(length)[:, None] * _frequencies(dim // 2, base)[None]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def rotary_angles(
+    rows: int, columns: int, head_dim: int, base: float
+) -> Float[np.ndarray, "n half"]:
+    """The angle by which each position turns each pair of channels. Su et al. 2021,
+    arXiv:2104.09864. In a picture half of the pairs turn by row, the others by column."""
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    if rows == 1:
+        return (x[:, None] * _frequencies(head_dim // 2, base)[None]).astype(np.float32)
+    frequencies = _frequencies(head_dim // 4, base)[None]
+    return np.concatenate([y[:, None] * frequencies, x[:, None] * frequencies], axis=1).astype(
+        np.float32
+    )
+
+
+def rotate(x: Float[Array, "b h q e"], angles: Float[Array, "q half"]) -> Float[Array, "b h q e"]:
+    """Turn channel i together with channel i + e/2, in float32."""
+    cos, sin = jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def num_offsets(rows: int, columns: int) -> int:
+    """Distances that two positions of a grid can have."""
+    return (2 * rows - 1) * (2 * columns - 1)
+
+
+def offset_index(rows: int, columns: int) -> Int[np.ndarray, "q k"]:
+    """For each query and key, which of the distances lies between them. Liu et al. 2021,
+    arXiv:2103.14030, eq. 4."""
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    dy = y[:, None] - y[None] + rows - 1
+    dx = x[:, None] - x[None] + columns - 1
+    return (dy * (2 * columns - 1) + dx).astype(np.int32)
+
+
+def _frequencies(count: int, base: float) -> Float[np.ndarray, "count"]:
+    return base ** (-np.arange(count) / count)
