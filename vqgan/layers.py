@@ -64,6 +64,27 @@ def conv(params: Params, x: Picture, stride: int = 1, padding: str | tuple = "SA
     return y + _per_channel(params["bias"])
 
 
+def conv_of_doubled(params: Params, x: Picture) -> Picture:
+    """A 3 × 3 convolution of the picture at twice its size (nearest neighbour), at 4/9 of the cost.
+
+    Each pixel of a doubled 2 × 2 square sees only 2 × 2 places of x: taps that fall on the same
+    place are summed, and one 2 × 2 convolution gives all four pixels.
+    """
+    height, width, c_out = *x.shape[1:3], params["kernel"].shape[-1]
+    kernels = [part for half in _halve(params["kernel"], 0) for part in _halve(half, 1)]
+    summed = {"kernel": jnp.concatenate(kernels, -1), "bias": jnp.tile(params["bias"], 4)}
+    y = rearrange(conv(summed, x, padding=((1, 1), (1, 1))), "b y x (p c) -> b y x p c", c=c_out)
+    pixels = [y[:, p : p + height, q : q + width, 2 * p + q] for p in (0, 1) for q in (0, 1)]
+    return rearrange(pixels, "(p q) b y x c -> b (y p) (x q) c", p=2)
+
+
+def _halve(kernel: Float[Array, "_ _ _ _"], axis: int) -> tuple[Array, Array]:
+    """Three taps along an axis, as the even and the odd pixels of a doubled picture see them."""
+    before, middle, after = jnp.split(kernel, 3, axis)
+    even = jnp.concatenate([before, middle + after], axis)
+    return even, jnp.concatenate([before + middle, after], axis)
+
+
 def _per_channel(values: Float[Array, "c"]) -> Float[Array, "1 1 1 c"]:
     return values[None, None, None]
 
@@ -75,11 +96,17 @@ def rms_norm(params: Params, x: Picture) -> Picture:
 
 def group_norm(params: Params, x: Picture, groups: int = 32) -> Picture:
     """Zero mean and unit variance in each group of channels. Wu & He 2018, arXiv:1803.08494."""
-    grouped = rearrange(x, "b y x (g c) -> b (y x) g c", g=groups)
-    centred = grouped - grouped.mean((1, 3), keepdims=True)
-    unit = centred * jax.lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + 1e-6)
-    scale, bias = _per_channel(params["scale"]), _per_channel(params["bias"])
-    return unit.reshape(x.shape) * scale + bias
+    group = jnp.arange(x.shape[-1]) // (x.shape[-1] // groups)
+    same_group = jnp.float32(group[:, None] == group[None]) * (groups / x.shape[-1])
+
+    def mean(y: Picture) -> Picture:
+        # By a product: XLA on CPU would spread means over channels again at every place, slowly.
+        per_channel = y.mean((1, 2))
+        return jnp.matmul(per_channel, same_group, precision="highest")[:, None, None]
+
+    centred = x - mean(x)
+    unit = centred * jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-6)
+    return unit * _per_channel(params["scale"]) + _per_channel(params["bias"])
 
 
 NORMS: dict[Norm, Callable[[Params, Picture], Picture]] = {
@@ -130,7 +157,11 @@ def _apply_down(layer: Layer, params: Params, x: Picture) -> Picture:
 
 
 def _apply_up(layer: Layer, params: Params, x: Picture) -> Picture:
-    return conv(params, x.repeat(2, axis=1).repeat(2, axis=2))
+    return conv_of_doubled(params, x)
+
+
+def _apply_pool(layer: Layer, params: Params, x: Picture) -> Picture:
+    return rearrange(x, "b (y p) (x q) c -> b y x c (p q)", p=2, q=2).mean(-1)
 
 
 def _init_head(layer: Layer, key: Key[Array, ""]) -> Params:
@@ -189,6 +220,8 @@ KINDS: dict[str, Kind] = {
     "unfold": Kind(_init_unfold, _apply_unfold),
     "down": Kind(_init_plain, _apply_down),
     "up": Kind(_init_plain, _apply_up),
+    "pool": Kind(lambda layer, key: {}, _apply_pool),
+    "repeat": Kind(lambda layer, key: {}, lambda layer, params, x: _repeat(x)),
     "block": Kind(_init_block, _apply_block),
     "attention": Kind(_init_attention, _apply_attention),
     "head": Kind(_init_head, _apply_head),
@@ -196,15 +229,16 @@ KINDS: dict[str, Kind] = {
 
 
 def init_plan(plan: tuple[Layer, ...], key: Key[Array, ""]) -> Params:
-    """Parameters of every layer, by its name."""
+    """Parameters of every layer that has some, by its name."""
     keys = jax.random.split(key, len(plan))
-    return {
+    found = {
         layer.name: KINDS[layer.kind].init(layer, k) for layer, k in zip(plan, keys, strict=True)
     }
+    return {name: params for name, params in found.items() if params}
 
 
 def apply_plan(plan: tuple[Layer, ...], params: Params, x: Picture) -> Picture:
     """Send a picture through every layer in turn."""
     for layer in plan:
-        x = KINDS[layer.kind].apply(layer, params[layer.name], x)
+        x = KINDS[layer.kind].apply(layer, params.get(layer.name, {}), x)
     return x
