@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from vqgan import quantizer
 from vqgan.config import Resampling, VQGANConfig
-from vqgan.layers import Layer, Params, apply_plan, init_plan
+from vqgan.layers import Layer, Params, apply_plan, conv, init_conv, init_plan
 
 PRECISION = "float32"
 """Of products in `encode` and `decode`: accelerators would round their factors by default, and
@@ -36,6 +36,7 @@ class Resampler(NamedTuple):
 RESAMPLERS: dict[Resampling, Resampler] = {
     "fold": Resampler("fold", "unfold", changes_channels=True, kernel=1, factor=2),
     "conv": Resampler("down", "up", changes_channels=False, kernel=3, factor=1),
+    "pool": Resampler("pool", "repeat", changes_channels=False, kernel=1, factor=1),
 }
 
 
@@ -99,7 +100,8 @@ def _middle(config: VQGANConfig) -> Iterator[Layer]:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Pure functions of parameters {"encoder", "decoder", "codebook"} and arrays."""
+    """Pure functions of parameters {"encoder", "decoder", "codebook"} and arrays, and "classifier"
+    where the configuration looks codes up by one."""
 
     config: VQGANConfig
 
@@ -107,10 +109,12 @@ class Autoencoder:
         """Random parameters. The codebook waits for k-means over the trained encoder's outputs."""
         encoder_key, decoder_key, code_key = jax.random.split(key, 3)
         shape = (self.config.codebook_size, self.config.code_dim)
+        is_nearest = self.config.lookup == "nearest"
         return {
             "encoder": init_plan(encoder_plan(self.config), encoder_key),
             "decoder": init_plan(decoder_plan(self.config), decoder_key),
             "codebook": self.place(jax.random.normal(code_key, shape)),
+            **({} if is_nearest else {"classifier": init_conv(code_key, *shape[::-1], kernel=1)}),
         }
 
     def place(self, latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
@@ -137,8 +141,14 @@ class Autoencoder:
         if pixels.shape[1:] != (side, side, 3):
             raise ValueError(f"pictures are {pixels.shape[1:]}, this VQGAN reads {(side, side, 3)}")
         with jax.default_matmul_precision(PRECISION):
-            tokens = quantizer.nearest(self.codes(params), self.latents(params, pixels))
+            tokens = self.look_up(params, self.latents(params, pixels))
         return tokens.reshape(len(pixels), -1)
+
+    def look_up(self, params: Params, latents: Float[Array, "b y x c"]) -> Int[Array, "b y x"]:
+        """The index of each latent's code."""
+        if self.config.lookup == "classifier":
+            return jnp.argmax(conv(params["classifier"], latents), axis=-1)
+        return quantizer.nearest(self.codes(params), latents)
 
     def decode(self, params: Params, image_tokens: Int[Array, "b n"]) -> Float[Array, "b Y X 3"]:
         """Pictures in −1..1, float32, of image tokens.

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Norm = Literal["rmsnorm", "groupnorm"]
-Resampling = Literal["fold", "conv"]
+Resampling = Literal["fold", "conv", "pool"]
 Middle = Literal["none", "attention"]
+Lookup = Literal["nearest", "classifier"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class VQGANConfig:
     """attention: block, attention and block at the lowest resolution, as taming-transformers has;
     none: only the level's own blocks."""
     resampling: Resampling = "fold"
-    """Between levels: fold (2 × 2 places to channels and back, with a 1 × 1 convolution) or conv
-    (a strided convolution down, nearest neighbour and a convolution up)."""
+    """Between levels: fold (2 × 2 places to channels and back, with a 1 × 1 convolution), conv
+    (a strided convolution down, nearest neighbour and a convolution up) or pool (means of 2 × 2
+    places down, nearest neighbour up, without parameters)."""
     norm: Norm = "rmsnorm"
     """rmsnorm over channels (cheap) or groupnorm of 32 groups."""
     latent_channels: int = 16
@@ -49,6 +51,10 @@ class VQGANConfig:
     normalize_codes: bool = True
     """Compare directions instead of distances (Yu et al. 2021, arXiv:2110.04627): more of the
     codebook stays in use. taming-transformers does not."""
+    lookup: Lookup = "nearest"
+    """The code of a latent: the nearest one, or the likeliest class of a 1 × 1 convolution, as in
+    taming-transformers' GumbelVQ (Jang et al. 2016, arXiv:1611.01144), which is read, not trained
+    here."""
 
     def __post_init__(self) -> None:
         levels = len(self.channels)
@@ -63,8 +69,9 @@ class VQGANConfig:
                 f"{self.patch_size} × 2^{levels - 1} levels; "
                 f"try {max(1, self.image_size // self.factor) * self.factor}"
             )
-        if self.norm == "groupnorm" and any(c % 32 for c in self.channels):
-            raise ValueError(f"groupnorm needs channels in multiples of 32, not {self.channels}")
+        widths = (self.stem_channels, *self.channels)
+        if self.norm == "groupnorm" and any(c % 32 for c in widths):
+            raise ValueError(f"groupnorm needs channels in multiples of 32, not {widths}")
 
     @property
     def factor(self) -> int:

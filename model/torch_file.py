@@ -1,0 +1,197 @@
+"""The tensors of a torch checkpoint (.ckpt, .pt, .bin) without torch; nothing in it is executed.
+
+Both layouts: a zip of one pickle and one member for each storage (torch ≥ 1.6), and the older row
+of pickles with the storages behind them. Arrays are views of the file's bytes, mapped and read
+only: what nobody looks at, such as an optimizer's state, is never read.
+"""
+
+import math
+import mmap
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from model.pickles import Call, Global, read_pickle
+
+STORAGES = {
+    "torch.DoubleStorage": np.dtype(np.float64),
+    "torch.FloatStorage": np.dtype(np.float32),
+    "torch.HalfStorage": np.dtype(np.float16),
+    "torch.BFloat16Storage": np.dtype(jnp.bfloat16),
+    "torch.LongStorage": np.dtype(np.int64),
+    "torch.IntStorage": np.dtype(np.int32),
+    "torch.ShortStorage": np.dtype(np.int16),
+    "torch.CharStorage": np.dtype(np.int8),
+    "torch.ByteStorage": np.dtype(np.uint8),
+    "torch.BoolStorage": np.dtype(np.bool_),
+}
+TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+PASSED_OVER = {
+    *("torch.Size", "torch.device", "torch.serialization._get_layout", "_codecs.encode"),
+    *("collections.OrderedDict", "collections.defaultdict", "collections.Counter"),
+    *("argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath"),
+    *("numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "typing.Any"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy._core.multiarray.scalar", "numpy.float32", "numpy.float64", "numpy.int64"),
+    *(f"torch.{kind}{bits}" for kind in ("float", "int") for bits in (16, 32, 64)),
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in ("int", "float", "bool", "str", "bytes", "list", "dict", "tuple", "set")
+    ),
+}
+"""Harmless names that trainers leave in a checkpoint beside its tensors."""
+TRAINERS = ("pytorch_lightning", "lightning", "lightning_fabric", "omegaconf")
+ZIP_MAGIC, BYTES_BEFORE_NAME = b"PK\x03\x04", 30
+OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+Place = Callable[[Any], tuple[int, int]]
+"""From a storage's key to its first byte in the file and the number of its bytes."""
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """What a tensor is a view of, as the pickle says; nothing of it is believed before `_view`."""
+
+    dtype: np.dtype
+    key: Any
+    count: Any
+    start: Any = 0
+    """Where a view of another storage begins, in numbers."""
+
+
+def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
+    """The state dict of a checkpoint, or what it holds under "state_dict", as arrays by key.
+
+    Raises:
+        ValueError: the file is missing or damaged, or names what has no place among weights.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        is_zip = data[:4] == ZIP_MAGIC
+        tree, place = _open_zip(data, Path(path)) if is_zip else _open_old(data)
+        return _views(data, _state_dict(tree), place)
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    except (struct.error, EOFError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} cannot be read: it is damaged ({type(error).__name__})") from None
+
+
+def _check(found: Global) -> None:
+    name = str(found)
+    known = name in STORAGES or name in PASSED_OVER or name in (TENSOR, PARAMETER)
+    if not known and found.module.partition(".")[0] not in TRAINERS:
+        raise ValueError(f"it would run {name!r:.100}, which has no place among weights")
+
+
+def _storage(identity: Any) -> _Storage:
+    kind, dtype, key, _, count, *view = identity
+    if kind != "storage" or str(dtype) not in STORAGES or not isinstance(key, str):
+        raise ValueError(f"it refers to {str(identity)!r:.100}, which is no storage of numbers")
+    return _Storage(STORAGES[str(dtype)], key, count, view[0][1] if view and view[0] else 0)
+
+
+def _open_zip(data: mmap.mmap, path: Path) -> tuple[Any, Place]:
+    with zipfile.ZipFile(path) as archive:
+        members = {one.filename: one for one in archive.infolist()}
+    pickles = [name for name in members if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError(f"it has {len(pickles)} members data.pkl instead of one")
+    folder = pickles[0].removesuffix("data.pkl")
+
+    def place(name: str) -> tuple[int, int]:
+        if (member := members.get(folder + name)) is None:
+            raise ValueError(f"it has no member {folder}{name}")
+        return _place(data, member)
+
+    if f"{folder}byteorder" in members:
+        start, size = place("byteorder")
+        _check_order(data[start : start + size] == b"little")
+    data.seek(place("data.pkl")[0])
+    return read_pickle(data, _check, _storage), lambda key: place(f"data/{key}")
+
+
+def _check_order(is_little: bool) -> None:
+    if not is_little:
+        raise ValueError("its numbers are not little-endian")
+
+
+def _place(data: mmap.mmap, member: zipfile.ZipInfo) -> tuple[int, int]:
+    """First byte and size of a member that is stored as it is."""
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+        raise ValueError(f"{member.filename} is compressed, which torch never does")
+    at, size = member.header_offset, member.file_size
+    header = data[at : at + BYTES_BEFORE_NAME] if at >= 0 else b""
+    if header[:4] != ZIP_MAGIC:
+        raise ValueError(f"{member.filename} is not where the file says")
+    start = at + BYTES_BEFORE_NAME + sum(struct.unpack("<HH", header[-4:]))
+    if size != member.compress_size or start + size > len(data):
+        raise ValueError(f"{member.filename} is cut off")
+    return start, size
+
+
+def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
+    storages: dict[Any, _Storage] = {}
+
+    def refer(identity: Any) -> _Storage:
+        found = _storage(identity)
+        return storages.setdefault(found.key, found) if found.start == 0 else found
+
+    if [read_pickle(data, _check, refer) for _ in range(2)] != [OLD_MAGIC, OLD_PROTOCOL]:
+        raise ValueError("it is no torch file")
+    _check_order(read_pickle(data, _check, refer)["little_endian"] is True)
+    tree = read_pickle(data, _check, refer)
+    places: dict[str, tuple[int, int]] = {}
+    for key in read_pickle(data, _check, refer):
+        count = struct.unpack("<q", data.read(8))[0]
+        start, size = data.tell(), count * storages[key].dtype.itemsize
+        if count < 0 or start + size > len(data):
+            raise ValueError(f"the storage {key!r:.60} is cut off")
+        places[key] = start, size
+        data.seek(start + size)
+    return tree, places.__getitem__
+
+
+def _state_dict(tree: Any) -> dict[str, Any]:
+    inner = tree.get("state_dict", tree) if isinstance(tree, dict) else None
+    if not isinstance(inner, dict) or not inner:
+        raise ValueError("it holds no tensors by name")
+    return inner
+
+
+def _views(data: mmap.mmap, found: dict[str, Any], place: Place) -> dict[str, np.ndarray]:
+    views = {}
+    for key, value in found.items():
+        try:
+            views[key] = _view(data, value, place)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{key!s:.200}: {error}") from None
+    return views
+
+
+def _view(data: mmap.mmap, value: Any, place: Place) -> np.ndarray:
+    while isinstance(value, Call) and str(value.function) == PARAMETER:
+        value = value.arguments[0]
+    if not (isinstance(value, Call) and str(value.function) == TENSOR):
+        raise ValueError("it is no tensor")
+    storage, offset, shape, strides, *_ = value.arguments
+    begin, size = place(storage.key)
+    count, numbers = storage.count, (storage.count, storage.start, offset, *shape, *strides)
+    if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) != len(strides):
+        raise ValueError(f"the shape {shape!r:.60} and the strides {strides!r:.60} are none")
+    places = math.prod(shape)
+    last = storage.start + offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    # A stride of 0 could make a few bytes an array of any size.
+    if count * storage.dtype.itemsize > size or places > count or (places and last >= count):
+        raise ValueError(f"the shape {shape!r:.60} reaches beyond its {size} bytes")
+    if not places:
+        return np.zeros(shape, storage.dtype)
+    flat = np.frombuffer(data, storage.dtype, count, begin)[storage.start + offset :]
+    steps = [s * storage.dtype.itemsize for s in strides]
+    return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
