@@ -1,19 +1,32 @@
 """Captions to fixed-length rows of text tokens: cleaning, a byte-level BPE, other tokenizers.
 
+A tokenizer of BART's kind (dalle-mini's) frames a caption as <s> caption </s>, our own as caption
+</s>; the frame of the empty caption is the prompt without which guidance draws.
+
 Sennrich et al. 2016, arXiv:1508.07909 (BPE); bytes as its alphabet, so no text is unknown.
 """
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
-MAX_CHARACTERS = 4096  # a 10 MB word kept the tokenizer busy for 49 s
+from data.normalise import MAX_CHARACTERS
+from data.normalise import make_normalizer as make_normalizer
+
 PAD, END = "<pad>", "</s>"
+_START = "<s>"
+_USUAL = {
+    "eos_token": (END, "[SEP]", "<|endoftext|>", "<eos>", "[EOS]"),
+    "pad_token": (PAD, "[PAD]"),
+}
+"""Names of special tokens where no tokenizer_config.json says them."""
 _BYTES = 256
 _REPLACED = {
     **dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}"),  # lone surrogates
@@ -71,19 +84,22 @@ class TextTokenizer:
     end_id: int
     pad_id: int
     token_ids: Callable[[list[str]], list[list[int]]]
-    """Ids of cleaned captions with the tokenizer's own special tokens, of any length."""
+    """Ids of prepared captions with the tokenizer's own special tokens, of any length."""
+    prepare: Callable[[str], str] = clean
+    """What a caption goes through first; afterwards the tokenizer can take it."""
 
     def encode(
         self, captions: Sequence[str], text_length: int
     ) -> tuple[Int32[np.ndarray, "b t"], Bool[np.ndarray, "b t"], int]:
         """Return text_tokens, text_mask (True = real token) and how many captions were cut.
 
-        The empty caption is the end token alone, so that no mask is False throughout.
+        The empty caption is the end token alone (after the start token, where there is one), so
+        that no mask is False throughout.
         """
         text_tokens = np.full((len(captions), text_length), self.pad_id, np.int32)
         text_mask = np.zeros((len(captions), text_length), bool)
         num_cut = 0
-        for i, ids in enumerate(self.token_ids([clean(caption) for caption in captions])):
+        for i, ids in enumerate(self.token_ids([self.prepare(caption) for caption in captions])):
             row = ids if ids and ids[-1] == self.end_id else [*ids, self.end_id]
             if len(row) > text_length:
                 num_cut += 1
@@ -93,76 +109,120 @@ class TextTokenizer:
         return text_tokens, text_mask, num_cut
 
 
-def open_tokenizer(folder: Path) -> TextTokenizer:
-    """Open a folder with tokenizer.json, or any other folder that transformers can read.
+def open_tokenizer(path: Path, normalize: Callable[[str], str] | None = None) -> TextTokenizer:
+    """Open a tokenizer.json, a folder with one, or any other folder that transformers can read.
+
+    With `normalize` (make_normalizer(), where a model's config says normalize_text) captions go
+    through it instead of `clean`; but a blank one stays empty, the prompt of unconditional rows.
 
     Raises:
-        ValueError: when there is no tokenizer, or one that marks no end of text.
+        ValueError: when there is no tokenizer, it is damaged, or it marks no end of text.
     """
-    if not folder.is_dir():
-        raise ValueError(f"no tokenizer folder at {folder}")
-    if (folder / "tokenizer.json").is_file():
-        return _open_fast(folder)
-    return _open_other(folder)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.is_file():
+        tokenizer = _open_fast(file)
+    elif path.is_dir():
+        tokenizer = _open_other(path)
+    else:
+        raise ValueError(f"no tokenizer folder at {path}, nor a tokenizer.json")
+    if normalize is None:
+        return tokenizer
+    return replace(tokenizer, prepare=lambda text: normalize(text) if clean(text) else "")
 
 
-def _open_fast(folder: Path) -> TextTokenizer:
+def _open_fast(file: Path) -> TextTokenizer:
+    tokenizer = _read_fast(file)
+    settings = file.parent / "tokenizer_config.json"
+    end_id, pad_id = (
+        _special_id(tokenizer.token_to_id, settings, role) for role in ("eos_token", "pad_token")
+    )
+    if end_id is None:
+        raise _no_end(file, settings)
+
+    def token_ids(captions: list[str]) -> list[list[int]]:
+        with _blaming(f"{file} cannot encode a caption"):
+            return [encoding.ids for encoding in tokenizer.encode_batch(captions)]
+
+    size = max(tokenizer.get_vocab().values()) + 1
+    (frame,) = token_ids([""])
+    if (largest := max([size - 1, *frame])) >= min(size, 2**31):
+        raise ValueError(f"{file}: token {largest} is none of its {size} tokens (2³¹ at most)")
+    start_id = tokenizer.token_to_id(_START)
+    is_bart = start_id is not None and end_id == tokenizer.token_to_id(END)
+    framed_ids = _started(token_ids, start_id) if is_bart and not frame else token_ids
+    # Padding is told by the mask, never by the id: any valid id will do where there is no pad.
+    return TextTokenizer(size, end_id, end_id if pad_id is None else pad_id, framed_ids)
+
+
+def _read_fast(file: Path) -> Any:
     import tokenizers
 
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{folder}/tokenizer.json cannot be read: {error}") from None
+    with _blaming(f"{file} cannot be read"):
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # a prompt that spells "</s>" means these letters
-    names = {"pad_token": PAD, "eos_token": END} | _special_names(folder)
-    end_id = tokenizer.token_to_id(names["eos_token"])
-    pad_id = tokenizer.token_to_id(names["pad_token"])
-    return _checked(
-        folder,
-        max(tokenizer.get_vocab().values()) + 1,
-        end_id,
-        pad_id,
-        lambda captions: [encoding.ids for encoding in tokenizer.encode_batch(captions)],
-    )
+    return tokenizer
 
 
-def _special_names(folder: Path) -> dict[str, str]:
-    """The names of the end and pad tokens, where the folder's settings say them."""
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = {name: settings.get(name) for name in ("pad_token", "eos_token")}
-    contents = {k: v["content"] if isinstance(v, dict) else v for k, v in found.items()}
-    return {name: content for name, content in contents.items() if isinstance(content, str)}
+def _started(
+    bare_ids: Callable[[list[str]], list[list[int]]], start_id: int
+) -> Callable[[list[str]], list[list[int]]]:
+    """BART's frame, where the file knows its tokens but has no post-processor to set them."""
+    return lambda captions: [[start_id, *ids] for ids in bare_ids(captions)]
+
+
+def _special_id(id_of: Callable[[str], int | None], settings: Path, role: str) -> int | None:
+    """The token that the settings name for this role, or else one of a usual name."""
+    named = _special_name(settings, role)
+    ids = [id_of(name) for name in (_USUAL[role] if named is None else (named,))]
+    return next((i for i in ids if i is not None), None)
+
+
+def _special_name(settings: Path, role: str) -> str | None:
+    if not settings.is_file():
+        return None
+    with _blaming(f"{settings} cannot be read"):
+        values: Any = json.loads(settings.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{settings} holds a {type(values).__name__}; expected names and values")
+    value = values.get(role)
+    name = value.get("content") if isinstance(value, dict) else value
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"{settings}: {role} is {value!r:.80}; expected a token's text")
+    return name
 
 
 def _open_other(folder: Path) -> TextTokenizer:
     import transformers  # takes seconds to import
 
-    try:
+    with _blaming(f"{folder} is no tokenizer that transformers can read"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # whatever a foreign folder makes of it
-        raise ValueError(f"{folder} is no tokenizer that transformers can read: {error}") from None
+        size = max(tokenizer.get_vocab().values()) + 1
 
     def token_ids(captions: list[str]) -> list[list[int]]:
-        return tokenizer(captions, split_special_tokens=True, verbose=False)["input_ids"]
+        with _blaming(f"the tokenizer in {folder} cannot encode a caption"):
+            return tokenizer(captions, split_special_tokens=True, verbose=False)["input_ids"]
 
-    size = max(tokenizer.get_vocab().values()) + 1
-    return _checked(folder, size, tokenizer.eos_token_id, tokenizer.pad_token_id, token_ids)
-
-
-def _checked(
-    folder: Path,
-    vocab_size: int,
-    end_id: int | None,
-    pad_id: int | None,
-    token_ids: Callable[[list[str]], list[list[int]]],
-) -> TextTokenizer:
+    end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if end_id is None:
-        raise ValueError(
-            f"the tokenizer in {folder} has no end token; name it as eos_token in "
-            f"{folder}/tokenizer_config.json"
-        )
-    # Padding is told by the mask, never by the id: any valid id will do where there is no pad.
-    return TextTokenizer(vocab_size, end_id, end_id if pad_id is None else pad_id, token_ids)
+        raise _no_end(folder, folder / "tokenizer_config.json")
+    return TextTokenizer(size, end_id, end_id if pad_id is None else pad_id, token_ids)
+
+
+def _no_end(path: Path, settings: Path) -> ValueError:
+    return ValueError(
+        f"the tokenizer in {path} has no end token; name it as eos_token in {settings}"
+    )
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    """Whatever a library makes of a foreign file is one line of a ValueError."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in Rust is no Exception
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{what}: {reason or type(error).__name__}") from None
