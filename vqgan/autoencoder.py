@@ -147,7 +147,10 @@ class Autoencoder:
     def look_up(self, params: Params, latents: Float[Array, "b y x c"]) -> Int[Array, "b y x"]:
         """The index of each latent's code."""
         if self.config.lookup == "classifier":
-            return jnp.argmax(conv(params["classifier"], latents), axis=-1)
+            scores = conv(params["classifier"], latents)
+            return quantizer.likeliest(scores.reshape(-1, scores.shape[-1])).reshape(
+                latents.shape[:-1]
+            )
         return quantizer.nearest(self.codes(params), latents)
 
     def decode(self, params: Params, image_tokens: Int[Array, "b n"]) -> Float[Array, "b Y X 3"]:

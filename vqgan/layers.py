@@ -164,6 +164,10 @@ def _apply_pool(layer: Layer, params: Params, x: Picture) -> Picture:
     return rearrange(x, "b (y p) (x q) c -> b y x c (p q)", p=2, q=2).mean(-1)
 
 
+def _apply_repeat(layer: Layer, params: Params, x: Picture) -> Picture:
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
 def _init_head(layer: Layer, key: Key[Array, ""]) -> Params:
     return {"norm": init_norm(layer.norm, layer.c_in), "conv": _init_unfold(layer, key)}
 
@@ -221,7 +225,7 @@ KINDS: dict[str, Kind] = {
     "down": Kind(_init_plain, _apply_down),
     "up": Kind(_init_plain, _apply_up),
     "pool": Kind(lambda layer, key: {}, _apply_pool),
-    "repeat": Kind(lambda layer, key: {}, lambda layer, params, x: _repeat(x)),
+    "repeat": Kind(lambda layer, key: {}, _apply_repeat),
     "block": Kind(_init_block, _apply_block),
     "attention": Kind(_init_attention, _apply_attention),
     "head": Kind(_init_head, _apply_head),

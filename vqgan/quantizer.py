@@ -36,11 +36,15 @@ def nearest(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Int[Ar
     """Index of the code at the smallest Euclidean distance."""
     half_square = 0.5 * jnp.square(codes).sum(-1)
     flat = latents.reshape(-1, latents.shape[-1])
-    closeness = flat @ codes.T - half_square[None]
-    # The first of the best, in two passes that XLA vectorises on CPU: an eighth of argmax's time.
-    best = closeness == closeness.max(-1, keepdims=True)
-    indices = jnp.where(best, jnp.arange(len(codes))[None], len(codes) - 1).min(-1)
-    return indices.reshape(latents.shape[:-1])
+    return likeliest(flat @ codes.T - half_square[None]).reshape(latents.shape[:-1])
+
+
+def likeliest(scores: Float[Array, "m k"]) -> Int[Array, "m"]:
+    """Index of the largest score, the first of equals."""
+    # Two passes that XLA vectorises on CPU: an eighth of argmax's time.
+    is_best = scores == scores.max(-1, keepdims=True)
+    codes = scores.shape[-1]
+    return jnp.where(is_best, jnp.arange(codes)[None], codes - 1).min(-1)
 
 
 def quantize(codes: Float[Array, "k c"], latents: Float[Array, "b y x c"]) -> Quantized:
