@@ -75,15 +75,16 @@ class SamplingFlags:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a run folder (its newest step), RUN/checkpoints/STEP, or a release folder.
+    """Open a run folder (its newest step), RUN/checkpoints/STEP, or a release folder, which may be
+    another program's (model/pretrained.py).
 
     Raises:
         ValueError: when it is none of these, or damaged.
     """
     path = Path(path)
     if (path / pretrained.CONFIG_FILE).is_file():
-        model, sampling, params = pretrained.load(path)
-        return Checkpoint(path, None, model, sampling, params, None, None)
+        found = pretrained.read(path)
+        return Checkpoint(path, None, found.model, found.sampling, found.params, None, None)
     is_step = path.parent.name == "checkpoints" and path.name.isdecimal()
     run, step = (path.parent.parent, int(path.name)) if is_step else (path, None)
     if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():

@@ -1,0 +1,192 @@
+"""BART as transformers' torch models are saved: config.json and the keys of model.safetensors, both
+directions. Lewis et al. 2019, arXiv:1910.13461.
+
+Its kernels are (out, in), its one embedding table serves both vocabularies and the head, and its
+tables of positions begin with two rows that nothing reads.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.config import ModelConfig
+from model.foreign import (
+    Arrays,
+    Leaf,
+    Plan,
+    check_words,
+    read_fields,
+    same_or_zero,
+    square_grid,
+)
+
+FIELDS: dict[str, tuple[str, Any]] = {
+    "d_model": ("dim", 1024),
+    "encoder_layers": ("encoder_depth", 12),
+    "decoder_layers": ("decoder_depth", 12),
+    "encoder_attention_heads": ("num_heads", 16),
+    "decoder_attention_heads": ("decoder_num_heads", 16),
+    "encoder_ffn_dim": ("mlp_dim", 4096),
+    "decoder_ffn_dim": ("decoder_mlp_dim", 4096),
+    "vocab_size": ("text_vocab_size", 50265),
+    "max_position_embeddings": ("text_length", 1024),
+    "activation_function": ("activation", "gelu"),
+    "scale_embedding": ("scale_embedding", False),
+    "decoder_start_token_id": ("decoder_start_token_id", 2),
+    "init_std": ("init_std", 0.02),
+    "dropout": ("dropout", 0.1),
+    "attention_dropout": ("attention_dropout", 0.0),
+    "activation_dropout": ("activation_dropout", 0.0),
+}
+"""Their names, ours, and what transformers takes where a configuration says nothing."""
+MUST_BE = {
+    "tie_word_embeddings": True,
+    "normalize_before": False,
+    "normalize_embedding": True,
+    "add_final_layer_norm": False,
+    "static_position_embeddings": False,
+    "extra_pos_embeddings": 2,
+}
+"""Of old configurations: what of them is not BART is refused."""
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+FIXED: dict[str, Any] = {
+    "norm": "layernorm",
+    "placement": "postln",
+    "use_bias": True,
+    "use_glu": False,
+    "tying": "all",
+    "position_offset": 2,
+    "logits_bias": True,
+}
+"""What makes our transformer BART."""
+FREE = {ours for ours, _ in FIELDS.values()} | {
+    *("image_vocab_size", "grid_size", "grid_rows"),  # checked, or held equal to the text's
+    *("force_norm_scale", "encoder_final_norm", "decoder_final_norm"),  # postln reads none of them
+    *("init", "remat", "unroll", "rotary_base"),  # nothing that a trained model is a function of
+}
+
+TABLES = {
+    "text_embedding/positions": "model.encoder.embed_positions.weight",
+    "image_embedding/tokens": "model.shared.weight",
+    "image_embedding/positions": "model.decoder.embed_positions.weight",
+}
+TWINS = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+"""Other keys of the one table."""
+NORMS = {
+    "text_embedding/norm": "model.encoder.layernorm_embedding",
+    "image_embedding/norm": "model.decoder.layernorm_embedding",
+}
+ATTENTIONS = {"attention": "self_attn", "cross_attention": "encoder_attn"}
+MODULES = {
+    **{f"{o}/{p}": f"{t}.{p}_proj" for o, t in ATTENTIONS.items() for p in ("q", "k", "v", "out")},
+    "attention_residual/norm_sum": "self_attn_layer_norm",
+    "cross_residual/norm_sum": "encoder_attn_layer_norm",
+    "mlp/up": "fc1",
+    "mlp/down": "fc2",
+    "mlp_residual/norm_sum": "final_layer_norm",
+}
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+def read_config(values: Mapping[str, Any]) -> ModelConfig:
+    """Our configuration of theirs.
+
+    Raises:
+        ValueError: a setting is of a wrong type, or one that we have no word for.
+    """
+    for name, needed in MUST_BE.items():
+        if values.get(name, needed) != needed:
+            raise ValueError(f"{name} {values[name]!r:.60}: only {needed} is known here")
+    fields = read_fields(values, FIELDS)
+    if fields["activation"] not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation_function {fields['activation']} is none of {known}")
+    fields |= {
+        "decoder_num_heads": same_or_zero(fields["decoder_num_heads"], fields["num_heads"]),
+        "decoder_mlp_dim": same_or_zero(fields["decoder_mlp_dim"], fields["mlp_dim"]),
+        "image_vocab_size": fields["text_vocab_size"],
+        "activation": ACTIVATIONS[fields["activation"]],
+    }
+    return ModelConfig(**fields, **square_grid(fields["text_length"]), **FIXED)
+
+
+def write_config(config: ModelConfig) -> dict[str, Any]:
+    """Their configuration of ours.
+
+    Raises:
+        ValueError: theirs cannot say it, naming the field of ours.
+    """
+    check_words(config, "a BART configuration", {k: (v,) for k, v in FIXED.items()}, FREE)
+    if config.image_length != config.text_length:
+        raise ValueError(
+            f"model.text_length {config.text_length} differs from the {config.image_length} image "
+            f"tokens; BART has one max_position_embeddings for both"
+        )
+    theirs_of = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    found = {theirs: getattr(config, ours) for theirs, (ours, _) in FIELDS.items()}
+    return dict(sorted(found.items())) | {
+        "activation_function": theirs_of[config.activation],
+        "architectures": ["BartForConditionalGeneration"],
+        "decoder_attention_heads": config.decoder_num_heads or config.num_heads,
+        "decoder_ffn_dim": config.decoder_mlp_dim or config.mlp_dim,
+        "decoder_start_token_id": config.start_token,
+        "is_encoder_decoder": True,
+        "model_type": "bart",
+        "tie_word_embeddings": True,
+    }
+
+
+def untie(path: Path, arrays: Arrays) -> Arrays:
+    """The arrays with the table under its one key, and with a bias of the logits.
+
+    Raises:
+        ValueError: what should be one table are two.
+    """
+    if not any(key.startswith("model.") for key in arrays):  # saved without its head
+        arrays = {
+            k if k in ("final_logits_bias", *TWINS) else f"model.{k}": v for k, v in arrays.items()
+        }
+    shared = TABLES["image_embedding/tokens"]
+    for twin in TWINS:
+        if twin not in arrays:
+            continue
+        table = arrays.pop(twin)
+        if not np.array_equal(arrays.setdefault(shared, table), table):
+            raise ValueError(f"{path} has {twin} unlike {shared}, though BART ties the two")
+    if shared in arrays and arrays[shared].ndim == 2:
+        zeros = np.zeros((1, len(arrays[shared])), arrays[shared].dtype)
+        arrays.setdefault("final_logits_bias", zeros)
+    return arrays
+
+
+def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+    """Where each of our arrays, given by path and shape, stands in theirs."""
+    found: Plan = {}
+    for path, shape in shapes.items():
+        stack, _, rest = path.partition("/run0/")
+        module, _, leaf = (rest or path).rpartition("/")
+        if path == "logits_bias":
+            row = Leaf(
+                ("final_logits_bias",), (1, *shape), False, lambda x: x[0], lambda x: x[None]
+            )
+            found[path] = row
+        elif path in TABLES:
+            found[path] = Leaf((TABLES[path],), shape)
+        elif not rest:
+            found[path] = Leaf((f"{NORMS[module]}.{LEAVES[leaf]}",), shape)
+        else:
+            where = f"{MODULES[module]}.{LEAVES[leaf]}"
+            keys = tuple(f"model.{stack}.layers.{i}.{where}" for i in range(shape[0]))
+            turned = np.transpose if leaf == "kernel" else np.asarray
+            theirs = shape[:0:-1] if leaf == "kernel" else shape[1:]
+            found[path] = Leaf(keys, theirs, True, turned, turned)
+    return found

@@ -1,0 +1,288 @@
+"""DALL·E mini's models: its config.json and the keys of its flax_model.msgpack, both directions.
+
+Dayma et al. 2021, doi:10.5281/zenodo.5146400. Layers are in one array each (scanned), which has a
+first axis over them, or in arrays of their own (unrolled). Norms are numbered as they are applied,
+those without parameters too.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from model.blocks import LayerNorms, Norms, layer_norms
+from model.config import Init, ModelConfig
+from model.foreign import Leaf, Plan, check_words, read_fields, same_or_zero, square_grid
+from model.init import Branch
+
+FIELDS: dict[str, tuple[str, Any]] = {
+    "d_model": ("dim", 1024),
+    "encoder_layers": ("encoder_depth", 12),
+    "decoder_layers": ("decoder_depth", 12),
+    "encoder_attention_heads": ("num_heads", 16),
+    "decoder_attention_heads": ("decoder_num_heads", 16),
+    "encoder_ffn_dim": ("mlp_dim", 4096),
+    "decoder_ffn_dim": ("decoder_mlp_dim", 4096),
+    "encoder_vocab_size": ("text_vocab_size", 50264),
+    "max_text_length": ("text_length", 64),
+    "image_vocab_size": ("image_vocab_size", 16384),
+    "ln_type": ("norm", "layernorm"),
+    "ln_positions": ("placement", "normformer"),
+    "force_ln_scale": ("force_norm_scale", False),
+    "use_final_ln_encoder": ("encoder_final_norm", True),
+    "use_final_ln_decoder": ("decoder_final_norm", True),
+    "use_deepnet_scaling": ("deepnet_scaling", False),
+    "activation_function": ("activation", "gelu"),
+    "use_glu": ("use_glu", True),
+    "use_bias": ("use_bias", False),
+    "tau_init": ("cosine_temperature", 0.05),
+    "sinkhorn_iters": ("sinkhorn_iterations", 1),
+    "use_head_scale": ("head_scale", False),
+    "scale_embedding": ("scale_embedding", False),
+    "init_std": ("init_std", 0.02),
+    "dropout": ("dropout", 0.1),
+    "attention_dropout": ("attention_dropout", 0.0),
+    "activation_dropout": ("activation_dropout", 0.0),
+}
+"""Their names, ours, and what the package takes where a configuration says nothing."""
+SWITCHES: dict[str, tuple[str, Any]] = {
+    "image_length": ("image_length", 256),
+    "use_cosine_attention": ("cosine", False),
+    "use_absolute_position_embeddings": ("learned", True),
+    "use_swin_position_embeddings": ("pair", False),
+    "use_subln_init": ("subln", False),
+    "tie_word_embeddings": ("tied", False),
+}
+"""Those that are not one of our fields."""
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "smelu": "smelu",
+}
+"""Its smelu is 1/4 below −1 where the published one is 0; ours is the published one."""
+NOT_THE_FUNCTION = ("use_cache", "use_scan")
+"""Switches beginning with use_ that may be true without our knowing them."""
+ALLOWED: dict[str, Collection[Any]] = {
+    "num_kv_heads": (0,),
+    "position_offset": (0,),
+    "embedding_norm": (True,),
+    "block": ("serial",),
+    "scores": ("dot", "cosine"),
+    "positions": ("learned", "none"),
+    "relative_bias": ("none", "pair"),
+    "tying": ("none", "output"),
+    "logits_scale": (1.0,),
+    "logits_bias": (False,),
+}
+FREE = {ours for ours, _ in FIELDS.values()} | {
+    *("grid_size", "grid_rows", "decoder_start_token_id", "closing_norm_scale"),
+    *("init", "remat", "unroll", "rotary_base"),  # nothing that a trained model is a function of
+}
+"""Our fields that any value of can be said in theirs, or need not be."""
+
+TABLES = {
+    "text_embedding/tokens": "model/encoder/embed_tokens/embedding",
+    "text_embedding/positions": "model/encoder/embed_positions/embedding",
+    "image_embedding/tokens": "model/decoder/embed_tokens/embedding",
+    "image_embedding/positions": "model/decoder/embed_positions/embedding",
+}
+MODULES = {
+    "text_embedding/norm": "model/encoder/layernorm_embedding",
+    "encoder_norm": "model/encoder/final_ln",
+    "image_embedding/norm": "model/decoder/layernorm_embedding",
+    "decoder_norm": "model/decoder/final_ln",
+    "head": "lm_head",
+}
+LAYERS = {
+    "encoder": "model/encoder/layers/FlaxBartEncoderLayer",
+    "decoder": "model/decoder/layers/FlaxBartDecoderLayer",
+}
+NORMS = {"layernorm": "LayerNorm", "rmsnorm": "RMSNorm"}
+LEAVES = {"relative_bias": "rel_bias/embedding"}
+
+
+def is_scanned(keys: Collection[str]) -> bool:
+    """Whether the layers of a stack are one array; a configuration need not say it."""
+    return any(key.startswith(f"{LAYERS['encoder']}s/") for key in keys)
+
+
+def read_config(values: Mapping[str, Any], keys: Collection[str]) -> ModelConfig:
+    """Our configuration of theirs and the keys of its weights.
+
+    Raises:
+        ValueError: a setting is of a wrong type, or one that we have no word for.
+    """
+    known = {**FIELDS, **SWITCHES}
+    for name, value in values.items():
+        if name.startswith("use_") and name not in {*known, *NOT_THE_FUNCTION} and value:
+            raise ValueError(f"{name} {value!r:.60} is not known here; its models would differ")
+    fields, switches = read_fields(values, FIELDS), read_fields(values, SWITCHES)
+    classes = fields["image_vocab_size"] + 1
+    start = read_fields(values, {"decoder_start_token_id": ("start", classes - 1)})["start"]
+    if start >= classes:
+        raise ValueError(f"decoder_start_token_id {start} is beyond image_vocab_size {classes - 1}")
+    if fields["activation"] not in ACTIVATIONS:
+        known_ones = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation_function {fields['activation']} is none of {known_ones}")
+    fields |= {
+        "decoder_num_heads": same_or_zero(fields["decoder_num_heads"], fields["num_heads"]),
+        "decoder_mlp_dim": same_or_zero(fields["decoder_mlp_dim"], fields["mlp_dim"]),
+        "image_vocab_size": classes,
+        "decoder_start_token_id": start,
+        "activation": ACTIVATIONS[fields["activation"]],
+        "placement": "postln" if fields["placement"] == "deepnet" else fields["placement"],
+    }
+    subln: Init = "subln" if switches["subln"] else "normal"
+    return ModelConfig(
+        **fields,
+        **square_grid(switches["image_length"]),
+        scores="cosine" if switches["cosine"] else "dot",
+        positions="learned" if switches["learned"] else "none",
+        relative_bias="pair" if switches["pair"] else "none",
+        tying="output" if switches["tied"] else "none",
+        init="deepnet" if fields["deepnet_scaling"] else subln,
+        closing_norm_scale=fields["force_norm_scale"] or _closing_scale(fields, keys),
+    )
+
+
+def _closing_scale(fields: Mapping[str, Any], keys: Collection[str]) -> bool:
+    """Whether the last layers' closing norms have scales: the file knows."""
+    if fields["placement"] not in ("postln", "deepnet") or is_scanned(keys):
+        return True
+    last = f"{LAYERS['encoder']}_{fields['encoder_depth'] - 1}/"
+    return any(f"{last}{norm}_1/scale" in keys for norm in NORMS.values())
+
+
+def write_config(config: ModelConfig) -> dict[str, Any]:
+    """Their configuration of ours.
+
+    Raises:
+        ValueError: theirs cannot say it, naming the field of ours.
+    """
+    check_words(config, "a dalle-mini configuration", ALLOWED, FREE)
+    if config.start_token >= config.image_vocab_size:
+        raise ValueError(
+            f"model.decoder_start_token_id {config.decoder_start_token_id} stands behind the "
+            f"{config.image_vocab_size} classes; dalle-mini's start token is one of them"
+        )
+    found = {theirs: getattr(config, ours) for theirs, (ours, _) in FIELDS.items()}
+    end = config.image_vocab_size - 1
+    theirs_of = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+    found |= {
+        "decoder_attention_heads": config.decoder_num_heads or config.num_heads,
+        "decoder_ffn_dim": config.decoder_mlp_dim or config.mlp_dim,
+        "image_vocab_size": end,
+        "activation_function": theirs_of[config.activation],
+        "image_length": config.image_length,
+        "use_cosine_attention": config.scores == "cosine",
+        "use_absolute_position_embeddings": config.positions == "learned",
+        "use_swin_position_embeddings": config.relative_bias == "pair",
+        "use_subln_init": config.init == "subln",
+        "tie_word_embeddings": config.tying == "output",
+        "gradient_checkpointing": config.remat != "none",
+        "use_scan": scannable(config),
+        "decoder_start_token_id": config.start_token,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end),
+        **dict.fromkeys(("min_length", "max_length"), config.image_length + 1),
+        **dict.fromkeys(("use_cache", "is_encoder_decoder", "do_sample"), True),
+        **dict.fromkeys(("use_alibi", "normalize_text"), False),
+        "model_type": "dallebart",
+        "architectures": ["DalleBart"],
+    }
+    if config.placement == "postln":  # never has them, and the package insists on the words
+        found |= {"use_final_ln_encoder": True, "use_final_ln_decoder": True}
+    return dict(sorted(found.items()))
+
+
+def scannable(config: ModelConfig) -> bool:
+    """Whether all layers are alike, so that the package would scan them."""
+    odd = config.placement == "postln" and not config.closing_norm_scale
+    return config.placement != "swinv2" and not odd
+
+
+def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bool) -> Plan:
+    """Where each of our arrays, given by path and shape, stands in theirs."""
+    found: Plan = {}
+    names = {"encoder": _layer_modules(config, "encoder")}
+    names["decoder"] = _layer_modules(config, "decoder")
+    for path, shape in shapes.items():
+        stack, _, rest = path.partition("/")
+        if stack not in LAYERS:
+            module, _, leaf = path.rpartition("/")
+            found[path] = Leaf((TABLES.get(path) or f"{MODULES[module]}/{leaf}",), shape)
+            continue
+        run, _, inner = rest.partition("/")
+        module, _, leaf = inner.rpartition("/")
+        earlier = range(int(run.removeprefix("run")))
+        first = sum(shapes[f"{stack}/run{i}/attention/q/kernel"][0] for i in earlier)
+        where = f"{names[stack][module]}/{LEAVES.get(leaf, leaf)}"
+        keys = tuple(f"{LAYERS[stack]}_{first + i}/{where}" for i in range(shape[0]))
+        keys = (f"{LAYERS[stack]}s/{where}",) if scanned else keys
+        found[path] = _leaf(keys, leaf, shape if scanned else shape[1:], not scanned)
+    return found
+
+
+def _leaf(keys: tuple[str, ...], leaf: str, shape: tuple[int, ...], by_layer: bool) -> Leaf:
+    """The leaf, with what its array looks like there."""
+    if leaf == "head_scale":  # theirs is (…, 1, 1, h, 1)
+        theirs = (*shape[:-1], 1, 1, shape[-1], 1)
+        return Leaf(
+            keys,
+            theirs,
+            by_layer,
+            lambda x: x[..., 0, 0, :, 0],
+            lambda x: x[..., None, None, :, None],
+        )
+    if leaf == "relative_bias":  # ours is (…, h, q, k), theirs (…, q, k · h)
+        *layers, heads, q, k = shape
+        return Leaf(
+            keys,
+            (*layers, q, k * heads),
+            by_layer,
+            lambda x: np.moveaxis(x.reshape(*x.shape[:-1], k, heads), -1, -3),
+            lambda x: np.moveaxis(x, -3, -1).reshape(*x.shape[:-3], q, k * heads),
+        )
+    return Leaf(keys, shape, by_layer)
+
+
+def _layer_modules(config: ModelConfig, branch: Branch) -> dict[str, str]:
+    """Their names of the modules in a layer, by ours."""
+    norms, norm = layer_norms(config, branch)[0], NORMS[config.norm]
+    feed = "GLU_0" if config.use_glu else "FFN_0"
+    names = {
+        "mlp/up": f"{feed}/Dense_0",
+        "mlp/gate": f"{feed}/Dense_1",
+        "mlp/down": f"{feed}/Dense_{1 + config.use_glu}",
+    }
+    attentions = {"attention": "FlaxBartAttention_0", "cross_attention": "FlaxBartAttention_1"}
+    for ours, theirs in attentions.items():
+        names |= {f"{ours}/{one}": f"{theirs}/{one}_proj" for one in ("q", "k", "v", "out")}
+        names |= {ours: theirs, f"{ours}/mid_norm": f"{theirs}/mid_layernorm"}
+    outside, inside = _norms_in_order(norms, branch)
+    names |= {name: f"{norm}_{i}" for i, name in enumerate(outside)}
+    return names | {name: f"{feed}/{norm}_{i}" for i, name in enumerate(inside)}
+
+
+def _norms_in_order(norms: LayerNorms, branch: Branch) -> tuple[list[str], list[str]]:
+    """Our norms of a layer as they are applied: those of the layer itself, and those inside of its
+    feed-forward module, which holds the ones around it too."""
+
+    def around(residual: str, which: Norms) -> list[str]:
+        kinds = {
+            "norm_before": which.before,
+            "norm_after": which.after,
+            "norm_sum": which.after_sum,
+        }
+        return [f"{residual}/{name}" for name, kind in kinds.items() if kind != "none"]
+
+    outside = around("attention_residual", norms.attention)
+    if branch == "decoder":
+        outside += around("cross_residual", norms.attention)
+    inside = around("mlp_residual", norms.mlp)
+    if norms.mlp_mid != "none":
+        inside.insert(1, "mlp/mid_norm")
+    inside = [name for name in inside if not name.endswith("norm_sum")]
+    return [*outside, "mlp_residual/norm_sum"], inside
