@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from model.attention import num_heads
-from model.blocks import DecoderLayer, LayerCache, layer_norms, runs
+from model.blocks import DecoderLayer, LayerCache, LayerNorms, layer_norms, runs
 from model.config import ModelConfig, Remat
 from model.layers import fold
 from model.network import Network, Params, Stack, structure
@@ -114,7 +114,7 @@ class Transformer:
             return params
         layers = [
             jax.tree.map(lambda leaf: leaf[j], stacks[f"run{i}"])  # noqa: B023
-            for i, (_, depth) in enumerate(runs(layer_norms(self.config, "decoder")))
+            for i, (_, depth) in enumerate(self._decoder_runs())
             for j in range(depth)
         ]
         return params | {"decoder": {f"layer{i}": layer for i, layer in enumerate(layers)}}
@@ -134,8 +134,8 @@ class Transformer:
         def one(layer: DecoderLayer) -> LayerCache:
             return LayerCache(empty, empty, *layer.cross_attention.keys_values(encoder_states))
 
-        _, layers = self._decoding_network(params)
-        return Cache([one(layer) for layer in layers], text_mask.astype(bool))
+        layers = [one(layer) for layer in self._decoder_layers(params)]
+        return Cache(layers, text_mask.astype(bool))
 
     def decoder(self, params: Params) -> DecodeStep:
         """The function (tokens, index, cache, length) → logits and the new cache, for decoder
@@ -145,7 +145,7 @@ class Transformer:
         Made once, in front of the loop: taking layers out of their stack inside of it would copy
         every weight at every step.
         """
-        network, decoder_layers = self._decoding_network(params)
+        network, decoder_layers = self._network(params), self._decoder_layers(params)
 
         def decode(
             tokens: Int[Array, "b q"], index: int | Array, cache: Cache, length: int
@@ -161,19 +161,22 @@ class Transformer:
         return decode
 
     def _network(self, params: Params) -> Network:
-        return nnx.merge(structure(self.config, self.dtype)[0], params)
-
-    def _decoding_network(self, params: Params) -> tuple[Network, list[DecoderLayer]]:
-        """The network, whose stack of decoder layers is not to be used, and those layers."""
+        """The network; of laid-out parameters, without arrays in its stack of decoder layers."""
         graph, shapes = structure(self.config, self.dtype)
-        network = nnx.merge(graph, params | {"decoder": shapes["decoder"]})
-        taken_apart = self.lay_out(params)["decoder"]
+        stacked = "run0" in params["decoder"]
+        return nnx.merge(graph, params if stacked else params | {"decoder": shapes["decoder"]})
+
+    def _decoder_layers(self, params: Params) -> list[DecoderLayer]:
+        network, taken_apart = self._network(params), self.lay_out(params)["decoder"]
         graphs = [
-            nnx.graphdef(getattr(network.decoder, f"run{i}"))
-            for i, (_, depth) in enumerate(runs(layer_norms(self.config, "decoder")))
+            nnx.graphdef(run)
+            for run, (_, depth) in zip(network.decoder.runs(), self._decoder_runs(), strict=True)
             for _ in range(depth)
         ]
-        return network, [nnx.merge(g, taken_apart[f"layer{i}"]) for i, g in enumerate(graphs)]
+        return [nnx.merge(graph, taken_apart[f"layer{i}"]) for i, graph in enumerate(graphs)]
+
+    def _decoder_runs(self) -> list[tuple[LayerNorms, int]]:
+        return runs(layer_norms(self.config, "decoder"))
 
     def _scan(
         self,

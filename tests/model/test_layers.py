@@ -40,6 +40,7 @@ def test_norms_compute_in_float32_whatever_comes_in() -> None:
         ),
         ("relu", lambda x: max(x, 0.0)),
         ("silu", lambda x: x / (1 + math.exp(-x))),
+        ("smelu", lambda x: 0.0 if x <= -1 else x if x >= 1 else (x + 1) ** 2 / 4),
     ],
 )
 def test_activations_match_their_definitions(name: Activation, reference) -> None:
@@ -55,7 +56,9 @@ def test_attention_matches_its_definition() -> None:
     for b, h, i in np.ndindex(2, 3, 5):
         weights = np.exp(k[b, h, : i + 1] @ q[b, h, i] / 2)  # sqrt(4) = 2
         expected[b, h, i] = weights @ v[b, h, : i + 1] / weights.sum()
-    found = attend(jnp.float32(q), jnp.float32(k), jnp.float32(v), jnp.asarray(mask)[None, None])
+    found = attend(
+        jnp.float32(q), jnp.float32(k), jnp.float32(v), jnp.asarray(mask)[None, None], scale=0.5
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

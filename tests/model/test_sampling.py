@@ -1,5 +1,6 @@
 """Properties of the sampler: cached = full, rows alone, guidance, and top-k and top-p by NumPy."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 
 from model import transformer
 from model.config import ModelConfig, SamplingConfig
-from model.sampling import Sampler, keep_likely, make_sampler, num_segments, sample_tokens
+from model.sampling import (
+    Sampler,
+    keep_likely,
+    make_sampler,
+    num_segments,
+    plan_segments,
+    sample_tokens,
+)
 from model.transformer import Transformer
 
 EMPTY = (np.array([[1, 0, 0, 0, 0, 0]], np.int32), np.arange(6)[None] < 1)
@@ -145,6 +153,64 @@ def test_segments_do_not_change_what_is_drawn(
         for s in (segments, None)
     )
     assert (drawn == expected).all()
+
+
+def test_laid_out_parameters_draw_the_same(model: Transformer, params: Any) -> None:
+    sample = make_sampler(model, WILD, EMPTY)
+    inputs = *texts(), seeds(0, 1, 2)
+    assert (sample(model.lay_out(params), *inputs) == sample(params, *inputs)).all()
+
+
+@pytest.mark.parametrize("config", [GUIDED, WILD, GREEDY])
+@pytest.mark.parametrize("given", [1, 3, 9])
+def test_a_picture_is_completed_as_it_was_begun(
+    model: Transformer, params: Any, config: SamplingConfig, given: int
+) -> None:
+    sample = make_sampler(model, config, EMPTY)
+    inputs = params, *texts(), seeds(0, 1, 2)
+    whole = sample(*inputs)
+    assert (sample(*inputs, whole[:, :given]) == whole).all()
+    other = (whole[:, :given] + 1) % 20
+    completed = sample(*inputs, other)
+    assert (completed[:, :given] == other).all()
+    if config is GREEDY and given < 9:
+        logits = teacher_forced(model, params, *texts(), completed)
+        assert (completed[:, given:] == logits.argmax(-1)[:, given:]).all()
+
+
+def test_guidance_holds_inside_its_window_only(model: Transformer, params: Any) -> None:
+    windowed = SamplingConfig(
+        guidance_scale=3.0, temperature=0.0, guidance_start=0.3, guidance_end=0.7
+    )
+    text, mask = texts()
+    drawn = make_sampler(model, windowed, EMPTY)(params, text, mask, seeds(0, 1, 2))
+    empty_text, empty_mask = (jnp.repeat(part, 3, axis=0) for part in EMPTY)
+    conditional = teacher_forced(model, params, text, mask, drawn)
+    unconditional = teacher_forced(model, params, empty_text, empty_mask, drawn)
+    guided = unconditional + 3 * (conditional - unconditional)
+    inside = (jnp.arange(9) >= 3) & (jnp.arange(9) < 6)  # 0.3 × 9 and 0.7 × 9, rounded
+    expected = jnp.where(inside[None, :, None], guided, conditional)
+    assert (drawn == expected.argmax(-1)).all()
+
+
+def test_behind_the_window_the_empty_caption_is_not_decoded() -> None:
+    def rows(**switches: float) -> list[bool]:
+        return [part.doubled for part in plan_segments(100, SamplingConfig(**switches), 4)]
+
+    assert rows(guidance_end=0.5) == [True, True, False, False]
+    assert rows(guidance_start=0.5) == [True] * 4
+    assert rows(guidance_scale=1.0) == [False] * 4
+    assert rows(guidance_start=0.5, guidance_end=0.5) == [False] * 4
+
+
+@pytest.mark.parametrize("start", [0, 7, 19])
+def test_the_start_token_is_never_drawn(tiny: ModelConfig, start: int) -> None:
+    model = transformer.build(dataclasses.replace(tiny, decoder_start_token_id=start))
+    params = model.init(jax.random.key(0))
+    flat = SamplingConfig(temperature=1000.0)  # every class is about as likely as any other
+    text, mask = (jnp.tile(part, (100, 1)) for part in texts())
+    drawn = make_sampler(model, flat, EMPTY)(params, text, mask, jnp.arange(300, dtype=jnp.uint32))
+    assert set(np.unique(drawn)) == set(range(20)) - {start}
 
 
 def test_longer_pictures_get_more_segments() -> None:
