@@ -21,7 +21,7 @@ from model.clip_weights import ClipActivation, ClipConfig, TowerConfig, read_con
 from model.layers import ACTIVATIONS, along_last, layer_norm
 
 Params = dict[str, Any]
-Arrays = Array | np.ndarray
+AnyArray = Array | np.ndarray
 
 PRECISION = "float32"
 """Of products: accelerators would round their factors, and scores of two of them would differ."""
@@ -147,7 +147,7 @@ class Network(nnx.Module):
 
 
 @functools.cache
-def _structure(config: ClipConfig) -> tuple[Any, Params]:
+def structure(config: ClipConfig) -> tuple[Any, Params]:
     """The network without its arrays, and their shapes; no memory is touched."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)
@@ -177,7 +177,7 @@ def _image_features(
     square = fit_to_square(pixels.astype(jnp.float32), config.image_size)
     mean, std = (along_last(jnp.array(v), square) for v in (config.pixel_mean, config.pixel_std))
     with jax.default_matmul_precision(PRECISION):
-        network = nnx.merge(_structure(config)[0], params)
+        network = nnx.merge(structure(config)[0], params)
         return _unit(network.image(((square + 1) / 2 - mean) / std))
 
 
@@ -189,7 +189,7 @@ def _text_features(
     text_mask: Bool[Array, "b t"],
 ) -> Float[Array, "b e"]:
     with jax.default_matmul_precision(PRECISION):
-        return _unit(nnx.merge(_structure(config)[0], params).text(text_tokens, text_mask))
+        return _unit(nnx.merge(structure(config)[0], params).text(text_tokens, text_mask))
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Clip:
         """What a product of features is multiplied by: 100 in most published weights."""
         return float(np.exp(self.params["logit_scale"]))
 
-    def image_features(self, pixels: Float[Arrays, "b y x 3"]) -> Float[Array, "b e"]:
+    def image_features(self, pixels: Float[AnyArray, "b y x 3"]) -> Float[Array, "b e"]:
         """Features of length 1; pictures of another size than the model's are resized."""
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or not _is_float(pixels):
             raise ValueError(
@@ -215,8 +215,8 @@ class Clip:
 
     def text_features(
         self,
-        text_tokens: Int[Arrays, "b t"],
-        text_mask: Bool[Arrays, "b t"] | Int[Arrays, "b t"] | None = None,
+        text_tokens: Int[AnyArray, "b t"],
+        text_mask: Bool[AnyArray, "b t"] | Int[AnyArray, "b t"] | None = None,
     ) -> Float[Array, "b e"]:
         """Features of length 1. Each text should hold the end token: they are taken there."""
         self._check_text(text_tokens)
@@ -226,9 +226,9 @@ class Clip:
 
     def logits_per_image(
         self,
-        pixels: Float[Arrays, "i y x 3"] | Float[Arrays, "i e"],
-        text_tokens: Int[Arrays, "j t"] | Float[Arrays, "j e"],
-        text_mask: Bool[Arrays, "j t"] | Int[Arrays, "j t"] | None = None,
+        pixels: Float[AnyArray, "i y x 3"] | Float[AnyArray, "i e"],
+        text_tokens: Int[AnyArray, "j t"] | Float[AnyArray, "j e"],
+        text_mask: Bool[AnyArray, "j t"] | Int[AnyArray, "j t"] | None = None,
     ) -> Float[Array, "i j"]:
         """Similarity of every picture with every text, times `scale`. Either may be given as
         features that were computed before."""
@@ -241,7 +241,7 @@ class Clip:
         with jax.default_matmul_precision(PRECISION):
             return jnp.exp(self.params["logit_scale"]) * (image @ text.T)
 
-    def _check_text(self, text_tokens: Arrays) -> None:
+    def _check_text(self, text_tokens: AnyArray) -> None:
         length, vocab_size = self.config.text_length, self.config.text_vocab_size
         if text_tokens.shape[1] > length:
             raise ValueError(
@@ -258,7 +258,7 @@ class Clip:
             )
 
 
-def _is_float(x: Arrays) -> bool:
+def _is_float(x: AnyArray) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
 
@@ -270,5 +270,5 @@ def load(folder: str | Path) -> Clip:
         ValueError: when a file is missing or damaged, or the weights are not the configuration's.
     """
     config = read_config(Path(folder))
-    params = read_params(Path(folder), _structure(config)[1])
+    params = read_params(Path(folder), structure(config)[1])
     return Clip(config, jax.tree.map(jnp.asarray, params))

@@ -1,0 +1,148 @@
+"""Which of several pictures show their prompt best, by CLIP: scores, and the best first.
+
+A score is the similarity of picture and prompt as CLIP has it, times its scale: with published
+weights 100 × the cosine between their features. Ranking samples by it is how DALL·E (Ramesh et al.
+2021, arXiv:2102.12092) and DALL·E mini show what they drew.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int, UInt8
+
+from data.text import TextTokenizer, clean, open_tokenizer
+from model import clip
+from model.clip import Clip
+
+BATCH_SIZE = 32
+"""Pictures, or prompts, that CLIP sees at a time unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """A CLIP with its tokenizer. It sees exactly `batch_size` pictures at a time: in one compiled
+    program a score depends on its own picture and prompt alone, bit for bit."""
+
+    clip: Clip
+    tokenizer: TextTokenizer
+    batch_size: int = BATCH_SIZE
+
+    def score(
+        self, prompts: Sequence[str], pictures: UInt8[np.ndarray, "m y x 3"]
+    ) -> Float32[np.ndarray, "m"]:
+        """The score of each picture with the prompt of the same number."""
+        return np.array([score for _, score in self.score_batches(prompts, [pictures])], np.float32)
+
+    def score_batches(
+        self, prompts: Sequence[str], batches: Iterable[UInt8[np.ndarray, "b y x 3"]]
+    ) -> Iterator[tuple[UInt8[np.ndarray, "y x 3"], float]]:
+        """Every picture with its score, as the batches come. Picture i of all is of prompt i; equal
+        prompts, one after the other or not, are read once."""
+        distinct = list(dict.fromkeys(prompts))
+        row = {prompt: i for i, prompt in enumerate(distinct)}
+        texts = self.text_features(distinct)
+        remaining = iter(prompts)
+        for pictures in batches:
+            own = texts[[row[next(remaining)] for _ in pictures]]
+            scores = self.clip.scale * (self.image_features(pictures) * own).sum(axis=1)
+            yield from zip(pictures, scores.tolist(), strict=True)
+
+    def rank(
+        self, prompts: Sequence[str], pictures: UInt8[np.ndarray, "p k y x 3"]
+    ) -> Float32[np.ndarray, "p k"]:
+        """The scores of k pictures of each prompt."""
+        per_prompt = pictures.shape[1]
+        repeated = [prompt for prompt in prompts for _ in range(per_prompt)]
+        return self.score(repeated, pictures.reshape(-1, *pictures.shape[2:])).reshape(
+            len(prompts), per_prompt
+        )
+
+    def text_features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "m e"]:
+        """CLIP's features of prompts, cut to the tokens it reads with the end token kept."""
+        tokens, mask, _ = self.tokenizer.encode(prompts, self.clip.config.text_length)
+        return self._in_batches(
+            len(prompts), lambda rows: self.clip.text_features(tokens[rows], mask[rows])
+        )
+
+    def image_features(self, pictures: UInt8[np.ndarray, "m y x 3"]) -> Float32[np.ndarray, "m e"]:
+        """CLIP's features of pictures."""
+
+        def features(rows: Int[np.ndarray, "b"]) -> Float[Array, "b e"]:
+            return self.clip.image_features(pictures[rows].astype(np.float32) / 127.5 - 1)
+
+        return self._in_batches(len(pictures), features)
+
+    def _in_batches(
+        self, total: int, features: Callable[[Int[np.ndarray, "b"]], Float[Array, "b e"]]
+    ) -> Float32[np.ndarray, "m e"]:
+        """Features of rows 0, 1, …, always batch_size of them at a time: the last fills up."""
+        found = [np.empty((0, self.clip.config.feature_dim), np.float32)]
+        for start in range(0, total, self.batch_size):
+            rows = np.minimum(np.arange(start, start + self.batch_size), total - 1)
+            found.append(np.asarray(features(rows))[: total - start])
+        return np.concatenate(found)
+
+
+def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
+    """CLIP's weights and tokenizer in one folder, as they are published.
+
+    Raises:
+        ValueError: when they are missing or damaged, or do not fit each other.
+    """
+    model = clip.load(folder)
+    return Ranker(model, open_clip_tokenizer(Path(folder), model), batch_size)
+
+
+def open_clip_tokenizer(folder: Path, model: Clip) -> TextTokenizer:
+    """The tokenizer.json in a folder. Raises ValueError if it is none that `model` can have."""
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"no tokenizer.json in {folder}; CLIP's own belongs beside its weights")
+    tokenizer = open_tokenizer(folder)
+    config = model.config
+    if tokenizer.vocab_size > config.text_vocab_size:
+        raise ValueError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, more than the "
+            f"{config.text_vocab_size} that its CLIP knows; use the one that CLIP was trained with"
+        )
+    end_id = tokenizer.vocab_size - 1 if config.end_id is None else config.end_id
+    if tokenizer.end_id != end_id:
+        raise ValueError(
+            f"the tokenizer in {folder} ends a text with token {tokenizer.end_id}, but its CLIP "
+            f"looks for token {end_id}; use the one that CLIP was trained with"
+        )
+    (frame,) = tokenizer.token_ids([""])
+    if len(frame) != 2 or frame[-1] != end_id:
+        raise ValueError(
+            f"the tokenizer in {folder} makes {frame} of the empty text; CLIP's makes a start and "
+            f"an end token (its post_processor in tokenizer.json)"
+        )
+    return tokenizer
+
+
+def scored(
+    ranker: Ranker | None,
+    prompts: Sequence[str],
+    batches: Iterable[UInt8[np.ndarray, "b y x 3"]],
+) -> Iterator[tuple[UInt8[np.ndarray, "y x 3"], float | None]]:
+    """Every picture with its score, or with None where nobody ranks."""
+    if ranker is None:
+        return ((picture, None) for pictures in batches for picture in pictures)
+    return ranker.score_batches(prompts, batches)
+
+
+def best_first(
+    pictures: UInt8[np.ndarray, "p k y x 3"], scores: Float32[np.ndarray, "p k"]
+) -> tuple[UInt8[np.ndarray, "p k y x 3"], Int[np.ndarray, "p k"]]:
+    """The pictures of each prompt sorted by falling score, and their numbers in that order."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(pictures, order[:, :, None, None, None], axis=1), order
+
+
+def tell_scores(prompt: str, scores: Sequence[float], most: int = 5) -> str:
+    """Such as "a red heart: 27.31 (picture 3), 26.90 (picture 0), 4 others below"."""
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    shown = [f"{scores[i]:.2f} (picture {i})" for i in order[:most]]
+    others = [f"{len(order) - most} others below"] if len(order) > most else []
+    return f"{clean(prompt) or '(empty prompt)'}: {', '.join(shown + others)}"
