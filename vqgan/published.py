@@ -1,0 +1,181 @@
+"""The layout of taming-transformers' VQGANs (Esser et al. 2020, arXiv:2012.09841) in our words: its
+settings, and where each of our parameters stands in its checkpoints and in vqgan-jax's.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from model.foreign import Leaf, Plan
+from vqgan.config import VQGANConfig
+
+NUMBERS = ("ch", "num_res_blocks", "resolution", "z_channels", "n_embed", "embed_dim")
+LISTS = ("ch_mult", "attn_resolutions")
+FIXED: dict[str, Any] = {
+    "in_channels": 3,
+    "out_ch": 3,
+    "double_z": False,
+    "give_pre_end": False,
+    "tanh_out": False,
+    "attn_type": "vanilla",
+    "use_linear_attn": False,
+    "remap": None,
+}
+"""Settings that some versions have, with the only value that there is a model for here."""
+MOST = {"num_res_blocks": 64, "ch_mult": 64}
+LARGEST = 1 << 24
+
+WHOLE = {
+    "stem": "{side}.conv_in",
+    "middle_0": "{side}.mid.block_1",
+    "middle_1": "{side}.mid.attn_1",
+    "middle_2": "{side}.mid.block_2",
+    "head": "{side}",
+    "to_code": "quant_conv",
+    "from_code": "post_quant_conv",
+}
+BY_LEVEL = {
+    "block": "{side}.{stage}.{level}.block.{number}",
+    "attention": "{side}.{stage}.{level}.attn.{number}",
+    "down": "{side}.{stage}.{above}.downsample.conv",
+    "up": "{side}.{stage}.{level}.upsample.conv",
+}
+INSIDE = {"query": "q", "key": "k", "value": "v", "out": "proj_out", "shortcut": "nin_shortcut"}
+
+
+def read_settings(values: Mapping[str, Any], is_gumbel: bool = False) -> VQGANConfig:
+    """The layout of `ddconfig`'s settings with n_embed and embed_dim beside them.
+
+    Raises:
+        ValueError: one is missing or cannot be said here, naming it.
+    """
+    for name, only in FIXED.items():
+        if values.get(name, only) != only:
+            raise ValueError(f"{name} is {values[name]!r:.60}; only {only} can be read")
+    number = {name: _whole(name, values.get(name)) for name in NUMBERS}
+    lists = {name: _whole_numbers(name, values.get(name)) for name in LISTS}
+    levels, blocks = len(lists["ch_mult"]), number["num_res_blocks"]
+    has_convolutions = values.get("resamp_with_conv", True)
+    if type(has_convolutions) is not bool:
+        raise ValueError(f"resamp_with_conv must be true or false, not {has_convolutions!r:.60}")
+    return VQGANConfig(
+        image_size=number["resolution"],
+        patch_size=1,
+        edge_kernel=3,
+        stem_channels=number["ch"],
+        channels=tuple(number["ch"] * m for m in lists["ch_mult"]),
+        encoder_blocks=(blocks,) * levels,
+        decoder_blocks=(blocks + 1,) * levels,
+        attention_resolutions=lists["attn_resolutions"],
+        middle="attention",
+        resampling="conv" if has_convolutions else "pool",
+        norm="groupnorm",
+        latent_channels=number["z_channels"],
+        code_dim=number["embed_dim"],
+        codebook_size=number["n_embed"],
+        normalize_codes=False,
+        lookup="classifier" if is_gumbel else "nearest",
+    )
+
+
+def _whole(name: str, value: Any) -> int:
+    most = MOST.get(name, LARGEST)
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{name} must be a whole number in 1..{most}, not {value!r:.60}")
+    return value
+
+
+def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple) or len(values) > 16:
+        raise ValueError(f"{name} must be a list of whole numbers, not {values!r:.60}")
+    return tuple(_whole(name, value) for value in values)
+
+
+def write_settings(config: VQGANConfig) -> dict[str, Any]:
+    """The settings of a layout, those of `ddconfig` and n_embed and embed_dim.
+
+    Raises:
+        ValueError: taming-transformers has no word for one of ours, naming it.
+    """
+    stem, blocks = config.stem_channels, config.encoder_blocks[0]
+    values = {
+        "ch": stem,
+        "ch_mult": [c // stem for c in config.channels],
+        "num_res_blocks": blocks,
+        "attn_resolutions": list(config.attention_resolutions),
+        "resolution": config.image_size,
+        "z_channels": config.latent_channels,
+        "resamp_with_conv": config.resampling == "conv",
+        "n_embed": config.codebook_size,
+        "embed_dim": config.code_dim,
+    }
+    said = read_settings(values, config.lookup == "classifier")
+    for name, value in vars(config).items():
+        if vars(said)[name] != value:
+            raise ValueError(
+                f"{name} {value}: taming-transformers has no word for it; its layout of this size "
+                f"has {vars(said)[name]}"
+            )
+    dull = {"in_channels": 3, "out_ch": 3, "dropout": 0.0, "double_z": False}
+    return {**values, **dull}
+
+
+def flax_settings(config: VQGANConfig) -> dict[str, Any]:
+    """The settings as vqgan-jax has them. Raises ValueError where it has no word."""
+    more = {"num_resolutions": len(config.channels), "give_pre_end": False}
+    return dict(sorted({**write_settings(config), **more}.items()))
+
+
+def torch_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
+    """Where each of our parameters stands in a state dict of taming-transformers."""
+    table = "embedding" if config.lookup == "nearest" else "embed"
+    plan = {}
+    for path, shape in shapes.items():
+        module, leaf = _module(path)
+        key = f"{module}.{'bias' if leaf == 'bias' else 'weight'}"
+        if len(shape) == 4:
+            y, x, c_in, c_out = shape
+            turned = (c_out, c_in, y, x)
+            plan[path] = Leaf((key,), turned, False, _to_ours, _to_torch)
+        else:
+            plan[path] = Leaf((f"quantize.{table}.weight" if path == "codebook" else key,), shape)
+    return plan
+
+
+def _to_ours(kernel: Any) -> Any:
+    return kernel.transpose(2, 3, 1, 0)
+
+
+def _to_torch(kernel: Any) -> Any:
+    return kernel.transpose(3, 2, 0, 1)
+
+
+def flax_plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+    """Where each of our parameters stands in a file of vqgan-jax."""
+    plan = {}
+    for path, shape in shapes.items():
+        module, leaf = _module(path)
+        parent = re.sub(r"[.]([0-9]+)", r"_\1", module).replace(".", "/")
+        plan[path] = Leaf((f"{parent}/{leaf}",), shape)
+    return plan
+
+
+def _module(path: str) -> tuple[str, str]:
+    """The name of the module in taming-transformers, and of our array in it."""
+    if path == "codebook":
+        return "quantize.embedding", "embedding"
+    *parents, leaf = path.split("/")
+    if parents == ["classifier"]:
+        return "quantize.proj", leaf
+    side, layer, *inside = parents
+    kind, *numbers = layer.split("_")
+    if layer in WHOLE:
+        module = WHOLE[layer].format(side=side)
+    else:
+        level = int(numbers[0])
+        stage = "down" if side == "encoder" else "up"
+        module = BY_LEVEL[kind].format(
+            side=side, stage=stage, level=level, above=level - 1, number=numbers[-1]
+        )
+    ending = "_out" if layer == "head" else ""
+    return ".".join([module, *(INSIDE.get(part, part) + ending for part in inside)]), leaf

@@ -1,0 +1,156 @@
+"""A VQGAN as taming-transformers keeps it: a torch checkpoint, .ckpt or .safetensors, and a yaml.
+
+Both kinds, VQModel and GumbelVQ. What only their training needs is left out by name.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import save_file
+
+from model.foreign import Arrays, read_arrays
+from model.torch_file import read_torch_file
+from model.weights import new_file
+from vqgan.config import VQGANConfig
+from vqgan.published import read_settings, write_settings
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.yaml"
+TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+TRAINING_PREFIXES = ("loss.", "model_ema.")
+TRAINING_KEYS = {
+    "colorize",
+    *(f"quantize.{name}" for name in ("temperature", "cluster_size", "embed_avg", "ema_w")),
+    *(f"quantize.embedding.{name}" for name in ("cluster_size", "embed_avg")),
+}
+TABLES = ("quantize.embedding.weight", "quantize.embed.weight")
+"""The codebook: of VQModel and of GumbelVQ, though some versions have it the other way round."""
+PROJECTION = "quantize.proj.weight"
+TARGETS = {"nearest": "taming.models.vqgan.VQModel", "classifier": "taming.models.vqgan.GumbelVQ"}
+BESIDE: dict[str, Any] = {"lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"}}
+GUMBEL_BESIDE: dict[str, Any] = {
+    "temperature_scheduler_config": {
+        "target": "taming.lr_scheduler.LambdaWarmUpCosineScheduler",
+        "params": {
+            "warm_up_steps": 0,
+            "max_decay_steps": 1,
+            "lr_start": 1.0,
+            "lr_max": 1.0,
+            "lr_min": 1.0,
+        },
+    }
+}
+"""Settings of the training, without which taming-transformers builds no model."""
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The checkpoint in a folder, if it has just one."""
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:4])
+        raise ValueError(f"{folder} holds several checkpoints, {names}; name one of them")
+    return found[0] if found else None
+
+
+def find_config(weights: Path) -> Path | None:
+    """The yaml or json of the checkpoint's name, or the only yaml beside it."""
+    folder = weights.parent
+    for stem in (weights.stem, weights.name.split(".")[0]):
+        for suffix in CONFIG_SUFFIXES:
+            if (path := folder / f"{stem}{suffix}").is_file():
+                return path
+    yamls = [path for path in folder.iterdir() if path.suffix in CONFIG_SUFFIXES[:2]]
+    others = [folder / "config.json"] if (folder / "config.json").is_file() else []
+    return (yamls or others)[0] if len(yamls or others) == 1 else None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The settings in a yaml or json file. Raises ValueError where there are none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no settings")
+    return found
+
+
+def read_config(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> VQGANConfig:
+    """The layout that settings say: those of `ddconfig`, n_embed and embed_dim, flat or nested as
+    in taming-transformers' own files. Whether the codes are a classifier's is told by `gumbel`,
+    else by the model's `target`, else by `arrays`.
+
+    Raises:
+        ValueError: a setting is missing or cannot be said here, naming it.
+    """
+    model = _map(values, "model") or values
+    flat = {**(_map(model, "params") or model)}
+    flat.update(_map(flat, "ddconfig"))
+    target = model.get("target", model.get("class"))
+    is_gumbel = flat.get("gumbel")
+    if is_gumbel is None and isinstance(target, str):
+        is_gumbel = target.endswith("GumbelVQ")
+    if is_gumbel is None:
+        is_gumbel = PROJECTION in arrays
+    if type(is_gumbel) is not bool:
+        raise ValueError(f"gumbel must be true or false, not {is_gumbel!r:.60}")
+    return read_settings(flat, is_gumbel)
+
+
+def _map(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name, {})
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{name} must hold settings, not {found!r:.60}")
+    return found
+
+
+def write_config(config: VQGANConfig) -> dict[str, Any]:
+    """Settings as taming-transformers nests them. Raises ValueError where it has no word."""
+    flat = write_settings(config)
+    params = {name: flat.pop(name) for name in ("embed_dim", "n_embed")}
+    gumbel = GUMBEL_BESIDE if config.lookup == "classifier" else {}
+    return {
+        "model": {
+            "target": TARGETS[config.lookup],
+            "params": {**params, "ddconfig": flat, **BESIDE, **gumbel},
+        }
+    }
+
+
+def read_checkpoint(path: Path) -> Arrays:
+    """The arrays of a model's state dict, without those of its training.
+
+    Raises:
+        ValueError: the file is missing or damaged; none of it is ever executed.
+    """
+    is_torch = path.suffix in TORCH_SUFFIXES
+    arrays = read_torch_file(path) if is_torch else read_arrays(path.parent, path.name)[1]
+    return {
+        key: array
+        for key, array in arrays.items()
+        if not (key.startswith(TRAINING_PREFIXES) or key in TRAINING_KEYS)
+    }
+
+
+def respell(arrays: Arrays, config: VQGANConfig) -> Arrays:
+    """The codebook under the key that this kind of model has it under."""
+    usual, other = TABLES if config.lookup == "nearest" else TABLES[::-1]
+    if other in arrays and usual not in arrays:
+        arrays[usual] = arrays.pop(other)
+    return arrays
+
+
+def write_checkpoint(
+    folder: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Write model.safetensors and model.yaml."""
+    with new_file(folder / WEIGHTS_FILE) as beside:
+        save_file(dict(arrays), beside)
+    text = yaml.safe_dump(dict(settings), sort_keys=False)
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
