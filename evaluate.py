@@ -25,16 +25,18 @@ from data.folders import digest_folder
 from data.grids import picture_grid, save_png
 from data.records import Records, open_records
 from drawing import (
-    BATCH_SIZE,
+    ROWS_PER_CALL,
     Checkpoint,
     Drawer,
     SamplingFlags,
     make_drawer,
     open_checkpoint,
+    parts_of,
     picture_seed,
 )
 from model import transformer
-from training.config import ComputeDtype
+from training.config import ComputeDtype, ParallelConfig
+from training.parallel import start
 
 ABOUT = "Draw held-out prompts and say whether the pictures show them, beside chance and ceiling."
 OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
@@ -83,11 +85,11 @@ class EvaluateConfig(SamplingFlags):
     """Another seed draws other pictures."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products."""
-    batch_size: int = BATCH_SIZE
-    """Pictures drawn at a time."""
+    rows_per_call: int = ROWS_PER_CALL
+    """Pictures drawn at a time on each device."""
 
     def __post_init__(self) -> None:
-        for name, least in (("pictures", 1), ("batch_size", 1), ("max_prompts", 0)):
+        for name, least in (("pictures", 1), ("rows_per_call", 1), ("max_prompts", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
 
@@ -161,15 +163,15 @@ def check_records(checkpoint: Checkpoint, records: Records, chosen: bool) -> Non
 
 def open_drawers(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> list[Drawer]:
     """A drawer for each checkpoint; those that would be equal are one, compiled once."""
+    devices = start(ParallelConfig())
     drawers: dict[Any, Drawer] = {}
     chosen = []
     for checkpoint in checkpoints:
-        sampling, folder = config.over(checkpoint.sampling), checkpoint.folder
-        parts = [digest_folder(folder / name) for name in ("tokenizer", "vqgan")]
-        key = checkpoint.model, sampling, *parts
+        sampling, parts = config.over(checkpoint.sampling), parts_of(checkpoint)
+        key = checkpoint.model, sampling, *map(digest_folder, (parts.tokenizer, parts.vqgan))
         if key not in drawers:
             model = transformer.build(checkpoint.model, config.compute_dtype)
-            drawers[key] = make_drawer(model, sampling, folder, config.batch_size)
+            drawers[key] = make_drawer(model, sampling, parts, config.rows_per_call, devices)
         chosen.append(drawers[key])
     return chosen
 

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +21,27 @@ from tqdm import tqdm
 
 from config import run
 from data.grids import picture_grid, save_png
+from data.pictures import read_picture
 from data.text import clean
 from drawing import (
-    BATCH_SIZE,
     Checkpoint,
+    Drawer,
     SamplingFlags,
     make_drawer,
     open_checkpoint,
+    parts_of,
     picture_seed,
+    rows_for,
 )
 from model import transformer
-from model.config import SamplingConfig
-from training.config import ComputeDtype
+from ranking import best_first, open_ranker, scored, tell_scores
+from training.config import ComputeDtype, ParallelConfig
+from training.parallel import start
 
 ABOUT = "Draw pictures of prompts from a checkpoint: a labelled grid, and each picture by itself."
 MAX_IN_GRID = 900
 """Pictures on one grid; all are written one by one in any case."""
+Settings = dict[str, str | int | float | None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,13 @@ class GenerateConfig(SamplingFlags):
     """What is drawn, with which model, and where it goes."""
 
     checkpoint: str
-    """RUN, RUN/checkpoints/STEP, or a release folder (config.json and model.safetensors)."""
+    """RUN, RUN/checkpoints/STEP, a release folder (config.json and model.safetensors), or one of
+    DALL·E mini's (config.json and flax_model.msgpack)."""
+    tokenizer: str | None = None
+    """Tokenizer's folder or tokenizer.json; default: the checkpoint's own."""
+    vqgan: str | None = None
+    """VQGAN's folder or checkpoint, also of vqgan-jax or taming-transformers; default: the
+    checkpoint's own."""
     prompts: tuple[str, ...] = field(
         default=(),
         metadata={"nargs": "*", "help": 'One or more prompts; "" draws without a prompt.'},
@@ -54,6 +65,13 @@ class GenerateConfig(SamplingFlags):
     """File with a prompt a line, after those of --prompts; "-" reads standard input."""
     pictures: int = 1
     """Pictures of each prompt."""
+    complete: str | None = None
+    """Picture file to complete: its upper part is kept, the rest drawn anew."""
+    complete_rows: int = 0
+    """Rows of image tokens kept of it; 0 = the upper half."""
+    clip: str | None = None
+    """Folder with CLIP's weights (config.json and model.safetensors) and tokenizer.json: each
+    prompt's pictures stand on the grid best first, and the scores are told."""
     out: str = "pictures.png"
     """The grid's file, with a folder of the same name without .png beside it for the pictures; or a
     folder, which gets grid.png and the pictures."""
@@ -61,14 +79,16 @@ class GenerateConfig(SamplingFlags):
     """Another seed draws other pictures. Each depends on (seed, prompt, its number) alone."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products; in half precision a picture may differ a little with
-    batch_size and device."""
-    batch_size: int = BATCH_SIZE
-    """Pictures drawn at a time, always exactly so many; fewer need less memory."""
+    rows_per_call and device."""
+    rows_per_call: int = 0
+    """Pictures drawn at a time on each device, always exactly so many; fewer need less memory.
+    0 = as many as are asked for, in powers of two up to 32."""
 
     def __post_init__(self) -> None:
-        if self.pictures < 1 or self.batch_size < 1:
+        if self.pictures < 1 or self.rows_per_call < 0 or self.complete_rows < 0:
             raise ValueError(
-                f"pictures {self.pictures} and batch_size {self.batch_size} must be at least 1"
+                f"pictures {self.pictures} must be at least 1, rows_per_call "
+                f"{self.rows_per_call} and complete_rows {self.complete_rows} not negative"
             )
 
 
@@ -79,29 +99,61 @@ def main(config: GenerateConfig) -> None:
         raise ValueError('no prompts: pass --prompts "a red heart" or --prompts_file FILE')
     grid_path, folder = output_paths(config.out)
     checkpoint = open_checkpoint(config.checkpoint)
-    sampling = config.over(checkpoint.sampling)
-    model = transformer.build(checkpoint.model, config.compute_dtype)
-    drawer = make_drawer(model, sampling, checkpoint.folder, config.batch_size)
+    ranker = open_ranker(config.clip) if config.clip else None
+    jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.pictures)]
+    drawer, settings = open_drawer(checkpoint, len(jobs), config)
+    # The parameters as they were read are let go of: only the placed ones are used.
+    params, checkpoint = drawer.place(checkpoint.params), replace(checkpoint, params={})
     if cut := drawer.num_cut(prompts):
         print(
             f"warning: {cut} of {len(prompts)} prompts are longer than the model's "
             f"{checkpoint.model.text_length} text tokens and were cut",
             file=sys.stderr,
         )
-    jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.pictures)]
     drawn = drawer.draw_batches(
-        checkpoint.params,
+        params,
         [job.prompt for job in jobs],
         [picture_seed(config.seed, job.prompt, job.number) for job in jobs],
+        read_beginning(drawer, config),
     )
-    settings = describe(checkpoint, sampling, config)
     make_room(grid_path, folder)
-    on_grid = save_pictures(jobs, drawn, folder, config.seed, settings)
-    write_grid(grid_path, prompts, config, on_grid, settings)
+    judged = scored(ranker, [job.prompt for job in jobs], drawn)
+    on_grid, scores = save_pictures(jobs, judged, folder, config.seed, settings)
+    write_grid(grid_path, prompts, config, on_grid, scores, settings)
     print(
         f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), each also in "
         f"{folder}/"
     )
+
+
+def open_drawer(
+    checkpoint: Checkpoint, total: int, config: GenerateConfig
+) -> tuple[Drawer, Settings]:
+    """What draws, and what besides prompt and seed a picture is a function of."""
+    sampling = config.over(checkpoint.sampling)
+    devices = start(ParallelConfig())
+    rows = config.rows_per_call or rows_for(total, len(devices))
+    model = transformer.build(checkpoint.model, config.compute_dtype)
+    parts = parts_of(checkpoint, config.tokenizer, config.vqgan)
+    drawer = make_drawer(model, sampling, parts, rows, devices)
+    return drawer, {
+        "checkpoint": config.checkpoint,
+        "step": checkpoint.step,
+        **dataclasses.asdict(sampling),
+        "compute_dtype": config.compute_dtype,
+        "rows_per_call": rows,
+    }
+
+
+def read_beginning(drawer: Drawer, config: GenerateConfig) -> np.ndarray | None:
+    """The image tokens that every picture begins with, if one is to be completed."""
+    if config.complete is None:
+        return None
+    try:
+        picture = read_picture(Path(config.complete).read_bytes(), drawer.image_size)
+    except ValueError as error:
+        raise ValueError(f"--complete {config.complete}: {error}") from None
+    return drawer.first_tokens(picture, config.complete_rows or drawer.model.grid_size // 2)
 
 
 @dataclass(frozen=True)
@@ -126,8 +178,8 @@ def read_prompts(path: str | None) -> list[str]:
     if path is None:
         return []
     data = _read_standard_input() if path == "-" else _read_file(Path(path))
-    if b"\0" in data:
-        raise ValueError(f"prompts_file {path} is no UTF-8 text: it has NUL bytes")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.count(b"\0") > len(data) / 4:
+        raise ValueError(f"prompts_file {path} is no UTF-8 text but UTF-16 or binary")
     lines = data.decode("utf-8-sig", "replace").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -171,37 +223,27 @@ def make_room(grid_path: Path, folder: Path) -> None:
         raise ValueError(f"cannot write to {grid_path}; name another --out")
 
 
-def describe(
-    checkpoint: Checkpoint, sampling: SamplingConfig, config: GenerateConfig
-) -> dict[str, str | int | float | None]:
-    """What besides prompt and seed a picture is a function of."""
-    return {
-        "checkpoint": config.checkpoint,
-        "step": checkpoint.step,
-        **dataclasses.asdict(sampling),
-        "compute_dtype": config.compute_dtype,
-        "batch_size": config.batch_size,
-    }
-
-
 def save_pictures(
     jobs: list[Job],
-    drawn: Iterator[np.ndarray],
+    judged: Iterator[tuple[np.ndarray, float | None]],
     folder: Path,
     seed: int,
-    settings: dict[str, str | int | float | None],
-) -> list[np.ndarray]:
-    """Write each picture as soon as it is drawn; return those that the grid has room for."""
+    settings: Settings,
+) -> tuple[list[np.ndarray], list[float | None]]:
+    """Write each picture as soon as it is drawn; return those that the grid has room for, and all
+    scores."""
     kept: list[np.ndarray] = []
-    pictures = (picture for batch in drawn for picture in batch)
+    scores: list[float | None] = []
     with tqdm(total=len(jobs), desc="drawing", unit=" pictures", disable=None) as bar:
-        for job, picture in zip(jobs, pictures, strict=True):
+        for job, (picture, score) in zip(jobs, judged, strict=True):
             about = {"prompt": clean(job.prompt), "seed": seed, "picture": job.number}
+            about |= {} if score is None else {"clip_score": round(score, 4)}
             save_png(folder / job.file_name, picture, {**about, "settings": settings})
             if len(kept) < MAX_IN_GRID:
                 kept.append(picture)
+            scores.append(score)
             bar.update()
-    return kept
+    return kept, scores
 
 
 def write_grid(
@@ -209,14 +251,21 @@ def write_grid(
     prompts: list[str],
     config: GenerateConfig,
     pictures: list[np.ndarray],
-    settings: dict[str, str | int | float | None],
+    scores: list[float | None],
+    settings: Settings,
 ) -> None:
-    """The pictures of the first prompts, as many as there is room for."""
+    """The pictures of the first prompts, as many as there is room for; where they have scores, best
+    first."""
     per_prompt = min(config.pictures, len(pictures))
     count = len(pictures) // per_prompt
     if count < len(prompts):
         print(f"the grid shows the first {count} of {len(prompts)} prompts", file=sys.stderr)
     blocks = np.stack(pictures[: count * per_prompt]).reshape(count, per_prompt, *pictures[0].shape)
+    if config.clip is not None:
+        table = np.array(scores, np.float32).reshape(len(prompts), config.pictures)
+        for prompt, row in zip(prompts, table.tolist(), strict=True):
+            print(tell_scores(prompt, row))
+        blocks, _ = best_first(blocks, table[:count, :per_prompt])
     about = {
         "prompts": [clean(prompt) for prompt in prompts[:count]],
         "seed": config.seed,

@@ -137,7 +137,7 @@ def make_grids(
 ) -> Callable[[int, TrainState], None]:
     """Draws the fixed prompts into RUN/grids, always from the same seeds."""
     prompts = list(config.training.grid_prompts) or some_captions(records)
-    drawer = make_drawer(model, config.sampling, folder, batch_size=len(prompts))
+    drawer = make_drawer(model, config.sampling, folder, rows_per_call=len(prompts))
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
 
     def draw(step: int, state: TrainState) -> None:

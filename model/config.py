@@ -265,11 +265,6 @@ class SamplingConfig:
     guidance_scale: float = 2.0
     """Classifier-free guidance ("super conditioning"): logits = unconditional + scale ×
     (conditional − unconditional). 1 = off, at half the cost; small models like 1–3."""
-    guidance_start: float = 0.0
-    """Share of the picture drawn before guidance sets in (Kynkäänniemi et al. 2024,
-    arXiv:2404.07724)."""
-    guidance_end: float = 1.0
-    """Share of the picture drawn when guidance stops; what comes after costs half."""
     temperature: float = 0.4
     """Divides the logits before drawing; 0 = greedy."""
     top_k: int = 0
@@ -277,6 +272,11 @@ class SamplingConfig:
     top_p: float = 1.0
     """Draw only among the fewest tokens whose probabilities reach p (nucleus sampling, Holtzman et
     al. 2019, arXiv:1904.09751); 1 = all."""
+    guidance_start: float = 0.0
+    """Share of the picture drawn before guidance sets in (Kynkäänniemi et al. 2024,
+    arXiv:2404.07724)."""
+    guidance_end: float = 1.0
+    """Share of the picture drawn when guidance stops; what comes after costs half."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:

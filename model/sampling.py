@@ -127,10 +127,16 @@ def make_sampler(
     return sample
 
 
+def num_codes(transformer: Transformer) -> int:
+    """How many of the first classes may be a code: a start token that is the last class, as in
+    DALL·E mini's models, is none."""
+    classes, start = transformer.config.image_vocab_size, transformer.decoder_start_token_id
+    return start if start == classes - 1 else classes
+
+
 def _drawable(transformer: Transformer, codebook_size: int | None) -> int:
     """How many of the first classes may be drawn."""
-    classes, start = transformer.config.image_vocab_size, transformer.decoder_start_token_id
-    codes = start if start == classes - 1 else classes  # as in DALL·E mini's models
+    codes = num_codes(transformer)
     if codebook_size is not None and codebook_size > codes:
         raise ValueError(
             f"the VQGAN's codebook of {codebook_size} is larger than the model's image_vocab_size "

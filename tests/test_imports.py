@@ -16,12 +16,13 @@ ALLOWED = {
     "config": {"config", "data", "model", "optim", "training"},
     "runtime": set(),
     "drawing": {"config", "data", "drawing", "model", "training", "vqgan"},
+    "ranking": {"data", "model", "ranking"},
 }
 # Run as `python -m`, they compose like train.py does; nothing but tests imports them.
 COMPOSING = {"vqgan/train.py", "data/encode.py", "data/emoji.py"}
-OURS = {*PACKAGES, "config", "runtime", "drawing", "train", "generate", "evaluate", "release"}
+OURS = {*PACKAGES, "config", "runtime", "drawing", "train", "generate", "evaluate", "release", "ranking"}
 FILES = sorted(p for p in ROOT.glob("*/*.py") if p.parent.name in PACKAGES) + [
-    ROOT / f"{name}.py" for name in ("config", "runtime", "drawing")
+    ROOT / f"{name}.py" for name in ("config", "runtime", "drawing", "ranking")
 ]
 
 

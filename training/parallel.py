@@ -76,6 +76,30 @@ def on_first_device(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
+def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
+    """`function(params, *rows)` with equal shares of the rows on every device, params on each.
+
+    Every device runs the program of its own share, so a row's result does not depend on how many
+    devices there are.
+    """
+    if len(devices) == 1:
+        return function
+    mesh = Mesh(np.array(devices.devices), (AXIS,))
+    everywhere, dealt = PartitionSpec(), PartitionSpec(AXIS)
+
+    @jax.jit
+    def run(params: Any, *rows: Any) -> Any:
+        return jax.shard_map(
+            lambda params, rows: function(params, *rows),
+            mesh=mesh,
+            in_specs=(everywhere, dealt),
+            out_specs=dealt,
+            check_vma=False,
+        )(params, rows)
+
+    return run
+
+
 def compile_step(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
     """Data parallelism: the batch's rows are dealt to the devices, the state is the same on all.
 

@@ -5,6 +5,7 @@ small fast layout and taming-transformers' f16 (Esser et al. 2020, arXiv:2012.09
 the same lines.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -154,12 +155,13 @@ class Autoencoder:
         return quantizer.nearest(self.codes(params), latents)
 
     def decode(self, params: Params, image_tokens: Int[Array, "b n"]) -> Float[Array, "b Y X 3"]:
-        """Pictures in −1..1, float32, of image tokens.
+        """Pictures in −1..1, float32, of image tokens: any square of them, for all layers are
+        convolutions or attention.
 
         Tokens beyond the codebook are read as its last code: an output head may have more classes
         than there are codes.
         """
-        side = self.config.grid_size
+        side = math.isqrt(image_tokens.shape[1])
         tokens = jnp.minimum(image_tokens, self.config.codebook_size - 1)
         codes = self.codes(params)[tokens].reshape(-1, side, side, self.config.code_dim)
         with jax.default_matmul_precision(PRECISION):

@@ -15,7 +15,9 @@ import generate as generate_module
 from config import parse_config, run
 from data.grids import read_png_about
 from generate import GenerateConfig, main, output_paths, read_prompts
+from tests.entry.clip_folders import write_clip
 
+REFERENCE = Path(__file__).parent.parent / "reference"
 HOSTILE = ["../../etc/passwd", "a\x00b", "\ud800", "w" * 50_000, "</s> <pad>", "日本 ❤️", "--", " "]
 
 
@@ -59,7 +61,7 @@ def test_the_same_command_draws_the_same_and_another_seed_other_pictures(
 def test_hostile_prompts_are_drawn_like_others(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    main(GenerateConfig(str(run_folder), tuple(HOSTILE), out=str(tmp_path / "out")))
+    main(GenerateConfig(str(run_folder), prompts=tuple(HOSTILE), out=str(tmp_path / "out")))
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) == len(HOSTILE) + 1
     assert {p.parent for p in files} == {tmp_path / "out"}
@@ -89,7 +91,7 @@ def test_prompts_that_cannot_be_read_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "utf16").write_text("red heart", encoding="utf-16")
-    with pytest.raises(ValueError, match=r"utf16 is no UTF-8 text: it has NUL bytes"):
+    with pytest.raises(ValueError, match=r"utf16 is no UTF-8 text but UTF-16"):
         read_prompts(str(tmp_path / "utf16"))
     with pytest.raises(ValueError, match="no prompts_file at"):
         read_prompts(str(tmp_path))
@@ -127,7 +129,7 @@ def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
         (["--prompts"], "no prompts: pass --prompts"),
         (["--prompts", "a", "--checkpoint=nowhere"], "no checkpoint at nowhere"),
         (["--prompts_file=nowhere"], "no prompts_file at nowhere"),
-        (["--prompts", "a", "--pictures=0"], "pictures 0 and batch_size 32 must be at least 1"),
+        (["--prompts", "a", "--pictures=0"], "pictures 0 must be at least 1"),
         (["--prompts", "a", "--temperature=-1"], "temperature ≥ 0"),
         (["--prompts", "a", "--top_p=x"], "top_p"),
         (["--prompts", "a", "--tmperature=1"], "did you mean --temperature?"),
@@ -146,3 +148,65 @@ def test_mistakes_are_one_line_and_exit_code_2(
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def word_tokenizer(path: Path, words: int) -> Path:
+    """A tokenizer.json of so many words, the first three of them BART's special tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    names = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(words - 4))]
+    tokenizer = Tokenizer(models.WordLevel({n: i for i, n in enumerate(names)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(names[:3])
+    path.mkdir()
+    tokenizer.save(str(path / "tokenizer.json"))
+    return path
+
+
+def test_pictures_are_drawn_with_dalle_minis_weights(tmp_path: Path) -> None:
+    weights = REFERENCE / "dalle_mini" / "checkpoint_normformer_glu_scan"
+    tokenizer = word_tokenizer(tmp_path / "tokenizer", 64)
+    vqgan = REFERENCE / "vqgan_flax" / "vqgan_flax"
+    parts = ["--tokenizer", tokenizer, "--vqgan", vqgan]
+    prompts = ["--prompts", "w1 w2", "w3", "--pictures=2"]
+    generate("--checkpoint", weights, *parts, *prompts, "--out", tmp_path / "out")
+    pictures = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "out").glob("0*.png"))]
+    assert [p.shape for p in pictures] == [(8, 8, 3)] * 4  # 4 × 4 tokens of 2 × 2 pixels
+    parts[1] = word_tokenizer(tmp_path / "larger", 65)
+    with pytest.raises(ValueError, match="larger has 65 tokens, more than the model's .* 64"):
+        generate("--checkpoint", weights, *parts, *prompts, "--out", tmp_path / "out")
+    with pytest.raises(ValueError, match="--vqgan"):
+        generate("--checkpoint", weights, *parts[:2], *prompts, "--out", tmp_path / "out")
+
+
+def test_a_picture_is_completed(run_folder: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun.png"
+    Image.new("RGB", (20, 20), "red").save(begun)
+    common = ["--checkpoint", run_folder, "--prompts", "dark bar 1", "tan bar 2"]
+    generate(*common, "--complete", begun, "--complete_rows=2", "--out", tmp_path / "whole")
+    whole, same = (np.asarray(Image.open(p)) for p in sorted((tmp_path / "whole").glob("0*.png")))
+    np.testing.assert_array_equal(whole, same)  # both rows of tokens are given
+    generate(*common, "--complete", begun, "--out", tmp_path / "half")
+    half, other = (np.asarray(Image.open(p)) for p in sorted((tmp_path / "half").glob("0*.png")))
+    assert (half != other).any()
+    with pytest.raises(ValueError, match="has 2 rows of image tokens; 3 is none"):
+        generate(*common, "--complete", begun, "--complete_rows=3", "--out", tmp_path / "x")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"--complete .*text.png: no JPEG, PNG or WebP"):
+        generate(*common, "--complete", tmp_path / "text.png", "--out", tmp_path / "x")
+
+
+def test_clip_puts_the_best_first(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = write_clip(tmp_path / "clip")
+    out = tmp_path / "out"
+    common = ["--checkpoint", run_folder, "--prompts", "tan bar 1", "--pictures=4"]
+    generate(*common, "--clip", folder, "--out", out)
+    numbered = [out / f"000-tan-bar-1-{k}.png" for k in range(4)]
+    scores = [float(read_png_about(path)["clip_score"]) for path in numbered]
+    best = int(np.argmax(scores))
+    assert f"tan bar 1: {scores[best]:.2f} (picture {best})" in capsys.readouterr().out
+    grid = np.asarray(Image.open(out / "grid.png"))
+    generate(*common, "--out", tmp_path / "unranked")
+    assert (grid != np.asarray(Image.open(tmp_path / "unranked" / "grid.png"))).any()

@@ -6,34 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
 from jaxtyping import UInt8
-from tokenizers import models, pre_tokenizers, processors
 
 from ranking import Ranker, best_first, open_ranker, scored, tell_scores
+from tests.entry.clip_folders import END, TINY, write_clip, write_tokenizer
 
-TINY = Path(__file__).parent.parent / "reference" / "clip_torch" / "clip_tiny"
-START, END = "<|startoftext|>", "<|endoftext|>"
 PROMPTS = ["a red heart", "", "blue cat"]
-
-
-def write_tokenizer(folder: Path, size: int = 60, frame: str = f"{START} $A {END}") -> None:
-    """Words of one letter each, between CLIP's start token (the first) and its end (the last)."""
-    letters = [chr(ord("a") + i) for i in range(26)] + [chr(0x100 + i) for i in range(size - 29)]
-    vocab = {word: i for i, word in enumerate([START, *letters, "?", END])}
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    special = [(word, vocab[word]) for word in (START, END)]
-    tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=special)
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip")
-    shutil.copytree(TINY, path, dirs_exist_ok=True)
-    write_tokenizer(path)
-    return path
+    return write_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
