@@ -86,8 +86,8 @@ def _read_array(data: bytes, name: str) -> np.ndarray:
     try:
         shape, kind, buffer = msgpack.unpackb(data)
         dtype = DTYPES[kind]
-        fits = all(type(n) is int and n >= 0 for n in shape) and len(shape) <= DEEPEST // 2
-        if not (isinstance(buffer, bytes) and fits):
+        fits = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+        if not (fits and len(shape) <= DEEPEST // 2 and isinstance(buffer, bytes)):
             raise ValueError("its shape is none")
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         raise ValueError(f"{name} is no array of numbers") from None

@@ -56,9 +56,7 @@ ARGUMENTS = {
 """Instructions whose own argument is the object."""
 
 
-def read_pickle(
-    file: mmap, check: Callable[[Global], None], refer: Callable[[Any], Any]
-) -> Any:
+def read_pickle(file: mmap, check: Callable[[Global], None], refer: Callable[[Any], Any]) -> Any:
     """What the pickle at the file's place builds; the file is left behind it.
 
     `check` is asked about every import and raises ValueError for one that has no place there;
@@ -138,6 +136,11 @@ class _Machine:
         elif not isinstance(target, Call):
             raise TypeError
 
+    def make_dict(self) -> None:
+        pairs = self.to_mark()
+        self.stack.append({})
+        self.fill(pairs)
+
     def extend(self, values: list[Any]) -> None:
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(values)
@@ -145,7 +148,7 @@ class _Machine:
             raise TypeError
 
 
-def _ordered(machine: _Machine, argument: Any) -> None:
+def _reduce(machine: _Machine, argument: Any) -> None:
     """A call; an ordered dict is made at once, as the next instructions fill it."""
     function, arguments = machine.last(2)
     is_dict = isinstance(function, Global) and str(function) == "collections.OrderedDict"
@@ -155,7 +158,7 @@ def _ordered(machine: _Machine, argument: Any) -> None:
 HANDLERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "GLOBAL": lambda m, argument: m.name(*argument.split(" ", 1)),
     "STACK_GLOBAL": lambda m, _: m.name(*m.last(2)),
-    "REDUCE": _ordered,
+    "REDUCE": _reduce,
     "NEWOBJ": lambda m, _: m.call(1),
     "NEWOBJ_EX": lambda m, _: m.call(2),
     "BUILD": lambda m, _: m.stack.pop(),  # an object's state is nobody's to read
@@ -164,6 +167,7 @@ HANDLERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "TUPLE1": lambda m, _: m.stack.append(tuple(m.last(1))),
     "TUPLE2": lambda m, _: m.stack.append(tuple(m.last(2))),
     "TUPLE3": lambda m, _: m.stack.append(tuple(m.last(3))),
+    "DICT": lambda m, _: m.make_dict(),
     "LIST": lambda m, _: m.stack.append(m.to_mark()),
     "FROZENSET": lambda m, _: m.stack.append(m.to_mark()),
     "APPEND": lambda m, _: m.extend(m.last(1)),

@@ -143,8 +143,9 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
         found = _storage(identity)
         return storages.setdefault(found.key, found) if found.start == 0 else found
 
-    if [read_pickle(data, _check, refer) for _ in range(2)] != [OLD_MAGIC, OLD_PROTOCOL]:
-        raise ValueError("it is no torch file")
+    for said in (OLD_MAGIC, OLD_PROTOCOL):
+        if read_pickle(data, _check, refer) != said:
+            raise ValueError("it is no torch file")
     _check_order(read_pickle(data, _check, refer)["little_endian"] is True)
     tree = read_pickle(data, _check, refer)
     places: dict[str, tuple[int, int]] = {}
