@@ -28,7 +28,9 @@ def new_file(path: Path) -> Iterator[Path]:
 
 def write_weights(path: Path, params: Mapping[str, Any], dtype: Dtype) -> None:
     """Write the file, whole or not at all. Computing stays in float32 whatever is stored."""
-    flat = {k: np.asarray(v).astype(dtype) for k, v in flatten_dict(params, sep="/").items()}
+    leaves = flatten_dict(params, sep="/").items()
+    # safetensors writes the bytes as they lie, so a transposed array would come back wrong.
+    flat = {name: np.asarray(np.asarray(leaf), dtype, order="C") for name, leaf in leaves}
     with new_file(path) as beside:
         save_file(flat, beside)
 
@@ -41,7 +43,7 @@ def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         flat = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     wanted = {name: tuple(leaf.shape) for name, leaf in flatten_dict(like, sep="/").items()}
     found = {name: array.shape for name, array in flat.items()}
@@ -51,4 +53,5 @@ def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
             f"{path} does not fit its configuration: {len(odd)} of {len(wanted)} arrays differ, "
             f"first {odd[0]}: {found.get(odd[0])} instead of {wanted.get(odd[0])}"
         )
-    return unflatten_dict({k: v.astype(np.float32) for k, v in flat.items()}, sep="/")
+    flat = {name: array.astype(np.float32, copy=False) for name, array in flat.items()}
+    return unflatten_dict(flat, sep="/")

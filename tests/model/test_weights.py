@@ -1,5 +1,6 @@
 """Weights on disk: what was written is read, whole or not at all."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,14 @@ def test_float32_comes_back_as_it_was_and_float16_rounded(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float16", "float32"]
 
 
+def test_transposed_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    params = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.float32(1.5)}
+    write_weights(tmp_path / "w", params, "float32")
+    found = read_weights(tmp_path / "w", params)
+    np.testing.assert_array_equal(found["a"], params["a"])
+    assert found["b"].shape == ()
+
+
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +62,23 @@ def test_a_cut_file_is_named(tmp_path: Path, params: dict[str, Any], size: int) 
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ValueError, match="w.safetensors cannot be read"):
         read_weights(path, params)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (2**40).to_bytes(8, "little") + b"{}",
+        (2**64 - 1).to_bytes(8, "little") + b"{}",
+        (6).to_bytes(8, "little") + b'{"a":1',
+        pickle.dumps({"a": print}),
+        b'cos\nsystem\n(S"true"\ntR.',
+        b"\x02\0\0\0\0\0\0\0{}more",
+    ],
+)
+def test_what_is_no_such_file_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "w.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="w.safetensors cannot be read"):
+        read_weights(tmp_path / "w.safetensors", {})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
