@@ -17,6 +17,8 @@ CONFIGS = {
     "evaluate": "EvaluateConfig",
     "data.encode": "EncodeConfig",
     "vqgan.train": "RunConfig",
+    "model.pretrained": "ConvertConfig",
+    "vqgan.pretrained": "ConvertConfig",
 }
 
 
