@@ -133,6 +133,35 @@ def test_a_row_does_not_depend_on_its_neighbours(model: Transformer, params: Any
         assert (there[place] == here[row]).all()
 
 
+def test_in_float32_the_batch_size_changes_no_picture(model: Transformer, params: Any) -> None:
+    sample, count = make_sampler(model, WILD, EMPTY), 128
+    text, mask = (np.tile(part, (43, 1))[:count] for part in texts())
+    numbers = np.arange(count, dtype=np.uint32)
+    drawn = {
+        rows: np.concatenate(
+            [
+                sample(params, text[i : i + rows], mask[i : i + rows], numbers[i : i + rows])
+                for i in range(0, count, rows)
+            ]
+        )
+        for rows in (1, 8, 64)
+    }
+    for rows in (1, 8):
+        assert (drawn[rows] == drawn[64]).all(axis=1).mean() >= 0.999
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_neighbours_change_nothing(
+    tiny: ModelConfig, params: Any, dtype: str
+) -> None:
+    sample = make_sampler(transformer.build(tiny, dtype), WILD, EMPTY)
+    text, mask = (np.tile(part, (43, 1))[:128] for part in texts())
+    numbers = np.arange(128, dtype=np.uint32)
+    order = np.random.default_rng(0).permutation(128)
+    straight = sample(params, text, mask, numbers)
+    assert (sample(params, text[order], mask[order], numbers[order]) == straight[order]).all()
+
+
 def test_a_seed_draws_the_same_picture_and_another_seed_another(
     model: Transformer, params: Any
 ) -> None:
