@@ -70,3 +70,13 @@ def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
     clean = shift_right(batch["image_tokens"], model.decoder_start_token_id)
     assert (seen[0] != clean).any()
     np.testing.assert_array_equal(seen[0][:, 0], clean[:, 0])
+
+
+def test_label_smoothing_and_z_loss_are_as_published() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (2, 4, 7)), rng.integers(0, 7, (2, 4))
+    target = np.eye(7)[labels] * 0.9 + 0.1 / 7
+    log_z = np.log(np.exp(logits).sum(-1))
+    expected = -(target * (logits - log_z[..., None])).sum(-1) + 1e-2 * log_z**2
+    found = cross_entropy(jnp.float32(logits), jnp.asarray(labels), 0.1, 1e-2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
