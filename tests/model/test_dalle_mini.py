@@ -1,0 +1,367 @@
+"""DALL·E mini's models compute here what they computed there, and go back as they came."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from model import dalle_mini, pretrained, transformer
+from model.config import ModelConfig
+from model.foreign import scatter
+from model.loss import cross_entropy
+from model.network import structure
+from tests.model import vectors
+from tests.model.vectors import FOLDER, SCANNED, VARIANTS, Vectors, package_layout, settings
+
+SHARP = "swinv2_cosine_swinpos"
+SMELU = "cogview_glu_smelu_scan"
+of_each_variant = pytest.mark.parametrize("name", VARIANTS)
+
+
+def load(name: str, folder: Path) -> tuple[Vectors, ModelConfig, Any]:
+    found = vectors.dalle_mini(name)
+    if name != SCANNED:
+        vectors.write_folder(folder / name, settings(found), found.group("params"))
+    config, params = pretrained.load(FOLDER if name == SCANNED else folder / name)
+    return found, dataclasses.replace(config, unroll=1), params  # compiles faster
+
+
+def evaluate(found: Vectors, config: ModelConfig, params: Any, dtype: Any = jnp.float32) -> Any:
+    """(loss, (logits, encoder states)) and gradients by their key."""
+    model = transformer.build(config, dtype)
+
+    def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        states = model.encode(params, *found.inputs[:2])
+        logits = model.apply(params, *found.inputs)
+        losses = cross_entropy(logits, jnp.asarray(found.arrays["inputs/labels"]))
+        return losses.mean(), (logits, states)
+
+    outputs, grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    flat = flatten_dict(grads, sep="/")
+    shapes = {path: leaf.shape for path, leaf in flat.items()}
+    scanned = found.facts["config"]["use_scan"]
+    return outputs, scatter(dalle_mini.plan(config, shapes, scanned), flat)
+
+
+def norm(arrays: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(a.astype(np.float64)).sum() for a in arrays.values())))
+
+
+@of_each_variant
+def test_outputs_loss_and_gradients_are_the_packages(name: str, tmp_path: Path) -> None:
+    found, config, params = load(name, tmp_path)
+    (loss, (logits, states)), grads = evaluate(found, config, params)
+    facts = found.facts
+    if name == SMELU:  # the package's is not SmeLU, so its outputs are others
+        published = facts["not_the_package_but_for_comparison"]["smelu_as_published"]
+        assert abs(loss - published["loss"]) < 1e-5
+        assert norm(grads) == pytest.approx(published["grad_global_norm"], rel=1e-4)
+        return
+    tolerance = 2e-3 if name == SHARP else 2e-5
+    np.testing.assert_allclose(logits, found.arrays["outputs/logits"], rtol=0, atol=tolerance)
+    there = found.arrays["outputs/encoder_last_hidden_state"]
+    np.testing.assert_allclose(states, there, rtol=0, atol=tolerance)
+    assert grads.keys() == facts["grad_norms"].keys()
+    if name == SHARP:
+        assert loss == pytest.approx(facts["loss"], rel=5e-5)
+        return
+    assert abs(loss - facts["loss"]) < 1e-5
+    assert norm(grads) == pytest.approx(facts["grad_global_norm"], rel=1e-4)
+    for key, there in facts["grad_norms"].items():
+        assert norm({key: grads[key]}) == pytest.approx(there, rel=1e-4, abs=1e-6), key
+
+
+def test_the_sharpest_attention_has_the_packages_gradients_in_float64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 they are rounding: half a unit in the last place of its weights moves the norm by
+    2e-4, the package's as much as ours."""
+    found, config, params = load(SHARP, tmp_path)
+    with jax.enable_x64(True):
+        monkeypatch.setattr(jnp, "float32", jnp.float64)  # what norms and softmax compute in
+        wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+        (loss, _), grads = evaluate(found, config, wide, jnp.float64)
+        assert loss.dtype == jnp.float64
+    there = found.facts["float32_against_float64"]
+    assert loss == pytest.approx(there["loss_float64"], rel=1e-9)
+    assert norm(grads) == pytest.approx(there["grad_global_norm_float64"], rel=1e-9)
+
+
+def test_whole_gradients_are_the_packages(tmp_path: Path) -> None:
+    found, config, params = load(SCANNED, tmp_path)
+    _, grads = evaluate(found, config, params)
+    for key, there in found.group("grads").items():
+        atol = 2e-5 * np.abs(there).max()
+        np.testing.assert_allclose(grads[key], there, rtol=0, atol=atol, err_msg=key)
+
+
+@of_each_variant
+def test_a_folder_comes_back_with_the_same_bytes(name: str, tmp_path: Path) -> None:
+    load(name, tmp_path)
+    folder = FOLDER if name == SCANNED else tmp_path / name
+    assert pretrained.convert(folder, tmp_path / "ours") == "pastel"
+    assert pretrained.convert(tmp_path / "ours", tmp_path / "back") == "dalle_mini"
+    for file in ("config.json", "flax_model.msgpack"):
+        assert (tmp_path / "back" / file).read_bytes() == (folder / file).read_bytes()
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "swinv2, odd layers in both stacks": {
+        "ln_positions": "swinv2",
+        "encoder_layers": 6,
+        "decoder_layers": 13,
+    },
+    "swinv2 with rmsnorm, biases and head scale": {
+        "ln_positions": "swinv2",
+        "ln_type": "rmsnorm",
+        "decoder_layers": 8,
+        "use_bias": True,
+        "use_head_scale": True,
+    },
+    "postln, unrolled": {"ln_positions": "postln", "use_scan": False},
+    "postln, unrolled, rmsnorm": {
+        "ln_positions": "postln",
+        "use_scan": False,
+        "ln_type": "rmsnorm",
+    },
+    "postln, unrolled, one layer": {
+        "ln_positions": "postln",
+        "use_scan": False,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    },
+    "postln, unrolled, forced scales": {
+        "ln_positions": "postln",
+        "use_scan": False,
+        "force_ln_scale": True,
+    },
+    "deepnet, scanned": {
+        "ln_positions": "postln",
+        "use_deepnet_scaling": True,
+        "use_glu": False,
+        "use_bias": True,
+    },
+    "head scale, scanned, other heads": {
+        "use_head_scale": True,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 12,
+    },
+    "biases with GLU": {"use_bias": True, "use_scan": False},
+    "relative positions, scanned": {
+        "use_swin_position_embeddings": True,
+        "encoder_attention_heads": 2,
+        "image_length": 9,
+    },
+    "subln, unrolled, rmsnorm": {
+        "ln_positions": "subln",
+        "ln_type": "rmsnorm",
+        "use_scan": False,
+        "use_glu": False,
+    },
+    "cogview, forced scales": {"ln_positions": "cogview", "force_ln_scale": True},
+    "preln, rmsnorm, no final norms": {
+        "ln_positions": "preln",
+        "ln_type": "rmsnorm",
+        "use_final_ln_encoder": False,
+        "use_final_ln_decoder": False,
+    },
+    "tied output, no square": {"tie_word_embeddings": True, "image_length": 10},
+}
+SMALL = {
+    "d_model": 8,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 20,
+    "decoder_ffn_dim": 20,
+    "encoder_vocab_size": 11,
+    "image_vocab_size": 13,
+    "image_length": 16,
+    "max_text_length": 5,
+}
+
+
+def other_values(name: str) -> dict[str, Any]:
+    default = vectors.dalle_mini(SCANNED).facts["config"]
+    values = {**default, **SMALL, **OTHERS[name], "model_type": "dallebart"}
+    return values | ({"use_scan": False} if values["ln_positions"] == "swinv2" else {})
+
+
+def random_params(values: dict[str, Any]) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(0)
+    shapes = package_layout(values)
+    return {key: draw.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+@of_each_variant
+def test_the_layout_written_down_here_is_the_packages(name: str) -> None:
+    found = vectors.dalle_mini(name)
+    there = {key: array.shape for key, array in found.group("params").items()}
+    assert package_layout(found.facts["config"]) == there
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layouts_are_read_and_go_back(name: str, tmp_path: Path) -> None:
+    values = other_values(name)
+    params = random_params(values)
+    folder = vectors.write_folder(tmp_path / "theirs", values, params)
+    config, ours = pretrained.load(folder)
+    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, structure_of(config))
+    pretrained.convert(folder, tmp_path / "ours")
+    again, same = pretrained.load(tmp_path / "ours")
+    assert again == config
+    jax.tree.map(np.testing.assert_array_equal, same, ours)
+    pretrained.convert(tmp_path / "ours", tmp_path / "back")
+    for file in ("config.json", "flax_model.msgpack"):
+        assert (tmp_path / "back" / file).read_bytes() == (folder / file).read_bytes()
+
+
+def structure_of(config: ModelConfig) -> Any:
+    return structure(config, jnp.dtype(jnp.float32))[1]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_configuration_without_an_origin_says_the_same(name: str) -> None:
+    values = other_values(name)
+    config = dalle_mini.read_config(values, package_layout(values))
+    written = dalle_mini.write_config(config)
+    if written["use_scan"]:  # scans where it can; both are the same model
+        values = {**values, "use_scan": True}
+    assert {key: written.get(key) for key in values} == values
+    assert dalle_mini.read_config(written, package_layout(written)) == config
+
+
+def test_scanned_and_unrolled_layers_are_the_same_model(tmp_path: Path) -> None:
+    found, config, params = load(SCANNED, tmp_path)
+    apart = {}
+    for key, array in found.group("params").items():
+        stem, layers, rest = key.partition("Layers/")
+        parts = enumerate(array) if layers else []
+        apart |= {f"{stem}Layer_{i}/{rest}": part for i, part in parts} or {key: array}
+    values = {**settings(found), "use_scan": False}
+    folder = vectors.write_folder(tmp_path / "unrolled", values, apart)
+    again, same = pretrained.load(folder)
+    assert dataclasses.replace(again, unroll=1) == config
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+def test_an_unrolled_copy_of_a_scanned_postln_model_keeps_its_last_scale(tmp_path: Path) -> None:
+    values = other_values("postln, unrolled")
+    shapes = package_layout(values) | {
+        "model/encoder/layers/FlaxBartEncoderLayer_1/LayerNorm_1/scale": (8,),
+        "model/decoder/layers/FlaxBartDecoderLayer_2/LayerNorm_2/scale": (8,),
+    }
+    params = {key: np.ones(shape, np.float32) for key, shape in shapes.items()}
+    config, _ = pretrained.load(vectors.write_folder(tmp_path / "theirs", values, params))
+    assert config.closing_norm_scale
+
+
+def test_half_precision_comes_back_as_it_was(tmp_path: Path) -> None:
+    values = other_values("biases with GLU")
+    kinds = (np.float16, jnp.bfloat16, np.float32)
+    for few in (kinds[:1], kinds[1:2], kinds):
+        params = {
+            key: array.astype(few[i % len(few)])
+            for i, (key, array) in enumerate(random_params(values).items())
+        }
+        here = tmp_path / str(len(few) + few[0](1).nbytes) / few[0].__name__
+        here.mkdir(parents=True)
+        folder = vectors.write_folder(here / "theirs", values, params)
+        assert pretrained.load(folder)[1]["head"]["kernel"].dtype == np.float32
+        pretrained.convert(folder, here / "ours")
+        pretrained.convert(here / "ours", here / "back")
+        there, back = (path / "flax_model.msgpack" for path in (folder, here / "back"))
+        assert there.read_bytes() == back.read_bytes()
+
+
+def test_what_a_configuration_leaves_out_is_as_in_the_package() -> None:
+    config = dalle_mini.read_config({"model_type": "dallebart"}, [])
+    package = {"encoder_vocab_size": 50264, "image_vocab_size": 16384, "image_length": 256}
+    assert config == dalle_mini.read_config(package, [])
+    assert (config.dim, config.mlp_dim, config.text_length, config.dropout) == (1024, 4096, 64, 0.1)
+    assert (config.placement, config.use_glu, config.start_token) == ("normformer", True, 16384)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"use_alibi": True}, "use_alibi"),
+        ({"use_palm": True}, "use_palm"),
+        ({"d_model": "32"}, "d_model must be a whole number, not '32'"),
+        ({"d_model": True}, "d_model must be a whole number"),
+        ({"d_model": 1 << 40}, "d_model must lie in 0..16777216"),
+        ({"encoder_layers": 10**9}, "encoder_layers must lie in 0..1024"),
+        ({"dropout": float("nan")}, "dropout must be a number"),
+        ({"ln_positions": "sandwich"}, "placement 'sandwich'"),
+        ({"activation_function": "tanh"}, "activation_function tanh is none of gelu"),
+        ({"decoder_start_token_id": 49}, "decoder_start_token_id 49 is beyond image_vocab_size 48"),
+        ({"use_bias": 1}, "use_bias must be true or false"),
+        ({"sinkhorn_iters": 0}, "sinkhorn_iterations"),
+        ({"encoder_attention_heads": 5}, "num_heads 5"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(
+    wrong: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    values = json.loads((FOLDER / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, **wrong}))
+    (tmp_path / "flax_model.msgpack").symlink_to(FOLDER / "flax_model.msgpack")
+    with pytest.raises(ValueError, match=message) as raised:
+        pretrained.load(tmp_path)
+    assert "config.json" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_every_field_of_ours_has_a_word_there_or_is_checked() -> None:
+    mapped = set(dalle_mini.FREE) | set(dalle_mini.ALLOWED)
+    assert {field.name for field in dataclasses.fields(ModelConfig)} <= mapped
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block": "parallel", "placement": "preln"}, "model.block parallel"),
+        ({"num_kv_heads": 1}, "model.num_kv_heads 1"),
+        ({"positions": "rotary"}, "model.positions rotary"),
+        ({"scores": "qk_norm"}, "model.scores qk_norm"),
+        ({"logits_scale": 0.5}, "model.logits_scale 0.5"),
+        ({"decoder_start_token_id": -1}, "model.decoder_start_token_id -1"),
+    ],
+)
+def test_what_the_package_has_no_word_for_is_refused_by_name(
+    changes: dict[str, Any], message: str, tiny: ModelConfig
+) -> None:
+    config = dataclasses.replace(tiny, decoder_start_token_id=19)
+    assert dalle_mini.write_config(config)["image_vocab_size"] == 19
+    with pytest.raises(ValueError, match=message):
+        dalle_mini.write_config(dataclasses.replace(config, **changes))
+
+
+@pytest.mark.parametrize(
+    "case", json.loads((FOLDER.parent / "init_stats.json").read_text())["cases"]
+)
+def test_initial_weights_are_spread_as_the_packages(case: str) -> None:
+    about = json.loads((FOLDER.parent / "init_stats.json").read_text())["cases"][case]
+    keys = about["leaves"].keys()
+    config = dalle_mini.read_config(about["config"], keys)
+    flat = flatten_dict(transformer.build(config).init(jax.random.key(1)), sep="/")
+    shapes = {path: leaf.shape for path, leaf in flat.items()}
+    ours = scatter(dalle_mini.plan(config, shapes, True), flat)
+    assert {key: list(array.shape) for key, array in ours.items()} == {
+        key: there["shape"] for key, there in about["leaves"].items()
+    }
+    for key, there in about["leaves"].items():
+        if there["std"] == 0:
+            assert (ours[key] == there["mean"]).all(), key
+            continue
+        # Five standard errors of the difference of two such samples, and the JSON's rounding.
+        size = ours[key].size
+        assert ours[key].std() == pytest.approx(there["std"], rel=5 / size**0.5, abs=1e-6), key
+        assert abs(ours[key].mean()) < 5 * there["std"] / size**0.5, key
