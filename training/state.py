@@ -19,6 +19,10 @@ class TrainState(NamedTuple):
     opt_state: Any
     key_data: UInt32[Array, "..."]
     loss_scale: LossScale | None
+    ema: Any = None
+    """Moving average of the parameters, a tree like theirs, where one is kept."""
+    guard: Any = None
+    """What training/spikes.py remembers of the updates before."""
 
     @classmethod
     def create(
@@ -27,6 +31,9 @@ class TrainState(NamedTuple):
         optimizer: optax.GradientTransformation,
         seed: int,
         compute_dtype: str = "float32",
+        *,
+        init_ema: Callable[[Any], Any] | None = None,
+        guard: Any = None,
     ) -> "TrainState":
         """The state before the first update; with float16 it holds a loss scale."""
         for_params, for_steps = jax.random.split(jax.random.key(seed))
@@ -37,4 +44,6 @@ class TrainState(NamedTuple):
             opt_state=optimizer.init(params),
             key_data=jax.random.key_data(for_steps),
             loss_scale=init_loss_scale() if compute_dtype == "float16" else None,
+            ema=None if init_ema is None else init_ema(params),
+            guard=guard,
         )
