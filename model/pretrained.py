@@ -37,6 +37,7 @@ from model.weights import Dtype, new_file, read_weights, write_weights
 
 Format = Literal["pastel", "dalle_mini", "bart"]
 CONFIG_FILE, WEIGHTS_FILE, FLAX_FILE = "config.json", "model.safetensors", "flax_model.msgpack"
+KINDS = {"float64", "float32", "float16", "bfloat16"}
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt"),
@@ -157,10 +158,11 @@ def _read_own(
     path: Path, values: Mapping[str, Any]
 ) -> tuple[ModelConfig, SamplingConfig, Origin | None]:
     try:
-        origin = Origin(**values["origin"]) if "origin" in values else None
-        if origin and origin.format not in ("dalle_mini", "bart"):
-            raise ValueError(f"origin.format {origin.format!r:.60} is none of dalle_mini and bart")
-        return ModelConfig(**values["model"]), SamplingConfig(**values["sampling"]), origin
+        origin = values.get("origin")
+        if origin is not None and origin["format"] not in SAMPLING:
+            raise ValueError(f"origin.format {origin['format']!r:.60} is none of {list(SAMPLING)}")
+        model, sampling = ModelConfig(**values["model"]), SamplingConfig(**values["sampling"])
+        return model, sampling, None if origin is None else Origin(**origin)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no configuration of this transformer: {error}") from None
 
@@ -225,6 +227,8 @@ def write(folder: str | Path, release: Release, to: Format, dtype: Dtype | None 
     arrays = scatter(plan, flatten_dict(release.params, sep="/"))
     kinds = origin.arrays
     kinds = dict.fromkeys(sorted(arrays), kinds) if isinstance(kinds, str) else kinds
+    if kinds.keys() != arrays.keys() or not {*kinds.values()} <= KINDS:
+        raise ValueError("what config.json says under origin.arrays does not fit the model")
     arrays = {key: arrays[key].astype(dtype or kind, copy=False) for key, kind in kinds.items()}
     folder.mkdir(parents=True, exist_ok=True)
     if to == "dalle_mini":

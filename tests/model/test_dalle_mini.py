@@ -240,7 +240,7 @@ def test_a_configuration_without_an_origin_says_the_same(name: str) -> None:
 
 def test_scanned_and_unrolled_layers_are_the_same_model(tmp_path: Path) -> None:
     found, config, params = load(SCANNED, tmp_path)
-    apart = {}
+    apart: dict[str, np.ndarray] = {}
     for key, array in found.group("params").items():
         stem, layers, rest = key.partition("Layers/")
         parts = enumerate(array) if layers else []

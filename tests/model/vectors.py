@@ -24,6 +24,7 @@ FOLDER = REFERENCE / "dalle_mini" / "checkpoint_normformer_glu_scan"
 BART = REFERENCE / "bart_torch" / "bart_gelu"
 VARIANTS = sorted(path.name.split(".")[0] for path in FOLDER.parent.glob("*.safetensors.xz"))
 SCANNED = "normformer_glu_scan"
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,10 @@ def write_folder(folder: Path, values: Mapping[str, Any], params: Mapping[str, A
     return folder
 
 
-def package_layout(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def package_layout(values: Mapping[str, Any]) -> Shapes:
     """Keys and shapes that dalle-mini gives a model, from the README of the vectors: written down
     a second time, as its own code goes through a layer, to check ours against."""
-    dim = values["d_model"]
-    found = {}
+    dim, found = values["d_model"], Shapes()
     for stack, vocab, length in (
         ("encoder", values["encoder_vocab_size"], values["max_text_length"]),
         ("decoder", values["image_vocab_size"] + 1, values["image_length"]),
@@ -111,9 +111,6 @@ def package_layout(values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     if not values["tie_word_embeddings"]:
         found["lm_head/kernel"] = (dim, values["image_vocab_size"] + 1)
     return found
-
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def _layer(values: Mapping[str, Any], stack: str, i: int, depth: int) -> Shapes:
@@ -158,7 +155,7 @@ def _feed_forward(found: Shapes, values: Mapping[str, Any], hidden: int, kind: s
     for i in range(ups):
         _dense(found, f"{here}/Dense_{i}", values, dim, hidden)
     _dense(found, f"{here}/Dense_{ups}", values, hidden, dim)
-    norms = {
+    norms: dict[str, list[tuple[int, bool]]] = {
         "normformer": [(dim, False), (hidden, False)],
         "subln": [(dim, False), (hidden, False)],
         "preln": [(dim, False)],
