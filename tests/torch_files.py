@@ -14,6 +14,7 @@ STORAGES = {
     "float32": "FloatStorage",
     "float16": "HalfStorage",
     "bfloat16": "BFloat16Storage",
+    "int32": "IntStorage",
     "int64": "LongStorage",
 }
 

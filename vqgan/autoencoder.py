@@ -8,16 +8,18 @@ the same lines.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from vqgan import quantizer
 from vqgan.config import Resampling, VQGANConfig
 from vqgan.layers import Layer, Params, apply_plan, conv, init_conv, init_plan
 
+Arrays = Array | np.ndarray
 PRECISION = "float32"
 """Of products in `encode` and `decode`: accelerators would round their factors by default, and
 records made there would hold other tokens than those made on a CPU."""
@@ -124,19 +126,21 @@ class Autoencoder:
 
     def codes(self, params: Params) -> Float[Array, "k c"]:
         """The codebook as it is compared and decoded."""
-        return self.place(params["codebook"])
+        return self.place(jnp.asarray(params["codebook"]))
 
-    def latents(self, params: Params, pixels: Float[Array, "b Y X 3"]) -> Float[Array, "b y x c"]:
+    def latents(self, params: Params, pixels: Float[Arrays, "b Y X 3"]) -> Float[Array, "b y x c"]:
         """The encoder's outputs, not quantised; pixels in −1..1."""
-        return self.place(apply_plan(encoder_plan(self.config), params["encoder"], pixels))
+        given = _as_jax((params["encoder"], pixels))
+        return self.place(apply_plan(encoder_plan(self.config), *given))
 
-    def paint(self, params: Params, latents: Float[Array, "b y x c"]) -> Float[Array, "b Y X 3"]:
+    def paint(self, params: Params, latents: Float[Arrays, "b y x c"]) -> Float[Array, "b Y X 3"]:
         """The decoder on latents, quantised or not; float32, not clipped."""
         # Codes of unit length reach the decoder with unit variance.
         gain = self.config.code_dim**0.5 if self.config.normalize_codes else 1.0
-        return apply_plan(decoder_plan(self.config), params["decoder"], gain * latents)
+        given = _as_jax((params["decoder"], gain * latents))
+        return apply_plan(decoder_plan(self.config), *given)
 
-    def encode(self, params: Params, pixels: Float[Array, "b Y X 3"]) -> Int[Array, "b n"]:
+    def encode(self, params: Params, pixels: Float[Arrays, "b Y X 3"]) -> Int[Array, "b n"]:
         """Image tokens of pictures in −1..1, row-major."""
         side = self.config.image_size
         if pixels.shape[1:] != (side, side, 3):
@@ -148,13 +152,13 @@ class Autoencoder:
     def look_up(self, params: Params, latents: Float[Array, "b y x c"]) -> Int[Array, "b y x"]:
         """The index of each latent's code."""
         if self.config.lookup == "classifier":
-            scores = conv(params["classifier"], latents)
+            scores = conv(_as_jax(params["classifier"]), latents)
             return quantizer.likeliest(scores.reshape(-1, scores.shape[-1])).reshape(
                 latents.shape[:-1]
             )
         return quantizer.nearest(self.codes(params), latents)
 
-    def decode(self, params: Params, image_tokens: Int[Array, "b n"]) -> Float[Array, "b Y X 3"]:
+    def decode(self, params: Params, image_tokens: Int[Arrays, "b n"]) -> Float[Array, "b Y X 3"]:
         """Pictures in −1..1, float32, of image tokens: any square of them, for all layers are
         convolutions or attention.
 
@@ -166,6 +170,11 @@ class Autoencoder:
         codes = self.codes(params)[tokens].reshape(-1, side, side, self.config.code_dim)
         with jax.default_matmul_precision(PRECISION):
             return jnp.clip(self.paint(params, codes), -1.0, 1.0)
+
+
+def _as_jax(tree: Any) -> Any:
+    """Parameters as they were read, and pictures, are NumPy's arrays."""
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def build(config: VQGANConfig) -> Autoencoder:

@@ -164,8 +164,9 @@ def _read_flax(folder: Path, settings: Mapping[str, Any] | None) -> Release:
     values = read_json(path) if settings is None else settings
     file, arrays = read_arrays(folder, FLAX_FILE)
     config = _settings(path, values, settings is None, {})
-    origin = Origin("vqgan_jax", json.loads(json.dumps(dict(values))), _describe(arrays))
-    return Release("vqgan_jax", config, _convert(file, arrays, "vqgan_jax", config), origin)
+    kinds, params = _convert(file, arrays, "vqgan_jax", config)
+    origin = Origin("vqgan_jax", json.loads(json.dumps(dict(values))), kinds)
+    return Release("vqgan_jax", config, params, origin)
 
 
 def _read_taming(file: Path, settings: Mapping[str, Any] | None) -> Release:
@@ -180,8 +181,8 @@ def _read_taming(file: Path, settings: Mapping[str, Any] | None) -> Release:
     values = taming.read_config_file(path) if path and settings is None else settings or {}
     config = _settings(path or file, values, settings is None, arrays)
     arrays = dict(sorted(taming.respell(arrays, config).items()))
-    origin = Origin("taming", taming.write_config(config), _describe(arrays))
-    return Release("taming", config, _convert(file, arrays, "taming", config), origin)
+    kinds, params = _convert(file, arrays, "taming", config)
+    return Release("taming", config, params, Origin("taming", taming.write_config(config), kinds))
 
 
 def _settings(
@@ -212,10 +213,14 @@ def _plan(format: Format, config: VQGANConfig) -> Plan:
     return published.flax_plan(shapes)
 
 
-def _convert(file: Path, arrays: Arrays, format: Format, config: VQGANConfig) -> Params:
+def _convert(
+    file: Path, arrays: Arrays, format: Format, config: VQGANConfig
+) -> tuple[str | dict[str, str], Params]:
+    """`Origin.arrays` of these, and ours."""
     plan = _plan(format, config)
     check_arrays(file, arrays, plan)
-    return unflatten_dict(gather(plan, arrays, np.float32), sep="/")
+    kinds = _describe(arrays)
+    return kinds, unflatten_dict(gather(plan, arrays, np.float32), sep="/")
 
 
 def write(folder: str | Path, release: Release, to: Format, dtype: Dtype | None = None) -> None:

@@ -86,7 +86,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple) or len(values) > 16:
+    if not isinstance(values, list | tuple) or len(values) > 16 or (name in MOST and not values):
         raise ValueError(f"{name} must be a list of whole numbers, not {values!r:.60}")
     return tuple(_whole(name, value) for value in values)
 
