@@ -57,12 +57,18 @@ class VQGANConfig:
     here."""
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "edge_kernel", "stem_channels", "code_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         levels = len(self.channels)
         if not levels == len(self.encoder_blocks) == len(self.decoder_blocks):
             raise ValueError(
                 f"channels, encoder_blocks and decoder_blocks need one entry for each level, not "
                 f"{levels}, {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
             )
+        blocks = (*self.encoder_blocks, *self.decoder_blocks)
+        if not all(1 <= count <= 64 for count in blocks):
+            raise ValueError(f"encoder_blocks and decoder_blocks must lie in 1..64, not {blocks}")
         if self.image_size % self.factor:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of {self.factor} = patch_size "

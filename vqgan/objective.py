@@ -29,7 +29,12 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig) -> Loss:
 
     Where a picture is not quantised, during the warm-up, the decoder sees the latents themselves.
     Nothing is drawn at random: the keys that the training step gives are for other losses.
+
+    Raises:
+        ValueError: for a lookup by a classifier, which would not learn here.
     """
+    if autoencoder.config.lookup != "nearest":
+        raise ValueError("model.lookup classifier is only read from elsewhere; train with nearest")
 
     def loss(params: Params, batch: Batch, keys: Key[Array, "b"]) -> tuple[Array, dict]:
         pixels = to_float(batch["pixels"])

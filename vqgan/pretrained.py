@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -142,6 +142,10 @@ def _read_config(path: Path) -> tuple[VQGANConfig, Origin | None]:
         origin = Origin(**values.pop("origin")) if "origin" in values else None
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"has settings that this version does not know: {unknown}")
+        for name, kind in get_type_hints(VQGANConfig).items():
+            words = get_args(kind) if get_origin(kind) is Literal else ()
+            if words and values.get(name, words[0]) not in words:
+                raise ValueError(f"{name} {values[name]!r:.60} is none of {', '.join(words)}")
         tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         return VQGANConfig(**{**values, **tuples}), origin
     except (ValueError, TypeError, AttributeError) as error:

@@ -1,5 +1,6 @@
 """VQGANs of other programs: the same tokens and pictures, and back to the same bytes."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -16,12 +17,14 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from data.encode import open_encoder
 from model.msgpack import read_msgpack, write_msgpack
 from tests.torch_files import Called, Name, state_dict, write_old, write_zip
 from vqgan import pretrained, published, taming
 from vqgan.autoencoder import build
-from vqgan.config import VQGANConfig, taming_f16
+from vqgan.config import LossConfig, VQGANConfig, taming_f16
 from vqgan.layers import KINDS, Layer
+from vqgan.objective import make_loss
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -379,6 +382,19 @@ def test_pictures_and_tokens_may_be_numpy_s(tiny_vqgan: VQGANConfig, tmp_path: P
     _, params = pretrained.load(tmp_path)
     tokens = autoencoder.encode(params, np.zeros((1, 16, 16, 3), np.float32))
     assert autoencoder.decode(params, np.asarray(tokens)).shape == (1, 16, 16, 3)
+
+
+def test_a_classifier_of_codes_is_not_trained_in_silence(tiny_vqgan: VQGANConfig) -> None:
+    autoencoder = build(dataclasses.replace(tiny_vqgan, lookup="classifier"))
+    with pytest.raises(ValueError, match="lookup classifier"):
+        make_loss(autoencoder, LossConfig())
+
+
+def test_pictures_are_encoded_with_a_folder_of_another_program() -> None:
+    io = load_file(FLAX.with_name("vqgan_flax.io.safetensors"))
+    encoder = open_encoder(FLAX)
+    assert (encoder.image_size, encoder.codebook_size) == (32, 64)
+    np.testing.assert_array_equal(encoder.encode(io["inputs/image"]), io["outputs/indices"])
 
 
 def test_one_program_s_becomes_the_other_s(tmp_path: Path) -> None:

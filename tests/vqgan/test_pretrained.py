@@ -64,3 +64,33 @@ def test_unknown_settings_are_refused(saved):
     path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "red"}))
     with pytest.raises(ValueError, match="colour"):
         pretrained.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": "64"},
+        {"norm": "batchnorm"},
+        {"lookup": "hash"},
+        {"channels": 8},
+        {"channels": ["8", "16"]},
+        {"stem_channels": -8},
+        {"code_dim": 4.5},
+        {"encoder_blocks": [1, 10**9]},
+        {"patch_size": 0},
+    ],
+)
+def test_settings_of_another_kind_are_refused(saved, changes):
+    folder, _ = saved
+    path = folder / pretrained.CONFIG_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match="config.json is no configuration"):
+        pretrained.load(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "[" * 100_000])
+def test_a_configuration_that_is_no_object_is_refused(saved, text):
+    folder, _ = saved
+    (folder / pretrained.CONFIG_FILE).write_text(text)
+    with pytest.raises(ValueError, match="config.json is no configuration"):
+        pretrained.load(folder)
