@@ -47,7 +47,7 @@ class Embedding(nnx.Module):
     ) -> Float[Array, "b q d"]:
         """Embed tokens that stand at positions start, start + 1, …"""
         config = self.config
-        x = table[tokens].astype(jnp.float32)
+        x = jnp.asarray(table)[tokens].astype(jnp.float32)
         x = x * config.dim**0.5 if config.scale_embedding else x
         positions = self._positions()
         if positions is not None:

@@ -1,7 +1,7 @@
 """Draw image tokens for captions: guidance, temperature, top-k, top-p, one cached step a token.
 
-The decode loop is cut into static segments, each attending only over the part of the cache that
-is filled by its end. Guidance: Ho & Salimans 2022, arXiv:2207.12598; nucleus: Holtzman et al. 2019,
+The decode loop is cut into segments; the cache grows from one to the next, so that each attends
+only over what is filled by its end. Guidance: Ho & Salimans 2022, arXiv:2207.12598; nucleus: Holtzman et al. 2019,
 arXiv:1904.09751.
 """
 
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
 
-from model.config import SamplingConfig
+from model.config import ModelConfig, SamplingConfig
 from model.layers import fold_keys
-from model.transformer import Cache, Params, Transformer
+from model.transformer import Cache, Params, Transformer, build
 
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
 Sampler = Callable[..., Int32[Array, "b n"]]
@@ -60,9 +60,9 @@ def plan_segments(
 
 
 def make_sampler(
-    transformer: Transformer,
+    model: Transformer | ModelConfig,
     config: SamplingConfig,
-    empty_text: EmptyText,
+    empty_text: EmptyText | None = None,
     codebook_size: int | None = None,
     segments: int | None = None,
 ) -> Sampler:
@@ -75,6 +75,12 @@ def make_sampler(
     `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
     `codebook_size` classes are drawn, and never the start token; the VQGAN knows no others.
     """
+    transformer = build(model) if isinstance(model, ModelConfig) else model
+    if empty_text is None and config.guidance_scale != 1:
+        raise ValueError(
+            f"guidance_scale {config.guidance_scale} leads away from the empty caption: give it as "
+            "empty_text, or take guidance_scale 1"
+        )
     length, start_token = transformer.config.image_length, transformer.decoder_start_token_id
     codebook_size = _drawable(transformer, codebook_size)
     parts = segments or num_segments(length)
@@ -93,19 +99,19 @@ def make_sampler(
         doubled = bool(plan) and plan[0].doubled
         params = transformer.lay_out(params)
         decode = transformer.decoder(params)
-        cache = _read_text(transformer, params, text_tokens, text_mask, empty_text, doubled)
+        cache = _read_text(transformer, params, text_tokens, text_mask, empty_text, doubled, given)
         drawn = jnp.full((len(seeds), length + 1), start_token, jnp.int32)
         if first_tokens is not None and given:
             drawn = drawn.at[:, 1 : given + 1].set(first_tokens)
             before = drawn[:, :given]
-            _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache, given)
+            _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
 
         def draw_next(
             index: Array, carry: tuple[Int32[Array, "b m"], Cache], part: Segment
         ) -> tuple[Int32[Array, "b m"], Cache]:
             drawn, cache = carry
             tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
-            logits, cache = decode(jnp.tile(tokens, (1 + part.doubled, 1)), index, cache, part.end)
+            logits, cache = decode(jnp.tile(tokens, (1 + part.doubled, 1)), index, cache)
             logits = guide(logits[:, 0], part.guidance_scale) if part.doubled else logits[:, 0]
             logits = logits[:, :codebook_size]
             if start_token < codebook_size:
@@ -120,7 +126,7 @@ def make_sampler(
                 part.start,
                 part.end,
                 lambda index, carry, part=part: draw_next(index, carry, part),
-                (drawn, cache),
+                (drawn, cache.grown(part.end)),
             )
         return drawn[:, 1:]
 
@@ -175,17 +181,18 @@ def _read_text(
     params: Params,
     text_tokens: Int[Array, "b t"],
     text_mask: Bool[Array, "b t"],
-    empty_text: EmptyText,
+    empty_text: EmptyText | None,
     guided: bool,
+    length: int,
 ) -> Cache:
-    """The cache with the captions read, once. Guided: rows b to 2b have read the empty one."""
+    """The cache with the captions read, once, and room for `length` tokens. Guided: rows b to 2b
+    have read the empty caption."""
     rows = jnp.arange(len(text_tokens))
-    if guided:
+    if guided and empty_text is not None:
         text_tokens = jnp.concatenate([text_tokens, empty_text[0]])
         text_mask = jnp.concatenate([text_mask, empty_text[1]])
         rows = jnp.concatenate([rows, jnp.full_like(rows, len(rows))])
     states = transformer.encode(params, text_tokens, text_mask)
-    length = transformer.config.image_length
     return transformer.init_cache(params, states[rows], text_mask[rows], length)
 
 

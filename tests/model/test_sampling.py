@@ -246,6 +246,14 @@ def test_longer_pictures_get_more_segments() -> None:
     assert [num_segments(n) for n in (1, 9, 64, 256, 1024)] == [1, 4, 4, 8, 8]
 
 
+def test_guidance_needs_the_empty_caption(tiny: ModelConfig, params: Any) -> None:
+    with pytest.raises(ValueError, match="guidance_scale 3.0 leads away from the empty caption"):
+        make_sampler(tiny, GUIDED)
+    drawn = make_sampler(tiny, GREEDY)(params, *texts(), seeds(0, 1, 2))
+    expected = make_sampler(transformer.build(tiny), GREEDY, EMPTY)
+    assert (drawn == expected(params, *texts(), seeds(0, 1, 2))).all()
+
+
 def test_only_codes_of_the_vqgan_are_drawn(model: Transformer, params: Any) -> None:
     sample = make_sampler(model, WILD, EMPTY, codebook_size=4)
     drawn = sample(params, *texts(), seeds(0, 1, 2))
