@@ -105,11 +105,16 @@ def _restore(run: Path, step: int | None, config: ModelConfig) -> tuple[int, Par
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
     with Checkpoints(run / "checkpoints") as checkpoints:
-        step = checkpoints.latest_step() if step is None else step
-        if step is None or not (run / "checkpoints" / str(step)).is_dir():
-            raise ValueError(f"{run}/checkpoints holds no {'step' if step is None else step}")
-        digest = checkpoints.about(step).get("records")
-        return step, checkpoints.restore_params(like, step), digest
+        if step is None:
+            found = checkpoints.newest_params(like)  # a damaged step is passed over, with a line
+            if found is None:
+                raise ValueError(f"{run}/checkpoints holds no step")
+            step, params = found
+        elif step in checkpoints.steps():
+            params = checkpoints.restore_params(like, step)
+        else:
+            raise ValueError(f"{run}/checkpoints holds no {step}")
+        return step, params, checkpoints.about(step).get("records")
 
 
 @dataclass(frozen=True)

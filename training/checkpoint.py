@@ -1,30 +1,63 @@
-"""Checkpoints of a run: all training state in one atomic step. Only this file knows orbax."""
+"""Checkpoints of a run: all training state in one atomic step. Only this file knows orbax.
+
+A step holds the parameters, the rest of the state, averaged parameters where there are some, and
+one JSON, "about": what the run depends on, the digest of every array, and its own. What is read is
+held against them. Newest first, a step that is damaged is passed over; training moves it aside.
+"""
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from training.config import CheckpointConfig
+from training.digests import describe, json_digest, leaf_digests, path_name
 from training.state import TrainState
 
-logging.getLogger("absl").setLevel(logging.ERROR)
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads that orbax has let go of
+# What they have to say is said here in a line.
+for noisy in ("absl", "asyncio"):
+    logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+Tell = Callable[[str, str], None]
+Eligible = Callable[[int], bool]
+T = TypeVar("T")
+
+
+class DamagedError(ValueError):
+    """A step whose files are not what was written."""
+
+
+def tell_on_terminal(event: str, text: str) -> None:
+    print(f"{event}: {text}", file=sys.stderr)
 
 
 class Checkpoints:
     """The steps under RUN/checkpoints. Saves happen in the background."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig | None = None) -> None:
-        keep = (config.keep or None) if config else None
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=config is not None)
-        arrays = {name: ocp.StandardCheckpointHandler() for name in ("params", "rest")}
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(),
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig | None = None,
+        tell: Tell = tell_on_terminal,
+    ) -> None:
+        """Without `config` to read only. `tell(event, text)` gets every event worth a note."""
+        self._folder, self._config, self._tell = folder.resolve(), config, tell
+        self._pending: int | None = None
+        self._unsaved: str | None = None
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        arrays = {name: ocp.StandardCheckpointHandler() for name in ("params", "ema", "rest")}
+        options = ocp.CheckpointManagerOptions(create=self._config is not None)
+        return ocp.CheckpointManager(
+            self._folder,
             options=options,
             item_handlers={**arrays, "about": ocp.JsonCheckpointHandler()},
         )
@@ -35,32 +68,113 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """What is there, whole or damaged, oldest first."""
+        names = [path.name for path in self._folder.glob("*")] if self._folder.is_dir() else []
+        return sorted(int(name) for name in names if name.isdecimal())
 
-    def save(self, state: TrainState, about: dict[str, Any]) -> None:
-        """Write the state, and `about` (JSON) beside it. Nothing happens if that step is there."""
+    def latest_step(self) -> int | None:
+        return max(self.steps(), default=None)
+
+    def save(
+        self,
+        state: TrainState,
+        about: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write the state, `about` and evaluated `metrics` beside it. Nothing happens if that step
+        is there. A save that fails is told, and training goes on; `finish` makes it an error."""
+        self._settle()
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
-        items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
-        self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **items))
+        items = _items(state)
+        words: dict[str, Any] = {"about": dict(about), "metrics": dict(metrics or {})}
+        words["digests"] = leaf_digests(items)
+        words["digest"] = json_digest(words)
+        args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._pending, self._unsaved = step, None
+        try:
+            self._manager.save(
+                step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args)
+            )
+        except Exception as error:
+            self._give_up(error)
+
+    def _settle(self) -> None:
+        """Wait for the save under way; then delete what is not to be kept."""
+        if self._pending is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._give_up(error)
+            return
+        self._pending = None
+        for step in set(self.steps()) - self._kept():
+            with contextlib.suppress(Exception):  # a full or slow disk: again at the next save
+                self._manager.delete(step)
+
+    def _give_up(self, error: Exception) -> None:
+        """A save came to nothing: say so once, and leave no half of it behind."""
+        step, self._pending = self._pending, None
+        reason = _first_line(error)
+        self._unsaved = f"the checkpoint of step {step} could not be written: {reason}"
+        for half in self._folder.glob(f"{step}.*tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = self._open()
+        whole = ", ".join(map(str, self.steps())) or "none"
+        self._tell("unsaved", f"{self._unsaved}; older steps are as they were ({whole})")
+
+    def _kept(self) -> set[int]:
+        """The newest, and the best by the metric asked for."""
+        steps = self.steps()
+        if self._config is None or not self._config.keep:
+            return set(steps)
+        kept = set(steps[-self._config.keep :])
+        if self._config.keep_best:
+            name = self._config.keep_best.removeprefix("-")
+            sign = -1 if self._config.keep_best.startswith("-") else 1
+            values = {step: self._metrics(step).get(name) for step in steps}
+            scored = {step: sign * v for step, v in values.items() if v is not None}
+            kept |= {min(scored, key=lambda step: scored[step])} if scored else set()
+        return kept
+
+    def _metrics(self, step: int) -> dict[str, float]:
+        try:
+            return self._words(step)["metrics"]
+        except ValueError:
+            return {}
+
+    def finish(self) -> None:
+        """Wait for the save under way. Raises ValueError when the last one came to nothing."""
+        self._settle()
+        if self._unsaved is not None:
+            raise ValueError(f"{self._unsaved}; make room, and the same command goes on from there")
 
     def about(self, step: int) -> dict[str, Any]:
         """The JSON saved beside a step."""
-        args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        with self._readable(step):
-            return self._manager.restore(step, args=args)["about"]
+        return self._words(step)["about"]
 
-    def resume(self, state: TrainState, about: dict[str, Any]) -> TrainState:
-        """The newest state saved, or `state` where none is yet.
+    def resume(
+        self, state: TrainState, about: Mapping[str, Any], is_eligible: Eligible = lambda step: True
+    ) -> TrainState:
+        """The newest whole state saved among the eligible steps, or `state` where none is yet.
+        Newer ones are moved aside: training will come to their numbers again.
 
         Raises:
-            ValueError: when what was saved beside it is not `about`, such as other token records.
+            ValueError: when what was saved beside it is not `about`, such as other token records;
+                when it does not fit; when steps are there and all are damaged.
         """
-        step = self.latest_step()
-        if step is None:
+        found = self._newest_whole(lambda step: self._matching(state, about, step), is_eligible)
+        if found is None:
             return state
+        self._set_aside([other for other in self.steps() if other > found[0]])
+        return found[1]
+
+    def _matching(self, state: TrainState, about: Mapping[str, Any], step: int) -> TrainState:
         saved = self.about(step)
         changed = [
             f"{k} (was {saved.get(k)}, now {v})" for k, v in about.items() if saved.get(k) != v
@@ -69,54 +183,114 @@ class Checkpoints:
             raise ValueError(f"this run was trained with other data: {', '.join(changed)}")
         return self.restore(state, step)
 
+    def _newest_whole(
+        self, read: Callable[[int], T], is_eligible: Eligible = lambda step: True
+    ) -> tuple[int, T] | None:
+        """A step and what `read` makes of it; None where there is no step."""
+        steps = [step for step in reversed(self.steps()) if is_eligible(step)]
+        for step in steps:
+            try:
+                return step, read(step)
+            except DamagedError as error:
+                self._tell("fallback", f"{error}; the step before it is taken")
+        if steps:
+            raise ValueError(f"no checkpoint in {self._folder} is whole; they are left as they are")
+        return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Steps make room for new ones of their number, and stay for whoever wants them."""
+        for step in steps:
+            aside = self._folder / f"aside-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(step)).rename(aside)
+        if steps:
+            self._manager.reload()
+
     def restore(self, like: TrainState, step: int) -> TrainState:
-        """The state of a step, placed like `like`. Raises ValueError if it is of another shape."""
-        found = self._restore(step, _items(like))
-        treedef = jax.tree.structure(like._replace(params=None))
-        rest = jax.tree.unflatten(treedef, [found["rest"][k] for k in _items(like)["rest"]])
-        return rest._replace(params=found["params"])
+        """The state of a step, placed like `like`.
+
+        Raises:
+            ValueError: it is of another shape; DamagedError: naming the array that is.
+        """
+        wanted = _items(like)
+        found = self._restore(step, wanted)
+        rest = [found["rest"][name] for name in wanted["rest"]]
+        treedef = jax.tree.structure(like._replace(params=None, ema=None))
+        restored = jax.tree.unflatten(treedef, rest)
+        return restored._replace(params=found["params"], ema=found.get("ema"))
 
     def restore_params(self, like: Any, step: int) -> Any:
-        """Only the parameters of a step; `like` has their shapes."""
-        return self._restore(step, {"params": like})["params"]
+        """Only the parameters of a step, averaged ones where there are; `like` has their shapes."""
+        has_ema = any(name.startswith("ema/") for name in self._words(step)["digests"])
+        name = "ema" if has_ema else "params"
+        return self._restore(step, {name: like})[name]
 
-    def _restore(self, step: int, like: dict[str, Any]) -> Any:
-        args = {name: ocp.args.StandardRestore(item) for name, item in like.items()}
+    def newest_params(self, like: Any) -> tuple[int, Any] | None:
+        """Step and parameters of the newest whole step; None where there is no step."""
+        return self._newest_whole(lambda step: self.restore_params(like, step))
+
+    def _restore(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+        expected = self._words(step)["digests"]
+        _check_fit(self._folder / str(step), expected, wanted)
+        args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
         with self._readable(step):
-            found = self._manager.item_metadata(step)
-            for name, item in like.items():
-                # Before reading: where a shape differs orbax lets go of reads that then complain.
-                _check_shapes(found[name], item)
-            return self._manager.restore(step, args=ocp.args.Composite(**args))
+            found = self._manager.restore(step, args=ocp.args.Composite(**args))
+            found = {name: found[name] for name in wanted}
+            for name, digest in leaf_digests(found).items():
+                if digest != expected[name]:
+                    raise ValueError(f"{name} has other bits than were saved")
+        return found
+
+    def _words(self, step: int) -> dict[str, Any]:
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        with self._readable(step):
+            words = self._manager.restore(step, args=args)["about"]
+            if json_digest({k: v for k, v in words.items() if k != "digest"}) != words["digest"]:
+                raise ValueError("its JSON has other bits than were saved")
+        return words
 
     @contextlib.contextmanager
     def _readable(self, step: int) -> Iterator[None]:
         """What is wrong with a step's files, in one line that names it."""
         try:
             yield
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ValueError(
-                f"checkpoint {self._manager.directory}/{step} is damaged or does not fit this "
-                f"configuration: {str(error)[:300]}"
-            ) from error
+        except (PermissionError, MemoryError):
+            raise
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):  # no fault of the files
+                raise
+            path = self._folder / str(step)
+            raise DamagedError(f"checkpoint {path} is damaged: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Wait for the saves under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        self._settle()
+        with contextlib.suppress(Exception):
+            self._manager.close()
 
 
-def _check_shapes(found: Any, like: Any) -> None:
-    """Raises ValueError naming the first array whose shape is not as wanted."""
-    have = dict(jax.tree.flatten_with_path(getattr(found, "tree", found))[0])
-    for path, leaf in jax.tree.flatten_with_path(like)[0]:
-        saved = have.get(path)
-        if saved is not None and tuple(saved.shape) != tuple(leaf.shape):
-            name = ".".join(str(getattr(part, "key", part)) for part in path)
-            raise ValueError(f"{name} is {tuple(saved.shape)}, not {tuple(leaf.shape)}")
+def _check_fit(path: Path, expected: Mapping[str, str], wanted: dict[str, Any]) -> None:
+    """Raises ValueError naming the first array that is not of the shape and dtype wanted."""
+    have = {n: d.split()[0] for n, d in expected.items() if n.partition("/")[0] in wanted}
+    want = {path_name(p): describe(x) for p, x in jax.tree.flatten_with_path(wanted)[0]}
+    for name in {**want, **have}:
+        if have.get(name) != want.get(name):
+            raise ValueError(
+                f"checkpoint {path} does not fit this configuration: {name} is "
+                f"{have.get(name, 'not in it')}, not {want.get(name, 'absent')}"
+            )
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """Parameters as the tree they are; the rest flat by path, whatever optax nests it in."""
-    rest, _ = jax.tree.flatten_with_path(state._replace(params=None))
-    return {"params": state.params, "rest": {jax.tree_util.keystr(k): leaf for k, leaf in rest}}
+    """Parameters as the trees they are; the rest flat by path, whatever optax nests it in."""
+    rest, _ = jax.tree.flatten_with_path(state._replace(params=None, ema=None))
+    flat = {jax.tree_util.keystr(k): leaf for k, leaf in rest}
+    averaged = {} if state.ema is None else {"ema": state.ema}
+    return {"params": state.params, "rest": flat, **averaged}
+
+
+def _first_line(error: BaseException) -> str:
+    """The line of an error that says what went wrong, without what other software wraps around."""
+    known = re.search(r"No space left on device|Disk quota exceeded", str(error))
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return known[0] if known else (lines[0][:300] if lines else type(error).__name__)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
+ParallelMode = Literal["pmap", "mesh"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class CheckpointConfig:
     """Updates between checkpoints; one is always written at the end and on SIGTERM."""
     keep: int = 3
     """Newest checkpoints kept; older ones are deleted. 0 = all are kept."""
+    keep_best: str = ""
+    """An evaluated metric, such as eval/tone/loss: the checkpoint with its lowest value is kept
+    too, of those written at an evaluated step. With a minus before its name, the highest."""
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.keep < 0:
@@ -80,10 +84,32 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """Devices."""
+    """Devices and processes; none of it changes what is computed, but for rounding."""
 
+    mode: ParallelMode = "pmap"
+    """pmap deals the batch to the devices, each of which holds the whole state; mesh can cut the
+    state over them as well, for models that do not fit one device."""
     devices: int = 0
-    """Local devices the batch is spread over; 0 = all there are."""
+    """Devices of each process the batch is spread over; 0 = all there are."""
+    fsdp: int = 1
+    """With mesh: weights and optimizer state are cut into so many parts, and put together layer by
+    layer as they are needed. What fsdp and tensor leave of the devices holds copies."""
+    tensor: int = 1
+    """With mesh: heads, feed-forwards and vocabularies are cut into so many parts, which compute
+    together on the same examples; best within one machine."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where the processes of a run meet. Found under SLURM, Open MPI,
+    Kubernetes and on TPU pods; else the same on every process."""
+    num_processes: int | None = None
+    """How many processes there are; found like the coordinator."""
+    process_id: int | None = None
+    """Which of them this is, from 0; found like the coordinator."""
+
+    def __post_init__(self) -> None:
+        for name in ("fsdp", "tensor", "num_processes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"parallel.{name} must be at least 1, not {value}")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig
+from training.digests import leaf_digests
 from training.state import TrainState
 
 
@@ -22,6 +24,21 @@ def state_of(width: int, step: int = 0, dtype: str = "float16") -> TrainState:
     return state._replace(step=jnp.int32(step))
 
 
+def steps_in(folder: Path) -> set[int]:
+    return {int(p.name) for p in folder.iterdir() if p.name.isdecimal()}
+
+
+def assert_same(found: TrainState, expected: TrainState) -> None:
+    assert str(jax.tree.structure(found)) == str(jax.tree.structure(expected))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def swap_arrays(folder: Path) -> None:
+    """Damage that orbax does not see: the parameters of one step in another."""
+    (folder / "2" / "params").rename(folder / "old")
+    (folder / "1" / "params").rename(folder / "2" / "params")
+
+
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(state_of(4, step=7), {"records": "abc"})
@@ -29,9 +46,21 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
         found = checkpoints.resume(state_of(4), {"records": "abc"})
         params = checkpoints.restore_params(state_of(4).params, 7)
     expected = state_of(4, step=7)
-    assert str(jax.tree.structure(found)) == str(jax.tree.structure(expected))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert_same(found, expected)
     jax.tree.map(np.testing.assert_array_equal, params, expected.params)
+
+
+def test_averaged_parameters_come_back_and_are_what_is_drawn_with(tmp_path: Path) -> None:
+    state = state_of(4, step=7)
+    state = state._replace(ema=jax.tree.map(lambda x: x + 1, state.params))
+    with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        checkpoints.save(state, {})
+        checkpoints.finish()
+        assert_same(checkpoints.restore(state, 7), state)
+        found = checkpoints.newest_params(state.params)
+    assert found is not None
+    assert found[0] == 7
+    jax.tree.map(np.testing.assert_array_equal, found[1], state.ema)
 
 
 def test_without_a_checkpoint_the_fresh_state_stays(tmp_path: Path) -> None:
@@ -45,9 +74,9 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
         checkpoints.save(state_of(4, step=1), {})
     with (
         Checkpoints(tmp_path, CheckpointConfig()) as checkpoints,
-        pytest.raises(ValueError, match=r"a.kernel is \(2, 4\), not \(2, 5\)"),
+        pytest.raises(ValueError, match=r"params/a/kernel is float32\[2,4\], not float32\[2,5\]"),
     ):
-        checkpoints.restore(state_of(5), 1)
+        checkpoints.resume(state_of(5), {})
 
 
 def test_other_data_is_refused_by_name(tmp_path: Path) -> None:
@@ -60,15 +89,78 @@ def test_other_data_is_refused_by_name(tmp_path: Path) -> None:
         checkpoints.resume(state_of(4), {"records": "def"})
 
 
+def test_a_damaged_step_is_named_and_the_one_before_is_taken(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, CheckpointConfig(keep=0)) as checkpoints:
+        for step in (0, 1, 2):
+            checkpoints.save(state_of(4, step=step), {})
+    swap_arrays(tmp_path)
+    told: list[tuple[str, str]] = []
+    with Checkpoints(tmp_path, CheckpointConfig(), tell=lambda *e: told.append(e)) as checkpoints:
+        assert_same(checkpoints.resume(state_of(4), {}), state_of(4, step=0))
+        assert [event for event, _ in told] == ["fallback", "fallback"]
+        assert "/2 is damaged: params/a/kernel has other bits than were saved" in told[0][1]
+        assert "\n" not in told[0][1]
+        checkpoints.save(state_of(4, step=2), {})  # the number is free again
+        checkpoints.finish()
+        assert_same(checkpoints.restore(state_of(4), 2), state_of(4, step=2))
+    assert (tmp_path / "aside-2").is_dir()
+
+
+def test_where_all_are_damaged_training_does_not_begin_anew(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_of(4, step=step), {})
+    swap_arrays(tmp_path)
+    with (
+        Checkpoints(tmp_path, CheckpointConfig()) as checkpoints,
+        pytest.raises(ValueError, match="no checkpoint in .* is whole"),
+    ):
+        checkpoints.resume(state_of(4), {})
+    assert steps_in(tmp_path) == {1, 2}
+
+
+def test_parameters_alone_are_checked_too(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, CheckpointConfig(keep=0)) as checkpoints:
+        for step in (0, 1, 2):
+            checkpoints.save(state_of(4, step=step), {})
+    swap_arrays(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match="a/kernel has other bits"):
+            checkpoints.restore_params(state_of(4).params, 2)
+        found = checkpoints.newest_params(state_of(4).params)
+    assert found is not None
+    assert found[0] == 0
+    assert steps_in(tmp_path) == {0, 1, 2}  # a reader leaves them as they are
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "bool", "uint32"])
+def test_each_changed_bit_changes_the_digest_and_the_layout_does_not(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 2, (4, 6)).astype(dtype)
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    spread = jax.device_put(array, NamedSharding(mesh, PartitionSpec("data")))
+    one = leaf_digests({"x": jnp.asarray(array)})
+    assert leaf_digests({"x": spread}) == one
+    changed = array.copy()
+    changed[2, 3] = 1 - changed[2, 3] if dtype == "bool" else changed[2, 3] + 1
+    assert leaf_digests({"x": jnp.asarray(changed)}) != one
+    assert leaf_digests({"x": jnp.asarray(array.reshape(6, 4))}) != one
+
+
 def test_keeping_none_means_keeping_all(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, CheckpointConfig(keep=0)) as checkpoints:
         for step in (1, 2):
             checkpoints.save(state_of(4, step=step), {})
-    assert {p.name for p in tmp_path.iterdir() if p.name.isdecimal()} == {"1", "2"}
+    assert steps_in(tmp_path) == {1, 2}
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path, CheckpointConfig(keep=2)) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(state_of(4, step=step), {})
-    assert {p.name for p in tmp_path.iterdir() if p.name.isdecimal()} == {"2", "3"}
+def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    def kept(folder: Path, keep_best: str) -> set[int]:
+        with Checkpoints(folder, CheckpointConfig(keep=1, keep_best=keep_best)) as checkpoints:
+            for step, value in ((1, 2.0), (2, 5.0), (3, 3.0), (4, 4.0)):
+                checkpoints.save(state_of(4, step=step), {}, {"eval/psnr": value})
+        return steps_in(folder)
+
+    assert kept(tmp_path / "newest", "") == {4}
+    assert kept(tmp_path / "lowest", "eval/psnr") == {1, 4}
+    assert kept(tmp_path / "highest", "-eval/psnr") == {2, 4}
