@@ -158,6 +158,14 @@ class LayerCache:
     cross_k: Float[Array, "b g t e"]
     cross_v: Float[Array, "b g t e"]
 
+    def grown(self, length: int) -> "LayerCache":
+        """The same with room for `length` positions."""
+
+        def grow(x: Float[Array, "b g m e"]) -> Float[Array, "b g n e"]:
+            return jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+
+        return replace(self, self_k=grow(self.self_k), self_v=grow(self.self_v))
+
     def insert(self, k: Array, v: Array, index: int | Array) -> "LayerCache":
         """The cache with keys and values [b, g, q, e] written from position `index` on."""
         write = jax.lax.dynamic_update_slice_in_dim
@@ -200,17 +208,16 @@ class DecoderLayer(nnx.Module):
         x: Float[Array, "b q d"],
         cache: LayerCache,
         index: int | Array,
-        length: int,
         text_mask: Bool[Array, "b 1 1 t"],
     ) -> tuple[Float[Array, "b q d"], LayerCache]:
-        """Positions from `index` on: look at the first `length` cached ones, as far as they are not
-        later. They must all lie below `length`."""
+        """Positions from `index` on, for which the cache must have room: look at those cached, as
+        far as they are not later."""
         h = self.attention_residual.enter(x)
         cache = cache.insert(*self.attention.keys_values(h, index), index)
         queries = index + jnp.arange(x.shape[1])
-        mask = (jnp.arange(length)[None] <= queries[:, None])[None, None]
-        seen = cache.self_k[:, :, :length], cache.self_v[:, :, :length]
-        mixed = self.attention(h, *seen, mask, start=index)
+        cached = jnp.arange(cache.self_k.shape[2])
+        mask = (cached[None] <= queries[:, None])[None, None]
+        mixed = self.attention(h, cache.self_k, cache.self_v, mask, start=index)
         caption = cache.cross_k, cache.cross_v
         return self._add_all(x, h, mixed, caption, text_mask, None, index), cache
 

@@ -1,8 +1,8 @@
 """Draw image tokens for captions: guidance, temperature, top-k, top-p, one cached step a token.
 
 The decode loop is cut into segments; the cache grows from one to the next, so that each attends
-only over what is filled by its end. Guidance: Ho & Salimans 2022, arXiv:2207.12598; nucleus: Holtzman et al. 2019,
-arXiv:1904.09751.
+only over what is filled by its end. Guidance: Ho & Salimans 2022, arXiv:2207.12598; nucleus:
+Holtzman et al. 2019, arXiv:1904.09751.
 """
 
 from collections.abc import Callable

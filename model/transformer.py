@@ -41,10 +41,13 @@ class Cache:
     layers: list[LayerCache]
     text_mask: Bool[Array, "b t"]
 
+    def grown(self, length: int) -> "Cache":
+        """The same with room for `length` positions. Decoding attends over all the room there is,
+        and a part taken out of a larger cache would be copied at every step: so it starts small."""
+        return Cache([layer.grown(length) for layer in self.layers], self.text_mask)
 
-DecodeStep = Callable[
-    [Int[Array, "b q"], int | Array, Cache, int], tuple[Float[Array, "b q v"], Cache]
-]
+
+DecodeStep = Callable[[Int[Array, "b q"], int | Array, Cache], tuple[Float[Array, "b q v"], Cache]]
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,8 @@ class Transformer:
         return Cache(layers, text_mask.astype(bool))
 
     def decoder(self, params: Params) -> DecodeStep:
-        """The function (tokens, index, cache, length) → logits and the new cache, for decoder
-        inputs `tokens` [b, q] at positions index, index + 1, …, which must lie below `length`
-        (static): the part of the cache that is attended over.
+        """The function (tokens, index, cache) → logits and the new cache, for decoder inputs
+        `tokens` [b, q] at positions index, index + 1, …, for which the cache must have room.
 
         Made once, in front of the loop: taking layers out of their stack inside of it would copy
         every weight at every step.
@@ -148,13 +150,13 @@ class Transformer:
         network, decoder_layers = self._network(params), self._decoder_layers(params)
 
         def decode(
-            tokens: Int[Array, "b q"], index: int | Array, cache: Cache, length: int
+            tokens: Int[Array, "b q"], index: int | Array, cache: Cache
         ) -> tuple[Float[Array, "b q v"], Cache]:
             visible = cache.text_mask[:, None, None, :]
             x = network.embed_image(tokens, index)
             layers = []
             for layer, old in zip(decoder_layers, cache.layers, strict=True):
-                x, new = layer.decode(x, old, index, length, visible)
+                x, new = layer.decode(x, old, index, visible)
                 layers.append(new)
             return network.logits(x), Cache(layers, cache.text_mask)
 
