@@ -55,8 +55,9 @@ def read_fields(values: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]
         if type(value) is not kind or (kind is float and not math.isfinite(value)):
             raise ValueError(f"{theirs} must be {WORDS[kind]}, not {value!r:.60}")
         most = MAX_DEPTH if ours.endswith("_depth") else MAX_SIZE
-        if kind is int and not 0 <= value <= most:
-            raise ValueError(f"{theirs} must lie in 0..{most}, not {value}")
+        least = min(default, 0) if kind is int else 0
+        if kind is int and not least <= value <= most:
+            raise ValueError(f"{theirs} must lie in {least}..{most}, not {value}")
         found[ours] = value
     return found
 

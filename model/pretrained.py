@@ -28,6 +28,7 @@ from model.foreign import (
     check_arrays,
     gather,
     read_arrays,
+    read_fields,
     read_json,
     scatter,
 )
@@ -161,10 +162,18 @@ def _read_own(
         origin = values.get("origin")
         if origin is not None and origin["format"] not in SAMPLING:
             raise ValueError(f"origin.format {origin['format']!r:.60} is none of {list(SAMPLING)}")
-        model, sampling = ModelConfig(**values["model"]), SamplingConfig(**values["sampling"])
+        model = ModelConfig(**_own_fields(ModelConfig, values["model"]))
+        sampling = SamplingConfig(**_own_fields(SamplingConfig, values["sampling"]))
         return model, sampling, None if origin is None else Origin(**origin)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no configuration of this transformer: {error}") from None
+
+
+def _own_fields(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    known = {one.name: (one.name, one.default) for one in dataclasses.fields(config_class)}
+    if unknown := sorted(values.keys() - known.keys()):
+        raise ValueError(f"has settings that this version does not know: {unknown}")
+    return read_fields(values, known)
 
 
 def _read_foreign(folder: Path, kind: Format, values: dict[str, Any], dtype: Any) -> Release:
