@@ -165,11 +165,13 @@ def _read_own(
         model = ModelConfig(**_own_fields(ModelConfig, values["model"]))
         sampling = SamplingConfig(**_own_fields(SamplingConfig, values["sampling"]))
         return model, sampling, None if origin is None else Origin(**origin)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no configuration of this transformer: {error}") from None
 
 
-def _own_fields(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def _own_fields(config_class: type, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ValueError(f"{values!r:.60} is no {config_class.__name__}")
     known = {one.name: (one.name, one.default) for one in dataclasses.fields(config_class)}
     if unknown := sorted(values.keys() - known.keys()):
         raise ValueError(f"has settings that this version does not know: {unknown}")
