@@ -14,6 +14,7 @@ WINDOW = 200
 FLOOR = 1.0
 
 
+
 class LossScale(NamedTuple):
     """The scale, and the good updates since it last changed."""
 
@@ -30,10 +31,12 @@ def is_finite(tree: Any) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def adjust(loss_scale: LossScale, finite: Bool[Array, ""]) -> LossScale:
+def adjust(
+    loss_scale: LossScale, finite: Bool[Array, ""], window: int = WINDOW, floor: float = FLOOR
+) -> LossScale:
     """The scale after an update whose gradients were finite or not."""
     scale, good = loss_scale
     good = jnp.where(finite, good + 1, 0)
-    grow = good >= WINDOW
-    scale = jnp.where(finite, jnp.where(grow, scale * 2, scale), jnp.maximum(scale / 2, FLOOR))
+    grow = good >= window
+    scale = jnp.where(finite, jnp.where(grow, scale * 2, scale), jnp.maximum(scale / 2, floor))
     return LossScale(scale, jnp.where(grow, 0, good))

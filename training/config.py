@@ -5,6 +5,18 @@ from typing import Literal
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 ParallelMode = Literal["pmap", "mesh"]
+OnSpike = Literal["off", "skip", "rollback"]
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """ "100:120" → batches 100 to 119. Raises ValueError."""
+    start, found, stop = text.partition(":")
+    if not found or not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
+        raise ValueError(
+            f"training.skip_batches {text!r} is no range a:b with a < b, such as 1000:1200, which "
+            "leaves out the batches of updates 1001 to 1200"
+        )
+    return int(start), int(stop)
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,34 @@ class TrainingConfig:
     z_loss: float = 0.0
     """Weight of the squared logarithm of the softmax's normaliser, which keeps logits from
     drifting; PaLM has 1e-4 (arXiv:2204.02311)."""
+    on_spike: OnSpike = "skip"
+    """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
+    regular checkpoint and leave out the batches around it, or off. An update whose loss or gradient
+    is no number is never made, whatever this says."""
+    spike_threshold: float = 10.0
+    """How far above the median of the last good updates a jump is, in robust standard deviations of
+    the loss, or of the logarithm of the norm; in ordinary runs nothing is above 3.1."""
+    spike_window: int = 128
+    """How many good updates that median is over; before there are so many, and in the warm-up of
+    the learning rate, nothing is a spike."""
+    rollback_batches: int = 100
+    """With on_spike=rollback: batches left out before and after the one that spiked, as far back as
+    the checkpoint."""
+    bad_update_budget: int = 20
+    """Updates not made, or rolled back, of about the last 1,000, beyond which the run stops."""
+    skip_batches: tuple[str, ...] = ()
+    """Batches to leave out, by hand: ranges a:b from batch a up to but without b, of batches that
+    are still to come; batch n is that of update n + 1 where none is left out."""
+    loss_scale_window: int = 200
+    """float16: updates without overflow after which the loss scale doubles; an overflow halves
+    it."""
+    loss_scale_floor: float = 1.0
+    """float16: the lowest loss scale."""
+    loss_scale_patience: int = 25
+    """float16: overflows in a row at the floor beyond which the run stops."""
+    norms_every: int = 0
+    """Updates between rows with the norms of gradient, weights and update of every tensor, by
+    layer, and the ratio of update to weights; 0 = never."""
     log_every: int = 10
     """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
     update."""
@@ -48,9 +88,20 @@ class TrainingConfig:
         for name in ("steps", "batch_size", "accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("log_every", "eval_every", "eval_examples", "grid_every"):
+        for name in ("spike_window", "loss_scale_window", "loss_scale_patience"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"training.{name} must be at least 2, not {getattr(self, name)}")
+        for name in ("spike_threshold", "loss_scale_floor"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
+        for name in (
+            *("log_every", "eval_every", "eval_examples", "grid_every", "norms_every"),
+            *("rollback_batches", "bad_update_budget"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} cannot be negative, not {getattr(self, name)}")
+        for text in self.skip_batches:
+            parse_range(text)
         if not 0 <= self.label_smoothing < 1 or self.z_loss < 0:
             raise ValueError(
                 f"training.label_smoothing {self.label_smoothing} must lie in 0..1 and "

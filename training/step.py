@@ -1,21 +1,31 @@
 """One optimizer update, as a pure function of the state and a batch."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from optim.accumulate import accumulate
-from optim.loss_scale import adjust, is_finite
+from optim.loss_scale import adjust
+from training.config import TrainingConfig
+from training.digests import path_name
+from training.spikes import judge, keep_unless
 from training.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 Loss = Callable[[Any, Batch, Key[Array, "b"]], tuple[Array, Metrics]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+UpdateEma = Callable[[Any, Any, Array], Any]
+"""(averages, parameters, finished updates) → averages"""
+
+TENSORS = "tensors"
+PLAIN = TrainingConfig(on_spike="off")
+_STACK = re.compile(r"(^|/)run\d+/")
 
 
 def example_keys(state: TrainState, example_index: Int[Array, "b"]) -> Key[Array, "b"]:
@@ -30,8 +40,18 @@ def make_train_step(
     schedule: optax.Schedule,
     accumulation_steps: int = 1,
     mean_over_devices: Callable[[Any], Any] = lambda tree: tree,
+    *,
+    settings: TrainingConfig = PLAIN,
+    warmup_steps: int = 0,
+    update_ema: UpdateEma | None = None,
 ) -> Step:
-    """The update for a loss; `mean_over_devices` is given by training/parallel.py."""
+    """The update for a loss; `mean_over_devices` is given by training/parallel.py.
+
+    Where the state has a guard (training/spikes.py), an update that would do harm leaves
+    parameters, optimizer and averages as they were; in the first `warmup_steps` only what is no
+    number does.
+    """
+    direction = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         grads, metrics = _mean_gradient(loss, state, batch, accumulation_steps)
@@ -40,14 +60,20 @@ def make_train_step(
         metrics["norm/grad"] = optax.tree.norm(grads)
         metrics["schedule/learning_rate"] = learning_rate
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = direction(
+            grads, state.opt_state, state.params, learning_rate=learning_rate
+        )
         updates = jax.tree.map(lambda u: -learning_rate * u, updates)
         params = optax.apply_updates(state.params, updates)
-        new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-        if state.loss_scale is not None:
-            new, metrics = _guard(state, new, grads, metrics)
+        new = state._replace(params=params, opt_state=opt_state)
+        if update_ema is not None:
+            new = new._replace(ema=update_ema(state.ema, params, state.step))
+        if settings.norms_every:
+            is_due = (state.step + 1) % settings.norms_every == 0
+            metrics[TENSORS] = tensor_norms(grads, state.params, updates, is_due)
+        new, metrics = _guarded(state, new, metrics, settings, state.step >= warmup_steps)
         metrics["norm/params"] = optax.tree.norm(new.params)
-        return new, metrics
+        return new._replace(step=state.step + 1), metrics
 
     return step
 
@@ -73,18 +99,69 @@ def _mean_gradient(
     return jax.tree.map(lambda g: g / scale, grads), metrics
 
 
-def _guard(
-    old: TrainState, new: TrainState, grads: Any, metrics: Metrics
+def _guarded(
+    old: TrainState,
+    new: TrainState,
+    metrics: Metrics,
+    settings: TrainingConfig,
+    is_warm: Bool[Array, ""],
 ) -> tuple[TrainState, Metrics]:
-    """float16: keep parameters and optimizer as they were when the gradients overflowed."""
-    assert old.loss_scale is not None
-    finite = is_finite(grads)
-    params, opt_state = jax.tree.map(
-        lambda fresh, kept: jnp.where(finite, fresh, kept),
-        (new.params, new.opt_state),
-        (old.params, old.opt_state),
+    """The new state, or the old one where the update would do harm or float16 overflowed."""
+    if old.guard is None and old.loss_scale is None:
+        return new, metrics
+    value, norm = metrics["train/loss"], metrics["norm/grad"]
+    good = finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    is_scale_too_high = jnp.bool_(False)
+    if old.loss_scale is not None:
+        is_scale_too_high = ~finite & (old.loss_scale.scale > settings.loss_scale_floor)
+    guard = None
+    if old.guard is not None:
+        good, guard, told = judge(old.guard, settings, is_warm, value, norm, is_scale_too_high)
+        metrics |= told
+    kept = keep_unless(
+        good, (new.params, new.opt_state, new.ema), (old.params, old.opt_state, old.ema)
     )
-    metrics["loss_scale/scale"] = old.loss_scale.scale
-    metrics["loss_scale/skipped"] = (~finite).astype(jnp.float32)
-    loss_scale = adjust(old.loss_scale, finite)
-    return new._replace(params=params, opt_state=opt_state, loss_scale=loss_scale), metrics
+    new = old._replace(params=kept[0], opt_state=kept[1], ema=kept[2], guard=guard)
+    if old.loss_scale is not None:
+        window, floor = settings.loss_scale_window, settings.loss_scale_floor
+        new = new._replace(loss_scale=adjust(old.loss_scale, finite, window, floor))
+        metrics["loss_scale/scale"] = old.loss_scale.scale
+        metrics["loss_scale/skipped"] = (~finite).astype(jnp.float32)
+    return new, metrics
+
+
+def tensor_norms(
+    grads: Any, params: Any, updates: Any, is_due: Bool[Array, ""]
+) -> Float[Array, "n"]:
+    """Norms of every tensor, a stack's by layer, in the order of `tensor_names`; NaN where they are
+    not due, which costs nothing."""
+
+    def compute() -> Array:
+        norms = [
+            jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=_own_axes(path, leaf)))
+            for tree in (grads, params, updates)
+            for path, leaf in jax.tree.flatten_with_path(tree)[0]
+        ]
+        return jnp.concatenate([jnp.atleast_1d(norm) for norm in norms])
+
+    count = 3 * len(_parts(params))
+    return jax.lax.cond(is_due, compute, lambda: jnp.full((count,), jnp.nan))
+
+
+def tensor_names(params: Any) -> list[str]:
+    """Such as norm/grad/decoder/run0/mlp/up/kernel/0, of layer 0."""
+    parts = _parts(params)
+    return [f"norm/{kind}/{part}" for kind in ("grad", "param", "update") for part in parts]
+
+
+def _parts(params: Any) -> list[str]:
+    names = []
+    for path, leaf in jax.tree.flatten_with_path(params)[0]:
+        name = path_name(path)
+        layers = range(leaf.shape[0]) if _STACK.search(name) else None
+        names += [name] if layers is None else [f"{name}/{layer}" for layer in layers]
+    return names
+
+
+def _own_axes(path: Any, leaf: Array) -> tuple[int, ...]:
+    return tuple(range(1 if _STACK.search(path_name(path)) else 0, leaf.ndim))

@@ -1,0 +1,62 @@
+"""Batches that are left out, by hand or after a spike.
+
+At a spike PaLM (arXiv:2204.02311, §5.1) went back about 100 updates and left out 200 to 500
+batches. The same batches did not spike from other parameters: it is the pair that does.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.runs import write_atomically
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Batches start:stop that are never trained on (again), counted as if none were left out."""
+
+    start: int
+    stop: int
+    step: int
+    """Finished updates when this was decided: what came before stays as it was."""
+    why: str
+
+
+class Skips:
+    """Which batch an update takes, where some are left out; lasts in RUN/skips.json, so that a
+    resumed run, or a replay, takes the same."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.ranges: list[LeftOut] = []
+        if path.is_file():
+            try:
+                self.ranges = [LeftOut(**one) for one in json.loads(path.read_text())]
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} is no list of left-out batches: {error}") from None
+
+    def position(self, n: int) -> int:
+        """The batch of the update that follows `n` finished ones."""
+        for one in self.ranges:
+            if n >= one.start:
+                n += one.stop - one.start
+        return n
+
+    def leave_out(self, start: int, stop: int, step: int, why: str) -> list[LeftOut]:
+        """Leave out start:stop after `step` finished updates, of which nothing changes; returns
+        what that adds to what is left out already."""
+        free = [(max(start, self.position(step)), stop)]
+        for old in self.ranges:
+            free = [piece for one in free for piece in _without(one, old)]
+        added = [LeftOut(a, b, step, why) for a, b in free if a < b]
+        self.ranges = sorted([*self.ranges, *added], key=lambda one: one.start)
+        if added:
+            text = json.dumps([vars(one) for one in self.ranges], indent=1)
+            write_atomically(self._path, text + "\n")
+        return added
+
+
+def _without(one: tuple[int, int], old: LeftOut) -> list[tuple[int, int]]:
+    before = (one[0], min(one[1], old.start))
+    after = (max(one[0], old.stop), one[1])
+    return [piece for piece in (before, after) if piece[0] < piece[1]]
