@@ -20,7 +20,7 @@ from model.config import ModelConfig, SamplingConfig
 from model.sampling import Sampler, make_sampler, num_codes
 from model.transformer import Params, Transformer
 from training.checkpoint import Checkpoints
-from training.parallel import Devices, deal_rows, replicate
+from training.parallel import Devices, deal_rows, place
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig
@@ -268,7 +268,7 @@ def make_drawer(
     codes = min(vqgan.codebook_size, num_codes(model))
     sample = make_sampler(model, sampling, (empty_tokens, empty_mask), codes)
     paint_rows = deal_rows(paint, devices)
-    vqgan_params = replicate(vqgan_params, devices)
+    vqgan_params = place(vqgan_params, devices)
     return Drawer(
         devices,
         rows_per_call,
@@ -276,7 +276,7 @@ def make_drawer(
         model.config.grid_size * vqgan.factor,
         codes,
         tokenizer,
-        lambda params: replicate(model.lay_out(params), devices),
+        lambda params: place(model.lay_out(params), devices),
         deal_rows(sample, devices),
         lambda image_tokens: paint_rows(vqgan_params, image_tokens),
         lambda pictures: tokenise(vqgan_params, pictures),

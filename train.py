@@ -12,7 +12,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 
 from config import Config, from_yaml, run, to_tree, to_yaml
@@ -53,6 +52,7 @@ def main(config: Config) -> None:
     model = transformer.build(config.model, training.compute_dtype)
     optimizer = make_optimizer(config.optim)
     create = partial(TrainState.create, model.init, optimizer, config.seed, training.compute_dtype)
+    state = parallel.create(create, devices)
 
     def begin(tracker: Tracker) -> Work:
         runs.copy_once(records.tokenizer_folder, folder / "tokenizer")
@@ -64,10 +64,10 @@ def main(config: Config) -> None:
             Hook(training.eval_every, make_evaluation(config, model, records, devices)),
             Hook(training.grid_every, make_grids(config, model, records, folder, tracker)),
         ]
-        return Work(make_step(config, model, records), batches.at, hooks)
+        return Work(make_step(config, model, records, devices), batches.at, hooks)
 
     about = {"records": records.digest}
-    run_training(folder, config, to_yaml(config), devices, jax.jit(create)(), about, begin)
+    run_training(folder, config, to_yaml(config), devices, state, about, begin)
 
 
 def check_sizes(model: ModelConfig, records: Records) -> None:
@@ -93,7 +93,7 @@ def check_sizes(model: ModelConfig, records: Records) -> None:
             )
 
 
-def make_step(config: Config, model: Transformer, records: Records) -> Step:
+def make_step(config: Config, model: Transformer, records: Records, devices: Devices) -> Step:
     """The update of this configuration."""
     training = config.training
     tokenizer = open_tokenizer(records.tokenizer_folder)
@@ -109,11 +109,11 @@ def make_step(config: Config, model: Transformer, records: Records) -> Step:
         training.z_loss,
     )
     return make_train_step(
-        loss,
+        parallel.gather_before(loss, devices),
         make_optimizer(config.optim),
         make_schedule(config.optim, training.steps),
         training.accumulation_steps,
-        parallel.mean_over_devices,
+        parallel.mean_over(devices),
     )
 
 

@@ -11,10 +11,12 @@ def accumulate(gradient: Callable[[Any], Any], batch: Any, micro_batches: int) -
     """Mean of `gradient(micro_batch)`, any tree of arrays, over equal parts of the batch.
 
     One micro-batch lives at a time, so memory is that of a batch `micro_batches` times smaller.
+    Micro-batch i has every `micro_batches`th row from i on: where rows are cut over devices, each
+    has its part of every micro-batch.
     """
     if micro_batches == 1:
         return gradient(batch)
-    parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), batch)
+    parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
     first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
 

@@ -80,7 +80,7 @@ def run_training(
 
             state = fit(
                 parallel.compile_step(work.step, devices),
-                parallel.replicate(state, devices),
+                parallel.place(state, devices),
                 work.batch_at,
                 steps,
                 record=tracker.record,

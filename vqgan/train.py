@@ -28,6 +28,7 @@ from optim.schedules import make_schedule
 from training import parallel, runs
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig
 from training.loop import Hook
+from training.parallel import Devices
 from training.session import Work, run_training
 from training.state import TrainState
 from training.step import make_train_step
@@ -105,7 +106,7 @@ def main(config: RunConfig) -> None:
         print(f"{folder}: {size:,} parameters on {devices.describe()}; {counts}", flush=True)
         stream = PictureStream(sets[TRAIN], order, config.seed)
         return Work(
-            make_step(config, autoencoder),
+            make_step(config, autoencoder, devices),
             make_batches(config, stream),
             make_hooks(config, autoencoder, sets, folder, tracker),
             make_between(config, autoencoder, stream),
@@ -157,14 +158,14 @@ def read_sets(path: str, image_size: int) -> dict[str, Pictures]:
     return {name: np.stack(pictures) for name, pictures in sets.items()}
 
 
-def make_step(config: RunConfig, autoencoder: Autoencoder) -> Callable:
+def make_step(config: RunConfig, autoencoder: Autoencoder, devices: Devices) -> Callable:
     """The update of this configuration."""
     return make_train_step(
-        make_loss(autoencoder, config.loss),
+        parallel.gather_before(make_loss(autoencoder, config.loss), devices),
         make_optimizer(config.optim),
         make_schedule(config.optim, config.training.steps),
         config.training.accumulation_steps,
-        parallel.mean_over_devices,
+        parallel.mean_over(devices),
     )
 
 

@@ -51,17 +51,17 @@ def train(
     model = transformer.build(config, dtype)
     optimizer = make_optimizer(optim)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
+    places = parallel.start(ParallelConfig(devices=devices))
     step = make_train_step(
         make_loss(model, (empty, empty == 0), config.image_vocab_size, noise, noise),
         optimizer,
         make_schedule(optim, steps),
         accumulation_steps,
-        parallel.mean_over_devices,
+        parallel.mean_over(places),
     )
-    places = parallel.start(ParallelConfig(devices=devices))
     run = parallel.compile_step(step, places)
     state = jax.jit(partial(TrainState.create, model.init, optimizer, 0, dtype))()
-    state = parallel.replicate(state, places)
+    state = parallel.place(state, places)
     rows = []
     for _ in range(steps):
         state, metrics = run(state, batch_of(config))

@@ -1,0 +1,60 @@
+"""How arrays of a training state lie on a mesh, by the paths of the parameters.
+
+The mesh has three axes. The rows of a batch are dealt over `data` and `fsdp`. Over `fsdp` every
+matrix is cut as well, and put together where a layer needs it (Rajbhandari et al. 2019,
+arXiv:1910.02054, stage 3); over `tensor` matrices stay cut and a product of two is summed once
+(Shoeybi et al. 2019, arXiv:1909.08053).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import PartitionSpec
+
+DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
+ROWS = PartitionSpec((DATA, FSDP))
+
+TENSOR_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (r"/(q|k|v|up|gate)/(kernel|bias)$", (-1,)),  # outputs
+    (r"/(out|down)/kernel$", (-2,)),  # inputs
+    (r"_embedding/tokens$", (-2, -1)),  # rows, else columns
+    (r"(^|/)head/kernel$", (-1,)),
+    (r"(^|/)logits_bias$", (-1,)),
+)
+"""Path of a parameter → the axis that is cut over `tensor`: the first that can be divided."""
+
+_STACKED = re.compile(r"(^|/)run\d+/")
+
+
+def path_of(keys: Sequence[Any]) -> str:
+    """A leaf's path in a state, such as opt_state/1/mu/decoder/run0/mlp/up/kernel."""
+    names = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in keys)
+    return "/".join(str(name) for name in names)
+
+
+def is_stacked(path: str) -> bool:
+    """Whether the first axis is that of a stack of layers."""
+    return _STACKED.search(path) is not None
+
+
+def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
+    """Where the axes of a parameter lie, or of what an optimizer keeps of it under a path that ends
+    with the parameter's. The axis of stacked layers is never cut, vectors only by the rules."""
+    axes: list[str | None] = [None] * len(shape)
+    first = int(is_stacked(path))
+
+    def may_cut(axis: int, name: str) -> bool:
+        free = axis >= first and axes[axis] is None
+        return free and shape[axis] >= sizes[name] and shape[axis] % sizes[name] == 0
+
+    if sizes[TENSOR] > 1:
+        wanted = next((cuts for rule, cuts in TENSOR_RULES if re.search(rule, path)), ())
+        for axis in (cut + len(shape) for cut in wanted):
+            if TENSOR not in axes and may_cut(axis, TENSOR):
+                axes[axis] = TENSOR
+    if sizes[FSDP] > 1 and len(shape) - first >= 2:
+        able = [axis for axis in range(first, len(shape)) if may_cut(axis, FSDP)]
+        if able:
+            axes[max(able, key=lambda axis: shape[axis])] = FSDP
+    return PartitionSpec(*axes)
