@@ -23,9 +23,10 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Call:
-    """A call that the pickle asks for and that nobody makes."""
+    """A call that the pickle asks for and that nobody makes. It has no repr of its own: what it
+    holds may be nested so that its text would have no end."""
 
     function: Any
     arguments: Any

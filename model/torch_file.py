@@ -7,6 +7,7 @@ only: what nobody looks at, such as an optimizer's state, is never read.
 
 import math
 import mmap
+import reprlib
 import struct
 import zipfile
 from collections.abc import Callable
@@ -79,6 +80,8 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
         return _views(data, _state_dict(tree), place)
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path} cannot be read: it is nested without end") from None
     except (struct.error, EOFError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} cannot be read: it is damaged ({type(error).__name__})") from None
 
@@ -90,11 +93,17 @@ def _check(found: Global) -> None:
         raise ValueError(f"it would run {name!r:.100}, which has no place among weights")
 
 
+def _name(value: Any) -> str:
+    """Only of a name: a text of anything else may have no end."""
+    return str(value) if isinstance(value, Global) else ""
+
+
 def _storage(identity: Any) -> _Storage:
-    kind, dtype, key, _, count, *view = identity
-    if kind != "storage" or str(dtype) not in STORAGES or not isinstance(key, str):
-        raise ValueError(f"it refers to {str(identity)!r:.100}, which is no storage of numbers")
-    return _Storage(STORAGES[str(dtype)], key, count, view[0][1] if view and view[0] else 0)
+    usual = isinstance(identity, tuple) and len(identity) >= 5
+    kind, dtype, key, _, count, *view = identity if usual else [None] * 5
+    if kind != "storage" or _name(dtype) not in STORAGES or not isinstance(key, str):
+        raise ValueError(f"it refers to {reprlib.repr(identity):.100}, which is no storage")
+    return _Storage(STORAGES[_name(dtype)], key, count, view[0][1] if view and view[0] else 0)
 
 
 def _open_zip(data: mmap.mmap, path: Path) -> tuple[Any, Place]:
@@ -141,7 +150,8 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
 
     def refer(identity: Any) -> _Storage:
         found = _storage(identity)
-        return storages.setdefault(found.key, found) if found.start == 0 else found
+        storages.setdefault(found.key, found)
+        return found
 
     for said in (OLD_MAGIC, OLD_PROTOCOL):
         if read_pickle(data, _check, refer) != said:
@@ -150,6 +160,8 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
     tree = read_pickle(data, _check, refer)
     places: dict[str, tuple[int, int]] = {}
     for key in read_pickle(data, _check, refer):
+        if not isinstance(key, str):
+            raise ValueError("its storages have no names")
         count = struct.unpack("<q", data.read(8))[0]
         start, size = data.tell(), count * storages[key].dtype.itemsize
         if count < 0 or start + size > len(data):
@@ -169,28 +181,31 @@ def _state_dict(tree: Any) -> dict[str, Any]:
 def _views(data: mmap.mmap, found: dict[str, Any], place: Place) -> dict[str, np.ndarray]:
     views = {}
     for key, value in found.items():
+        if not isinstance(key, str):
+            raise ValueError(f"it has the key {reprlib.repr(key):.100}, which is no text")
         try:
             views[key] = _view(data, value, place)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{key!s:.200}: {error}") from None
+            raise ValueError(f"{key:.200}: {error}") from None
     return views
 
 
 def _view(data: mmap.mmap, value: Any, place: Place) -> np.ndarray:
-    while isinstance(value, Call) and str(value.function) == PARAMETER:
+    if isinstance(value, Call) and _name(value.function) == PARAMETER:
         value = value.arguments[0]
-    if not (isinstance(value, Call) and str(value.function) == TENSOR):
+    if not (isinstance(value, Call) and _name(value.function) == TENSOR):
         raise ValueError("it is no tensor")
     storage, offset, shape, strides, *_ = value.arguments
     begin, size = place(storage.key)
     count, numbers = storage.count, (storage.count, storage.start, offset, *shape, *strides)
-    if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) != len(strides):
-        raise ValueError(f"the shape {shape!r:.60} and the strides {strides!r:.60} are none")
+    fits = all(type(n) is int and 0 <= n < 2**63 for n in numbers) and len(shape) == len(strides)
+    if not fits:
+        raise ValueError(f"its shape and strides are {reprlib.repr((shape, strides)):.100}")
     places = math.prod(shape)
     last = storage.start + offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     # A stride of 0 could make a few bytes an array of any size.
     if count * storage.dtype.itemsize > size or places > count or (places and last >= count):
-        raise ValueError(f"the shape {shape!r:.60} reaches beyond its {size} bytes")
+        raise ValueError(f"its shape {reprlib.repr(shape):.100} reaches beyond its {size} bytes")
     if not places:
         return np.zeros(shape, storage.dtype)
     flat = np.frombuffer(data, storage.dtype, count, begin)[storage.start + offset :]

@@ -3,6 +3,7 @@ settings, and where each of our parameters stands in its checkpoints and in vqga
 """
 
 import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,13 +52,13 @@ def read_settings(values: Mapping[str, Any], is_gumbel: bool = False) -> VQGANCo
     """
     for name, only in FIXED.items():
         if values.get(name, only) != only:
-            raise ValueError(f"{name} is {values[name]!r:.60}; only {only} can be read")
+            raise ValueError(f"{name} is {brief(values[name])}; only {only} can be read")
     number = {name: _whole(name, values.get(name)) for name in NUMBERS}
     lists = {name: _whole_numbers(name, values.get(name)) for name in LISTS}
     levels, blocks = len(lists["ch_mult"]), number["num_res_blocks"]
     has_convolutions = values.get("resamp_with_conv", True)
     if type(has_convolutions) is not bool:
-        raise ValueError(f"resamp_with_conv must be true or false, not {has_convolutions!r:.60}")
+        raise ValueError(f"resamp_with_conv must be true or false, not {brief(has_convolutions)}")
     return VQGANConfig(
         image_size=number["resolution"],
         patch_size=1,
@@ -78,16 +79,21 @@ def read_settings(values: Mapping[str, Any], is_gumbel: bool = False) -> VQGANCo
     )
 
 
+def brief(value: Any) -> str:
+    """Its first characters; a yaml's aliases can make a text without end."""
+    return reprlib.repr(value)[:60]
+
+
 def _whole(name: str, value: Any) -> int:
     most = MOST.get(name, LARGEST)
     if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"{name} must be a whole number in 1..{most}, not {value!r:.60}")
+        raise ValueError(f"{name} must be a whole number in 1..{most}, not {brief(value)}")
     return value
 
 
 def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or len(values) > 16 or (name in MOST and not values):
-        raise ValueError(f"{name} must be a list of whole numbers, not {values!r:.60}")
+        raise ValueError(f"{name} must be a list of whole numbers, not {brief(values)}")
     return tuple(_whole(name, value) for value in values)
 
 

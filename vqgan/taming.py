@@ -16,7 +16,7 @@ from model.foreign import Arrays, read_arrays
 from model.torch_file import read_torch_file
 from model.weights import new_file
 from vqgan.config import VQGANConfig
-from vqgan.published import read_settings, write_settings
+from vqgan.published import brief, read_settings, write_settings
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.yaml"
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
@@ -99,14 +99,14 @@ def read_config(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> VQGANCo
     if is_gumbel is None:
         is_gumbel = PROJECTION in arrays
     if type(is_gumbel) is not bool:
-        raise ValueError(f"gumbel must be true or false, not {is_gumbel!r:.60}")
+        raise ValueError(f"gumbel must be true or false, not {brief(is_gumbel)}")
     return read_settings(flat, is_gumbel)
 
 
 def _map(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = values.get(name, {})
     if not isinstance(found, Mapping):
-        raise ValueError(f"{name} must hold settings, not {found!r:.60}")
+        raise ValueError(f"{name} must hold settings, not {brief(found)}")
     return found
 
 

@@ -211,6 +211,29 @@ def test_what_is_no_torch_file_is_named(tmp_path: Path, data: bytes, message: st
         read_torch_file(tmp_path / "x.pt")
 
 
+BOMB = b"]q\0" + b"".join(b"0]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1, 60))
+"""A list of twice a list of twice a list, …; written out it would be 2^60 long."""
+STORAGE = b"(U\7storagectorch\nFloatStorage\nU\0010U\3cpuK\6tQ"
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+ENDLESS = {
+    "value": (BOMB, "a: it is no tensor"),
+    "storage": (b"(U\7storage" + BOMB + b"K\0K\0K\0tQ", "it refers to"),
+    "shape": (REBUILD + b"(" + STORAGE + b"K\0" + BOMB + b")tR", "its shape and strides"),
+    "loop": (b"ctorch._utils\n_rebuild_parameter\n]q\0Rq\1h\0h\1a0", "a: it is no tensor"),
+    "depth": (b"(" * 5000 + b"t" * 5000, "a: it is no tensor"),
+    "identity": (b"(" * 5000 + b"t" * 5000 + b"Q", "it refers to"),
+}
+
+
+@pytest.mark.parametrize(("value", "message"), ENDLESS.values(), ids=list(ENDLESS))
+def test_a_pickle_that_would_never_end_ends(tmp_path: Path, value: bytes, message: str) -> None:
+    data = b"\x80\x02}U\x01a" + value + b"s."
+    path = write_zip(tmp_path / "x.ckpt", data, {"0": np.zeros(6, np.float32)})
+    with pytest.raises(ValueError, match=f"x.ckpt cannot be read: .*{message}") as caught:
+        read_torch_file(path)
+    assert len(str(caught.value)) < 600
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="x.pt cannot be read: .*No such file"):
         read_torch_file(tmp_path / "x.pt")
