@@ -26,7 +26,7 @@ from model.loss import make_eval_loss, make_loss
 from model.transformer import Transformer
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training import parallel, runs
+from training import parallel, processes, runs
 from training.hooks import evaluate_loss
 from training.loop import Hook
 from training.parallel import Devices
@@ -42,12 +42,12 @@ ABOUT = "Train the text-to-image transformer on token records."
 def main(config: Config) -> None:
     """One run, new or resumed."""
     training = config.training
+    processes.join(config.parallel)
     devices = parallel.start(config.parallel)
     parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
     records = open_records(config.data.records)
     check_sizes(config.model, records)
-    folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
-    runs.open_folder(folder, to_tree(config), lambda path: to_tree(from_yaml(Config, path)))
+    folder = Path(processes.from_first(lambda: open_folder(config)))
 
     model = transformer.build(config.model, training.compute_dtype)
     optimizer = make_optimizer(config.optim)
@@ -55,19 +55,29 @@ def main(config: Config) -> None:
     state = parallel.create(create, devices)
 
     def begin(tracker: Tracker) -> Work:
-        runs.copy_once(records.tokenizer_folder, folder / "tokenizer")
-        runs.copy_once(records.vqgan_folder, folder / "vqgan")
-        batches = open_batches(records, "train", training.batch_size, config.seed)
+        if devices.is_first:
+            runs.copy_once(records.tokenizer_folder, folder / "tokenizer")
+            runs.copy_once(records.vqgan_folder, folder / "vqgan")
+        batches = open_batches(
+            records, "train", training.batch_size, config.seed, share=devices.rows
+        )
         count, pictures = transformer.count_params(config.model), len(batches.rows)
         print(f"{folder}: {count:,} parameters on {devices.describe()}, {pictures:,} pictures")
         hooks = [
             Hook(training.eval_every, make_evaluation(config, model, records, devices)),
-            Hook(training.grid_every, make_grids(config, model, records, folder, tracker)),
+            Hook(training.grid_every, make_grids(config, model, records, folder, tracker, devices)),
         ]
         return Work(make_step(config, model, records, devices), batches.at, hooks)
 
     about = {"records": records.digest}
     run_training(folder, config, to_yaml(config), devices, state, about, begin)
+
+
+def open_folder(config: Config) -> str:
+    """The run's folder, made or seen to be one that may be resumed."""
+    folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
+    runs.open_folder(folder, to_tree(config), lambda path: to_tree(from_yaml(Config, path)))
+    return str(folder)
 
 
 def check_sizes(model: ModelConfig, records: Records) -> None:
@@ -133,9 +143,17 @@ def make_evaluation(
 
 
 def make_grids(
-    config: Config, model: Transformer, records: Records, folder: Path, tracker: Tracker
+    config: Config,
+    model: Transformer,
+    records: Records,
+    folder: Path,
+    tracker: Tracker,
+    devices: Devices,
 ) -> Callable[[int, TrainState], None]:
-    """Draws the fixed prompts into RUN/grids, always from the same seeds."""
+    """Draws the fixed prompts into RUN/grids, always from the same seeds; on process 0, to which
+    the others give their parts of the weights."""
+    if not devices.is_first:
+        return lambda step, state: parallel.on_first_device(state.params) and None
     prompts = list(config.training.grid_prompts) or some_captions(records)
     drawer = make_drawer(model, config.sampling, folder, rows_per_call=len(prompts))
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]

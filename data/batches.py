@@ -5,7 +5,7 @@ Feistel network (Luby & Rackoff 1988) over the next power of two, walked until i
 (Black & Rogaway 2002). Hashes are the finaliser of SplitMix64 (Steele et al. 2014).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,21 +71,26 @@ class Batches:
     batch_size: int
     seed: int
     shuffle: bool
+    share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange
+    """Size of a batch → which of its places are read here, where processes share the work."""
 
     def epoch(self, step: int) -> float:
         """How many times the split was read before `step`."""
         return step * self.batch_size / len(self.rows)
 
     def at(self, step: int) -> Batch:
-        """The batch of one step: text_tokens, text_mask, image_tokens and example_index, which
-        counts from 0 through the global batch."""
-        places = np.arange(self.batch_size, dtype=np.int64)
+        """The rows of one step's batch that are read here: text_tokens, text_mask, image_tokens and
+        example_index, the place in the whole batch."""
+        places = self.share(self.batch_size).astype(np.int64)
         positions = step * self.batch_size + places
         count = len(self.rows)
         chosen = order(self.seed, positions, count) if self.shuffle else positions % count
         examples = self.rows[chosen]
         captions = self._captions(examples, positions // count)
-        return _gather(self.records, examples, captions)
+        return {
+            **_gather(self.records, examples, captions),
+            "example_index": places.astype(np.int32),
+        }
 
     def _captions(
         self, examples: Int64[np.ndarray, "b"], epochs: Int64[np.ndarray, "b"]
@@ -100,12 +105,18 @@ class Batches:
 
 
 def open_batches(
-    records: Records, split: str, batch_size: int, seed: int, *, shuffle: bool = True
+    records: Records,
+    split: str,
+    batch_size: int,
+    seed: int,
+    *,
+    shuffle: bool = True,
+    share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange,
 ) -> Batches:
     """The training stream of a split. Raises ValueError for an unknown or empty split."""
     rows = _rows(records, split, batch_size)
     cumulative = np.concatenate([[0.0], np.cumsum(records.caption_weights, dtype=np.float64)])
-    return Batches(records, rows, cumulative, batch_size, seed, shuffle)
+    return Batches(records, rows, cumulative, batch_size, seed, shuffle, share)
 
 
 def eval_batches(records: Records, split: str, batch_size: int) -> Iterator[Batch]:
@@ -121,7 +132,11 @@ def _eval_batch(
     places = start + np.arange(batch_size)
     examples = rows[np.minimum(places, len(rows) - 1)]
     batch = _gather(records, examples, records.caption_offsets[examples])
-    return {**batch, "weight": (places < len(rows)).astype(np.float32)}
+    return {
+        **batch,
+        "example_index": np.arange(batch_size, dtype=np.int32),
+        "weight": (places < len(rows)).astype(np.float32),
+    }
 
 
 def _rows(records: Records, split: str, batch_size: int) -> Int64[np.ndarray, "m"]:
@@ -144,5 +159,4 @@ def _gather(
         "text_tokens": text_tokens,
         "text_mask": np.arange(text_tokens.shape[1]) < lengths[:, None],
         "image_tokens": records.image_tokens[examples].astype(np.int32),
-        "example_index": np.arange(len(examples), dtype=np.int32),
     }

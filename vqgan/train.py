@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ from data.tokenise import TRAIN, split_of
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training import parallel, runs
+from training import parallel, processes, runs
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig
 from training.loop import Hook
 from training.parallel import Devices
@@ -87,35 +88,46 @@ class RunConfig:
 def main(config: RunConfig) -> None:
     """One run, new or resumed; at its end RUN/vqgan is a release folder."""
     training = config.training
+    processes.join(config.parallel)
     devices = parallel.start(config.parallel)
     parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
     check_warmup(config)
     sets = read_sets(config.data.source, config.model.image_size)
-    folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
-    runs.open_folder(folder, to_tree(config), lambda path: to_tree(from_yaml(RunConfig, path)))
+    folder = Path(processes.from_first(lambda: open_folder(config)))
 
     autoencoder = build(config.model)
     create = partial(TrainState.create, autoencoder.init, make_optimizer(config.optim), config.seed)
+    state = parallel.place(create(), devices)
 
     card = folder / "vqgan" / model_card.FILE
 
     def begin(tracker: Tracker) -> Work:
-        card.unlink(missing_ok=True)  # it would speak of fewer updates
+        if devices.is_first:
+            card.unlink(missing_ok=True)  # it would speak of fewer updates
         size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(create).params))
         counts = ", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items())
         print(f"{folder}: {size:,} parameters on {devices.describe()}; {counts}", flush=True)
         stream = PictureStream(sets[TRAIN], order, config.seed)
         return Work(
             make_step(config, autoencoder, devices),
-            make_batches(config, stream),
-            make_hooks(config, autoencoder, sets, folder, tracker),
+            make_batches(config, stream, devices),
+            make_hooks(config, autoencoder, sets, folder, tracker, devices),
             make_between(config, autoencoder, stream),
         )
 
     about = {"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()}
-    state = run_training(folder, config, to_yaml(config), devices, create(), about, begin)
-    if int(state.step) == training.steps and not card.is_file():
-        release(config, autoencoder, state, sets, folder)
+    state = run_training(folder, config, to_yaml(config), devices, state, about, begin)
+    done = int(state.step) == training.steps and not card.is_file()
+    params = parallel.on_first_device(state.params)
+    if done and devices.is_first:
+        release(config, autoencoder, params, sets, folder)
+
+
+def open_folder(config: RunConfig) -> str:
+    """The run's folder, made or seen to be one that may be resumed."""
+    folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
+    runs.open_folder(folder, to_tree(config), lambda path: to_tree(from_yaml(RunConfig, path)))
+    return str(folder)
 
 
 def check_warmup(config: RunConfig) -> None:
@@ -170,14 +182,16 @@ def make_step(config: RunConfig, autoencoder: Autoencoder, devices: Devices) -> 
 
 
 def make_batches(
-    config: RunConfig, stream: PictureStream
+    config: RunConfig, stream: PictureStream, devices: Devices
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """Pictures of each update, quantised after the warm-up."""
     size, warmup = config.training.batch_size, config.quantizer.warmup_steps
+    rows = devices.rows(size)
 
     def batch_at(n: int) -> dict[str, np.ndarray]:
         batch = stream.batch(n, size, config.training.shift)
-        return {**batch, "is_quantized": np.full((size,), n >= warmup)}
+        batch = {**batch, "is_quantized": np.full((size,), n >= warmup)}
+        return {name: values[rows] for name, values in batch.items()}
 
     return batch_at
 
@@ -211,6 +225,7 @@ def make_hooks(
     sets: dict[str, Pictures],
     folder: Path,
     tracker: Tracker,
+    devices: Devices,
 ) -> list[Hook]:
     """Figures of every split, and a grid of held-out pictures with their reconstructions."""
     training = config.training
@@ -221,11 +236,13 @@ def make_hooks(
     shown = spread(held_out, GRID_PICTURES)
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
-        return figures(state.params)
+        return figures(parallel.on_first_device(state.params))
 
     def draw(step: int, state: TrainState) -> None:
         path = folder / "grids" / f"{step:06d}.png"
-        write_grid(path, reconstruct, state.params, shown)
+        params = parallel.on_first_device(state.params)
+        if devices.is_first:
+            write_grid(path, reconstruct, params, shown)
         tracker.image(step, "reconstructions", path)
 
     return [Hook(training.eval_every, evaluate), Hook(training.grid_every, draw)]
@@ -234,13 +251,13 @@ def make_hooks(
 def release(
     config: RunConfig,
     autoencoder: Autoencoder,
-    state: TrainState,
+    params: Any,
     sets: dict[str, Pictures],
     folder: Path,
 ) -> None:
     """Write RUN/vqgan, and judge what was written: float16 weights, every held-out picture."""
     out = folder / "vqgan"
-    pretrained.save(out, config.model, state.params)
+    pretrained.save(out, config.model, params)
     _, params = pretrained.load(out)
     reconstruct = make_reconstruction(autoencoder)
     figures = make_figures(reconstruct, sets, config.model.codebook_size)(params)

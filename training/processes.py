@@ -1,0 +1,194 @@
+"""Several processes that train one run together, each with devices of its own.
+
+The same command is given to each. They meet through jax.distributed; what process 0 alone may do,
+such as making the run's folder, is done there and told to the others, errors included.
+"""
+
+import contextlib
+import glob
+import importlib.util
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from training.config import ParallelConfig
+
+HEARTBEAT_SECONDS = 10  # a dead process is noticed after this time
+KUBERNETES_PORT = 55527
+MESSAGE_BYTES = 4096
+PEER_LOST = 3
+"""Exit status when another process of the run is gone."""
+
+
+class Meeting(NamedTuple):
+    """Where processes meet; None is for jax.distributed to find."""
+
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+
+
+def join(config: ParallelConfig) -> None:
+    """Meet the other processes, if there are any. Nothing of jax may have run before.
+
+    From then on only process 0 prints to stdout.
+
+    Raises:
+        ValueError: when it cannot be told who they are, or when they do not come.
+    """
+    meeting = find(config, os.environ)
+    if meeting is None:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    try:
+        jax.distributed.initialize(
+            *meeting,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"the processes of this run do not meet: {error}") from None
+    if jax.process_index() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
+    """Where this process meets others, by flags and by what its launcher says; None if alone."""
+    given = Meeting(config.coordinator, config.num_processes, config.process_id)
+    found = next((m for search in LAUNCHERS if (m := search(given, environ)) is not None), None)
+    if found is None and given == Meeting(None, None, None):
+        return None
+    known = found or given
+    coordinator = given.coordinator or known.coordinator
+    count = given.num_processes or known.num_processes
+    number = known.process_id if given.process_id is None else given.process_id
+    if found is None and None in (coordinator, count, number):
+        raise ValueError(
+            "without a launcher that tells them, processes need all of --parallel.coordinator="
+            "HOST:PORT, --parallel.num_processes and --parallel.process_id"
+        )
+    if count is not None and number is not None and not 0 <= number < count:
+        raise ValueError(
+            f"parallel.process_id {number} is not one of the {count} processes, which count from 0"
+        )
+    if coordinator is not None and ":" not in coordinator:
+        raise ValueError(f"parallel.coordinator {coordinator} has no port; try {coordinator}:12345")
+    return None if count == 1 else Meeting(coordinator, count, number)
+
+
+def _slurm(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
+    """One task of `srun`; jax finds the first node of the step."""
+    if "SLURM_STEP_NODELIST" not in environ or "SLURM_PROCID" not in environ:
+        return None
+    count = int(environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1")))
+    return Meeting(None, count, int(environ["SLURM_PROCID"]))
+
+
+def _open_mpi(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
+    """One rank of `mpirun`; until version 4 jax finds the host that it was started on."""
+    if "OMPI_COMM_WORLD_SIZE" not in environ:
+        return None
+    count, rank = int(environ["OMPI_COMM_WORLD_SIZE"]), int(environ["OMPI_COMM_WORLD_RANK"])
+    if count > 1 and given.coordinator is None and "OMPI_MCA_orte_hnp_uri" not in environ:
+        raise ValueError(
+            "this mpirun does not tell where it was started; add --parallel.coordinator=HOST:PORT "
+            "with the host of rank 0"
+        )
+    return Meeting(None, count, rank)
+
+
+def _kubernetes(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
+    """One pod of an indexed Job with a headless service as its subdomain. With the package
+    kubernetes, and leave to read pods and jobs, jax asks how many there are."""
+    if "KUBERNETES_SERVICE_HOST" not in environ or "JOB_COMPLETION_INDEX" not in environ:
+        return None
+    if given.num_processes is None:
+        if importlib.util.find_spec("kubernetes"):
+            return Meeting(None, None, None)
+        raise ValueError(
+            "a Kubernetes Job does not tell its pods how many they are; add "
+            "--parallel.num_processes=N (spec.completions), or install the package kubernetes"
+        )
+    index = environ["JOB_COMPLETION_INDEX"]
+    pod, _, domain = socket.getfqdn().partition(".")
+    first = f"{pod.removesuffix(f'-{index}')}-0"
+    return Meeting(f"{first}.{domain}:{KUBERNETES_PORT}", given.num_processes, int(index))
+
+
+def _tpu_pod(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
+    """One machine of a TPU pod; libtpu and the machine's metadata know the others."""
+    is_tpu = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    is_wanted = environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
+    if is_tpu and is_wanted and importlib.util.find_spec("libtpu"):
+        return Meeting(None, None, None)
+    return None
+
+
+LAUNCHERS = (_slurm, _open_mpi, _kubernetes, _tpu_pod)
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make` returns on process 0, which alone calls it: something that JSON can say. Raises
+    ValueError everywhere if it does there."""
+    if jax.process_count() == 1:
+        return make()
+    told = {}
+    if jax.process_index() == 0:
+        try:
+            told = {"value": make()}
+        except (ValueError, OSError) as error:
+            told = {"error": str(error)[: MESSAGE_BYTES // 8]}
+    text = json.dumps(told).encode().ljust(MESSAGE_BYTES)
+    sent = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+    heard = json.loads(np.asarray(sent).astype(np.uint8).tobytes())
+    if "error" in heard:
+        raise ValueError(heard["error"])
+    return heard["value"]
+
+
+class Agreement:
+    """Processes agree on a wish, such as to stop: it is granted to all of them at the same call,
+    the one after that at which any of them had it. Nobody waits: the answer is read a call later.
+    """
+
+    def __init__(self) -> None:
+        self._mesh = Mesh(np.array(jax.devices()), ("all",))
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(self._mesh, PartitionSpec()))
+        self._asked: jax.Array | None = None
+
+    def __call__(self, wish: bool) -> bool:
+        if jax.process_count() == 1:
+            return wish
+        dealt = NamedSharding(self._mesh, PartitionSpec("all"))
+        wishes = np.full(jax.local_device_count(), wish)
+        before = self._asked
+        self._asked = self._any(jax.make_array_from_process_local_data(dealt, wishes))
+        return before is not None and bool(before)
+
+
+@contextlib.contextmanager
+def watch_peers() -> Iterator[None]:
+    """End this process at once, with a line, when another one of the run is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        print(
+            f"process {jax.process_index()}: another process of this run is gone ({reason}); the "
+            "same command on every machine goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(PEER_LOST)
