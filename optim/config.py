@@ -1,41 +1,176 @@
-"""Configuration of the optimizer and its learning-rate schedule."""
+"""Configuration of the optimizer, of Shampoo, and of the learning-rate schedule."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-Optimizer = Literal["adamw", "sgd"]
+Optimizer = Literal[
+    "sgd",
+    "adam",
+    "adamw",
+    "nadamw",
+    "lion",
+    "adafactor",
+    "palm_adafactor",
+    "muon",
+    "shampoo",
+]
+Graft = Literal["sgd", "sqrt_n", "adagrad", "adagrad_normalized", "rmsprop", "rmsprop_normalized"]
+Schedule = Literal["hold", "rsqrt", "polynomial", "cosine", "exponential"]
+DecayShape = Literal["linear", "cosine", "sqrt"]
+ScheduleUnit = Literal["updates", "examples"]
+
+
+def _check_least(config: Any, prefix: str, least: int, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            limit = f"must be at least {least}" if least else "cannot be negative"
+            raise ValueError(f"{prefix}.{name} {limit}, not {getattr(config, name)}")
+
+
+@dataclass(frozen=True)
+class ShampooConfig:
+    """Distributed Shampoo (Anil et al. 2020, arXiv:2002.09018); momentum is optim.beta1, the decay
+    of its statistics optim.beta2."""
+
+    block_size: int = 1024
+    """Tensors are cut into blocks of at most so many entries along each dimension; a root costs its
+    cube. 0 = no cuts."""
+    merge_dims: int = 1024
+    """Neighbouring dimensions are merged while their product is not over this; 0 = never."""
+    graft: Graft = "rmsprop_normalized"
+    """Whose length each update gets: sgd, sqrt_n (signs), adagrad or rmsprop; _normalized divides
+    the gradient by its norm first."""
+    start_step: int = 5
+    """Updates made by the graft alone, before the statistics are worth inverting."""
+    statistics_every: int = 1
+    """Updates between updates of the statistics."""
+    roots_every: int = 10
+    """Updates between computations of the preconditioners, the inverse roots of the statistics."""
+    delayed_roots: bool = False
+    """An update uses the preconditioners from before it, so that nothing waits for the roots."""
+    max_dim: int = 4096
+    """A tensor with a larger dimension has no preconditioner, as a table over a vocabulary."""
+    min_rank: int = 1
+    """A tensor with fewer dimensions has no preconditioner; 1 = only single numbers have none."""
+    exclude: tuple[str, ...] = ("*tokens", "*positions", "*relative_bias", "*codebook")
+    """Patterns of parameter paths without preconditioner, by default the embeddings."""
+    moving_average: bool = True
+    """Momentum is the mean of updates (weights 1 − beta1) instead of their sum."""
+    matrix_epsilon: float = 1e-6
+    """Share of the largest eigenvalue that is added to all of them before a root is taken; the
+    statistics start from it."""
+    relative_epsilon: bool = True
+    """false: matrix_epsilon itself is added, whatever the eigenvalues."""
+    graft_epsilon: float = 1e-10
+    """Added to the root of the graft's sum of squares."""
+    graft_clip: float = 0.0
+    """Largest root mean square of an rmsprop graft; 0 = no limit."""
+    exponent: int = 0
+    """p of the inverse p-th roots; 0 = twice the number of dimensions."""
+    failure_threshold: float = 0.1
+    """A root with a larger error is not used; the one before it stays."""
+    one_sided: bool = False
+    """No preconditioner along the last dimension, the outputs."""
+
+    def __post_init__(self) -> None:
+        sizes = ("block_size", "merge_dims", "start_step", "min_rank", "exponent")
+        rates = ("matrix_epsilon", "graft_epsilon", "graft_clip", "failure_threshold")
+        _check_least(self, "optim.shampoo", 0, sizes + rates)
+        _check_least(self, "optim.shampoo", 1, ("statistics_every", "roots_every", "max_dim"))
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimizer, clipping, and a schedule of warm-up, hold and decay to 0."""
+    """Optimizer, clipping, averaging and freezing of weights, and the learning rate's course."""
 
     name: Optimizer = "adamw"
-    """adamw (Loshchilov & Hutter 2017, arXiv:1711.05101) or sgd with momentum."""
+    """adamw (Loshchilov & Hutter 2017, arXiv:1711.05101), adam (the same without weight decay),
+    nadamw (with Nesterov's momentum), sgd with momentum, lion (Chen et al. 2023, arXiv:2302.06675),
+    adafactor (Shazeer & Stern 2018, arXiv:1804.04235), palm_adafactor (not factored, as PaLM's,
+    arXiv:2204.02311), muon for kernels and adam for the rest (Jordan et al. 2024), or shampoo."""
     learning_rate: float = 2e-3
-    """Highest learning rate, reached after the warm-up; sgd wants about 100 × adamw's."""
+    """Highest learning rate, reached after the warm-up; sgd wants about 100 × adamw's, lion a
+    tenth; the two adafactors multiply it by each tensor's root mean square (PaLM: 1e-2)."""
+    schedule: Schedule = "hold"
+    """After the warm-up: hold, then decay to 0 over the last updates; rsqrt: hold, then 1/√step
+    (PaLM); polynomial (OPT: linear to 10 %) or cosine over all that is left; exponential."""
+    schedule_unit: ScheduleUnit = "updates"
+    """What the numbers of this section's schedule fields count; examples where batches grow."""
     warmup_steps: int = 20
     """Updates over which the learning rate rises linearly from 0."""
     decay_fraction: float = 0.3
-    """Last share of all updates over which the learning rate falls linearly to 0. A resume with
-    more steps re-plans only this part."""
+    """Last share of all updates over which the learning rate falls to 0, with schedule hold. A
+    resume with more steps re-plans only this part."""
+    decay_steps: int = 0
+    """The same as a number of updates, in place of decay_fraction if not 0: with training.steps =
+    step of any checkpoint of the hold + decay_steps, the decay branches off there."""
+    decay_shape: DecayShape = "linear"
+    """Course of that fall: linear, cosine, or sqrt: 1 − √(share done) (Hägele et al. 2024,
+    arXiv:2405.18392)."""
+    final_fraction: float | None = None
+    """Share of the learning rate that is left at the end; null = 0.1 for polynomial, otherwise 0.
+    exponential falls no lower."""
+    power: float = 1.0
+    """Exponent of the schedule polynomial; 1 = linear."""
+    rsqrt_steps: int = 10_000
+    """Updates before the schedule rsqrt falls: from there it is learning_rate · √(this / step)."""
+    transition_steps: int = 1000
+    """Updates over which the schedule exponential falls by decay_rate."""
+    transition_begin: int = 0
+    """Updates before the schedule exponential falls."""
+    decay_rate: float = 0.5
+    """Factor of the schedule exponential over each transition_steps."""
+    staircase: bool = False
+    """The schedule exponential falls in steps instead of smoothly."""
+    rewarm_from: int = 0
+    """Step of a restart from which the learning rate rises from 0 again, over rewarm_steps."""
+    rewarm_steps: int = 0
+    """Updates over which the learning rate returns to its course after rewarm_from; 0 = off."""
     beta1: float = 0.9
-    """Momentum: decay of the mean of gradients, in adamw and sgd."""
+    """Momentum: decay of the mean of gradients (of updates in shampoo and the adafactors; adafactor
+    with 0 keeps none and saves the memory)."""
     beta2: float = 0.98
-    """Decay of the mean of squared gradients, in adamw; 0.98 forgets in 50 updates, right for short
-    runs."""
+    """Decay of the mean of squared gradients, in adam's family, lion and shampoo; 0.98 forgets in
+    50 updates, right for short runs. shampoo sums with 1. The adafactors use 1 − step^−0.8."""
     epsilon: float = 1e-8
-    """Added to the root of the mean square in adamw."""
+    """Added to the root of the mean square in adam's family and muon."""
+    nesterov: bool = False
+    """Nesterov's momentum, in sgd and shampoo."""
+    factored_from: int = 128
+    """adafactor keeps rows and columns in place of a matrix whose sides are at least so long."""
+    shampoo: ShampooConfig = field(default_factory=ShampooConfig)
+    """Distributed Shampoo."""
     weight_decay: float = 0.0
-    """Decoupled decay per update, times the learning rate; never on norms, biases and
-    embeddings."""
+    """Decoupled decay per update, times the learning rate (in palm_adafactor times its square, 1 =
+    PaLM's); never on norms, biases and embeddings."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global L2 norm; 0 = off."""
+    ema_decay: float = 0.0
+    """Decay of an average of the weights, which is then evaluated and drawn with; 0 = none."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameter paths that stay as they are, such as encoder/* or *bias."""
+    train_only: tuple[str, ...] = ()
+    """Patterns of the only parameter paths that are trained, such as text_embedding/* for a new
+    language; none = all."""
 
     def __post_init__(self) -> None:
-        for name in ("decay_fraction", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"optim.{name} {getattr(self, name)} is not within 0..1")
-        for name in ("learning_rate", "warmup_steps", "epsilon", "weight_decay", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optim.{name} cannot be negative, not {getattr(self, name)}")
+        for name in ("decay_fraction", "beta1", "beta2", "ema_decay", "final_fraction"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"optim.{name} {value} is not within 0..1")
+        rates = ("learning_rate", "epsilon", "weight_decay", "clip_norm")
+        steps = ("warmup_steps", "decay_steps", "transition_begin", "rewarm_from", "rewarm_steps")
+        _check_least(self, "optim", 0, rates + steps)
+        _check_least(self, "optim", 1, ("rsqrt_steps", "transition_steps", "factored_from"))
+        if self.power <= 0 or not 0 < self.decay_rate <= 1:
+            raise ValueError(
+                f"optim.power {self.power} must be positive and optim.decay_rate "
+                f"{self.decay_rate} within 0..1 and not 0"
+            )
+        if self.name == "adam" and self.weight_decay:
+            raise ValueError(
+                f"optim.weight_decay {self.weight_decay} is not for adam; use --optim.name=adamw"
+            )
+        if self.nesterov and self.name not in ("sgd", "shampoo"):
+            known = "use nadamw" if self.name in ("adam", "adamw") else "leave it out"
+            raise ValueError(f"optim.nesterov is for sgd and shampoo, not {self.name}; {known}")

@@ -10,25 +10,121 @@ import jax
 import optax
 
 from optim.config import OptimConfig, Optimizer
+from optim.freezing import freeze
+from optim.layers import per_layer
+from optim.paths import is_stacked, map_named
+from optim.shampoo import shampoo
+from optim.spread import LOCAL, Spread
 
 
-def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Clip by global norm, find the direction, add decoupled weight decay."""
-    return optax.chain(
+def make_optimizer(
+    config: OptimConfig, spread: Spread = LOCAL
+) -> optax.GradientTransformationExtraArgs:
+    """Clip by global norm, find the direction, add decoupled weight decay; frozen leaves get 0.
+
+    `spread` deals the work that can be shared to the devices. `update` takes `learning_rate=`;
+    only palm_adafactor's weight decay needs it.
+    """
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        DIRECTIONS[config.name](config),
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
-        if config.weight_decay
-        else optax.identity(),
+        DIRECTIONS[config.name](config, spread),
+        _weight_decay(config),
+    )
+    return freeze(optax.with_extra_args_support(chain), config.freeze, config.train_only)
+
+
+def _adam(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
+    return optax.scale_by_adam(
+        config.beta1, config.beta2, config.epsilon, nesterov=config.name == "nadamw"
     )
 
 
-DIRECTIONS: dict[Optimizer, Callable[[OptimConfig], optax.GradientTransformation]] = {
-    "adamw": lambda c: optax.scale_by_adam(b1=c.beta1, b2=c.beta2, eps=c.epsilon),
-    "sgd": lambda c: optax.trace(decay=c.beta1),
+def _adafactor(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
+    """Factored with updates clipped to a root mean square of 1, or as PaLM has it: neither."""
+    factored = config.name == "adafactor"
+    whole = optax.adafactor(
+        factored=factored,
+        min_dim_size_to_factor=config.factored_from,
+        clipping_threshold=1.0 if factored else None,
+        momentum=config.beta1 or None,
+    )
+    return per_layer(optax.chain(whole, optax.scale(-1.0)))  # optax's goes downhill already
+
+
+def _muon(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
+    """Scaled by 0.2 √(longer side) so that one learning rate suits it and adam (Liu et al. 2025,
+    arXiv:2502.16982)."""
+    return optax.contrib.muon(
+        learning_rate=-1.0,  # it would go downhill
+        beta=config.beta1,
+        eps=config.epsilon,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        muon_weight_dimension_numbers=_sides,
+        consistent_rms=0.2,
+    )
+
+
+def _shampoo(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
+    return shampoo(config.shampoo, config.beta1, config.beta2, config.nesterov, spread)
+
+
+DIRECTIONS: dict[Optimizer, Callable[[OptimConfig, Spread], optax.GradientTransformation]] = {
+    "sgd": lambda c, spread: optax.trace(c.beta1, c.nesterov),
+    "adam": _adam,
+    "adamw": _adam,
+    "nadamw": _adam,
+    "lion": lambda c, spread: optax.scale_by_lion(c.beta1, c.beta2),
+    "adafactor": _adafactor,
+    "palm_adafactor": _adafactor,
+    "muon": _muon,
+    "shampoo": _shampoo,
 }
+
+
+def _weight_decay(config: OptimConfig) -> optax.GradientTransformation:
+    if not config.weight_decay:
+        return optax.identity()
+    if config.name == "palm_adafactor":
+        return _decay_by_squared_rate(config.weight_decay)
+    return optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
+
+
+def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationExtraArgs:
+    """Adds learning_rate · parameter, which the step multiplies by the learning rate once more."""
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, learning_rate: Any = None, **_: Any
+    ) -> tuple[Any, Any]:
+        if learning_rate is None:
+            raise ValueError("palm_adafactor's weight decay needs update(…, learning_rate=…)")
+        factor = weight_decay * learning_rate
+        decayed = jax.tree.map(
+            lambda is_kernel, u, p: u + factor * p if is_kernel else u,
+            is_decayed(params),
+            updates,
+            params,
+        )
+        return decayed, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def is_decayed(params: Any) -> Any:
     """True for the kernels of dense and convolution layers: never norms, biases, embeddings."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    return map_named(lambda name, _: name.split("/")[-1] == "kernel", params)
+
+
+def _sides(params: Any) -> Any:
+    """For muon: the inputs' and the outputs' axes of each kernel; None for what adam trains, which
+    the kernel that gives the logits is part of."""
+
+    def of_leaf(name: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        first = int(is_stacked(name))
+        if not name.endswith("/kernel") or name == "head/kernel" or leaf.ndim < first + 2:
+            return None
+        return optax.contrib.MuonDimensionNumbers(
+            tuple(range(first, leaf.ndim - 1)), (leaf.ndim - 1,)
+        )
+
+    return map_named(of_leaf, params)

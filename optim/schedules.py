@@ -1,23 +1,93 @@
-"""Learning rate as a function of the update."""
+"""Learning rate as a function of the finished updates alone."""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from optim.config import OptimConfig
+from optim.config import DecayShape, OptimConfig, Schedule
+
+Steps = Array | int | float
+OPT_FRACTION = 0.1
 
 
-def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """Linear warm-up, hold, linear decay to 0 over the last `decay_fraction` of `steps`.
+def make_schedule(
+    config: OptimConfig, steps: int, examples_at: Callable[[Steps], Steps] | None = None
+) -> optax.Schedule:
+    """Linear warm-up, then the course that `config.schedule` names, over `steps` updates in all.
 
-    Only the decay depends on `steps`, so a longer run is the same run until its decay begins.
+    `examples_at(step)` are the examples seen after that many updates; with
+    `config.schedule_unit` examples it is the clock. Raises ValueError when it is missing then.
     """
+    if config.schedule_unit == "examples" and examples_at is None:
+        raise ValueError("optim.schedule_unit examples is not possible here; use updates")
+    clock = examples_at if config.schedule_unit == "examples" else None
+    course = COURSES[config.schedule]
     warmup = max(config.warmup_steps, 1)
-    decay_steps = max(round(config.decay_fraction * steps), 1)
+    end = steps if clock is None else int(clock(steps))
 
     def schedule(step: Array) -> Array:
-        rising = (step + 1) / warmup
-        falling = (steps - step) / decay_steps
-        return config.learning_rate * jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
+        now, then = (step, step + 1) if clock is None else (clock(step), clock(step + 1))
+        share = jnp.minimum(then / warmup, course(config, now, end))
+        if config.rewarm_steps:
+            rising = jnp.clip((then - config.rewarm_from) / config.rewarm_steps, 0.0, 1.0)
+            share = share * jnp.where(now < config.rewarm_from, 1.0, rising)
+        return config.learning_rate * jnp.clip(share, 0.0, 1.0)
 
     return schedule
+
+
+def _hold(config: OptimConfig, now: Steps, end: int) -> Array:
+    """1, then down over the last steps. Only this fall depends on `end`: a longer run is the same
+    run until its decay begins."""
+    decay_steps = config.decay_steps or max(round(config.decay_fraction * end), 1)
+    left = jnp.clip((end - now) / decay_steps, 0.0, 1.0)
+    return _down_to(config.final_fraction or 0.0, FALLS[config.decay_shape](left))
+
+
+def _rsqrt(config: OptimConfig, now: Steps, end: int) -> Array:
+    """Constant, then ∝ 1/√now. PaLM: learning rate 1e-2 for 10,000 updates, then 1/√k."""
+    return jnp.sqrt(config.rsqrt_steps / jnp.maximum(now, config.rsqrt_steps))
+
+
+def _polynomial(config: OptimConfig, now: Steps, end: int) -> Array:
+    """From the end of the warm-up to the last update. OPT (arXiv:2205.01068): linear to 10 %."""
+    final = OPT_FRACTION if config.final_fraction is None else config.final_fraction
+    return _down_to(final, _left_after_warmup(config, now, end) ** config.power)
+
+
+def _cosine(config: OptimConfig, now: Steps, end: int) -> Array:
+    """Half a period from the end of the warm-up on. Loshchilov & Hutter 2016, arXiv:1608.03983."""
+    left = _left_after_warmup(config, now, end)
+    return _down_to(config.final_fraction or 0.0, FALLS["cosine"](left))
+
+
+def _exponential(config: OptimConfig, now: Steps, end: int) -> Array:
+    """× decay_rate over each transition_steps, smoothly or in steps."""
+    passed = jnp.maximum(now - config.transition_begin, 0) / config.transition_steps
+    passed = jnp.floor(passed) if config.staircase else passed
+    return jnp.maximum(config.decay_rate**passed, config.final_fraction or 0.0)
+
+
+COURSES: dict[Schedule, Callable[[OptimConfig, Steps, int], Array]] = {
+    "hold": _hold,
+    "rsqrt": _rsqrt,
+    "polynomial": _polynomial,
+    "cosine": _cosine,
+    "exponential": _exponential,
+}
+FALLS: dict[DecayShape, Callable[[Array], Array]] = {
+    "linear": lambda left: left,
+    "cosine": lambda left: 0.5 - 0.5 * jnp.cos(jnp.pi * left),
+    "sqrt": lambda left: 1 - jnp.sqrt(1 - left),
+}
+
+
+def _left_after_warmup(config: OptimConfig, now: Steps, end: int) -> Array:
+    length = max(end - config.warmup_steps, 1)
+    return jnp.clip((end - now) / length, 0.0, 1.0)
+
+
+def _down_to(final: float, share: Array) -> Array:
+    return final + (1 - final) * share

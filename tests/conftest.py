@@ -21,8 +21,9 @@ from jaxtyping import install_import_hook
 # on Python 3.13 inspect would no longer find the docstrings that --help is made of.
 WITH_FLAGS = ("config", "emoji", "encode", "train")
 PACKAGES = ("data", "model", "optim", "training", "vqgan")
-FILES = [path for package in PACKAGES for path in (ROOT / package).glob("*.py")]
-CHECKED = [f"{path.parent.name}.{path.stem}" for path in FILES if path.stem not in WITH_FLAGS]
+FILES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+NAMES = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in FILES]
+CHECKED = [name for name in NAMES if name.split(".")[-1] not in WITH_FLAGS]
 install_import_hook(CHECKED, "beartype.beartype")
 
 import jax

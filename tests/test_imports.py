@@ -21,7 +21,7 @@ ALLOWED = {
 # Run as `python -m`, they compose like train.py does; nothing but tests imports them.
 COMPOSING = {"vqgan/train.py", "data/encode.py", "data/emoji.py"}
 OURS = {*PACKAGES, "config", "runtime", "drawing", "train", "generate", "evaluate", "release", "ranking"}
-FILES = sorted(p for p in ROOT.glob("*/*.py") if p.parent.name in PACKAGES) + [
+FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")) + [
     ROOT / f"{name}.py" for name in ("config", "runtime", "drawing", "ranking")
 ]
 
@@ -58,7 +58,7 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_import_arrows_hold(path: Path) -> None:
-    part = path.parent.name if path.parent != ROOT else path.stem
+    part = path.relative_to(ROOT).with_suffix("").parts[0]
     if name_of(path) not in COMPOSING:
         assert imported(path) & OURS <= ALLOWED[part]
 

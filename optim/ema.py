@@ -1,0 +1,21 @@
+"""An exponential moving average of the weights (Polyak & Juditsky 1992), as wide as they are."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+
+def init_ema(params: Any) -> Any:
+    """The average before the first update: the weights, in float32 and in memory of their own."""
+    return jax.tree.map(lambda p: jnp.array(p, jnp.float32), params)
+
+
+def update_ema(ema: Any, params: Any, decay: float, step: int | Int[Array, ""]) -> Any:
+    """The average after update number `step`, counted from 0, whose weights are `params`.
+
+    The decay is at most (1 + step) / (10 + step), so that the first weights are soon forgotten.
+    """
+    keep = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda mean, p: mean + (1 - keep) * (p - mean), ema, params)

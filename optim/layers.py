@@ -1,0 +1,61 @@
+"""Transformations that treat each layer of a stack as a tensor of its own."""
+
+from typing import Any
+
+import jax
+import optax
+
+from optim.paths import is_stacked, map_named
+
+UNSTACKED = 0
+
+
+def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, mapped over the layers of every parameter below a `run<digits>`.
+
+    For one that looks at a whole tensor, at its norm or its rows, but not at several. The state is
+    a dict of inner states by number of layers, "layers0" for what is not in a stack.
+    """
+
+    def mapped(function: Any, layers: int) -> Any:
+        return function if layers == UNSTACKED else jax.vmap(function)
+
+    def init(params: Any) -> dict[str, Any]:
+        return {
+            f"layers{n}": mapped(inner.init, n)(_only(params, n)) for n in _layer_counts(params)
+        }
+
+    def update(grads: Any, state: dict[str, Any], params: Any = None) -> tuple[Any, dict[str, Any]]:
+        found, states = grads, {}
+        for n in _layer_counts(grads):
+            group, states[f"layers{n}"] = mapped(inner.update, n)(
+                _only(grads, n), state[f"layers{n}"], _only(params, n)
+            )
+            found = jax.tree.map(
+                lambda old, new: old if _is_left_out(new) else new,
+                found,
+                group,
+                is_leaf=_is_left_out,
+            )
+        return found, states
+
+    return optax.GradientTransformation(init, update)
+
+
+def _layers(name: str, leaf: Any) -> int:
+    return len(leaf) if is_stacked(name) else UNSTACKED
+
+
+def _layer_counts(tree: Any) -> list[int]:
+    return sorted(set(jax.tree.leaves(map_named(_layers, tree))))
+
+
+def _only(tree: Any, layers: int) -> Any:
+    """The tree without the leaves that have another number of layers."""
+    return map_named(
+        lambda name, leaf: leaf if _layers(name, leaf) == layers else optax.MaskedNode(), tree
+    )
+
+
+def _is_left_out(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)

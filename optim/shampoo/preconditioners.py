@@ -1,0 +1,126 @@
+"""Statistics of gradients and the preconditioners made of them, for one tensor cut into blocks."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from optim.config import ShampooConfig
+from optim.paths import is_stacked, matches
+from optim.shampoo.blocks import Shape, cut, join, merge_shape
+from optim.shampoo.grafts import moving
+from optim.shampoo.roots import inverse_root
+from optim.spread import Spread, spread_jobs
+
+# By kind of block and by dimension; each is [jobs, n, n].
+Matrices = tuple[tuple[Float[Array, "_ _ _"], ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How Shampoo sees one parameter: `layers` tensors of one shape, cut into blocks."""
+
+    layers: int
+    shape: Shape  # of a layer, as the model has it
+    merged: Shape  # as it is cut
+    sided: int  # dimensions with a preconditioner, from the first; 0 = none
+    exponent: int
+
+    def apart(self, x: Array) -> Float[Array, "layers ..."]:
+        """By layer."""
+        return x.reshape(self.layers, *self.shape)
+
+
+def make_plan(config: ShampooConfig, by_layer: bool, name: str, leaf: Array) -> Plan:
+    """The plan for the parameter with this path."""
+    stacked = by_layer and is_stacked(name)
+    layers, shape = (len(leaf), leaf.shape[1:]) if stacked else (1, leaf.shape)
+    merged = merge_shape(shape, config.merge_dims) if config.merge_dims else shape
+    sided = len(merged) - (config.one_sided and len(merged) > 1)
+    left_out = (
+        len(shape) < max(config.min_rank, 1)
+        or max(shape) > config.max_dim
+        or matches(name, config.exclude)
+    )
+    sided = 0 if left_out else sided
+    return Plan(layers, shape, merged, sided, config.exponent or 2 * sided)
+
+
+def identities(config: ShampooConfig, plan: Plan, scale: float) -> Matrices:
+    """`scale` times the identity for every block and dimension of a parameter."""
+    if not plan.sided:
+        return ()
+    pieces = cut(jnp.zeros((plan.layers, *plan.merged), jnp.float32), config.block_size)
+    return tuple(
+        tuple(
+            jnp.broadcast_to(scale * jnp.eye(size, dtype=jnp.float32), (len(piece), size, size))
+            for size in piece.shape[1 : 1 + plan.sided]
+        )
+        for piece in pieces
+    )
+
+
+def update_statistics(
+    config: ShampooConfig, beta: float, plan: Plan, gradient: Array, statistics: Matrices
+) -> Matrices:
+    """Moving averages of G Gᵀ along each dimension (sums for beta = 1)."""
+    if not plan.sided:
+        return ()
+    pieces = cut(gradient.reshape(plan.layers, *plan.merged), config.block_size)
+    return tuple(
+        tuple(moving(old, _gram(piece, axis), beta) for axis, old in enumerate(of_kind))
+        for piece, of_kind in zip(pieces, statistics, strict=True)
+    )
+
+
+def _gram(piece: Float[Array, "jobs ..."], axis: int) -> Float[Array, "jobs n n"]:
+    others = [d for d in range(piece.ndim - 1) if d != axis]
+    return jax.vmap(lambda block: jnp.tensordot(block, block, (others, others)))(piece)
+
+
+def precondition(
+    config: ShampooConfig, plan: Plan, gradient: Array, preconditioners: Matrices
+) -> Float[Array, "layers ..."]:
+    """The gradient multiplied by its preconditioner along each dimension that has one."""
+    pieces = cut(gradient.reshape(plan.layers, *plan.merged), config.block_size)
+    done = []
+    for piece, of_kind in zip(pieces, preconditioners, strict=True):
+        for axis, matrix in enumerate(of_kind):
+            piece = jax.vmap(lambda x, m, d=axis: jnp.moveaxis(jnp.tensordot(m, x, (0, d)), 0, d))(
+                piece, matrix
+            )
+        done.append(piece)
+    return join(done, plan.merged, config.block_size).reshape(plan.layers, *plan.shape)
+
+
+def compute_roots(
+    config: ShampooConfig,
+    jobs: list[tuple[int, Array, Array]],
+    spread: Spread,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> list[Array]:
+    """For each (exponent, statistics, preconditioners before): the new preconditioners.
+
+    All matrices of one size and exponent are one batch, dealt to the devices.
+    """
+    found: list[Array] = [old for _, _, old in jobs]
+    batches: dict[tuple[int, int], list[int]] = {}
+    for i, (exponent, statistics, _) in enumerate(jobs):
+        batches.setdefault((exponent, statistics.shape[-1]), []).append(i)
+    for (exponent, _), members in batches.items():
+        before = jnp.concatenate([jobs[i][2] for i in members])
+        roots, errors = spread_jobs(
+            lambda matrix, p=exponent: inverse_root(
+                matrix.astype(dtype), p, config.matrix_epsilon, config.relative_epsilon
+            ),
+            jnp.concatenate([jobs[i][1] for i in members]),
+            spread,
+        )
+        good = (errors < config.failure_threshold)[:, None, None]  # False for NaN
+        roots = jnp.where(good, roots.astype(before.dtype), before)
+        ends = [0]
+        for i in members:
+            ends.append(ends[-1] + len(jobs[i][1]))
+            found[i] = roots[ends[-2] : ends[-1]]
+    return found

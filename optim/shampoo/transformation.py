@@ -1,0 +1,177 @@
+"""Distributed Shampoo. Gupta et al. 2018, arXiv:1802.09568; Anil et al. 2020, arXiv:2002.09018."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from optim.config import ShampooConfig
+from optim.paths import map_named
+from optim.shampoo.grafts import GRAFTS, TINY, WITHOUT_SQUARES, Scale
+from optim.shampoo.preconditioners import (
+    Plan,
+    compute_roots,
+    identities,
+    make_plan,
+    precondition,
+    update_statistics,
+)
+from optim.spread import LOCAL, Spread
+
+
+class ShampooState(NamedTuple):
+    """Trees like the parameters; a leaf of the first two is a tuple of tuples of matrices."""
+
+    step: Int[Array, ""]
+    statistics: Any
+    preconditioners: Any
+    squares: Any
+    momentum: Any
+    graft_momentum: Any
+
+
+@dataclass(frozen=True)
+class Shampoo:
+    """`init` and `update` of the transformation that gives the direction of Shampoo's update: the
+    momentum of preconditioned gradients."""
+
+    config: ShampooConfig
+    beta1: float = 0.9
+    beta2: float = 0.999
+    nesterov: bool = False
+    spread: Spread = LOCAL
+    weight_decay: float = 0.0
+    """Of the parameter, joins the preconditioned gradient and the graft before the momentum."""
+    graft_rate: Callable[[Array], Any] | None = None
+    """Factor of the graft, of the finished updates."""
+    by_layer: bool = True
+    """A parameter under `run<digits>` is a stack, and each layer a tensor of its own."""
+    root_dtype: Any = jnp.float32
+    """Precision in which roots are computed; they are stored in float32."""
+
+    def init(self, params: Any) -> ShampooState:
+        config, plans = self.config, self._plans(params)
+        zeros = partial(jax.tree.map, jnp.zeros_like)
+        return ShampooState(
+            step=jnp.int32(0),
+            statistics=jax.tree.map(lambda p: identities(config, p, config.matrix_epsilon), plans),
+            preconditioners=jax.tree.map(lambda p: identities(config, p, 1.0), plans),
+            squares=() if config.graft in WITHOUT_SQUARES else zeros(params),
+            momentum=zeros(params),
+            graft_momentum=zeros(params),
+        )
+
+    def update(
+        self, grads: Any, state: ShampooState, params: Any = None
+    ) -> tuple[Any, ShampooState]:
+        grafted, squares = _grafts(
+            self.config, self.beta2, self._plans(grads), grads, state.squares
+        )
+        if self.graft_rate is not None:
+            rate = self.graft_rate(state.step)
+            grafted = jax.tree.map(lambda u: u * rate, grafted)
+        shaped, statistics, preconditioners = self._precondition(grads, grafted, state)
+        if self.weight_decay:
+            shaped, grafted = (
+                jax.tree.map(lambda u, p: u + self.weight_decay * p, tree, params)
+                for tree in (shaped, grafted)
+            )
+        direction, momentum, graft_momentum = self._add_momentum(shaped, grafted, state)
+        return direction, ShampooState(
+            state.step + 1, statistics, preconditioners, squares, momentum, graft_momentum
+        )
+
+    def _precondition(self, grads: Any, grafted: Any, state: ShampooState) -> tuple[Any, Any, Any]:
+        """Gradients preconditioned, of the graft's length; then the new statistics and roots."""
+        config, plans, before = self.config, self._plans(grads), state.preconditioners
+        statistics = _when(
+            state.step % config.statistics_every == 0,
+            lambda: jax.tree.map(
+                partial(update_statistics, config, self.beta2), plans, grads, state.statistics
+            ),
+            state.statistics,
+        )
+        preconditioners = _when(
+            state.step % config.roots_every == 0,
+            lambda: self._roots(plans, statistics, before),
+            before,
+        )
+        used = before if config.delayed_roots else preconditioners
+        shaped = jax.tree.map(partial(_shape, config), plans, grads, grafted, used)
+        return shaped, statistics, preconditioners
+
+    def _roots(self, plans: Any, statistics: Any, before: Any) -> Any:
+        exponents = jax.tree.map(
+            lambda plan, of_leaf: jax.tree.map(lambda _: plan.exponent, of_leaf), plans, statistics
+        )
+        leaves, structure = jax.tree.flatten(statistics)
+        jobs = list(zip(jax.tree.leaves(exponents), leaves, jax.tree.leaves(before), strict=True))
+        roots = compute_roots(self.config, jobs, self.spread, self.root_dtype)
+        return jax.tree.unflatten(structure, roots)
+
+    def _add_momentum(self, shaped: Any, grafted: Any, state: ShampooState) -> tuple[Any, Any, Any]:
+        """Shampoo's own and the graft's go on side by side; the start step changes over."""
+        weight = 1 - self.beta1 if self.config.moving_average else 1.0
+        momentum, graft_momentum = (
+            jax.tree.map(lambda m, u: m * self.beta1 + weight * u, old, new)
+            for old, new in ((state.momentum, shaped), (state.graft_momentum, grafted))
+        )
+        started = state.step >= self.config.start_step
+        choose = partial(jax.tree.map, lambda s, u: jnp.where(started, s, u))
+        direction = choose(momentum, graft_momentum)
+        if self.nesterov:
+            latest = choose(shaped, grafted)
+            direction = jax.tree.map(lambda m, u: weight * u + self.beta1 * m, direction, latest)
+        return direction, momentum, graft_momentum
+
+    def _plans(self, params: Any) -> Any:
+        return map_named(partial(make_plan, self.config, self.by_layer), params)
+
+
+def shampoo(config: ShampooConfig, *args: Any, **options: Any) -> optax.GradientTransformation:
+    """The direction of Shampoo's update, for optax. Arguments are the fields of `Shampoo`."""
+    rule = Shampoo(config, *args, **options)
+    return optax.GradientTransformation(rule.init, rule.update)
+
+
+def _when(due: Array, compute: Callable[[], Any], before: Any) -> Any:
+    """`compute()` if due; otherwise what was before, and nothing is computed."""
+    return jax.lax.cond(due, compute, lambda: before)
+
+
+def _grafts(
+    config: ShampooConfig, beta2: float, plans: Any, grads: Any, squares: Any
+) -> tuple[Any, Any]:
+    """The updates of the graft, layer by layer, and its sums of squares."""
+    graft = GRAFTS[config.graft]
+    scale = Scale(beta2, config.graft_epsilon, config.graft_clip)
+    if config.graft in WITHOUT_SQUARES:
+        return jax.tree.map(lambda g: graft(g, None, scale)[0], grads), ()
+
+    def of_leaf(plan: Plan, gradient: Array, sums: Array) -> tuple[Array, Array]:
+        of_layer = jax.vmap(lambda g, s: graft(g, s, scale))
+        update, sums = of_layer(plan.apart(gradient), plan.apart(sums))
+        return update.reshape(gradient.shape), sums.reshape(gradient.shape)
+
+    both = jax.tree.map(of_leaf, plans, grads, squares)
+    return jax.tree.transpose(jax.tree.structure(grads), jax.tree.structure((0, 0)), both)
+
+
+def _shape(
+    config: ShampooConfig, plan: Plan, gradient: Array, grafted: Array, matrices: Any
+) -> Array:
+    """The preconditioned gradient with the length of the graft's update, layer by layer."""
+    if not plan.sided:
+        return grafted
+    direction = precondition(config, plan, gradient, matrices)
+
+    def lengthen(direction: Array, grafted: Array) -> Array:
+        ratio = jnp.linalg.norm(grafted.ravel()) / (jnp.linalg.norm(direction.ravel()) + TINY)
+        return direction * ratio
+
+    return jax.vmap(lengthen)(direction, plan.apart(grafted)).reshape(gradient.shape)

@@ -1,0 +1,171 @@
+"""Shampoo against the trajectories of the package that dalle-mini was trained with.
+
+tests/reference/shampoo is described in the README of the reference vectors: the updates must lie
+within ten times the rounding that is noted there, but are not asked to be closer than 1e-6.
+"""
+
+import json
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from optim.shampoo import ShampooState, shampoo_from_reference_settings
+
+FOLDER = Path(__file__).parent.parent / "reference" / "shampoo"
+ABOUT = json.loads((FOLDER / "shampoo.json").read_text())
+COMBOS, NAMES = ABOUT["combos"], list(ABOUT["shapes"])
+SETTINGS = COMBOS["rmsprop_normalized"]["settings"]
+PROBLEM = load_file(FOLDER / "problem.safetensors")
+KINDS = (("statistics", "statistics", 1e-6), ("preconditioners", "preconditioner", 1e-4))
+# Half the time to compile, and these programs run for milliseconds.
+QUICK = {"xla_cpu_use_fusion_emitters": False}
+
+
+def trajectory(settings: dict[str, Any], steps: int = 60, **options: Any) -> tuple[Any, ...]:
+    """Updates and parameters after each step, by name and step; the last state."""
+    optimizer = shampoo_from_reference_settings(**settings, **options)
+    params = {name: jnp.asarray(PROBLEM[f"params/{name}"]) for name in NAMES}
+    grads = {name: jnp.asarray(PROBLEM[f"grads/{name}"][:steps]) for name in NAMES}
+
+    def one(carry: Any, gradient: Any) -> tuple[Any, Any]:
+        params, state = carry
+        updates, state = optimizer.update(gradient, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        return (params, state), (updates, params)
+
+    run = jax.jit(lambda start, grads: jax.lax.scan(one, start, grads), compiler_options=QUICK)
+    (_, state), (updates, after) = run((params, optimizer.init(params)), grads)
+    return updates, after, state
+
+
+@cache
+def in_float32(combo: str) -> tuple[Any, ...]:
+    return trajectory(COMBOS[combo]["settings"])
+
+
+def worst_difference(found: Any, expected: Any) -> float:
+    found, expected = np.float64(found), np.float64(expected)
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def check(combo: str, updates: Any, prefix: str) -> None:
+    reference = load_file(FOLDER / COMBOS[combo]["file"])
+    noted = COMBOS[combo]["update_difference_float32_roots_against_float64_roots"]
+    for step, name in product(ABOUT["snapshots"], NAMES):
+        off = worst_difference(
+            updates[name][step - 1], reference[f"{prefix}step{step}/updates/{name}"]
+        )
+        assert off <= max(10 * noted[f"step{step}"], 1e-6), (step, name)
+
+
+@pytest.mark.parametrize("combo", COMBOS)
+def test_updates_are_the_reference_s(combo: str) -> None:
+    updates, params, _ = in_float32(combo)
+    check(combo, updates, "")
+    reference = load_file(FOLDER / COMBOS[combo]["file"])
+    noted = COMBOS[combo]["update_difference_float32_roots_against_float64_roots"].values()
+    for step, name in product(ABOUT["snapshots"], NAMES):
+        off = worst_difference(params[name][step - 1], reference[f"step{step}/params/{name}"])
+        assert off <= 10 * max(noted), (step, name)
+
+
+def test_roots_in_float64_give_the_reference_s_updates_too() -> None:
+    with jax.enable_x64(True):
+        updates, _, state = trajectory(SETTINGS, root_dtype=jnp.float64)
+    check("rmsprop_normalized", updates, "x64/")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state)} == {"int32", "float32"}
+
+
+def matrices(tree: Any, name: str, shape: tuple[int, ...], block: int) -> list[np.ndarray]:
+    """In the reference's order: block by block through all kinds in row-major order, and for each
+    block by dimension."""
+    kinds, rest = tree[name], [range(-(-size // block)) for size in shape]
+    found = []
+    for where in product(*rest):
+        edges = [(i + 1) * block > size for i, size in zip(where, shape, strict=True)]
+        # Kinds: a dimension has a whole and an edge kind only where it has both.
+        kind, job = 0, 0
+        for i, edge, size in zip(where, edges, shape, strict=True):
+            both = size > block and size % block > 0
+            kind = kind * (1 + both) + (edge and both)
+            whole = max(size // block, 1)
+            job = job * (1 if edge else whole) + (0 if edge else i)
+        found += [np.asarray(stack[job]) for stack in kinds[kind]]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("combo", "block", "shapes"),
+    [
+        ("rmsprop_normalized", 128, {"a": (8, 6), "b": (20, 12), "c": (7,), "d": (12, 10)}),
+        ("rmsprop_normalized_merged_to_vectors", 8, {"a": (48,), "b": (240,), "d": (120,)}),
+    ],
+)
+def test_statistics_and_preconditioners_are_the_reference_s(
+    combo: str, block: int, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    state = in_float32(combo)[2]
+    reference = load_file(FOLDER / COMBOS[combo]["file"])
+    for name, shape in shapes.items():
+        for kind, key, rtol in KINDS:
+            for i, matrix in enumerate(matrices(getattr(state, kind), name, shape, block)):
+                expected = reference[f"final_state/{name}/{i}/{key}"]
+                assert worst_difference(matrix, expected) < rtol, (name, i, kind)
+
+
+def test_delayed_roots_leave_the_reference_s_state() -> None:
+    combo = "rmsprop_normalized_sharded"
+    state: ShampooState = in_float32(combo)[2]
+    reference = load_file(FOLDER / COMBOS[combo]["file"])
+    shapes = {"a": (8, 6), "b": (20, 12), "c": (7,), "d": (12, 10)}
+    for kind, _, rtol in KINDS:
+        tree = getattr(state, kind)
+        found = [m for name, shape in shapes.items() for m in matrices(tree, name, shape, 8)]
+        expected = reference[f"final_state/global_{kind}"]
+        assert len(found) == len(expected) == 23
+        for matrix, padded in zip(found, expected, strict=True):
+            size = len(matrix)
+            assert worst_difference(matrix, padded[:size, :size]) < rtol
+
+
+def test_a_schedule_and_decoupled_decay_follow_their_definition() -> None:
+    """Without momentum and before its start Shampoo is its graft, here the gradient itself."""
+    plain = SETTINGS | {"graft_type": "SGD", "beta1": 0.0, "start_preconditioning_step": 99}
+    decoupled = {"weight_decay": 0.1, "decoupled_weight_decay": True}
+    rate = {"learning_rate": lambda step: 0.1 / (1 + step)}
+    updates, after, _ = trajectory(plain | decoupled | rate, steps=3)
+    for step, name in product(range(3), NAMES):
+        before = after[name][step - 1] if step else PROBLEM[f"params/{name}"]
+        now = 0.1 / (1 + step)
+        expected = -now * (PROBLEM[f"grads/{name}"][step] + now * 0.1 * before)
+        np.testing.assert_allclose(updates[name][step], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_rate_inside_the_momentum_gives_the_same_when_constant() -> None:
+    outside, *_ = trajectory(SETTINGS, steps=8)
+    inside, *_ = trajectory(SETTINGS | {"decoupled_learning_rate": False}, steps=8)
+    for name in NAMES:
+        np.testing.assert_allclose(outside[name], inside[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"block_sise": 8}, "no setting block_sise; did you mean block_size?"),
+        ({"zebra": 8}, "no setting zebra; there are learning_rate, block_size, beta1"),
+        ({"graft_type": "adam"}, "graft_type 'adam' is none of sgd, sqrt_n"),
+        ({"best_effort_memory_usage_reduction": True}, "integers for momentum"),
+    ],
+)
+def test_unknown_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        shampoo_from_reference_settings(**SETTINGS | settings)
+    with pytest.raises(ValueError, match="needs the setting block_size"):
+        shampoo_from_reference_settings(learning_rate=0.1)
