@@ -258,7 +258,7 @@ def make_drawer(
 
     @jax.jit
     def paint(params: Params, image_tokens: Int[Array, "b n"]) -> UInt8[Array, "b y x 3"]:
-        pixels = autoencoder.decode(params, image_tokens)
+        pixels = jnp.clip(autoencoder.decode(params, image_tokens), -1.0, 1.0)
         return jnp.round((pixels + 1) * 127.5).astype(jnp.uint8)
 
     @jax.jit

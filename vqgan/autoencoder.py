@@ -159,8 +159,9 @@ class Autoencoder:
         return quantizer.nearest(self.codes(params), latents)
 
     def decode(self, params: Params, image_tokens: Int[Arrays, "b n"]) -> Float[Array, "b Y X 3"]:
-        """Pictures in −1..1, float32, of image tokens: any square of them, for all layers are
-        convolutions or attention.
+        """Pictures of image tokens, float32, in −1..1 but for what the decoder overshoots: whoever
+        shows them clips. Any square of tokens will do, for all layers are convolutions or
+        attention.
 
         Tokens beyond the codebook are read as its last code: an output head may have more classes
         than there are codes.
@@ -169,7 +170,7 @@ class Autoencoder:
         tokens = jnp.minimum(image_tokens, self.config.codebook_size - 1)
         codes = self.codes(params)[tokens].reshape(-1, side, side, self.config.code_dim)
         with jax.default_matmul_precision(PRECISION):
-            return jnp.clip(self.paint(params, codes), -1.0, 1.0)
+            return self.paint(params, codes)
 
 
 def _as_jax(tree: Any) -> Any:

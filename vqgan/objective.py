@@ -90,7 +90,7 @@ def make_reconstruction(autoencoder: Autoencoder) -> Callable[..., dict[str, Any
     def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> dict[str, Array]:
         real = to_float(pixels)
         tokens = autoencoder.encode(params, real)
-        reconstruction = autoencoder.decode(params, tokens)
+        reconstruction = jnp.clip(autoencoder.decode(params, tokens), -1.0, 1.0)
         return {
             "tokens": tokens,
             "reconstruction": reconstruction,

@@ -42,7 +42,6 @@ def test_pictures_become_tokens_and_pictures_again(layout):
     painted = jax.jit(autoencoder.decode)(params, tokens)
     assert painted.shape == pixels.shape
     assert painted.dtype == jnp.float32
-    assert -1 <= painted.min() <= painted.max() <= 1
 
 
 def test_tokens_are_row_major(tiny_vqgan):
