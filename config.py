@@ -34,6 +34,15 @@ class Config:
     output_dir: str | None = None
     """Run folder; the same folder again resumes. Default: a new runs/DATE-NAME, so that no run is
     ever overwritten."""
+    allow_changes: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "nargs": "*",
+            "help": "Settings that may differ from those that the run in output_dir was trained "
+            "with, or patterns of them, such as optim.*; the ones given now are used.",
+        },
+    )
+    """Settings that may differ on resume."""
     name: str = "pastel"
     """Name of the run, in the default folder's name and in the tracker."""
     seed: int = 0

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from config import Config, from_yaml, run, to_tree, to_yaml
 from data.batches import eval_batches, open_batches
@@ -24,6 +25,7 @@ from model import transformer
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
 from model.transformer import Transformer
+from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training import parallel, processes, runs
@@ -31,6 +33,7 @@ from training.hooks import evaluate_loss
 from training.loop import Hook
 from training.parallel import Devices
 from training.session import Work, run_training
+from training.spikes import init_guard
 from training.state import TrainState
 from training.step import Step, make_train_step
 from training.trackers import Tracker
@@ -47,12 +50,11 @@ def main(config: Config) -> None:
     parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
     records = open_records(config.data.records)
     check_sizes(config.model, records)
-    folder = Path(processes.from_first(lambda: open_folder(config)))
+    folder, changes = processes.from_first(lambda: open_folder(config))
+    folder = Path(folder)
 
     model = transformer.build(config.model, training.compute_dtype)
-    optimizer = make_optimizer(config.optim)
-    create = partial(TrainState.create, model.init, optimizer, config.seed, training.compute_dtype)
-    state = parallel.create(create, devices)
+    create = partial(parallel.create, make_state(config, model), devices)
 
     def begin(tracker: Tracker) -> Work:
         if devices.is_first:
@@ -67,17 +69,18 @@ def main(config: Config) -> None:
             Hook(training.eval_every, make_evaluation(config, model, records, devices)),
             Hook(training.grid_every, make_grids(config, model, records, folder, tracker, devices)),
         ]
-        return Work(make_step(config, model, records, devices), batches.at, hooks)
+        step = make_step(config, model, records, devices)
+        return Work(step, batches.at, hooks, settings=training)
 
     about = {"records": records.digest}
-    run_training(folder, config, to_yaml(config), devices, state, about, begin)
+    run_training(folder, config, to_yaml(config), devices, create, about, begin, changes)
 
 
-def open_folder(config: Config) -> str:
-    """The run's folder, made or seen to be one that may be resumed."""
+def open_folder(config: Config) -> tuple[str, runs.Changes | None]:
+    """The run's folder, made or seen to be one that may be resumed, and what has changed since."""
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
-    runs.open_folder(folder, to_tree(config), lambda path: to_tree(from_yaml(Config, path)))
-    return str(folder)
+    load = lambda path: to_tree(from_yaml(Config, path))  # noqa: E731
+    return str(folder), runs.open_folder(folder, to_tree(config), load)
 
 
 def check_sizes(model: ModelConfig, records: Records) -> None:
@@ -103,16 +106,40 @@ def check_sizes(model: ModelConfig, records: Records) -> None:
             )
 
 
+def make_state(config: Config, model: Transformer) -> Callable[[], TrainState]:
+    """Makes the state before the first update."""
+    return partial(
+        TrainState.create,
+        model.init,
+        make_optimizer(config.optim),
+        config.seed,
+        config.training.compute_dtype,
+        init_ema=init_ema if config.optim.ema_decay else None,
+        guard=init_guard(config.training),
+    )
+
+
 def make_step(config: Config, model: Transformer, records: Records, devices: Devices) -> Step:
-    """The update of this configuration."""
-    training = config.training
+    """The update of this configuration on these records."""
     tokenizer = open_tokenizer(records.tokenizer_folder)
     empty_tokens, empty_mask, _ = tokenizer.encode([""], config.model.text_length)
     empty_text = jnp.asarray(empty_tokens), jnp.asarray(empty_mask)
+    return compose_step(config, model, empty_text, records.codebook_size, devices)
+
+
+def compose_step(
+    config: Config,
+    model: Transformer,
+    empty_text: tuple[Array, Array],
+    codebook_size: int,
+    devices: Devices,
+) -> Step:
+    """The update; `empty_text` is an empty caption's tokens and mask."""
+    training = config.training
     loss = make_loss(
         model,
         empty_text,
-        records.codebook_size,
+        codebook_size,
         training.caption_dropout,
         training.token_noise,
         training.label_smoothing,
@@ -120,10 +147,13 @@ def make_step(config: Config, model: Transformer, records: Records, devices: Dev
     )
     return make_train_step(
         parallel.gather_before(loss, devices),
-        make_optimizer(config.optim),
+        make_optimizer(config.optim, parallel.spread(devices)),
         make_schedule(config.optim, training.steps),
         training.accumulation_steps,
         parallel.mean_over(devices),
+        settings=training,
+        warmup_steps=config.optim.warmup_steps,
+        update_ema=make_ema(config.optim.ema_decay),
     )
 
 
@@ -153,7 +183,7 @@ def make_grids(
     """Draws the fixed prompts into RUN/grids, always from the same seeds; on process 0, to which
     the others give their parts of the weights."""
     if not devices.is_first:
-        return lambda step, state: parallel.on_first_device(state.params) and None
+        return lambda step, state: parallel.on_first_device(state.weights) and None
     prompts = list(config.training.grid_prompts) or some_captions(records)
     drawer = make_drawer(model, config.sampling, folder, rows_per_call=len(prompts))
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
@@ -161,7 +191,7 @@ def make_grids(
     def draw(step: int, state: TrainState) -> None:
         path = folder / "grids" / f"step-{step:06}.png"
         path.parent.mkdir(exist_ok=True)
-        params = parallel.on_first_device(state.params)
+        params = parallel.on_first_device(state.weights)
         picture_grid(prompts, drawer.draw(params, prompts, seeds)[:, None]).save(path)
         tracker.image(step, "grid", path)
 

@@ -1,5 +1,6 @@
 """An exponential moving average of the weights (Polyak & Juditsky 1992), as wide as they are."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,11 @@ from jaxtyping import Array, Int
 def init_ema(params: Any) -> Any:
     """The average before the first update: the weights, in float32 and in memory of their own."""
     return jax.tree.map(lambda p: jnp.array(p, jnp.float32), params)
+
+
+def make_ema(decay: float) -> Callable[[Any, Any, Array], Any] | None:
+    """`update_ema` of this decay, as the training step takes it; None for 0."""
+    return (lambda ema, params, step: update_ema(ema, params, decay, step)) if decay else None
 
 
 def update_ema(ema: Any, params: Any, decay: float, step: int | Int[Array, ""]) -> Any:

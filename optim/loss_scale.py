@@ -14,7 +14,6 @@ WINDOW = 200
 FLOOR = 1.0
 
 
-
 class LossScale(NamedTuple):
     """The scale, and the good updates since it last changed."""
 

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from training.config import CheckpointConfig
 from training.digests import describe, json_digest, leaf_digests, path_name
@@ -28,6 +31,7 @@ for noisy in ("absl", "asyncio"):
 Tell = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
 T = TypeVar("T")
+OPTIONAL = (".loss_scale", ".guard")  # parts of a state that may begin or end within a run
 
 
 class DamagedError(ValueError):
@@ -84,7 +88,7 @@ class Checkpoints:
     ) -> None:
         """Write the state, `about` and evaluated `metrics` beside it. Nothing happens if that step
         is there. A save that fails is told, and training goes on; `finish` makes it an error."""
-        self._settle()
+        self.settle()
         step = int(state.step)
         if step in self.steps():
             return
@@ -101,7 +105,7 @@ class Checkpoints:
         except Exception as error:
             self._give_up(error)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Wait for the save under way; then delete what is not to be kept."""
         if self._pending is None:
             return
@@ -150,7 +154,7 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Wait for the save under way. Raises ValueError when the last one came to nothing."""
-        self._settle()
+        self.settle()
         if self._unsaved is not None:
             raise ValueError(f"{self._unsaved}; make room, and the same command goes on from there")
 
@@ -159,29 +163,32 @@ class Checkpoints:
         return self._words(step)["about"]
 
     def resume(
-        self, state: TrainState, about: Mapping[str, Any], is_eligible: Eligible = lambda step: True
-    ) -> TrainState:
-        """The newest whole state saved among the eligible steps, or `state` where none is yet.
-        Newer ones are moved aside: training will come to their numbers again.
+        self,
+        like: TrainState,
+        about: Mapping[str, Any],
+        is_eligible: Eligible = lambda step: True,
+    ) -> TrainState | None:
+        """The newest whole state saved among the eligible steps, or None where none is yet. `like`
+        is as for `restore`. Newer steps are moved aside: training will come to them again.
 
         Raises:
             ValueError: when what was saved beside it is not `about`, such as other token records;
                 when it does not fit; when steps are there and all are damaged.
         """
-        found = self._newest_whole(lambda step: self._matching(state, about, step), is_eligible)
+        found = self._newest_whole(lambda step: self._matching(like, about, step), is_eligible)
         if found is None:
-            return state
+            return None
         self._set_aside([other for other in self.steps() if other > found[0]])
         return found[1]
 
-    def _matching(self, state: TrainState, about: Mapping[str, Any], step: int) -> TrainState:
+    def _matching(self, like: TrainState, about: Mapping[str, Any], step: int) -> TrainState:
         saved = self.about(step)
         changed = [
             f"{k} (was {saved.get(k)}, now {v})" for k, v in about.items() if saved.get(k) != v
         ]
         if changed:
             raise ValueError(f"this run was trained with other data: {', '.join(changed)}")
-        return self.restore(state, step)
+        return self.restore(like, step)
 
     def _newest_whole(
         self, read: Callable[[int], T], is_eligible: Eligible = lambda step: True
@@ -189,35 +196,58 @@ class Checkpoints:
         """A step and what `read` makes of it; None where there is no step."""
         steps = [step for step in reversed(self.steps()) if is_eligible(step)]
         for step in steps:
+            found, problem = None, ""
             try:
-                return step, read(step)
+                found = read(step)
             except DamagedError as error:
-                self._tell("fallback", f"{error}; the step before it is taken")
+                problem = str(error)
+            if found is not None and _everywhere(True):
+                return step, found
+            if found is None:
+                _everywhere(False)
+            problem = problem or f"checkpoint {self._folder / str(step)} is damaged elsewhere"
+            self._tell("fallback", f"{problem}; the step before it is taken")
         if steps:
             raise ValueError(f"no checkpoint in {self._folder} is whole; they are left as they are")
         return None
 
     def _set_aside(self, steps: list[int]) -> None:
         """Steps make room for new ones of their number, and stay for whoever wants them."""
-        for step in steps:
+        for step in steps if jax.process_index() == 0 else ():
             aside = self._folder / f"aside-{step}"
             shutil.rmtree(aside, ignore_errors=True)
             (self._folder / str(step)).rename(aside)
         if steps:
+            _everywhere(True)
             self._manager.reload()
 
     def restore(self, like: TrainState, step: int) -> TrainState:
-        """The state of a step, placed like `like`.
+        """The state of a step, placed like `like`, of arrays or shapes that know their shardings.
+
+        Where a loss scale or a guard begins or ends with this run, `like` has arrays of it, which
+        are taken; averages begin as the parameters.
 
         Raises:
             ValueError: it is of another shape; DamagedError: naming the array that is.
         """
-        wanted = _items(like)
+        wanted, saved = _items(like), self._words(step)["digests"]
+        names = list(wanted["rest"])
+        lacking = {n for n in names if n.startswith(OPTIONAL) and f"rest/{n}" not in saved}
+        own = {name: wanted["rest"].pop(name) for name in lacking}
+        for name, digest in saved.items():
+            item, _, key = name.partition("/")
+            if item == "rest" and key.startswith(OPTIONAL) and key not in names:
+                wanted["rest"][key] = _shape_of(digest, like.step)
+        if not any(name.startswith("ema/") for name in saved):
+            wanted.pop("ema", None)
         found = self._restore(step, wanted)
-        rest = [found["rest"][name] for name in wanted["rest"]]
         treedef = jax.tree.structure(like._replace(params=None, ema=None))
-        restored = jax.tree.unflatten(treedef, rest)
-        return restored._replace(params=found["params"], ema=found.get("ema"))
+        rest = {**found["rest"], **own}
+        restored = jax.tree.unflatten(treedef, [rest[name] for name in names])
+        ema = found.get("ema")
+        if like.ema is not None and ema is None:
+            ema = jax.tree.map(lambda x: x.copy(), found["params"])
+        return restored._replace(params=found["params"], ema=ema)
 
     def restore_params(self, like: Any, step: int) -> Any:
         """Only the parameters of a step, averaged ones where there are; `like` has their shapes."""
@@ -264,9 +294,16 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the saves under way."""
-        self._settle()
+        self.settle()
         with contextlib.suppress(Exception):
             self._manager.close()
+
+
+def _everywhere(is_well: bool) -> bool:
+    """Whether all processes say so; all wait for all."""
+    if jax.process_count() == 1:
+        return is_well
+    return bool(multihost_utils.process_allgather(np.array(is_well)).all())
 
 
 def _check_fit(path: Path, expected: Mapping[str, str], wanted: dict[str, Any]) -> None:
@@ -278,7 +315,15 @@ def _check_fit(path: Path, expected: Mapping[str, str], wanted: dict[str, Any]) 
             raise ValueError(
                 f"checkpoint {path} does not fit this configuration: {name} is "
                 f"{have.get(name, 'not in it')}, not {want.get(name, 'absent')}"
+                + ("; --init_from=RUN takes its weights only" if "opt_state" in name else "")
             )
+
+
+def _shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:
+    """What `describe` wrote, lying as `like` does."""
+    dtype, _, shape = digest.split()[0].rstrip("]").partition("[")
+    sizes = tuple(int(size) for size in shape.split(",") if size)
+    return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=like.sharding)
 
 
 def _items(state: TrainState) -> dict[str, Any]:

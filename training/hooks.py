@@ -21,7 +21,7 @@ def evaluate_loss(
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
         values = {}
         for name, batches in sets.items():
-            sums = [compiled(state.params, batch) for batch in batches()]
+            sums = [compiled(state.weights, batch) for batch in batches()]
             total, weight = np.sum(np.array(sums, dtype=np.float64), axis=0)
             values[f"eval/{name}/loss"] = float(total / weight)
         return values

@@ -1,20 +1,20 @@
 """The only training loop, for the transformer and for the VQGAN."""
 
+import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
+import jax
 import numpy as np
 
+from training.signals import StopSignal
 from training.state import TrainState
+from training.step import TENSORS, tensor_names
 
 Row = dict[str, float]
-# More than the loss scale needs to fall from its start to its floor.
-MOST_SKIPPED = 40
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,13 @@ class Hook:
         return is_last or (self.every > 0 and step % self.every == 0)
 
 
-class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a wish that the loop grants after the update at hand. A second
-    Ctrl-C interrupts at once."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def stop_at_nan(step: int, row: Row) -> None:
+    """Raises ValueError when the loss is no number."""
+    if not math.isfinite(row.get("train/loss", 0.0)):
+        raise ValueError(
+            f"the loss is {row['train/loss']} at step {step}; no checkpoint of it was written. "
+            "Lower optim.learning_rate in a new run"
+        )
 
 
 def fit(
@@ -62,6 +49,8 @@ def fit(
     save: Hook,
     between: Callable[[int, TrainState], TrainState] | None = None,
     stop: StopSignal | None = None,
+    is_stop: Callable[[int], bool] | None = None,
+    watch: Callable[[int, Row], None] = stop_at_nan,
 ) -> TrainState:
     """Train until `steps` updates are finished in all, or until `stop` is received.
 
@@ -69,34 +58,43 @@ def fit(
     fetched only after the next one has been dispatched, which keeps the accelerator busy; before a
     hook runs they are fetched at once, so that a checkpoint never runs ahead of the metrics.
     `between(n, state)` may replace the state before that update (a VQGAN renews its codebook).
+    `watch(step, row)` sees each row first and may raise. `is_stop(n)`, asked before each update,
+    is `stop.received` unless several processes must agree on it.
     """
-    clock, watch = _Clock(), _Watch()
+    clock = _Clock()
+    names = tensor_names(state.params)
     waiting: tuple[int, Mapping[str, Any]] | None = None
 
     def deliver(extra: Mapping[str, float] | None = None) -> None:
         nonlocal waiting
         if waiting is not None:
-            done, metrics = waiting
-            row = {name: float(value) for name, value in metrics.items()}
-            watch.check(done, row)
-            record(done, {**row, "time/step_ms": clock.lap() * 1000, **(extra or {})})
-        waiting = None
+            (done, metrics), waiting = waiting, None
+            row = to_row(metrics, names)
+            watch(done, row)
+            record(done, {**row, **clock.lap(), **(extra or {})})
 
+    if is_stop is None:
+        is_stop = lambda n: stop is not None and stop.received  # noqa: E731
     done = saved = int(state.step)
     for n in range(done, steps):
-        if stop is not None and stop.received:
+        if is_stop(n):
             break
         if between is not None:
             state = between(n, state)
-        state, metrics = step(state, batch_at(n))
+        with clock.waiting():
+            batch = batch_at(n)
+        state, metrics = step(state, batch)
+        if stop is not None:
+            stop.shield(None)
         deliver()
         done = n + 1
         waiting = (done, metrics)
         due = [hook for hook in hooks if hook.is_due(done, is_last=done == steps)]
         is_saved = save.is_due(done, is_last=False)
         if due or is_saved:
-            _block(metrics)
-            with clock.paused():
+            jax.block_until_ready(metrics)
+            rescue = _rescue(deliver, save, done, state)
+            with clock.paused(), stop.shielded(rescue) if stop else contextlib.nullcontext():
                 extra: dict[str, float] = {}
                 for hook in due:
                     extra |= hook.action(done, state) or {}
@@ -111,31 +109,27 @@ def fit(
     return state
 
 
-def _block(metrics: Mapping[str, Any]) -> None:
-    for value in metrics.values():
-        value.block_until_ready()
+def _rescue(
+    deliver: Callable[[], None], save: Hook, done: int, state: TrainState
+) -> Callable[[], None]:
+    def rescue() -> None:
+        deliver()
+        save.action(done, state)
+
+    return rescue
 
 
-class _Watch:
-    """Stops a run that has gone wrong before it writes a checkpoint of it."""
-
-    def __init__(self) -> None:
-        self._skipped = 0
-
-    def check(self, step: int, row: Row) -> None:
-        """Raises ValueError when the loss is no number, or float16 has skipped too long."""
-        if "loss_scale/skipped" in row:
-            self._skipped = self._skipped + 1 if row["loss_scale/skipped"] else 0
-            if self._skipped >= MOST_SKIPPED:
-                raise ValueError(
-                    f"float16 overflowed in {self._skipped} updates running, up to step {step}; "
-                    "train with compute_dtype bfloat16 or float32, or a lower learning rate"
-                )
-        elif not math.isfinite(row.get("train/loss", 0.0)):
-            raise ValueError(
-                f"the loss is {row['train/loss']} at step {step}; no checkpoint of it was written. "
-                "Lower optim.learning_rate in a new run"
-            )
+def to_row(metrics: Mapping[str, Any], names: Sequence[str]) -> Row:
+    """Numbers by name; the norms of all tensors, and the ratio of update to weights, where they
+    were due."""
+    values = jax.device_get(dict(metrics))
+    norms = values.pop(TENSORS, None)
+    row = {name: float(value) for name, value in values.items()}
+    if norms is not None and not np.isnan(norms).all():
+        row |= dict(zip(names, norms.tolist(), strict=True))
+        _, weights, updates = np.linalg.norm(norms.reshape(3, -1), axis=1)
+        row["ratio/update"] = float(updates / max(weights, 1e-30))
+    return row
 
 
 class _Clock:
@@ -143,22 +137,22 @@ class _Clock:
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
+        self._waited = 0.0
 
-    def lap(self) -> float:
+    def lap(self) -> Row:
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
-        return seconds
+        waited, self._waited = self._waited, 0.0
+        return {"time/step_ms": seconds * 1000, "time/data_ms": waited * 1000}
 
-    def paused(self) -> "_Pause":
-        return _Pause(self)
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - start
 
-
-class _Pause:
-    def __init__(self, clock: _Clock) -> None:
-        self._clock = clock
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._clock._since += time.perf_counter() - self._start
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start

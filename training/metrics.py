@@ -1,19 +1,61 @@
-"""metrics.jsonl, the record of truth: one row per finished update."""
+"""metrics.jsonl, the record of truth: one row per finished update; and what is counted for it."""
 
 import json
 import math
 import os
+import resource
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What an example costs, for figures of speed; 0 where it is not known."""
+
+    tokens: int = 0
+    """Image tokens of an example."""
+    flops: float = 0.0
+    """Floating-point operations of an example in training, by formula."""
+    peak_flops: float = 0.0
+    """What all devices together could do in a second."""
+
+    def speeds(self, examples_per_s: float) -> dict[str, float]:
+        found = {"speed/examples_per_s": examples_per_s}
+        if self.tokens:
+            found["speed/tokens_per_s"] = examples_per_s * self.tokens
+        if self.flops:
+            found["speed/tflops"] = examples_per_s * self.flops / 1e12
+        if self.flops and self.peak_flops:
+            found["speed/utilisation"] = examples_per_s * self.flops / self.peak_flops
+        return found
+
+
+NO_COSTS = Costs()
+
+
+def memory() -> dict[str, float]:
+    """Most memory used so far in GB: of the fullest device where it tells, else of this process."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+    # Linux counts in KiB, macOS in bytes.
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+    return {"memory/peak_gb": max(peaks, default=own) / 1e9}
 
 
 class MetricsFile:
     """Appends rows, each flushed, so that a killed run has all it finished."""
 
-    def __init__(self, path: Path, restored_step: int, batch_size: int) -> None:
+    def __init__(
+        self, path: Path, restored_step: int, batch_size: int, costs: Costs = NO_COSTS
+    ) -> None:
         """Rows beyond `restored_step` are removed: their updates will be done again."""
-        self._batch_size = batch_size
+        self._batch_size, self._costs = batch_size, costs
         self._hours = _cut_after(path, restored_step)
         self._file = path.open("a")
 
@@ -26,7 +68,7 @@ class MetricsFile:
             "examples": step * self._batch_size,
             "hours": round(self._hours, 6),
             **row,
-            "speed/examples_per_s": self._batch_size / max(seconds, 1e-9),
+            **self._costs.speeds(self._batch_size / max(seconds, 1e-9)),
         }
         # NaN and infinity are not JSON; null says that there was no number.
         finite = {name: value if math.isfinite(value) else None for name, value in full.items()}

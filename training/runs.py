@@ -3,6 +3,8 @@
 RUN/config.yaml        the resolved configuration
 RUN/environment.json   for each start: command, commit, package versions, devices
 RUN/metrics.jsonl      one row per update
+RUN/LOGBOOK.md         what happened to the run, and logbook.jsonl for programs
+RUN/skips.json         batches left out
 RUN/checkpoints/STEP   RUN/grids/*.png   RUN/tokenizer/   RUN/vqgan/
 """
 
@@ -16,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,16 @@ from typing import Any
 # more `steps` re-plan the decay of the learning rate. Names, or groups that end with a dot.
 FREE_ON_RESUME = (
     "output_dir",
+    "allow_changes",
+    "init_from",  # read before the first update only
     "name",
     "data.records",  # its content's digest is compared instead
     "data.source",
     "training.steps",
+    "training.skip_batches",  # of what is still to come, and noted in the logbook
+    "training.bad_update_budget",
+    "training.loss_scale_patience",
+    "training.norms_every",
     "training.log_every",
     "training.eval_every",
     "training.eval_examples",
@@ -38,10 +47,12 @@ FREE_ON_RESUME = (
     "parallel.",
     "tracker.",
 )
+UNTOLD = ("output_dir", "allow_changes")  # differences that are no news
 # What a start may leave behind that was cut off before its first update.
 OURS = {
     *("config.yaml", "environment.json", "metrics.jsonl", "wandb_id.txt"),
     *("config.yaml.new", "environment.json.new", "metrics.jsonl.new"),
+    *("LOGBOOK.md", "logbook.jsonl", "skips.json", "skips.json.new"),
     *("checkpoints", "grids", "tokenizer", "vqgan", "tokenizer.new", "vqgan.new", "wandb"),
     ".lock",
 }
@@ -61,18 +72,26 @@ def new_folder(name: str) -> Path:
     raise AssertionError("numbers do not run out")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ and are not free on resume: dotted name → (old, new) value."""
+Changes = dict[str, tuple[Any, Any]]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
+    """Settings that differ: dotted name → (old, new) value."""
     before, after = dict(_flat(old)), dict(_flat(new))
     return {
         name: (before.get(name), after.get(name))
         for name in {**before, **after}
-        if before.get(name) != after.get(name) and not _is_free(name)
+        if before.get(name) != after.get(name)
     }
 
 
-def _is_free(name: str) -> bool:
-    return any(
+def describe(changes: Changes) -> str:
+    """Such as "seed (was 0, now 1), model.dim (was 8, now 16)"."""
+    return ", ".join(f"{k} (was {old}, now {new})" for k, (old, new) in changes.items())
+
+
+def _is_free(name: str, allowed: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in allowed) or any(
         name == free or (free[-1] == "." and name.startswith(free)) for free in FREE_ON_RESUME
     )
 
@@ -85,10 +104,12 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
-def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
-    """Make the folder, or see whether it may be resumed; True if it holds a run already.
+def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> Changes | None:
+    """Make the folder, or see whether it may be resumed: the settings that have changed since, or
+    None where nothing was trained yet.
 
-    `load_old(path)` reads a config.yaml into a tree like `config`.
+    `load_old(path)` reads a config.yaml into a tree like `config`, whose `allow_changes` are
+    patterns of settings that may differ.
 
     Raises:
         ValueError: the folder holds something else, or a run with other settings.
@@ -105,20 +126,21 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> bool:
             "name another folder"
         )
     if not _has_content(folder / "checkpoints"):
-        return False  # nothing was trained here yet: other settings are no contradiction
+        return None  # nothing was trained here yet: other settings are no contradiction
     if not saved.is_file():
         raise ValueError(
             f"output_dir {folder} holds checkpoints but no config.yaml to tell what they are of; "
             "name another folder"
         )
     changed = differences(load_old(saved), config)
-    if changed:
-        listed = ", ".join(f"{k} (was {old}, now {new})" for k, (old, new) in changed.items())
+    allowed = config.get("allow_changes", ())
+    refused = {name: values for name, values in changed.items() if not _is_free(name, allowed)}
+    if refused:
         raise ValueError(
-            f"output_dir {folder} holds a run with other settings: {listed}; resume it with the "
-            "same, or name another output_dir"
+            f"output_dir {folder} holds a run with other settings: {describe(refused)}; resume it "
+            f"with the same, name another output_dir, or add --allow_changes {' '.join(refused)}"
         )
-    return True
+    return {name: values for name, values in changed.items() if name not in UNTOLD}
 
 
 def _has_content(checkpoints: Path) -> bool:

@@ -1,20 +1,27 @@
 """What every training run does around its loop: resume, record its start, track, save, stop."""
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
-from training import parallel, runs
+from training import metrics, parallel, processes, runs
 from training.checkpoint import Checkpoints
-from training.config import CheckpointConfig, TrackerConfig
-from training.loop import Hook, StopSignal, fit
+from training.config import CheckpointConfig, TrackerConfig, TrainingConfig, parse_range
+from training.logbook import Logbook
+from training.loop import Hook, Row, fit
 from training.parallel import Devices
+from training.signals import StopSignal
+from training.skips import Skips
+from training.spikes import NOT_FINITE, SPIKE
 from training.state import TrainState
-from training.step import Step
+from training.step import PLAIN, Step
 from training.trackers import Pace, Tracker
 
 
@@ -38,6 +45,16 @@ class Work:
     batch_at: Callable[[int], dict[str, np.ndarray]]
     hooks: Sequence[Hook] = ()
     between: Callable[[int, TrainState], TrainState] | None = None
+    settings: TrainingConfig = PLAIN
+    """What to do about updates that would do harm."""
+
+
+class RollbackError(Exception):
+    """Raised in the loop at a spike with on_spike=rollback; `run_training` goes back."""
+
+    def __init__(self, step: int, text: str) -> None:
+        super().__init__(text)
+        self.step = step
 
 
 def run_training(
@@ -45,51 +62,218 @@ def run_training(
     config: RunConfig,
     config_yaml: str,
     devices: Devices,
-    state: TrainState,
+    create: Callable[[], TrainState],
     about: dict[str, Any],
     begin: Callable[[Tracker], Work],
+    changes: runs.Changes | None = None,
+    costs: metrics.Costs = metrics.NO_COSTS,
 ) -> TrainState:
-    """Train from the newest checkpoint in `folder`, or from `state`, to the last update or a stop.
+    """Train from the newest checkpoint in `folder`, or from `create()`, to the last update or a
+    stop.
 
     `about` names what the run depends on besides its settings, such as the data's digest; it is
     saved with each checkpoint and must be the same on resume. `begin` makes the work, once it is
-    sure that there is some.
+    sure that there is some. `changes` are settings that differ from the last start's.
     """
     steps = config.training.steps
-    with (
-        runs.sole_user(folder),
-        StopSignal() as stop,
-        Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints,
-    ):
-        state = checkpoints.resume(state, about)
-        start = int(state.step)
-        if start >= steps:
-            print(f"{folder} is finished at step {start}; a larger --training.steps trains on")
-            return state
-        if start:
-            print(f"{folder}: resumed from step {start}")
-        runs.write_start(folder, config_yaml, devices.describe())
-        settings = dataclasses.asdict(config)  # type: ignore[call-overload]
-        with Tracker(config.tracker, config.training, folder, start, settings) as tracker:
-            work = begin(tracker)
-            print("compiling; the first update takes a while", flush=True)
-
-            def save(step: int, state: TrainState) -> None:
-                tracker.sync()
-                checkpoints.save(state, about)
-
-            state = fit(
-                parallel.compile_step(work.step, devices),
-                parallel.place(state, devices),
-                work.batch_at,
-                steps,
-                record=tracker.record,
-                hooks=work.hooks,
-                save=Hook(config.checkpoint.every, save),
-                between=work.between,
-                stop=stop,
+    book = Logbook(folder, devices.is_first)
+    alone = runs.sole_user(folder) if devices.is_first else contextlib.nullcontext()
+    with alone, StopSignal() as stop, processes.watch_peers():
+        tell = lambda event, text: book.tell(event, None, text)  # noqa: E731
+        with Checkpoints(folder / "checkpoints", config.checkpoint, tell) as checkpoints:
+            found = checkpoints.resume(_shapes(create, devices), about)
+            state = parallel.create(create, devices) if found is None else found
+            start = int(state.step)
+            if start >= steps:
+                print(f"{folder} is finished at step {start}; a larger --training.steps trains on")
+                return state
+            if start:
+                print(f"{folder}: resumed from step {start}")
+            _note_start(folder, config_yaml, book, start, devices, changes)
+            tracker = Tracker(
+                config.tracker,
+                config.training,
+                folder,
+                start,
+                dataclasses.asdict(config),  # type: ignore[call-overload]
+                costs,
+                is_writer=devices.is_first,
             )
+            with tracker:
+                trainer = _Trainer(config, devices, about, checkpoints, tracker, book, stop)
+                try:
+                    state = trainer.train(
+                        begin(tracker), state, Skips(folder / "skips.json", devices.is_first)
+                    )
+                    checkpoints.finish()
+                except BaseException as error:
+                    is_wish = isinstance(error, KeyboardInterrupt)
+                    text = " ".join(str(error).split()) or type(error).__name__
+                    book.note("stop" if is_wish else "abort", tracker.step, text)
+                    raise
     done = int(state.step)
+    book.note("end" if done == steps else "stop", done, f"step {done} of {steps}")
     print(f"{folder}: step {done} of {steps}", end="")
     print("" if done == steps else "; the same command goes on from here")
     return state
+
+
+def _shapes(create: Callable[[], TrainState], devices: Devices) -> TrainState:
+    """A state without its memory; only what may begin within a run has numbers."""
+    shapes = jax.eval_shape(create)
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        parallel.shardings(shapes, devices),
+    )
+    scale, guard = parallel.create(lambda: (create().loss_scale, create().guard), devices)
+    return like._replace(loss_scale=scale, guard=guard)
+
+
+def _note_start(
+    folder: Path,
+    config_yaml: str,
+    book: Logbook,
+    step: int,
+    devices: Devices,
+    changes: runs.Changes | None,
+) -> None:
+    if devices.is_first:
+        runs.write_start(folder, config_yaml, devices.describe())
+    book.note("resume" if step else "start", step, f"on {devices.describe()}")
+    if changes:
+        told = {name: list(values) for name, values in changes.items()}
+        book.note("change", step, runs.describe(changes), changes=told)
+
+
+class _Trainer:
+    """The loop between two checkpoints, and the way back after a spike."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        devices: Devices,
+        about: dict[str, Any],
+        checkpoints: Checkpoints,
+        tracker: Tracker,
+        book: Logbook,
+        stop: StopSignal,
+    ) -> None:
+        self._config, self._devices, self._about = config, devices, about
+        self._checkpoints, self._tracker, self._book, self._stop = checkpoints, tracker, book, stop
+        self._settings = PLAIN
+        self._skips: Skips
+        self._like: TrainState
+        self._row: Row = {}
+        self._overflows = 0
+
+    def train(self, work: Work, state: TrainState, skips: Skips) -> TrainState:
+        """Train to the last update, or until a stop."""
+        self._settings, self._skips = work.settings, skips
+        self._like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        for text in work.settings.skip_batches:
+            self._leave_out(*parse_range(text), int(state.step), "by hand")
+        print("compiling; the first update takes a while", flush=True)
+        step = parallel.compile_step(work.step, self._devices)
+        agree = processes.Agreement()
+        while True:
+            try:
+                return fit(
+                    step,
+                    state,
+                    lambda n: work.batch_at(skips.position(n)),
+                    self._config.training.steps,
+                    record=self._record,
+                    hooks=work.hooks,
+                    save=Hook(self._config.checkpoint.every, self._save),
+                    between=work.between,
+                    stop=self._stop,
+                    is_stop=lambda _: agree(self._stop.received),
+                    watch=self._watch,
+                )
+            except RollbackError as error:
+                state = self._roll_back(error)
+
+    def _record(self, step: int, row: Row) -> None:
+        self._row = row
+        self._tracker.record(step, row)
+
+    def _save(self, step: int, state: TrainState) -> None:
+        self._tracker.sync()
+        evaluated = {k: v for k, v in self._row.items() if k.startswith("eval/")}
+        self._checkpoints.save(state, self._about, evaluated)
+
+    def _leave_out(self, start: int, stop: int, step: int, why: str) -> None:
+        for one in self._skips.leave_out(start, stop, step, why):
+            self._book.tell("left out", step, f"batches {one.start}:{one.stop}, {why}", **vars(one))
+
+    def _watch(self, step: int, row: Row) -> None:
+        """Note what the guard did; raise when it did so too often, or when to go back."""
+        self._check_scale(step, row)
+        event = row.get("guard/event", 0)
+        if not event:
+            return
+        batch = self._skips.position(step - 1)
+        found = f"loss {row['train/loss']:.4g}, gradient norm {row['norm/grad']:.4g}"
+        facts = {
+            "batch": batch,
+            **{k: row[k] for k in ("train/loss", "norm/grad") if math.isfinite(row[k])},
+        }
+        if row["guard/pressure"] > self._settings.bad_update_budget:
+            raise ValueError(
+                f"more than training.bad_update_budget {self._settings.bad_update_budget} bad "
+                f"updates of about 1,000, the last at step {step} (batch {batch}, {found}); none "
+                "was made. Resume with a lower optim.learning_rate (--allow_changes "
+                "optim.learning_rate), or leave batches out (--training.skip_batches)"
+            )
+        if event == NOT_FINITE:
+            self._book.tell("skip", step, f"{found}: the update was not made", **facts)
+        if event == SPIKE:
+            if self._settings.on_spike == "rollback" and self._way_back(step) is not None:
+                raise RollbackError(step, found)
+            self._book.tell("spike", step, f"{found}: the update was not made", **facts)
+
+    def _check_scale(self, step: int, row: Row) -> None:
+        """Raises ValueError when float16 overflows again and again at the lowest loss scale."""
+        if "loss_scale/skipped" not in row:
+            return
+        at_floor = row["loss_scale/scale"] <= self._settings.loss_scale_floor
+        self._overflows = self._overflows + 1 if row["loss_scale/skipped"] and at_floor else 0
+        if self._overflows >= self._settings.loss_scale_patience:
+            raise ValueError(
+                f"float16 overflowed in {self._overflows} updates running at the lowest loss scale "
+                f"{self._settings.loss_scale_floor:g}, up to step {step}; train with compute_dtype "
+                "bfloat16 or float32, or a lower learning rate"
+            )
+
+    def _way_back(self, step: int) -> int | None:
+        """The newest checkpoint of the regular ones, which a replay has too, before a step."""
+        every = self._config.checkpoint.every
+        regular = [n for n in self._checkpoints.steps() if n < step and every and n % every == 0]
+        return max(regular, default=None)
+
+    def _roll_back(self, error: RollbackError) -> TrainState:
+        """The newest regular checkpoint, with the batches around the spike left out."""
+        budget, step = self._settings.bad_update_budget, error.step
+        done = len({one.why for one in self._skips.ranges if one.why != "by hand"})
+        if done >= budget:
+            raise ValueError(
+                f"a spike at step {step} ({error}) after {done} rollbacks, as many as "
+                f"training.bad_update_budget allows; resume with a lower optim.learning_rate "
+                "(--allow_changes optim.learning_rate)"
+            )
+        every, batch = self._config.checkpoint.every, self._skips.position(step - 1)
+        self._checkpoints.settle()
+        found = self._checkpoints.resume(
+            self._like, self._about, lambda n: n < step and n % every == 0
+        )
+        assert found is not None  # _way_back saw it
+        state = found
+        back, wide = int(state.step), self._settings.rollback_batches
+        self._book.tell("rollback", step, f"{error}: back to step {back}", back=back, batch=batch)
+        first = max(batch - wide, self._skips.position(back))
+        self._leave_out(first, batch + 1 + wide, back, f"spike {done + 1}, at step {step}")
+        self._tracker.rewind(back)
+        return state

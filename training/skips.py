@@ -26,8 +26,8 @@ class Skips:
     """Which batch an update takes, where some are left out; lasts in RUN/skips.json, so that a
     resumed run, or a replay, takes the same."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, is_writer: bool = True) -> None:
+        self._path, self._is_writer = path, is_writer
         self.ranges: list[LeftOut] = []
         if path.is_file():
             try:
@@ -50,7 +50,7 @@ class Skips:
             free = [piece for one in free for piece in _without(one, old)]
         added = [LeftOut(a, b, step, why) for a, b in free if a < b]
         self.ranges = sorted([*self.ranges, *added], key=lambda one: one.start)
-        if added:
+        if added and self._is_writer:
             text = json.dumps([vars(one) for one in self.ranges], indent=1)
             write_atomically(self._path, text + "\n")
         return added

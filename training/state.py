@@ -24,6 +24,11 @@ class TrainState(NamedTuple):
     guard: Any = None
     """What training/spikes.py remembers of the updates before."""
 
+    @property
+    def weights(self) -> Any:
+        """What is evaluated and drawn with: the average, where there is one."""
+        return self.params if self.ema is None else self.ema
+
     @classmethod
     def create(
         cls,

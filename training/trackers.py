@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from tqdm import tqdm
 
 from training.config import TrackerConfig
-from training.metrics import MetricsFile
+from training.metrics import NO_COSTS, Costs, MetricsFile, memory
 
 SHOWN = ("train/loss", "speed/examples_per_s")
 
@@ -40,14 +40,20 @@ class Tracker:
         folder: Path,
         restored_step: int,
         settings: Mapping[str, Any],
+        costs: Costs = NO_COSTS,
+        is_writer: bool = True,
     ) -> None:
-        """`settings`: the resolved configuration, for the mirror."""
-        self._file = MetricsFile(folder / "metrics.jsonl", restored_step, pace.batch_size)
+        """`settings`: the resolved configuration, for the mirror. Of several processes one is the
+        writer."""
+        self._open = lambda step: MetricsFile(
+            folder / "metrics.jsonl", step, pace.batch_size, costs
+        )
+        self._file = self._open(restored_step) if is_writer else None
         self._log_every = max(pace.log_every, 1)
         self._steps = pace.steps
-        self._restored_step = restored_step
+        self._restored_step = self.step = restored_step
         self._bar: tqdm | None = None  # drawn with the first row, below what is printed until then
-        self._wandb = _Wandb(config, folder, settings)
+        self._wandb = _Wandb(config if is_writer else TrackerConfig(), folder, settings)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -55,15 +61,27 @@ class Tracker:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._wandb.call(lambda run: run.finish())
+
+    def rewind(self, step: int) -> None:
+        """Training goes on from an earlier step: rows beyond it are removed."""
+        self.step = step
+        if self._file is not None:
+            self._file.close()
+            self._file = self._open(step)
 
     def record(self, step: int, row: dict[str, float]) -> None:
         """One finished update."""
-        full = self._file.write(step, row)
-        self._advance(step)
+        self.step = step
+        if self._file is None:
+            return
         evaluated = {k: v for k, v in row.items() if k.startswith("eval/")}
-        if step % self._log_every == 0 or evaluated or step == self._steps:
+        is_shown = step % self._log_every == 0 or bool(evaluated) or step == self._steps
+        full = self._file.write(step, {**row, **(memory() if is_shown else {})})
+        self._advance(step)
+        if is_shown:
             self._wandb.call(lambda run: run.log(full, step=step))
             self._show(step, {k: full[k] for k in SHOWN if k in full} | evaluated)
 
@@ -73,7 +91,8 @@ class Tracker:
 
     def sync(self) -> None:
         """Called before each checkpoint."""
-        self._file.sync()
+        if self._file is not None:
+            self._file.sync()
 
     def _advance(self, step: int) -> None:
         if self._bar is None:

@@ -24,6 +24,7 @@ from data.reading import read_pictures, tell_skipped
 from data.sources import open_source
 from data.tokenise import TRAIN, split_of
 from optim.config import OptimConfig
+from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training import parallel, processes, runs
@@ -31,8 +32,9 @@ from training.config import CheckpointConfig, ParallelConfig, TrackerConfig
 from training.loop import Hook
 from training.parallel import Devices
 from training.session import Work, run_training
+from training.spikes import init_guard
 from training.state import TrainState
-from training.step import make_train_step
+from training.step import PLAIN, make_train_step
 from training.trackers import Tracker
 from vqgan import model_card, pretrained
 from vqgan.autoencoder import Autoencoder, build
@@ -61,6 +63,15 @@ class RunConfig:
 
     output_dir: str | None = None
     """Run folder; the same folder again resumes. Default: a new runs/DATE-NAME."""
+    allow_changes: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "nargs": "*",
+            "help": "Settings that may differ from those that the run in output_dir was trained "
+            "with, or patterns of them, such as optim.*; the ones given now are used.",
+        },
+    )
+    """Settings that may differ on resume."""
     name: str = "vqgan"
     """Name of the run, in the default folder's name and in the tracker."""
     seed: int = 0
@@ -93,11 +104,18 @@ def main(config: RunConfig) -> None:
     parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
     check_warmup(config)
     sets = read_sets(config.data.source, config.model.image_size)
-    folder = Path(processes.from_first(lambda: open_folder(config)))
+    folder, changes = processes.from_first(lambda: open_folder(config))
+    folder = Path(folder)
 
     autoencoder = build(config.model)
-    create = partial(TrainState.create, autoencoder.init, make_optimizer(config.optim), config.seed)
-    state = parallel.place(create(), devices)
+    create = partial(
+        TrainState.create,
+        autoencoder.init,
+        make_optimizer(config.optim),
+        config.seed,
+        init_ema=init_ema if config.optim.ema_decay else None,
+        guard=init_guard(PLAIN),
+    )
 
     card = folder / "vqgan" / model_card.FILE
 
@@ -116,18 +134,18 @@ def main(config: RunConfig) -> None:
         )
 
     about = {"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()}
-    state = run_training(folder, config, to_yaml(config), devices, state, about, begin)
+    state = run_training(folder, config, to_yaml(config), devices, create, about, begin, changes)
     done = int(state.step) == training.steps and not card.is_file()
-    params = parallel.on_first_device(state.params)
+    params = parallel.on_first_device(state.weights)
     if done and devices.is_first:
         release(config, autoencoder, params, sets, folder)
 
 
-def open_folder(config: RunConfig) -> str:
-    """The run's folder, made or seen to be one that may be resumed."""
+def open_folder(config: RunConfig) -> tuple[str, runs.Changes | None]:
+    """The run's folder, made or seen to be one that may be resumed, and what has changed since."""
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
-    runs.open_folder(folder, to_tree(config), lambda path: to_tree(from_yaml(RunConfig, path)))
-    return str(folder)
+    load = lambda path: to_tree(from_yaml(RunConfig, path))  # noqa: E731
+    return str(folder), runs.open_folder(folder, to_tree(config), load)
 
 
 def check_warmup(config: RunConfig) -> None:
@@ -178,6 +196,7 @@ def make_step(config: RunConfig, autoencoder: Autoencoder, devices: Devices) -> 
         make_schedule(config.optim, config.training.steps),
         config.training.accumulation_steps,
         parallel.mean_over(devices),
+        update_ema=make_ema(config.optim.ema_decay),
     )
 
 
@@ -214,7 +233,8 @@ def make_between(
         pictures = stream.next_pictures(n * training.batch_size, settings.refresh_pictures)
         key = jax.random.fold_in(jax.random.key(config.seed), n)
         codebook = (start if is_start else refresh)(state.params, pictures, key)
-        return state._replace(params={**state.params, "codebook": codebook})
+        ema = None if state.ema is None else {**state.ema, "codebook": codebook}
+        return state._replace(params={**state.params, "codebook": codebook}, ema=ema)
 
     return care
 
@@ -236,11 +256,11 @@ def make_hooks(
     shown = spread(held_out, GRID_PICTURES)
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
-        return figures(parallel.on_first_device(state.params))
+        return figures(parallel.on_first_device(state.weights))
 
     def draw(step: int, state: TrainState) -> None:
         path = folder / "grids" / f"{step:06d}.png"
-        params = parallel.on_first_device(state.params)
+        params = parallel.on_first_device(state.weights)
         if devices.is_first:
             write_grid(path, reconstruct, params, shown)
         tracker.image(step, "reconstructions", path)

@@ -11,8 +11,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from training.checkpoint import Checkpoints
-from training.config import CheckpointConfig
+from training.config import CheckpointConfig, TrainingConfig
 from training.digests import leaf_digests
+from training.spikes import init_guard
 from training.state import TrainState
 
 
@@ -28,7 +29,7 @@ def steps_in(folder: Path) -> set[int]:
     return {int(p.name) for p in folder.iterdir() if p.name.isdecimal()}
 
 
-def assert_same(found: TrainState, expected: TrainState) -> None:
+def assert_same(found: TrainState | None, expected: TrainState) -> None:
     assert str(jax.tree.structure(found)) == str(jax.tree.structure(expected))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
@@ -43,7 +44,10 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(state_of(4, step=7), {"records": "abc"})
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
-        found = checkpoints.resume(state_of(4), {"records": "abc"})
+        shapes = jax.eval_shape(lambda: state_of(4))
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+        found = checkpoints.resume(like, {"records": "abc"})
         params = checkpoints.restore_params(state_of(4).params, 7)
     expected = state_of(4, step=7)
     assert_same(found, expected)
@@ -63,10 +67,20 @@ def test_averaged_parameters_come_back_and_are_what_is_drawn_with(tmp_path: Path
     jax.tree.map(np.testing.assert_array_equal, found[1], state.ema)
 
 
-def test_without_a_checkpoint_the_fresh_state_stays(tmp_path: Path) -> None:
-    fresh = state_of(4)
+def test_averages_a_guard_and_a_loss_scale_may_begin_and_end_within_a_run(tmp_path: Path) -> None:
+    guard = init_guard(TrainingConfig())
+    plain, full = state_of(4, step=7, dtype="float32"), state_of(4, step=7)
+    full = full._replace(guard=guard, ema=full.params)
+    for name, state, like in (("begin", plain, full), ("end", full, plain)):
+        with Checkpoints(tmp_path / name, CheckpointConfig()) as checkpoints:
+            checkpoints.save(state, {})
+        with Checkpoints(tmp_path / name, CheckpointConfig()) as checkpoints:
+            assert_same(checkpoints.resume(like, {}), like)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
-        assert checkpoints.resume(fresh, {}) is fresh
+        assert checkpoints.resume(state_of(4), {}) is None
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:

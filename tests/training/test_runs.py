@@ -14,25 +14,45 @@ def load(path: Path) -> dict:
     return yaml.safe_load(path.read_text())
 
 
-def test_settings_that_cannot_change_the_trajectory_may_differ() -> None:
+def trained(folder: Path) -> Path:
+    assert runs.open_folder(folder, SETTINGS, load) is None
+    runs.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), "1 × cpu")
+    (folder / "checkpoints" / "5").mkdir(parents=True)
+    return folder
+
+
+def test_settings_that_cannot_change_the_trajectory_may_differ(tmp_path: Path) -> None:
     other = {**SETTINGS, "training": {"steps": 20, "log_every": 5}, "parallel": {"devices": 2}}
-    assert runs.differences(SETTINGS, other) == {}
+    assert runs.open_folder(trained(tmp_path / "run"), other, load) == {
+        "training.steps": (10, 20),
+        "training.log_every": (1, 5),
+        "parallel.devices": (None, 2),
+    }
 
 
-def test_other_differences_are_named_with_both_values() -> None:
+def test_other_differences_are_refused_by_name_unless_they_are_allowed(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run")
     other = {**SETTINGS, "seed": 1, "model": {"dim": 16}}
-    assert runs.differences(SETTINGS, other) == {"seed": (0, 1), "model.dim": (8, 16)}
+    with pytest.raises(
+        ValueError, match=r"seed \(was 0, now 1\), model.dim .*--allow_changes seed model.dim"
+    ):
+        runs.open_folder(folder, other, load)
+    with pytest.raises(ValueError, match=r"settings: model.dim \(was 8, now 16\);"):
+        runs.open_folder(folder, {**other, "allow_changes": ["seed", "dim"]}, load)
+    changes = {"seed": (0, 1), "model.dim": (8, 16)}
+    for allowed in (["seed", "model.*"], ["*"]):
+        assert runs.open_folder(folder, {**other, "allow_changes": allowed}, load) == changes
 
 
 def test_a_folder_is_new_then_resumed_then_refused_to_others(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert runs.open_folder(folder, SETTINGS, load) is False
-    runs.write_start(folder, yaml.safe_dump(SETTINGS), "1 × cpu")
+    assert runs.open_folder(folder, SETTINGS, load) is None
+    runs.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), "1 × cpu")
     other = {**SETTINGS, "model": {"dim": 4}}
-    assert runs.open_folder(folder, other, load) is False  # nothing was trained: change your mind
+    assert runs.open_folder(folder, other, load) is None  # nothing was trained: change your mind
     (folder / "checkpoints" / "5").mkdir(parents=True)
     (folder / "my_drawing.png").touch()  # in a run people put what they like
-    assert runs.open_folder(folder, SETTINGS, load) is True
+    assert runs.open_folder(folder, SETTINGS, load) == {}
     with pytest.raises(ValueError, match=r"model.dim \(was 8, now 16\)"):
         runs.open_folder(folder, {**SETTINGS, "model": {"dim": 16}}, load)
 

@@ -1,0 +1,57 @@
+"""A run's logbook: RUN/LOGBOOK.md for people, RUN/logbook.jsonl for programs.
+
+Starts, resumes, changed settings, checkpoints passed over, updates skipped, rollbacks, stops and
+aborts: with time, step, and what was done. People add lines of their own to LOGBOOK.md; nothing is
+ever removed from either.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Logbook:
+    """Appends entries. A disk that is full loses an entry, never the training."""
+
+    def __init__(self, folder: Path, is_writer: bool = True) -> None:
+        self._folder, self._is_writer = folder, is_writer
+
+    def note(self, event: str, step: int | None, text: str, **facts: Any) -> None:
+        """One entry, of an event such as start, skip or rollback; `facts` are plain values for
+        programs."""
+        if not self._is_writer:
+            return
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        entry = {"time": now, "event": event, "step": step, "text": text, **facts}
+        page = self._folder / "LOGBOOK.md"
+        at = "" if step is None else f", step {step}"
+        line = f"- {now.replace('T', ' ')[:19]}{at}: **{event}** {text}\n"
+        with contextlib.suppress(OSError):
+            title = "" if page.exists() else f"# Logbook of {self._folder.resolve().name}\n\n"
+            _append(page, title + line)
+            _append(self._folder / "logbook.jsonl", json.dumps(entry) + "\n")
+
+    def tell(self, event: str, step: int | None, text: str, **facts: Any) -> None:
+        """An entry that the person at the terminal should see too."""
+        if self._is_writer:
+            print(f"{event}: {text}", file=sys.stderr, flush=True)
+        self.note(event, step, text, **facts)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a run's logbook; a line cut off by a crash is left out."""
+    path = folder / "logbook.jsonl"
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    entries = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)

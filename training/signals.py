@@ -1,0 +1,95 @@
+"""SIGTERM and Ctrl-C: the state is saved, and the exit code is 0.
+
+Python's own handlers wait until C++ returns, which during a compilation may be half an hour. So a
+thread watches as well: where the main thread does not come back, it does what is left to do.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+PATIENCE = 5.0  # seconds for the main thread to come back
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a wish that the loop grants after the update at hand. A second
+    Ctrl-C interrupts at once."""
+
+    def __init__(self, leave: Callable[[], None] = lambda: None) -> None:
+        """`leave` is the last thing done in a process that ends from the thread: nothing in it may
+        need the main thread. Until `shield` says otherwise there is nothing else to rescue."""
+        self.received = False
+        self._leave = leave
+        self._rescue: Callable[[], None] | None = lambda: None
+        self._lock = threading.Lock()
+        self._before: dict[signal.Signals, Any] = {}
+        self._here, self._there = socket.socketpair()
+        self._here.setblocking(False)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "StopSignal":
+        self._old_fd = signal.set_wakeup_fd(self._here.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._receive)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        self.shield(None)
+        self._here.close()  # the thread reads the end
+        self._thread.join()
+        self._there.close()
+
+    def shield(self, rescue: Callable[[], None] | None) -> None:
+        """From now on the thread may end the process after `rescue()`; None: it must not, the main
+        thread has the state. Waits for a rescue under way, which does not return."""
+        with self._lock:
+            self._rescue = rescue
+
+    @contextlib.contextmanager
+    def shielded(self, rescue: Callable[[], None]) -> Iterator[None]:
+        self.shield(rescue)
+        try:
+            yield
+        finally:
+            self.shield(None)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _watch(self) -> None:
+        while number := self._there.recv(1):
+            if number[0] == signal.SIGTERM:
+                self._wait_and_end()
+
+    def _wait_and_end(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self._here.fileno() >= 0:
+            time.sleep(0.1)
+            with self._lock:
+                if self._rescue is not None and time.monotonic() > deadline:
+                    self._end(self._rescue)
+
+    def _end(self, rescue: Callable[[], None]) -> None:
+        try:
+            rescue()
+        except Exception as error:
+            print(f"what was done since the last checkpoint is lost: {error}", file=sys.stderr)
+        try:
+            self._leave()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(0)
