@@ -1,0 +1,58 @@
+"""Floating-point operations of a function, counted from its jaxpr: what it does, at any size.
+
+XLA's own cost analysis counts the body of a scan once and does not know what a custom kernel does;
+a jaxpr says how often each product is taken. Only products and convolutions count, as is the
+custom (Kaplan et al. 2020, arXiv:2001.08361, appendix B): the rest is bound by memory.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Of one call on arrays, or shapes, like these; recomputation is counted as often as it is
+    done, a branch as its dearest, a loop of unknown length once."""
+    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Any) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name = equation.primitive.name
+    if name == "dot_general":
+        return _of_product(equation)
+    if name == "conv_general_dilated":
+        return _of_convolution(equation)
+    inner = [_of_jaxpr(jaxpr) for jaxpr in _inner(equation)]
+    if name == "cond":
+        return max(inner, default=0)
+    return sum(inner) * (equation.params["length"] if name == "scan" else 1)
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    """The jaxprs inside of an equation: bodies of loops, branches, called functions."""
+    for value in equation.params.values():
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, core.ClosedJaxpr):
+                yield one.jaxpr
+            elif isinstance(one, core.Jaxpr):
+                yield one
+
+
+def _of_product(equation: Any) -> int:
+    """A multiplication and an addition for each number of the result and each summand."""
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+
+
+def _of_convolution(equation: Any) -> int:
+    kernel = equation.invars[1].aval
+    outputs = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+    return 2 * equation.outvars[0].aval.size * (kernel.size // outputs)

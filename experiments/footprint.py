@@ -1,0 +1,213 @@
+"""What a preset's training step needs on a TPU pod that is not there: memory and FLOPs.
+
+python -m experiments.footprint presets/billions_6_7.yaml --topology v4:4x4x4
+"""
+
+import runtime
+
+runtime.prepare()
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from config import Config, parse_config, run
+from experiments.flops import count_flops
+from model import transformer
+from train import compose_step, make_state
+from training import parallel
+from training.config import ParallelConfig
+from training.parallel import Devices
+
+ABOUT = "Compile a preset's training step for devices that are not there, and say what it needs."
+# jax's libtpu as pip knows it, of the same day as jax itself.
+INSTALL = 'pip install "jax[tpu]"'
+GB = 1e9
+MEMORY_GIB = {
+    "TPU v2": 8,
+    "TPU v3": 16,
+    "TPU v4": 32,
+    "TPU v5 lite": 16,
+    "TPU v5": 95,
+    "TPU v5p": 95,
+    "TPU v6 lite": 32,
+}
+"""Of a device as jax sees it: a core of v2 and v3, a chip of the others."""
+MEGACORE = ("v4", "v5p")
+TPU_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",  # what is there
+    "TPU_SKIP_MDS_QUERY": "1",  # ask no metadata server what machine this is
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu would let one process at a time in
+}
+
+
+@dataclass(frozen=True)
+class FootprintConfig:
+    """What is compiled, and for what."""
+
+    preset: str = field(metadata={"positional": True, "nargs": None, "help": "a YAML of train.py"})
+    topology: str = "v4:4x4x4"
+    """Generation and shape of a TPU slice, such as v4:4x4x4, v5e:16x16 or v5p:2x2x2; cpu:8 is so
+    many virtual devices of this machine."""
+    fsdp: int = 0
+    """Parts that weights and optimizer state are cut into; 0 = all that tensor leaves."""
+    tensor: int = 1
+    """Parts that heads, feed-forwards and vocabularies are cut into."""
+    batch_size: int = 0
+    """Examples per update; 0 = the preset's."""
+    accumulation_steps: int = 0
+    """Micro-batches per update; 0 = the preset's."""
+    memory_gib: float = 0.0
+    """Memory of a device; 0 = what that device has, of CPUs: any."""
+
+
+def main(config: FootprintConfig) -> None:
+    """Print the footprint. Raises ValueError when the step does not fit, with by how much."""
+    preset = parse_config(Config, [f"--config={config.preset}"])
+    own = preset.training
+    training = replace(
+        own,
+        batch_size=config.batch_size or own.batch_size,
+        accumulation_steps=config.accumulation_steps or own.accumulation_steps,
+    )
+    preset = replace(preset, training=training)
+    found = describe_devices(config.topology)
+    fsdp = config.fsdp or max(len(found) // config.tensor, 1)
+    devices = parallel.choose(found, ParallelConfig("mesh", 0, fsdp, config.tensor))
+    parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
+    kind = found[0].device_kind
+    gib = config.memory_gib or MEMORY_GIB.get(kind, 0)
+
+    size = transformer.count_params(preset.model)
+    print(f"{config.preset} on {config.topology}: {devices.describe()}")
+    print(
+        f"{size:,} parameters; {training.batch_size:,} examples an update, "
+        f"{training.accumulation_steps} micro-batch(es)"
+    )
+    step, state, batch = make_shapes(preset, devices)
+    flops = count_flops(step, state, batch)
+    print(
+        f"{flops:.3e} FLOPs an update ({flops / training.batch_size:.3e} an example, "
+        f"{flops / len(devices):.3e} a device)",
+        flush=True,
+    )
+    report(compile_memory(step, state, batch, devices), gib * 2**30)
+
+
+def describe_devices(topology: str) -> list[Any]:
+    """The devices of a topology, there or not.
+
+    Raises:
+        ValueError: libtpu is missing, or knows no such topology.
+    """
+    generation, _, shape = topology.partition(":")
+    if generation == "cpu":
+        return _virtual_devices(int(shape) if shape.isdecimal() else 0)
+    os.environ.update(TPU_ENVIRONMENT)
+    jax.config.update("jax_platforms", "cpu")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(f"compiling for a TPU that is not there needs libtpu: {INSTALL}")
+    core = "megacore" if generation in MEGACORE else "default"
+    try:
+        described = topologies.get_topology_desc(topology, "tpu", chip_config_name=core)
+    except Exception as error:
+        raise ValueError(
+            f"no topology {topology!r} (such as v4:4x4x4, v5e:16x16, v5p:2x2x2): {error}"
+        ) from None
+    return list(described.devices)
+
+
+def _virtual_devices(count: int) -> list[Any]:
+    if count < 1:
+        raise ValueError("a topology of CPUs is cpu:N with N at least 1, such as cpu:8")
+    try:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # jax has started: what there is must do
+        pass
+    found = jax.devices("cpu")
+    if len(found) < count:
+        raise ValueError(f"cpu:{count} needs {count} devices, jax has started with {len(found)}")
+    return found[:count]
+
+
+def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, Any]]:
+    """The step of a configuration, and shapes of its state and its batch that know where they
+    lie."""
+    model = transformer.build(config.model, config.training.compute_dtype)
+    empty = jnp.zeros((1, config.model.text_length), jnp.int32)
+    codes = config.model.image_vocab_size
+    step = compose_step(config, model, (empty, empty == 0), codes, devices)
+    shapes = jax.eval_shape(make_state(config, model))
+    state = jax.tree.map(
+        lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies),
+        shapes,
+        parallel.shardings(shapes, devices),
+    )
+    rows, text, image = (
+        config.training.batch_size,
+        config.model.text_length,
+        config.model.image_length,
+    )
+    batch = {
+        "text_tokens": jax.ShapeDtypeStruct((rows, text), jnp.int32),
+        "text_mask": jax.ShapeDtypeStruct((rows, text), jnp.bool_),
+        "image_tokens": jax.ShapeDtypeStruct((rows, image), jnp.int32),
+        "example_index": jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }
+    return step, state, batch
+
+
+def compile_memory(step: Any, state: Any, batch: Any, devices: Devices) -> dict[str, float]:
+    """Bytes per device of what the compiled step holds.
+
+    Raises:
+        ValueError: the compiler found no way to fit it into the device's memory.
+    """
+    lowered = parallel.jit_step(step, devices, state).lower(state, batch)
+    try:
+        found = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(_say_by_how_much(str(error))) from None
+    return {
+        "state and batch": found.argument_size_in_bytes,
+        "new state beside the old": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "activations and gradients": found.temp_size_in_bytes,
+        "program": found.generated_code_size_in_bytes,
+    }
+
+
+def _say_by_how_much(error: str) -> str:
+    used = re.search(r"Used (\S+) of (\S+) hbm.*?by (\S+?)\.?(\s|$)", error, re.DOTALL)
+    if used is None:
+        return f"it does not compile: {' '.join(error.split())[:500]}"
+    return (
+        f"it does not fit: a device needs {used[1]} of {used[2]}, {used[3]} too much; take more "
+        "devices, more accumulation_steps or tensor"
+    )
+
+
+def report(parts: dict[str, float], limit: float) -> None:
+    """Print bytes per device, part by part. Raises ValueError when they exceed the limit."""
+    total = sum(parts.values())
+    for name, size in parts.items():
+        print(f"{size / GB:10.3f} GB  {name}")
+    print(f"{total / GB:10.3f} GB  a device in all", end="")
+    print(f", of {limit / GB:.1f} GB: {total / limit:.0%}" if limit else "")
+    if limit and total > limit:
+        raise ValueError(
+            f"it does not fit: a device needs {total / GB:.3f} GB of {limit / GB:.3f} GB, "
+            f"{(total - limit) / GB:.3f} GB too much; take more devices, more accumulation_steps "
+            "or tensor"
+        )
+
+
+if __name__ == "__main__":
+    run(main, FootprintConfig, prog="python -m experiments.footprint", about=ABOUT)
