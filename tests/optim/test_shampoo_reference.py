@@ -136,8 +136,8 @@ def test_delayed_roots_leave_the_reference_s_state() -> None:
 
 
 def test_a_schedule_and_decoupled_decay_follow_their_definition() -> None:
-    """Without momentum and before its start Shampoo is its graft, here the gradient itself."""
-    plain = SETTINGS | {"graft_type": "SGD", "beta1": 0.0, "start_preconditioning_step": 99}
+    """Without momentum and preconditioners Shampoo is its graft, here the gradient itself."""
+    plain = SETTINGS | {"graft_type": "SGD", "beta1": 0.0, "skip_preconditioning_rank_lt": 4}
     decoupled = {"weight_decay": 0.1, "decoupled_weight_decay": True}
     rate = {"learning_rate": lambda step: 0.1 / (1 + step)}
     updates, after, _ = trajectory(plain | decoupled | rate, steps=3)
@@ -149,10 +149,10 @@ def test_a_schedule_and_decoupled_decay_follow_their_definition() -> None:
 
 
 def test_a_rate_inside_the_momentum_gives_the_same_when_constant() -> None:
-    outside, *_ = trajectory(SETTINGS, steps=8)
+    outside, *_ = in_float32("rmsprop_normalized")
     inside, *_ = trajectory(SETTINGS | {"decoupled_learning_rate": False}, steps=8)
     for name in NAMES:
-        np.testing.assert_allclose(outside[name], inside[name], rtol=1e-4, atol=1e-7)
+        assert worst_difference(outside[name][:8], inside[name]) < 1e-4
 
 
 @pytest.mark.parametrize(

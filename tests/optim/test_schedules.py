@@ -1,0 +1,151 @@
+"""Schedules at the points that their definitions name."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optim.config import DecayShape, OptimConfig, Schedule
+from optim.schedules import COURSES, FALLS, make_schedule
+
+CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=10, decay_fraction=0.5)
+STEPS = 100
+
+
+def rates(config: OptimConfig, steps: int = STEPS, length: int = 0) -> np.ndarray:
+    schedule = make_schedule(config, steps)
+    return np.array(jax.vmap(schedule)(jnp.arange(length or steps + 1)))
+
+
+def test_the_learning_rate_warms_up_holds_and_decays_to_zero() -> None:
+    rate = rates(CONFIG)
+    np.testing.assert_allclose(rate[:10], 0.1 * np.arange(1, 11) / 10, rtol=1e-6)
+    np.testing.assert_allclose(rate[10:51], 0.1, rtol=1e-6)
+    assert (np.diff(rate[50:]) < 0).all()
+    assert rate[100] == 0
+    assert rate[75] == pytest.approx(0.05)
+
+
+def test_more_steps_change_only_the_decay() -> None:
+    np.testing.assert_array_equal(rates(CONFIG)[:51], rates(CONFIG, 1000)[:51])
+
+
+@pytest.mark.parametrize(
+    ("shape", "after_a_quarter"), [("linear", 0.75), ("cosine", 0.853553), ("sqrt", 0.5)]
+)
+def test_the_decay_has_its_shape(shape: DecayShape, after_a_quarter: float) -> None:
+    rate = rates(replace(CONFIG, decay_shape=shape, decay_steps=40))
+    assert rate[60] == pytest.approx(0.1)
+    assert rate[70] == pytest.approx(0.1 * after_a_quarter, rel=1e-5)
+    assert rate[100] == pytest.approx(0.0, abs=1e-8)
+
+
+@pytest.mark.parametrize("shape", FALLS)
+@pytest.mark.parametrize("checkpoint", [30, 55, 400])
+def test_the_decay_branches_off_any_checkpoint_of_the_hold(
+    shape: DecayShape, checkpoint: int
+) -> None:
+    hold = rates(replace(CONFIG, decay_steps=100), 1000)
+    branch = rates(replace(CONFIG, decay_steps=20, decay_shape=shape), checkpoint + 20)
+    np.testing.assert_array_equal(branch[: checkpoint + 1], hold[: checkpoint + 1])
+    assert branch[checkpoint + 1] < hold[checkpoint + 1]
+    assert branch[checkpoint + 20] == pytest.approx(0.0, abs=1e-8)
+
+
+def test_palm_s_course_is_one_over_the_root_of_the_step() -> None:
+    config = OptimConfig(learning_rate=1e-2, warmup_steps=0, schedule="rsqrt")
+    schedule = make_schedule(config, 255_000)
+    for step, rate in (
+        (0, 0.01),
+        (9_999, 0.01),
+        (10_000, 0.01),
+        (40_000, 0.005),
+        (90_000, 1 / 300),
+    ):
+        assert schedule(jnp.int32(step)) == pytest.approx(rate, rel=1e-6)
+
+
+def test_opt_s_course_is_a_line_to_ten_percent() -> None:
+    rate = rates(replace(CONFIG, schedule="polynomial"))
+    assert rate[9] == pytest.approx(0.1)
+    assert rate[55] == pytest.approx(0.055)
+    assert rate[100] == pytest.approx(0.01)
+    squared = rates(replace(CONFIG, schedule="polynomial", power=2.0, final_fraction=0.0))
+    assert squared[55] == pytest.approx(0.025)
+
+
+def test_cosine_passes_the_middle_halfway() -> None:
+    rate = rates(replace(CONFIG, schedule="cosine", final_fraction=0.2))
+    assert rate[9] == pytest.approx(0.1)
+    assert rate[55] == pytest.approx(0.06)
+    assert rate[100] == pytest.approx(0.02)
+
+
+def test_exponential_falls_smoothly_or_in_steps() -> None:
+    config = replace(
+        CONFIG, schedule="exponential", transition_begin=20, transition_steps=30, decay_rate=0.25
+    )
+    smooth, steps = rates(config), rates(replace(config, staircase=True))
+    assert smooth[20] == pytest.approx(0.1)
+    assert smooth[35] == pytest.approx(0.05)
+    assert smooth[80] == pytest.approx(0.1 / 16)
+    np.testing.assert_allclose(steps[[20, 49, 50, 79, 80]], 0.1 / np.array([1, 1, 4, 4, 16]), 1e-6)
+    assert rates(replace(config, final_fraction=0.5))[80] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("course", COURSES)
+def test_no_course_jumps_and_none_exceeds_the_learning_rate(course: Schedule) -> None:
+    rate = rates(replace(CONFIG, schedule=course, transition_begin=10, rsqrt_steps=30))
+    assert 0 <= rate.min() <= rate.max() == pytest.approx(0.1)
+    assert np.abs(np.diff(rate)).max() <= 0.1 / 10 * 1.001  # as steep as the warm-up
+
+
+def test_after_a_restart_the_rate_rises_again_to_its_course() -> None:
+    config = replace(CONFIG, schedule="cosine")
+    course, again = rates(config), rates(replace(config, rewarm_from=40, rewarm_steps=5))
+    np.testing.assert_array_equal(again[:40], course[:40])
+    np.testing.assert_allclose(again[40:45], course[40:45] * np.arange(1, 6) / 5, rtol=1e-6)
+    np.testing.assert_array_equal(again[45:], course[45:])
+
+
+@pytest.mark.parametrize("course", COURSES)
+def test_in_examples_a_batch_twice_as_large_goes_twice_as_fast(course: Schedule) -> None:
+    updates = replace(CONFIG, schedule=course, transition_steps=20, rsqrt_steps=30)
+    examples = replace(
+        updates,
+        schedule_unit="examples",
+        warmup_steps=80,
+        transition_steps=160,
+        rsqrt_steps=240,
+    )
+    constant = make_schedule(examples, STEPS, lambda step: step * 8)
+    ramped = make_schedule(
+        examples, 75, lambda step: jnp.where(step < 50, step * 8, step * 16 - 400)
+    )
+    for step in range(0, 101, 10):
+        expected = make_schedule(updates, STEPS)(jnp.int32(step))
+        np.testing.assert_allclose(constant(jnp.int32(step)), expected, rtol=1e-5, atol=1e-8)
+        if step >= 50:
+            half = jnp.int32(25 + step // 2)
+            np.testing.assert_allclose(ramped(half), expected, rtol=1e-5, atol=1e-8)
+    with pytest.raises(ValueError, match="schedule_unit examples is not possible here"):
+        make_schedule(examples, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("decay_fraction", 2.0, "decay_fraction 2.0 is not within 0..1"),
+        ("final_fraction", -0.1, "final_fraction -0.1 is not within 0..1"),
+        ("rsqrt_steps", 0, "rsqrt_steps must be at least 1, not 0"),
+        ("rewarm_steps", -1, "rewarm_steps cannot be negative, not -1"),
+        ("power", 0.0, "power 0.0 must be positive"),
+    ],
+)
+def test_a_course_that_cannot_be_is_refused(field: str, value: float, message: str) -> None:
+    given: dict[str, Any] = {field: value}
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**given)
