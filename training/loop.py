@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -93,8 +94,7 @@ def fit(
         is_saved = save.is_due(done, is_last=False)
         if due or is_saved:
             jax.block_until_ready(metrics)
-            rescue = _rescue(deliver, save, done, state)
-            with clock.paused(), stop.shielded(rescue) if stop else contextlib.nullcontext():
+            with clock.paused(), _rescued(stop, deliver, partial(save.action, done, state)):
                 extra: dict[str, float] = {}
                 for hook in due:
                     extra |= hook.action(done, state) or {}
@@ -109,14 +109,19 @@ def fit(
     return state
 
 
-def _rescue(
-    deliver: Callable[[], None], save: Hook, done: int, state: TrainState
-) -> Callable[[], None]:
+def _rescued(
+    stop: StopSignal | None, deliver: Callable[[], None], save: Callable[[], Any]
+) -> contextlib.AbstractContextManager[None]:
+    """While hooks run, which may compile for long, the state can be saved without them; where
+    several processes hold it, it takes them all."""
+    if stop is None or jax.process_count() > 1:
+        return contextlib.nullcontext()
+
     def rescue() -> None:
         deliver()
-        save.action(done, state)
+        save()
 
-    return rescue
+    return stop.shielded(rescue)
 
 
 def to_row(metrics: Mapping[str, Any], names: Sequence[str]) -> Row:

@@ -100,6 +100,7 @@ def run_training(
                 is_writer=devices.is_first,
             )
             with tracker:
+                stop.leave = lambda: _leave(checkpoints, book, folder, tracker, steps)
                 trainer = _Trainer(config, devices, about, checkpoints, tracker, book, stop)
                 try:
                     state = trainer.train(
@@ -111,11 +112,22 @@ def run_training(
                     text = " ".join(str(error).split()) or type(error).__name__
                     book.note("stop" if is_wish else "abort", tracker.step, text)
                     raise
-    done = int(state.step)
+    _note_end(book, folder, int(state.step), steps)
+    return state
+
+
+def _leave(
+    checkpoints: Checkpoints, book: Logbook, folder: Path, tracker: Tracker, steps: int
+) -> None:
+    """Of a process that was told to stop while its main thread was busy, as in a compilation."""
+    checkpoints.settle()
+    _note_end(book, folder, tracker.step, steps)
+
+
+def _note_end(book: Logbook, folder: Path, done: int, steps: int) -> None:
     book.note("end" if done == steps else "stop", done, f"step {done} of {steps}")
     print(f"{folder}: step {done} of {steps}", end="")
-    print("" if done == steps else "; the same command goes on from here")
-    return state
+    print("" if done == steps else "; the same command goes on from here", flush=True)
 
 
 def _shapes(create: Callable[[], TrainState], devices: Devices) -> TrainState:
@@ -207,7 +219,8 @@ class _Trainer:
 
     def _leave_out(self, start: int, stop: int, step: int, why: str) -> None:
         for one in self._skips.leave_out(start, stop, step, why):
-            self._book.tell("left out", step, f"batches {one.start}:{one.stop}, {why}", **vars(one))
+            text = f"batches {one.start}:{one.stop}, {why}"
+            self._book.tell("left out", step, text, first=one.start, stop=one.stop)
 
     def _watch(self, step: int, row: Row) -> None:
         """Note what the guard did; raise when it did so too often, or when to go back."""

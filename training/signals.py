@@ -22,11 +22,12 @@ class StopSignal:
     """Turns SIGTERM and Ctrl-C into a wish that the loop grants after the update at hand. A second
     Ctrl-C interrupts at once."""
 
-    def __init__(self, leave: Callable[[], None] = lambda: None) -> None:
-        """`leave` is the last thing done in a process that ends from the thread: nothing in it may
-        need the main thread. Until `shield` says otherwise there is nothing else to rescue."""
+    def __init__(self) -> None:
+        """Until `shield` says otherwise there is nothing to rescue, and the thread may end the
+        process."""
         self.received = False
-        self._leave = leave
+        self.leave: Callable[[], None] = lambda: None
+        """The last thing done in a process that the thread ends; it may not need the main one."""
         self._rescue: Callable[[], None] | None = lambda: None
         self._lock = threading.Lock()
         self._before: dict[signal.Signals, Any] = {}
@@ -87,7 +88,7 @@ class StopSignal:
         except Exception as error:
             print(f"what was done since the last checkpoint is lost: {error}", file=sys.stderr)
         try:
-            self._leave()
+            self.leave()
         finally:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):

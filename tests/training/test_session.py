@@ -1,0 +1,218 @@
+"""What a run does when something happens to it, and that it does the same again."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optim.config import OptimConfig
+from optim.loss_scale import LossScale
+from optim.optimizers import make_optimizer
+from training import logbook, metrics, parallel
+from training.config import CheckpointConfig, ParallelConfig, TrackerConfig, TrainingConfig
+from training.session import Work, run_training
+from training.spikes import init_guard
+from training.state import TrainState
+from training.step import make_train_step
+
+TRAINING = TrainingConfig(
+    steps=40, batch_size=4, spike_window=8, rollback_batches=2, log_every=100, bad_update_budget=3
+)
+CHECKPOINT, TRACKER = CheckpointConfig(every=10, keep=0), TrackerConfig()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    training: TrainingConfig = TRAINING
+    checkpoint: CheckpointConfig = CHECKPOINT
+    tracker: TrackerConfig = TRACKER
+
+
+class World:
+    """Data with poisoned batches, and a model of four numbers."""
+
+    def __init__(self, folder: Path, bad: dict[int, float], training: TrainingConfig = TRAINING):
+        self.folder, self.bad, self.config = folder, bad, RunConfig(training)
+        self.taken: list[int] = []
+        self.loss_scale: LossScale | None = None
+
+    def batch_at(self, position: int) -> dict[str, np.ndarray]:
+        self.taken.append(position)
+        target = np.random.default_rng(position).normal(size=(4, 1)).astype(np.float32)
+        factor = np.full((4, 1), self.bad.get(position, 1.0), np.float32)
+        indices = np.arange(4, dtype=np.int32)
+        return {"target": target, "factor": factor, "example_index": indices}
+
+    def create(self) -> TrainState:
+        state = TrainState.create(
+            lambda key: {"kernel": jax.random.normal(key, (4,))},
+            make_optimizer(OptimConfig()),
+            0,
+            guard=init_guard(self.config.training),
+        )
+        return state._replace(loss_scale=self.loss_scale)
+
+    def begin(self, tracker: Any) -> Work:
+        def loss(params: dict, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
+            away = jnp.square(params["kernel"][None] - batch["target"])
+            return ((away + 1) * batch["factor"]).mean(), {}
+
+        settings = self.config.training
+        optimizer, devices = make_optimizer(OptimConfig()), parallel.start(ParallelConfig())
+        step = make_train_step(
+            loss,
+            optimizer,
+            lambda step: jnp.float32(1e-2),
+            mean_over_devices=parallel.mean_over(devices),
+            settings=settings,
+        )
+        return Work(step, self.batch_at, settings=settings)
+
+    def run(self) -> TrainState:
+        self.folder.mkdir(exist_ok=True)
+        devices = parallel.start(ParallelConfig(devices=1))
+        return run_training(self.folder, self.config, "{}", devices, self.create, {}, self.begin)
+
+    def events(self) -> list[tuple[str, int | None]]:
+        return [(entry["event"], entry["step"]) for entry in logbook.read(self.folder)]
+
+    def losses(self) -> list[float | None]:
+        return [row["train/loss"] for row in metrics.read(self.folder / "metrics.jsonl")]
+
+
+def assert_same(one: TrainState, other: TrainState) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def killed_at(n: int) -> Callable[[Any], Any]:
+    """A world that a kill interrupts before it takes batch n the first time."""
+
+    def kill(world: World) -> None:
+        original = world.batch_at
+
+        def broken(position: int) -> dict[str, np.ndarray]:
+            if position == n:
+                world.batch_at = original  # type: ignore[method-assign]
+                raise KeyboardInterrupt
+            return original(position)
+
+        world.batch_at = broken  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            world.run()
+
+    return kill
+
+
+def test_no_number_is_skipped_noted_and_the_run_goes_on(tmp_path: Path) -> None:
+    world = World(tmp_path / "run", {5: np.nan, 6: np.inf})
+    state = world.run()
+    assert world.events() == [("start", 0), ("skip", 6), ("skip", 7), ("end", 40)]
+    assert np.isfinite(state.params["kernel"]).all()
+    assert [n for n, loss in enumerate(world.losses()) if loss is None] == [5, 6]
+    text = (world.folder / "LOGBOOK.md").read_text()
+    assert text.startswith("# Logbook of run\n")
+    assert "step 6: **skip** loss nan, gradient norm nan: the update was not made" in text
+
+
+def test_too_many_bad_updates_end_the_run_with_a_way_out(tmp_path: Path) -> None:
+    world = World(tmp_path / "run", dict.fromkeys(range(12, 20), np.nan))
+    with pytest.raises(ValueError, match="bad_update_budget 3 bad updates.*step 16 .batch 15"):
+        world.run()
+    assert world.events()[-1] == ("abort", 15)
+    assert {p.name for p in (world.folder / "checkpoints").glob("[0-9]*")} == {"10"}
+    world.config = RunConfig(dataclasses.replace(TRAINING, skip_batches=("12:20",)))
+    state = world.run()  # the batches are left out by hand
+    assert int(state.step) == 40
+    assert ("left out", 10) in world.events()
+    assert world.taken[-1] == 47
+
+
+def test_a_spike_rolls_back_and_leaves_out_the_batches_around_it(tmp_path: Path) -> None:
+    training = dataclasses.replace(TRAINING, on_spike="rollback")
+    world = World(tmp_path / "run", {25: 100.0}, training)
+    state = world.run()
+    assert world.events() == [("start", 0), ("rollback", 26), ("left out", 20), ("end", 40)]
+    again = world.taken[world.taken.index(25) + 1 :]
+    assert 20 in again[:3]
+    assert [n for n in again if 19 < n < 30][-5:] == [20, 21, 22, 28, 29]
+    assert len(world.losses()) == 40
+    assert max(loss for loss in world.losses() if loss) < 50
+
+    replay = World(tmp_path / "replay", {25: 100.0}, training)
+    assert_same(replay.run(), state)
+    assert replay.losses() == world.losses()
+    for n in (22, 28, 33):  # before, in the middle, and after
+        broken = World(tmp_path / f"broken{n}", {25: 100.0}, training)
+        killed_at(n)(broken)
+        assert_same(broken.run(), state)
+        assert broken.losses() == world.losses()
+
+
+def test_a_spike_before_the_first_checkpoint_is_skipped(tmp_path: Path) -> None:
+    training = dataclasses.replace(TRAINING, on_spike="rollback")
+    world = World(tmp_path / "run", {8: 100.0}, training)
+    world.run()
+    assert world.events() == [("start", 0), ("spike", 9), ("end", 40)]
+
+
+def test_rollbacks_have_a_budget(tmp_path: Path) -> None:
+    training = dataclasses.replace(
+        TRAINING, on_spike="rollback", rollback_batches=0, bad_update_budget=2
+    )
+    world = World(tmp_path / "run", dict.fromkeys((24, 25, 26, 27), 100.0), training)
+    with pytest.raises(ValueError, match="after 2 rollbacks"):
+        world.run()
+
+
+def test_batches_left_out_by_hand_are_left_out_once(tmp_path: Path) -> None:
+    world = World(
+        tmp_path / "run", {}, dataclasses.replace(TRAINING, skip_batches=("3:5", "30:35"))
+    )
+    killed_at(22)(world)
+    world.run()
+    straight = World(
+        tmp_path / "straight", {}, dataclasses.replace(TRAINING, skip_batches=("3:5", "30:35"))
+    )
+    straight.run()
+    assert straight.taken == [n for n in range(47) if n not in (3, 4, 30, 31, 32, 33, 34)]
+    assert world.losses() == straight.losses()
+
+
+def test_float16_at_the_floor_ends_with_a_way_out(tmp_path: Path) -> None:
+    training = dataclasses.replace(TRAINING, loss_scale_patience=3, bad_update_budget=100)
+    world = World(tmp_path / "run", dict.fromkeys(range(5, 40), np.inf), training)
+    world.loss_scale = LossScale(jnp.float32(4.0), jnp.int32(0))
+    with pytest.raises(ValueError, match="overflowed in 3 updates .* scale 1, up to step 10"):
+        world.run()
+
+
+def test_changed_settings_are_noted(tmp_path: Path) -> None:
+    world = World(tmp_path / "run", {})
+    killed_at(12)(world)
+    devices = parallel.start(ParallelConfig(devices=1))
+    changes = {"optim.beta1": (0.9, 0.8)}
+    run_training(world.folder, world.config, "{}", devices, world.create, {}, world.begin, changes)
+    assert world.events() == [
+        *[("start", 0), ("stop", 11), ("resume", 10), ("change", 10), ("end", 40)]
+    ]
+    entry = logbook.read(world.folder)[3]
+    assert entry["changes"] == {"optim.beta1": [0.9, 0.8]}
+    assert "optim.beta1 (was 0.9, now 0.8)" in entry["text"]
+
+
+def test_a_damaged_checkpoint_is_noted_and_the_result_is_the_same(tmp_path: Path) -> None:
+    straight = World(tmp_path / "straight", {}).run()
+    world = World(tmp_path / "run", {})
+    killed_at(25)(world)
+    for path in (world.folder / "checkpoints" / "20" / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-7])
+    assert_same(world.run(), straight)
+    assert ("fallback", None) in world.events()
+    assert len(world.losses()) == 40
