@@ -54,7 +54,7 @@ def main(config: Config) -> None:
     folder = Path(folder)
 
     model = transformer.build(config.model, training.compute_dtype)
-    create = partial(parallel.create, make_state(config, model), devices)
+    create = make_state(config, model)
 
     def begin(tracker: Tracker) -> Work:
         if devices.is_first:

@@ -192,7 +192,7 @@ def make_step(config: RunConfig, autoencoder: Autoencoder, devices: Devices) -> 
     """The update of this configuration."""
     return make_train_step(
         parallel.gather_before(make_loss(autoencoder, config.loss), devices),
-        make_optimizer(config.optim),
+        make_optimizer(config.optim, parallel.spread(devices)),
         make_schedule(config.optim, config.training.steps),
         config.training.accumulation_steps,
         parallel.mean_over(devices),
