@@ -241,7 +241,9 @@ def compile_step(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.nd
     The state goes in and comes out without a device axis, so that a checkpoint has one layout
     whatever the devices. The old state's memory is given to the new one.
     """
-    return _compile_pmap(step, devices) if devices.mode == "pmap" else _compile_mesh(step, devices)
+    if devices.mode == "mesh":
+        return _compile_mesh(step, devices)
+    return _compile_pmap(step, devices) if jax.process_count() == 1 else _compile_map(step, devices)
 
 
 def _compile_pmap(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
@@ -254,12 +256,29 @@ def _compile_pmap(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.n
         devices=list(devices.devices),
         donate_argnums=(0,),
     )
-    here = sum(device.process_index == jax.process_index() for device in devices.devices)
 
     def run(state: Any, batch: dict[str, np.ndarray]) -> Any:
-        return mapped(state, {k: v.reshape(here, -1, *v.shape[1:]) for k, v in batch.items()})
+        return mapped(
+            state, {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
+        )
 
     return run
+
+
+def _compile_map(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+    """The program that pmap makes, for several processes: pmap itself gives each of them arrays of
+    its own, of which no common checkpoint can be written."""
+    mapped = jax.jit(
+        jax.shard_map(
+            step,
+            mesh=devices.lane,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        ),
+        donate_argnums=0,
+    )
+    return lambda state, batch: mapped(state, put_rows(batch, devices))
 
 
 def _compile_mesh(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
