@@ -16,7 +16,7 @@ from config import run
 from data.folders import new_folder
 from drawing import open_checkpoint
 from model import pretrained
-from model.weights import Dtype
+from weights.arrays import Dtype
 
 ABOUT = "Make a release folder of a checkpoint: weights, tokenizer and VQGAN."
 

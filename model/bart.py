@@ -12,15 +12,10 @@ from typing import Any
 import numpy as np
 
 from model.config import ModelConfig
-from model.foreign import (
-    Arrays,
-    Leaf,
-    Plan,
-    check_words,
-    read_fields,
-    same_or_zero,
-    square_grid,
-)
+from model.foreign import check_words, same_or_zero, square_grid
+from weights.arrays import Arrays
+from weights.plans import Leaf, Plan
+from weights.settings import read_fields
 
 FIELDS: dict[str, tuple[str, Any]] = {
     "d_model": ("dim", 1024),

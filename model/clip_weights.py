@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
-from model.foreign import (
-    MAX_DEPTH,
-    Leaf,
-    Plan,
-    check_arrays,
-    gather,
-    read_arrays,
-    read_fields,
-    read_json,
-)
+from weights.arrays import read_arrays, shapes_of
+from weights.files import read_json
+from weights.plans import Leaf, Plan, gather
+from weights.settings import MAX_DEPTH, read_fields
 
 ClipActivation = Literal["quick_gelu", "gelu"]
 
@@ -205,12 +199,7 @@ def read_params(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     path, arrays = read_arrays(folder, WEIGHTS_FILE)
     for key in [key for key in arrays if key.endswith(".embeddings.position_ids")]:
         del arrays[key]  # 0, 1, 2, … in older files
-    shapes = {name: leaf.shape for name, leaf in flatten_dict(like, sep="/").items()}
-    where = plan(shapes)
-    check_arrays(path, arrays, where)
-    found = gather(where, arrays, np.float32)
-    # A scalar comes back as a vector of one.
-    return unflatten_dict({name: a.reshape(shapes[name]) for name, a in found.items()}, sep="/")
+    return unflatten_dict(gather(path, arrays, plan(shapes_of(like)), np.float32), sep="/")
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:

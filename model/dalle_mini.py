@@ -12,8 +12,10 @@ import numpy as np
 
 from model.blocks import LayerNorms, Norms, layer_norms
 from model.config import Init, ModelConfig
-from model.foreign import Leaf, Plan, check_words, read_fields, same_or_zero, square_grid
+from model.foreign import check_words, same_or_zero, square_grid
 from model.init import Branch
+from weights.plans import Leaf, Plan
+from weights.settings import read_fields
 
 FIELDS: dict[str, tuple[str, Any]] = {
     "d_model": ("dim", 1024),

@@ -18,23 +18,23 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save_file
 
 from model import bart, dalle_mini, transformer
 from model.config import ModelConfig, SamplingConfig
-from model.foreign import (
-    Arrays,
-    Plan,
-    check_arrays,
-    gather,
-    read_arrays,
-    read_fields,
-    read_json,
-    scatter,
-)
-from model.msgpack import write_msgpack
 from model.transformer import Params
-from model.weights import Dtype, new_file, read_weights, write_weights
+from weights.arrays import (
+    Arrays,
+    Dtype,
+    read_arrays,
+    read_weights,
+    shapes_of,
+    write_arrays,
+    write_weights,
+)
+from weights.files import read_json
+from weights.msgpack import write_msgpack
+from weights.plans import Plan, gather, scatter
+from weights.settings import read_fields
 
 Format = Literal["pastel", "dalle_mini", "bart"]
 CONFIG_FILE, WEIGHTS_FILE, FLAX_FILE = "config.json", "model.safetensors", "flax_model.msgpack"
@@ -190,15 +190,13 @@ def _read_foreign(folder: Path, kind: Format, values: dict[str, Any], dtype: Any
     except ValueError as error:
         raise ValueError(f"{path} is no configuration of this transformer: {error}") from None
     plan = _plan(path, kind, model, scanned)
-    check_arrays(file, arrays, plan)
     origin = Origin(kind, values, _describe(arrays), scanned)
-    params = unflatten_dict(gather(plan, arrays, dtype), sep="/")
+    params = unflatten_dict(gather(file, arrays, plan, dtype), sep="/")
     return Release(kind, model, SAMPLING[kind], params, origin)
 
 
 def _plan(path: Path, kind: Format, model: ModelConfig, scanned: bool) -> Plan:
-    flat = flatten_dict(_shapes(path, model), sep="/")
-    shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}
+    shapes = shapes_of(_shapes(path, model))
     if kind == "bart":
         return bart.plan(shapes)
     return dalle_mini.plan(model, shapes, scanned)
@@ -245,8 +243,7 @@ def write(folder: str | Path, release: Release, to: Format, dtype: Dtype | None 
     if to == "dalle_mini":
         write_msgpack(folder / FLAX_FILE, unflatten_dict(arrays, sep="/"))
     else:
-        with new_file(folder / WEIGHTS_FILE) as beside:
-            save_file(arrays, beside, metadata={"format": "pt"})
+        write_arrays(folder / WEIGHTS_FILE, arrays, metadata={"format": "pt"})
     text = json.dumps(origin.config, indent=2) + "\n"
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 

@@ -46,7 +46,7 @@ def test_each_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatc
 def test_the_tree_names_every_file() -> None:
     tree = README[README.index("## The code") :]
     files = list(ROOT.glob("*.py"))
-    for package in ("model", "vqgan", "data", "optim", "training"):
+    for package in ("model", "vqgan", "weights", "data", "optim", "training"):
         files += (ROOT / package).glob("*.py")
     unnamed = [p.name for p in files if p.stem not in ("__init__", "config") and p.name not in tree]
     optim = {"optimizers.py", "schedules.py", "accumulate.py", "loss_scale.py"}

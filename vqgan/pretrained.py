@@ -18,13 +18,14 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from model.foreign import Arrays, Plan, check_arrays, gather, read_arrays, read_json, scatter
-from model.msgpack import write_msgpack
-from model.weights import Dtype, read_weights, write_weights
 from vqgan import published, taming
 from vqgan.autoencoder import build
 from vqgan.config import VQGANConfig
 from vqgan.layers import Params
+from weights.arrays import Arrays, Dtype, read_arrays, read_weights, shapes_of, write_weights
+from weights.files import read_json
+from weights.msgpack import write_msgpack
+from weights.plans import Plan, gather, scatter
 
 Format = Literal["pastel", "vqgan_jax", "taming"]
 CONFIG_FILE, WEIGHTS_FILE, FLAX_FILE = "config.json", "model.safetensors", "flax_model.msgpack"
@@ -208,8 +209,7 @@ def _describe(arrays: Arrays) -> str | dict[str, str]:
 
 
 def _plan(format: Format, config: VQGANConfig) -> Plan:
-    flat = flatten_dict(_shapes("config", config), sep="/")
-    shapes = {name: tuple(leaf.shape) for name, leaf in flat.items()}
+    shapes = shapes_of(_shapes("config", config))
     if format == "taming":
         return published.torch_plan(shapes, config)
     if config.lookup == "classifier":
@@ -221,10 +221,9 @@ def _convert(
     file: Path, arrays: Arrays, format: Format, config: VQGANConfig
 ) -> tuple[str | dict[str, str], Params]:
     """`Origin.arrays` of these, and ours."""
-    plan = _plan(format, config)
-    check_arrays(file, arrays, plan)
     kinds = _describe(arrays)
-    return kinds, unflatten_dict(gather(plan, arrays, np.float32), sep="/")
+    params = gather(file, arrays, _plan(format, config), np.float32)
+    return kinds, unflatten_dict(params, sep="/")
 
 
 def write(folder: str | Path, release: Release, to: Format, dtype: Dtype | None = None) -> None:

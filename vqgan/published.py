@@ -7,8 +7,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from model.foreign import Leaf, Plan
 from vqgan.config import VQGANConfig
+from weights.plans import Leaf, Plan
 
 NUMBERS = ("ch", "num_res_blocks", "resolution", "z_channels", "n_embed", "embed_dim")
 LISTS = ("ch_mult", "attn_resolutions")

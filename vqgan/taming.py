@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from safetensors.numpy import save_file
 
-from model.foreign import Arrays, read_arrays
-from model.torch_file import read_torch_file
-from model.weights import new_file
 from vqgan.config import VQGANConfig
 from vqgan.published import brief, read_settings, write_settings
+from weights.arrays import Arrays, read_arrays, write_arrays
+from weights.torch_file import read_torch_file
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.yaml"
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
@@ -150,7 +148,6 @@ def write_checkpoint(
     folder: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> None:
     """Write model.safetensors and model.yaml."""
-    with new_file(folder / WEIGHTS_FILE) as beside:
-        save_file(dict(arrays), beside)
+    write_arrays(folder / WEIGHTS_FILE, arrays)
     text = yaml.safe_dump(dict(settings), sort_keys=False)
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")

@@ -13,11 +13,11 @@ from flax.traverse_util import flatten_dict
 
 from model import dalle_mini, pretrained, transformer
 from model.config import ModelConfig
-from model.foreign import scatter
 from model.loss import cross_entropy
 from model.network import structure
 from tests.model import vectors
 from tests.model.vectors import FOLDER, SCANNED, VARIANTS, Vectors, package_layout, settings
+from weights.plans import scatter
 
 SHARP = "swinv2_cosine_swinpos"
 SMELU = "cogview_glu_smelu_scan"

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 
 from model import pretrained, transformer
 from model.config import ModelConfig, SamplingConfig
-from model.msgpack import read_msgpack, write_msgpack
 from tests.model.vectors import BART, FOLDER
+from weights.msgpack import read_msgpack, write_msgpack
 
 SAMPLING = SamplingConfig(guidance_scale=3.0, top_k=5)
 ROOT = Path(__file__).parent.parent.parent

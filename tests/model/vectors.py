@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load, load_file
 
-from model.msgpack import read_msgpack, write_msgpack
+from weights.msgpack import read_msgpack, write_msgpack
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 FOLDER = REFERENCE / "dalle_mini" / "checkpoint_normformer_glu_scan"

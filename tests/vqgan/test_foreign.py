@@ -18,13 +18,13 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from data.encode import open_encoder
-from model.msgpack import read_msgpack, write_msgpack
 from tests.torch_files import Called, Name, state_dict, write_old, write_zip
 from vqgan import pretrained, published, taming
 from vqgan.autoencoder import build
 from vqgan.config import LossConfig, VQGANConfig, taming_f16
 from vqgan.layers import KINDS, Layer
 from vqgan.objective import make_loss
+from weights.msgpack import read_msgpack, write_msgpack
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Path(__file__).parents[1] / "reference"

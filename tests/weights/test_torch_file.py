@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.torch_file import read_torch_file
 from tests.torch_files import (
     Called,
     Name,
@@ -21,6 +20,7 @@ from tests.torch_files import (
     write_old,
     write_zip,
 )
+from weights.torch_file import read_torch_file
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "vqgan_torch"
 NUMBERS = np.random.default_rng(0)

@@ -10,8 +10,8 @@ import msgpack as vendor
 import numpy as np
 import pytest
 
-from model import msgpack
-from model.msgpack import read_msgpack, write_msgpack
+from weights import msgpack
+from weights.msgpack import read_msgpack, write_msgpack
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 NUMBERS = np.random.default_rng(0)

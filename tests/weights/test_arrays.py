@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model import weights
-from model.weights import read_weights, write_weights
+from weights import arrays
+from weights.arrays import read_weights, write_weights
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def test_a_failed_write_leaves_the_old_file(
     write_weights(path, params, "float32")
     before = path.read_bytes()
 
-    def full(flat: Any, beside: Path) -> None:
+    def full(flat: Any, beside: Path, metadata: Any) -> None:
         beside.write_bytes(before[:10])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full)
+    monkeypatch.setattr(arrays, "save_file", full)
     with pytest.raises(OSError, match="no space"):
         write_weights(path, params, "float16")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [before]

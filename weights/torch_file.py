@@ -18,7 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from model.pickles import Call, Global, read_pickle
+from weights.pickles import Call, Global, read_pickle
 
 STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),

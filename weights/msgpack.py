@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 
-from model.weights import new_file
+from weights.files import new_file
 
 ARRAY, SCALAR = 1, 3
 PIECE_BYTES = 2**30

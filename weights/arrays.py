@@ -1,0 +1,106 @@
+"""Arrays by key in files: safetensors, flax's msgpack, and several files with an index."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from weights.files import new_file, read_json
+from weights.msgpack import read_msgpack
+
+Arrays = dict[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
+Dtype = Literal["float32", "float16"]
+
+
+def write_weights(path: Path, params: Mapping[str, Any], dtype: Dtype) -> None:
+    """Write nested parameters as one safetensors file, "encoder/norm/scale" and the like. Computing
+    stays in float32 whatever is stored."""
+    write_arrays(path, flatten_dict(params, sep="/"), dtype)
+
+
+def write_arrays(
+    path: Path,
+    arrays: Mapping[str, Any],
+    dtype: Any = None,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a safetensors file, whole or not at all, as `dtype` if one is given."""
+    # safetensors writes the bytes as they lie, so a transposed array would come back wrong.
+    flat = {key: np.asarray(np.asarray(array), dtype, order="C") for key, array in arrays.items()}
+    with new_file(path) as beside:
+        save_file(flat, beside, metadata)
+
+
+def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as float32, nested as in `like`, which may hold shapes alone.
+
+    Raises:
+        ValueError: the file is missing or damaged, or its arrays are not those of `like`.
+    """
+    arrays = _read_safetensors(path)
+    check_arrays(path, arrays, shapes_of(like))
+    flat = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+    return unflatten_dict(flat, sep="/")
+
+
+def shapes_of(params: Mapping[str, Any]) -> Shapes:
+    """Shapes of nested parameters by path, such as encoder/run0/attention/q/kernel."""
+    return {path: tuple(leaf.shape) for path, leaf in flatten_dict(params, sep="/").items()}
+
+
+def check_arrays(path: Path, arrays: Arrays, wanted: Shapes) -> None:
+    """Raise ValueError unless these are the `wanted` arrays, naming the first that is not."""
+    found = {key: array.shape for key, array in arrays.items()}
+    odd = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+    if odd:
+        raise ValueError(
+            f"{path} does not fit its configuration: {len(odd)} of {len(wanted)} arrays differ, "
+            f"first {odd[0]}: {found.get(odd[0])} instead of {wanted.get(odd[0])}"
+        )
+    for key, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{path} has {key} as {array.dtype}; weights are floating point")
+
+
+def read_arrays(folder: Path, name: str) -> tuple[Path, Arrays]:
+    """The arrays of a weights file `name`, or of the parts that its index names; and which file
+    to name when they do not fit.
+
+    Raises:
+        ValueError: a file is missing, damaged, or no such file; none of it is ever executed.
+    """
+    read = _read_flax if name.endswith(".msgpack") else _read_safetensors
+    path, index = folder / name, folder / f"{name}.index.json"
+    if path.is_file() or not index.is_file():
+        return path, read(path)
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(_is_file_name(v) for v in places.values()):
+        raise ValueError(f"{index} has no weight_map from keys to files beside it")
+    arrays: Arrays = {}
+    for part in sorted(set(places.values())):
+        for key, array in read(folder / part).items():
+            if places.get(key) != part:
+                raise ValueError(f"{folder / part} holds {key}, which {index.name} does not say")
+            arrays[key] = array
+    return index, arrays
+
+
+def _is_file_name(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).name == value
+
+
+def _read_flax(path: Path) -> Arrays:
+    return flatten_dict(read_msgpack(path), sep="/")
+
+
+def _read_safetensors(path: Path) -> Arrays:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
