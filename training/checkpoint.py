@@ -158,6 +158,10 @@ class Checkpoints:
         if self._unsaved is not None:
             raise ValueError(f"{self._unsaved}; make room, and the same command goes on from there")
 
+    def digests(self, step: int) -> dict[str, str]:
+        """The digest of every array of a step, by path."""
+        return self._words(step)["digests"]
+
     def about(self, step: int) -> dict[str, Any]:
         """The JSON saved beside a step."""
         return self._words(step)["about"]
@@ -230,7 +234,7 @@ class Checkpoints:
         Raises:
             ValueError: it is of another shape; DamagedError: naming the array that is.
         """
-        wanted, saved = _items(like), self._words(step)["digests"]
+        wanted, saved = _items(like), self.digests(step)
         names = list(wanted["rest"])
         lacking = {n for n in names if n.startswith(OPTIONAL) and f"rest/{n}" not in saved}
         own = {name: wanted["rest"].pop(name) for name in lacking}
@@ -251,7 +255,7 @@ class Checkpoints:
 
     def restore_params(self, like: Any, step: int) -> Any:
         """Only the parameters of a step, averaged ones where there are; `like` has their shapes."""
-        has_ema = any(name.startswith("ema/") for name in self._words(step)["digests"])
+        has_ema = any(name.startswith("ema/") for name in self.digests(step))
         name = "ema" if has_ema else "params"
         return self._restore(step, {name: like})[name]
 
@@ -260,7 +264,7 @@ class Checkpoints:
         return self._newest_whole(lambda step: self.restore_params(like, step))
 
     def _restore(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
-        expected = self._words(step)["digests"]
+        expected = self.digests(step)
         _check_fit(self._folder / str(step), expected, wanted)
         args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
         with self._readable(step):
