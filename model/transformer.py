@@ -62,6 +62,11 @@ class Transformer:
         """The token in front of the first image token."""
         return self.config.start_token
 
+    @property
+    def shapes(self) -> Params:
+        """The parameters as shapes, without touching memory."""
+        return structure(self.config, self.dtype)[1]
+
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh float32 parameters."""
         return nnx.to_pure_dict(nnx.state(Network(self.config, self.dtype, nnx.Rngs(key))))
@@ -211,5 +216,4 @@ def build(config: ModelConfig, compute_dtype: Any = jnp.float32) -> Transformer:
 
 def count_params(config: ModelConfig) -> int:
     """Parameters of a configuration, without making them."""
-    shapes = jax.eval_shape(build(config).init, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(leaf.size for leaf in jax.tree.leaves(build(config).shapes))
