@@ -98,8 +98,9 @@ def test_twenty_kills_change_no_bit(records_folder: Path, tmp_path: Path) -> Non
     finish(words)
     assert losses(killed) == losses(straight)
     assert saved(killed) == saved(straight)
-    print(f"\n{KILLS} kills: same bits; at most {max(lost)} updates done again, of {EVERY}")
-    assert max(lost) <= EVERY + 1  # the row of a step is written before its checkpoint
+    print(f"\n{KILLS} kills: same bits; at most {max(lost)} updates done again, of {EVERY} a save")
+    # The save that is on its way when the kill comes is lost too: 20 updates take 0.2 s here.
+    assert max(lost) <= 2 * EVERY
 
 
 @pytest.mark.parametrize("moment", ["compiling", "training", "drawing"])
