@@ -71,6 +71,8 @@ class ShampooConfig:
     """A root with a larger error is not used; the one before it stays."""
     one_sided: bool = False
     """No preconditioner along the last dimension, the outputs."""
+    quantize_momentum: bool = False
+    """The two momenta of matrices are kept as 8-bit integers, a quarter of the memory."""
 
     def __post_init__(self) -> None:
         sizes = ("block_size", "merge_dims", "start_step", "min_rank", "exponent")

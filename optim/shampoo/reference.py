@@ -25,11 +25,14 @@ DEFAULTS: dict[str, Any] = {
     "nesterov": True,
     "exponent_override": 0,
     "shard_optimizer_states": False,
+    "best_effort_memory_usage_reduction": False,
     "inverse_failure_threshold": 0.1,
     "moving_average_for_momentum": False,
     "skip_preconditioning_dim_size_gt": 4096,
     "clip_by_scaled_gradient_norm": None,
     "relative_matrix_epsilon": True,
+    "lobpcg_topk_precondition": 0,
+    "lobpcg_max_iter": 0,
     "merge_small_dims_block_size": 4096,
     "precondtioner_type": "all",  # the published spelling
     "skip_preconditioning_rank_lt": 1,
@@ -45,12 +48,9 @@ WITHOUT_EFFECT = (
     "num_devices_for_pjit",
     "precision",
     "tensordot_precision",
-    "lobpcg_topk_precondition",
-    "lobpcg_max_iter",
     "generate_training_metrics",
 )
 SIDES = ("all", "input")
-QUANTIZED = "best_effort_memory_usage_reduction"
 
 
 def shampoo_from_reference_settings(
@@ -114,6 +114,7 @@ def to_config(given: dict[str, Any]) -> ShampooConfig:
         graft_clip=given["clip_by_scaled_gradient_norm"] or 0.0,
         exponent=given["exponent_override"],
         failure_threshold=given["inverse_failure_threshold"],
+        quantize_momentum=given["best_effort_memory_usage_reduction"],
         one_sided=_name(given["precondtioner_type"]) == "input",
     )
 
@@ -124,7 +125,7 @@ def _name(choice: Any) -> Any:
 
 
 def _check(settings: dict[str, Any]) -> None:
-    known = [*NEEDED, *DEFAULTS, *WITHOUT_EFFECT, QUANTIZED]
+    known = [*NEEDED, *DEFAULTS, *WITHOUT_EFFECT]
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -133,8 +134,9 @@ def _check(settings: dict[str, Any]) -> None:
     for name in NEEDED:
         if name not in settings:
             raise ValueError(f"Shampoo needs the setting {name}")
-    if settings.get(QUANTIZED):
-        raise ValueError(f"Shampoo's {QUANTIZED} (integers for momentum) is not offered; use False")
+    if settings.get("lobpcg_topk_precondition"):
+        # There it turns down the roots of every block smaller than the largest.
+        raise ValueError("Shampoo's lobpcg_topk_precondition is not offered; use 0")
     for name, choices in (("graft_type", get_args(Graft)), ("precondtioner_type", SIDES)):
         if name in settings and _name(settings[name]) not in choices:
             raise ValueError(f"Shampoo's {name} {settings[name]!r} is none of {', '.join(choices)}")

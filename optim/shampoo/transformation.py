@@ -21,6 +21,7 @@ from optim.shampoo.preconditioners import (
     precondition,
     update_statistics,
 )
+from optim.shampoo.quantized import quantize, restore
 from optim.spread import LOCAL, Spread
 
 
@@ -62,8 +63,8 @@ class Shampoo:
             statistics=jax.tree.map(lambda p: identities(config, p, config.matrix_epsilon), plans),
             preconditioners=jax.tree.map(lambda p: identities(config, p, 1.0), plans),
             squares=() if config.graft in WITHOUT_SQUARES else zeros(params),
-            momentum=zeros(params),
-            graft_momentum=zeros(params),
+            momentum=self._pack(plans, zeros(params)),
+            graft_momentum=self._pack(plans, zeros(params)),
         )
 
     def update(
@@ -116,10 +117,13 @@ class Shampoo:
 
     def _add_momentum(self, shaped: Any, grafted: Any, state: ShampooState) -> tuple[Any, Any, Any]:
         """Shampoo's own and the graft's go on side by side; the start step changes over."""
+        plans = self._plans(shaped)
         weight = 1 - self.beta1 if self.config.moving_average else 1.0
         momentum, graft_momentum = (
-            jax.tree.map(lambda m, u: m * self.beta1 + weight * u, old, new)
-            for old, new in ((state.momentum, shaped), (state.graft_momentum, grafted))
+            jax.tree.map(
+                lambda u, m: restore(m).reshape(u.shape) * self.beta1 + weight * u, new, old
+            )
+            for new, old in ((shaped, state.momentum), (grafted, state.graft_momentum))
         )
         started = state.step >= self.config.start_step
         choose = partial(jax.tree.map, lambda s, u: jnp.where(started, s, u))
@@ -127,7 +131,15 @@ class Shampoo:
         if self.nesterov:
             latest = choose(shaped, grafted)
             direction = jax.tree.map(lambda m, u: weight * u + self.beta1 * m, direction, latest)
-        return direction, momentum, graft_momentum
+        return direction, self._pack(plans, momentum), self._pack(plans, graft_momentum)
+
+    def _pack(self, plans: Any, momentum: Any) -> Any:
+        """As it is kept: in whole numbers where that is asked for and there are columns."""
+        if not self.config.quantize_momentum:
+            return momentum
+        return jax.tree.map(
+            lambda plan, m: quantize(plan.apart(m)) if len(plan.shape) > 1 else m, plans, momentum
+        )
 
     def _plans(self, params: Any) -> Any:
         return map_named(partial(make_plan, self.config, self.by_layer), params)

@@ -180,6 +180,19 @@ def test_jobs_that_devices_do_not_divide_are_all_done_once(jobs: int) -> None:
         np.testing.assert_allclose(total, x.sum(1), rtol=1e-6)
 
 
+def test_momentum_in_whole_numbers_is_close_and_small() -> None:
+    exact, _ = run(shampoo(CONFIG), STACK)
+    rounded, state = run(shampoo(replace(CONFIG, quantize_momentum=True)), STACK)
+    kept = state.momentum["run0"]["q"]
+    assert kept["kernel"].values.dtype == jnp.int8
+    assert kept["kernel"].scale.shape == (3, 1, 4)
+    assert kept["bias"].dtype == jnp.float32
+    largest = jnp.abs(exact["run0"]["q"]["kernel"]).max()
+    np.testing.assert_allclose(
+        rounded["run0"]["q"]["kernel"], exact["run0"]["q"]["kernel"], atol=0.03 * float(largest)
+    )
+
+
 def test_a_setting_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="optim.shampoo.roots_every must be at least 1, not 0"):
         ShampooConfig(roots_every=0)
