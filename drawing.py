@@ -83,7 +83,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if (path / pretrained.CONFIG_FILE).is_file():
         found = pretrained.read(path)
-        normalize = bool(found.origin and found.origin.config.get("normalize_text"))
+        normalize = found.origin is not None and found.origin.config.get("normalize_text") is True
         return Checkpoint(
             path, None, found.model, found.sampling, found.params, None, None, normalize
         )
@@ -101,7 +101,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def _restore(run: Path, step: int | None, config: ModelConfig) -> tuple[int, Params, str | None]:
     """The step, its parameters, and the digest of the records saved beside them."""
-    shapes = jax.eval_shape(transformer.build(config).init, jax.random.key(0))
+    shapes = transformer.build(config).shapes
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
     with Checkpoints(run / "checkpoints") as checkpoints:
@@ -266,6 +266,7 @@ def make_drawer(
         return autoencoder.encode(params, pictures.astype(jnp.float32) / 127.5 - 1)
 
     codes = min(vqgan.codebook_size, num_codes(model))
+    rows = rows_per_call * (1 if sampling.guidance_scale == 1 else 2)
     sample = make_sampler(model, sampling, (empty_tokens, empty_mask), codes)
     paint_rows = deal_rows(paint, devices)
     vqgan_params = place(vqgan_params, devices)
@@ -276,7 +277,7 @@ def make_drawer(
         model.config.grid_size * vqgan.factor,
         codes,
         tokenizer,
-        lambda params: place(model.lay_out(params), devices),
+        lambda params: place(model.lay_out(params, rows), devices),
         deal_rows(sample, devices),
         lambda image_tokens: paint_rows(vqgan_params, image_tokens),
         lambda pictures: tokenise(vqgan_params, pictures),

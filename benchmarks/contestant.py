@@ -118,7 +118,8 @@ def make_sampler(sizes: Sizes) -> tuple[Run, Info]:
         temperature=sizes["temperature"],
         top_k=min(sizes["top_k"], config.image_vocab_size),
     )
-    params = jax.jit(model.init)(jax.random.key(sizes["seed"]))
+    rows = sizes["batch"] * (1 if sampling.guidance_scale == 1 else 2)
+    params = model.lay_out(jax.jit(model.init)(jax.random.key(sizes["seed"])), rows)
     sample = make_model_sampler(model, sampling, _empty_text(sizes))
     text_tokens, text_mask, *_ = configs.prompts(sizes, sizes["batch"])
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from model.config import ModelConfig, Scores
-from model.init import Branch, gain
+from model.init import Branch, branch_gain
 from model.layers import Linear, Norm, dropout
 from model.positions import num_offsets, offset_index, rotary_angles, rotate
 
@@ -99,7 +99,7 @@ class Attention(nnx.Module):
         self.config, self.branch = config, branch
         self.num_heads, self.num_kv_heads = heads, config.num_kv_heads or heads
         self.head_dim = config.dim // heads
-        kv_dim, wide = self.num_kv_heads * self.head_dim, gain(config, branch)
+        kv_dim, wide = self.num_kv_heads * self.head_dim, branch_gain(config, branch)
         self.q = Linear(config.dim, config.dim, config, dtype, rngs)
         self.k = Linear(config.dim, kv_dim, config, dtype, rngs)
         self.v = Linear(config.dim, kv_dim, config, dtype, rngs, wide)

@@ -15,7 +15,7 @@ from model.config import ModelConfig, Placement
 from model.init import Branch, residual_scale
 from model.layers import FeedForward, Norm, dropout, fold, mlp_dim
 
-Kind = Literal["none", "scaled", "bare"]
+Scale = Literal["none", "scaled", "bare"]
 """No norm, one with a learned scale, or one whose scale the next dense layer can learn."""
 
 
@@ -23,9 +23,9 @@ Kind = Literal["none", "scaled", "bare"]
 class Norms:
     """The norms around one residual branch: before it, after it, after the sum."""
 
-    before: Kind = "none"
-    after: Kind = "none"
-    after_sum: Kind = "none"
+    before: Scale = "none"
+    after: Scale = "none"
+    after_sum: Scale = "none"
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class LayerNorms:
     mlp: Norms
     cross: Norms | None = None
     """Around cross-attention; None = as around self-attention."""
-    attention_mid: Kind = "none"
+    attention_mid: Scale = "none"
     """In self-attention, between the merged heads and the output's product."""
-    mlp_mid: Kind = "none"
+    mlp_mid: Scale = "none"
     """In the feed-forward, in front of its last product."""
     decoder_attention: Norms | None = None
     """Instead of `attention` in the decoder."""
@@ -90,7 +90,7 @@ def runs(layers: Sequence[LayerNorms]) -> list[tuple[LayerNorms, int]]:
     return [(norms, len(list(group))) for norms, group in groupby(layers)]
 
 
-def make_norm(kind: Kind, dim: int, config: ModelConfig) -> Norm | None:
+def make_norm(kind: Scale, dim: int, config: ModelConfig) -> Norm | None:
     """The norm of that kind, if there is one."""
     if kind == "none":
         return None

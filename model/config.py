@@ -7,7 +7,7 @@ study measured it, the verdict.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Norm = Literal["layernorm", "rmsnorm"]
+NormName = Literal["layernorm", "rmsnorm"]
 Placement = Literal["preln", "postln", "normformer", "swinv2", "cogview", "subln"]
 Block = Literal["serial", "parallel"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "smelu"]
@@ -18,7 +18,7 @@ Tying = Literal["none", "output", "all"]
 Init = Literal["normal", "deepnet", "subln", "palm"]
 Remat = Literal["none", "layer", "dots"]
 CHOICES = {
-    "norm": get_args(Norm),
+    "norm": get_args(NormName),
     "placement": get_args(Placement),
     "block": get_args(Block),
     "activation": get_args(Activation),
@@ -93,7 +93,7 @@ class ModelConfig:
     """Token in front of the first image token; −1 = one of its own behind all classes. Imported
     models may use one of their classes."""
 
-    norm: Norm = "rmsnorm"
+    norm: NormName = "rmsnorm"
     """layernorm (Ba et al. 2016, arXiv:1607.06450) or rmsnorm (Zhang & Sennrich 2019,
     arXiv:1910.07467), which is cheaper and was the more stable one in DALL·E mini's study."""
     placement: Placement = "preln"

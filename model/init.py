@@ -46,7 +46,7 @@ GAINS: dict[Init, Callable[[int, int], Gains]] = {
 """By encoder depth n and decoder depth m."""
 
 
-def gain(config: ModelConfig, branch: Branch) -> float:
+def branch_gain(config: ModelConfig, branch: Branch) -> float:
     """The factor on values, outputs and feed-forward of one kind of block."""
     gains = GAINS[config.init](config.encoder_depth, config.decoder_depth)
     return getattr(gains, branch)

@@ -7,6 +7,7 @@ Holtzman et al. 2019, arXiv:1904.09751.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
 
 from model.config import ModelConfig, SamplingConfig
-from model.layers import fold_keys
+from model.layers import first_largest, fold_keys
 from model.transformer import Cache, Params, Transformer, build
 
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
@@ -107,7 +108,10 @@ def make_sampler(
             _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
 
         def draw_next(
-            index: Array, carry: tuple[Int32[Array, "b m"], Cache], part: Segment
+            index: Array,
+            carry: tuple[Int32[Array, "b m"], Cache],
+            part: Segment,
+            noise: Float[Array, "q b v"] | None,
         ) -> tuple[Int32[Array, "b m"], Cache]:
             drawn, cache = carry
             tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
@@ -116,17 +120,18 @@ def make_sampler(
             logits = logits[:, :codebook_size]
             if start_token < codebook_size:
                 logits = logits.at[:, start_token].set(-jnp.inf)
-            tokens = sample_tokens(logits, fold_keys(keys, index), config)
+            here = None if noise is None else noise[index - part.start]
+            tokens = sample_tokens(logits, here, config)
             return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
         for part in plan:
             if doubled and not part.doubled:  # guidance is over: let go of the other half
                 cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
+            step = partial(
+                draw_next, part=part, noise=make_noise(keys, part, codebook_size, config)
+            )
             drawn, cache = jax.lax.fori_loop(
-                part.start,
-                part.end,
-                lambda index, carry, part=part: draw_next(index, carry, part),
-                (drawn, cache.grown(part.end)),
+                part.start, part.end, step, (drawn, cache.grown(part.end))
             )
         return drawn[:, 1:]
 
@@ -151,14 +156,30 @@ def _drawable(transformer: Transformer, codebook_size: int | None) -> int:
     return codebook_size or codes
 
 
-def sample_tokens(
-    logits: Float[Array, "b v"], keys: Key[Array, "b"], config: SamplingConfig
-) -> Int32[Array, "b"]:
-    """One token per row: the likeliest at temperature 0, else drawn with that row's key."""
+def make_noise(
+    keys: Key[Array, "b"], part: Segment, classes: int, config: SamplingConfig
+) -> Float[Array, "q b v"] | None:
+    """What the draws of a segment add to the logits: a function of a picture's key and of the
+    position. None when nothing is left to chance. Made in front of the loop, as its many small
+    operations would cost more in each step than the drawing itself."""
     if config.temperature == 0:
-        return logits.argmax(axis=-1).astype(jnp.int32)
+        return None
+
+    def gumbel(key: Key[Array, ""]) -> Float[Array, "v"]:
+        return jax.random.gumbel(key, (classes,))
+
+    positions = jnp.arange(part.start, part.end)
+    return jax.vmap(lambda position: jax.vmap(gumbel)(fold_keys(keys, position)))(positions)
+
+
+def sample_tokens(
+    logits: Float[Array, "b v"], noise: Float[Array, "b v"] | None, config: SamplingConfig
+) -> Int32[Array, "b"]:
+    """One token per row: the likeliest, or, with Gumbel noise, one drawn by its probability."""
+    if noise is None:
+        return first_largest(logits)
     logits = keep_likely(logits / config.temperature, config.top_k, config.top_p)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    return first_largest(logits + noise)
 
 
 def keep_likely(logits: Float[Array, "b v"], top_k: int, top_p: float) -> Float[Array, "b v"]:

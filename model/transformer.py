@@ -16,10 +16,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from model.attention import num_heads
-from model.blocks import DecoderLayer, LayerCache, LayerNorms, layer_norms, runs
+from model.blocks import DecoderLayer, LayerCache, layer_norms, runs
 from model.config import ModelConfig, Remat
-from model.layers import fold
-from model.network import Network, Params, Stack, structure
+from model.init import Branch
+from model.layers import PANEL_ROWS, fold, in_panels
+from model.network import Network, Params, structure
 
 REMAT: dict[Remat, Callable[[Callable], Callable]] = {
     "none": lambda body: body,
@@ -82,7 +83,9 @@ class Transformer:
         network = self._network(params)
         x = network.embed_text(text_tokens, fold(keys, 0))
         mask = text_mask.astype(bool)[:, None, None, :]
-        x = self._scan(network.encoder, x, lambda layer, x, k: layer(x, mask, k), fold(keys, 1))
+        x = self._through(
+            params, "encoder", x, lambda layer, x, k: layer(x, mask, k), fold(keys, 1)
+        )
         return x if network.encoder_norm is None else network.encoder_norm(x)
 
     def apply(
@@ -103,29 +106,45 @@ class Transformer:
         causal = jnp.tril(jnp.ones((1, 1, n, n), bool))
         visible = text_mask.astype(bool)[:, None, None, :]
         x = network.embed_image(decoder_inputs, keys=fold(keys, 1))
-        x = self._scan(
-            network.decoder,
+        x = self._through(
+            params,
+            "decoder",
             x,
             lambda layer, x, k: layer(x, states, causal, visible, k),
             fold(keys, 2),
         )
         return network.logits(x)
 
-    def lay_out(self, params: Params) -> Params:
-        """The parameters with the decoder's runs taken apart into `layer0`, `layer1`, …
+    def lay_out(self, params: Params, rows: int | None = None) -> Params:
+        """The parameters with the runs of both stacks taken apart into `layer0`, `layer1`, …, and
+        kernels in the compute dtype: as decoding reads them. Where it is said that few `rows` are
+        decoded at a time, the decoder's large kernels lie in panels.
 
-        Decoding reads single layers. It takes stacked parameters too, but then every call copies
-        the decoder's weights; laid out once, in front of many calls, they are held once.
+        All functions take either form. But stacked, every call of a decoding loop copies the
+        weights; laid out once, in front of many calls, they are held once.
         """
-        stacks = params["decoder"]
-        if "run0" not in stacks:
+        if _is_laid_out(params):
             return params
-        layers = [
-            jax.tree.map(lambda leaf: leaf[j], stacks[f"run{i}"])  # noqa: B023
-            for i, (_, depth) in enumerate(self._decoder_runs())
-            for j in range(depth)
-        ]
-        return params | {"decoder": {f"layer{i}": layer for i, layer in enumerate(layers)}}
+
+        def take_apart(branch: Branch) -> Params:
+            layers = [
+                jax.tree.map(lambda leaf: leaf[j], params[branch][f"run{i}"])  # noqa: B023
+                for i, (_, depth) in enumerate(runs(layer_norms(self.config, branch)))
+                for j in range(depth)
+            ]
+            return {f"layer{i}": layer for i, layer in enumerate(layers)}
+
+        in_few_rows = rows is not None and rows <= PANEL_ROWS
+
+        def prepare(path: tuple[Any, ...], leaf: Array) -> Array:
+            if path[-1].key != "kernel":
+                return leaf
+            decodes = in_few_rows and path[0].key in ("decoder", "head")
+            leaf = leaf.astype(self.dtype)
+            return in_panels(leaf) if decodes else leaf
+
+        taken_apart = {"encoder": take_apart("encoder"), "decoder": take_apart("decoder")}
+        return jax.tree_util.tree_map_with_path(prepare, params | taken_apart)
 
     def init_cache(
         self,
@@ -142,7 +161,7 @@ class Transformer:
         def one(layer: DecoderLayer) -> LayerCache:
             return LayerCache(empty, empty, *layer.cross_attention.keys_values(encoder_states))
 
-        layers = [one(layer) for layer in self._decoder_layers(params)]
+        layers = [one(layer) for layer in self._layers(params, self._network(params), "decoder")]
         return Cache(layers, text_mask.astype(bool))
 
     def decoder(self, params: Params) -> DecodeStep:
@@ -152,7 +171,8 @@ class Transformer:
         Made once, in front of the loop: taking layers out of their stack inside of it would copy
         every weight at every step.
         """
-        network, decoder_layers = self._network(params), self._decoder_layers(params)
+        network = self._network(params)
+        decoder_layers = self._layers(params, network, "decoder")
 
         def decode(
             tokens: Int[Array, "b q"], index: int | Array, cache: Cache
@@ -168,45 +188,68 @@ class Transformer:
         return decode
 
     def _network(self, params: Params) -> Network:
-        """The network; of laid-out parameters, without arrays in its stack of decoder layers."""
+        """The network; of laid-out parameters, without arrays in its stacks."""
         graph, shapes = structure(self.config, self.dtype)
-        stacked = "run0" in params["decoder"]
-        return nnx.merge(graph, params if stacked else params | {"decoder": shapes["decoder"]})
+        if _is_laid_out(params):
+            params = params | {"encoder": shapes["encoder"], "decoder": shapes["decoder"]}
+        return nnx.merge(graph, params)
 
-    def _decoder_layers(self, params: Params) -> list[DecoderLayer]:
-        network, taken_apart = self._network(params), self.lay_out(params)["decoder"]
+    def _layers(self, params: Params, network: Network, branch: Branch) -> list[Any]:
+        """A stack's layers, one by one."""
+        taken_apart, stack = self.lay_out(params)[branch], getattr(network, branch)
         graphs = [
             nnx.graphdef(run)
-            for run, (_, depth) in zip(network.decoder.runs(), self._decoder_runs(), strict=True)
+            for run, (_, depth) in zip(
+                stack.runs(), runs(layer_norms(self.config, branch)), strict=True
+            )
             for _ in range(depth)
         ]
         return [nnx.merge(graph, taken_apart[f"layer{i}"]) for i, graph in enumerate(graphs)]
 
-    def _decoder_runs(self) -> list[tuple[LayerNorms, int]]:
-        return runs(layer_norms(self.config, "decoder"))
-
-    def _scan(
+    def _through(
         self,
-        stack: Stack,
+        params: Params,
+        branch: Branch,
         x: Float[Array, "b q d"],
         call: Callable[[Any, Array, Array | None], Array],
         keys: Key[Array, "b"] | None,
     ) -> Float[Array, "b q d"]:
-        """Carry x through the layers of a stack; `unroll` says how many are laid out at a time."""
+        """Carry x through the layers of a stack."""
+        network = self._network(params)
+        if _is_laid_out(params):
+            for index, layer in enumerate(self._layers(params, network, branch)):
+                x = call(layer, x, fold(keys, index))
+            return x
         first = 0
-        for run in stack.runs():
-            graph, stacked = nnx.split(run)
-            depth = jax.tree.leaves(stacked)[0].shape[0]
-
-            def body(x: Array, layer_and_index: tuple[Any, Array]) -> tuple[Array, None]:
-                layer, index = layer_and_index
-                return call(nnx.merge(graph, layer), x, fold(keys, index)), None  # noqa: B023
-
-            unroll = 1 if self.config.remat != "none" else self.config.unroll or depth
-            indices = jnp.arange(first, first + depth)
-            body = REMAT[self.config.remat](body)
-            x, first = jax.lax.scan(body, x, (stacked, indices), unroll=unroll)[0], first + depth
+        for run in getattr(network, branch).runs():
+            x, first = self._scan(run, first, x, call, keys)
         return x
+
+    def _scan(
+        self,
+        run: nnx.Module,
+        first: int,
+        x: Float[Array, "b q d"],
+        call: Callable[[Any, Array, Array | None], Array],
+        keys: Key[Array, "b"] | None,
+    ) -> tuple[Float[Array, "b q d"], int]:
+        """Carry x through a run whose first layer is number `first`, and say which comes next;
+        `unroll` layers are laid out at a time."""
+        graph, stacked = nnx.split(run)
+        depth = jax.tree.leaves(stacked)[0].shape[0]
+
+        def body(x: Array, layer_and_index: tuple[Any, Array]) -> tuple[Array, None]:
+            layer, index = layer_and_index
+            return call(nnx.merge(graph, layer), x, fold(keys, index)), None
+
+        unroll = 1 if self.config.remat != "none" else self.config.unroll or depth
+        indices = jnp.arange(first, first + depth)
+        body = REMAT[self.config.remat](body)
+        return jax.lax.scan(body, x, (stacked, indices), unroll=unroll)[0], first + depth
+
+
+def _is_laid_out(params: Params) -> bool:
+    return "layer0" in params["decoder"]
 
 
 def build(config: ModelConfig, compute_dtype: Any = jnp.float32) -> Transformer:

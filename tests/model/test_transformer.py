@@ -60,6 +60,19 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "grouped-qk-norm": {"num_heads": 4, "num_kv_heads": 2, "scores": "qk_norm"},
     "sinusoidal-offset": {"positions": "sinusoidal", "relative_bias": "offset"},
     "sinkhorn": {"sinkhorn_iterations": 3, "encoder_final_norm": False},
+    "parallel-pair-grouped": {
+        "block": "parallel",
+        "relative_bias": "pair",
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_scale": True,
+    },
+    "swinv2-rotary-multi-query": {
+        "placement": "swinv2",
+        "positions": "rotary",
+        "num_kv_heads": 1,
+        "tying": "output",
+    },
 }
 every_variant = pytest.mark.parametrize("variant", SWITCHES)
 
@@ -118,6 +131,17 @@ def test_padding_has_no_influence(config: ModelConfig) -> None:
     apply = jax.jit(model.apply)
     expected = apply(params, text, mask, image)
     np.testing.assert_array_equal(apply(params, other, mask, image), expected)
+
+
+@pytest.mark.parametrize("variant", ["preln", "swinv2", "sinusoidal-offset", "palm"])
+def test_shorter_captions_and_pictures_are_beginnings_of_longer_ones(config: ModelConfig) -> None:
+    model = transformer.build(config)
+    params = with_large_weights(init(model))
+    text, _, image = inputs(config)
+    mask = jnp.tile(jnp.arange(6) < 4, (3, 1))
+    expected = jax.jit(model.apply)(params, text, mask, image)[:, :5]
+    found = jax.jit(model.apply)(params, text[:, :4], mask[:, :4], image[:, :5])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @every_variant
@@ -181,11 +205,13 @@ def test_recomputing_layers_saves_memory(tiny: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_stays_near_float32(tiny: ModelConfig, dtype: str) -> None:
-    params = init(transformer.build(tiny))
-    text, mask, image = inputs(tiny)
-    expected = jax.jit(transformer.build(tiny).apply)(params, text, mask, image)
-    found = jax.jit(transformer.build(tiny, dtype).apply)(params, text, mask, image)
+@pytest.mark.parametrize("variant", ["preln", "deepnet", "grouped-qk-norm", "sinkhorn", "palm"])
+def test_half_precision_stays_near_float32(config: ModelConfig, dtype: str) -> None:
+    config = dataclasses.replace(config, unroll=1)
+    params = init(transformer.build(config))
+    text, mask, image = inputs(config)
+    expected = jax.jit(transformer.build(config).apply)(params, text, mask, image)
+    found = jax.jit(transformer.build(config, dtype).apply)(params, text, mask, image)
     assert found.dtype == jnp.float32
     spread = float(jnp.std(expected))
     assert float(jnp.abs(found - expected).max()) < 0.1 * spread
