@@ -54,6 +54,7 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "use_swin_position_embeddings": ("pair", False),
     "use_subln_init": ("subln", False),
     "tie_word_embeddings": ("tied", False),
+    "normalize_text": ("normalize_text", False),
 }
 """Those that are not one of our fields."""
 ACTIVATIONS = {
@@ -206,7 +207,10 @@ def scannable(config: ModelConfig) -> bool:
 
 
 def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bool) -> Plan:
-    """Where each of our arrays, given by path and shape, stands in theirs."""
+    """Where each of our arrays, given by path and shape, stands in theirs. Raises ValueError for
+    scanned layers that are not alike."""
+    if scanned and not scannable(config):
+        raise ValueError(f"{config.placement} layers cannot be scanned: they are not all alike")
     found: Plan = {}
     names = {"encoder": _layer_modules(config, "encoder")}
     names["decoder"] = _layer_modules(config, "decoder")

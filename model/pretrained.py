@@ -1,13 +1,9 @@
 """Transformers in folders: our release folders, DALL·E mini's and BART's, read and written.
 
 python -m model.pretrained SRC DST
-
-Ours is config.json and model.safetensors. A folder that was made from another program's says so in
-its config.json, under "origin", and is written back as it was.
 """
 
 import dataclasses
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -17,28 +13,22 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 from model import bart, dalle_mini, transformer
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
-from weights.arrays import (
-    Arrays,
-    Dtype,
-    read_arrays,
-    read_weights,
-    shapes_of,
-    write_arrays,
-    write_weights,
-)
+from weights import releases
+from weights.arrays import Arrays, Dtype, read_arrays, read_weights, shapes_of, write_arrays
 from weights.files import read_json
-from weights.msgpack import write_msgpack
-from weights.plans import Plan, gather, scatter
-from weights.settings import read_fields
+from weights.plans import gather
+from weights.releases import CONFIG_FILE, FLAX_FILE, WEIGHTS_FILE, Origin, Program
+from weights.settings import configuring, read_own
 
 Format = Literal["pastel", "dalle_mini", "bart"]
-CONFIG_FILE, WEIGHTS_FILE, FLAX_FILE = "config.json", "model.safetensors", "flax_model.msgpack"
-KINDS = {"float64", "float32", "float16", "bfloat16"}
+WHAT = "this transformer"
+NOT_THE_FUNCTION = {"remat", "unroll", "dropout", "attention_dropout", "activation_dropout"}
+"""Settings that may differ from those of the program that the model came from."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt"),
@@ -50,18 +40,26 @@ SAMPLING = {
 """How the published ones are drawn from; their folders do not say."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What it takes to write a folder back as another program had it."""
+def _write_bart(folder: Path, settings: Mapping[str, Any], arrays: Arrays) -> None:
+    write_arrays(folder / WEIGHTS_FILE, arrays, metadata={"format": "pt"})
+    releases.write_settings(folder, settings)
 
-    format: Format
-    config: dict[str, Any]
-    """Its config.json."""
-    arrays: str | dict[str, str]
-    """The dtype of all its arrays; or of each, by key in their order, where they are not sorted or
-    not of one dtype."""
-    scanned: bool = False
-    """Whether a stack's layers are one array."""
+
+PROGRAMS = {
+    "dalle_mini": Program(
+        dalle_mini.read_config,
+        dalle_mini.write_config,
+        dalle_mini.plan,
+        releases.write_flax,
+        dalle_mini.scannable,
+    ),
+    "bart": Program(
+        lambda values, keys: bart.read_config(values),
+        bart.write_config,
+        lambda model, shapes, scanned: bart.plan(shapes),
+        _write_bart,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -86,14 +84,6 @@ def load(folder: str | Path, dtype: Any = None) -> tuple[ModelConfig, Params]:
     return found.model, found.params
 
 
-def load_sampling(folder: str | Path) -> SamplingConfig:
-    """How to draw from the model in a folder. Raises ValueError as `load` does."""
-    path = Path(folder) / CONFIG_FILE
-    values = read_json(path)
-    kind = _format(Path(folder), values)
-    return SAMPLING[kind] if kind in SAMPLING else _read_own(path, values)[1]
-
-
 def save(
     folder: str | Path,
     model: ModelConfig,
@@ -103,16 +93,8 @@ def save(
     origin: Origin | None = None,
 ) -> None:
     """Write a folder of ours, the weights as `dtype`."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    write_weights(path / WEIGHTS_FILE, params, dtype)
-    config: dict[str, Any] = {
-        "model": dataclasses.asdict(model),
-        "sampling": dataclasses.asdict(sampling),
-    }
-    if origin is not None:
-        config["origin"] = dataclasses.asdict(origin)
-    (path / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    values = {"model": dataclasses.asdict(model), "sampling": dataclasses.asdict(sampling)}
+    releases.save(Path(folder), values, params, dtype, origin)
 
 
 def read(folder: str | Path, dtype: Any = None) -> Release:
@@ -123,8 +105,12 @@ def read(folder: str | Path, dtype: Any = None) -> Release:
     kind = _format(folder, values)
     if kind != "pastel":
         return _read_foreign(folder, kind, values, np.float32 if dtype is None else dtype)
-    model, sampling, origin = _read_own(path, values)
-    params = read_weights(folder / WEIGHTS_FILE, _shapes(path, model))
+    with configuring(path, WHAT):
+        origin = releases.read_origin(values, PROGRAMS)
+        model = read_own(ModelConfig, values["model"])
+        sampling = read_own(SamplingConfig, values.get("sampling"))
+        shapes = transformer.build(model).shapes
+    params = read_weights(folder / WEIGHTS_FILE, shapes)
     if dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     return Release(kind, model, sampling, params, origin)
@@ -155,109 +141,37 @@ def _exists(folder: Path, name: str) -> bool:
     return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
 
 
-def _read_own(
-    path: Path, values: Mapping[str, Any]
-) -> tuple[ModelConfig, SamplingConfig, Origin | None]:
-    try:
-        origin = values.get("origin")
-        if origin is not None and origin["format"] not in SAMPLING:
-            raise ValueError(f"origin.format {origin['format']!r:.60} is none of {list(SAMPLING)}")
-        model = ModelConfig(**_own_fields(ModelConfig, values["model"]))
-        sampling = SamplingConfig(**_own_fields(SamplingConfig, values["sampling"]))
-        return model, sampling, None if origin is None else Origin(**origin)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no configuration of this transformer: {error}") from None
-
-
-def _own_fields(config_class: type, values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise ValueError(f"{values!r:.60} is no {config_class.__name__}")
-    known = {one.name: (one.name, one.default) for one in dataclasses.fields(config_class)}
-    if unknown := sorted(values.keys() - known.keys()):
-        raise ValueError(f"has settings that this version does not know: {unknown}")
-    return read_fields(values, known)
-
-
 def _read_foreign(folder: Path, kind: Format, values: dict[str, Any], dtype: Any) -> Release:
     file, arrays = read_arrays(folder, FLAX_FILE if kind == "dalle_mini" else WEIGHTS_FILE)
     scanned = kind == "dalle_mini" and dalle_mini.is_scanned(arrays)
-    path = folder / CONFIG_FILE
-    try:
-        if kind == "bart":
-            model, arrays = bart.read_config(values), bart.untie(file, arrays)
-        else:
-            model = dalle_mini.read_config(values, arrays)
-    except ValueError as error:
-        raise ValueError(f"{path} is no configuration of this transformer: {error}") from None
-    plan = _plan(path, kind, model, scanned)
-    origin = Origin(kind, values, _describe(arrays), scanned)
+    arrays = bart.untie(file, arrays) if kind == "bart" else arrays
+    program = PROGRAMS[kind]
+    with configuring(folder / CONFIG_FILE, WHAT):
+        model = program.read_config(values, arrays)
+        plan = program.plan(model, shapes_of(transformer.build(model).shapes), scanned)
+    origin = Origin(kind, values, releases.describe(arrays), scanned)
     params = unflatten_dict(gather(file, arrays, plan, dtype), sep="/")
     return Release(kind, model, SAMPLING[kind], params, origin)
 
 
-def _plan(path: Path, kind: Format, model: ModelConfig, scanned: bool) -> Plan:
-    shapes = shapes_of(_shapes(path, model))
-    if kind == "bart":
-        return bart.plan(shapes)
-    return dalle_mini.plan(model, shapes, scanned)
-
-
-def _shapes(path: Path, model: ModelConfig) -> Params:
-    """The parameters of a configuration as shapes, without touching memory."""
-    try:
-        return jax.eval_shape(transformer.build(model).init, jax.random.key(0))
-    except (TypeError, ValueError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no configuration of this transformer: {reason}") from None
-
-
-def _describe(arrays: Arrays) -> str | dict[str, str]:
-    """`Origin.arrays` of these."""
-    kinds = {key: array.dtype.name for key, array in arrays.items()}
-    if len(set(kinds.values())) == 1 and list(kinds) == sorted(kinds):
-        return next(iter(kinds.values()))
-    return kinds
-
-
-def write(folder: str | Path, release: Release, to: Format, dtype: Dtype | None = None) -> None:
+def write(folder: str | Path, release: Release, to: str, dtype: Dtype | None = None) -> None:
     """Write a folder of format `to`, its weights as `dtype`; by default as they were where they
-    came from.
+    came from, and in a folder of ours as float32.
 
     Raises:
         ValueError: that format has no word for a setting of the model, naming it.
     """
-    folder, origin = Path(folder), release.origin
+    folder, model, origin = Path(folder), release.model, release.origin
     if to == "pastel":
-        save(folder, release.model, release.sampling, release.params, dtype or "float32", origin)
+        save(folder, model, release.sampling, release.params, dtype or "float32", origin)
         return
-    if origin is None or origin.format != to:
-        origin = _invent(to, release.model)
-    plan = _plan(folder / CONFIG_FILE, to, release.model, origin.scanned)
-    arrays = scatter(plan, flatten_dict(release.params, sep="/"))
-    kinds = origin.arrays
-    kinds = dict.fromkeys(sorted(arrays), kinds) if isinstance(kinds, str) else kinds
-    if kinds.keys() != arrays.keys() or not {*kinds.values()} <= KINDS:
-        raise ValueError("what config.json says under origin.arrays does not fit the model")
-    arrays = {key: arrays[key].astype(dtype or kind, copy=False) for key, kind in kinds.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    if to == "dalle_mini":
-        write_msgpack(folder / FLAX_FILE, unflatten_dict(arrays, sep="/"))
-    else:
-        write_arrays(folder / WEIGHTS_FILE, arrays, metadata={"format": "pt"})
-    text = json.dumps(origin.config, indent=2) + "\n"
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-
-
-def _invent(to: Format, model: ModelConfig) -> Origin:
-    """How another program would hold a model that does not come from it."""
-    if to == "bart":
-        return Origin(to, bart.write_config(model), "float32")
-    return Origin(to, dalle_mini.write_config(model), "float32", dalle_mini.scannable(model))
+    origin = origin if origin and origin.format == to else None
+    releases.export(folder, PROGRAMS[to], model, release.params, origin, dtype, NOT_THE_FUNCTION)
 
 
 def convert(
     source: str | Path, folder: str | Path, to: Format | None = None, dtype: Dtype | None = None
-) -> Format:
+) -> str:
     """Write what `source` holds into `folder` as format `to`: by default ours for another
     program's, and for ours the one it came from. Tokenizer files and vqgan/ are copied along.
 
@@ -266,16 +180,13 @@ def convert(
     """
     source, folder = Path(source), Path(folder)
     release = read(source)
-    came_from = release.origin.format if release.origin else None
-    to = to or (came_from if release.format == "pastel" else "pastel")
-    if to is None:
-        raise ValueError(f"{source} does not come from another program; name a format with --to")
-    write(folder, release, to, dtype)
-    _copy_beside(source, folder, to)
-    return to
+    format = releases.target(source, release.format == "pastel", release.origin, to)
+    write(folder, release, format, dtype)
+    _copy_beside(source, folder, format)
+    return format
 
 
-def _copy_beside(source: Path, folder: Path, to: Format) -> None:
+def _copy_beside(source: Path, folder: Path, to: str) -> None:
     """The tokenizer into tokenizer/, where generate.py looks, or beside the weights, where other
     programs look; and the VQGAN."""
     target = folder / "tokenizer" if to == "pastel" else folder

@@ -7,6 +7,10 @@ Norm = Literal["rmsnorm", "groupnorm"]
 Resampling = Literal["fold", "conv", "pool"]
 Middle = Literal["none", "attention"]
 Lookup = Literal["nearest", "classifier"]
+SIZES = (
+    *("image_size", "patch_size", "edge_kernel", "stem_channels"),
+    *("latent_channels", "code_dim", "codebook_size"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,12 @@ class VQGANConfig:
     here."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "edge_kernel", "stem_channels", "code_dim"):
+        for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("channels", "attention_resolutions"):
+            if not all(size >= 1 for size in getattr(self, name)):
+                raise ValueError(f"{name} must be at least 1 each, not {getattr(self, name)}")
         levels = len(self.channels)
         if not levels == len(self.encoder_blocks) == len(self.decoder_blocks):
             raise ValueError(

@@ -1,9 +1,6 @@
 """VQGANs in folders: ours, vqgan-jax's and taming-transformers' checkpoints, read and written.
 
 python -m vqgan.pretrained SRC DST
-
-Ours is config.json and model.safetensors. A folder that was made from another program's says so in
-its config.json, under "origin", and is written back as it was.
 """
 
 import dataclasses
@@ -12,52 +9,48 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 from vqgan import published, taming
 from vqgan.autoencoder import build
 from vqgan.config import VQGANConfig
 from vqgan.layers import Params
-from weights.arrays import Arrays, Dtype, read_arrays, read_weights, shapes_of, write_weights
+from weights import releases
+from weights.arrays import Arrays, Dtype, read_arrays, read_weights, shapes_of
 from weights.files import read_json
-from weights.msgpack import write_msgpack
-from weights.plans import Plan, gather, scatter
+from weights.plans import Plan, gather
+from weights.releases import CONFIG_FILE, FLAX_FILE, WEIGHTS_FILE, Origin, Program
+from weights.settings import configuring, read_own
 
 Format = Literal["pastel", "vqgan_jax", "taming"]
-CONFIG_FILE, WEIGHTS_FILE, FLAX_FILE = "config.json", "model.safetensors", "flax_model.msgpack"
-FLOATS = {"float64", "float32", "float16", "bfloat16"}
+WHAT = "a VQGAN"
 SHIPPED = Path(__file__).parent / "openmoji"
 """The tokenizer of the built-in data; its MODEL_CARD.md says how it was made."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What it takes to write a VQGAN back as another program had it."""
-
-    format: Literal["vqgan_jax", "taming"]
-    config: dict[str, Any]
-    """Its settings."""
-    arrays: str | dict[str, str]
-    """The dtype of all its arrays; or of each, by key in their order, where they are not sorted or
-    not of one dtype."""
-
-    def __post_init__(self) -> None:
-        if self.format not in ("vqgan_jax", "taming"):
-            raise ValueError(f"origin.format {self.format!r:.60} is none of vqgan_jax and taming")
-        kinds = self.arrays.values() if isinstance(self.arrays, dict) else [self.arrays]
-        if not isinstance(self.config, dict) or not set(kinds) <= FLOATS:
-            raise ValueError(f"origin.config must hold settings, origin.arrays be of {FLOATS}")
+PROGRAMS = {
+    "vqgan_jax": Program(
+        taming.read_config,
+        published.flax_settings,
+        lambda config, shapes, scanned: published.flax_plan(shapes, config),
+        releases.write_flax,
+    ),
+    "taming": Program(
+        taming.read_config,
+        taming.write_config,
+        lambda config, shapes, scanned: published.torch_plan(shapes, config),
+        taming.write_checkpoint,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Release:
     """What a folder or a checkpoint holds."""
 
-    format: Format
+    format: str
     config: VQGANConfig
     params: Params
     origin: Origin | None
@@ -71,13 +64,7 @@ def save(
     origin: Origin | None = None,
 ) -> None:
     """Write a folder of ours, the weights as `dtype`; they are read back as float32."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    write_weights(path / WEIGHTS_FILE, params, dtype)
-    values = dataclasses.asdict(config)
-    if origin is not None:
-        values["origin"] = dataclasses.asdict(origin)
-    (path / CONFIG_FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    releases.save(Path(folder), dataclasses.asdict(config), params, dtype, origin)
 
 
 def load(
@@ -115,7 +102,8 @@ def _is_own(folder: Path) -> bool:
     if not (folder / CONFIG_FILE).is_file():
         return False
     try:
-        return not read_json(folder / CONFIG_FILE).keys() & {"ch", "ddconfig"}
+        ours = {one.name for one in dataclasses.fields(VQGANConfig)}
+        return bool(read_json(folder / CONFIG_FILE).keys() & ours)
     except ValueError:
         return (folder / WEIGHTS_FILE).is_file()
 
@@ -130,36 +118,18 @@ def _read_own(folder: Path, settings: Mapping[str, Any] | None) -> Release:
     path = folder / CONFIG_FILE
     if settings is not None:
         raise ValueError(f"{path} says what the VQGAN is; no other settings are taken")
-    config, origin = _read_config(path)
-    return Release(
-        "pastel", config, read_weights(folder / WEIGHTS_FILE, _shapes(path, config)), origin
-    )
-
-
-def _read_config(path: Path) -> tuple[VQGANConfig, Origin | None]:
-    known = {field.name for field in dataclasses.fields(VQGANConfig)}
-    try:
+    with configuring(path, WHAT):
         values = read_json(path)
-        origin = Origin(**values.pop("origin")) if "origin" in values else None
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"has settings that this version does not know: {unknown}")
-        for name, kind in get_type_hints(VQGANConfig).items():
-            words = get_args(kind) if get_origin(kind) is Literal else ()
-            if words and values.get(name, words[0]) not in words:
-                raise ValueError(f"{name} {values[name]!r:.60} is none of {', '.join(words)}")
-        tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-        return VQGANConfig(**{**values, **tuples}), origin
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no configuration of a VQGAN: {error}") from None
+        origin = releases.read_origin(values, PROGRAMS)
+        values.pop("origin", None)
+        config = read_own(VQGANConfig, values)
+        shapes = _shapes(config)
+    return Release("pastel", config, read_weights(folder / WEIGHTS_FILE, shapes), origin)
 
 
-def _shapes(path: Path | str, config: VQGANConfig) -> Params:
+def _shapes(config: VQGANConfig) -> Params:
     """The parameters of a configuration as shapes, without touching memory."""
-    try:
-        return jax.eval_shape(build(config).init, jax.random.key(0))
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no configuration of a VQGAN: {reason}") from None
+    return jax.eval_shape(build(config).init, jax.random.key(0))
 
 
 def _read_flax(folder: Path, settings: Mapping[str, Any] | None) -> Release:
@@ -168,10 +138,11 @@ def _read_flax(folder: Path, settings: Mapping[str, Any] | None) -> Release:
         raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}, which has {FLAX_FILE}")
     values = read_json(path) if settings is None else settings
     file, arrays = read_arrays(folder, FLAX_FILE)
-    config = _settings(path, values, settings is None, {})
-    kinds, params = _convert(file, arrays, "vqgan_jax", config)
-    origin = Origin("vqgan_jax", json.loads(json.dumps(dict(values))), kinds)
-    return Release("vqgan_jax", config, params, origin)
+    with configuring(path if settings is None else "config", WHAT):
+        config = taming.read_config(values, ())
+        plan = plan_of("vqgan_jax", config)
+    origin = Origin("vqgan_jax", json.loads(json.dumps(dict(values))), releases.describe(arrays))
+    return _release(origin, config, gather(file, arrays, plan, np.float32))
 
 
 def _read_taming(file: Path, settings: Mapping[str, Any] | None) -> Release:
@@ -184,49 +155,24 @@ def _read_taming(file: Path, settings: Mapping[str, Any] | None) -> Release:
         )
     arrays = taming.read_checkpoint(file)
     values = taming.read_config_file(path) if path and settings is None else settings or {}
-    config = _settings(path or file, values, settings is None, arrays)
+    with configuring(path if path and settings is None else "config", WHAT):
+        config = taming.read_config(values, arrays)
+        plan = plan_of("taming", config)
     arrays = dict(sorted(taming.respell(arrays, config).items()))
-    kinds, params = _convert(file, arrays, "taming", config)
-    return Release("taming", config, params, Origin("taming", taming.write_config(config), kinds))
+    origin = Origin("taming", taming.write_config(config), releases.describe(arrays))
+    return _release(origin, config, gather(file, arrays, plan, np.float32))
 
 
-def _settings(
-    path: Path, values: Mapping[str, Any], is_read: bool, arrays: Mapping[str, Any]
-) -> VQGANConfig:
-    try:
-        return taming.read_config(values, arrays)
-    except ValueError as error:
-        name = path if is_read else "config"
-        raise ValueError(f"{name} is no configuration of a VQGAN: {error}") from None
+def _release(origin: Origin, config: VQGANConfig, params: Arrays) -> Release:
+    return Release(origin.format, config, unflatten_dict(params, sep="/"), origin)
 
 
-def _describe(arrays: Arrays) -> str | dict[str, str]:
-    """`Origin.arrays` of these."""
-    kinds = {key: array.dtype.name for key, array in arrays.items()}
-    if len(set(kinds.values())) == 1 and list(kinds) == sorted(kinds):
-        return next(iter(kinds.values()))
-    return kinds
+def plan_of(format: str, config: VQGANConfig) -> Plan:
+    """Where the parameters of a configuration stand in another program's file."""
+    return PROGRAMS[format].plan(config, shapes_of(_shapes(config)), False)
 
 
-def _plan(format: Format, config: VQGANConfig) -> Plan:
-    shapes = shapes_of(_shapes("config", config))
-    if format == "taming":
-        return published.torch_plan(shapes, config)
-    if config.lookup == "classifier":
-        raise ValueError("vqgan-jax has no GumbelVQ; only taming-transformers has")
-    return published.flax_plan(shapes)
-
-
-def _convert(
-    file: Path, arrays: Arrays, format: Format, config: VQGANConfig
-) -> tuple[str | dict[str, str], Params]:
-    """`Origin.arrays` of these, and ours."""
-    kinds = _describe(arrays)
-    params = gather(file, arrays, _plan(format, config), np.float32)
-    return kinds, unflatten_dict(params, sep="/")
-
-
-def write(folder: str | Path, release: Release, to: Format, dtype: Dtype | None = None) -> None:
+def write(folder: str | Path, release: Release, to: str, dtype: Dtype | None = None) -> None:
     """Write a folder of format `to`, its weights as `dtype`; by default as they were where they
     came from, and in a folder of ours as float32, in which they are what they were.
 
@@ -237,25 +183,8 @@ def write(folder: str | Path, release: Release, to: Format, dtype: Dtype | None 
     if to == "pastel":
         save(folder, config, release.params, dtype or "float32", origin)
         return
-    plan = _plan(to, config)
-    if origin is None or origin.format != to:
-        settings = (
-            taming.write_config(config) if to == "taming" else published.flax_settings(config)
-        )
-        origin = Origin(to, settings, "float32")
-    arrays = scatter(plan, flatten_dict(release.params, sep="/"))
-    kinds = origin.arrays
-    kinds = dict.fromkeys(sorted(arrays), kinds) if isinstance(kinds, str) else kinds
-    if kinds.keys() != arrays.keys():
-        raise ValueError("origin.arrays are not those of the model; name none, or convert it anew")
-    arrays = {key: arrays[key].astype(dtype or kind, copy=False) for key, kind in kinds.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    if to == "taming":
-        taming.write_checkpoint(folder, origin.config, arrays)
-        return
-    write_msgpack(folder / FLAX_FILE, unflatten_dict(arrays, sep="/"))
-    text = json.dumps(origin.config, indent=2) + "\n"
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    origin = origin if origin and origin.format == to else None
+    releases.export(folder, PROGRAMS[to], config, release.params, origin, dtype)
 
 
 def convert(
@@ -264,7 +193,7 @@ def convert(
     to: Format | None = None,
     dtype: Dtype | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> Format:
+) -> str:
     """Write what `source` holds into `folder` as format `to`: by default ours for another
     program's, and for ours the one it came from. `settings` are those of a checkpoint.
 
@@ -272,12 +201,9 @@ def convert(
         ValueError: `source` cannot be read, or `to` cannot say what it is.
     """
     release = read(source, settings)
-    came_from = release.origin.format if release.origin else None
-    to = to or (came_from if release.format == "pastel" else "pastel")
-    if to is None:
-        raise ValueError(f"{source} does not come from another program; name a format with --to")
-    write(folder, release, to, dtype)
-    return to
+    format = releases.target(Path(source), release.format == "pastel", release.origin, to)
+    write(folder, release, format, dtype)
+    return format
 
 
 ABOUT = "Convert a VQGAN between our folders, vqgan-jax's and taming-transformers' checkpoints."

@@ -156,8 +156,10 @@ def _to_torch(kernel: Any) -> Any:
     return kernel.transpose(3, 2, 0, 1)
 
 
-def flax_plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+def flax_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
     """Where each of our parameters stands in a file of vqgan-jax."""
+    if config.lookup == "classifier":
+        raise ValueError("vqgan-jax has no GumbelVQ; only taming-transformers has")
     plan = {}
     for path, shape in shapes.items():
         module, leaf = _module(path)

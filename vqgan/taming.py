@@ -4,7 +4,7 @@ Both kinds, VQModel and GumbelVQ. What only their training needs is left out by 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_config(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> VQGANConfig:
+def read_config(values: Mapping[str, Any], keys: Collection[str]) -> VQGANConfig:
     """The layout that settings say: those of `ddconfig`, n_embed and embed_dim, flat or nested as
     in taming-transformers' own files. Whether the codes are a classifier's is told by `gumbel`,
-    else by the model's `target`, else by `arrays`.
+    else by the model's `target`, else by the `keys` of its arrays.
 
     Raises:
         ValueError: a setting is missing or cannot be said here, naming it.
@@ -95,7 +95,7 @@ def read_config(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> VQGANCo
     if is_gumbel is None and isinstance(target, str):
         is_gumbel = target.endswith("GumbelVQ")
     if is_gumbel is None:
-        is_gumbel = PROJECTION in arrays
+        is_gumbel = PROJECTION in keys
     if type(is_gumbel) is not bool:
         raise ValueError(f"gumbel must be true or false, not {brief(is_gumbel)}")
     return read_settings(flat, is_gumbel)

@@ -1,12 +1,22 @@
 """Settings out of JSON, ours and other programs': values held to their types and sizes."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+T = TypeVar("T")
 MAX_SIZE, MAX_DEPTH = 1 << 24, 1 << 10
 """Beyond these a number in a configuration is damage: no model is that wide or deep."""
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a list of whole numbers",
+}
 
 
 def read_fields(values: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
@@ -17,13 +27,51 @@ def read_fields(values: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]
     """
     found = {}
     for theirs, (ours, default) in fields.items():
-        value, kind = values.get(theirs, default), type(default)
-        value = float(value) if kind is float and type(value) is int else value
-        if type(value) is not kind or (kind is float and not math.isfinite(value)):
-            raise ValueError(f"{theirs} must be {WORDS[kind]}, not {value!r:.60}")
+        value = values.get(theirs, default)
         most = MAX_DEPTH if ours.endswith("_depth") else MAX_SIZE
-        least = min(default, 0) if kind is int else 0
-        if kind is int and not least <= value <= most:
-            raise ValueError(f"{theirs} must lie in {least}..{most}, not {value}")
-        found[ours] = value
+        if type(default) is tuple and type(value) in (list, tuple) and len(value) <= MAX_DEPTH:
+            found[ours] = tuple(_read_value(theirs, one, 0, most) for one in value)
+        else:
+            found[ours] = _read_value(theirs, value, default, most)
     return found
+
+
+def _read_value(name: str, value: Any, default: Any, most: int) -> Any:
+    kind = type(default)
+    value = float(value) if kind is float and type(value) is int else value
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"{name} must be {WORDS[kind]}, not {value!r:.60}")
+    least = min(default, 0) if kind is int else 0
+    if kind is int and not least <= value <= most:
+        raise ValueError(f"{name} must lie in {least}..{most}, not {value}")
+    return value
+
+
+def read_own(config_class: type[T], values: Any) -> T:
+    """One of our frozen dataclasses out of what `dataclasses.asdict` made of it.
+
+    Raises:
+        ValueError: a setting is unknown, of another type than its default, or does not fit.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{values!r:.60} is no {config_class.__name__}")
+    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
+    known = {one.name: (one.name, one.default) for one in fields}
+    if unknown := sorted(values.keys() - known.keys()):
+        raise ValueError(f"it has settings that this version does not know: {unknown}")
+    found = read_fields(values, known)
+    for name, kind in get_type_hints(config_class).items():
+        if get_origin(kind) is Literal and found[name] not in get_args(kind):
+            words = ", ".join(get_args(kind))
+            raise ValueError(f"{name} {found[name]!r:.60} is none of {words}")
+    return config_class(**found)
+
+
+@contextmanager
+def configuring(path: Path | str, what: str) -> Iterator[None]:
+    """Whatever is wrong with settings is one line that names their file."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} is no configuration of {what}: {reason}") from None

@@ -303,6 +303,8 @@ def test_what_a_configuration_leaves_out_is_as_in_the_package() -> None:
         ({"activation_function": "tanh"}, "activation_function tanh is none of gelu"),
         ({"decoder_start_token_id": 49}, "decoder_start_token_id 49 is beyond image_vocab_size 48"),
         ({"use_bias": 1}, "use_bias must be true or false"),
+        ({"normalize_text": "no"}, "normalize_text must be true or false"),
+        ({"ln_positions": "swinv2"}, "swinv2 layers cannot be scanned"),
         ({"sinkhorn_iters": 0}, "sinkhorn_iterations"),
         ({"encoder_attention_heads": 5}, "num_heads 5"),
     ],

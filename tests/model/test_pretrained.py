@@ -1,6 +1,7 @@
 """Folders of models: ours come back as written, others' are converted, what is damaged is named."""
 
 import dataclasses
+import json
 import pickle
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 from model import pretrained, transformer
 from model.config import ModelConfig, SamplingConfig
 from tests.model.vectors import BART, FOLDER
+from weights.files import read_json
 from weights.msgpack import read_msgpack, write_msgpack
 
 SAMPLING = SamplingConfig(guidance_scale=3.0, top_k=5)
@@ -41,14 +43,14 @@ def theirs(tmp_path: Path) -> Path:
 def test_what_was_saved_is_loaded(ours: Path, tiny: ModelConfig) -> None:
     config, params = pretrained.load(ours)
     assert config == tiny
-    assert pretrained.load_sampling(ours) == SAMPLING
+    assert pretrained.read(ours).sampling == SAMPLING
     there = transformer.build(tiny).init(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, params, there)
 
 
 def test_another_programs_folder_has_a_way_to_draw_too() -> None:
-    assert pretrained.load_sampling(FOLDER).guidance_scale == 10
-    assert pretrained.load_sampling(BART).temperature == 0
+    assert pretrained.read(FOLDER).sampling.guidance_scale == 10
+    assert pretrained.read(BART).sampling.temperature == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
@@ -233,10 +235,6 @@ def test_a_file_that_is_not_what_it_claims_is_named(
         ('{"model": {"colour": 8}, "sampling": {}}', "config.json is no configuration .*colour"),
         ('{"model": {}}', "config.json is no configuration"),
         ('{"model": {}, "sampling": {}, "origin": 5}', "config.json is no configuration"),
-        (
-            '{"model": {}, "sampling": {}, "origin": {"format": "x", "config": {}, "arrays": ""}}',
-            "origin.format 'x'",
-        ),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(text: str, message: str, ours: Path) -> None:
@@ -244,6 +242,78 @@ def test_a_configuration_that_is_none_is_refused(text: str, message: str, ours: 
     with pytest.raises(ValueError, match=message) as raised:
         pretrained.load(ours)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (5, "origin must hold arrays, config, format, scanned, not 5"),
+        ({"colour": 1}, "origin must hold"),
+        ({"format": "x"}, "origin.format 'x' is none of dalle_mini, bart"),
+        ({"format": ["bart"]}, "format must be text"),
+        ({"arrays": ["float32"]}, r"origin.arrays must be of .*, not \['float32'\]"),
+        ({"arrays": 5}, "origin.arrays must be of .*, not 5"),
+        ({"arrays": {"a": "object"}}, "origin.arrays must be of .*, not 'object'"),
+        ({"arrays": {"a": []}}, r"origin.arrays must be of .*, not \[\]"),
+        ({"config": [1]}, r"origin.config must hold settings, not \[1\]"),
+        ({"scanned": "yes"}, "scanned must be true or false, not 'yes'"),
+    ],
+)
+def test_a_damaged_origin_is_refused(damage: Any, message: str, tmp_path: Path) -> None:
+    pretrained.convert(FOLDER, tmp_path / "ours")
+    origin = read_json(tmp_path / "ours" / "config.json")["origin"]
+    edit(tmp_path / "ours", origin=origin | damage if isinstance(damage, dict) else damage)
+    with pytest.raises(ValueError, match=f"config.json is no configuration .*{message}") as raised:
+        pretrained.load(tmp_path / "ours")
+    assert "\n" not in str(raised.value)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    """Change settings in a config.json."""
+    values = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps(values | changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"activation": "gelu_tanh"}, {"scores": "cosine"}, {"scale_embedding": True}]
+)
+def test_a_model_that_is_no_longer_its_origin_s_is_not_written_as_it(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    ours, back = tmp_path / "ours", tmp_path / "back"
+    pretrained.convert(FOLDER, ours)
+    values = read_json(ours / "config.json")
+    edit(ours, model=values["model"] | changes)
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} is .* in origin.config"):
+        pretrained.convert(ours, back)
+    assert not back.exists()
+    edit(ours, origin=None)
+    pretrained.convert(ours, back, "dalle_mini")
+    assert pretrained.load(back)[0] == pretrained.load(ours)[0]
+    edit(ours, model=values["model"] | {"dropout": 0.5, "remat": "dots"}, origin=values["origin"])
+    pretrained.convert(ours, tmp_path / "same")
+    there = (FOLDER / "config.json").read_bytes()
+    assert (tmp_path / "same" / "config.json").read_bytes() == there
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"format": "bart"}, "norm"),
+        ({"config": {}}, "origin.config"),
+        ({"config": {"d_model": "32"}}, "d_model must be a whole number"),
+        ({"scanned": False, "arrays": {"a": "float32"}}, "origin.arrays in config.json .*first a"),
+    ],
+)
+def test_an_origin_of_another_model_is_not_written(
+    damage: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    pretrained.convert(FOLDER, tmp_path / "ours")
+    edit(tmp_path / "ours", origin=read_json(tmp_path / "ours" / "config.json")["origin"] | damage)
+    with pytest.raises(ValueError, match=message) as raised:
+        pretrained.convert(tmp_path / "ours", tmp_path / "back")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "back").exists()
 
 
 def test_a_pickled_bart_is_never_opened(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_tokens_and_pictures_are_those_of_the_software_it_comes_from(name: str) 
 
 def shapes(config: VQGANConfig) -> dict[str, tuple[int, ...]]:
     """Of a layout, by their key in taming-transformers."""
-    return {leaf.keys[0]: leaf.shape for leaf in pretrained._plan("taming", config).values()}
+    return {leaf.keys[0]: leaf.shape for leaf in pretrained.plan_of("taming", config).values()}
 
 
 def test_every_parameter_has_the_key_and_shape_that_torch_says() -> None:
@@ -190,6 +190,15 @@ def test_settings_may_be_flat_nested_or_a_file_of_any_usual_name(checkpoint: Pat
     checkpoint.with_name("last.yml").unlink()
     checkpoint.with_name("last.json").write_text(json.dumps(settings()))
     assert pretrained.load(checkpoint)[0] == expected
+
+
+def test_a_folder_may_hold_its_settings_as_config_json(tmp_path: Path) -> None:
+    shutil.copy(GUMBEL, tmp_path / "model.safetensors")
+    target = {"target": "taming.models.vqgan.GumbelVQ", "params": settings()}
+    for values in ({"model": target}, settings()):
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        for path in (tmp_path, tmp_path / "model.safetensors"):
+            assert equal(pretrained.load(path)[1], pretrained.load(GUMBEL)[1])
 
 
 def test_a_checkpoint_without_settings_asks_for_them(checkpoint: Path) -> None:
@@ -429,6 +438,21 @@ def test_a_damaged_origin_is_named(tmp_path: Path, origin: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "origin": origin}))
     with pytest.raises(ValueError, match="config.json is no configuration of a VQGAN"):
         pretrained.load(tmp_path / "ours")
+
+
+@pytest.mark.parametrize("source", [FLAX, GUMBEL])
+def test_a_vqgan_that_is_no_longer_its_origin_s_is_not_written_as_it(
+    source: Path, tmp_path: Path
+) -> None:
+    pretrained.convert(source, tmp_path / "ours")
+    path = tmp_path / "ours" / "config.json"
+    values = json.loads(path.read_text())
+    (side,) = values["attention_resolutions"]
+    changes = {"image_size": 64, "attention_resolutions": [2 * side]}  # the same weights fit
+    path.write_text(json.dumps({**values, **changes}))
+    with pytest.raises(ValueError, match=r"image_size is 64, but 32 in origin.config"):
+        pretrained.convert(tmp_path / "ours", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess:

@@ -78,6 +78,15 @@ def test_unknown_settings_are_refused(saved):
         {"code_dim": 4.5},
         {"encoder_blocks": [1, 10**9]},
         {"patch_size": 0},
+        {"normalize_codes": "no"},
+        {"normalize_codes": 1},
+        {"image_size": 16.0},
+        {"encoder_blocks": [True, True]},
+        {"channels": [8, 0]},
+        {"channels": [[8], 16]},
+        {"latent_channels": 0},
+        {"codebook_size": 0},
+        {"origin": {"format": "taming", "config": {}, "arrays": 5}},
     ],
 )
 def test_settings_of_another_kind_are_refused(saved, changes):

@@ -1,0 +1,162 @@
+"""Folders of a configuration and its weights: ours, and those of programs that have a `Program`.
+
+Ours is config.json and model.safetensors. One that was made from another program's says so in its
+config.json, under "origin", and is written back as it was.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from weights.arrays import Arrays, Dtype, Shapes, shapes_of, write_weights
+from weights.msgpack import write_msgpack
+from weights.plans import Plan, scatter, their_shapes
+from weights.settings import read_fields
+
+CONFIG_FILE, WEIGHTS_FILE, FLAX_FILE = "config.json", "model.safetensors", "flax_model.msgpack"
+KINDS = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What it takes to write a model back as another program had it."""
+
+    format: str
+    config: dict[str, Any]
+    """Its settings."""
+    arrays: str | dict[str, str]
+    """The dtype of all its arrays; or of each, by key in their order, where they are not sorted or
+    not of one dtype."""
+    scanned: bool = False
+    """Whether a stack's layers are one array."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Another program's format: functions of our configuration of a model."""
+
+    read_config: Callable[[Mapping[str, Any], Collection[str]], Any]
+    """Our configuration, of its settings and the keys of its arrays."""
+    write_config: Callable[[Any], dict[str, Any]]
+    """Its settings. Raises ValueError where it has no word for one of ours."""
+    plan: Callable[[Any, Shapes, bool], Plan]
+    """Where our arrays stand in its file, of their shapes and whether its layers are scanned."""
+    write: Callable[[Path, Mapping[str, Any], Arrays], None]
+    """Write its files into a folder, of its settings and arrays."""
+    scannable: Callable[[Any], bool] = lambda config: False
+    """Whether a stack's layers can be one array."""
+
+
+def read_origin(values: Mapping[str, Any], formats: Collection[str]) -> Origin | None:
+    """The origin in the settings of a folder of ours. Raises ValueError for a damaged one."""
+    origin = values.get("origin")
+    if origin is None:
+        return None
+    known = {field.name for field in dataclasses.fields(Origin)}
+    if not isinstance(origin, dict) or not origin.keys() <= known:
+        raise ValueError(f"origin must hold {', '.join(sorted(known))}, not {origin!r:.60}")
+    names: dict[str, tuple[str, Any]] = {"format": ("format", ""), "scanned": ("scanned", False)}
+    found = read_fields(origin, names)
+    if found["format"] not in formats:
+        raise ValueError(f"origin.format {found['format']!r:.60} is none of {', '.join(formats)}")
+    config, arrays = origin.get("config"), origin.get("arrays")
+    if not isinstance(config, dict):
+        raise ValueError(f"origin.config must hold settings, not {config!r:.60}")
+    kinds = list(arrays.values()) if isinstance(arrays, dict) else [arrays]
+    if odd := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"origin.arrays must be of {', '.join(KINDS)}, not {odd[0]!r:.60}")
+    return Origin(**found, config=config, arrays=arrays)  # type: ignore[arg-type]
+
+
+def describe(arrays: Arrays) -> str | dict[str, str]:
+    """`Origin.arrays` of these."""
+    kinds = {key: array.dtype.name for key, array in arrays.items()}
+    if len(set(kinds.values())) == 1 and list(kinds) == sorted(kinds):
+        return next(iter(kinds.values()))
+    return kinds
+
+
+def save(
+    folder: Path,
+    values: dict[str, Any],
+    params: Mapping[str, Any],
+    dtype: Dtype,
+    origin: Origin | None,
+) -> None:
+    """Write a folder of ours with these settings, the weights as `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder / WEIGHTS_FILE, params, dtype)
+    if origin is not None:
+        values = {**values, "origin": dataclasses.asdict(origin)}
+    write_settings(folder, values, indent=1)
+
+
+def export(
+    folder: Path,
+    program: Program,
+    config: Any,
+    params: Mapping[str, Any],
+    origin: Origin | None,
+    dtype: Dtype | None,
+    ignored: Collection[str] = (),
+) -> None:
+    """Write another program's folder, the weights as `dtype`; by default as its origin had them,
+    else as float32. Of the settings those in `ignored` may differ from the origin's.
+
+    Raises:
+        ValueError: the program has no word for a setting, or `origin` is not the model's.
+    """
+    invented = Origin("", program.write_config(config), "float32", program.scannable(config))
+    source = origin or invented
+    plan = program.plan(config, shapes_of(params), source.scanned)
+    if origin is not None:
+        _check_origin(program.read_config(origin.config, their_shapes(plan)), config, ignored)
+    arrays = scatter(plan, flatten_dict(params, sep="/"))
+    kinds = source.arrays
+    kinds = dict.fromkeys(sorted(arrays), kinds) if isinstance(kinds, str) else kinds
+    if kinds.keys() != arrays.keys():
+        odd = sorted(kinds.keys() ^ arrays.keys())[0]
+        raise ValueError(f"origin.arrays in {CONFIG_FILE} are not the model's, first {odd}")
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {key: arrays[key].astype(dtype or kind, copy=False) for key, kind in kinds.items()}
+    program.write(folder, source.config, stored)
+
+
+def _check_origin(there: Any, config: Any, ignored: Collection[str]) -> None:
+    """Raise ValueError for a setting that was changed since the model came from elsewhere."""
+    for field in dataclasses.fields(config):
+        ours, theirs = getattr(config, field.name), getattr(there, field.name)
+        if field.name not in ignored and ours != theirs:
+            raise ValueError(
+                f"{field.name} is {ours}, but {theirs} in origin.config, which would be written; "
+                f"make the two agree in {CONFIG_FILE}, or take origin out and name a format"
+            )
+
+
+def write_flax(folder: Path, settings: Mapping[str, Any], arrays: Arrays) -> None:
+    """config.json and flax_model.msgpack, as flax has them."""
+    write_msgpack(folder / FLAX_FILE, unflatten_dict(arrays, sep="/"))
+    write_settings(folder, settings)
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any], indent: int = 2) -> None:
+    """config.json, indented as other programs do unless told otherwise."""
+    text = json.dumps(settings, indent=indent) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def target(source: Path, is_own: bool, origin: Origin | None, to: str | None) -> str:
+    """The format to convert into: `to`, or else ours for another program's, and for ours the one
+    it came from. Raises ValueError where nothing says it."""
+    if to is None and not is_own:
+        return "pastel"
+    if to is None and origin is not None:
+        return origin.format
+    if to is None:
+        raise ValueError(f"{source} does not come from another program; name a format with --to")
+    return to
