@@ -4,14 +4,13 @@ The same command is given to each. They meet through jax.distributed; what proce
 such as making the run's folder, is done there and told to the others, errors included.
 """
 
-import contextlib
 import glob
 import importlib.util
 import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +24,6 @@ from training.config import ParallelConfig
 HEARTBEAT_SECONDS = 10  # a dead process is noticed after this time
 KUBERNETES_PORT = 55527
 MESSAGE_BYTES = 4096
-PEER_LOST = 3
-"""Exit status when another process of the run is gone."""
 
 
 class Meeting(NamedTuple):
@@ -49,6 +46,8 @@ def join(config: ParallelConfig) -> None:
     if meeting is None:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # CPUs would run programs side by side, in another order in each process: a deadlock.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
         jax.distributed.initialize(
@@ -174,21 +173,3 @@ class Agreement:
         before = self._asked
         self._asked = self._any(jax.make_array_from_process_local_data(dealt, wishes))
         return before is not None and bool(before)
-
-
-@contextlib.contextmanager
-def watch_peers() -> Iterator[None]:
-    """End this process at once, with a line, when another one of the run is gone."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        reason = str(error).strip().splitlines()[0][:200]
-        print(
-            f"process {jax.process_index()}: another process of this run is gone ({reason}); the "
-            "same command on every machine goes on from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(PEER_LOST)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from training import metrics, parallel, processes, runs
+from training import metrics, parallel, peers, processes, runs
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, TrackerConfig, TrainingConfig, parse_range
 from training.logbook import Logbook
@@ -49,6 +49,9 @@ class Work:
     """What to do about updates that would do harm."""
 
 
+Prepare = Callable[[TrainState], tuple[TrainState, list[str]]]
+
+
 class RollbackError(Exception):
     """Raised in the loop at a spike with on_spike=rollback; `run_training` goes back."""
 
@@ -67,22 +70,27 @@ def run_training(
     begin: Callable[[Tracker], Work],
     changes: runs.Changes | None = None,
     costs: metrics.Costs = metrics.NO_COSTS,
+    prepare: Prepare | None = None,
 ) -> TrainState:
     """Train from the newest checkpoint in `folder`, or from `create()`, to the last update or a
     stop.
 
     `about` names what the run depends on besides its settings, such as the data's digest; it is
     saved with each checkpoint and must be the same on resume. `begin` makes the work, once it is
-    sure that there is some. `changes` are settings that differ from the last start's.
+    sure that there is some. `changes` are settings that differ from the last start's. `prepare`
+    gives a fresh state other weights, and lines about it.
     """
     steps = config.training.steps
     book = Logbook(folder, devices.is_first)
     alone = runs.sole_user(folder) if devices.is_first else contextlib.nullcontext()
-    with alone, StopSignal() as stop, processes.watch_peers():
+    with alone, StopSignal() as stop, peers.watch_peers():
         tell = lambda event, text: book.tell(event, None, text)  # noqa: E731
         with Checkpoints(folder / "checkpoints", config.checkpoint, tell) as checkpoints:
             found = checkpoints.resume(_shapes(create, devices), about)
             state = parallel.create(create, devices) if found is None else found
+            lines: list[str] = []
+            if found is None and prepare is not None:
+                state, lines = prepare(state)
             start = int(state.step)
             if start >= steps:
                 print(f"{folder} is finished at step {start}; a larger --training.steps trains on")
@@ -90,6 +98,8 @@ def run_training(
             if start:
                 print(f"{folder}: resumed from step {start}")
             _note_start(folder, config_yaml, book, start, devices, changes)
+            for line in lines:
+                book.tell("init", start, line)
             tracker = Tracker(
                 config.tracker,
                 config.training,
@@ -122,6 +132,7 @@ def _leave(
     """Of a process that was told to stop while its main thread was busy, as in a compilation."""
     checkpoints.settle()
     _note_end(book, folder, tracker.step, steps)
+    peers.say_goodbye()
 
 
 def _note_end(book: Logbook, folder: Path, done: int, steps: int) -> None:

@@ -1,0 +1,119 @@
+"""The processes of a run watch each other: when one dies, the others end at once and say why.
+
+jax.distributed notices as well, after HEARTBEAT_SECONDS, and aborts with a stack trace; until then
+an update waits for ever. Here each process holds a line to process 0, which the system cuts when a
+process dies, however it does. Where no line can be had, as behind a firewall, jax's word stands.
+"""
+
+import contextlib
+import hmac
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from training.processes import from_first
+
+PEER_LOST = 3
+"""Exit status when another process of the run is gone."""
+CONNECT_SECONDS = 10
+_GOODBYE = b"."
+_lines: list[socket.socket] = []
+_is_over = threading.Event()
+
+
+@contextlib.contextmanager
+def watch_peers() -> Iterator[None]:
+    """Inside, end this process with a line when another one of the run dies, or leaves by an error.
+    Every process must enter."""
+    if jax.process_count() == 1:
+        yield
+        return
+    with _open_lines():
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            _end(str(error).strip().splitlines()[0][:200])
+        except BaseException:
+            _hang_up()
+            raise
+        say_goodbye()
+
+
+def say_goodbye() -> None:
+    """This process ends well: the others need not mind."""
+    for line in _lines:
+        with contextlib.suppress(OSError):
+            line.sendall(_GOODBYE)
+
+
+def _hang_up() -> None:
+    """This process ends by an error, which the others must not wait for."""
+    _is_over.set()
+    for line in _lines:
+        with contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _open_lines() -> Iterator[None]:
+    is_first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("", 0))) if is_first else None
+        port = 0 if server is None else server.getsockname()[1]
+        host, port, word = from_first(lambda: [socket.gethostname(), port, secrets.token_hex(16)])
+        if server is not None:
+            _in_background(_accept, server, word)
+        else:
+            with contextlib.suppress(OSError):
+                line = socket.create_connection((host, port), CONNECT_SECONDS)
+                line.sendall(word.encode())
+                _watch(line)
+        yield
+
+
+def _accept(server: socket.socket, word: str) -> None:
+    """Process 0 takes the lines of the others, who know the word."""
+    for _ in range(jax.process_count() - 1):
+        try:
+            line, _ = server.accept()
+            line.settimeout(CONNECT_SECONDS)
+            told = line.recv(len(word), socket.MSG_WAITALL)
+        except OSError:  # the run is over
+            return
+        if hmac.compare_digest(told, word.encode()):
+            _watch(line)
+
+
+def _watch(line: socket.socket) -> None:
+    line.settimeout(None)
+    _lines.append(line)
+    _in_background(_listen, line)
+
+
+def _listen(line: socket.socket) -> None:
+    try:
+        is_well = line.recv(1) == _GOODBYE
+    except OSError:
+        is_well = False
+    if not is_well and not _is_over.is_set():
+        _end("its connection broke off")
+
+
+def _in_background(target: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=target, args=arguments, daemon=True).start()
+
+
+def _end(reason: str) -> None:
+    print(
+        f"process {jax.process_index()}: another process of this run is gone ({reason}); the same "
+        "command on every machine goes on from the last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(PEER_LOST)
