@@ -5,7 +5,6 @@ length 1 whose product is their similarity.
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from model.clip_weights import ClipActivation, ClipConfig, TowerConfig, read_config, read_params
+from model.clip_weights import ClipConfig, TowerConfig, read_config, read_params
 from model.layers import ACTIVATIONS, along_last, layer_norm
 
 Params = dict[str, Any]
@@ -25,10 +24,6 @@ AnyArray = Array | np.ndarray
 
 PRECISION = "float32"
 """Of products: accelerators would round their factors, and scores of two of them would differ."""
-CLIP_ACTIVATIONS: dict[ClipActivation, Callable[[Array], Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": ACTIVATIONS["gelu"],
-}
 
 
 class Norm(nnx.Module):
@@ -48,7 +43,7 @@ class Layer(nnx.Module):
 
     def __init__(self, config: TowerConfig, rngs: nnx.Rngs) -> None:
         self.num_heads = config.num_heads
-        self.activation = CLIP_ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[config.activation]
         self.norm_attention = Norm(config)
         self.q = nnx.Linear(config.dim, config.dim, rngs=rngs)
         self.k = nnx.Linear(config.dim, config.dim, rngs=rngs)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 NormName = Literal["layernorm", "rmsnorm"]
 Placement = Literal["preln", "postln", "normformer", "swinv2", "cogview", "subln"]
 Block = Literal["serial", "parallel"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "smelu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "smelu"]
 Scores = Literal["dot", "cosine", "qk_norm"]
 Positions = Literal["learned", "sinusoidal", "rotary", "none"]
 RelativeBias = Literal["none", "offset", "pair"]
@@ -119,8 +119,9 @@ class ModelConfig:
     (Chowdhery et al. 2022, arXiv:2204.02311); needs placement preln."""
 
     activation: Activation = "silu"
-    """Non-linearity of the feed-forward block: gelu (exact), gelu_tanh, relu (safe in float16),
-    silu, smelu (Shamir et al. 2022, arXiv:2202.06499); silu with use_glu is SwiGLU."""
+    """Non-linearity of the feed-forward block: gelu (exact), gelu_tanh, quick_gelu (CLIP's,
+    x · sigmoid(1.702 x)), relu (safe in float16), silu, smelu (Shamir et al. 2022,
+    arXiv:2202.06499); silu with use_glu is SwiGLU."""
     use_glu: bool = True
     """Gated feed-forward (Shazeer 2020, arXiv:2002.05202): better at equal cost in DALL·E mini's
     study."""

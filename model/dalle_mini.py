@@ -60,6 +60,7 @@ SWITCHES: dict[str, tuple[str, Any]] = {
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",

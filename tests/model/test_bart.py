@@ -155,6 +155,13 @@ def test_every_field_of_ours_has_a_word_there_or_is_checked(tmp_path: Path) -> N
     assert {name: getattr(config, name) for name in others} == others
 
 
+@pytest.mark.parametrize("name", bart.ACTIVATIONS)
+def test_each_activation_is_said_in_both_languages(name: str) -> None:
+    values = json.loads((BART / "config.json").read_text()) | {"activation_function": name}
+    config = bart.read_config(values)
+    assert bart.read_config(bart.write_config(config)) == config
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

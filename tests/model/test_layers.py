@@ -38,6 +38,7 @@ def test_norms_compute_in_float32_whatever_comes_in() -> None:
             "gelu_tanh",
             lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
         ),
+        ("quick_gelu", lambda x: x / (1 + math.exp(-1.702 * x))),
         ("relu", lambda x: max(x, 0.0)),
         ("silu", lambda x: x / (1 + math.exp(-x))),
         ("smelu", lambda x: 0.0 if x <= -1 else x if x >= 1 else (x + 1) ** 2 / 4),
