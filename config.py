@@ -43,6 +43,9 @@ class Config:
         },
     )
     """Settings that may differ on resume."""
+    init_from: str = ""
+    """Weights to start from, with a fresh optimizer: RUN, RUN/checkpoints/STEP, or a release, ours
+    or another program's. Tables of a vocabulary or of positions may have another length."""
     name: str = "pastel"
     """Name of the run, in the default folder's name and in the tracker."""
     seed: int = 0

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from config import Config, from_yaml, run, to_tree, to_yaml
@@ -20,7 +21,7 @@ from data.batches import eval_batches, open_batches
 from data.grids import picture_grid
 from data.records import Records, open_records
 from data.text import open_tokenizer
-from drawing import make_drawer, picture_seed
+from drawing import make_drawer, open_checkpoint, picture_seed
 from model import transformer
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
@@ -29,6 +30,7 @@ from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training import parallel, processes, runs
+from training.finetuning import fit_params
 from training.hooks import evaluate_loss
 from training.loop import Hook
 from training.parallel import Devices
@@ -39,6 +41,12 @@ from training.step import Step, make_train_step
 from training.trackers import Tracker
 
 GRID_CAPTIONS = 6
+# Settings of the model that weights to start from may have been trained without.
+FREE_IN_TUNING = {
+    *("text_vocab_size", "text_length", "image_vocab_size", "grid_size", "grid_rows"),
+    *("decoder_start_token_id", "init", "init_std", "remat", "unroll"),
+    *("dropout", "attention_dropout", "activation_dropout"),
+}
 ABOUT = "Train the text-to-image transformer on token records."
 
 
@@ -73,7 +81,17 @@ def main(config: Config) -> None:
         return Work(step, batches.at, hooks, settings=training)
 
     about = {"records": records.digest}
-    run_training(folder, config, to_yaml(config), devices, create, about, begin, changes)
+    run_training(
+        folder,
+        config,
+        to_yaml(config),
+        devices,
+        create,
+        about,
+        begin,
+        changes,
+        prepare=partial(start_from, config, devices) if config.init_from else None,
+    )
 
 
 def open_folder(config: Config) -> tuple[str, runs.Changes | None]:
@@ -81,6 +99,32 @@ def open_folder(config: Config) -> tuple[str, runs.Changes | None]:
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
     load = lambda path: to_tree(from_yaml(Config, path))  # noqa: E731
     return str(folder), runs.open_folder(folder, to_tree(config), load)
+
+
+def start_from(config: Config, devices: Devices, state: TrainState) -> tuple[TrainState, list[str]]:
+    """A fresh state with the weights of `init_from`, and what there is to say about it.
+
+    Raises:
+        ValueError: naming settings or arrays that do not fit.
+    """
+    found, model = open_checkpoint(config.init_from), config.model
+    old, new = to_tree(found.model), to_tree(model)
+    differing = runs.differences(
+        {k: v for k, v in old.items() if k not in FREE_IN_TUNING},
+        {k: v for k, v in new.items() if k not in FREE_IN_TUNING},
+    )
+    if differing:
+        named = {f"model.{name}": values for name, values in differing.items()}
+        raise ValueError(f"init_from {config.init_from} is another model: {runs.describe(named)}")
+    moved = (found.model.start_token, model.start_token)
+    rows = {"image_embedding/tokens": moved} if moved[0] != moved[1] else {}
+    fetch = lambda leaf: np.asarray(parallel.on_first_device(leaf))  # noqa: E731
+    params, lines = fit_params(found.params, state.params, rows, fetch)
+    params = parallel.place(params, devices)
+    ema = None if state.ema is None else jax.jit(init_ema)(params)
+    step = "" if found.step is None else f" at step {found.step}"
+    state = state._replace(params=params, ema=ema)
+    return state, [f"weights of {config.init_from}{step}", *lines]
 
 
 def check_sizes(model: ModelConfig, records: Records) -> None:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 import train
 from config import Config, parse_config, run
 from release import ReleaseConfig, release
-from training import metrics, session
+from training import logbook, metrics, session
 
 TINY = [
     "--model.dim=16",
@@ -128,6 +128,33 @@ def test_a_longer_run_goes_on_and_other_flags_are_refused(
     assert losses(run)[-1][0] == 14
     with pytest.raises(ValueError, match=r"optim.learning_rate \(was 0.002, now 0.01\)"):
         train.main(replace(longer, optim=replace(longer.optim, learning_rate=0.01)))
+
+
+def test_other_weights_are_a_start_with_a_larger_vocabulary_and_frozen_layers(
+    records_folder: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    train.main(parse_config(Config, tiny(records_folder, first)))
+    tuned = tiny(
+        records_folder,
+        second,
+        f"--init_from={first}",
+        "--model.text_vocab_size=310",
+        '--optim.freeze=["encoder*"]',
+        "--training.steps=3",
+    )
+    with pytest.raises(ValueError, match=r"another model: model.use_bias \(was False, now True\)"):
+        train.main(parse_config(Config, [*tuned, "--model.use_bias=true"]))
+    train.main(parse_config(Config, tuned))
+    texts = [entry["text"] for entry in logbook.read(second) if entry["event"] == "init"]
+    assert texts == [
+        f"weights of {first} at step 12",
+        "text_embedding/tokens has 310 rows instead of 300: 300 kept, 10 begin anew",
+    ]
+    before, after = weights(first, tmp_path / "a"), weights(second, tmp_path / "b")
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert {name for name in same if "encoder/" in name or "encoder." in name}
+    assert not [name for name in same if name.startswith("decoder")]
 
 
 def test_sigterm_saves_and_exits_zero(records_folder: Path, tmp_path: Path) -> None:

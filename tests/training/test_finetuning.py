@@ -1,0 +1,65 @@
+"""Weights of another run: what fits is taken, tables may grow or shrink, the rest is refused."""
+
+import numpy as np
+import pytest
+
+from training.finetuning import fit_params
+
+
+def tree(rows: int, classes: int, dim: int = 2, seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    make = lambda *shape: np.asarray(rng.normal(size=shape), np.float32)  # noqa: E731
+    return {
+        "text_embedding": {"tokens": make(rows, dim)},
+        "image_embedding": {"tokens": make(classes + 1, dim)},
+        "encoder": {"run0": {"kernel": make(3, dim, dim)}},
+        "head": {"kernel": make(dim, classes)},
+    }
+
+
+def test_what_fits_is_taken_bit_for_bit() -> None:
+    found, lines = fit_params(tree(5, 4), tree(5, 4, seed=1), {})
+    np.testing.assert_array_equal(
+        found["encoder"]["run0"]["kernel"], tree(5, 4)["encoder"]["run0"]["kernel"]
+    )
+    assert lines == []
+
+
+def test_tables_keep_the_rows_that_both_have_and_are_named() -> None:
+    old, new = tree(5, 4), tree(7, 3, seed=1)
+    found, lines = fit_params(old, new, {"image_embedding/tokens": (4, 3)})
+    text = found["text_embedding"]["tokens"]
+    np.testing.assert_array_equal(text[:5], old["text_embedding"]["tokens"])
+    np.testing.assert_array_equal(text[5:], new["text_embedding"]["tokens"][5:])
+    np.testing.assert_array_equal(found["head"]["kernel"], old["head"]["kernel"][:, :3])
+    images = found["image_embedding"]["tokens"]
+    np.testing.assert_array_equal(images[:3], old["image_embedding"]["tokens"][:3])
+    np.testing.assert_array_equal(images[3], old["image_embedding"]["tokens"][4])  # the start
+    assert lines == [
+        "head/kernel has 3 rows instead of 4: 3 kept",
+        "image_embedding/tokens has 4 rows instead of 5: 4 kept",
+        "text_embedding/tokens has 7 rows instead of 5: 5 kept, 2 begin anew",
+    ]
+
+
+def test_what_was_the_start_token_is_another_token_now() -> None:
+    old, new = tree(5, 4), tree(5, 6, seed=1)
+    found, _ = fit_params(old, new, {"image_embedding/tokens": (4, 6)})
+    images = found["image_embedding"]["tokens"]
+    np.testing.assert_array_equal(images[6], old["image_embedding"]["tokens"][4])
+    np.testing.assert_array_equal(images[4], new["image_embedding"]["tokens"][4])
+
+
+def test_anything_else_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"encoder/run0/kernel is float32\[3,2,2\] there and"):
+        fit_params(
+            tree(5, 4), {**tree(5, 4), "encoder": {"run0": {"kernel": np.zeros((4, 2, 2))}}}, {}
+        )
+    with pytest.raises(ValueError, match=r"text_embedding/tokens is float32\[5,2\] there"):
+        fit_params(
+            {**tree(5, 4)}, {**tree(5, 4), "text_embedding": tree(5, 4, 3)["text_embedding"]}, {}
+        )
+    with pytest.raises(ValueError, match="extra/bias have no place in this model"):
+        fit_params({**tree(5, 4), "extra": {"bias": np.zeros(2)}}, tree(5, 4), {})
+    with pytest.raises(ValueError, match="extra/bias are not in these weights"):
+        fit_params(tree(5, 4), {**tree(5, 4), "extra": {"bias": np.zeros(2)}}, {})

@@ -1,0 +1,87 @@
+"""Weights of another run as a start: what fits is taken, tables may grow, the rest is refused.
+
+A vocabulary or a table of positions may have another length: rows that both have are kept, new ones
+are as a fresh model has them.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from training.digests import describe, path_name
+
+TABLES: tuple[tuple[str, int], ...] = (
+    (r"_embedding/(tokens|positions)$", 0),
+    (r"^head/kernel$", 1),
+    (r"^logits_bias$", 0),
+)
+"""Path of a table → its axis of rows."""
+NAMED = 4  # paths told of at most
+
+
+def fit_params(
+    found: Any,
+    fresh: Any,
+    moved_rows: Mapping[str, tuple[int, int]],
+    fetch: Callable[[Any], np.ndarray] = np.asarray,
+) -> tuple[Any, list[str]]:
+    """`found` with the shapes and dtypes of `fresh`, and a line about each table of another length.
+
+    `moved_rows` are rows of such tables that have another number now: path → (old, new). `fetch`
+    brings an array of `fresh` here.
+
+    Raises:
+        ValueError: naming what fits nothing.
+    """
+    have = {path_name(path): leaf for path, leaf in jax.tree.flatten_with_path(found)[0]}
+    want, treedef = jax.tree.flatten_with_path(fresh)
+    names = [path_name(path) for path, _ in want]
+    _refuse("are not in these weights", [name for name in names if name not in have])
+    _refuse("have no place in this model", [name for name in have if name not in names])
+    lines: list[str] = []
+    fitted = [
+        _fit(name, have[name], leaf, moved_rows.get(name), fetch, lines)
+        for name, (_, leaf) in zip(names, want, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, fitted), lines
+
+
+def _refuse(problem: str, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise ValueError(f"init_from does not fit: {', '.join(names[:NAMED])}{more} {problem}")
+
+
+def _fit(
+    name: str,
+    old: Any,
+    new: Any,
+    moved: tuple[int, int] | None,
+    fetch: Callable[[Any], np.ndarray],
+    lines: list[str],
+) -> np.ndarray:
+    if old.shape == new.shape and moved is None:
+        return np.asarray(old, jnp.dtype(new.dtype))
+    axis = next((axis for table, axis in TABLES if re.search(table, name)), None)
+    others = [
+        shape[:axis] + shape[axis + 1 :] for shape in (old.shape, new.shape) if axis is not None
+    ]
+    if axis is None or others[0] != others[1]:
+        raise ValueError(
+            f"init_from does not fit: {name} is {describe(old)} there and {describe(new)} here"
+        )
+    before, after = np.moveaxis(np.asarray(old), axis, 0), np.moveaxis(fetch(new), axis, 0).copy()
+    both = min(len(before), len(after))
+    after[:both] = before[:both]
+    if moved is not None:
+        if moved[0] < both:  # another token's now
+            after[moved[0]] = np.moveaxis(fetch(new), axis, 0)[moved[0]]
+        after[moved[1]] = before[moved[0]]
+    if len(before) != len(after):
+        begun = f", {len(after) - both} begin anew" if len(after) > both else ""
+        lines.append(f"{name} has {len(after)} rows instead of {len(before)}: {both} kept{begun}")
+    return np.moveaxis(after, 0, axis)
