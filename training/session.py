@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from training import metrics, parallel, processes, runs
+from training import metrics, parallel, peers, processes, runs
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, TrackerConfig, TrainingConfig, parse_range
 from training.logbook import Logbook
@@ -83,7 +83,7 @@ def run_training(
     steps = config.training.steps
     book = Logbook(folder, devices.is_first)
     alone = runs.sole_user(folder) if devices.is_first else contextlib.nullcontext()
-    with alone, StopSignal() as stop, processes.watch_peers():
+    with alone, StopSignal() as stop, peers.watch_peers():
         tell = lambda event, text: book.tell(event, None, text)  # noqa: E731
         with Checkpoints(folder / "checkpoints", config.checkpoint, tell) as checkpoints:
             found = checkpoints.resume(_shapes(create, devices), about)
@@ -132,6 +132,7 @@ def _leave(
     """Of a process that was told to stop while its main thread was busy, as in a compilation."""
     checkpoints.settle()
     _note_end(book, folder, tracker.step, steps)
+    peers.say_goodbye()
 
 
 def _note_end(book: Logbook, folder: Path, done: int, steps: int) -> None:
