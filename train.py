@@ -192,7 +192,7 @@ def compose_step(
     return make_train_step(
         parallel.gather_before(loss, devices),
         make_optimizer(config.optim, parallel.spread(devices)),
-        make_schedule(config.optim, training.steps),
+        make_schedule(config.optim, training.steps, lambda step: step * float(training.batch_size)),
         training.accumulation_steps,
         parallel.mean_over(devices),
         settings=training,

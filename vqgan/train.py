@@ -190,11 +190,12 @@ def read_sets(path: str, image_size: int) -> dict[str, Pictures]:
 
 def make_step(config: RunConfig, autoencoder: Autoencoder, devices: Devices) -> Callable:
     """The update of this configuration."""
+    training = config.training
     return make_train_step(
         parallel.gather_before(make_loss(autoencoder, config.loss), devices),
         make_optimizer(config.optim, parallel.spread(devices)),
-        make_schedule(config.optim, config.training.steps),
-        config.training.accumulation_steps,
+        make_schedule(config.optim, training.steps, lambda step: step * float(training.batch_size)),
+        training.accumulation_steps,
         parallel.mean_over(devices),
         update_ema=make_ema(config.optim.ema_decay),
     )
