@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from model.layers import first_largest
 from vqgan import quantizer
 from vqgan.config import Resampling, VQGANConfig
 from vqgan.layers import Layer, Params, apply_plan, conv, init_conv, init_plan
@@ -152,10 +153,7 @@ class Autoencoder:
     def look_up(self, params: Params, latents: Float[Array, "b y x c"]) -> Int[Array, "b y x"]:
         """The index of each latent's code."""
         if self.config.lookup == "classifier":
-            scores = conv(_as_jax(params["classifier"]), latents)
-            return quantizer.likeliest(scores.reshape(-1, scores.shape[-1])).reshape(
-                latents.shape[:-1]
-            )
+            return first_largest(conv(_as_jax(params["classifier"]), latents))
         return quantizer.nearest(self.codes(params), latents)
 
     def decode(self, params: Params, image_tokens: Int[Arrays, "b n"]) -> Float[Array, "b Y X 3"]:
