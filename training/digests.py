@@ -21,7 +21,8 @@ UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 def leaf_digests(tree: Any) -> dict[str, str]:
     """Path → "dtype[shape] digest" of every array in a tree."""
     leaves = jax.tree.flatten_with_path(tree)[0]
-    folded = jax.device_get([_fold(leaf) for _, leaf in leaves])
+    # One at a time: where processes work together, many programs under way can block each other.
+    folded = [jax.device_get(_fold(leaf)) for _, leaf in leaves]
     return {
         path_name(path): f"{describe(leaf)} {int(a):08x}{int(b):08x}"
         for (path, leaf), (a, b) in zip(leaves, folded, strict=True)

@@ -205,7 +205,7 @@ def on_first_device(tree: Any) -> Any:
     def first(leaf: Any) -> Any:
         if not leaf.sharding.is_fully_replicated:
             whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-            leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf)
+            leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf).block_until_ready()
         return leaf.addressable_data(0)
 
     return jax.tree.map(first, tree)
