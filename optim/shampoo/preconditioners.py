@@ -1,9 +1,11 @@
 """Statistics of gradients and the preconditioners made of them, for one tensor cut into blocks."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from optim.config import ShampooConfig
@@ -87,11 +89,13 @@ def precondition(
     done = []
     for piece, of_kind in zip(pieces, preconditioners, strict=True):
         for axis, matrix in enumerate(of_kind):
-            piece = jax.vmap(lambda x, m, d=axis: jnp.moveaxis(jnp.tensordot(m, x, (0, d)), 0, d))(
-                piece, matrix
-            )
+            piece = jax.vmap(partial(_multiply, axis=axis))(matrix, piece)
         done.append(piece)
     return join(done, plan.merged, config.block_size).reshape(plan.layers, *plan.shape)
+
+
+def _multiply(matrix: Float[Array, "n n"], x: Array, axis: int) -> Array:
+    return jnp.moveaxis(jnp.tensordot(matrix, x, (0, axis)), 0, axis)
 
 
 def compute_roots(
@@ -104,23 +108,18 @@ def compute_roots(
 
     All matrices of one size and exponent are one batch, dealt to the devices.
     """
-    found: list[Array] = [old for _, _, old in jobs]
     batches: dict[tuple[int, int], list[int]] = {}
     for i, (exponent, statistics, _) in enumerate(jobs):
         batches.setdefault((exponent, statistics.shape[-1]), []).append(i)
+    found: dict[int, Array] = {}
     for (exponent, _), members in batches.items():
-        before = jnp.concatenate([jobs[i][2] for i in members])
-        roots, errors = spread_jobs(
-            lambda matrix, p=exponent: inverse_root(
-                matrix.astype(dtype), p, config.matrix_epsilon, config.relative_epsilon
-            ),
-            jnp.concatenate([jobs[i][1] for i in members]),
-            spread,
+        statistics, before = (jnp.concatenate([jobs[i][part] for i in members]) for part in (1, 2))
+        root = partial(
+            inverse_root, p=exponent, ridge=config.matrix_epsilon, relative=config.relative_epsilon
         )
+        roots, errors = spread_jobs(root, statistics.astype(dtype), spread)
         good = (errors < config.failure_threshold)[:, None, None]  # False for NaN
         roots = jnp.where(good, roots.astype(before.dtype), before)
-        ends = [0]
-        for i in members:
-            ends.append(ends[-1] + len(jobs[i][1]))
-            found[i] = roots[ends[-2] : ends[-1]]
-    return found
+        ends = np.cumsum([len(jobs[i][1]) for i in members])
+        found |= dict(zip(members, jnp.split(roots, ends[:-1]), strict=True))
+    return [found[i] for i in range(len(jobs))]
