@@ -167,7 +167,7 @@ def test_pictures_are_drawn_with_dalle_minis_weights(tmp_path: Path) -> None:
     weights = REFERENCE / "dalle_mini" / "checkpoint_normformer_glu_scan"
     tokenizer = word_tokenizer(tmp_path / "tokenizer", 64)
     vqgan = REFERENCE / "vqgan_flax" / "vqgan_flax"
-    parts = ["--tokenizer", tokenizer, "--vqgan", vqgan]
+    parts: list[str | Path] = ["--tokenizer", tokenizer, "--vqgan", vqgan]
     prompts = ["--prompts", "w1 w2", "w3", "--pictures=2"]
     generate("--checkpoint", weights, *parts, *prompts, "--out", tmp_path / "out")
     pictures = [np.asarray(Image.open(p)) for p in sorted((tmp_path / "out").glob("0*.png"))]
@@ -182,7 +182,7 @@ def test_pictures_are_drawn_with_dalle_minis_weights(tmp_path: Path) -> None:
 def test_a_picture_is_completed(run_folder: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.png"
     Image.new("RGB", (20, 20), "red").save(begun)
-    common = ["--checkpoint", run_folder, "--prompts", "dark bar 1", "tan bar 2"]
+    common: list[str | Path] = ["--checkpoint", run_folder, "--prompts", "dark bar 1", "tan bar 2"]
     generate(*common, "--complete", begun, "--complete_rows=2", "--out", tmp_path / "whole")
     whole, same = (np.asarray(Image.open(p)) for p in sorted((tmp_path / "whole").glob("0*.png")))
     np.testing.assert_array_equal(whole, same)  # both rows of tokens are given
@@ -201,7 +201,7 @@ def test_clip_puts_the_best_first(
 ) -> None:
     folder = write_clip(tmp_path / "clip")
     out = tmp_path / "out"
-    common = ["--checkpoint", run_folder, "--prompts", "tan bar 1", "--pictures=4"]
+    common: list[str | Path] = ["--checkpoint", run_folder, "--prompts", "tan bar 1", "--pictures=4"]
     generate(*common, "--clip", folder, "--out", out)
     numbered = [out / f"000-tan-bar-1-{k}.png" for k in range(4)]
     scores = [float(read_png_about(path)["clip_score"]) for path in numbered]

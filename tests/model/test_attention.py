@@ -10,7 +10,7 @@ from flax import nnx
 
 from model.attention import Attention, attend, sinkhorn
 from model.blocks import layer_norms, runs
-from model.config import ModelConfig
+from model.config import ModelConfig, Scores
 from model.positions import offset_index, rotary_angles, rotate, sinusoidal
 
 RNG = np.random.default_rng(0)
@@ -77,7 +77,7 @@ def test_sinusoids_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("scores", ["cosine", "qk_norm"])
-def test_normed_scores_do_not_grow_with_the_weights(tiny: ModelConfig, scores: str) -> None:
+def test_normed_scores_do_not_grow_with_the_weights(tiny: ModelConfig, scores: Scores) -> None:
     config = dataclasses.replace(tiny, scores=scores)
     attention = Attention(config, "encoder", None, jnp.dtype("float32"), nnx.Rngs(0))
     x, mask = jnp.float32(RNG.normal(size=(2, 6, 16))), jnp.ones((2, 1, 1, 6), bool)

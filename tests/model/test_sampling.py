@@ -244,7 +244,7 @@ def test_guidance_holds_inside_its_window_only(model: Transformer, params: Any) 
 
 
 def test_behind_the_window_the_empty_caption_is_not_decoded() -> None:
-    def rows(**switches: float) -> list[bool]:
+    def rows(**switches: Any) -> list[bool]:
         return [part.doubled for part in plan_segments(100, SamplingConfig(**switches), 4)]
 
     assert rows(guidance_end=0.5) == [True, True, False, False]
