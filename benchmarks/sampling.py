@@ -1,0 +1,149 @@
+"""How fast are pictures drawn, and how far is that from what memory allows? Prints a table.
+
+python -m benchmarks.sampling
+python -m benchmarks.sampling --model.dim=1024 --model.mlp_dim=4096 --compute_dtype=bfloat16
+
+Weights are random and of the given sizes. The bound: a token cannot come faster than memory gives
+the decoder's weights, once for all rows, and each row's keys and values so far.
+"""
+
+import runtime
+
+runtime.prepare()
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from config import run
+from model import transformer
+from model.config import ModelConfig, SamplingConfig
+from model.sampling import make_sampler
+from model.transformer import Params, Transformer
+
+
+def small_model() -> ModelConfig:
+    """12 M parameters, 256 image tokens."""
+    return ModelConfig(
+        dim=256,
+        encoder_depth=4,
+        decoder_depth=4,
+        num_heads=8,
+        mlp_dim=1024,
+        text_vocab_size=8192,
+        text_length=64,
+        image_vocab_size=1024,
+        grid_size=16,
+    )
+
+
+def guided() -> SamplingConfig:
+    """Guidance, which doubles the rows, and a choice of 50 tokens."""
+    return SamplingConfig(guidance_scale=10.0, temperature=1.0, top_k=50)
+
+
+@dataclass(frozen=True)
+class SamplingBenchmark:
+    """What is drawn, and how often it is timed."""
+
+    model: ModelConfig = field(default_factory=small_model)
+    """The transformer."""
+    sampling: SamplingConfig = field(default_factory=guided)
+    """How tokens are drawn."""
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of products, of the weights held for them and of the cache."""
+    pictures: tuple[int, ...] = (1, 4)
+    """Pictures drawn at a time, one row of the table each."""
+    rounds: int = 7
+    """Timed calls of each; the median is printed."""
+    bandwidth_megabytes: int = 256
+    """Size of the array that is read to measure the bandwidth: larger than the caches."""
+
+
+def main(config: SamplingBenchmark) -> None:
+    """Measure the bandwidth, then each number of pictures."""
+    bandwidth = measure_bandwidth(config.bandwidth_megabytes << 20)
+    count, device = transformer.count_params(config.model), jax.devices()[0].device_kind
+    print(
+        f"{count:,} parameters, {config.compute_dtype}, {device}: {bandwidth / 1e9:.1f} GB/s read"
+    )
+    print(
+        "| pictures | image tokens/s | of the bound | compiling, s | memory, MB | of it weights |"
+    )
+    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+    for pictures in config.pictures:
+        print(_measure(config, pictures, bandwidth), flush=True)
+
+
+def measure_bandwidth(size: int) -> float:
+    """Bytes a second at which the device sums up an array of `size` bytes; the best of ten."""
+    total, x = jax.jit(jnp.sum), jnp.ones((size // 4,), jnp.float32)
+    return x.nbytes / min(_seconds(lambda: total(x), 11)[1:])
+
+
+def bytes_per_token(model: Transformer, params: Params, rows: int) -> float:
+    """What one step of `rows` rows must read, on average over a picture: the decoder's weights, and
+    keys and values of the caption and of the tokens so far."""
+    config, text = model.config, (rows, model.config.text_length)
+    states = jax.ShapeDtypeStruct((*text, config.dim), model.dtype)
+
+    def keys_values(params: Params, states: Array, mask: Array) -> list[tuple[Array, ...]]:
+        layers = model.init_cache(params, states, mask, 1).layers
+        return [(one.cross_k, one.cross_v, one.self_k, one.self_v) for one in layers]
+
+    mask = jax.ShapeDtypeStruct(text, bool)
+    layers = jax.eval_shape(keys_values, params, states, mask)
+    caption, position = (_bytes([one[part] for one in layers]) for part in (slice(2), slice(2, 4)))
+    head = params["head"] if "head" in params else params["image_embedding"]["tokens"]
+    weights = _bytes(params["decoder"]) + _bytes(head)
+    return weights + caption + position * (config.image_length + 1) / 2
+
+
+def _measure(config: SamplingBenchmark, pictures: int, bandwidth: float) -> str:
+    """One row of the table."""
+    model = transformer.build(config.model, config.compute_dtype)
+    rows = pictures * (1 if config.sampling.guidance_scale == 1 else 2)
+    params = model.lay_out(jax.jit(model.init)(jax.random.key(0)), rows)
+    empty = np.zeros((1, config.model.text_length), np.int32)
+    sample = make_sampler(model, config.sampling, (empty, empty == 0))
+    text = np.arange(pictures * empty.size, dtype=np.int32).reshape(pictures, -1)
+    text %= config.model.text_vocab_size
+    seeds = np.arange(pictures, dtype=np.uint32)
+    start = time.perf_counter()
+    compiled = jax.jit(sample).lower(params, text, text >= 0, seeds).compile()
+    compiling = time.perf_counter() - start
+    times = _seconds(lambda: compiled(params, text, text >= 0, seeds), config.rounds + 1)[1:]
+    pace = config.model.image_length / statistics.median(times)
+    share = pace * bytes_per_token(model, params, rows) / bandwidth
+    used: Any = compiled.memory_analysis()
+    memory = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
+    return (
+        f"| {pictures} | {pace * pictures:.0f} | {share:.0%} | {compiling:.1f} "
+        f"| {memory / 1e6:.0f} | {_bytes(params) / 1e6:.0f} |"
+    )
+
+
+def _seconds(call: Callable[[], Any], times: int) -> list[float]:
+    """How long each of several calls took."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_compilation_cache", False)  # or compiling would cost nothing
+    run(main, SamplingBenchmark, prog="python -m benchmarks.sampling", about=__doc__ or "")
