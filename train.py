@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -31,8 +32,10 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training import parallel, processes, runs
 from training.finetuning import fit_params
+from training.flops import count_flops
 from training.hooks import evaluate_loss
 from training.loop import Hook
+from training.metrics import Costs, peak_flops
 from training.parallel import Devices
 from training.session import Work, run_training
 from training.spikes import init_guard
@@ -90,6 +93,7 @@ def main(config: Config) -> None:
         about,
         begin,
         changes,
+        count_costs(model, config.model, devices),
         prepare=partial(start_from, config, devices) if config.init_from else None,
     )
 
@@ -99,6 +103,17 @@ def open_folder(config: Config) -> tuple[str, runs.Changes | None]:
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
     load = lambda path: to_tree(from_yaml(Config, path))  # noqa: E731
     return str(folder), runs.open_folder(folder, to_tree(config), load)
+
+
+def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Costs:
+    """What an example costs in training: its backward pass is twice its forward pass, whatever is
+    computed again to save memory."""
+    text = jax.ShapeDtypeStruct((1, sizes.text_length), jnp.int32)
+    mask = jax.ShapeDtypeStruct(text.shape, bool)
+    image = jax.ShapeDtypeStruct((1, sizes.image_length), jnp.int32)
+    flops = 3.0 * count_flops(model.apply, model.shapes, text, mask, image)
+    peak = sum(peak_flops(device.device_kind) for device in devices.devices)
+    return Costs(sizes.image_length, flops, peak)
 
 
 def start_from(config: Config, devices: Devices, state: TrainState) -> tuple[TrainState, list[str]]:

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from config import Config, parse_config, run
-from experiments.flops import count_flops
 from model import transformer
 from train import compose_step, make_state
 from training import parallel
 from training.config import ParallelConfig
+from training.flops import count_flops
 from training.parallel import Devices
 
 ABOUT = "Compile a preset's training step for devices that are not there, and say what it needs."

@@ -37,6 +37,27 @@ class Costs:
 NO_COSTS = Costs()
 
 
+# Dense products in bfloat16, by the makers' data sheets, in FLOPs a second of what jax calls a
+# device (of TPU v2 and v3 a core, half a chip).
+PEAK_FLOPS = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5": 459e12,
+    "TPU v5 lite": 197e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float:
+    """Of one device, by its name; 0 where it is not known, as of CPUs."""
+    known = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
+    return PEAK_FLOPS[max(known, key=len)] if known else 0.0
+
+
 def memory() -> dict[str, float]:
     """Most memory used so far in GB: of the fullest device where it tells, else of this process."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]

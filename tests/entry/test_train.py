@@ -141,6 +141,8 @@ def test_other_weights_are_a_start_with_a_larger_vocabulary_and_frozen_layers(
         f"--init_from={first}",
         "--model.text_vocab_size=310",
         '--optim.freeze=["encoder*"]',
+        "--optim.ema_decay=0.9",
+        "--training.norms_every=2",
         "--training.steps=3",
     )
     with pytest.raises(ValueError, match=r"another model: model.use_bias \(was False, now True\)"):

@@ -194,3 +194,20 @@ def test_rows_beyond_the_restored_step_are_removed(tmp_path) -> None:
     assert [(row["step"], row["train/loss"]) for row in rows] == [(1, 1), (2, 1), (3, 2)]
     assert rows[-1]["examples"] == 12
     assert rows[-1]["hours"] == pytest.approx(3 / 3600, abs=1e-6)
+
+
+def test_a_row_tells_what_the_machine_does(tmp_path) -> None:
+    costs = metrics.Costs(tokens=64, flops=2e9, peak_flops=1e12)
+    file = metrics.MetricsFile(tmp_path / "metrics.jsonl", 0, batch_size=100, costs=costs)
+    row = file.write(1, {"time/step_ms": 500.0})
+    file.close()
+    assert {name: value for name, value in row.items() if name.startswith("speed/")} == {
+        "speed/examples_per_s": 200,
+        "speed/tokens_per_s": 12800,
+        "speed/tflops": 0.4,
+        "speed/utilisation": 0.4,
+    }
+    assert metrics.memory()["memory/peak_gb"] > 0.01
+    assert metrics.peak_flops("NVIDIA H200") == 989e12
+    assert metrics.peak_flops("TPU v5 lite") == 197e12
+    assert metrics.peak_flops("cpu") == 0
