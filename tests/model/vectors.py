@@ -4,9 +4,10 @@ The vectors are packed with xz; of normformer_glu_scan the weights are in the fo
 of normformer_ffn_bias_relu_headscale the full gradients are left out.
 """
 
+import functools
 import json
 import lzma
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Vectors:
         return text_tokens, mask.astype(bool), decoder_inputs
 
 
+@functools.cache
 def dalle_mini(name: str) -> Vectors:
     """One of VARIANTS."""
     path = FOLDER.parent / name
@@ -73,15 +75,39 @@ def settings(vectors: Vectors) -> dict[str, Any]:
     return {**facts["config"], **facts["special_tokens"], "model_type": "dallebart"}
 
 
-def write_folder(folder: Path, values: Mapping[str, Any], params: Mapping[str, Any]) -> Path:
+def folder(name: str, parent: Path) -> Path:
+    """The folder of a variant, written into `parent` where there is none yet."""
+    if name == SCANNED:
+        return FOLDER
+    found = dalle_mini(name)
+    return write_folder(parent / name, settings(found), found.group("params"))
+
+
+def write_folder(path: Path, values: Mapping[str, Any], params: Mapping[str, Any]) -> Path:
     """A folder as dalle-mini saves it, of weights by key."""
-    folder.mkdir()
+    path.mkdir()
     write_msgpack(
-        folder / "flax_model.msgpack", unflatten_dict(dict(sorted(params.items())), sep="/")
+        path / "flax_model.msgpack", unflatten_dict(dict(sorted(params.items())), sep="/")
     )
     text = json.dumps(dict(sorted(values.items())), indent=2)
-    (folder / "config.json").write_text(text + "\n")
-    return folder
+    (path / "config.json").write_text(text + "\n")
+    return path
+
+
+@functools.cache
+def _options() -> dict[str, bool]:
+    """With them XLA compiles small programs in a third of the time; later ones may lack them."""
+    quick = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=quick)(0)
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return quick
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` for programs that compile for longer than they run."""
+    return jax.jit(function, compiler_options=_options())
 
 
 def package_layout(values: Mapping[str, Any]) -> Shapes:
