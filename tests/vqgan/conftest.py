@@ -1,7 +1,12 @@
-"""An autoencoder small enough to build in every test."""
+"""An autoencoder small enough to build in every test, and other programs' to change."""
+
+import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.vqgan.examples import FLAX, GUMBEL, settings
 from vqgan.config import VQGANConfig
 
 
@@ -18,3 +23,18 @@ def tiny_vqgan() -> VQGANConfig:
         code_dim=4,
         codebook_size=32,
     )
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """GUMBEL with a yaml beside it."""
+    shutil.copy(GUMBEL, tmp_path / "last.safetensors")
+    target = {"target": "taming.models.vqgan.GumbelVQ", "params": settings()}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": target}))
+    return tmp_path / "last.safetensors"
+
+
+@pytest.fixture
+def flax_folder(tmp_path: Path) -> Path:
+    """The one of vqgan-jax, to change."""
+    return Path(shutil.copytree(FLAX, tmp_path / "flax"))

@@ -1,0 +1,37 @@
+"""VQGANs of other programs that the tests read: vqgan-jax's, and taming-transformers' GumbelVQ."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = Path(__file__).parents[1] / "reference"
+FLAX = REFERENCE / "vqgan_flax" / "vqgan_flax"
+GUMBEL = REFERENCE / "vqgan_torch" / "gumbel_res1.weights.safetensors"
+TORCH_PICKLE = REFERENCE / "vqgan_torch" / "vqgan_res1.data.pkl"
+"""That of a .ckpt which torch wrote, without its storages: names and shapes of a VQModel."""
+RES1 = {
+    "ch": 32,
+    "ch_mult": [1, 1, 2],
+    "num_res_blocks": 1,
+    "attn_resolutions": [8],
+    "resolution": 32,
+    "z_channels": 32,
+    "n_embed": 64,
+    "embed_dim": 32,
+}
+"""The settings of that model."""
+
+
+def settings() -> dict[str, Any]:
+    """Those of GUMBEL, as its json nests them."""
+    values = json.loads(GUMBEL.with_name("gumbel_res1.json").read_text())
+    return {name: values[name] for name in ("ddconfig", "n_embed", "embed_dim")}
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two trees hold the same numbers."""
+    return jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), one, other))
