@@ -8,6 +8,7 @@ import runtime
 runtime.prepare()
 
 import importlib.util
+import math
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,6 @@ from training.flops import count_flops
 from training.parallel import Devices
 
 ABOUT = "Compile a preset's training step for devices that are not there, and say what it needs."
-# jax's libtpu as pip knows it, of the same day as jax itself.
 INSTALL = 'pip install "jax[tpu]"'
 GB = 1e9
 MEMORY_GIB = {
@@ -175,7 +175,8 @@ def compile_memory(step: Any, state: Any, batch: Any, devices: Devices) -> dict[
     try:
         found = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(_say_by_how_much(str(error))) from None
+        own = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(state))
+        raise ValueError(_say_by_how_much(str(error), own / 2**30)) from None
     return {
         "state and batch": found.argument_size_in_bytes,
         "new state beside the old": found.output_size_in_bytes - found.alias_size_in_bytes,
@@ -184,13 +185,30 @@ def compile_memory(step: Any, state: Any, batch: Any, devices: Devices) -> dict[
     }
 
 
-def _say_by_how_much(error: str) -> str:
-    used = re.search(r"Used (\S+) of (\S+) hbm.*?by (\S+?)\.?(\s|$)", error, re.DOTALL)
-    if used is None:
+def _bytes_of(leaf: Any) -> int:
+    """On one device."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _say_by_how_much(error: str, state_gib: float) -> str:
+    """Out of the compiler's own words, which come in two forms and do not always count the
+    state."""
+    temporaries = re.search(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", error)
+    whole = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", error)
+    if temporaries:
+        need, limit = float(temporaries[1]) + state_gib, float(temporaries[2])
+    elif whole:
+        need, limit = float(whole[1]), float(whole[2])
+    else:
         return f"it does not compile: {' '.join(error.split())[:500]}"
+    return _too_much(need * 2**30, limit * 2**30)
+
+
+def _too_much(need: float, limit: float) -> str:
     return (
-        f"it does not fit: a device needs {used[1]} of {used[2]}, {used[3]} too much; take more "
-        "devices, more accumulation_steps or tensor"
+        f"it does not fit: a device needs {need / GB:.3f} GB of {limit / GB:.3f} GB, "
+        f"{(need - limit) / GB:.3f} GB too much; take more devices, more accumulation_steps or "
+        "tensor"
     )
 
 
@@ -202,11 +220,7 @@ def report(parts: dict[str, float], limit: float) -> None:
     print(f"{total / GB:10.3f} GB  a device in all", end="")
     print(f", of {limit / GB:.1f} GB: {total / limit:.0%}" if limit else "")
     if limit and total > limit:
-        raise ValueError(
-            f"it does not fit: a device needs {total / GB:.3f} GB of {limit / GB:.3f} GB, "
-            f"{(total - limit) / GB:.3f} GB too much; take more devices, more accumulation_steps "
-            "or tensor"
-        )
+        raise ValueError(_too_much(total, limit))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""Several processes train one run: real ones, on this machine."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import train
+from config import Config, parse_config
+from tests.entry.test_train import TINY, losses, weights
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
+def start(records: Path, run: Path, *more: str) -> list[subprocess.Popen]:
+    """Two processes of two devices each."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
+    meeting = [f"--parallel.coordinator=localhost:{free_port()}", "--parallel.num_processes=2"]
+    flags = [*TINY, f"--data.records={records}", f"--output_dir={run}", *more, *meeting]
+    return [
+        subprocess.Popen(
+            [sys.executable, "train.py", *flags, f"--parallel.process_id={i}"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+
+
+def finish(processes: list[subprocess.Popen], timeout: float) -> list[tuple[int, str, str]]:
+    """Exit status and what was printed."""
+    try:
+        said = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(one.returncode, *words) for one, words in zip(processes, said, strict=True)]
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        rows = losses(run)
+        if rows and rows[-1][0] >= step:
+            return
+        time.sleep(0.1)
+    raise AssertionError("no progress")
+
+
+def assert_same_weights(one: Path, other: Path, tmp_path: Path) -> None:
+    a, b = weights(one, tmp_path / f"{one.name}-w"), weights(other, tmp_path / f"{other.name}-w")
+    difference = sum(np.square(a[name] - b[name]).sum() for name in a)
+    size = sum(np.square(value).sum() for value in a.values())
+    assert np.sqrt(difference / size) <= 1e-5
+
+
+def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    more = ["--training.steps=6", "--checkpoint.every=3"]
+    said = finish(start(records_folder, two, *more), 120)
+    assert [status for status, *_ in said] == [0, 0], said
+    assert "2 processes" in said[0][1]
+    # The first speaks for both.
+    assert not [line for line in said[1][1].splitlines() if "peer ranks" not in line]
+    flags = [f"--data.records={records_folder}", f"--output_dir={one}", *more]
+    train.main(parse_config(Config, [*TINY, *flags]))
+    assert [step for step, _ in losses(two)] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(*(np.array(losses(run)) for run in (one, two)), rtol=1e-5)
+    assert_same_weights(one, two, tmp_path)
+    assert len(list((two / "grids").iterdir())) == 1
+    # One process on other devices goes on with what two have saved.
+    train.main(
+        parse_config(
+            Config,
+            [
+                *TINY,
+                *flags[:1],
+                f"--output_dir={two}",
+                "--training.steps=8",
+                "--parallel.mode=mesh",
+                "--parallel.fsdp=2",
+                "--parallel.tensor=2",
+            ],
+        )
+    )
+    assert losses(two)[-1][0] == 8
+    assert jax.device_count() == 4
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_step_to_stop_at(records_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    both = start(records_folder, run, "--training.steps=100000", "--parallel.mode=mesh")
+    wait_for_step(run, 4)
+    both[1].send_signal(signal.SIGTERM)
+    said = finish(both, 60)
+    assert [status for status, *_ in said] == [0, 0], said
+    done = losses(run)[-1][0]
+    assert f"step {done} of 100000; the same command goes on" in said[0][1]
+    assert (run / "checkpoints" / str(done)).is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_peer_ends_the_survivor(records_folder: Path, tmp_path: Path, victim: int) -> None:
+    run = tmp_path / "run"
+    both = start(records_folder, run, "--training.steps=100000")
+    wait_for_step(run, 4)
+    both[victim].kill()
+    began = time.monotonic()
+    survivor = both[1 - victim]
+    _, error = survivor.communicate(timeout=60)
+    seconds = time.monotonic() - began
+    both[victim].communicate()
+    print(f"the survivor ended after {seconds:.1f} s with {survivor.returncode}")
+    assert survivor.returncode != 0
+    assert "another process of this run is gone" in error
+    assert seconds < 30

@@ -1,0 +1,176 @@
+"""A run is the same on any devices, however they are arranged; and how arrays are cut."""
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from model import transformer
+from model.config import ModelConfig
+from model.loss import make_loss
+from optim.config import OptimConfig
+from optim.optimizers import make_optimizer
+from optim.schedules import make_schedule
+from training import parallel, sharding
+from training.config import ParallelConfig
+from training.state import TrainState
+from training.step import make_train_step
+
+ROWS, STEPS, RATE = 8, 10, 2e-3
+TINY = ModelConfig(
+    dim=16,
+    encoder_depth=2,
+    decoder_depth=2,
+    num_heads=2,
+    mlp_dim=24,
+    text_vocab_size=32,
+    text_length=6,
+    image_vocab_size=20,
+    grid_size=3,
+    dropout=0.1,
+    unroll=1,
+)
+ONE = ParallelConfig(devices=1)
+PMAP = ParallelConfig()
+DATA = ParallelConfig(mode="mesh")
+FSDP = ParallelConfig(mode="mesh", fsdp=4)
+TENSOR = ParallelConfig(mode="mesh", tensor=2)
+ALL = ParallelConfig(mode="mesh", fsdp=2, tensor=2)
+named = partial(pytest.mark.parametrize, "config", ids=lambda c: f"{c.mode}-{c.fsdp}-{c.tensor}")
+
+
+def batch_at(step: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step)
+    return {
+        "text_tokens": rng.integers(2, 32, (ROWS, 6), np.int32),
+        "text_mask": np.ones((ROWS, 6), bool),
+        "image_tokens": rng.integers(0, 20, (ROWS, 9), np.int32),
+        "example_index": np.arange(ROWS, dtype=np.int32),
+    }
+
+
+@cache
+def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "adamw"):
+    """The devices, a fresh state on them, and the update."""
+    devices = parallel.start(config)
+    optim = OptimConfig(name=name, learning_rate=RATE, warmup_steps=1, decay_fraction=0.0)
+    model = transformer.build(TINY)
+    empty = jnp.zeros((1, 6), jnp.int32)
+    loss = make_loss(model, (empty, empty == 0), 20, 0.2, 0.2)
+    step = make_train_step(
+        parallel.gather_before(loss, devices),
+        make_optimizer(optim, parallel.spread(devices)),
+        make_schedule(optim, STEPS),
+        accumulation_steps,
+        parallel.mean_over(devices),
+    )
+    create = partial(TrainState.create, model.init, make_optimizer(optim), 0)
+    return devices, create, parallel.compile_step(step, devices)
+
+
+def train(state: TrainState, run, first: int, last: int) -> TrainState:
+    for n in range(first, last):
+        state, _ = run(state, batch_at(n))
+    return state
+
+
+@cache
+def trained(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "adamw"):
+    devices, create, run = program(config, accumulation_steps, name)
+    return jax.device_get(train(parallel.create(create, devices), run, 0, STEPS))
+
+
+def assert_near(a: TrainState, b: TrainState, relative: float = 1e-5) -> None:
+    pairs = list(zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True))
+    difference = np.sqrt(sum(np.square(x - y).sum() for x, y in pairs))
+    assert difference <= relative * np.sqrt(sum(np.square(x).sum() for x, _ in pairs))
+    assert max(np.abs(x - y).max() for x, y in pairs) <= 0.1 * RATE
+
+
+@named([PMAP, DATA, FSDP, TENSOR])
+def test_ten_steps_are_the_same_as_on_one_device(config: ParallelConfig) -> None:
+    assert_near(trained(ONE), trained(config))
+
+
+def test_micro_batches_on_a_mesh_are_the_same_as_one_batch() -> None:
+    assert_near(trained(ONE), trained(ALL, accumulation_steps=2))
+
+
+@pytest.mark.slow
+@named([PMAP, DATA, FSDP, TENSOR, ALL])
+def test_shampoo_spread_over_devices_is_the_same(config: ParallelConfig) -> None:
+    assert_near(trained(ONE, 1, "shampoo"), trained(config, 1, "shampoo"), 1e-4)
+
+
+def test_a_run_goes_on_under_another_mode() -> None:
+    devices, create, run = program(PMAP)
+    other, _, run_other = program(FSDP)
+    state = train(parallel.create(create, devices), run, 0, 4)
+    state = train(parallel.place(jax.device_get(state), other), run_other, 4, 7)
+    state = train(parallel.place(jax.device_get(state), devices), run, 7, STEPS)
+    assert_near(trained(ONE), jax.device_get(state))
+
+
+def test_a_state_on_a_mesh_is_cut_and_its_memory_given_on() -> None:
+    devices, create, run = program(FSDP)
+    state = parallel.create(create, devices)
+    kernel = state.params["decoder"]["run0"]["mlp"]["up"]["kernel"]
+    assert kernel.addressable_data(0).size == kernel.size // 4
+    new, _ = run(state, batch_at(0))
+    assert kernel.is_deleted()
+    new_kernel = new.params["decoder"]["run0"]["mlp"]["up"]["kernel"]
+    assert new_kernel.sharding == kernel.sharding
+    whole = parallel.on_first_device(new.params)["decoder"]["run0"]["mlp"]["up"]["kernel"]
+    np.testing.assert_array_equal(whole, np.asarray(new_kernel))
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "spec"),
+    [
+        ("params/encoder/run0/attention/q/kernel", (2, 8, 16), P(None, "fsdp", "tensor")),
+        ("opt_state/1/mu/decoder/run1/mlp/gate/kernel", (4, 8, 16), P(None, "fsdp", "tensor")),
+        ("params/decoder/run0/cross_attention/out/kernel", (2, 16, 8), P(None, "tensor", "fsdp")),
+        ("params/decoder/run0/mlp/down/kernel", (2, 16, 8), P(None, "tensor", "fsdp")),
+        ("params/decoder/run0/mlp/up/bias", (2, 16), P(None, "tensor")),
+        ("params/encoder/run0/mlp/mid_norm/scale", (2, 16), P(None, None)),
+        ("params/text_embedding/tokens", (32, 8), P("tensor", "fsdp")),
+        ("params/image_embedding/tokens", (21, 8), P(None, "tensor")),  # 21 rows are not even
+        ("params/text_embedding/positions", (6, 8), P(None, "fsdp")),
+        ("params/head/kernel", (8, 20), P("fsdp", "tensor")),
+        ("params/encoder_norm/scale", (8,), P(None)),
+        ("step", (), P()),
+    ],
+)
+def test_arrays_are_cut_by_the_rules(path: str, shape: tuple, spec: P) -> None:
+    assert sharding.partition(path, shape, {"data": 1, "fsdp": 4, "tensor": 2}) == spec
+
+
+@named([PMAP, DATA, FSDP, TENSOR])
+def test_one_process_reads_every_row(config: ParallelConfig) -> None:
+    np.testing.assert_array_equal(parallel.start(config).rows(8), np.arange(8))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ParallelConfig(fsdp=2), "pmap holds whole .* add --parallel.mode=mesh"),
+        (ParallelConfig(mode="mesh", fsdp=3), "parallel.fsdp 3 .* does not divide 4 device"),
+    ],
+)
+def test_devices_that_make_no_mesh_are_refused(config: ParallelConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parallel.start(config)
+
+
+def test_devices_that_share_rows_do_not_divide_the_batch() -> None:
+    parallel.check_batch(6, parallel.start(TENSOR), 3)
+    with pytest.raises(ValueError, match="7 is not a multiple of 2 .* × 3 .*try 6"):
+        parallel.check_batch(7, parallel.start(TENSOR), 3)
+
+
+def test_the_description_names_the_axes() -> None:
+    assert parallel.start(ALL).describe() == "4 × cpu as 1 data × 2 fsdp × 2 tensor"

@@ -1,0 +1,84 @@
+"""Processes find each other by what their launcher says, or by flags. Whole runs of several are in
+tests/entry/test_processes.py."""
+
+import socket
+from typing import Any
+
+import pytest
+
+from training import processes
+from training.config import ParallelConfig
+from training.processes import Meeting, find
+
+SLURM = {"SLURM_STEP_NODELIST": "node[01-04]", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
+MPI = {
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911",
+}
+POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "2"}
+
+
+@pytest.fixture(autouse=True)
+def no_tpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.glob, "glob", lambda pattern: [])
+
+
+def by_hand(**flags: Any) -> ParallelConfig:
+    given: dict[str, Any] = {"coordinator": "a:1", "num_processes": 4, "process_id": 3}
+    return ParallelConfig(**{**given, **flags})
+
+
+@pytest.mark.parametrize(
+    ("environ", "config", "meeting"),
+    [
+        ({}, ParallelConfig(), None),
+        ({}, by_hand(), Meeting("a:1", 4, 3)),
+        ({}, by_hand(process_id=0), Meeting("a:1", 4, 0)),
+        ({}, by_hand(num_processes=1, process_id=0), None),
+        (SLURM, ParallelConfig(), Meeting(None, 8, 3)),
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ParallelConfig(), None),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ParallelConfig(), None),  # no srun
+        (MPI, ParallelConfig(), Meeting(None, 2, 1)),
+        (MPI, ParallelConfig(coordinator="b:2"), Meeting("b:2", 2, 1)),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, ParallelConfig(), None),  # no Job
+    ],
+)
+def test_a_process_knows_where_to_meet(
+    environ: dict[str, str], config: ParallelConfig, meeting: Meeting | None
+) -> None:
+    assert find(config, environ) == meeting
+
+
+def test_the_first_pod_of_a_job_is_the_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getfqdn", lambda: "train-2.pods.default.svc.cluster.local")
+    found = find(ParallelConfig(num_processes=4), POD)
+    assert found == Meeting("train-0.pods.default.svc.cluster.local:55527", 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("environ", "config", "message"),
+    [
+        ({}, ParallelConfig(num_processes=2), "need all of --parallel.coordinator=HOST:PORT"),
+        ({}, by_hand(process_id=4), "process_id 4 is not one of the 4 processes"),
+        ({}, by_hand(coordinator="here"), "here has no port; try here:12345"),
+        (POD, ParallelConfig(), "add --parallel.num_processes=N"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
+            ParallelConfig(),
+            "does not tell where it was started; add --parallel.coordinator",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(
+    environ: dict[str, str], config: ParallelConfig, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        find(config, environ)
+
+
+def test_one_process_needs_nobody() -> None:
+    assert processes.from_first(lambda: {"a": 1}) == {"a": 1}
+    agree = processes.Agreement()
+    assert agree(True)
+    assert not agree(False)
