@@ -201,7 +201,8 @@ def test_clip_puts_the_best_first(
 ) -> None:
     folder = write_clip(tmp_path / "clip")
     out = tmp_path / "out"
-    common: list[str | Path] = ["--checkpoint", run_folder, "--prompts", "tan bar 1", "--pictures=4"]
+    common: list[str | Path] = ["--checkpoint", run_folder, "--prompts", "tan bar 1"]
+    common.append("--pictures=4")
     generate(*common, "--clip", folder, "--out", out)
     numbered = [out / f"000-tan-bar-1-{k}.png" for k in range(4)]
     scores = [float(read_png_about(path)["clip_score"]) for path in numbered]
