@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test slow format clean
+.PHONY: help install quickstart test slow drills format clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ test: $(VENV)/installed-dev ## format, lint, types and tests: what CI runs
 
 slow: $(VENV)/installed-dev ## the longer proofs
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
+
+drills: $(VENV)/installed-dev ## kill, damage, fill up and poison runs; each drill prints its figure
+	$(BIN)/pytest -m slow -s -p no:warnings tests/drills tests/entry/test_drills.py
 
 format: $(VENV)/installed-dev ## put the code into the house's format
 	$(BIN)/ruff format .
