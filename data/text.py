@@ -198,7 +198,10 @@ def _open_other(folder: Path) -> TextTokenizer:
 
     with _blaming(f"{folder} is no tokenizer that transformers can read"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        size = max(tokenizer.get_vocab().values()) + 1
+        ids = set(tokenizer.get_vocab().values())
+        if ids <= set(tokenizer.all_special_ids):
+            raise ValueError("its vocabulary has no tokens but special ones; is a file missing?")
+        size = max(ids) + 1
 
     def token_ids(captions: list[str]) -> list[list[int]]:
         with _blaming(f"the tokenizer in {folder} cannot encode a caption"):

@@ -116,6 +116,9 @@ def is_scanned(keys: Collection[str]) -> bool:
 def read_config(values: Mapping[str, Any], keys: Collection[str]) -> ModelConfig:
     """Our configuration of theirs and the keys of its weights.
 
+    Behind the VQGAN's codes theirs have classes of no code, the start and end token among them: who
+    draws without a `codebook_size` (model/sampling.py) may draw those too.
+
     Raises:
         ValueError: a setting is of a wrong type, or one that we have no word for.
     """

@@ -271,6 +271,12 @@ def test_hostile_prompts_become_rows_in_no_time(folder: Path, name: str, normali
     assert text_tokens.max() < tokenizer.vocab_size
 
 
+def test_a_folder_with_a_configuration_but_no_vocabulary_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(ValueError, match="transformers can read: its vocabulary has no tokens"):
+        open_tokenizer(tmp_path)
+
+
 def test_other_hugging_face_tokenizers_open_through_transformers(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "heart"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
