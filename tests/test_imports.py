@@ -22,7 +22,7 @@ ALLOWED = {
 # Run as `python -m`, they compose like train.py does; nothing but tests imports them.
 COMPOSING = {"vqgan/train.py", "data/encode.py", "data/emoji.py"}
 FOR_ALL = ("config", "runtime", "drawing", "ranking")
-OURS = {*PACKAGES, *FOR_ALL, "train", "generate", "evaluate", "release"}
+OURS = {*PACKAGES, *FOR_ALL, "train", "generate", "evaluate", "release", "experiments"}
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")) + [
     ROOT / f"{name}.py" for name in FOR_ALL
 ]
