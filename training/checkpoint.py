@@ -15,18 +15,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from training.config import CheckpointConfig
-from training.digests import describe, json_digest, leaf_digests, path_name
+from training.digests import check_fit, json_digest, leaf_digests, shape_of
 from training.state import TrainState
 
 # What they have to say is said here in a line.
 for noisy in ("absl", "asyncio"):
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+_print_error = sys.excepthook
+
+
+def _print_unless_late(kind: Any, error: Any, trace: Any) -> None:
+    """Where one write fails, orbax ends its event loop, and those that finish later complain."""
+    if str(error) != "Event loop is closed":
+        _print_error(kind, error, trace)
+
+
+sys.excepthook = _print_unless_late
 
 Tell = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
@@ -241,7 +251,7 @@ class Checkpoints:
         for name, digest in saved.items():
             item, _, key = name.partition("/")
             if item == "rest" and key.startswith(OPTIONAL) and key not in names:
-                wanted["rest"][key] = _shape_of(digest, like.step)
+                wanted["rest"][key] = shape_of(digest, like.step)
         if not any(name.startswith("ema/") for name in saved):
             wanted.pop("ema", None)
         found = self._restore(step, wanted)
@@ -265,7 +275,7 @@ class Checkpoints:
 
     def _restore(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         expected = self.digests(step)
-        _check_fit(self._folder / str(step), expected, wanted)
+        check_fit(self._folder / str(step), expected, wanted)
         args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
         with self._readable(step):
             found = self._manager.restore(step, args=ocp.args.Composite(**args))
@@ -308,26 +318,6 @@ def _everywhere(is_well: bool) -> bool:
     if jax.process_count() == 1:
         return is_well
     return bool(multihost_utils.process_allgather(np.array(is_well)).all())
-
-
-def _check_fit(path: Path, expected: Mapping[str, str], wanted: dict[str, Any]) -> None:
-    """Raises ValueError naming the first array that is not of the shape and dtype wanted."""
-    have = {n: d.split()[0] for n, d in expected.items() if n.partition("/")[0] in wanted}
-    want = {path_name(p): describe(x) for p, x in jax.tree.flatten_with_path(wanted)[0]}
-    for name in {**want, **have}:
-        if have.get(name) != want.get(name):
-            raise ValueError(
-                f"checkpoint {path} does not fit this configuration: {name} is "
-                f"{have.get(name, 'not in it')}, not {want.get(name, 'absent')}"
-                + ("; --init_from=RUN takes its weights only" if "opt_state" in name else "")
-            )
-
-
-def _shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:
-    """What `describe` wrote, lying as `like` does."""
-    dtype, _, shape = digest.split()[0].rstrip("]").partition("[")
-    sizes = tuple(int(size) for size in shape.split(",") if size)
-    return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=like.sharding)
 
 
 def _items(state: TrainState) -> dict[str, Any]:

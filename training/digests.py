@@ -9,6 +9,7 @@ one to one, so that a single changed number is always seen.
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,6 +33,26 @@ def leaf_digests(tree: Any) -> dict[str, str]:
 def describe(leaf: Any) -> str:
     """Such as float32[2,4]; for shapes that are not yet arrays too."""
     return f"{jnp.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
+
+
+def shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:
+    """What `describe` wrote, lying as `like` does."""
+    dtype, _, shape = digest.split()[0].rstrip("]").partition("[")
+    sizes = tuple(int(size) for size in shape.split(",") if size)
+    return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=like.sharding)
+
+
+def check_fit(path: Path, expected: Mapping[str, str], wanted: dict[str, Any]) -> None:
+    """Raises ValueError naming the first array that is not of the shape and dtype wanted."""
+    have = {n: d.split()[0] for n, d in expected.items() if n.partition("/")[0] in wanted}
+    want = {path_name(p): describe(x) for p, x in jax.tree.flatten_with_path(wanted)[0]}
+    for name in {**want, **have}:
+        if have.get(name) != want.get(name):
+            raise ValueError(
+                f"checkpoint {path} does not fit this configuration: {name} is "
+                f"{have.get(name, 'not in it')}, not {want.get(name, 'absent')}"
+                + ("; --init_from=RUN takes its weights only" if "opt_state" in name else "")
+            )
 
 
 def path_name(path: Any) -> str:

@@ -1,5 +1,6 @@
 """metrics.jsonl, the record of truth: one row per finished update; and what is counted for it."""
 
+import contextlib
 import json
 import math
 import os
@@ -93,8 +94,11 @@ class MetricsFile:
         }
         # NaN and infinity are not JSON; null says that there was no number.
         finite = {name: value if math.isfinite(value) else None for name, value in full.items()}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(finite) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from None
         return full
 
     def sync(self) -> None:
@@ -102,7 +106,8 @@ class MetricsFile:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk was told of by `write`
+            self._file.close()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

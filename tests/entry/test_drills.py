@@ -3,6 +3,7 @@
 python -m pytest -m slow -s tests/entry/test_drills.py        each drill prints its figure
 """
 
+import contextlib
 import json
 import os
 import random
@@ -131,6 +132,34 @@ def test_sigterm_ends_well(records_folder: Path, tmp_path: Path, moment: str) ->
         assert saved(run)["step"] == rows[-1]["step"] >= steps
     print(f"\nSIGTERM while {moment}: saved at {len(rows)}, exit 0 after {seconds:.1f} s")
     assert seconds < 15
+
+
+def test_a_full_disk_is_one_line_and_no_checkpoint_is_lost(
+    records_folder: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        run, ballast = disk / "run", disk / "ballast"
+        process = start(flags(records_folder, run, "--training.steps=1000000"))
+        wait_for(process, run, 45)
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 512)
+        out, _ = process.communicate(timeout=200)
+        assert process.returncode == 2, out
+        assert "Traceback" not in out
+        told = [line for line in out.splitlines() if "No space left" in line]
+        before = max(saved(run)["step"], 0)
+        ballast.unlink()
+        out = finish(flags(records_folder, run, "--training.steps=300"))
+        assert f"resumed from step {before}" in out
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+    print(f"\na full disk: {told}, went on from {before}")
 
 
 def test_no_number_in_one_and_in_five_updates(records_folder: Path, tmp_path: Path) -> None:
