@@ -91,8 +91,8 @@ class OptimConfig:
     adafactor (Shazeer & Stern 2018, arXiv:1804.04235), palm_adafactor (not factored, as PaLM's,
     arXiv:2204.02311), muon for kernels and adam for the rest (Jordan et al. 2024), or shampoo."""
     learning_rate: float = 2e-3
-    """Highest learning rate, reached after the warm-up; sgd wants about 100 × adamw's, lion a
-    tenth; the two adafactors multiply it by each tensor's root mean square (PaLM: 1e-2)."""
+    """Highest learning rate, reached after the warm-up; sgd wants about 100 × adamw's, lion a third
+    to a tenth; the adafactors multiply it by each tensor's root mean square (PaLM: 1e-2)."""
     schedule: Schedule = "hold"
     """After the warm-up: hold, then decay to 0 over the last updates; rsqrt: hold, then 1/√step
     (PaLM); polynomial (OPT: linear to 10 %) or cosine over all that is left; exponential."""
