@@ -32,11 +32,12 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 
 PANEL_WIDTH = 64
 """Columns of a kernel in panels that lie together."""
-PANEL_ROWS = 4
-"""Most rows for which panels are faster than a kernel as it is."""
+PANEL_ROWS = range(2, 5)
+"""Rows for which panels are faster than a kernel as it is."""
 WIDE = 1 << 18
 """Numbers in a kernel from which on its layout matters."""
-TRANSPOSED_ROWS = range(PANEL_ROWS + 1, 65)
+TRANSPOSED_ROWS = range(5, 65)
+"""Rows for which they are better transposed first."""
 
 
 def matmul(
