@@ -24,6 +24,7 @@ from training.parallel import Devices, deal_rows, place
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig
+from weights.releases import Origin
 
 ROWS_PER_CALL = 32
 """Pictures drawn at a time on a device unless told otherwise."""
@@ -44,8 +45,13 @@ class Checkpoint:
     """The token records it was trained on, as the run's configuration names them."""
     records_digest: str | None
     """What these records held then (Records.digest); None where nothing says so."""
-    normalize_text: bool = False
-    """Whether its captions were normalised as DALL·E mini does."""
+    origin: Origin | None = None
+    """The other program that it comes from, if it does."""
+
+    @property
+    def normalize_text(self) -> bool:
+        """Whether its captions were normalised as DALL·E mini does."""
+        return self.origin is not None and self.origin.config.get("normalize_text") is True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +89,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if (path / pretrained.CONFIG_FILE).is_file():
         found = pretrained.read(path)
-        normalize = found.origin is not None and found.origin.config.get("normalize_text") is True
         return Checkpoint(
-            path, None, found.model, found.sampling, found.params, None, None, normalize
+            path, None, found.model, found.sampling, found.params, None, None, found.origin
         )
     is_step = path.parent.name == "checkpoints" and path.name.isdecimal()
     run, step = (path.parent.parent, int(path.name)) if is_step else (path, None)

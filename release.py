@@ -38,7 +38,9 @@ def release(config: ReleaseConfig) -> None:
     out = Path(config.out)
     with new_folder(out) as folder:
         found = open_checkpoint(config.checkpoint)
-        pretrained.save(folder, found.model, found.sampling, found.params, config.dtype)
+        pretrained.save(
+            folder, found.model, found.sampling, found.params, config.dtype, found.origin
+        )
         for name in ("tokenizer", "vqgan"):
             shutil.copytree(found.folder / name, folder / name)
     step = "" if found.step is None else f" at step {found.step}"
