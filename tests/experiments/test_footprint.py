@@ -12,8 +12,8 @@ import pytest
 
 from config import parse_config
 from experiments import footprint
-from experiments.flops import count_flops
 from experiments.footprint import FootprintConfig
+from training.flops import count_flops
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """\
