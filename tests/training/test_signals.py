@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 BUSY = """
 import hashlib
 from training import signals
-signals.PATIENCE = 0.2
+signals.PATIENCE = {patience}
 with signals.StopSignal() as stop:
     stop.leave = lambda: print("left")
     {before}
@@ -23,9 +23,11 @@ print("ended, received", stop.received)
 """
 
 
-def end(before: str = "pass", after: str = "pass", rounds: int = 10**9) -> tuple[int, list[str]]:
+def end(
+    before: str = "pass", after: str = "pass", rounds: int = 10**9, patience: float = 0.2
+) -> tuple[int, list[str]]:
     """What such a process says after SIGTERM, and its exit code."""
-    script = BUSY.format(before=before, after=after, rounds=rounds)
+    script = BUSY.format(before=before, after=after, rounds=rounds, patience=patience)
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -49,7 +51,7 @@ def test_while_the_main_thread_has_the_state_it_is_waited_for() -> None:
 
 
 def test_a_main_thread_that_comes_back_in_time_ends_by_itself() -> None:
-    assert end(rounds=10**4) == (0, ["ended, received True"])
+    assert end(rounds=2 * 10**6, patience=60.0) == (0, ["ended, received True"])
 
 
 def test_a_rescue_that_fails_does_not_keep_the_process(capfd: pytest.CaptureFixture[str]) -> None:
