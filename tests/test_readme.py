@@ -46,11 +46,19 @@ def test_each_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatc
 def test_the_tree_names_every_file() -> None:
     tree = README[README.index("## The code") :]
     files = list(ROOT.glob("*.py"))
-    for package in ("model", "vqgan", "weights", "data", "optim", "training"):
+    for package in ("model", "vqgan", "weights", "data", "optim", "training", "experiments"):
         files += (ROOT / package).glob("*.py")
-    unnamed = [p.name for p in files if p.stem not in ("__init__", "config") and p.name not in tree]
-    optim = {"optimizers.py", "schedules.py", "accumulate.py", "loss_scale.py"}
-    assert set(unnamed) <= optim  # four words in the tree stand for these
+    assert not [
+        p.name for p in files if p.stem not in ("__init__", "config") and p.name not in tree
+    ]
+
+
+def test_every_file_it_names_is_there() -> None:
+    there = {path.name for path in ROOT.glob("[!.]*/**/*.py")} | {p.name for p in ROOT.glob("*.py")}
+    named = set(re.findall(r"\b\w+\.py\b", README))
+    assert named <= there, named - there
+    for path in re.findall(r"\btests/[\w/]+\.py\b", README):
+        assert (ROOT / path).is_file(), path
 
 
 def test_no_figure_is_missing() -> None:
