@@ -17,9 +17,9 @@ from training.flops import count_flops
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """\
-model: {dim: 16, encoder_depth: 2, decoder_depth: 2, num_heads: 2, mlp_dim: 24, remat: layer,
-  text_vocab_size: 32, text_length: 6, image_vocab_size: 20, grid_size: 3, unroll: 1}
-training: {batch_size: 16, accumulation_steps: 2}
+model: {dim: 32, encoder_depth: 2, decoder_depth: 2, num_heads: 4, mlp_dim: 48, unroll: 1,
+  text_vocab_size: 32, text_length: 6, image_vocab_size: 20, grid_size: 3}
+training: {batch_size: 8}
 """
 LIBTPU = os.environ.get("PASTEL_LIBTPU", "")
 """A folder with libtpu, where it is not installed."""
@@ -44,15 +44,29 @@ def command(*words: object, **environ: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_mesh_is_compiled_for_without_copies_of_whole_activations(preset: Path) -> None:
-    """data × fsdp × tensor at once; the compiler warns on stderr, unless it finds its work done."""
+@pytest.mark.parametrize(
+    ("devices", "cuts", "mesh"),
+    [
+        (4, ["--fsdp=2"], "2 data × 2 fsdp × 1 tensor"),
+        pytest.param(
+            8,
+            ["--fsdp=2", "--tensor=2", "--accumulation_steps=2"],
+            "2 data × 2 fsdp × 2 tensor",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_mesh_is_compiled_for_without_copies_of_whole_activations(
+    preset: Path, devices: int, cuts: list[str], mesh: str
+) -> None:
+    """The compiler warns of them on stderr, unless it finds its work done in the cache."""
     done = command(
-        *(preset, "--topology=cpu:8", "--fsdp=2", "--tensor=2"),
+        *(preset, f"--topology=cpu:{devices}", *cuts),
         TF_CPP_MIN_LOG_LEVEL="0",
         JAX_ENABLE_COMPILATION_CACHE="false",
     )
     assert done.returncode == 0, done.stderr
-    assert "8 × cpu as 2 data × 2 fsdp × 2 tensor" in done.stdout
+    assert f"{devices} × cpu as {mesh}" in done.stdout
     assert "GB  a device in all" in done.stdout
     assert "FLOPs an update" in done.stdout
     assert "rematerialization" not in done.stderr
@@ -71,7 +85,7 @@ def test_what_does_not_fit_is_told_with_by_how_much(preset: Path) -> None:
         (["--topology=cpu:0"], "cpu:N with N at least 1"),
         (["--topology=cpu:9"], "jax has started with 4"),
         (["--topology=cpu:4", "--fsdp=3"], "parallel.fsdp 3 .* does not divide 4"),
-        (["--topology=cpu:4", "--batch_size=12"], "try 8"),
+        (["--topology=cpu:4", "--batch_size=10"], "try 8"),
     ],
 )
 def test_wrong_topologies_are_one_line(preset: Path, flags: list[str], message: str) -> None:
