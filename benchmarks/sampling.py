@@ -11,6 +11,7 @@ import runtime
 
 runtime.prepare()
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -131,12 +132,16 @@ def _measure(config: SamplingBenchmark, pictures: int, bandwidth: float) -> str:
 
 
 def _seconds(call: Callable[[], Any], times: int) -> list[float]:
-    """How long each of several calls took."""
+    """How long each of several calls took; on a single core (`taskset -c 0`) without the time that
+    other processes had it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    alone = cores == 1 and jax.default_backend() == "cpu"
+    clock = time.process_time if alone else time.perf_counter
     seconds = []
     for _ in range(times):
-        start = time.perf_counter()
+        start = clock()
         jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return seconds
 
 
