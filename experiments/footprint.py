@@ -53,6 +53,7 @@ class FootprintConfig:
     """What is compiled, and for what."""
 
     preset: str = field(metadata={"positional": True, "nargs": None, "help": "a YAML of train.py"})
+    """Such as presets/billions_6_7.yaml."""
     topology: str = "v4:4x4x4"
     """Generation and shape of a TPU slice, such as v4:4x4x4, v5e:16x16 or v5p:2x2x2; cpu:8 is so
     many virtual devices of this machine."""

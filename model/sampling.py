@@ -7,7 +7,6 @@ Holtzman et al. 2019, arXiv:1904.09751.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import jax
@@ -17,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
 
 from model.config import ModelConfig, SamplingConfig
 from model.layers import first_largest, fold_keys
-from model.transformer import Cache, Params, Transformer, build
+from model.transformer import Cache, DecodeStep, Params, Transformer, build
 
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
 Sampler = Callable[..., Int32[Array, "b n"]]
@@ -74,7 +73,8 @@ def make_sampler(
     `first_tokens` [b, m] are the first image tokens of each picture, which it completes.
     `params` may be stacked, or laid out (`Transformer.lay_out`), which spares a copy per call.
     `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
-    `codebook_size` classes are drawn, and never the start token; the VQGAN knows no others.
+    `codebook_size` classes are drawn, for the VQGAN knows no others, and never the start token;
+    without it every other class may be drawn, an end token among them.
     """
     transformer = build(model) if isinstance(model, ModelConfig) else model
     if empty_text is None and config.guidance_scale != 1:
@@ -83,7 +83,7 @@ def make_sampler(
             "empty_text, or take guidance_scale 1"
         )
     length, start_token = transformer.config.image_length, transformer.decoder_start_token_id
-    codebook_size = _drawable(transformer, codebook_size)
+    allowed = np.arange(_drawable(transformer, codebook_size)) != start_token
     parts = segments or num_segments(length)
 
     @jax.jit
@@ -106,36 +106,43 @@ def make_sampler(
             drawn = drawn.at[:, 1 : given + 1].set(first_tokens)
             before = drawn[:, :given]
             _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
-
-        def draw_next(
-            index: Array,
-            carry: tuple[Int32[Array, "b m"], Cache],
-            part: Segment,
-            noise: Float[Array, "q b v"] | None,
-        ) -> tuple[Int32[Array, "b m"], Cache]:
-            drawn, cache = carry
-            tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
-            logits, cache = decode(jnp.tile(tokens, (1 + part.doubled, 1)), index, cache)
-            logits = guide(logits[:, 0], part.guidance_scale) if part.doubled else logits[:, 0]
-            logits = logits[:, :codebook_size]
-            if start_token < codebook_size:
-                logits = logits.at[:, start_token].set(-jnp.inf)
-            here = None if noise is None else noise[index - part.start]
-            tokens = sample_tokens(logits, here, config)
-            return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
-
         for part in plan:
             if doubled and not part.doubled:  # guidance is over: let go of the other half
                 cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
-            step = partial(
-                draw_next, part=part, noise=make_noise(keys, part, codebook_size, config)
-            )
-            drawn, cache = jax.lax.fori_loop(
-                part.start, part.end, step, (drawn, cache.grown(part.end))
-            )
+            drawn, cache = _draw_segment(decode, keys, part, drawn, cache, allowed, config)
         return drawn[:, 1:]
 
     return sample
+
+
+def _draw_segment(
+    decode: DecodeStep,
+    keys: Key[Array, "b"],
+    part: Segment,
+    drawn: Int32[Array, "b m"],
+    cache: Cache,
+    allowed: Bool[np.ndarray, "v"],
+    config: SamplingConfig,
+) -> tuple[Int32[Array, "b m"], Cache]:
+    """Draw the tokens of one segment: `drawn` holds the start token and what came before. Only the
+    classes that are `allowed` are drawn, the first ones of the head."""
+    noise = make_noise(keys, part, len(allowed), config)
+
+    def step(
+        index: Array, carry: tuple[Int32[Array, "b m"], Cache]
+    ) -> tuple[Int32[Array, "b m"], Cache]:
+        drawn, cache = carry
+        tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
+        logits, cache = decode(jnp.tile(tokens, (1 + part.doubled, 1)), index, cache)
+        logits = guide(logits[:, 0], part.guidance_scale) if part.doubled else logits[:, 0]
+        logits = logits[:, : len(allowed)]
+        if not allowed.all():
+            logits = jnp.where(allowed[None], logits, -jnp.inf)
+        here = None if noise is None else noise[index - part.start]
+        tokens = sample_tokens(logits, here, config)
+        return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
+
+    return jax.lax.fori_loop(part.start, part.end, step, (drawn, cache.grown(part.end)))
 
 
 def num_codes(transformer: Transformer) -> int:

@@ -16,7 +16,7 @@ ALLOWED = {
     "training": {"training", "optim"},
     "config": {"config", "data", "model", "optim", "training"},
     "runtime": set(),
-    "drawing": {"config", "data", "drawing", "model", "training", "vqgan"},
+    "drawing": {"config", "data", "drawing", "model", "training", "vqgan", "weights"},
     "ranking": {"data", "model", "ranking"},
 }
 # Run as `python -m`, they compose like train.py does; nothing but tests imports them.
