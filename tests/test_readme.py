@@ -19,6 +19,8 @@ CONFIGS = {
     "vqgan.train": "RunConfig",
     "model.pretrained": "ConvertConfig",
     "vqgan.pretrained": "ConvertConfig",
+    "experiments.footprint": "FootprintConfig",
+    "benchmarks.sampling": "SamplingBenchmark",
 }
 
 
