@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from model.config import ModelConfig, Scores
 from model.init import Branch, branch_gain
-from model.layers import Linear, Norm, dropout
+from model.layers import Linear, Norm, dropout, together
 from model.positions import num_offsets, offset_index, rotary_angles, rotate
 
 HIDDEN = jnp.finfo(jnp.float32).min
@@ -83,8 +83,8 @@ def num_heads(config: ModelConfig, branch: Branch) -> int:
 class Attention(nnx.Module):
     """Queries from one sequence, keys and values from another (or the same).
 
-    `keys_values` stands apart so that decoding computes them once and keeps them; what a key needs
-    of its position or norm is done there. `start` is the first position of the given sequence.
+    They are made apart, so that decoding computes keys and values once and keeps them; what they
+    need of position or norm is done there. `start` is the sequence's first position.
     """
 
     def __init__(
@@ -116,13 +116,28 @@ class Attention(nnx.Module):
         )
         self.mid_norm = mid_norm
 
-    def keys_values(self, context: Float[Array, "b k d"], start: int | Array = 0) -> KeysValues:
-        k = self._prepare(self._heads(self.k(context), self.num_kv_heads), self.k_norm, start)
+    def queries(self, x: Float[Array, "b q d"], start: int | Array = 0) -> Float[Array, "b h q e"]:
+        return self._prepare(self.q(x), self.num_heads, self.q_norm, start)
+
+    def keys_values(self, context: Float[Array, "b k d"]) -> KeysValues:
+        k = self._prepare(self.k(context), self.num_kv_heads, self.k_norm, 0)
         return k, self._heads(self.v(context), self.num_kv_heads)
+
+    def queries_keys_values(
+        self, x: Float[Array, "b q d"], start: int | Array = 0
+    ) -> tuple[Float[Array, "b h q e"], Float[Array, "b g q e"], Float[Array, "b g q e"]]:
+        """All three of one sequence."""
+        widths = [n * self.head_dim for n in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
+        q, k, v = together(x, (self.q, self.k, self.v), widths)
+        return (
+            self._prepare(q, self.num_heads, self.q_norm, start),
+            self._prepare(k, self.num_kv_heads, self.k_norm, start),
+            self._heads(v, self.num_kv_heads),
+        )
 
     def __call__(
         self,
-        x: Float[Array, "b q d"],
+        q: Float[Array, "b h q e"],
         k: Float[Array, "b g k e"],
         v: Float[Array, "b g k e"],
         mask: Bool[Array, "#b 1 #q k"],
@@ -131,12 +146,12 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b q d"]:
         config = self.config
         mixed = attend(
-            self._prepare(self._heads(self.q(x), self.num_heads), self.q_norm, start),
+            q,
             k,
             v,
             mask,
             SCORE_SCALES[config.scores](config, self.head_dim),
-            self._bias(start, x.shape[1], k.shape[2]),
+            self._bias(start, q.shape[2], k.shape[2]),
             config.sinkhorn_iterations if self.branch == "encoder" else 1,
             config.attention_dropout,
             keys,
@@ -150,9 +165,10 @@ class Attention(nnx.Module):
         return rearrange(x, "b q (h e) -> b h q e", h=heads)
 
     def _prepare(
-        self, x: Float[Array, "b h q e"], norm: Norm | None, start: int | Array
+        self, x: Float[Array, "b q f"], heads: int, norm: Norm | None, start: int | Array
     ) -> Float[Array, "b h q e"]:
         """Queries or keys as they meet in the product."""
+        x = self._heads(x, heads)
         if norm is not None:
             x = norm(x)
         if self.config.scores == "cosine":

@@ -142,7 +142,7 @@ class EncoderLayer(nnx.Module):
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.attention_residual.enter(x)
-        mixed = self.attention(h, *self.attention.keys_values(h), mask, fold(keys, 0))
+        mixed = self.attention(*self.attention.queries_keys_values(h), mask, fold(keys, 0))
         x = self.attention_residual.add(x, mixed, fold(keys, 1))
         h = h if self.parallel else self.mlp_residual.enter(x)
         return self.mlp_residual.add(x, self.mlp(h, fold(keys, 2)), fold(keys, 3))
@@ -199,7 +199,7 @@ class DecoderLayer(nnx.Module):
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b n d"]:
         h = self.attention_residual.enter(x)
-        mixed = self.attention(h, *self.attention.keys_values(h), mask, fold(keys, 0))
+        mixed = self.attention(*self.attention.queries_keys_values(h), mask, fold(keys, 0))
         caption = self.cross_attention.keys_values(encoder_states)
         return self._add_all(x, h, mixed, caption, text_mask, keys, 0)
 
@@ -213,11 +213,12 @@ class DecoderLayer(nnx.Module):
         """Positions from `index` on, for which the cache must have room: look at those cached, as
         far as they are not later."""
         h = self.attention_residual.enter(x)
-        cache = cache.insert(*self.attention.keys_values(h, index), index)
+        q, k, v = self.attention.queries_keys_values(h, index)
+        cache = cache.insert(k, v, index)
         queries = index + jnp.arange(x.shape[1])
         cached = jnp.arange(cache.self_k.shape[2])
         mask = (cached[None] <= queries[:, None])[None, None]
-        mixed = self.attention(h, cache.self_k, cache.self_v, mask, start=index)
+        mixed = self.attention(q, cache.self_k, cache.self_v, mask, start=index)
         caption = cache.cross_k, cache.cross_v
         return self._add_all(x, h, mixed, caption, text_mask, None, index), cache
 
@@ -234,7 +235,8 @@ class DecoderLayer(nnx.Module):
         """Add self-attention's output, cross-attention and feed-forward to the residual stream."""
         x = self.attention_residual.add(x, mixed, fold(keys, 1))
         h = h if self.parallel else self.cross_residual.enter(x)
-        mixed = self.cross_attention(h, *caption, text_mask, fold(keys, 2), start)
+        q = self.cross_attention.queries(h, start)
+        mixed = self.cross_attention(q, *caption, text_mask, fold(keys, 2), start)
         x = self.cross_residual.add(x, mixed, fold(keys, 3))
         h = h if self.parallel else self.mlp_residual.enter(x)
         return self.mlp_residual.add(x, self.mlp(h, fold(keys, 4)), fold(keys, 5))

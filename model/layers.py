@@ -4,10 +4,12 @@ Parameters are float32; `dtype` is the precision of products and activations. No
 float32 whatever the dtype.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, Key, Shaped
 
@@ -34,7 +36,7 @@ PANEL_WIDTH = 64
 """Columns of a kernel in panels that lie together."""
 PANEL_ROWS = range(2, 5)
 """Rows for which panels are faster than a kernel as it is."""
-WIDE = 1 << 18
+WIDE = 3 << 16
 """Numbers in a kernel from which on its layout matters."""
 TRANSPOSED_ROWS = range(5, 65)
 """Rows for which they are better transposed first."""
@@ -131,6 +133,24 @@ class Linear(nnx.Module):
         return y.astype(self.dtype)
 
 
+def together(
+    x: Float[Array, "*b d"], linears: Sequence[Linear], widths: Sequence[int]
+) -> list[Float[Array, "*b _"]]:
+    """What several dense layers make of one input. Where `join` has put all their columns into the
+    first, it is one product."""
+    if linears[1].kernel.shape[-1]:
+        return [linear(x) for linear in linears]
+    return jnp.split(linears[0](x), np.cumsum(widths)[:-1].tolist(), axis=-1)
+
+
+def join(linears: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The parameters of dense layers with one input, all columns in the first: for few rows one
+    wide product is faster than several narrow ones."""
+    first, *others = linears
+    joined = {name: jnp.concatenate([one[name] for one in linears], axis=-1) for name in first}
+    return [joined, *({name: leaf[..., :0] for name, leaf in one.items()} for one in others)]
+
+
 def along_last(vector: Shaped[Array, "d"], x: Float[Array, "*b d"]) -> Shaped[Array, "*#b d"]:
     """The vector with as many axes as x: shapes never promote silently in this repository."""
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
@@ -216,7 +236,7 @@ class FeedForward(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ) -> None:
-        hidden = mlp_dim(config, branch)
+        self.hidden = hidden = mlp_dim(config, branch)
         wide = branch_gain(config, branch)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout_rate = config.activation_dropout
@@ -230,9 +250,11 @@ class FeedForward(nnx.Module):
     def __call__(
         self, x: Float[Array, "b q d"], keys: Key[Array, "b"] | None = None
     ) -> Float[Array, "b q d"]:
-        hidden = self.activation(self.up(x))
-        if self.gate is not None:
-            hidden = hidden * self.gate(x)
+        if self.gate is None:
+            hidden = self.activation(self.up(x))
+        else:
+            up, gate = together(x, (self.up, self.gate), (self.hidden, self.hidden))
+            hidden = self.activation(up) * gate
         if self.mid_norm is not None:
             hidden = self.mid_norm(hidden)
         return self.down(dropout(hidden, self.dropout_rate, keys))

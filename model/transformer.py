@@ -20,7 +20,7 @@ from model.attention import num_heads
 from model.blocks import DecoderLayer, LayerCache, layer_norms, runs
 from model.config import ModelConfig, Remat
 from model.init import Branch
-from model.layers import PANEL_ROWS, fold, in_panels
+from model.layers import PANEL_ROWS, fold, in_panels, join
 from model.network import Network, Params, structure
 
 REMAT: dict[Remat, Callable[[Callable], Callable]] = {
@@ -119,7 +119,7 @@ class Transformer:
     def lay_out(self, params: Params, rows: int | None = None) -> Params:
         """The parameters with the runs of both stacks taken apart into `layer0`, `layer1`, …, and
         kernels in the compute dtype: as decoding reads them. Where it is said that few `rows` are
-        decoded at a time, the decoder's large kernels lie in panels.
+        decoded at a time, products of one input are one product, and large kernels lie in panels.
 
         All functions take either form. But stacked, every call of a decoding loop copies the
         weights; laid out once, in front of many calls, they are held once.
@@ -127,26 +127,28 @@ class Transformer:
         if _is_laid_out(params):
             return params
 
-        def take_apart(branch: Branch) -> Params:
-            layers = [
+        def take_apart(branch: Branch) -> list[Params]:
+            return [
                 jax.tree.map(lambda leaf: leaf[j], params[branch][f"run{i}"])  # noqa: B023
                 for i, (_, depth) in enumerate(runs(layer_norms(self.config, branch)))
                 for j in range(depth)
             ]
-            return {f"layer{i}": layer for i, layer in enumerate(layers)}
 
-        # A single row reads a kernel as fast as it is, and so do accelerators.
-        in_few_rows = rows in PANEL_ROWS and jax.default_backend() == "cpu"
+        def prepare(path: tuple[Any, ...], leaf: Array | np.ndarray) -> Array:
+            return jnp.asarray(leaf, self.dtype if path[-1].key == "kernel" else leaf.dtype)
 
-        def prepare(path: tuple[Any, ...], leaf: Array | np.ndarray) -> Array | np.ndarray:
-            if path[-1].key != "kernel":
-                return leaf
-            decodes = in_few_rows and path[0].key in ("decoder", "head")
-            leaf = jnp.asarray(leaf, self.dtype)
-            return in_panels(leaf) if decodes else leaf
-
-        taken_apart = {"encoder": take_apart("encoder"), "decoder": take_apart("decoder")}
-        return jax.tree_util.tree_map_with_path(prepare, params | taken_apart)
+        layers = {"encoder": take_apart("encoder"), "decoder": take_apart("decoder")}
+        # Accelerators read kernels as fast as they are.
+        if rows is not None and jax.default_backend() == "cpu":
+            layers["decoder"] = [join_layer(layer) for layer in layers["decoder"]]
+        named = {
+            name: {f"layer{i}": p for i, p in enumerate(stack)} for name, stack in layers.items()
+        }
+        laid_out = jax.tree_util.tree_map_with_path(prepare, params | named)
+        if rows in PANEL_ROWS and jax.default_backend() == "cpu":
+            parts = {name: laid_out[name] for name in ("decoder", "head") if name in laid_out}
+            laid_out |= jax.tree_util.tree_map_with_path(panel, parts)
+        return laid_out
 
     def init_cache(
         self,
@@ -248,6 +250,23 @@ class Transformer:
         indices = jnp.arange(first, first + depth)
         body = REMAT[self.config.remat](body)
         return jax.lax.scan(body, x, (stacked, indices), unroll=unroll)[0], first + depth
+
+
+def join_layer(layer: Params) -> Params:
+    """A decoder layer's parameters, with one product for queries, keys and values, and one for the
+    feed-forward's two first."""
+    attention, mlp = layer["attention"], layer["mlp"]
+    q, k, v = join([attention[name] for name in ("q", "k", "v")])
+    layer = layer | {"attention": attention | {"q": q, "k": k, "v": v}}
+    if "gate" in mlp:
+        up, gate = join([mlp["up"], mlp["gate"]])
+        layer = layer | {"mlp": mlp | {"up": up, "gate": gate}}
+    return layer
+
+
+def panel(path: tuple[Any, ...], leaf: Array) -> Array:
+    """A kernel in panels."""
+    return in_panels(leaf) if path[-1].key == "kernel" else leaf
 
 
 def _is_laid_out(params: Params) -> bool:

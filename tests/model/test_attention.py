@@ -81,10 +81,10 @@ def test_normed_scores_do_not_grow_with_the_weights(tiny: ModelConfig, scores: S
     config = dataclasses.replace(tiny, scores=scores)
     attention = Attention(config, "encoder", None, jnp.dtype("float32"), nnx.Rngs(0))
     x, mask = jnp.float32(RNG.normal(size=(2, 6, 16))), jnp.ones((2, 1, 1, 6), bool)
-    expected = attention(x, *attention.keys_values(x), mask)
+    expected = attention(*attention.queries_keys_values(x), mask)
     for part in (attention.q, attention.k):
         part.kernel[...] = 1000 * part.kernel[...]
-    found = attention(x, *attention.keys_values(x), mask)
+    found = attention(*attention.queries_keys_values(x), mask)
     np.testing.assert_allclose(found, expected, rtol=0.02, atol=1e-4)
 
 

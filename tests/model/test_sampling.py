@@ -208,6 +208,18 @@ def test_laid_out_parameters_draw_the_same(model: Transformer, params: Any) -> N
     )
 
 
+@pytest.mark.parametrize(
+    "switches", [{}, {"use_bias": True, "num_kv_heads": 1}, {"use_glu": False}]
+)
+def test_joined_products_draw_the_same(tiny: ModelConfig, switches: dict) -> None:
+    model = transformer.build(dataclasses.replace(tiny, **switches))
+    params = jax.tree.map(lambda p: p * 12 if p.ndim > 1 else p, model.init(jax.random.key(0)))
+    joined, inputs = model.lay_out(params, rows=6), (*texts(), seeds(0, 1, 2))
+    assert joined["decoder"]["layer0"]["attention"]["k"]["kernel"].size == 0
+    sample = make_sampler(model, WILD, EMPTY)
+    assert (sample(joined, *inputs) == sample(params, *inputs)).all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_laid_out_weights_are_held_once(tiny: ModelConfig, dtype: str) -> None:
     model = transformer.build(dataclasses.replace(tiny, dim=128, mlp_dim=512), dtype)
