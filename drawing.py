@@ -225,12 +225,19 @@ class Parts:
 def parts_of(
     checkpoint: Checkpoint, tokenizer: str | None = None, vqgan: str | None = None
 ) -> Parts:
-    """The checkpoint's own tokenizer and VQGAN, or those named instead."""
+    """The checkpoint's own tokenizer and VQGAN, or those named instead.
+
+    Raises:
+        ValueError: the checkpoint has no tokenizer and none is named.
+    """
     folder = checkpoint.folder
-    inside = folder / "tokenizer"
+    own = folder / "tokenizer"
+    if not own.is_dir() and any((folder / name).is_file() for name in pretrained.TOKENIZER_FILES):
+        own = folder  # other programs keep the tokenizer's files beside the weights
+    if tokenizer is None and not own.is_dir():
+        raise ValueError(f"no tokenizer in {folder}; name one with --tokenizer")
     return Parts(
-        # Other programs keep the tokenizer's files beside the weights.
-        Path(tokenizer) if tokenizer else inside if inside.is_dir() else folder,
+        Path(tokenizer) if tokenizer else own,
         Path(vqgan) if vqgan else folder / "vqgan",
         checkpoint.normalize_text,
         vqgan is not None,

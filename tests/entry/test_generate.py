@@ -175,6 +175,8 @@ def test_pictures_are_drawn_with_dalle_minis_weights(tmp_path: Path) -> None:
     parts[1] = word_tokenizer(tmp_path / "larger", 65)
     with pytest.raises(ValueError, match="larger has 65 tokens, more than the model's .* 64"):
         generate("--checkpoint", weights, *parts, *prompts, "--out", tmp_path / "out")
+    with pytest.raises(ValueError, match="no tokenizer in .* name one with --tokenizer"):
+        generate("--checkpoint", weights, *parts[2:], *prompts, "--out", tmp_path / "out")
     with pytest.raises(ValueError, match="--vqgan"):
         generate("--checkpoint", weights, *parts[:2], *prompts, "--out", tmp_path / "out")
 
