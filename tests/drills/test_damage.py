@@ -52,6 +52,7 @@ def outcome(folder: Path) -> str:
     told: list[str] = []
     with Checkpoints(folder, CheckpointConfig(), tell=lambda _, text: told.append(text)) as them:
         found = them.resume(state_at(0), ABOUT)
+        assert found is not None
         step = int(found.step)
         jax.tree.map(np.testing.assert_array_equal, found, state_at(step))
         assert step in (OLD, NEW)
@@ -60,7 +61,9 @@ def outcome(folder: Path) -> str:
         them.save(state_at(NEW + 4), ABOUT)
         them.finish()
     with Checkpoints(folder, CheckpointConfig()) as them:
-        assert int(them.resume(state_at(0), ABOUT).step) == NEW + 4
+        newest = them.resume(state_at(0), ABOUT)
+        assert newest is not None
+        assert int(newest.step) == NEW + 4
         if step == OLD:
             jax.tree.map(
                 np.testing.assert_array_equal, them.restore(state_at(0), NEW), state_at(NEW)
