@@ -20,7 +20,7 @@ import numpy as np
 
 from weights.pickles import Call, Global, read_pickle
 
-STORAGES = {
+STORAGES: dict[str, np.dtype[Any]] = {
     "torch.DoubleStorage": np.dtype(np.float64),
     "torch.FloatStorage": np.dtype(np.float32),
     "torch.HalfStorage": np.dtype(np.float16),
