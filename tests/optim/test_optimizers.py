@@ -15,10 +15,11 @@ from optim.config import OptimConfig, Optimizer, ShampooConfig
 from optim.loss_scale import FLOOR, WINDOW, LossScale, adjust, init_loss_scale, is_finite
 from optim.optimizers import _sides, is_decayed, make_optimizer
 from optim.schedules import make_schedule
+from tests.compiling import quick_options
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=10, decay_fraction=0.5)
 RATES = {"adafactor": 0.3, "palm_adafactor": 0.3, "sgd": 0.05, "muon": 0.3}
-QUICK = {"xla_cpu_use_fusion_emitters": False}
+QUICK = quick_options()
 
 
 def normal(*shape: int, seed: int = 0) -> Array:

@@ -16,10 +16,11 @@ from optim.shampoo.blocks import cut, join, merge_shape
 from optim.shampoo.preconditioners import make_plan
 from optim.shampoo.roots import inverse_root, largest_eigenvalue
 from optim.spread import over_axis, spread_jobs
+from tests.compiling import quick_options
 
 CONFIG = ShampooConfig(block_size=4, merge_dims=6, roots_every=2, start_step=1)
 DEVICES = 4
-QUICK = {"xla_cpu_use_fusion_emitters": False}
+QUICK = quick_options()
 
 
 def normal(*shape: int, seed: int = 0) -> Array:

@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from optim.shampoo import ShampooState, shampoo_from_reference_settings
+from tests.compiling import quick_options
 
 FOLDER = Path(__file__).parent.parent / "reference" / "shampoo"
 ABOUT = json.loads((FOLDER / "shampoo.json").read_text())
@@ -27,7 +28,7 @@ MORE = json.loads((FOLDER / "more.json").read_text())["combos"]
 PROBLEM = load_file(FOLDER / "problem.safetensors")
 KINDS = (("statistics", "statistics", 1e-6), ("preconditioners", "preconditioner", 1e-4))
 # Half the time to compile, and these programs run for milliseconds.
-QUICK = {"xla_cpu_use_fusion_emitters": False}
+QUICK = quick_options()
 
 
 def trajectory(settings: dict[str, Any], steps: int = 60, **options: Any) -> tuple[Any, ...]:
