@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load, load_file
 
+from tests.compiling import quick_options
 from weights.msgpack import read_msgpack, write_msgpack
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -94,20 +95,9 @@ def write_folder(path: Path, values: Mapping[str, Any], params: Mapping[str, Any
     return path
 
 
-@functools.cache
-def _options() -> dict[str, bool]:
-    """With them XLA compiles small programs in a third of the time; later ones may lack them."""
-    quick = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=quick)(0)
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return quick
-
-
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`jax.jit` for programs that compile for longer than they run."""
-    return jax.jit(function, compiler_options=_options())
+    return jax.jit(function, compiler_options=quick_options())
 
 
 def package_layout(values: Mapping[str, Any]) -> Shapes:
