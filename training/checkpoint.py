@@ -42,6 +42,10 @@ Tell = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
 T = TypeVar("T")
 OPTIONAL = (".loss_scale", ".guard")  # parts of a state that may begin or end within a run
+WAIT_BELOW = 256 * 2**20
+"""Bytes a process has to write below which training waits until they are on the disk: a kill then
+costs at most the updates since the last save. More is written while training goes on, and a kill
+costs the updates made during that as well."""
 
 
 class DamagedError(ValueError):
@@ -53,7 +57,7 @@ def tell_on_terminal(event: str, text: str) -> None:
 
 
 class Checkpoints:
-    """The steps under RUN/checkpoints. Saves happen in the background."""
+    """The steps under RUN/checkpoints. Large saves happen in the background (WAIT_BELOW)."""
 
     def __init__(
         self,
@@ -114,6 +118,9 @@ class Checkpoints:
             )
         except Exception as error:
             self._give_up(error)
+        # The same on every process, of which each writes about its share.
+        if sum(leaf.nbytes for leaf in jax.tree.leaves(items)) < WAIT_BELOW * jax.process_count():
+            self.settle()
 
     def settle(self) -> None:
         """Wait for the save under way; then delete what is not to be kept."""

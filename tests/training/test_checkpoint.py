@@ -1,15 +1,19 @@
 """What is saved comes back bit for bit, and only into what it fits."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from training import checkpoint
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, TrainingConfig
 from training.digests import leaf_digests
@@ -76,6 +80,34 @@ def test_averages_a_guard_and_a_loss_scale_may_begin_and_end_within_a_run(tmp_pa
             checkpoints.save(state, {})
         with Checkpoints(tmp_path / name, CheckpointConfig()) as checkpoints:
             assert_same(checkpoints.resume(like, {}), like)
+
+
+@pytest.mark.parametrize(("wait_below", "is_waited_for"), [(2**20, True), (0, False)])
+def test_training_waits_for_a_small_save_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_below: int, is_waited_for: bool
+) -> None:
+    """So that a kill loses no more than the updates since the last save."""
+    monkeypatch.setattr(checkpoint, "WAIT_BELOW", wait_below)
+    events: list[str] = []
+
+    def watched(name: str) -> Callable[..., Any]:
+        original = getattr(ocp.CheckpointManager, name)
+
+        def call(*words: Any, **more: Any) -> Any:
+            result = original(*words, **more)
+            events.append(name)
+            return result
+
+        return call
+
+    for name in ("save", "wait_until_finished"):
+        monkeypatch.setattr(ocp.CheckpointManager, name, watched(name))
+    with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        checkpoints.save(state_of(4, step=1), {})
+        assert events[-1] == ("wait_until_finished" if is_waited_for else "save")
+        assert not is_waited_for or steps_in(tmp_path) == {1}
+        checkpoints.settle()
+        assert_same(checkpoints.restore(state_of(4), 1), state_of(4, step=1))
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None:
