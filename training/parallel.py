@@ -129,6 +129,13 @@ def check_batch(batch_size: int, devices: Devices, accumulation_steps: int) -> N
         )
 
 
+def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
+    """Into how many micro-batches of `size` examples a device the rows of a batch fall, as the step
+    sees them: in pmap one device's, on a mesh all."""
+    rows = size * (1 if devices.mode == "pmap" else devices.num_shares)
+    return lambda seen: seen // rows
+
+
 def mean_over(devices: Devices) -> Callable[[Any], Any]:
     """The mean over the devices, for use inside a step that `compile_step` compiles. On a mesh the
     step is one program that sees the whole batch: its means are over all devices already."""
@@ -248,7 +255,12 @@ def compile_step(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.nd
 
 def _compile_pmap(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
     """Data parallelism: the state is the same on all devices."""
-    mapped = jax.pmap(
+    mapped = _map(step, devices)
+    return lambda state, batch: mapped(state, deal(batch, devices))
+
+
+def _map(step: Step, devices: Devices) -> Any:
+    return jax.pmap(
         step,
         axis_name=AXIS,
         in_axes=(None, 0),
@@ -257,12 +269,19 @@ def _compile_pmap(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.n
         donate_argnums=(0,),
     )
 
-    def run(state: Any, batch: dict[str, np.ndarray]) -> Any:
-        return mapped(
-            state, {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
-        )
 
-    return run
+def deal(batch: dict[str, np.ndarray], devices: Devices) -> dict[str, Any]:
+    """One process's batch as the program of `lower_step` takes it."""
+    if devices.mode == "mesh":
+        return put_rows(batch, devices)
+    return {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
+
+
+def lower_step(step: Step, devices: Devices, state: Any, batch: dict[str, np.ndarray]) -> Any:
+    """What `compile_step` runs in one process, not compiled yet: compiled, it says what memory it
+    takes."""
+    mapped = jit_step(step, devices, state) if devices.mode == "mesh" else _map(step, devices)
+    return mapped.lower(state, deal(batch, devices))
 
 
 def _compile_map(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
