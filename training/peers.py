@@ -9,9 +9,11 @@ import contextlib
 import hmac
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +24,8 @@ from training.processes import from_first
 PEER_LOST = 3
 """Exit status when another process of the run is gone."""
 CONNECT_SECONDS = 10
-_GOODBYE = b"."
+STOP_SECONDS = 10
+_GOODBYE, _STOP = b".", b"!"
 _lines: list[socket.socket] = []
 _is_over = threading.Event()
 
@@ -47,9 +50,20 @@ def watch_peers() -> Iterator[None]:
 
 def say_goodbye() -> None:
     """This process ends well: the others need not mind."""
+    _say(_GOODBYE)
+
+
+def stop_all() -> None:
+    """This process was told to stop, and is to end before it could agree with the others on a step:
+    they are told as well."""
+    _say(_STOP)
+
+
+def _say(word: bytes) -> None:
+    _is_over.set()
     for line in _lines:
         with contextlib.suppress(OSError):
-            line.sendall(_GOODBYE)
+            line.sendall(word)
 
 
 def _hang_up() -> None:
@@ -98,11 +112,22 @@ def _watch(line: socket.socket) -> None:
 
 def _listen(line: socket.socket) -> None:
     try:
-        is_well = line.recv(1) == _GOODBYE
+        said = line.recv(1)
     except OSError:
-        is_well = False
-    if not is_well and not _is_over.is_set():
+        said = b""
+    if said == _STOP:
+        _stop_too()
+    elif said != _GOODBYE and not _is_over.is_set():
         _end("its connection broke off")
+
+
+def _stop_too() -> None:
+    """As if this process had been told; where it waits for the one that is gone, it ends here."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    if not _is_over.is_set():
+        print("another process of this run was told to stop", file=sys.stderr, flush=True)
+        os._exit(0)
 
 
 def _in_background(target: Callable[..., None], *arguments: Any) -> None:

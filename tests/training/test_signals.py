@@ -23,11 +23,26 @@ print("ended, received", stop.received)
 """
 
 
+EARLY = """
+import hashlib
+from training import signals
+signals.leave_early()
+{before}
+print("busy", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
+print("went on")
+"""
+WITHIN = "with signals.StopSignal() as stop: stop.shield(None)"
+
+
 def end(
     before: str = "pass", after: str = "pass", rounds: int = 10**9, patience: float = 0.2
 ) -> tuple[int, list[str]]:
     """What such a process says after SIGTERM, and its exit code."""
-    script = BUSY.format(before=before, after=after, rounds=rounds, patience=patience)
+    return end_of(BUSY.format(before=before, after=after, rounds=rounds, patience=patience))
+
+
+def end_of(script: str) -> tuple[int, list[str]]:
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -59,3 +74,15 @@ def test_a_rescue_that_fails_does_not_keep_the_process(capfd: pytest.CaptureFixt
     assert end("stop.shield(lambda: 1 / 0)") == (0, ["left"])
     assert time.monotonic() - start < 14
     assert "since the last checkpoint is lost: division by zero" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("before", ["pass", WITHIN])
+def test_outside_of_training_there_is_nothing_to_wait_for(before: str) -> None:
+    told = "told to stop outside of training; the same command goes on from here"
+    assert end_of(EARLY.format(before=before, rounds=10**9)) == (0, [told])
+
+
+def test_within_training_the_stop_signal_has_the_word() -> None:
+    script = "from training import signals\nsignals.leave_early()\n" + BUSY
+    words = {"before": "stop.shield(None)", "after": "pass", "rounds": 2 * 10**6, "patience": 0.2}
+    assert end_of(script.format(**words)) == (0, ["ended, received True"])
