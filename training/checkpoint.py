@@ -1,4 +1,4 @@
-"""Checkpoints of a run: all training state in one atomic step. Only this file knows orbax.
+"""Checkpoints of a run: all training state in one atomic step, in a folder or an object store.
 
 A step holds the parameters, the rest of the state, averaged parameters where there are some, and
 one JSON, "about": what the run depends on, the digest of every array, and its own. What is read is
@@ -6,37 +6,20 @@ held against them. Newest first, a step that is damaged is passed over; training
 """
 
 import contextlib
-import logging
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from training.config import CheckpointConfig
 from training.digests import check_fit, json_digest, leaf_digests, shape_of
+from training.disk import FolderSteps
+from training.processes import everywhere
+from training.remote import ObjectSteps, UnreachableError, is_remote
 from training.state import TrainState
-
-# What they have to say is said here in a line.
-for noisy in ("absl", "asyncio"):
-    logging.getLogger(noisy).setLevel(logging.CRITICAL)
-
-_print_error = sys.excepthook
-
-
-def _print_unless_late(kind: Any, error: Any, trace: Any) -> None:
-    """Where one write fails, orbax ends its event loop, and those that finish later complain."""
-    if str(error) != "Event loop is closed":
-        _print_error(kind, error, trace)
-
-
-sys.excepthook = _print_unless_late
 
 Tell = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
@@ -57,27 +40,25 @@ def tell_on_terminal(event: str, text: str) -> None:
 
 
 class Checkpoints:
-    """The steps under RUN/checkpoints. Large saves happen in the background (WAIT_BELOW)."""
+    """The steps of a run, in a folder or an object store. Large saves happen in the background
+    (WAIT_BELOW)."""
 
     def __init__(
         self,
-        folder: Path,
+        place: Path | str,
         config: CheckpointConfig | None = None,
         tell: Tell = tell_on_terminal,
+        first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Without `config` to read only. `tell(event, text)` gets every event worth a note."""
-        self._folder, self._config, self._tell = folder.resolve(), config, tell
+        """Without `config` to read only. `tell(event, text)` gets every event worth a note; `first`
+        is done with every save before it counts."""
+        self._place, self._config, self._tell, self._first = place, config, tell, first
         self._pending: int | None = None
         self._unsaved: str | None = None
-        self._manager = self._open()
-
-    def _open(self) -> ocp.CheckpointManager:
-        arrays = {name: ocp.StandardCheckpointHandler() for name in ("params", "ema", "rest")}
-        options = ocp.CheckpointManagerOptions(create=self._config is not None)
-        return ocp.CheckpointManager(
-            self._folder,
-            options=options,
-            item_handlers={**arrays, "about": ocp.JsonCheckpointHandler()},
+        self._store = (
+            ObjectSteps(str(place))
+            if is_remote(place)
+            else FolderSteps(Path(place), is_writer=config is not None)
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -88,8 +69,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """What is there, whole or damaged, oldest first."""
-        names = [path.name for path in self._folder.glob("*")] if self._folder.is_dir() else []
-        return sorted(int(name) for name in names if name.isdecimal())
+        return self._store.steps()
 
     def latest_step(self) -> int | None:
         return max(self.steps(), default=None)
@@ -103,19 +83,16 @@ class Checkpoints:
         """Write the state, `about` and evaluated `metrics` beside it. Nothing happens if that step
         is there. A save that fails is told, and training goes on; `finish` makes it an error."""
         self.settle()
-        step = int(state.step)
-        if step in self.steps():
-            return
-        items = _items(state)
+        items, step = _items(state), int(state.step)
         words: dict[str, Any] = {"about": dict(about), "metrics": dict(metrics or {})}
         words["digests"] = leaf_digests(items)
         words["digest"] = json_digest(words)
-        args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         self._pending, self._unsaved = step, None
         try:
-            self._manager.save(
-                step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args)
-            )
+            if step in self.steps():
+                self._pending = None
+                return
+            self._store.save(step, items, words, self._first)
         except Exception as error:
             self._give_up(error)
         # The same on every process, of which each writes about its share.
@@ -127,26 +104,26 @@ class Checkpoints:
         if self._pending is None:
             return
         try:
-            self._manager.wait_until_finished()
+            self._store.wait()
         except Exception as error:
             self._give_up(error)
             return
         self._pending = None
-        for step in set(self.steps()) - self._kept():
-            with contextlib.suppress(Exception):  # a full or slow disk: again at the next save
-                self._manager.delete(step)
+        with contextlib.suppress(UnreachableError):
+            for step in set(self.steps()) - self._kept():
+                with contextlib.suppress(Exception):  # a full or slow disk: again at the next save
+                    self._store.delete(step)
 
     def _give_up(self, error: Exception) -> None:
         """A save came to nothing: say so once, and leave no half of it behind."""
         step, self._pending = self._pending, None
+        assert step is not None
         reason = _first_line(error)
         self._unsaved = f"the checkpoint of step {step} could not be written: {reason}"
-        for half in self._folder.glob(f"{step}.*tmp*"):
-            shutil.rmtree(half, ignore_errors=True)
-        with contextlib.suppress(Exception):
-            self._manager.close()
-        self._manager = self._open()
-        whole = ", ".join(map(str, self.steps())) or "none"
+        whole = "not seen from here"
+        if not isinstance(error, UnreachableError):
+            self._store.clean(step)
+            whole = ", ".join(map(str, self.steps())) or "none"
         self._tell("unsaved", f"{self._unsaved}; older steps are as they were ({whole})")
 
     def _kept(self) -> set[int]:
@@ -173,7 +150,9 @@ class Checkpoints:
         """Wait for the save under way. Raises ValueError when the last one came to nothing."""
         self.settle()
         if self._unsaved is not None:
-            raise ValueError(f"{self._unsaved}; make room, and the same command goes on from there")
+            raise ValueError(
+                f"{self._unsaved}; once that is mended, the same command goes on from there"
+            )
 
     def digests(self, step: int) -> dict[str, str]:
         """The digest of every array of a step, by path."""
@@ -222,25 +201,23 @@ class Checkpoints:
                 found = read(step)
             except DamagedError as error:
                 problem = str(error)
-            if found is not None and _everywhere(True):
+            if found is not None and everywhere(True):
                 return step, found
             if found is None:
-                _everywhere(False)
-            problem = problem or f"checkpoint {self._folder / str(step)} is damaged elsewhere"
+                everywhere(False)
+            problem = problem or f"checkpoint {self._store.name(step)} is damaged elsewhere"
             self._tell("fallback", f"{problem}; the step before it is taken")
         if steps:
-            raise ValueError(f"no checkpoint in {self._folder} is whole; they are left as they are")
+            raise ValueError(f"no checkpoint in {self._place} is whole; they are left as they are")
         return None
 
     def _set_aside(self, steps: list[int]) -> None:
         """Steps make room for new ones of their number, and stay for whoever wants them."""
         for step in steps if jax.process_index() == 0 else ():
-            aside = self._folder / f"aside-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self._folder / str(step)).rename(aside)
+            self._store.set_aside(step)
         if steps:
-            _everywhere(True)
-            self._manager.reload()
+            everywhere(True)
+            self._store.reload()
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """The state of a step, placed like `like`, of arrays or shapes that know their shardings.
@@ -282,20 +259,17 @@ class Checkpoints:
 
     def _restore(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         expected = self.digests(step)
-        check_fit(self._folder / str(step), expected, wanted)
-        args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
+        check_fit(self._store.name(step), expected, wanted)
         with self._readable(step):
-            found = self._manager.restore(step, args=ocp.args.Composite(**args))
-            found = {name: found[name] for name in wanted}
+            found = self._store.restore(step, wanted)
             for name, digest in leaf_digests(found).items():
                 if digest != expected[name]:
                     raise ValueError(f"{name} has other bits than were saved")
         return found
 
     def _words(self, step: int) -> dict[str, Any]:
-        args = ocp.args.Composite(about=ocp.args.JsonRestore())
         with self._readable(step):
-            words = self._manager.restore(step, args=args)["about"]
+            words = self._store.words(step)
             if json_digest({k: v for k, v in words.items() if k != "digest"}) != words["digest"]:
                 raise ValueError("its JSON has other bits than were saved")
         return words
@@ -305,26 +279,18 @@ class Checkpoints:
         """What is wrong with a step's files, in one line that names it."""
         try:
             yield
-        except (PermissionError, MemoryError):
+        except (PermissionError, MemoryError, UnreachableError):
             raise
         except Exception as error:
             if "RESOURCE_EXHAUSTED" in str(error):  # no fault of the files
                 raise
-            path = self._folder / str(step)
-            raise DamagedError(f"checkpoint {path} is damaged: {_first_line(error)}") from error
+            name = self._store.name(step)
+            raise DamagedError(f"checkpoint {name} is damaged: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Wait for the saves under way."""
         self.settle()
-        with contextlib.suppress(Exception):
-            self._manager.close()
-
-
-def _everywhere(is_well: bool) -> bool:
-    """Whether all processes say so; all wait for all."""
-    if jax.process_count() == 1:
-        return is_well
-    return bool(multihost_utils.process_allgather(np.array(is_well)).all())
+        self._store.close()
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -9,7 +9,6 @@ one to one, so that a single changed number is always seen.
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,14 +41,15 @@ def shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=like.sharding)
 
 
-def check_fit(path: Path, expected: Mapping[str, str], wanted: dict[str, Any]) -> None:
-    """Raises ValueError naming the first array that is not of the shape and dtype wanted."""
+def check_fit(step: str, expected: Mapping[str, str], wanted: dict[str, Any]) -> None:
+    """Raises ValueError naming the first array of a step that is not of the shape and dtype
+    wanted."""
     have = {n: d.split()[0] for n, d in expected.items() if n.partition("/")[0] in wanted}
     want = {path_name(p): describe(x) for p, x in jax.tree.flatten_with_path(wanted)[0]}
     for name in {**want, **have}:
         if have.get(name) != want.get(name):
             raise ValueError(
-                f"checkpoint {path} does not fit this configuration: {name} is "
+                f"checkpoint {step} does not fit this configuration: {name} is "
                 f"{have.get(name, 'not in it')}, not {want.get(name, 'absent')}"
                 + ("; --init_from=RUN takes its weights only" if "opt_state" in name else "")
             )

@@ -155,6 +155,13 @@ def from_first(make: Callable[[], Any]) -> Any:
     return heard["value"]
 
 
+def everywhere(is_well: bool) -> bool:
+    """Whether all processes say so; all wait for all."""
+    if jax.process_count() == 1:
+        return is_well
+    return bool(multihost_utils.process_allgather(np.array(is_well)).all())
+
+
 class Agreement:
     """Processes agree on a wish, such as to stop: it is granted to all of them at the same call,
     the one after that at which any of them had it. Nobody waits: the answer is read a call later.

@@ -1,0 +1,98 @@
+"""Checkpoints in a folder, by orbax: each step is written beside its place and renamed when it is
+whole. Only this file knows orbax."""
+
+import contextlib
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+# What they have to say is said in training/checkpoint.py in a line.
+for noisy in ("absl", "asyncio"):
+    logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+_print_error = sys.excepthook
+
+
+def _print_unless_late(kind: Any, error: Any, trace: Any) -> None:
+    """Where one write fails, orbax ends its event loop, and those that finish later complain."""
+    if str(error) != "Event loop is closed":
+        _print_error(kind, error, trace)
+
+
+sys.excepthook = _print_unless_late
+
+
+class FolderSteps:
+    """Steps as folders, on a disk that all processes share."""
+
+    def __init__(self, folder: Path, is_writer: bool) -> None:
+        self._folder, self._is_writer = folder.resolve(), is_writer
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        arrays = {name: ocp.StandardCheckpointHandler() for name in ("params", "ema", "rest")}
+        return ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(create=self._is_writer),
+            item_handlers={**arrays, "about": ocp.JsonCheckpointHandler()},
+        )
+
+    def name(self, step: int) -> str:
+        return str(self._folder / str(step))
+
+    def steps(self) -> list[int]:
+        """What is there, whole or damaged, oldest first."""
+        names = [path.name for path in self._folder.glob("*")] if self._folder.is_dir() else []
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(
+        self, step: int, items: Mapping[str, Any], words: Any, first: Callable[[], None]
+    ) -> None:
+        """Begin to write a step; `first` is done before it can be whole."""
+        first()
+        args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args))
+
+    def wait(self) -> None:
+        """Until the last step is whole. Raises what went wrong."""
+        self._manager.wait_until_finished()
+
+    def clean(self, step: int) -> None:
+        """Remove what a failed save has left, and begin with orbax anew."""
+        for half in self._folder.glob(f"{step}.*tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
+        self.close()
+        self._manager = self._open()
+
+    def delete(self, step: int) -> None:
+        self._manager.delete(step)
+
+    def set_aside(self, step: int) -> None:
+        """Rename a step to aside-STEP, which nobody reads."""
+        aside = self._folder / f"aside-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._folder / str(step)).rename(aside)
+
+    def reload(self) -> None:
+        """See what is there now."""
+        self._manager.reload()
+
+    def words(self, step: int) -> Any:
+        """The JSON saved with a step."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["about"]
+
+    def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """The arrays of a step that `wanted`, trees of shapes with shardings, asks for."""
+        args = {name: ocp.args.StandardRestore(item) for name, item in wanted.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**args))
+        return {name: found[name] for name in wanted}
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._manager.close()

@@ -1,0 +1,239 @@
+"""Checkpoints in an object store (gs://, s3://), which needs no disk that processes share.
+
+Every array is a Zarr, cut as it lies on the devices: each process writes the pieces it holds and
+then a marker, and a step is whole when all markers are there, since a store can replace one object
+at a time but rename none. Tensorstore, which orbax brings along, speaks to Google Cloud Storage and
+S3 itself; orbax (0.12.8) does not know the latter. A file:// URL behaves like such a store.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import tensorstore as ts
+
+from training.digests import path_name
+from training.processes import everywhere
+
+SCHEMES = ("gs://", "s3://", "file://")
+RETRIES = {"max_retries": 7, "initial_delay": "500ms", "max_delay": "8s"}  # about half a minute
+READERS = 8
+"""Arrays read at a time."""
+UNREACHABLE = r"ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|INTERNAL"
+"""What tensorstore says when it is not the objects that are at fault."""
+
+
+class UnreachableError(OSError):
+    """A store that does not answer, or does not let us in; its objects may be whole."""
+
+
+def is_remote(place: object) -> bool:
+    return str(place).startswith(SCHEMES)
+
+
+def open_store(url: str) -> ts.KvStore:
+    """Objects by name below a URL. Credentials are found as Google's and Amazon's own tools do;
+    AWS_ENDPOINT_URL names another server that speaks S3."""
+    spec = ts.KvStore.Spec(url.rstrip("/") + "/").to_json()
+    if spec["driver"] == "s3":
+        env = os.environ
+        endpoint = env.get("AWS_ENDPOINT_URL_S3", env.get("AWS_ENDPOINT_URL"))
+        region = env.get("AWS_REGION", env.get("AWS_DEFAULT_REGION"))
+        given = {"endpoint": endpoint, "aws_region": region or (endpoint and "us-east-1")}
+        spec |= {name: value for name, value in given.items() if value}
+        if "AWS_ACCESS_KEY_ID" in env:  # and say nothing of files that are not needed
+            spec["aws_credentials"] = {"type": "environment"}
+    context = {f"{name}_request_retries": RETRIES for name in ("s3", "gcs")}
+    return ts.KvStore.open(spec, context=ts.Context(context)).result()
+
+
+def below(prefix: str) -> ts.KvStore.KeyRange:
+    """All names that begin with `prefix`, which ends with a slash."""
+    return ts.KvStore.KeyRange(prefix, prefix[:-1] + chr(ord("/") + 1))
+
+
+def names(store: ts.KvStore, prefix: str) -> list[str]:
+    """Names below `prefix`, without it.
+
+    Raises:
+        UnreachableError: the store cannot be reached.
+    """
+    with reachable(store):
+        found = store.list(below(prefix)).result()
+    return [name.decode()[len(prefix) :] for name in found]
+
+
+@contextlib.contextmanager
+def reachable(store: ts.KvStore) -> Any:
+    """Turns what a store that cannot be reached says into an UnreachableError of one line."""
+    try:
+        yield
+    except Exception as error:
+        if not re.match(UNREACHABLE, str(error)):
+            raise
+        text = " ".join(str(error).split())[:300]
+        raise UnreachableError(f"{address(store)} cannot be reached: {text}") from None
+
+
+def address(store: ts.KvStore) -> str:
+    spec = store.spec().to_json()
+    scheme = {"gcs": "gs", "gcs_grpc": "gs"}.get(spec["driver"], spec["driver"])
+    return f"{scheme}://{spec.get('bucket', '')}{'/' if 'bucket' in spec else ''}{spec['path']}"
+
+
+class ObjectSteps:
+    """Steps as objects: STEP/… and whole/STEP.PROCESS-of-PROCESSES."""
+
+    def __init__(self, url: str) -> None:
+        self._store = open_store(url)
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def name(self, step: int) -> str:
+        return f"{address(self._store)}{step}"
+
+    def steps(self) -> list[int]:
+        """Those of which every process wrote its part, oldest first."""
+        parts: dict[tuple[int, int], int] = {}
+        for name in names(self._store, "whole/"):
+            step, count = int(name.partition(".")[0]), int(name.rpartition("-")[2])
+            parts[step, count] = parts.get((step, count), 0) + 1
+        return sorted({step for (step, count), found in parts.items() if found == count})
+
+    def save(
+        self, step: int, items: Mapping[str, Any], words: Any, first: Callable[[], None]
+    ) -> None:
+        """Begin to write a step; `first` is done before it can be whole."""
+        problem = None
+        if jax.process_index() == 0:
+            try:
+                self._remove(step)  # what a save that was cut off has left
+            except Exception as error:
+                problem = error
+        if not everywhere(problem is None):
+            raise problem or UnreachableError("process 0 cannot reach it")
+        pieces = {
+            object_name(path): (leaf.shape, leaf.dtype, _cut(leaf), _pieces(leaf))
+            for path, leaf in jax.tree.flatten_with_path(items)[0]
+        }
+        self._writing = self._thread.submit(self._write, step, pieces, words, first)
+
+    def _write(
+        self, step: int, pieces: Mapping[str, Any], words: Any, first: Callable[[], None]
+    ) -> None:
+        first()
+        me, is_first = jax.process_index(), jax.process_index() == 0
+        writes = []
+        for name, (shape, dtype, cut, held) in pieces.items():
+            if not held and not is_first:
+                continue
+            # Process 0 writes what is said of an array; the others take it as said.
+            array = ts.open(
+                {"driver": "zarr3", "store_data_equal_to_fill_value": True},
+                kvstore=self._store / f"{step}/{name}/",
+                dtype=ts.dtype(dtype),
+                shape=shape,
+                chunk_layout=ts.ChunkLayout(chunk_shape=cut),
+                create=is_first,
+                open=not is_first,
+                assume_metadata=not is_first,
+            ).result()
+            writes += [array[index].write(data) for index, data in held]
+        for write in writes:
+            write.result()
+        if is_first:
+            self._store.write(f"{step}/about.json", json.dumps(words)).result()
+        self._store.write(f"whole/{step}.{me}-of-{jax.process_count()}", b"whole").result()
+
+    def wait(self) -> None:
+        """Until the last step is whole. Raises what went wrong."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        problem = None
+        try:
+            with reachable(self._store):
+                writing.result()
+        except Exception as error:
+            problem = error
+        if not everywhere(problem is None):
+            raise problem or UnreachableError("another process could not write its part")
+
+    def clean(self, step: int) -> None:
+        """Remove what a failed save has left, if that can be done."""
+        with contextlib.suppress(Exception):
+            self.delete(step)
+
+    def delete(self, step: int) -> None:
+        if jax.process_index() == 0:
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """Its markers first: from then on it is no step."""
+        with reachable(self._store):
+            for name in names(self._store, "whole/"):
+                if name.startswith(f"{step}."):
+                    self._store.write(f"whole/{name}", None).result()
+            self._store.delete_range(below(f"{step}/")).result()
+
+    def set_aside(self, step: int) -> None:
+        """Copy what is there to aside-STEP, which nobody reads, and remove the step."""
+        self._store.delete_range(below(f"aside-{step}/")).result()
+        for name in names(self._store, f"{step}/"):
+            data = self._store.read(f"{step}/{name}").result().value
+            self._store.write(f"aside-{step}/{name}", data).result()
+        self._remove(step)
+
+    def words(self, step: int) -> Any:
+        """The JSON saved with a step."""
+        with reachable(self._store):
+            return json.loads(self._store.read(f"{step}/about.json").result().value)
+
+    def restore(self, step: int, wanted: Any) -> Any:
+        """The arrays of a step that `wanted`, a tree of shapes with shardings, asks for."""
+        leaves, treedef = jax.tree.flatten_with_path(wanted)
+
+        def read(leaf: tuple[Any, Any]) -> jax.Array:
+            path, like = leaf
+            array = ts.open(
+                {"driver": "zarr3", "fill_missing_data_reads": False},
+                kvstore=self._store / f"{step}/{object_name(path)}/",
+                dtype=ts.dtype(like.dtype),
+                shape=like.shape,
+                open=True,
+            ).result()
+            return jax.make_array_from_callback(
+                like.shape, like.sharding, lambda index: array[index].read().result()
+            )
+
+        with reachable(self._store), ThreadPoolExecutor(READERS) as readers:
+            return jax.tree.unflatten(treedef, list(readers.map(read, leaves)))
+
+    def reload(self) -> None:
+        """Nothing is remembered of what is there."""
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+
+def object_name(path: Any) -> str:
+    """params/a/kernel, or rest/opt_state/0/mu/a/kernel: no character that stores or their tools
+    take for something else."""
+    return re.sub(r"\W+", "/", path_name(path)).strip("/")
+
+
+def _cut(leaf: jax.Array) -> tuple[int, ...]:
+    """The shape of the pieces on the devices."""
+    return tuple(max(size, 1) for size in leaf.sharding.shard_shape(leaf.shape))
+
+
+def _pieces(leaf: jax.Array) -> list[tuple[Any, np.ndarray]]:
+    """The pieces that this process is to write, copied: training goes on in their memory."""
+    held = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
+    return [(shard.index, np.array(shard.data)) for shard in held]
