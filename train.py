@@ -29,8 +29,9 @@ from model.loss import make_eval_loss, make_loss
 from model.transformer import Transformer
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
-from optim.schedules import make_schedule
+from optim.schedules import make_schedule, make_warm_up
 from training import parallel, processes, runs
+from training.batching import make_plan, micro_batch_size
 from training.finetuning import fit_params
 from training.flops import count_flops
 from training.hooks import evaluate_loss
@@ -58,12 +59,13 @@ def main(config: Config) -> None:
     training = config.training
     processes.join(config.parallel)
     devices = parallel.start(config.parallel)
-    parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
+    micro_batch_size(training, devices)
     records = open_records(config.data.records)
     check_sizes(config.model, records)
     folder, changes = processes.from_first(lambda: open_folder(config))
     folder = Path(folder)
 
+    plan = make_plan(training)
     model = transformer.build(config.model, training.compute_dtype)
     create = make_state(config, model)
 
@@ -71,9 +73,7 @@ def main(config: Config) -> None:
         if devices.is_first:
             runs.copy_once(records.tokenizer_folder, folder / "tokenizer")
             runs.copy_once(records.vqgan_folder, folder / "vqgan")
-        batches = open_batches(
-            records, "train", training.batch_size, config.seed, share=devices.rows
-        )
+        batches = open_batches(records, "train", plan.examples, config.seed, share=devices.rows)
         count, pictures = transformer.count_params(config.model), len(batches.rows)
         print(f"{folder}: {count:,} parameters on {devices.describe()}, {pictures:,} pictures")
         hooks = [
@@ -95,6 +95,7 @@ def main(config: Config) -> None:
         changes,
         count_costs(model, config.model, devices),
         prepare=partial(start_from, config, devices) if config.init_from else None,
+        plan=plan,
     )
 
 
@@ -204,14 +205,15 @@ def compose_step(
         training.label_smoothing,
         training.z_loss,
     )
+    examples_at = make_plan(training).examples
     return make_train_step(
         parallel.gather_before(loss, devices),
         make_optimizer(config.optim, parallel.spread(devices)),
-        make_schedule(config.optim, training.steps, lambda step: step * float(training.batch_size)),
-        training.accumulation_steps,
+        make_schedule(config.optim, training.steps, examples_at),
+        parallel.count_micro_batches(devices, micro_batch_size(training, devices)),
         parallel.mean_over(devices),
         settings=training,
-        warmup_steps=config.optim.warmup_steps,
+        is_warm=make_warm_up(config.optim, examples_at),
         update_ema=make_ema(config.optim.ema_decay),
     )
 
@@ -222,7 +224,7 @@ def make_evaluation(
     """The loss on every held-out split."""
     training = config.training
     # No more at a time than a device holds in training.
-    size = training.batch_size // (len(devices) * training.accumulation_steps)
+    size = max(micro_batch_size(training, devices) // devices.tensor, 1)
     few = max(training.eval_examples // size, 1)
     sets = {
         name: lambda name=name: islice(eval_batches(records, name, size), few)

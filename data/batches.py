@@ -5,8 +5,10 @@ Feistel network (Luby & Rackoff 1988) over the next power of two, walked until i
 (Black & Rogaway 2002). Hashes are the finaliser of SplitMix64 (Steele et al. 2014).
 """
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt64
@@ -68,7 +70,8 @@ class Batches:
     records: Records
     rows: Int64[np.ndarray, "m"]
     cumulative_weights: Float64[np.ndarray, "c"]
-    batch_size: int
+    examples_at: Callable[[int], int]
+    """Examples of all batches before a step's: exact, and larger by at least 1 for each step."""
     seed: int
     shuffle: bool
     share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange
@@ -76,13 +79,14 @@ class Batches:
 
     def epoch(self, step: int) -> float:
         """How many times the split was read before `step`."""
-        return step * self.batch_size / len(self.rows)
+        return self.examples_at(step) / len(self.rows)
 
     def at(self, step: int) -> Batch:
         """The rows of one step's batch that are read here: text_tokens, text_mask, image_tokens and
         example_index, the place in the whole batch."""
-        places = self.share(self.batch_size).astype(np.int64)
-        positions = step * self.batch_size + places
+        start = self.examples_at(step)
+        places = self.share(self.examples_at(step + 1) - start).astype(np.int64)
+        positions = start + places
         count = len(self.rows)
         chosen = order(self.seed, positions, count) if self.shuffle else positions % count
         examples = self.rows[chosen]
@@ -107,16 +111,22 @@ class Batches:
 def open_batches(
     records: Records,
     split: str,
-    batch_size: int,
+    batch_size: int | Callable[[int], int],
     seed: int,
     *,
     shuffle: bool = True,
     share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange,
 ) -> Batches:
-    """The training stream of a split. Raises ValueError for an unknown or empty split."""
-    rows = _rows(records, split, batch_size)
+    """The training stream of a split, in batches of one size, or of several: then `batch_size(n)`
+    are the examples in front of batch n.
+
+    Raises:
+        ValueError: the split is unknown or empty.
+    """
+    examples_at = batch_size if callable(batch_size) else partial(operator.mul, batch_size)
+    rows = _rows(records, split, examples_at(1))
     cumulative = np.concatenate([[0.0], np.cumsum(records.caption_weights, dtype=np.float64)])
-    return Batches(records, rows, cumulative, batch_size, seed, shuffle, share)
+    return Batches(records, rows, cumulative, examples_at, seed, shuffle, share)
 
 
 def eval_batches(records: Records, split: str, batch_size: int) -> Iterator[Batch]:

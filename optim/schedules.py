@@ -1,6 +1,7 @@
 """Learning rate as a function of the finished updates alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -9,20 +10,20 @@ from jaxtyping import Array
 from optim.config import DecayShape, OptimConfig, Schedule
 
 Steps = Array | int | float
+Clock = Callable[[Any], Any]
+"""Finished updates → what is counted instead; an int gives an int, an array an array."""
 OPT_FRACTION = 0.1
 
 
 def make_schedule(
-    config: OptimConfig, steps: int, examples_at: Callable[[Steps], Steps] | None = None
+    config: OptimConfig, steps: int, examples_at: Clock | None = None
 ) -> optax.Schedule:
     """Linear warm-up, then the course that `config.schedule` names, over `steps` updates in all.
 
     `examples_at(step)` are the examples seen after that many updates; with
     `config.schedule_unit` examples it is the clock. Raises ValueError when it is missing then.
     """
-    if config.schedule_unit == "examples" and examples_at is None:
-        raise ValueError("optim.schedule_unit examples is not possible here; use updates")
-    clock = examples_at if config.schedule_unit == "examples" else None
+    clock = _clock(config, examples_at)
     course = COURSES[config.schedule]
     warmup = max(config.warmup_steps, 1)
     end = steps if clock is None else int(clock(steps))
@@ -36,6 +37,19 @@ def make_schedule(
         return config.learning_rate * jnp.clip(share, 0.0, 1.0)
 
     return schedule
+
+
+def make_warm_up(config: OptimConfig, examples_at: Clock | None = None) -> Callable[[Array], Array]:
+    """Whether the warm-up is over after so many updates, as `make_schedule` counts it."""
+    clock = _clock(config, examples_at) or (lambda step: step)
+    return lambda step: jnp.asarray(clock(step) >= config.warmup_steps)
+
+
+def _clock(config: OptimConfig, examples_at: Clock | None) -> Clock | None:
+    """What the schedule counts instead of updates, if it does."""
+    if config.schedule_unit == "examples" and examples_at is None:
+        raise ValueError("optim.schedule_unit examples is not possible here; use updates")
+    return examples_at if config.schedule_unit == "examples" else None
 
 
 def _hold(config: OptimConfig, now: Steps, end: int) -> Array:

@@ -1,6 +1,7 @@
 """Configuration of training: length, batch, precision, intervals, checkpoints, devices, tracker."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
@@ -19,6 +20,17 @@ def parse_range(text: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
+def parse_ramp(text: str) -> tuple[int, int]:
+    """ "1000:1024" → from batch 1000 on, 1024 examples. Raises ValueError."""
+    start, _, size = text.partition(":")
+    if not start.isdecimal() or not size.isdecimal() or not int(start) or not int(size):
+        raise ValueError(
+            f"training.batch_ramp {text!r} is no BATCH:SIZE, such as 1000:1024, from batch 1000 on "
+            "1024 examples"
+        )
+    return int(start), int(size)
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Length, batch, precision, regularisation and the intervals of periodic work."""
@@ -27,6 +39,10 @@ class TrainingConfig:
     """Optimizer updates in all."""
     batch_size: int = 32
     """Examples per update, over all devices and micro-batches."""
+    batch_ramp: tuple[str, ...] = ()
+    """Larger batches later on: BATCH:SIZE, such as 1000:1024 3000:2048 for 1,024 examples from
+    batch 1000 on. A device's micro-batch stays as it is. Count the schedule in examples then
+    (optim.schedule_unit)."""
     accumulation_steps: int = 1
     """Micro-batches whose gradients are averaged into one update: the same update with less
     memory."""
@@ -102,6 +118,7 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} cannot be negative, not {getattr(self, name)}")
         for text in self.skip_batches:
             parse_range(text)
+        self._check_ramp()
         if not 0 <= self.label_smoothing < 1 or self.z_loss < 0:
             raise ValueError(
                 f"training.label_smoothing {self.label_smoothing} must lie in 0..1 and "
@@ -112,6 +129,15 @@ class TrainingConfig:
                 f"training.token_noise {self.token_noise} must lie in 0..0.5 and "
                 f"training.caption_dropout {self.caption_dropout} in 0..1"
             )
+
+    def _check_ramp(self) -> None:
+        ramp = [(0, self.batch_size), *map(parse_ramp, self.batch_ramp)]
+        for (start, size), (later, larger) in pairwise(ramp):
+            if later <= start or larger <= size:
+                raise ValueError(
+                    f"training.batch_ramp must rise: from batch {later} on {larger} examples, "
+                    f"after {size} from batch {start} on"
+                )
 
 
 @dataclass(frozen=True)

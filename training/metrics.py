@@ -6,6 +6,7 @@ import math
 import os
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,15 @@ class MetricsFile:
     """Appends rows, each flushed, so that a killed run has all it finished."""
 
     def __init__(
-        self, path: Path, restored_step: int, batch_size: int, costs: Costs = NO_COSTS
+        self,
+        path: Path,
+        restored_step: int,
+        examples_at: Callable[[int], int],
+        costs: Costs = NO_COSTS,
     ) -> None:
-        """Rows beyond `restored_step` are removed: their updates will be done again."""
-        self._batch_size, self._costs = batch_size, costs
+        """Rows beyond `restored_step` are removed: their updates will be done again.
+        `examples_at(step)` are the examples seen in so many updates."""
+        self._examples_at, self._costs = examples_at, costs
         self._hours = _cut_after(path, restored_step)
         self._file = path.open("a")
 
@@ -85,12 +91,14 @@ class MetricsFile:
         """Append a row; returns it with examples, hours and speed beside the step."""
         seconds = row["time/step_ms"] / 1000
         self._hours += seconds / 3600
+        examples = self._examples_at(step)
+        own = examples - self._examples_at(step - 1)
         full = {
             "step": step,
-            "examples": step * self._batch_size,
+            "examples": examples,
             "hours": round(self._hours, 6),
             **row,
-            **self._costs.speeds(self._batch_size / max(seconds, 1e-9)),
+            **self._costs.speeds(own / max(seconds, 1e-9)),
         }
         # NaN and infinity are not JSON; null says that there was no number.
         finite = {name: value if math.isfinite(value) else None for name, value in full.items()}

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from training import metrics, parallel, peers, processes, runs
+from training.batching import BatchPlan
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, TrackerConfig, TrainingConfig, parse_range
 from training.logbook import Logbook
@@ -71,6 +72,7 @@ def run_training(
     changes: runs.Changes | None = None,
     costs: metrics.Costs = metrics.NO_COSTS,
     prepare: Prepare | None = None,
+    plan: BatchPlan | None = None,
 ) -> TrainState:
     """Train from the newest checkpoint in `folder`, or from `create()`, to the last update or a
     stop.
@@ -78,9 +80,10 @@ def run_training(
     `about` names what the run depends on besides its settings, such as the data's digest; it is
     saved with each checkpoint and must be the same on resume. `begin` makes the work, once it is
     sure that there is some. `changes` are settings that differ from the last start's. `prepare`
-    gives a fresh state other weights, and lines about it.
+    gives a fresh state other weights, and lines about it. `plan`: None for batches of one size.
     """
     steps = config.training.steps
+    plan = plan or BatchPlan(config.training.batch_size)
     book = Logbook(folder, devices.is_first)
     alone = runs.sole_user(folder) if devices.is_first else contextlib.nullcontext()
     with alone, StopSignal() as stop, peers.watch_peers():
@@ -100,6 +103,7 @@ def run_training(
             _note_start(folder, config_yaml, book, start, devices, changes)
             for line in lines:
                 book.tell("init", start, line)
+            skips = Skips(folder / "skips.json", devices.is_first)
             tracker = Tracker(
                 config.tracker,
                 config.training,
@@ -108,14 +112,13 @@ def run_training(
                 dataclasses.asdict(config),  # type: ignore[call-overload]
                 costs,
                 is_writer=devices.is_first,
+                examples_at=lambda n: skips.examples(n, plan.examples),
             )
             with tracker:
                 stop.leave = lambda: _leave(checkpoints, book, folder, tracker, steps)
                 trainer = _Trainer(config, devices, about, checkpoints, tracker, book, stop)
                 try:
-                    state = trainer.train(
-                        begin(tracker), state, Skips(folder / "skips.json", devices.is_first)
-                    )
+                    state = trainer.train(begin(tracker), state, skips)
                     checkpoints.finish()
                 except BaseException as error:
                     is_wish = isinstance(error, KeyboardInterrupt)

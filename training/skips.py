@@ -5,6 +5,7 @@ batches. The same batches did not spike from other parameters: it is the pair th
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,14 @@ class Skips:
             if n >= one.start:
                 n += one.stop - one.start
         return n
+
+    def examples(self, n: int, examples_at: Callable[[int], int]) -> int:
+        """Examples of `n` updates, where `examples_at(batch)` are those of all batches before."""
+        batch = self.position(n)
+        left_out = (one for one in self.ranges if one.start < batch)
+        return examples_at(batch) - sum(
+            examples_at(one.stop) - examples_at(one.start) for one in left_out
+        )
 
     def leave_out(self, start: int, stop: int, step: int, why: str) -> list[LeftOut]:
         """Leave out start:stop after `step` finished updates, of which nothing changes; returns

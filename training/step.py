@@ -22,6 +22,10 @@ Loss = Callable[[Any, Batch, Key[Array, "b"]], tuple[Array, Metrics]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 UpdateEma = Callable[[Any, Any, Array], Any]
 """(averages, parameters, finished updates) → averages"""
+MicroBatches = Callable[[int], int]
+"""Rows of a batch, as the step sees them → how many micro-batches they are taken in"""
+IsWarm = Callable[[Array], Array]
+"""Finished updates → whether the learning rate's warm-up is over"""
 
 TENSORS = "tensors"
 PLAIN = TrainingConfig(on_spike="off")
@@ -38,23 +42,25 @@ def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    accumulation_steps: int = 1,
+    micro_batches: int | MicroBatches = 1,
     mean_over_devices: Callable[[Any], Any] = lambda tree: tree,
     *,
     settings: TrainingConfig = PLAIN,
-    warmup_steps: int = 0,
+    is_warm: IsWarm = lambda step: jnp.bool_(True),
     update_ema: UpdateEma | None = None,
 ) -> Step:
     """The update for a loss; `mean_over_devices` is given by training/parallel.py.
 
     Where the state has a guard (training/spikes.py), an update that would do harm leaves
-    parameters, optimizer and averages as they were; in the first `warmup_steps` only what is no
-    number does.
+    parameters, optimizer and averages as they were; until the learning rate `is_warm` only what is
+    no number does.
     """
     direction = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, metrics = _mean_gradient(loss, state, batch, accumulation_steps)
+        rows = len(batch["example_index"])
+        count = micro_batches(rows) if callable(micro_batches) else micro_batches
+        grads, metrics = _mean_gradient(loss, state, batch, count)
         grads, metrics = mean_over_devices((grads, metrics))
         learning_rate = schedule(state.step)
         metrics["norm/grad"] = optax.tree.norm(grads)
@@ -71,7 +77,7 @@ def make_train_step(
         if settings.norms_every:
             is_due = (state.step + 1) % settings.norms_every == 0
             metrics[TENSORS] = tensor_norms(grads, state.params, updates, is_due)
-        new, metrics = _guarded(state, new, metrics, settings, state.step >= warmup_steps)
+        new, metrics = _guarded(state, new, metrics, settings, is_warm(state.step))
         metrics["norm/params"] = optax.tree.norm(new.params)
         return new._replace(step=state.step + 1), metrics
 
@@ -79,7 +85,7 @@ def make_train_step(
 
 
 def _mean_gradient(
-    loss: Loss, state: TrainState, batch: Batch, accumulation_steps: int
+    loss: Loss, state: TrainState, batch: Batch, micro_batches: int
 ) -> tuple[Any, Metrics]:
     """Gradient and metrics averaged over the micro-batches, with the loss scale taken out again."""
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
@@ -95,7 +101,7 @@ def _mean_gradient(
         return grads, metrics
 
     keys = example_keys(state, batch["example_index"])
-    grads, metrics = accumulate(gradient, (batch, jax.random.key_data(keys)), accumulation_steps)
+    grads, metrics = accumulate(gradient, (batch, jax.random.key_data(keys)), micro_batches)
     return jax.tree.map(lambda g: g / scale, grads), metrics
 
 

@@ -42,12 +42,13 @@ class Tracker:
         settings: Mapping[str, Any],
         costs: Costs = NO_COSTS,
         is_writer: bool = True,
+        examples_at: Callable[[int], int] | None = None,
     ) -> None:
         """`settings`: the resolved configuration, for the mirror. Of several processes one is the
-        writer."""
-        self._open = lambda step: MetricsFile(
-            folder / "metrics.jsonl", step, pace.batch_size, costs
-        )
+        writer. `examples_at(step)`: examples seen in so many updates, where batches are not all of
+        one size."""
+        count = examples_at or (lambda step: step * pace.batch_size)
+        self._open = lambda step: MetricsFile(folder / "metrics.jsonl", step, count, costs)
         self._file = self._open(restored_step) if is_writer else None
         self._log_every = max(pace.log_every, 1)
         self._steps = pace.steps

@@ -28,6 +28,7 @@ from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training import parallel, processes, runs
+from training.batching import BatchPlan
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig
 from training.loop import Hook
 from training.parallel import Devices
@@ -194,7 +195,7 @@ def make_step(config: RunConfig, autoencoder: Autoencoder, devices: Devices) -> 
     return make_train_step(
         parallel.gather_before(make_loss(autoencoder, config.loss), devices),
         make_optimizer(config.optim, parallel.spread(devices)),
-        make_schedule(config.optim, training.steps, lambda step: step * float(training.batch_size)),
+        make_schedule(config.optim, training.steps, BatchPlan(training.batch_size).examples),
         training.accumulation_steps,
         parallel.mean_over(devices),
         update_ema=make_ema(config.optim.ema_decay),

@@ -73,6 +73,18 @@ def test_the_stream_does_not_depend_on_the_batch_size() -> None:
         np.testing.assert_array_equal(found, expected)
 
 
+def test_growing_batches_leave_the_stream_as_it_is() -> None:
+    records = make_records()
+    before = [0, 4, 8, 12, 24, 36, 63, 90, 117]  # examples in front of each batch
+    even = open_batches(records, "train", 9, seed=4)
+    grown = open_batches(records, "train", before.__getitem__, seed=4)
+    for name in ("image_tokens", "text_tokens", "text_mask"):
+        expected = np.concatenate([even.at(step)[name] for step in range(13)])
+        found = np.concatenate([grown.at(step)[name] for step in range(8)])
+        np.testing.assert_array_equal(found, expected)
+    assert grown.at(3)["example_index"].tolist() == list(range(12))
+
+
 def test_any_step_is_the_same_whatever_was_read_before() -> None:
     records = make_records()
     walked, jumped = (open_batches(records, "train", 8, seed=1) for _ in range(2))

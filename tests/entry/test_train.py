@@ -57,6 +57,10 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["train/loss"]) for row in metrics.read(run / "metrics.jsonl")]
 
 
+def examples(run: Path) -> list[int]:
+    return [row["examples"] for row in metrics.read(run / "metrics.jsonl")]
+
+
 def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     records_folder: Path, tmp_path: Path
 ) -> None:
@@ -80,7 +84,15 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     )
 
 
-@pytest.mark.parametrize("settings", [["--optim.name=adamw"], ["--training.compute_dtype=float16"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--optim.name=adamw"],
+        ["--training.compute_dtype=float16"],
+        ['--training.batch_ramp=["6:16"]', "--optim.schedule_unit=examples"],
+    ],
+    ids=["adamw", "float16", "ramp"],
+)
 def test_stopped_and_resumed_equals_straight_through(
     records_folder: Path, tmp_path: Path, settings: list[str]
 ) -> None:
@@ -109,6 +121,9 @@ def test_stopped_and_resumed_equals_straight_through(
     assert losses(resumed)[-1][0] >= 6
     train.main(config)
     assert losses(resumed) == losses(straight)
+    assert examples(resumed) == examples(straight)
+    if settings[0].startswith("--training.batch_ramp"):
+        assert examples(resumed) == [8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 144]
     one, other = weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b")
     assert one.keys() == other.keys()
     for name in one:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optim.config import DecayShape, OptimConfig, Schedule
-from optim.schedules import COURSES, FALLS, make_schedule
+from optim.schedules import COURSES, FALLS, make_schedule, make_warm_up
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=10, decay_fraction=0.5)
 STEPS = 100
@@ -133,6 +133,16 @@ def test_in_examples_a_batch_twice_as_large_goes_twice_as_fast(course: Schedule)
             np.testing.assert_allclose(ramped(half), expected, rtol=1e-5, atol=1e-8)
     with pytest.raises(ValueError, match="schedule_unit examples is not possible here"):
         make_schedule(examples, STEPS)
+
+
+def test_the_warm_up_is_over_when_it_is_counted_to_be() -> None:
+    updates, examples = CONFIG, replace(CONFIG, schedule_unit="examples", warmup_steps=80)
+    for is_warm in (
+        make_warm_up(updates),
+        make_warm_up(updates, lambda step: step * 8),
+        make_warm_up(examples, lambda step: step * 8),
+    ):
+        assert [bool(jax.jit(is_warm)(jnp.int32(step))) for step in (0, 9, 10)] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(

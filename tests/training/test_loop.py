@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved() -> None:
 
 def test_a_damaged_row_is_named_and_no_good_one_is_lost(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
-    file = metrics.MetricsFile(path, 0, batch_size=4)
+    file = metrics.MetricsFile(path, 0, lambda step: 4 * step)
     for step in (1, 2, 3):
         file.write(step, {"time/step_ms": 1000.0})
     file.close()
@@ -131,12 +131,12 @@ def test_a_damaged_row_is_named_and_no_good_one_is_lost(tmp_path) -> None:
     broken = "\n".join([lines[0], "?", lines[2]]) + "\n"
     path.write_text(broken)
     with pytest.raises(ValueError, match="line 2 is no row of metrics"):
-        metrics.MetricsFile(path, 3, batch_size=4)
+        metrics.MetricsFile(path, 3, lambda step: 4 * step)
     assert path.read_text() == broken
 
 
 def test_numbers_that_json_does_not_know_are_null(tmp_path) -> None:
-    file = metrics.MetricsFile(tmp_path / "metrics.jsonl", 0, batch_size=4)
+    file = metrics.MetricsFile(tmp_path / "metrics.jsonl", 0, lambda step: 4 * step)
     file.write(1, {"time/step_ms": 1.0, "norm/grad": float("inf")})
     file.close()
     assert metrics.read(tmp_path / "metrics.jsonl")[0]["norm/grad"] is None
@@ -181,13 +181,13 @@ def test_a_stop_before_the_first_update_trains_and_saves_nothing() -> None:
 
 def test_rows_beyond_the_restored_step_are_removed(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
-    file = metrics.MetricsFile(path, 0, batch_size=4)
+    file = metrics.MetricsFile(path, 0, lambda step: 4 * step)
     for step in (1, 2, 3):
         file.write(step, {"time/step_ms": 1000.0, "train/loss": 1.0})
     file.close()
     with path.open("a") as broken:
         broken.write('{"step": 4, "tr')  # a kill in the middle of a write
-    file = metrics.MetricsFile(path, 2, batch_size=4)
+    file = metrics.MetricsFile(path, 2, lambda step: 4 * step)
     file.write(3, {"time/step_ms": 1000.0, "train/loss": 2.0})
     file.close()
     rows = metrics.read(path)
@@ -198,7 +198,7 @@ def test_rows_beyond_the_restored_step_are_removed(tmp_path) -> None:
 
 def test_a_row_tells_what_the_machine_does(tmp_path) -> None:
     costs = metrics.Costs(tokens=64, flops=2e9, peak_flops=1e12)
-    file = metrics.MetricsFile(tmp_path / "metrics.jsonl", 0, batch_size=100, costs=costs)
+    file = metrics.MetricsFile(tmp_path / "metrics.jsonl", 0, lambda step: 100 * step, costs)
     row = file.write(1, {"time/step_ms": 500.0})
     file.close()
     assert {name: value for name, value in row.items() if name.startswith("speed/")} == {

@@ -42,7 +42,7 @@ def run(
             optimizer,
             lambda step: jnp.float32(1e-3),
             settings=settings,
-            warmup_steps=warmup_steps,
+            is_warm=lambda step: step >= warmup_steps,
             update_ema=lambda ema, params, step: jax.tree.map(
                 lambda a, p: 0.9 * a + 0.1 * p, ema, params
             ),

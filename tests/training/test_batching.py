@@ -1,0 +1,94 @@
+"""Batches that grow: which examples they have, and in which parts devices take them."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training import parallel
+from training.batching import BatchPlan, make_plan, micro_batch_size
+from training.config import ParallelConfig, TrainingConfig
+from training.parallel import Devices, count_micro_batches
+from training.skips import Skips
+
+PLAN = BatchPlan(4, ((10, 8), (13, 24)))
+
+
+def devices(count: int = 4, **more: Any) -> Devices:
+    return parallel.start(ParallelConfig(devices=count, **more))
+
+
+def test_the_examples_before_a_batch_are_those_of_all_batches_before_it() -> None:
+    sizes = [PLAN.size(n) for n in range(20)]
+    assert sizes == [4] * 10 + [8] * 3 + [24] * 7
+    totals = [PLAN.examples(n) for n in range(21)]
+    assert [b - a for a, b in pairwise(totals)] == sizes
+    assert totals[0] == 0
+    assert PLAN.examples(10**12) == 40 + 24 + 24 * (10**12 - 13)
+
+
+def test_a_traced_step_gives_the_same_within_a_float() -> None:
+    plan = BatchPlan(512, ((50_000, 1024), (115_000, 2048)))
+    steps = [0, 1, 49_999, 50_000, 50_001, 115_001, 255_000, 2_000_000]
+    found = jax.jit(jax.vmap(plan.examples))(jnp.array(steps))
+    exact = [plan.examples(n) for n in steps]
+    assert exact[-1] > 2**31
+    np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=1e-7)
+
+
+def test_the_configuration_gives_the_plan() -> None:
+    training = TrainingConfig(batch_size=4, batch_ramp=("10:8", "13:24"))
+    assert make_plan(training) == PLAN
+    assert make_plan(TrainingConfig(batch_size=4)) == BatchPlan(4)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "message"),
+    [
+        (("10",), "'10' is no BATCH:SIZE, such as 1000:1024"),
+        (("0:8",), "'0:8' is no BATCH:SIZE"),
+        (("5:8", "5:16"), "must rise: from batch 5 on 16 examples, after 8 from batch 5 on"),
+        (("5:4",), "from batch 5 on 4 examples, after 4 from batch 0 on"),
+    ],
+)
+def test_a_ramp_that_does_not_rise_is_refused(ramp: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(batch_size=4, batch_ramp=ramp)
+
+
+def test_a_larger_batch_is_more_micro_batches_of_the_same_size() -> None:
+    training = TrainingConfig(batch_size=8, accumulation_steps=2, batch_ramp=("10:16", "20:24"))
+    for places, rows in (
+        (devices(2), (4, 8, 12)),
+        (devices(4, mode="mesh", fsdp=2), (8, 16, 24)),
+        (devices(4, mode="mesh", tensor=2), (8, 16, 24)),
+    ):
+        size = micro_batch_size(training, places)
+        assert size == 8 // 2 // places.num_shares
+        count = count_micro_batches(places, size)
+        assert [count(seen) for seen in rows] == [2, 4, 6]
+
+
+def test_a_batch_that_devices_cannot_share_is_refused_wherever_in_the_ramp() -> None:
+    first = TrainingConfig(batch_size=10, batch_ramp=("10:16",))
+    with pytest.raises(ValueError, match="batch_size 10 is not a multiple of 4 device.*try 8"):
+        micro_batch_size(first, devices())
+    later = TrainingConfig(batch_size=8, batch_ramp=("10:20",))
+    with pytest.raises(
+        ValueError, match=r"batch_ramp 20 is not a multiple of 4 device\(s\) × 2 .*try 16"
+    ):
+        micro_batch_size(later, devices())
+
+
+def test_examples_left_out_are_not_counted(tmp_path: Path) -> None:
+    skips = Skips(tmp_path / "skips.json")
+    skips.leave_out(2, 4, 0, "by hand")
+    skips.leave_out(9, 12, 0, "by hand")
+    taken = [n for n in range(16) if n not in (2, 3, 9, 10, 11)]
+    for step in range(len(taken)):
+        seen = sum(PLAN.size(n) for n in taken[:step])
+        assert skips.examples(step, PLAN.examples) == seen

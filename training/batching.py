@@ -1,0 +1,90 @@
+"""How many examples each batch has, and what of them a device holds at a time.
+
+Batches may grow: a small one is worth more per example early, a large one uses the devices better
+late (PaLM: 512, 1,024, 2,048; arXiv:2204.02311, table 2).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, overload
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from training.config import TrainingConfig, parse_ramp
+from training.parallel import Devices, check_batch
+
+ExamplesAt = Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Batches of `first` examples, until the ramp says otherwise: pairs of a batch and the size of
+    all from it on, both rising.
+
+    The ramp counts batches, of which update n + 1 takes number n unless batches are left out
+    (training/skips.py): then it is as many updates early as there were batches left out.
+    """
+
+    first: int
+    ramp: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """All sizes there are, rising."""
+        return self.first, *(size for _, size in self.ramp)
+
+    def size(self, batch: int) -> int:
+        """Examples of one batch."""
+        return next(size for start, size in reversed(self._parts()) if batch >= start)
+
+    @overload
+    def examples(self, batch: int) -> int: ...
+    @overload
+    def examples(self, batch: Array) -> Float[Array, ""]: ...
+    def examples(self, batch: Any) -> Any:
+        """Examples of all batches before this one: exact for an int; of a traced number in float32,
+        which is right to 1 part in 10 million."""
+        if isinstance(batch, int):
+            return sum(size * count for size, count in self._counts(batch, min, max))
+        counts = self._counts(batch, jnp.minimum, jnp.maximum)
+        return sum(jnp.asarray(count, jnp.float32) * size for size, count in counts)
+
+    def _parts(self) -> list[tuple[int, int]]:
+        return [(0, self.first), *self.ramp]
+
+    def _counts(
+        self, batch: Any, least: Callable[..., Any], most: Callable[..., Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """Of each size, how many batches come before this one."""
+        parts = self._parts()
+        for i, (start, size) in enumerate(parts):
+            count = most(batch - start, 0)
+            is_last = i + 1 == len(parts)
+            yield size, count if is_last else least(count, parts[i + 1][0] - start)
+
+
+def make_plan(training: TrainingConfig) -> BatchPlan:
+    """The plan of a configuration."""
+    return BatchPlan(training.batch_size, tuple(map(parse_ramp, training.batch_ramp)))
+
+
+def micro_batch_size(training: TrainingConfig, devices: Devices) -> int:
+    """Examples that a device holds at a time, the same in all batches of the plan: those of the
+    first, over its accumulation_steps.
+
+    Raises:
+        ValueError: a batch cannot be dealt to the devices in such parts.
+    """
+    plan, parts = make_plan(training), training.accumulation_steps
+    check_batch(plan.first, devices, parts)
+    size = plan.first // (devices.num_shares * parts)
+    for larger in plan.sizes[1:]:
+        share = devices.num_shares * size
+        if larger % share:
+            raise ValueError(
+                f"training.batch_ramp {larger} is not a multiple of {devices.num_shares} device(s) "
+                f"× {size} examples, the micro-batch of batch_size {plan.first}; try "
+                f"{max(larger // share, 1) * share}"
+            )
+    return size
