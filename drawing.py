@@ -21,6 +21,7 @@ from model.sampling import Sampler, make_sampler, num_codes
 from model.transformer import Params, Transformer
 from training.checkpoint import Checkpoints
 from training.parallel import Devices, deal_rows, place
+from training.runs import place_of
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig
@@ -94,31 +95,32 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     is_step = path.parent.name == "checkpoints" and path.name.isdecimal()
     run, step = (path.parent.parent, int(path.name)) if is_step else (path, None)
-    if not (run / "config.yaml").is_file() or not (run / "checkpoints").is_dir():
+    config = from_yaml(Config, run / "config.yaml") if (run / "config.yaml").is_file() else None
+    if config is None or not (config.checkpoint.folder or (run / "checkpoints").is_dir()):
         raise ValueError(
             f"no checkpoint at {path}: looked for a run folder (config.yaml and checkpoints/), a "
             f"step in one (RUN/checkpoints/STEP) and a release (config.json and model.safetensors)"
         )
-    config = from_yaml(Config, run / "config.yaml")
-    step, params, digest = _restore(run, step, config.model)
+    where = place_of(run, config.checkpoint.folder)
+    step, params, digest = _restore(where, step, config.model)
     return Checkpoint(run, step, config.model, config.sampling, params, config.data.records, digest)
 
 
-def _restore(run: Path, step: int | None, config: ModelConfig) -> tuple[int, Params, str | None]:
+def _restore(where: str, step: int | None, config: ModelConfig) -> tuple[int, Params, str | None]:
     """The step, its parameters, and the digest of the records saved beside them."""
     shapes = transformer.build(config).shapes
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
-    with Checkpoints(run / "checkpoints") as checkpoints:
+    with Checkpoints(where) as checkpoints:
         if step is None:
             found = checkpoints.newest_params(like)  # a damaged step is passed over, with a line
             if found is None:
-                raise ValueError(f"{run}/checkpoints holds no step")
+                raise ValueError(f"{where} holds no step")
             step, params = found
         elif step in checkpoints.steps():
             params = checkpoints.restore_params(like, step)
         else:
-            raise ValueError(f"{run}/checkpoints holds no {step}")
+            raise ValueError(f"{where} holds no {step}")
         return step, params, checkpoints.about(step).get("records")
 
 

@@ -152,10 +152,21 @@ class CheckpointConfig:
     """An evaluated metric, such as eval/tone/loss: the checkpoint with its lowest value is kept
     too, of those written at an evaluated step. With a minus before its name, the highest."""
 
+    folder: str = ""
+    """Where they are written: a folder on another disk, or gs://BUCKET/NAME or s3://BUCKET/NAME,
+    which machines without a shared disk need. Metrics, logbook and the like stay in output_dir and
+    are copied there at each save, and come back to an empty output_dir with the same command.
+    Default: output_dir/checkpoints."""
+
     def __post_init__(self) -> None:
         if self.every < 0 or self.keep < 0:
             raise ValueError(
                 f"checkpoint.every {self.every} and checkpoint.keep {self.keep} cannot be negative"
+            )
+        scheme, is_url, _ = self.folder.partition("://")
+        if is_url and scheme not in ("gs", "s3", "file"):
+            raise ValueError(
+                f"checkpoint.folder {self.folder} is neither a folder nor a gs:// or s3:// address"
             )
 
 

@@ -147,8 +147,9 @@ def from_first(make: Callable[[], Any]) -> Any:
             told = {"value": make()}
         except (ValueError, OSError) as error:
             told = {"error": str(error)[: MESSAGE_BYTES // 8]}
-    text = json.dumps(told).encode().ljust(MESSAGE_BYTES)
-    sent = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+    text = json.dumps(told).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    sent = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(size)[:size], np.uint8))
     heard = json.loads(np.asarray(sent).astype(np.uint8).tobytes())
     if "error" in heard:
         raise ValueError(heard["error"])

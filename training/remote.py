@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ import tensorstore as ts
 from training.digests import path_name
 from training.processes import everywhere
 
+Store = ts.KvStore
 SCHEMES = ("gs://", "s3://", "file://")
 RETRIES = {"max_retries": 7, "initial_delay": "500ms", "max_delay": "8s"}  # about half a minute
 READERS = 8
@@ -37,10 +39,24 @@ def is_remote(place: object) -> bool:
     return str(place).startswith(SCHEMES)
 
 
-def open_store(url: str) -> ts.KvStore:
-    """Objects by name below a URL. Credentials are found as Google's and Amazon's own tools do;
-    AWS_ENDPOINT_URL names another server that speaks S3."""
-    spec = ts.KvStore.Spec(url.rstrip("/") + "/").to_json()
+def open_store(place: str) -> Store:
+    """Objects by name below a URL, or files in a folder. Credentials are found as Google's and
+    Amazon's own tools do; AWS_ENDPOINT_URL names another server that speaks S3.
+
+    Raises:
+        ValueError: there is no such place.
+    """
+    url = place if is_remote(place) else f"file://{Path(place).resolve()}"
+    try:
+        return _open_store(url.rstrip("/") + "/")
+    except (ValueError, NotImplementedError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise ValueError(f"checkpoint.folder {place} cannot be opened: {text}") from None
+
+
+def _open_store(url: str) -> Store:
+    path = url.removeprefix("file://")
+    spec = ts.KvStore.Spec(url if path == url else {"driver": "file", "path": path}).to_json()
     if spec["driver"] == "s3":
         env = os.environ
         endpoint = env.get("AWS_ENDPOINT_URL_S3", env.get("AWS_ENDPOINT_URL"))
@@ -58,7 +74,7 @@ def below(prefix: str) -> ts.KvStore.KeyRange:
     return ts.KvStore.KeyRange(prefix, prefix[:-1] + chr(ord("/") + 1))
 
 
-def names(store: ts.KvStore, prefix: str) -> list[str]:
+def names(store: Store, prefix: str) -> list[str]:
     """Names below `prefix`, without it.
 
     Raises:
@@ -70,7 +86,7 @@ def names(store: ts.KvStore, prefix: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def reachable(store: ts.KvStore) -> Any:
+def reachable(store: Store) -> Any:
     """Turns what a store that cannot be reached says into an UnreachableError of one line."""
     try:
         yield
@@ -81,7 +97,7 @@ def reachable(store: ts.KvStore) -> Any:
         raise UnreachableError(f"{address(store)} cannot be reached: {text}") from None
 
 
-def address(store: ts.KvStore) -> str:
+def address(store: Store) -> str:
     spec = store.spec().to_json()
     scheme = {"gcs": "gs", "gcs_grpc": "gs"}.get(spec["driver"], spec["driver"])
     return f"{scheme}://{spec.get('bucket', '')}{'/' if 'bucket' in spec else ''}{spec['path']}"

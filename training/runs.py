@@ -6,6 +6,8 @@ RUN/metrics.jsonl      one row per update
 RUN/LOGBOOK.md         what happened to the run, and logbook.jsonl for programs
 RUN/skips.json         batches left out
 RUN/checkpoints/STEP   RUN/grids/*.png   RUN/tokenizer/   RUN/vqgan/
+
+With checkpoint.folder the steps lie there, and copies of the rest (training/copies.py).
 """
 
 import contextlib
@@ -22,6 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+from training import copies, remote
 
 # What may differ between a run and its resumption: none of it changes the trajectory, except that
 # more `steps` re-plan the decay of the learning rate. Names, or groups that end with a dot.
@@ -125,7 +129,10 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> Chang
             f"output_dir {folder} holds something that is not a run ({strange[0]}); "
             "name another folder"
         )
-    if not _has_content(folder / "checkpoints"):
+    place = _find_checkpoints(folder, config)
+    if not _has_content(place):
+        if is_run:
+            _check_left(folder, place, load_old)
         return None  # nothing was trained here yet: other settings are no contradiction
     if not saved.is_file():
         raise ValueError(
@@ -143,9 +150,45 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> Chang
     return {name: values for name, values in changed.items() if name not in UNTOLD}
 
 
-def _has_content(checkpoints: Path) -> bool:
+def place_of(run: Path, folder: str) -> str:
+    """Where a run's checkpoints lie, for training.checkpoint.Checkpoints; `folder` is its
+    checkpoint.folder."""
+    return folder or str(run / "checkpoints")
+
+
+def _find_checkpoints(run: Path, config: Mapping[str, Any]) -> str:
+    """Where they are to be; when that is elsewhere, what was copied there comes back."""
+    named = config.get("checkpoint", {}).get("folder", "")
+    if named and not remote.is_remote(named):
+        if Path(named).is_file():
+            raise ValueError(f"checkpoint.folder {named} is a file; name a folder")
+        if Path(named).resolve() == run.resolve():
+            raise ValueError(f"checkpoint.folder {named} is the output_dir; name another folder")
+    if named:
+        copies.fetch(run, named)
+    return place_of(run, named)
+
+
+def _has_content(place: str) -> bool:
     """Whether anything is there but saves that were cut off."""
-    return any(not path.name.endswith("-tmp") for path in checkpoints.glob("*"))
+    if remote.is_remote(place):
+        return bool(remote.ObjectSteps(place).steps())
+    others = (path for path in Path(place).glob("*") if path.name != "run")
+    return any(not path.name.endswith("-tmp") for path in others)
+
+
+def _check_left(run: Path, place: str, load_old: Any) -> None:
+    """Raises ValueError when the run's checkpoints were somewhere else, and none is here."""
+    try:
+        saved = load_old(run / "config.yaml")
+    except ValueError:  # of another version: nothing was trained with it
+        return
+    old = place_of(run, saved.get("checkpoint", {}).get("folder", ""))
+    if old != place and _has_content(old):
+        raise ValueError(
+            f"the checkpoints of {run} are in {old}, and checkpoint.folder says {place}, where "
+            "there is none; copy them there, or name that folder"
+        )
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from training import metrics, parallel, peers, processes, runs
 from training.batching import BatchPlan
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, TrackerConfig, TrainingConfig, parse_range
+from training.copies import Copies
 from training.logbook import Logbook
 from training.loop import Hook, Row, fit
 from training.parallel import Devices
@@ -82,29 +83,20 @@ def run_training(
     sure that there is some. `changes` are settings that differ from the last start's. `prepare`
     gives a fresh state other weights, and lines about it. `plan`: None for batches of one size.
     """
-    steps = config.training.steps
-    plan = plan or BatchPlan(config.training.batch_size)
+    steps, plan = config.training.steps, plan or BatchPlan(config.training.batch_size)
     book = Logbook(folder, devices.is_first)
     alone = runs.sole_user(folder) if devices.is_first else contextlib.nullcontext()
     with alone, StopSignal() as stop, peers.watch_peers():
-        tell = lambda event, text: book.tell(event, None, text)  # noqa: E731
-        with Checkpoints(folder / "checkpoints", config.checkpoint, tell) as checkpoints:
-            found = checkpoints.resume(_shapes(create, devices), about)
-            state = parallel.create(create, devices) if found is None else found
-            lines: list[str] = []
-            if found is None and prepare is not None:
-                state, lines = prepare(state)
+        stop.leave = lambda: _leave_early(folder)
+        with _open_checkpoints(folder, config.checkpoint, devices, book) as checkpoints:
+            state, lines = _first_state(checkpoints, devices, create, about, prepare)
             start = int(state.step)
             if start >= steps:
                 print(f"{folder} is finished at step {start}; a larger --training.steps trains on")
                 return state
-            if start:
-                print(f"{folder}: resumed from step {start}")
-            _note_start(folder, config_yaml, book, start, devices, changes)
-            for line in lines:
-                book.tell("init", start, line)
+            _note_start(folder, config_yaml, book, start, devices, changes, lines)
             skips = Skips(folder / "skips.json", devices.is_first)
-            tracker = Tracker(
+            with Tracker(
                 config.tracker,
                 config.training,
                 folder,
@@ -113,20 +105,60 @@ def run_training(
                 costs,
                 is_writer=devices.is_first,
                 examples_at=lambda n: skips.examples(n, plan.examples),
-            )
-            with tracker:
+            ) as tracker:
                 stop.leave = lambda: _leave(checkpoints, book, folder, tracker, steps)
                 trainer = _Trainer(config, devices, about, checkpoints, tracker, book, stop)
-                try:
+                with _noted(book, tracker):
                     state = trainer.train(begin(tracker), state, skips)
                     checkpoints.finish()
-                except BaseException as error:
-                    is_wish = isinstance(error, KeyboardInterrupt)
-                    text = " ".join(str(error).split()) or type(error).__name__
-                    book.note("stop" if is_wish else "abort", tracker.step, text)
-                    raise
-    _note_end(book, folder, int(state.step), steps)
+            _note_end(book, folder, int(state.step), steps)
     return state
+
+
+@contextlib.contextmanager
+def _open_checkpoints(
+    folder: Path, config: CheckpointConfig, devices: Devices, book: Logbook
+) -> Iterator[Checkpoints]:
+    """The run's checkpoints. Where they lie elsewhere, the run's files are copied there with each
+    save, and at the end."""
+    tell = lambda event, text: book.tell(event, None, text)  # noqa: E731
+    place = runs.place_of(folder, config.folder)
+    copies = Copies(folder, config.folder if devices.is_first else "", tell)
+    with copies, Checkpoints(place, config, tell, copies.copy) as checkpoints:
+        yield checkpoints
+
+
+def _first_state(
+    checkpoints: Checkpoints,
+    devices: Devices,
+    create: Callable[[], TrainState],
+    about: dict[str, Any],
+    prepare: Prepare | None,
+) -> tuple[TrainState, list[str]]:
+    """The newest state that was saved, or a fresh one; and what there is to say about it."""
+    found = checkpoints.resume(_shapes(create, devices), about)
+    if found is not None:
+        return found, []
+    state = parallel.create(create, devices)
+    return (state, []) if prepare is None else prepare(state)
+
+
+@contextlib.contextmanager
+def _noted(book: Logbook, tracker: Tracker) -> Iterator[None]:
+    """What ends training early stands in the logbook."""
+    try:
+        yield
+    except BaseException as error:
+        is_wish = isinstance(error, KeyboardInterrupt)
+        text = " ".join(str(error).split()) or type(error).__name__
+        book.note("stop" if is_wish else "abort", tracker.step, text)
+        raise
+
+
+def _leave_early(folder: Path) -> None:
+    """Of a process that was told to stop while it got ready."""
+    print(f"{folder}: stopped before an update; the same command goes on from here", flush=True)
+    peers.stop_all()
 
 
 def _leave(
@@ -135,7 +167,7 @@ def _leave(
     """Of a process that was told to stop while its main thread was busy, as in a compilation."""
     checkpoints.settle()
     _note_end(book, folder, tracker.step, steps)
-    peers.say_goodbye()
+    peers.stop_all()
 
 
 def _note_end(book: Logbook, folder: Path, done: int, steps: int) -> None:
@@ -163,13 +195,19 @@ def _note_start(
     step: int,
     devices: Devices,
     changes: runs.Changes | None,
+    lines: list[str],
 ) -> None:
+    """`lines` are about a fresh state."""
+    if step:
+        print(f"{folder}: resumed from step {step}")
     if devices.is_first:
         runs.write_start(folder, config_yaml, devices.describe())
     book.note("resume" if step else "start", step, f"on {devices.describe()}")
     if changes:
         told = {name: list(values) for name, values in changes.items()}
         book.note("change", step, runs.describe(changes), changes=told)
+    for line in lines:
+        book.tell("init", step, line)
 
 
 class _Trainer:

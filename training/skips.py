@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.processes import from_first
 from training.runs import write_atomically
 
 
@@ -30,11 +31,12 @@ class Skips:
     def __init__(self, path: Path, is_writer: bool = True) -> None:
         self._path, self._is_writer = path, is_writer
         self.ranges: list[LeftOut] = []
-        if path.is_file():
-            try:
-                self.ranges = [LeftOut(**one) for one in json.loads(path.read_text())]
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path} is no list of left-out batches: {error}") from None
+        # Of several processes the first one's file counts: the others may have no such disk.
+        text = from_first(lambda: path.read_text() if path.is_file() else "[]")
+        try:
+            self.ranges = [LeftOut(**one) for one in json.loads(text)]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no list of left-out batches: {error}") from None
 
     def position(self, n: int) -> int:
         """The batch of the update that follows `n` finished ones."""

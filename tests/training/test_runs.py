@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from training import runs
+from training.copies import Copies, fetch
 
 SETTINGS = {"seed": 0, "model": {"dim": 8}, "training": {"steps": 10, "log_every": 1}}
 
@@ -16,7 +17,7 @@ def load(path: Path) -> dict:
 
 def trained(folder: Path) -> Path:
     assert runs.open_folder(folder, SETTINGS, load) is None
-    runs.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), "1 × cpu")
+    runs.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), f"the cpu of {folder}")
     (folder / "checkpoints" / "5").mkdir(parents=True)
     return folder
 
@@ -103,3 +104,61 @@ def test_default_folders_are_always_new(tmp_path: Path, monkeypatch: pytest.Monk
     folders = {runs.new_folder("x") for _ in range(5)}
     assert len(folders) == 5
     assert all(folder.is_dir() for folder in folders)
+
+
+def elsewhere(folder: str) -> dict:
+    return {**SETTINGS, "checkpoint": {"folder": folder}}
+
+
+def test_checkpoints_that_were_somewhere_else_are_not_forgotten(tmp_path: Path) -> None:
+    run, store = trained(tmp_path / "run"), str(tmp_path / "store")
+    with pytest.raises(ValueError, match="run are in .*run/checkpoints, and .* says .*store"):
+        runs.open_folder(run, elsewhere(store), load)
+    (run / "checkpoints").rename(store)
+    found = runs.open_folder(run, elsewhere(store), load)
+    assert found == {"checkpoint.folder": (None, store)}
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder, words in (
+        (tmp_path / "run", "is the output_dir"),
+        (tmp_path / "file", "is a file"),
+        ("s3://B", "cannot be opened: .*Invalid S3 bucket name"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            runs.open_folder(tmp_path / "run", elsewhere(str(folder)), load)
+
+
+def test_another_runs_checkpoints_are_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    """What a wrong checkpoint.folder would do: two runs' metrics in one."""
+    store = str(tmp_path / "store")
+    for name, rows in (("one", "1"), ("other", "1 2 3")):
+        trained(tmp_path / name)
+        (tmp_path / name / "metrics.jsonl").write_text(rows)
+    Copies(tmp_path / "other", store, lambda *_: None).copy()
+    with pytest.raises(ValueError, match="store holds another run than .*one"):
+        runs.open_folder(tmp_path / "one", elsewhere(store), load)
+    assert (tmp_path / "one" / "metrics.jsonl").read_text() == "1"
+    assert (tmp_path / "one" / "checkpoints" / "5").is_dir()
+
+
+def test_copies_bring_back_what_is_lost_or_longer_there(tmp_path: Path) -> None:
+    run, store = trained(tmp_path / "run"), str(tmp_path / "store")
+    (run / "grids").mkdir()
+    (run / "grids" / "1.png").write_bytes(b"picture")
+    for name in ("metrics.jsonl", "LOGBOOK.md", "thesis.tex"):
+        (run / name).write_text("one\ntwo\n")
+    copies = Copies(run, store, lambda *_: None)
+    copies.copy()
+    (run / "metrics.jsonl").write_text("one\n")
+    (run / "LOGBOOK.md").write_text("one\ntwo\nthree\n")
+    for name in ("grids/1.png", "thesis.tex"):
+        (run / name).unlink()
+    fetch(run, store)
+    assert (run / "metrics.jsonl").read_text() == "one\ntwo\n"
+    assert (run / "LOGBOOK.md").read_text() == "one\ntwo\nthree\n"
+    assert (run / "grids" / "1.png").read_bytes() == b"picture"
+    assert not (run / "thesis.tex").exists()
+    copies.copy()
+    assert (tmp_path / "store" / "run" / "LOGBOOK.md").read_text() == "one\ntwo\nthree\n"

@@ -1,6 +1,7 @@
 """What a run does when something happens to it, and that it does the same again."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ import pytest
 from optim.config import OptimConfig
 from optim.loss_scale import LossScale
 from optim.optimizers import make_optimizer
-from training import logbook, metrics, parallel
+from training import checkpoint, copies, logbook, metrics, parallel
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig, TrainingConfig
 from training.session import Work, run_training
+from training.skips import Skips
 from training.spikes import init_guard
 from training.state import TrainState
 from training.step import make_train_step
@@ -86,6 +88,12 @@ class World:
         return [row["train/loss"] for row in metrics.read(self.folder / "metrics.jsonl")]
 
 
+def cut_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-7])
+
+
 def assert_same(one: TrainState, other: TrainState) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
@@ -107,6 +115,45 @@ def killed_at(n: int) -> Callable[[Any], Any]:
             world.run()
 
     return kill
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_run_goes_on_in_an_empty_folder(tmp_path: Path, scheme: str) -> None:
+    """Of another machine, with checkpoints on another disk or in an object store."""
+    training = dataclasses.replace(TRAINING, on_spike="rollback")
+    straight = World(tmp_path / "straight", {15: 100.0}, training)
+    expected = straight.run()
+    place = f"{scheme}{tmp_path / 'store'}"
+    world = World(tmp_path / "run", {15: 100.0}, training)
+    world.config = RunConfig(training, dataclasses.replace(CHECKPOINT, folder=place))
+    killed_at(28)(world)
+    assert not (world.folder / "checkpoints").exists()
+    shutil.rmtree(world.folder)
+    copies.fetch(world.folder, place)
+    assert [one.start for one in Skips(world.folder / "skips.json").ranges] == [13]
+    assert_same(world.run(), expected)
+    assert world.losses() == straight.losses()
+    assert [event for event, _ in world.events()] == [
+        *("start", "rollback", "left out", "stop", "resume", "end")
+    ]
+    assert len((tmp_path / "store/run/metrics.jsonl").read_text().splitlines()) == 40
+
+
+def test_what_cannot_be_copied_or_saved_is_told_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "skips.json").write_text("[]")
+    world = World(tmp_path / "run", {})
+    place = f"file://{tmp_path / 'store'}"
+    world.config = RunConfig(checkpoint=dataclasses.replace(CHECKPOINT, folder=place))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "run").touch()  # no folder can be made of it
+    (tmp_path / "store" / "20").touch()
+    world.run()
+    assert [event for event, _ in world.events()] == ["start", "uncopied", "unsaved", "end"]
+    with checkpoint.Checkpoints(place) as checkpoints:
+        assert checkpoints.steps() == [10, 30, 40]
 
 
 def test_no_number_is_skipped_noted_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -206,13 +253,17 @@ def test_changed_settings_are_noted(tmp_path: Path) -> None:
     assert "optim.beta1 (was 0.9, now 0.8)" in entry["text"]
 
 
-def test_a_damaged_checkpoint_is_noted_and_the_result_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["", "{}", "file://{}"], ids=["here", "elsewhere", "objects"])
+def test_a_damaged_checkpoint_is_noted_and_the_result_is_the_same(
+    tmp_path: Path, place: str
+) -> None:
     straight = World(tmp_path / "straight", {}).run()
     world = World(tmp_path / "run", {})
+    place = place.format(tmp_path / "store")
+    world.config = RunConfig(checkpoint=dataclasses.replace(CHECKPOINT, folder=place))
     killed_at(25)(world)
-    for path in (world.folder / "checkpoints" / "20" / "params").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[:-7])
+    folder = tmp_path / "store" if place else world.folder / "checkpoints"
+    cut_files(folder / "20" / "params")
     assert_same(world.run(), straight)
     assert ("fallback", None) in world.events()
     assert len(world.losses()) == 40
