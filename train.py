@@ -7,6 +7,11 @@ import runtime
 
 runtime.prepare()
 
+from training import signals
+
+if __name__ == "__main__":
+    signals.leave_early()
+
 from collections.abc import Callable
 from functools import partial
 from itertools import islice

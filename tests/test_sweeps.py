@@ -1,7 +1,6 @@
 """Every sweeps/*.yaml suits wandb's own engine, and names flags and a metric of train.py."""
 
 import importlib
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,9 +88,8 @@ def test_the_mirror_gets_the_metric(
 ) -> None:
     """By the names of the built-in data's splits, through the hook and the tracker of a run."""
     logged: dict[str, float] = {}
-    run = SimpleNamespace(log=lambda row, step: logged.update(row), finish=lambda: None)
-    fake = SimpleNamespace(init=lambda **_: run, Settings=SimpleNamespace)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+    mirror = SimpleNamespace(log=lambda row, step: logged.update(row), finish=lambda *_: None)
+    monkeypatch.setattr("training.trackers.Mirror", lambda *_: mirror)
     one_batch = {name: lambda: [{"x": np.ones(2)}] for name in HELD_OUT}
     evaluate = evaluate_loss(lambda params, batch: (batch["x"].sum(), 2.0), one_batch)
     state = TrainState.create(lambda key: {}, optax.identity(), seed=0)

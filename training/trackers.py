@@ -1,11 +1,6 @@
-"""Where metrics go: metrics.jsonl always, the terminal, and wandb when asked.
+"""Where metrics go: metrics.jsonl always, the terminal, and training/mirror.py when asked."""
 
-No fault of wandb reaches training: it is a mirror, and is let go at its first error.
-"""
-
-import secrets
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,8 +9,11 @@ from tqdm import tqdm
 
 from training.config import TrackerConfig
 from training.metrics import NO_COSTS, Costs, MetricsFile, memory
+from training.mirror import Mirror
 
 SHOWN = ("train/loss", "speed/examples_per_s")
+# Seconds for wandb to end: after the last update, and when training was stopped.
+WAIT_AT_END, WAIT_AT_STOP = 30.0, 3.0
 
 
 @runtime_checkable
@@ -54,17 +52,18 @@ class Tracker:
         self._steps = pace.steps
         self._restored_step = self.step = restored_step
         self._bar: tqdm | None = None  # drawn with the first row, below what is printed until then
-        self._wandb = _Wandb(config if is_writer else TrackerConfig(), folder, settings)
+        self._mirror = Mirror(config if is_writer else TrackerConfig(), folder, settings)
 
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         if self._file is not None:
             self._file.close()
-        self._wandb.call(lambda run: run.finish())
+        seconds = WAIT_AT_END if self.step == self._steps else WAIT_AT_STOP
+        self._mirror.finish(0 if kind is None else 1, seconds)
 
     def rewind(self, step: int) -> None:
         """Training goes on from an earlier step: rows beyond it are removed."""
@@ -83,12 +82,12 @@ class Tracker:
         full = self._file.write(step, {**row, **(memory() if is_shown else {})})
         self._advance(step)
         if is_shown:
-            self._wandb.call(lambda run: run.log(full, step=step))
+            self._mirror.log(full, step)
             self._show(step, {k: full[k] for k in SHOWN if k in full} | evaluated)
 
     def image(self, step: int, name: str, path: Path) -> None:
         """A picture file of the run, for the mirror; it stands in the run's folder already."""
-        self._wandb.image(step, name, path)
+        self._mirror.image(name, path, step)
 
     def sync(self) -> None:
         """Called before each checkpoint."""
@@ -111,56 +110,3 @@ class Tracker:
         if not is_bar or any(name.startswith("eval/") for name in values):
             text = "  ".join(f"{k.removeprefix('train/')} {v:.4g}" for k, v in values.items())
             tqdm.write(f"step {step}/{self._steps}  {text}", file=sys.stderr)
-
-
-def _lasting_id(path: Path) -> str:
-    """The run's id on the server: made at its first start, and no other run's."""
-    if not path.is_file():
-        path.write_text(secrets.token_hex(4))
-    return path.read_text().strip()
-
-
-class _Wandb:
-    """A wandb run behind a wall: errors are told once and end the mirroring, never the training."""
-
-    def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._run: Any = None
-        if config.wandb == "off":
-            return
-        for mode in ("online", "offline") if config.wandb == "online" else ("offline",):
-            try:
-                import wandb
-
-                self._run = wandb.init(
-                    project=config.project,
-                    name=folder.resolve().name,
-                    id=_lasting_id(folder / "wandb_id.txt"),
-                    resume="allow",
-                    dir=folder,
-                    mode=mode,
-                    config=dict(settings),
-                    settings=wandb.Settings(init_timeout=20),
-                )
-                return
-            except Exception as error:
-                warnings.warn(f"wandb {mode} does not start: {error}", stacklevel=2)
-
-    def call(self, action: Callable[[Any], Any]) -> None:
-        if self._run is None:
-            return
-        try:
-            action(self._run)
-        except Exception as error:
-            self._run = None
-            warnings.warn(
-                f"wandb failed ({error}); training goes on and metrics.jsonl has every row",
-                stacklevel=3,
-            )
-
-    def image(self, step: int, name: str, path: Path) -> None:
-        def log(run: Any) -> None:
-            import wandb
-
-            run.log({name: wandb.Image(str(path))}, step=step)
-
-        self.call(log)

@@ -1,58 +1,68 @@
 """Whatever wandb does, metrics.jsonl has every row and training goes on."""
 
+import json
+import os
+import signal
+import subprocess
 import sys
-import types
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from training import metrics
+from training import metrics, mirror, trackers
 from training.config import TrackerConfig, TrainingConfig
 from training.trackers import Tracker
 
-
-class BrokenRun:
-    """Logs three times, then fails at everything."""
-
-    def __init__(self) -> None:
-        self.logged: list[int] = []
-        self.closed = False
-
-    def log(self, row: dict[str, Any], step: int) -> None:
-        if len(self.logged) == 3:
-            raise ConnectionError("the network is gone")
-        self.logged.append(step)
-
-    def finish(self) -> None:
-        self.closed = True
-        raise TimeoutError("it never answered")
-
-
-class ClosingRun(BrokenRun):
-    """Logs everything, and fails only at the end."""
-
-    def log(self, row: dict[str, Any], step: int) -> None:
-        self.logged.append(step)
-
-
-def fake_wandb(monkeypatch: pytest.MonkeyPatch, run: BrokenRun | None) -> list[str]:
-    """A wandb whose init gives `run`, or raises; returns the modes in which it was asked."""
-    modes: list[str] = []
-
-    def init(**settings: Any) -> BrokenRun:
-        modes.append(settings["mode"])
-        if run is None:
-            raise RuntimeError("no account")
-        return run
-
-    fake = types.ModuleType("wandb")
-    fake.__dict__.update(init=init, Settings=lambda **_: None, Image=lambda path: path)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    return modes
+# Notes what it is asked for; the environment says what it fails at.
+WANDB = """
+import os, sys, time
+from pathlib import Path
+def note(text):
+    with (Path(__file__).parent / "notes.txt").open("a") as file:
+        file.write(text + "\\n")
+def fail(at):
+    if os.environ["FAULT"] == at:
+        raise ConnectionError(f"no luck\\nat {at}")
+class Run:
+    def log(self, row, step):
+        if step == 4:
+            fail("log")
+        if os.environ["FAULT"] == "hang":
+            time.sleep(60)
+        note(f"log {step} {','.join(row)[:10]}")
+    def finish(self, exit_code):
+        fail("finish")
+        note(f"finish {exit_code}")
+def init(mode, **more):
+    note("init " + mode)
+    if mode == "online":
+        fail("online")
+    fail("init")
+    return Run()
+def teardown():
+    note("teardown")
+class Settings:
+    def __init__(self, **more):
+        pass
+class Image:
+    def __init__(self, path):
+        assert Path(path).name == "grid.png"
+"""
 
 
-def train(folder: Path, mode: str, broken_at: int = 0) -> list[int]:
+def fake_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str = "") -> Path:
+    """The file in which such a wandb, which the mirror's process imports, notes its calls."""
+    place = tmp_path / "fake"
+    place.mkdir()
+    (place / "wandb.py").write_text(WANDB)
+    (place / "notes.txt").touch()
+    monkeypatch.setenv("PYTHONPATH", str(place))
+    monkeypatch.setenv("FAULT", fault)
+    return place / "notes.txt"
+
+
+def train(folder: Path, mode: str = "offline", broken_at: int = 0) -> list[int]:
     """Six updates with a grid after the fifth; the steps that metrics.jsonl has."""
     training = TrainingConfig(steps=6, batch_size=4, log_every=1)
     tracker_config = TrackerConfig(wandb=mode)  # type: ignore[arg-type]
@@ -60,7 +70,7 @@ def train(folder: Path, mode: str, broken_at: int = 0) -> list[int]:
         for step in range(1, 7):
             if step == broken_at:
                 raise FloatingPointError("the loss is nan")
-            tracker.record(step, {"time/step_ms": 1.0, "train/loss": 2.0})
+            tracker.record(step, {"time/step_ms": 1.0, "train/loss": float("nan")})
             if step == 5:
                 tracker.image(step, "grid", folder / "grid.png")
             tracker.sync()
@@ -68,53 +78,84 @@ def train(folder: Path, mode: str, broken_at: int = 0) -> list[int]:
 
 
 EVERY = [1, 2, 3, 4, 5, 6]
+LOGGED = [f"log {n} step,examp" for n in (1, 2, 3, 4, 5)] + ["log 5 grid", "log 6 step,examp"]
+
+
+def test_the_mirror_has_every_row_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    notes = fake_wandb(tmp_path, monkeypatch)
+    assert train(tmp_path) == EVERY
+    assert notes.read_text().splitlines() == ["init offline", *LOGGED, "finish 0"]
+    assert "warning" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("mode", "tried"), [("online", ["online", "offline"]), ("offline", ["offline"]), ("off", [])]
+    ("fault", "mode", "noted"),
+    [
+        ("init", "online", ["init online", "teardown", "init offline", "teardown"]),
+        ("online", "online", ["init online", "teardown", "init offline", *LOGGED, "finish 0"]),
+        ("init", "offline", ["init offline", "teardown"]),
+        ("log", "offline", ["init offline", *LOGGED[:3]]),
+        ("finish", "offline", ["init offline", *LOGGED]),
+        ("", "off", []),
+    ],
 )
-def test_a_mirror_that_does_not_start_is_gone_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, tried: list[str]
+def test_a_mirror_that_fails_is_told_in_a_line_and_gone_without(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fault: str,
+    mode: str,
+    noted: list[str],
 ) -> None:
-    modes = fake_wandb(monkeypatch, None)
-    with pytest.MonkeyPatch.context() as patch:
-        told: list[str] = []
-        patch.setattr("warnings.warn", lambda message, **_: told.append(message))
-        assert train(tmp_path, mode) == EVERY
-    assert modes == tried
-    assert [message.split()[1] for message in told] == tried
-    assert all("no account" in message for message in told)
+    notes = fake_wandb(tmp_path, monkeypatch, fault)
+    assert train(tmp_path, mode) == EVERY
+    assert notes.read_text().splitlines() == noted
+    told = [line for line in capfd.readouterr().err.splitlines() if "wandb" in line]
+    assert len(told) == noted.count("teardown") + (fault in ("log", "finish"))
+    assert all("no luck at" in line for line in told)
 
 
-def test_a_mirror_that_fails_on_the_way_is_let_go_and_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_mirror_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = BrokenRun()
-    fake_wandb(monkeypatch, run)
-    with pytest.warns(UserWarning, match="the network is gone") as told:
-        assert train(tmp_path, "online") == EVERY
-    assert run.logged == [1, 2, 3]
-    assert len(told) == 1
-
-
-def test_a_mirror_that_fails_at_the_end_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = ClosingRun()
-    fake_wandb(monkeypatch, run)
-    with pytest.warns(UserWarning, match="it never answered"):
-        assert train(tmp_path, "offline") == EVERY
-    assert run.logged == [1, 2, 3, 4, 5, 5, 6]
-    assert run.closed
+    fake_wandb(tmp_path, monkeypatch, "hang")
+    monkeypatch.setattr(trackers, "WAIT_AT_END", 0.1)
+    monkeypatch.setattr(mirror, "MOST_WAITING", 3)  # then it is killed
+    before = time.monotonic()
+    assert train(tmp_path) == EVERY
+    assert time.monotonic() - before < 5
+    assert "wandb" in capfd.readouterr().err
 
 
 def test_a_fault_of_training_is_not_swallowed_with_those_of_the_mirror(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_wandb(monkeypatch, ClosingRun())
-    with (
-        pytest.warns(UserWarning, match="it never answered"),
-        pytest.raises(FloatingPointError, match="the loss is nan"),
-    ):
-        train(tmp_path, "online", broken_at=4)
+    notes = fake_wandb(tmp_path, monkeypatch)
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        train(tmp_path, broken_at=4)
     assert [row["step"] for row in metrics.read(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert notes.read_text().splitlines()[-1] == "finish 1"
+
+
+def test_the_mirror_of_a_killed_run_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = fake_wandb(tmp_path, monkeypatch)
+    begin = {"modes": ["offline"], "folder": str(tmp_path), "project": "", "id": "a"}
+    lines = [{**begin, "settings": {}, "trainer": 1}, {"row": {"a": 1}, "step": 1}]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"row": {"a"'
+    root = Path(mirror.__file__).parent.parent
+    with subprocess.Popen(
+        [sys.executable, "-m", "training.mirror"], cwd=root, stdin=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(text)
+        process.stdin.flush()
+        while "log" not in notes.read_text() and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGTERM)  # a scheduler's, to all that there is
+        process.stdin.close()
+        assert process.wait(10) == 0
+    assert notes.read_text().splitlines() == ["init offline", "log 1 a", "finish 1"]

@@ -1,0 +1,176 @@
+"""A run's mirror on wandb, in a process of its own: whatever becomes of it, training never waits.
+
+`Mirror` is the trainer's end of a pipe. At the other end this file, run as a program, reads lines
+of JSON, first how to begin, then rows and pictures, until the pipe ends; it does so however the
+trainer ends, so that a killed run's mirror is closed as well. Only that end imports wandb.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.config import TrackerConfig
+
+MOST_WAITING = 10_000  # messages that wandb has not taken yet
+MOST_SECONDS = 600  # for wandb to end by itself, after the trainer
+Message = Mapping[str, Any]
+
+
+class Mirror:
+    """Takes rows and pictures, and returns at once."""
+
+    def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, Any]) -> None:
+        """`settings`: the run's resolved configuration."""
+        self._waiting: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)
+        self._process: subprocess.Popen[str] | None = None
+        if config.wandb == "off":
+            return
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "training.mirror"],
+                cwd=Path(__file__).parent.parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,  # wandb speaks on stderr
+                text=True,
+                start_new_session=True,  # Ctrl-C is not for it
+            )
+        except OSError as error:
+            _tell(f"wandb does not start: {error}")
+            return
+        threading.Thread(target=self._send, args=(self._process,), daemon=True).start()
+        self._put(
+            {
+                "modes": ["online", "offline"] if config.wandb == "online" else ["offline"],
+                "folder": str(folder.resolve()),
+                "project": config.project,
+                "id": _lasting_id(folder / "wandb_id.txt"),
+                "settings": dict(settings),
+                "trainer": os.getpid(),
+            }
+        )
+
+    def log(self, row: Message, step: int) -> None:
+        self._put({"row": dict(row), "step": step})
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """A picture file, which must stay where it is."""
+        self._put({"image": name, "path": str(path.resolve()), "step": step})
+
+    def finish(self, exit_code: int, seconds: float) -> None:
+        """The run ends. wandb has so long before the trainer goes; then it ends by itself."""
+        if self._process is None:
+            return
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait({"exit_code": exit_code})
+            self._waiting.put_nowait(None)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            _tell("wandb is not ready and is left to itself; metrics.jsonl has every row")
+
+    def _put(self, message: Message) -> None:
+        if self._process is None:
+            return
+        try:
+            self._waiting.put_nowait(message)
+        except queue.Full:
+            self._process.kill()  # the thread tells
+
+    def _send(self, process: subprocess.Popen[str]) -> None:
+        """In a thread: the pipe takes no more while wandb hangs."""
+        assert process.stdin is not None
+        try:
+            with process.stdin as pipe:
+                while (message := self._waiting.get()) is not None:
+                    pipe.write(json.dumps(message, default=str) + "\n")
+                    pipe.flush()
+        except OSError:
+            if process.wait() != 0:  # else it has told why
+                _tell("wandb's process is gone; training goes on and metrics.jsonl has every row")
+
+
+def _lasting_id(path: Path) -> str:
+    """The run's id on the server: made at its first start, and no other run's."""
+    if not path.is_file():
+        path.write_text(secrets.token_hex(4))
+    return path.read_text().strip()
+
+
+def _tell(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """The other end. What fails is told once, and ends this process only."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # it ends when the pipe does
+        signal.signal(number, signal.SIG_IGN)
+    messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(messages,), daemon=True).start()
+    try:
+        begin = messages.get()
+        run = None if begin is None else _open(begin)
+        while run is not None and (message := messages.get()) is not None:
+            if "exit_code" in message:
+                break
+            _log(run, message)
+        if run is not None:
+            run.finish(exit_code=1 if message is None else message["exit_code"])
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        _tell(f"wandb failed ({reason}); training goes on and metrics.jsonl has every row")
+    os._exit(0)  # wandb would wait for a helper that may be gone
+
+
+def _read(messages: "queue.SimpleQueue[Message | None]") -> None:
+    for line in sys.stdin:
+        if line.endswith("\n"):  # else the trainer was killed
+            messages.put(json.loads(line))
+    messages.put(None)
+    last = threading.Timer(MOST_SECONDS, os._exit, (1,))
+    last.daemon = True
+    last.start()
+
+
+def _open(begin: Message) -> Any:
+    """A wandb run in the first mode that starts; None where none does."""
+    for mode in begin["modes"]:
+        try:
+            import wandb
+
+            return wandb.init(
+                project=begin["project"],
+                name=Path(begin["folder"]).name,
+                id=begin["id"],
+                resume="allow",
+                dir=begin["folder"],
+                mode=mode,
+                config=begin["settings"],
+                settings=wandb.Settings(init_timeout=20, x_stats_pid=begin["trainer"]),
+            )
+        except Exception as error:
+            _tell(f"wandb {mode} does not start: {' '.join(str(error).split())}")
+            with contextlib.suppress(Exception):
+                wandb.teardown()  # it would hold the id
+    return None
+
+
+def _log(run: Any, message: Message) -> None:
+    if "image" not in message:
+        run.log(message["row"], step=message["step"])
+        return
+    import wandb
+
+    run.log({message["image"]: wandb.Image(message["path"])}, step=message["step"])
+
+
+if __name__ == "__main__":
+    main()
