@@ -11,10 +11,8 @@ import runtime
 
 runtime.prepare()
 
-import os
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.machine import seconds
 from config import run
 from model import transformer
 from model.config import ModelConfig, SamplingConfig
@@ -86,7 +85,7 @@ def main(config: SamplingBenchmark) -> None:
 def measure_bandwidth(size: int) -> float:
     """Bytes a second at which the device sums up an array of `size` bytes; the best of ten."""
     total, x = jax.jit(jnp.sum), jnp.ones((size // 4,), jnp.float32)
-    return x.nbytes / min(_seconds(lambda: total(x), 11)[1:])
+    return x.nbytes / min(seconds(lambda: total(x), 11)[1:])
 
 
 def bytes_per_token(model: Transformer, params: Params, rows: int) -> float:
@@ -120,7 +119,7 @@ def _measure(config: SamplingBenchmark, pictures: int, bandwidth: float) -> str:
     start = time.perf_counter()
     compiled = jax.jit(sample).lower(params, text, text >= 0, seeds).compile()
     compiling = time.perf_counter() - start
-    times = _seconds(lambda: compiled(params, text, text >= 0, seeds), config.rounds + 1)[1:]
+    times = seconds(lambda: compiled(params, text, text >= 0, seeds), config.rounds + 1)[1:]
     pace = config.model.image_length / statistics.median(times)
     share = pace * bytes_per_token(model, params, rows) / bandwidth
     used: Any = compiled.memory_analysis()
@@ -129,20 +128,6 @@ def _measure(config: SamplingBenchmark, pictures: int, bandwidth: float) -> str:
         f"| {pictures} | {pace * pictures:.0f} | {share:.0%} | {compiling:.1f} "
         f"| {memory / 1e6:.0f} | {_bytes(params) / 1e6:.0f} |"
     )
-
-
-def _seconds(call: Callable[[], Any], times: int) -> list[float]:
-    """How long each of several calls took; on a single core (`taskset -c 0`) without the time that
-    other processes had it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    alone = cores == 1 and jax.default_backend() == "cpu"
-    clock = time.process_time if alone else time.perf_counter
-    seconds = []
-    for _ in range(times):
-        start = clock()
-        jax.block_until_ready(call())
-        seconds.append(clock() - start)
-    return seconds
 
 
 def _bytes(tree: Any) -> int:

@@ -1,0 +1,97 @@
+"""What the machine can do, measured: a clock, its fastest product, the memory that a call takes."""
+
+import ctypes
+import gc
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from model.layers import matmul
+
+PRODUCTS = {
+    "cpu": ((2048, 256, 1024), (2048, 1024, 256), (1024, 1024, 1024), (4096, 1024, 1024)),
+    "other": ((8192, 8192, 8192), (16384, 8192, 8192), (16384, 4096, 16384)),
+}
+"""Rows, inner size and columns of the products among which the fastest is looked for."""
+CALLS = 4
+"""Products on their way at a time, so that an accelerator does not wait for Python."""
+
+
+def choose_clock() -> Callable[[], float]:
+    """Seconds that have passed; on a single core (`taskset -c 0`) without the time that other
+    processes had it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    alone = cores == 1 and jax.default_backend() == "cpu"
+    return time.process_time if alone else time.perf_counter
+
+
+def seconds(call: Callable[[], Any], times: int) -> list[float]:
+    """How long each of several calls took, to its results."""
+    clock, found = choose_clock(), []
+    for _ in range(times):
+        start = clock()
+        jax.block_until_ready(call())
+        found.append(clock() - start)
+    return found
+
+
+def measure_products(dtype: str, rounds: int) -> tuple[float, tuple[int, int, int]]:
+    """FLOPs a second of one device in the fastest product with operands in `dtype` and results in
+    float32, as the model takes them; and its rows, inner size and columns."""
+    shapes = PRODUCTS["cpu" if jax.default_backend() == "cpu" else "other"]
+    return max((_measure_product(dtype, shape, rounds), shape) for shape in shapes)
+
+
+def _measure_product(dtype: str, shape: tuple[int, int, int], rounds: int) -> float:
+    rows, inner, columns = shape
+    x, kernel = jnp.ones((rows, inner), dtype), jnp.ones((inner, columns), dtype)
+    product = jax.jit(lambda x, kernel: matmul(x, kernel, jnp.dtype(dtype)))
+    times = seconds(lambda: [product(x, kernel) for _ in range(CALLS)], rounds + 1)
+    return CALLS * 2 * rows * inner * columns / min(times[1:])
+
+
+def peak_memory(call: Callable[[], Any]) -> int:
+    """Bytes of arrays and working memory held at most by now, on the fullest device; on a CPU while
+    `call` runs: the arrays there are, and what the process grows by.
+
+    Where neither can be told, all that the process ever took.
+    """
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if "peak_bytes_in_use" in stats[0]:
+        jax.block_until_ready(call())
+        stats = [device.memory_stats() or {} for device in jax.local_devices()]
+        return max(one["peak_bytes_in_use"] for one in stats)
+    if not _forget_peak():
+        jax.block_until_ready(call())
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    before, arrays = _from_kernel("VmRSS"), sum(one.nbytes for one in jax.live_arrays())
+    jax.block_until_ready(call())
+    return arrays + _from_kernel("VmHWM") - before
+
+
+def _forget_peak() -> bool:
+    """Give freed memory back and let Linux count the process's peak anew, where that is possible:
+    runtime.py keeps freed memory, which is none that a call needs."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5)
+    except OSError:
+        return False
+    return True
+
+
+def _from_kernel(name: str) -> int:
+    """A size from /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024

@@ -1,0 +1,114 @@
+"""Updates of a configuration, compiled as train.py does and timed in turns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.machine import choose_clock
+from config import Config
+from model import transformer
+from train import compose_step, make_state
+from training import parallel
+from training.parallel import Devices
+
+WARM_UP = 3
+"""Untimed updates: the first ones on a CPU take three times as long, for pages of fresh memory."""
+
+
+@dataclass
+class Workbench:
+    """Devices, batches on the host, and a state for each kind of configuration: those whose states
+    look alike take turns with one, so that large models fit."""
+
+    devices: Devices
+    batches: Sequence[dict[str, np.ndarray]]
+    states: dict[Any, Any] = field(default_factory=dict)
+
+    def keep_only(self, update: "Update") -> None:
+        """Free the states of other kinds."""
+        self.states = {k: state for k, state in self.states.items() if k == update.kind}
+
+
+class Update:
+    """One configuration's update, from a batch on the host to the new state."""
+
+    def __init__(self, config: Config, bench: Workbench) -> None:
+        model = transformer.build(config.model, config.training.compute_dtype)
+        empty = jnp.zeros((1, config.model.text_length), jnp.int32)
+        codes = config.model.image_vocab_size
+        step = compose_step(config, model, (empty, empty == 0), codes, bench.devices)
+        self.config, self.finished = config, 0
+        self._create, self._bench = make_state(config, model), bench
+        shapes = jax.eval_shape(self._create)
+        leaves, tree = jax.tree.flatten(shapes)
+        self.kind = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        self.params_bytes, self.optimizer_bytes = (
+            tree_bytes(part) for part in (shapes.params, shapes.opt_state)
+        )
+        clock = choose_clock()
+        start = clock()
+        lowered = parallel.lower_step(step, bench.devices, self._state(), bench.batches[0])
+        self._compiled = lowered.compile()
+        self.compiling_seconds = clock() - start
+        used: Any = self._compiled.memory_analysis()
+        self.temporary_bytes = used.temp_size_in_bytes
+        self.argument_bytes = used.argument_size_in_bytes
+        self.copied_bytes = used.output_size_in_bytes - used.alias_size_in_bytes
+        """Of the new state, what does not take the old one's place."""
+
+    def __call__(self) -> Any:
+        """One update; returns the metrics."""
+        bench = self._bench
+        batch = bench.batches[self.finished % len(bench.batches)]
+        state = self._state()
+        del bench.states[self.kind]  # it is donated, and lost where the update fails
+        new, metrics = self._compiled(state, parallel.deal(batch, bench.devices))
+        jax.block_until_ready((new, metrics))
+        bench.states[self.kind] = new
+        self.finished += 1
+        return metrics
+
+    def _state(self) -> Any:
+        states = self._bench.states
+        if self.kind not in states:
+            states[self.kind] = parallel.create(self._create, self._bench.devices)
+        return states[self.kind]
+
+
+def time_in_turns(
+    updates: Sequence[Update], rounds: int, warm_up: int = WARM_UP
+) -> list[list[float]]:
+    """Seconds of `rounds` calls of each, one of each per round, so that a drift of the machine hits
+    all alike."""
+    clock = choose_clock()
+    times: list[list[float]] = [[] for _ in updates]
+    for update in updates:
+        for _ in range(warm_up):
+            update()
+    for _ in range(rounds):
+        for update, own in zip(updates, times, strict=True):
+            start = clock()
+            update()
+            own.append(clock() - start)
+    return times
+
+
+def tree_bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def change(config: Config, name: str, value: Any) -> Config:
+    """The configuration with one setting, such as model.remat, of another value. Raises ValueError
+    where it does not go with the others."""
+    section, field = name.split(".")
+    changed: Any = replace(getattr(config, section), **{field: value})
+    return replace(config, **{section: changed})
+
+
+def value_of(config: Config, name: str) -> Any:
+    section, field = name.split(".")
+    return getattr(getattr(config, section), field)
