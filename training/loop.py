@@ -63,17 +63,7 @@ def fit(
     is `stop.received` unless several processes must agree on it.
     """
     clock = _Clock()
-    names = tensor_names(state.params)
-    waiting: tuple[int, Mapping[str, Any]] | None = None
-
-    def deliver(extra: Mapping[str, float] | None = None) -> None:
-        nonlocal waiting
-        if waiting is not None:
-            (done, metrics), waiting = waiting, None
-            row = to_row(metrics, names)
-            watch(done, row)
-            record(done, {**row, **clock.lap(), **(extra or {})})
-
+    rows = _Rows(clock, tensor_names(state.params), watch, record)
     if is_stop is None:
         is_stop = lambda n: stop is not None and stop.received  # noqa: E731
     done = saved = int(state.step)
@@ -87,26 +77,57 @@ def fit(
         state, metrics = step(state, batch)
         if stop is not None:
             stop.shield(None)
-        deliver()
+        rows.deliver()
         done = n + 1
-        waiting = (done, metrics)
+        rows.hold(done, metrics)
         due = [hook for hook in hooks if hook.is_due(done, is_last=done == steps)]
         is_saved = save.is_due(done, is_last=False)
         if due or is_saved:
             jax.block_until_ready(metrics)
-            with clock.paused(), _rescued(stop, deliver, partial(save.action, done, state)):
-                extra: dict[str, float] = {}
-                for hook in due:
-                    extra |= hook.action(done, state) or {}
-            deliver(extra)
+            with clock.paused(), _rescued(stop, rows.deliver, partial(save.action, done, state)):
+                extra = _run_hooks(due, done, state)
+            rows.deliver(extra)
         if is_saved:
             with clock.paused():
                 save.action(done, state)
             saved = done
-    deliver()
+    rows.deliver()
     if done != saved:
         save.action(done, state)
     return state
+
+
+class _Rows:
+    """Holds an update's metrics until the next update is under way; fetching them waits for it."""
+
+    def __init__(
+        self,
+        clock: "_Clock",
+        names: Sequence[str],
+        watch: Callable[[int, Row], None],
+        record: Callable[[int, Row], None],
+    ) -> None:
+        self._clock, self._names, self._watch, self._record = clock, names, watch, record
+        self._held: tuple[int, Mapping[str, Any]] | None = None
+
+    def hold(self, done: int, metrics: Mapping[str, Any]) -> None:
+        self._held = done, metrics
+
+    def deliver(self, extra: Mapping[str, float] | None = None) -> None:
+        """What is held, with the values of hooks."""
+        if self._held is None:
+            return
+        (done, metrics), self._held = self._held, None
+        row = to_row(metrics, self._names)
+        self._watch(done, row)
+        self._record(done, {**row, **self._clock.lap(), **(extra or {})})
+
+
+def _run_hooks(due: Sequence[Hook], done: int, state: TrainState) -> Row:
+    values: Row = {}
+    for hook in due:
+        values |= hook.action(done, state) or {}
+    return values
 
 
 def _rescued(
