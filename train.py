@@ -38,6 +38,7 @@ from optim.schedules import make_schedule, make_warm_up
 from training import parallel, processes, runs
 from training.batching import make_plan, micro_batch_size
 from training.finetuning import fit_params
+from training.fitting import find_micro_batch
 from training.flops import count_flops
 from training.hooks import evaluate_loss
 from training.loop import Hook
@@ -64,7 +65,8 @@ def main(config: Config) -> None:
     training = config.training
     processes.join(config.parallel)
     devices = parallel.start(config.parallel)
-    micro_batch_size(training, devices)
+    if training.micro_batch_size != "auto":
+        micro_batch_size(training, devices)
     records = open_records(config.data.records)
     check_sizes(config.model, records)
     folder, changes = processes.from_first(lambda: open_folder(config))
@@ -73,6 +75,7 @@ def main(config: Config) -> None:
     plan = make_plan(training)
     model = transformer.build(config.model, training.compute_dtype)
     create = make_state(config, model)
+    size = choose_micro_batch(config, model, records, devices)
 
     def begin(tracker: Tracker) -> Work:
         if devices.is_first:
@@ -82,10 +85,12 @@ def main(config: Config) -> None:
         count, pictures = transformer.count_params(config.model), len(batches.rows)
         print(f"{folder}: {count:,} parameters on {devices.describe()}, {pictures:,} pictures")
         hooks = [
-            Hook(training.eval_every, make_evaluation(config, model, records, devices)),
+            Hook(
+                training.eval_every, make_evaluation(config, model, records, size // devices.tensor)
+            ),
             Hook(training.grid_every, make_grids(config, model, records, folder, tracker, devices)),
         ]
-        step = make_step(config, model, records, devices)
+        step = make_step(config, model, records, devices, size)
         return Work(step, batches.at, hooks, settings=training)
 
     about = {"records": records.digest}
@@ -184,12 +189,40 @@ def make_state(config: Config, model: Transformer) -> Callable[[], TrainState]:
     )
 
 
-def make_step(config: Config, model: Transformer, records: Records, devices: Devices) -> Step:
-    """The update of this configuration on these records."""
+def batch_shapes(model: ModelConfig, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A whole batch, without its memory."""
+    text, image = (size, model.text_length), (size, model.image_length)
+    return {
+        "text_tokens": jax.ShapeDtypeStruct(text, jnp.int32),
+        "text_mask": jax.ShapeDtypeStruct(text, jnp.bool_),
+        "image_tokens": jax.ShapeDtypeStruct(image, jnp.int32),
+        "example_index": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def choose_micro_batch(
+    config: Config, model: Transformer, records: Records, devices: Devices
+) -> int:
+    """Examples a device holds at a time: by the configuration, or as many as fit."""
+    if config.training.micro_batch_size != "auto":
+        return micro_batch_size(config.training, devices)
+    return find_micro_batch(
+        make_plan(config.training),
+        devices,
+        partial(make_step, config, model, records, devices),
+        make_state(config, model),
+        partial(batch_shapes, config.model),
+    )
+
+
+def make_step(
+    config: Config, model: Transformer, records: Records, devices: Devices, size: int
+) -> Step:
+    """The update of this configuration on these records, of `size` examples a device at a time."""
     tokenizer = open_tokenizer(records.tokenizer_folder)
     empty_tokens, empty_mask, _ = tokenizer.encode([""], config.model.text_length)
     empty_text = jnp.asarray(empty_tokens), jnp.asarray(empty_mask)
-    return compose_step(config, model, empty_text, records.codebook_size, devices)
+    return compose_step(config, model, empty_text, records.codebook_size, devices, size)
 
 
 def compose_step(
@@ -198,9 +231,12 @@ def compose_step(
     empty_text: tuple[Array, Array],
     codebook_size: int,
     devices: Devices,
+    size: int | None = None,
 ) -> Step:
-    """The update; `empty_text` is an empty caption's tokens and mask."""
+    """The update; `empty_text` is an empty caption's tokens and mask, `size` how many examples a
+    device holds at a time, None: as configured."""
     training = config.training
+    size = size or micro_batch_size(training, devices)
     loss = make_loss(
         model,
         empty_text,
@@ -215,7 +251,7 @@ def compose_step(
         parallel.gather_before(loss, devices),
         make_optimizer(config.optim, parallel.spread(devices)),
         make_schedule(config.optim, training.steps, examples_at),
-        parallel.count_micro_batches(devices, micro_batch_size(training, devices)),
+        parallel.count_micro_batches(devices, size),
         parallel.mean_over(devices),
         settings=training,
         is_warm=make_warm_up(config.optim, examples_at),
@@ -224,13 +260,11 @@ def compose_step(
 
 
 def make_evaluation(
-    config: Config, model: Transformer, records: Records, devices: Devices
+    config: Config, model: Transformer, records: Records, size: int
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """The loss on every held-out split."""
-    training = config.training
-    # No more at a time than a device holds in training.
-    size = max(micro_batch_size(training, devices) // devices.tensor, 1)
-    few = max(training.eval_examples // size, 1)
+    """The loss on every held-out split, of at most `size` examples at a time."""
+    size = max(min(size, config.training.eval_examples), 1)
+    few = max(config.training.eval_examples // size, 1)
     sets = {
         name: lambda name=name: islice(eval_batches(records, name, size), few)
         for name in held_out_splits(records)

@@ -8,9 +8,7 @@ import runtime
 runtime.prepare()
 
 import importlib.util
-import math
 import os
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,15 +18,16 @@ from jax.experimental import topologies
 
 from config import Config, parse_config, run
 from model import transformer
-from train import compose_step, make_state
+from train import batch_shapes, compose_step, make_state
 from training import parallel
+from training.batching import micro_batch_size
 from training.config import ParallelConfig
+from training.fitting import GB, compile_memory, too_much
 from training.flops import count_flops
 from training.parallel import Devices
 
 ABOUT = "Compile a preset's training step for devices that are not there, and say what it needs."
 INSTALL = 'pip install "jax[tpu]"'
-GB = 1e9
 MEMORY_GIB = {
     "TPU v2": 8,
     "TPU v3": 16,
@@ -82,7 +81,7 @@ def main(config: FootprintConfig) -> None:
     found = describe_devices(config.topology)
     fsdp = config.fsdp or max(len(found) // config.tensor, 1)
     devices = parallel.choose(found, ParallelConfig("mesh", 0, fsdp, config.tensor))
-    parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
+    rows = micro_batch_size(training, devices) * devices.num_shares
     kind = found[0].device_kind
     gib = config.memory_gib or MEMORY_GIB.get(kind, 0)
 
@@ -90,7 +89,7 @@ def main(config: FootprintConfig) -> None:
     print(f"{config.preset} on {config.topology}: {devices.describe()}")
     print(
         f"{size:,} parameters; {training.batch_size:,} examples an update, "
-        f"{training.accumulation_steps} micro-batch(es)"
+        f"{training.batch_size // rows} micro-batch(es)"
     )
     step, state, batch = make_shapes(preset, devices)
     flops = count_flops(step, state, batch)
@@ -146,74 +145,11 @@ def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, A
     empty = jnp.zeros((1, config.model.text_length), jnp.int32)
     codes = config.model.image_vocab_size
     step = compose_step(config, model, (empty, empty == 0), codes, devices)
-    shapes = jax.eval_shape(make_state(config, model))
-    state = jax.tree.map(
-        lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies),
-        shapes,
-        parallel.shardings(shapes, devices),
-    )
-    rows, text, image = (
-        config.training.batch_size,
-        config.model.text_length,
-        config.model.image_length,
-    )
-    batch = {
-        "text_tokens": jax.ShapeDtypeStruct((rows, text), jnp.int32),
-        "text_mask": jax.ShapeDtypeStruct((rows, text), jnp.bool_),
-        "image_tokens": jax.ShapeDtypeStruct((rows, image), jnp.int32),
-        "example_index": jax.ShapeDtypeStruct((rows,), jnp.int32),
-    }
-    return step, state, batch
+    state = parallel.shapes(make_state(config, model), devices)
+    return step, state, batch_shapes(config.model, config.training.batch_size)
 
 
-def compile_memory(step: Any, state: Any, batch: Any, devices: Devices) -> dict[str, float]:
-    """Bytes per device of what the compiled step holds.
-
-    Raises:
-        ValueError: the compiler found no way to fit it into the device's memory.
-    """
-    lowered = parallel.jit_step(step, devices, state).lower(state, batch)
-    try:
-        found = lowered.compile().memory_analysis()
-    except jax.errors.JaxRuntimeError as error:
-        own = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(state))
-        raise ValueError(_say_by_how_much(str(error), own / 2**30)) from None
-    return {
-        "state and batch": found.argument_size_in_bytes,
-        "new state beside the old": found.output_size_in_bytes - found.alias_size_in_bytes,
-        "activations and gradients": found.temp_size_in_bytes,
-        "program": found.generated_code_size_in_bytes,
-    }
-
-
-def _bytes_of(leaf: Any) -> int:
-    """On one device."""
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-
-
-def _say_by_how_much(error: str, state_gib: float) -> str:
-    """Out of the compiler's own words, which come in two forms and do not always count the
-    state."""
-    temporaries = re.search(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", error)
-    whole = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", error)
-    if temporaries:
-        need, limit = float(temporaries[1]) + state_gib, float(temporaries[2])
-    elif whole:
-        need, limit = float(whole[1]), float(whole[2])
-    else:
-        return f"it does not compile: {' '.join(error.split())[:500]}"
-    return _too_much(need * 2**30, limit * 2**30)
-
-
-def _too_much(need: float, limit: float) -> str:
-    return (
-        f"it does not fit: a device needs {need / GB:.3f} GB of {limit / GB:.3f} GB, "
-        f"{(need - limit) / GB:.3f} GB too much; take more devices, more accumulation_steps or "
-        "tensor"
-    )
-
-
-def report(parts: dict[str, float], limit: float) -> None:
+def report(parts: dict[str, int], limit: float) -> None:
     """Print bytes per device, part by part. Raises ValueError when they exceed the limit."""
     total = sum(parts.values())
     for name, size in parts.items():
@@ -221,7 +157,7 @@ def report(parts: dict[str, float], limit: float) -> None:
     print(f"{total / GB:10.3f} GB  a device in all", end="")
     print(f", of {limit / GB:.1f} GB: {total / limit:.0%}" if limit else "")
     if limit and total > limit:
-        raise ValueError(_too_much(total, limit))
+        raise ValueError(too_much(total, int(limit)))
 
 
 if __name__ == "__main__":

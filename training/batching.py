@@ -70,13 +70,25 @@ def make_plan(training: TrainingConfig) -> BatchPlan:
 
 
 def micro_batch_size(training: TrainingConfig, devices: Devices) -> int:
-    """Examples that a device holds at a time, the same in all batches of the plan: those of the
-    first, over its accumulation_steps.
+    """Examples that a device holds at a time, the same in all batches of the plan: those that are
+    named, or of the first batch, over its accumulation_steps.
 
     Raises:
-        ValueError: a batch cannot be dealt to the devices in such parts.
+        ValueError: a batch cannot be dealt to the devices in such parts, or training/fitting.py
+            has to find them.
     """
     plan, parts = make_plan(training), training.accumulation_steps
+    if training.micro_batch_size == "auto":
+        raise ValueError("training.micro_batch_size auto is not possible here; name a number")
+    if training.micro_batch_size:
+        share = devices.num_shares * training.micro_batch_size
+        if plan.first % share:
+            raise ValueError(
+                f"batch_size {plan.first} is not a multiple of {devices.num_shares} device(s) × "
+                f"micro_batch_size {training.micro_batch_size}; try "
+                f"{max(plan.first // share, 1) * share}"
+            )
+        parts = plan.first // share
     check_batch(plan.first, devices, parts)
     size = plan.first // (devices.num_shares * parts)
     for larger in plan.sizes[1:]:

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Literal
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
+MicroBatchSize = int | Literal["auto"]
 ParallelMode = Literal["pmap", "mesh"]
 OnSpike = Literal["off", "skip", "rollback"]
 
@@ -46,6 +47,10 @@ class TrainingConfig:
     accumulation_steps: int = 1
     """Micro-batches whose gradients are averaged into one update: the same update with less
     memory."""
+    micro_batch_size: MicroBatchSize = 0
+    """Examples a device holds at a time, in place of accumulation_steps. auto: the most that its
+    memory has room for, found by compiling the step and, on an accelerator, trying it. 0 = as
+    accumulation_steps says."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products; weights, optimizer state, norms, softmax and loss stay
     float32. float16 trains with dynamic loss scaling."""
@@ -119,6 +124,7 @@ class TrainingConfig:
         for text in self.skip_batches:
             parse_range(text)
         self._check_ramp()
+        self._check_micro_batch()
         if not 0 <= self.label_smoothing < 1 or self.z_loss < 0:
             raise ValueError(
                 f"training.label_smoothing {self.label_smoothing} must lie in 0..1 and "
@@ -128,6 +134,16 @@ class TrainingConfig:
             raise ValueError(
                 f"training.token_noise {self.token_noise} must lie in 0..0.5 and "
                 f"training.caption_dropout {self.caption_dropout} in 0..1"
+            )
+
+    def _check_micro_batch(self) -> None:
+        size, parts = self.micro_batch_size, self.accumulation_steps
+        if size != "auto" and size < 0:
+            raise ValueError(f"training.micro_batch_size cannot be negative, not {size}")
+        if size and parts > 1:
+            raise ValueError(
+                f"training.micro_batch_size {size} and training.accumulation_steps {parts} say the "
+                "same thing twice; add --training.accumulation_steps=1"
             )
 
     def _check_ramp(self) -> None:

@@ -194,6 +194,16 @@ def shardings(tree: Any, devices: Devices) -> Any:
     )
 
 
+def shapes(make: Callable[[], Any], devices: Devices) -> Any:
+    """What `create` would give, without its memory: shapes that know where they lie."""
+    found = jax.eval_shape(make)
+    return jax.tree.map(
+        lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies),
+        found,
+        shardings(found, devices),
+    )
+
+
 def place(tree: Any, devices: Devices) -> Any:
     """A state, or parameters, on the devices; each array is still seen as one."""
     return jax.device_put(tree, shardings(tree, devices))
@@ -277,17 +287,34 @@ def deal(batch: dict[str, np.ndarray], devices: Devices) -> dict[str, Any]:
     return {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
 
 
-def lower_step(step: Step, devices: Devices, state: Any, batch: dict[str, np.ndarray]) -> Any:
-    """What `compile_step` runs in one process, not compiled yet: compiled, it says what memory it
-    takes."""
-    mapped = jit_step(step, devices, state) if devices.mode == "mesh" else _map(step, devices)
-    return mapped.lower(state, deal(batch, devices))
+def lower_step(step: Step, devices: Devices, state: Any, batch: dict[str, Any]) -> Any:
+    """What `compile_step` runs, not compiled yet: compiled, it says what memory it takes. Of the
+    whole batch, and of the state, only shapes count."""
+    parts: tuple[int, ...] = ()
+    if devices.mode == "mesh":
+        mapped = jit_step(step, devices, state)
+    elif jax.process_count() == 1:
+        mapped, parts = _map(step, devices), (len(devices),)
+    else:
+        mapped = _map_globally(step, devices)
+    rows = {
+        name: jax.ShapeDtypeStruct(
+            (*parts, one.shape[0] // int(np.prod(parts)), *one.shape[1:]), one.dtype
+        )
+        for name, one in batch.items()
+    }
+    return mapped.lower(state, rows)
 
 
 def _compile_map(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+    mapped = _map_globally(step, devices)
+    return lambda state, batch: mapped(state, put_rows(batch, devices))
+
+
+def _map_globally(step: Step, devices: Devices) -> Any:
     """The program that pmap makes, for several processes: pmap itself gives each of them arrays of
     its own, of which no common checkpoint can be written."""
-    mapped = jax.jit(
+    return jax.jit(
         jax.shard_map(
             step,
             mesh=devices.lane,
@@ -297,7 +324,6 @@ def _compile_map(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.nd
         ),
         donate_argnums=0,
     )
-    return lambda state, batch: mapped(state, put_rows(batch, devices))
 
 
 def _compile_mesh(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:

@@ -178,12 +178,7 @@ def _note_end(book: Logbook, folder: Path, done: int, steps: int) -> None:
 
 def _shapes(create: Callable[[], TrainState], devices: Devices) -> TrainState:
     """A state without its memory; only what may begin within a run has numbers."""
-    shapes = jax.eval_shape(create)
-    like = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        parallel.shardings(shapes, devices),
-    )
+    like = parallel.shapes(create, devices)
     scale, guard = parallel.create(lambda: (create().loss_scale, create().guard), devices)
     return like._replace(loss_scale=scale, guard=guard)
 

@@ -134,11 +134,13 @@ def test_a_longer_run_goes_on_and_other_flags_are_refused(
     records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    config = parse_config(Config, tiny(records_folder, run))
+    config = parse_config(Config, tiny(records_folder, run, "--training.micro_batch_size=auto"))
     train.main(config)
+    assert " 1  " in capsys.readouterr().out.partition("GB a device")[2].partition("fits")[0]
     train.main(config)
     assert "is finished at step 12" in capsys.readouterr().out
-    longer = replace(config, training=replace(config.training, steps=14, log_every=1))
+    elsewhere = replace(config.training, steps=14, log_every=1, micro_batch_size=1)
+    longer = replace(config, training=elsewhere)
     train.main(longer)
     assert losses(run)[-1][0] == 14
     with pytest.raises(ValueError, match=r"optim.learning_rate \(was 0.002, now 0.01\)"):

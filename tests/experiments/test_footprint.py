@@ -13,6 +13,7 @@ import pytest
 from config import parse_config
 from experiments import footprint
 from experiments.footprint import FootprintConfig
+from training import fitting
 from training.flops import count_flops
 
 ROOT = Path(__file__).parent.parent.parent
@@ -111,7 +112,7 @@ def test_a_missing_libtpu_is_told_with_the_command(
     ],
 )
 def test_the_compilers_own_words_are_understood(words: str, expected: str) -> None:
-    assert expected in footprint._say_by_how_much(words, 16.0)
+    assert expected in fitting.say_by_how_much(words, 16.0)
 
 
 def test_flops_of_loops_branches_and_recomputation_are_counted() -> None:

@@ -73,6 +73,21 @@ def test_a_larger_batch_is_more_micro_batches_of_the_same_size() -> None:
         assert [count(seen) for seen in rows] == [2, 4, 6]
 
 
+def test_a_named_micro_batch_takes_the_place_of_accumulation() -> None:
+    training = TrainingConfig(batch_size=24, micro_batch_size=3, batch_ramp=("5:48",))
+    assert micro_batch_size(training, devices(4)) == 3
+    with pytest.raises(
+        ValueError, match=r"batch_size 24 .* 2 device\(s\) × micro_batch_size 5; try"
+    ):
+        micro_batch_size(TrainingConfig(batch_size=24, micro_batch_size=5), devices(2))
+    with pytest.raises(ValueError, match="add --training.accumulation_steps=1"):
+        TrainingConfig(micro_batch_size="auto", accumulation_steps=2)
+    with pytest.raises(ValueError, match="micro_batch_size cannot be negative, not -1"):
+        TrainingConfig(micro_batch_size=-1)
+    with pytest.raises(ValueError, match="auto is not possible here; name a number"):
+        micro_batch_size(TrainingConfig(micro_batch_size="auto"), devices(2))
+
+
 def test_a_batch_that_devices_cannot_share_is_refused_wherever_in_the_ramp() -> None:
     first = TrainingConfig(batch_size=10, batch_ramp=("10:16",))
     with pytest.raises(ValueError, match="batch_size 10 is not a multiple of 4 device.*try 8"):

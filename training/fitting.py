@@ -1,0 +1,183 @@
+"""What the compiled step takes of a device's memory, and the largest micro-batch that fits."""
+
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from training import parallel, processes
+from training.batching import BatchPlan
+from training.parallel import Devices, check_batch
+from training.state import TrainState
+from training.step import Step
+
+GB = 1e9
+Shapes = dict[str, jax.ShapeDtypeStruct]
+WAYS_OUT = "take more devices, more accumulation_steps or tensor"
+
+
+def find_micro_batch(
+    plan: BatchPlan,
+    devices: Devices,
+    make_step: Callable[[int], Step],
+    create: Callable[[], TrainState],
+    batch: Callable[[int], Shapes],
+    limit: int | None = None,
+) -> int:
+    """The most examples a device can hold at a time, of the divisors of its share of all batches:
+    the step is compiled for the largest, and for the next one only if that does not fit. On an
+    accelerator one update is tried, too.
+
+    `make_step(size)` is the update for a micro-batch, `batch(size)` are shapes of a whole batch;
+    `limit` are a device's bytes, None: those that there are. Prints what it found.
+
+    Raises:
+        ValueError: not even one example at a time fits, with by how much.
+    """
+    for size in plan.sizes:
+        check_batch(size, devices, 1)
+    share = math.gcd(*plan.sizes) // devices.num_shares
+    largest = batch(max(plan.sizes))
+    state = parallel.shapes(create, devices)
+    if limit is None:
+        limit = processes.from_first(lambda: device_memory(devices))
+    print(f"micro-batch  accumulation  GB a device, of {limit / GB:.3f}", flush=True)
+    problem = ""
+    for size in divisors(share):
+        parts = f"{size:11,}  {plan.first // (devices.num_shares * size):12,}"
+        step = make_step(size)
+        try:
+            need = sum(compile_memory(step, state, largest, devices).values())
+            if need > limit:
+                raise ValueError(too_much(need, limit))
+            print(f"{parts}  {need / GB:11.3f}", end="  ", flush=True)
+            if _can_try(devices):
+                _try_update(step, create, largest, devices)
+        except ValueError as error:
+            problem = str(error)
+            print(f"{parts}  {problem.partition(';')[0]}", flush=True)
+            continue
+        print("fits", flush=True)
+        return size
+    raise ValueError(f"training.micro_batch_size auto: with one example at a time {problem}")
+
+
+def divisors(number: int) -> list[int]:
+    """Largest first."""
+    return [size for size in range(number, 0, -1) if number % size == 0]
+
+
+def compile_memory(step: Step, state: Any, batch: Any, devices: Devices) -> dict[str, int]:
+    """Bytes per device of what the compiled step holds; `state` and the whole `batch` are arrays or
+    shapes, the state's with their shardings.
+
+    Raises:
+        ValueError: the compiler found no way to fit it into the device's memory.
+    """
+    lowered = parallel.lower_step(step, devices, state, batch)
+    try:
+        found = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        own = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(state))
+        raise ValueError(say_by_how_much(str(error), own / 2**30)) from None
+    return {
+        "state and batch": found.argument_size_in_bytes,
+        "new state beside the old": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "activations and gradients": found.temp_size_in_bytes,
+        "program": found.generated_code_size_in_bytes,
+    }
+
+
+def _bytes_of(leaf: Any) -> int:
+    """On one device."""
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def say_by_how_much(error: str, state_gib: float) -> str:
+    """Out of the compiler's own words, which come in two forms and do not always count the
+    state."""
+    temporaries = re.search(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", error)
+    whole = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", error)
+    if temporaries:
+        need, limit = float(temporaries[1]) + state_gib, float(temporaries[2])
+    elif whole:
+        need, limit = float(whole[1]), float(whole[2])
+    else:
+        return f"it does not compile: {' '.join(error.split())[:500]}"
+    return too_much(int(need * 2**30), int(limit * 2**30))
+
+
+def too_much(need: int, limit: int) -> str:
+    """In bytes."""
+    return (
+        f"it does not fit: a device needs {need / GB:.3f} GB of {limit / GB:.3f} GB, "
+        f"{(need - limit) / GB:.3f} GB too much; {WAYS_OUT}"
+    )
+
+
+def device_memory(devices: Devices) -> int:
+    """Bytes that a device of this process may hold: of the smallest where devices tell, else an
+    equal share of what this machine has left."""
+    own = [device for device in devices.devices if device.process_index == jax.process_index()]
+    stats = [device.memory_stats() or {} for device in own]
+    limits = [one["bytes_limit"] for one in stats if one.get("bytes_limit")]
+    return min(limits) if limits else available_memory() // len(own)
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take: of the machine's, and of its control groups' limits
+    (Linux; elsewhere all that the machine has)."""
+    info = root / "proc/meminfo"
+    if not info.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", info.read_text(), re.MULTILINE)
+    left = [int(found[1]) * 1024] if found else []
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
+        _, kinds, path = line.split(":", 2)
+        if kinds in ("", "memory"):
+            top = root / "sys/fs/cgroup" / kinds
+            place = top / path.lstrip("/")
+            folders = [place, *(one for one in place.parents if one.is_relative_to(top))]
+            left += [free for folder in folders if (free := _left_in(folder)) is not None]
+    return max(min(left), 0)
+
+
+def _left_in(group: Path) -> int | None:
+    """Of a control group's limit; files that are only kept in memory count as free."""
+    for limit, usage, idle in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        if (group / limit).is_file() and (text := (group / limit).read_text().strip()) != "max":
+            stat = re.search(rf"^{idle} (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+            kept = int(stat[1]) if stat else 0
+            return int(text) - int((group / usage).read_text()) + kept
+    return None
+
+
+def _can_try(devices: Devices) -> bool:
+    """Where one process fails alone, the others would wait for it."""
+    return devices.devices[0].platform != "cpu" and jax.process_count() == 1
+
+
+def _try_update(
+    step: Step, create: Callable[[], TrainState], batch: Shapes, devices: Devices
+) -> None:
+    """Make one update of a state of its own, which is gone afterwards. Raises ValueError when
+    memory runs out."""
+    arrays = {name: np.zeros(one.shape, one.dtype) for name, one in batch.items()}
+    arrays["example_index"] = np.arange(len(arrays["example_index"]), dtype=np.int32)
+    try:
+        run = parallel.compile_step(step, devices)
+        jax.block_until_ready(run(parallel.create(create, devices), arrays))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(f"it does not fit when tried: {words}; {WAYS_OUT}") from None
