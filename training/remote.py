@@ -8,9 +8,10 @@ S3 itself; orbax (0.12.8) does not know the latter. A file:// URL behaves like s
 
 import contextlib
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,12 @@ SCHEMES = ("gs://", "s3://", "file://")
 RETRIES = {"max_retries": 7, "initial_delay": "500ms", "max_delay": "8s"}  # about half a minute
 READERS = 8
 """Arrays read at a time."""
-UNREACHABLE = r"ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|INTERNAL"
+PIECE_BYTES = 128 * 2**20
+"""Larger pieces of arrays are halved: S3 takes up to 5 GB at once, and several at a time faster."""
+UNREACHABLE = (
+    *("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"),
+    *("PERMISSION_DENIED", "UNAUTHENTICATED", "INTERNAL"),
+)
 """What tensorstore says when it is not the objects that are at fault."""
 
 
@@ -80,20 +86,21 @@ def names(store: Store, prefix: str) -> list[str]:
     Raises:
         UnreachableError: the store cannot be reached.
     """
-    with reachable(store):
+    with reachable(store, "NOT_FOUND"):  # the bucket
         found = store.list(below(prefix)).result()
     return [name.decode()[len(prefix) :] for name in found]
 
 
 @contextlib.contextmanager
-def reachable(store: Store) -> Any:
-    """Turns what a store that cannot be reached says into an UnreachableError of one line."""
+def reachable(store: Store, *more: str) -> Iterator[None]:
+    """Turns what a store that cannot be reached says into an UnreachableError of one line; that is
+    one of UNREACHABLE, and of `more`."""
     try:
         yield
     except Exception as error:
-        if not re.match(UNREACHABLE, str(error)):
+        if not str(error).startswith((*UNREACHABLE, *more)):
             raise
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).partition(" [")[0].split())[:300]
         raise UnreachableError(f"{address(store)} cannot be reached: {text}") from None
 
 
@@ -245,11 +252,15 @@ def object_name(path: Any) -> str:
 
 
 def _cut(leaf: jax.Array) -> tuple[int, ...]:
-    """The shape of the pieces on the devices."""
-    return tuple(max(size, 1) for size in leaf.sharding.shard_shape(leaf.shape))
+    """The shape of the pieces: that of the parts on the devices, or a share of it."""
+    shape = [max(size, 1) for size in leaf.sharding.shard_shape(leaf.shape)]
+    for axis in range(leaf.ndim):
+        while math.prod(shape) * leaf.dtype.itemsize > PIECE_BYTES and shape[axis] % 2 == 0:
+            shape[axis] //= 2
+    return tuple(shape)
 
 
 def _pieces(leaf: jax.Array) -> list[tuple[Any, np.ndarray]]:
-    """The pieces that this process is to write, copied: training goes on in their memory."""
+    """What this process is to write, copied: training goes on in their memory."""
     held = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
     return [(shard.index, np.array(shard.data)) for shard in held]
