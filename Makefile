@@ -34,8 +34,8 @@ test: $(VENV)/installed-dev ## format, lint, types and tests: what CI runs
 slow: $(VENV)/installed-dev ## the longer proofs
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
-drills: $(VENV)/installed-dev ## kill, damage, fill up and poison runs; each drill prints its figure
-	$(BIN)/pytest -m slow -s -p no:warnings tests/drills tests/entry/test_drills.py
+drills: $(VENV)/installed-dev ## kill, damage, fill up and poison runs; the figures of all drills come at the end
+	$(BIN)/pytest -v -n 2 --dist worksteal -m slow -p no:warnings tests/drills tests/entry/test_drills.py
 
 format: $(VENV)/installed-dev ## put the code into the house's format
 	$(BIN)/ruff format .

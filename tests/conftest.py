@@ -48,3 +48,13 @@ def tiny() -> ModelConfig:
         image_vocab_size=20,
         grid_size=3,
     )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures that drills found out, each the property "figure" of its test."""
+    passed = terminalreporter.stats.get("passed", [])
+    properties = [one for report in passed for one in report.user_properties]
+    if figures := [text for name, text in properties if name == "figure"]:
+        terminalreporter.section("figures")
+        for text in figures:
+            terminalreporter.write_line(text)

@@ -1,13 +1,13 @@
 """Checkpoints under fire: flipped bits, cut and missing files, a full disk.
 
-python -m pytest -m slow tests/drills -s        each drill prints its figure
+python -m pytest -m slow tests/drills        the figure of each drill comes at the end
 """
 
 import contextlib
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -24,6 +24,7 @@ from training.state import TrainState
 pytestmark = pytest.mark.slow
 ABOUT = {"records": "abc"}
 OLD, NEW = 3, 7
+Figure = Callable[[str, object], None]
 
 
 def state_at(step: int) -> TrainState:
@@ -83,11 +84,12 @@ def copies(whole: Path, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def told(name: str, counts: dict[str, int]) -> None:
-    print(f"\n{name}: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
+def tell(record_property: Figure, name: str, counts: dict[str, int]) -> None:
+    text = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    record_property("figure", f"{name}: {text}")
 
 
-def test_a_hundred_flipped_bits(whole: Path, tmp_path: Path) -> None:
+def test_a_hundred_flipped_bits(whole: Path, tmp_path: Path, record_property: Figure) -> None:
     rng, counts = random.Random(0), {"harmless": 0, "step before": 0}
     sizes = {path.relative_to(whole): path.stat().st_size for path in files_of(whole)}
     for _, folder in zip(range(100), copies(whole, tmp_path), strict=False):
@@ -97,12 +99,12 @@ def test_a_hundred_flipped_bits(whole: Path, tmp_path: Path) -> None:
         data[place // 8] ^= 1 << place % 8
         (folder / name).write_bytes(data)
         counts[outcome(folder)] += 1
-    told("100 flipped bits", counts)
+    tell(record_property, "100 flipped bits", counts)
     assert sum(counts.values()) == 100
 
 
 @pytest.mark.parametrize("harm", ["deleted", "cut to half", "emptied"])
-def test_each_file_in_turn(whole: Path, tmp_path: Path, harm: str) -> None:
+def test_each_file_in_turn(whole: Path, tmp_path: Path, record_property: Figure, harm: str) -> None:
     counts = {"harmless": 0, "step before": 0}
     files = [path.relative_to(whole) for path in files_of(whole)]
     for name, folder in zip(files, copies(whole, tmp_path), strict=False):
@@ -113,10 +115,12 @@ def test_each_file_in_turn(whole: Path, tmp_path: Path, harm: str) -> None:
             data = path.read_bytes()
             path.write_bytes(data[: len(data) // 2] if harm == "cut to half" else b"")
         counts[outcome(folder)] += 1
-    told(f"each of {len(files)} files {harm}", counts)
+    tell(record_property, f"each of {len(files)} files {harm}", counts)
 
 
-def test_a_full_disk_leaves_older_steps_and_training_alone(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_older_steps_and_training_alone(
+    tmp_path: Path, record_property: Figure
+) -> None:
     disk = tmp_path / "small"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
@@ -146,5 +150,5 @@ def test_a_full_disk_leaves_older_steps_and_training_alone(tmp_path: Path) -> No
                 )
     finally:
         subprocess.run(["umount", str(disk)], check=False)
-    told("a full disk", {"line told": len(lines)})
+    tell(record_property, "a full disk", {"line told": len(lines)})
     assert len(lines) == 1

@@ -1,6 +1,6 @@
 """train.py under fire, as processes: kill -9, SIGTERM, poisoned data. `make drills` runs these.
 
-python -m pytest -m slow -s tests/entry/test_drills.py        each drill prints its figure
+python -m pytest -m slow tests/entry/test_drills.py        the figure of each drill comes at the end
 """
 
 import contextlib
@@ -11,18 +11,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.entry.test_train import losses, tiny
-from training import logbook, metrics
+from training import metrics
 from training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 STEPS, EVERY, KILLS = 300, 20, 20
+Figure = Callable[[str, object], None]
 
 
 def start(words: list[str], **environment: str) -> subprocess.Popen:
@@ -81,7 +83,9 @@ def finish(words: list[str]) -> str:
     return out
 
 
-def test_twenty_kills_change_no_bit(records_folder: Path, tmp_path: Path) -> None:
+def test_twenty_kills_change_no_bit(
+    records_folder: Path, tmp_path: Path, record_property: Figure
+) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finish(flags(records_folder, straight))
     rng, lost = random.Random(0), [0]
@@ -99,13 +103,17 @@ def test_twenty_kills_change_no_bit(records_folder: Path, tmp_path: Path) -> Non
     finish(words)
     assert losses(killed) == losses(straight)
     assert saved(killed) == saved(straight)
-    print(f"\n{KILLS} kills: same bits; at most {max(lost)} updates done again, of {EVERY} a save")
-    # The save that is on its way when the kill comes is lost too: 20 updates take 0.2 s here.
-    assert max(lost) <= 2 * EVERY
+    assert max(lost) <= EVERY
+    record_property(
+        "figure",
+        f"{KILLS} kills: same bits; at most {max(lost)} updates done again, of {EVERY} a save",
+    )
 
 
 @pytest.mark.parametrize("moment", ["compiling", "training", "drawing"])
-def test_sigterm_ends_well(records_folder: Path, tmp_path: Path, moment: str) -> None:
+def test_sigterm_ends_well(
+    records_folder: Path, tmp_path: Path, record_property: Figure, moment: str
+) -> None:
     run = tmp_path / "run"
     words = flags(
         records_folder, run, "--training.steps=1000000", "--model.encoder_depth=12",
@@ -130,12 +138,14 @@ def test_sigterm_ends_well(records_folder: Path, tmp_path: Path, moment: str) ->
     rows = metrics.read(run / "metrics.jsonl")
     if moment != "compiling":
         assert saved(run)["step"] == rows[-1]["step"] >= steps
-    print(f"\nSIGTERM while {moment}: saved at {len(rows)}, exit 0 after {seconds:.1f} s")
     assert seconds < 15
+    record_property(
+        "figure", f"SIGTERM while {moment}: saved at {len(rows)}, exit 0 after {seconds:.1f} s"
+    )
 
 
 def test_a_full_disk_is_one_line_and_no_checkpoint_is_lost(
-    records_folder: Path, tmp_path: Path
+    records_folder: Path, tmp_path: Path, record_property: Figure
 ) -> None:
     disk = tmp_path / "small"
     disk.mkdir()
@@ -159,44 +169,4 @@ def test_a_full_disk_is_one_line_and_no_checkpoint_is_lost(
         assert f"resumed from step {before}" in out
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
-    print(f"\na full disk: {told}, went on from {before}")
-
-
-def test_no_number_in_one_and_in_five_updates(records_folder: Path, tmp_path: Path) -> None:
-    runs = [tmp_path / name for name in ("one", "replay")]
-    for run in runs:
-        words = flags(records_folder, run, "--training.steps=60")
-        script = POISON.format(words=words, steps=[20, 30, 31, 32, 33, 34])
-        subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
-    events = [(e["event"], e["step"]) for e in logbook.read(runs[0]) if e["event"] == "skip"]
-    assert events == [("skip", n + 1) for n in (20, 30, 31, 32, 33, 34)]
-    assert losses(runs[0])[-1][1] < losses(runs[0])[15][1]
-    assert saved(runs[0]) == saved(runs[1])
-    print(f"\nNaN in 1 and in 5 updates running: {len(events)} skipped, replay has the same bits")
-
-
-POISON = """
-import train
-from config import Config, parse_config
-original = train.make_loss
-def make_loss(*words, **more):
-    loss = original(*words, **more)
-    def poisoned(params, batch, keys):
-        value, metrics = loss(params, batch, keys)
-        import jax.numpy as jnp
-        return jnp.where(batch["poison"].any(), jnp.nan, value), metrics
-    return poisoned
-train.make_loss = make_loss
-opened = train.open_batches
-def open_batches(*words, **more):
-    batches = opened(*words, **more)
-    import numpy as np
-    class Poisoned:
-        rows = batches.rows
-        def at(self, n):
-            batch = batches.at(n)
-            return {{**batch, "poison": np.full(len(batch["example_index"]), n in {steps})}}
-    return Poisoned()
-train.open_batches = open_batches
-train.main(parse_config(Config, {words}))
-"""
+    record_property("figure", f"a full disk: {len(told)} line(s), went on from step {before}")

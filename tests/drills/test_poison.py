@@ -1,0 +1,130 @@
+"""Poisoned updates in a whole run: no number in the loss or in a gradient, and a batch of noise."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import train
+from config import Config, parse_config
+from tests.entry.test_drills import flags, saved
+from tests.entry.test_train import losses
+from training import logbook
+
+pytestmark = pytest.mark.slow
+Batch = dict[str, Any]
+
+
+def no_loss(value: jax.Array, params: Any, is_poison: jax.Array) -> jax.Array:
+    return jnp.where(is_poison, jnp.nan, value)
+
+
+def no_gradient(value: jax.Array, params: Any, is_poison: jax.Array) -> jax.Array:
+    """The loss stays as it is: the root of 0 has no slope."""
+    nothing = 0 * sum(leaf.sum() for leaf in jax.tree.leaves(params))
+    return value + jnp.sqrt(jnp.where(is_poison, nothing, 1.0)) - jnp.where(is_poison, 0.0, 1.0)
+
+
+def noise(batch: Batch) -> Batch:
+    """Pictures of random tokens."""
+    tokens = batch["image_tokens"]
+    drawn = np.random.default_rng(0).integers(0, 32, tokens.shape)
+    return {**batch, "image_tokens": drawn.astype(tokens.dtype)}
+
+
+class Poisoned:
+    """Batches, of which some are not what they should be."""
+
+    def __init__(self, batches: Any, numbers: list[int], change: Callable[[Batch], Batch]) -> None:
+        self._batches, self._numbers, self._change = batches, numbers, change
+        self.rows = batches.rows
+
+    def at(self, n: int) -> Batch:
+        batch = self._batches.at(n)
+        is_poison = np.full(len(batch["example_index"]), n in self._numbers)
+        batch = self._change(batch) if n in self._numbers else batch
+        return {**batch, "is_poison": is_poison}
+
+
+def run(
+    words: list[str],
+    numbers: list[int],
+    harm: Callable[..., jax.Array] = lambda value, params, is_poison: value,
+    change: Callable[[Batch], Batch] = lambda batch: batch,
+) -> None:
+    """train.py with such batches."""
+
+    def make_loss(*words: Any, **more: Any) -> Callable:
+        loss = make(*words, **more)
+
+        def poisoned(params: Any, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Any]:
+            value, metrics = loss(params, batch, keys)
+            return harm(value, params, batch["is_poison"].any()), metrics
+
+        return poisoned
+
+    make, opened = train.make_loss, train.open_batches
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_loss", make_loss)
+        patch.setattr(
+            train, "open_batches", lambda *w, **m: Poisoned(opened(*w, **m), numbers, change)
+        )
+        train.main(parse_config(Config, words))
+
+
+def events(run: Path) -> list[tuple[str, int | None]]:
+    return [(entry["event"], entry["step"]) for entry in logbook.read(run)][1:-1]
+
+
+@pytest.mark.parametrize("harm", [no_loss, no_gradient])
+def test_no_number_in_one_and_in_five_updates(
+    records_folder: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    harm: Callable[..., jax.Array],
+) -> None:
+    runs, numbers = [tmp_path / name for name in ("one", "replay")], [20, 30, 31, 32, 33, 34]
+    for folder in runs:
+        run(flags(records_folder, folder, "--training.steps=60"), numbers, harm)
+    assert events(runs[0]) == [("skip", n + 1) for n in numbers]
+    is_number = [loss is not None for _, loss in losses(runs[0])]
+    assert is_number == [harm is no_gradient or n not in numbers for n in range(60)]
+    assert losses(runs[0])[-1][1] < losses(runs[0])[15][1]
+    assert saved(runs[0]) == saved(runs[1])
+    what = harm.__name__.removeprefix("no_")
+    record_property(
+        "figure", f"NaN in the {what} of 1 and of 5 updates running: 6 skipped, a replay is equal"
+    )
+
+
+@pytest.mark.parametrize("on_spike", ["skip", "rollback"])
+def test_a_batch_of_noise(
+    records_folder: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    on_spike: str,
+) -> None:
+    runs = [tmp_path / name for name in ("one", "replay")]
+    more = [f"--training.on_spike={on_spike}", "--training.spike_window=32"]
+    more += ["--training.steps=160", "--training.rollback_batches=3", "--training.token_noise=0"]
+    for folder in runs:
+        run(flags(records_folder, folder, *more), [125], change=noise)
+    rolled = [("rollback", 126), ("left out", 120)]
+    assert events(runs[0]) == ([("spike", 126)] if on_spike == "skip" else rolled)
+    rows = losses(runs[0])
+    assert [step for step, _ in rows] == list(range(1, 161))
+    assert losses(runs[1]) == rows
+    assert saved(runs[0]) == saved(runs[1])
+    spike = next(e for e in logbook.read(runs[0]) if e["event"] in ("spike", "rollback"))["text"]
+    usual = float(np.mean([loss for _, loss in rows[100:120]]))
+    end = float(np.mean([loss for _, loss in rows[-10:]]))
+    assert end < usual
+    record_property(
+        "figure",
+        f"a batch of noise, {on_spike}: {spike.split(',')[0]}; {usual:.2f} before it, {end:.2f} at "
+        "the end, a replay is equal",
+    )
