@@ -239,26 +239,31 @@ def write_records(
         for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
             if part is not None:
                 shutil.copytree(part, folder / name)
-        absolute = out.absolute()
+        sizes = _sizes(image_tokens.shape, text_tokens.shape)
+        shapes = {n: {"type": kinds[n], "shape": array.shape} for n, array in arrays.items()}
         _write_about(
             folder / MARKER,
             {
                 "format": FORMAT,
-                "count": len(image_tokens),
-                "grid_size": round(image_tokens.shape[1] ** 0.5),
-                "image_length": image_tokens.shape[1],
-                "text_length": text_tokens.shape[1],
+                **sizes,
                 "split_names": names,
                 "counts": {name: splits.count(name) for name in names},
-                "source": os.path.relpath(source, absolute),
-                "arrays": {
-                    name: {"type": kinds[name], "shape": array.shape}
-                    for name, array in arrays.items()
-                },
+                "source": os.path.relpath(source, out.absolute()),
+                "arrays": shapes,
                 "digest": hashed.hexdigest(),
                 **about,
             },
         )
+
+
+def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
+    """By the shapes of the two kinds of tokens."""
+    return {
+        "count": image[0],
+        "grid_size": round(image[1] ** 0.5),
+        "image_length": image[1],
+        "text_length": text[1],
+    }
 
 
 def _write_about(path: Path, about: dict[str, Any]) -> None:
