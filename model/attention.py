@@ -12,6 +12,7 @@ from model.config import ModelConfig, Scores
 from model.init import Branch, branch_gain
 from model.layers import Linear, Norm, dropout, together
 from model.positions import num_offsets, offset_index, rotary_angles, rotate
+from model.products import product, product_of_rows
 
 HIDDEN = jnp.finfo(jnp.float32).min
 """Score of a position that may not be seen."""
@@ -48,7 +49,7 @@ def attend(
     """
     heads, groups = q.shape[1], k.shape[1]
     grouped = rearrange(q * scale, "b (g r) q e -> b g (r q) e", g=groups)
-    scores = jnp.einsum("bgqe,bgke->bgqk", grouped, k, preferred_element_type=jnp.float32)
+    scores = product_of_rows(grouped, k)
     scores = rearrange(scores, "b g (r q) k -> b (g r) q k", r=heads // groups)
     scores = scores if bias is None else scores + bias[None]
     scores = jnp.where(mask, scores, HIDDEN)
@@ -58,7 +59,7 @@ def attend(
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     weights = dropout(weights, dropout_rate, keys)
     weights = rearrange(weights, "b (g r) q k -> b g (r q) k", g=groups)
-    mixed = jnp.einsum("bgqk,bgke->bgqe", weights, v, preferred_element_type=jnp.float32)
+    mixed = product(weights, v)
     return rearrange(mixed, "b g (r q) e -> b (g r) q e", r=heads // groups).astype(v.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The small parts every block is made of: products, dense layers, norms, dropout, feed-forward.
+"""The small parts every block is made of: dense layers, norms, dropout, feed-forward.
 
 Parameters are float32; `dtype` is the precision of products and activations. Norms compute in
 float32 whatever the dtype.
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int32, Key, Shaped
 
 from model.config import Activation, ModelConfig
 from model.init import Branch, branch_gain, init_kernel
+from model.products import matmul
 
 
 def smelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -30,83 +31,6 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "smelu": smelu,
 }
-
-
-PANEL_WIDTH = 64
-"""Columns of a kernel in panels that lie together."""
-PANEL_ROWS = range(2, 5)
-"""Rows for which panels are faster than a kernel as it is."""
-WIDE = 3 << 16
-"""Numbers in a kernel from which on its layout matters."""
-TRANSPOSED_ROWS = range(5, 65)
-"""Rows for which they are better transposed first."""
-
-
-def matmul(
-    x: Float[Array, "*b d"], kernel: Float[Array, "d f"] | Float[Array, "p d w"], dtype: jnp.dtype
-) -> Float[Array, "*b f"]:
-    """x @ kernel with operands in `dtype`; sums and the result are float32. The kernel may lie in
-    panels (`in_panels`).
-
-    In half precision the backward products are written out as well: XLA on CPU reaches its
-    bfloat16 kernels only for half × half → float32, and jax's own rule would mix the types.
-    """
-    if kernel.ndim == 3:
-        return _panel_matmul(x.astype(dtype), kernel.astype(dtype))
-    if dtype != jnp.float32:
-        return _half_matmul(x.astype(dtype), kernel.astype(dtype))
-    if x.size // x.shape[-1] in TRANSPOSED_ROWS and kernel.size >= WIDE:
-        return _transposed_matmul(x, kernel)
-    return x @ kernel
-
-
-def in_panels(kernel: Float[Array, "d f"]) -> Float[Array, "d f"] | Float[Array, "p d w"]:
-    """The kernel with every PANEL_WIDTH columns in one place, so that a product with few rows reads
-    memory in order: on a CPU up to twice as fast. Left as it is where it is small."""
-    if kernel.ndim != 2 or kernel.size < WIDE or kernel.shape[1] % PANEL_WIDTH:
-        return kernel
-    return jnp.moveaxis(kernel.reshape(len(kernel), -1, PANEL_WIDTH), 1, 0)
-
-
-def _panel_matmul(x: Float[Array, "*b d"], kernel: Float[Array, "p d w"]) -> Float[Array, "*b f"]:
-    rows = x.reshape(1, -1, x.shape[-1])
-    rows = jnp.broadcast_to(rows, (len(kernel), *rows.shape[1:]))  # else XLA copies the kernel
-    y = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
-    return jnp.moveaxis(y, 0, 1).reshape(*x.shape[:-1], -1)
-
-
-def _transposed_matmul(x: Float[Array, "*b d"], kernel: Float[Array, "d f"]) -> Array:
-    """The product with x transposed first: XLA on CPU then takes another of its libraries, which
-    for so few rows is 1.2 to 1.4 times as fast."""
-    columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
-    y = jax.lax.dot_general(columns, kernel, (((0,), (0,)), ((), ())))
-    return y.reshape(*x.shape[:-1], -1)
-
-
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
-
-
-@jax.custom_vjp
-def _half_matmul(x: Array, kernel: Array) -> Array:
-    return _product(x, kernel)
-
-
-def _half_matmul_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _product(x, kernel), (x, kernel)
-
-
-def _half_matmul_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    gradient = gradient.astype(x.dtype)
-    rows, columns = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    # The barrier keeps a transposed operand from being folded into a product that has no kernel.
-    transposed_kernel, transposed_rows = jax.lax.optimization_barrier((kernel.T, rows.T))
-    to_x, to_kernel = _product(gradient, transposed_kernel), _product(transposed_rows, columns)
-    return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
-
-
-_half_matmul.defvjp(_half_matmul_forward, _half_matmul_backward)
 
 
 class Linear(nnx.Module):
@@ -251,10 +175,11 @@ class FeedForward(nnx.Module):
         self, x: Float[Array, "b q d"], keys: Key[Array, "b"] | None = None
     ) -> Float[Array, "b q d"]:
         if self.gate is None:
-            hidden = self.activation(self.up(x))
+            hidden = self.activation(self.up(x).astype(jnp.float32)).astype(x.dtype)
         else:
             up, gate = together(x, (self.up, self.gate), (self.hidden, self.hidden))
-            hidden = self.activation(up) * gate
+            hidden = self.activation(up.astype(jnp.float32)) * gate.astype(jnp.float32)
+            hidden = hidden.astype(x.dtype)
         if self.mid_norm is not None:
             hidden = self.mid_norm(hidden)
         return self.down(dropout(hidden, self.dropout_rate, keys))

@@ -19,8 +19,9 @@ from model.blocks import (
 )
 from model.config import ModelConfig
 from model.init import Branch, init_table
-from model.layers import Linear, Norm, along_last, dropout, matmul
+from model.layers import Linear, Norm, along_last, dropout
 from model.positions import sinusoidal
+from model.products import matmul
 
 Params = dict[str, Any]
 

@@ -20,8 +20,9 @@ from model.attention import num_heads
 from model.blocks import DecoderLayer, LayerCache, layer_norms, runs
 from model.config import ModelConfig, Remat
 from model.init import Branch
-from model.layers import PANEL_ROWS, fold, in_panels, join
+from model.layers import fold, join
 from model.network import Network, Params, structure
+from model.products import PANEL_ROWS, in_panels
 
 REMAT: dict[Remat, Callable[[Callable], Callable]] = {
     "none": lambda body: body,

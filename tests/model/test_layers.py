@@ -9,7 +9,8 @@ import pytest
 
 from model.attention import attend
 from model.config import Activation
-from model.layers import ACTIVATIONS, dropout, layer_norm, matmul, rms_norm
+from model.layers import ACTIVATIONS, dropout, layer_norm, rms_norm
+from model.products import matmul
 
 RNG = np.random.default_rng(0)
 
