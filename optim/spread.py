@@ -13,10 +13,11 @@ class Spread(NamedTuple):
 
     devices: int = 1
     """Devices that take part; the jobs are padded to a multiple of it."""
-    share: Callable[[Array], Array] = lambda jobs: jobs
-    """This device's equal part of all jobs, by order of devices."""
-    gather: Callable[[Array], Array] = lambda results: results
-    """The results of all devices, on every device, in the order of the jobs."""
+    deal: Callable[[Callable[[Array], Any], Array], Any] = lambda work, jobs: work(jobs)
+    """`work(jobs)`, each device doing its equal part of the jobs, by order of devices; the results
+    are gathered in the order of the jobs."""
+    whole: Callable[[Array], Array] = lambda array: array
+    """An array that may lie cut over the devices, put together on each of them."""
 
 
 LOCAL = Spread()
@@ -26,15 +27,17 @@ def spread_jobs(job: Callable[[Array], Any], jobs: Array, spread: Spread = LOCAL
     """`jax.vmap(job)(jobs)`, each device computing its share. `job` may return a tree."""
     count = jobs.shape[0]
     fill = jnp.broadcast_to(jobs[:1], (-count % spread.devices, *jobs.shape[1:]))
-    results = jax.vmap(job)(spread.share(jnp.concatenate([jobs, fill])))
-    return jax.tree.map(lambda part: spread.gather(part)[:count], results)
+    results = spread.deal(jax.vmap(job), jnp.concatenate([jobs, fill]))
+    return jax.tree.map(lambda part: part[:count], results)
 
 
 def over_axis(name: str, devices: int) -> Spread:
-    """Over an axis of `jax.pmap`, `jax.shard_map` or `jax.vmap` with that many members."""
+    """Over an axis of `jax.pmap`, `jax.shard_map` or `jax.vmap` with that many members, each of
+    which gets all results."""
 
-    def share(jobs: Array) -> Array:
+    def deal(work: Callable[[Array], Any], jobs: Array) -> Any:
         size = jobs.shape[0] // devices
-        return jax.lax.dynamic_slice_in_dim(jobs, jax.lax.axis_index(name) * size, size)
+        own = jax.lax.dynamic_slice_in_dim(jobs, jax.lax.axis_index(name) * size, size)
+        return jax.tree.map(lambda part: jax.lax.all_gather(part, name, tiled=True), work(own))
 
-    return Spread(devices, share, lambda part: jax.lax.all_gather(part, name, tiled=True))
+    return Spread(devices, deal)

@@ -32,29 +32,10 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 from model.config import ModelConfig
+from tests.tiny import TINY
 
 
 @pytest.fixture
 def tiny() -> ModelConfig:
     """A model that compiles in a second."""
-    return ModelConfig(
-        dim=16,
-        encoder_depth=2,
-        decoder_depth=2,
-        num_heads=2,
-        mlp_dim=24,
-        text_vocab_size=32,
-        text_length=6,
-        image_vocab_size=20,
-        grid_size=3,
-    )
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The figures that drills found out, each the property "figure" of its test."""
-    passed = terminalreporter.stats.get("passed", [])
-    properties = [one for report in passed for one in report.user_properties]
-    if figures := [text for name, text in properties if name == "figure"]:
-        terminalreporter.section("figures")
-        for text in figures:
-            terminalreporter.write_line(text)
+    return TINY

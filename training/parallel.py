@@ -4,129 +4,20 @@ pmap deals the batch's rows to the devices, each with the whole state. mesh has 
 the state out over two of them by the rules of training/sharding.py.
 """
 
-import os
-import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int64
+from jax.sharding import NamedSharding, PartitionSpec
 
 from optim.spread import Spread, over_axis
 from training import sharding
-from training.config import ParallelConfig, ParallelMode
+from training.devices import AXIS, Devices
+from training.devices import check_batch as check_batch
+from training.devices import choose as choose
+from training.devices import start as start
 from training.step import Loss, Step
-
-AXIS = sharding.DATA
-
-
-@dataclass(frozen=True)
-class Devices:
-    """The devices of a run, those of all processes."""
-
-    devices: tuple[jax.Device, ...]
-    mode: ParallelMode = "pmap"
-    fsdp: int = 1
-    tensor: int = 1
-
-    def __len__(self) -> int:
-        return len(self.devices)
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is process 0, which alone writes what is not sharded."""
-        return jax.process_index() == 0
-
-    @property
-    def num_shares(self) -> int:
-        """Into how many parts the rows of a batch are dealt."""
-        return len(self) // self.tensor
-
-    @cached_property
-    def mesh(self) -> Mesh:
-        """The devices by data, fsdp and tensor."""
-        shape = (self.num_shares // self.fsdp, self.fsdp, self.tensor)
-        kinds = (AxisType.Auto,) * len(shape)
-        return jax.make_mesh(shape, sharding.AXES, axis_types=kinds, devices=self.devices)
-
-    @cached_property
-    def lane(self) -> Mesh:
-        """The devices in a row."""
-        return Mesh(np.array(self.devices), (AXIS,))
-
-    @property
-    def rows_sharding(self) -> NamedSharding:
-        """Where the rows of a batch lie."""
-        if self.mode == "pmap":
-            return NamedSharding(self.lane, PartitionSpec(AXIS))
-        return NamedSharding(self.mesh, sharding.ROWS)
-
-    def rows(self, batch_size: int) -> Int64[np.ndarray, "b"]:
-        """Which rows of a batch lie on this process's devices, in rising order."""
-        parts = self.rows_sharding.addressable_devices_indices_map((batch_size,)).values()
-        every = np.arange(batch_size, dtype=np.int64)
-        return np.unique(np.concatenate([every[index] for index in parts if index is not None]))
-
-    def describe(self) -> str:
-        """Such as "4 × NVIDIA H200"."""
-        text = f"{len(self)} × {self.devices[0].device_kind}"
-        if self.mode == "mesh":
-            text += " as " + " × ".join(f"{n} {name}" for name, n in self.mesh.shape.items())
-        many = len({device.process_index for device in self.devices})
-        return f"{text} in {many} processes" if many > 1 else text
-
-
-def start(config: ParallelConfig) -> Devices:
-    """The devices to use. Raises ValueError for what cannot be had of those that are there."""
-    local = jax.local_devices()
-    wanted = os.environ.get("JAX_PLATFORMS", "")
-    if local[0].platform == "cpu" and wanted != "cpu" and shutil.which("nvidia-smi"):
-        print(
-            "a GPU is here and unused: jax is installed without CUDA; "
-            "`make quickstart ACCELERATOR=gpu` installs the matching one",
-            file=sys.stderr,
-        )
-    if not 0 <= config.devices <= len(local):
-        raise ValueError(
-            f"parallel.devices {config.devices} is not possible with {len(local)} "
-            f"{local[0].platform} device(s); 0 takes all"
-        )
-    taken: dict[int, list[jax.Device]] = {}
-    for device in jax.devices():
-        taken.setdefault(device.process_index, []).append(device)
-    return choose([d for own in taken.values() for d in own[: config.devices or None]], config)
-
-
-def choose(devices: list[Any], config: ParallelConfig) -> Devices:
-    """The devices, arranged. Raises ValueError when they do not make up the mesh."""
-    cut = config.fsdp * config.tensor
-    if config.mode == "pmap" and cut > 1:
-        raise ValueError(
-            f"parallel.fsdp {config.fsdp} and parallel.tensor {config.tensor} cut the state, which "
-            "pmap holds whole on each device; add --parallel.mode=mesh"
-        )
-    if len(devices) % cut:
-        raise ValueError(
-            f"parallel.fsdp {config.fsdp} × parallel.tensor {config.tensor} does not divide "
-            f"{len(devices)} device(s)"
-        )
-    return Devices(tuple(devices), config.mode, config.fsdp, config.tensor)
-
-
-def check_batch(batch_size: int, devices: Devices, accumulation_steps: int) -> None:
-    """Raises ValueError unless every device gets equally many examples in every micro-batch."""
-    share = devices.num_shares * accumulation_steps
-    if batch_size % share:
-        near = max(batch_size // share, 1) * share
-        raise ValueError(
-            f"batch_size {batch_size} is not a multiple of {devices.num_shares} device(s) × "
-            f"{accumulation_steps} accumulation steps; try {near}"
-        )
 
 
 def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
@@ -138,22 +29,38 @@ def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
 
 def mean_over(devices: Devices) -> Callable[[Any], Any]:
     """The mean over the devices, for use inside a step that `compile_step` compiles. On a mesh the
-    step is one program that sees the whole batch: its means are over all devices already."""
+    step is one program that sees the whole batch: its means are over all devices already, and only
+    held to lie like the parameters, so that the optimizer's cuts do not reach the activations."""
     if devices.mode == "pmap":
         return lambda tree: jax.lax.pmean(tree, AXIS)
-    return lambda tree: tree
+    return lambda tree: jax.lax.with_sharding_constraint(tree, shardings(tree, devices))
 
 
 def spread(devices: Devices) -> Spread:
-    """Jobs that an optimizer deals to the devices, inside of such a step."""
+    """Jobs that an optimizer deals to the devices, inside of such a step. On a mesh the jobs come
+    and go cut as the state is, and no device ever holds all of them; a gradient that is to be cut
+    otherwise than the mesh cuts it is put together first."""
     if devices.mode == "pmap":
         return over_axis(AXIS, len(devices))
+    mesh = devices.mesh
+    everywhere = PartitionSpec(sharding.JOBS[-1][0])
 
-    def lie(*axes: Any) -> Callable[[jax.Array], jax.Array]:
-        there = NamedSharding(devices.mesh, PartitionSpec(*axes))
-        return lambda jobs: jax.lax.with_sharding_constraint(jobs, there)
+    def move(jobs: jax.Array, ways: Iterable[PartitionSpec]) -> jax.Array:
+        for way in ways:
+            jobs = jax.lax.with_sharding_constraint(jobs, NamedSharding(mesh, way))
+        return jobs
 
-    return Spread(len(devices), lie(sharding.AXES), lie())
+    def back(result: jax.Array) -> jax.Array:
+        return move(result, reversed(sharding.job_ways(result.shape, mesh.shape)[:-1]))
+
+    def deal(work: Callable[[jax.Array], Any], jobs: jax.Array) -> Any:
+        jobs = move(jobs, sharding.job_ways(jobs.shape, mesh.shape))
+        own = jax.shard_map(
+            work, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        )
+        return jax.tree.map(back, own(jobs))
+
+    return Spread(len(devices), deal, lambda array: move(array, [PartitionSpec()]))
 
 
 def gather_before(loss: Loss, devices: Devices) -> Loss:

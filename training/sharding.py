@@ -21,10 +21,20 @@ TENSOR_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"_embedding/tokens$", (-2, -1)),  # rows, else columns
     (r"(^|/)head/kernel$", (-1,)),
     (r"(^|/)logits_bias$", (-1,)),
+    (r"/(statistics|preconditioners)/", (-1,)),
 )
 """Path of a parameter → the axis that is cut over `tensor`: the first that can be divided."""
 
-_STACKED = re.compile(r"(^|/)run\d+/")
+JOBS: tuple[tuple[Any, ...], ...] = (
+    (None, FSDP, TENSOR),
+    (TENSOR, FSDP, None),
+    ((TENSOR, FSDP), None, None),
+    ((TENSOR, FSDP, DATA), None, None),
+)
+"""Square matrices of which each device is to work on a few: how they lie at first, as the state
+does, how at last, and in between, so that each move is an exchange of parts."""
+
+_STACKED = re.compile(r"(^|/)run\d+/|/(statistics|preconditioners)/")
 
 
 def path_of(keys: Sequence[Any]) -> str:
@@ -34,7 +44,7 @@ def path_of(keys: Sequence[Any]) -> str:
 
 
 def is_stacked(path: str) -> bool:
-    """Whether the first axis is that of a stack of layers."""
+    """Whether the first axis is that of a stack of layers, or of an optimizer's matrices."""
     return _STACKED.search(path) is not None
 
 
@@ -58,3 +68,14 @@ def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> Part
         if able:
             axes[max(able, key=lambda axis: shape[axis])] = FSDP
     return PartitionSpec(*axes)
+
+
+def job_ways(shape: Sequence[int], sizes: Mapping[str, int]) -> list[PartitionSpec]:
+    """JOBS for an array of this shape, whose first axis all devices divide: other axes stay whole
+    where they cannot be cut."""
+
+    def of_axis(axis: int, name: Any) -> Any:
+        return name if axis == 0 or name is None or shape[axis] % sizes[name] == 0 else None
+
+    ways = (way[: len(shape)] for way in JOBS)
+    return [PartitionSpec(*(of_axis(i, name) for i, name in enumerate(way))) for way in ways]

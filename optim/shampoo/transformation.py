@@ -90,6 +90,7 @@ class Shampoo:
     def _precondition(self, grads: Any, grafted: Any, state: ShampooState) -> tuple[Any, Any, Any]:
         """Gradients preconditioned, of the graft's length; then the new statistics and roots."""
         config, plans, before = self.config, self._plans(grads), state.preconditioners
+        grads = jax.tree.map(lambda p, g: self.spread.whole(g) if p.sided else g, plans, grads)
         statistics = _when(
             state.step % config.statistics_every == 0,
             lambda: jax.tree.map(

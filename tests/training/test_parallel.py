@@ -1,5 +1,6 @@
 """A run is the same on any devices, however they are arranged; and how arrays are cut."""
 
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -10,30 +11,19 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from model import transformer
-from model.config import ModelConfig
 from model.loss import make_loss
-from optim.config import OptimConfig
+from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
+from tests.tiny import TINY
 from training import parallel, sharding
 from training.config import ParallelConfig
 from training.state import TrainState
 from training.step import make_train_step
 
 ROWS, STEPS, RATE = 8, 10, 2e-3
-TINY = ModelConfig(
-    dim=16,
-    encoder_depth=2,
-    decoder_depth=2,
-    num_heads=2,
-    mlp_dim=24,
-    text_vocab_size=32,
-    text_length=6,
-    image_vocab_size=20,
-    grid_size=3,
-    dropout=0.1,
-    unroll=1,
-)
+MODEL = replace(TINY, dropout=0.1, unroll=1)
+SHAMPOO = ShampooConfig(block_size=8, merge_dims=0, roots_every=3, start_step=2)
 ONE = ParallelConfig(devices=1)
 PMAP = ParallelConfig()
 DATA = ParallelConfig(mode="mesh")
@@ -57,8 +47,10 @@ def batch_at(step: int) -> dict[str, np.ndarray]:
 def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "adamw"):
     """The devices, a fresh state on them, and the update."""
     devices = parallel.start(config)
-    optim = OptimConfig(name=name, learning_rate=RATE, warmup_steps=1, decay_fraction=0.0)
-    model = transformer.build(TINY)
+    optim = OptimConfig(
+        name=name, learning_rate=RATE, warmup_steps=1, decay_fraction=0.0, shampoo=SHAMPOO
+    )
+    model = transformer.build(MODEL)
     empty = jnp.zeros((1, 6), jnp.int32)
     loss = make_loss(model, (empty, empty == 0), 20, 0.2, 0.2)
     step = make_train_step(

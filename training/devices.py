@@ -1,0 +1,122 @@
+"""Which devices a run has, how they are arranged, and which rows of a batch lie where."""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int64
+
+from training import sharding
+from training.config import ParallelConfig, ParallelMode
+
+AXIS = sharding.DATA
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a run, those of all processes."""
+
+    devices: tuple[jax.Device, ...]
+    mode: ParallelMode = "pmap"
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is process 0, which alone writes what is not sharded."""
+        return jax.process_index() == 0
+
+    @property
+    def num_shares(self) -> int:
+        """Into how many parts the rows of a batch are dealt."""
+        return len(self) // self.tensor
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The devices by data, fsdp and tensor."""
+        shape = (self.num_shares // self.fsdp, self.fsdp, self.tensor)
+        kinds = (AxisType.Auto,) * len(shape)
+        return jax.make_mesh(shape, sharding.AXES, axis_types=kinds, devices=self.devices)
+
+    @cached_property
+    def lane(self) -> Mesh:
+        """The devices in a row."""
+        return Mesh(np.array(self.devices), (AXIS,))
+
+    @property
+    def rows_sharding(self) -> NamedSharding:
+        """Where the rows of a batch lie."""
+        if self.mode == "pmap":
+            return NamedSharding(self.lane, PartitionSpec(AXIS))
+        return NamedSharding(self.mesh, sharding.ROWS)
+
+    def rows(self, batch_size: int) -> Int64[np.ndarray, "b"]:
+        """Which rows of a batch lie on this process's devices, in rising order."""
+        parts = self.rows_sharding.addressable_devices_indices_map((batch_size,)).values()
+        every = np.arange(batch_size, dtype=np.int64)
+        return np.unique(np.concatenate([every[index] for index in parts if index is not None]))
+
+    def describe(self) -> str:
+        """Such as "4 × NVIDIA H200"."""
+        text = f"{len(self)} × {self.devices[0].device_kind}"
+        if self.mode == "mesh":
+            text += " as " + " × ".join(f"{n} {name}" for name, n in self.mesh.shape.items())
+        many = len({device.process_index for device in self.devices})
+        return f"{text} in {many} processes" if many > 1 else text
+
+
+def start(config: ParallelConfig) -> Devices:
+    """The devices to use. Raises ValueError for what cannot be had of those that are there."""
+    local = jax.local_devices()
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    if local[0].platform == "cpu" and wanted != "cpu" and shutil.which("nvidia-smi"):
+        print(
+            "a GPU is here and unused: jax is installed without CUDA; "
+            "`make quickstart ACCELERATOR=gpu` installs the matching one",
+            file=sys.stderr,
+        )
+    if not 0 <= config.devices <= len(local):
+        raise ValueError(
+            f"parallel.devices {config.devices} is not possible with {len(local)} "
+            f"{local[0].platform} device(s); 0 takes all"
+        )
+    taken: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        taken.setdefault(device.process_index, []).append(device)
+    return choose([d for own in taken.values() for d in own[: config.devices or None]], config)
+
+
+def choose(devices: list[Any], config: ParallelConfig) -> Devices:
+    """The devices, arranged. Raises ValueError when they do not make up the mesh."""
+    cut = config.fsdp * config.tensor
+    if config.mode == "pmap" and cut > 1:
+        raise ValueError(
+            f"parallel.fsdp {config.fsdp} and parallel.tensor {config.tensor} cut the state, which "
+            "pmap holds whole on each device; add --parallel.mode=mesh"
+        )
+    if len(devices) % cut:
+        raise ValueError(
+            f"parallel.fsdp {config.fsdp} × parallel.tensor {config.tensor} does not divide "
+            f"{len(devices)} device(s)"
+        )
+    return Devices(tuple(devices), config.mode, config.fsdp, config.tensor)
+
+
+def check_batch(batch_size: int, devices: Devices, accumulation_steps: int) -> None:
+    """Raises ValueError unless every device gets equally many examples in every micro-batch."""
+    share = devices.num_shares * accumulation_steps
+    if batch_size % share:
+        near = max(batch_size // share, 1) * share
+        raise ValueError(
+            f"batch_size {batch_size} is not a multiple of {devices.num_shares} device(s) × "
+            f"{accumulation_steps} accumulation steps; try {near}"
+        )
