@@ -175,6 +175,8 @@ class Checkpoints:
             ValueError: when what was saved beside it is not `about`, such as other token records;
                 when it does not fit; when steps are there and all are damaged.
         """
+        if jax.process_index() == 0:
+            self._store.tidy()
         found = self._newest_whole(lambda step: self._matching(like, about, step), is_eligible)
         if found is None:
             return None

@@ -69,6 +69,9 @@ class FolderSteps:
         self.close()
         self._manager = self._open()
 
+    def tidy(self) -> None:
+        """Orbax removes what saves that were cut off have left, when it is opened."""
+
     def delete(self, step: int) -> None:
         self._manager.delete(step)
 

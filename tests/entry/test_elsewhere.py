@@ -1,6 +1,9 @@
 """Checkpoints in an object store: what another machine makes of it."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ import pytest
 import train
 from config import Config, parse_config
 from drawing import open_checkpoint
-from tests.entry.test_train import losses, tiny
+from tests.entry.test_processes import ROOT, finish, free_port
+from tests.entry.test_train import TINY, losses, tiny
 from training import session
 from training.checkpoint import Checkpoints
 
@@ -50,3 +54,37 @@ def test_an_empty_folder_resumes_what_another_machine_has_begun(
         assert checkpoints.steps() == [5, 9]
     assert open_checkpoint(run).step == 9
     assert open_checkpoint(run / "checkpoints" / "5").step == 5
+
+
+@pytest.mark.slow
+def test_two_machines_need_no_common_disk(records_folder: Path, tmp_path: Path) -> None:
+    """Each process has a folder of its own, and writes its half of the weights."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
+    store, port = f"file://{tmp_path}/store", free_port()
+    words = [*TINY, f"--data.records={records_folder}", f"--checkpoint.folder={store}"]
+    cut = ["--training.steps=7", "--parallel.mode=mesh", "--parallel.fsdp=4"]
+    meeting = [f"--parallel.coordinator=localhost:{port}", "--parallel.num_processes=2"]
+    both = []
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+        command = [*words, *cut, *meeting, f"--parallel.process_id={name}", "--output_dir=run"]
+        both.append(
+            subprocess.Popen(
+                [sys.executable, ROOT / "train.py", *command],
+                cwd=tmp_path / name,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    said = finish(both, 240)
+    assert [status for status, *_ in said] == [0, 0], said
+    assert not (tmp_path / "1" / "run").exists()
+    shutil.rmtree(tmp_path / "0")
+
+    run = tmp_path / "one"
+    train.main(parse_config(Config, [*words, "--training.steps=9", f"--output_dir={run}"]))
+    assert [step for step, _ in losses(run)] == list(range(1, 10))
+    assert len(list((tmp_path / "store/7/params").rglob("tokens/c/*/*"))) > 4

@@ -34,6 +34,18 @@ def test_a_step_counts_when_every_process_has_written_its_part(url: str) -> None
     assert steps.steps() == [3]
 
 
+def test_what_saves_that_were_cut_off_have_left_is_removed(url: str) -> None:
+    store = remote.open_store(url)
+    with Checkpoints(url, CheckpointConfig()) as them:
+        them.save(state_of(4, step=3), {})
+        for name in ("7/params/a/c/0", "aside-9/about.json", "run/config.yaml"):
+            store.write(name, b"...").result()
+        assert_same(them.resume(state_of(4), {}), state_of(4, step=3))
+    assert remote.names(store, "7/") == []
+    assert remote.names(store, "aside-9/") == ["about.json"]
+    assert remote.names(store, "run/") == ["config.yaml"]
+
+
 def test_a_save_that_is_cut_off_does_not_count_and_is_written_anew(url: str) -> None:
     def fail() -> None:
         raise RuntimeError("the power\nwent")
