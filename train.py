@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import jax
@@ -85,9 +84,7 @@ def main(config: Config) -> None:
         count, pictures = transformer.count_params(config.model), len(batches.rows)
         print(f"{folder}: {count:,} parameters on {devices.describe()}, {pictures:,} pictures")
         hooks = [
-            Hook(
-                training.eval_every, make_evaluation(config, model, records, size // devices.tensor)
-            ),
+            Hook(training.eval_every, make_evaluation(config, model, records, devices, size)),
             Hook(training.grid_every, make_grids(config, model, records, folder, tracker, devices)),
         ]
         step = make_step(config, model, records, devices, size)
@@ -260,16 +257,16 @@ def compose_step(
 
 
 def make_evaluation(
-    config: Config, model: Transformer, records: Records, size: int
+    config: Config, model: Transformer, records: Records, devices: Devices, size: int
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """The loss on every held-out split, of at most `size` examples at a time."""
-    size = max(min(size, config.training.eval_examples), 1)
-    few = max(config.training.eval_examples // size, 1)
+    """The loss on every held-out split, of at most `size` examples at a time on a device."""
+    most = max(config.training.eval_examples, 1)
+    size = devices.num_shares * min(size, -(-most // devices.num_shares))
     sets = {
-        name: lambda name=name: islice(eval_batches(records, name, size), few)
+        name: partial(eval_batches, records, name, size, most=most, share=devices.rows)
         for name in held_out_splits(records)
     }
-    return evaluate_loss(make_eval_loss(model), sets)
+    return evaluate_loss(parallel.compile_sums(make_eval_loss(model), devices), sets)
 
 
 def make_grids(

@@ -129,23 +129,32 @@ def open_batches(
     return Batches(records, rows, cumulative, examples_at, seed, shuffle, share)
 
 
-def eval_batches(records: Records, split: str, batch_size: int) -> Iterator[Batch]:
-    """Walk a split once, in order, with first captions. `weight` is 0 for the examples that fill
-    up the last batch, 1 for the others."""
-    rows = _rows(records, split, batch_size)
-    return (_eval_batch(records, rows, i, batch_size) for i in range(0, len(rows), batch_size))
+def eval_batches(
+    records: Records,
+    split: str,
+    batch_size: int,
+    *,
+    most: int | None = None,
+    share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange,
+) -> Iterator[Batch]:
+    """Walk a split, or its first `most` examples, once, in order, with first captions. `weight` is
+    0 for the examples that fill up the last batch, 1 for the others. `share` says which places of
+    each batch are read here, as in `Batches`."""
+    rows = _rows(records, split, batch_size)[:most]
+    places = share(batch_size).astype(np.int64)
+    return (_eval_batch(records, rows, i, places) for i in range(0, len(rows), batch_size))
 
 
 def _eval_batch(
-    records: Records, rows: Int64[np.ndarray, "m"], start: int, batch_size: int
+    records: Records, rows: Int64[np.ndarray, "m"], start: int, places: Int64[np.ndarray, "b"]
 ) -> Batch:
-    places = start + np.arange(batch_size)
-    examples = rows[np.minimum(places, len(rows) - 1)]
+    positions = start + places
+    examples = rows[np.minimum(positions, len(rows) - 1)]
     batch = _gather(records, examples, records.caption_offsets[examples])
     return {
         **batch,
-        "example_index": np.arange(batch_size, dtype=np.int32),
-        "weight": (places < len(rows)).astype(np.float32),
+        "example_index": places.astype(np.int32),
+        "weight": (positions < len(rows)).astype(np.float32),
     }
 
 

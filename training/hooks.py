@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from training.state import TrainState
@@ -15,13 +14,12 @@ def evaluate_loss(
     loss: EvalLoss, sets: Mapping[str, Callable[[], Iterable[dict[str, np.ndarray]]]]
 ) -> Callable[[int, TrainState], dict[str, float]]:
     """A hook that gives the mean of `loss` over each named set; `loss` gives the sum over a batch
-    and its weight."""
-    compiled = jax.jit(loss)
+    and its weight, as training/parallel.py's compile_sums makes it do over devices."""
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
         values = {}
         for name, batches in sets.items():
-            sums = [compiled(state.weights, batch) for batch in batches()]
+            sums = [loss(state.weights, batch) for batch in batches()]
             total, weight = np.sum(np.array(sums, dtype=np.float64), axis=0)
             values[f"eval/{name}/loss"] = float(total / weight)
         return values

@@ -17,7 +17,7 @@ from training.devices import AXIS, Devices
 from training.devices import check_batch as check_batch
 from training.devices import choose as choose
 from training.devices import start as start
-from training.step import Loss, Step
+from training.step import Step
 
 
 def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
@@ -63,7 +63,7 @@ def spread(devices: Devices) -> Spread:
     return Spread(len(devices), deal, lambda array: move(array, [PartitionSpec()]))
 
 
-def gather_before(loss: Loss, devices: Devices) -> Loss:
+def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
     """`loss` with embeddings and other matrices outside of the layers put together over `fsdp` in
     front of it, and its rows held where they lie. Left to itself the compiler may carry the cut of
     an embedding into the activations and pay for it with whole copies of them ("involuntary full
@@ -79,10 +79,10 @@ def gather_before(loss: Loss, devices: Devices) -> Loss:
         spec = sharding.partition(path, leaf.shape, sizes)
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(devices.mesh, spec))
 
-    def gathered(params: Any, batch: Any, keys: Any) -> Any:
+    def gathered(params: Any, batch: Any, *keys: Any) -> Any:
         params = jax.tree_util.tree_map_with_path(together, params)
         batch = jax.lax.with_sharding_constraint(batch, devices.rows_sharding)
-        return loss(params, batch, keys)
+        return loss(params, batch, *keys)
 
     return gathered
 
@@ -156,6 +156,29 @@ def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., A
         )(params, rows)
 
     return run
+
+
+def compile_sums(
+    function: Callable[[Any, Any], Any], devices: Devices
+) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+    """`function(params, batch)`, which gives sums over the rows of a batch, of parameters that
+    `place` or `create` gave and of this process's rows (`Devices.rows`): every device sums over the
+    rows that it holds, and all processes get the sums over all rows."""
+    everywhere = PartitionSpec()
+    if devices.mode == "pmap":
+        dealt = jax.shard_map(
+            lambda params, batch: jax.lax.psum(function(params, batch), AXIS),
+            mesh=devices.lane,
+            in_specs=(everywhere, PartitionSpec(AXIS)),
+            out_specs=everywhere,
+            check_vma=False,
+        )
+        compiled = jax.jit(dealt)
+    else:
+        held = gather_before(function, devices)
+        whole = NamedSharding(devices.mesh, everywhere)
+        compiled = jax.jit(held, out_shardings=whole)
+    return lambda params, batch: compiled(params, put_rows(batch, devices))
 
 
 def compile_step(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:

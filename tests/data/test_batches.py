@@ -1,5 +1,6 @@
 """The order of the data, and what a batch holds."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,23 @@ def test_evaluation_reads_each_example_once_with_its_first_caption() -> None:
     assert [len(b["weight"]) for b in batches] == [8] * 4
     np.testing.assert_array_equal(examples[weight == 1], records.rows("held_out"))
     np.testing.assert_array_equal(captions, examples * 4)
+
+
+def test_evaluation_of_a_few_is_the_same_however_it_is_dealt() -> None:
+    """Two processes read the halves of each batch, and no example beyond the most that are wanted
+    counts."""
+    records = make_records()
+
+    def read_with(size: int, share: Callable[[int], np.ndarray]) -> list[int]:
+        batches = eval_batches(records, "held_out", size, most=10, share=share)
+        return [int(x) for b in batches for x in b["image_tokens"][b["weight"] == 1, 0]]
+
+    halves = [
+        read_with(4, lambda size: np.arange(size // 2)),
+        read_with(4, lambda size: np.arange(size // 2, size)),
+    ]
+    assert sorted(halves[0] + halves[1]) == read_with(7, np.arange)
+    assert read_with(7, np.arange) == list(records.rows("held_out")[:10])
 
 
 def test_an_unknown_split_or_size_is_refused() -> None:

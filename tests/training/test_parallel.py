@@ -11,13 +11,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from model import transformer
-from model.loss import make_loss
+from model.loss import make_eval_loss, make_loss
 from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from tests.tiny import TINY
 from training import parallel, sharding
 from training.config import ParallelConfig
+from training.hooks import evaluate_loss
 from training.state import TrainState
 from training.step import make_train_step
 
@@ -105,6 +106,51 @@ def test_a_run_goes_on_under_another_mode() -> None:
     state = train(parallel.place(jax.device_get(state), other), run_other, 4, 7)
     state = train(parallel.place(jax.device_get(state), devices), run, 7, STEPS)
     assert_near(trained(ONE), jax.device_get(state))
+
+
+@cache
+def evaluated(config: ParallelConfig, size: int) -> float:
+    """The mean loss of 13 rows, `size` of them at a time."""
+    devices, create, _ = program(config)
+    loss = make_eval_loss(transformer.build(MODEL))
+    rows = np.arange(13)
+    parts = [batch_at(n) for n in range(2)]
+    whole = {name: np.concatenate([part[name] for part in parts])[rows] for name in parts[0]}
+
+    def batches():
+        for start in range(0, len(rows), size):
+            places = start + np.arange(size)
+            batch = {name: x[np.minimum(places, 12)] for name, x in whole.items()}
+            batch["weight"] = np.asarray(places < 13, np.float32)
+            yield batch
+
+    evaluate = evaluate_loss(parallel.compile_sums(loss, devices), {"set": batches})
+    return evaluate(0, parallel.create(create, devices))["eval/set/loss"]
+
+
+@named([PMAP, FSDP, ALL])
+def test_an_evaluation_is_the_same_as_on_one_device(config: ParallelConfig) -> None:
+    assert evaluated(config, 8) == pytest.approx(evaluated(ONE, 4), rel=1e-6)
+
+
+@named([ONE, PMAP, FSDP, ALL])
+def test_each_device_evaluates_its_rows_only(config: ParallelConfig) -> None:
+    devices = parallel.start(config)
+    seen = []
+
+    def count(params: Any, batch: Any) -> tuple[Any, Any]:
+        jax.debug.callback(lambda x: seen.append(x.shape[0]), batch["weight"], partitioned=True)
+        return batch["weight"].sum(), jnp.float32(1)
+
+    params = parallel.place({"scale": np.ones(4, np.float32)}, devices)
+    batch: dict[str, np.ndarray] = {
+        "weight": np.arange(8, dtype=np.float32),
+        "example_index": np.arange(8),
+    }
+    total, _ = parallel.compile_sums(count, devices)(params, batch)
+    jax.effects_barrier()
+    assert float(total) == 28
+    assert seen == [8 // devices.num_shares] * len(devices)
 
 
 def test_a_state_on_a_mesh_is_cut_and_its_memory_given_on() -> None:
