@@ -181,6 +181,7 @@ def make_state(config: Config, model: Transformer) -> Callable[[], TrainState]:
         make_optimizer(config.optim),
         config.seed,
         config.training.compute_dtype,
+        param_dtype=config.training.param_dtype,
         init_ema=init_ema if config.optim.ema_decay else None,
         guard=init_guard(config.training),
     )

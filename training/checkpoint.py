@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 import jax
 
 from training.config import CheckpointConfig
-from training.digests import check_fit, json_digest, leaf_digests, shape_of
+from training.digests import (
+    check_fit,
+    describe,
+    json_digest,
+    leaf_digests,
+    path_name,
+    shape_of,
+)
 from training.disk import FolderSteps
 from training.processes import everywhere
 from training.remote import ObjectSteps, UnreachableError, is_remote
@@ -246,14 +253,23 @@ class Checkpoints:
         restored = jax.tree.unflatten(treedef, [rest[name] for name in names])
         ema = found.get("ema")
         if like.ema is not None and ema is None:
-            ema = jax.tree.map(lambda x: x.copy(), found["params"])
+            ema = jax.tree.map(lambda x: x.copy().astype("float32"), found["params"])
         return restored._replace(params=found["params"], ema=ema)
 
     def restore_params(self, like: Any, step: int) -> Any:
-        """Only the parameters of a step, averaged ones where there are; `like` has their shapes."""
-        has_ema = any(name.startswith("ema/") for name in self.digests(step))
-        name = "ema" if has_ema else "params"
-        return self._restore(step, {name: like})[name]
+        """Only the parameters of a step, averaged ones where there are; `like` has their shapes,
+        and the dtypes that they get."""
+        saved = self.digests(step)
+        item = "ema" if any(name.startswith("ema/") for name in saved) else "params"
+
+        def as_saved(path: Any, leaf: Any) -> Any:
+            digest = saved.get(f"{item}/{path_name(path)}", describe(leaf))
+            dtype = shape_of(digest, leaf).dtype
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+
+        wanted = jax.tree_util.tree_map_with_path(as_saved, like)
+        found = self._restore(step, {item: wanted})[item]
+        return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found, like)
 
     def newest_params(self, like: Any) -> tuple[int, Any] | None:
         """Step and parameters of the newest whole step; None where there is no step."""

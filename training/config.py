@@ -6,6 +6,8 @@ from typing import Literal
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 MicroBatchSize = int | Literal["auto"]
+ParamDtype = Literal["float32", "bfloat16"]
+MatmulPrecision = Literal["default", "high", "highest"]
 ParallelMode = Literal["pmap", "mesh"]
 OnSpike = Literal["off", "skip", "rollback"]
 
@@ -52,8 +54,17 @@ class TrainingConfig:
     memory has room for, found by compiling the step and, on an accelerator, trying it. 0 = as
     accumulation_steps says."""
     compute_dtype: ComputeDtype = "float32"
-    """Precision of activations and products; weights, optimizer state, norms, softmax and loss stay
-    float32. float16 trains with dynamic loss scaling."""
+    """Precision of activations and products; optimizer state, norms, softmax and loss stay float32,
+    weights are as param_dtype says. float16 trains with dynamic loss scaling."""
+    param_dtype: ParamDtype = "float32"
+    """Precision that matrices and tables are kept in. bfloat16 halves their memory and their
+    gradients'; it costs precision: 8 bits, so that each update is rounded, at random, and a
+    micro-batch's gradient as well. Norms, biases, sums of gradients, optimizer state and averages
+    stay float32."""
+    matmul_precision: MatmulPrecision = "default"
+    """How exact products of float32 are in the training step: default, the fastest the device has
+    (on TPUs bfloat16, on GPUs TF32), high (about TF32's on TPUs, in three passes) or highest (true
+    float32). CPUs are always true."""
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, so that guidance has an unconditional model."""
     token_noise: float = 0.0

@@ -9,6 +9,8 @@ import optax
 from jaxtyping import Array, Int, UInt32
 
 from optim.loss_scale import LossScale, init_loss_scale
+from training.config import ParamDtype
+from training.precision import narrow
 
 
 class TrainState(NamedTuple):
@@ -37,15 +39,17 @@ class TrainState(NamedTuple):
         seed: int,
         compute_dtype: str = "float32",
         *,
+        param_dtype: ParamDtype = "float32",
         init_ema: Callable[[Any], Any] | None = None,
         guard: Any = None,
     ) -> "TrainState":
-        """The state before the first update; with float16 it holds a loss scale."""
+        """The state before the first update; with float16 it holds a loss scale. `init` gives
+        float32, which only the parameters do not stay."""
         for_params, for_steps = jax.random.split(jax.random.key(seed))
         params = init(for_params)
         return cls(
             step=jnp.int32(0),
-            params=params,
+            params=narrow(params, param_dtype),
             opt_state=optimizer.init(params),
             key_data=jax.random.key_data(for_steps),
             loss_scale=init_loss_scale() if compute_dtype == "float16" else None,

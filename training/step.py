@@ -13,6 +13,7 @@ from optim.accumulate import accumulate
 from optim.loss_scale import adjust
 from training.config import TrainingConfig
 from training.digests import path_name
+from training.precision import TAG, at_precision, round_like, widen
 from training.spikes import judge, keep_unless
 from training.state import TrainState
 
@@ -34,8 +35,12 @@ _STACK = re.compile(r"(^|/)run\d+/")
 
 def example_keys(state: TrainState, example_index: Int[Array, "b"]) -> Key[Array, "b"]:
     """A key for each example of an update, whatever device and micro-batch it lies in."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, example_index)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key(state), example_index)
+
+
+def step_key(state: TrainState) -> Key[Array, ""]:
+    """What an update's randomness comes from."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
 
 
 def make_train_step(
@@ -66,11 +71,11 @@ def make_train_step(
         metrics["norm/grad"] = optax.tree.norm(grads)
         metrics["schedule/learning_rate"] = learning_rate
 
-        updates, opt_state = direction(
-            grads, state.opt_state, state.params, learning_rate=learning_rate
-        )
+        exact = widen(state.params)
+        updates, opt_state = direction(grads, state.opt_state, exact, learning_rate=learning_rate)
         updates = jax.tree.map(lambda u: -learning_rate * u, updates)
-        params = optax.apply_updates(state.params, updates)
+        rounding = jax.random.fold_in(step_key(state), TAG)
+        params = round_like(optax.apply_updates(exact, updates), state.params, rounding)
         new = state._replace(params=params, opt_state=opt_state)
         if update_ema is not None:
             new = new._replace(ema=update_ema(state.ema, params, state.step))
@@ -78,10 +83,10 @@ def make_train_step(
             is_due = (state.step + 1) % settings.norms_every == 0
             metrics[TENSORS] = tensor_norms(grads, state.params, updates, is_due)
         new, metrics = _guarded(state, new, metrics, settings, is_warm(state.step))
-        metrics["norm/params"] = optax.tree.norm(new.params)
+        metrics["norm/params"] = optax.tree.norm(widen(new.params))
         return new._replace(step=state.step + 1), metrics
 
-    return step
+    return at_precision(step, settings.matmul_precision)
 
 
 def _mean_gradient(
@@ -98,7 +103,7 @@ def _mean_gradient(
         part, key_data = part_and_keys
         keys = jax.random.wrap_key_data(key_data)
         grads, metrics = jax.grad(scaled, has_aux=True)(state.params, part, keys)
-        return grads, metrics
+        return widen(grads), metrics
 
     keys = example_keys(state, batch["example_index"])
     grads, metrics = accumulate(gradient, (batch, jax.random.key_data(keys)), micro_batches)

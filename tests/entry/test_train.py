@@ -61,6 +61,9 @@ def examples(run: Path) -> list[int]:
     return [row["examples"] for row in metrics.read(run / "metrics.jsonl")]
 
 
+SPARING = ["--optim.schedule_unit=examples", "--training.param_dtype=bfloat16"]
+
+
 def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     records_folder: Path, tmp_path: Path
 ) -> None:
@@ -89,7 +92,7 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     [
         ["--optim.name=adamw"],
         ["--training.compute_dtype=float16"],
-        ['--training.batch_ramp=["6:16"]', "--optim.schedule_unit=examples"],
+        ['--training.batch_ramp=["6:16"]', *SPARING],
     ],
     ids=["adamw", "float16", "ramp"],
 )

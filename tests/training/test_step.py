@@ -15,7 +15,7 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training import parallel
-from training.config import ParallelConfig
+from training.config import ParallelConfig, ParamDtype
 from training.state import TrainState
 from training.step import make_train_step
 
@@ -43,6 +43,7 @@ def train(
     devices: int = 1,
     accumulation_steps: int = 1,
     dtype: str = "float32",
+    param_dtype: ParamDtype = "float32",
     noise: float = 0.2,
     optim: OptimConfig | None = None,
 ) -> tuple[TrainState, list[dict]]:
@@ -60,7 +61,8 @@ def train(
         parallel.mean_over(places),
     )
     run = parallel.compile_step(step, places)
-    state = jax.jit(partial(TrainState.create, model.init, optimizer, 0, dtype))()
+    create = partial(TrainState.create, model.init, optimizer, 0, dtype, param_dtype=param_dtype)
+    state = jax.jit(create)()
     state = parallel.place(state, places)
     rows = []
     for _ in range(steps):
@@ -105,11 +107,21 @@ def test_the_same_run_gives_the_same_bits(noisy: ModelConfig) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_it_learns_eight_pairs_by_heart(tiny: ModelConfig, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "param_dtype"),
+    [
+        ("float32", "float32"),
+        ("bfloat16", "float32"),
+        ("float16", "float32"),
+        ("bfloat16", "bfloat16"),
+    ],
+)
+def test_it_learns_eight_pairs_by_heart(
+    tiny: ModelConfig, dtype: str, param_dtype: ParamDtype
+) -> None:
     config = dataclasses.replace(tiny, dim=32, mlp_dim=64)
     optim = OptimConfig(learning_rate=1e-2, warmup_steps=5, decay_fraction=0.5)
-    _, rows = train(config, steps=80, dtype=dtype, noise=0.0, optim=optim)
+    _, rows = train(config, steps=80, dtype=dtype, param_dtype=param_dtype, noise=0.0, optim=optim)
     assert rows[0]["train/loss"] == pytest.approx(np.log(20), abs=0.2)
     assert rows[-1]["train/loss"] < 0.05
 

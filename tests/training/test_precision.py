@@ -1,0 +1,142 @@
+"""What weights are kept in, and how exact products are."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optim.config import OptimConfig
+from optim.ema import init_ema, make_ema
+from optim.optimizers import make_optimizer
+from training.config import MatmulPrecision, ParamDtype, TrainingConfig
+from training.precision import narrow, round_like, round_randomly
+from training.spikes import init_guard
+from training.state import TrainState
+from training.step import make_train_step
+
+KEY = jax.random.key(0)
+HALF = jnp.bfloat16
+
+
+def init(key: jax.Array) -> dict[str, Any]:
+    layers = {"kernel": jax.random.normal(key, (2, 4, 4)), "scale": jnp.ones((2, 4))}
+    return {"decoder": {"run0": layers}, "head": {"kernel": jax.random.normal(key, (4, 3))}}
+
+
+def loss(params: dict, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
+    x = batch["x"].astype(HALF)
+    for layer in range(2):
+        own = jax.tree.map(lambda leaf: leaf[layer], params["decoder"]["run0"])  # noqa: B023
+        x = jnp.tanh(x @ own["kernel"].astype(HALF)) * own["scale"].astype(HALF)[None]
+    logits = x.astype(jnp.float32) @ params["head"]["kernel"].astype(jnp.float32)
+    return jnp.square(logits - 1).mean(), {}
+
+
+def make(
+    settings: TrainingConfig, optimizer: optax.GradientTransformation | None = None
+) -> tuple[Callable[..., Any], TrainState, dict[str, jax.Array]]:
+    """An update in two micro-batches, the state before it, and its batch."""
+    optimizer = optimizer or make_optimizer(OptimConfig())
+    step = make_train_step(
+        loss,
+        optimizer,
+        lambda step: jnp.float32(1e-2),
+        2,
+        settings=settings,
+        update_ema=make_ema(0.9),
+    )
+    state = TrainState.create(
+        init,
+        optimizer,
+        0,
+        settings.compute_dtype,
+        param_dtype=settings.param_dtype,
+        init_ema=init_ema,
+        guard=init_guard(settings),
+    )
+    rows = {"x": jnp.ones((8, 4)), "example_index": jnp.arange(8, dtype=jnp.int32)}
+    return step, state, rows
+
+
+def dtypes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.dtype.name, tree)
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
+def test_only_matrices_are_narrow_and_an_update_leaves_all_dtypes(compute: Any) -> None:
+    settings = TrainingConfig(compute_dtype=compute, param_dtype="bfloat16")
+    seen: list[Any] = []
+
+    def record(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        seen.extend([grads, params])
+        return grads, state
+
+    spy = optax.GradientTransformation(lambda params: optax.EmptyState(), record)
+    step, state, rows = make(settings, optax.chain(spy, make_optimizer(OptimConfig())))
+    assert dtypes(state.params) == {
+        "decoder": {"run0": {"kernel": "bfloat16", "scale": "float32"}},
+        "head": {"kernel": "bfloat16"},
+    }
+    new, metrics = jax.jit(step)(state, rows)
+    assert dtypes(new) == dtypes(state)
+    assert {jnp.dtype(leaf.dtype).name for leaf in jax.tree.leaves(seen)} == {"float32"}
+    kept = jax.tree.leaves((new.opt_state, new.ema, new.loss_scale, new.guard, metrics))
+    assert not [leaf for leaf in kept if leaf.dtype == HALF]
+    assert (new.params["head"]["kernel"] != state.params["head"]["kernel"]).any()
+
+
+def test_rounding_takes_one_of_both_neighbours_and_is_right_on_average() -> None:
+    x = jnp.array([1.001, -1.001, 3.14159, 1e-3, -7e20], jnp.float32)
+    below = jax.lax.bitcast_convert_type(
+        jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFF0000), jnp.float32
+    )
+    above = jax.lax.bitcast_convert_type(
+        jax.lax.bitcast_convert_type(below, jnp.uint32) + jnp.uint32(0x10000), jnp.float32
+    )
+    drawn = round_randomly(jnp.tile(x, (20_000, 1)), KEY)
+    assert drawn.dtype == HALF
+    found = np.asarray(drawn, np.float64)
+    assert ((found == np.asarray(below)) | (found == np.asarray(above))).all()
+    gap = np.abs(np.asarray(above, np.float64) - np.asarray(below, np.float64))
+    np.testing.assert_allclose((found.mean(0) - np.asarray(x)) / gap, 0.0, atol=0.02)
+
+
+def test_what_needs_no_rounding_stays() -> None:
+    x = jnp.array([1.0, -0.5, 0.0, jnp.inf, -jnp.inf, jnp.nan, 3.015625], jnp.float32)
+    np.testing.assert_array_equal(round_randomly(x, KEY).astype(jnp.float32), x)
+    params = narrow(init(KEY), "bfloat16")
+    same = round_like(jax.tree.map(lambda p: p.astype(jnp.float32), params), params, KEY)
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+def test_updates_too_small_for_a_weight_add_up() -> None:
+    kept = jnp.ones(1000, HALF)
+    for n in range(100):
+        exact = kept.astype(jnp.float32) + 2e-4  # a fortieth of what it can tell apart
+        kept = round_like(exact, kept, jax.random.fold_in(KEY, n))
+    assert float(kept.astype(jnp.float32).mean()) == pytest.approx(1.02, abs=0.003)
+    assert (jnp.ones(1, HALF) + HALF(2e-4) == 1).all()
+
+
+def text_of(precision: MatmulPrecision, param_dtype: ParamDtype = "float32") -> str:
+    settings = TrainingConfig(matmul_precision=precision, param_dtype=param_dtype)
+    step, state, rows = make(settings)
+    return jax.jit(step).lower(state, rows).as_text()
+
+
+@pytest.mark.parametrize(("precision", "word"), [("high", "HIGH"), ("highest", "HIGHEST")])
+def test_the_precision_of_products_reaches_every_one_of_them(
+    precision: MatmulPrecision, word: str
+) -> None:
+    products = [line for line in text_of(precision).splitlines() if "dot_general" in line]
+    assert len(products) >= 6  # three forward, and their gradients
+    assert all(f"precision = [{word}, {word}]" in line for line in products)
+
+
+def test_left_alone_no_product_says_how_exact_it_is() -> None:
+    assert not re.search(r"precision = \[HIGH", text_of("default"))

@@ -1,0 +1,65 @@
+"""What weights are kept in, and how exact products are.
+
+Weights in bfloat16 have 8 bits: an update smaller than 1/256 of a weight would be lost by rounding
+to the nearest. They are rounded up or down at random instead, each with the probability that makes
+the mean right (Gupta et al. 2015, arXiv:1502.02551), so that small updates add up.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Key
+
+from training.config import MatmulPrecision, ParamDtype
+from training.sharding import is_stacked, path_of
+
+TAG = 0x726F756E  # apart from the keys of examples
+
+
+def narrow(params: Any, dtype: ParamDtype) -> Any:
+    """Matrices and tables in `dtype`, to the nearest; norms and biases stay as they are."""
+
+    def one(path: Any, leaf: Array) -> Array:
+        is_matrix = leaf.ndim - is_stacked(path_of(path)) >= 2
+        return leaf.astype(dtype) if is_matrix else leaf
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def widen(params: Any) -> Any:
+    """Everything in float32."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+
+
+def round_like(exact: Any, kept: Any, key: Key[Array, ""]) -> Any:
+    """`exact`, in float32, with the dtypes of `kept`; what is narrower is rounded at random, by the
+    key alone."""
+    leaves, treedef = jax.tree.flatten(exact)
+    rounded = [
+        leaf if old.dtype == leaf.dtype else round_randomly(leaf, jax.random.fold_in(key, i))
+        for i, (leaf, old) in enumerate(zip(leaves, jax.tree.leaves(kept), strict=True))
+    ]
+    return jax.tree.unflatten(treedef, rounded)
+
+
+def round_randomly(x: Float32[Array, "*s"], key: Key[Array, ""]) -> Array:
+    """In bfloat16, the upper half of a float32's bits: random ones are added to the lower half,
+    which is cut off. What has no lower half, and no finite number, stays what it is."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    upper = (bits + jnp.where(jnp.isfinite(x), noise, 0)) & jnp.uint32(0xFFFF0000)
+    return jax.lax.bitcast_convert_type(upper, jnp.float32).astype(jnp.bfloat16)
+
+
+def at_precision(function: Callable[..., Any], precision: MatmulPrecision) -> Callable[..., Any]:
+    """`function` with its products in float32 as exact as that, where it does not say it itself."""
+    if precision == "default":
+        return function
+
+    def precise(*arguments: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments)
+
+    return precise
