@@ -39,3 +39,13 @@ from tests.tiny import TINY
 def tiny() -> ModelConfig:
     """A model that compiles in a second."""
     return TINY
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures that drills found out, each the property "figure" of its test."""
+    passed = terminalreporter.stats.get("passed", [])
+    properties = [one for report in passed for one in report.user_properties]
+    if figures := [text for name, text in properties if name == "figure"]:
+        terminalreporter.section("figures")
+        for text in figures:
+            terminalreporter.write_line(text)
