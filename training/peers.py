@@ -5,6 +5,7 @@ an update waits for ever. Here each process holds a line to process 0, which the
 process dies, however it does. Where no line can be had, as behind a firewall, jax's word stands.
 """
 
+import atexit
 import contextlib
 import hmac
 import os
@@ -42,8 +43,9 @@ def watch_peers() -> Iterator[None]:
             yield
         except jax.errors.JaxRuntimeError as error:
             _end(str(error).strip().splitlines()[0][:200])
-        except BaseException:
+        except BaseException as error:
             _hang_up()
+            atexit.register(_end_here, _status(error))  # jax would wait for the others, and abort
             raise
         say_goodbye()
 
@@ -132,6 +134,20 @@ def _stop_too() -> None:
 
 def _in_background(target: Callable[..., None], *arguments: Any) -> None:
     threading.Thread(target=target, args=arguments, daemon=True).start()
+
+
+def _status(error: BaseException) -> int:
+    """With which an entry point ends at it."""
+    if isinstance(error, ValueError | OSError | OverflowError | MemoryError):
+        return 2
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _end_here(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _end(reason: str) -> None:

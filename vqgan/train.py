@@ -240,6 +240,7 @@ def make_between(
         pictures = stream.next_pictures(n * training.batch_size, settings.refresh_pictures)
         key = jax.random.fold_in(jax.random.key(config.seed), n)
         codebook = (start if is_start else refresh)(state.params, pictures, key)
+        codebook = jax.device_put(codebook, state.params["codebook"].sharding)
         ema = None if state.ema is None else {**state.ema, "codebook": codebook}
         return state._replace(params={**state.params, "codebook": codebook}, ema=ema)
 

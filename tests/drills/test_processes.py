@@ -10,16 +10,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from config import parse_config
+from tests.entry.conftest import write_source
 from tests.entry.test_drills import last_step, saved, wait_for
-from tests.entry.test_processes import finish, start
+from tests.entry.test_processes import finish, start, start_both
 from tests.entry.test_train import TINY, losses
+from vqgan import train as autoencoder
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 STEPS, EVERY, KILLS = 300, 20, 9
 FLAGS = [f"--training.steps={STEPS}", f"--checkpoint.every={EVERY}", "--training.eval_every=0"]
+AUTOENCODER = [
+    *("--model.image_size=8", "--model.stem_channels=8", "--model.channels=[8]"),
+    *("--model.encoder_blocks=[1]", "--model.decoder_blocks=[1]", "--model.latent_channels=4"),
+    *("--model.code_dim=4", "--model.codebook_size=32", "--quantizer.refresh_pictures=32"),
+    *("--quantizer.warmup_steps=4", "--quantizer.refresh_every=4", "--training.steps=10"),
+    *("--training.batch_size=8", "--training.eval_every=5", "--training.grid_every=5"),
+]
 Figure = Callable[[str, object], None]
 
 
@@ -82,6 +93,41 @@ def test_one_that_is_told_to_stop_before_the_first_update_tells_the_other(
     seconds = time.monotonic() - began
     assert seconds < 15
     record_property("figure", f"SIGTERM to one while compiling: both exit 0 in {seconds:.1f} s")
+
+
+def test_an_error_in_one_ends_both_in_a_line(
+    records_folder: Path, tmp_path: Path, record_property: Figure
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "grids").touch()  # where the first wants a folder
+    began = time.monotonic()
+    said = finish(start(records_folder, run, "--training.grid_every=4"), 240)
+    assert [status for status, *_ in said] == [2, 3], said
+    errors = [error.splitlines() for *_, error in said]
+    assert errors[0][-1].startswith("train.py: [Errno 17] File exists")
+    assert "another process of this run is gone" in errors[1][-1]
+    assert not [line for both in errors for line in both if "Traceback" in line or "F1" in line]
+    seconds = time.monotonic() - began
+    record_property("figure", f"an error in one of two processes: 2 and 3, after {seconds:.1f} s")
+
+
+@pytest.mark.parametrize("layout", [[], ["--parallel.mode=mesh", "--parallel.fsdp=2"]])
+def test_two_processes_train_an_autoencoder(
+    tmp_path: Path, record_property: Figure, layout: list[str]
+) -> None:
+    pictures, run, alone = tmp_path / "pictures", tmp_path / "run", tmp_path / "alone"
+    pictures.mkdir()
+    write_source(pictures / "0.tar")
+    flags = [*AUTOENCODER, f"--data.source={pictures}"]
+    said = finish(start_both("-m", "vqgan.train", *flags, f"--output_dir={run}", *layout), 240)
+    assert [status for status, *_ in said] == [0, 0], said
+    autoencoder.main(parse_config(autoencoder.RunConfig, [*flags, f"--output_dir={alone}"]))
+    rows = np.array(losses(run)), np.array(losses(alone))
+    np.testing.assert_allclose(*rows, rtol=1e-5)
+    assert (run / "vqgan" / "MODEL_CARD.md").is_file()
+    away = abs(rows[0] / rows[1] - 1).max()
+    record_property("figure", f"an autoencoder in two processes {layout[:1]}: loss ± {away:.0e}")
 
 
 @pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun: apt install openmpi-bin")

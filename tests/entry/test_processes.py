@@ -25,14 +25,18 @@ def free_port() -> int:
 
 
 def start(records: Path, run: Path, *more: str) -> list[subprocess.Popen]:
-    """Two processes of two devices each."""
+    """train.py in two processes of two devices each."""
+    return start_both("train.py", *TINY, f"--data.records={records}", f"--output_dir={run}", *more)
+
+
+def start_both(*words: str) -> list[subprocess.Popen]:
+    """A program in two processes of two devices each, which meet."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
     meeting = [f"--parallel.coordinator=localhost:{free_port()}", "--parallel.num_processes=2"]
-    flags = [*TINY, f"--data.records={records}", f"--output_dir={run}", *more, *meeting]
     return [
         subprocess.Popen(
-            [sys.executable, "train.py", *flags, f"--parallel.process_id={i}"],
+            [sys.executable, *words, *meeting, f"--parallel.process_id={i}"],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -122,7 +126,6 @@ def test_a_dead_peer_ends_the_survivor(records_folder: Path, tmp_path: Path, vic
     _, error = survivor.communicate(timeout=60)
     seconds = time.monotonic() - began
     both[victim].communicate()
-    print(f"the survivor ended after {seconds:.1f} s with {survivor.returncode}")
     assert survivor.returncode != 0
     assert "another process of this run is gone" in error
     assert seconds < 30
