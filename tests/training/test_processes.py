@@ -56,6 +56,15 @@ def test_the_first_pod_of_a_job_is_the_coordinator(monkeypatch: pytest.MonkeyPat
     assert found == Meeting("train-0.pods.default.svc.cluster.local:55527", 4, 2)
 
 
+def test_what_jax_finds_by_itself_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name)
+    assert find(ParallelConfig(), POD) == Meeting(None, None, None)  # by the package kubernetes
+    assert find(ParallelConfig(), {}) is None
+    monkeypatch.setattr(processes.glob, "glob", lambda pattern: ["/dev/accel0"])
+    assert find(ParallelConfig(), {}) == Meeting(None, None, None)  # by libtpu
+    assert find(ParallelConfig(), {"JAX_PLATFORMS": "cpu"}) is None
+
+
 @pytest.mark.parametrize(
     ("environ", "config", "message"),
     [

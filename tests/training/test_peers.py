@@ -1,0 +1,77 @@
+"""What a process does at a word of another one. Whole runs of two are in tests/entry and drills."""
+
+import contextlib
+import signal
+import socket
+
+import pytest
+
+from training import peers
+
+
+class EndedError(Exception):
+    """Instead of the end of this process."""
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Signals that the process sends itself, and the status with which it ends."""
+    found: list[object] = []
+
+    def end(status: int) -> None:
+        found.append(status)
+        raise EndedError
+
+    monkeypatch.setattr(peers.os, "_exit", end)
+    monkeypatch.setattr(peers.os, "kill", lambda pid, number: found.append(number))
+    monkeypatch.setattr(peers, "STOP_SECONDS", 0)
+    peers._is_over.clear()
+    return found
+
+
+def hear(word: bytes) -> None:
+    """Listen to a line on which another process says that and is gone."""
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(word)
+        there.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(EndedError):
+            peers._listen(here)
+
+
+def test_who_says_goodbye_is_not_missed(done: list[object]) -> None:
+    hear(peers._GOODBYE)
+    assert done == []
+
+
+def test_a_line_that_breaks_off_ends_this_process_in_a_line(
+    done: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    hear(b"")
+    assert done == [peers.PEER_LOST]
+    told = capfd.readouterr().err
+    assert "another process of this run is gone (its connection broke off)" in told
+    assert told.count("\n") == 1
+
+
+def test_a_stop_is_passed_on_and_not_waited_for_in_vain(done: list[object]) -> None:
+    hear(peers._STOP)
+    assert done == [signal.SIGTERM, 0]
+
+
+def test_after_its_own_end_a_process_minds_nothing(done: list[object]) -> None:
+    peers.stop_all()
+    try:
+        for word in (b"", peers._STOP):
+            hear(word)
+    finally:
+        peers._is_over.clear()
+    assert done == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError(), 2), (FileExistsError(), 2), (KeyboardInterrupt(), 130), (TypeError(), 1)],
+)
+def test_an_error_keeps_its_exit_code(error: BaseException, status: int) -> None:
+    assert peers._status(error) == status
