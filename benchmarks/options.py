@@ -67,7 +67,10 @@ class ShampooRow:
 def measure_options(
     plain: Update, names: Sequence[str], bench: Workbench, rounds: int
 ) -> Iterator[Row | str]:
-    """A row for each value that the plain update has not, or a line that says why there is none."""
+    """A row for each value that the plain update has not, or a line that says why there is none;
+    and one of the plain update against itself, which shows the noise."""
+    first, again = time_in_turns([plain, plain], rounds)
+    yield make_row("plain, again", plain, again, first)
     for name in names:
         updates: dict[str, Update] = {}
         for key, values in OPTIONS[name].items():

@@ -238,7 +238,7 @@ def print_plain(plain: Plain) -> None:
             + megabytes(plain.optimizer_bytes),
         ),
         (
-            "memory as compiled, MB",
+            "memory as compiled, a device, MB",
             megabytes(compiled),
             f"state and batch {megabytes(plain.argument_bytes)}, activations and gradients "
             f"{megabytes(plain.temporary_bytes)}, copies {megabytes(plain.copied_bytes)}",

@@ -84,7 +84,7 @@ def test_it_prints_a_table_of_each_kind(
     assert 0 < plain["least_seconds"] <= plain["median_seconds"]
     assert (first["option"], first["ratio"]) == ("plain", 1.0)
     names = [row["option"] for row in others]
-    assert names == ["training.caption_dropout=0.1"]
+    assert names == ["plain, again", "training.caption_dropout=0.1"]
     assert all(row["ratio"] > 0 and row["temporary_bytes"] > 0 for row in others)
     assert plain["copied_bytes"] < plain["argument_bytes"] / 10  # the old state is given away
     assert found["data"]["times_update"] > 1
