@@ -146,7 +146,7 @@ def _open(begin: Message) -> Any:
         try:
             import wandb
 
-            return wandb.init(
+            run = wandb.init(
                 project=begin["project"],
                 name=Path(begin["folder"]).name,
                 id=begin["id"],
@@ -156,6 +156,8 @@ def _open(begin: Message) -> Any:
                 config=begin["settings"],
                 settings=wandb.Settings(init_timeout=20, x_stats_pid=begin["trainer"]),
             )
+            run.define_metric("*", step_metric="examples")  # batches may grow
+            return run
         except Exception as error:
             _tell(f"wandb {mode} does not start: {' '.join(str(error).split())}")
             with contextlib.suppress(Exception):

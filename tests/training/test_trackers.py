@@ -25,7 +25,11 @@ def fail(at):
     if os.environ["FAULT"] == at:
         raise ConnectionError(f"no luck\\nat {at}")
 class Run:
+    axis = ""
+    def define_metric(self, name, step_metric):
+        self.axis = f"{name} over {step_metric}"
     def log(self, row, step):
+        assert self.axis == "* over examples"
         if step == 4:
             fail("log")
         if os.environ["FAULT"] == "hang":
