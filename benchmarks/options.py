@@ -18,7 +18,11 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "layers": {"model.unroll": (0, 1)},
     "norms": {"model.norm": ("rmsnorm", "layernorm")},
     "placement": {"model.placement": ("preln", "normformer", "swinv2")},
-    "precision": {"training.compute_dtype": ("float32", "bfloat16", "float16")},
+    "precision": {
+        "training.compute_dtype": ("float32", "bfloat16", "float16"),
+        "training.param_dtype": ("float32", "bfloat16"),
+        "training.matmul_precision": ("default", "highest"),
+    },
     "observables": {"training.norms_every": (0, 1), "training.on_spike": ("off", "skip")},
     "average": {"optim.ema_decay": (0.0, 0.999)},
     "accumulation": {"training.accumulation_steps": (1, 4)},
@@ -78,13 +82,20 @@ def measure_options(
                 if value == value_of(plain.config, key):
                     continue
                 try:
-                    updates[f"{key}={value}"] = _try(change(plain.config, key, value), bench)
+                    updates[f"{key}={value}"] = _try(choose(plain.config, key, value), bench)
                 except (ValueError, jax.errors.JaxRuntimeError) as error:
                     yield f"{key}={value}: {' '.join(str(error).split())[:200]}"
         first, *others = time_in_turns([plain, *updates.values()], rounds)
         for (label, update), times in zip(updates.items(), others, strict=True):
             yield make_row(label, update, times, first)
         bench.keep_only(plain)
+
+
+def choose(config: Config, key: str, value: Any) -> Config:
+    """The configuration with the option. Raises ValueError where it does not go with the others."""
+    if key == "training.accumulation_steps":
+        config = change(config, "training.micro_batch_size", 0)  # else that would decide
+    return change(config, key, value)
 
 
 def make_row(

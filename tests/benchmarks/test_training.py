@@ -19,6 +19,7 @@ from config import Config, parse_config
 from model import transformer
 from model.config import ModelConfig
 from training import parallel
+from training.batching import micro_batch_size
 from training.config import ParallelConfig
 from training.parallel import start
 from training.state import TrainState
@@ -154,6 +155,13 @@ def test_every_option_can_be_set_on_the_default() -> None:
     for values in OPTIONS.values():
         for key, several in values.items():
             assert len({repr(change(plain, key, value)) for value in several}) == len(several)
+
+
+def test_micro_batches_of_a_preset_do_not_hide_what_accumulation_costs() -> None:
+    flags = ("training.batch_size=64", "training.micro_batch_size=64")
+    plain = benchmark.read_config(benchmark.TrainingBenchmark(settings=flags))
+    chosen = options.choose(plain, "training.accumulation_steps", 4)
+    assert micro_batch_size(chosen.training, start(ParallelConfig(devices=1))) == 16
 
 
 def test_settings_stand_above_the_preset() -> None:
