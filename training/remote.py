@@ -208,10 +208,10 @@ class ObjectSteps:
     def tidy(self) -> None:
         """Remove what saves that were cut off have left."""
         with reachable(self._store, "NOT_FOUND"):
-            first_parts = {name.partition(b"/")[0].decode() for name in self._store.list().result()}
-            for name in first_parts - {str(step) for step in self.steps()}:
-                if name.isdecimal():
-                    self._store.delete_range(below(f"{name}/")).result()
+            found = {name.decode().partition("/")[:2] for name in self._store.list().result()}
+            begun = {int(first) for first, slash in found if slash and first.isdecimal()}
+            for step in begun - set(self.steps()):
+                self._store.delete_range(below(f"{step}/")).result()
 
     def set_aside(self, step: int) -> None:
         """Copy what is there to aside-STEP, which nobody reads, and remove the step."""

@@ -39,19 +39,25 @@ def state_at(step: int) -> TrainState:
     return state._replace(step=jnp.int32(step))
 
 
+@pytest.fixture(scope="module", params=["", "file://"], ids=["folder", "objects"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Steps in a folder by orbax, and the same folder as an object store."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, scheme: str) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "checkpoints"
-    with Checkpoints(folder, CheckpointConfig()) as checkpoints:
+    with Checkpoints(f"{scheme}{folder}", CheckpointConfig()) as checkpoints:
         for step in (OLD, NEW):
             checkpoints.save(state_at(step), ABOUT)
     return folder
 
 
-def outcome(folder: Path) -> str:
+def outcome(place: str) -> str:
     """Resume from a damaged folder, save on top of it: what became of it. Wrong bits fail."""
     told: list[str] = []
-    with Checkpoints(folder, CheckpointConfig(), tell=lambda _, text: told.append(text)) as them:
+    with Checkpoints(place, CheckpointConfig(), tell=lambda _, text: told.append(text)) as them:
         found = them.resume(state_at(0), ABOUT)
         assert found is not None
         step = int(found.step)
@@ -61,7 +67,7 @@ def outcome(folder: Path) -> str:
         them.save(state_at(NEW), ABOUT)
         them.save(state_at(NEW + 4), ABOUT)
         them.finish()
-    with Checkpoints(folder, CheckpointConfig()) as them:
+    with Checkpoints(place, CheckpointConfig()) as them:
         newest = them.resume(state_at(0), ABOUT)
         assert newest is not None
         assert int(newest.step) == NEW + 4
@@ -89,7 +95,9 @@ def tell(record_property: Figure, name: str, counts: dict[str, int]) -> None:
     record_property("figure", f"{name}: {text}")
 
 
-def test_a_hundred_flipped_bits(whole: Path, tmp_path: Path, record_property: Figure) -> None:
+def test_a_hundred_flipped_bits(
+    scheme: str, whole: Path, tmp_path: Path, record_property: Figure
+) -> None:
     rng, counts = random.Random(0), {"harmless": 0, "step before": 0}
     sizes = {path.relative_to(whole): path.stat().st_size for path in files_of(whole)}
     for _, folder in zip(range(100), copies(whole, tmp_path), strict=False):
@@ -98,13 +106,15 @@ def test_a_hundred_flipped_bits(whole: Path, tmp_path: Path, record_property: Fi
         place = rng.randrange(len(data) * 8)
         data[place // 8] ^= 1 << place % 8
         (folder / name).write_bytes(data)
-        counts[outcome(folder)] += 1
+        counts[outcome(f"{scheme}{folder}")] += 1
     tell(record_property, "100 flipped bits", counts)
     assert sum(counts.values()) == 100
 
 
 @pytest.mark.parametrize("harm", ["deleted", "cut to half", "emptied"])
-def test_each_file_in_turn(whole: Path, tmp_path: Path, record_property: Figure, harm: str) -> None:
+def test_each_file_in_turn(
+    scheme: str, whole: Path, tmp_path: Path, record_property: Figure, harm: str
+) -> None:
     counts = {"harmless": 0, "step before": 0}
     files = [path.relative_to(whole) for path in files_of(whole)]
     for name, folder in zip(files, copies(whole, tmp_path), strict=False):
@@ -114,7 +124,7 @@ def test_each_file_in_turn(whole: Path, tmp_path: Path, record_property: Figure,
         else:
             data = path.read_bytes()
             path.write_bytes(data[: len(data) // 2] if harm == "cut to half" else b"")
-        counts[outcome(folder)] += 1
+        counts[outcome(f"{scheme}{folder}")] += 1
     tell(record_property, f"each of {len(files)} files {harm}", counts)
 
 
