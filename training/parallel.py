@@ -31,6 +31,8 @@ def mean_over(devices: Devices) -> Callable[[Any], Any]:
     """The mean over the devices, for use inside a step that `compile_step` compiles. On a mesh the
     step is one program that sees the whole batch: its means are over all devices already, and only
     held to lie like the parameters, so that the optimizer's cuts do not reach the activations."""
+    if devices.mode == "pmap" and len(devices) == 1:
+        return lambda tree: tree  # XLA would hold the gradients twice, before and after
     if devices.mode == "pmap":
         return lambda tree: jax.lax.pmean(tree, AXIS)
     return lambda tree: jax.lax.with_sharding_constraint(tree, shardings(tree, devices))

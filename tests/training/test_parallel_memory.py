@@ -1,0 +1,102 @@
+"""The compiled update holds its state once, and of a batch no more than a micro-batch at a time."""
+
+import math
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import transformer
+from model.loss import make_loss
+from optim.config import OptimConfig
+from optim.optimizers import make_optimizer
+from optim.schedules import make_schedule
+from tests.tiny import TINY
+from training import parallel
+from training.config import ParallelConfig
+from training.state import TrainState
+from training.step import make_train_step
+
+# Most of its memory is weights, as in a large model.
+MODEL = replace(
+    TINY,
+    dim=64,
+    mlp_dim=96,
+    num_heads=4,
+    text_vocab_size=256,
+    image_vocab_size=256,
+    unroll=1,
+    remat="layer",
+    dropout=0.1,
+)
+ONE = ParallelConfig(devices=1)
+PMAP = ParallelConfig()
+FSDP = ParallelConfig(mode="mesh", fsdp=4)
+FEW = 4096
+named = partial(pytest.mark.parametrize, "config", ids=lambda c: f"{c.mode}-{c.devices}-{c.fsdp}")
+
+
+def bytes_of(tree: Any) -> int:
+    """On one device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+@cache
+def measured(
+    config: ParallelConfig, rows: int, micro_batches: int, clip_norm: float = 1.0
+) -> tuple[Any, Any, int]:
+    """What the compiled update takes of a device, the shapes of its state, and bytes of its part of
+    the batch."""
+    devices = parallel.start(config)
+    optim = OptimConfig(warmup_steps=1, clip_norm=clip_norm)
+    model = transformer.build(MODEL)
+    empty = jnp.zeros((1, MODEL.text_length), jnp.int32)
+    step = make_train_step(
+        parallel.gather_before(make_loss(model, (empty, empty == 0), 256), devices),
+        make_optimizer(optim, parallel.spread(devices)),
+        make_schedule(optim, 10),
+        micro_batches,
+        parallel.mean_over(devices),
+    )
+    create = partial(TrainState.create, model.init, make_optimizer(optim), 0)
+    state = parallel.shapes(create, devices)
+    batch = {
+        "text_tokens": np.zeros((rows, MODEL.text_length), np.int32),
+        "text_mask": np.ones((rows, MODEL.text_length), bool),
+        "image_tokens": np.zeros((rows, MODEL.image_length), np.int32),
+        "example_index": np.arange(rows, dtype=np.int32),
+    }
+    found = parallel.lower_step(step, devices, state, batch).compile().memory_analysis()
+    return found, state, sum(x.nbytes for x in batch.values()) // devices.num_shares
+
+
+@named([ONE, PMAP, FSDP])
+def test_the_state_is_held_once_and_given_on(config: ParallelConfig) -> None:
+    found, state, batch = measured(config, 16, 2)
+    own = bytes_of(state)
+    sizes = (4 * leaf.size for leaf in jax.tree.leaves(state.params))
+    assert own > 3 * sum(sizes) / config.fsdp
+    assert found.argument_size_in_bytes == own + batch
+    assert found.alias_size_in_bytes == own
+    assert found.output_size_in_bytes - own < FEW  # metrics
+
+
+@named([ONE, PMAP, FSDP])
+def test_memory_grows_with_the_micro_batch_only(config: ParallelConfig) -> None:
+    few, _, _ = measured(config, 16, 2)
+    many, _, _ = measured(config, 32, 4)
+    assert many.temp_size_in_bytes - few.temp_size_in_bytes < FEW
+
+
+@pytest.mark.parametrize(("clip_norm", "most"), [(0.0, 1.5), (1.0, 2.1)])
+def test_one_device_holds_gradients_once_and_once_more_to_clip_them(
+    clip_norm: float, most: float
+) -> None:
+    """Beside activations, of which one row has few."""
+    found, state, _ = measured(ONE, 1, 1, clip_norm)
+    assert found.temp_size_in_bytes < most * bytes_of(state.params)
