@@ -35,7 +35,7 @@ slow: $(VENV)/installed-dev ## the longer proofs
 	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 drills: $(VENV)/installed-dev ## kill, damage, fill up and poison runs; the figures of all drills come at the end
-	$(BIN)/pytest -v -n 2 --dist worksteal -m slow -p no:warnings tests/drills tests/entry/test_drills.py
+	$(BIN)/pytest -vv -n 2 --dist worksteal -m slow -p no:warnings tests/drills tests/entry/test_drills.py
 
 format: $(VENV)/installed-dev ## put the code into the house's format
 	$(BIN)/ruff format .
