@@ -43,7 +43,7 @@ def tiny() -> ModelConfig:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The figures that drills found out, each the property "figure" of its test."""
-    passed = terminalreporter.stats.get("passed", [])
+    passed = sorted(terminalreporter.stats.get("passed", []), key=lambda report: report.nodeid)
     properties = [one for report in passed for one in report.user_properties]
     if figures := [text for name, text in properties if name == "figure"]:
         terminalreporter.section("figures")
