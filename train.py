@@ -34,10 +34,9 @@ from model.transformer import Transformer
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
-from training import parallel, processes, runs
+from training import fitting, parallel, processes, runs
 from training.batching import make_plan, micro_batch_size
 from training.finetuning import fit_params
-from training.fitting import find_micro_batch
 from training.flops import count_flops
 from training.hooks import evaluate_loss
 from training.loop import Hook
@@ -204,7 +203,7 @@ def choose_micro_batch(
     """Examples a device holds at a time: by the configuration, or as many as fit."""
     if config.training.micro_batch_size != "auto":
         return micro_batch_size(config.training, devices)
-    return find_micro_batch(
+    return fitting.find_micro_batch(
         make_plan(config.training),
         devices,
         partial(make_step, config, model, records, devices),
@@ -279,7 +278,9 @@ def make_grids(
     devices: Devices,
 ) -> Callable[[int, TrainState], None]:
     """Draws the fixed prompts into RUN/grids, always from the same seeds; on process 0, to which
-    the others give their parts of the weights."""
+    the others give their parts of the weights. Draws nothing where a device cannot hold them."""
+    if not have_room_to_draw(config, model, devices):
+        return lambda step, state: None
     if not devices.is_first:
         return lambda step, state: parallel.on_first_device(state.weights) and None
     prompts = list(config.training.grid_prompts) or some_captions(records)
@@ -294,6 +295,24 @@ def make_grids(
         tracker.image(step, "grid", path)
 
     return draw
+
+
+def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> bool:
+    """Whether a device can hold the whole weights, and once more as decoding reads them, beside its
+    part of a state that is cut; says so where it cannot. The same on every process."""
+    if devices.fsdp * devices.tensor == 1:
+        return True
+    width = jnp.dtype(config.training.compute_dtype).itemsize
+    need = transformer.count_params(config.model) * (4 + width)
+    need += fitting.bytes_on_device(parallel.shapes(make_state(config, model), devices))
+    room = processes.from_first(lambda: fitting.device_memory(devices))
+    if need > room:
+        print(
+            f"no picture grids: whole weights beside a part of the state take {need / 1e9:.3f} "
+            f"GB of a device's {room / 1e9:.3f} GB; draw with generate.py where there is room",
+            flush=True,
+        )
+    return need <= room
 
 
 def held_out_splits(records: Records) -> list[str]:

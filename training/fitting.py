@@ -83,7 +83,7 @@ def compile_memory(step: Step, state: Any, batch: Any, devices: Devices) -> dict
     try:
         found = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        own = sum(_bytes_of(leaf) for leaf in jax.tree.leaves(state))
+        own = bytes_on_device(state)
         raise ValueError(say_by_how_much(str(error), own / 2**30)) from None
     return {
         "state and batch": found.argument_size_in_bytes,
@@ -93,9 +93,10 @@ def compile_memory(step: Step, state: Any, batch: Any, devices: Devices) -> dict
     }
 
 
-def _bytes_of(leaf: Any) -> int:
-    """On one device."""
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+def bytes_on_device(tree: Any) -> int:
+    """What a device holds of arrays, or of shapes with their shardings."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def say_by_how_much(error: str, state_gib: float) -> str:

@@ -126,7 +126,9 @@ def create(make: Callable[[], Any], devices: Devices) -> Any:
 
 def on_first_device(tree: Any) -> Any:
     """The arrays on this process's first device: copies that are there already, or, of arrays that
-    are cut, new ones. Every process must call this."""
+    are cut, new ones: one whole copy of them, on that device beside its part, for as long as it is
+    used, and while each array is put together one of it on every device. Every process must call
+    this."""
 
     def first(leaf: Any) -> Any:
         if not leaf.sharding.is_fully_replicated:

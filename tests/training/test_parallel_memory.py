@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import train
+from config import Config
 from model import transformer
 from model.loss import make_loss
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from tests.tiny import TINY
-from training import parallel
+from training import fitting, parallel
 from training.config import ParallelConfig
 from training.state import TrainState
 from training.step import make_train_step
@@ -100,3 +102,21 @@ def test_one_device_holds_gradients_once_and_once_more_to_clip_them(
     """Beside activations, of which one row has few."""
     found, state, _ = measured(ONE, 1, 1, clip_norm)
     assert found.temp_size_in_bytes < most * bytes_of(state.params)
+
+
+def test_weights_that_one_device_cannot_hold_are_not_drawn_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(model=MODEL)
+    model, size = transformer.build(MODEL), transformer.count_params(MODEL)
+    need = 2 * 4 * size + 3 * 4 * size // 4  # twice whole, and a quarter of weights and AdamW's
+    for config_of_devices, room, fits in [
+        (FSDP, 1.1 * need, True),
+        (FSDP, 0.9 * need, False),
+        (PMAP, 0.0, True),
+    ]:
+        monkeypatch.setattr(fitting, "device_memory", lambda devices, room=room: int(room))
+        assert train.have_room_to_draw(config, model, parallel.start(config_of_devices)) == fits
+    said = capsys.readouterr().out
+    assert said.startswith("no picture grids: whole weights")
+    assert said.count("\n") == 1
