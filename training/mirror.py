@@ -20,7 +20,7 @@ from typing import Any
 
 from training.config import TrackerConfig
 
-MOST_WAITING = 10_000  # messages that wandb has not taken yet
+MOST_WAITING = 100_000  # messages that wandb has not taken yet
 MOST_SECONDS = 600  # for wandb to end by itself, after the trainer
 Message = Mapping[str, Any]
 
@@ -113,7 +113,7 @@ def main() -> None:
     """The other end. What fails is told once, and ends this process only."""
     for number in (signal.SIGTERM, signal.SIGINT):  # it ends when the pipe does
         signal.signal(number, signal.SIG_IGN)
-    messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+    messages: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)
     threading.Thread(target=_read, args=(messages,), daemon=True).start()
     try:
         begin = messages.get()
@@ -130,11 +130,15 @@ def main() -> None:
     os._exit(0)  # wandb would wait for a helper that may be gone
 
 
-def _read(messages: "queue.SimpleQueue[Message | None]") -> None:
-    for line in sys.stdin:
-        if line.endswith("\n"):  # else the trainer was killed
-            messages.put(json.loads(line))
-    messages.put(None)
+def _read(messages: "queue.Queue[Message | None]") -> None:
+    try:
+        for line in sys.stdin:
+            if line.endswith("\n"):  # else the trainer was killed
+                messages.put_nowait(json.loads(line))
+        messages.put_nowait(None)
+    except queue.Full:
+        _tell("wandb takes no more rows; training goes on and metrics.jsonl has every row")
+        os._exit(0)
     last = threading.Timer(MOST_SECONDS, os._exit, (1,))
     last.daemon = True
     last.start()

@@ -33,7 +33,8 @@ class Run:
         if step == 4:
             fail("log")
         if os.environ["FAULT"] == "hang":
-            time.sleep(60)
+            time.sleep(5)
+            os._exit(1)
         note(f"log {step} {','.join(row)[:10]}")
     def finish(self, exit_code):
         fail("finish")
@@ -81,6 +82,16 @@ def train(folder: Path, mode: str = "offline", broken_at: int = 0) -> list[int]:
     return [row["step"] for row in metrics.read(folder / "metrics.jsonl")]
 
 
+ROOT = Path(mirror.__file__).parent.parent
+HOW = {
+    "modes": ["offline"],
+    "folder": "run",
+    "project": "",
+    "id": "a",
+    "settings": {},
+    "trainer": 1,
+}
+BEGIN = json.dumps(HOW) + "\n"
 EVERY = [1, 2, 3, 4, 5, 6]
 LOGGED = [f"log {n} step,examp" for n in (1, 2, 3, 4, 5)] + ["log 5 grid", "log 6 step,examp"]
 
@@ -126,11 +137,25 @@ def test_a_mirror_that_hangs_is_not_waited_for(
 ) -> None:
     fake_wandb(tmp_path, monkeypatch, "hang")
     monkeypatch.setattr(trackers, "WAIT_AT_END", 0.1)
-    monkeypatch.setattr(mirror, "MOST_WAITING", 3)  # then it is killed
     before = time.monotonic()
     assert train(tmp_path) == EVERY
     assert time.monotonic() - before < 5
-    assert "wandb" in capfd.readouterr().err
+    assert "wandb is not ready and is left to itself" in capfd.readouterr().err
+
+
+def test_what_waits_for_a_mirror_that_hangs_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_wandb(tmp_path, monkeypatch, "hang")
+    script = "from training import mirror; mirror.MOST_WAITING = 3; mirror.main()"
+    text = BEGIN + '{"row": {"a": 1}, "step": 1}\n' * 9
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, input=text, text=True, capture_output=True
+    )
+    assert done.returncode == 0
+    assert "wandb takes no more rows" in done.stderr
+    assert time.monotonic() - before < 4
 
 
 def test_a_fault_of_training_is_not_swallowed_with_those_of_the_mirror(
@@ -147,12 +172,9 @@ def test_the_mirror_of_a_killed_run_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = fake_wandb(tmp_path, monkeypatch)
-    begin = {"modes": ["offline"], "folder": str(tmp_path), "project": "", "id": "a"}
-    lines = [{**begin, "settings": {}, "trainer": 1}, {"row": {"a": 1}, "step": 1}]
-    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"row": {"a"'
-    root = Path(mirror.__file__).parent.parent
+    text = BEGIN + '{"row": {"a": 1}, "step": 1}\n{"row": {"a"'
     with subprocess.Popen(
-        [sys.executable, "-m", "training.mirror"], cwd=root, stdin=subprocess.PIPE, text=True
+        [sys.executable, "-m", "training.mirror"], cwd=ROOT, stdin=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         process.stdin.write(text)
