@@ -57,10 +57,10 @@ class TrainingConfig:
     """Precision of activations and products; optimizer state, norms, softmax and loss stay float32,
     weights are as param_dtype says. float16 trains with dynamic loss scaling."""
     param_dtype: ParamDtype = "float32"
-    """Precision that matrices and tables are kept in. bfloat16 halves their memory and their
-    gradients'; it costs precision: 8 bits, so that each update is rounded, at random, and a
-    micro-batch's gradient as well. Norms, biases, sums of gradients, optimizer state and averages
-    stay float32."""
+    """Precision that matrices and tables are kept in. bfloat16 halves their memory (with adamw's
+    state a sixth of all); it costs precision: 8 bits, so that each update is rounded, at random,
+    and a micro-batch's gradient as well. Norms, biases, sums of gradients, optimizer state and
+    averages stay float32."""
     matmul_precision: MatmulPrecision = "default"
     """How exact products of float32 are in the training step: default, the fastest the device has
     (on TPUs bfloat16, on GPUs TF32), high (about TF32's on TPUs, in three passes) or highest (true

@@ -74,12 +74,12 @@ def _fold(leaf: Shaped[Array, "..."]) -> UInt32[Array, "2"]:
         index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place = place + index * jnp.uint32(stride % 2**32)
         stride *= bits.shape[axis]
-    one = _mix(bits ^ _mix(place))
-    other = _mix(bits + _mix(place ^ jnp.uint32(0x9E3779B9)))
+    one = mix(bits ^ mix(place))
+    other = mix(bits + mix(place ^ jnp.uint32(0x9E3779B9)))
     return jnp.stack([one.sum(dtype=jnp.uint32), other.sum(dtype=jnp.uint32)])
 
 
-def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+def mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     """The finaliser of MurmurHash3: one to one, and every bit reaches every other."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)

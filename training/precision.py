@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Key
+from jaxtyping import Array, Float32, Key, UInt32
 
 from training.config import MatmulPrecision, ParamDtype
+from training.digests import mix
 from training.sharding import is_stacked, path_of
 
 TAG = 0x726F756E  # apart from the keys of examples
@@ -48,9 +49,21 @@ def round_randomly(x: Float32[Array, "*s"], key: Key[Array, ""]) -> Array:
     """In bfloat16, the upper half of a float32's bits: random ones are added to the lower half,
     which is cut off. What has no lower half, and no finite number, stays what it is."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    noise = _noise(x.shape, key) >> 16
     upper = (bits + jnp.where(jnp.isfinite(x), noise, 0)) & jnp.uint32(0xFFFF0000)
     return jax.lax.bitcast_convert_type(upper, jnp.float32).astype(jnp.bfloat16)
+
+
+def _noise(shape: tuple[int, ...], key: Key[Array, ""]) -> UInt32[Array, "..."]:
+    """A hash of the key and of each place (the finaliser of MurmurHash3), which is computed where
+    it is used; jax's own random bits would lie in memory, 8 bytes for each."""
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    place, stride = jnp.zeros(shape, jnp.uint32), 1
+    for axis in reversed(range(len(shape))):
+        index = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        place = place + index * jnp.uint32(stride % 2**32)
+        stride *= shape[axis]
+    return mix(mix(place ^ first) + second)
 
 
 def at_precision(function: Callable[..., Any], precision: MatmulPrecision) -> Callable[..., Any]:
