@@ -21,6 +21,7 @@ CONFIGS = {
     "vqgan.pretrained": "ConvertConfig",
     "experiments.footprint": "FootprintConfig",
     "benchmarks.sampling": "SamplingBenchmark",
+    "benchmarks.training": "TrainingBenchmark",
 }
 
 
