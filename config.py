@@ -46,6 +46,9 @@ class Config:
     init_from: str = ""
     """Weights to start from, with a fresh optimizer: RUN, RUN/checkpoints/STEP, or a release, ours
     or another program's. Tables of a vocabulary or of positions may have another length."""
+    branch_from: str = ""
+    """Checkpoint of another run to go on from, with its optimizer and its place in the data: RUN or
+    RUN/checkpoints/STEP. The decay of the learning rate may be another than there."""
     name: str = "pastel"
     """Name of the run, in the default folder's name and in the tracker."""
     seed: int = 0

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +37,14 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
 from training import fitting, parallel, processes, runs
 from training.batching import make_plan, micro_batch_size
+from training.branching import branch, find_step
 from training.finetuning import fit_params
 from training.flops import count_flops
 from training.hooks import evaluate_loss
 from training.loop import Hook
 from training.metrics import Costs, peak_flops
 from training.parallel import Devices
-from training.session import Work, run_training
+from training.session import Prepare, Work, run_training
 from training.spikes import init_guard
 from training.state import TrainState
 from training.step import Step, make_train_step
@@ -100,7 +102,7 @@ def main(config: Config) -> None:
         begin,
         changes,
         count_costs(model, config.model, devices),
-        prepare=partial(start_from, config, devices) if config.init_from else None,
+        prepare=make_prepare(config, devices, folder, about),
         plan=plan,
     )
 
@@ -108,8 +110,28 @@ def main(config: Config) -> None:
 def open_folder(config: Config) -> tuple[str, runs.Changes | None]:
     """The run's folder, made or seen to be one that may be resumed, and what has changed since."""
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
-    load = lambda path: to_tree(from_yaml(Config, path))  # noqa: E731
-    return str(folder), runs.open_folder(folder, to_tree(config), load)
+    return str(folder), runs.open_folder(folder, to_tree(config), load_settings)
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """The settings in a run's config.yaml."""
+    return to_tree(from_yaml(Config, path))
+
+
+def make_prepare(
+    config: Config, devices: Devices, folder: Path, about: dict[str, Any]
+) -> Prepare | None:
+    """What a fresh state starts from. Raises ValueError for two things at once."""
+    if config.init_from and config.branch_from:
+        raise ValueError("init_from starts a fresh optimizer, branch_from goes on; give one")
+    if config.init_from:
+        return partial(start_from, config, devices)
+    if config.branch_from:
+        find_step(Path(config.branch_from))
+        return partial(
+            *(branch, config.branch_from, folder, to_tree(config), load_settings, about, devices)
+        )
+    return None
 
 
 def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Costs:
@@ -264,7 +286,7 @@ def make_evaluation(
     size = devices.num_shares * min(size, -(-most // devices.num_shares))
     sets = {
         name: partial(eval_batches, records, name, size, most=most, share=devices.rows)
-        for name in held_out_splits(records)
+        for name in records.held_out_splits
     }
     return evaluate_loss(parallel.compile_sums(make_eval_loss(model), devices), sets)
 
@@ -283,7 +305,7 @@ def make_grids(
         return lambda step, state: None
     if not devices.is_first:
         return lambda step, state: parallel.on_first_device(state.weights) and None
-    prompts = list(config.training.grid_prompts) or some_captions(records)
+    prompts = list(config.training.grid_prompts) or records.some_captions(GRID_CAPTIONS)
     drawer = make_drawer(model, config.sampling, folder, rows_per_call=len(prompts))
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
 
@@ -313,21 +335,6 @@ def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> b
             flush=True,
         )
     return need <= room
-
-
-def held_out_splits(records: Records) -> list[str]:
-    """The splits whose captions are asked for and never trained on."""
-    return [name for name in records.split_names if name not in ("train", "gallery")]
-
-
-def some_captions(records: Records) -> list[str]:
-    """A few captions of held-out pictures; of training pictures where none are held out."""
-    for split in [*held_out_splits(records), "train"]:
-        rows = records.rows(split)
-        if len(rows):
-            break
-    few = rows[:: max(len(rows) // GRID_CAPTIONS, 1)][:GRID_CAPTIONS]
-    return [records.examples[row]["caption"] for row in few]
 
 
 if __name__ == "__main__":

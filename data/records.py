@@ -81,6 +81,22 @@ class Records:
         return tuple(self.about["split_names"])
 
     @property
+    def held_out_splits(self) -> list[str]:
+        """The splits whose captions are asked for and never trained on."""
+        return [name for name in self.split_names if name not in ("train", "gallery")]
+
+    def some_captions(self, count: int) -> list[str]:
+        """About so many captions of held-out pictures; of training pictures where none are held
+        out."""
+        for split in [*self.held_out_splits, "train"]:
+            rows = self.rows(split)
+            if len(rows):
+                break
+        return [
+            self.examples[row]["caption"] for row in rows[:: max(len(rows) // count, 1)][:count]
+        ]
+
+    @property
     def grid_size(self) -> int:
         """Image tokens per side."""
         return self.about["grid_size"]

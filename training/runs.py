@@ -33,6 +33,7 @@ FREE_ON_RESUME = (
     "output_dir",
     "allow_changes",
     "init_from",  # read before the first update only
+    "branch_from",
     "name",
     "data.records",  # its content's digest is compared instead
     "data.source",
@@ -95,6 +96,11 @@ def describe(changes: Changes) -> str:
     return ", ".join(f"{k} (was {old}, now {new})" for k, (old, new) in changes.items())
 
 
+def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
+    """Those of the changes that a run cannot go on with; `allowed` are patterns of names."""
+    return {name: values for name, values in changes.items() if not _is_free(name, allowed)}
+
+
 def _is_free(name: str, allowed: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in allowed) or any(
         name == free or (free[-1] == "." and name.startswith(free)) for free in FREE_ON_RESUME
@@ -142,11 +148,11 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> Chang
         )
     changed = differences(load_old(saved), config)
     allowed = config.get("allow_changes", ())
-    refused = {name: values for name, values in changed.items() if not _is_free(name, allowed)}
-    if refused:
+    other = refused(changed, allowed)
+    if other:
         raise ValueError(
-            f"output_dir {folder} holds a run with other settings: {describe(refused)}; resume it "
-            f"with the same, name another output_dir, or add --allow_changes {' '.join(refused)}"
+            f"output_dir {folder} holds a run with other settings: {describe(other)}; resume it "
+            f"with the same, name another output_dir, or add --allow_changes {' '.join(other)}"
         )
     return {name: values for name, values in changed.items() if name not in UNTOLD}
 

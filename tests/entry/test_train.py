@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,6 +178,36 @@ def test_other_weights_are_a_start_with_a_larger_vocabulary_and_frozen_layers(
     same = {name for name in before if np.array_equal(before[name], after[name])}
     assert {name for name in same if "encoder/" in name or "encoder." in name}
     assert not [name for name in same if name.startswith("decoder")]
+
+
+def test_the_decay_branches_off_a_checkpoint_of_the_hold(
+    records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The branch is the run that had that decay from its beginning, bit for bit."""
+    trunk, branched, straight = (tmp_path / name for name in ("trunk", "branched", "straight"))
+    saves = ("--checkpoint.every=4", "--checkpoint.keep=0")
+    train.main(parse_config(Config, tiny(records_folder, trunk, *saves)))
+    assert losses(trunk)[-1][0] == 12
+    decay = ("--training.steps=7", "--optim.decay_steps=3", *saves)
+    words = tiny(records_folder, branched, *decay, f"--branch_from={trunk}/checkpoints/4")
+    for _ in range(2):  # the second time it is finished
+        train.main(parse_config(Config, words))
+    assert "branched off" in (branched / "LOGBOOK.md").read_text()
+    train.main(parse_config(Config, tiny(records_folder, straight, *decay)))
+    assert losses(branched) == losses(straight)
+    assert losses(branched)[:8] != losses(trunk)[:8]
+    one, other = weights(branched, tmp_path / "a"), weights(straight, tmp_path / "b")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    capsys.readouterr()
+    for flags, expected in {
+        f"--branch_from={tmp_path}": "is neither a run nor",
+        f"--branch_from={trunk}/checkpoints/5": "there are: 4, 8, 12",
+        f"--branch_from={trunk} --seed=1": "seed (was 0, now 1)",
+        f"--branch_from={trunk} --init_from={trunk}": "give one",
+    }.items():
+        wrong = [*tiny(records_folder, tmp_path / "wrong"), *flags.split()]
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            train.main(parse_config(Config, wrong))
 
 
 def test_sigterm_saves_and_exits_zero(records_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""A new run that goes on from a checkpoint of another, to another end: the decay of the learning
+rate can branch off any step of its hold (Hägele et al. 2024, arXiv:2405.18392)."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from training import runs
+from training.checkpoint import Checkpoints
+from training.devices import Devices
+from training.state import TrainState
+
+MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
+"""Settings that a branch may have otherwise than the run it leaves, besides those that a resume
+may have."""
+Tree = Mapping[str, Any]
+
+
+def branch(
+    source: str,
+    folder: Path,
+    settings: Tree,
+    load: Callable[[Path], Tree],
+    about: Tree,
+    devices: Devices,
+    state: TrainState,
+) -> tuple[TrainState, list[str]]:
+    """The whole state saved in `source`, RUN or RUN/checkpoints/STEP, in place of the fresh
+    `state`, whose memory is given up; and a line about it. `folder` gets the rows of metrics and
+    the batches left out until then; RUN stays as it is.
+
+    Raises:
+        ValueError: there is no such step, or it is of other settings, data or shapes.
+    """
+    run, step = find_step(Path(source))
+    old = load(run / "config.yaml")
+    allowed = (*MAY_DIFFER, *settings["allow_changes"])
+    refused = runs.refused(runs.differences(old, settings), allowed)
+    if refused:
+        raise ValueError(
+            f"branch_from {source} is a run with other settings: {runs.describe(refused)}; give "
+            f"the same, or add --allow_changes {' '.join(refused)}"
+        )
+    with Checkpoints(runs.place_of(run, old["checkpoint"]["folder"])) as checkpoints:
+        there = checkpoints.steps()
+        step = max(there, default=None) if step is None else step
+        if step is None or step not in there:
+            known = ", ".join(map(str, there)) or "none"
+            raise ValueError(f"branch_from {source}: no such checkpoint; there are: {known}")
+        if checkpoints.about(step) != about:
+            raise ValueError(f"branch_from {source} was trained with other data")
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema)):
+            leaf.delete()
+        like = like._replace(loss_scale=state.loss_scale, guard=state.guard)
+        found = checkpoints.restore(like, step)
+    if devices.is_first:
+        _copy_past(run, folder, step)
+    return found, [f"branched off {run} at step {step}"]
+
+
+def find_step(source: Path) -> tuple[Path, int | None]:
+    """The run, and the step where one is named. Raises ValueError where there is no run."""
+    is_step = source.parent.name == "checkpoints" and source.name.isdecimal()
+    run, step = (source.parent.parent, int(source.name)) if is_step else (source, None)
+    if not (run / "config.yaml").is_file():
+        raise ValueError(f"branch_from {source} is neither a run nor RUN/checkpoints/STEP")
+    return run, step
+
+
+def _copy_past(run: Path, folder: Path, step: int) -> None:
+    """Rows of metrics, of which the tracker keeps those up to `step`, and what was left out by
+    then."""
+    if (run / "metrics.jsonl").is_file():
+        shutil.copyfile(run / "metrics.jsonl", folder / "metrics.jsonl")
+    if (run / "skips.json").is_file():
+        left_out = json.loads((run / "skips.json").read_text())
+        kept = [one for one in left_out if one["step"] <= step]
+        runs.write_atomically(folder / "skips.json", json.dumps(kept, indent=1) + "\n")
