@@ -58,22 +58,30 @@ def fit(
     `batch_at(n)` is the batch of the update that follows n finished ones. Each update's metrics are
     fetched only after the next one has been dispatched, which keeps the accelerator busy; before a
     hook runs they are fetched at once, so that a checkpoint never runs ahead of the metrics.
+    Before a batch of another size the state is saved: a stop need not wait for the compiler.
     `between(n, state)` may replace the state before that update (a VQGAN renews its codebook).
     `watch(step, row)` sees each row first and may raise. `is_stop(n)`, asked before each update,
     is `stop.received` unless several processes must agree on it.
     """
     clock = _Clock()
     rows = _Rows(clock, tensor_names(state.params), watch, record)
-    if is_stop is None:
-        is_stop = lambda n: stop is not None and stop.received  # noqa: E731
-    done = saved = int(state.step)
-    for n in range(done, steps):
+    is_stop = is_stop or (lambda n: stop is not None and stop.received)
+    first = done = int(state.step)
+    save_once = _Saves(clock, save, first)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for n in range(first, steps):
         if is_stop(n):
             break
-        if between is not None:
-            state = between(n, state)
         with clock.waiting():
             batch = batch_at(n)
+        if n > first and _shapes(batch) != shapes:  # the step is compiled anew, which takes long
+            rows.deliver()
+            save_once(n, state)
+            if stop is not None:
+                stop.shield(lambda: None)
+        shapes = _shapes(batch)
+        if between is not None:
+            state = between(n, state)
         state, metrics = step(state, batch)
         if stop is not None:
             stop.shield(None)
@@ -88,13 +96,27 @@ def fit(
                 extra = _run_hooks(due, done, state)
             rows.deliver(extra)
         if is_saved:
-            with clock.paused():
-                save.action(done, state)
-            saved = done
+            save_once(done, state)
     rows.deliver()
-    if done != saved:
-        save.action(done, state)
+    save_once(done, state)
     return state
+
+
+def _shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: np.shape(array) for name, array in batch.items()}
+
+
+class _Saves:
+    """Saves a step unless it was the last one saved; that time is not one of training."""
+
+    def __init__(self, clock: "_Clock", save: Hook, step: int) -> None:
+        self._clock, self._save, self._step = clock, save, step
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        if step != self._step:
+            with self._clock.paused():
+                self._save.action(step, state)
+            self._step = step
 
 
 class _Rows:

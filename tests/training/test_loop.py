@@ -179,6 +179,44 @@ def test_a_stop_before_the_first_update_trains_and_saves_nothing() -> None:
     assert (saved, int(state.step)) == ([], 2)
 
 
+def test_a_stop_while_a_larger_batch_is_compiled_does_not_wait_for_it() -> None:
+    """The step is saved without what `between` made of it, and the process may end."""
+    events: list[tuple[str, int]] = []
+
+    class Watched(StopSignal):
+        def shield(self, rescue: Any) -> None:
+            super().shield(rescue)
+            events.append(("busy" if rescue is None else "free", 0))
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        events.append(("step", len(batch["n"])))
+        return state._replace(step=state.step + 1), {"train/loss": jnp.float32(1)}
+
+    def between(n: int, state: TrainState) -> TrainState:
+        events.append(("between", n))
+        return state
+
+    with Watched() as stop:
+        fit(
+            step,
+            fresh(1),
+            lambda n: {"n": np.zeros(1 if n < 3 else 2)},
+            5,
+            record=lambda step, row: events.append(("row", step)),
+            save=Hook(0, lambda step, state: events.append(("save", step))),
+            between=between,
+            stop=stop,
+        )
+        assert events == [
+            *(("between", 1), ("step", 1), ("busy", 0)),
+            *(("between", 2), ("step", 1), ("busy", 0), ("row", 2)),
+            *(("row", 3), ("save", 3), ("free", 0)),
+            *(("between", 3), ("step", 2), ("busy", 0)),
+            *(("between", 4), ("step", 2), ("busy", 0), ("row", 4)),
+            *(("row", 5), ("save", 5)),
+        ]
+
+
 def test_rows_beyond_the_restored_step_are_removed(tmp_path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = metrics.MetricsFile(path, 0, lambda step: 4 * step)
