@@ -133,7 +133,8 @@ def _tpu_pod(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
     return None
 
 
-LAUNCHERS = (_slurm, _open_mpi, _kubernetes, _tpu_pod)
+# Within SLURM, ranks of mpirun have the environment of its daemon, which is a task of srun.
+LAUNCHERS = (_open_mpi, _slurm, _kubernetes, _tpu_pod)
 
 
 def from_first(make: Callable[[], Any]) -> Any:

@@ -40,6 +40,7 @@ def by_hand(**flags: Any) -> ParallelConfig:
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ParallelConfig(), None),
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ParallelConfig(), None),  # no srun
         (MPI, ParallelConfig(), Meeting(None, 2, 1)),
+        ({**SLURM, **MPI}, ParallelConfig(), Meeting(None, 2, 1)),  # mpirun within SLURM
         (MPI, ParallelConfig(coordinator="b:2"), Meeting("b:2", 2, 1)),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, ParallelConfig(), None),  # no Job
     ],
