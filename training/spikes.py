@@ -1,8 +1,8 @@
 """Updates that would do harm are not made: the guard inside the step.
 
-A loss or gradient that is no number never reaches the parameters. A spike is a loss, or a gradient
-norm, far above the last good ones, in units of their median absolute deviation, which single
-outliers do not move. training/skips.py has the batches that are left out after a rollback.
+What is no number never reaches the parameters. A spike is a loss, or a gradient norm, far above the
+last good ones, in units of their median absolute deviation, which single outliers do not move.
+training/skips.py has the batches that are left out after a rollback.
 """
 
 from typing import Any, NamedTuple
@@ -44,11 +44,13 @@ def judge(
     is_warm: Bool[Array, ""],
     loss: Float[Array, ""],
     norm: Float[Array, ""],
+    params_norm: Float[Array, ""],
     is_scale_too_high: Bool[Array, ""],
 ) -> tuple[Bool[Array, ""], Guard, Metrics]:
-    """Whether an update is good. `is_scale_too_high`: float16 overflowed and has a lower loss scale
-    to try, which is business as usual."""
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    """Whether an update is good. `params_norm` is of the weights it would give, which may be no
+    number though loss and gradient are one (0 / 0 with optim.epsilon 0). `is_scale_too_high`:
+    float16 overflowed and has a lower loss scale to try, which is business as usual."""
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(params_norm)
     log_norm = jnp.log(jnp.maximum(norm, 1e-30))
     spike = jnp.bool_(False)
     if settings.on_spike != "off":

@@ -82,8 +82,8 @@ def make_train_step(
         if settings.norms_every:
             is_due = (state.step + 1) % settings.norms_every == 0
             metrics[TENSORS] = tensor_norms(grads, state.params, updates, is_due)
+        metrics["norm/params"] = optax.tree.norm(widen(params))
         new, metrics = _guarded(state, new, metrics, settings, is_warm(state.step))
-        metrics["norm/params"] = optax.tree.norm(widen(new.params))
         return new._replace(step=state.step + 1), metrics
 
     return at_precision(step, settings.matmul_precision)
@@ -117,17 +117,23 @@ def _guarded(
     settings: TrainingConfig,
     is_warm: Bool[Array, ""],
 ) -> tuple[TrainState, Metrics]:
-    """The new state, or the old one where the update would do harm or float16 overflowed."""
+    """The new state, or the old one where the update would do harm or float16 overflowed.
+
+    Finite gradients may give weights that are no number, which a lower loss scale would not help.
+    """
     if old.guard is None and old.loss_scale is None:
         return new, metrics
     value, norm = metrics["train/loss"], metrics["norm/grad"]
-    good = finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    good = finite & jnp.isfinite(metrics["norm/params"])
     is_scale_too_high = jnp.bool_(False)
     if old.loss_scale is not None:
         is_scale_too_high = ~finite & (old.loss_scale.scale > settings.loss_scale_floor)
     guard = None
     if old.guard is not None:
-        good, guard, told = judge(old.guard, settings, is_warm, value, norm, is_scale_too_high)
+        good, guard, told = judge(
+            *(old.guard, settings, is_warm, value, norm, metrics["norm/params"]), is_scale_too_high
+        )
         metrics |= told
     kept = keep_unless(
         good, (new.params, new.opt_state, new.ema), (old.params, old.opt_state, old.ema)

@@ -95,6 +95,26 @@ def test_what_is_no_number_reaches_neither_weights_nor_optimizer_nor_averages(
     assert not np.array_equal(states[9].params["kernel"], states[8].params["kernel"])
 
 
+def test_weights_that_would_be_no_number_are_not_made_though_loss_and_gradient_are_one() -> None:
+    def loss(params: dict, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
+        return jnp.square(params["tokens"][0]).sum(), {}  # the other row is not used
+
+    optimizer = make_optimizer(OptimConfig(epsilon=0.0))
+    schedule = lambda step: jnp.float32(0.1)  # noqa: E731
+    step = jax.jit(make_train_step(loss, optimizer, schedule, settings=SETTINGS))
+    params = {"tokens": jnp.ones((2, 3))}
+    old = TrainState.create(lambda key: params, optimizer, 0, guard=init_guard(SETTINGS))
+    old = old._replace(loss_scale=LossScale(jnp.float32(4.0), jnp.int32(0)))
+    new, metrics = step(old, {"example_index": np.arange(2, dtype=np.int32)})
+    assert np.isfinite(metrics["train/loss"])
+    assert np.isfinite(metrics["norm/grad"])
+    assert_unchanged(new, old)
+    assert int(metrics["guard/event"]) == 1
+    assert float(metrics["guard/pressure"]) == 1
+    assert new.loss_scale is not None
+    assert float(new.loss_scale.scale) == 4.0  # a lower one would not help
+
+
 def test_a_spike_is_skipped_and_forgotten() -> None:
     states, rows = run({20: 50.0, 25: 50.0}, 30)
     assert [n for n, event in enumerate(events(rows)) if event] == [20, 25]
