@@ -79,8 +79,12 @@ def _cosine(config: OptimConfig, now: Steps, end: int) -> Array:
 
 def _exponential(config: OptimConfig, now: Steps, end: int) -> Array:
     """× decay_rate over each transition_steps, smoothly or in steps."""
-    passed = jnp.maximum(now - config.transition_begin, 0) / config.transition_steps
-    passed = jnp.floor(passed) if config.staircase else passed
+    since = jnp.maximum(now - config.transition_begin, 0)
+    passed = since / config.transition_steps
+    if config.staircase and jnp.issubdtype(since.dtype, jnp.integer):
+        passed = since // config.transition_steps
+    elif config.staircase:  # half an example, as a compiled 41 / 41 may be less than 1
+        passed = jnp.floor((since + 0.5) / config.transition_steps)
     return jnp.maximum(config.decay_rate**passed, config.final_fraction or 0.0)
 
 

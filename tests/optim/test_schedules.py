@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array
 
-from optim.config import DecayShape, OptimConfig, Schedule
+from optim.config import DecayShape, OptimConfig, Schedule, ScheduleUnit
 from optim.schedules import COURSES, FALLS, make_schedule, make_warm_up
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=10, decay_fraction=0.5)
@@ -94,6 +95,24 @@ def test_exponential_falls_smoothly_or_in_steps() -> None:
     assert smooth[80] == pytest.approx(0.1 / 16)
     np.testing.assert_allclose(steps[[20, 49, 50, 79, 80]], 0.1 / np.array([1, 1, 4, 4, 16]), 1e-6)
     assert rates(replace(config, final_fraction=0.5))[80] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("unit", ["updates", "examples"])
+def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: ScheduleUnit) -> None:
+    config = replace(
+        CONFIG, schedule="exponential", staircase=True, schedule_unit=unit, warmup_steps=0
+    )
+    lengths = range(1, 301)
+
+    def after(step: Array) -> list[Array]:
+        schedules = (
+            make_schedule(replace(config, transition_steps=n), STEPS, lambda step: 1.0 * step)
+            for n in lengths
+        )
+        return [schedule(step * n) for n, schedule in zip(lengths, schedules, strict=True)]
+
+    found = np.array(jax.jit(after)(jnp.int32(1)))
+    np.testing.assert_allclose(found, 0.05, rtol=1e-6)
 
 
 @pytest.mark.parametrize("course", COURSES)
