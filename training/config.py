@@ -99,8 +99,9 @@ class TrainingConfig:
     it."""
     loss_scale_floor: float = 1.0
     """float16: the lowest loss scale."""
-    loss_scale_patience: int = 25
-    """float16: overflows in a row at the floor beyond which the run stops."""
+    loss_scale_patience: int = 10
+    """float16: overflows in a row at the floor at which the run stops; below bad_update_budget,
+    which counts them too."""
     norms_every: int = 0
     """Updates between rows with the norms of gradient, weights and update of every tensor, by
     layer, and the ratio of update to weights; 0 = never."""

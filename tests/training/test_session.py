@@ -217,6 +217,45 @@ def test_rollbacks_have_a_budget(tmp_path: Path) -> None:
         world.run()
 
 
+def test_rollbacks_of_long_ago_are_forgiven(tmp_path: Path) -> None:
+    training = dataclasses.replace(
+        TRAINING, on_spike="rollback", rollback_batches=0, bad_update_budget=1
+    )
+    world = World(tmp_path / "run", {25: 100.0}, training)
+    world.folder.mkdir()
+    skips = Skips(world.folder / "skips.json")
+    skips.leave_out(900, 901, -980, "spike 1, at step -975")
+    world.run()
+    assert ("rollback", 26) in world.events()
+
+
+def test_a_save_under_way_is_waited_for_before_the_way_back_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a large state, whose step is not there until then."""
+    monkeypatch.setattr(checkpoint, "WAIT_BELOW", 0)
+    real, is_settled = checkpoint.Checkpoints.settle, [False]
+    steps, save = checkpoint.Checkpoints.steps, checkpoint.Checkpoints.save
+
+    def settle(self: Any) -> None:
+        is_settled[0] = True
+        real(self)
+
+    def begin(self: Any, *more: Any) -> None:
+        save(self, *more)
+        is_settled[0] = False
+
+    def seen(self: Any) -> list[int]:
+        return steps(self) if is_settled[0] else []
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "settle", settle)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", begin)
+    monkeypatch.setattr(checkpoint.Checkpoints, "steps", seen)
+    world = World(tmp_path / "run", {12: 100.0}, dataclasses.replace(TRAINING, on_spike="rollback"))
+    world.run()
+    assert ("rollback", 13) in world.events()
+
+
 def test_batches_left_out_by_hand_are_left_out_once(tmp_path: Path) -> None:
     world = World(
         tmp_path / "run", {}, dataclasses.replace(TRAINING, skip_batches=("3:5", "30:35"))
@@ -232,10 +271,15 @@ def test_batches_left_out_by_hand_are_left_out_once(tmp_path: Path) -> None:
 
 
 def test_float16_at_the_floor_ends_with_a_way_out(tmp_path: Path) -> None:
-    training = dataclasses.replace(TRAINING, loss_scale_patience=3, bad_update_budget=100)
+    default = TrainingConfig()
+    training = dataclasses.replace(
+        TRAINING,
+        loss_scale_patience=default.loss_scale_patience,
+        bad_update_budget=default.bad_update_budget,
+    )
     world = World(tmp_path / "run", dict.fromkeys(range(5, 40), np.inf), training)
     world.loss_scale = LossScale(jnp.float32(4.0), jnp.int32(0))
-    with pytest.raises(ValueError, match="overflowed in 3 updates .* scale 1, up to step 10"):
+    with pytest.raises(ValueError, match="overflowed in 10 updates .* scale 1, up to step 17"):
         world.run()
 
 
