@@ -21,7 +21,7 @@ from model import transformer
 from train import batch_shapes, compose_step, make_state
 from training import parallel
 from training.batching import micro_batch_size
-from training.config import ParallelConfig
+from training.config import ParallelConfig, TrainingConfig
 from training.fitting import GB, compile_memory, too_much
 from training.flops import count_flops
 from training.parallel import Devices
@@ -61,7 +61,7 @@ class FootprintConfig:
     tensor: int = 1
     """Parts that heads, feed-forwards and vocabularies are cut into."""
     batch_size: int = 0
-    """Examples per update; 0 = the preset's."""
+    """Examples per update, always; 0 = the preset's."""
     accumulation_steps: int = 0
     """Micro-batches per update; 0 = the preset's."""
     memory_gib: float = 0.0
@@ -71,19 +71,13 @@ class FootprintConfig:
 def main(config: FootprintConfig) -> None:
     """Print the footprint. Raises ValueError when the step does not fit, with by how much."""
     preset = parse_config(Config, [f"--config={config.preset}"])
-    own = preset.training
-    training = replace(
-        own,
-        batch_size=config.batch_size or own.batch_size,
-        accumulation_steps=config.accumulation_steps or own.accumulation_steps,
-    )
+    training = override(preset.training, config)
     preset = replace(preset, training=training)
     found = describe_devices(config.topology)
     fsdp = config.fsdp or max(len(found) // config.tensor, 1)
     devices = parallel.choose(found, ParallelConfig("mesh", 0, fsdp, config.tensor))
     rows = micro_batch_size(training, devices) * devices.num_shares
-    kind = found[0].device_kind
-    gib = config.memory_gib or MEMORY_GIB.get(kind, 0)
+    gib = config.memory_gib or memory_of(found[0])
 
     size = transformer.count_params(preset.model)
     print(f"{config.preset} on {config.topology}: {devices.describe()}")
@@ -99,6 +93,25 @@ def main(config: FootprintConfig) -> None:
         flush=True,
     )
     report(compile_memory(step, state, batch, devices), gib * 2**30)
+
+
+def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfig:
+    """With the batch that is asked for: a named size has no ramp, named parts no micro-batch."""
+    if config.batch_size:
+        training = replace(training, batch_size=config.batch_size, batch_ramp=())
+    if config.accumulation_steps:
+        parts = config.accumulation_steps
+        training = replace(training, accumulation_steps=parts, micro_batch_size=0)
+    return training
+
+
+def memory_of(device: Any) -> float:
+    """GiB; 0 of CPUs. Raises ValueError where it is not known."""
+    if device.platform != "cpu" and device.device_kind not in MEMORY_GIB:
+        raise ValueError(
+            f"the memory of a {device.device_kind} is not known; give it with --memory_gib"
+        )
+    return MEMORY_GIB.get(device.device_kind, 0)
 
 
 def describe_devices(topology: str) -> list[Any]:

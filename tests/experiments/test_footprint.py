@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from config import parse_config
 from experiments import footprint
 from experiments.footprint import FootprintConfig
 from training import fitting
+from training.config import TrainingConfig
 from training.flops import count_flops
 
 ROOT = Path(__file__).parent.parent.parent
@@ -78,6 +80,20 @@ def test_what_does_not_fit_is_told_with_by_how_much(preset: Path) -> None:
     config = parse_config(FootprintConfig, [str(preset), "--topology=cpu:4", "--memory_gib=0.0001"])
     with pytest.raises(ValueError, match=r"it does not fit: .* of 0.000 GB, 0.00\d GB too much"):
         footprint.main(config)
+
+
+def test_a_named_batch_takes_the_place_of_a_ramp_and_named_parts_of_a_micro_batch() -> None:
+    own = TrainingConfig(batch_size=8, batch_ramp=("10:16",), micro_batch_size=2)
+    found = footprint.override(own, FootprintConfig("", batch_size=32, accumulation_steps=4))
+    assert found == TrainingConfig(batch_size=32, accumulation_steps=4)
+    assert footprint.override(own, FootprintConfig("")) == own
+
+
+def test_a_device_of_unknown_memory_is_refused_without_a_number() -> None:
+    with pytest.raises(ValueError, match="memory of a TPU v99 is not known; .* --memory_gib"):
+        footprint.memory_of(SimpleNamespace(device_kind="TPU v99", platform="tpu"))
+    assert footprint.memory_of(SimpleNamespace(device_kind="TPU v4", platform="tpu")) == 32
+    assert footprint.memory_of(jax.devices("cpu")[0]) == 0
 
 
 @pytest.mark.parametrize(
