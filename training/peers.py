@@ -41,13 +41,19 @@ def watch_peers() -> Iterator[None]:
     with _open_lines():
         try:
             yield
-        except jax.errors.JaxRuntimeError as error:
-            _end(str(error).strip().splitlines()[0][:200])
         except BaseException as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and not _is_own(error):
+                _end(str(error).strip().splitlines()[0][:200])
             _hang_up()
             atexit.register(_end_here, _status(error))  # jax would wait for the others, and abort
             raise
         say_goodbye()
+
+
+def _is_own(error: Exception) -> bool:
+    """Whether an error of the runtime is this device's, such as its memory's end, not the network's
+    or another process's."""
+    return str(error).lstrip().startswith("RESOURCE_EXHAUSTED")
 
 
 def say_goodbye() -> None:
@@ -129,6 +135,7 @@ def _stop_too() -> None:
     time.sleep(STOP_SECONDS)
     if not _is_over.is_set():
         print("another process of this run was told to stop", file=sys.stderr, flush=True)
+        stop_all()  # or those that hear this process alone would miss it
         os._exit(0)
 
 

@@ -310,6 +310,7 @@ class _Trainer:
 
     def _way_back(self, step: int) -> int | None:
         """The newest checkpoint of the regular ones, which a replay has too, before a step."""
+        self._checkpoints.settle()  # that of the save under way is none yet, or not everywhere
         every = self._config.checkpoint.every
         regular = [n for n in self._checkpoints.steps() if n < step and every and n % every == 0]
         return max(regular, default=None)
@@ -317,10 +318,12 @@ class _Trainer:
     def _roll_back(self, error: RollbackError) -> TrainState:
         """The newest regular checkpoint, with the batches around the spike left out."""
         budget, step = self._settings.bad_update_budget, error.step
-        done = len({one.why for one in self._skips.ranges if one.why != "by hand"})
-        if done >= budget:
+        spikes = [one for one in self._skips.ranges if one.why != "by hand"]
+        done = len({one.why for one in spikes})
+        lately = len({one.why for one in spikes if one.step > step - 1000})
+        if lately >= budget:
             raise ValueError(
-                f"a spike at step {step} ({error}) after {done} rollbacks, as many as "
+                f"a spike at step {step} ({error}) after {lately} rollbacks, as many as "
                 f"training.bad_update_budget allows; resume with a lower optim.learning_rate "
                 "(--allow_changes optim.learning_rate)"
             )

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import socket
 
+import jax
 import pytest
 
 from training import peers
@@ -57,6 +58,32 @@ def test_a_line_that_breaks_off_ends_this_process_in_a_line(
 def test_a_stop_is_passed_on_and_not_waited_for_in_vain(done: list[object]) -> None:
     hear(peers._STOP)
     assert done == [signal.SIGTERM, 0]
+
+
+def test_a_stop_is_told_to_the_others_before_this_process_leaves(
+    done: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other = socket.socketpair()
+    with here, other:
+        monkeypatch.setattr(peers, "_lines", [here])
+        try:
+            hear(peers._STOP)
+        finally:
+            peers._is_over.clear()
+        other.settimeout(1)
+        assert other.recv(1) == peers._STOP
+    assert done == [signal.SIGTERM, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_own"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes", True),
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer", False),
+    ],
+)
+def test_memory_that_runs_out_here_is_no_lost_process(text: str, is_own: bool) -> None:
+    assert peers._is_own(jax.errors.JaxRuntimeError(text)) == is_own
 
 
 def test_after_its_own_end_a_process_minds_nothing(done: list[object]) -> None:
