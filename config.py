@@ -191,3 +191,15 @@ def run(main: Callable[[T], Any], config_class: type[T], prog: str, about: str) 
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def check_clock(config: Config) -> None:
+    """Raises ValueError where left-out batches would part the schedule's examples from those
+    seen."""
+    training = config.training
+    leaves_out = training.skip_batches or training.on_spike == "rollback"
+    if config.optim.schedule_unit == "examples" and training.batch_ramp and leaves_out:
+        raise ValueError(
+            "optim.schedule_unit examples counts by training.batch_ramp, which batches left out "
+            "move; use --optim.schedule_unit=updates, or neither skip_batches nor on_spike=rollback"
+        )

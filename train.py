@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from config import Config, from_yaml, run, to_tree, to_yaml
+from config import Config, check_clock, from_yaml, run, to_tree, to_yaml
 from data.batches import eval_batches, open_batches
 from data.grids import picture_grid
 from data.records import Records, open_records
@@ -63,6 +63,7 @@ ABOUT = "Train the text-to-image transformer on token records."
 def main(config: Config) -> None:
     """One run, new or resumed."""
     training = config.training
+    check_clock(config)
     processes.join(config.parallel)
     devices = parallel.start(config.parallel)
     if training.micro_batch_size != "auto":

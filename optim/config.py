@@ -97,7 +97,8 @@ class OptimConfig:
     """After the warm-up: hold, then decay to 0 over the last updates; rsqrt: hold, then 1/√step
     (PaLM); polynomial (OPT: linear to 10 %) or cosine over all that is left; exponential."""
     schedule_unit: ScheduleUnit = "updates"
-    """What the numbers of this section's schedule fields count; examples where batches grow."""
+    """What the numbers of this section's schedule fields count; examples where batches grow,
+    then without training.skip_batches and on_spike rollback, which would move them."""
     warmup_steps: int = 20
     """Updates over which the learning rate rises linearly from 0."""
     decay_fraction: float = 0.3

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from config import Config, check_clock
+from optim.config import OptimConfig
 from training import parallel
 from training.batching import BatchPlan, make_plan, micro_batch_size
 from training.config import ParallelConfig, TrainingConfig
@@ -107,3 +109,13 @@ def test_examples_left_out_are_not_counted(tmp_path: Path) -> None:
     for step in range(len(taken)):
         seen = sum(PLAN.size(n) for n in taken[:step])
         assert skips.examples(step, PLAN.examples) == seen
+
+
+@pytest.mark.parametrize("more", [{"skip_batches": ("2:3",)}, {"on_spike": "rollback"}])
+def test_examples_are_no_clock_where_batches_of_a_ramp_are_left_out(more: dict[str, Any]) -> None:
+    optim, ramp = OptimConfig(schedule_unit="examples"), ("10:64",)
+    with pytest.raises(ValueError, match="use --optim.schedule_unit=updates"):
+        check_clock(Config(optim=optim, training=TrainingConfig(batch_ramp=ramp, **more)))
+    check_clock(Config(optim=optim, training=TrainingConfig(batch_ramp=ramp)))
+    check_clock(Config(optim=optim, training=TrainingConfig(**more)))
+    check_clock(Config(training=TrainingConfig(batch_ramp=ramp, **more)))
