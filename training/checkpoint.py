@@ -24,7 +24,7 @@ from training.digests import (
     shape_of,
 )
 from training.disk import FolderSteps
-from training.processes import everywhere
+from training.processes import everywhere, from_first
 from training.remote import ObjectSteps, UnreachableError, is_remote
 from training.state import TrainState
 
@@ -116,6 +116,8 @@ class Checkpoints:
             self._give_up(error)
             return
         self._pending = None
+        if jax.process_index() > 0:  # one decides: the others would see what it has deleted so far
+            return
         with contextlib.suppress(UnreachableError):
             for step in set(self.steps()) - self._kept():
                 with contextlib.suppress(Exception):  # a full or slow disk: again at the next save
@@ -149,7 +151,7 @@ class Checkpoints:
 
     def _metrics(self, step: int) -> dict[str, float]:
         try:
-            return self._words(step)["metrics"]
+            return self._words(step, together=False)["metrics"]
         except ValueError:
             return {}
 
@@ -187,7 +189,7 @@ class Checkpoints:
         found = self._newest_whole(lambda step: self._matching(like, about, step), is_eligible)
         if found is None:
             return None
-        self._set_aside([other for other in self.steps() if other > found[0]])
+        self._set_aside_after(found[0])
         return found[1]
 
     def _matching(self, like: TrainState, about: Mapping[str, Any], step: int) -> TrainState:
@@ -203,47 +205,46 @@ class Checkpoints:
         self, read: Callable[[int], T], is_eligible: Eligible = lambda step: True
     ) -> tuple[int, T] | None:
         """A step and what `read` makes of it; None where there is no step."""
-        steps = [step for step in reversed(self.steps()) if is_eligible(step)]
+        steps = [step for step in reversed(from_first(self.steps)) if is_eligible(step)]
         for step in steps:
-            found, problem = None, ""
             try:
-                found = read(step)
+                return step, read(step)
             except DamagedError as error:
-                problem = str(error)
-            if found is not None and everywhere(True):
-                return step, found
-            if found is None:
-                everywhere(False)
-            problem = problem or f"checkpoint {self._store.name(step)} is damaged elsewhere"
-            self._tell("fallback", f"{problem}; the step before it is taken")
+                self._tell("fallback", f"{error}; the step before it is taken")
         if steps:
             raise ValueError(f"no checkpoint in {self._place} is whole; they are left as they are")
         return None
 
-    def _set_aside(self, steps: list[int]) -> None:
-        """Steps make room for new ones of their number, and stay for whoever wants them."""
-        for step in steps if jax.process_index() == 0 else ():
-            self._store.set_aside(step)
-        if steps:
-            everywhere(True)
-            self._store.reload()
+    def _set_aside_after(self, newest: int) -> None:
+        """Later steps make room for new ones of their number, and stay for whoever wants them."""
+        for step in self.steps() if jax.process_index() == 0 else ():
+            if step > newest:
+                self._store.set_aside(step)
+        everywhere(True)
+        self._store.reload()
 
     def restore(self, like: TrainState, step: int) -> TrainState:
         """The state of a step, placed like `like`, of arrays or shapes that know their shardings.
 
-        Where a loss scale or a guard begins or ends with this run, `like` has arrays of it, which
-        are taken; averages begin as the parameters.
+        Where a loss scale or a guard begins with this run, or has another size in it, `like` has
+        arrays of it, which are taken; averages begin as the parameters.
 
         Raises:
             ValueError: it is of another shape; DamagedError: naming the array that is.
         """
         wanted, saved = _items(like), self.digests(step)
         names = list(wanted["rest"])
-        lacking = {n for n in names if n.startswith(OPTIONAL) and f"rest/{n}" not in saved}
-        own = {name: wanted["rest"].pop(name) for name in lacking}
+        anew = {  # parts that begin with this run, or that have another size in it
+            part
+            for part in OPTIONAL
+            for name in names
+            if name.startswith(part)
+            and saved.get(f"rest/{name}", "").split(" ")[0] != describe(wanted["rest"][name])
+        }
+        own = {name: wanted["rest"].pop(name) for name in names if name.startswith(tuple(anew))}
         for name, digest in saved.items():
             item, _, key = name.partition("/")
-            if item == "rest" and key.startswith(OPTIONAL) and key not in names:
+            if item == "rest" and key.startswith(OPTIONAL) and key not in wanted["rest"]:
                 wanted["rest"][key] = shape_of(digest, like.step)
         if not any(name.startswith("ema/") for name in saved):
             wanted.pop("ema", None)
@@ -280,21 +281,24 @@ class Checkpoints:
         check_fit(self._store.name(step), expected, wanted)
         with self._readable(step):
             found = self._store.restore(step, wanted)
+        with self._readable(step):
             for name, digest in leaf_digests(found).items():
                 if digest != expected[name]:
                     raise ValueError(f"{name} has other bits than were saved")
         return found
 
-    def _words(self, step: int) -> dict[str, Any]:
-        with self._readable(step):
+    def _words(self, step: int, together: bool = True) -> dict[str, Any]:
+        with self._readable(step, together):
             words = self._store.words(step)
             if json_digest({k: v for k, v in words.items() if k != "digest"}) != words["digest"]:
                 raise ValueError("its JSON has other bits than were saved")
         return words
 
     @contextlib.contextmanager
-    def _readable(self, step: int) -> Iterator[None]:
-        """What is wrong with a step's files, in one line that names it."""
+    def _readable(self, step: int, together: bool = True) -> Iterator[None]:
+        """What is wrong with a step's files, in one line that names it. `together`: what is wrong
+        for one process is so for all, which otherwise would wait for it in what comes next."""
+        name, problem = self._store.name(step), None
         try:
             yield
         except (PermissionError, MemoryError, UnreachableError):
@@ -302,8 +306,11 @@ class Checkpoints:
         except Exception as error:
             if "RESOURCE_EXHAUSTED" in str(error):  # no fault of the files
                 raise
-            name = self._store.name(step)
-            raise DamagedError(f"checkpoint {name} is damaged: {_first_line(error)}") from error
+            problem = error
+        is_well = everywhere(problem is None) if together else problem is None
+        if not is_well:
+            reason = _first_line(problem) if problem else "another process could not read its part"
+            raise DamagedError(f"checkpoint {name} is damaged: {reason}") from problem
 
     def close(self) -> None:
         """Wait for the saves under way."""

@@ -1,5 +1,6 @@
 """What is saved comes back bit for bit, and only into what it fits."""
 
+import itertools
 import os
 import secrets
 from collections.abc import Callable
@@ -88,7 +89,11 @@ def test_averages_a_guard_and_a_loss_scale_may_begin_and_end_within_a_run(place:
     guard = init_guard(TrainingConfig())
     plain, full = state_of(4, step=7, dtype="float32"), state_of(4, step=7)
     full = full._replace(guard=guard, ema=full.params)
-    for name, state, like in (("begin", plain, full), ("end", full, plain)):
+    narrow = full._replace(guard=init_guard(TrainingConfig(spike_window=4)))
+    for name, state, like in (
+        *(("begin", plain, full), ("end", full, plain)),
+        *(("narrow", full, narrow), ("wide", narrow, full)),
+    ):
         with Checkpoints(f"{place}/{name}", CheckpointConfig()) as checkpoints:
             checkpoints.save(state, {})
         with Checkpoints(f"{place}/{name}", CheckpointConfig()) as checkpoints:
@@ -200,9 +205,12 @@ def test_each_changed_bit_changes_the_digest_and_the_layout_does_not(dtype: str)
     spread = jax.device_put(array, NamedSharding(mesh, PartitionSpec("data")))
     one = leaf_digests({"x": jnp.asarray(array)})
     assert leaf_digests({"x": spread}) == one
-    changed = array.copy()
-    changed[2, 3] = 1 - changed[2, 3] if dtype == "bool" else changed[2, 3] + 1
-    assert leaf_digests({"x": jnp.asarray(changed)}) != one
+    for byte, bit in itertools.product(range(array.dtype.itemsize), range(8)):
+        changed = array.copy()
+        changed.view(np.uint8).reshape(4, 6, -1)[2, 3, byte] ^= 1 << bit
+        assert leaf_digests({"x": jnp.asarray(changed)}) != one
+        if dtype == "bool":  # has one bit
+            break
     assert leaf_digests({"x": jnp.asarray(array.reshape(6, 4))}) != one
 
 
