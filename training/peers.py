@@ -25,7 +25,7 @@ from training.processes import from_first
 PEER_LOST = 3
 """Exit status when another process of the run is gone."""
 CONNECT_SECONDS = 10
-STOP_SECONDS = 10
+STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax aborts
 _GOODBYE, _STOP = b".", b"!"
 _lines: list[socket.socket] = []
 _is_over = threading.Event()
