@@ -73,13 +73,8 @@ class Batches:
     examples_at: Callable[[int], int]
     """Examples of all batches before a step's: exact, and larger by at least 1 for each step."""
     seed: int
-    shuffle: bool
     share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange
     """Size of a batch → which of its places are read here, where processes share the work."""
-
-    def epoch(self, step: int) -> float:
-        """How many times the split was read before `step`."""
-        return self.examples_at(step) / len(self.rows)
 
     def at(self, step: int) -> Batch:
         """The rows of one step's batch that are read here: text_tokens, text_mask, image_tokens and
@@ -88,8 +83,7 @@ class Batches:
         places = self.share(self.examples_at(step + 1) - start).astype(np.int64)
         positions = start + places
         count = len(self.rows)
-        chosen = order(self.seed, positions, count) if self.shuffle else positions % count
-        examples = self.rows[chosen]
+        examples = self.rows[order(self.seed, positions, count)]
         captions = self._captions(examples, positions // count)
         return {
             **_gather(self.records, examples, captions),
@@ -114,7 +108,6 @@ def open_batches(
     batch_size: int | Callable[[int], int],
     seed: int,
     *,
-    shuffle: bool = True,
     share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange,
 ) -> Batches:
     """The training stream of a split, in batches of one size, or of several: then `batch_size(n)`
@@ -126,7 +119,7 @@ def open_batches(
     examples_at = batch_size if callable(batch_size) else partial(operator.mul, batch_size)
     rows = _rows(records, split, examples_at(1))
     cumulative = np.concatenate([[0.0], np.cumsum(records.caption_weights, dtype=np.float64)])
-    return Batches(records, rows, cumulative, examples_at, seed, shuffle, share)
+    return Batches(records, rows, cumulative, examples_at, seed, share)
 
 
 def eval_batches(

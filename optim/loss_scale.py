@@ -4,14 +4,10 @@ The loss is multiplied by a scale so that small gradients do not vanish in float
 gradients overflow is skipped and halves the scale; a window of good ones doubles it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
-
-WINDOW = 200
-FLOOR = 1.0
 
 
 class LossScale(NamedTuple):
@@ -25,14 +21,7 @@ def init_loss_scale(scale: float = 2.0**15) -> LossScale:
     return LossScale(jnp.float32(scale), jnp.int32(0))
 
 
-def is_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether every number in the tree is finite."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-def adjust(
-    loss_scale: LossScale, finite: Bool[Array, ""], window: int = WINDOW, floor: float = FLOOR
-) -> LossScale:
+def adjust(loss_scale: LossScale, finite: Bool[Array, ""], window: int, floor: float) -> LossScale:
     """The scale after an update whose gradients were finite or not."""
     scale, good = loss_scale
     good = jnp.where(finite, good + 1, 0)

@@ -34,10 +34,6 @@ class BatchPlan:
         """All sizes there are, rising."""
         return self.first, *(size for _, size in self.ramp)
 
-    def size(self, batch: int) -> int:
-        """Examples of one batch."""
-        return next(size for start, size in reversed(self._parts()) if batch >= start)
-
     @overload
     def examples(self, batch: int) -> int: ...
     @overload

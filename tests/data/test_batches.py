@@ -129,12 +129,6 @@ def test_a_batch_has_the_promised_arrays() -> None:
     assert batch["example_index"].tolist() == list(range(6))
 
 
-def test_without_shuffling_the_split_is_read_in_order() -> None:
-    records = make_records()
-    batches = open_batches(records, "train", 10, seed=0, shuffle=False)
-    np.testing.assert_array_equal(read(batches, 5), np.tile(records.rows("train"), 2))
-
-
 def test_evaluation_reads_each_example_once_with_its_first_caption() -> None:
     records = make_records()
     batches = list(eval_batches(records, "held_out", 8))
