@@ -277,6 +277,8 @@ class _Trainer:
             return
         batch = self._skips.position(step - 1)
         found = f"loss {row['train/loss']:.4g}, gradient norm {row['norm/grad']:.4g}"
+        if math.isfinite(row["norm/grad"]) and not math.isfinite(row.get("norm/params", 0.0)):
+            found += ", of weights that would be no number"
         facts = {
             "batch": batch,
             **{k: row[k] for k in ("train/loss", "norm/grad") if math.isfinite(row[k])},
