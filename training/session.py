@@ -264,8 +264,10 @@ class _Trainer:
         evaluated = {k: v for k, v in self._row.items() if k.startswith("eval/")}
         self._checkpoints.save(state, self._about, evaluated)
 
-    def _leave_out(self, start: int, stop: int, step: int, why: str) -> None:
-        for one in self._skips.leave_out(start, stop, step, why):
+    def _leave_out(
+        self, start: int, stop: int, step: int, why: str, spike: int | None = None
+    ) -> None:
+        for one in self._skips.leave_out(start, stop, step, why, spike):
             text = f"batches {one.start}:{one.stop}, {why}"
             self._book.tell("left out", step, text, first=one.start, stop=one.stop)
 
@@ -320,9 +322,8 @@ class _Trainer:
     def _roll_back(self, error: RollbackError) -> TrainState:
         """The newest regular checkpoint, with the batches around the spike left out."""
         budget, step = self._settings.bad_update_budget, error.step
-        spikes = [one for one in self._skips.ranges if one.why != "by hand"]
-        done = len({one.why for one in spikes})
-        lately = len({one.why for one in spikes if one.step > step - 1000})
+        spikes = {one.why: one.spike for one in self._skips.ranges if one.spike is not None}
+        lately = len([spike for spike in spikes.values() if spike > step - 1000])
         if lately >= budget:
             raise ValueError(
                 f"a spike at step {step} ({error}) after {lately} rollbacks, as many as "
@@ -339,6 +340,7 @@ class _Trainer:
         back, wide = int(state.step), self._settings.rollback_batches
         self._book.tell("rollback", step, f"{error}: back to step {back}", back=back, batch=batch)
         first = max(batch - wide, self._skips.position(back))
-        self._leave_out(first, batch + 1 + wide, back, f"spike {done + 1}, at step {step}")
+        why = f"spike {len(spikes) + 1}, at step {step}"
+        self._leave_out(first, batch + 1 + wide, back, why, step)
         self._tracker.rewind(back)
         return state

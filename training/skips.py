@@ -22,6 +22,8 @@ class LeftOut:
     step: int
     """Finished updates when this was decided: what came before stays as it was."""
     why: str
+    spike: int | None = None
+    """Step at which the loss or the gradient jumped; None = by hand."""
 
 
 class Skips:
@@ -53,13 +55,15 @@ class Skips:
             examples_at(one.stop) - examples_at(one.start) for one in left_out
         )
 
-    def leave_out(self, start: int, stop: int, step: int, why: str) -> list[LeftOut]:
+    def leave_out(
+        self, start: int, stop: int, step: int, why: str, spike: int | None = None
+    ) -> list[LeftOut]:
         """Leave out start:stop after `step` finished updates, of which nothing changes; returns
         what that adds to what is left out already."""
         free = [(max(start, self.position(step)), stop)]
         for old in self.ranges:
             free = [piece for one in free for piece in _without(one, old)]
-        added = [LeftOut(a, b, step, why) for a, b in free if a < b]
+        added = [LeftOut(a, b, step, why, spike) for a, b in free if a < b]
         self.ranges = sorted([*self.ranges, *added], key=lambda one: one.start)
         if added and self._is_writer:
             text = json.dumps([vars(one) for one in self.ranges], indent=1)

@@ -1,5 +1,6 @@
 """What a run does when something happens to it, and that it does the same again."""
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable
@@ -217,16 +218,19 @@ def test_rollbacks_have_a_budget(tmp_path: Path) -> None:
         world.run()
 
 
-def test_rollbacks_of_long_ago_are_forgiven(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("spike", "is_forgiven"), [(-975, True), (20, False)])
+def test_rollbacks_of_long_ago_are_forgiven(tmp_path: Path, spike: int, is_forgiven: bool) -> None:
+    """By when the spike was, not by the checkpoint that was gone back to."""
     training = dataclasses.replace(
         TRAINING, on_spike="rollback", rollback_batches=0, bad_update_budget=1
     )
     world = World(tmp_path / "run", {25: 100.0}, training)
     world.folder.mkdir()
     skips = Skips(world.folder / "skips.json")
-    skips.leave_out(900, 901, -980, "spike 1, at step -975")
-    world.run()
-    assert ("rollback", 26) in world.events()
+    skips.leave_out(900, 901, -2980, "spike 1", spike)
+    with contextlib.nullcontext() if is_forgiven else pytest.raises(ValueError, match="after 1"):
+        world.run()
+    assert (("rollback", 26) in world.events()) == is_forgiven
 
 
 def test_a_save_under_way_is_waited_for_before_the_way_back_is_chosen(
