@@ -21,6 +21,13 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 WAYS_OUT = "take more devices, more accumulation_steps or tensor"
 
 
+NO_PROGRAM = "it does not compile"
+
+
+class DoesNotFitError(ValueError):
+    """A step that needs more memory than a device has."""
+
+
 def find_micro_batch(
     plan: BatchPlan,
     devices: Devices,
@@ -54,11 +61,11 @@ def find_micro_batch(
         try:
             need = sum(compile_memory(step, state, largest, devices).values())
             if need > limit:
-                raise ValueError(too_much(need, limit))
+                raise DoesNotFitError(too_much(need, limit))
             print(f"{parts}  {need / GB:11.3f}", end="  ", flush=True)
             if _can_try(devices):
                 _try_update(step, create, largest, devices)
-        except ValueError as error:
+        except DoesNotFitError as error:
             problem = str(error)
             print(f"{parts}  {problem.partition(';')[0]}", flush=True)
             continue
@@ -77,14 +84,16 @@ def compile_memory(step: Step, state: Any, batch: Any, devices: Devices) -> dict
     shapes, the state's with their shardings.
 
     Raises:
-        ValueError: the compiler found no way to fit it into the device's memory.
+        DoesNotFitError: the compiler found no way to fit it into the device's memory.
+        ValueError: it does not compile.
     """
     lowered = parallel.lower_step(step, devices, state, batch)
     try:
         found = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         own = bytes_on_device(state)
-        raise ValueError(say_by_how_much(str(error), own / 2**30)) from None
+        told = say_by_how_much(str(error), own / 2**30)
+        raise (ValueError if told.startswith(NO_PROGRAM) else DoesNotFitError)(told) from None
     return {
         "state and batch": found.argument_size_in_bytes,
         "new state beside the old": found.output_size_in_bytes - found.alias_size_in_bytes,
@@ -109,7 +118,7 @@ def say_by_how_much(error: str, state_gib: float) -> str:
     elif whole:
         need, limit = float(whole[1]), float(whole[2])
     else:
-        return f"it does not compile: {' '.join(error.split())[:500]}"
+        return f"{NO_PROGRAM}: {' '.join(error.split())[:500]}"
     return too_much(int(need * 2**30), int(limit * 2**30))
 
 
@@ -170,8 +179,8 @@ def _can_try(devices: Devices) -> bool:
 def _try_update(
     step: Step, create: Callable[[], TrainState], batch: Shapes, devices: Devices
 ) -> None:
-    """Make one update of a state of its own, which is gone afterwards. Raises ValueError when
-    memory runs out."""
+    """Make one update of a state of its own, which is gone afterwards. Raises DoesNotFitError
+    when memory runs out."""
     arrays = {name: np.zeros(one.shape, one.dtype) for name, one in batch.items()}
     arrays["example_index"] = np.arange(len(arrays["example_index"]), dtype=np.int32)
     try:
@@ -181,4 +190,4 @@ def _try_update(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         words = " ".join(str(error).split())[:200]
-        raise ValueError(f"it does not fit when tried: {words}; {WAYS_OUT}") from None
+        raise DoesNotFitError(f"it does not fit when tried: {words}; {WAYS_OUT}") from None
