@@ -37,7 +37,7 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
 from training import fitting, parallel, processes, runs
 from training.batching import make_plan, micro_batch_size
-from training.branching import branch, find_step
+from training.branching import branch
 from training.finetuning import fit_params
 from training.flops import count_flops
 from training.hooks import evaluate_loss
@@ -128,7 +128,6 @@ def make_prepare(
     if config.init_from:
         return partial(start_from, config, devices)
     if config.branch_from:
-        find_step(Path(config.branch_from))
         return partial(
             *(branch, config.branch_from, folder, to_tree(config), load_settings, about, devices)
         )

@@ -199,6 +199,9 @@ def test_the_decay_branches_off_a_checkpoint_of_the_hold(
     one, other = weights(branched, tmp_path / "a"), weights(straight, tmp_path / "b")
     assert all(np.array_equal(one[name], other[name]) for name in one)
     capsys.readouterr()
+    gone = trunk.rename(tmp_path / "gone")  # a branch stands by itself
+    train.main(parse_config(Config, words))
+    gone.rename(trunk)
     for flags, expected in {
         f"--branch_from={tmp_path}": "is neither a run nor",
         f"--branch_from={trunk}/checkpoints/5": "there are: 4, 8, 12",
