@@ -1,6 +1,5 @@
 """One optimizer update, as a pure function of the state and a batch."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from optim.accumulate import accumulate
 from optim.loss_scale import adjust
+from optim.paths import is_stacked
 from training.config import TrainingConfig
 from training.digests import path_name
 from training.precision import TAG, at_precision, round_like, widen
@@ -30,7 +30,6 @@ IsWarm = Callable[[Array], Array]
 
 TENSORS = "tensors"
 PLAIN = TrainingConfig(on_spike="off")
-_STACK = re.compile(r"(^|/)run\d+/")
 
 
 def example_keys(state: TrainState, example_index: Int[Array, "b"]) -> Key[Array, "b"]:
@@ -175,10 +174,10 @@ def _parts(params: Any) -> list[str]:
     names = []
     for path, leaf in jax.tree.flatten_with_path(params)[0]:
         name = path_name(path)
-        layers = range(leaf.shape[0]) if _STACK.search(name) else None
+        layers = range(leaf.shape[0]) if is_stacked(name) else None
         names += [name] if layers is None else [f"{name}/{layer}" for layer in layers]
     return names
 
 
 def _own_axes(path: Any, leaf: Array) -> tuple[int, ...]:
-    return tuple(range(1 if _STACK.search(path_name(path)) else 0, leaf.ndim))
+    return tuple(range(1 if is_stacked(path_name(path)) else 0, leaf.ndim))
