@@ -158,7 +158,7 @@ class Drawer:
         params: Params,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        first_tokens: Int[np.ndarray, "k"] | None = None,
+        first_tokens: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[UInt8[np.ndarray, "b y x 3"]]:
         """The same, some at a time, at most batch_size; each completes the `first_tokens`."""
         params = self.place(params)
@@ -177,7 +177,7 @@ class Drawer:
         ]
         return np.concatenate(painted)
 
-    def first_tokens(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> Int[np.ndarray, "k"]:
+    def first_tokens(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> Int[np.ndarray, " k"]:
         """The image tokens of a picture's first rows of tokens, for `draw_batches` to complete.
 
         Raises:
@@ -198,7 +198,7 @@ class Drawer:
         """How many of the prompts are longer than the model reads."""
         return self.tokenizer.encode(prompts, self.model.text_length)[2]
 
-    def _batches(self, total: int) -> Iterator[tuple[Int[np.ndarray, "b"], int]]:
+    def _batches(self, total: int) -> Iterator[tuple[Int[np.ndarray, " b"], int]]:
         """Indices of batch_size rows, and how many of them count: the last row fills up."""
         for start in range(0, total, self.batch_size):
             rows = np.minimum(np.arange(start, start + self.batch_size), total - 1)

@@ -31,7 +31,7 @@ class Ranker:
 
     def score(
         self, prompts: Sequence[str], pictures: UInt8[np.ndarray, "m y x 3"]
-    ) -> Float32[np.ndarray, "m"]:
+    ) -> Float32[np.ndarray, " m"]:
         """The score of each picture with the prompt of the same number."""
         return np.array([score for _, score in self.score_batches(prompts, [pictures])], np.float32)
 
@@ -69,13 +69,13 @@ class Ranker:
     def image_features(self, pictures: UInt8[np.ndarray, "m y x 3"]) -> Float32[np.ndarray, "m e"]:
         """CLIP's features of pictures."""
 
-        def features(rows: Int[np.ndarray, "b"]) -> Float[Array, "b e"]:
+        def features(rows: Int[np.ndarray, " b"]) -> Float[Array, "b e"]:
             return self.clip.image_features(pictures[rows].astype(np.float32) / 127.5 - 1)
 
         return self._in_batches(len(pictures), features)
 
     def _in_batches(
-        self, total: int, features: Callable[[Int[np.ndarray, "b"]], Float[Array, "b e"]]
+        self, total: int, features: Callable[[Int[np.ndarray, " b"]], Float[Array, "b e"]]
     ) -> Float32[np.ndarray, "m e"]:
         """Features of rows 0, 1, …, always batch_size of them at a time: the last fills up."""
         found = [np.empty((0, self.clip.config.feature_dim), np.float32)]

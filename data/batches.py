@@ -21,13 +21,13 @@ _ROUNDS = 8
 _ORDER, _CAPTION = 1, 2  # what a random number is for, mixed into its key
 
 
-def _mix(x: UInt64[np.ndarray, "b"]) -> UInt64[np.ndarray, "b"]:
+def _mix(x: UInt64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def _hash(*parts: int | Int64[np.ndarray, "b"]) -> UInt64[np.ndarray, "b"]:
+def _hash(*parts: int | Int64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
     """64 random-looking bits that depend on every part and on their order."""
     state = np.zeros(1, np.uint64)
     for part in parts:
@@ -35,7 +35,7 @@ def _hash(*parts: int | Int64[np.ndarray, "b"]) -> UInt64[np.ndarray, "b"]:
     return state
 
 
-def order(seed: int, positions: Int64[np.ndarray, "b"], count: int) -> Int64[np.ndarray, "b"]:
+def order(seed: int, positions: Int64[np.ndarray, " b"], count: int) -> Int64[np.ndarray, " b"]:
     """Which of `count` things stands at each position of an endless stream that runs through all
     of them in a new order every epoch (`count` positions)."""
     epochs, places = np.divmod(positions, count)
@@ -47,8 +47,8 @@ def order(seed: int, positions: Int64[np.ndarray, "b"], count: int) -> Int64[np.
 
 
 def _permute(
-    keys: UInt64[np.ndarray, "b"], x: UInt64[np.ndarray, "b"], count: int
-) -> UInt64[np.ndarray, "b"]:
+    keys: UInt64[np.ndarray, " b"], x: UInt64[np.ndarray, " b"], count: int
+) -> UInt64[np.ndarray, " b"]:
     """A permutation of 0 … 2^bits − 1 per key, 2^bits the least power of two ≥ count (and ≥ 4).
 
     The halves may differ by a bit and swap their widths; an even number of rounds restores them.
@@ -68,12 +68,12 @@ class Batches:
     """An endless stream of batches of one split."""
 
     records: Records
-    rows: Int64[np.ndarray, "m"]
-    cumulative_weights: Float64[np.ndarray, "c"]
+    rows: Int64[np.ndarray, " m"]
+    cumulative_weights: Float64[np.ndarray, " c"]
     examples_at: Callable[[int], int]
     """Examples of all batches before a step's: exact, and larger by at least 1 for each step."""
     seed: int
-    share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange
+    share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange
     """Size of a batch → which of its places are read here, where processes share the work."""
 
     def at(self, step: int) -> Batch:
@@ -91,8 +91,8 @@ class Batches:
         }
 
     def _captions(
-        self, examples: Int64[np.ndarray, "b"], epochs: Int64[np.ndarray, "b"]
-    ) -> Int64[np.ndarray, "b"]:
+        self, examples: Int64[np.ndarray, " b"], epochs: Int64[np.ndarray, " b"]
+    ) -> Int64[np.ndarray, " b"]:
         """One caption row per example, drawn with the captions' weights."""
         first = self.records.caption_offsets[examples]
         last = self.records.caption_offsets[examples + 1] - 1
@@ -108,7 +108,7 @@ def open_batches(
     batch_size: int | Callable[[int], int],
     seed: int,
     *,
-    share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange,
+    share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
 ) -> Batches:
     """The training stream of a split, in batches of one size, or of several: then `batch_size(n)`
     are the examples in front of batch n.
@@ -128,7 +128,7 @@ def eval_batches(
     batch_size: int,
     *,
     most: int | None = None,
-    share: Callable[[int], Int64[np.ndarray, "b"]] = np.arange,
+    share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
 ) -> Iterator[Batch]:
     """Walk a split, or its first `most` examples, once, in order, with first captions. `weight` is
     0 for the examples that fill up the last batch, 1 for the others. `share` says which places of
@@ -139,7 +139,7 @@ def eval_batches(
 
 
 def _eval_batch(
-    records: Records, rows: Int64[np.ndarray, "m"], start: int, places: Int64[np.ndarray, "b"]
+    records: Records, rows: Int64[np.ndarray, " m"], start: int, places: Int64[np.ndarray, " b"]
 ) -> Batch:
     positions = start + places
     examples = rows[np.minimum(positions, len(rows) - 1)]
@@ -151,7 +151,7 @@ def _eval_batch(
     }
 
 
-def _rows(records: Records, split: str, batch_size: int) -> Int64[np.ndarray, "m"]:
+def _rows(records: Records, split: str, batch_size: int) -> Int64[np.ndarray, " m"]:
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is less than 1")
     rows = records.rows(split)
@@ -163,7 +163,7 @@ def _rows(records: Records, split: str, batch_size: int) -> Int64[np.ndarray, "m
 
 
 def _gather(
-    records: Records, examples: Int64[np.ndarray, "b"], captions: Int64[np.ndarray, "b"]
+    records: Records, examples: Int64[np.ndarray, " b"], captions: Int64[np.ndarray, " b"]
 ) -> Batch:
     text_tokens: Int32[np.ndarray, "b t"] = records.text_tokens[captions].astype(np.int32)
     lengths = np.asarray(records.text_lengths[captions])

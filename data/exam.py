@@ -37,9 +37,9 @@ class Exam:
 
     records: Records
     gallery: Gallery
-    rows: dict[str, Int64[np.ndarray, "p"]]
+    rows: dict[str, Int64[np.ndarray, " p"]]
     """Per split, the prompts' examples in the records."""
-    targets: dict[str, Int64[np.ndarray, "p"]]
+    targets: dict[str, Int64[np.ndarray, " p"]]
     """The same as indices into the gallery."""
 
     def prompts(self, split: str) -> list[str]:
@@ -87,7 +87,7 @@ def held_out(records: Records, selection: Selection) -> list[str]:
     return list(selection.splits) or known
 
 
-def choose_prompts(records: Records, split: str, selection: Selection) -> Int64[np.ndarray, "p"]:
+def choose_prompts(records: Records, split: str, selection: Selection) -> Int64[np.ndarray, " p"]:
     """Examples of one half of a split, at most max_prompts, chosen by a hash of their keys."""
     hashes = {int(i): zlib.crc32(records.examples[i]["key"].encode()) for i in records.rows(split)}
     halves = {"tune": (0,), "report": (1,), "all": (0, 1)}[selection.half]
@@ -96,8 +96,8 @@ def choose_prompts(records: Records, split: str, selection: Selection) -> Int64[
 
 
 def choose_gallery(
-    records: Records, needed: Int64[np.ndarray, "p"], limit: int
-) -> Int64[np.ndarray, "n"]:
+    records: Records, needed: Int64[np.ndarray, " p"], limit: int
+) -> Int64[np.ndarray, " n"]:
     """All examples in order; of more than `limit`, the needed ones and an even choice of others."""
     others = np.setdiff1d(np.arange(len(records)), needed)
     room = min(len(others), max(limit - len(needed), 0))

@@ -92,7 +92,7 @@ def _unit_length(x: Float[np.ndarray, "b g g c"]) -> Float[np.ndarray, "b f"]:
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-8)
 
 
-def distinct_pictures(pictures: UInt8[np.ndarray, "b y x 3"]) -> Int64[np.ndarray, "b"]:
+def distinct_pictures(pictures: UInt8[np.ndarray, "b y x 3"]) -> Int64[np.ndarray, " b"]:
     """For each picture a number from 0 on, in order of appearance; identical pictures share it."""
     seen: dict[bytes, int] = {}
     return np.array([seen.setdefault(p.tobytes(), len(seen)) for p in pictures], np.int64)
@@ -105,7 +105,7 @@ class Gallery:
     pictures: UInt8[np.ndarray, "n y x 3"]
     attributes: Sequence[Mapping[str, str | None]]
     """Per picture; `concept`, `tone`, `gender` and `role` are read, each may be missing."""
-    in_training: Bool[np.ndarray, "n"]
+    in_training: Bool[np.ndarray, " n"]
 
     def __post_init__(self) -> None:
         sizes = len(self.pictures), len(self.attributes), len(self.in_training)
@@ -116,7 +116,7 @@ class Gallery:
             )
 
     @cached_property
-    def distinct(self) -> Int64[np.ndarray, "n"]:
+    def distinct(self) -> Int64[np.ndarray, " n"]:
         """Which distinct picture each picture is."""
         return distinct_pictures(self.pictures)
 
@@ -126,14 +126,14 @@ class Gallery:
         return picture_features(self.pictures[np.unique(self.distinct, return_index=True)[1]])
 
     @cached_property
-    def _trained(self) -> Bool[np.ndarray, "m"]:
+    def _trained(self) -> Bool[np.ndarray, " m"]:
         trained = np.zeros(len(self.features), bool)
         trained[self.distinct[self.in_training]] = True
         return trained
 
     def judge(
-        self, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, "b"]
-    ) -> dict[str, Float[np.ndarray, "b"]]:
+        self, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, " b"]
+    ) -> dict[str, Float[np.ndarray, " b"]]:
         """0 or 1 per drawn picture and question, NaN where the question cannot be asked of it.
 
         `targets`: the index of each prompt's own picture in the gallery.
@@ -155,7 +155,7 @@ class Gallery:
         }
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
 
-    def chance(self, targets: Int64[np.ndarray, "b"]) -> dict[str, Float[np.ndarray, "b"]]:
+    def chance(self, targets: Int64[np.ndarray, " b"]) -> dict[str, Float[np.ndarray, " b"]]:
         """What `judge` would say on average of distinct real pictures drawn by lot."""
         count = len(self.features)
         concepts = self._concepts(targets)
@@ -174,7 +174,7 @@ class Gallery:
         }
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
 
-    def _concepts(self, targets: Int64[np.ndarray, "b"]) -> list[str | None]:
+    def _concepts(self, targets: Int64[np.ndarray, " b"]) -> list[str | None]:
         return [self.attributes[target].get("concept") for target in targets]
 
     @cached_property
@@ -187,7 +187,7 @@ class Gallery:
         return shown
 
     def _choose(
-        self, name: str, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, "b"]
+        self, name: str, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, " b"]
     ) -> list[float]:
         """1 where the drawn picture is nearest to its target among the siblings, by pixels."""
         answers = []

@@ -62,7 +62,7 @@ class Records:
     def __len__(self) -> int:
         return len(self.image_tokens)
 
-    def rows(self, split: str) -> Int64[np.ndarray, "m"]:
+    def rows(self, split: str) -> Int64[np.ndarray, " m"]:
         """Indices of the examples of a split, in order; none for a name that does not occur."""
         if split not in self.split_names:
             return np.zeros(0, np.int64)
@@ -216,9 +216,9 @@ def write_records(
     *,
     image_tokens: Int32[np.ndarray, "n k"],
     text_tokens: Int32[np.ndarray, "m t"],
-    text_lengths: Int32[np.ndarray, "m"],
-    caption_offsets: Int64[np.ndarray, "offsets"],
-    caption_weights: Float32[np.ndarray, "m"],
+    text_lengths: Int32[np.ndarray, " m"],
+    caption_offsets: Int64[np.ndarray, " offsets"],
+    caption_weights: Float32[np.ndarray, " m"],
     splits: Sequence[str],
     examples: Sequence[dict[str, Any]],
     source: str,
@@ -287,7 +287,7 @@ def _write_about(path: Path, about: dict[str, Any]) -> None:
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def _numbers(splits: Sequence[str], names: list[str]) -> UInt8[np.ndarray, "n"]:
+def _numbers(splits: Sequence[str], names: list[str]) -> UInt8[np.ndarray, " n"]:
     if len(names) > 256:
         raise ValueError(f"{len(names)} different splits, such as {names[0]!r}; at most 256 fit")
     number = {name: i for i, name in enumerate(names)}

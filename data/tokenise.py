@@ -168,7 +168,7 @@ def _encode(
     return image_tokens
 
 
-def _offsets(captions: list[Captions]) -> Int64[np.ndarray, "offsets"]:
+def _offsets(captions: list[Captions]) -> Int64[np.ndarray, " offsets"]:
     return np.concatenate([[0], np.cumsum([len(c) for c in captions])]).astype(np.int64)
 
 

@@ -40,7 +40,7 @@ def attend(
     bias: Float[Array, "h q k"] | None = None,
     sinkhorn_iterations: int = 1,
     dropout_rate: float = 0.0,
-    keys: Key[Array, "b"] | None = None,
+    keys: Key[Array, " b"] | None = None,
 ) -> Float[Array, "b h q e"]:
     """Mix values by the softmax, in float32, of q · k × scale + bias.
 
@@ -142,7 +142,7 @@ class Attention(nnx.Module):
         k: Float[Array, "b g k e"],
         v: Float[Array, "b g k e"],
         mask: Bool[Array, "#b 1 #q k"],
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
         start: int | Array = 0,
     ) -> Float[Array, "b q d"]:
         config = self.config

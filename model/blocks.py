@@ -112,7 +112,7 @@ class Residual(nnx.Module):
         return x if self.norm_before is None else self.norm_before(x)
 
     def add(
-        self, x: Float[Array, "b q d"], branch: Float[Array, "b q d"], keys: Key[Array, "b"] | None
+        self, x: Float[Array, "b q d"], branch: Float[Array, "b q d"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b q d"]:
         """The residual stream with the branch's output added."""
         if self.norm_after is not None:
@@ -139,7 +139,7 @@ class EncoderLayer(nnx.Module):
         self,
         x: Float[Array, "b t d"],
         mask: Bool[Array, "b 1 #q t"],
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
         h = self.attention_residual.enter(x)
         mixed = self.attention(*self.attention.queries_keys_values(h), mask, fold(keys, 0))
@@ -196,7 +196,7 @@ class DecoderLayer(nnx.Module):
         encoder_states: Float[Array, "b t d"],
         mask: Bool[Array, "1 1 n n"],
         text_mask: Bool[Array, "b 1 1 t"],
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b n d"]:
         h = self.attention_residual.enter(x)
         mixed = self.attention(*self.attention.queries_keys_values(h), mask, fold(keys, 0))
@@ -229,7 +229,7 @@ class DecoderLayer(nnx.Module):
         mixed: Float[Array, "b q d"],
         caption: KeysValues,
         text_mask: Bool[Array, "b 1 1 t"],
-        keys: Key[Array, "b"] | None,
+        keys: Key[Array, " b"] | None,
         start: int | Array,
     ) -> Float[Array, "b q d"]:
         """Add self-attention's output, cross-attention and feed-forward to the residual stream."""

@@ -75,15 +75,15 @@ def join(linears: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [joined, *({name: leaf[..., :0] for name, leaf in one.items()} for one in others)]
 
 
-def along_last(vector: Shaped[Array, "d"], x: Float[Array, "*b d"]) -> Shaped[Array, "*#b d"]:
+def along_last(vector: Shaped[Array, " d"], x: Float[Array, "*b d"]) -> Shaped[Array, "*#b d"]:
     """The vector with as many axes as x: shapes never promote silently in this repository."""
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def layer_norm(
     x: Float[Array, "*b d"],
-    scale: Float[Array, "d"] | None,
-    bias: Float[Array, "d"],
+    scale: Float[Array, " d"] | None,
+    bias: Float[Array, " d"],
     epsilon: float = 1e-5,
 ) -> Float[Array, "*b d"]:
     """Centre x, scale it to unit variance, in float32. Ba et al. 2016, arXiv:1607.06450."""
@@ -95,7 +95,7 @@ def layer_norm(
 
 
 def rms_norm(
-    x: Float[Array, "*b d"], scale: Float[Array, "d"] | None, epsilon: float = 1e-5
+    x: Float[Array, "*b d"], scale: Float[Array, " d"] | None, epsilon: float = 1e-5
 ) -> Float[Array, "*b d"]:
     """Scale x to unit root-mean-square, in float32. Zhang & Sennrich 2019, arXiv:1910.07467."""
     wide = x.astype(jnp.float32)
@@ -126,19 +126,19 @@ def first_largest(x: Float[Array, "*b v"]) -> Int32[Array, "*b"]:
     return jnp.where(is_largest, along_last(indices, x), last).min(-1)
 
 
-def fold_keys(keys: Key[Array, "b"], site: int | Array) -> Key[Array, "b"]:
+def fold_keys(keys: Key[Array, " b"], site: int | Array) -> Key[Array, " b"]:
     """Keys for one place in the network: the same place and example always get the same key."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, site)
 
 
-def fold(keys: Key[Array, "b"] | None, site: int | Array) -> Key[Array, "b"] | None:
+def fold(keys: Key[Array, " b"] | None, site: int | Array) -> Key[Array, " b"] | None:
     """`fold_keys`, where None (not training) stays None."""
     return None if keys is None else fold_keys(keys, site)
 
 
 def dropout(
-    x: Float[Array, "b *s"], rate: float, keys: Key[Array, "b"] | None
-) -> Float[Array, "b *s"]:
+    x: Float[Array, " b *s"], rate: float, keys: Key[Array, " b"] | None
+) -> Float[Array, " b *s"]:
     """Zero a share `rate` of x and scale up the rest; `keys` None means not training.
 
     One key per example, so that its mask depends neither on its neighbours nor on its device.
@@ -172,7 +172,7 @@ class FeedForward(nnx.Module):
         self.down = Linear(hidden, config.dim, config, dtype, rngs, wide)
 
     def __call__(
-        self, x: Float[Array, "b q d"], keys: Key[Array, "b"] | None = None
+        self, x: Float[Array, "b q d"], keys: Key[Array, " b"] | None = None
     ) -> Float[Array, "b q d"]:
         if self.gate is None:
             hidden = self.activation(self.up(x).astype(jnp.float32)).astype(x.dtype)

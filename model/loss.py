@@ -40,7 +40,7 @@ def shift_right(image_tokens: Int[Array, "b n"], start: int) -> Int[Array, "b n"
 
 
 def drop_captions(
-    batch: Batch, empty_text: EncodedText, rate: float, keys: Key[Array, "b"]
+    batch: Batch, empty_text: EncodedText, rate: float, keys: Key[Array, " b"]
 ) -> tuple[Int[Array, "b t"], Bool[Array, "b t"]]:
     """Replace a share of the captions by the empty one.
 
@@ -53,7 +53,7 @@ def drop_captions(
 
 
 def add_token_noise(
-    image_tokens: Int[Array, "b n"], codebook_size: int, p: float, keys: Key[Array, "b"]
+    image_tokens: Int[Array, "b n"], codebook_size: int, p: float, keys: Key[Array, " b"]
 ) -> Int[Array, "b n"]:
     """Replace tokens by random codes, at a rate drawn for each picture from U(0, 2p).
 
@@ -61,7 +61,7 @@ def add_token_noise(
     training picture it is copying, and stops listening to the caption; this takes that away.
     """
 
-    def one(tokens: Int[Array, "n"], key: Key[Array, ""]) -> Int[Array, "n"]:
+    def one(tokens: Int[Array, " n"], key: Key[Array, ""]) -> Int[Array, " n"]:
         for_rate, for_place, for_code = jax.random.split(key, 3)
         rate = jax.random.uniform(for_rate, maxval=2 * p)
         replaced = jax.random.bernoulli(for_place, rate, tokens.shape)
@@ -80,11 +80,11 @@ def make_loss(
     token_noise: float = 0.0,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-) -> Callable[[Params, Batch, Key[Array, "b"]], tuple[Array, Metrics]]:
+) -> Callable[[Params, Batch, Key[Array, " b"]], tuple[Array, Metrics]]:
     """The loss of a training batch, as a function of one key per example. `empty_text` is the
     encoded empty caption, the very one that sampling is guided away from."""
 
-    def loss(params: Params, batch: Batch, keys: Key[Array, "b"]) -> tuple[Array, Metrics]:
+    def loss(params: Params, batch: Batch, keys: Key[Array, " b"]) -> tuple[Array, Metrics]:
         text_tokens, text_mask = batch["text_tokens"], batch["text_mask"]
         seen = batch["image_tokens"]
         if caption_dropout:

@@ -44,7 +44,7 @@ class Embedding(nnx.Module):
         tokens: Int[Array, "b q"],
         dtype: jnp.dtype,
         start: int | Array = 0,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b q d"]:
         """Embed tokens that stand at positions start, start + 1, …"""
         config = self.config
@@ -115,7 +115,7 @@ class Network(nnx.Module):
         self.logits_bias = nnx.Param(jnp.zeros((classes,))) if config.logits_bias else None
 
     def embed_text(
-        self, tokens: Int[Array, "b t"], keys: Key[Array, "b"] | None
+        self, tokens: Int[Array, "b t"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b t d"]:
         """What the encoder reads."""
         own = self.text_embedding.tokens
@@ -126,7 +126,7 @@ class Network(nnx.Module):
         self,
         tokens: Int[Array, "b q"],
         start: int | Array = 0,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b q d"]:
         """What the decoder reads of tokens that stand at positions start, start + 1, …"""
         return self.image_embedding(self._image_table(), tokens, self.dtype, start, keys)

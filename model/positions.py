@@ -50,5 +50,5 @@ def offset_index(rows: int, columns: int) -> Int[np.ndarray, "q k"]:
     return (dy * (2 * columns - 1) + dx).astype(np.int32)
 
 
-def _frequencies(count: int, base: float) -> Float[np.ndarray, "count"]:
+def _frequencies(count: int, base: float) -> Float[np.ndarray, " count"]:
     return base ** (-np.arange(count) / count)

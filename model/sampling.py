@@ -91,7 +91,7 @@ def make_sampler(
         params: Params,
         text_tokens: Int[Array, "b t"],
         text_mask: Bool[Array, "b t"],
-        seeds: UInt32[Array, "b"],
+        seeds: UInt32[Array, " b"],
         first_tokens: Int[Array, "b m"] | None = None,
     ) -> Int32[Array, "b n"]:
         keys = jax.vmap(jax.random.key)(seeds)
@@ -117,11 +117,11 @@ def make_sampler(
 
 def _draw_segment(
     decode: DecodeStep,
-    keys: Key[Array, "b"],
+    keys: Key[Array, " b"],
     part: Segment,
     drawn: Int32[Array, "b m"],
     cache: Cache,
-    allowed: Bool[np.ndarray, "v"],
+    allowed: Bool[np.ndarray, " v"],
     config: SamplingConfig,
 ) -> tuple[Int32[Array, "b m"], Cache]:
     """Draw the tokens of one segment: `drawn` holds the start token and what came before. Only the
@@ -164,7 +164,7 @@ def _drawable(transformer: Transformer, codebook_size: int | None) -> int:
 
 
 def make_noise(
-    keys: Key[Array, "b"], part: Segment, classes: int, config: SamplingConfig
+    keys: Key[Array, " b"], part: Segment, classes: int, config: SamplingConfig
 ) -> Float[Array, "q b v"] | None:
     """What the draws of a segment add to the logits: a function of a picture's key and of the
     position. None when nothing is left to chance. Made in front of the loop, as its many small
@@ -172,7 +172,7 @@ def make_noise(
     if config.temperature == 0:
         return None
 
-    def gumbel(key: Key[Array, ""]) -> Float[Array, "v"]:
+    def gumbel(key: Key[Array, ""]) -> Float[Array, " v"]:
         return jax.random.gumbel(key, (classes,))
 
     positions = jnp.arange(part.start, part.end)
@@ -181,7 +181,7 @@ def make_noise(
 
 def sample_tokens(
     logits: Float[Array, "b v"], noise: Float[Array, "b v"] | None, config: SamplingConfig
-) -> Int32[Array, "b"]:
+) -> Int32[Array, " b"]:
     """One token per row: the likeliest, or, with Gumbel noise, one drawn by its probability."""
     if noise is None:
         return first_largest(logits)

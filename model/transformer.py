@@ -79,7 +79,7 @@ class Transformer:
         params: Params,
         text_tokens: Int[Array, "b t"],
         text_mask: Bool[Array, "b t"],
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
         """The caption as encoder states. Padded positions hold numbers that nobody may read."""
         network = self._network(params)
@@ -96,7 +96,7 @@ class Transformer:
         text_tokens: Int[Array, "b t"],
         text_mask: Bool[Array, "b t"],
         decoder_inputs: Int[Array, "b n"],
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b n v"]:
         """Float32 logits of every image token, each from the ones before it and the caption.
 
@@ -217,7 +217,7 @@ class Transformer:
         branch: Branch,
         x: Float[Array, "b q d"],
         call: Callable[[Any, Array, Array | None], Array],
-        keys: Key[Array, "b"] | None,
+        keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b q d"]:
         """Carry x through the layers of a stack."""
         network = self._network(params)
@@ -236,7 +236,7 @@ class Transformer:
         first: int,
         x: Float[Array, "b q d"],
         call: Callable[[Any, Array, Array | None], Array],
-        keys: Key[Array, "b"] | None,
+        keys: Key[Array, " b"] | None,
     ) -> tuple[Float[Array, "b q d"], int]:
         """Carry x through a run whose first layer is number `first`, and say which comes next;
         `unroll` layers are laid out at a time."""

@@ -59,7 +59,7 @@ class Devices:
             return NamedSharding(self.lane, PartitionSpec(AXIS))
         return NamedSharding(self.mesh, sharding.ROWS)
 
-    def rows(self, batch_size: int) -> Int64[np.ndarray, "b"]:
+    def rows(self, batch_size: int) -> Int64[np.ndarray, " b"]:
         """Which rows of a batch lie on this process's devices, in rising order."""
         parts = self.rows_sharding.addressable_devices_indices_map((batch_size,)).values()
         every = np.arange(batch_size, dtype=np.int64)

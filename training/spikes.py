@@ -24,8 +24,8 @@ FINE, NOT_FINITE, SPIKE = 0, 1, 2
 class Guard(NamedTuple):
     """What is remembered of the updates before, in the state and so in its checkpoints."""
 
-    losses: Float[Array, "w"]
-    norms: Float[Array, "w"]
+    losses: Float[Array, " w"]
+    norms: Float[Array, " w"]
     """Logarithms of gradient norms."""
     seen: Int[Array, ""]
     """Good updates so far."""
@@ -77,7 +77,7 @@ def judge(
 
 
 def _deviations(
-    value: Float[Array, ""], window: Float[Array, "w"], floor: Float[Array, ""] | float
+    value: Float[Array, ""], window: Float[Array, " w"], floor: Float[Array, ""] | float
 ) -> Float[Array, ""]:
     """How many robust standard deviations a value lies above the window's median."""
     middle = jnp.median(window)

@@ -19,7 +19,7 @@ from training.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
-Loss = Callable[[Any, Batch, Key[Array, "b"]], tuple[Array, Metrics]]
+Loss = Callable[[Any, Batch, Key[Array, " b"]], tuple[Array, Metrics]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 UpdateEma = Callable[[Any, Any, Array], Any]
 """(averages, parameters, finished updates) → averages"""
@@ -32,7 +32,7 @@ TENSORS = "tensors"
 PLAIN = TrainingConfig(on_spike="off")
 
 
-def example_keys(state: TrainState, example_index: Int[Array, "b"]) -> Key[Array, "b"]:
+def example_keys(state: TrainState, example_index: Int[Array, " b"]) -> Key[Array, " b"]:
     """A key for each example of an update, whatever device and micro-batch it lies in."""
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key(state), example_index)
 
@@ -94,7 +94,7 @@ def _mean_gradient(
     """Gradient and metrics averaged over the micro-batches, with the loss scale taken out again."""
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
-    def scaled(params: Any, part: Batch, keys: Key[Array, "b"]) -> tuple[Array, Metrics]:
+    def scaled(params: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Metrics]:
         value, metrics = loss(params, part, keys)
         return value * scale, {"train/loss": value, **metrics}
 
@@ -148,7 +148,7 @@ def _guarded(
 
 def tensor_norms(
     grads: Any, params: Any, updates: Any, is_due: Bool[Array, ""]
-) -> Float[Array, "n"]:
+) -> Float[Array, " n"]:
     """Norms of every tensor, a stack's by layer, in the order of `tensor_names`; NaN where they are
     not due, which costs nothing."""
 

@@ -85,7 +85,7 @@ def _halve(kernel: Float[Array, "_ _ _ _"], axis: int) -> tuple[Array, Array]:
     return even, jnp.concatenate([before + middle, after], axis)
 
 
-def _per_channel(values: Float[Array, "c"]) -> Float[Array, "1 1 1 c"]:
+def _per_channel(values: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
     return values[None, None, None]
 
 

@@ -14,7 +14,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 def psnr(
     pixels: Float[Array, "b Y X 3"], reconstruction: Float[Array, "b Y X 3"]
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """Peak signal-to-noise ratio in dB, over the three channels; pixels in −1..1."""
     error = jnp.square((pixels - reconstruction) / 2).mean((1, 2, 3))
     return -10 * jnp.log10(jnp.maximum(error, 1e-10))
@@ -22,7 +22,7 @@ def psnr(
 
 def ssim(
     pixels: Float[Array, "b Y X 3"], reconstruction: Float[Array, "b Y X 3"]
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """Structural similarity of the grey pictures; pixels in −1..1. Wang et al. 2004.
 
     A 7 × 7 uniform window at every place where it fits, and unbiased (co)variances, as

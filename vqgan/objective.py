@@ -15,7 +15,7 @@ from vqgan.layers import Params
 from vqgan.losses import reconstruction_loss
 
 Batch = dict[str, Array]
-Loss = Callable[[Params, Batch, Key[Array, "b"]], tuple[Array, dict[str, Array]]]
+Loss = Callable[[Params, Batch, Key[Array, " b"]], tuple[Array, dict[str, Array]]]
 _CHUNK = 64  # pictures encoded at a time, for memory
 
 
@@ -36,7 +36,7 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig) -> Loss:
     if autoencoder.config.lookup != "nearest":
         raise ValueError("model.lookup classifier is only read from elsewhere; train with nearest")
 
-    def loss(params: Params, batch: Batch, keys: Key[Array, "b"]) -> tuple[Array, dict]:
+    def loss(params: Params, batch: Batch, keys: Key[Array, " b"]) -> tuple[Array, dict]:
         pixels = to_float(batch["pixels"])
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)

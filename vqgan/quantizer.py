@@ -59,17 +59,17 @@ def squared_distance(a: Float[Array, "*b c"], b: Float[Array, "*#b c"]) -> Float
     return jnp.square(a - b).sum(-1)
 
 
-def count(tokens: Int[Array, "*b"], codebook_size: int) -> Int[Array, "k"]:
+def count(tokens: Int[Array, "*b"], codebook_size: int) -> Int[Array, " k"]:
     """How often each code occurs."""
     return jnp.zeros((codebook_size,), jnp.int32).at[tokens.reshape(-1)].add(1)
 
 
-def usage(counts: Int[Array, "k"]) -> Float[Array, ""]:
+def usage(counts: Int[Array, " k"]) -> Float[Array, ""]:
     """Share of the codebook that occurs at all."""
     return (counts > 0).mean()
 
 
-def perplexity(counts: Int[Array, "k"]) -> Float[Array, ""]:
+def perplexity(counts: Int[Array, " k"]) -> Float[Array, ""]:
     """How many equally frequent codes would carry as much information."""
     share = counts / counts.sum()
     return jnp.exp(-jax.scipy.special.xlogy(share, share).sum())
