@@ -1,0 +1,94 @@
+"""Everything that is imported is required, and everything that is required is used."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.source_tree import ALL_FILES, FILES, ROOT, first_names, name_of, part_of, syntax
+
+# Needed by name only: what make targets and editors start, data files, backends of others.
+USED_WITHOUT_IMPORT = {
+    "beartype": "jaxtyping checks shapes with it, tests/conftest.py says",
+    "ipykernel": "nbclient runs notebooks in it",
+    "mypy": "make test",
+    "pytest-xdist": "make test",
+    "ruff": "make test",
+    "sweeps": "tests/test_sweeps.py imports it by its name, for lack of types",
+    "types-pyyaml": "mypy",
+    "wordninja": "data/normalise.py reads its list of words",
+}
+OURS = {part_of(path) for path in ALL_FILES} | {"configs"}  # which the driver of a race provides
+DISTRIBUTIONS = packages_distributions()
+
+
+def required_by(*names: str) -> set[str]:
+    """Names of the distributions in requirements files, as a package index compares them."""
+    found = set()
+    for name in names:
+        for line in (ROOT / name).read_text().splitlines():
+            if words := re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line):
+                found.add(plain(words[0]))
+    return found
+
+
+def plain(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def distributions_of(module: str) -> set[str]:
+    return {plain(name) for name in DISTRIBUTIONS.get(module, ())}
+
+
+def without_optional_imports(tree: ast.Module) -> ast.Module:
+    """The module's imports, less those that it does without: of `try: … except ImportError`."""
+    optional = {
+        id(statement)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) and any(_catches_import_error(h) for h in node.handlers)
+        for statement in node.body
+    }
+    needed = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return ast.Module([n for n in needed if id(n) not in optional], [])
+
+
+def _catches_import_error(handler: ast.ExceptHandler) -> bool:
+    return handler.type is not None and "ImportError" in ast.unparse(handler.type)
+
+
+def not_required(modules: Iterable[str], required: set[str]) -> set[str]:
+    """Modules that neither we nor Python nor a distribution in `required` provide."""
+    others = set(modules) - OURS - set(sys.stdlib_module_names)
+    return {module for module in others if not distributions_of(module) & required}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_everything_imported_is_in_the_requirements(path: Path) -> None:
+    required = required_by("requirements.txt")
+    assert not not_required(first_names(without_optional_imports(syntax(path))), required)
+
+
+def test_what_tests_and_optional_imports_need_is_in_the_requirements_of_development() -> None:
+    required = required_by("requirements.txt", "requirements-dev.txt")
+    for path in ALL_FILES:
+        assert not not_required(first_names(syntax(path)), required), path
+
+
+def test_everything_required_is_used() -> None:
+    imported = {name for path in ALL_FILES for name in first_names(syntax(path))}
+    used = {name for module in imported for name in distributions_of(module)}
+    required = required_by("requirements.txt", "requirements-dev.txt")
+    assert required - used == set(USED_WITHOUT_IMPORT)
+
+
+def test_a_missing_requirement_is_found() -> None:
+    tree = ast.parse(
+        "import flax, einops\ntry:\n    import unidecode\nexcept ImportError:\n    pass"
+    )
+    needed = first_names(without_optional_imports(tree))
+    assert not_required(needed, {"flax"}) == {"einops"}
+    assert not_required(first_names(tree), {"flax"}) == {"einops", "unidecode"}
