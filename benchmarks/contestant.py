@@ -1,4 +1,4 @@
-"""Pastel in a table with its peers: the adapter that a bench driver loads, one function per job.
+"""Pastel in a table with its peers: the adapter that benchmarks/race loads, one function per job.
 
 Every function takes the driver's dict of sizes and returns (run, info); it calls the very functions
 that train.py, generate.py and data/encode.py call. The model is `presets`' own recipe on the
@@ -77,7 +77,7 @@ def vqgan_config(sizes: Sizes) -> VQGANConfig:
 
 def make_train_step(sizes: Sizes) -> tuple[Run, Info]:
     """One whole update from host arrays; the run returns the loss."""
-    import configs  # the driver's folder is on sys.path
+    import configs  # the race's folder is on sys.path
 
     config, dtype = model_config(sizes), DTYPES[sizes["dtype"]]
     model = transformer.build(config, dtype)

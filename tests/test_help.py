@@ -28,11 +28,11 @@ def find_class(path: Path, name: str) -> type:
 def command_lines() -> dict[str, type]:
     """Program and configuration class of every `run(main, Class, prog=…)` in the repository."""
     found = {}
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/*.py")]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "run":
                 keywords = {k.arg: k.value for k in node.keywords}
-                if "prog" in keywords and path.parent.name != "tests":
+                if "prog" in keywords and "tests" not in path.parts:
                     prog = ast.literal_eval(keywords["prog"])
                     found[prog] = find_class(path, ast.unparse(node.args[1]))
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.race.driver import FIGURES
 from config import parse_config
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,7 @@ CONFIGS = {
     "experiments.footprint": "FootprintConfig",
     "benchmarks.sampling": "SamplingBenchmark",
     "benchmarks.training": "TrainingBenchmark",
+    "benchmarks.race.driver": "RaceConfig",
 }
 
 
@@ -44,6 +46,12 @@ def test_each_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatc
     flags = words[2:] if words[0] == "-m" else words[1:]
     config_class = getattr(importlib.import_module(name), CONFIGS[name])
     assert parse_config(config_class, flags) is not None
+
+
+def test_every_race_has_a_row_and_every_row_a_race() -> None:
+    rows = README[README.index("| race |") :].partition("\n\n")[0].splitlines()[2:]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == set(FIGURES)
 
 
 def test_the_tree_names_every_file() -> None:

@@ -22,7 +22,11 @@ USED_WITHOUT_IMPORT = {
     "types-pyyaml": "mypy",
     "wordninja": "data/normalise.py reads its list of words",
 }
-OURS = {part_of(path) for path in ALL_FILES} | {"configs"}  # which the driver of a race provides
+OURS = {part_of(path) for path in ALL_FILES}
+FROM_THE_RACE = {"configs", "stubs"}  # its worker puts their folder on sys.path
+PEERS = [path for path in FILES if name_of(path).startswith("benchmarks/race/adapters/")]
+PEERS += [ROOT / "benchmarks/race/stubs.py"]
+IN_OUR_ENVIRONMENT = [path for path in ALL_FILES if path not in PEERS]
 DISTRIBUTIONS = packages_distributions()
 
 
@@ -62,11 +66,11 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
 
 def not_required(modules: Iterable[str], required: set[str]) -> set[str]:
     """Modules that neither we nor Python nor a distribution in `required` provide."""
-    others = set(modules) - OURS - set(sys.stdlib_module_names)
+    others = set(modules) - OURS - FROM_THE_RACE - set(sys.stdlib_module_names)
     return {module for module in others if not distributions_of(module) & required}
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", [p for p in IN_OUR_ENVIRONMENT if p in FILES], ids=name_of)
 def test_everything_imported_is_in_the_requirements(path: Path) -> None:
     required = required_by("requirements.txt")
     assert not not_required(first_names(without_optional_imports(syntax(path))), required)
@@ -74,7 +78,7 @@ def test_everything_imported_is_in_the_requirements(path: Path) -> None:
 
 def test_what_tests_and_optional_imports_need_is_in_the_requirements_of_development() -> None:
     required = required_by("requirements.txt", "requirements-dev.txt")
-    for path in ALL_FILES:
+    for path in IN_OUR_ENVIRONMENT:
         assert not not_required(first_names(syntax(path)), required), path
 
 
@@ -83,6 +87,13 @@ def test_everything_required_is_used() -> None:
     used = {name for module in imported for name in distributions_of(module)}
     required = required_by("requirements.txt", "requirements-dev.txt")
     assert required - used == set(USED_WITHOUT_IMPORT)
+
+
+@pytest.mark.parametrize("path", PEERS, ids=name_of)
+def test_what_adapters_of_peers_import_is_in_make_peers(path: Path) -> None:
+    installed = (ROOT / "benchmarks/race/make_peers").read_text()
+    for module in not_required(first_names(syntax(path)), set()):
+        assert re.search(rf"\b{plain(module)}\b", installed), module
 
 
 def test_a_missing_requirement_is_found() -> None:

@@ -1,0 +1,235 @@
+"""Pastel beside its peers: every figure of the README that names one, and any other race.
+
+benchmarks/race/make_peers
+python -m benchmarks.race.driver drawing
+
+Each contestant runs in a process and an environment of its own. All compile and warm up; then the
+timed runs go in turns, one of each contestant per round, so that a drift of the machine hits all
+alike. Only the ratios within one table count: two machines may differ by a factor of two.
+"""
+
+import json
+import select
+import statistics
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from benchmarks.race import configs
+from benchmarks.race.contestants import Contestant, read_contestant
+from config import run
+
+Job = Literal["train", "sample", "encode", "decode"]
+
+
+@dataclass(frozen=True)
+class Race:
+    """What is raced, by whom, on which cores."""
+
+    job: Job
+    sizes: str
+    contestants: tuple[str, ...]
+    cpus: tuple[int, ...] = (0,)
+    settings: tuple[str, ...] = ()
+
+
+DRAWERS = ("pastel", "dalle_mini:use_scan=false", "hf_bart:dtype=bf16", "min_dalle:dtype=bf16")
+TUNED_BART = "hf_bart:dtype=bf16,malloc=tuned"
+TRAINERS = ("pastel", "pastel:dtype=bf16", "dalle_mini", "hf_bart", TUNED_BART)
+TWO_CORES = ("pastel:dtype=bf16", "dalle_mini", TUNED_BART)
+FIGURES = {
+    "drawing": Race("sample", "bench-S", DRAWERS, settings=("batch=1",)),
+    "drawing_four": Race("sample", "bench-S", DRAWERS, settings=("batch=4",)),
+    "encoding": Race("encode", "vq-64", ("pastel", "taming")),
+    "decoding": Race("decode", "vq-64", ("pastel", "taming")),
+    "training": Race("train", "bench-S", TRAINERS),
+    "training_two_cores": Race("train", "bench-S", TWO_CORES, cpus=(0, 1)),
+}
+"""The README's figures, by name."""
+
+
+@dataclass(frozen=True)
+class RaceConfig:
+    """A figure of the README, or a race of one's own."""
+
+    figure: str = field(
+        metadata={
+            "positional": True,
+            "nargs": None,
+            "help": f"What is raced: {', '.join(FIGURES)}; or {', '.join(get_args(Job))}, "
+            "with --contestants.",
+        }
+    )
+    contestants: tuple[str, ...] = ()
+    """Others than the figure's: names of contestants.py, each with settings of its own, such as
+    [pastel,'hf_bart:dtype=bf16,malloc=tuned']."""
+    sizes: str = ""
+    """Others than the figure's: a name of configs.py, such as tiny. Empty = the figure's, and
+    bench-S or vq-64 for a job."""
+    settings: tuple[str, ...] = ()
+    """Settings of all contestants on top, such as ['batch=4','top_k=256']."""
+    cpus: tuple[int, ...] = ()
+    """Cores that each contestant is bound to; on one core CPU seconds are compared, since time that
+    other programs took does not count, on several wall seconds. Empty = the figure's, or core 0."""
+    rounds: int = 7
+    """Timed runs of each contestant."""
+    warm_up: int = 2
+    """Runs before them, the first of which compiles."""
+    timeout: float = 400.0
+    """Seconds that a contestant has to compile and warm up."""
+    peers: str = "~/.cache/pastel-bench"
+    """Where make_peers put the peers' environments."""
+    out: str = "bench-out"
+    """Folder of every run's numbers (results.jsonl) and of the contestants' logs."""
+
+
+@dataclass
+class Running:
+    """A contestant's process, and what its runs took."""
+
+    contestant: Contestant
+    process: "subprocess.Popen[str]"
+    log: Path
+    answer: dict[str, Any] = field(default_factory=dict)
+    runs: list[dict[str, float]] = field(default_factory=list)
+
+    def warm_up(self, timeout: float) -> None:
+        """Wait until it is compiled and warm. Raises ValueError with what went wrong."""
+        self.answer = self._next_line(timeout)
+        if "error" in self.answer:
+            raise self._failed(f"does not race: {self.answer['error']}")
+
+    def run(self) -> None:
+        """One timed run."""
+        assert self.process.stdin is not None
+        print("run", file=self.process.stdin, flush=True)
+        self.runs.append(self._next_line(None))
+
+    def median(self, clock: str) -> float:
+        return statistics.median(one[clock] for one in self.runs)
+
+    def least(self, clock: str) -> float:
+        return min(one[clock] for one in self.runs)
+
+    def _next_line(self, timeout: float | None) -> dict[str, Any]:
+        output = self.process.stdout
+        assert output is not None
+        if not select.select([output], [], [], timeout)[0]:
+            raise self._failed(f"gave no answer in {timeout:.0f} s; raise --timeout")
+        line = output.readline()
+        if not line:
+            raise self._failed("ended without an answer")
+        return json.loads(line)
+
+    def _failed(self, how: str) -> ValueError:
+        return ValueError(f"{self.contestant.text} {how}; see {self.log}")
+
+
+def main(config: RaceConfig) -> None:
+    """Start the contestants one after the other, time them in turns, print the table."""
+    race = choose(config)
+    out, peers = Path(config.out), Path(config.peers).expanduser()
+    contestants = [read_contestant(text, peers) for text in race.contestants]
+    orders = [make_order(race, one, config.warm_up) for one in contestants]
+    out.mkdir(parents=True, exist_ok=True)
+    running: list[Running] = []
+    try:
+        for contestant, order in zip(contestants, orders, strict=True):
+            one = start(contestant, order, out)
+            running.append(one)
+            one.warm_up(config.timeout)  # alone: compiling is not timed, but disturbs
+            told = f"first run {one.answer['first']:.1f} s, check {one.answer['check']:.4g}"
+            print(f"# {contestant.text}: {told}, {one.answer['info']}", flush=True)
+        for _ in range(config.rounds):
+            for one in running:
+                one.run()
+    finally:
+        for one in running:
+            one.process.kill()
+            one.process.wait()
+    report(race, running, out)
+
+
+def choose(config: RaceConfig) -> Race:
+    """The race that the command line says. Raises ValueError where it says none."""
+    if config.figure in FIGURES:
+        known = FIGURES[config.figure]
+    elif config.figure in get_args(Job):
+        sizes = "bench-S" if config.figure in ("train", "sample") else "vq-64"
+        known = Race(config.figure, sizes, ())  # type: ignore[arg-type]
+    else:
+        names = ", ".join((*FIGURES, *get_args(Job)))
+        raise ValueError(f"no figure or job {config.figure!r}; there are: {names}")
+    chosen = Race(
+        known.job,
+        config.sizes or known.sizes,
+        config.contestants or known.contestants,
+        config.cpus or known.cpus,
+        (*known.settings, *config.settings),
+    )
+    if not chosen.contestants:
+        raise ValueError(f"nobody races; say who does {config.figure}: --contestants=[pastel,…]")
+    if config.rounds < 1 or config.warm_up < 1:
+        raise ValueError(f"rounds {config.rounds} and warm_up {config.warm_up} must be at least 1")
+    return chosen
+
+
+def make_order(race: Race, contestant: Contestant, warm_up: int) -> dict[str, Any]:
+    """What a contestant's worker is told. Raises ValueError for a setting without a value."""
+    changes: dict[str, Any] = {}
+    for setting in race.settings:
+        key, is_set, value = setting.partition("=")
+        if not is_set:
+            raise ValueError(f"the setting {setting!r} is not of the form key=value")
+        changes[key] = yaml.safe_load(value)
+    return {
+        "adapter": str(contestant.adapter),
+        "job": race.job,
+        "sizes": configs.get(race.sizes, **changes | contestant.settings),
+        "cpus": list(race.cpus),
+        "warm_up": warm_up,
+    }
+
+
+def start(contestant: Contestant, order: dict[str, Any], out: Path) -> Running:
+    """The contestant in a process of its own, which begins to compile."""
+    log = out / f"{contestant.text.replace('/', '_')[:80]}.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [contestant.python, Path(__file__).with_name("worker.py"), json.dumps(order)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=contestant.environment,
+        )
+    return Running(contestant, process, log)
+
+
+def report(race: Race, running: list[Running], out: Path) -> None:
+    """Print the table, fastest first, and append every run to results.jsonl."""
+    clock = "cpu" if len(race.cpus) == 1 else "wall"
+    best = min(one.median(clock) for one in running)
+    cores = ", ".join(map(str, race.cpus))
+    print(f"\n{race.job} {race.sizes} {' '.join(race.settings)}: cores {cores}, {clock} seconds")
+    print("| contestant | parameters, M | least | median | tokens/s | GFLOP/s | × the fastest |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for one in sorted(running, key=lambda one: one.median(clock)):
+        answer, median = one.answer, one.median(clock)
+        print(
+            f"| {one.contestant.text} | {answer['info']['params'] / 1e6:.1f} "
+            f"| {one.least(clock):.4f} | {median:.4f} | {answer['tokens'] / median:.0f} "
+            f"| {answer['flops'] / one.least(clock) / 1e9:.1f} | {median / best:.2f} |"
+        )
+    with (out / "results.jsonl").open("a") as file:
+        for one in running:
+            row = asdict(race) | {"time": time.time(), "contestant": one.contestant.text}
+            print(json.dumps(row | one.answer | {"runs": one.runs}), file=file)
+
+
+if __name__ == "__main__":
+    run(main, RaceConfig, prog="python -m benchmarks.race.driver", about=__doc__ or "")

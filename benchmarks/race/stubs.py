@@ -1,0 +1,40 @@
+"""Stand-ins for modules that peers import and the measured code never calls."""
+
+import importlib.machinery
+import sys
+import types
+from typing import Any
+
+import torch
+
+TORCHVISION = ("torchvision", "torchvision.transforms", "torchvision.models", "torchvision.utils")
+
+
+def stub(name: str) -> Any:
+    """An empty module of that name, whose every attribute is an empty class."""
+    module: Any = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    module.__path__ = []
+    module.__getattr__ = empty_class
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    return module
+
+
+def empty_class(name: str) -> type:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {})
+
+
+def stub_all() -> None:
+    """Stub what DALLE-pytorch and taming-transformers ask for beyond torch."""
+    for name in (*TORCHVISION, "youtokentome"):
+        stub(name)
+    lightning = stub("pytorch_lightning")
+    lightning.LightningModule, lightning.__version__ = torch.nn.Module, "1.0"
+    main = stub("taming_main")
+    main.instantiate_from_config = None
+    sys.modules["taming.main"] = main
