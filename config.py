@@ -20,6 +20,7 @@ from jsonargparse import set_parsing_settings
 from data.config import DataConfig
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
+from terminal import command
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig, TrainingConfig
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -184,13 +185,8 @@ def from_yaml(config_class: type[T], path: Path) -> T:
 
 def run(main: Callable[[T], Any], config_class: type[T], prog: str, about: str) -> None:
     """Parse the command line, call `main`; a user's mistake is one line on stderr, exit code 2."""
-    try:
+    with command(prog):
         main(parse_config(config_class, prog=prog, about=about))
-    except (ValueError, OSError, OverflowError, MemoryError) as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def check_clock(config: Config) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import run
-from data.folders import new_folder
 from drawing import open_checkpoint
+from files import new_folder
 from model import pretrained
 from weights.arrays import Dtype
 

@@ -8,6 +8,8 @@ import os
 import platform
 from pathlib import Path
 
+from terminal import open_standard_streams
+
 # glibc's mallopt names (malloc.h). XLA on CPU gives its buffers back to the kernel at every step
 # and page-faults them in again at the next one; keeping them made a training step 1.3–1.5× faster.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -20,6 +22,7 @@ CACHE_FOLDER = Path(__file__).parent / ".cache" / "jax"
 
 def prepare() -> None:
     """Tune the process for jax. PASTEL_MALLOC=0 leaves the allocator alone."""
+    open_standard_streams()
     if os.environ.get("PASTEL_MALLOC", "1") != "0" and platform.libc_ver()[0] == "glibc":
         _keep_freed_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE_FOLDER))

@@ -24,7 +24,7 @@ from jaxtyping import Array
 
 from config import Config, check_clock, from_yaml, run, to_tree, to_yaml
 from data.batches import eval_batches, open_batches
-from data.grids import picture_grid
+from data.grids import picture_grid, save_png
 from data.records import Records, open_records
 from data.text import open_tokenizer
 from drawing import make_drawer, open_checkpoint, picture_seed
@@ -311,9 +311,8 @@ def make_grids(
 
     def draw(step: int, state: TrainState) -> None:
         path = folder / "grids" / f"step-{step:06}.png"
-        path.parent.mkdir(exist_ok=True)
         params = parallel.on_first_device(state.weights)
-        picture_grid(prompts, drawer.draw(params, prompts, seeds)[:, None]).save(path)
+        save_png(path, picture_grid(prompts, drawer.draw(params, prompts, seeds)[:, None]))
         tracker.image(step, "grid", path)
 
     return draw

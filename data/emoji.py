@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data.folders import check_free, holds, new_folder, write_json
+from data.folders import holds, write_json
 from data.openmoji_splits import Emoji, assign_splits, gender_triples
+from files import check_free, new_folder
 
 TABLE = Path(__file__).parent / "openmoji.tsv.gz"
 LICENSE = Path(__file__).parent / "OPENMOJI_LICENSE.md"

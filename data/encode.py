@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from data.folders import check_free, digest_folder, holds
+from data.folders import digest_folder, holds
 from data.records import FORMAT, MARKER, open_records
 from data.sources import Source, open_source
 from data.tokenise import CaptionOptions, PictureEncoder, make_records
+from files import check_free
 
 _HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes and times
 

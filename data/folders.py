@@ -1,41 +1,9 @@
-"""New folders that appear whole or not at all, and never replace what somebody else put there."""
+"""What a folder of ours holds: JSON that describes it, and a hash of its content."""
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden sibling to write into; rename it to `path` at the end, remove it on failure.
-
-    Raises:
-        ValueError: when `path` is there already and is not an empty folder.
-    """
-    check_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp's is 0o700, which others could not read
-        os.replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def check_free(path: Path) -> None:
-    """Raise ValueError when writing to `path` would replace or mix with something."""
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if path.exists() or path.is_symlink():
-        raise ValueError(f"{path} is there and holds something else; remove it or name another")
 
 
 def holds(path: Path, marker: str, description: dict[str, Any]) -> bool:

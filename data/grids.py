@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from data.text import clean
+from files import new_file
 
 PAGE, INK, FAINT = (240, 240, 237), (45, 45, 48), (140, 140, 140)
 MARGIN, GAP, TEXT_GAP, BLOCK_GAP = 20, 8, 5, 14
@@ -150,14 +151,16 @@ def save_png(
     picture: UInt8[np.ndarray, "y x 3"] | Image.Image,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a PNG with text fields (`prompt`, `seed`, `settings`, …); what is no text, as JSON."""
+    """Write a PNG, whole or not at all, with text fields (`prompt`, `seed`, `settings`, …); what is
+    no text, as JSON."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     info = PngInfo()
     for name, value in (about or {}).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         info.add_itxt(name, text.encode("utf-8", "replace").decode())
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG", pnginfo=info, optimize=True)
+    with new_file(path) as beside:
+        image.save(beside, format="PNG", pnginfo=info, optimize=True)
 
 
 def read_png_about(path: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-from data.folders import new_folder
+from files import new_folder
 
 FORMAT = 1
 MARKER = "records.json"

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int32
 
 from data.normalise import MAX_CHARACTERS
 from data.normalise import make_normalizer as make_normalizer
+from files import write_text
 
 PAD, END = "<pad>", "</s>"
 _START = "<s>"
@@ -73,7 +74,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path) -> N
         single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
     )
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from files import write_text
 from training import runs
 from training.checkpoint import Checkpoints
 from training.devices import Devices
@@ -82,4 +83,4 @@ def _copy_past(run: Path, folder: Path, step: int) -> None:
     if (run / "skips.json").is_file():
         left_out = json.loads((run / "skips.json").read_text())
         kept = [one for one in left_out if one["step"] <= step]
-        runs.write_atomically(folder / "skips.json", json.dumps(kept, indent=1) + "\n")
+        write_text(folder / "skips.json", json.dumps(kept, indent=1) + "\n")

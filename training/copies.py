@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from files import write_bytes
 from training.remote import Store, names, open_store, reachable
 
 GROWING = ("metrics.jsonl", "logbook.jsonl", "LOGBOOK.md", "environment.json", "skips.json")
@@ -82,9 +83,7 @@ def fetch(run: Path, folder: str) -> None:
         if name in GROWING and path.exists() and path.stat().st_size >= len(data):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".new")
-        beside.write_bytes(data)
-        beside.replace(path)
+        write_bytes(path, data)
 
 
 def _check_same_run(starts: Path, store: Store, folder: str) -> None:

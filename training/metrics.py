@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from files import write_text
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -144,7 +146,5 @@ def _cut_after(path: Path, step: int) -> float:
     kept = [row for row in read(path) if row["step"] <= step]
     if len(kept) < step:
         print(f"warning: {path} has {len(kept)} of {step} rows", file=sys.stderr)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    beside.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     return kept[-1]["hours"] if kept else 0.0

@@ -14,7 +14,6 @@ import contextlib
 import importlib.metadata
 import itertools
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -25,6 +24,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import files
+from files import write_text
 from training import copies, remote
 
 # What may differ between a run and its resumption: none of it changes the trajectory, except that
@@ -220,7 +221,7 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 def write_start(folder: Path, config_yaml: str, devices: str) -> None:
     """Record this start; warn when packages are not those of the start before."""
-    write_atomically(folder / "config.yaml", config_yaml)
+    write_text(folder / "config.yaml", config_yaml)
     path = folder / "environment.json"
     starts = json.loads(path.read_text()) if path.is_file() else []
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -239,17 +240,14 @@ def write_start(folder: Path, config_yaml: str, devices: str) -> None:
         "devices": devices,
         "host": platform.platform(),
     }
-    write_atomically(path, json.dumps([*starts, start], indent=1))
+    write_text(path, json.dumps([*starts, start], indent=1))
 
 
 def copy_once(source: Path, target: Path) -> None:
     """Copy a folder into the run, whole or not at all, unless it is there."""
     if not target.exists():
-        beside = target.with_name(target.name + ".new")
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(source, beside)
-        beside.chmod(0o755)  # temporary folders are made for their owner alone
-        beside.rename(target)
+        with files.new_folder(target) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def _commit() -> str:
@@ -266,13 +264,3 @@ def _commit() -> str:
         )
     except FileNotFoundError:  # no git on this machine
         return ""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a crash, sees the old one or the new one."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from files import write_text
 from training.processes import from_first
-from training.runs import write_atomically
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Skips:
         self.ranges = sorted([*self.ranges, *added], key=lambda one: one.start)
         if added and self._is_writer:
             text = json.dumps([vars(one) for one in self.ranges], indent=1)
-            write_atomically(self._path, text + "\n")
+            write_text(self._path, text + "\n")
         return added
 
 

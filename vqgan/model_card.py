@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from files import write_text
 from vqgan.config import VQGANConfig
 from vqgan.pretrained import WEIGHTS_FILE
 
@@ -67,4 +68,4 @@ def write(
         perplexity=figures["eval/all/perplexity"],
         rows="\n".join(rows),
     )
-    (out / FILE).write_text(text, encoding="utf-8")
+    write_text(out / FILE, text)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from files import new_file
 from vqgan import quantizer
 from vqgan.layers import Params
 
@@ -107,4 +108,6 @@ def write_grid(
             missing = columns - len(some)
             rows.append(np.pad(some, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)
+    page = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    with new_file(path) as beside:
+        Image.fromarray(page).save(beside, "PNG")

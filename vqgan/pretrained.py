@@ -231,7 +231,7 @@ class ConvertConfig:
 
 if __name__ == "__main__":
     from config import run
-    from data.folders import new_folder
+    from files import new_folder
 
     def main(config: ConvertConfig) -> None:
         """Convert, whole or not at all."""

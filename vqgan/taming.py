@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from files import write_text
 from vqgan.config import VQGANConfig
 from vqgan.published import brief, read_settings, write_settings
 from weights.arrays import Arrays, read_arrays, write_arrays
@@ -150,4 +151,4 @@ def write_checkpoint(
     """Write model.safetensors and model.yaml."""
     write_arrays(folder / WEIGHTS_FILE, arrays)
     text = yaml.safe_dump(dict(settings), sort_keys=False)
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / CONFIG_FILE, text)

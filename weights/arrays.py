@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from weights.files import new_file, read_json
+from files import new_file
+from weights.files import read_json
 from weights.msgpack import read_msgpack
 
 Arrays = dict[str, np.ndarray]
@@ -34,7 +35,10 @@ def write_arrays(
     # safetensors writes the bytes as they lie, so a transposed array would come back wrong.
     flat = {key: np.asarray(np.asarray(array), dtype, order="C") for key, array in arrays.items()}
     with new_file(path) as beside:
-        save_file(flat, beside, metadata)
+        try:
+            save_file(flat, beside, metadata)
+        except SafetensorError as error:  # a full disk too
+            raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,8 @@
-"""Files that appear whole or not at all, and JSON files with an object in them."""
+"""JSON files with an object in them."""
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, which becomes `path` if nothing fails."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        yield beside
-        beside.chmod(0o644)  # safetensors lets nobody else read it
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 
-from weights.files import new_file
+from files import new_file
 
 ARRAY, SCALAR = 1, 3
 PIECE_BYTES = 2**30

@@ -13,6 +13,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from files import write_text
 from weights.arrays import Arrays, Dtype, Shapes, shapes_of, write_weights
 from weights.msgpack import write_msgpack
 from weights.plans import Plan, scatter, their_shapes
@@ -147,7 +148,7 @@ def write_flax(folder: Path, settings: Mapping[str, Any], arrays: Arrays) -> Non
 def write_settings(folder: Path, settings: Mapping[str, Any], indent: int = 2) -> None:
     """config.json, indented as other programs do unless told otherwise."""
     text = json.dumps(settings, indent=indent) + "\n"
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    write_text(folder / CONFIG_FILE, text)
 
 
 def target(source: Path, is_own: bool, origin: Origin | None, to: str | None) -> str:

@@ -1,0 +1,199 @@
+"""New files and folders that appear whole or not at all; imports nothing of ours.
+
+Until it is whole, a target NAME is written in a hidden folder beside it, `.NAME.XXXXXXXX.new`,
+whose lock its writer holds. A kill leaves that folder behind. The next writer into the same folder
+removes each that nobody holds.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+WORKPLACE = re.compile(r"\..+\.[a-z0-9_]{8}\.new")
+LOCK = "lock"
+YOUNG, OLD = 60, 24 * 3600
+"""Seconds. A younger workplace may belong to a writer that is about to lock it; an older one is
+abandoned even where locks do not work."""
+
+_swept: set[tuple[Path, int]] = set()
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a place to write to, which becomes `path` at the end; a file that was there is replaced
+    then, and stays as it is on failure. A device or pipe is written directly.
+
+    Raises:
+        OSError: it cannot be written, naming `path`.
+    """
+    path = Path(os.path.realpath(path))  # a link stays a link
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    with _workplace(path) as (place, mode):
+        beside = place / path.name
+        yield beside
+        beside.chmod(mode)  # safetensors makes files that nobody else can read
+        _sync(beside)
+        os.replace(beside, path)
+        _sync(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write into, which becomes `path` at the end; nothing is left on failure.
+
+    Raises:
+        ValueError: `path` is there already and is not an empty folder.
+        OSError: it cannot be written, naming `path`.
+    """
+    path = Path(os.path.realpath(path))
+    sweep(path.parent, YOUNG)
+    check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _workplace(path) as (place, mode):
+        folder = place / path.name
+        folder.mkdir()
+        yield folder
+        for parent, _, names in os.walk(folder):
+            # Whoever may read the files may enter: temporary folders are made for their owner.
+            Path(parent).chmod(mode | (mode & 0o444) >> 2)
+            for name in names:
+                _sync(Path(parent, name))
+            _sync(Path(parent))
+        os.replace(folder, path)
+        _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file: a reader, or a crash, sees the old one or the new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file: a reader, or a crash, sees the old one or the new one."""
+    with new_file(path) as beside:
+        beside.write_bytes(content)
+
+
+def check_free(path: Path) -> None:
+    """Raise ValueError when writing to `path` would replace or mix with something."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"{path} is there and holds something else; remove it or name another")
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Raise ValueError unless a file `path` can be written; its folder is made. For a look before
+    the work whose result goes there. `flag`: what to name another with."""
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(bytes(1 << 16))  # a full disk takes an empty file
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {path.parent} ({error.strerror or error}); name another {flag}"
+        ) from None
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"cannot write to {path}; name another {flag}")
+
+
+def sweep(folder: Path, age: int = 0) -> None:
+    """Remove what killed writers left in a folder at least `age` seconds ago; once per process."""
+    folder = Path(os.path.abspath(folder))
+    if (folder, age) in _swept:
+        return
+    _swept.add((folder, age))
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if WORKPLACE.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                _remove_abandoned(Path(entry.path), age)
+
+
+def _remove_abandoned(place: Path, age: int) -> None:
+    lock = place / LOCK
+    with contextlib.suppress(OSError):
+        idle = time.time() - place.stat().st_mtime
+        inside = [p for p in place.iterdir() if p != lock]
+        if len(inside) > 1 or idle < age:  # no writer of ours makes a second entry
+            return
+        held = None
+        with lock.open("r+b") if lock.exists() else contextlib.nullcontext() as file:
+            held = _lock(file.fileno()) if file else None
+            if held or (held is None and idle > OLD):
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def _lock(file: int) -> bool | None:
+    """Whether this process holds the lock now; None where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; Lustre and some network disks
+        return None
+    return True
+
+
+@contextlib.contextmanager
+def _workplace(path: Path) -> Iterator[tuple[Path, int]]:
+    """A locked hidden folder beside `path`, removed at the end, and the mode that a new file of
+    this process has. What fails in it names `path`."""
+    name = path.name.encode()[:200].decode(errors="ignore")  # names have 255 bytes at most
+    with contextlib.ExitStack() as stack, _naming(path):
+        while True:
+            place = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=path.parent))
+            stack.callback(shutil.rmtree, place, ignore_errors=True)
+            file = stack.enter_context((place / LOCK).open("w"))
+            if _lock(file.fileno()) is not False and (place / LOCK).exists():
+                break  # else somebody took it for an abandoned one
+        yield place, stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    sweep(path.parent)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let what fails while `path` is written name `path`, unless it is about something else."""
+    try:
+        yield
+    except OSError as error:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        told = error.strerror
+        if isinstance(error, shutil.Error):  # a list of (from, to, what failed)
+            names, told = [], error.args[0][0][2]
+        if names and not any(WORKPLACE.fullmatch(part) for n in names for part in Path(n).parts):
+            raise
+        reason = told or _reason(error, path.parent)
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from None
+
+
+def _reason(error: OSError, folder: Path) -> str:
+    """What failed, for NumPy, which says only how much of an array it wrote."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < 1 << 16:
+            return os.strerror(errno.ENOSPC)
+    return " ".join(str(error).split()) or "cannot be written"
+
+
+def _sync(path: Path) -> None:
+    """Have the bytes on the disk, where the disk can say that they are."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(file)

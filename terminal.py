@@ -1,0 +1,153 @@
+"""How a command ends, and what it may print to; imports nothing of ours.
+
+A result is never lost because nobody reads the messages, or because the terminal lacks a letter.
+"""
+
+import codecs
+import contextlib
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+MISTAKE, INTERRUPTED = 2, 130
+"""Exit codes: the user can mend it, with one line on stderr; stopped with Ctrl-C."""
+
+PLAIN = {
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "…": "...",
+    "→": "->",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "µ": "u",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "·": "-",
+}
+"""What is printed where the terminal's encoding lacks a character; else a question mark."""
+WAYS_OUT = "take --training.micro_batch_size=auto in training, a smaller --rows_per_call in drawing"
+READER_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)
+"""A closed pipe, and a terminal that is no more."""
+
+
+def open_standard_streams() -> None:
+    """Give standard input, output and error that are closed to the null device, so that no file
+    opened later gets their numbers, and with them what libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def command(prog: str) -> Iterator[None]:
+    """Run a command's body: a mistake of its user is one line on stderr and exit code 2, Ctrl-C is
+    exit code 130, and a reader of its output who goes away changes nothing."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Patient(sys.stdout, True), _Patient(sys.stderr, False)
+    try:
+        try:
+            yield
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if (line := explain(error)) is None:
+                raise
+            print(f"{prog}: {line}", file=sys.stderr)
+            sys.exit(MISTAKE)
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
+
+
+def explain(error: Exception) -> str | None:
+    """One line about what a user can mend; None for a fault of ours, which needs its traceback."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return text or "out of memory"
+    if is_out_of_memory(error):
+        return f"out of memory ({text}); {WAYS_OUT}"
+    if isinstance(error, ValueError | OSError | OverflowError):
+        return text
+    if isinstance(error, RuntimeError) and "nable to initialize backend" in text:
+        return f"{text}; JAX_PLATFORMS and the installed jax say which devices are looked for"
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or XLA on a device, had no memory left to give."""
+    if isinstance(error, MemoryError):
+        return True
+    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and bool(
+        re.search(r"RESOURCE_EXHAUSTED|out of memory|failed to allocate", str(error), re.IGNORECASE)
+    )
+
+
+class _Patient:
+    """A text stream that goes on when its reader is gone, and prints what its encoding can.
+
+    Results (`must_arrive`) that cannot be written for another reason, such as a full disk, are an
+    OSError; messages are dropped.
+    """
+
+    def __init__(self, stream: Any, must_arrive: bool) -> None:
+        self._stream, self._must_arrive = stream, must_arrive
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As a text stream's."""
+        with self._forgiving():
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding
+                self._stream.write(text.encode(encoding, _PLAIN).decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """As a text stream's."""
+        with self._forgiving():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            gone = error.errno in READER_GONE
+            if gone or self._must_arrive:
+                # What waits in the buffer has to go somewhere, at the interpreter's end at last.
+                with contextlib.suppress(OSError, ValueError):
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, self._stream.fileno())
+                    os.close(nowhere)
+            if self._must_arrive and not gone:
+                reason = error.strerror or str(error)
+                raise OSError(error.errno or errno.EIO, reason, "standard output") from None
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(PLAIN.get(letter, "?") for letter in letters), error.end
+
+
+_PLAIN = "pastel.plain"
+codecs.register_error(_PLAIN, _spell)
