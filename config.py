@@ -1,29 +1,21 @@
-"""The configuration tree of train.py, and the one command-line parser of every entry point.
+"""The configuration tree of train.py, and configurations as YAML and back.
 
-The parts' frozen dataclasses stand beside the code they configure; this file composes them. It is
-the only file that knows jsonargparse.
+The parts' frozen dataclasses stand beside the code they configure; this file composes them.
 """
 
 import dataclasses
-import difflib
-import math
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jsonargparse
 import yaml
-from jsonargparse import set_parsing_settings
 
+from command_line import parse_config as parse_config
+from command_line import run as run
 from data.config import DataConfig
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
-from terminal import command
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig, TrainingConfig
-
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 T = TypeVar("T")
 
@@ -72,96 +64,6 @@ class Config:
     """Where metrics go besides metrics.jsonl."""
 
 
-class _OneLineParser(jsonargparse.ArgumentParser):
-    """Raises ValueError with one line instead of printing the usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise ValueError(" ".join(str(message).split()))
-
-
-def parse_config(
-    config_class: type[T], arguments: Sequence[str] | None = None, prog: str = "", about: str = ""
-) -> T:
-    """Read flags (and the files named by --config, earlier ones first) into `config_class`.
-
-    Fields of the top level with metadata {"nargs": "*"} take several words; with
-    {"positional": True} they stand without a flag's name; a bool's flag alone means true. A
-    trailing `=None`, as wandb's agent writes it, means null.
-
-    Raises:
-        ValueError: naming the flag and, for a misspelt one, the nearest that exists.
-    """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    fields: tuple[Any, ...] = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    facts = {f"--{one.name}" for one in fields if one.type is bool}
-    words = [
-        w[: -len("None")] + "null" if w.startswith("--") and w.endswith("=None") else w
-        for w in (f"{w}=true" if w in facts else w for w in words)
-    ]
-    parser = _parser(config_class, prog, about)
-    _check_preset(words)
-    try:
-        values = parser.parse_args(words)
-    except ValueError as error:
-        raise ValueError(_with_suggestion(str(error), parser)) from None
-    try:
-        tree = vars(parser.instantiate(values))
-    except TypeError as error:
-        raise ValueError(f"the configuration does not fit: {error}") from None
-    _check_finite(tree)
-    names = [one.name for one in fields]
-    return config_class(
-        **{n: tuple(tree[n]) if isinstance(tree[n], list) else tree[n] for n in names}
-    )
-
-
-def _parser(config_class: type, prog: str, about: str) -> jsonargparse.ArgumentParser:
-    parser = _OneLineParser(prog=prog or None, description=about, allow_abbrev=False)
-    parser.add_argument(
-        "--config", action="config", help="YAML file of settings, such as presets/*.yaml"
-    )
-    special: dict[str, Any] = {f.name: f for f in dataclasses.fields(config_class) if f.metadata}
-    parser.add_class_arguments(config_class, as_group=False, skip=set(special))
-    for name, one in special.items():
-        about_it: dict[str, Any] = {"nargs": one.metadata["nargs"], "help": one.metadata["help"]}
-        if one.metadata.get("positional"):
-            parser.add_argument(name, type=str, **about_it)
-        else:
-            parser.add_argument(f"--{name}", type=str, default=list(one.default), **about_it)
-    return parser
-
-
-def _check_preset(words: list[str]) -> None:
-    for i, word in enumerate(words):
-        name = word.removeprefix("--config=") if word.startswith("--config=") else None
-        name = words[i + 1] if word == "--config" and i + 1 < len(words) else name
-        if name is not None and not Path(name).is_file():
-            presets = (Path(__file__).parent / "presets").glob("*.yaml")
-            known = ", ".join(sorted(f"presets/{p.name}" for p in presets))
-            raise ValueError(f"no preset or config file {name!r}; there are: {known}")
-
-
-def _check_finite(tree: Any, name: str = "") -> None:
-    """Raises ValueError for a number that is none: `.nan` and `.inf` are floats to YAML."""
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        tree = {one.name: getattr(tree, one.name) for one in dataclasses.fields(tree)}
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            _check_finite(value, f"{name}.{key}" if name else key)
-    elif isinstance(tree, float) and not math.isfinite(tree):
-        raise ValueError(f"{name} is {tree}; it must be a finite number")
-
-
-def _with_suggestion(message: str, parser: jsonargparse.ArgumentParser) -> str:
-    _, unknown, flag = message.partition("unrecognized arguments: ")
-    if not unknown:
-        return message
-    flag = flag.split()[0].partition("=")[0]
-    known = [o for action in parser._actions for o in action.option_strings]
-    near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
-    return f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help")
-
-
 def to_tree(config: Any) -> dict[str, Any]:
     """The configuration as nested dicts of plain values."""
     return dataclasses.asdict(config)
@@ -180,13 +82,11 @@ def _plain(tree: Any) -> Any:
 
 def from_yaml(config_class: type[T], path: Path) -> T:
     """Read what `to_yaml` wrote. Raises ValueError when a key is unknown or of the wrong type."""
-    return parse_config(config_class, [f"--config={path}"])
-
-
-def run(main: Callable[[T], Any], config_class: type[T], prog: str, about: str) -> None:
-    """Parse the command line, call `main`; a user's mistake is one line on stderr, exit code 2."""
-    with command(prog):
-        main(parse_config(config_class, prog=prog, about=about))
+    try:
+        return parse_config(config_class, [f"--config={path}"])
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if str(path) in said else f"{path}: {said}") from None
 
 
 def check_clock(config: Config) -> None:

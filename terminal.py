@@ -97,8 +97,28 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def printable(text: str) -> str:
+    """The text as a terminal may be given it: names and messages of others can hold sequences that
+    move its cursor, set its title or answer for it. Control characters are spelled as \\x1b."""
+    if text.isprintable():
+        return text
+    body = text.strip("\r")  # only progress bars begin or end with one
+    start = text.index(body) if body else len(text)
+    clean = "".join(c if c in "\n\t" or _is_harmless(c) else _spelled(c) for c in body)
+    return text[:start] + clean + text[start + len(body) :]
+
+
+def _is_harmless(letter: str) -> bool:
+    return letter.isprintable() or letter in "\u00a0\u3000\u200d\u200c"
+
+
+def _spelled(letter: str) -> str:
+    return letter.encode("unicode_escape", "surrogatepass").decode()
+
+
 class _Patient:
-    """A text stream that goes on when its reader is gone, and prints what its encoding can.
+    """A text stream that goes on when its reader is gone, prints what its encoding can, and no
+    sequences that a name or message of others could hold (`printable`).
 
     Results (`must_arrive`) that cannot be written for another reason, such as a full disk, are an
     OSError; messages are dropped.
@@ -113,11 +133,12 @@ class _Patient:
     def write(self, text: str) -> int:
         """As a text stream's."""
         with self._forgiving():
+            shown = printable(text)
             try:
-                self._stream.write(text)
+                self._stream.write(shown)
             except UnicodeEncodeError:
                 encoding = self._stream.encoding
-                self._stream.write(text.encode(encoding, _PLAIN).decode(encoding))
+                self._stream.write(shown.encode(encoding, _PLAIN).decode(encoding))
         return len(text)
 
     def flush(self) -> None:

@@ -16,7 +16,8 @@ ALLOWED = {
     "data": {"data"},
     "optim": {"optim"},
     "training": {"training", "optim"},
-    "config": {"config", "data", "model", "optim", "training"},
+    "command_line": {"weights"},
+    "config": {"command_line", "config", "data", "model", "optim", "training"},
     "runtime": set(),
     "drawing": {"config", "data", "drawing", "model", "training", "vqgan", "weights"},
     "ranking": {"data", "model", "ranking"},
@@ -82,7 +83,7 @@ def test_the_data_package_knows_no_jax(path: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("jsonargparse", "config.py"),
+        ("jsonargparse", "command_line.py"),
         ("orbax", "training/disk.py"),
         ("tensorstore", "training/remote.py"),
         ("wandb", "training/mirror.py"),

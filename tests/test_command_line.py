@@ -1,0 +1,153 @@
+"""The command line: no flag twice, quotes asked for, homes written out, nothing but text shown."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from command_line import parse_config
+from config import Config, from_yaml
+from generate import GenerateConfig
+from terminal import command, printable
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where data is."""
+
+    source: tuple[str, ...] = field(default=("all",), metadata={"nargs": "*"})
+    """One or more sources."""
+    folder: str = ""
+    """A folder."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A command's settings."""
+
+    tars: tuple[str, ...] = field(default=("t",), metadata={"nargs": "*", "help": "Tars."})
+    """Tars."""
+    prompts: tuple[str, ...] = field(default=(), metadata={"nargs": "*", "help": "Prompts."})
+    """Prompts."""
+    data: Data = field(default_factory=Data)
+    """Data."""
+    seed: int = 0
+    """A number."""
+    out: str | None = None
+    """A folder."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--seed=1", "--seed=2"],
+        ["--seed", "1", "--seed=1"],
+        ["--data.folder=0.tar", "--data.folder=1.tar"],
+        ["--out=a", "--tars", "x", "--out", "b"],
+    ],
+)
+def test_a_flag_given_twice_is_refused(words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"--\S+ is given 2 times .*put quotes around"):
+        parse_config(Settings, words)
+
+
+@pytest.mark.parametrize("flag", ["--tars", "--data.source"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{}=0.tar", "{}=1.tar", "--seed=3", "{}=2.tar"],
+        ["{}", "0.tar", "1.tar", "2.tar", "--seed=3"],
+        ["{}=0.tar", "--seed", "3", "{}", "1.tar", "2.tar"],
+    ],
+)
+def test_a_flag_that_takes_several_uses_all_that_it_is_given(flag: str, words: list[str]) -> None:
+    found = parse_config(Settings, [word.format(flag) for word in words])
+    values = found.tars if flag == "--tars" else found.data.source
+    assert values == ("0.tar", "1.tar", "2.tar")
+    assert found.seed == 3
+
+
+def test_several_values_keep_their_letters() -> None:
+    odd = ["[0-3].tar", "{0..3}.tar", "é 😀", "null", "007", "a\udc80"]
+    assert parse_config(Settings, [f"--data.source={one}" for one in odd]).data.source == tuple(odd)
+    assert parse_config(Settings, [f"--prompts={one}" for one in odd]).prompts == tuple(odd)
+    assert parse_config(Settings, ["--data.source=['a', b]"]).data.source == ("a", "b")
+    assert parse_config(Settings, []).data.source == ("all",)
+
+
+def test_a_word_without_a_flag_asks_for_quotes() -> None:
+    with pytest.raises(ValueError, match=r"^shards/1.tar shards/2.tar stands .*put quotes"):
+        parse_config(Settings, ["--data.folder", "shards/0.tar", "shards/1.tar", "shards/2.tar"])
+
+
+def test_a_home_is_written_out_in_paths_and_not_in_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.yaml").write_text("data: {source: ['~/a', b~]}\n")
+    words = ["--config=~/x.yaml", "--out=~/o", "--tars=~/t", "--prompts=~/p", "--data.folder", "~"]
+    found = parse_config(Settings, words)
+    assert found.out == f"{tmp_path}/o"
+    assert found.tars == (f"{tmp_path}/t",)
+    assert found.data == Data((f"{tmp_path}/a", "b~"), str(tmp_path))
+    assert found.prompts == ("~/p",)
+
+
+def test_flags_override_files_wherever_they_stand(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / name).write_text(f"seed: {seed}\nprompts: [x]\n")
+    files = [f"--config={tmp_path}/a", "--config", f"{tmp_path}/b"]
+    assert parse_config(Settings, files).seed == 2
+    assert parse_config(Settings, ["--seed=3", "--prompts", "y", *files]).seed == 3
+    assert parse_config(Settings, ["--prompts", "y", *files]).prompts == ("y",)
+
+
+def test_documented_words_work_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("training: {on_spike: off}\ntracker: {wandb: off}\noptim: {epsilon: 1e-6}\n")
+    found = parse_config(Config, [f"--config={path}"])
+    assert (found.training.on_spike, found.tracker.wandb, found.optim.epsilon) == (
+        "off",
+        "off",
+        1e-6,
+    )
+
+
+def test_what_is_wrong_in_a_run_s_settings_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    for text in ("model: {dim: 0}", "model: {dim: -.inf}", "model: {dim: a}", "model: []", "a: 1"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"^{path}: .*(model|'a')") as caught:
+            from_yaml(Config, path)
+        assert "\n" not in str(caught.value)
+
+
+def test_sequences_of_a_terminal_are_spelled() -> None:
+    assert printable("a\x1b[2J\x07b\x9b1m\u202e") == r"a\x1b[2J\x07b\x9b1m\u202e"
+    assert printable("bad\rgood\udc80") == r"bad\rgood\udc80"
+    assert printable("\r 50 % é 日本 🫀\n\tx") == "\r 50 % é 日本 🫀\n\tx"
+
+
+def test_no_message_of_a_command_holds_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with command("a command"):
+        print("\x1b]0;title\x07")
+        print("\x1b[31m", file=sys.stderr)
+    assert capsys.readouterr() == ("\\x1b]0;title\\x07\n", "\\x1b[31m\n")
+
+
+def test_a_command_shows_no_sequence_of_a_name() -> None:
+    words = [sys.executable, "-m", "release", "--checkpoint=a\x1b[31m", "--out=/nowhere/b"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, env=os.environ, check=False)
+    assert done.returncode == 2
+    assert b"\x1b" not in done.stderr
+    assert rb"a\x1b[31m" in done.stderr
+
+
+def test_a_flag_that_is_required_is_named() -> None:
+    with pytest.raises(ValueError, match="required: checkpoint"):
+        parse_config(GenerateConfig, ["--prompts", "a"])
