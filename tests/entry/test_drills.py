@@ -66,14 +66,15 @@ def wait_for(process: subprocess.Popen, run: Path, step: int) -> None:
 
 
 def flags(records: Path, run: Path, *more: str) -> list[str]:
-    return [
-        *tiny(records, run),
-        f"--training.steps={STEPS}",
-        f"--checkpoint.every={EVERY}",
-        "--training.eval_every=0",
-        "--parallel.devices=2",
-        *more,
-    ]
+    usual = {
+        "--training.steps": STEPS,
+        "--checkpoint.every": EVERY,
+        "--training.eval_every": 0,
+        "--parallel.devices": 2,
+    }
+    given = {word.partition("=")[0] for word in more}
+    left = [f"{flag}={value}" for flag, value in usual.items() if flag not in given]
+    return [*tiny(records, run), *left, *more]
 
 
 def finish(words: list[str]) -> str:

@@ -19,24 +19,7 @@ from config import Config, parse_config, run
 from release import ReleaseConfig, release
 from training import logbook, metrics, session
 
-TINY = [
-    "--model.dim=16",
-    "--model.encoder_depth=1",
-    "--model.decoder_depth=1",
-    "--model.num_heads=2",
-    "--model.mlp_dim=24",
-    "--model.text_vocab_size=300",
-    "--model.text_length=8",
-    "--model.image_vocab_size=40",
-    "--model.grid_size=2",
-    "--training.batch_size=8",
-    "--training.token_noise=0.2",
-    "--training.log_every=3",
-    "--training.eval_every=4",
-    "--training.grid_every=0",
-    "--optim.decay_fraction=0.5",
-    "--checkpoint.every=5",
-]
+TINY = [f"--config={Path(__file__).parent / 'tiny.yaml'}"]
 
 
 def tiny(records: Path, folder: Path, *more: str) -> list[str]:
@@ -44,7 +27,6 @@ def tiny(records: Path, folder: Path, *more: str) -> list[str]:
         *TINY,
         f"--data.records={records}",
         f"--output_dir={folder}",
-        "--training.steps=12",
         *more,
     ]
 
@@ -247,7 +229,9 @@ def test_wrong_input_is_one_line_and_exit_code_two(
         "--output_dir=tests": "holds something that is not a run",
     }
     for flags, expected in wrong.items():
-        words = [*tiny(records_folder, tmp_path / "run"), *flags.split()]
+        given = {word.partition("=")[0] for word in flags.split()} - {"--config"}
+        words = tiny(records_folder, tmp_path / "run")
+        words = [*(w for w in words if w.partition("=")[0] not in given), *flags.split()]
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
         with pytest.raises(SystemExit) as stop:
             run(train.main, Config, prog="train.py", about="")
