@@ -109,11 +109,17 @@ def printable(text: str) -> str:
 
 
 def _is_harmless(letter: str) -> bool:
-    return letter.isprintable() or letter in "\u00a0\u3000\u200d\u200c"
+    """Besides what can be seen: spaces, joiners of emoji, and lone surrogates, which no encoding
+    has."""
+    return (
+        letter.isprintable()
+        or letter in "\u00a0\u3000\u200d\u200c"
+        or "\ud800" <= letter <= "\udfff"
+    )
 
 
 def _spelled(letter: str) -> str:
-    return letter.encode("unicode_escape", "surrogatepass").decode()
+    return letter.encode("unicode_escape").decode()
 
 
 class _Patient:
