@@ -34,6 +34,17 @@ def parse_ramp(text: str) -> tuple[int, int]:
     return int(start), int(size)
 
 
+def parse_duration(text: str) -> int:
+    """ "11:45" → the seconds of 11 hours and 45 minutes. Raises ValueError."""
+    hours, _, minutes = text.partition(":")
+    if not hours.isdecimal() or not minutes.isdecimal() or len(minutes) != 2 or int(minutes) > 59:
+        raise ValueError(
+            f"training.stop_after {text!r} is no HH:MM, such as 11:45 for 11 hours and 45 minutes "
+            "after the start"
+        )
+    return (int(hours) * 60 + int(minutes)) * 60
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Length, batch, precision, regularisation and the intervals of periodic work."""
@@ -102,6 +113,9 @@ class TrainingConfig:
     loss_scale_patience: int = 10
     """float16: overflows in a row at the floor at which the run stops; below bad_update_budget,
     which counts them too."""
+    stop_after: str = ""
+    """HH:MM, such as 11:45: save and leave, as at SIGTERM and with exit code 75, so long after this
+    process began; for a job with an end. Quote it in a YAML file."""
     norms_every: int = 0
     """Updates between rows with the norms of gradient, weights and update of every tensor, by
     layer, and the ratio of update to weights; 0 = never."""
@@ -135,6 +149,8 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} cannot be negative, not {getattr(self, name)}")
         for text in self.skip_batches:
             parse_range(text)
+        if self.stop_after:
+            parse_duration(self.stop_after)
         self._check_ramp()
         self._check_micro_batch()
         if not 0 <= self.label_smoothing < 1 or self.z_loss < 0:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import TrackerConfig
+from training.exits import STOP_SIGNALS
 
 MOST_WAITING = 100_000  # messages that wandb has not taken yet
 MOST_SECONDS = 600  # for wandb to end by itself, after the trainer
@@ -111,7 +112,7 @@ def _tell(text: str) -> None:
 
 def main() -> None:
     """The other end. What fails is told once, and ends this process only."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # it ends when the pipe does
+    for number in (*STOP_SIGNALS, signal.SIGINT):  # it ends when the pipe does
         signal.signal(number, signal.SIG_IGN)
     messages: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)
     threading.Thread(target=_read, args=(messages,), daemon=True).start()

@@ -20,10 +20,9 @@ from typing import Any
 
 import jax
 
+from training import exits
 from training.processes import from_first
 
-PEER_LOST = 3
-"""Exit status when another process of the run is gone."""
 CONNECT_SECONDS = 10
 STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax aborts
 _GOODBYE, _STOP = b".", b"!"
@@ -45,7 +44,8 @@ def watch_peers() -> Iterator[None]:
             if isinstance(error, jax.errors.JaxRuntimeError) and not _is_own(error):
                 _end(str(error).strip().splitlines()[0][:200])
             _hang_up()
-            atexit.register(_end_here, _status(error))  # jax would wait for the others, and abort
+            # jax would wait for the others, and abort
+            atexit.register(exits.end_now, exits.status_of(error))
             raise
         say_goodbye()
 
@@ -136,25 +136,11 @@ def _stop_too() -> None:
     if not _is_over.is_set():
         print("another process of this run was told to stop", file=sys.stderr, flush=True)
         stop_all()  # or those that hear this process alone would miss it
-        os._exit(0)
+        os._exit(exits.STOPPED)
 
 
 def _in_background(target: Callable[..., None], *arguments: Any) -> None:
     threading.Thread(target=target, args=arguments, daemon=True).start()
-
-
-def _status(error: BaseException) -> int:
-    """With which an entry point ends at it."""
-    if isinstance(error, ValueError | OSError | OverflowError | MemoryError):
-        return 2
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _end_here(status: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
 
 
 def _end(reason: str) -> None:
@@ -164,4 +150,4 @@ def _end(reason: str) -> None:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(PEER_LOST)
+    os._exit(exits.PEER_LOST)

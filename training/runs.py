@@ -43,6 +43,7 @@ FREE_ON_RESUME = (
     "training.skip_batches",  # of what is still to come, and noted in the logbook
     "training.bad_update_budget",
     "training.loss_scale_patience",
+    "training.stop_after",
     "training.norms_every",
     "training.log_every",
     "training.eval_every",
@@ -216,6 +217,12 @@ def sole_user(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"output_dir {folder} is in use by another process") from None
+        except OSError as error:  # Lustre without -o flock, NFS without lockd, some FUSE
+            print(
+                f"warning: {file.name} cannot be locked ({error.strerror}): nothing keeps a second "
+                "process from training into this folder at the same time",
+                file=sys.stderr,
+            )
         yield
 
 

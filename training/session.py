@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from training import metrics, parallel, peers, processes, runs
+from training import exits, metrics, parallel, peers, processes, runs
 from training.batching import BatchPlan
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, TrackerConfig, TrainingConfig, parse_range
@@ -75,8 +75,8 @@ def run_training(
     prepare: Prepare | None = None,
     plan: BatchPlan | None = None,
 ) -> TrainState:
-    """Train from the newest checkpoint in `folder`, or from `create()`, to the last update or a
-    stop.
+    """The state after the last update, trained from the newest checkpoint in `folder`, or from
+    `create()`. Raises exits.StoppedError, with the state saved, when it is told to stop before.
 
     `about` names what the run depends on besides its settings, such as the data's digest; it is
     saved with each checkpoint and must be the same on resume. `begin` makes the work, once it is
@@ -88,6 +88,7 @@ def run_training(
     alone = runs.sole_user(folder) if devices.is_first else contextlib.nullcontext()
     with alone, StopSignal() as stop, peers.watch_peers():
         stop.leave = lambda: _leave_early(folder)
+        stop.by(config.training.stop_after)
         with _open_checkpoints(folder, config.checkpoint, devices, book) as checkpoints:
             state, lines = _first_state(checkpoints, devices, create, about, prepare)
             start = int(state.step)
@@ -112,6 +113,8 @@ def run_training(
                     state = trainer.train(begin(tracker), state, skips)
                     checkpoints.finish()
             _note_end(book, folder, int(state.step), steps)
+    if int(state.step) < steps:
+        raise exits.StoppedError
     return state
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the state is saved, and the exit code is 0.
+"""Signals that ask a run to stop, and Ctrl-C: the state is saved, and the exit code is STOPPED.
 
 Python's own handlers wait until C++ returns, which during a compilation may be half an hour. So a
 thread watches as well: where the main thread does not come back, it does what is left to do.
@@ -17,29 +17,44 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from training import exits
+from training.config import parse_duration
+
+STARTED = time.monotonic()
+"""When this process began, as near as Python knows; training.stop_after counts from it."""
 PATIENCE = 5.0  # seconds for the main thread to come back
 
 
 def leave_early() -> None:
-    """From now on, and whenever no StopSignal is entered, SIGTERM ends this process at once, with
-    exit code 0: there is nothing to save. For entry points, before they import and open things."""
+    """From now on, and whenever no StopSignal is entered, the STOP_SIGNALS end this process at once
+    with STOPPED: there is nothing to save. For entry points, before they import and open things."""
     here, there = socket.socketpair()
     here.setblocking(False)
 
     def watch() -> None:
-        while there.recv(1)[0] != signal.SIGTERM:
+        while there.recv(1)[0] not in exits.STOP_SIGNALS:
             pass
         print("told to stop outside of training; the same command goes on from here")
-        _end_here()
+        exits.end_now(exits.STOPPED)
 
     threading.Thread(target=watch, daemon=True).start()
     signal.set_wakeup_fd(here.detach(), warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    for number in _heeded():
+        signal.signal(number, lambda number, frame: None)
+
+
+def _heeded() -> list[signal.Signals]:
+    """The STOP_SIGNALS, without a hang-up that this process was told to ignore, as by nohup."""
+    return [
+        number
+        for number in exits.STOP_SIGNALS
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN
+    ]
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a wish that the loop grants after the update at hand. A second
-    Ctrl-C interrupts at once."""
+    """Turns the STOP_SIGNALS and Ctrl-C into a wish that the loop grants after the update at hand.
+    A second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         """Until `shield` says otherwise there is nothing to rescue, and the thread may end the
@@ -49,6 +64,7 @@ class StopSignal:
         """The last thing done in a process that the thread ends; it may not need the main one."""
         self._rescue: Callable[[], None] | None = lambda: None
         self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._here, self._there = socket.socketpair()
         self._here.setblocking(False)
@@ -56,7 +72,7 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         self._old_fd = signal.set_wakeup_fd(self._here.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (*_heeded(), signal.SIGINT):
             self._before[number] = signal.signal(number, self._receive)
         self._thread.start()
         return self
@@ -66,9 +82,27 @@ class StopSignal:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
         self.shield(None)
+        if self._timer is not None:
+            self._timer.cancel()
         self._here.close()  # the thread reads the end
         self._thread.join()
         self._there.close()
+
+    def by(self, duration: str) -> None:
+        """Stop so long after the process began, as if it were told to then: HH:MM, or "" for never.
+        Raises ValueError."""
+        if not duration:
+            return
+
+        def ask() -> None:
+            if self._here.fileno() >= 0:
+                print(f"training.stop_after {duration} is over", file=sys.stderr, flush=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        left = STARTED + parse_duration(duration) - time.monotonic()
+        self._timer = threading.Timer(max(left, 0.0), ask)
+        self._timer.daemon = True
+        self._timer.start()
 
     def shield(self, rescue: Callable[[], None] | None) -> None:
         """From now on the thread may end the process after `rescue()`; None: it must not, the main
@@ -90,7 +124,7 @@ class StopSignal:
 
     def _watch(self) -> None:
         while number := self._there.recv(1):
-            if number[0] == signal.SIGTERM:
+            if number[0] in exits.STOP_SIGNALS:
                 self._wait_and_end()
 
     def _wait_and_end(self) -> None:
@@ -109,11 +143,4 @@ class StopSignal:
         try:
             self.leave()
         finally:
-            _end_here()
-
-
-def _end_here() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(0)
+            exits.end_now(exits.STOPPED)

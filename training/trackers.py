@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tqdm import tqdm
 
+from training import exits
 from training.config import TrackerConfig
 from training.metrics import NO_COSTS, Costs, MetricsFile, memory
 from training.mirror import Mirror
@@ -26,6 +27,8 @@ class Pace(Protocol):
     def batch_size(self) -> int: ...
     @property
     def log_every(self) -> int: ...
+    @property
+    def stop_after(self) -> str: ...
 
 
 class Tracker:
@@ -62,8 +65,10 @@ class Tracker:
             self._bar.close()
         if self._file is not None:
             self._file.close()
-        seconds = WAIT_AT_END if self.step == self._steps else WAIT_AT_STOP
-        self._mirror.finish(0 if kind is None else 1, seconds)
+        is_finished = self.step == self._steps
+        ended = exits.FINISHED if is_finished else exits.STOPPED
+        seconds = WAIT_AT_END if is_finished else WAIT_AT_STOP
+        self._mirror.finish(ended if kind is None else exits.FAULT, seconds)
 
     def rewind(self, step: int) -> None:
         """Training goes on from an earlier step: rows beyond it are removed."""

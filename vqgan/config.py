@@ -183,6 +183,9 @@ class TrainingConfig:
     shift: int = 0
     """Each picture is moved by up to so many pixels along both axes, its border repeated, as if
     there were more of them. Never flipped: letters and flags have a right way round."""
+    stop_after: str = ""
+    """HH:MM, such as 11:45: save and leave, as at SIGTERM and with exit code 75, so long after this
+    process began; for a job with an end. Quote it in a YAML file."""
     log_every: int = 50
     """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
     update."""

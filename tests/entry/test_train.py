@@ -195,7 +195,9 @@ def test_the_decay_branches_off_a_checkpoint_of_the_hold(
             train.main(parse_config(Config, wrong))
 
 
-def test_sigterm_saves_and_exits_zero(records_folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_told_to_stop_is_saved_and_exits_75(
+    records_folder: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "train.py", *tiny(records_folder, run), "--training.steps=100000"]
     process = subprocess.Popen(
@@ -206,7 +208,7 @@ def test_sigterm_saves_and_exits_zero(records_folder: Path, tmp_path: Path) -> N
         time.sleep(0.2)
     os.kill(process.pid, signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
+    assert process.returncode == 75
     done = losses(run)[-1][0]
     assert f"step {done} of 100000; the same command goes on" in out
     assert (run / "checkpoints" / str(done)).is_dir()

@@ -7,7 +7,7 @@ import socket
 import jax
 import pytest
 
-from training import peers
+from training import exits, peers
 
 
 class EndedError(Exception):
@@ -49,7 +49,7 @@ def test_a_line_that_breaks_off_ends_this_process_in_a_line(
     done: list[object], capfd: pytest.CaptureFixture[str]
 ) -> None:
     hear(b"")
-    assert done == [peers.PEER_LOST]
+    assert done == [exits.PEER_LOST]
     told = capfd.readouterr().err
     assert "another process of this run is gone (its connection broke off)" in told
     assert told.count("\n") == 1
@@ -57,7 +57,7 @@ def test_a_line_that_breaks_off_ends_this_process_in_a_line(
 
 def test_a_stop_is_passed_on_and_not_waited_for_in_vain(done: list[object]) -> None:
     hear(peers._STOP)
-    assert done == [signal.SIGTERM, 0]
+    assert done == [signal.SIGTERM, exits.STOPPED]
 
 
 def test_a_stop_is_told_to_the_others_before_this_process_leaves(
@@ -72,7 +72,7 @@ def test_a_stop_is_told_to_the_others_before_this_process_leaves(
             peers._is_over.clear()
         other.settimeout(1)
         assert other.recv(1) == peers._STOP
-    assert done == [signal.SIGTERM, 0]
+    assert done == [signal.SIGTERM, exits.STOPPED]
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,3 @@ def test_after_its_own_end_a_process_minds_nothing(done: list[object]) -> None:
     finally:
         peers._is_over.clear()
     assert done == [signal.SIGTERM]
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(ValueError(), 2), (FileExistsError(), 2), (KeyboardInterrupt(), 130), (TypeError(), 1)],
-)
-def test_an_error_keeps_its_exit_code(error: BaseException, status: int) -> None:
-    assert peers._status(error) == status

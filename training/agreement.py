@@ -1,0 +1,149 @@
+"""Processes of one run are held to the same settings, code, packages and data, when they meet.
+
+Each compares one digest with the others'. Where digests differ the values behind them are
+exchanged, what differs is named, and every process ends: two learning rates would train to the
+end and save process 0's weights.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
+ROOT = Path(__file__).parent.parent
+CODE = ("*.py", *(f"{part}/**/*.py" for part in ("data", "model", "optim", "training", "vqgan")))
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy"),
+    *("tokenizers", "pillow", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+)
+ENVIRONMENT = (
+    *("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "JAX_PLATFORMS"),
+    *("JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL"),
+    *("JAX_DEFAULT_DTYPE_BITS", "JAX_THREEFRY_PARTITIONABLE", "JAX_NUMPY_DTYPE_PROMOTION"),
+    *("JAX_DISABLE_JIT", "JAX_DEBUG_NANS"),
+)
+"""Variables that change what is computed."""
+OWN = ("parallel.process_id", "parallel.coordinator", "data.records", "data.source")
+"""Settings that may differ: who and where a process is, and where its copy of the data lies, whose
+content is compared instead."""
+MOST_NAMED = 6
+ALONE = "independent runs under one launcher each need --parallel.num_processes=1"
+
+
+def check_start(config: Any) -> None:
+    """Raises ValueError in every process unless all have the same settings (a dataclass), code,
+    packages and environment."""
+    if jax.process_count() > 1:
+        check({**settings_of(config), **code(), **packages(), **environment(os.environ)})
+
+
+def settings_of(config: Any) -> dict[str, str]:
+    """What must be the same of the settings, by dotted name."""
+    flat = dict(_flat(dataclasses.asdict(config)))
+    return {name: value for name, value in flat.items() if name not in OWN}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(value, default=str)
+
+
+def code(root: Path = ROOT) -> dict[str, str]:
+    """The digest of each source file."""
+    paths = sorted(path for pattern in CODE for path in root.glob(pattern))
+    digest = lambda path: hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()  # noqa: E731
+    return {f"the file {path.relative_to(root).as_posix()}": digest(path) for path in paths}
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that compute."""
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[f"the package {name}"] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[f"the package {name}"] = "none"
+    return found
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that change what is computed, without where XLA writes what it is asked for."""
+    found = {name: environ.get(name, "") for name in ENVIRONMENT}
+    words = (word for word in found["XLA_FLAGS"].split() if not re.match("--xla_dump", word))
+    return found | {"XLA_FLAGS": " ".join(sorted(words))}
+
+
+def check(values: Mapping[str, str]) -> None:
+    """Raises ValueError in every process, naming what differs, unless all have these values."""
+    if jax.process_count() == 1:
+        return
+    text = json.dumps(dict(values), sort_keys=True)
+    own = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(own)
+    if (digests == digests[0]).all():
+        return
+    raise ValueError(describe([json.loads(one) for one in gather(text)]))
+
+
+def describe(processes: list[dict[str, str]]) -> str:
+    """What differs between processes, each against process 0."""
+    lines = []
+    first, names = processes[0], {name: None for one in processes for name in one}
+    for name in names:
+        other = next((i for i, one in enumerate(processes) if one.get(name) != first.get(name)), 0)
+        if other:
+            told = [f"{_short(one.get(name))}" for one in (first, processes[other])]
+            lines.append(f"{name} ({told[0]} in process 0, {told[1]} in process {other})")
+    more = f", and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
+    return (
+        f"the processes of this run do not agree: {', '.join(lines[:MOST_NAMED])}{more}; give each "
+        f"the same command, code and packages; {ALONE}"
+    )
+
+
+def _short(value: str | None) -> str:
+    return "nothing" if not value else value if len(value) <= 80 else value[:77] + "..."
+
+
+def gather(text: str) -> list[str]:
+    """The text of every process, in their order."""
+    data = text.encode()
+    sizes = multihost_utils.process_allgather(np.int32(len(data))).reshape(-1)
+    padded = np.frombuffer(data.ljust(int(sizes.max())), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded)).astype(np.uint8)
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def together(make: Callable[[], T]) -> T:
+    """What `make` returns here, once it has returned in every process.
+
+    Raises:
+        ValueError: in every process, where it raised a user's mistake in any, such as a file that
+            one machine lacks.
+    """
+    if jax.process_count() == 1:
+        return make()
+    made: list[T] = []
+    problem = ""
+    try:
+        made.append(make())
+    except (ValueError, OSError) as error:
+        problem = " ".join(str(error).split()) or type(error).__name__
+    told = [(i, text) for i, text in enumerate(gather(problem)) if text]
+    if told:
+        raise ValueError(problem or f"process {told[0][0]}: {told[0][1]}")
+    return made[0]

@@ -1,0 +1,57 @@
+"""Exit codes of a run, and how a process ends with one.
+
+This file imports nothing that takes time: training/signals.py needs it before all that does.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+
+import terminal
+
+FINISHED = 0
+"""The last update was made and saved."""
+FAULT = 1
+"""A fault of the program: a traceback."""
+REFUSED = terminal.MISTAKE
+"""A wrong input, or a machine that cannot go on (a full disk, too little memory): one line."""
+PEER_LOST = 3
+"""Another process of the run is gone; the same command on every machine resumes."""
+STOPPED = 75
+"""Told to stop: what was trained is saved, the last update is not made; the same command resumes.
+sysexits.h has this number for a failure that another try mends."""
+INTERRUPTED = terminal.INTERRUPTED
+"""A second Ctrl-C: nothing was saved since the last checkpoint."""
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
+    if hasattr(signal, name)  # Windows has SIGTERM alone
+)
+"""Each of these asks a run to save and leave: of a scheduler, of SLURM's --signal, of a terminal
+that is closed."""
+
+
+class StoppedError(SystemExit):
+    """A run was told to stop, and is saved. Ends an entry point with STOPPED."""
+
+    def __init__(self) -> None:
+        super().__init__(STOPPED)
+
+
+def status_of(error: BaseException) -> int:
+    """The exit code of an entry point that ends by this error."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else FAULT
+    if isinstance(error, Exception):
+        return FAULT if terminal.explain(error) is None else REFUSED
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAULT
+
+
+def end_now(status: int) -> None:
+    """End this process without waiting for threads or other processes."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
