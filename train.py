@@ -35,7 +35,7 @@ from model.transformer import Transformer
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
-from training import fitting, parallel, processes, runs
+from training import agreement, fitting, parallel, processes, runs
 from training.batching import make_plan, micro_batch_size
 from training.branching import branch
 from training.finetuning import fit_params
@@ -66,9 +66,10 @@ def main(config: Config) -> None:
     check_clock(config)
     processes.join(config.parallel)
     devices = parallel.start(config.parallel)
+    agreement.check_start(config)
     if training.micro_batch_size != "auto":
         micro_batch_size(training, devices)
-    records = open_records(config.data.records)
+    records = agreement.together(lambda: open_records(config.data.records))
     check_sizes(config.model, records)
     folder, changes = processes.from_first(lambda: open_folder(config))
     folder = Path(folder)

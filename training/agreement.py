@@ -22,7 +22,8 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
-CODE = ("*.py", *(f"{part}/**/*.py" for part in ("data", "model", "optim", "training", "vqgan")))
+PARTS = ("data", "model", "optim", "training", "vqgan", "weights")
+CODE = ("*.py", *(f"{part}/**/*.py" for part in PARTS))
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy"),
     *("tokenizers", "pillow", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
@@ -123,7 +124,7 @@ def gather(text: str) -> list[str]:
     """The text of every process, in their order."""
     data = text.encode()
     sizes = multihost_utils.process_allgather(np.int32(len(data))).reshape(-1)
-    padded = np.frombuffer(data.ljust(int(sizes.max())), np.uint8)
+    padded = np.frombuffer(data.ljust(max(int(sizes.max()), 1)), np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(padded)).astype(np.uint8)
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 

@@ -233,7 +233,8 @@ class ParallelConfig:
     """HOST:PORT of process 0, where the processes of a run meet. Found under SLURM, Open MPI,
     Kubernetes and on TPU pods; else the same on every process."""
     num_processes: int | None = None
-    """How many processes there are; found like the coordinator."""
+    """How many processes there are; found like the coordinator. 1 = this one is alone, whatever a
+    launcher says: for several runs under one srun or in one indexed Job."""
     process_id: int | None = None
     """Which of them this is, from 0; found like the coordinator."""
 

@@ -24,6 +24,9 @@ from training import exits
 from training.processes import from_first
 
 CONNECT_SECONDS = 10
+GRACE_SECONDS = 1.0
+"""For this process to end by the error that ended the other one, such as no checkpoint being whole:
+then it has its own line and exit code."""
 STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax aborts
 _GOODBYE, _STOP = b".", b"!"
 _lines: list[socket.socket] = []
@@ -125,7 +128,7 @@ def _listen(line: socket.socket) -> None:
         said = b""
     if said == _STOP:
         _stop_too()
-    elif said != _GOODBYE and not _is_over.is_set():
+    elif said != _GOODBYE and not _is_over.wait(GRACE_SECONDS):
         _end("its connection broke off")
 
 

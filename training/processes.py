@@ -57,12 +57,16 @@ def join(config: ParallelConfig) -> None:
         )
     except RuntimeError as error:
         raise ValueError(f"the processes of this run do not meet: {error}") from None
+    _take_own_gpus(os.environ)
     if jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
-    """Where this process meets others, by flags and by what its launcher says; None if alone."""
+    """Where this process meets others, by flags and by what its launcher says; None if alone, as
+    with num_processes=1 whatever the launcher says: several runs under one srun are so."""
+    if config.num_processes == 1 and config.process_id in (None, 0):
+        return None
     given = Meeting(config.coordinator, config.num_processes, config.process_id)
     found = next((m for search in LAUNCHERS if (m := search(given, environ)) is not None), None)
     if found is None and given == Meeting(None, None, None):
@@ -87,10 +91,43 @@ def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
 
 def _slurm(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
     """One task of `srun`; jax finds the first node of the step."""
+    count = _num_tasks(environ)
+    return None if count is None else Meeting(None, count, int(environ["SLURM_PROCID"]))
+
+
+def _take_own_gpus(environ: Mapping[str, str]) -> None:
+    """Under srun and mpirun jax shows each process one GPU, that of its number on the node: right
+    for a process a GPU only. The only process of a node takes all that it was given; GPUs that
+    stay idle are told."""
+    count = processes_on_node(environ)
+    if count is None or "JAX_LOCAL_DEVICE_IDS" in environ:
+        return
+    if count == 1:
+        for platform in ("cuda", "rocm"):
+            jax.config.update(f"jax_{platform}_visible_devices", "all")
+    gpus = environ.get("SLURM_GPUS_ON_NODE", "")
+    if gpus.isdecimal() and 1 < count < int(gpus):
+        print(
+            f"warning: this node has {gpus} GPUs and {count} processes, which take one each; start "
+            f"one process a GPU (srun --ntasks-per-node={gpus}), or one a node, which takes all",
+            file=sys.stderr,
+        )
+
+
+def processes_on_node(environ: Mapping[str, str]) -> int | None:
+    """How many processes srun or mpirun started on this node; None without them."""
+    if "OMPI_COMM_WORLD_LOCAL_SIZE" in environ:
+        return int(environ["OMPI_COMM_WORLD_LOCAL_SIZE"])
+    count = _num_tasks(environ)
+    nodes = environ.get("SLURM_STEP_NUM_NODES", environ.get("SLURM_NNODES", "1"))
+    return None if count is None else max(count // int(nodes), 1)
+
+
+def _num_tasks(environ: Mapping[str, str]) -> int | None:
+    """Of a step of `srun`."""
     if "SLURM_STEP_NODELIST" not in environ or "SLURM_PROCID" not in environ:
         return None
-    count = int(environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1")))
-    return Meeting(None, count, int(environ["SLURM_PROCID"]))
+    return int(environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1")))
 
 
 def _open_mpi(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:

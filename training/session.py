@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from training import exits, metrics, parallel, peers, processes, runs
+from training import agreement, exits, metrics, parallel, peers, processes, runs
 from training.batching import BatchPlan
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, TrackerConfig, TrainingConfig, parse_range
@@ -84,6 +84,7 @@ def run_training(
     gives a fresh state other weights, and lines about it. `plan`: None for batches of one size.
     """
     steps, plan = config.training.steps, plan or BatchPlan(config.training.batch_size)
+    agreement.check(about)
     book = Logbook(folder, devices.is_first)
     alone = runs.sole_user(folder) if devices.is_first else contextlib.nullcontext()
     with alone, StopSignal() as stop, peers.watch_peers():

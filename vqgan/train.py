@@ -32,7 +32,7 @@ from optim.config import OptimConfig
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training import parallel, processes, runs
+from training import agreement, parallel, processes, runs
 from training.batching import BatchPlan
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig
 from training.loop import Hook
@@ -107,9 +107,10 @@ def main(config: RunConfig) -> None:
     training = config.training
     processes.join(config.parallel)
     devices = parallel.start(config.parallel)
+    agreement.check_start(config)
     parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
     check_warmup(config)
-    sets = read_sets(config.data.source, config.model.image_size)
+    sets = agreement.together(lambda: read_sets(config.data.source, config.model.image_size))
     folder, changes = processes.from_first(lambda: open_folder(config))
     folder = Path(folder)
 

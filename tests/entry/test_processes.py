@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +25,29 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def start(records: Path, run: Path, *more: str) -> list[subprocess.Popen]:
+def start(
+    records: Path, run: Path, *more: str, second: Sequence[str] = ()
+) -> list[subprocess.Popen]:
     """train.py in two processes of two devices each."""
-    return start_both("train.py", *TINY, f"--data.records={records}", f"--output_dir={run}", *more)
+    words = [*TINY, f"--data.records={records}", f"--output_dir={run}", *more]
+    return start_both("train.py", *words, second=second)
 
 
-def start_both(*words: str) -> list[subprocess.Popen]:
-    """A program in two processes of two devices each, which meet."""
+def start_both(*words: str, second: Sequence[str] = ()) -> list[subprocess.Popen]:
+    """A program in two processes of two devices each, which meet; `second`: more words for the
+    second of them."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
     meeting = [f"--parallel.coordinator=localhost:{free_port()}", "--parallel.num_processes=2"]
     return [
         subprocess.Popen(
-            [sys.executable, *words, *meeting, f"--parallel.process_id={i}"],
+            [
+                sys.executable,
+                *words,
+                *meeting,
+                f"--parallel.process_id={i}",
+                *(second if i else ()),
+            ],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -129,3 +140,23 @@ def test_a_dead_peer_ends_the_survivor(records_folder: Path, tmp_path: Path, vic
     assert survivor.returncode == 3
     assert "another process of this run is gone" in error
     assert seconds < 30
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (["--optim.clip_norm=2", "--name=two"], 'name ("pastel" in process 0, "two" in process 1)'),
+        (["--data.records=nowhere"], "no token records in nowhere"),
+    ],
+    ids=["settings", "records"],
+)
+def test_processes_that_do_not_agree_all_end_in_a_line(
+    records_folder: Path, tmp_path: Path, second: list[str], told: str
+) -> None:
+    run = tmp_path / "run"
+    said = finish(start(records_folder, run, second=second), 240)
+    assert [status for status, *_ in said] == [2, 2], said
+    for _, _, error in said:
+        assert told in error
+        assert "Traceback" not in error
+    assert not run.exists()

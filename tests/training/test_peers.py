@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import threading
 
 import jax
 import pytest
@@ -26,6 +27,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(peers.os, "_exit", end)
     monkeypatch.setattr(peers.os, "kill", lambda pid, number: found.append(number))
     monkeypatch.setattr(peers, "STOP_SECONDS", 0)
+    monkeypatch.setattr(peers, "GRACE_SECONDS", 0)
     peers._is_over.clear()
     return found
 
@@ -94,3 +96,15 @@ def test_after_its_own_end_a_process_minds_nothing(done: list[object]) -> None:
     finally:
         peers._is_over.clear()
     assert done == [signal.SIGTERM]
+
+
+def test_an_error_that_all_have_ends_each_by_its_own(
+    done: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "GRACE_SECONDS", 5)
+    threading.Timer(0.05, peers._is_over.set).start()  # as its own error does
+    try:
+        hear(b"")
+    finally:
+        peers._is_over.clear()
+    assert done == []

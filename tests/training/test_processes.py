@@ -37,6 +37,8 @@ def by_hand(**flags: Any) -> ParallelConfig:
         ({}, by_hand(process_id=0), Meeting("a:1", 4, 0)),
         ({}, by_hand(num_processes=1, process_id=0), None),
         (SLURM, ParallelConfig(), Meeting(None, 8, 3)),
+        (SLURM, ParallelConfig(num_processes=1), None),  # runs of their own under one srun
+        (POD, ParallelConfig(num_processes=1), None),  # or in one indexed Job
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ParallelConfig(), None),
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ParallelConfig(), None),  # no srun
         (MPI, ParallelConfig(), Meeting(None, 2, 1)),
@@ -92,3 +94,31 @@ def test_one_process_needs_nobody() -> None:
     agree = processes.Agreement()
     assert agree(True)
     assert not agree(False)
+
+
+@pytest.mark.parametrize(
+    ("environ", "visible", "told"),
+    [
+        ({}, "3", ""),  # no launcher: jax's word stands
+        ({**SLURM, "SLURM_STEP_NUM_NODES": "8", "SLURM_GPUS_ON_NODE": "8"}, "all", ""),
+        ({**SLURM, "SLURM_NNODES": "4", "SLURM_GPUS_ON_NODE": "8"}, "3", "8 GPUs and 2 processes"),
+        ({**SLURM, "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "8"}, "3", ""),
+        ({**SLURM, "SLURM_NNODES": "8", "JAX_LOCAL_DEVICE_IDS": "3"}, "3", ""),
+        ({**SLURM, **MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, "all", ""),
+        ({**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "3", ""),
+    ],
+)
+def test_the_only_process_of_a_node_takes_all_its_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environ: dict[str, str],
+    visible: str,
+    told: str,
+) -> None:
+    seen = dict.fromkeys(("jax_cuda_visible_devices", "jax_rocm_visible_devices"), "3")
+    monkeypatch.setattr(processes.jax.config, "update", seen.__setitem__)
+    processes._take_own_gpus(environ)
+    assert set(seen.values()) == {visible}
+    error = capsys.readouterr().err
+    assert told in error
+    assert bool(told) == bool(error)
