@@ -44,6 +44,7 @@ from training.hooks import evaluate_loss
 from training.loop import Hook
 from training.metrics import Costs, peak_flops
 from training.parallel import Devices
+from training.saving import check_keep_best
 from training.session import Prepare, Work, run_training
 from training.spikes import init_guard
 from training.state import TrainState
@@ -71,6 +72,7 @@ def main(config: Config) -> None:
         micro_batch_size(training, devices)
     records = agreement.together(lambda: open_records(config.data.records))
     check_sizes(config.model, records)
+    check_keep_best(config.checkpoint, records.held_out_splits)
     folder, changes = processes.from_first(lambda: open_folder(config))
     folder = Path(folder)
 

@@ -26,6 +26,7 @@ from training.digests import (
 from training.disk import FolderSteps
 from training.processes import everywhere, from_first
 from training.remote import ObjectSteps, UnreachableError, is_remote
+from training.saving import to_keep
 from training.state import TrainState
 
 Tell = Callable[[str, str], None]
@@ -62,6 +63,8 @@ class Checkpoints:
         self._place, self._config, self._tell, self._first = place, config, tell, first
         self._pending: int | None = None
         self._unsaved: str | None = None
+        self._is_told = False
+        self._whole = ""
         self._store = (
             ObjectSteps(str(place))
             if is_remote(place)
@@ -129,24 +132,21 @@ class Checkpoints:
         assert step is not None
         reason = _first_line(error)
         self._unsaved = f"the checkpoint of step {step} could not be written: {reason}"
-        whole = "not seen from here"
+        self._whole = "not seen from here"
         if not isinstance(error, UnreachableError):
             self._store.clean(step)
-            whole = ", ".join(map(str, self.steps())) or "none"
-        self._tell("unsaved", f"{self._unsaved}; older steps are as they were ({whole})")
+            self._whole = ", ".join(map(str, self.steps())) or "none"
+        self._tell("unsaved", f"{self._unsaved}; older steps are as they were ({self._whole})")
 
     def _kept(self) -> set[int]:
-        """The newest, and the best by the metric asked for."""
+        """What is kept of the steps that are there; tells once what is wrong with keep_best."""
         steps = self.steps()
-        if self._config is None or not self._config.keep:
+        if self._config is None:
             return set(steps)
-        kept = set(steps[-self._config.keep :])
-        if self._config.keep_best:
-            name = self._config.keep_best.removeprefix("-")
-            sign = -1 if self._config.keep_best.startswith("-") else 1
-            values = {step: self._metrics(step).get(name) for step in steps}
-            scored = {step: sign * v for step, v in values.items() if v is not None}
-            kept |= {min(scored, key=lambda step: scored[step])} if scored else set()
+        kept, problem = to_keep(steps, self._config, self._metrics)
+        if problem and not self._is_told:
+            self._tell("kept", problem)
+            self._is_told = True
         return kept
 
     def _metrics(self, step: int) -> dict[str, float]:
@@ -160,7 +160,8 @@ class Checkpoints:
         self.settle()
         if self._unsaved is not None:
             raise ValueError(
-                f"{self._unsaved}; once that is mended, the same command goes on from there"
+                f"{self._unsaved}; once that is mended, the same command goes on from the last "
+                f"step that is whole ({self._whole})"
             )
 
     def digests(self, step: int) -> dict[str, str]:

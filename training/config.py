@@ -190,11 +190,18 @@ class CheckpointConfig:
 
     every: int = 250
     """Updates between checkpoints; one is always written at the end and on SIGTERM."""
+    minutes: float = 0.0
+    """Minutes after which one is written anyway, counted from the one before; with several
+    processes by the clock of process 0. 0 = by the number of updates alone."""
     keep: int = 3
     """Newest checkpoints kept; older ones are deleted. 0 = all are kept."""
+    keep_every: int = 0
+    """Every so many updates a checkpoint is written that is never deleted, such as 50000; for
+    branch_from, and to look back. 0 = none."""
     keep_best: str = ""
     """An evaluated metric, such as eval/tone/loss: the checkpoint with its lowest value is kept
-    too, of those written at an evaluated step. With a minus before its name, the highest."""
+    too, of those written at an evaluated step. With a minus before its name, the highest. A NaN is
+    never best."""
 
     folder: str = ""
     """Where they are written: a folder on another disk, or gs://BUCKET/NAME or s3://BUCKET/NAME,
@@ -203,9 +210,14 @@ class CheckpointConfig:
     Default: output_dir/checkpoints."""
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.keep < 0:
+        for name in ("every", "minutes", "keep", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"checkpoint.{name} cannot be negative, not {getattr(self, name)}")
+        metric = self.keep_best.removeprefix("-")
+        if metric and not metric.startswith("eval/"):
             raise ValueError(
-                f"checkpoint.every {self.every} and checkpoint.keep {self.keep} cannot be negative"
+                f"checkpoint.keep_best {self.keep_best} is no evaluated metric, such as "
+                "eval/tone/loss"
             )
         scheme, is_url, _ = self.folder.partition("://")
         if is_url and scheme not in ("gs", "s3", "file"):

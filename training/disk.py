@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 for noisy in ("absl", "asyncio"):
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
-_print_error = sys.excepthook
+_print_error, _print_unraisable = sys.excepthook, sys.unraisablehook
 
 
 def _print_unless_late(kind: Any, error: Any, trace: Any) -> None:
@@ -26,7 +27,16 @@ def _print_unless_late(kind: Any, error: Any, trace: Any) -> None:
         _print_error(kind, error, trace)
 
 
-sys.excepthook = _print_unless_late
+def _print_unraisable_unless_late(one: Any) -> None:
+    """The same, for writes that finish in a thread of tensorstore's."""
+    if str(one.exc_value) != "Event loop is closed":
+        _print_unraisable(one)
+
+
+sys.excepthook, sys.unraisablehook = _print_unless_late, _print_unraisable_unless_late
+
+
+SWEEPS, SWEEP_SECONDS = 4, 0.05
 
 
 class FolderSteps:
@@ -34,13 +44,18 @@ class FolderSteps:
 
     def __init__(self, folder: Path, is_writer: bool) -> None:
         self._folder, self._is_writer = folder.resolve(), is_writer
+        self._failed: set[int] = set()
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         arrays = {name: ocp.StandardCheckpointHandler() for name in ("params", "ema", "rest")}
         return ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(create=self._is_writer),
+            options=ocp.CheckpointManagerOptions(
+                create=self._is_writer,
+                # Else a folder that cannot be made leaves threads that wait for it for 300 s.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
             item_handlers={**arrays, "about": ocp.JsonCheckpointHandler()},
         )
 
@@ -56,6 +71,8 @@ class FolderSteps:
         self, step: int, items: Mapping[str, Any], words: Any, first: Callable[[], None]
     ) -> None:
         """Begin to write a step; `first` is done before it can be whole."""
+        self._sweep()
+        self._failed.discard(step)
         first()
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args))
@@ -66,10 +83,17 @@ class FolderSteps:
 
     def clean(self, step: int) -> None:
         """Remove what a failed save has left, and begin with orbax anew."""
-        for half in self._folder.glob(f"{step}.*tmp*"):
-            shutil.rmtree(half, ignore_errors=True)
+        self._failed.add(step)
         self.close()
         self._manager = self._open()
+
+    def _sweep(self) -> None:
+        """Remove what failed saves have left. Writes that were under way then may make a folder
+        again."""
+        for _ in range(SWEEPS if self._failed else 0):
+            for half in (h for step in self._failed for h in self._folder.glob(f"{step}.*tmp*")):
+                shutil.rmtree(half, ignore_errors=True)
+            time.sleep(SWEEP_SECONDS)
 
     def tidy(self) -> None:
         """Orbax removes what saves that were cut off have left, when it is opened."""
@@ -107,3 +131,4 @@ class FolderSteps:
     def close(self) -> None:
         with contextlib.suppress(Exception):
             self._manager.close()
+        self._sweep()

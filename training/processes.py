@@ -219,3 +219,7 @@ class Agreement:
         before = self._asked
         self._asked = self._any(jax.make_array_from_process_local_data(dealt, wishes))
         return before is not None and bool(before)
+
+    def forget(self) -> None:
+        """Drop the wish of the last call, in every process."""
+        self._asked = None

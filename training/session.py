@@ -19,6 +19,7 @@ from training.copies import Copies
 from training.logbook import Logbook
 from training.loop import Hook, Row, fit
 from training.parallel import Devices
+from training.saving import make_save_hook
 from training.signals import StopSignal
 from training.skips import Skips
 from training.spikes import NOT_FINITE, SPIKE
@@ -78,10 +79,9 @@ def run_training(
     """The state after the last update, trained from the newest checkpoint in `folder`, or from
     `create()`. Raises exits.StoppedError, with the state saved, when it is told to stop before.
 
-    `about` names what the run depends on besides its settings, such as the data's digest; it is
-    saved with each checkpoint and must be the same on resume. `begin` makes the work, once it is
-    sure that there is some. `changes` are settings that differ from the last start's. `prepare`
-    gives a fresh state other weights, and lines about it. `plan`: None for batches of one size.
+    `about` names what the run depends on besides its settings, such as the data's digest: the same
+    on resume. `begin` makes the work, once there is some. `changes` are settings that differ from
+    the last start's. `prepare` gives a fresh state other weights. `plan`: None for one batch size.
     """
     steps, plan = config.training.steps, plan or BatchPlan(config.training.batch_size)
     agreement.check(about)
@@ -250,7 +250,7 @@ class _Trainer:
                     self._config.training.steps,
                     record=self._record,
                     hooks=work.hooks,
-                    save=Hook(self._config.checkpoint.every, self._save),
+                    save=make_save_hook(self._config.checkpoint, self._save),
                     between=work.between,
                     stop=self._stop,
                     is_stop=lambda _: agree(self._stop.received),

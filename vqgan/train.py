@@ -37,6 +37,7 @@ from training.batching import BatchPlan
 from training.config import CheckpointConfig, ParallelConfig, TrackerConfig
 from training.loop import Hook
 from training.parallel import Devices
+from training.saving import check_keep_best
 from training.session import Work, run_training
 from training.spikes import init_guard
 from training.state import TrainState
@@ -111,6 +112,7 @@ def main(config: RunConfig) -> None:
     parallel.check_batch(training.batch_size, devices, training.accumulation_steps)
     check_warmup(config)
     sets = agreement.together(lambda: read_sets(config.data.source, config.model.image_size))
+    check_keep_best(config.checkpoint, [*sets, "all"])
     folder, changes = processes.from_first(lambda: open_folder(config))
     folder = Path(folder)
 

@@ -1,5 +1,8 @@
 """A run's folder is new, or resumed with the same settings, or refused."""
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,21 @@ def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
         pass
     with runs.sole_user(tmp_path):
         pass  # it was let go
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_no_lock_can_be_had_the_run_goes_on_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with runs.sole_user(tmp_path):
+        pass
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: {tmp_path}/.lock cannot be locked ({os.strerror(number)})")
+    assert told.count("\n") == 1
 
 
 def test_other_package_versions_warn(

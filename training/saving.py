@@ -1,0 +1,98 @@
+"""When checkpoints are written, and which of them are kept."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from training.config import CheckpointConfig
+from training.loop import Hook
+from training.processes import Agreement
+from training.state import TrainState
+
+
+def make_save_hook(config: CheckpointConfig, save: Callable[[int, TrainState], Any]) -> Hook:
+    """Saves every checkpoint.every updates, every checkpoint.minutes since the last save, and at
+    each step that is to be kept for ever; in all processes at the same step."""
+    clock = Clock(config.minutes * 60.0)
+
+    def action(step: int, state: TrainState) -> None:
+        save(step, state)
+        clock.start()
+
+    return SaveHook(config.every, action, config.keep_every, clock)
+
+
+class Clock:
+    """Tells when the next save by the clock is due. Of several processes, process 0's counts."""
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        """`seconds` between saves; 0: never."""
+        self._seconds, self._now, self._agree = seconds, now, Agreement()
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count anew; called after a save, at the same step in every process."""
+        self._since = self._now()
+        self._agree.forget()
+
+    def is_over(self) -> bool:
+        """Whether the time is over; called once an update, in every process."""
+        if not self._seconds:
+            return False
+        is_mine = jax.process_index() == 0 and self._now() - self._since >= self._seconds
+        return self._agree(is_mine)
+
+
+@dataclass(frozen=True)
+class SaveHook(Hook):
+    """Periodic by the number of updates, and by the clock."""
+
+    keep_every: int
+    clock: Clock
+
+    def is_due(self, step: int, is_last: bool) -> bool:
+        is_over = self.clock.is_over()
+        is_lasting = self.keep_every > 0 and step % self.keep_every == 0
+        return super().is_due(step, is_last) or is_lasting or is_over
+
+
+def check_keep_best(config: CheckpointConfig, splits: Iterable[str]) -> None:
+    """Raises ValueError when checkpoint.keep_best is of a split that is not evaluated."""
+    known = [f"eval/{split}/" for split in splits]
+    name = config.keep_best.removeprefix("-")
+    if name and not name.startswith(tuple(known)):
+        there_are = ", ".join(f"{one}…" for one in known) or "none: no split is held out"
+        raise ValueError(
+            f"checkpoint.keep_best {config.keep_best} is of no evaluated split; there are: "
+            f"{there_are}"
+        )
+
+
+def to_keep(
+    steps: Sequence[int],
+    config: CheckpointConfig,
+    metrics_of: Callable[[int], Mapping[str, float]],
+) -> tuple[set[int], str]:
+    """Which of the steps, oldest first, are kept: the newest, the best by keep_best, and those for
+    ever; and what is wrong with keep_best, for which all are kept. A NaN is never best."""
+    if not config.keep:
+        return set(steps), ""
+    kept = set(steps[-config.keep :])
+    if config.keep_every:
+        kept |= {step for step in steps if step % config.keep_every == 0}
+    if not config.keep_best:
+        return kept, ""
+    name = config.keep_best.removeprefix("-")
+    sign = -1 if config.keep_best.startswith("-") else 1
+    found = {step: metrics_of(step) for step in steps}
+    scores = {step: sign * one[name] for step, one in found.items() if name in one}
+    others = sorted({key for one in found.values() for key in one})
+    if others and not scores:
+        problem = f"checkpoint.keep_best {name} was not measured, and no step is deleted for it"
+        return set(steps), f"{problem}; there are: {', '.join(others)}"
+    finite = {step: score for step, score in scores.items() if math.isfinite(score)}
+    return kept | ({min(finite, key=lambda step: finite[step])} if finite else set()), ""
