@@ -1,8 +1,69 @@
 """Each way a process ends has its own exit code. Whole runs are in tests/entry."""
 
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from training import exits
+
+ROOT = Path(__file__).parent.parent.parent
+CODES = {"FINISHED": 0, "FAULT": 1, "REFUSED": 2, "PEER_LOST": 3, "STOPPED": 75, "INTERRUPTED": 130}
+BODY = """
+import time
+from terminal import command
+from training import exits
+from training.signals import StopSignal, leave_early
+leave_early()
+with command("train.py"), StopSignal() as stop:
+    stop.shield(None)
+    print("busy", flush=True)
+    {body}
+"""
+WAIT = """
+    while not stop.received:
+        time.sleep(0.01)
+    print("saving", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "signals", "code", "lines"),
+    [
+        ("pass", [], 0, 0),
+        ("1 + None", [], 1, None),
+        ("raise ValueError('such as no records')", [], 2, 1),
+        ("raise OSError(28, 'No space left on device')", [], 2, 1),
+        ("from training.peers import _end; _end('gone')", [], 3, 1),
+        (f"{WAIT}    raise exits.StoppedError", [signal.SIGUSR1], 75, 0),
+        (f"{WAIT}    raise exits.StoppedError", [signal.SIGINT], 75, 0),
+        (f"{WAIT}    time.sleep(30)", [signal.SIGINT, signal.SIGINT], 130, 0),
+    ],
+)
+def test_each_end_has_its_code(
+    body: str, signals: list[signal.Signals], code: int, lines: int | None
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BODY.format(body=body)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for number in signals:
+        process.stdout.readline()  # busy, and then saving
+        process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code, error
+    assert lines is None or len(error.splitlines()) == lines, error
+
+
+def test_the_readme_has_these_codes() -> None:
+    assert {name: getattr(exits, name) for name in CODES} == CODES
+    table = (ROOT / "README.md").read_text().partition("| exit code |")[2].partition("\n\n")[0]
+    codes = [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)]
+    assert codes == [*CODES.values()]
 
 
 @pytest.mark.parametrize(
