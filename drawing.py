@@ -5,123 +5,25 @@ training run's grids have in common.
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Bool, Int, UInt8
 
-from config import Config, from_yaml
 from data.text import TextTokenizer, clean, make_normalizer, open_tokenizer
-from model import pretrained, transformer
+from drawing_memory import ROWS_PER_CALL, check_rows, telling_rows, within_memory
 from model.config import ModelConfig, SamplingConfig
-from model.sampling import Sampler, make_sampler, num_codes
+from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
 from model.transformer import Params, Transformer
-from training.checkpoint import Checkpoints
+from opening import Parts
+from opening import open_checkpoint as open_checkpoint
 from training.parallel import Devices, deal_rows, place
-from training.runs import place_of
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig
-from weights.releases import Origin
-
-ROWS_PER_CALL = 32
-"""Pictures drawn at a time on a device unless told otherwise."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A trained model, and what it takes to draw with it."""
-
-    folder: Path
-    """Holds tokenizer/ and vqgan/ as well."""
-    step: int | None
-    """Finished updates; None for a release, which does not say."""
-    model: ModelConfig
-    sampling: SamplingConfig
-    params: Params
-    records: str | None
-    """The token records it was trained on, as the run's configuration names them."""
-    records_digest: str | None
-    """What these records held then (Records.digest); None where nothing says so."""
-    origin: Origin | None = None
-    """The other program that it comes from, if it does."""
-
-    @property
-    def normalize_text(self) -> bool:
-        """Whether its captions were normalised as DALL·E mini does."""
-        return self.origin is not None and self.origin.config.get("normalize_text") is True
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingFlags:
-    """The checkpoint's own sampling settings, unless a flag says otherwise."""
-
-    guidance_scale: float | None = None
-    """1 = no guidance; default: the checkpoint's."""
-    guidance_start: float | None = None
-    """Share of the picture drawn before guidance sets in; default: the checkpoint's."""
-    guidance_end: float | None = None
-    """Share of the picture drawn when guidance stops; default: the checkpoint's."""
-    temperature: float | None = None
-    """0 = greedy; default: the checkpoint's."""
-    top_k: int | None = None
-    """Draw only among so many tokens, 0 = all; default: the checkpoint's."""
-    top_p: float | None = None
-    """Draw only among the tokens that make up this probability; default: the checkpoint's."""
-
-    def over(self, sampling: SamplingConfig) -> SamplingConfig:
-        """`sampling`, with the flags that were given in place."""
-
-        names = [one.name for one in fields(SamplingConfig)]
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(sampling, **given)
-
-
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a run folder (its newest step), RUN/checkpoints/STEP, or a release folder, which may be
-    another program's (model/pretrained.py).
-
-    Raises:
-        ValueError: when it is none of these, or damaged.
-    """
-    path = Path(path)
-    if (path / pretrained.CONFIG_FILE).is_file():
-        found = pretrained.read(path)
-        return Checkpoint(
-            path, None, found.model, found.sampling, found.params, None, None, found.origin
-        )
-    is_step = path.parent.name == "checkpoints" and path.name.isdecimal()
-    run, step = (path.parent.parent, int(path.name)) if is_step else (path, None)
-    config = from_yaml(Config, run / "config.yaml") if (run / "config.yaml").is_file() else None
-    if config is None or not (config.checkpoint.folder or (run / "checkpoints").is_dir()):
-        raise ValueError(
-            f"no checkpoint at {path}: looked for a run folder (config.yaml and checkpoints/), a "
-            f"step in one (RUN/checkpoints/STEP) and a release (config.json and model.safetensors)"
-        )
-    where = place_of(run, config.checkpoint.folder)
-    step, params, digest = _restore(where, step, config.model)
-    return Checkpoint(run, step, config.model, config.sampling, params, config.data.records, digest)
-
-
-def _restore(where: str, step: int | None, config: ModelConfig) -> tuple[int, Params, str | None]:
-    """The step, its parameters, and the digest of the records saved beside them."""
-    shapes = transformer.build(config).shapes
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
-    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
-    with Checkpoints(where) as checkpoints:
-        if step is None:
-            found = checkpoints.newest_params(like)  # a damaged step is passed over, with a line
-            if found is None:
-                raise ValueError(f"{where} holds no step")
-            step, params = found
-        elif step in checkpoints.steps():
-            params = checkpoints.restore_params(like, step)
-        else:
-            raise ValueError(f"{where} holds no {step}")
-        return step, params, checkpoints.about(step).get("records")
 
 
 @dataclass(frozen=True)
@@ -139,7 +41,8 @@ class Drawer:
     place: Callable[[Params], Params]
     """Lays parameters out for decoding and puts them on the devices; once for many draws."""
     sample: Sampler
-    paint: Callable[[Int[Array, "b n"]], UInt8[Array, "b y x 3"]]
+    paint: Callable[[Int[Array, "b n"]], tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]]
+    """Pictures, and whether the VQGAN gave finite numbers for each."""
     tokenise: Callable[[UInt8[np.ndarray, "b y x 3"]], Int[Array, "b n"]]
 
     @property
@@ -166,16 +69,26 @@ class Drawer:
         numbers = np.array(seeds, np.uint32)
         given = () if first_tokens is None else (np.tile(first_tokens, (self.batch_size, 1)),)
         for rows, count in self._batches(len(prompts)):
-            tokens = self.sample(params, text_tokens[rows], text_mask[rows], numbers[rows], *given)
-            yield np.asarray(self.paint(tokens))[:count]
+            with telling_rows(self.rows_per_call):
+                read = text_tokens[rows], text_mask[rows], numbers[rows]
+                tokens = self.sample(params, *read, *given)
+                _check_finite([prompts[row] for row in rows], np.asarray(tokens))
+                pictures = self._painted(tokens)
+            yield pictures[:count]
 
     def paint_tokens(self, image_tokens: Int[np.ndarray, "m n"]) -> UInt8[np.ndarray, "m y x 3"]:
         """The pictures that image tokens stand for."""
         painted = [
-            np.asarray(self.paint(jnp.asarray(image_tokens[rows], jnp.int32)))[:count]
+            self._painted(jnp.asarray(image_tokens[rows], jnp.int32))[:count]
             for rows, count in self._batches(len(image_tokens))
         ]
         return np.concatenate(painted)
+
+    def _painted(self, image_tokens: Int[Array, "b n"]) -> UInt8[np.ndarray, "b y x 3"]:
+        pictures, are_finite = self.paint(image_tokens)
+        if not np.asarray(are_finite).all():
+            raise ValueError("the VQGAN's output is NaN or infinite: its weights are damaged")
+        return np.asarray(pictures)
 
     def first_tokens(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> Int[np.ndarray, " k"]:
         """The image tokens of a picture's first rows of tokens, for `draw_batches` to complete.
@@ -205,45 +118,15 @@ class Drawer:
             yield rows, min(self.batch_size, total - start)
 
 
-def rows_for(total: int, num_devices: int = 1) -> int:
-    """Rows per call that serve `total` pictures: a power of two up to 32, so that few programs are
-    ever compiled."""
-    share = -(-total // num_devices)
-    return min(ROWS_PER_CALL, 1 << max(share - 1, 0).bit_length())
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a model draws with: its tokenizer and its VQGAN."""
-
-    tokenizer: Path
-    vqgan: Path
-    normalize_text: bool = False
-    """Whether captions go through DALL·E mini's normaliser, as its models were trained."""
-    are_given: bool = False
-    """Named by hand: what merely looks odd is then a warning."""
-
-
-def parts_of(
-    checkpoint: Checkpoint, tokenizer: str | None = None, vqgan: str | None = None
-) -> Parts:
-    """The checkpoint's own tokenizer and VQGAN, or those named instead.
-
-    Raises:
-        ValueError: the checkpoint has no tokenizer and none is named.
-    """
-    folder = checkpoint.folder
-    own = folder / "tokenizer"
-    if not own.is_dir() and any((folder / name).is_file() for name in pretrained.TOKENIZER_FILES):
-        own = folder  # other programs keep the tokenizer's files beside the weights
-    if tokenizer is None and not own.is_dir():
-        raise ValueError(f"no tokenizer in {folder}; name one with --tokenizer")
-    return Parts(
-        Path(tokenizer) if tokenizer else own,
-        Path(vqgan) if vqgan else folder / "vqgan",
-        checkpoint.normalize_text,
-        vqgan is not None,
-    )
+def _check_finite(prompts: Sequence[str], image_tokens: Int[np.ndarray, "b n"]) -> None:
+    """Raise ValueError where the model gave no finite numbers to draw a token by."""
+    bad = (image_tokens == NOT_FINITE).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"the model's output is NaN or infinite, first for the prompt "
+            f"{clean(prompts[int(bad.argmax())])!r:.80}: its weights are damaged, or a narrow "
+            f"compute_dtype overflows (try float32)"
+        )
 
 
 def make_drawer(
@@ -260,8 +143,7 @@ def make_drawer(
     """
     if isinstance(parts, Path):
         parts = Parts(parts / "tokenizer", parts / "vqgan")
-    if rows_per_call < 1:
-        raise ValueError(f"rows_per_call {rows_per_call} must be at least 1 picture")
+    check_rows(rows_per_call)
     devices = devices or Devices((jax.devices()[0],))
     normalize = make_normalizer() if parts.normalize_text else None
     tokenizer = open_tokenizer(parts.tokenizer, normalize)
@@ -271,9 +153,12 @@ def make_drawer(
     autoencoder = build_autoencoder(vqgan)
 
     @jax.jit
-    def paint(params: Params, image_tokens: Int[Array, "b n"]) -> UInt8[Array, "b y x 3"]:
-        pixels = jnp.clip(autoencoder.decode(params, image_tokens), -1.0, 1.0)
-        return jnp.round((pixels + 1) * 127.5).astype(jnp.uint8)
+    def paint(
+        params: Params, image_tokens: Int[Array, "b n"]
+    ) -> tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]:
+        decoded = autoencoder.decode(params, image_tokens)
+        pixels = jnp.round((jnp.clip(decoded, -1.0, 1.0) + 1) * 127.5).astype(jnp.uint8)
+        return pixels, jnp.isfinite(decoded).all(axis=(1, 2, 3))
 
     @jax.jit
     def tokenise(params: Params, pictures: UInt8[Array, "b y x 3"]) -> Int[Array, "b n"]:
@@ -282,7 +167,10 @@ def make_drawer(
     codes = min(vqgan.codebook_size, num_codes(model))
     rows = rows_per_call * (1 if sampling.guidance_scale == 1 else 2)
     sample = make_sampler(model, sampling, (empty_tokens, empty_mask), codes)
-    paint_rows = deal_rows(paint, devices)
+    sample_rows, paint_rows = (
+        within_memory(deal_rows(program, devices), devices, rows_per_call)
+        for program in (sample, paint)
+    )
     vqgan_params = place(vqgan_params, devices)
     return Drawer(
         devices,
@@ -292,7 +180,7 @@ def make_drawer(
         codes,
         tokenizer,
         lambda params: place(model.lay_out(params, rows), devices),
-        deal_rows(sample, devices),
+        sample_rows,
         lambda image_tokens: paint_rows(vqgan_params, image_tokens),
         lambda pictures: tokenise(vqgan_params, pictures),
     )

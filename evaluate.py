@@ -24,18 +24,13 @@ from data.exam import Answers, Exam, Half, Selection, open_exam
 from data.folders import digest_folder
 from data.grids import picture_grid, save_png
 from data.records import Records, open_records
-from drawing import (
-    ROWS_PER_CALL,
-    Checkpoint,
-    Drawer,
-    SamplingFlags,
-    make_drawer,
-    open_checkpoint,
-    parts_of,
-    picture_seed,
-)
+from drawing import Drawer, make_drawer, picture_seed
+from drawing_memory import ROWS_PER_CALL
 from model import transformer
+from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
+from outputs import check_grid, check_is_png
 from training.config import ComputeDtype, ParallelConfig
+from training.fitting import GB, available_memory
 from training.parallel import start
 
 ABOUT = "Draw held-out prompts and say whether the pictures show them, beside chance and ceiling."
@@ -46,6 +41,8 @@ GRID_PICTURES = 30
 HALVES = {"tune": "the tune half", "report": "the report half", "all": "both halves"}
 
 Scores = dict[str, float]
+Grid = tuple[list[str], np.ndarray]
+"""Prompts, and a picture of each: [prompt, 1, y, x, 3]."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,10 @@ class EvaluateConfig(SamplingFlags):
 
 
 def main(config: EvaluateConfig) -> None:
-    """Judge every checkpoint and print the table or the JSON."""
+    """Judge every checkpoint and print the table or the JSON, then write the grid."""
+    if config.grid:
+        check_is_png(Path(config.grid), "grid")
+        check_grid(Path(config.grid), "--grid")
     checkpoints = [open_checkpoint(path) for path in config.checkpoints]
     records = open_common_records(checkpoints, config)
     drawers = open_drawers(checkpoints, config)
@@ -104,14 +104,31 @@ def main(config: EvaluateConfig) -> None:
         drawers[0].image_size,
         Selection(config.splits, config.half, config.max_prompts, config.max_gallery),
     )
+    check_total(exam, drawers[0].image_size, config.pictures)
     results: list[dict[str, Answers]] = []
+    grid: Grid | None = None
     for checkpoint, drawer in zip(checkpoints, drawers, strict=True):
         drawn = {split: draw(drawer, checkpoint, exam, split, config) for split in exam.targets}
         if config.grid and not results:
-            write_grid(Path(config.grid), exam, drawn)
+            grid = make_grid(exam, drawn)
         results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
     report = make_report(exam, drawers[0], results, config)
-    print(json.dumps(report) if config.json else as_text(report))
+    print(json.dumps(report) if config.json else as_text(report), flush=True)
+    if config.grid and grid is not None:  # last: a disk that is full by now costs no score
+        save_png(Path(config.grid), picture_grid(*grid), {"prompts": grid[0]})
+        print(f"{config.grid}: {len(grid[0])} held-out prompts", file=sys.stderr)
+
+
+def check_total(exam: Exam, side: int, pictures: int) -> None:
+    """Raise ValueError where the pictures of a checkpoint, which are judged together, are more than
+    half of this machine's memory."""
+    prompts = sum(len(rows) for rows in exam.rows.values())
+    need, room = 3 * side * side * prompts * pictures, available_memory() // 2
+    if need > room:
+        raise ValueError(
+            f"{prompts:,} prompts × {pictures:,} pictures take {need / GB:,.1f} GB of "
+            f"{room / GB:,.1f} GB; take --pictures={max(1, pictures * room // need)} or fewer"
+        )
 
 
 def open_common_records(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> Records:
@@ -192,15 +209,13 @@ def draw(
     return pictures.reshape(-1, config.pictures, *pictures.shape[1:])
 
 
-def write_grid(path: Path, exam: Exam, drawn: Mapping[str, np.ndarray]) -> None:
+def make_grid(exam: Exam, drawn: Mapping[str, np.ndarray]) -> Grid:
     """The first picture of each prompt of each split, as many as look well on a page."""
     prompts = [prompt for split in drawn for prompt in exam.prompts(split)]
     pictures = np.concatenate([pictures[:, :1] for pictures in drawn.values()])
     kind = [i for i, prompt in enumerate(prompts) if not any(w in prompt for w in OFFENSIVE)]
     kind = kind[:GRID_PICTURES]
-    grid = picture_grid([prompts[i] for i in kind], pictures[kind])
-    save_png(path, grid, {"prompts": [prompts[i] for i in kind]})
-    print(f"{path}: {len(kind)} held-out prompts", file=sys.stderr)
+    return [prompts[i] for i in kind], pictures[kind]
 
 
 def make_report(

@@ -9,9 +9,7 @@ import runtime
 runtime.prepare()
 
 import dataclasses
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,22 +21,18 @@ from config import run
 from data.grids import picture_grid, save_png
 from data.pictures import read_picture
 from data.text import clean
-from drawing import (
-    Checkpoint,
-    Drawer,
-    SamplingFlags,
-    make_drawer,
-    open_checkpoint,
-    parts_of,
-    picture_seed,
-    rows_for,
-)
+from drawing import Drawer, make_drawer, picture_seed
+from drawing_memory import rows_for
 from model import transformer
+from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
+from outputs import make_room, output_paths, source_of
 from ranking import best_first, open_ranker, scored, tell_scores
 from training.config import ComputeDtype, ParallelConfig
 from training.parallel import start
 
 ABOUT = "Draw pictures of prompts from a checkpoint: a labelled grid, and each picture by itself."
+MAX_PICTURES = 1_000_000
+"""Pictures of one command: their prompts are held at once."""
 MAX_IN_GRID = 900
 """Pictures on one grid; all are written one by one in any case."""
 Settings = dict[str, str | int | float | None]
@@ -72,9 +66,9 @@ class GenerateConfig(SamplingFlags):
     clip: str | None = None
     """Folder with CLIP's weights (config.json and model.safetensors) and tokenizer.json: each
     prompt's pictures stand on the grid best first, and the scores are told."""
-    out: str = "pictures.png"
+    out: str = "drawn.png"
     """The grid's file, with a folder of the same name without .png beside it for the pictures; or a
-    folder, which gets grid.png and the pictures."""
+    folder, which gets grid.png and the pictures. Other pictures may not be in that folder."""
     seed: int = 0
     """Another seed draws other pictures. Each depends on (seed, prompt, its number) alone."""
     compute_dtype: ComputeDtype = "float32"
@@ -97,11 +91,16 @@ def main(config: GenerateConfig) -> None:
     prompts = [*config.prompts, *read_prompts(config.prompts_file)]
     if not prompts:
         raise ValueError('no prompts: pass --prompts "a red heart" or --prompts_file FILE')
+    if (total := len(prompts) * config.pictures) > MAX_PICTURES:
+        raise ValueError(
+            f"{len(prompts):,} prompt(s) × {config.pictures:,} pictures are {total:,}; at most "
+            f"{MAX_PICTURES:,} are drawn by one command: take fewer, or several with other seeds"
+        )
     grid_path, folder = output_paths(config.out)
     checkpoint = open_checkpoint(config.checkpoint)
     ranker = open_ranker(config.clip) if config.clip else None
     jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.pictures)]
-    drawer, settings = open_drawer(checkpoint, len(jobs), config)
+    drawer, settings = open_drawer(checkpoint, total, config)
     # The parameters as they were read are let go of: only the placed ones are used.
     params, checkpoint = drawer.place(checkpoint.params), replace(checkpoint, params={})
     if cut := drawer.num_cut(prompts):
@@ -116,7 +115,7 @@ def main(config: GenerateConfig) -> None:
         [picture_seed(config.seed, job.prompt, job.number) for job in jobs],
         read_beginning(drawer, config),
     )
-    make_room(grid_path, folder)
+    make_room(grid_path, folder, source_of(checkpoint.records))
     judged = scored(ranker, [job.prompt for job in jobs], drawn)
     on_grid, scores = save_pictures(jobs, judged, folder, config.seed, settings)
     write_grid(grid_path, prompts, config, on_grid, scores, settings)
@@ -196,31 +195,6 @@ def _read_file(path: Path) -> bytes:
     if not path.exists() or path.is_dir():  # pipes such as /dev/fd/3 are fine
         raise ValueError(f"no prompts_file at {path}")
     return path.read_bytes()
-
-
-def output_paths(out: str) -> tuple[Path, Path]:
-    """Where the grid goes, and the folder of the single pictures."""
-    path = Path(out)
-    if path.suffix.lower() != ".png" or path.is_dir():
-        if path.is_file():
-            raise ValueError(f"out {path} is a file; name a .png file or a folder")
-        return path / "grid.png", path
-    return path, path.with_suffix("")
-
-
-def make_room(grid_path: Path, folder: Path) -> None:
-    """Make the folders and see that files can be written, before hours of drawing."""
-    if grid_path.is_dir():
-        raise ValueError(f"out {grid_path} is a folder, but the grid is to be a file of that name")
-    for path in (grid_path.parent, folder):
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise ValueError(f"cannot write to {path} ({error}); name another --out") from None
-    if grid_path.exists() and not os.access(grid_path, os.W_OK):
-        raise ValueError(f"cannot write to {grid_path}; name another --out")
 
 
 def save_pictures(

@@ -315,7 +315,12 @@ def make_grids(
     def draw(step: int, state: TrainState) -> None:
         path = folder / "grids" / f"step-{step:06}.png"
         params = parallel.on_first_device(state.weights)
-        save_png(path, picture_grid(prompts, drawer.draw(params, prompts, seeds)[:, None]))
+        try:
+            pictures = drawer.draw(params, prompts, seeds)[:, None]
+            save_png(path, picture_grid(prompts, pictures), {"prompts": prompts})
+        except (ValueError, OSError) as error:  # NaN, memory, a full disk: training goes on
+            print(f"no grid at step {step}: {error}", flush=True)
+            return
         tracker.image(step, "grid", path)
 
     return draw

@@ -168,3 +168,12 @@ def read_png_about(path: Path) -> dict[str, str]:
     with Image.open(path) as image:
         image.load()
         return {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a file is a PNG that `save_png` wrote with the fields of a drawn picture."""
+    try:
+        with Image.open(path) as image:
+            return image.format == "PNG" and not {"settings", "prompts"}.isdisjoint(image.info)
+    except (OSError, ValueError, SyntaxError):
+        return False

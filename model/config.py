@@ -259,6 +259,9 @@ class ModelConfig:
                 raise ValueError(message)
 
 
+MAX_GUIDANCE = 10_000
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How image tokens are drawn from the model's logits."""
@@ -289,4 +292,9 @@ class SamplingConfig:
             raise ValueError(
                 f"sampling needs 0 ≤ guidance_start ≤ guidance_end ≤ 1, not "
                 f"{self.guidance_start} and {self.guidance_end}"
+            )
+        if not abs(self.guidance_scale) <= MAX_GUIDANCE:
+            raise ValueError(
+                f"guidance_scale {self.guidance_scale} is beyond ±{MAX_GUIDANCE}; logits overflow "
+                f"there, and small models like 1 to 3"
             )

@@ -18,6 +18,10 @@ from model.config import ModelConfig, SamplingConfig
 from model.layers import first_largest, fold_keys
 from model.transformer import Cache, DecodeStep, Params, Transformer, build
 
+NOT_FINITE = -1
+"""Drawn in place of a token where the largest logit is NaN or infinite."""
+COLDEST = 1e-30
+"""Below this temperature float32 overflows; drawing is greedy there."""
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
 Sampler = Callable[..., Int32[Array, "b n"]]
 """(params, text_tokens [b, t], text_mask [b, t], seeds [b], first_tokens [b, m] or None)."""
@@ -74,7 +78,8 @@ def make_sampler(
     `params` may be stacked, or laid out (`Transformer.lay_out`), which spares a copy per call.
     `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
     `codebook_size` classes are drawn, for the VQGAN knows no others, and never the start token;
-    without it every other class may be drawn, an end token among them.
+    without it every other class may be drawn, an end token among them. A token is NOT_FINITE where
+    the model gives NaN.
     """
     transformer = build(model) if isinstance(model, ModelConfig) else model
     if empty_text is None and config.guidance_scale != 1:
@@ -140,6 +145,8 @@ def _draw_segment(
             logits = jnp.where(allowed[None], logits, -jnp.inf)
         here = None if noise is None else noise[index - part.start]
         tokens = sample_tokens(logits, here, config)
+        is_finite = jnp.isfinite(logits.max(axis=-1))  # the largest of some with a NaN is NaN
+        tokens = jnp.where(is_finite, tokens, NOT_FINITE)
         return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
     return jax.lax.fori_loop(part.start, part.end, step, (drawn, cache.grown(part.end)))
@@ -169,7 +176,7 @@ def make_noise(
     """What the draws of a segment add to the logits: a function of a picture's key and of the
     position. None when nothing is left to chance. Made in front of the loop, as its many small
     operations would cost more in each step than the drawing itself."""
-    if config.temperature == 0:
+    if config.temperature < COLDEST:
         return None
 
     def gumbel(key: Key[Array, ""]) -> Float[Array, " v"]:
@@ -183,7 +190,7 @@ def sample_tokens(
     logits: Float[Array, "b v"], noise: Float[Array, "b v"] | None, config: SamplingConfig
 ) -> Int32[Array, " b"]:
     """One token per row: the likeliest, or, with Gumbel noise, one drawn by its probability."""
-    if noise is None:
+    if noise is None or config.temperature < COLDEST:
         return first_largest(logits)
     logits = keep_likely(logits / config.temperature, config.top_k, config.top_p)
     return first_largest(logits + noise)

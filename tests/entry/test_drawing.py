@@ -1,6 +1,7 @@
 """Checkpoints are found wherever they are named, and draw the same pictures every time."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -9,10 +10,13 @@ import pytest
 
 from data.records import open_records
 from drawing import Drawer, make_drawer, open_checkpoint, picture_seed
+from drawing_memory import telling_rows, within_memory
 from generate import GenerateConfig
 from model import transformer
 from model.config import SamplingConfig
 from release import ReleaseConfig, release
+from training.parallel import Devices
+from vqgan import pretrained as pretrained_vqgan
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,53 @@ def test_a_picture_does_not_depend_on_the_others(run_folder: Path, drawer: Drawe
     alone = [drawer.draw(params, [p], [s])[0] for p, s in zip(prompts, seeds, strict=True)]
     np.testing.assert_array_equal(drawn, alone)
     assert len({picture.tobytes() for picture in drawn}) > 1
+
+
+def test_weights_that_give_no_number_draw_nothing(run_folder: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(run_folder)
+    model = transformer.build(checkpoint.model)
+    broken = make_drawer(model, checkpoint.sampling, run_folder, 1)
+    nan = jax.tree.map(lambda leaf: leaf * np.nan, checkpoint.params)
+    with pytest.raises(ValueError, match=r"output is NaN or infinite, first for the prompt 'tan'"):
+        broken.draw(nan, ["tan"], [0])
+    shutil.copytree(run_folder / "vqgan", tmp_path / "vqgan")
+    (tmp_path / "tokenizer").symlink_to(run_folder / "tokenizer")
+    config, params = pretrained_vqgan.load(tmp_path / "vqgan")
+    huge = jax.tree.map(lambda leaf: np.full_like(leaf, 1e38), params)
+    pretrained_vqgan.save(tmp_path / "vqgan", config, huge, "float32")
+    broken = make_drawer(model, checkpoint.sampling, tmp_path, 1)
+    with pytest.raises(ValueError, match="the VQGAN's output is NaN or infinite"):
+        broken.draw(checkpoint.params, ["tan"], [0])
+
+
+def test_more_pictures_at_a_time_than_memory_holds_are_refused_with_what_fits() -> None:
+    devices = Devices((jax.devices()[0],))
+    squares = jax.jit(lambda scale, x: (scale * x @ x.T).astype(np.int8))
+    rows = np.zeros((64, 3), np.float32)  # 64 × 64 products, kept as 4,096 bytes
+    result = within_memory(squares, devices, 64)(np.float32(1), rows)
+    np.testing.assert_array_equal(result, np.zeros((64, 64), np.int8))
+    with pytest.raises(ValueError, match=r"rows_per_call 64: .* take --rows_per_call=\d+ or fewer"):
+        within_memory(squares, devices, 64, room=lambda _: 4_000)(np.float32(1), rows)
+    with pytest.raises(ValueError, match="compute_dtype=bfloat16, or a device with more"):
+        within_memory(squares, devices, 1, room=lambda _: 4_000)(np.float32(1), rows)
+
+
+def test_a_device_without_memory_left_is_told_with_what_to_try() -> None:
+    def fail(message: str) -> None:
+        with telling_rows(48):
+            raise jax.errors.JaxRuntimeError(message)
+
+    with pytest.raises(ValueError, match="48 picture.* take --rows_per_call=16 or fewer"):
+        fail("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        fail("INTERNAL: something else")
+
+
+@pytest.mark.parametrize("rows", [0, 65_537, 10**12])
+def test_absurd_numbers_of_rows_are_refused(run_folder: Path, rows: int) -> None:
+    checkpoint = open_checkpoint(run_folder)
+    with pytest.raises(ValueError, match="must be at least 1 picture, at most 65,536"):
+        make_drawer(transformer.build(checkpoint.model), checkpoint.sampling, run_folder, rows)
 
 
 def test_seeds_depend_on_seed_prompt_and_number_and_nothing_else() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+import evaluate as evaluate_module
 from config import parse_config, run
 from data.exam import Selection, choose_gallery, choose_prompts, open_exam
 from data.grids import read_png_about
@@ -86,6 +88,38 @@ def test_settings_of_the_command_line_change_what_is_drawn(
     assert report["pictures"] == 2
     prompts = json.loads(read_png_about(tmp_path / "g.png")["prompts"])
     assert sorted(prompts) == [f"tan bar {i}" for i in range(8)]
+
+
+@pytest.mark.parametrize("name", ["folder", "cat.jpg", "file/g.png", "mine.png"])
+def test_a_grid_that_cannot_be_written_is_told_before_drawing(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(evaluate_module, "draw", lambda *_: pytest.fail("drew"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine.png")
+    with pytest.raises(ValueError, match="is a folder|as PNG|cannot write to|was not drawn by"):
+        main(EvaluateConfig((str(run_folder),), grid=str(tmp_path / name)))
+
+
+def test_scores_are_printed_before_the_grid_is_written(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(evaluate_module, "save_png", full)
+    with pytest.raises(OSError, match="No space left"):
+        main(EvaluateConfig((str(run_folder),), pictures=1, grid=str(tmp_path / "g.png")))
+    assert "ceiling" in capsys.readouterr().out
+
+
+def test_more_pictures_than_memory_holds_are_refused(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_module, "draw", lambda *_: pytest.fail("drew"))
+    with pytest.raises(ValueError, match=r"prompts × 1,000,000,000 pictures take .* GB of .* or f"):
+        main(EvaluateConfig((str(run_folder),), pictures=10**9))
 
 
 def test_the_halves_share_no_prompt_and_leave_none_out(records: Records) -> None:

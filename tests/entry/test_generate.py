@@ -1,5 +1,6 @@
 """generate.py on a tiny run: files, metadata, hostile prompts, one-line errors."""
 
+import errno
 import io
 import json
 import os
@@ -14,7 +15,9 @@ from PIL import Image
 import generate as generate_module
 from config import parse_config, run
 from data.grids import read_png_about
-from generate import GenerateConfig, main, output_paths, read_prompts
+from generate import GenerateConfig, main, read_prompts
+from opening import open_checkpoint
+from outputs import output_paths, source_of
 from tests.entry.clip_folders import write_clip
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -112,6 +115,95 @@ def test_a_place_that_cannot_be_written_is_told_before_drawing(
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def picture(path: Path) -> Path:
+    """Somebody's picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(path)
+    return path
+
+
+def test_nothing_is_drawn_among_pictures_of_others(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate_module, "save_pictures", lambda *_: pytest.fail("drew"))
+    flat = picture(tmp_path / "flat" / "000-red-heart-0.png").parent
+    deep = picture(tmp_path / "deep" / "class" / "1.JPG").parent.parent
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    (tars / "0.tar").write_bytes(b"")
+    for folder in (flat, deep, tars):
+        for out in (f"{folder}.png", folder):
+            with pytest.raises(ValueError, match="did not draw, such as .*; drawn ones would be"):
+                generate("--checkpoint", run_folder, "--prompts", "a", "--out", out)
+    mine = picture(tmp_path / "mine.png")
+    before = mine.read_bytes()
+    with pytest.raises(ValueError, match=r"mine.png is there and was not drawn by this program"):
+        generate("--checkpoint", run_folder, "--prompts", "a", "--out", mine)
+    assert mine.read_bytes() == before
+
+
+def test_nothing_is_drawn_into_the_training_pictures(run_folder: Path, tmp_path: Path) -> None:
+    source = source_of(open_checkpoint(run_folder).records)
+    assert source is not None
+    for out in (source, f"{source}/drawn.png", f"{source}/new/folder"):
+        with pytest.raises(ValueError, match="lies among the pictures in .* trained on"):
+            generate("--checkpoint", run_folder, "--prompts", "a", "--out", out)
+    assert [p.name for p in Path(source).iterdir()] == ["0.tar"]
+    assert source_of(None) is source_of(str(tmp_path)) is None
+
+
+def test_without_out_nothing_of_the_quickstart_is_touched(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "pictures" / "1.png")
+    picture(tmp_path / "begun.png")
+    for _ in range(2):  # the second time among its own pictures
+        generate("--checkpoint", run_folder, "--prompts", "a")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "begun.png",
+        "drawn",
+        "drawn.png",
+        "pictures",
+    ]
+    assert os.listdir("pictures") == ["1.png"]
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "cat.JPEG", "cat.webp", "cat.gif", "cat.svg"])
+def test_another_kind_of_picture_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"out {name}: pictures are written as PNG; name a .png"):
+        output_paths(name)
+    (tmp_path / name).mkdir()
+    assert output_paths(str(tmp_path / name))[1] == tmp_path / name
+    assert output_paths("runs/v1.5") == (Path("runs/v1.5/grid.png"), Path("runs/v1.5"))
+
+
+def test_a_full_disk_costs_no_picture_that_was_there(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    common = ["--checkpoint", str(run_folder), "--prompts", "a", "b", "--out", str(out)]
+    generate(*common)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    written = []
+
+    def fsync(file: int) -> None:
+        written.append(file)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(sys, "argv", ["generate.py", *common, "--seed=5"])
+    with pytest.raises(SystemExit, match="2"):
+        run(main, GenerateConfig, prog="generate.py", about="")
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "No space left on device" in error
+    assert "001-b-0.png" in error
+    assert {p.name for p in out.iterdir()} == {p.name for p in before}  # and nothing half
+    changed = [p.name for p, content in before.items() if p.read_bytes() != content]
+    assert changed == ["000-a-0.png"]
+
+
 def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
     assert output_paths("a/grid.png") == (Path("a/grid.png"), Path("a/grid"))
     assert output_paths("pictures") == (Path("pictures/grid.png"), Path("pictures"))
@@ -131,6 +223,10 @@ def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
         (["--prompts_file=nowhere"], "no prompts_file at nowhere"),
         (["--prompts", "a", "--pictures=0"], "pictures 0 must be at least 1"),
         (["--prompts", "a", "--temperature=-1"], "temperature ≥ 0"),
+        (["--prompts", "a", "--guidance_scale=1e38"], "guidance_scale 1e+38 is beyond"),
+        (["--prompts", "a", "--pictures=1000000000"], "at most 1,000,000 are drawn"),
+        (["--prompts", "a", "--rows_per_call=1000000"], "at most 65,536"),
+        (["--prompts", "a", "--out=cat.jpg"], "pictures are written as PNG"),
         (["--prompts", "a", "--top_p=x"], "top_p"),
         (["--prompts", "a", "--tmperature=1"], "did you mean --temperature?"),
     ],

@@ -12,6 +12,7 @@ import pytest
 from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from model.sampling import (
+    NOT_FINITE,
     Sampler,
     keep_likely,
     make_sampler,
@@ -273,6 +274,30 @@ def test_the_start_token_is_never_drawn(tiny: ModelConfig, start: int) -> None:
     text, mask = (jnp.tile(part, (100, 1)) for part in texts())
     drawn = make_sampler(model, flat, EMPTY)(params, text, mask, jnp.arange(300, dtype=jnp.uint32))
     assert set(np.unique(drawn)) == set(range(20)) - {start}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_where_the_model_gives_no_finite_number_the_token_says_so(
+    model: Transformer, params: Any, value: float
+) -> None:
+    whole = make_sampler(model, WILD, EMPTY)(params, *texts(), seeds(1, 2, 3))
+    assert (whole != NOT_FINITE).all()
+    broken = jax.tree.map(lambda leaf: leaf * value, params)
+    assert (make_sampler(model, WILD, EMPTY)(broken, *texts(), seeds(1, 2, 3)) == NOT_FINITE).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-31, 1e-42, 1e-45])
+def test_temperatures_that_float32_cannot_divide_by_are_greedy(temperature: float) -> None:
+    logits = jax.random.normal(jax.random.key(0), (4, 40)) * 3
+    noise = jax.random.gumbel(jax.random.key(1), (4, 40))
+    drawn = sample_tokens(logits, noise, SamplingConfig(temperature=temperature))
+    np.testing.assert_array_equal(drawn, logits.argmax(-1))
+
+
+@pytest.mark.parametrize("scale", [1e38, -1e38, 10_001.0])
+def test_guidance_that_overflows_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="guidance_scale .* is beyond ±10000"):
+        SamplingConfig(guidance_scale=scale)
 
 
 def test_longer_pictures_get_more_segments() -> None:

@@ -1,0 +1,90 @@
+"""How many pictures at a time a device's memory holds: known before they are drawn."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from terminal import is_out_of_memory
+from training.fitting import GB, device_memory
+from training.parallel import Devices
+
+ROWS_PER_CALL = 32
+"""Pictures drawn at a time on a device unless told otherwise."""
+MAX_ROWS = 1 << 16
+"""Pictures at a time on a device: no memory holds more, and a program of more takes long to make.
+"""
+Program = Callable[..., Any]
+
+
+def check_rows(rows: int) -> None:
+    """Raise ValueError for a number of pictures at a time that cannot be."""
+    if not 1 <= rows <= MAX_ROWS:
+        raise ValueError(f"rows_per_call {rows} must be at least 1 picture, at most {MAX_ROWS:,}")
+
+
+def rows_for(total: int, num_devices: int = 1) -> int:
+    """Rows per call that serve `total` pictures: a power of two up to 32, so that few programs are
+    ever compiled."""
+    share = -(-total // num_devices)
+    return min(ROWS_PER_CALL, 1 << max(share - 1, 0).bit_length())
+
+
+def within_memory(
+    function: Any, devices: Devices, rows: int, room: Callable[[Devices], int] = device_memory
+) -> Program:
+    """`function`, which is jitted and handles so many `rows` a device: compiled once for each shape
+    of its arguments, and refused before it runs where it takes more than a device's `room`.
+
+    Raises:
+        ValueError: on the call, with how many rows fit.
+    """
+    programs: dict[Any, Program] = {}
+
+    def call(*arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(arguments)
+        key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in programs:
+            with telling_rows(rows):
+                compiled = function.lower(*arguments).compile()
+            _check_room(compiled, devices, rows, room(devices))
+            programs[key] = compiled
+        return programs[key](*arguments)
+
+    return call
+
+
+def _check_room(compiled: Any, devices: Devices, rows: int, room: int) -> None:
+    found = compiled.memory_analysis()
+    if found is None:  # this backend does not say
+        return
+    need = found.temp_size_in_bytes + found.output_size_in_bytes
+    if devices.devices[0].memory_stats():  # the room is the whole device, not what is left of it
+        need += found.argument_size_in_bytes
+    if need > room:
+        raise ValueError(
+            f"rows_per_call {rows}: so many pictures at a time take {need / GB:.3g} GB of the "
+            f"{room / GB:.3g} GB that a device has; {_fewer(rows * room // need)}"
+        )
+
+
+@contextlib.contextmanager
+def telling_rows(rows: int) -> Iterator[None]:
+    """Where a device has no memory left, a ValueError says how many pictures to try."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"out of memory: {rows} picture(s) at a time do not fit on a device; "
+            f"{_fewer(rows // 2)}"
+        ) from None
+
+
+def _fewer(rows: int) -> str:
+    """A power of two, as few programs are then ever compiled."""
+    if rows < 1:
+        return "take --compute_dtype=bfloat16, or a device with more memory"
+    return f"take --rows_per_call={1 << (rows.bit_length() - 1)} or fewer"

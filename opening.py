@@ -1,0 +1,141 @@
+"""From the path of a checkpoint to a trained model and what it takes to draw with it."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import jax
+
+from config import Config, from_yaml
+from model import pretrained, transformer
+from model.config import ModelConfig, SamplingConfig
+from model.transformer import Params
+from training.checkpoint import Checkpoints
+from training.runs import place_of
+from weights.releases import Origin
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model, and what it takes to draw with it."""
+
+    folder: Path
+    """Holds tokenizer/ and vqgan/ as well."""
+    step: int | None
+    """Finished updates; None for a release, which does not say."""
+    model: ModelConfig
+    sampling: SamplingConfig
+    params: Params
+    records: str | None
+    """The token records it was trained on, as the run's configuration names them."""
+    records_digest: str | None
+    """What these records held then (Records.digest); None where nothing says so."""
+    origin: Origin | None = None
+    """The other program that it comes from, if it does."""
+
+    @property
+    def normalize_text(self) -> bool:
+        """Whether its captions were normalised as DALL·E mini does."""
+        return self.origin is not None and self.origin.config.get("normalize_text") is True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """The checkpoint's own sampling settings, unless a flag says otherwise."""
+
+    guidance_scale: float | None = None
+    """1 = no guidance; default: the checkpoint's."""
+    guidance_start: float | None = None
+    """Share of the picture drawn before guidance sets in; default: the checkpoint's."""
+    guidance_end: float | None = None
+    """Share of the picture drawn when guidance stops; default: the checkpoint's."""
+    temperature: float | None = None
+    """0 = greedy; default: the checkpoint's."""
+    top_k: int | None = None
+    """Draw only among so many tokens, 0 = all; default: the checkpoint's."""
+    top_p: float | None = None
+    """Draw only among the tokens that make up this probability; default: the checkpoint's."""
+
+    def over(self, sampling: SamplingConfig) -> SamplingConfig:
+        """`sampling`, with the flags that were given in place."""
+
+        names = [one.name for one in fields(SamplingConfig)]
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(sampling, **given)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a run folder (its newest step), RUN/checkpoints/STEP, or a release folder, which may be
+    another program's (model/pretrained.py).
+
+    Raises:
+        ValueError: when it is none of these, or damaged.
+    """
+    path = Path(path)
+    if (path / pretrained.CONFIG_FILE).is_file():
+        found = pretrained.read(path)
+        return Checkpoint(
+            path, None, found.model, found.sampling, found.params, None, None, found.origin
+        )
+    is_step = path.parent.name == "checkpoints" and path.name.isdecimal()
+    run, step = (path.parent.parent, int(path.name)) if is_step else (path, None)
+    config = from_yaml(Config, run / "config.yaml") if (run / "config.yaml").is_file() else None
+    if config is None or not (config.checkpoint.folder or (run / "checkpoints").is_dir()):
+        raise ValueError(
+            f"no checkpoint at {path}: looked for a run folder (config.yaml and checkpoints/), a "
+            f"step in one (RUN/checkpoints/STEP) and a release (config.json and model.safetensors)"
+        )
+    where = place_of(run, config.checkpoint.folder)
+    step, params, digest = _restore(where, step, config.model)
+    return Checkpoint(run, step, config.model, config.sampling, params, config.data.records, digest)
+
+
+def _restore(where: str, step: int | None, config: ModelConfig) -> tuple[int, Params, str | None]:
+    """The step, its parameters, and the digest of the records saved beside them."""
+    shapes = transformer.build(config).shapes
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
+    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+    with Checkpoints(where) as checkpoints:
+        if step is None:
+            found = checkpoints.newest_params(like)  # a damaged step is passed over, with a line
+            if found is None:
+                raise ValueError(f"{where} holds no step")
+            step, params = found
+        elif step in checkpoints.steps():
+            params = checkpoints.restore_params(like, step)
+        else:
+            raise ValueError(f"{where} holds no {step}")
+        return step, params, checkpoints.about(step).get("records")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model draws with: its tokenizer and its VQGAN."""
+
+    tokenizer: Path
+    vqgan: Path
+    normalize_text: bool = False
+    """Whether captions go through DALL·E mini's normaliser, as its models were trained."""
+    are_given: bool = False
+    """Named by hand: what merely looks odd is then a warning."""
+
+
+def parts_of(
+    checkpoint: Checkpoint, tokenizer: str | None = None, vqgan: str | None = None
+) -> Parts:
+    """The checkpoint's own tokenizer and VQGAN, or those named instead.
+
+    Raises:
+        ValueError: the checkpoint has no tokenizer and none is named.
+    """
+    folder = checkpoint.folder
+    own = folder / "tokenizer"
+    if not own.is_dir() and any((folder / name).is_file() for name in pretrained.TOKENIZER_FILES):
+        own = folder  # other programs keep the tokenizer's files beside the weights
+    if tokenizer is None and not own.is_dir():
+        raise ValueError(f"no tokenizer in {folder}; name one with --tokenizer")
+    return Parts(
+        Path(tokenizer) if tokenizer else own,
+        Path(vqgan) if vqgan else folder / "vqgan",
+        checkpoint.normalize_text,
+        vqgan is not None,
+    )

@@ -1,0 +1,81 @@
+"""Exit codes of the commands that write for a user: 0 done, 2 a mistake in one line, 130 Ctrl-C."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evaluate
+import generate
+import release
+from config import run
+
+COMMANDS: dict[str, tuple[Callable[[Any], None], type, list[str]]] = {
+    "generate.py": (
+        generate.main,
+        generate.GenerateConfig,
+        ["--checkpoint={run}", "--prompts=a", "--out={out}"],
+    ),
+    "python -m evaluate": (
+        evaluate.main,
+        evaluate.EvaluateConfig,
+        ["{run}", "--pictures=1", "--half=all", "--grid={out}.png"],
+    ),
+    "python -m release": (
+        release.release,
+        release.ReleaseConfig,
+        ["--checkpoint={run}", "--out={out}"],
+    ),
+}
+
+
+def end(prog: str, words: list[str], monkeypatch: pytest.MonkeyPatch, main: Any = None) -> int:
+    """The exit code of a command with these words."""
+    usual, config_class, _ = COMMANDS[prog]
+    monkeypatch.setattr(sys, "argv", [prog, *words])
+    try:
+        run(main or usual, config_class, prog=prog, about="")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@pytest.fixture(params=list(COMMANDS))
+def prog(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def words(prog: str, run_folder: Path, tmp_path: Path) -> list[str]:
+    return [word.format(run=run_folder, out=tmp_path / "out") for word in COMMANDS[prog][2]]
+
+
+def test_0_when_everything_was_written(
+    prog: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert end(prog, words, monkeypatch) == 0
+
+
+@pytest.mark.parametrize("odd", ["--seeed=1", "--config=nowhere.yaml"])
+def test_2_for_a_mistake(
+    prog: str,
+    words: list[str],
+    odd: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    assert end(prog, [*words, odd], monkeypatch) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    (line,) = told.err.splitlines()
+    assert line.startswith(f"{prog}: ")
+    assert odd.partition("=")[0] in line or "nowhere.yaml" in line
+
+
+def test_130_for_ctrl_c(prog: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert end(prog, words, monkeypatch, interrupted) == 130
