@@ -6,7 +6,6 @@ A tokenizer of BART's kind (dalle-mini's) frames a caption as <s> caption </s>, 
 Sennrich et al. 2016, arXiv:1508.07909 (BPE); bytes as its alphabet, so no text is unknown.
 """
 
-import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,9 @@ from jaxtyping import Bool, Int32
 
 from data.normalise import MAX_CHARACTERS
 from data.normalise import make_normalizer as make_normalizer
+from data.tokenizer_files import as_text, read_tree
 from files import write_text
+from json_files import read_json
 
 PAD, END = "<pad>", "</s>"
 _START = "<s>"
@@ -111,7 +112,8 @@ class TextTokenizer:
 
 
 def open_tokenizer(path: Path, normalize: Callable[[str], str] | None = None) -> TextTokenizer:
-    """Open a tokenizer.json, a folder with one, or any other folder that transformers can read.
+    """Open a tokenizer.json, a folder with one, or with the files from before there was one
+    (data/tokenizer_files.py). Nothing of it is run.
 
     With `normalize` (make_normalizer(), where a model's config says normalize_text) captions go
     through it instead of `clean`; but a blank one stays empty, the prompt of unconditional rows.
@@ -120,10 +122,8 @@ def open_tokenizer(path: Path, normalize: Callable[[str], str] | None = None) ->
         ValueError: when there is no tokenizer, it is damaged, or it marks no end of text.
     """
     file = path / "tokenizer.json" if path.is_dir() else path
-    if file.is_file():
-        tokenizer = _open_fast(file)
-    elif path.is_dir():
-        tokenizer = _open_other(path)
+    if file.is_file() or path.is_dir():
+        tokenizer = _open_fast(file if file.is_file() else path)
     else:
         raise ValueError(f"no tokenizer folder at {path}, nor a tokenizer.json")
     if normalize is None:
@@ -133,7 +133,7 @@ def open_tokenizer(path: Path, normalize: Callable[[str], str] | None = None) ->
 
 def _open_fast(file: Path) -> TextTokenizer:
     tokenizer = _read_fast(file)
-    settings = file.parent / "tokenizer_config.json"
+    settings = (file if file.is_dir() else file.parent) / "tokenizer_config.json"
     end_id, pad_id = (
         _special_id(tokenizer.token_to_id, settings, role) for role in ("eos_token", "pad_token")
     )
@@ -155,13 +155,12 @@ def _open_fast(file: Path) -> TextTokenizer:
     return TextTokenizer(size, end_id, end_id if pad_id is None else pad_id, framed_ids)
 
 
-def _read_fast(file: Path) -> Any:
+def _read_fast(path: Path) -> Any:
     import tokenizers
 
-    with _blaming(f"{file} cannot be read"):
-        tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tree = read_tree(path)
+    with _blaming(f"{path} cannot be read"):
+        tokenizer = tokenizers.Tokenizer.from_str(as_text(tree))
     tokenizer.encode_special_tokens = True  # a prompt that spells "</s>" means these letters
     return tokenizer
 
@@ -183,35 +182,11 @@ def _special_id(id_of: Callable[[str], int | None], settings: Path, role: str) -
 def _special_name(settings: Path, role: str) -> str | None:
     if not settings.is_file():
         return None
-    with _blaming(f"{settings} cannot be read"):
-        values: Any = json.loads(settings.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{settings} holds a {type(values).__name__}; expected names and values")
-    value = values.get(role)
+    value = read_json(settings).get(role)
     name = value.get("content") if isinstance(value, dict) else value
     if name is not None and not isinstance(name, str):
         raise ValueError(f"{settings}: {role} is {value!r:.80}; expected a token's text")
     return name
-
-
-def _open_other(folder: Path) -> TextTokenizer:
-    import transformers  # takes seconds to import
-
-    with _blaming(f"{folder} is no tokenizer that transformers can read"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        ids = set(tokenizer.get_vocab().values())
-        if ids <= set(tokenizer.all_special_ids):
-            raise ValueError("its vocabulary has no tokens but special ones; is a file missing?")
-        size = max(ids) + 1
-
-    def token_ids(captions: list[str]) -> list[list[int]]:
-        with _blaming(f"the tokenizer in {folder} cannot encode a caption"):
-            return tokenizer(captions, split_special_tokens=True, verbose=False)["input_ids"]
-
-    end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    if end_id is None:
-        raise _no_end(folder, folder / "tokenizer_config.json")
-    return TextTokenizer(size, end_id, end_id if pad_id is None else pad_id, token_ids)
 
 
 def _no_end(path: Path, settings: Path) -> ValueError:

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from json_files import read_json
 from weights.arrays import read_arrays, shapes_of
-from weights.files import read_json
 from weights.plans import Leaf, Plan, gather
 from weights.settings import MAX_DEPTH, read_fields
 

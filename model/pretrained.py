@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from json_files import read_json
 from model import bart, dalle_mini, transformer
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
 from weights import releases
 from weights.arrays import Arrays, Dtype, read_arrays, read_weights, shapes_of, write_arrays
-from weights.files import read_json
 from weights.plans import gather
 from weights.releases import CONFIG_FILE, FLAX_FILE, WEIGHTS_FILE, Origin, Program
 from weights.settings import configuring, read_own

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from json_files import read_json
 from vqgan import published, taming
 from vqgan.autoencoder import build
 from vqgan.config import VQGANConfig
 from vqgan.layers import Params
 from weights import releases
 from weights.arrays import Arrays, Dtype, read_arrays, read_weights, shapes_of
-from weights.files import read_json
 from weights.plans import Plan, gather
 from weights.releases import CONFIG_FILE, FLAX_FILE, WEIGHTS_FILE, Origin, Program
 from weights.settings import configuring, read_own

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from files import new_file
-from weights.files import read_json
+from json_files import read_json
 from weights.msgpack import read_msgpack
 
 Arrays = dict[str, np.ndarray]

@@ -1,0 +1,329 @@
+"""A tokenizer's files as data: tokenizer.json, vocab.json and merges.txt, or vocab.txt.
+
+A tokenizer.json is a program of parts. Some regular expressions take for ever, texts that are
+replaced by longer ones in a row fill the memory, a pattern of counts does so when it is compiled.
+So each part is looked at first, and only kinds that are known to end soon are built. Code beside a
+tokenizer is never run.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from json_files import read_json
+
+MAX_BYTES, MAX_VOCABULARY, MAX_ADDED, MAX_PARTS = 48 << 20, 2_000_000, 20_000, 16
+MAX_GROWTH = 16
+"""How many times longer a caption may become on its way to the tokens."""
+MAX_FRAME, MAX_WORD, MAX_PIECE, MAX_REGEX, MAX_CHOICES = 16, 1000, 256, 500, 4
+GROWTH = {
+    **dict.fromkeys(("Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Strip", "StripAccents"), 1),
+    **dict.fromkeys(
+        ("Whitespace", "WhitespaceSplit", "Punctuation", "Digits", "BertPreTokenizer"), 1
+    ),
+    **dict.fromkeys(
+        ("CharDelimiterSplit", "UnicodeScripts", "Split", "Metaspace", "Precompiled"), 1
+    ),
+    **dict.fromkeys(("Replace", "Prepend", "BertNormalizer"), 1),
+    "ByteLevel": 4,  # each byte becomes a letter
+}
+"""Kinds of normalizers and pre-tokenizers, and how much longer they make a text at most, beside
+what the texts in them say."""
+FRAMES = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel")
+MODELS = ("BPE", "WordPiece", "Unigram", "WordLevel")
+_CASES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+KNOWN = {_CASES + r"\p{N}{1,3}" + _REST, _CASES + r"\p{N}" + _REST}
+"""Expressions of published tokenizers (cl100k, Llama 3, Qwen 2) that end, though not by the rule
+of `_check_regex`."""
+HOW = "save it as tokenizer.json with the program that it is of"
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """What a tokenizer.json at `path` says, or what the older files in a folder come to as one;
+    every part of it seen to end in bounded time and memory.
+
+    Raises:
+        ValueError: a part is none of the known ones, or beyond a bound; names file and key.
+    """
+    if path.is_dir():
+        path, tree = _old_files(path)
+    else:
+        tree = read_json(path, MAX_BYTES)
+    try:
+        return _checked(tree)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _checked(tree: dict[str, Any]) -> dict[str, Any]:
+    growth = 1.0
+    for name in ("normalizer", "pre_tokenizer"):
+        for part in _parts(tree.get(name), name):
+            growth *= _growth(part, name)
+    if growth > MAX_GROWTH:
+        raise ValueError(f"its normalizer can make a text {growth:.3g} times longer")
+    for part in _parts(tree.get("post_processor"), "post_processor"):
+        _check_frame(part)
+    _check_added(tree.get("added_tokens", []))
+    model = _object(tree.get("model"), "model")
+    kept = {name: tree.get(name) for name in ("version", "normalizer", "pre_tokenizer")}
+    # No decoder, truncation nor padding: they are not used here.
+    return {
+        **kept,
+        "post_processor": tree.get("post_processor"),
+        "added_tokens": tree.get("added_tokens", []),
+        "model": _checked_model(model),
+    }
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r:.60}; expected names and values")
+    return value
+
+
+def _parts(value: Any, name: str) -> Iterator[dict[str, Any]]:
+    """The parts of a sequence, and of those inside it."""
+    for number, part in enumerate(_all_parts(value, name, 0)):
+        if number == MAX_PARTS:
+            raise ValueError(f"{name} has more than {MAX_PARTS} parts")
+        yield part
+
+
+def _all_parts(value: Any, name: str, depth: int) -> Iterator[dict[str, Any]]:
+    if value is None:
+        return
+    part = _object(value, name)
+    if part.get("type") != "Sequence":
+        yield part
+        return
+    inner = next(
+        (part[k] for k in ("normalizers", "pretokenizers", "processors") if k in part), None
+    )
+    if not isinstance(inner, list) or depth > 4:
+        raise ValueError(f"{name} has a Sequence of {inner!r:.60}; expected a list of parts")
+    for one in inner:
+        yield from _all_parts(_object(one, name), name, depth + 1)
+
+
+def _growth(part: Mapping[str, Any], name: str) -> float:
+    kind = part.get("type")
+    if not isinstance(kind, str) or kind not in GROWTH:
+        raise ValueError(f"{name} {kind!r:.60} is none of the known kinds {', '.join(GROWTH)}")
+    if kind == "Precompiled":
+        return _charsmap_growth(part.get("precompiled_charsmap"))
+    if kind == "Prepend":
+        return 1 + len(_text(part.get("prepend"), f"{name}.prepend")) / MAX_FRAME
+    if "pattern" not in part:
+        return float(GROWTH[kind])
+    pattern = _object(part["pattern"], f"{name}.pattern")
+    content = _text(part.get("content", ""), f"{name}.content")
+    if "Regex" in pattern:
+        _check_regex(_text(pattern["Regex"], f"{name}.pattern.Regex"))
+        return max(1.0, float(len(content)))
+    literal = _text(pattern.get("String"), f"{name}.pattern.String")
+    if kind != "Replace":
+        return 1.0
+    if not literal:
+        raise ValueError(f"{name}.pattern is empty")
+    return max(1.0, len(content) / len(literal))
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_WORD:
+        raise ValueError(f"{name} is {value!r:.60}; expected a text of at most {MAX_WORD} letters")
+    return value
+
+
+def _charsmap_growth(value: Any) -> float:
+    """SentencePiece's map: the size of a trie, the trie, and texts that end with NUL."""
+    import base64
+
+    if value is None:
+        return 1.0
+    try:
+        data = base64.b64decode(value, validate=True)
+    except (TypeError, ValueError):
+        raise ValueError("precompiled_charsmap is no base64 text") from None
+    start = 4 + int.from_bytes(data[:4], "little")
+    if start > len(data) or (start - 4) % 4:
+        raise ValueError("precompiled_charsmap is cut off")
+    longest = max((len(text) for text in data[start:].split(b"\0")), default=0)
+    return max(1.0, longest / 40)  # U+FDFA is 18 letters, 33 bytes, of Arabic
+
+
+def _check_regex(pattern: str) -> None:
+    if pattern not in KNOWN and (len(pattern) > MAX_REGEX or not _ends_soon(pattern)):
+        raise ValueError(f"the expression {pattern!r:.80} is none that is known to end soon")
+
+
+ATOM = re.compile(
+    r"(?P<ahead>\(\?!\\S\))|(?P<opens>\((?:\?i?:)?(?!\?))|(?P<closes>\))|(?P<bar>\|)"
+    r"|(?P<endless>[*+]|\{\d*,\})|(?P<maybe>\?)|(?P<counts>\{\d{1,2}(?:,\d{1,2})?\})"
+    r"|(?P<letter>\\[pP]\{\^?\w+\}|\\[sSdDwWrnt]|\\[^\w\s]|\[\^?(?:\\[pP]\{\^?\w+\}|\\[sSdDwWrnt]"
+    r"|\\[^\w\s]|[^][\\&])+\]|[^][\\(){}*+?|])"
+)
+"""One piece of a regular expression of the plain kind: no references, no looking behind."""
+
+
+def _ends_soon(pattern: str) -> bool:
+    """Whether the shape of an expression shows that it takes time proportional to the text: no
+    group is repeated, few pieces are optional, and what is repeated without bound stands at the
+    end of its alternative, so that nothing is tried again."""
+    place, depth, after = 0, 0, ""
+    choices, is_open = 0, False  # of this alternative
+    while place < len(pattern):
+        if (found := ATOM.match(pattern, place)) is None:
+            return False
+        kind, is_spaces = str(found.lastgroup), pattern[:place].endswith(r"\s+")
+        place = found.end()
+        if kind in ("endless", "maybe", "counts"):
+            if after not in ("letter", "closes") or (after == "closes" and kind != "maybe"):
+                return False
+            choices += kind != "endless"
+            if kind == "endless" and (depth or is_open):
+                return False
+            is_open |= kind == "endless"
+        elif kind == "bar" and not depth:
+            choices, is_open = 0, False
+        elif (kind == "ahead" and not is_spaces) or (kind != "ahead" and is_open):
+            return False
+        choices += kind == "opens"
+        depth += (kind == "opens") - (kind == "closes")
+        if choices > MAX_CHOICES or depth not in (0, 1):
+            return False
+        after = kind
+    return depth == 0
+
+
+def _check_frame(part: Mapping[str, Any]) -> None:
+    kind = part.get("type")
+    if kind not in FRAMES:
+        raise ValueError(f"post_processor {kind!r:.60} is none of {', '.join(FRAMES)}")
+    if kind != "TemplateProcessing":
+        return
+    for name in ("single", "pair"):
+        template = part.get(name)
+        if not isinstance(template, list) or len(template) > MAX_FRAME:
+            raise ValueError(f"post_processor.{name} is {template!r:.60}; expected a short list")
+        texts = sum(isinstance(one, dict) and "Sequence" in one for one in template)
+        if texts > 2 or (name == "single" and texts > 1):
+            raise ValueError(f"post_processor.{name} repeats the text")
+    for token in _object(part.get("special_tokens"), "post_processor.special_tokens").values():
+        ids = token.get("ids") if isinstance(token, dict) else None
+        if not isinstance(ids, list) or len(ids) > MAX_FRAME:
+            raise ValueError(f"post_processor.special_tokens holds {token!r:.60}")
+
+
+def _check_added(tokens: Any) -> None:
+    if not isinstance(tokens, list) or len(tokens) > MAX_ADDED:
+        raise ValueError(f"added_tokens must be a list of at most {MAX_ADDED:,} tokens")
+    for token in tokens:
+        if not _text(_object(token, "added_tokens").get("content"), "added_tokens.content"):
+            raise ValueError("added_tokens.content is empty")
+
+
+def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
+    """The model with its kind named, which old files leave out."""
+    kind = model.get("type", "BPE" if "merges" in model else "WordLevel")
+    if kind not in MODELS:
+        raise ValueError(f"model {kind!r:.60} is none of {', '.join(MODELS)}")
+    if model.get("dropout") not in (None, 0):
+        raise ValueError("model.dropout draws tokens by lot; leave it out")
+    for name in ("vocab", "merges"):
+        if isinstance(model.get(name), list | dict) and len(model[name]) > MAX_VOCABULARY:
+            raise ValueError(f"model.{name} has more than {MAX_VOCABULARY:,} entries")
+    for name in ("unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name) is not None:
+            _text(model[name], f"model.{name}")
+    limit = model.get("max_input_chars_per_word", 100)
+    if type(limit) is not int or not 0 <= limit <= MAX_WORD:
+        raise ValueError(f"model.max_input_chars_per_word {limit!r:.60} is none of 0..{MAX_WORD}")
+    vocabulary = model.get("vocab")
+    if kind == "Unigram" and isinstance(vocabulary, list):
+        longest = max((len(one[0]) for one in vocabulary if _is_scored(one)), default=0)
+        if longest > MAX_PIECE or not all(map(_is_scored, vocabulary)):
+            raise ValueError("model.vocab must be of texts of at most 256 letters and their scores")
+    return {"type": kind, **model}
+
+
+def _is_scored(entry: Any) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and isinstance(entry[1], int | float)
+        and entry[1] == entry[1]
+    )
+
+
+def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The files from before there was tokenizer.json, as one."""
+    settings = folder / "tokenizer_config.json"
+    said = read_json(settings) if settings.is_file() else {}
+    readers: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]]
+    readers = {"merges.txt": _gpt2, "vocab.txt": _bert}
+    for name, reader in readers.items():
+        if (folder / name).is_file():
+            return folder / name, reader(folder, said)
+    found = sorted(file.name for file in folder.glob("*.model"))
+    more = f" ({found[0]} is SentencePiece's)" if found else ""
+    raise ValueError(
+        f"{folder} has no tokenizer.json, nor merges.txt with vocab.json, nor vocab.txt{more}; "
+        f"{HOW}"
+    )
+
+
+def _gpt2(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """GPT-2's and BART's: pairs of letters that stand for bytes."""
+    vocabulary = read_json(folder / "vocab.json", MAX_BYTES)
+    if any(word.endswith("</w>") for word in vocabulary):
+        raise ValueError(f"{folder / 'vocab.json'} is of another kind than GPT-2's; {HOW}")
+    lines = _lines(folder / "merges.txt")
+    merges = [line for line in lines if line and not line.startswith("#version")]
+    spaced = {"add_prefix_space": said.get("add_prefix_space") is True, "trim_offsets": True}
+    return {
+        "version": "1.0",
+        "pre_tokenizer": {"type": "ByteLevel", "use_regex": True, **spaced},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
+    }
+
+
+def _bert(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """BERT's: whole words, or their pieces after ##."""
+    vocabulary = {word: i for i, word in enumerate(_lines(folder / "vocab.txt"))}
+    missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocabulary]
+    if missing:
+        raise ValueError(f"{folder / 'vocab.txt'} has no {missing[0]}, as BERT's have; {HOW}")
+    lower = said.get("do_lower_case") is not False
+    cleaning = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
+    frame = {name: [word, vocabulary[word]] for name, word in (("sep", "[SEP]"), ("cls", "[CLS]"))}
+    model = {"type": "WordPiece", "vocab": vocabulary, "unk_token": "[UNK]"}
+    pieces = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    return {
+        "version": "1.0",
+        "normalizer": {"type": "BertNormalizer", **cleaning, "lowercase": lower},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", **frame},
+        "model": model | pieces,
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES:,} bytes")
+    try:
+        return data.decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no UTF-8 text") from None
+
+
+def as_text(tree: Mapping[str, Any]) -> str:
+    """The tree for the library; written anew, since a key that stands twice would be another one
+    to it than to us."""
+    return json.dumps(tree, ensure_ascii=True)
