@@ -91,6 +91,7 @@ def test_the_data_package_knows_no_jax(path: Path) -> None:
         ("orbax", "training/disk.py"),
         ("tensorstore", "training/remote.py"),
         ("wandb", "training/mirror.py"),
+        ("tensorboardX", "training/board.py"),
     ],
 )
 def test_a_vendor_is_touched_in_one_file(library: str, home: str) -> None:

@@ -34,6 +34,17 @@ def parse_ramp(text: str) -> tuple[int, int]:
     return int(start), int(size)
 
 
+def parse_trace(text: str) -> tuple[int, int]:
+    """ "100:110" → after 100 updates until 110 are made. Raises ValueError."""
+    start, _, stop = text.partition(":")
+    if not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
+        raise ValueError(
+            f"training.profile {text!r} is no range a:b with a < b, such as 100:110 for updates "
+            "101 to 110"
+        )
+    return int(start), int(stop)
+
+
 def parse_duration(text: str) -> int:
     """ "11:45" → the seconds of 11 hours and 45 minutes. Raises ValueError."""
     hours, _, minutes = text.partition(":")
@@ -116,6 +127,9 @@ class TrainingConfig:
     stop_after: str = ""
     """HH:MM, such as 11:45: save and leave, as at SIGTERM and with exit code 75, so long after this
     process began; for a job with an end. Quote it in a YAML file."""
+    profile: str = ""
+    """a:b, such as 100:110: a trace of updates a + 1 to b by jax's profiler, in RUN/profile. Quote
+    it in a YAML file."""
     norms_every: int = 0
     """Updates between rows with the norms of gradient, weights and update of every tensor, by
     layer, and the ratio of update to weights; 0 = never."""
@@ -151,6 +165,8 @@ class TrainingConfig:
             parse_range(text)
         if self.stop_after:
             parse_duration(self.stop_after)
+        if self.profile:
+            parse_trace(self.profile)
         self._check_ramp()
         self._check_micro_batch()
         if not 0 <= self.label_smoothing < 1 or self.z_loss < 0:
@@ -266,3 +282,6 @@ class TrackerConfig:
     online."""
     project: str = "pastel"
     """wandb project."""
+    tensorboard: bool = False
+    """Write what is shown on the terminal, and grids, as TensorBoard's event files into
+    RUN/tensorboard, too."""

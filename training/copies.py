@@ -15,7 +15,7 @@ from training.remote import Store, names, open_store, reachable
 GROWING = ("metrics.jsonl", "logbook.jsonl", "LOGBOOK.md", "environment.json", "skips.json")
 """Files that are only added to: of two, the longer one is newer."""
 FILES = (*GROWING, "config.yaml", "wandb_id.txt")
-FOLDERS = ("tokenizer", "vqgan", "grids")
+FOLDERS = ("tokenizer", "vqgan", "grids", "tensorboard")
 
 
 class Copies:

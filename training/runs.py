@@ -44,6 +44,7 @@ FREE_ON_RESUME = (
     "training.bad_update_budget",
     "training.loss_scale_patience",
     "training.stop_after",
+    "training.profile",
     "training.norms_every",
     "training.log_every",
     "training.eval_every",
@@ -62,6 +63,7 @@ OURS = {
     *("config.yaml.new", "environment.json.new", "metrics.jsonl.new"),
     *("LOGBOOK.md", "logbook.jsonl", "skips.json", "skips.json.new"),
     *("checkpoints", "grids", "tokenizer", "vqgan", "tokenizer.new", "vqgan.new", "wandb"),
+    *("tensorboard", "profile"),
     ".lock",
 }
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")

@@ -25,6 +25,7 @@ from training.skips import Skips
 from training.spikes import NOT_FINITE, SPIKE
 from training.state import TrainState
 from training.step import PLAIN, Step
+from training.tracing import Trace
 from training.trackers import Pace, Tracker
 
 
@@ -110,8 +111,9 @@ def run_training(
             ) as tracker:
                 stop.leave = lambda: _leave(checkpoints, book, folder, tracker, steps)
                 trainer = _Trainer(config, devices, about, checkpoints, tracker, book, stop)
-                with _noted(book, tracker):
-                    state = trainer.train(begin(tracker), state, skips)
+                trace = Trace(config.training.profile, folder).around(start)
+                with _noted(book, tracker), trace as traced:
+                    state = trainer.train(begin(tracker), state, skips, traced)
                     checkpoints.finish()
             _note_end(book, folder, int(state.step), steps)
     if int(state.step) < steps:
@@ -160,7 +162,6 @@ def _noted(book: Logbook, tracker: Tracker) -> Iterator[None]:
 
 
 def _leave_early(folder: Path) -> None:
-    """Of a process that was told to stop while it got ready."""
     print(f"{folder}: stopped before an update; the same command goes on from here", flush=True)
     peers.stop_all()
 
@@ -168,7 +169,7 @@ def _leave_early(folder: Path) -> None:
 def _leave(
     checkpoints: Checkpoints, book: Logbook, folder: Path, tracker: Tracker, steps: int
 ) -> None:
-    """Of a process that was told to stop while its main thread was busy, as in a compilation."""
+    """Of a process that was told to stop while its main thread was busy."""
     checkpoints.settle()
     _note_end(book, folder, tracker.step, steps)
     peers.stop_all()
@@ -196,7 +197,6 @@ def _note_start(
     changes: runs.Changes | None,
     lines: list[str],
 ) -> None:
-    """`lines` are about a fresh state."""
     if step:
         print(f"{folder}: resumed from step {step}")
     if devices.is_first:
@@ -230,7 +230,7 @@ class _Trainer:
         self._row: Row = {}
         self._overflows = 0
 
-    def train(self, work: Work, state: TrainState, skips: Skips) -> TrainState:
+    def train(self, work: Work, state: TrainState, skips: Skips, traced: Hook) -> TrainState:
         """Train to the last update, or until a stop."""
         self._settings, self._skips = work.settings, skips
         self._like = jax.tree.map(
@@ -249,7 +249,7 @@ class _Trainer:
                     lambda n: work.batch_at(skips.position(n)),
                     self._config.training.steps,
                     record=self._record,
-                    hooks=work.hooks,
+                    hooks=[*work.hooks, traced],
                     save=make_save_hook(self._config.checkpoint, self._save),
                     between=work.between,
                     stop=self._stop,

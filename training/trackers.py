@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from tqdm import tqdm
 
 from training import exits
+from training.board import Board
 from training.config import TrackerConfig
 from training.metrics import NO_COSTS, Costs, MetricsFile, memory
 from training.mirror import Mirror
@@ -29,6 +30,8 @@ class Pace(Protocol):
     def log_every(self) -> int: ...
     @property
     def stop_after(self) -> str: ...
+    @property
+    def profile(self) -> str: ...
 
 
 class Tracker:
@@ -55,7 +58,9 @@ class Tracker:
         self._steps = pace.steps
         self._restored_step = self.step = restored_step
         self._bar: tqdm | None = None  # drawn with the first row, below what is printed until then
-        self._mirror = Mirror(config if is_writer else TrackerConfig(), folder, settings)
+        config = config if is_writer else TrackerConfig()
+        self._mirror = Mirror(config, folder, settings)
+        self._board = Board(config, folder, restored_step)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -65,6 +70,7 @@ class Tracker:
             self._bar.close()
         if self._file is not None:
             self._file.close()
+        self._board.close()
         is_finished = self.step == self._steps
         ended = exits.FINISHED if is_finished else exits.STOPPED
         seconds = WAIT_AT_END if is_finished else WAIT_AT_STOP
@@ -73,6 +79,7 @@ class Tracker:
     def rewind(self, step: int) -> None:
         """Training goes on from an earlier step: rows beyond it are removed."""
         self.step = step
+        self._board.rewind(step)
         if self._file is not None:
             self._file.close()
             self._file = self._open(step)
@@ -88,11 +95,13 @@ class Tracker:
         self._advance(step)
         if is_shown:
             self._mirror.log(full, step)
+            self._board.log(full, step)
             self._show(step, {k: full[k] for k in SHOWN if k in full} | evaluated)
 
     def image(self, step: int, name: str, path: Path) -> None:
         """A picture file of the run, for the mirror; it stands in the run's folder already."""
         self._mirror.image(name, path, step)
+        self._board.image(name, path, step)
 
     def sync(self) -> None:
         """Called before each checkpoint."""

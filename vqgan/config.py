@@ -186,6 +186,9 @@ class TrainingConfig:
     stop_after: str = ""
     """HH:MM, such as 11:45: save and leave, as at SIGTERM and with exit code 75, so long after this
     process began; for a job with an end. Quote it in a YAML file."""
+    profile: str = ""
+    """a:b, such as 100:110: a trace of updates a + 1 to b by jax's profiler, in RUN/profile. Quote
+    it in a YAML file."""
     log_every: int = 50
     """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
     update."""

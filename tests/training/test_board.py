@@ -1,0 +1,84 @@
+"""Event files hold what was logged, in TensorBoard's format; no fault of theirs ends a run."""
+
+import math
+import struct
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from training.board import Board
+from training.config import TrackerConfig
+
+ON = TrackerConfig(tensorboard=True)
+
+
+def events(run: Path) -> list[Event]:
+    """All records of all files: TFRecords of a length, its checksum, the data, its checksum."""
+    found = []
+    for path in sorted((run / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
+
+
+def test_rows_and_pictures_are_written(tmp_path: Path) -> None:
+    picture = tmp_path / "grid.png"
+    Image.new("RGB", (4, 3)).save(picture)
+    board = Board(ON, tmp_path, 0)
+    board.log({"step": 7, "train/loss": 2.5, "examples": 56, "bad": math.nan, "no": None}, 7)
+    board.image("grid", picture, 7)
+    version, row, image = events(tmp_path)  # there before it is closed
+    board.close()
+    assert version.file_version == "brain.Event:2"
+    numbers = {value.tag: value.simple_value for value in row.summary.value}
+    assert (row.step, numbers) == (7, {"train/loss": 2.5, "examples": 56.0})
+    (value,) = image.summary.value
+    assert (value.tag, value.image.width, value.image.height) == ("grid", 4, 3)
+    assert value.image.encoded_image_string == picture.read_bytes()
+
+
+def test_rows_that_were_taken_back_are_not_shown(tmp_path: Path) -> None:
+    """TensorBoard drops rows from the step on at which a later session starts."""
+    board = Board(ON, tmp_path, 0)
+    board.rewind(20)
+    board.close()
+    Board(ON, tmp_path, 30).close()
+    starts = [one.step for one in events(tmp_path) if one.session_log.status == SessionLog.START]
+    assert starts == [21, 31]
+
+
+def test_without_the_flag_there_is_no_file(tmp_path: Path) -> None:
+    board = Board(TrackerConfig(), tmp_path, 0)
+    board.log({"train/loss": 1.0}, 1)
+    board.close()
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_full_disk_is_told_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = Board(ON, tmp_path, 0)
+
+    def full(event: Event) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(board._writer, "write_event", full)
+    for step in (1, 2):
+        board.log({"train/loss": 1.0}, step)
+    board.close()
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "No space left on device" in told
+
+
+def test_a_folder_that_cannot_be_made_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tensorboard").touch()
+    Board(ON, tmp_path, 5).log({"train/loss": 1.0}, 6)
+    assert "TensorBoard's files take no more rows" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""A trace begins and ends where it is asked to, and has files of jax's profiler."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from training import tracing
+from training.config import TrainingConfig
+from training.tracing import Trace
+
+
+def calls(monkeypatch: pytest.MonkeyPatch, text: str, first: int, last: int) -> list[object]:
+    """What the profiler is told in a loop from `first` to `last` finished updates."""
+    told: list[object] = []
+    at = [first]
+    monkeypatch.setattr(tracing.jax.profiler, "start_trace", lambda folder: told.append(at[0]))
+    monkeypatch.setattr(tracing.jax.profiler, "stop_trace", lambda: told.append(-at[0]))
+    with Trace(text, Path("run")).around(first) as hook:
+        for n in range(first + 1, last + 1):
+            at[0] = n
+            if hook.is_due(n, is_last=n == last):
+                hook.action(n, None)  # type: ignore[arg-type]
+    return told
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last", "expected"),
+    [
+        ("", 0, 30, []),
+        ("10:20", 0, 30, [10, -20]),
+        ("0:2", 0, 30, [0, -2]),
+        ("10:20", 15, 30, [15, -20]),  # resumed within
+        ("10:20", 20, 30, []),
+        ("10:20", 0, 15, [10, -15]),  # stopped within
+        ("10:20", 0, 20, [10, -20]),
+    ],
+)
+def test_when_it_traces(
+    monkeypatch: pytest.MonkeyPatch, text: str, first: int, last: int, expected: list[int]
+) -> None:
+    assert calls(monkeypatch, text, first, last) == expected
+
+
+def test_there_is_a_trace(tmp_path: Path) -> None:
+    with Trace("0:5", tmp_path).around(0):
+        jax.block_until_ready(jnp.ones(3) + 1)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("text", ["5", "5:5", "a:b", "-1:4"])
+def test_a_range_has_two_ends(text: str) -> None:
+    with pytest.raises(ValueError, match="no range a:b with a < b"):
+        TrainingConfig(profile=text)

@@ -1,0 +1,113 @@
+"""A run's metrics and pictures as TensorBoard's event files, in RUN/tensorboard. TensorBoard itself
+is not needed to write them; only this file knows tensorboardX.
+
+Records are written at once, in the thread that trains: the library's own writer would wait for a
+thread of its own, which a full disk ends.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from training.config import TrackerConfig
+
+FOLDER = "tensorboard"
+
+
+class Board:
+    """Takes rows and pictures. What cannot be written is told once, and training goes on."""
+
+    def __init__(self, config: TrackerConfig, run: Path, restored_step: int) -> None:
+        """Rows after `restored_step` that an earlier start wrote are not shown any more."""
+        self._writer = None
+        if not config.tensorboard:
+            return
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+
+            (run / FOLDER).mkdir(exist_ok=True)
+            self._writer = EventsWriter(
+                str(run / FOLDER / "events"), f".{os.getpid()}-{restored_step}"
+            )
+        except (ImportError, OSError) as error:
+            self._give_up(error)
+        if restored_step:
+            self.rewind(restored_step)
+
+    def log(self, row: Mapping[str, object], step: int) -> None:
+        """The finite numbers of a row."""
+        if self._writer is None:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        numbers = {
+            k: float(v) for k, v in row.items() if k != "step" and isinstance(v, int | float)
+        }
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in numbers.items()
+            if math.isfinite(value)
+        ]
+        self._write(step, summary=Summary(value=values))
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """A picture file."""
+        if self._writer is None:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        try:
+            with Image.open(path) as picture:
+                width, height = picture.size
+            image = Summary.Image(
+                height=height,
+                width=width,
+                colorspace=3,  # RGB
+                encoded_image_string=path.read_bytes(),
+            )
+        except OSError as error:
+            self._give_up(error)
+            return
+        self._write(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
+
+    def rewind(self, step: int) -> None:
+        """Rows after this step are not shown any more: a session of TensorBoard's begins here."""
+        if self._writer is None:
+            return
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        self._write(step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            try:
+                writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _write(self, step: int, **content: object) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        assert self._writer is not None
+        try:
+            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+            self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._writer = None
+        text = " ".join(str(error).split())
+        print(
+            f"warning: TensorBoard's files take no more rows ({text}); training goes on and "
+            "metrics.jsonl has every row",
+            file=sys.stderr,
+            flush=True,
+        )
