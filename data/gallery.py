@@ -31,12 +31,14 @@ class Choice:
 
     same: tuple[str, ...]
     attribute: str
-    values: tuple[str, ...]
+    values: tuple[str, ...] = ()
+    """All of them must exist; none named: whatever values occur, two at least."""
 
 
 CHOICES = {
     "tone5way": Choice(("concept",), "tone", ("1", "2", "3", "4", "5")),
     "gender3way": Choice(("role", "tone"), "gender", ("person", "man", "woman")),
+    "style": Choice(("concept", "tone"), "style"),
 }
 """Asked only where all the siblings exist; sets without these columns are spared the question."""
 
@@ -104,7 +106,7 @@ class Gallery:
 
     pictures: UInt8[np.ndarray, "n y x 3"]
     attributes: Sequence[Mapping[str, str | None]]
-    """Per picture; `concept`, `tone`, `gender` and `role` are read, each may be missing."""
+    """Per picture; `concept`, `tone`, `gender`, `role` and `style` are read, if they are there."""
     in_training: Bool[np.ndarray, " n"]
 
     def __post_init__(self) -> None:
@@ -153,6 +155,7 @@ class Gallery:
             **{name: self._choose(name, drawn, targets) for name in CHOICES},
             "nn_is_train": self._trained[nearest],
         }
+        answers["both"] = np.multiply(answers["concept"], answers["style"])
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
 
     def chance(self, targets: Int64[np.ndarray, " b"]) -> dict[str, Float[np.ndarray, " b"]]:
@@ -165,14 +168,25 @@ class Gallery:
             "concept": [len(self._shown[c]) / count if c else np.nan for c in concepts],
             **{
                 name: [
-                    1 / len(choice.values) if self._siblings(name, t) else np.nan
+                    1 / len(siblings) if (siblings := self._siblings(name, t)) else np.nan
                     for t in targets.tolist()
                 ]
-                for name, choice in CHOICES.items()
+                for name in CHOICES
             },
+            "both": [self._chance_of_both(t) for t in targets.tolist()],
             "nn_is_train": [self._trained.mean() for _ in targets],
         }
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
+
+    def _chance_of_both(self, target: int) -> float:
+        """The share of distinct real pictures with the right concept that are nearest to the
+        target among its siblings in style."""
+        concept = self.attributes[target].get("concept")
+        if not concept or not self._siblings("style", target):
+            return np.nan
+        shown = [int(np.argmax(self.distinct == p)) for p in sorted(self._shown[concept])]
+        pictures, targets = self.pictures[shown], np.full(len(shown), target)
+        return sum(self._choose("style", pictures, targets)) / len(self.features)
 
     def _concepts(self, targets: Int64[np.ndarray, " b"]) -> list[str | None]:
         return [self.attributes[target].get("concept") for target in targets]
@@ -203,7 +217,7 @@ class Gallery:
         choice, example = CHOICES[name], self.attributes[target]
         family = self._families[name].get(_common(choice, example), {})
         own = example.get(choice.attribute)
-        if own not in family or len(family) < len(choice.values):
+        if own not in family or len(family) < max(len(choice.values), 2):
             return []
         return [target, *(index for value, index in family.items() if value != own)]
 
@@ -214,7 +228,7 @@ class Gallery:
         for name, choice in CHOICES.items():
             for index, example in enumerate(self.attributes):
                 value, common = example.get(choice.attribute), _common(choice, example)
-                if value in choice.values and common[0]:
+                if value and value in (choice.values or (value,)) and common[0]:
                     families[name].setdefault(common, {})[value] = index
         return families
 

@@ -22,7 +22,10 @@ from data.text import clean
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 CAPTION_ENDINGS = ("json", "txt")
-ATTRIBUTES = ("concept", "tone", "gender", "role", "group", "subgroup", "hexcode", "url")
+ATTRIBUTES = (
+    *("concept", "style", "tone", "gender", "role", "group", "subgroup", "hexcode"),
+    *("url", "license"),
+)
 MAX_CAPTION_BYTES = 1 << 20
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp", "img", "picture")
 CAPTION_COLUMNS = ("captions", "caption", "text", "txt", "sentences")

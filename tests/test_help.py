@@ -76,7 +76,9 @@ def entries(config_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 def test_every_program_is_found() -> None:
     named = {"train.py", "generate.py", "python -m evaluate", "python -m vqgan.train"}
     assert (
-        named | {"python -m data.emoji", "python -m data.encode", "python -m release"}
+        named
+        | {"python -m data.artists", "python -m data.emoji"}
+        | {"python -m data.encode", "python -m release"}
         <= COMMAND_LINES.keys()
     )
 

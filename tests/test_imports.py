@@ -31,7 +31,7 @@ ALLOWED = {
 GROUND_FLOOR = {"files", "json_files", "terminal"}  # everybody may import them
 # Entry points compose the parts and may import all of them; nothing imports an entry point.
 BESIDE_THE_PACKAGES = {"train.py", "generate.py", "evaluate.py", "release.py"}
-RUN_AS_MODULES = {"vqgan/train.py", "data/encode.py", "data/emoji.py"}
+RUN_AS_MODULES = {"vqgan/train.py", "data/encode.py", "data/emoji.py", "data/artists.py"}
 ENTRY_POINTS = BESIDE_THE_PACKAGES | RUN_AS_MODULES
 PROGRAMS = {"benchmarks", "experiments"}  # may import everything; they import only one another
 # Until the recipe has a file of its own.

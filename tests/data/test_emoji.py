@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from data import emoji as emoji_module
-from data.emoji import EmojiConfig, captions_of, digest, in_starter, main, rasterise, read_table
+from data.drawings import digest, rasterise, read_table
+from data.emoji import EmojiConfig, captions_of, in_starter, main, svg_files
 from data.openmoji_splits import Emoji, assign_splits, gender_triples
 from data.sources import open_source
 
@@ -24,7 +25,7 @@ def emojis() -> list[Emoji]:
 
 @pytest.fixture(scope="module")
 def pictures(emojis: list[Emoji]) -> dict[str, bytes]:
-    return rasterise([e.hexcode for e in emojis], 64)
+    return rasterise(svg_files(e.hexcode for e in emojis), 64)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,8 @@ def means(answers: dict[str, np.ndarray]) -> dict[str, float]:
 def test_the_real_picture_finds_itself(gallery: Gallery) -> None:
     scores = means(gallery.judge(gallery.pictures[HELD_OUT], HELD_OUT))
     assert scores.pop("nn_is_train") == 0
-    assert set(scores.values()) == {1.0}
+    asked = {name: score for name, score in scores.items() if name not in ("style", "both")}
+    assert set(asked.values()) == {1.0}
 
 
 def test_a_copied_training_sibling_shows_the_concept_but_is_not_the_picture(
@@ -103,6 +104,42 @@ def test_chance_is_what_random_real_pictures_score(gallery: Gallery) -> None:
     for name in ("all_top1", "all_top5", "concept", "nn_is_train"):
         assert scores[name] == pytest.approx(chance[name], abs=1e-6)
     assert chance["tone5way"] == pytest.approx(1 / 5)
+
+
+def styled(styles: str, held_out: int) -> Gallery:
+    """A square, a disc and a bar, each in the shades that are named: 12345 are five artists."""
+    rows = [(shape, tone) for shape in ("square", "disc", "bar") for tone in map(int, styles)]
+    pictures = np.stack([draw(shape, TONES[tone - 1]) for shape, tone in rows])
+    attributes = [{"concept": shape, "style": f"artist {tone}"} for shape, tone in rows]
+    return Gallery(pictures, attributes, np.arange(len(rows)) != held_out)
+
+
+def test_style_is_a_choice_among_the_artists_that_drew_the_thing() -> None:
+    gallery, target = styled("135", 1), np.array([1])
+    right, other_style, other_thing = gallery.pictures[[1]], *gallery.pictures[[[0], [4]]]
+    answers = {
+        name: [gallery.judge(drawn, target)[name].item() for name in ("concept", "style", "both")]
+        for name, drawn in {"right": right, "style": other_style, "thing": other_thing}.items()
+    }
+    assert answers == {"right": [1, 1, 1], "style": [1, 0, 0], "thing": [0, 1, 0]}
+
+
+def test_style_has_the_chance_of_the_number_of_artists() -> None:
+    for styles in ("13", "135", "12345"):
+        gallery = styled(styles, 0)
+        every = np.arange(len(gallery.pictures))
+        targets, drawn = (grid.ravel() for grid in np.meshgrid(every, every))
+        scores = means(gallery.judge(gallery.pictures[drawn], targets))
+        chance = means(gallery.chance(targets))
+        assert chance["style"] == pytest.approx(1 / len(styles))
+        assert chance["both"] == pytest.approx(scores["both"], abs=1e-6)
+
+
+def test_style_is_not_asked_where_one_artist_drew_the_thing(gallery: Gallery) -> None:
+    alone = styled("3", 0)
+    for name in ("style", "both"):
+        assert np.isnan(alone.judge(alone.pictures[[0]], np.array([0]))[name]).all()
+        assert np.isnan(gallery.judge(gallery.pictures[[0]], np.array([0]))[name]).all()
 
 
 def test_enlarging_a_picture_does_not_change_its_features() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.emoji import rasterise
+from data.drawings import rasterise
+from data.emoji import svg_files
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.objective import make_reconstruction
@@ -37,7 +38,7 @@ def test_it_has_the_shape_that_the_presets_expect(shipped):
 
 def test_held_out_pictures_come_back_alike_and_in_their_colours(shipped):
     config, params = shipped
-    files = rasterise(list(HELD_OUT), config.image_size)
+    files = rasterise(svg_files(HELD_OUT), config.image_size)
     pictures = [Image.open(io.BytesIO(files[name])).convert("RGB") for name in HELD_OUT]
     pixels = np.stack([np.asarray(picture) for picture in pictures])
     found = make_reconstruction(build(config))(params, pixels)

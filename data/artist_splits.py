@@ -1,0 +1,30 @@
+"""Which of the artists' pictures are held out: pairs of thing and artist, skin tones of such pairs,
+and whole things. Decided by crc32 of names, as in data/openmoji_splits.py."""
+
+from collections.abc import Mapping, Sequence
+
+from data.artist_sets import Drawing
+from data.openmoji_splits import crc
+
+
+def assign_splits(drawings: Sequence[Drawing], digests: Mapping[str, str]) -> dict[str, str]:
+    """Split by key: train, style (thing and artist both known, never together), tone (this artist's
+    picture of this thing in another skin tone only), concept (the thing by nobody), or gallery: not
+    asked, since it equals a training picture (`digests`, by key), or is a skin tone of a
+    held-out pair."""
+    splits = {one.key: _rule(one) for one in drawings}
+    trained = {digests[key] for key, split in splits.items() if split == "train"}
+    return {
+        key: "gallery" if split != "train" and digests[key] in trained else split
+        for key, split in splits.items()
+    }
+
+
+def _rule(drawing: Drawing) -> str:
+    emoji, pair = drawing.emoji, f"{drawing.emoji.concept}:{drawing.style}"
+    if crc(f"c:{emoji.concept}") % 40 == 0:
+        return "gallery" if emoji.tone else "concept"
+    if crc(pair) % 8 == 0:
+        return "gallery" if emoji.tone else "style"
+    tones = [int(tone) for tone in emoji.tone.split(",") if tone]
+    return "tone" if len(tones) == 1 and tones[0] == 1 + crc(f"t:{pair}") % 5 else "train"

@@ -1,0 +1,240 @@
+"""Eight artists draw the same things: pictures, captions and held-out splits, as a folder of tars.
+
+`python -m data.artists --out pictures/artists`. Drawings come from eight npm packages, fetched with
+`npm pack` into --packages, or from a folder that holds them; names, keywords, groups and skin tones
+from the table data/openmoji.tsv.gz. The tars look like anybody's, with the licence of each picture.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from data.artist_sets import Drawing, IconSet, fetch_packages, join, open_sets
+from data.artist_splits import assign_splits
+from data.drawings import TABLE, digest, rasterise, read_table
+from data.folders import holds, write_json
+from data.openmoji_splits import Emoji
+from files import check_free, new_folder
+
+MARKER = "artists.json"
+LICENSES = "LICENSES.md"
+PICTURES_PER_TAR = 1000
+RECIPE = tuple(
+    Path(__file__).parent / name for name in ("artists.py", "artist_sets.py", "artist_splits.py")
+)
+COMMON_STYLES = 6
+"""Artists that have drawn a thing of the common ones."""
+# Words that tell many pictures apart by a detail: people, flags, clocks, buttons.
+_UNCOMMON = re.compile(r"\b(woman|women|man|men|person|people|button|keycap|o'clock|thirty|moon)\b")
+_UNCOMMON_GROUPS = ("flags", "people-body", "component", "extras-openmoji", "extras-unicode")
+
+Subset = Literal["things", "common", "all"]
+
+
+@dataclass(frozen=True)
+class ArtistsConfig:
+    """What to write, and where."""
+
+    out: str = "pictures/artists"
+    """Folder for the tars; it must be new, or hold what the same command wrote before."""
+    packages: str = "pictures/packages"
+    """Folder of the npm packages, packed or not; what is missing is fetched with npm pack."""
+    subset: Subset = "common"
+    """Which things: about a hundred everyday ones (things), those that six artists and more have
+    drawn, without people, flags, clocks and buttons (common), or all, with skin tones."""
+    image_size: int = 64
+    """Width and height in pixels; the shipped VQGAN reads 64."""
+
+
+def main(config: ArtistsConfig) -> None:
+    """Write the data set unless it is there; say how many pictures each split has."""
+    if not 8 <= config.image_size <= 1024:
+        raise ValueError(f"image_size {config.image_size} is not between 8 and 1024 pixels")
+    packages = Path(config.packages)
+    if not any(packages.glob("**/icons.json")):
+        fetch_packages(packages)
+    sets = open_sets(packages)
+    out, description = Path(config.out), describe(config, sets)
+    if not holds(out, MARKER, description):
+        check_free(out)
+        write_pictures(out, sets, description)
+    about = json.loads((out / MARKER).read_text(encoding="utf-8"))
+    counts = ", ".join(f"{count} {split}" for split, count in about["counts"].items())
+    print(f"{out}: {about['num_concepts']} things by {len(sets)} artists: {counts}")
+
+
+def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> dict[str, Any]:
+    """All that decides what is written."""
+    versions = {one.package: one.version for one in sets}
+    content = b"".join(path.read_bytes() for path in (TABLE, *RECIPE))
+    return {
+        "subset": config.subset,
+        "image_size": config.image_size,
+        "packages": {**versions, "resvg-py": importlib.metadata.version("resvg-py")},
+        "recipe": hashlib.blake2b(content, digest_size=8).hexdigest(),
+    }
+
+
+def write_pictures(out: Path, sets: Sequence[IconSet], description: Mapping[str, Any]) -> None:
+    """Rasterise every chosen drawing and write the tars with captions, splits and licences."""
+    drawings = choose(join(sets, read_table()), description["subset"])
+    pictures = rasterise({one.key: one.svg for one in drawings}, description["image_size"])
+    splits = assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
+    with new_folder(out) as folder:
+        write_tars(folder, drawings, pictures, splits, {one.style: one.license for one in sets})
+        (folder / LICENSES).write_text(licenses(sets), encoding="utf-8")
+        counts = dict(sorted(Counter(splits.values()).items()))
+        concepts = len({one.emoji.concept for one in drawings})
+        write_json(folder / MARKER, {**description, "num_concepts": concepts, "counts": counts})
+
+
+def choose(drawings: Sequence[Drawing], subset: Subset) -> list[Drawing]:
+    """The drawings of a subset, in order."""
+    if subset == "all":
+        return list(drawings)
+    if subset == "things":
+        return [one for one in drawings if one.emoji.name in THINGS]
+    styles = Counter(one.emoji.hexcode for one in drawings)
+    return [
+        one
+        for one in drawings
+        if styles[one.emoji.hexcode] >= COMMON_STYLES and is_common(one.emoji)
+    ]
+
+
+def is_common(emoji: Emoji) -> bool:
+    """True for things that one word or two say."""
+    return (
+        not emoji.tone and emoji.group not in _UNCOMMON_GROUPS and not _UNCOMMON.search(emoji.name)
+    )
+
+
+def write_tars(
+    folder: Path,
+    drawings: Sequence[Drawing],
+    pictures: Mapping[str, bytes],
+    splits: Mapping[str, str],
+    license_of: Mapping[str, str],
+) -> None:
+    """Write 00000.tar, 00001.tar … of .png and .json, the same bytes every time."""
+    import webdataset
+
+    keywords = own_keywords([one.emoji for one in drawings])
+    with webdataset.ShardWriter(
+        str(folder / "%05d.tar"), maxcount=PICTURES_PER_TAR, verbose=0, mtime=0
+    ) as tars:
+        for one in drawings:
+            captions = captions_of(one, keywords[one.emoji.hexcode])
+            about = {
+                "captions": [text for text, _ in captions],
+                "weights": [round(weight, 6) for _, weight in captions],
+                "split": splits[one.key],
+                "concept": one.emoji.concept,
+                "style": one.style,
+                "tone": one.emoji.tone,
+                "group": one.emoji.group,
+                "subgroup": one.emoji.subgroup,
+                "hexcode": one.emoji.hexcode,
+                "license": license_of[one.style],
+            }
+            text = json.dumps(about, ensure_ascii=False)
+            tars.write({"__key__": one.key, "png": pictures[one.key], "json": text.encode()})
+
+
+def own_keywords(emojis: Sequence[Emoji]) -> dict[str, tuple[str, ...]]:
+    """By hexcode, the keywords and parts of names that no other thing here has: its synonyms."""
+    things: dict[str, set[str]] = defaultdict(set)
+    for one in emojis:
+        for word in (one.name, *one.tags):
+            things[word].add(one.concept)
+    return {
+        one.hexcode: tuple(
+            word
+            for word in one.tags
+            if not one.tone and things[word] == {one.concept} and word != one.name
+        )
+        for one in emojis
+    }
+
+
+def captions_of(drawing: Drawing, synonyms: Sequence[str]) -> list[tuple[str, float]]:
+    """Weighted captions; the first is the exam's prompt. Three quarters name the style."""
+    style, name = drawing.style, drawing.emoji.name
+    with_article = " ".join(filter(None, (article(drawing.emoji), name)))
+    captions = [
+        (f"{with_article}, {style} style", 0.3),
+        (f"{name}, {style} style", 0.2),
+        (f"{with_article} in {style} style", 0.05),
+        (f"{style} {name}", 0.05),
+        (name, 0.15),
+        (with_article, 0.1),
+    ]
+    other = [*synonyms, *plural(name)] or [name]
+    captions += [(f"{word}, {style} style", 0.1 / len(other)) for word in other]
+    captions += [(word, 0.05 / len(other)) for word in other]
+    merged: dict[str, float] = {}
+    for text, weight in captions:
+        merged[text] = merged.get(text, 0.0) + weight
+    return list(merged.items())
+
+
+def article(emoji: Emoji) -> str:
+    """a, an or nothing: flags, symbols, keycaps and plurals have none."""
+    name = emoji.name
+    if emoji.group in ("flags", "symbols") or not name[:1].isalpha() or ":" in name:
+        return ""
+    if re.search(r"[^su]s$", name.split(" with ")[0]) or name.startswith(("man ", "woman ")):
+        return ""
+    return "an" if name[0] in "aeiou" else "a"
+
+
+def plural(name: str) -> Iterator[str]:
+    """The plural of a plain name of one or two words."""
+    if re.fullmatch(r"[a-z]+( [a-z]+)?", name) and not name.endswith("s"):
+        if re.search(r"[^aeiou]y$", name):
+            yield f"{name[:-1]}ies"
+        else:
+            yield f"{name}es" if re.search(r"(x|ch|sh)$", name) else f"{name}s"
+
+
+def licenses(sets: Sequence[IconSet]) -> str:
+    """A page on who drew what under which licence."""
+    rows = "\n".join(
+        f"| {one.style} | {one.package} {one.version} | {one.author} | {one.license} |"
+        for one in sets
+    )
+    return (
+        "# Licences of the drawings\n\n"
+        "They were rasterised from SVG, on white, and are otherwise unchanged; each picture's JSON "
+        "names its licence.\n\n"
+        "| style | package | drawn by | licence |\n| --- | --- | --- | --- |\n"
+        f"{rows}\n"
+    )
+
+
+THINGS = frozenset(
+    """red apple|banana|strawberry|pizza|hamburger|doughnut|birthday cake|ice cream|watermelon
+avocado|carrot|grapes|cherries|lemon|pineapple|bread|cat|dog face|pig face|cow face|panda|fox|frog
+lion|penguin|owl|fish|octopus|butterfly|snail|turtle|whale|unicorn|rabbit face|elephant|monkey face
+bear|koala|red heart|blue heart|green heart|yellow heart|purple heart|black heart|broken heart
+grinning face|crying face|angry face|sleeping face|clown face|smiling face with sunglasses
+smiling face with heart-eyes|robot|ghost|alien|skull|rocket|airplane|automobile|bus|bicycle|sailboat
+helicopter|locomotive|taxi|ambulance|tractor|house|castle|tent|church|umbrella|guitar|trumpet|violin
+drum|balloon|wrapped gift|crown|gem stone|light bulb|key|candle|scissors|hammer|telephone|camera
+television|books|basketball|soccer ball|sunflower|tulip|rose|cactus|palm tree|evergreen tree
+mushroom|rainbow|snowflake|sun|cloud|full moon|star|volcano|snowman|hourglass done""".replace(
+        "\n", "|"
+    ).split("|")
+)
+"""Everyday things that nearly all artists have drawn."""
+
+if __name__ == "__main__":
+    from config import run
+
+    run(main, ArtistsConfig, prog="python -m data.artists", about=__doc__ or "")

@@ -1,0 +1,205 @@
+"""The pictures that the general tokenizer is trained on: emoji of eight artists, clip art, icons,
+photographs and textures of free licences, from npm and Debian packages, as webdataset tars.
+
+    mkdir deb npm; cd npm; npm pack @iconify-json/noto …    # the names in data/artist_sets.py
+    cd ../deb; apt-get download gnome-backgrounds …   # the names in SOURCES and HELD_OUT
+    for f in *.deb; do dpkg-deb -x $f ${f%%_*}; done; cd ..
+    python -m experiments.general_pictures --npm npm --deb deb --out pictures/general
+
+Nothing is drawn at random: views are chosen by crc32 of a picture's name. Pictures of HELD_OUT
+packages are never trained on.
+"""
+
+import argparse
+import io
+import json
+import re
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data.artist_sets import join, open_sets
+from data.artist_splits import assign_splits
+from data.drawings import digest, rasterise, read_table
+
+SIDE = 64
+SMALLEST = 48  # pixels; smaller pictures would only be blown up
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".svg", ".tga")
+# Package: (which of its files, most views of one picture).
+SOURCES = {
+    "openclipart-svg": (r"\.svg$", 1),
+    "papirus-icon-theme": (r"/Papirus/64x64/apps/[a-m].*\.svg$", 1),
+    "oxygen-icon-theme": (r"/128x128/.*\.png$", 1),
+    "mate-icon-theme": (r"/(256x256|scalable)/.*\.(png|svg)$", 1),
+    "fillets-ng-data": (r"\.png$", 1),
+    "plasma-workspace-wallpapers": (r"/(1920x1080|2560x1600|3840x2160|5120x2880)\.(jpg|png)$", 64),
+    "mate-backgrounds": (r"\.(jpg|png)$", 64),
+    "lomiri-wallpapers-16.04": (r"\.jpg$", 64),
+    "ukui-wallpapers": (r"\.(jpg|png)$", 64),
+    "stellarium-data": (r"/(landscapes|nebulae|textures)/.*\.(png|jpg)$", 12),
+    "gcompris-qt-data": (r"\.rcc$", 6),
+    "wesnoth-1.16-data": (r"/(portraits|story|images/terrain|attacks)/.*\.(png|webp|jpg)$", 3),
+    "openarena-081-textures": (r"\.pk3$", 3),
+    "colobot-common-textures": (r"\.png$", 8),
+    "extremetuxracer-data": (r"\.png$", 6),
+    "krita-data": (r"\.(png|jpg)$", 4),
+    "gimp-data": (r"/patterns/.*|\.jpg$", 4),
+    "mypaint-data-extras": (r"\.png$", 8),
+    "propaganda-debian": (r"\.jpg$", 8),
+    "fotoxx-common": (r"/(images|patterns)/[^/]*\.(jpg|png)$", 2),
+    "jigzo-data": (r"\.(jpg|png)$", 12),
+    "tuxmath-data": (r"/(backgrounds|castle|tux)/.*\.(jpg|png)$", 4),
+    "kstars-data": (r"/textures/.*\.(jpg|png)$", 6),
+    "desktop-base": (r"\.(jpg|png)$", 1),
+    "freeciv-data": (r"\.png$", 4),
+}
+HELD_OUT = {
+    "stamps": {"tuxpaint-stamps-default": r"\.(png|svg)$"},
+    "photographs": {
+        "python3-skimage": r"/skimage/data/[^/]*\.(png|jpg)$",
+        "opencv-doc": r"/examples/data/[^/]*\.(png|jpg)$",
+        "lomiri-wallpapers-20.04": r"\.jpg$",
+        "gnome-backgrounds": r"\.webp$",
+    },
+}
+_SIGNATURES = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff\xe0|RIFF....WEBP"
+
+
+def main() -> None:
+    """Write the tars and say how many pictures each package gave."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("npm", "deb", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--part", choices=("emoji", "foreign"), help="one tar of the two")
+    given = parser.parse_args()
+    for part, pictures in (("emoji", emoji(given.npm)), ("foreign", foreign(given.deb))):
+        if given.part in (None, part):
+            write_tar(given.out, part, pictures)
+
+
+def write_tar(out: Path, part: str, pictures: Iterator[tuple[str, str, bytes]]) -> None:
+    """OUT/PART.tar of PNG and JSON, and OUT/PART.json with the number of pictures by package."""
+    out.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    with tarfile.open(out / f"{part}.tar", "w") as tar:
+        for key, split, png in pictures:
+            counts[f"{key.partition('/')[0]} {split}"] += 1
+            name = f"{part}-{sum(counts.values()):06d}"
+            about = json.dumps({"split": split, "url": key}).encode()
+            for ending, data in (("png", png), ("json", about)):
+                member = tarfile.TarInfo(f"{name}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    (out / f"{part}.json").write_text(json.dumps(dict(sorted(counts.items())), indent=1) + "\n")
+    print(json.dumps(counts, indent=1))
+
+
+def emoji(npm: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Key, split and PNG of the artists' drawings; what is held out there is held out here."""
+    drawings = join(open_sets(npm), read_table())
+    pictures = rasterise({one.key: one.svg for one in drawings}, SIDE)
+    splits = assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
+    for one in drawings:
+        split = splits[one.key]
+        asked = split if split in ("train", "gallery") else f"artists_{split}"
+        yield f"emoji-{one.style.replace(' ', '-')}/{one.key}", asked, pictures[one.key]
+
+
+def foreign(deb: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Key, split and PNG of the Debian packages' pictures."""
+    for package, (pattern, views) in SOURCES.items():
+        for name, data in files(deb / package, pattern):
+            for number, png in enumerate(read(name, data, views)):
+                yield f"{package}/{name}#{number}", "train", png
+    for split, packages in HELD_OUT.items():
+        for package, pattern in packages.items():
+            for name, data in files(deb / package, pattern):
+                for png in read(name, data, 1):
+                    yield f"{package}/{name}", split, png
+
+
+def files(folder: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of the pictures of a package that a pattern names, archives looked into."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
+        name = f"/{path.relative_to(folder)}"
+        if not re.search(pattern, name):
+            continue
+        if path.suffix == ".pk3":
+            with zipfile.ZipFile(path) as archive:
+                for inner in archive.namelist():
+                    if inner.lower().endswith(ENDINGS):
+                        yield f"{name}/{inner}", archive.read(inner)
+        elif path.suffix == ".rcc":
+            data = path.read_bytes()
+            for found in re.finditer(_SIGNATURES, data, re.DOTALL):
+                yield f"{name}@{found.start()}", data[found.start() :]
+        elif path.suffix.lower() in ENDINGS:
+            yield name, path.read_bytes()
+
+
+def read(name: str, data: bytes, views: int) -> Iterator[bytes]:
+    """PNGs of up to so many views of one picture; none of what cannot be read or is too small."""
+    if name.endswith(".svg"):
+        try:
+            yield draw_svg(data)
+        except Exception as error:  # clip art of twenty years has all kinds of damage
+            print(f"{name}: {error}", file=sys.stderr)
+        return
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            layer = ImageOps.exif_transpose(picture).convert("RGBA")
+    except Exception as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return
+    if min(layer.size) < SMALLEST or max(layer.size) > 8192:
+        return
+    whole = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    if np.asarray(whole.resize((8, 8))).std() < 2:
+        return  # empty
+    for box in boxes(whole.size, name, views):
+        view = whole.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box)
+        file = io.BytesIO()
+        view.save(file, "PNG")
+        yield file.getvalue()
+
+
+def draw_svg(data: bytes) -> bytes:
+    """A PNG of an SVG file, whole, in the middle of a white square."""
+    import resvg_py
+
+    png = bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=data.decode("utf-8", "replace"),
+            width=SIDE,
+            background="white",
+            skip_system_fonts=True,
+        )
+    )
+    with Image.open(io.BytesIO(png)) as picture:
+        square = ImageOps.pad(picture.convert("RGB"), (SIDE, SIDE), color="white")
+    file = io.BytesIO()
+    square.save(file, "PNG")
+    return file.getvalue()
+
+
+def boxes(size: tuple[int, int], name: str, views: int) -> Iterator[tuple[float, ...]]:
+    """The central square, then squares of other places and sizes, never smaller than SIDE."""
+    width, height = size
+    least = min(size)
+    yield (width - least) / 2, (height - least) / 2, (width + least) / 2, (height + least) / 2
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    for _ in range(min(views, width * height // (2 * SIDE) ** 2) - 1):
+        side = least * np.exp(random.uniform(np.log(max(min(1.0, SIDE / least), 0.15)), 0))
+        left, top = random.uniform(0, width - side), random.uniform(0, height - side)
+        yield left, top, left + side, top + side
+
+
+if __name__ == "__main__":
+    main()
