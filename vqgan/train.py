@@ -46,10 +46,12 @@ from training.trackers import Tracker
 from vqgan import model_card, pretrained
 from vqgan.autoencoder import Autoencoder, build
 from vqgan.config import LossConfig, QuantizerConfig, TrainingConfig, VQGANConfig
+from vqgan.finetuning import fit, keeps_codebook
 from vqgan.objective import make_codebook_care, make_loss, make_reconstruction
 from vqgan.pictures import Pictures, PictureStream, make_figures, spread, write_grid
 
 GRID_PICTURES = 64
+JUDGED = 4000  # training pictures that the card's figures are of, at most
 HELD_OUT = 0.05
 LAST = 0.9  # share of the updates after which codes are left where they are
 
@@ -79,6 +81,10 @@ class RunConfig:
         },
     )
     """Settings that may differ on resume."""
+    init_from: str = ""
+    """VQGAN to start from, with a fresh optimizer: a folder such as vqgan/openmoji, or another
+    program's. model.image_size and model.codebook_size may be others than there. Its codebook is
+    gone on with if quantizer.warmup_steps is 0 and the size is the same."""
     name: str = "vqgan"
     """Name of the run, in the default folder's name and in the tracker."""
     seed: int = 0
@@ -143,7 +149,10 @@ def main(config: RunConfig) -> None:
         )
 
     about = {"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()}
-    state = run_training(folder, config, to_yaml(config), devices, create, about, begin, changes)
+    prepare = partial(start_from, config, devices) if config.init_from else None
+    state = run_training(
+        folder, config, to_yaml(config), devices, create, about, begin, changes, prepare=prepare
+    )
     done = int(state.step) == training.steps and not card.is_file()
     params = parallel.on_first_device(state.weights)
     if done and devices.is_first:
@@ -155,6 +164,17 @@ def open_folder(config: RunConfig) -> tuple[str, runs.Changes | None]:
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
     load = lambda path: to_tree(from_yaml(RunConfig, path))  # noqa: E731
     return str(folder), runs.open_folder(folder, to_tree(config), load)
+
+
+def start_from(
+    config: RunConfig, devices: Devices, state: TrainState
+) -> tuple[TrainState, list[str]]:
+    """A fresh state with the weights of `init_from`, and what there is to say about it."""
+    fresh = jax.tree.map(np.asarray, parallel.on_first_device(state.params))
+    params, lines = fit(config.init_from, config.model, fresh)
+    params = parallel.place(params, devices)
+    ema = None if state.ema is None else jax.jit(init_ema)(params)
+    return state._replace(params=params, ema=ema), lines
 
 
 def check_warmup(config: RunConfig) -> None:
@@ -235,7 +255,9 @@ def make_between(
 
     def care(n: int, state: TrainState) -> TrainState:
         since = n - settings.warmup_steps
-        is_start = since == 0
+        is_start = since == 0 and not keeps_codebook(
+            config.init_from, config.model, settings.warmup_steps
+        )
         every = settings.refresh_every
         is_due = every > 0 and since > 0 and since % every == 0 and n < LAST * training.steps
         if not (is_start or is_due):
@@ -286,13 +308,15 @@ def release(
     sets: dict[str, Pictures],
     folder: Path,
 ) -> None:
-    """Write RUN/vqgan, and judge what was written: float16 weights, every held-out picture."""
+    """Write RUN/vqgan, and judge what was written: float16 weights, every held-out picture and
+    some of the training pictures."""
     out = folder / "vqgan"
     pretrained.save(out, config.model, params)
     _, params = pretrained.load(out)
     reconstruct = make_reconstruction(autoencoder)
-    figures = make_figures(reconstruct, sets, config.model.codebook_size)(params)
-    model_card.write(out, folder, config.model, figures, {k: len(v) for k, v in sets.items()})
+    judged = {**sets, TRAIN: spread([sets[TRAIN]], JUDGED)}
+    figures = make_figures(reconstruct, judged, config.model.codebook_size)(params)
+    model_card.write(out, folder, config.model, figures, {k: len(v) for k, v in judged.items()})
     print(f"{out}: PSNR {figures['eval/all/psnr']:.2f} dB, SSIM {figures['eval/all/ssim']:.4f}")
 
 

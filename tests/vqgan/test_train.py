@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from optim.config import OptimConfig
 from training.config import CheckpointConfig
 from vqgan import pretrained
 from vqgan.autoencoder import build
@@ -105,3 +106,73 @@ def test_a_run_without_time_for_a_codebook_is_refused(run_config):
     late = QuantizerConfig(warmup_steps=6)
     with pytest.raises(ValueError, match="warmup_steps=1"):
         main(dataclasses.replace(run_config, quantizer=late))
+
+
+@pytest.fixture
+def given(tiny_vqgan, tmp_path):
+    """A folder of weights to start from, and what is in it."""
+    pretrained.save(tmp_path / "given", tiny_vqgan, build(tiny_vqgan).init(jax.random.key(7)))
+    return str(tmp_path / "given"), pretrained.load(tmp_path / "given")[1]
+
+
+def tune(config, given, warmup, **changes):
+    """The weights after two updates that change nothing."""
+    still = OptimConfig(learning_rate=0.0, clip_norm=0.0)
+    main(
+        dataclasses.replace(
+            config,
+            init_from=given,
+            optim=still,
+            model=dataclasses.replace(config.model, **changes),
+            quantizer=dataclasses.replace(config.quantizer, warmup_steps=warmup, refresh_every=0),
+            training=dataclasses.replace(config.training, steps=2),
+        )
+    )
+    return pretrained.load(f"{config.output_dir}/vqgan")[1]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_a_run_starts_from_given_weights_and_keeps_their_codebook(run_config, given):
+    assert same(tune(run_config, given[0], 0), given[1])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "changes"), [(1, {}), (0, {"codebook_size": 16}), (0, {"codebook_size": 48})]
+)
+def test_a_new_codebook_is_started_by_kmeans(run_config, given, warmup, changes):
+    found, old = tune(run_config, given[0], warmup, **changes), given[1]
+    codes = found["codebook"]
+    assert len(codes) == changes.get("codebook_size", 32)
+    np.testing.assert_allclose(np.linalg.norm(codes, axis=-1), 1, rtol=1e-2)
+    assert all(same(found[part], old[part]) for part in ("encoder", "decoder"))
+
+
+def test_weights_serve_pictures_of_another_size(run_config, given):
+    assert same(tune(run_config, given[0], 0, image_size=32), given[1])
+
+
+def test_weights_of_another_model_are_refused_by_name(run_config, given):
+    with pytest.raises(
+        ValueError, match=r"another model: model\.latent_channels \(is 4 there, 8 h"
+    ):
+        tune(run_config, given[0], 0, latent_channels=8)
+
+
+def test_missing_weights_are_refused(run_config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        tune(run_config, str(tmp_path / "nowhere"), 0)
+
+
+def test_a_run_from_given_weights_resumes_without_them(run_config, given, tmp_path):
+    config = dataclasses.replace(run_config, init_from=given[0])
+    main(config)
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "run", stopped)
+    for name in ("checkpoints/6", "vqgan", "grids"):
+        shutil.rmtree(stopped / name)
+    shutil.rmtree(given[0])
+    main(dataclasses.replace(config, output_dir=str(stopped)))
+    assert metrics(tmp_path / "run") == metrics(stopped)

@@ -1,0 +1,50 @@
+"""Weights of another VQGAN as a start: the same layers, at any picture size and with any codebook.
+
+All layers are convolutions or attention, so that a network that was trained on 64 × 64 pixels works
+on 128 × 128 ones, with four times the tokens.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vqgan import pretrained
+from vqgan.config import VQGANConfig
+from vqgan.layers import Params
+
+FREE = ("image_size", "codebook_size")
+"""Settings that may differ from the ones of the weights."""
+
+
+def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, list[str]]:
+    """The weights of a folder or checkpoint for a model of `config`, and lines about them. A
+    codebook of another size is as in `fresh`: k-means has to start it.
+
+    Raises:
+        FileNotFoundError, ValueError: as pretrained.load; or it is another model.
+    """
+    found, params = pretrained.load(path)
+    differing = [
+        f"model.{name} (is {getattr(found, name)} there, {getattr(config, name)} here)"
+        for name in (field.name for field in dataclasses.fields(VQGANConfig))
+        if name not in FREE and getattr(found, name) != getattr(config, name)
+    ]
+    if differing:
+        raise ValueError(f"init_from {path} is another model: {', '.join(differing)}")
+    lines = [f"weights of {path}"]
+    if found.codebook_size != config.codebook_size:
+        params = {**params, "codebook": fresh["codebook"]}
+        lines.append(f"a new codebook: {found.codebook_size:,} codes, now {config.codebook_size:,}")
+    return jax.tree.map(lambda new, old: np.asarray(old, new.dtype), fresh, params), lines
+
+
+def keeps_codebook(path: str, config: VQGANConfig, warmup_steps: int) -> bool:
+    """Whether the codebook of the weights is gone on with, in place of one by k-means: where it has
+    the right size and no update comes before it."""
+    return bool(path) and not warmup_steps and _codes(path) == config.codebook_size
+
+
+def _codes(path: str) -> int:
+    return pretrained.load(path)[0].codebook_size
