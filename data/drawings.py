@@ -61,10 +61,10 @@ def draw(drawing: Path | str, image_size: int) -> bytes:
     times slower."""
     import resvg_py
 
-    given = {"svg_path": str(drawing)} if isinstance(drawing, Path) else {"svg_string": drawing}
     return bytes(
         resvg_py.svg_to_bytes(
-            **given,
+            svg_string=drawing if isinstance(drawing, str) else None,
+            svg_path=str(drawing) if isinstance(drawing, Path) else None,
             width=image_size,
             height=image_size,
             background="white",

