@@ -50,12 +50,12 @@ def picture_features(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float[np.ndarray
     """
     features = np.zeros((len(pictures), COLOUR_GRID**2 * 3 + SHAPE_GRID**2 * ORIENTATIONS), "f4")
     for i in range(0, len(pictures), _CHUNK):
-        small = _pool(pictures[i : i + _CHUNK].astype(np.float32) / 255, GREY_SIDE)
+        small = pool(pictures[i : i + _CHUNK].astype(np.float32) / 255, GREY_SIDE)
         features[i : i + _CHUNK] = np.concatenate([_colour(small), _shape(small)], axis=1)
     return features
 
 
-def _pool(pictures: Float[np.ndarray, "b y x 3"], side: int) -> Float[np.ndarray, "b s s 3"]:
+def pool(pictures: Float[np.ndarray, "b y x 3"], side: int) -> Float[np.ndarray, "b s s 3"]:
     """Mean over each cell of a side × side grid; pixels on a border count by the shared area."""
     count, height, width, _ = pictures.shape
     rows = _shares(height, side) @ pictures.reshape(count, height, width * 3)

@@ -1,8 +1,6 @@
 """A source to token records: pictures through a VQGAN's encoder, captions through a tokenizer."""
 
-import hashlib
 import tempfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +13,9 @@ from tqdm import tqdm
 from data.reading import read_pictures, tell_skipped
 from data.records import write_records
 from data.sources import Captions, Example, Source
+from data.splits import RULE, TRAIN, split_of
 from data.text import open_tokenizer, train_tokenizer
 
-TRAIN, HELD_OUT = "train", "held_out"
 GALLERY = "gallery"  # neither trained on nor asked for: pictures to compare with
 _MAX_NAMED = 1000  # skipped pictures that records.json names
 
@@ -150,12 +148,6 @@ def _note(found: Collected, index: int, example: Example, split: str) -> None:
             **example.attributes,
         }
     )
-
-
-def split_of(pixels: UInt8[np.ndarray, "y x 3"], held_out: float) -> str:
-    """Held out or not, by a hash of the pixels: copies of a picture are always on one side."""
-    content = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
-    return HELD_OUT if zlib.crc32(content) < held_out * 2**32 else TRAIN
 
 
 def _encode(

@@ -27,7 +27,7 @@ from config import from_yaml, run, to_tree, to_yaml
 from data.batches import order
 from data.reading import read_pictures, tell_skipped
 from data.sources import open_source
-from data.tokenise import TRAIN, split_of
+from data.splits import TRAIN, split_of
 from optim.config import OptimConfig
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
