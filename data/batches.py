@@ -18,8 +18,7 @@ from data.records import Records
 Batch = dict[str, np.ndarray]
 
 _ROUNDS = 8
-_ORDER, _CAPTION = 1, 2  # what a random number is for, mixed into its key
-_EVALUATION = 0  # the seed of the choice that is evaluated on, the same in every run
+_ORDER, _CAPTION, _SPREAD = 1, 2, 3  # what a random number is for, mixed into its key
 
 
 def _mix(x: UInt64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
@@ -132,14 +131,21 @@ def eval_batches(
     share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
 ) -> Iterator[Batch]:
     """Walk a split, or `most` examples spread over it, once, in order, with first captions. The
-    choice is always the same, and a larger one holds a smaller one. `weight` is 0 for the examples
-    that fill up the last batch, 1 for the others. `share` says which places of each batch are read
-    here, as in `Batches`."""
+    choice is the same in every run. `weight` is 0 for the examples that fill up the last batch, 1
+    for the others. `share` says which places of each batch are read here, as in `Batches`."""
     rows = _rows(records, split, batch_size)
-    if most is not None and most < len(rows):  # the first ones may all be of one class
-        rows = rows[np.sort(order(_EVALUATION, np.arange(most), len(rows)))]
+    if most is not None and most < len(rows):
+        rows = rows[_spread(len(rows), most)]
     places = share(batch_size).astype(np.int64)
     return (_eval_batch(records, rows, i, places) for i in range(0, len(rows), batch_size))
+
+
+def _spread(count: int, most: int) -> Int64[np.ndarray, " m"]:
+    """`most` places out of `count`, one by lot from each of as many even stretches: the first ones
+    may all be of one class, and evenly spaced ones all of one variant."""
+    ends = np.arange(most + 1) * count // most
+    lots = _hash(_SPREAD, np.arange(most)) % np.diff(ends).astype(np.uint64)
+    return ends[:-1] + lots.astype(np.int64)
 
 
 def _eval_batch(

@@ -41,8 +41,9 @@ class EncodeConfig:
     text_length: int = 24
     """Tokens per caption, the end included; longer captions are cut."""
     held_out: float = 0.05
-    """Share of the pictures that are kept from training for evaluation, chosen by a hash of their
-    pixels. Sources that name splits themselves, as the built-in data does, keep theirs."""
+    """Share of the pictures that are kept from training for evaluation, chosen by their look:
+    copies of another size or format stay together. Sources that name splits themselves, as the
+    built-in data does, keep theirs."""
 
 
 def main(config: EncodeConfig) -> None:

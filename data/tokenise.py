@@ -100,6 +100,7 @@ def make_records(
             num_captions_cut=num_cut,
             num_skipped=len(found.skipped),
             skipped=[f"{name}: {why}" for name, why in found.skipped[:_MAX_NAMED]],
+            held_out_by=RULE,
             damaged_files={_printable(k): _printable(v) for k, v in source.damage.items()},
             **about,
         )

@@ -154,7 +154,26 @@ def test_evaluation_of_a_few_is_the_same_however_it_is_dealt() -> None:
         read_with(4, lambda size: np.arange(size // 2, size)),
     ]
     assert sorted(halves[0] + halves[1]) == read_with(7, np.arange)
-    assert read_with(7, np.arange) == list(records.rows("held_out")[:10])
+    assert read_with(7, np.arange) == sorted(set(read_with(7, np.arange)))
+    assert len(read_with(7, np.arange)) == 10
+
+
+def test_evaluation_of_a_few_is_spread_over_a_sorted_split() -> None:
+    records = make_records(4000)
+    rows = records.rows("held_out")
+
+    def read_most(most: int) -> list[int]:
+        batches = eval_batches(records, "held_out", 64, most=most)
+        return [int(x) for b in batches for x in b["image_tokens"][b["weight"] == 1, 0]]
+
+    for most in (3, 256, 1999):
+        few = read_most(most)
+        assert len(set(few)) == most
+        assert few == sorted(few)
+        assert set(few) <= set(rows.tolist())
+        assert abs(sum(x < rows[1000] for x in few) - most / 2) <= 1
+    assert len({x % 8 for x in read_most(250)}) == 4  # not one of every eight rows
+    assert read_most(5000) == rows.tolist()
 
 
 def test_an_unknown_split_or_size_is_refused() -> None:
