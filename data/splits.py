@@ -39,7 +39,7 @@ def _numbers(pixels: UInt8[np.ndarray, "y x 3"]) -> Float[np.ndarray, " n"]:
 def _cosines(side: int) -> Float[np.ndarray, "k x"]:
     """The orthonormal discrete cosine transform."""
     k, x = np.arange(side)[:, None], np.arange(side)
-    scale = np.where(k == 0, np.sqrt(1 / side), np.sqrt(2 / side))
+    scale = np.sqrt(np.minimum(k + 1, 2) / side)
     return scale * np.cos(np.pi * k * (2 * x + 1) / (2 * side))
 
 
