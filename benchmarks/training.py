@@ -38,9 +38,10 @@ from benchmarks.options import (
 from benchmarks.records import make_records, measure_reading, open_training
 from benchmarks.sampling import small_model
 from benchmarks.updates import Update, Workbench, change, time_in_turns
-from config import Config, parse_config, run, to_tree
+from config import Config, parse_config, run
 from model import transformer
-from train import count_costs
+from recipe import count_costs
+from settings import to_tree
 from training import parallel
 
 CHOICES = (*OPTIONS, "shampoo", "data")

@@ -11,9 +11,10 @@ import numpy as np
 from benchmarks.machine import choose_clock
 from config import Config
 from model import transformer
-from train import compose_step, make_state
+from recipe import make_loss
 from training import parallel
 from training.parallel import Devices
+from training.update import make_state, make_update
 
 WARM_UP = 3
 """Untimed updates: the first ones on a CPU take three times as long, for pages of fresh memory."""
@@ -40,9 +41,10 @@ class Update:
         model = transformer.build(config.model, config.training.compute_dtype)
         empty = jnp.zeros((1, config.model.text_length), jnp.int32)
         codes = config.model.image_vocab_size
-        step = compose_step(config, model, (empty, empty == 0), codes, bench.devices)
+        loss = make_loss(config, model, (empty, empty == 0), codes)
+        step = make_update(config, loss, bench.devices)
         self.config, self.finished = config, 0
-        self._create, self._bench = make_state(config, model), bench
+        self._create, self._bench = make_state(config, model.init), bench
         shapes = jax.eval_shape(self._create)
         leaves, tree = jax.tree.flatten(shapes)
         self.kind = tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves)

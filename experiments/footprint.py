@@ -16,15 +16,16 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from config import Config, parse_config, run
+from config import Config, TextToImageTraining, parse_config, run
 from model import transformer
-from train import batch_shapes, compose_step, make_state
+from recipe import batch_shapes, make_loss
 from training import parallel
 from training.batching import micro_batch_size
-from training.config import ParallelConfig, TrainingConfig
+from training.config import ParallelConfig
 from training.fitting import GB, compile_memory, too_much
 from training.flops import count_flops
 from training.parallel import Devices
+from training.update import make_state, make_update
 
 ABOUT = "Compile a preset's training step for devices that are not there, and say what it needs."
 INSTALL = 'pip install "jax[tpu]"'
@@ -95,7 +96,7 @@ def main(config: FootprintConfig) -> None:
     report(compile_memory(step, state, batch, devices), gib * 2**30)
 
 
-def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfig:
+def override(training: TextToImageTraining, config: FootprintConfig) -> TextToImageTraining:
     """With the batch that is asked for: a named size has no ramp, named parts no micro-batch."""
     if config.batch_size:
         training = replace(training, batch_size=config.batch_size, batch_ramp=())
@@ -157,8 +158,8 @@ def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, A
     model = transformer.build(config.model, config.training.compute_dtype)
     empty = jnp.zeros((1, config.model.text_length), jnp.int32)
     codes = config.model.image_vocab_size
-    step = compose_step(config, model, (empty, empty == 0), codes, devices)
-    state = parallel.shapes(make_state(config, model), devices)
+    step = make_update(config, make_loss(config, model, (empty, empty == 0), codes), devices)
+    state = parallel.shapes(make_state(config, model.init), devices)
     return step, state, batch_shapes(config.model, config.training.batch_size)
 
 

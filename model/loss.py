@@ -1,6 +1,7 @@
 """The training objective: cross-entropy of the image tokens, given what the decoder may see."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,11 +81,14 @@ def make_loss(
     token_noise: float = 0.0,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-) -> Callable[[Params, Batch, Key[Array, " b"]], tuple[Array, Metrics]]:
-    """The loss of a training batch, as a function of one key per example. `empty_text` is the
-    encoded empty caption, the very one that sampling is guided away from."""
+) -> Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, Metrics]]:
+    """The loss of a training batch, as a function of one key per example; it is the same at every
+    step. `empty_text` is the encoded empty caption, the very one that sampling is guided away
+    from."""
 
-    def loss(params: Params, batch: Batch, keys: Key[Array, " b"]) -> tuple[Array, Metrics]:
+    def loss(
+        params: Params, batch: Batch, keys: Key[Array, " b"], moment: Any
+    ) -> tuple[Array, Metrics]:
         text_tokens, text_mask = batch["text_tokens"], batch["text_mask"]
         seen = batch["image_tokens"]
         if caption_dropout:

@@ -42,9 +42,10 @@ COMMAND_LINES = command_lines()
 
 
 def docstrings(config_class: type) -> dict[str, str]:
-    """The string below each field, by the field's name; inherited fields too."""
+    """The string below each field, by the field's name; inherited fields too, unless the class has
+    its own."""
     found: dict[str, str] = {}
-    for one in filter(dataclasses.is_dataclass, config_class.__mro__):
+    for one in filter(dataclasses.is_dataclass, reversed(config_class.__mro__)):
         tree = ast.parse(inspect.cleandoc(inspect.getsource(one)))
         body = tree.body[0].body  # type: ignore[attr-defined]
         found |= {

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from config import Config, parse_config, to_yaml
-from vqgan.train import RunConfig
+from config import Config, parse_config
+from settings import to_yaml
+from vqgan.recipe import VQGANRunConfig
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
-PROGRAMS = {"python train.py": Config, "python -m vqgan.train": RunConfig}
+PROGRAMS = {"python train.py": Config, "python -m vqgan.train": VQGANRunConfig}
 of_each_preset = pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 
 

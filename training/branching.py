@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from files import write_text
 from training import runs
 from training.checkpoint import Checkpoints
-from training.devices import Devices
+from training.recipe import Run
 from training.state import TrainState
 
 MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
@@ -23,22 +21,21 @@ Tree = Mapping[str, Any]
 
 def branch(
     source: str,
-    folder: Path,
+    run: Run,
     settings: Tree,
-    load: Callable[[Path], Tree],
+    read: Callable[[Path], Tree],
     about: Tree,
-    devices: Devices,
-    state: TrainState,
+    like: TrainState,
 ) -> tuple[TrainState, list[str]]:
-    """The whole state saved in `source`, RUN or RUN/checkpoints/STEP, in place of the fresh
-    `state`, whose memory is given up; and a line about it. `folder` gets the rows of metrics and
-    the batches left out until then; RUN stays as it is.
+    """The whole state saved in `source`, RUN or RUN/checkpoints/STEP, and a line about it. `like`
+    has its shapes and shardings. The folder of `run` gets the rows of metrics and the skipped
+    batches until then; RUN stays as it is.
 
     Raises:
         ValueError: there is no such step, or it is of other settings, data or shapes.
     """
-    run, step = find_step(Path(source))
-    old = load(run / "config.yaml")
+    other, step = find_step(Path(source))
+    old = read(other / "config.yaml")
     allowed = (*MAY_DIFFER, *settings["allow_changes"])
     refused = runs.refused(runs.differences(old, settings), allowed)
     if refused:
@@ -46,7 +43,7 @@ def branch(
             f"branch_from {source} is a run with other settings: {runs.describe(refused)}; give "
             f"the same, or add --allow_changes {' '.join(refused)}"
         )
-    with Checkpoints(runs.place_of(run, old["checkpoint"]["folder"])) as checkpoints:
+    with Checkpoints(runs.place_of(other, old["checkpoint"]["folder"])) as checkpoints:
         there = checkpoints.steps()
         step = max(there, default=None) if step is None else step
         if step is None or step not in there:
@@ -54,16 +51,10 @@ def branch(
             raise ValueError(f"branch_from {source}: no such checkpoint; there are: {known}")
         if checkpoints.about(step) != about:
             raise ValueError(f"branch_from {source} was trained with other data")
-        like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-        )
-        for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema)):
-            leaf.delete()
-        like = like._replace(loss_scale=state.loss_scale, guard=state.guard)
         found = checkpoints.restore(like, step)
-    if devices.is_first:
-        _copy_past(run, folder, step)
-    return found, [f"branched off {run} at step {step}"]
+    if run.devices.is_first:
+        _copy_past(other, run.folder, step)
+    return found, [f"branched off {other} at step {step}"]
 
 
 def find_step(source: Path) -> tuple[Path, int | None]:

@@ -1,8 +1,11 @@
-"""Configuration of training: length, batch, precision, intervals, checkpoints, devices, tracker."""
+"""Configuration of a training run: length, batch, precision, intervals, checkpoints, devices,
+tracker; and what every trainer's configuration has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
+
+from optim.config import OptimConfig
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 MicroBatchSize = int | Literal["auto"]
@@ -87,17 +90,6 @@ class TrainingConfig:
     """How exact products of float32 are in the training step: default, the fastest the device has
     (on TPUs bfloat16, on GPUs TF32), high (about TF32's on TPUs, in three passes) or highest (true
     float32). CPUs are always true."""
-    caption_dropout: float = 0.1
-    """Share of captions replaced by the empty one, so that guidance has an unconditional model."""
-    token_noise: float = 0.0
-    """p: each picture's decoder inputs are replaced by random codes at a rate drawn from U(0, 2p).
-    0.3 keeps a model of a small data set listening to the caption instead of recognising which
-    training picture it copies; 0 for large data."""
-    label_smoothing: float = 0.0
-    """Share of each target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
-    z_loss: float = 0.0
-    """Weight of the squared logarithm of the softmax's normaliser, which keeps logits from
-    drifting; PaLM has 1e-4 (arXiv:2204.02311)."""
     on_spike: OnSpike = "skip"
     """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
     regular checkpoint and leave out the batches around it, or off. An update whose loss or gradient
@@ -142,8 +134,6 @@ class TrainingConfig:
     """Most examples of each split in an evaluation of the loss."""
     grid_every: int = 250
     """Updates between picture grids of the fixed prompts; 0 = only at the end."""
-    grid_prompts: tuple[str, ...] = ()
-    """Prompts of those grids; none = captions of held-out pictures."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation_steps"):
@@ -169,16 +159,6 @@ class TrainingConfig:
             parse_trace(self.profile)
         self._check_ramp()
         self._check_micro_batch()
-        if not 0 <= self.label_smoothing < 1 or self.z_loss < 0:
-            raise ValueError(
-                f"training.label_smoothing {self.label_smoothing} must lie in 0..1 and "
-                f"training.z_loss {self.z_loss} cannot be negative"
-            )
-        if not 0 <= self.token_noise <= 0.5 or not 0 <= self.caption_dropout <= 1:
-            raise ValueError(
-                f"training.token_noise {self.token_noise} must lie in 0..0.5 and "
-                f"training.caption_dropout {self.caption_dropout} in 0..1"
-            )
 
     def _check_micro_batch(self) -> None:
         size, parts = self.micro_batch_size, self.accumulation_steps
@@ -285,3 +265,53 @@ class TrackerConfig:
     tensorboard: bool = False
     """Write what is shown on the terminal, and grids, as TensorBoard's event files into
     RUN/tensorboard, too."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every training run is a function of, besides its model and its data."""
+
+    output_dir: str | None = None
+    """Run folder; the same folder again resumes. Default: a new runs/DATE-NAME, so that no run is
+    ever overwritten."""
+    allow_changes: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "nargs": "*",
+            "help": "Settings that may differ from those that the run in output_dir was trained "
+            "with, or patterns of them, such as optim.*; the ones given now are used.",
+        },
+    )
+    """Settings that may differ on resume."""
+    init_from: str = ""
+    """Weights to start from, with a fresh optimizer: RUN, RUN/checkpoints/STEP, or a release, ours
+    or another program's. Tables of a vocabulary or of positions may have another length."""
+    branch_from: str = ""
+    """Checkpoint of another run to go on from, with its optimizer and its place in the data: RUN or
+    RUN/checkpoints/STEP. The decay of the learning rate may be another than there."""
+    name: str = "pastel"
+    """Name of the run, in the default folder's name and in the tracker."""
+    seed: int = 0
+    """Seed of everything drawn at random: initialisation, data order, dropout, noise."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Length, batch, precision and intervals."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When checkpoints are written and which are kept."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """Devices."""
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    """Where metrics go besides metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.init_from and self.branch_from:
+            raise ValueError("init_from starts a fresh optimizer, branch_from goes on; give one")
+        training = self.training
+        skips = training.skip_batches or training.on_spike == "rollback"
+        if self.optim.schedule_unit == "examples" and training.batch_ramp and skips:
+            raise ValueError(
+                "optim.schedule_unit examples counts by training.batch_ramp, which batches left "
+                "out move; use --optim.schedule_unit=updates, or neither skip_batches nor "
+                "on_spike=rollback"
+            )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,15 +17,18 @@ from training.state import TrainState
 from training.step import TENSORS, tensor_names
 
 Row = dict[str, float]
+Show = Callable[[int, str, Path], None]
+"""(step, name, file of a picture) → nothing"""
 
 
 @dataclass(frozen=True)
 class Hook:
     """Periodic work after finished updates: `action(step, state)` may return values for that
-    step's row of metrics. `every` = 0 means only after the last update, where each hook runs."""
+    step's row of metrics, and files of pictures. `every` = 0 means only after the last update,
+    where each hook runs."""
 
     every: int
-    action: Callable[[int, TrainState], Mapping[str, float] | None]
+    action: Callable[[int, TrainState], Mapping[str, float] | Mapping[str, Path] | None]
 
     def is_due(self, step: int, is_last: bool) -> bool:
         return is_last or (self.every > 0 and step % self.every == 0)
@@ -46,6 +50,7 @@ def fit(
     steps: int,
     *,
     record: Callable[[int, Row], None],
+    show: Show = lambda step, name, picture: None,
     hooks: Sequence[Hook] = (),
     save: Hook,
     between: Callable[[int, TrainState], TrainState] | None = None,
@@ -59,9 +64,9 @@ def fit(
     fetched only after the next one has been dispatched, which keeps the accelerator busy; before a
     hook runs they are fetched at once, so that a checkpoint never runs ahead of the metrics.
     Before a batch of another size the state is saved: a stop need not wait for the compiler.
-    `between(n, state)` may replace the state before that update (a VQGAN renews its codebook).
-    `watch(step, row)` sees each row first and may raise. `is_stop(n)`, asked before each update,
-    is `stop.received` unless several processes must agree on it.
+    `record` gets each row, `show` each picture of a hook. `between(n, state)` may replace the state
+    before that update (a VQGAN renews its codebook). `watch` sees each row first and may raise.
+    `is_stop(n)`, asked before each update, is `stop.received` unless processes must agree on it.
     """
     clock = _Clock()
     rows = _Rows(clock, tensor_names(state.params), watch, record)
@@ -93,7 +98,7 @@ def fit(
         if due or is_saved:
             jax.block_until_ready(metrics)
             with clock.paused(), _rescued(stop, rows.deliver, partial(save.action, done, state)):
-                extra = _run_hooks(due, done, state)
+                extra = _run_hooks(due, done, state, show)
             rows.deliver(extra)
         if is_saved:
             save_once(done, state)
@@ -145,11 +150,16 @@ class _Rows:
         self._record(done, {**row, **self._clock.lap(), **(extra or {})})
 
 
-def _run_hooks(due: Sequence[Hook], done: int, state: TrainState) -> Row:
-    values: Row = {}
+def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) -> Row:
+    """Numbers of the hooks by name; their pictures are shown."""
+    numbers: Row = {}
     for hook in due:
-        values |= hook.action(done, state) or {}
-    return values
+        for name, value in (hook.action(done, state) or {}).items():
+            if isinstance(value, Path):
+                show(done, name, value)
+            else:
+                numbers[name] = value
+    return numbers
 
 
 def _rescued(

@@ -81,10 +81,10 @@ def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., A
         spec = sharding.partition(path, leaf.shape, sizes)
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(devices.mesh, spec))
 
-    def gathered(params: Any, batch: Any, *keys: Any) -> Any:
+    def gathered(params: Any, batch: Any, *more: Any) -> Any:
         params = jax.tree_util.tree_map_with_path(together, params)
         batch = jax.lax.with_sharding_constraint(batch, devices.rows_sharding)
-        return loss(params, batch, *keys)
+        return loss(params, batch, *more)
 
     return gathered
 

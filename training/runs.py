@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,8 @@ def new_folder(name: str) -> Path:
 
 
 Changes = dict[str, tuple[Any, Any]]
+Read = Callable[[Path], Mapping[str, Any]]
+"""config.yaml → the settings in it."""
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
@@ -119,11 +121,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
-def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> Changes | None:
+def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes | None:
     """Make the folder, or see whether it may be resumed: the settings that have changed since, or
     None where nothing was trained yet.
 
-    `load_old(path)` reads a config.yaml into a tree like `config`, whose `allow_changes` are
+    `read(path)` reads a config.yaml into a tree like `config`, whose `allow_changes` are
     patterns of settings that may differ.
 
     Raises:
@@ -143,14 +145,14 @@ def open_folder(folder: Path, config: Mapping[str, Any], load_old: Any) -> Chang
     place = _find_checkpoints(folder, config)
     if not _has_content(place):
         if is_run:
-            _check_left(folder, place, load_old)
+            _check_left(folder, place, read)
         return None  # nothing was trained here yet: other settings are no contradiction
     if not saved.is_file():
         raise ValueError(
             f"output_dir {folder} holds checkpoints but no config.yaml to tell what they are of; "
             "name another folder"
         )
-    changed = differences(load_old(saved), config)
+    changed = differences(read(saved), config)
     allowed = config.get("allow_changes", ())
     other = refused(changed, allowed)
     if other:
@@ -188,10 +190,10 @@ def _has_content(place: str) -> bool:
     return any(not path.name.endswith("-tmp") for path in others)
 
 
-def _check_left(run: Path, place: str, load_old: Any) -> None:
+def _check_left(run: Path, place: str, read: Read) -> None:
     """Raises ValueError when the run's checkpoints were somewhere else, and none is here."""
     try:
-        saved = load_old(run / "config.yaml")
+        saved = read(run / "config.yaml")
     except ValueError:  # of another version: nothing was trained with it
         return
     old = place_of(run, saved.get("checkpoint", {}).get("folder", ""))

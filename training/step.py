@@ -1,7 +1,7 @@
 """One optimizer update, as a pure function of the state and a batch."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,17 @@ from training.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
-Loss = Callable[[Any, Batch, Key[Array, " b"]], tuple[Array, Metrics]]
+
+
+class Moment(NamedTuple):
+    """What a loss may depend on besides parameters, batch and keys."""
+
+    step: Int[Array, ""]
+    """Finished updates."""
+
+
+Loss = Callable[[Any, Batch, Key[Array, " b"], Moment], tuple[Array, Metrics]]
+"""(parameters, batch, a key for each example, moment) → (the objective, metrics)"""
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 UpdateEma = Callable[[Any, Any, Array], Any]
 """(averages, parameters, finished updates) → averages"""
@@ -95,7 +105,7 @@ def _mean_gradient(
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
     def scaled(params: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Metrics]:
-        value, metrics = loss(params, part, keys)
+        value, metrics = loss(params, part, keys, Moment(state.step))
         return value * scale, {"train/loss": value, **metrics}
 
     def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[Any, Metrics]:

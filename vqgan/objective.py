@@ -15,7 +15,7 @@ from vqgan.layers import Params
 from vqgan.losses import reconstruction_loss
 
 Batch = dict[str, Array]
-Loss = Callable[[Params, Batch, Key[Array, " b"]], tuple[Array, dict[str, Array]]]
+Loss = Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, dict[str, Array]]]
 _CHUNK = 64  # pictures encoded at a time, for memory
 
 
@@ -24,11 +24,12 @@ def to_float(pixels: UInt8[Array, "*b y x 3"]) -> Float[Array, "*b y x 3"]:
     return pixels.astype(jnp.float32) / 127.5 - 1
 
 
-def make_loss(autoencoder: Autoencoder, config: LossConfig) -> Loss:
-    """The training loss of a batch {"pixels" uint8, "is_quantized" bool per picture}.
+def make_loss(autoencoder: Autoencoder, config: LossConfig, warmup_steps: int) -> Loss:
+    """The training loss of a batch {"pixels" uint8}.
 
-    Where a picture is not quantised, during the warm-up, the decoder sees the latents themselves.
-    Nothing is drawn at random: the keys that the training step gives are for other losses.
+    In the first `warmup_steps` updates nothing is quantised: the decoder sees the latents
+    themselves. Nothing is drawn at random: the keys that the training step gives are for other
+    losses.
 
     Raises:
         ValueError: for a lookup by a classifier, which would not learn here.
@@ -36,17 +37,18 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig) -> Loss:
     if autoencoder.config.lookup != "nearest":
         raise ValueError("model.lookup classifier is only read from elsewhere; train with nearest")
 
-    def loss(params: Params, batch: Batch, keys: Key[Array, " b"]) -> tuple[Array, dict]:
+    def loss(
+        params: Params, batch: Batch, keys: Key[Array, " b"], moment: Any
+    ) -> tuple[Array, dict]:
         pixels = to_float(batch["pixels"])
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)
-        active = batch["is_quantized"].astype(jnp.float32)
-        seen = jnp.where(active[:, None, None, None] > 0, quantized.latents, latents)
+        is_quantized = moment.step >= warmup_steps
+        seen = jnp.where(is_quantized, quantized.latents, latents)
         reconstruction = autoencoder.paint(params, seen)
 
         painted = reconstruction_loss(pixels, reconstruction, config)
-        share = active.mean()
-        total = painted + share * (
+        total = painted + is_quantized * (
             config.codebook * quantized.codebook_loss
             + config.commitment * quantized.commitment_loss
         )

@@ -31,15 +31,14 @@ class PictureStream:
         positions = position + np.arange(count, dtype=np.int64)
         return self.pictures[self._order(self.seed, positions, len(self.pictures))]
 
-    def batch(self, n: int, batch_size: int, shift: int) -> dict[str, np.ndarray]:
-        """The batch of the update that follows n finished ones, each picture shifted a little."""
+    def batch(self, n: int, start: int, count: int, shift: int) -> dict[str, np.ndarray]:
+        """The batch of the update that follows n finished ones: `count` pictures from position
+        `start` of the stream on, each shifted a little."""
         random = np.random.default_rng((self.seed, n))
-        offsets = random.integers(0, 2 * shift + 1, (batch_size, 2))
+        offsets = random.integers(0, 2 * shift + 1, (count, 2))
         return {
-            "pixels": shift_pictures(
-                self.next_pictures(n * batch_size, batch_size), offsets, shift
-            ),
-            "example_index": np.arange(batch_size, dtype=np.int32),
+            "pixels": shift_pictures(self.next_pictures(start, count), offsets, shift),
+            "example_index": np.arange(count, dtype=np.int32),
         }
 
 

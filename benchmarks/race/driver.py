@@ -64,6 +64,7 @@ class RaceConfig:
             "with --contestants.",
         }
     )
+    """What is raced."""
     contestants: tuple[str, ...] = ()
     """Others than the figure's: names of contestants.py, each with settings of its own, such as
     [pastel,'hf_bart:dtype=bf16,malloc=tuned']."""

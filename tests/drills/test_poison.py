@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import recipe
 import train
 from config import Config, parse_config
 from tests.entry.test_drills import flags, saved
@@ -61,17 +62,19 @@ def run(
     def make_loss(*words: Any, **more: Any) -> Callable:
         loss = make(*words, **more)
 
-        def poisoned(params: Any, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Any]:
-            value, metrics = loss(params, batch, keys)
+        def poisoned(
+            params: Any, batch: Batch, keys: jax.Array, moment: Any
+        ) -> tuple[jax.Array, Any]:
+            value, metrics = loss(params, batch, keys, moment)
             return harm(value, params, batch["is_poison"].any()), metrics
 
         return poisoned
 
-    make, opened = train.make_loss, train.open_batches
+    make, opened = recipe.make_loss, recipe.open_batches
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_loss", make_loss)
+        patch.setattr(recipe, "make_loss", make_loss)
         patch.setattr(
-            train, "open_batches", lambda *w, **m: Poisoned(opened(*w, **m), numbers, change)
+            recipe, "open_batches", lambda *w, **m: Poisoned(opened(*w, **m), numbers, change)
         )
         train.main(parse_config(Config, words))
 

@@ -19,6 +19,7 @@ from tests.entry.test_drills import last_step, saved, wait_for
 from tests.entry.test_processes import finish, start, start_both
 from tests.entry.test_train import TINY, losses
 from vqgan import train as autoencoder
+from vqgan.recipe import VQGANRunConfig
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
@@ -122,7 +123,7 @@ def test_two_processes_train_an_autoencoder(
     flags = [*AUTOENCODER, f"--data.source={pictures}"]
     said = finish(start_both("-m", "vqgan.train", *flags, f"--output_dir={run}", *layout), 240)
     assert [status for status, *_ in said] == [0, 0], said
-    autoencoder.main(parse_config(autoencoder.RunConfig, [*flags, f"--output_dir={alone}"]))
+    autoencoder.main(parse_config(VQGANRunConfig, [*flags, f"--output_dir={alone}"]))
     rows = np.array(losses(run)), np.array(losses(alone))
     np.testing.assert_allclose(*rows, rtol=1e-5)
     assert (run / "vqgan" / "MODEL_CARD.md").is_file()

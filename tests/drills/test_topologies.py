@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import recipe
 import train
 from config import Config, parse_config
 from tests.entry.test_drills import flags
@@ -43,9 +44,9 @@ class Told:
 def run(words: list[str]) -> dict[int, bytes]:
     """Train; what was trained on."""
     given: dict[int, bytes] = {}
-    opened = train.open_batches
+    opened = recipe.open_batches
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "open_batches", lambda *w, **m: Told(opened(*w, **m), given))
+        patch.setattr(recipe, "open_batches", lambda *w, **m: Told(opened(*w, **m), given))
         train.main(parse_config(Config, words))
     return given
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import Config, to_yaml
+from config import Config
 from data.config import DataConfig
 from data.encode import EncodeConfig
 from data.encode import main as encode
@@ -19,6 +19,7 @@ from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from settings import to_yaml
 from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig
 from training.runs import copy_once

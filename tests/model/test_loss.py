@@ -66,7 +66,7 @@ def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
     seen: list = []
     loss = make_loss(Oracle(tiny), empty, 20, 0.0, 0.5)
     keys = jax.random.split(jax.random.key(1), rows)
-    assert float(loss(params, batch, keys)[0]) < 1e-6
+    assert float(loss(params, batch, keys, None)[0]) < 1e-6
     clean = shift_right(batch["image_tokens"], model.decoder_start_token_id)
     assert (seen[0] != clean).any()
     np.testing.assert_array_equal(seen[0][:, 0], clean[:, 0])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from config import Config, check_clock
+from config import Config, TextToImageTraining
 from optim.config import OptimConfig
 from training import parallel
 from training.batching import BatchPlan, make_plan, micro_batch_size
@@ -114,7 +114,7 @@ def test_examples_left_out_are_not_counted(tmp_path: Path) -> None:
 def test_examples_are_no_clock_where_batches_of_a_ramp_are_left_out(more: dict[str, Any]) -> None:
     optim, ramp = OptimConfig(schedule_unit="examples"), ("10:64",)
     with pytest.raises(ValueError, match="use --optim.schedule_unit=updates"):
-        check_clock(Config(optim=optim, training=TrainingConfig(batch_ramp=ramp, **more)))
-    check_clock(Config(optim=optim, training=TrainingConfig(batch_ramp=ramp)))
-    check_clock(Config(optim=optim, training=TrainingConfig(**more)))
-    check_clock(Config(training=TrainingConfig(batch_ramp=ramp, **more)))
+        Config(optim=optim, training=TextToImageTraining(batch_ramp=ramp, **more))
+    Config(optim=optim, training=TextToImageTraining(batch_ramp=ramp))
+    Config(optim=optim, training=TextToImageTraining(**more))
+    Config(training=TextToImageTraining(batch_ramp=ramp, **more))

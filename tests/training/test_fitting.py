@@ -31,7 +31,7 @@ def create() -> TrainState:
 def make_step(devices: Devices, made: list[int], size: int) -> Step:
     made.append(size)
 
-    def loss(params: dict, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: dict, keys: jax.Array, moment: object) -> tuple[jax.Array, dict]:
         hidden = jnp.tanh(batch["x"] @ params["kernel"])
         return jnp.square(jnp.sin(hidden)).mean(), {}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import train
+import recipe
 from config import Config
 from model import transformer
 from model.loss import make_loss
@@ -116,7 +116,7 @@ def test_weights_that_one_device_cannot_hold_are_not_drawn_with(
         (PMAP, 0.0, True),
     ]:
         monkeypatch.setattr(fitting, "device_memory", lambda devices, room=room: int(room))
-        assert train.have_room_to_draw(config, model, parallel.start(config_of_devices)) == fits
+        assert recipe.have_room_to_draw(config, model, parallel.start(config_of_devices)) == fits
     said = capsys.readouterr().out
     assert said.startswith("no picture grids: whole weights")
     assert said.count("\n") == 1

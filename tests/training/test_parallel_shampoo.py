@@ -55,7 +55,7 @@ def init(key: jax.Array) -> Any:
     )
 
 
-def loss(params: Any, batch: Any, keys: Any) -> tuple[jax.Array, dict]:
+def loss(params: Any, batch: Any, keys: Any, moment: Any) -> tuple[jax.Array, dict]:
     def layer(x: jax.Array, mlp: Any) -> tuple[jax.Array, None]:
         return x + jnp.tanh(x @ mlp["up"]["kernel"]) @ mlp["down"]["kernel"], None
 

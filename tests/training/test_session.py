@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,37 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from config import from_yaml
 from optim.config import OptimConfig
-from optim.loss_scale import LossScale
-from optim.optimizers import make_optimizer
-from training import checkpoint, copies, logbook, metrics, parallel
-from training.config import CheckpointConfig, ParallelConfig, TrackerConfig, TrainingConfig
-from training.session import Work, run_training
+from training import checkpoint, copies, logbook, metrics
+from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig
+from training.recipe import Recipe
+from training.session import train
 from training.skips import Skips
-from training.spikes import init_guard
 from training.state import TrainState
-from training.step import make_train_step
 
 TRAINING = TrainingConfig(
     steps=40, batch_size=4, spike_window=8, rollback_batches=2, log_every=100, bad_update_budget=3
 )
-CHECKPOINT, TRACKER = CheckpointConfig(every=10, keep=0), TrackerConfig()
+CHECKPOINT = CheckpointConfig(every=10, keep=0)
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    training: TrainingConfig = TRAINING
-    checkpoint: CheckpointConfig = CHECKPOINT
-    tracker: TrackerConfig = TRACKER
+OPTIM = OptimConfig(learning_rate=1e-2, warmup_steps=0, decay_fraction=0.0)
 
 
 class World:
     """Data with poisoned batches, and a model of four numbers."""
 
     def __init__(self, folder: Path, bad: dict[int, float], training: TrainingConfig = TRAINING):
-        self.folder, self.bad, self.config = folder, bad, RunConfig(training)
+        self.folder, self.bad, self.config = folder, bad, RunConfig()
+        self.change(training=training, checkpoint=CHECKPOINT)
         self.taken: list[int] = []
-        self.loss_scale: LossScale | None = None
+
+    def change(self, **settings: Any) -> None:
+        """Other settings, from the next start on."""
+        fixed = {"output_dir": str(self.folder), "optim": OPTIM}
+        fixed["parallel"] = ParallelConfig(devices=1)
+        self.config = dataclasses.replace(self.config, **{**fixed, **settings})
 
     def batch_at(self, position: int) -> dict[str, np.ndarray]:
         self.taken.append(position)
@@ -52,35 +51,21 @@ class World:
         indices = np.arange(4, dtype=np.int32)
         return {"target": target, "factor": factor, "example_index": indices}
 
-    def create(self) -> TrainState:
-        state = TrainState.create(
-            lambda key: {"kernel": jax.random.normal(key, (4,))},
-            make_optimizer(OptimConfig()),
-            0,
-            guard=init_guard(self.config.training),
-        )
-        return state._replace(loss_scale=self.loss_scale)
-
-    def begin(self, tracker: Any) -> Work:
-        def loss(params: dict, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
+    def recipe(self, config: RunConfig) -> Recipe:
+        def loss(params: dict, batch: dict, keys: jax.Array, moment: Any) -> tuple[jax.Array, dict]:
             away = jnp.square(params["kernel"][None] - batch["target"])
             return ((away + 1) * batch["factor"]).mean(), {}
 
-        settings = self.config.training
-        optimizer, devices = make_optimizer(OptimConfig()), parallel.start(ParallelConfig())
-        step = make_train_step(
-            loss,
-            optimizer,
-            lambda step: jnp.float32(1e-2),
-            mean_over_devices=parallel.mean_over(devices),
-            settings=settings,
+        return Recipe(
+            init=lambda key: {"kernel": jax.random.normal(key, (4,))},
+            loss=loss,
+            open_batches=lambda plan, devices: self.batch_at,
+            batch_shapes=lambda size: {},
+            depends_on={},
         )
-        return Work(step, self.batch_at, settings=settings)
 
     def run(self) -> TrainState:
-        self.folder.mkdir(exist_ok=True)
-        devices = parallel.start(ParallelConfig(devices=1))
-        return run_training(self.folder, self.config, "{}", devices, self.create, {}, self.begin)
+        return train(self.config, self.recipe, from_yaml)
 
     def events(self) -> list[tuple[str, int | None]]:
         return [(entry["event"], entry["step"]) for entry in logbook.read(self.folder)]
@@ -126,7 +111,7 @@ def test_a_run_goes_on_in_an_empty_folder(tmp_path: Path, scheme: str) -> None:
     expected = straight.run()
     place = f"{scheme}{tmp_path / 'store'}"
     world = World(tmp_path / "run", {15: 100.0}, training)
-    world.config = RunConfig(training, dataclasses.replace(CHECKPOINT, folder=place))
+    world.change(checkpoint=dataclasses.replace(CHECKPOINT, folder=place))
     killed_at(28)(world)
     assert not (world.folder / "checkpoints").exists()
     shutil.rmtree(world.folder)
@@ -147,10 +132,17 @@ def test_what_cannot_be_copied_or_saved_is_told_and_training_goes_on(
     (tmp_path / "run" / "skips.json").write_text("[]")
     world = World(tmp_path / "run", {})
     place = f"file://{tmp_path / 'store'}"
-    world.config = RunConfig(checkpoint=dataclasses.replace(CHECKPOINT, folder=place))
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "run").touch()  # no folder can be made of it
-    (tmp_path / "store" / "20").touch()
+    world.change(checkpoint=dataclasses.replace(CHECKPOINT, folder=place))
+    batch_at = world.batch_at
+
+    def spoil(position: int) -> dict[str, np.ndarray]:
+        """Files stand where folders are to be made, from the first update on."""
+        (tmp_path / "store").mkdir(exist_ok=True)
+        (tmp_path / "store" / "run").touch()
+        (tmp_path / "store" / "20").touch()
+        return batch_at(position)
+
+    monkeypatch.setattr(world, "batch_at", spoil)
     world.run()
     assert [event for event, _ in world.events()] == ["start", "uncopied", "unsaved", "end"]
     with checkpoint.Checkpoints(place) as checkpoints:
@@ -174,7 +166,7 @@ def test_too_many_bad_updates_end_the_run_with_a_way_out(tmp_path: Path) -> None
         world.run()
     assert world.events()[-1] == ("abort", 15)
     assert {p.name for p in (world.folder / "checkpoints").glob("[0-9]*")} == {"10"}
-    world.config = RunConfig(dataclasses.replace(TRAINING, skip_batches=("12:20",)))
+    world.change(training=dataclasses.replace(TRAINING, skip_batches=("12:20",)))
     state = world.run()  # the batches are left out by hand
     assert int(state.step) == 40
     assert ("left out", 10) in world.events()
@@ -278,21 +270,21 @@ def test_float16_at_the_floor_ends_with_a_way_out(tmp_path: Path) -> None:
     default = TrainingConfig()
     training = dataclasses.replace(
         TRAINING,
+        compute_dtype="float16",
         loss_scale_patience=default.loss_scale_patience,
         bad_update_budget=default.bad_update_budget,
     )
     world = World(tmp_path / "run", dict.fromkeys(range(5, 40), np.inf), training)
-    world.loss_scale = LossScale(jnp.float32(4.0), jnp.int32(0))
-    with pytest.raises(ValueError, match="overflowed in 10 updates .* scale 1, up to step 17"):
+    with pytest.raises(ValueError, match="overflowed in 10 updates .* scale 1, up to step 30"):
         world.run()
 
 
 def test_changed_settings_are_noted(tmp_path: Path) -> None:
     world = World(tmp_path / "run", {})
     killed_at(12)(world)
-    devices = parallel.start(ParallelConfig(devices=1))
-    changes = {"optim.beta1": (0.9, 0.8)}
-    run_training(world.folder, world.config, "{}", devices, world.create, {}, world.begin, changes)
+    other = dataclasses.replace(OPTIM, beta1=0.8)
+    world.change(optim=other, allow_changes=("optim.beta1",))
+    world.run()
     assert world.events() == [
         *[("start", 0), ("stop", 11), ("resume", 10), ("change", 10), ("end", 40)]
     ]
@@ -308,7 +300,7 @@ def test_a_damaged_checkpoint_is_noted_and_the_result_is_the_same(
     straight = World(tmp_path / "straight", {}).run()
     world = World(tmp_path / "run", {})
     place = place.format(tmp_path / "store")
-    world.config = RunConfig(checkpoint=dataclasses.replace(CHECKPOINT, folder=place))
+    world.change(checkpoint=dataclasses.replace(CHECKPOINT, folder=place))
     killed_at(25)(world)
     folder = tmp_path / "store" if place else world.folder / "checkpoints"
     cut_files(folder / "20" / "params")

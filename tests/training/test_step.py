@@ -132,7 +132,9 @@ def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(tiny: Mode
     state = TrainState.create(model.init, optimizer, 0, "float16")
     assert state.loss_scale is not None
 
-    def overflowing(params: dict, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
+    def overflowing(
+        params: dict, batch: dict, keys: jax.Array, moment: object
+    ) -> tuple[jax.Array, dict]:
         return jnp.float32(jnp.inf) * params["head"]["kernel"].sum(), {}
 
     step = jax.jit(make_train_step(overflowing, optimizer, make_schedule(OptimConfig(), 10)))

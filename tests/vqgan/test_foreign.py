@@ -232,4 +232,4 @@ def test_settings_files_that_are_none_are_named(checkpoint: Path, text: str) -> 
 def test_a_classifier_of_codes_is_not_trained_in_silence(tiny_vqgan: VQGANConfig) -> None:
     autoencoder = build(dataclasses.replace(tiny_vqgan, lookup="classifier"))
     with pytest.raises(ValueError, match="lookup classifier"):
-        make_loss(autoencoder, LossConfig())
+        make_loss(autoencoder, LossConfig(), 0)

@@ -1,0 +1,222 @@
+"""The recipe of train.py: the text-to-image transformer on token records."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from config import Config
+from data.batches import eval_batches, open_batches
+from data.grids import picture_grid, save_png
+from data.records import Records, open_records
+from data.text import open_tokenizer
+from drawing import make_drawer, open_checkpoint, picture_seed
+from model import loss, transformer
+from model.config import ModelConfig
+from model.transformer import Params, Transformer
+from settings import to_tree
+from training import fitting, parallel, processes, runs
+from training.batching import BatchPlan
+from training.devices import Devices
+from training.finetuning import fit_params
+from training.flops import count_flops
+from training.hooks import evaluate_loss
+from training.loop import Hook
+from training.metrics import Costs, peak_flops
+from training.recipe import BatchAt, Recipe, Run, Shapes
+from training.state import TrainState
+from training.step import Loss
+from training.update import make_state
+
+GRID_CAPTIONS = 6
+# Settings of the model that weights to start from may have been trained without.
+FREE_IN_TUNING = {
+    *("text_vocab_size", "text_length", "image_vocab_size", "grid_size", "grid_rows"),
+    *("decoder_start_token_id", "init", "init_std", "remat", "unroll"),
+    *("dropout", "attention_dropout", "activation_dropout"),
+}
+
+
+def make_recipe(config: Config) -> Recipe:
+    """The recipe of a configuration. Raises ValueError when the records do not fit the model."""
+    records = open_records(config.data.records)
+    check_sizes(config.model, records)
+    model = transformer.build(config.model, config.training.compute_dtype)
+    tokenizer = open_tokenizer(records.tokenizer_folder)
+    tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
+    empty_text = jnp.asarray(tokens), jnp.asarray(mask)
+
+    def prepare(run: Run) -> None:
+        runs.copy_once(records.tokenizer_folder, run.folder / "tokenizer")
+        runs.copy_once(records.vqgan_folder, run.folder / "vqgan")
+
+    def batches(plan: BatchPlan, devices: Devices) -> BatchAt:
+        return open_batches(records, "train", plan.examples, config.seed, share=devices.rows).at
+
+    def hooks(run: Run) -> Sequence[Hook]:
+        training = config.training
+        return [
+            Hook(training.eval_every, make_evaluation(config, model, records, run)),
+            Hook(training.grid_every, make_grids(config, model, records, run)),
+        ]
+
+    return Recipe(
+        init=model.init,
+        loss=make_loss(config, model, empty_text, records.codebook_size),
+        open_batches=batches,
+        batch_shapes=partial(batch_shapes, config.model),
+        depends_on={"records": records.digest},
+        splits=records.held_out_splits,
+        summary=f"{len(records.rows('train')):,} pictures",
+        prepare=prepare,
+        hooks=hooks,
+        costs=partial(count_costs, model, config.model),
+        start_from=partial(start_from, config),
+    )
+
+
+def make_loss(
+    config: Config, model: Transformer, empty_text: tuple[Array, Array], codebook_size: int
+) -> Loss:
+    """The objective; `empty_text` is an empty caption's tokens and mask."""
+    training = config.training
+    return loss.make_loss(
+        model,
+        empty_text,
+        codebook_size,
+        training.caption_dropout,
+        training.token_noise,
+        training.label_smoothing,
+        training.z_loss,
+    )
+
+
+def batch_shapes(model: ModelConfig, size: int) -> Shapes:
+    """A whole batch, without its memory."""
+    text, image = (size, model.text_length), (size, model.image_length)
+    return {
+        "text_tokens": jax.ShapeDtypeStruct(text, jnp.int32),
+        "text_mask": jax.ShapeDtypeStruct(text, jnp.bool_),
+        "image_tokens": jax.ShapeDtypeStruct(image, jnp.int32),
+        "example_index": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Costs:
+    """What an example costs in training: its backward pass is twice its forward pass, whatever is
+    computed again to save memory."""
+    text = jax.ShapeDtypeStruct((1, sizes.text_length), jnp.int32)
+    mask = jax.ShapeDtypeStruct(text.shape, bool)
+    image = jax.ShapeDtypeStruct((1, sizes.image_length), jnp.int32)
+    flops = 3.0 * count_flops(model.apply, model.shapes, text, mask, image)
+    peak = sum(peak_flops(device.device_kind) for device in devices.devices)
+    return Costs(sizes.image_length, flops, peak)
+
+
+def check_sizes(model: ModelConfig, records: Records) -> None:
+    """Raises ValueError when the records hold tokens that the model has no place for."""
+    for name, wanted, fits in (
+        ("grid_size", records.grid_size, model.grid_size == records.grid_size),
+        ("text_length", records.text_length, model.text_length == records.text_length),
+        (
+            "image_vocab_size",
+            records.codebook_size,
+            model.image_vocab_size >= records.codebook_size,
+        ),
+        (
+            "text_vocab_size",
+            records.text_vocab_size,
+            model.text_vocab_size >= records.text_vocab_size,
+        ),
+    ):
+        if not fits:
+            raise ValueError(
+                f"model.{name} {getattr(model, name)} does not fit the records "
+                f"{records.folder}; use --model.{name}={wanted}"
+            )
+
+
+def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[str]]:
+    """The weights of --init_from in the shapes of `fresh`, and lines about them. Raises ValueError
+    naming the settings of the model, or the arrays, that differ."""
+    found, model = open_checkpoint(path), config.model
+    old, new = to_tree(found.model), to_tree(model)
+    differing = runs.differences(
+        {k: v for k, v in old.items() if k not in FREE_IN_TUNING},
+        {k: v for k, v in new.items() if k not in FREE_IN_TUNING},
+    )
+    if differing:
+        named = {f"model.{name}": values for name, values in differing.items()}
+        raise ValueError(f"init_from {path} is another model: {runs.describe(named)}")
+    moved = (found.model.start_token, model.start_token)
+    rows = {"image_embedding/tokens": moved} if moved[0] != moved[1] else {}
+    fetch = lambda leaf: np.asarray(parallel.on_first_device(leaf))  # noqa: E731
+    params, lines = fit_params(found.params, fresh, rows, fetch)
+    step = "" if found.step is None else f" at step {found.step}"
+    return params, [f"weights of {path}{step}", *lines]
+
+
+def make_evaluation(
+    config: Config, model: Transformer, records: Records, run: Run
+) -> Callable[[int, TrainState], Mapping[str, float]]:
+    """A hook's action: the loss on every held-out split, of at most a micro-batch at a time on a
+    device."""
+    devices, most = run.devices, max(config.training.eval_examples, 1)
+    size = devices.num_shares * min(run.micro_batch, -(-most // devices.num_shares))
+    sets = {
+        name: partial(eval_batches, records, name, size, most=most, share=devices.rows)
+        for name in records.held_out_splits
+    }
+    return evaluate_loss(parallel.compile_sums(loss.make_eval_loss(model), devices), sets)
+
+
+def make_grids(
+    config: Config, model: Transformer, records: Records, run: Run
+) -> Callable[[int, TrainState], Mapping[str, Path] | None]:
+    """A hook's action: the fixed prompts drawn into RUN/grids, always from the same seeds. Process
+    0 draws; the others give it their shards of the weights. Nothing is drawn where a device cannot
+    hold the weights."""
+    devices = run.devices
+    if not have_room_to_draw(config, model, devices):
+        return lambda step, state: None
+    if not devices.is_first:
+        return lambda step, state: parallel.on_first_device(state.weights) and None
+    prompts = list(config.training.grid_prompts) or records.some_captions(GRID_CAPTIONS)
+    drawer = make_drawer(model, config.sampling, run.folder, rows_per_call=len(prompts))
+    seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
+
+    def draw(step: int, state: TrainState) -> Mapping[str, Path] | None:
+        path = run.folder / "grids" / f"step-{step:06}.png"
+        params = parallel.on_first_device(state.weights)
+        try:
+            pictures = drawer.draw(params, prompts, seeds)[:, None]
+            save_png(path, picture_grid(prompts, pictures), {"prompts": prompts})
+        except (ValueError, OSError) as error:  # NaN, memory, a full disk: training goes on
+            print(f"no grid at step {step}: {error}", flush=True)
+            return None
+        return {"grid": path}
+
+    return draw
+
+
+def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> bool:
+    """Whether a device can hold the whole weights, and once more as decoding reads them, beside its
+    shard of the state; prints where it cannot. The same on every process."""
+    if devices.fsdp * devices.tensor == 1:
+        return True
+    width = jnp.dtype(config.training.compute_dtype).itemsize
+    need = transformer.count_params(config.model) * (4 + width)
+    shapes = parallel.shapes(make_state(config, model.init), devices)
+    need += fitting.bytes_on_device(shapes)
+    room = processes.from_first(lambda: fitting.device_memory(devices))
+    if need > room:
+        print(
+            f"no picture grids: whole weights beside a shard of the state take {need / 1e9:.3f} "
+            f"GB of a device's {room / 1e9:.3f} GB; draw with generate.py where there is room",
+            flush=True,
+        )
+    return need <= room

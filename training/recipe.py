@@ -1,0 +1,76 @@
+"""What is trained, as a value: train.py and vqgan/train.py each make one, training/session.py
+trains it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from training.batching import BatchPlan
+from training.loop import Hook
+from training.metrics import NO_COSTS, Costs
+from training.parallel import Devices
+from training.state import TrainState
+from training.step import Loss
+
+Batch = dict[str, np.ndarray]
+BatchAt = Callable[[int], Batch]
+"""n → this process's rows of the batch of the update that follows n finished ones."""
+Between = Callable[[int, TrainState], TrainState]
+"""(n, state) → the state that the update after n finished ones starts from."""
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a recipe: its folder, its devices, and what a device holds at a time."""
+
+    folder: Path
+    devices: Devices
+    micro_batch: int
+    """Examples a device holds at a time."""
+
+
+def no_start(path: str, fresh: Any) -> tuple[Any, list[str]]:
+    """Refuse --init_from: a recipe that cannot read weights."""
+    raise ValueError(f"init_from {path}: this trainer has no weights to start from")
+
+
+def nothing(run: Run) -> None:
+    """Prepare nothing."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained: the parameters, the loss, the data, and the work around the updates."""
+
+    init: Callable[[Key[Array, ""]], Any]
+    """Random parameters, in float32."""
+    loss: Loss
+    open_batches: Callable[[BatchPlan, Devices], BatchAt]
+    batch_shapes: Callable[[int], Shapes]
+    """Arrays of a whole batch of so many examples, without their memory."""
+    depends_on: Mapping[str, Any]
+    """What a run depends on besides its settings, such as the data's digest: saved with each
+    checkpoint, and the same on resume."""
+    splits: Sequence[str] = ()
+    """Names of the held-out splits that the hooks evaluate."""
+    summary: str = ""
+    """A few words about the data, printed at the start."""
+    prepare: Callable[[Run], None] = nothing
+    """Puts what belongs to the run into its folder; called on process 0 before the first update."""
+    hooks: Callable[[Run], Sequence[Hook]] = lambda run: ()
+    """Periodic work on finished states."""
+    between: Between | None = None
+    """Work between updates that may replace the state; a pure function of its arguments."""
+    costs: Callable[[Devices], Costs] = lambda devices: NO_COSTS
+    """What an example costs, for figures of speed."""
+    start_from: Callable[[str, Any], tuple[Any, list[str]]] = no_start
+    """(--init_from, fresh parameters on the devices) → parameters with its weights, and lines about
+    them for the logbook. Raises ValueError where they are of another model."""
+    finish: Callable[[Run, TrainState], None] = lambda run, state: None
+    """Called on every process once the last update is made, and at each later start."""

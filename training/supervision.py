@@ -1,0 +1,145 @@
+"""What is done about a run's rows as they come: recorded, saved, judged, and gone back on."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from training.checkpoint import Checkpoints
+from training.config import RunConfig, parse_range
+from training.logbook import Logbook
+from training.loop import Row
+from training.skips import Skips
+from training.spikes import NOT_FINITE, SPIKE
+from training.state import TrainState
+from training.trackers import Tracker
+
+
+class RollbackError(Exception):
+    """Raised in the loop at a spike with on_spike=rollback; the session goes back."""
+
+    def __init__(self, step: int, text: str) -> None:
+        super().__init__(text)
+        self.step = step
+
+
+class Supervisor:
+    """Gets each row of metrics, and each state to save, of one run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        about: Mapping[str, Any],
+        checkpoints: Checkpoints,
+        tracker: Tracker,
+        book: Logbook,
+        skips: Skips,
+        state: TrainState,
+    ) -> None:
+        """`about` is saved with each checkpoint; `state` is where the loop starts."""
+        self._config, self._settings, self._about = config, config.training, about
+        self._checkpoints, self._tracker, self._book = checkpoints, tracker, book
+        self.skips = skips
+        self._like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        self._row: Row = {}
+        self._overflows = 0
+        for text in self._settings.skip_batches:
+            self._leave_out(*parse_range(text), int(state.step), "by hand")
+
+    def show(self, step: int, name: str, picture: Path) -> None:
+        """Mirror a picture that a hook made."""
+        self._tracker.image(step, name, picture)
+
+    def record(self, step: int, row: Row) -> None:
+        self._row = row
+        self._tracker.record(step, row)
+
+    def save(self, step: int, state: TrainState) -> None:
+        self._tracker.sync()
+        evaluated = {k: v for k, v in self._row.items() if k.startswith("eval/")}
+        self._checkpoints.save(state, self._about, evaluated)
+
+    def _leave_out(
+        self, start: int, stop: int, step: int, why: str, spike: int | None = None
+    ) -> None:
+        for one in self.skips.leave_out(start, stop, step, why, spike):
+            text = f"batches {one.start}:{one.stop}, {why}"
+            self._book.tell("left out", step, text, first=one.start, stop=one.stop)
+
+    def watch(self, step: int, row: Row) -> None:
+        """Note what the guard did; raise when it did so too often, or when to go back."""
+        self._check_scale(step, row)
+        event = row.get("guard/event", 0)
+        if not event:
+            return
+        batch = self.skips.position(step - 1)
+        found = f"loss {row['train/loss']:.4g}, gradient norm {row['norm/grad']:.4g}"
+        if math.isfinite(row["norm/grad"]) and not math.isfinite(row.get("norm/params", 0.0)):
+            found += ", of weights that would be no number"
+        facts = {
+            "batch": batch,
+            **{k: row[k] for k in ("train/loss", "norm/grad") if math.isfinite(row[k])},
+        }
+        if row["guard/pressure"] > self._settings.bad_update_budget:
+            raise ValueError(
+                f"more than training.bad_update_budget {self._settings.bad_update_budget} bad "
+                f"updates of about 1,000, the last at step {step} (batch {batch}, {found}); none "
+                "was made. Resume with a lower optim.learning_rate (--allow_changes "
+                "optim.learning_rate), or leave batches out (--training.skip_batches)"
+            )
+        if event == NOT_FINITE:
+            self._book.tell("skip", step, f"{found}: the update was not made", **facts)
+        if event == SPIKE:
+            if self._settings.on_spike == "rollback" and self._way_back(step) is not None:
+                raise RollbackError(step, found)
+            self._book.tell("spike", step, f"{found}: the update was not made", **facts)
+
+    def _check_scale(self, step: int, row: Row) -> None:
+        """Raises ValueError when float16 overflows again and again at the lowest loss scale."""
+        if "loss_scale/skipped" not in row:
+            return
+        at_floor = row["loss_scale/scale"] <= self._settings.loss_scale_floor
+        self._overflows = self._overflows + 1 if row["loss_scale/skipped"] and at_floor else 0
+        if self._overflows >= self._settings.loss_scale_patience:
+            raise ValueError(
+                f"float16 overflowed in {self._overflows} updates running at the lowest loss scale "
+                f"{self._settings.loss_scale_floor:g}, up to step {step}; train with compute_dtype "
+                "bfloat16 or float32, or a lower learning rate"
+            )
+
+    def _way_back(self, step: int) -> int | None:
+        """The newest checkpoint of the regular ones, which a replay has too, before a step."""
+        self._checkpoints.settle()  # that of the save under way is none yet, or not everywhere
+        every = self._config.checkpoint.every
+        regular = [n for n in self._checkpoints.steps() if n < step and every and n % every == 0]
+        return max(regular, default=None)
+
+    def roll_back(self, error: RollbackError) -> TrainState:
+        """The newest regular checkpoint, with the batches around the spike left out."""
+        budget, step = self._settings.bad_update_budget, error.step
+        spikes = {one.why: one.spike for one in self.skips.ranges if one.spike is not None}
+        lately = len([spike for spike in spikes.values() if spike > step - 1000])
+        if lately >= budget:
+            raise ValueError(
+                f"a spike at step {step} ({error}) after {lately} rollbacks, as many as "
+                f"training.bad_update_budget allows; resume with a lower optim.learning_rate "
+                "(--allow_changes optim.learning_rate)"
+            )
+        every, batch = self._config.checkpoint.every, self.skips.position(step - 1)
+        self._checkpoints.settle()
+        found = self._checkpoints.resume(
+            self._like, self._about, lambda n: n < step and n % every == 0
+        )
+        assert found is not None  # _way_back saw it
+        state = found
+        back, wide = int(state.step), self._settings.rollback_batches
+        self._book.tell("rollback", step, f"{error}: back to step {back}", back=back, batch=batch)
+        first = max(batch - wide, self.skips.position(back))
+        why = f"spike {len(spikes) + 1}, at step {step}"
+        self._leave_out(first, batch + 1 + wide, back, why, step)
+        self._tracker.rewind(back)
+        return state

@@ -1,0 +1,280 @@
+"""The recipe of python -m vqgan.train: an autoencoder with a codebook on pictures."""
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data.batches import order
+from data.reading import read_pictures, tell_skipped
+from data.sources import open_source
+from data.splits import TRAIN, split_of
+from training import parallel
+from training.batching import BatchPlan, make_plan
+from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
+from training.devices import Devices
+from training.flops import count_flops
+from training.loop import Hook
+from training.metrics import Costs, peak_flops
+from training.recipe import BatchAt, Between, Recipe, Run, Shapes
+from training.state import TrainState
+from vqgan import model_card, pretrained
+from vqgan.autoencoder import Autoencoder, build
+from vqgan.config import LossConfig, QuantizerConfig, VQGANConfig
+from vqgan.finetuning import fit, keeps_codebook
+from vqgan.layers import Params
+from vqgan.objective import make_codebook_care, make_loss, make_reconstruction
+from vqgan.pictures import Pictures, PictureStream, make_figures, spread, write_grid
+
+GRID_PICTURES = 64
+JUDGED = 4000  # training pictures that the card's figures are of, at most
+HELD_OUT = 0.05
+LAST = 0.9  # share of the updates after which codes stay where they are
+
+
+@dataclass(frozen=True)
+class PicturesConfig:
+    """What is trained on."""
+
+    source: str = "pictures/all"
+    """A folder of pictures, a folder, list, glob or {000..123} range of webdataset tars, or what
+    datasets.save_to_disk wrote; captions are not needed. All pictures are held in memory, at
+    12 KB for one of 64 × 64."""
+
+
+@dataclass(frozen=True)
+class PictureTraining(TrainingConfig):
+    """Length, batch, precision and the intervals of periodic work."""
+
+    steps: int = 4000
+    """Optimizer updates in all."""
+    batch_size: int = 16
+    """Pictures per update, over all devices and micro-batches; small, since on a CPU more updates
+    are worth more than larger ones."""
+    on_spike: OnSpike = "off"
+    """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
+    regular checkpoint and skip the batches around it, or off: the codebook's start is a jump. An
+    update whose loss or gradient is NaN or infinite is never made, whatever this says."""
+    log_every: int = 50
+    """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
+    update."""
+    eval_every: int = 1000
+    """Updates between evaluations on every held-out split; 0 = only at the end."""
+    eval_examples: int = 512
+    """Most pictures of each split in an evaluation."""
+    grid_every: int = 1000
+    """Updates between grids of held-out pictures and their reconstructions; 0 = only at the end."""
+    shift: int = 0
+    """Each picture is moved by up to so many pixels along both axes, its border repeated, as if
+    there were more of them. Never flipped: letters and flags have a right way round."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shift < 0:
+            raise ValueError(f"training.shift cannot be negative, not {self.shift}")
+        if self.eval_examples < 1:
+            raise ValueError(f"training.eval_examples must be at least 1, not {self.eval_examples}")
+
+
+@dataclass(frozen=True)
+class VQGANRunConfig(RunConfig):
+    """Everything that a VQGAN's training run is a function of."""
+
+    init_from: str = ""
+    """VQGAN to start from, with a fresh optimizer: a folder such as vqgan/openmoji, or another
+    program's. model.image_size and model.codebook_size may be others than there. Its codebook is
+    gone on with if quantizer.warmup_steps is 0 and the size is the same."""
+    name: str = "vqgan"
+    """Name of the run, in the default folder's name and in the tracker."""
+    training: PictureTraining = field(default_factory=PictureTraining)
+    """Length, batch, precision and intervals."""
+    checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(every=1000))
+    """When checkpoints are written and which are kept."""
+    model: VQGANConfig = field(default_factory=VQGANConfig)
+    """The autoencoder."""
+    data: PicturesConfig = field(default_factory=PicturesConfig)
+    """The pictures."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Weights of the loss."""
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    """Start and care of the codebook."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        warmup, steps = self.quantizer.warmup_steps, self.training.steps
+        if warmup >= steps:
+            raise ValueError(
+                f"quantizer.warmup_steps {warmup} leaves none of the {steps} training.steps to "
+                f"learn with a codebook; try --quantizer.warmup_steps={steps // 4}"
+            )
+        per_picture, codes = self.model.grid_size**2, self.model.codebook_size
+        pictures, enough = self.quantizer.refresh_pictures, -(-codes // per_picture)
+        if pictures * per_picture < codes:
+            raise ValueError(
+                f"quantizer.refresh_pictures {pictures} × {per_picture} tokens are fewer than "
+                f"model.codebook_size {codes}; try --quantizer.refresh_pictures={enough}"
+            )
+
+
+def make_recipe(config: VQGANRunConfig) -> Recipe:
+    """The recipe of a configuration; reads all pictures. Raises ValueError where there are none."""
+    sets = read_sets(config.data.source, config.model.image_size)
+    autoencoder = build(config.model)
+    stream = PictureStream(sets[TRAIN], order, config.seed)
+    card = lambda run: run.folder / "vqgan" / model_card.FILE  # noqa: E731
+
+    def finish(run: Run, state: TrainState) -> None:
+        params = None if card(run).is_file() else parallel.on_first_device(state.weights)
+        if params is not None and run.devices.is_first:
+            release(config.model, autoencoder, params, sets, run.folder)
+
+    return Recipe(
+        init=autoencoder.init,
+        loss=make_loss(autoencoder, config.loss, config.quantizer.warmup_steps),
+        open_batches=partial(open_batches, stream, config.training.shift),
+        batch_shapes=partial(batch_shapes, config.model),
+        depends_on={"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()},
+        splits=[*sets, "all"],
+        summary=", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items()),
+        # A card of fewer updates is not true any more.
+        prepare=lambda run: card(run).unlink(missing_ok=True),
+        hooks=partial(make_hooks, config, autoencoder, sets),
+        between=make_between(config, autoencoder, stream),
+        costs=partial(count_costs, autoencoder),
+        start_from=partial(start_from, config.model),
+        finish=finish,
+    )
+
+
+def read_sets(path: str, image_size: int) -> dict[str, Pictures]:
+    """All pictures of a source by split; `gallery` pictures are neither trained on nor asked for.
+
+    Raises:
+        ValueError: none can be read, or none is left to train on.
+    """
+    source = open_source(path, need_captions=False)
+    sets: dict[str, list[np.ndarray]] = {TRAIN: []}
+    skipped = []
+    for reading in read_pictures(source, image_size):
+        if reading.pixels is None or reading.example is None:
+            skipped.append((reading.name, reading.problem))
+            continue
+        split = reading.example.split or split_of(reading.pixels, HELD_OUT)
+        sets.setdefault(split, []).append(reading.pixels)
+    sets.pop("gallery", None)
+    if skipped:
+        print(f"warning: {tell_skipped(skipped, len(source))}", file=sys.stderr)
+    if not sets[TRAIN]:
+        raise ValueError(f"{path} leaves no picture to train on, of {len(source):,}")
+    return {name: np.stack(pictures) for name, pictures in sets.items()}
+
+
+def open_batches(stream: PictureStream, shift: int, plan: BatchPlan, devices: Devices) -> BatchAt:
+    """This process's rows of each batch of pictures."""
+
+    def batch_at(n: int) -> dict[str, np.ndarray]:
+        start, stop = plan.examples(n), plan.examples(n + 1)
+        batch = stream.batch(n, start, stop - start, shift)
+        rows = devices.rows(stop - start)
+        return {name: values[rows] for name, values in batch.items()}
+
+    return batch_at
+
+
+def batch_shapes(model: VQGANConfig, size: int) -> Shapes:
+    """A whole batch, without its memory."""
+    pixels = (size, model.image_size, model.image_size, 3)
+    return {
+        "pixels": jax.ShapeDtypeStruct(pixels, jnp.uint8),
+        "example_index": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def count_costs(autoencoder: Autoencoder, devices: Devices) -> Costs:
+    """What a picture costs in training: the backward pass is twice the forward pass."""
+    config = autoencoder.config
+    pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    params = jax.eval_shape(autoencoder.init, jax.random.key(0))
+    there_and_back = lambda params, x: autoencoder.paint(params, autoencoder.latents(params, x))  # noqa: E731
+    peak = sum(peak_flops(device.device_kind) for device in devices.devices)
+    return Costs(config.image_length, 3.0 * count_flops(there_and_back, params, pixels), peak)
+
+
+def start_from(model: VQGANConfig, path: str, fresh: Params) -> tuple[Params, list[str]]:
+    """The weights of --init_from, and lines about them. Raises ValueError for another layout."""
+    return fit(path, model, jax.tree.map(np.asarray, parallel.on_first_device(fresh)))
+
+
+def make_between(
+    config: VQGANRunConfig, autoencoder: Autoencoder, stream: PictureStream
+) -> Between:
+    """k-means when the warm-up ends, and from then on the regular revival of unused codes. The
+    pictures are those next in the stream, so that a resumed run does the same."""
+    settings, examples_at = config.quantizer, make_plan(config.training).examples
+    start, refresh = make_codebook_care(autoencoder)
+
+    def care(n: int, state: TrainState) -> TrainState:
+        since = n - settings.warmup_steps
+        is_start = since == 0 and not keeps_codebook(
+            config.init_from, config.model, settings.warmup_steps
+        )
+        every, last = settings.refresh_every, LAST * config.training.steps
+        is_due = every > 0 and since > 0 and since % every == 0 and n < last
+        if not (is_start or is_due):
+            return state
+        pictures = stream.next_pictures(examples_at(n), settings.refresh_pictures)
+        key = jax.random.fold_in(jax.random.key(config.seed), n)
+        codebook = (start if is_start else refresh)(state.params, pictures, key)
+        codebook = jax.device_put(codebook, state.params["codebook"].sharding)
+        ema = None if state.ema is None else {**state.ema, "codebook": codebook}
+        return state._replace(params={**state.params, "codebook": codebook}, ema=ema)
+
+    return care
+
+
+def make_hooks(
+    config: VQGANRunConfig, autoencoder: Autoencoder, sets: Mapping[str, Pictures], run: Run
+) -> Sequence[Hook]:
+    """Figures of every split, and a grid of held-out pictures with their reconstructions."""
+    training = config.training
+    reconstruct = make_reconstruction(autoencoder)
+    some = {name: spread([p], training.eval_examples) for name, p in sets.items()}
+    figures = make_figures(reconstruct, some, config.model.codebook_size)
+    held_out = [p for name, p in sets.items() if name != TRAIN] or [sets[TRAIN]]
+    shown = spread(held_out, GRID_PICTURES)
+
+    def evaluate(step: int, state: TrainState) -> Mapping[str, float]:
+        return figures(parallel.on_first_device(state.weights))
+
+    def draw(step: int, state: TrainState) -> Mapping[str, Path]:
+        path = run.folder / "grids" / f"{step:06d}.png"
+        params = parallel.on_first_device(state.weights)
+        if run.devices.is_first:
+            write_grid(path, reconstruct, params, shown)
+        return {"reconstructions": path}
+
+    return [Hook(training.eval_every, evaluate), Hook(training.grid_every, draw)]
+
+
+def release(
+    model: VQGANConfig,
+    autoencoder: Autoencoder,
+    params: Params,
+    sets: Mapping[str, Pictures],
+    folder: Path,
+) -> None:
+    """Write RUN/vqgan, and judge what was written: float16 weights, every held-out picture and
+    some of the training pictures."""
+    out = folder / "vqgan"
+    pretrained.save(out, model, params)
+    _, params = pretrained.load(out)
+    judged = {**sets, TRAIN: spread([sets[TRAIN]], JUDGED)}
+    figures = make_figures(make_reconstruction(autoencoder), judged, model.codebook_size)(params)
+    model_card.write(out, folder, model, figures, {k: len(v) for k, v in judged.items()})
+    print(f"{out}: PSNR {figures['eval/all/psnr']:.2f} dB, SSIM {figures['eval/all/ssim']:.4f}")
