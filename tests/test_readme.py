@@ -17,7 +17,7 @@ CONFIGS = {
     "generate": "GenerateConfig",
     "evaluate": "EvaluateConfig",
     "data.encode": "EncodeConfig",
-    "vqgan.train": "RunConfig",
+    "vqgan.train": "VQGANRunConfig",
     "model.pretrained": "ConvertConfig",
     "vqgan.pretrained": "ConvertConfig",
     "experiments.footprint": "FootprintConfig",

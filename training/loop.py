@@ -82,14 +82,12 @@ def fit(
         if n > first and _shapes(batch) != shapes:  # the step is compiled anew, which takes long
             rows.deliver()
             save_once(n, state)
-            if stop is not None:
-                stop.shield(lambda: None)
+            _shield(stop, lambda: None)
         shapes = _shapes(batch)
         if between is not None:
             state = between(n, state)
         state, metrics = step(state, batch)
-        if stop is not None:
-            stop.shield(None)
+        _shield(stop, None)
         rows.deliver()
         done = n + 1
         rows.hold(done, metrics)
@@ -105,6 +103,11 @@ def fit(
     rows.deliver()
     save_once(done, state)
     return state
+
+
+def _shield(stop: StopSignal | None, rescue: Callable[[], None] | None) -> None:
+    if stop is not None:
+        stop.shield(rescue)
 
 
 def _shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
