@@ -36,7 +36,8 @@ def start(
 def start_both(*words: str, second: Sequence[str] = ()) -> list[subprocess.Popen]:
     """A program in two processes of two devices each, which meet; `second`: more words for the
     second of them."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
     meeting = [f"--parallel.coordinator=localhost:{free_port()}", "--parallel.num_processes=2"]
     return [

@@ -1,0 +1,64 @@
+"""A run that its memory has no room for: refused by arithmetic before anything is allocated, or
+told in a line when memory runs out."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from terminal import is_out_of_memory
+from training import processes
+from training.fitting import GB, available_memory, bytes_on_device, device_memory
+from training.parallel import Devices
+
+AUTO = "--training.micro_batch_size=auto finds the most that fits"
+
+
+def check_room(
+    state: Any,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    devices: Devices,
+    room: int | None = None,
+) -> None:
+    """Raises ValueError in every process where a state (shapes with their shardings) is larger
+    than a device, or a process's share of a whole batch than its machine. `room`: bytes of both;
+    None: those that there are."""
+    need = bytes_on_device(state)
+    own = processes.from_first(lambda: device_memory(devices)) if room is None else room
+    if need > own:
+        raise ValueError(
+            f"weights and optimizer state take {need / GB:,.3f} GB of each device, which has "
+            f"{own / GB:,.3f} GB; make the model smaller, or cut it with --parallel.mode=mesh and "
+            "a larger --parallel.fsdp"
+        )
+    sizes = [math.prod(one.shape) * one.dtype.itemsize for one in batch.values()]
+    share = sum(sizes) // jax.process_count()
+    machine = processes.from_first(available_memory) if room is None else room
+    if share > machine:
+        examples = max(one.shape[0] for one in batch.values())
+        raise ValueError(
+            f"training.batch_size {examples:,} takes {share / GB:,.3f} GB of this machine, which "
+            f"has {machine / GB:,.3f} GB, before anything is computed; make it smaller"
+        )
+
+
+@contextlib.contextmanager
+def telling(micro_batch: int, updates: Callable[[], int]) -> Iterator[None]:
+    """Where memory runs out in training, a ValueError says what a device held, whether that did fit
+    before, and the way out. `updates()`: how many were made since the start."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        made, words = updates(), " ".join(str(error).split())[:200]
+        fits = f"{micro_batch} example(s) at a time on each device"
+        known = (
+            f"{fits} did fit in {made} update(s), but not what came beside them, such as an "
+            "evaluation, a grid or a save; take fewer with --training.micro_batch_size"
+            if made
+            else f"{fits} do not fit; {AUTO}"
+        )
+        raise ValueError(f"out of memory: {known} ({words})") from None
