@@ -19,6 +19,7 @@ from training.logbook import Logbook
 from training.loop import Hook, fit
 from training.recipe import Recipe, Run
 from training.saving import check_keep_best, make_save_hook
+from training.shortage import check_room, telling
 from training.signals import StopSignal
 from training.skips import Skips
 from training.state import TrainState
@@ -48,6 +49,8 @@ def train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Train
     recipe = agreement.together(lambda: make_recipe(config))
     agreement.check(recipe.depends_on)
     check_keep_best(config.checkpoint, recipe.splits)
+    largest = recipe.batch_shapes(max(make_plan(config.training).sizes))
+    check_room(parallel.shapes(make_state(config, recipe.init), devices), largest, devices)
     read = lambda path: to_tree(load(type(config), path))  # noqa: E731
     folder, changes = processes.from_first(lambda: _open_folder(config, read))
     run = Run(Path(folder), devices, choose_micro_batch(config, recipe, devices))
@@ -92,7 +95,8 @@ class _Session:
                 with self._open_tracker(start, skips) as tracker:
                     stop.leave = lambda: self._leave(checkpoints, tracker)
                     trace = Trace(self._config.training.profile, folder).around(start)
-                    with self._noted(tracker), trace as traced:
+                    told = telling(self._run.micro_batch, lambda: tracker.step - start)
+                    with self._noted(tracker), told, trace as traced:
                         supervisor = Supervisor(
                             *(self._config, self._recipe.depends_on, checkpoints, tracker),
                             *(self._book, skips, state),
