@@ -26,6 +26,9 @@ class TextToImageTraining(TrainingConfig):
     """p: each picture's decoder inputs are replaced by random codes at a rate drawn from U(0, 2p).
     0.3 keeps a model of a small data set listening to the caption instead of recognising which
     training picture it copies; 0 for large data."""
+    caption_only: float = 0.0
+    """Share of pictures whose decoder inputs are all random codes, so that there is nothing but the
+    caption to go by."""
     label_smoothing: float = 0.0
     """Share of each target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
     z_loss: float = 0.0
@@ -46,6 +49,8 @@ class TextToImageTraining(TrainingConfig):
                 f"training.token_noise {self.token_noise} must lie in 0..0.5 and "
                 f"training.caption_dropout {self.caption_dropout} in 0..1"
             )
+        if not 0 <= self.caption_only <= 1:
+            raise ValueError(f"training.caption_only {self.caption_only} must lie in 0..1")
 
 
 @dataclass(frozen=True)

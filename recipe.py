@@ -90,6 +90,7 @@ def make_loss(
         codebook_size,
         training.caption_dropout,
         training.token_noise,
+        training.caption_only,
         training.label_smoothing,
         training.z_loss,
     )

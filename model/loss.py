@@ -54,9 +54,14 @@ def drop_captions(
 
 
 def add_token_noise(
-    image_tokens: Int[Array, "b n"], codebook_size: int, p: float, keys: Key[Array, " b"]
+    image_tokens: Int[Array, "b n"],
+    codebook_size: int,
+    p: float,
+    keys: Key[Array, " b"],
+    caption_only: float = 0.0,
 ) -> Int[Array, "b n"]:
-    """Replace tokens by random codes, at a rate drawn for each picture from U(0, 2p).
+    """Replace tokens by random codes, at a rate drawn for each picture from U(0, 2p); in a share
+    `caption_only` of the pictures all of them.
 
     On a small data set a decoder that sees clean tokens recognises after two of them which
     training picture it is copying, and stops listening to the caption; this takes that away.
@@ -65,6 +70,9 @@ def add_token_noise(
     def one(tokens: Int[Array, " n"], key: Key[Array, ""]) -> Int[Array, " n"]:
         for_rate, for_place, for_code = jax.random.split(key, 3)
         rate = jax.random.uniform(for_rate, maxval=2 * p)
+        if caption_only:
+            is_blind = jax.random.bernoulli(jax.random.fold_in(for_rate, 1), caption_only)
+            rate = jnp.where(is_blind, 1.0, rate)
         replaced = jax.random.bernoulli(for_place, rate, tokens.shape)
         return jnp.where(
             replaced, jax.random.randint(for_code, tokens.shape, 0, codebook_size), tokens
@@ -79,6 +87,7 @@ def make_loss(
     codebook_size: int,
     caption_dropout: float = 0.0,
     token_noise: float = 0.0,
+    caption_only: float = 0.0,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, Metrics]]:
@@ -95,8 +104,10 @@ def make_loss(
             text_tokens, text_mask = drop_captions(
                 batch, empty_text, caption_dropout, fold_keys(keys, 0)
             )
-        if token_noise:
-            seen = add_token_noise(seen, codebook_size, token_noise, fold_keys(keys, 1))
+        if token_noise or caption_only:
+            seen = add_token_noise(
+                seen, codebook_size, token_noise, fold_keys(keys, 1), caption_only
+            )
         decoder_inputs = shift_right(seen, model.decoder_start_token_id)
         logits = model.apply(params, text_tokens, text_mask, decoder_inputs, fold_keys(keys, 2))
         labels = batch["image_tokens"]

@@ -45,6 +45,18 @@ def test_token_noise_has_a_rate_of_its_own_for_each_picture() -> None:
     assert float(changed.max()) < 0.85  # U(0, 0.6), and 64 draws
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_share_of_the_pictures_leaves_only_the_caption_to_go_by(p: float) -> None:
+    keys = jax.random.split(jax.random.key(0), 500)
+    tokens = jnp.full((500, 64), 3)
+    changed = (add_token_noise(tokens, 1000, p, keys, 0.25) != 3).mean(-1)
+    is_blind = changed > 0.95
+    assert float(is_blind.mean()) == pytest.approx(0.25, abs=0.05)
+    others = np.asarray(changed)[~np.asarray(is_blind)]
+    assert others.mean() == pytest.approx(p, abs=0.03)
+    assert others.max() <= (0.85 if p else 0.0)
+
+
 def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
     model = transformer.build(tiny)
     params = model.init(jax.random.key(0))
