@@ -5,6 +5,8 @@ Each package holds one `icons.json` (bodies of SVGs by slug) and some a `chars.j
 point). Names, groups and skin tones come from OpenMoji's table, which is CLDR's for all emoji.
 """
 
+import dataclasses
+import gzip
 import json
 import re
 import subprocess
@@ -27,6 +29,7 @@ STYLES = {
     "fxemoji": "firefox",
 }
 """Name of the style in captions by package @iconify-json/NAME."""
+SHIPPED = Path(__file__).parent / "things.json.gz"
 # Offensive gestures are neither drawn nor learnt.
 LEFT_OUT = frozenset({"1F595"})
 _VARIATION = ("FE0F", "FE0E")  # text or emoji presentation: the same picture
@@ -68,6 +71,7 @@ class Drawing:
 
     emoji: Emoji
     style: str
+    slug: str
     svg: str
 
     @property
@@ -100,6 +104,24 @@ def fetch_packages(folder: Path) -> None:
                 f"{' '.join(command)} failed: {said[0] if said else error.returncode}; without a "
                 f"network, name a folder that holds the packages with --packages"
             ) from None
+
+
+def read_shipped() -> list[IconSet]:
+    """The drawings of data/things.json.gz; data/THINGS_LICENSES.md says whose they are."""
+    return [IconSet(**one) for one in json.loads(gzip.decompress(SHIPPED.read_bytes()))]
+
+
+def write_shipped(sets: Sequence[IconSet], drawings: Sequence[Drawing], path: Path) -> None:
+    """Write the drawings, a choice of the sets', as `read_shipped` reads them: the same bytes every
+    time."""
+    content = []
+    for one in sets:
+        codes = {plain_hexcode(d.emoji.hexcode): d.slug for d in drawings if d.style == one.style}
+        icons = {code: one.icons[slug] for code, slug in codes.items()}
+        kept = {"icons": icons, "code_points": {code: code for code in codes}}
+        content.append({**dataclasses.asdict(one), **kept})
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 def open_sets(folder: Path) -> list[IconSet]:
@@ -199,7 +221,9 @@ def join(sets: Sequence[IconSet], emojis: Sequence[Emoji]) -> list[Drawing]:
             code = one.code_points.get(slug)
             code = code if code in table else by_name.get(squash(slug))
             if code and not _is_left_out(table[code]):
-                found.setdefault((code, one.style), Drawing(table[code], one.style, one.svg(slug)))
+                found.setdefault(
+                    (code, one.style), Drawing(table[code], one.style, slug, one.svg(slug))
+                )
     styles = [one.style for one in sets]
     return [found[code, style] for code in table for style in styles if (code, style) in found]
 
@@ -226,3 +250,18 @@ def _names(sets: Sequence[IconSet], table: Mapping[str, Emoji]) -> dict[str, str
             for name in (about["en"], *about.get("alias", [])):
                 names.setdefault(squash(name), code)
     return names
+
+
+def licenses(sets: Sequence[IconSet]) -> str:
+    """A page on who drew what under which licence."""
+    rows = "\n".join(
+        f"| {one.style} | {one.package} {one.version} | {one.author} | {one.license} |"
+        for one in sets
+    )
+    return (
+        "# Licences of the drawings\n\n"
+        "They were rasterised from SVG, on white, and are otherwise unchanged; each picture's JSON "
+        "names its licence.\n\n"
+        "| style | package | drawn by | licence |\n| --- | --- | --- | --- |\n"
+        f"{rows}\n"
+    )

@@ -1,8 +1,9 @@
 """Eight artists draw the same things: pictures, captions and held-out splits, as a folder of tars.
 
-`python -m data.artists --out pictures/artists`. Drawings come from eight npm packages, fetched with
-`npm pack` into --packages, or from a folder that holds them; names, keywords, groups and skin tones
-from the table data/openmoji.tsv.gz. The tars look like anybody's, with the licence of each picture.
+`python -m data.artists`. Drawings of about a hundred everyday things lie in data/things.json.gz;
+all come from eight npm packages, fetched with `npm pack` or in a folder that holds them. Names,
+keywords, groups and skin tones come from the table data/openmoji.tsv.gz. The tars look like
+anybody's, with the licence of each picture.
 """
 
 import hashlib
@@ -13,39 +14,44 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from data.artist_sets import Drawing, IconSet, fetch_packages, join, open_sets
+from data.artist_sets import (
+    Drawing,
+    IconSet,
+    fetch_packages,
+    join,
+    licenses,
+    open_sets,
+    read_shipped,
+)
 from data.artist_splits import assign_splits
+from data.artist_things import Subset, choose
 from data.drawings import TABLE, digest, rasterise, read_table
 from data.folders import holds, write_json
 from data.openmoji_splits import Emoji
 from files import check_free, new_folder
 
 MARKER = "artists.json"
+PACKAGES = Path("pictures/packages")
 LICENSES = "LICENSES.md"
 PICTURES_PER_TAR = 1000
 RECIPE = tuple(
-    Path(__file__).parent / name for name in ("artists.py", "artist_sets.py", "artist_splits.py")
+    Path(__file__).parent / name
+    for name in ("artists.py", "artist_sets.py", "artist_splits.py", "artist_things.py")
 )
-COMMON_STYLES = 6
-"""Artists that have drawn a thing of the common ones."""
-# Words that tell many pictures apart by a detail: people, flags, clocks, buttons.
-_UNCOMMON = re.compile(r"\b(woman|women|man|men|person|people|button|keycap|o'clock|thirty|moon)\b")
-_UNCOMMON_GROUPS = ("flags", "people-body", "component", "extras-openmoji", "extras-unicode")
-
-Subset = Literal["things", "common", "all"]
 
 
 @dataclass(frozen=True)
 class ArtistsConfig:
     """What to write, and where."""
 
-    out: str = "pictures/artists"
+    out: str = "pictures/things"
     """Folder for the tars; it must be new, or hold what the same command wrote before."""
-    packages: str = "pictures/packages"
-    """Folder of the npm packages, packed or not; what is missing is fetched with npm pack."""
-    subset: Subset = "common"
+    packages: str = ""
+    """Folder of the npm packages, packed or not. Default: for things the drawings that lie in this
+    repository; for the others pictures/packages, where npm pack fetches what is missing."""
+    subset: Subset = "things"
     """Which things: about a hundred everyday ones (things), those that six artists and more have
     drawn, without people, flags, clocks and buttons (common), or all, with skin tones."""
     image_size: int = 64
@@ -56,10 +62,7 @@ def main(config: ArtistsConfig) -> None:
     """Write the data set unless it is there; say how many pictures each split has."""
     if not 8 <= config.image_size <= 1024:
         raise ValueError(f"image_size {config.image_size} is not between 8 and 1024 pixels")
-    packages = Path(config.packages)
-    if not any(packages.glob("**/icons.json")):
-        fetch_packages(packages)
-    sets = open_sets(packages)
+    sets = find_sets(config)
     out, description = Path(config.out), describe(config, sets)
     if not holds(out, MARKER, description):
         check_free(out)
@@ -67,6 +70,16 @@ def main(config: ArtistsConfig) -> None:
     about = json.loads((out / MARKER).read_text(encoding="utf-8"))
     counts = ", ".join(f"{count} {split}" for split, count in about["counts"].items())
     print(f"{out}: {about['num_concepts']} things by {len(sets)} artists: {counts}")
+
+
+def find_sets(config: ArtistsConfig) -> list[IconSet]:
+    """The artists' drawings: of a named folder, shipped, or fetched."""
+    if config.packages:
+        return open_sets(Path(config.packages))
+    if config.subset == "things":
+        return read_shipped()
+    fetch_packages(PACKAGES)
+    return open_sets(PACKAGES)
 
 
 def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> dict[str, Any]:
@@ -92,27 +105,6 @@ def write_pictures(out: Path, sets: Sequence[IconSet], description: Mapping[str,
         counts = dict(sorted(Counter(splits.values()).items()))
         concepts = len({one.emoji.concept for one in drawings})
         write_json(folder / MARKER, {**description, "num_concepts": concepts, "counts": counts})
-
-
-def choose(drawings: Sequence[Drawing], subset: Subset) -> list[Drawing]:
-    """The drawings of a subset, in order."""
-    if subset == "all":
-        return list(drawings)
-    if subset == "things":
-        return [one for one in drawings if one.emoji.name in THINGS]
-    styles = Counter(one.emoji.hexcode for one in drawings)
-    return [
-        one
-        for one in drawings
-        if styles[one.emoji.hexcode] >= COMMON_STYLES and is_common(one.emoji)
-    ]
-
-
-def is_common(emoji: Emoji) -> bool:
-    """True for things that one word or two say."""
-    return (
-        not emoji.tone and emoji.group not in _UNCOMMON_GROUPS and not _UNCOMMON.search(emoji.name)
-    )
 
 
 def write_tars(
@@ -202,37 +194,6 @@ def plural(name: str) -> Iterator[str]:
         else:
             yield f"{name}es" if re.search(r"(x|ch|sh)$", name) else f"{name}s"
 
-
-def licenses(sets: Sequence[IconSet]) -> str:
-    """A page on who drew what under which licence."""
-    rows = "\n".join(
-        f"| {one.style} | {one.package} {one.version} | {one.author} | {one.license} |"
-        for one in sets
-    )
-    return (
-        "# Licences of the drawings\n\n"
-        "They were rasterised from SVG, on white, and are otherwise unchanged; each picture's JSON "
-        "names its licence.\n\n"
-        "| style | package | drawn by | licence |\n| --- | --- | --- | --- |\n"
-        f"{rows}\n"
-    )
-
-
-THINGS = frozenset(
-    """red apple|banana|strawberry|pizza|hamburger|doughnut|birthday cake|ice cream|watermelon
-avocado|carrot|grapes|cherries|lemon|pineapple|bread|cat|dog face|pig face|cow face|panda|fox|frog
-lion|penguin|owl|fish|octopus|butterfly|snail|turtle|whale|unicorn|rabbit face|elephant|monkey face
-bear|koala|red heart|blue heart|green heart|yellow heart|purple heart|black heart|broken heart
-grinning face|crying face|angry face|sleeping face|clown face|smiling face with sunglasses
-smiling face with heart-eyes|robot|ghost|alien|skull|rocket|airplane|automobile|bus|bicycle|sailboat
-helicopter|locomotive|taxi|ambulance|tractor|house|castle|tent|church|umbrella|guitar|trumpet|violin
-drum|balloon|wrapped gift|crown|gem stone|light bulb|key|candle|scissors|hammer|telephone|camera
-television|books|basketball|soccer ball|sunflower|tulip|rose|cactus|palm tree|evergreen tree
-mushroom|rainbow|snowflake|sun|cloud|full moon|star|volcano|snowman|hourglass done""".replace(
-        "\n", "|"
-    ).split("|")
-)
-"""Everyday things that nearly all artists have drawn."""
 
 if __name__ == "__main__":
     from config import run

@@ -10,22 +10,25 @@ from pathlib import Path
 import pytest
 
 from data.artist_sets import (
+    SHIPPED,
     STYLES,
     Drawing,
     IconSet,
     fetch_packages,
     join,
+    licenses,
     open_sets,
     plain_hexcode,
+    read_shipped,
     squash,
+    write_shipped,
 )
 from data.artist_splits import assign_splits
+from data.artist_things import THINGS, choose
 from data.artists import (
-    THINGS,
     ArtistsConfig,
     article,
     captions_of,
-    choose,
     main,
     own_keywords,
     plural,
@@ -186,7 +189,7 @@ def emoji_named(emojis: list[Emoji], name: str) -> Emoji:
 def test_the_prompt_of_the_exam_names_the_thing_and_the_style(
     emojis: list[Emoji], name: str, first: str
 ) -> None:
-    captions = captions_of(Drawing(emoji_named(emojis, name), "noto", ""), ())
+    captions = captions_of(Drawing(emoji_named(emojis, name), "noto", "", ""), ())
     assert captions[0][0] == first
     assert sum(weight for _, weight in captions) == pytest.approx(1)
     assert len({text for text, _ in captions}) == len(captions)
@@ -230,6 +233,38 @@ def test_the_tars_carry_captions_splits_styles_and_licences(
     main(ArtistsConfig(str(tmp_path / "b"), str(packages), "things", 16))
     tars = [(tmp_path / name / "00000.tar").read_bytes() for name in ("a", "b")]
     assert tars[0] == tars[1]
+
+
+def test_the_shipped_drawings_are_the_things_by_eight_artists(emojis: list[Emoji]) -> None:
+    sets = read_shipped()
+    assert SHIPPED.stat().st_size < 2_000_000
+    found = choose(join(sets, emojis), "things")
+    assert len(found) == sum(len(one.icons) for one in sets) == 824
+    assert {one.emoji.name for one in found} == THINGS
+    assert [one.style for one in sets] == [*STYLES.values()]
+    page = SHIPPED.with_name("THINGS_LICENSES.md").read_text()
+    assert page == licenses(sets)
+
+
+def test_things_need_no_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no npm
+    main(ArtistsConfig(str(tmp_path / "a"), image_size=16))
+    about = json.loads((tmp_path / "a" / "artists.json").read_text())
+    assert about["num_concepts"] == len(THINGS)
+    assert about["counts"] == {"concept": 32, "style": 90, "train": 702}
+    with pytest.raises(ValueError, match="npm is not installed"):
+        main(ArtistsConfig(str(tmp_path / "b"), subset="common"))
+
+
+def test_what_is_shipped_is_drawn_as_the_packages_draw_it(
+    packages: Path, emojis: list[Emoji], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = open_sets(packages)
+    chosen = choose(join(sets, emojis), "things")
+    monkeypatch.setattr("data.artist_sets.SHIPPED", tmp_path / "things.json.gz")
+    write_shipped(sets, chosen, tmp_path / "things.json.gz")
+    again = join(read_shipped(), emojis)
+    assert [(d.key, d.svg) for d in again] == [(d.key, d.svg) for d in chosen]
 
 
 def test_another_subset_does_not_replace_what_is_there(packages: Path, tmp_path: Path) -> None:

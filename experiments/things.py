@@ -1,0 +1,28 @@
+"""Write data/things.json.gz, the drawings of everyday things that lie in this repository.
+
+    python -m experiments.things pictures/packages   # a folder of the npm packages
+
+data/artist_sets.py names the packages, data/artist_things.py the things.
+"""
+
+import argparse
+from pathlib import Path
+
+from data.artist_sets import SHIPPED, join, licenses, open_sets, write_shipped
+from data.artist_things import choose
+from data.drawings import read_table
+
+
+def main() -> None:
+    """Write the drawings, and a page on whose they are beside them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("packages", type=Path)
+    sets = open_sets(parser.parse_args().packages)
+    drawings = choose(join(sets, read_table()), "things")
+    write_shipped(sets, drawings, SHIPPED)
+    SHIPPED.with_name("THINGS_LICENSES.md").write_text(licenses(sets), encoding="utf-8")
+    print(f"{SHIPPED}: {len(drawings)} drawings, {SHIPPED.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
