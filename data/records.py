@@ -1,7 +1,8 @@
 """Token records on disk: captions and pictures as tokens in memory-mapped arrays, and their origin.
 
-A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl, and
-copies of the tokenizer and the VQGAN that made the tokens, so that it explains itself.
+A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl with
+its offsets, and copies of the tokenizer and the VQGAN that made the tokens, so that it explains
+itself.
 """
 
 import hashlib
@@ -18,6 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
+from data.examples import Examples, write_examples
+from data.folders import digest_folder
+from data.soundness import check_shapes, check_whole, glance, remember, was_checked
 from files import new_folder
 
 FORMAT = 1
@@ -69,11 +73,14 @@ class Records:
         return np.flatnonzero(self.split == self.split_names.index(split)).astype(np.int64)
 
     @cached_property
-    def examples(self) -> list[dict[str, Any]]:
-        """Per example: key, source_index, file, member, caption (the first one), split, and the
-        source's attributes, such as concept and tone."""
-        lines = (self.folder / "examples.jsonl").read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+    def examples(self) -> Examples:
+        """What stands beside each example's tokens, read one at a time."""
+        return Examples(self.folder)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in ARRAYS}
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -143,10 +150,10 @@ class Records:
 
 
 def open_records(folder: str | Path) -> Records:
-    """Open records without reading them.
+    """Open records, looking at a few places of each array.
 
     Raises:
-        ValueError: missing, of another format version, or with arrays of a wrong size.
+        ValueError: missing, of another format version, or damaged; it names the file.
     """
     folder = Path(folder)
     if not (folder / MARKER).is_file():
@@ -155,7 +162,24 @@ def open_records(folder: str | Path) -> Records:
             f"`python -m data.encode --source FOLDER_OR_TARS --out {folder}`"
         )
     about = _read_about(folder / MARKER)
-    return Records(folder, about, **{name: _open_array(folder, name, about) for name in ARRAYS})
+    arrays = {name: _open_array(folder, name, about) for name in ARRAYS}
+    check_shapes(folder, about, arrays)
+    glance(folder, about, arrays)
+    return Records(folder, about, **arrays)
+
+
+def open_whole(folder: str | Path) -> Records:
+    """Open records and read all of them, unless these very files were read whole before.
+
+    Raises:
+        ValueError: missing or damaged, naming the file.
+    """
+    records = open_records(folder)
+    if not was_checked(records.folder):
+        for _ in check_whole(records.folder, records.about, records.arrays, records.examples):
+            pass
+        remember(records.folder)
+    return records
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -245,16 +269,13 @@ def write_records(
         if about[size] > 1 << 16
     }
     with new_folder(out) as folder:
-        hashed = hashlib.blake2b("\n".join(names).encode(), digest_size=8)
-        for name, array in arrays.items():
-            array = np.ascontiguousarray(array, _DTYPES[kinds[name]])
-            array.tofile(folder / f"{name}.{kinds[name]}")
-            hashed.update(f"{name}{array.shape}".encode() + array.tobytes())
-        with (folder / "examples.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(e) + "\n" for e in examples)
+        digests = _write_arrays(folder, arrays, kinds, names)
+        write_examples(folder, examples)
+        parts = {}
         for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
             if part is not None:
                 shutil.copytree(part, folder / name)
+                parts[name] = digest_folder(folder / name)
         sizes = _sizes(image_tokens.shape, text_tokens.shape)
         shapes = {n: {"type": kinds[n], "shape": array.shape} for n, array in arrays.items()}
         _write_about(
@@ -266,10 +287,27 @@ def write_records(
                 "counts": {name: splits.count(name) for name in names},
                 "source": os.path.relpath(source, out.absolute()),
                 "arrays": shapes,
-                "digest": hashed.hexdigest(),
+                **digests,
+                "text": {"tokenizer": parts.get("tokenizer")},
+                "vqgan_digest": parts.get("vqgan"),
                 **about,
             },
         )
+
+
+def _write_arrays(
+    folder: Path, arrays: dict[str, np.ndarray], kinds: dict[str, str], split_names: list[str]
+) -> dict[str, Any]:
+    """One file each; returns the digest of all of them and of each."""
+    hashed = hashlib.blake2b("\n".join(split_names).encode(), digest_size=8)
+    digests = {}
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array, _DTYPES[kinds[name]])
+        array.tofile(folder / f"{name}.{kinds[name]}")
+        hashed.update(f"{name}{array.shape}".encode())
+        hashed.update(array)
+        digests[name] = hashlib.blake2b(array, digest_size=8).hexdigest()
+    return {"digest": hashed.hexdigest(), "digests": digests}
 
 
 def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
@@ -283,7 +321,7 @@ def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
 
 
 def _write_about(path: Path, about: dict[str, Any]) -> None:
-    # In ASCII, as the examples are: the name of a file or folder need not be UTF-8.
+    # In ASCII: the name of a file or folder need not be UTF-8.
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 

@@ -143,6 +143,6 @@ def test_a_damaged_description_is_refused_with_the_fix(
 
 def test_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\xfe")
-    records = write(tmp_path / "r", examples=[{"file": name}], source=str(tmp_path / name))
-    assert records.examples == [{"file": name}]
+    records = write(tmp_path / "r", examples=[{"file": name}] * 3, source=str(tmp_path / name))
+    assert list(records.examples) == [{"file": name}] * 3
     assert records.source == str(tmp_path / name)
