@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
+from copying import copy_folder
 from data.examples import Examples, write_examples
 from data.folders import digest_folder
 from data.soundness import check_shapes, check_whole, glance, remember, was_checked
@@ -274,7 +274,7 @@ def write_records(
         parts = {}
         for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
             if part is not None:
-                shutil.copytree(part, folder / name)
+                copy_folder(part, folder / name)
                 parts[name] = digest_folder(folder / name)
         sizes = _sizes(image_tokens.shape, text_tokens.shape)
         shapes = {n: {"type": kinds[n], "shape": array.shape} for n, array in arrays.items()}
