@@ -16,6 +16,8 @@ from optim.paths import is_stacked, map_named
 from optim.shampoo import shampoo
 from optim.spread import LOCAL, Spread
 
+_MuonSides = optax.contrib.MuonDimensionNumbers
+
 
 def make_optimizer(
     config: OptimConfig, spread: Spread = LOCAL
@@ -52,17 +54,26 @@ def _adafactor(config: OptimConfig, spread: Spread) -> optax.GradientTransformat
 
 
 def _muon(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
-    """Scaled by 0.2 √(longer side) so that one learning rate suits it and adam (Liu et al. 2025,
-    arXiv:2502.16982)."""
-    return optax.contrib.muon(
+    """Kernels get muon, scaled by 0.2 √(longer side) so that one learning rate suits it and adam
+    (Liu et al. 2025, arXiv:2502.16982). The rest gets `_adam`: optax would use its Nesterov form.
+    """
+    kernels = optax.contrib.muon(
         learning_rate=-1.0,  # it would go downhill
         beta=config.beta1,
         eps=config.epsilon,
-        adam_b1=config.beta1,
-        adam_b2=config.beta2,
         muon_weight_dimension_numbers=_sides,
         consistent_rms=0.2,
     )
+
+    def labels(params: Any) -> Any:
+        sides = _sides(params)
+        return jax.tree.map(
+            lambda side: "adam" if side is None else "muon",
+            sides,
+            is_leaf=lambda side: side is None or isinstance(side, _MuonSides),
+        )
+
+    return optax.partition({"muon": kernels, "adam": _adam(config, spread)}, labels)
 
 
 def _shampoo(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
@@ -119,11 +130,11 @@ def _sides(params: Any) -> Any:
     """For muon: the inputs' and the outputs' axes of each kernel; None for what adam trains, which
     the kernel that gives the logits is part of."""
 
-    def of_leaf(name: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+    def of_leaf(name: str, leaf: Any) -> _MuonSides | None:
         first = int(is_stacked(name))
         if not name.endswith("/kernel") or name == "head/kernel" or leaf.ndim < first + 2:
             return None
-        return optax.contrib.MuonDimensionNumbers(
+        return _MuonSides(
             tuple(range(first, leaf.ndim - 1)), (leaf.ndim - 1,)
         )
 

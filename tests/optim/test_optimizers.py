@@ -144,6 +144,16 @@ def test_palm_s_adafactor_matches_its_definition() -> None:
         optimizer.update(params, state, params)
 
 
+def test_muon_s_remainder_gets_adam_and_its_kernels_optax_s_muon() -> None:
+    found = after_steps(make_optimizer(OptimConfig(name="muon", clip_norm=0.0)), PARAMS)
+    adam = after_steps(make_optimizer(OptimConfig(name="adam", clip_norm=0.0)), PARAMS)
+    for name in ("text_embedding", "head", "scale"):
+        jax.tree.map(np.testing.assert_array_equal, found[name], adam[name])
+    rest = found["encoder"]["run0"]["q"], adam["encoder"]["run0"]["q"]
+    np.testing.assert_array_equal(rest[0]["bias"], rest[1]["bias"])
+    assert not np.allclose(rest[0]["kernel"], rest[1]["kernel"])
+
+
 def test_muon_trains_the_kernels_between_embedding_and_head() -> None:
     sides = _sides(PARAMS | {"conv": {"kernel": normal(3, 3, 4, 5)}})
     assert sides["text_embedding"]["tokens"] is sides["head"]["kernel"] is sides["scale"] is None
