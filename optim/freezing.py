@@ -1,13 +1,50 @@
 """Parameters that stay as they are, by patterns of their paths."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optim.paths import map_named, matches
 
 SHOWN = 6
+IsTrained = Callable[[str], bool]
+"""Path of a parameter → whether it is trained"""
+
+
+def make_is_trained(
+    frozen: tuple[str, ...] = (), train_only: tuple[str, ...] = ()
+) -> IsTrained | None:
+    """Whether a path matches no pattern of `frozen`, and one of `train_only` if there are any;
+    None where everything is trained."""
+    if not frozen and not train_only:
+        return None
+    return lambda name: (not train_only or matches(name, train_only)) and not matches(name, frozen)
+
+
+def trained_part(params: Any, is_trained: IsTrained | None) -> Any:
+    """The tree with an `optax.MaskedNode`, which holds no array, in place of frozen parameters."""
+    if is_trained is None:
+        return params
+    return map_named(lambda name, p: p if is_trained(name) else optax.MaskedNode(), params)
+
+
+def with_trained(params: Any, part: Any) -> Any:
+    """`params` with the arrays of `part`, a tree that `trained_part` gave, in their place."""
+    return jax.tree.map(
+        lambda new, old: old if _is_frozen(new) else new, part, params, is_leaf=_is_frozen
+    )
+
+
+def with_zeros(part: Any, params: Any) -> Any:
+    """`part` with zeros in place of what is frozen, in the shapes of `params`."""
+    return with_trained(jax.tree.map(jnp.zeros_like, params), part)
+
+
+def _is_frozen(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def freeze(
@@ -17,18 +54,16 @@ def freeze(
 ) -> optax.GradientTransformationExtraArgs:
     """Zero for parameters that match `frozen`, or that do not match a non-empty `train_only`.
 
-    They have no state in the optimizer and no part in the norm that it clips by. Its `init` raises
-    ValueError for a pattern that matches nothing, and when nothing is left to train.
+    They have no state in the optimizer and no part in the norm that it clips by. `update` also
+    takes trees that `trained_part` gave. `init` raises ValueError for a pattern that matches
+    nothing, and when nothing is left to train.
     """
-    if not frozen and not train_only:
+    is_trained = make_is_trained(frozen, train_only)
+    if is_trained is None:
         return optimizer
 
-    def label(name: str, _: Any) -> str:
-        trained = matches(name, train_only) if train_only else True
-        return "trained" if trained and not matches(name, frozen) else "frozen"
-
     def labels(params: Any) -> Any:
-        return map_named(label, params)
+        return map_named(lambda name, _: "trained" if is_trained(name) else "frozen", params)
 
     both = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 

@@ -134,8 +134,6 @@ def _sides(params: Any) -> Any:
         first = int(is_stacked(name))
         if not name.endswith("/kernel") or name == "head/kernel" or leaf.ndim < first + 2:
             return None
-        return _MuonSides(
-            tuple(range(first, leaf.ndim - 1)), (leaf.ndim - 1,)
-        )
+        return _MuonSides(tuple(range(first, leaf.ndim - 1)), (leaf.ndim - 1,))
 
     return map_named(of_leaf, params)

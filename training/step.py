@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from optim.accumulate import accumulate
+from optim.freezing import IsTrained, trained_part, with_trained, with_zeros
 from optim.loss_scale import adjust
 from optim.paths import is_stacked
 from training.config import TrainingConfig
@@ -62,8 +63,10 @@ def make_train_step(
     settings: TrainingConfig = PLAIN,
     is_warm: IsWarm = lambda step: jnp.bool_(True),
     update_ema: UpdateEma | None = None,
+    is_trained: IsTrained | None = None,
 ) -> Step:
-    """The update for a loss; `mean_over_devices` is given by training/parallel.py.
+    """The update for a loss; `mean_over_devices` is given by training/parallel.py. Parameters that
+    are not `is_trained` get no gradient, which saves its memory and the work behind it.
 
     Where the state has a guard (training/spikes.py), an update that would do harm leaves
     parameters, optimizer and averages as they were; until the learning rate `is_warm` only what is
@@ -74,20 +77,23 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rows = len(batch["example_index"])
         count = micro_batches(rows) if callable(micro_batches) else micro_batches
-        grads, metrics = _mean_gradient(loss, state, batch, count)
+        trained = trained_part(state.params, is_trained)
+        grads, metrics = _mean_gradient(loss, state, trained, batch, count)
         grads, metrics = mean_over_devices((grads, metrics))
         learning_rate = schedule(state.step)
         metrics["norm/grad"] = optax.tree.norm(grads)
         metrics["schedule/learning_rate"] = learning_rate
 
-        exact = widen(state.params)
+        exact = widen(trained)
         updates, opt_state = direction(grads, state.opt_state, exact, learning_rate=learning_rate)
         updates = jax.tree.map(lambda u: -learning_rate * u, updates)
         rounding = jax.random.fold_in(step_key(state), TAG)
-        params = round_like(optax.apply_updates(exact, updates), state.params, rounding)
+        moved = round_like(optax.apply_updates(exact, updates), trained, rounding)
+        params = with_trained(state.params, moved)
         new = state._replace(params=params, opt_state=opt_state)
-        if update_ema is not None:
-            new = new._replace(ema=update_ema(state.ema, params, state.step))
+        if update_ema is not None:  # of frozen parameters it is what they are
+            averages = update_ema(trained_part(state.ema, is_trained), moved, state.step)
+            new = new._replace(ema=with_trained(state.ema, averages))
         if settings.norms_every:
             is_due = (state.step + 1) % settings.norms_every == 0
             metrics[TENSORS] = tensor_norms(grads, state.params, updates, is_due)
@@ -99,19 +105,21 @@ def make_train_step(
 
 
 def _mean_gradient(
-    loss: Loss, state: TrainState, batch: Batch, micro_batches: int
+    loss: Loss, state: TrainState, trained: Any, batch: Batch, micro_batches: int
 ) -> tuple[Any, Metrics]:
-    """Gradient and metrics averaged over the micro-batches, with the loss scale taken out again."""
+    """Gradient of the trained parameters and metrics, averaged over the micro-batches, with the
+    loss scale taken out again."""
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
-    def scaled(params: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Metrics]:
+    def scaled(trained: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Metrics]:
+        params = with_trained(state.params, trained)
         value, metrics = loss(params, part, keys, Moment(state.step))
         return value * scale, {"train/loss": value, **metrics}
 
     def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[Any, Metrics]:
         part, key_data = part_and_keys
         keys = jax.random.wrap_key_data(key_data)
-        grads, metrics = jax.grad(scaled, has_aux=True)(state.params, part, keys)
+        grads, metrics = jax.grad(scaled, has_aux=True)(trained, part, keys)
         return widen(grads), metrics
 
     keys = example_keys(state, batch["example_index"])
@@ -159,13 +167,13 @@ def _guarded(
 def tensor_norms(
     grads: Any, params: Any, updates: Any, is_due: Bool[Array, ""]
 ) -> Float[Array, " n"]:
-    """Norms of every tensor, a stack's by layer, in the order of `tensor_names`; NaN where they are
-    not due, which costs nothing."""
+    """Norms of every tensor, a stack's by layer, in the order of `tensor_names`; 0 of gradient and
+    update of a frozen one; NaN where they are not due, which costs nothing."""
 
     def compute() -> Array:
         norms = [
             jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=_own_axes(path, leaf)))
-            for tree in (grads, params, updates)
+            for tree in (with_zeros(grads, params), params, with_zeros(updates, params))
             for path, leaf in jax.tree.flatten_with_path(tree)[0]
         ]
         return jnp.concatenate([jnp.atleast_1d(norm) for norm in norms])

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from optim.ema import init_ema, make_ema
+from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
 from training import fitting, parallel
@@ -32,6 +33,7 @@ def make_update(config: RunConfig, loss: Loss, devices: Devices, size: int | Non
         settings=training,
         is_warm=make_warm_up(config.optim, examples_at),
         update_ema=make_ema(config.optim.ema_decay),
+        is_trained=make_is_trained(config.optim.freeze, config.optim.train_only),
     )
 
 

@@ -1,0 +1,116 @@
+"""Fine-tuning a part costs what that part costs, and is judged by that part."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import transformer
+from model.config import ModelConfig
+from model.loss import make_loss
+from optim.config import OptimConfig
+from optim.ema import init_ema, make_ema
+from optim.freezing import make_is_trained
+from optim.optimizers import make_optimizer
+from optim.paths import map_named, matches
+from tests.training.test_step import batch_of
+from training import parallel
+from training.config import ParallelConfig, TrainingConfig
+from training.state import TrainState
+from training.step import TENSORS, Moment, Step, make_train_step, tensor_names
+
+OPTIM = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.0)
+PARTS = ("head/*", "text_embedding/*", "decoder/*/mlp/*")
+
+
+def compose(
+    config: ModelConfig,
+    optim: OptimConfig,
+    is_held: bool = False,
+    micro_batches: int = 1,
+    devices: int = 1,
+) -> tuple[Step, Callable[[], TrainState]]:
+    """An update. `is_held`: frozen parameters are stopped in the loss, the definition of what a
+    frozen part should cost."""
+    model = transformer.build(config)
+    empty = jnp.zeros((1, config.text_length), jnp.int32)
+    inner = make_loss(model, (empty, empty == 0), config.image_vocab_size)
+
+    def held(name: str, leaf: Any) -> Any:
+        return leaf if matches(name, optim.train_only) else jax.lax.stop_gradient(leaf)
+
+    def loss(params: Any, batch: Any, keys: Any, moment: Moment) -> Any:
+        return inner(map_named(held, params) if is_held else params, batch, keys, moment)
+
+    optimizer = make_optimizer(optim)
+    step = make_train_step(
+        loss,
+        optimizer,
+        lambda step: jnp.float32(0.1),
+        micro_batches,
+        parallel.mean_over(parallel.start(ParallelConfig(devices=devices))),
+        settings=dataclasses.replace(TrainingConfig(on_spike="off"), norms_every=1),
+        update_ema=make_ema(0.9),
+        is_trained=make_is_trained(optim.freeze, optim.train_only),
+    )
+    return step, lambda: TrainState.create(model.init, optimizer, 0, init_ema=init_ema)
+
+
+def cost(step: Step, create: Callable[[], TrainState], config: ModelConfig) -> tuple[float, int]:
+    """Operations, and bytes of temporaries, of a compiled update."""
+    shapes = jax.eval_shape(create)
+    compiled = jax.jit(step, donate_argnums=0).lower(shapes, batch_of(config)).compile()
+    return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("pattern", PARTS)
+def test_a_frozen_part_costs_no_gradient(tiny: ModelConfig, pattern: str) -> None:
+    config = dataclasses.replace(tiny, dim=32, mlp_dim=64, unroll=1)
+    part = dataclasses.replace(OPTIM, train_only=(pattern,))
+    whole_flops, whole_bytes = cost(*compose(config, OPTIM), config)
+    flops, size = cost(*compose(config, part), config)
+    least_flops, least_bytes = cost(*compose(config, part, is_held=True), config)
+    assert flops <= least_flops * 1.001 < whole_flops
+    assert size <= least_bytes * 1.01
+    assert size < whole_bytes
+
+
+@pytest.mark.parametrize("pattern", PARTS)
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_the_gradient_s_norm_is_that_of_the_trained_part_and_the_rest_keeps_its_bits(
+    tiny: ModelConfig, pattern: str, micro_batches: int
+) -> None:
+    part = dataclasses.replace(OPTIM, train_only=(pattern,))
+    step, create = compose(tiny, part, micro_batches=micro_batches, devices=2)
+    places = parallel.start(ParallelConfig(devices=2))
+    old = create()
+    new, metrics = parallel.compile_step(step, places)(
+        parallel.place(create(), places), batch_of(tiny)
+    )
+    whole, _ = compose(tiny, OPTIM)
+    everything, all_metrics = jax.jit(whole)(compose(tiny, OPTIM)[1](), batch_of(tiny))
+    names = tensor_names(old.params)
+    norms = dict(zip(names, np.asarray(metrics[TENSORS]), strict=True))
+    expected = dict(zip(names, np.asarray(all_metrics[TENSORS]), strict=True))
+    is_trained = {name: matches(name.split("/", 2)[2], [pattern]) for name in names}
+    own = [expected[name] for name in names if name.startswith("norm/grad/") and is_trained[name]]
+    np.testing.assert_allclose(metrics["norm/grad"], np.linalg.norm(own), rtol=1e-5)
+    for name in names:
+        if name.startswith("norm/param/") or is_trained[name]:
+            np.testing.assert_allclose(norms[name], expected[name], rtol=1e-4, atol=1e-7)
+        else:
+            assert norms[name] == 0
+
+    def compare(name: str, before: Any, after: Any, trained: Any, average: Any) -> None:
+        if matches(name, [pattern]):
+            np.testing.assert_allclose(after, trained, rtol=1e-5, atol=1e-6)
+            assert not np.array_equal(after, before)
+        else:
+            np.testing.assert_array_equal(after, before)
+            np.testing.assert_array_equal(average, before)
+
+    map_named(compare, old.params, new.params, everything.params, new.ema)
