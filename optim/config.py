@@ -1,7 +1,9 @@
 """Configuration of the optimizer, of Shampoo, and of the learning-rate schedule."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from optim.lengths import Length, Unit, parse_length
 
 Optimizer = Literal[
     "sgd",
@@ -17,7 +19,8 @@ Optimizer = Literal[
 Graft = Literal["sgd", "sqrt_n", "adagrad", "adagrad_normalized", "rmsprop", "rmsprop_normalized"]
 Schedule = Literal["hold", "rsqrt", "polynomial", "cosine", "exponential"]
 DecayShape = Literal["linear", "cosine", "sqrt"]
-ScheduleUnit = Literal["updates", "examples"]
+Steps = int | str
+"""A number of updates, or with its unit: "2000 updates", "1M examples"."""
 
 
 def _check_least(config: Any, prefix: str, least: int, names: tuple[str, ...]) -> None:
@@ -96,17 +99,19 @@ class OptimConfig:
     schedule: Schedule = "hold"
     """After the warm-up: hold, then decay to 0 over the last updates; rsqrt: hold, then 1/√step
     (PaLM); polynomial (OPT: linear to 10 %) or cosine over all that is left; exponential."""
-    schedule_unit: ScheduleUnit = "updates"
-    """What the numbers of this section's schedule fields count; examples where batches grow,
-    then without training.skip_batches and on_spike rollback, which would move them."""
-    warmup_steps: int = 20
-    """Updates over which the learning rate rises linearly from 0."""
+    schedule_unit: Unit = "updates"
+    """What the course of the learning rate follows: updates, or examples, where batches grow, then
+    without training.skip_batches and on_spike rollback, which would move them. The lengths below
+    keep their own units, such as '2000 updates' or '1M examples'; without one they are updates."""
+    warmup_steps: Steps = "20 updates"
+    """Length over which the learning rate rises linearly from 0, such as '2000 updates' or '1M
+    examples'."""
     decay_fraction: float = 0.3
     """Last share of all updates over which the learning rate falls to 0, with schedule hold. A
     resume with more steps re-plans only this part."""
-    decay_steps: int = 0
-    """The same as a number of updates, in place of decay_fraction if not 0: with training.steps =
-    step of any checkpoint of the hold + decay_steps, the decay branches off there."""
+    decay_steps: Steps = "0 updates"
+    """The same as a length, in place of decay_fraction if not 0: with training.steps = step of any
+    checkpoint of the hold + decay_steps, the decay branches off there."""
     decay_shape: DecayShape = "linear"
     """Course of that fall: linear, cosine, or sqrt: 1 − √(share done) (Hägele et al. 2024,
     arXiv:2405.18392)."""
@@ -115,20 +120,20 @@ class OptimConfig:
     exponential falls no lower."""
     power: float = 1.0
     """Exponent of the schedule polynomial; 1 = linear."""
-    rsqrt_steps: int = 10_000
-    """Updates before the schedule rsqrt falls: from there it is learning_rate · √(this / step)."""
-    transition_steps: int = 1000
-    """Updates over which the schedule exponential falls by decay_rate."""
-    transition_begin: int = 0
-    """Updates before the schedule exponential falls."""
+    rsqrt_steps: Steps = "10000 updates"
+    """Length before the schedule rsqrt falls: from there it is learning_rate · √(this / step)."""
+    transition_steps: Steps = "1000 updates"
+    """Length over which the schedule exponential falls by decay_rate."""
+    transition_begin: Steps = "0 updates"
+    """Length before the schedule exponential falls."""
     decay_rate: float = 0.5
     """Factor of the schedule exponential over each transition_steps."""
     staircase: bool = False
     """The schedule exponential falls in steps instead of smoothly."""
-    rewarm_from: int = 0
-    """Step of a restart from which the learning rate rises from 0 again, over rewarm_steps."""
-    rewarm_steps: int = 0
-    """Updates over which the learning rate returns to its course after rewarm_from; 0 = off."""
+    rewarm_from: Steps = "0 updates"
+    """Point of a restart from which the learning rate rises from 0 again, over rewarm_steps."""
+    rewarm_steps: Steps = "0 updates"
+    """Length over which the learning rate returns to its course after rewarm_from; 0 = off."""
     beta1: float = 0.9
     """Momentum: decay of the mean of gradients (of updates in shampoo and the adafactors; adafactor
     with 0 keeps none and saves the memory)."""
@@ -156,15 +161,34 @@ class OptimConfig:
     """Patterns of the only parameter paths that are trained, such as text_embedding/* for a new
     language; none = all."""
 
+    LENGTHS: ClassVar[tuple[str, ...]] = (
+        *("warmup_steps", "decay_steps", "rsqrt_steps", "transition_steps"),
+        *("transition_begin", "rewarm_from", "rewarm_steps"),
+    )
+
+    def length(self, name: str) -> Length:
+        """One of LENGTHS, read."""
+        return parse_length(name, getattr(self, name), self.schedule_unit == "examples")
+
+    @property
+    def counts_examples(self) -> bool:
+        """Whether anything of the schedule is counted in examples."""
+        units = {self.length(name).unit for name in self.LENGTHS}
+        return self.schedule_unit == "examples" or "examples" in units
+
     def __post_init__(self) -> None:
+        for name in self.LENGTHS:  # one spelling, so that equal ones are equal on resume
+            object.__setattr__(self, name, str(self.length(name)))
         for name in ("decay_fraction", "beta1", "beta2", "ema_decay", "final_fraction"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"optim.{name} {value} is not within 0..1")
         rates = ("learning_rate", "epsilon", "weight_decay", "clip_norm")
-        steps = ("warmup_steps", "decay_steps", "transition_begin", "rewarm_from", "rewarm_steps")
-        _check_least(self, "optim", 0, rates + steps)
-        _check_least(self, "optim", 1, ("rsqrt_steps", "transition_steps", "factored_from"))
+        _check_least(self, "optim", 0, rates)
+        _check_least(self, "optim", 1, ("factored_from",))
+        for name in ("rsqrt_steps", "transition_steps"):
+            if not self.length(name).number:
+                raise ValueError(f"optim.{name} must be at least 1, not 0")
         if self.power <= 0 or not 0 < self.decay_rate <= 1:
             raise ValueError(
                 f"optim.power {self.power} must be positive and optim.decay_rate "

@@ -1,18 +1,36 @@
 """Learning rate as a function of the finished updates alone."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from optim import wide
 from optim.config import DecayShape, OptimConfig, Schedule
+from optim.lengths import Length, from_start, last_span, span
+from optim.wide import Wide
 
-Steps = Array | int | float
 Clock = Callable[[Any], Any]
-"""Finished updates → what is counted instead; an int gives an int, an array an array."""
+"""Finished updates → examples seen in them: an int gives an int, a traced array a Wide."""
 OPT_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Course:
+    """A schedule's lengths, all counted in its unit, of updates or of examples."""
+
+    config: OptimConfig
+    end: int
+    warmup: int
+    decay: int
+    rsqrt: int
+    transition: int
+    transition_begin: int
+    rewarm: int
+    rewarm_from: int
 
 
 def make_schedule(
@@ -20,20 +38,20 @@ def make_schedule(
 ) -> optax.Schedule:
     """Linear warm-up, then the course that `config.schedule` names, over `steps` updates in all.
 
-    `examples_at(step)` are the examples seen after that many updates; with
-    `config.schedule_unit` examples it is the clock. Raises ValueError when it is missing then.
+    `examples_at(step)` are the examples seen after that many updates. Raises ValueError when it is
+    missing where something is counted in examples.
     """
-    clock = _clock(config, examples_at)
-    course = COURSES[config.schedule]
-    warmup = max(config.warmup_steps, 1)
-    end = steps if clock is None else int(clock(steps))
+    clock, course = _clock(config, examples_at), make_course(config, steps, examples_at)
+    shape = COURSES[config.schedule]
 
     def schedule(step: Array) -> Array:
-        now, then = (step, step + 1) if clock is None else (clock(step), clock(step + 1))
-        share = jnp.minimum(then / warmup, course(config, now, end))
-        if config.rewarm_steps:
-            rising = jnp.clip((then - config.rewarm_from) / config.rewarm_steps, 0.0, 1.0)
-            share = share * jnp.where(now < config.rewarm_from, 1.0, rising)
+        now, then = clock(step), clock(step + 1)
+        share = jnp.minimum(wide.to_float(then) / float(max(course.warmup, 1)), shape(course, now))
+        if course.rewarm:
+            since = _since(then, course.rewarm_from)
+            rising = jnp.clip(since / float(course.rewarm), 0.0, 1.0)
+            is_before = wide.less(now, wide.wide(course.rewarm_from))
+            share = share * jnp.where(is_before, 1.0, rising)
         return config.learning_rate * jnp.clip(share, 0.0, 1.0)
 
     return schedule
@@ -41,54 +59,81 @@ def make_schedule(
 
 def make_warm_up(config: OptimConfig, examples_at: Clock | None = None) -> Callable[[Array], Array]:
     """Whether the warm-up is over after so many updates, as `make_schedule` counts it."""
-    clock = _clock(config, examples_at) or (lambda step: step)
-    return lambda step: jnp.asarray(clock(step) >= config.warmup_steps)
+    clock = _clock(config, examples_at)
+    end = from_start(config.length("warmup_steps"), config.schedule_unit, examples_at)
+    return lambda step: ~wide.less(clock(step), wide.wide(end))
 
 
-def _clock(config: OptimConfig, examples_at: Clock | None) -> Clock | None:
-    """What the schedule counts instead of updates, if it does."""
-    if config.schedule_unit == "examples" and examples_at is None:
+def make_course(config: OptimConfig, steps: int, examples_at: Clock | None) -> Course:
+    """The lengths of a configuration, counted in its `schedule_unit`. One given in the other unit
+    is as long as the batches there make it."""
+    unit = config.schedule_unit
+    lengths = {name: config.length(name) for name in config.LENGTHS}
+    transition, begin = lengths["transition_steps"], lengths["transition_begin"]
+    if config.schedule == "exponential" and transition.unit != unit:
+        _check_constant(transition, steps, unit, examples_at)
+    end = from_start(Length(steps, "updates"), unit, examples_at)
+    decay = last_span(lengths["decay_steps"], steps, unit, examples_at)
+    rewarm_from = lengths["rewarm_from"]
+    return Course(
+        config,
+        end,
+        warmup=from_start(lengths["warmup_steps"], unit, examples_at),
+        decay=decay or max(round(config.decay_fraction * end), 1),
+        rsqrt=_if(config.schedule == "rsqrt", lengths["rsqrt_steps"], unit, examples_at),
+        transition=_if(config.schedule == "exponential", transition, unit, examples_at),
+        transition_begin=_if(config.schedule == "exponential", begin, unit, examples_at),
+        rewarm=span(lengths["rewarm_steps"], rewarm_from, unit, examples_at),
+        rewarm_from=from_start(rewarm_from, unit, examples_at),
+    )
+
+
+def _clock(config: OptimConfig, examples_at: Clock | None) -> Callable[[Array], Wide]:
+    """What the schedule counts, after so many updates."""
+    if config.schedule_unit == "updates":
+        return lambda step: wide.times(step, 1)
+    if examples_at is None:
         raise ValueError("optim.schedule_unit examples is not possible here; use updates")
-    return examples_at if config.schedule_unit == "examples" else None
+    return examples_at
 
 
-def _hold(config: OptimConfig, now: Steps, end: int) -> Array:
-    """1, then down over the last steps. Only this fall depends on `end`: a longer run is the same
+def _hold(course: Course, now: Wide) -> Array:
+    """1, then down over the last steps. Only this fall depends on the end: a longer run is the same
     run until its decay begins."""
-    decay_steps = config.decay_steps or max(round(config.decay_fraction * end), 1)
-    left = jnp.clip((end - now) / decay_steps, 0.0, 1.0)
+    left = jnp.clip(_until(course.end, now) / float(course.decay), 0.0, 1.0)
+    config = course.config
     return _down_to(config.final_fraction or 0.0, FALLS[config.decay_shape](left))
 
 
-def _rsqrt(config: OptimConfig, now: Steps, end: int) -> Array:
+def _rsqrt(course: Course, now: Wide) -> Array:
     """Constant, then ∝ 1/√now. PaLM: learning rate 1e-2 for 10,000 updates, then 1/√k."""
-    return jnp.sqrt(config.rsqrt_steps / jnp.maximum(now, config.rsqrt_steps))
+    return jnp.sqrt(float(course.rsqrt) / jnp.maximum(wide.to_float(now), float(course.rsqrt)))
 
 
-def _polynomial(config: OptimConfig, now: Steps, end: int) -> Array:
+def _polynomial(course: Course, now: Wide) -> Array:
     """From the end of the warm-up to the last update. OPT (arXiv:2205.01068): linear to 10 %."""
+    config = course.config
     final = OPT_FRACTION if config.final_fraction is None else config.final_fraction
-    return _down_to(final, _left_after_warmup(config, now, end) ** config.power)
+    return _down_to(final, _left_after_warmup(course, now) ** config.power)
 
 
-def _cosine(config: OptimConfig, now: Steps, end: int) -> Array:
+def _cosine(course: Course, now: Wide) -> Array:
     """Half a period from the end of the warm-up on. Loshchilov & Hutter 2016, arXiv:1608.03983."""
-    left = _left_after_warmup(config, now, end)
-    return _down_to(config.final_fraction or 0.0, FALLS["cosine"](left))
+    left = _left_after_warmup(course, now)
+    return _down_to(course.config.final_fraction or 0.0, FALLS["cosine"](left))
 
 
-def _exponential(config: OptimConfig, now: Steps, end: int) -> Array:
+def _exponential(course: Course, now: Wide) -> Array:
     """× decay_rate over each transition_steps, smoothly or in steps."""
-    since = jnp.maximum(now - config.transition_begin, 0)
-    passed = since / config.transition_steps
-    if config.staircase and jnp.issubdtype(since.dtype, jnp.integer):
-        passed = since // config.transition_steps
-    elif config.staircase:  # half an example, as a compiled 41 / 41 may be less than 1
-        passed = jnp.floor((since + 0.5) / config.transition_steps)
+    config = course.config
+    since = wide.minus(now, wide.wide(course.transition_begin))
+    passed = wide.to_float(since) / float(course.transition)
+    if config.staircase:
+        passed = wide.whole_parts(since, course.transition)
     return jnp.maximum(config.decay_rate**passed, config.final_fraction or 0.0)
 
 
-COURSES: dict[Schedule, Callable[[OptimConfig, Steps, int], Array]] = {
+COURSES: dict[Schedule, Callable[[Course, Wide], Array]] = {
     "hold": _hold,
     "rsqrt": _rsqrt,
     "polynomial": _polynomial,
@@ -102,10 +147,32 @@ FALLS: dict[DecayShape, Callable[[Array], Array]] = {
 }
 
 
-def _left_after_warmup(config: OptimConfig, now: Steps, end: int) -> Array:
-    length = max(end - config.warmup_steps, 1)
-    return jnp.clip((end - now) / length, 0.0, 1.0)
+def _left_after_warmup(course: Course, now: Wide) -> Array:
+    length = max(course.end - course.warmup, 1)
+    return jnp.clip(_until(course.end, now) / float(length), 0.0, 1.0)
+
+
+def _since(now: Wide, start: int) -> Array:
+    return wide.to_float(wide.minus(now, wide.wide(start)))
+
+
+def _until(end: int, now: Wide) -> Array:
+    return wide.to_float(wide.minus(wide.wide(end), now))
 
 
 def _down_to(final: float, share: Array) -> Array:
     return final + (1 - final) * share
+
+
+def _if(is_used: bool, length: Length, unit: Any, examples_at: Clock | None) -> int:
+    """The length from the start on; 1 where the schedule does not use it."""
+    return from_start(length, unit, examples_at) if is_used else 1
+
+
+def _check_constant(length: Length, steps: int, unit: str, examples_at: Clock | None) -> None:
+    """Raises ValueError where a length that comes again and again would be another each time."""
+    if examples_at is not None and examples_at(steps) != steps * examples_at(1):
+        raise ValueError(
+            f"optim.transition_steps {length} comes again and again, and batches grow; give it in "
+            f"{unit}, as optim.schedule_unit"
+        )

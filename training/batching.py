@@ -6,11 +6,14 @@ late (PaLM: 512, 1,024, 2,048; arXiv:2204.02311, table 2).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, overload
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from optim import wide
+from optim.wide import Wide
 from training.config import TrainingConfig, parse_ramp
 from training.parallel import Devices, check_batch
 
@@ -37,14 +40,14 @@ class BatchPlan:
     @overload
     def examples(self, batch: int) -> int: ...
     @overload
-    def examples(self, batch: Array) -> Float[Array, ""]: ...
+    def examples(self, batch: Array) -> Wide: ...
     def examples(self, batch: Any) -> Any:
-        """Examples of all batches before this one: exact for an int; of a traced number in float32,
-        which is right to 1 part in 10 million."""
+        """Examples of all batches before this one, exactly; of a traced number as a Wide, since
+        there may be more than 2³¹."""
         if isinstance(batch, int):
             return sum(size * count for size, count in self._counts(batch, min, max))
         counts = self._counts(batch, jnp.minimum, jnp.maximum)
-        return sum(jnp.asarray(count, jnp.float32) * size for size, count in counts)
+        return reduce(wide.plus, (wide.times(count, size) for size, count in counts))
 
     def _parts(self) -> list[tuple[int, int]]:
         return [(0, self.first), *self.ramp]

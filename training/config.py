@@ -308,9 +308,9 @@ class RunConfig:
             raise ValueError("init_from starts a fresh optimizer, branch_from goes on; give one")
         training = self.training
         skips = training.skip_batches or training.on_spike == "rollback"
-        if self.optim.schedule_unit == "examples" and training.batch_ramp and skips:
+        if self.optim.counts_examples and training.batch_ramp and skips:
             raise ValueError(
-                "optim.schedule_unit examples counts by training.batch_ramp, which batches left "
-                "out move; use --optim.schedule_unit=updates, or neither skip_batches nor "
-                "on_spike=rollback"
+                "optim counts examples by training.batch_ramp, which batches left out move; use "
+                "--optim.schedule_unit=updates with lengths in updates, or neither skip_batches "
+                "nor on_spike=rollback"
             )

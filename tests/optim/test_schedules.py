@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from optim.config import DecayShape, OptimConfig, Schedule, ScheduleUnit
-from optim.schedules import COURSES, FALLS, make_schedule, make_warm_up
+from optim.config import DecayShape, OptimConfig, Schedule
+from optim.lengths import Unit
+from optim.schedules import COURSES, FALLS, make_course, make_schedule, make_warm_up
+from training.batching import BatchPlan
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=10, decay_fraction=0.5)
 STEPS = 100
+ONE_EACH = BatchPlan(1).examples
 
 
 def rates(config: OptimConfig, steps: int = STEPS, length: int = 0) -> np.ndarray:
@@ -98,7 +101,7 @@ def test_exponential_falls_smoothly_or_in_steps() -> None:
 
 
 @pytest.mark.parametrize("unit", ["updates", "examples"])
-def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: ScheduleUnit) -> None:
+def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: Unit) -> None:
     config = replace(
         CONFIG, schedule="exponential", staircase=True, schedule_unit=unit, warmup_steps=0
     )
@@ -106,7 +109,7 @@ def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: Schedule
 
     def after(step: Array) -> list[Array]:
         schedules = (
-            make_schedule(replace(config, transition_steps=n), STEPS, lambda step: 1.0 * step)
+            make_schedule(replace(config, transition_steps=f"{n} {unit}"), STEPS, ONE_EACH)
             for n in lengths
         )
         return [schedule(step * n) for n, schedule in zip(lengths, schedules, strict=True)]
@@ -136,14 +139,12 @@ def test_in_examples_a_batch_twice_as_large_goes_twice_as_fast(course: Schedule)
     examples = replace(
         updates,
         schedule_unit="examples",
-        warmup_steps=80,
-        transition_steps=160,
-        rsqrt_steps=240,
+        warmup_steps="80 examples",
+        transition_steps="160 examples",
+        rsqrt_steps="240 examples",
     )
-    constant = make_schedule(examples, STEPS, lambda step: step * 8)
-    ramped = make_schedule(
-        examples, 75, lambda step: jnp.where(step < 50, step * 8, step * 16 - 400)
-    )
+    constant = make_schedule(examples, STEPS, BatchPlan(8).examples)
+    ramped = make_schedule(examples, 75, BatchPlan(8, ((50, 16),)).examples)
     for step in range(0, 101, 10):
         expected = make_schedule(updates, STEPS)(jnp.int32(step))
         np.testing.assert_allclose(constant(jnp.int32(step)), expected, rtol=1e-5, atol=1e-8)
@@ -155,11 +156,15 @@ def test_in_examples_a_batch_twice_as_large_goes_twice_as_fast(course: Schedule)
 
 
 def test_the_warm_up_is_over_when_it_is_counted_to_be() -> None:
-    updates, examples = CONFIG, replace(CONFIG, schedule_unit="examples", warmup_steps=80)
+    examples_at = BatchPlan(8).examples
+    examples = replace(CONFIG, schedule_unit="examples", warmup_steps="80 examples")
     for is_warm in (
-        make_warm_up(updates),
-        make_warm_up(updates, lambda step: step * 8),
-        make_warm_up(examples, lambda step: step * 8),
+        make_warm_up(CONFIG),
+        make_warm_up(CONFIG, examples_at),
+        make_warm_up(replace(CONFIG, warmup_steps="80 examples"), examples_at),
+        make_warm_up(replace(CONFIG, warmup_steps="73 examples"), examples_at),
+        make_warm_up(examples, examples_at),
+        make_warm_up(replace(examples, warmup_steps="10 updates"), examples_at),
     ):
         assert [bool(jax.jit(is_warm)(jnp.int32(step))) for step in (0, 9, 10)] == [0, 0, 1]
 
@@ -170,7 +175,10 @@ def test_the_warm_up_is_over_when_it_is_counted_to_be() -> None:
         ("decay_fraction", 2.0, "decay_fraction 2.0 is not within 0..1"),
         ("final_fraction", -0.1, "final_fraction -0.1 is not within 0..1"),
         ("rsqrt_steps", 0, "rsqrt_steps must be at least 1, not 0"),
-        ("rewarm_steps", -1, "rewarm_steps cannot be negative, not -1"),
+        ("rewarm_steps", -1, "rewarm_steps -1 is no length; write a whole number and its unit"),
+        ("warmup_steps", "5 %", "warmup_steps '5 %' is no length"),
+        ("warmup_steps", "1.5 updates", "warmup_steps '1.5 updates' is no length"),
+        ("decay_steps", "2e3", "decay_steps '2e3' is no length"),
         ("power", 0.0, "power 0.0 must be positive"),
     ],
 )
@@ -178,3 +186,80 @@ def test_a_course_that_cannot_be_is_refused(field: str, value: float, message: s
     given: dict[str, Any] = {field: value}
     with pytest.raises(ValueError, match=message):
         OptimConfig(**given)
+
+
+def test_a_length_keeps_its_unit_whatever_the_course_counts() -> None:
+    """README's command: growing batches do not make a warm-up of 2,000 updates one of 4."""
+    plan = BatchPlan(512, ((50_000, 1024), (100_000, 2048)))
+    preset = OptimConfig(learning_rate=3e-4, warmup_steps="2000 updates")
+    for unit in ("updates", "examples"):
+        config = replace(preset, schedule_unit=unit)
+        schedule = jax.jit(make_schedule(config, 200_000, plan.examples))
+        for n in (1, 4, 1000, 2000, 3000):
+            assert schedule(jnp.int32(n - 1)) == pytest.approx(3e-4 * min(n / 2000, 1), rel=1e-5)
+
+
+def test_a_number_without_a_unit_is_refused_where_examples_are_counted() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"optim.warmup_steps 2000 has no unit, .* write '2000 updates' or '2000 examples'",
+    ):
+        OptimConfig(warmup_steps=2000, schedule_unit="examples")
+    assert OptimConfig(warmup_steps=0, schedule_unit="examples").warmup_steps == "0 updates"
+    assert OptimConfig(warmup_steps=2000) == OptimConfig(warmup_steps="2k updates")
+    assert OptimConfig(warmup_steps="1.5M examples").warmup_steps == "1500000 examples"
+
+
+def test_a_length_of_the_other_unit_is_as_long_as_the_batches_there_make_it() -> None:
+    plan = BatchPlan(4, ((10, 8),))  # 40 examples in the first 10 batches
+    config = OptimConfig(
+        warmup_steps="41 examples", decay_steps="17 examples", rewarm_from="9 updates"
+    )
+    config = replace(config, rewarm_steps="12 examples")
+    updates = make_course(config, 20, plan.examples)
+    assert (updates.end, updates.warmup, updates.decay) == (20, 11, 3)
+    assert (updates.rewarm_from, updates.rewarm) == (9, 2)
+    config = OptimConfig(
+        schedule_unit="examples",
+        warmup_steps="11 updates",
+        decay_steps="3 updates",
+        rewarm_from="9 updates",
+        rewarm_steps="2 updates",
+    )
+    examples = make_course(config, 20, plan.examples)
+    assert (examples.end, examples.warmup, examples.decay) == (120, 48, 24)
+    assert (examples.rewarm_from, examples.rewarm) == (36, 12)
+    falling = replace(config, schedule="exponential", transition_steps="5 updates")
+    with pytest.raises(ValueError, match="transition_steps 5 updates comes again and again"):
+        make_schedule(falling, 20, plan.examples)
+
+
+@pytest.mark.parametrize("course", COURSES)
+def test_more_than_two_to_the_31_examples_are_counted_exactly(course: Schedule) -> None:
+    """Against the same course of as many updates as there are batches."""
+    steps, size = 300_000_000, 4096
+    updates = replace(CONFIG, schedule=course, warmup_steps=100_000_000, decay_steps=100)
+    updates = replace(updates, rsqrt_steps=150_000_000, transition_steps=100_000_000)
+    names = ("warmup_steps", "decay_steps", "rsqrt_steps", "transition_steps")
+    given = {name: f"{updates.length(name).number * size} examples" for name in names}
+    examples = replace(updates, schedule_unit="examples", **given)
+    points = jnp.array([0, 99_999_999, 150_000_001, steps - 100, steps - 3, steps - 1, steps])
+    expected = jax.jit(jax.vmap(make_schedule(updates, steps)))(points)
+    found = jax.jit(jax.vmap(make_schedule(examples, steps, BatchPlan(size).examples)))(points)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
+    if course == "hold":  # the last updates are told apart, of which float32 would see 16 alike
+        np.testing.assert_allclose(found[-3:], 0.1 * np.array([0.03, 0.01, 0]), rtol=1e-6)
+
+
+def test_a_staircase_of_billions_of_examples_falls_at_its_update() -> None:
+    config = OptimConfig(
+        learning_rate=1.0,
+        schedule="exponential",
+        staircase=True,
+        schedule_unit="examples",
+        warmup_steps=0,
+        transition_steps="3000000001 examples",
+    )
+    schedule = jax.jit(jax.vmap(make_schedule(config, 10**7, BatchPlan(1000).examples)))
+    at = [2_999_999, 3_000_000, 3_000_001, 6_000_000, 6_000_001, 9_000_000, 9_000_001]
+    np.testing.assert_array_equal(schedule(jnp.array(at)), [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125])
