@@ -43,7 +43,7 @@ def test_products_are_exact(factor: int) -> None:
 
 def test_a_float_is_the_nearest_or_its_neighbour() -> None:
     found = np.asarray(wide.to_float(of(NUMBERS)), np.float64)
-    assert (abs(found - NUMBERS) <= np.spacing(np.float32(NUMBERS))).all()
+    assert (abs(found - NUMBERS) <= np.spacing(np.array(NUMBERS, np.float32))).all()
 
 
 @pytest.mark.parametrize("part", [1, 7, 2**24 + 1, 10**10])
