@@ -93,7 +93,7 @@ def make_loss(
 ) -> Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, Metrics]]:
     """The loss of a training batch, as a function of one key per example; it is the same at every
     step. `empty_text` is the encoded empty caption, the very one that sampling is guided away
-    from."""
+    from. Beside it "train/cross_entropy": the loss without label smoothing and z-loss."""
 
     def loss(
         params: Params, batch: Batch, keys: Key[Array, " b"], moment: Any
@@ -111,7 +111,11 @@ def make_loss(
         decoder_inputs = shift_right(seen, model.decoder_start_token_id)
         logits = model.apply(params, text_tokens, text_mask, decoder_inputs, fold_keys(keys, 2))
         labels = batch["image_tokens"]
-        return cross_entropy(logits, labels, label_smoothing, z_loss).mean(), {}
+        plain = cross_entropy(logits, labels).mean()
+        objective = plain
+        if label_smoothing or z_loss:
+            objective = cross_entropy(logits, labels, label_smoothing, z_loss).mean()
+        return objective, {"train/cross_entropy": plain}
 
     return loss
 

@@ -6,10 +6,10 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 
@@ -39,6 +39,7 @@ class Costs:
 
 
 NO_COSTS = Costs()
+BLOCK = 2**16  # bytes read at a time from the end of a file
 
 
 # Dense products in bfloat16, by the makers' data sheets, in FLOPs a second of what jax calls a
@@ -129,22 +130,67 @@ def read(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     rows = []
     for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            rows.append({**row, "step": int(row["step"]), "hours": float(row["hours"])})
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines):
-                break
-            raise ValueError(
-                f"{path}: line {number} is no row of metrics; repair it, or move the file away"
-            ) from None
+        row = _parse(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
+            raise _damaged(path, number)
     return rows
 
 
+def _damaged(path: Path, number: int) -> ValueError:
+    return ValueError(
+        f"{path}: line {number} is no row of metrics; repair it, or move the file away"
+    )
+
+
+def _parse(line: str | bytes) -> dict[str, Any] | None:
+    """A row; None for a line that is none."""
+    try:
+        row = json.loads(line)
+        return {**row, "step": int(row["step"]), "hours": float(row["hours"])}
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def _cut_after(path: Path, step: int) -> float:
-    """Drop rows beyond `step`; returns the hours trained by then."""
-    kept = [row for row in read(path) if row["step"] <= step]
-    if len(kept) < step:
-        print(f"warning: {path} has {len(kept)} of {step} rows", file=sys.stderr)
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-    return kept[-1]["hours"] if kept else 0.0
+    """Drop rows beyond `step`; returns the hours trained by then. Only the end of the file is read,
+    back to that row.
+
+    Raises:
+        ValueError: a line there is damaged.
+    """
+    if not path.is_file():
+        path.touch()
+    hours, found, size = 0.0, 0, 0
+    with path.open("r+b") as file:
+        for number, (start, line) in enumerate(_lines_backwards(file)):
+            row = _parse(line)
+            if row is None and number > 0:  # a last line may be cut off by a crash
+                raise _damaged(path, path.read_bytes()[:start].count(b"\n") + 1)
+            if row is not None and row["step"] <= step:
+                hours, found, size = row["hours"], row["step"], start + len(line.rstrip())
+                break
+        file.truncate(size)
+        file.seek(size)
+        file.write(b"\n" if size else b"")
+    if found < step:
+        print(f"warning: {path} ends at step {found} of {step}", file=sys.stderr)
+    return hours
+
+
+def _lines_backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file from its last to its first, with their ends, and where each begins."""
+    place, rest = file.seek(0, os.SEEK_END), b""
+    while place > 0:
+        size = min(BLOCK, place)
+        place -= size
+        file.seek(place)
+        rest = file.read(size) + rest
+        first, *lines = rest.splitlines(keepends=True)
+        for line in reversed(lines):
+            yield place + len(rest) - len(line), line
+            rest = rest[: len(rest) - len(line)]
+        rest = first
+    if rest:
+        yield 0, rest

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from optim.accumulate import accumulate
@@ -20,6 +21,9 @@ from training.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
+Means = dict[str, Array | Partial]
+"""Means over rows. `Partial(function, *means)` stands for a metric that is no mean itself, such as
+a perplexity: the function gets the means over all micro-batches and devices."""
 
 
 class Moment(NamedTuple):
@@ -29,7 +33,7 @@ class Moment(NamedTuple):
     """Finished updates."""
 
 
-Loss = Callable[[Any, Batch, Key[Array, " b"], Moment], tuple[Array, Metrics]]
+Loss = Callable[[Any, Batch, Key[Array, " b"], Moment], tuple[Array, Means]]
 """(parameters, batch, a key for each example, moment) → (the objective, metrics)"""
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 UpdateEma = Callable[[Any, Any, Array], Any]
@@ -78,8 +82,8 @@ def make_train_step(
         rows = len(batch["example_index"])
         count = micro_batches(rows) if callable(micro_batches) else micro_batches
         trained = trained_part(state.params, is_trained)
-        grads, metrics = _mean_gradient(loss, state, trained, batch, count)
-        grads, metrics = mean_over_devices((grads, metrics))
+        grads, means = mean_over_devices(_mean_gradient(loss, state, trained, batch, count))
+        metrics: Metrics = {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
         learning_rate = schedule(state.step)
         metrics["norm/grad"] = optax.tree.norm(grads)
         metrics["schedule/learning_rate"] = learning_rate
@@ -106,17 +110,17 @@ def make_train_step(
 
 def _mean_gradient(
     loss: Loss, state: TrainState, trained: Any, batch: Batch, micro_batches: int
-) -> tuple[Any, Metrics]:
-    """Gradient of the trained parameters and metrics, averaged over the micro-batches, with the
+) -> tuple[Any, Means]:
+    """Gradient of the trained parameters, and metrics, averaged over the micro-batches, with the
     loss scale taken out again."""
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
-    def scaled(trained: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Metrics]:
+    def scaled(trained: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
         params = with_trained(state.params, trained)
         value, metrics = loss(params, part, keys, Moment(state.step))
         return value * scale, {"train/loss": value, **metrics}
 
-    def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[Any, Metrics]:
+    def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[Any, Means]:
         part, key_data = part_and_keys
         keys = jax.random.wrap_key_data(key_data)
         grads, metrics = jax.grad(scaled, has_aux=True)(trained, part, keys)

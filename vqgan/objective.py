@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key, UInt8
 
 from vqgan import metrics, quantizer
@@ -15,7 +16,7 @@ from vqgan.layers import Params
 from vqgan.losses import reconstruction_loss
 
 Batch = dict[str, Array]
-Loss = Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, dict[str, Array]]]
+Loss = Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, dict[str, Array | Partial]]]
 _CHUNK = 64  # pictures encoded at a time, for memory
 
 
@@ -28,7 +29,8 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig, warmup_steps: int) -
     """The training loss of a batch {"pixels" uint8}.
 
     In the first `warmup_steps` updates nothing is quantised: the decoder sees the latents
-    themselves. Nothing is drawn at random: the keys that the training step gives are for other
+    themselves. The perplexity is not of one micro-batch: a Partial, it is taken of the mean shares
+    of the codes. Nothing is drawn at random: the keys that the training step gives are for other
     losses.
 
     Raises:
@@ -56,7 +58,7 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig, warmup_steps: int) -
         return total, {
             "train/reconstruction_loss": painted,
             "train/code_distance": quantized.commitment_loss,
-            "train/perplexity": quantizer.perplexity(counts),
+            "train/perplexity": Partial(quantizer.perplexity, counts / counts.sum()),
             "train/psnr": metrics.psnr(pixels, reconstruction).mean(),
         }
 

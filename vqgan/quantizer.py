@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from model.layers import first_largest
 
@@ -69,8 +69,9 @@ def usage(counts: Int[Array, " k"]) -> Float[Array, ""]:
     return (counts > 0).mean()
 
 
-def perplexity(counts: Int[Array, " k"]) -> Float[Array, ""]:
-    """How many equally frequent codes would carry as much information."""
+def perplexity(counts: Num[Array, " k"]) -> Float[Array, ""]:
+    """How many equally frequent codes would carry as much information as these counts, or shares,
+    do."""
     share = counts / counts.sum()
     return jnp.exp(-jax.scipy.special.xlogy(share, share).sum())
 

@@ -84,6 +84,29 @@ def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
     np.testing.assert_array_equal(seen[0][:, 0], clean[:, 0])
 
 
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2)])
+def test_the_cross_entropy_stands_beside_the_objective(
+    tiny: ModelConfig, smoothing: float, z_loss: float
+) -> None:
+    model, random = transformer.build(tiny), np.random.default_rng(0)
+    params = model.init(jax.random.key(0))
+    empty = jnp.zeros((1, tiny.text_length), jnp.int32)
+    batch = {
+        "text_tokens": jnp.ones((2, tiny.text_length), jnp.int32),
+        "text_mask": jnp.ones((2, tiny.text_length), bool),
+        "image_tokens": jnp.asarray(random.integers(0, 20, (2, tiny.image_length))),
+    }
+
+    def run(*more: float) -> tuple[float, float]:
+        loss = make_loss(model, (empty, empty == 0), 20, 0.3, 0.3, *more)
+        value, metrics = loss(params, batch, jax.random.split(jax.random.key(1), 2), None)
+        return float(value), float(metrics["train/cross_entropy"])
+
+    objective, plain = run(smoothing, z_loss)
+    assert run() == (plain, plain)
+    assert (objective == plain) == (not smoothing and not z_loss)
+
+
 def test_label_smoothing_and_z_loss_are_as_published() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(0, 3, (2, 4, 7)), rng.integers(0, 7, (2, 4))

@@ -1,7 +1,11 @@
 """The loop: one row per update, hooks when they are due, a stop that is granted."""
 
+import itertools
+import json
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -130,9 +134,47 @@ def test_a_damaged_row_is_named_and_no_good_one_is_lost(tmp_path) -> None:
     lines = path.read_text().splitlines()
     broken = "\n".join([lines[0], "?", lines[2]]) + "\n"
     path.write_text(broken)
-    with pytest.raises(ValueError, match="line 2 is no row of metrics"):
-        metrics.MetricsFile(path, 3, lambda step: 4 * step)
-    assert path.read_text() == broken
+    for read in (lambda: metrics.MetricsFile(path, 1, lambda step: 4 * step), metrics_of(path)):
+        with pytest.raises(ValueError, match="line 2 is no row of metrics"):
+            read()
+        assert path.read_text() == broken
+
+
+def metrics_of(path: Path) -> Callable[[], Any]:
+    return lambda: metrics.read(path)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 2**16])
+@pytest.mark.parametrize("torn", ["", '{"step": 6, "ho', '{"step": 6, "hours": 6.0}'])
+def test_a_start_keeps_the_rows_until_its_step_and_reads_no_more_than_it_drops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, torn: str
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    rows = [json.dumps({"step": n, "hours": n / 4, "text": "ü" * n}) + "\n" for n in range(1, 6)]
+    for step in range(7):
+        path.write_text("".join(rows) + torn)
+        file = metrics.MetricsFile(path, step, lambda step: step)
+        file.write(step + 1, {"time/step_ms": 3600.0})
+        file.close()
+        found = metrics.read(path)
+        last = 6 if torn.endswith("}") else 5
+        kept = list(range(1, min(step, last) + 1))
+        assert [row["step"] for row in found] == [*kept, step + 1]
+        before = found[-2]["hours"] if kept else 0.0
+        assert found[-1]["hours"] == pytest.approx(before + 0.001)
+        assert path.read_text().startswith("".join(rows[: len(kept)]))
+
+
+def test_a_start_reads_the_end_of_a_long_history_only(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("w") as file:
+        file.writelines(f'{{"step": {n}, "hours": {n}}}\n' for n in range(1, 200_001))
+    with path.open("rb") as file:
+        start, line = next(itertools.islice(metrics._lines_backwards(file), 9, None))
+        assert file.tell() == path.stat().st_size  # one block was read, the last
+    assert json.loads(line)["step"] == 200_000 - 9
+    assert start > path.stat().st_size - metrics.BLOCK
 
 
 def test_numbers_that_json_does_not_know_are_null(tmp_path) -> None:

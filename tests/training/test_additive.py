@@ -1,0 +1,81 @@
+"""No metric changes with the micro-batches and devices that a batch is dealt to."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import transformer
+from model.loss import make_loss
+from optim.config import OptimConfig
+from optim.optimizers import make_optimizer
+from tests.tiny import TINY
+from training import parallel
+from training.config import ParallelConfig, ParallelMode
+from training.state import TrainState
+from training.step import Loss, make_train_step
+from vqgan import objective
+from vqgan.autoencoder import build
+from vqgan.config import LossConfig, VQGANConfig
+
+ROWS = 8
+WAYS: list[tuple[int, int, ParallelMode]] = [(4, 1, "pmap"), (1, 4, "pmap"), (2, 2, "mesh")]
+CASES = {"transformer": "train/cross_entropy", "vqgan": "train/perplexity"}
+
+
+def of_transformer() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]:
+    model, random = transformer.build(TINY), np.random.default_rng(0)
+    empty = jnp.zeros((1, TINY.text_length), jnp.int32)
+    loss = make_loss(model, (empty, empty == 0), 20, 0.2, 0.2, 0.1, 1e-2)
+    batch = {
+        "text_tokens": random.integers(2, 32, (ROWS, TINY.text_length), np.int32),
+        "text_mask": np.ones((ROWS, TINY.text_length), bool),
+        "image_tokens": random.integers(0, 20, (ROWS, TINY.image_length), np.int32),
+    }
+    return loss, model.init, batch
+
+
+def of_vqgan() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]:
+    sizes = VQGANConfig(
+        image_size=16,
+        stem_channels=8,
+        channels=(8, 16),
+        encoder_blocks=(1, 1),
+        decoder_blocks=(1, 1),
+        latent_channels=4,
+        code_dim=4,
+        codebook_size=32,
+    )
+    autoencoder, random = build(sizes), np.random.default_rng(0)
+    pixels = random.integers(0, 255, (ROWS, 16, 16, 3), dtype=np.uint8)
+    loss = objective.make_loss(autoencoder, LossConfig(), warmup_steps=0)
+    return loss, autoencoder.init, {"pixels": pixels}
+
+
+def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[str, float]:
+    loss, init, batch = of_vqgan() if name == "vqgan" else of_transformer()
+    batch["example_index"] = np.arange(ROWS, dtype=np.int32)
+    places = parallel.start(ParallelConfig(devices=devices, mode=mode))
+    optimizer = make_optimizer(OptimConfig())
+    step = make_train_step(
+        parallel.gather_before(loss, places),
+        optimizer,
+        lambda step: jnp.float32(1e-3),
+        parts,
+        parallel.mean_over(places),
+    )
+    state = parallel.create(partial(TrainState.create, init, optimizer, 0), places)
+    _, metrics = parallel.compile_step(step, places)(state, batch)
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_metrics_are_those_of_the_whole_batch(name: str) -> None:
+    whole = metrics_of(name, 1, 1, "pmap")
+    assert CASES[name] in whole
+    for way in WAYS:
+        assert metrics_of(name, *way) == pytest.approx(whole, rel=2e-5, abs=1e-6), way
