@@ -102,7 +102,8 @@ class OptimConfig:
     schedule_unit: Unit = "updates"
     """What the course of the learning rate follows: updates, or examples, where batches grow, then
     without training.skip_batches and on_spike rollback, which would move them. The lengths below
-    keep their own units, such as '2000 updates' or '1M examples'; without one they are updates."""
+    keep their own units, such as '2000 updates' or '1M examples'; without one they are updates,
+    whatever this says."""
     warmup_steps: Steps = "20 updates"
     """Length over which the learning rate rises linearly from 0, such as '2000 updates' or '1M
     examples'."""
@@ -168,7 +169,7 @@ class OptimConfig:
 
     def length(self, name: str) -> Length:
         """One of LENGTHS, read."""
-        return parse_length(name, getattr(self, name), self.schedule_unit == "examples")
+        return parse_length(name, getattr(self, name))
 
     @property
     def counts_examples(self) -> bool:

@@ -25,12 +25,11 @@ class Length:
         return f"{self.number} {self.unit}"
 
 
-def parse_length(name: str, given: int | str, is_unit_needed: bool) -> Length:
+def parse_length(name: str, given: int | str) -> Length:
     """The length that a setting says; a number without a unit counts updates.
 
     Raises:
-        ValueError: naming the setting, when it is no length, or has no unit where one
-            `is_unit_needed`.
+        ValueError: naming the setting, when it is no length.
     """
     found = FORM.fullmatch(str(given).strip())
     number = None if found is None else _whole(found[1].replace("_", ""), SUFFIXES[found[2]])
@@ -38,11 +37,6 @@ def parse_length(name: str, given: int | str, is_unit_needed: bool) -> Length:
         raise ValueError(
             f"optim.{name} {given!r} is no length; write a whole number and its unit, such as "
             "'2000 updates' or '1M examples'"
-        )
-    if found[3] is None and is_unit_needed and number:
-        raise ValueError(
-            f"optim.{name} {given} has no unit, where optim.schedule_unit is examples; write "
-            f"'{given} updates' or '{given} examples'"
         )
     return Length(number, "examples" if (found[3] or "").startswith("example") else "updates")
 

@@ -64,6 +64,19 @@ def make_warm_up(config: OptimConfig, examples_at: Clock | None = None) -> Calla
     return lambda step: ~wide.less(clock(step), wide.wide(end))
 
 
+def describe_course(config: OptimConfig, steps: int, examples_at: Clock) -> str:
+    """What a schedule that counts examples was told, and what it counts."""
+    course = make_course(config, steps, examples_at)
+    counted = {"warmup_steps": course.warmup, "decay_steps": course.decay}
+    told = (
+        f"{name} {config.length(name) if config.length(name).number else 'as decay_fraction'}"
+        f" = {number:,}"
+        for name, number in counted.items()
+        if number and (name == "warmup_steps" or config.schedule == "hold")
+    )
+    return f"learning rate by {config.schedule_unit}, {course.end:,} in all: {', '.join(told)}"
+
+
 def make_course(config: OptimConfig, steps: int, examples_at: Clock | None) -> Course:
     """The lengths of a configuration, counted in its `schedule_unit`. One given in the other unit
     is as long as the batches there make it."""

@@ -11,7 +11,14 @@ from jaxtyping import Array
 
 from optim.config import DecayShape, OptimConfig, Schedule
 from optim.lengths import Unit
-from optim.schedules import COURSES, FALLS, make_course, make_schedule, make_warm_up
+from optim.schedules import (
+    COURSES,
+    FALLS,
+    describe_course,
+    make_course,
+    make_schedule,
+    make_warm_up,
+)
 from training.batching import BatchPlan
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=10, decay_fraction=0.5)
@@ -193,21 +200,21 @@ def test_a_length_keeps_its_unit_whatever_the_course_counts() -> None:
     plan = BatchPlan(512, ((50_000, 1024), (100_000, 2048)))
     preset = OptimConfig(learning_rate=3e-4, warmup_steps="2000 updates")
     for unit in ("updates", "examples"):
-        config = replace(preset, schedule_unit=unit)
+        config = replace(preset, schedule_unit=unit, warmup_steps=2000)
         schedule = jax.jit(make_schedule(config, 200_000, plan.examples))
         for n in (1, 4, 1000, 2000, 3000):
             assert schedule(jnp.int32(n - 1)) == pytest.approx(3e-4 * min(n / 2000, 1), rel=1e-5)
 
 
-def test_a_number_without_a_unit_is_refused_where_examples_are_counted() -> None:
-    with pytest.raises(
-        ValueError,
-        match=r"optim.warmup_steps 2000 has no unit, .* write '2000 updates' or '2000 examples'",
-    ):
-        OptimConfig(warmup_steps=2000, schedule_unit="examples")
-    assert OptimConfig(warmup_steps=0, schedule_unit="examples").warmup_steps == "0 updates"
+def test_a_number_without_a_unit_counts_updates_and_equal_lengths_are_equal() -> None:
     assert OptimConfig(warmup_steps=2000) == OptimConfig(warmup_steps="2k updates")
     assert OptimConfig(warmup_steps="1.5M examples").warmup_steps == "1500000 examples"
+    config = OptimConfig(warmup_steps=5, schedule_unit="examples")
+    assert config.warmup_steps == "5 updates"
+    assert describe_course(config, 100, BatchPlan(8).examples) == (
+        "learning rate by examples, 800 in all: warmup_steps 5 updates = 40, "
+        "decay_steps as decay_fraction = 240"
+    )
 
 
 def test_a_length_of_the_other_unit_is_as_long_as_the_batches_there_make_it() -> None:
@@ -241,7 +248,9 @@ def test_more_than_two_to_the_31_examples_are_counted_exactly(course: Schedule) 
     updates = replace(CONFIG, schedule=course, warmup_steps=100_000_000, decay_steps=100)
     updates = replace(updates, rsqrt_steps=150_000_000, transition_steps=100_000_000)
     names = ("warmup_steps", "decay_steps", "rsqrt_steps", "transition_steps")
-    given = {name: f"{updates.length(name).number * size} examples" for name in names}
+    given: dict[str, Any] = {
+        name: f"{updates.length(name).number * size} examples" for name in names
+    }
     examples = replace(updates, schedule_unit="examples", **given)
     points = jnp.array([0, 99_999_999, 150_000_001, steps - 100, steps - 3, steps - 1, steps])
     expected = jax.jit(jax.vmap(make_schedule(updates, steps)))(points)
