@@ -100,6 +100,10 @@ class TrainingConfig:
     spike_window: int = 128
     """How many good updates that median is over; before there are so many, and in the warm-up of
     the learning rate, nothing is a spike."""
+    spike_patience: int = 10
+    """Spikes in a row after which the next one is taken for a lasting new level, as other settings
+    or data bring it: its update is made, and the median starts anew. With on_spike=rollback, so
+    many rollbacks to one checkpoint come first. Less than bad_update_budget."""
     rollback_batches: int = 100
     """With on_spike=rollback: batches left out before and after the one that spiked, as far back as
     the checkpoint."""
@@ -146,7 +150,7 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
         for name in (
             *("log_every", "eval_every", "eval_examples", "grid_every", "norms_every"),
-            *("rollback_batches", "bad_update_budget"),
+            *("spike_patience", "rollback_batches", "bad_update_budget"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} cannot be negative, not {getattr(self, name)}")

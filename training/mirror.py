@@ -21,6 +21,7 @@ from typing import Any
 from training.config import TrackerConfig
 from training.exits import STOP_SIGNALS
 
+ID_FILE = "wandb_id.txt"
 MOST_WAITING = 100_000  # messages that wandb has not taken yet
 MOST_SECONDS = 600  # for wandb to end by itself, after the trainer
 Message = Mapping[str, Any]
@@ -53,7 +54,7 @@ class Mirror:
                 "modes": ["online", "offline"] if config.wandb == "online" else ["offline"],
                 "folder": str(folder.resolve()),
                 "project": config.project,
-                "id": _lasting_id(folder / "wandb_id.txt"),
+                "id": _lasting_id(folder / ID_FILE),
                 "settings": dict(settings),
                 "trainer": os.getpid(),
             }
@@ -104,6 +105,15 @@ def _lasting_id(path: Path) -> str:
     if not path.is_file():
         path.write_text(secrets.token_hex(4))
     return path.read_text().strip()
+
+
+def _note_id(path: Path, found: str) -> None:
+    """The id that the run really has: a sweep's agent sets its own."""
+    with contextlib.suppress(OSError):  # a full disk is told of by training
+        if path.read_text().strip() != found:
+            beside = path.with_name(path.name + ".new")
+            beside.write_text(found)
+            beside.replace(path)
 
 
 def _tell(text: str) -> None:
@@ -162,6 +172,7 @@ def _open(begin: Message) -> Any:
                 settings=wandb.Settings(init_timeout=20, x_stats_pid=begin["trainer"]),
             )
             run.define_metric("*", step_metric="examples")  # batches may grow
+            _note_id(Path(begin["folder"]) / ID_FILE, run.id)
             return run
         except Exception as error:
             _tell(f"wandb {mode} does not start: {' '.join(str(error).split())}")

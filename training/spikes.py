@@ -1,7 +1,9 @@
 """Updates that would do harm are not made: the guard inside the step.
 
 What is no number never reaches the parameters. A spike is a loss, or a gradient norm, far above the
-last good ones, in units of their median absolute deviation, which single outliers do not move.
+last good ones, in units of their median absolute deviation, which single outliers do not move. So
+many spikes in a row, of weights that stay as they are, are no accident of a batch: the level has
+changed for good, as by other settings or other data, and is accepted.
 training/skips.py has the batches that are left out after a rollback.
 """
 
@@ -18,7 +20,7 @@ MEMORY = 1000  # updates over which the pressure of an event fades to a third
 # Deviations are taken to be no less than this share of the median loss, or this in the logarithm
 # of the norm: in four quickstart runs no value was then more than 3.1 deviations above.
 LOSS_FLOOR, NORM_FLOOR = 0.02, 0.1
-FINE, NOT_FINITE, SPIKE = 0, 1, 2
+FINE, NOT_FINITE, SPIKE, LEVEL = 0, 1, 2, 3
 
 
 class Guard(NamedTuple):
@@ -31,11 +33,13 @@ class Guard(NamedTuple):
     """Good updates so far."""
     pressure: Float[Array, ""]
     """Bad updates lately: each adds one, and all fade."""
+    refused: Int[Array, ""]
+    """Spikes since the last good update."""
 
 
 def init_guard(settings: TrainingConfig) -> Guard:
     zeros = jnp.zeros(settings.spike_window, jnp.float32)
-    return Guard(zeros, zeros, jnp.int32(0), jnp.float32(0))
+    return Guard(zeros, zeros, jnp.int32(0), jnp.float32(0), jnp.int32(0))
 
 
 def judge(
@@ -60,15 +64,19 @@ def judge(
             _deviations(log_norm, guard.norms, NORM_FLOOR),
         )
         spike = finite & is_full & is_warm & (above > settings.spike_threshold)
-    good = finite & ~spike
-    place = guard.seen % settings.spike_window
+    is_level = spike & (guard.refused >= settings.spike_patience)
+    good = finite & (~spike | is_level)
+    seen = jnp.where(is_level, 0, guard.seen)  # the old level is forgotten
+    place = seen % settings.spike_window
     remembered = Guard(
         losses=guard.losses.at[place].set(jnp.where(good, loss, guard.losses[place])),
         norms=guard.norms.at[place].set(jnp.where(good, log_norm, guard.norms[place])),
-        seen=guard.seen + good,
+        seen=seen + good,
         pressure=guard.pressure * (1 - 1 / MEMORY) + (~good & ~is_scale_too_high),
+        refused=jnp.where(good, 0, guard.refused + spike),
     )
     event = jnp.where(good | is_scale_too_high, FINE, jnp.where(finite, SPIKE, NOT_FINITE))
+    event = jnp.where(is_level, LEVEL, event)
     metrics = {
         "guard/event": event.astype(jnp.float32),
         "guard/pressure": remembered.pressure,

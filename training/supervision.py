@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 
+from training.batching import BATCHES, BatchPlan
 from training.checkpoint import Checkpoints
 from training.config import RunConfig, parse_range
 from training.logbook import Logbook
 from training.loop import Row
 from training.skips import Skips
-from training.spikes import NOT_FINITE, SPIKE
+from training.spikes import LEVEL, NOT_FINITE, SPIKE
 from training.state import TrainState
 from training.trackers import Tracker
 
@@ -36,12 +37,14 @@ class Supervisor:
         tracker: Tracker,
         book: Logbook,
         skips: Skips,
+        plan: BatchPlan,
         state: TrainState,
     ) -> None:
-        """`about` is saved with each checkpoint; `state` is where the loop starts."""
+        """`about` and the plan are saved with each checkpoint; `state` is where the loop starts."""
         self._config, self._settings, self._about = config, config.training, about
         self._checkpoints, self._tracker, self._book = checkpoints, tracker, book
         self.skips = skips
+        self._batches = [list(part) for part in plan.parts]
         self._like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
@@ -61,7 +64,9 @@ class Supervisor:
     def save(self, step: int, state: TrainState) -> None:
         self._tracker.sync()
         evaluated = {k: v for k, v in self._row.items() if k.startswith("eval/")}
-        self._checkpoints.save(state, self._about, evaluated)
+        self._checkpoints.save(state, {**self._about, BATCHES: self._batches}, evaluated)
+        if self._settings.on_spike == "rollback":
+            self._tracker.release(self._regular_before(step + 1) or 0)
 
     def _leave_out(
         self, start: int, stop: int, step: int, why: str, spike: int | None = None
@@ -84,17 +89,20 @@ class Supervisor:
             "batch": batch,
             **{k: row[k] for k in ("train/loss", "norm/grad") if math.isfinite(row[k])},
         }
+        if event == LEVEL:
+            text = f"{found}: after {self._settings.spike_patience} spikes in a row a new level"
+            self._book.tell("level", step, f"{text}; the update was made", **facts)
+            return
         if row["guard/pressure"] > self._settings.bad_update_budget:
             raise ValueError(
                 f"more than training.bad_update_budget {self._settings.bad_update_budget} bad "
                 f"updates of about 1,000, the last at step {step} (batch {batch}, {found}); none "
-                "was made. Resume with a lower optim.learning_rate (--allow_changes "
-                "optim.learning_rate), or leave batches out (--training.skip_batches)"
+                f"was made. {_advice(int(event))}"
             )
         if event == NOT_FINITE:
             self._book.tell("skip", step, f"{found}: the update was not made", **facts)
         if event == SPIKE:
-            if self._settings.on_spike == "rollback" and self._way_back(step) is not None:
+            if self._settings.on_spike == "rollback" and self._may_go_back(step):
                 raise RollbackError(step, found)
             self._book.tell("spike", step, f"{found}: the update was not made", **facts)
 
@@ -111,9 +119,20 @@ class Supervisor:
                 "bfloat16 or float32, or a lower learning rate"
             )
 
+    def _may_go_back(self, step: int) -> bool:
+        """Whether there is a checkpoint, and going back to it was not in vain again and again."""
+        back = self._way_back(step)
+        spikes = (one for one in self.skips.ranges if one.spike is not None)
+        in_vain = {one.why for one in spikes if one.step == back}
+        return back is not None and len(in_vain) < max(self._settings.spike_patience, 1)
+
     def _way_back(self, step: int) -> int | None:
         """The newest checkpoint of the regular ones, which a replay has too, before a step."""
         self._checkpoints.settle()  # that of the save under way is none yet, or not everywhere
+        return self._regular_before(step)
+
+    def _regular_before(self, step: int) -> int | None:
+        """The newest regular checkpoint that is there."""
         every = self._config.checkpoint.every
         regular = [n for n in self._checkpoints.steps() if n < step and every and n % every == 0]
         return max(regular, default=None)
@@ -126,8 +145,7 @@ class Supervisor:
         if lately >= budget:
             raise ValueError(
                 f"a spike at step {step} ({error}) after {lately} rollbacks, as many as "
-                f"training.bad_update_budget allows; resume with a lower optim.learning_rate "
-                "(--allow_changes optim.learning_rate)"
+                f"training.bad_update_budget allows. {_advice(SPIKE)}"
             )
         every, batch = self._config.checkpoint.every, self.skips.position(step - 1)
         self._checkpoints.settle()
@@ -143,3 +161,14 @@ class Supervisor:
         self._leave_out(first, batch + 1 + wide, back, why, step)
         self._tracker.rewind(back)
         return state
+
+
+def _advice(event: int) -> str:
+    """What to resume with after too many bad updates."""
+    lower = "Resume with a lower optim.learning_rate (--allow_changes optim.learning_rate)"
+    if event == SPIKE:
+        return (
+            f"{lower}; or, if the loss is at a new level for good, with a training.spike_patience "
+            "below that budget or --training.on_spike=off (--allow_changes 'training.*spike*')"
+        )
+    return f"{lower}, or leave batches out (--training.skip_batches)"

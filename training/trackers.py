@@ -14,6 +14,9 @@ from training.metrics import NO_COSTS, Costs, MetricsFile, memory
 from training.mirror import Mirror
 
 SHOWN = ("train/loss", "speed/examples_per_s")
+RARE = ("eval/", "ratio/")
+"""Metrics of few rows, which are shown and mirrored whenever they come: those of evaluations, and
+the norms of all tensors, beside which ratio/update stands."""
 # Seconds for wandb to end: after the last update, and when training was stopped.
 WAIT_AT_END, WAIT_AT_STOP = 30.0, 3.0
 
@@ -47,10 +50,13 @@ class Tracker:
         costs: Costs = NO_COSTS,
         is_writer: bool = True,
         examples_at: Callable[[int], int] | None = None,
+        may_rewind: bool = False,
     ) -> None:
         """`settings`: the resolved configuration, for the mirror. Of several processes one is the
         writer. `examples_at(step)`: examples seen in so many updates, where batches are not all of
-        one size."""
+        one size. `may_rewind`: the mirror gets rows with `release` only, and at the end."""
+        self._may_rewind = may_rewind
+        self._held: list[tuple[int, Callable[[], None]]] = []
         count = examples_at or (lambda step: step * pace.batch_size)
         self._open = lambda step: MetricsFile(folder / "metrics.jsonl", step, count, costs)
         self._file = self._open(restored_step) if is_writer else None
@@ -70,6 +76,7 @@ class Tracker:
             self._bar.close()
         if self._file is not None:
             self._file.close()
+        self.release(self.step)
         self._board.close()
         is_finished = self.step == self._steps
         ended = exits.FINISHED if is_finished else exits.STOPPED
@@ -79,6 +86,7 @@ class Tracker:
     def rewind(self, step: int) -> None:
         """Training goes on from an earlier step: rows beyond it are removed."""
         self.step = step
+        self._held = [(at, send) for at, send in self._held if at <= step]
         self._board.rewind(step)
         if self._file is not None:
             self._file.close()
@@ -90,18 +98,33 @@ class Tracker:
         if self._file is None:
             return
         evaluated = {k: v for k, v in row.items() if k.startswith("eval/")}
-        is_shown = step % self._log_every == 0 or bool(evaluated) or step == self._steps
+        is_rare = any(name.startswith(RARE) for name in row)
+        is_shown = step % self._log_every == 0 or is_rare or step == self._steps
         full = self._file.write(step, {**row, **(memory() if is_shown else {})})
         self._advance(step)
         if is_shown:
-            self._mirror.log(full, step)
+            self._send(step, lambda: self._mirror.log(full, step))
             self._board.log(full, step)
             self._show(step, {k: full[k] for k in SHOWN if k in full} | evaluated)
 
     def image(self, step: int, name: str, path: Path) -> None:
         """A picture file of the run, for the mirror; it stands in the run's folder already."""
-        self._mirror.image(name, path, step)
+        self._send(step, lambda: self._mirror.image(name, path, step))
         self._board.image(name, path, step)
+
+    def release(self, step: int) -> None:
+        """Nothing up to this step will be taken back: the mirror gets it."""
+        for at, send in self._held:
+            if at <= step:
+                send()
+        self._held = [(at, send) for at, send in self._held if at > step]
+
+    def _send(self, step: int, send: Callable[[], None]) -> None:
+        """To the mirror; later, where a rollback may take it back: wandb cannot forget a row."""
+        if self._may_rewind:
+            self._held.append((step, send))
+        else:
+            send()
 
     def sync(self) -> None:
         """Called before each checkpoint."""

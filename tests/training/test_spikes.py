@@ -123,6 +123,27 @@ def test_a_spike_is_skipped_and_forgotten() -> None:
     assert max(np.asarray(states[-1].guard.losses)) < 10  # the window holds good ones only
 
 
+def test_so_many_spikes_in_a_row_are_a_new_level() -> None:
+    settings = dataclasses.replace(SETTINGS, spike_patience=3)
+    bad = dict.fromkeys(range(20, 40), 50.0) | {30: 5000.0}
+    states, rows = run(bad, 40, settings)
+    assert events(rows)[20:] == [2, 2, 2, 3, *[0] * 16]  # a window is filled anew: 30 is none
+    for n in (20, 21, 22):
+        assert_unchanged(states[n + 1], states[n])
+    assert not np.array_equal(states[24].params["kernel"], states[23].params["kernel"])
+    assert int(states[24].guard.seen) == 1
+    again = run(dict.fromkeys(range(20, 40), 50.0) | {38: 5000.0}, 40, settings)[1]
+    assert events(again)[32:] == [0, 0, 0, 0, 0, 0, 2, 0]
+
+
+def test_spikes_with_good_updates_or_no_number_between_are_no_level() -> None:
+    settings = dataclasses.replace(SETTINGS, spike_patience=3)
+    apart = {n: 50.0 for n in range(20, 40) if n % 3}
+    assert not any(event == 3 for event in events(run(apart, 40, settings)[1]))
+    mixed = {20: 50.0, 21: np.nan, 22: 50.0, 23: np.nan, 24: np.nan, 25: np.nan}
+    assert events(run(mixed, 27, settings)[1])[20:] == [2, 1, 2, 1, 1, 1, 0]
+
+
 def test_neither_the_warm_up_nor_a_window_that_is_not_full_knows_spikes() -> None:
     assert not any(events(run({5: 50.0}, 7)[1]))
     assert not any(events(run({12: 50.0}, 14, warmup_steps=13)[1]))

@@ -44,7 +44,9 @@ def init(mode, **more):
     if mode == "online":
         fail("online")
     fail("init")
-    return Run()
+    run = Run()
+    run.id = os.environ.get("WANDB_RUN_ID", more["id"])  # as a sweep's agent sets it
+    return run
 def teardown():
     note("teardown")
 class Settings:
@@ -132,6 +134,64 @@ def test_a_mirror_that_fails_is_told_in_a_line_and_gone_without(
     assert all("no luck at" in line for line in told)
 
 
+def test_rows_with_norms_of_all_tensors_are_mirrored_whenever_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = fake_wandb(tmp_path, monkeypatch)
+    training = TrainingConfig(steps=9, batch_size=4, log_every=4)
+    with Tracker(TrackerConfig(wandb="offline"), training, tmp_path, 0, {}) as tracker:
+        for step in range(1, 10):
+            norms = {"norm/grad/a": 1.0, "ratio/update": 0.1} if step % 3 == 0 else {}
+            tracker.record(step, {"time/step_ms": 1.0, "train/loss": 1.0, **norms})
+    logged = [line.split()[1] for line in notes.read_text().splitlines() if "log" in line]
+    assert logged == ["3", "4", "6", "8", "9"]
+
+
+def test_rows_that_a_rollback_takes_back_never_reach_the_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb's rows only rise, and none is ever forgotten."""
+    notes = fake_wandb(tmp_path, monkeypatch)
+    training = TrainingConfig(steps=6, batch_size=4, log_every=1)
+    sent: list[tuple[int, float]] = []
+    log = mirror.Mirror.log
+
+    def noted(self: mirror.Mirror, row: dict, step: int) -> None:
+        sent.append((step, row["train/loss"]))
+        log(self, row, step)
+
+    monkeypatch.setattr(mirror.Mirror, "log", noted)
+    config = TrackerConfig(wandb="offline")
+    with Tracker(config, training, tmp_path, 0, {}, may_rewind=True) as tracker:
+        for step in range(1, 5):
+            tracker.record(step, {"time/step_ms": 1.0, "train/loss": 1.0})
+            tracker.image(step, "grid", tmp_path / "grid.png")
+            if step == 2:
+                tracker.release(2)
+        assert sent == [(1, 1.0), (2, 1.0)]
+        tracker.rewind(2)
+        for step in range(3, 7):
+            tracker.record(step, {"time/step_ms": 1.0, "train/loss": 2.0})
+    assert sent == [(1, 1.0), (2, 1.0), *((step, 2.0) for step in range(3, 7))]
+    rows = metrics.read(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["train/loss"]) for row in rows] == sent
+    shown = [line for line in notes.read_text().splitlines() if "grid" in line]
+    assert shown == ["log 1 grid", "log 2 grid"]
+
+
+def test_the_id_noted_is_that_of_the_run_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep's agent overrides the id that is asked for."""
+    fake_wandb(tmp_path, monkeypatch)
+    train(tmp_path)
+    own = (tmp_path / "wandb_id.txt").read_text()
+    assert len(own) == 8
+    monkeypatch.setenv("WANDB_RUN_ID", "agents1d")
+    train(tmp_path)
+    assert (tmp_path / "wandb_id.txt").read_text() == "agents1d"
+
+
 def test_a_mirror_that_hangs_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,7 +232,10 @@ def test_the_mirror_of_a_killed_run_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes = fake_wandb(tmp_path, monkeypatch)
-    text = BEGIN + '{"row": {"a": 1}, "step": 1}\n{"row": {"a"'
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "wandb_id.txt").write_text("a")
+    begin = json.dumps({**HOW, "folder": str(tmp_path / "run")}) + "\n"
+    text = begin + '{"row": {"a": 1}, "step": 1}\n{"row": {"a"'
     with subprocess.Popen(
         [sys.executable, "-m", "training.mirror"], cwd=ROOT, stdin=subprocess.PIPE, text=True
     ) as process:
