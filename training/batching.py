@@ -4,7 +4,7 @@ Batches may grow: a small one is worth more per example early, a large one uses 
 late (PaLM: 512, 1,024, 2,048; arXiv:2204.02311, table 2).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, overload
@@ -18,12 +18,14 @@ from training.config import TrainingConfig, parse_ramp
 from training.parallel import Devices, check_batch
 
 ExamplesAt = Callable[[int], int]
+BATCHES = "batches"
+"""Where a checkpoint notes the parts of the plan that it was trained by."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """Batches of `first` examples, until the ramp says otherwise: pairs of a batch and the size of
-    all from it on, both rising.
+    all from it on; the batches rise, and in a configuration the sizes, too.
 
     The ramp counts batches, of which update n + 1 takes number n unless batches are left out
     (training/skips.py): then it is as many updates early as there were batches left out.
@@ -34,7 +36,7 @@ class BatchPlan:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """All sizes there are, rising."""
+        """All sizes there are, in order."""
         return self.first, *(size for _, size in self.ramp)
 
     @overload
@@ -49,14 +51,25 @@ class BatchPlan:
         counts = self._counts(batch, jnp.minimum, jnp.maximum)
         return reduce(wide.plus, (wide.times(count, size) for size, count in counts))
 
-    def _parts(self) -> list[tuple[int, int]]:
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """Pairs of a batch and the size of all from it on, from batch 0 on."""
         return [(0, self.first), *self.ramp]
+
+    def after(self, before: Sequence[Sequence[int]], batch: int) -> "BatchPlan":
+        """The plan that has the parts of `before` up to this batch, and from it on its own: a run
+        that goes on with other sizes goes on at the example where it was."""
+        own = max((one for one in self.parts if one[0] <= batch), key=lambda one: one[0])
+        parts = [(start, size) for start, size in before if start < batch]
+        parts += [(batch, own[1]), *(one for one in self.parts if one[0] > batch)]
+        changes = [part for i, part in enumerate(parts) if i == 0 or part[1] != parts[i - 1][1]]
+        return BatchPlan(changes[0][1], tuple(changes[1:]))
 
     def _counts(
         self, batch: Any, least: Callable[..., Any], most: Callable[..., Any]
     ) -> Iterator[tuple[int, Any]]:
         """Of each size, how many batches come before this one."""
-        parts = self._parts()
+        parts = self.parts
         for i, (start, size) in enumerate(parts):
             count = most(batch - start, 0)
             is_last = i + 1 == len(parts)

@@ -9,6 +9,7 @@ from typing import Any
 from copying import copy_file
 from files import write_text
 from training import runs
+from training.batching import BATCHES
 from training.checkpoint import Checkpoints
 from training.recipe import Run
 from training.state import TrainState
@@ -26,10 +27,10 @@ def branch(
     read: Callable[[Path], Tree],
     about: Tree,
     like: TrainState,
-) -> tuple[TrainState, list[str]]:
-    """The whole state saved in `source`, RUN or RUN/checkpoints/STEP, and a line about it. `like`
-    has its shapes and shardings. The folder of `run` gets the rows of metrics and the skipped
-    batches until then; RUN stays as it is.
+) -> tuple[TrainState, list[str], list[list[int]]]:
+    """The whole state saved in `source`, RUN or RUN/checkpoints/STEP, a line about it, and the
+    parts of the plan of its batches. `like` has its shapes and shardings. The folder of `run` gets
+    the rows of metrics and the skipped batches until then; RUN stays as it is.
 
     Raises:
         ValueError: there is no such step, or it is of other settings, data or shapes.
@@ -49,12 +50,13 @@ def branch(
         if step is None or step not in there:
             known = ", ".join(map(str, there)) or "none"
             raise ValueError(f"branch_from {source}: no such checkpoint; there are: {known}")
-        if checkpoints.about(step) != about:
+        saved = checkpoints.about(step)
+        if {name: saved.get(name) for name in about} != dict(about):
             raise ValueError(f"branch_from {source} was trained with other data")
         found = checkpoints.restore(like, step)
     if run.devices.is_first:
         _copy_past(other, run.folder, step)
-    return found, [f"branched off {other} at step {step}"]
+    return found, [f"branched off {other} at step {step}"], saved.get(BATCHES, [])
 
 
 def find_step(source: Path) -> tuple[Path, int | None]:

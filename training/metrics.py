@@ -13,8 +13,6 @@ from typing import Any, BinaryIO
 
 import jax
 
-from files import write_text
-
 
 @dataclass(frozen=True)
 class Costs:

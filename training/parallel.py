@@ -24,7 +24,7 @@ def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
     """Into how many micro-batches of `size` examples a device the rows of a batch fall, as the step
     sees them: in pmap one device's, on a mesh all."""
     rows = size * (1 if devices.mode == "pmap" else devices.num_shares)
-    return lambda seen: seen // rows
+    return lambda seen: max(seen // rows, 1)  # a rollback may come to batches of before a resume
 
 
 def mean_over(devices: Devices) -> Callable[[Any], Any]:

@@ -8,12 +8,13 @@ from typing import TypeVar
 import jax
 
 from optim.ema import init_ema
+from optim.schedules import describe_course
 from settings import to_tree, to_yaml
 from training import agreement, exits, parallel, peers, processes, runs
-from training.batching import make_plan, micro_batch_size
+from training.batching import BATCHES, BatchPlan, make_plan, micro_batch_size
 from training.branching import branch
 from training.checkpoint import Checkpoints
-from training.config import RunConfig
+from training.config import RunConfig, TrainingConfig, parse_ramp
 from training.copies import Copies
 from training.logbook import Logbook
 from training.loop import Hook, fit
@@ -72,6 +73,8 @@ class _Session:
         self._config, self._recipe, self._run, self._read = config, recipe, run, read
         self._book = Logbook(run.folder, run.devices.is_first)
         self._create = make_state(config, recipe.init)
+        self._plan = make_plan(config.training)
+        self._before: list[list[int]] = []  # parts of the plan that the state was trained by
 
     def train(self, changes: runs.Changes | None) -> TrainState:
         """The state after the last update. Raises exits.StoppedError after a stop before it."""
@@ -92,6 +95,7 @@ class _Session:
                     return state
                 self._note_start(start, changes, lines)
                 skips = Skips(folder / "skips.json", is_first)
+                self._plan = self._make_plan(start, skips, changes)
                 with self._open_tracker(start, skips) as tracker:
                     stop.leave = lambda: self._leave(checkpoints, tracker)
                     trace = Trace(self._config.training.profile, folder).around(start)
@@ -99,7 +103,7 @@ class _Session:
                     with self._noted(tracker), told, trace as traced:
                         supervisor = Supervisor(
                             *(self._config, self._recipe.depends_on, checkpoints, tracker),
-                            *(self._book, skips, state),
+                            *(self._book, skips, self._plan, state),
                         )
                         state = self._loop(state, supervisor, stop, traced)
                         checkpoints.finish()
@@ -120,14 +124,20 @@ class _Session:
     def _resume(self, checkpoints: Checkpoints) -> tuple[TrainState, list[str]] | None:
         """The newest state of this run."""
         found = checkpoints.resume(self._like(), self._recipe.depends_on)
-        return None if found is None else (found, [])
+        if found is None:
+            return None
+        self._before = checkpoints.about(int(found.step)).get(BATCHES, [])
+        return found, []
 
     def _branch_from(self, source: str) -> tuple[TrainState, list[str]] | None:
         """A checkpoint of another run, with its optimizer and its place in the data."""
         if not source:
             return None
         settings, about = to_tree(self._config), self._recipe.depends_on
-        return branch(source, self._run, settings, self._read, about, self._like())
+        found, lines, self._before = branch(
+            source, self._run, settings, self._read, about, self._like()
+        )
+        return found, lines
 
     def _init_from(self, source: str) -> tuple[TrainState, list[str]] | None:
         """A fresh state with other weights."""
@@ -142,6 +152,23 @@ class _Session:
     def _fresh(self) -> tuple[TrainState, list[str]]:
         """A state before the first update."""
         return parallel.create(self._create, self._run.devices), []
+
+    def _make_plan(self, start: int, skips: Skips, changes: runs.Changes | None) -> BatchPlan:
+        """The batches of the whole run: until `start` as they were, from there on as configured.
+
+        Raises:
+            ValueError: batches of several sizes were skipped, and the schedule counts examples.
+        """
+        training, optim = self._config.training, self._config.optim
+        plan = make_plan(training)
+        before = self._before or _old_plan(training, changes or {}).parts
+        plan = plan.after(before, skips.position(start)) if start else plan
+        if len(plan.sizes) > 1 and optim.counts_examples and skips.ranges:
+            raise ValueError(
+                "optim counts examples, batches were skipped, and their sizes changed; use "
+                "--optim.schedule_unit=updates with lengths in updates"
+            )
+        return plan
 
     def _like(self) -> TrainState:
         """Shapes and shardings of a state; only what may begin within a run has values."""
@@ -158,9 +185,12 @@ class _Session:
             recipe.prepare(run)
         size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(f"{run.folder}: {size:,} parameters on {run.devices.describe()}, {recipe.summary}")
-        batch_at = recipe.open_batches(make_plan(config.training), run.devices)
+        if config.optim.counts_examples:
+            steps = config.training.steps
+            print(describe_course(config.optim, steps, self._plan.examples), flush=True)
+        batch_at = recipe.open_batches(self._plan, run.devices)
         hooks = [*recipe.hooks(run), traced]
-        update = make_update(config, recipe.loss, run.devices, run.micro_batch)
+        update = make_update(config, recipe.loss, run.devices, run.micro_batch, self._plan)
         print("compiling; the first update takes a while", flush=True)
         step = parallel.compile_step(update, run.devices)
         agree = processes.Agreement()
@@ -196,7 +226,7 @@ class _Session:
 
     def _open_tracker(self, start: int, skips: Skips) -> Tracker:
         config, devices = self._config, self._run.devices
-        examples = make_plan(config.training).examples
+        examples = self._plan.examples
         return Tracker(
             config.tracker,
             config.training,
@@ -206,6 +236,7 @@ class _Session:
             self._recipe.costs(devices),
             is_writer=devices.is_first,
             examples_at=lambda n: skips.examples(n, examples),
+            may_rewind=config.training.on_spike == "rollback",
         )
 
     @contextlib.contextmanager
@@ -245,6 +276,13 @@ class _Session:
         checkpoints.settle()
         self._note_end(tracker.step)
         peers.stop_all()
+
+
+def _old_plan(training: TrainingConfig, changes: runs.Changes) -> BatchPlan:
+    """What the settings before these changes planned, for a checkpoint that does not say it."""
+    names = ("batch_size", "batch_ramp")
+    old = {name: changes.get(f"training.{name}", (getattr(training, name),))[0] for name in names}
+    return BatchPlan(old["batch_size"], tuple(map(parse_ramp, old["batch_ramp"])))
 
 
 def _leave_early(folder: Path) -> None:

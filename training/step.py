@@ -1,6 +1,6 @@
 """One optimizer update, as a pure function of the state and a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from training.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
-Means = dict[str, Array | Partial]
+Means = Mapping[str, Array | Partial]
 """Means over rows. `Partial(function, *means)` stands for a metric that is no mean itself, such as
 a perplexity: the function gets the means over all micro-batches and devices."""
 

@@ -10,7 +10,7 @@ from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
 from training import fitting, parallel
-from training.batching import make_plan, micro_batch_size
+from training.batching import BatchPlan, make_plan, micro_batch_size
 from training.config import RunConfig
 from training.parallel import Devices
 from training.recipe import Recipe
@@ -19,10 +19,16 @@ from training.state import TrainState
 from training.step import Loss, Step, make_train_step
 
 
-def make_update(config: RunConfig, loss: Loss, devices: Devices, size: int | None = None) -> Step:
-    """The update, for `parallel.compile_step`. `size`: examples a device holds at a time; None: as
-    configured."""
-    training, examples_at = config.training, make_plan(config.training).examples
+def make_update(
+    config: RunConfig,
+    loss: Loss,
+    devices: Devices,
+    size: int | None = None,
+    plan: BatchPlan | None = None,
+) -> Step:
+    """The update, for `parallel.compile_step`. `size`: examples a device holds at a time, `plan`:
+    how many examples each batch has; None: as configured."""
+    training, examples_at = config.training, (plan or make_plan(config.training)).examples
     size = size or micro_batch_size(training, devices)
     return make_train_step(
         parallel.gather_before(loss, devices),

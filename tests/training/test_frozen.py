@@ -64,7 +64,9 @@ def cost(step: Step, create: Callable[[], TrainState], config: ModelConfig) -> t
     """Operations, and bytes of temporaries, of a compiled update."""
     shapes = jax.eval_shape(create)
     compiled = jax.jit(step, donate_argnums=0).lower(shapes, batch_of(config)).compile()
-    return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
+    costs: Any = compiled.cost_analysis()
+    memory: Any = compiled.memory_analysis()
+    return costs["flops"], memory.temp_size_in_bytes
 
 
 @pytest.mark.parametrize("pattern", PARTS)

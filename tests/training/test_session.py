@@ -15,8 +15,10 @@ import pytest
 from config import from_yaml
 from optim.config import OptimConfig
 from training import checkpoint, copies, logbook, metrics
-from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig
-from training.recipe import Recipe
+from training.batching import BatchPlan
+from training.config import CheckpointConfig, OnSpike, ParallelConfig, RunConfig, TrainingConfig
+from training.devices import Devices
+from training.recipe import BatchAt, Recipe
 from training.session import train
 from training.skips import Skips
 from training.state import TrainState
@@ -51,6 +53,10 @@ class World:
         indices = np.arange(4, dtype=np.int32)
         return {"target": target, "factor": factor, "example_index": indices}
 
+    def open_batches(self, plan: BatchPlan, devices: Devices) -> BatchAt:
+        self.plan = plan
+        return self.batch_at
+
     def recipe(self, config: RunConfig) -> Recipe:
         def loss(params: dict, batch: dict, keys: jax.Array, moment: Any) -> tuple[jax.Array, dict]:
             away = jnp.square(params["kernel"][None] - batch["target"])
@@ -59,7 +65,7 @@ class World:
         return Recipe(
             init=lambda key: {"kernel": jax.random.normal(key, (4,))},
             loss=loss,
-            open_batches=lambda plan, devices: self.batch_at,
+            open_batches=self.open_batches,
             batch_shapes=lambda size: {},
             depends_on={},
         )
@@ -201,6 +207,35 @@ def test_a_spike_before_the_first_checkpoint_is_skipped(tmp_path: Path) -> None:
     assert world.events() == [("start", 0), ("spike", 9), ("end", 40)]
 
 
+@pytest.mark.parametrize("on_spike", ["skip", "rollback"])
+def test_a_lasting_level_is_accepted_and_noted(tmp_path: Path, on_spike: OnSpike) -> None:
+    """As after a resume whose settings, or whose data, raise the loss for good."""
+    training = dataclasses.replace(
+        TRAINING, on_spike=on_spike, spike_patience=2, rollback_batches=0, bad_update_budget=5
+    )
+    world = World(tmp_path / "run", dict.fromkeys(range(15, 60), 20.0), training)
+    world.run()
+    back = [("rollback", 16), ("left out", 10)] * 2 if on_spike == "rollback" else []
+    assert world.events() == [
+        *[("start", 0), *back, ("spike", 16), ("spike", 17), ("level", 18), ("end", 40)]
+    ]
+
+
+def test_too_many_spikes_end_with_advice_that_helps(tmp_path: Path) -> None:
+    training = dataclasses.replace(TRAINING, spike_patience=30)
+    world = World(tmp_path / "run", dict.fromkeys(range(15, 60), 20.0), training)
+    with pytest.raises(ValueError, match="training.spike_patience below that budget"):
+        world.run()
+    with pytest.raises(ValueError, match="training.spike_patience .was 30, now 2"):
+        World(world.folder, {}, dataclasses.replace(training, spike_patience=2)).run()
+    world.change(
+        training=dataclasses.replace(training, spike_patience=2),
+        allow_changes=("training.*spike*",),
+    )
+    world.run()
+    assert world.events()[-1] == ("end", 40)
+
+
 def test_rollbacks_have_a_budget(tmp_path: Path) -> None:
     training = dataclasses.replace(
         TRAINING, on_spike="rollback", rollback_batches=0, bad_update_budget=2
@@ -277,6 +312,26 @@ def test_float16_at_the_floor_ends_with_a_way_out(tmp_path: Path) -> None:
     world = World(tmp_path / "run", dict.fromkeys(range(5, 40), np.inf), training)
     with pytest.raises(ValueError, match="overflowed in 10 updates .* scale 1, up to step 30"):
         world.run()
+
+
+def test_another_batch_size_goes_on_at_the_example_where_the_run_was(tmp_path: Path) -> None:
+    world = World(tmp_path / "run", {}, dataclasses.replace(TRAINING, steps=20))
+    world.run()
+    for steps, size in ((30, 16), (40, 2)):
+        training = dataclasses.replace(TRAINING, steps=steps, batch_size=size)
+        world.change(training=training, allow_changes=("training.batch_size",))
+        world.run()
+    sizes = [4] * 20 + [16] * 10 + [2] * 10
+    assert [world.plan.examples(n) for n in range(41)] == [sum(sizes[:n]) for n in range(41)]
+    rows = metrics.read(world.folder / "metrics.jsonl")
+    assert [row["examples"] for row in rows] == [sum(sizes[:n]) for n in range(1, 41)]
+
+    branch = World(tmp_path / "branch", {}, dataclasses.replace(TRAINING, batch_size=8))
+    branch.change(
+        branch_from=str(world.folder / "checkpoints" / "20"), allow_changes=("training.batch_size",)
+    )
+    branch.run()
+    assert [branch.plan.examples(n) for n in (19, 20, 21)] == [76, 80, 88]
 
 
 def test_changed_settings_are_noted(tmp_path: Path) -> None:
