@@ -40,7 +40,7 @@ def test_kills_while_a_large_state_is_written_change_no_bit(
         return tiny(records_folder, folder, *LARGE)
 
     process = start(run(straight))
-    out, _ = process.communicate(timeout=500)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == 0, out
     size = ROWS * WIDTH * 4 * COPIES
     assert size > WAIT_BELOW
@@ -57,7 +57,7 @@ def test_kills_while_a_large_state_is_written_change_no_bit(
         if "resumed from step " in out:
             lost.append(before - int(out.split("resumed from step ")[1].split()[0]))
     process = start(run(killed))
-    out, _ = process.communicate(timeout=500)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == 0, out
     assert losses(killed) == losses(straight)
     assert saved(killed) == saved(straight)
