@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -43,8 +43,8 @@ def check_is_png(path: Path, flag: str, or_folder: bool = False) -> None:
     raise ValueError(f"{flag} {path}: pictures are written as PNG; name a .png file{other}")
 
 
-def make_room(grid_path: Path, folder: Path, source: str | None = None) -> None:
-    """Make the folders and see that files can be written, before hours of drawing. `source`: the
+def make_room(grid_path: Path, folder: Path, sources: Sequence[str] = ()) -> None:
+    """Make the folders and see that files can be written, before hours of drawing. `sources`: the
     pictures that the model was trained on.
 
     Raises:
@@ -53,7 +53,8 @@ def make_room(grid_path: Path, folder: Path, source: str | None = None) -> None:
     if grid_path.is_dir():
         raise ValueError(f"out {grid_path} is a folder, but the grid is to be a file of that name")
     for path in (grid_path, folder):
-        _check_outside(path, source)
+        for source in sources:
+            _check_outside(path, source)
     if (other := next(_pictures_of_others(folder), None)) is not None:
         raise ValueError(
             f"{folder} holds pictures that generate.py did not draw, such as {other}; drawn ones "
@@ -63,11 +64,11 @@ def make_room(grid_path: Path, folder: Path, source: str | None = None) -> None:
     check_writable(folder / "000.png", "--out")
 
 
-def source_of(records: str | None) -> str | None:
+def sources_of(records: str | None) -> list[str]:
     """The pictures that token records were made of, if they are still there."""
     with contextlib.suppress(ValueError, OSError):
-        return open_records(records).source if records else None
-    return None
+        return open_records(records).sources if records else []
+    return []
 
 
 def check_grid(path: Path, flag: str) -> None:
@@ -77,9 +78,9 @@ def check_grid(path: Path, flag: str) -> None:
     check_writable(path, flag)
 
 
-def _check_outside(path: Path, source: str | None) -> None:
+def _check_outside(path: Path, source: str) -> None:
     """Training on the source again would train on what was drawn there."""
-    if source is None or not Path(source).is_dir():
+    if not Path(source).is_dir():
         return
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source))
     if inside:

@@ -6,7 +6,7 @@
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int32
 
 from data.folders import digest_folder, holds
 from data.records import FORMAT, MARKER, open_records
-from data.sources import Source, open_source
+from data.sources import PLAIN, ReadingConfig, Source, open_source
 from data.tokenise import CaptionOptions, PictureEncoder, make_records
 from files import check_free
 
@@ -23,12 +23,19 @@ _HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes 
 
 
 @dataclass(frozen=True)
-class EncodeConfig:
+class EncodeConfig(ReadingConfig):
     """What to encode, with what, and where to."""
 
-    source: str = "pictures/starter"
-    """A folder of pictures with .txt files beside them, a folder, glob, {a,b} list or {000..123}
-    range of webdataset tars, or what datasets.save_to_disk wrote."""
+    source: tuple[str, ...] = field(
+        default=("pictures/starter",),
+        metadata={
+            "nargs": "*",
+            "help": "One or several sources: folders of pictures with captions beside them, tars, "
+            "tables or saved data sets, in any layout of docs/layouts.md; globs, {a,b} lists and "
+            "{000..123} ranges in quotes.",
+        },
+    )
+    """Captioned pictures."""
     out: str = "records/starter"
     """Folder for the records; it must be new, or hold what the same command wrote before."""
     vqgan: str = "vqgan/openmoji"
@@ -49,12 +56,14 @@ class EncodeConfig:
 def main(config: EncodeConfig) -> None:
     """Encode unless it is done; print the number of examples in each split."""
     _check(config)
-    source, out = open_source(config.source), Path(config.out)
+    reading = reading_of(config)
+    source, out = open_source(config.source, config=reading), Path(config.out)
     recipe = describe(config, source)
     if holds(out, MARKER, {"format": FORMAT, "recipe": recipe}):
         print(f"{out} is finished already: {_counts(out)}")
         return
     check_free(out)
+    print(source.describe(), flush=True)
     oddities = make_records(
         source,
         open_encoder(Path(config.vqgan)),
@@ -65,7 +74,8 @@ def main(config: EncodeConfig) -> None:
             config.held_out,
         ),
         out,
-        source_name=config.source,
+        source_names=config.source,
+        reading=reading,
         vqgan_folder=Path(config.vqgan),
         recipe=recipe,
     )
@@ -87,13 +97,21 @@ def _check(config: EncodeConfig) -> None:
 def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
     """Everything that the records are a function of, short enough to store and compare."""
     tokenizer = {"vocab_size": config.vocab_size}
+    changed = {k: v for k, v in asdict(reading_of(config)).items() if v != getattr(PLAIN, k)}
+    changed.pop("max_bad_fraction", None)
     return {
+        **({"reading": changed} if changed else {}),
         "source": fingerprint(source),
         "vqgan": digest_folder(Path(config.vqgan)),
         "tokenizer": digest_folder(Path(config.tokenizer)) if config.tokenizer else tokenizer,
         "text_length": config.text_length,
         "held_out": config.held_out,
     }
+
+
+def reading_of(config: EncodeConfig) -> ReadingConfig:
+    """The settings of reading alone."""
+    return ReadingConfig(**{one.name: getattr(config, one.name) for one in fields(ReadingConfig)})
 
 
 def fingerprint(source: Source) -> str:

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +12,8 @@ from data.gallery import Gallery
 from data.reading import Reading, read_pictures
 from data.records import Records
 from data.sources import open_source
-from data.words import training_words, unknown_words
 
-TRAIN = "train"
-NOT_ASKED = (TRAIN, "gallery")
+NOT_ASKED = ("train", "gallery")
 
 Half = Literal["tune", "report", "all"]
 Answers = Mapping[str, np.ndarray]
@@ -31,8 +29,6 @@ class Selection:
     max_prompts: int = 64
     """Of each split; 0 = all."""
     max_gallery: int = 20_000
-    num_training: int = 0
-    """Training captions that are asked for beside them, evenly chosen, as the split "train"."""
 
 
 @dataclass(frozen=True)
@@ -74,36 +70,12 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
             f"{records.folder} has no held-out prompts to draw ({counts}; half {selection.half}); "
             f"encode with a larger --held_out, or use --half=all"
         )
-    if selection.num_training:
-        rows[TRAIN] = evenly(records.rows(TRAIN), selection.num_training)
     chosen = choose_gallery(records, np.concatenate(list(rows.values())), selection.max_gallery)
     examples = [records.examples[i] for i in chosen]
     pictures = read_real_pictures(records, examples, image_size)
     in_training = np.array([example["split"] == "train" for example in examples])
     targets = {split: np.searchsorted(chosen, indices) for split, indices in rows.items()}
     return Exam(records, Gallery(pictures, examples, in_training), rows, targets)
-
-
-def evenly(rows: Int64[np.ndarray, " n"], most: int) -> Int64[np.ndarray, " m"]:
-    """At most so many of them, in their order, evenly spaced."""
-    count = min(len(rows), most)
-    return rows[np.arange(count) * len(rows) // max(count, 1)]
-
-
-def never_seen(records: Records, rows: Int64[np.ndarray, " p"]) -> list[str]:
-    """Captions of the examples of which training showed nothing: their concept, or where there are
-    no concepts a word of the caption, occurs in no training example."""
-    training = [records.examples[i] for i in records.rows(TRAIN)]
-    concepts = {example["concept"] for example in training if "concept" in example}
-    words = None if concepts else training_words(records)
-    captions = []
-    for example in (records.examples[i] for i in rows):
-        if concepts:
-            is_new = example.get("concept") not in concepts
-        else:
-            is_new = words is not None and bool(unknown_words([example["caption"]], words))
-        captions += [example["caption"]] if is_new else []
-    return captions
 
 
 def held_out(records: Records, selection: Selection) -> list[str]:
@@ -142,19 +114,20 @@ def read_real_pictures(
         ValueError: they are gone, or other pictures stand in their places now.
     """
     try:
-        source = open_source(records.source, need_captions=False)
+        reading = replace(records.reading, max_bad_fraction=1.0)
+        source = open_source(records.sources, need_captions=False, config=reading)
         indices = [e["source_index"] for e in examples]
         if max(indices) >= len(source):
             raise ValueError(
                 f"there are {len(source):,} pictures now and were {max(indices) + 1:,} or more; "
                 f"the source has changed, encode again"
             )
-        readings = read_pictures(source, image_size, indices)
+        readings = read_pictures(source, image_size, indices, config=reading)
         return np.stack([_checked(r, e) for r, e in zip(readings, examples, strict=True)])
     except ValueError as error:
         raise ValueError(
             f"the pictures that {records.folder} was made from cannot be read again from "
-            f"{records.source}: {error}"
+            f"{', '.join(records.sources)}: {error}"
         ) from None
 
 

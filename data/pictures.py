@@ -1,57 +1,220 @@
 """Bytes of a picture file to a square of pixels, with nothing trusted about the bytes."""
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+from data.colours import to_srgb
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_BYTES = 64 << 20
-MAX_PIXELS = 1 << 26  # 8,192 × 8,192: 200 MB once decoded
+MAX_PIXELS = 1 << 26  # 8,192 × 8,192
+MAX_MEMORY = 512 << 20  # bytes that all pictures that are being decoded may take together
+_BYTES_PER_PIXEL = {"PNG": 5, "GIF": 6, "BMP": 5, "PPM": 5, "TIFF": 9, "JPEG2000": 17}
+_OTHER_BYTES = 10  # of WebP, AVIF and HEIC, whose decoders keep planes of their own
+_PROGRESSIVE_BYTES = 6  # a progressive JPEG's coefficients, kept for every pixel of the file
+_STRIP = 1 << 22  # pixels that are composed at a time
+_ROTATED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Sizes are checked here, with a lower bound than Pillow's; its own would also warn on the terminal.
+Image.MAX_IMAGE_PIXELS = None
 
 
 class UnreadablePictureError(ValueError):
     """A picture that cannot be used; the message says why."""
 
 
-def read_picture(data: bytes, image_size: int) -> UInt8[np.ndarray, "y x 3"]:
-    """Decode the first frame upright, on white where transparent, cropped to the central square.
+class _Memory:
+    """Lets pictures be decoded at the same time only as far as memory allows."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._taken = 0
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Wait until `size` bytes are free; one picture alone is always let in."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= MAX_MEMORY)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+
+_MEMORY = _Memory()
+
+
+def read_picture(
+    data: bytes,
+    image_size: int,
+    fit: str = "crop",
+    background: str = "white",
+    keep_truncated: bool = False,
+) -> UInt8[np.ndarray, "y x 3"]:
+    """The first frame upright, in sRGB, on the background where transparent, as a square: its
+    middle (`crop`), all of it with bars (`pad`), or all of it out of shape (`stretch`).
 
     Raises:
-        UnreadablePictureError: damaged, of another format than JPEG, PNG or WebP, or too large.
+        UnreadablePictureError: damaged, of a format that is not in FORMATS, or too large.
     """
+    if not data:
+        raise UnreadablePictureError("an empty file")
     if len(data) > MAX_BYTES:
         raise UnreadablePictureError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=_formats()) as picture:
             _check_size(picture)
+            progressive = bool(picture.info.get("progressive"))
+            pixels = picture.width * picture.height if progressive else 0
             # A large JPEG is decoded at a fraction of its size, which is many times faster.
             picture.draft("RGB", (2 * image_size, 2 * image_size))
-            upright = ImageOps.exif_transpose(picture)
-            square = ImageOps.fit(
-                _on_white(upright), (image_size, image_size), Image.Resampling.LANCZOS
-            )
+            with _MEMORY.hold(_memory(picture) + _PROGRESSIVE_BYTES * pixels):
+                _load(picture, keep_truncated)
+                small = _reduced(picture, image_size, background)
+                orientation = picture.getexif().get(0x0112)
+        upright = small.transpose(_ROTATED[orientation]) if orientation in _ROTATED else small
+        return np.asarray(_square(upright, image_size, fit, background))
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError:  # its message names a buffer, not the file
-        raise UnreadablePictureError("no JPEG, PNG or WebP") from None
+        raise UnreadablePictureError(_unknown(data)) from None
     except Exception as error:  # decoders fed with damaged bytes raise nearly anything
         raise UnreadablePictureError(f"damaged: {error}") from None
-    return np.asarray(square)
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """pillow-heif, where it is installed, reads what iPhones take."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
+def _unknown(data: bytes) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return "HEIC, for which `pip install pillow-heif` is needed"
+    text = data[:256].lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page, no picture"
+    if data.startswith(b"version https://git-lfs"):
+        return "a pointer of git-lfs, not the picture; run `git lfs pull`"
+    return "no JPEG, PNG or WebP, nor another picture that is read"
 
 
 def _check_size(picture: Image.Image) -> None:
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise UnreadablePictureError(f"{width} × {height} pixels are more than {MAX_PIXELS:,}")
+    if (need := _memory(picture)) > MAX_MEMORY:
+        raise UnreadablePictureError(
+            f"{width} × {height} pixels of {picture.format} take {need >> 20:,} MB to decode, more "
+            f"than {MAX_MEMORY >> 20:,}"
+        )
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits of grey instead of scaling them
-        grey = (np.asarray(picture) >> 8).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+def _memory(picture: Image.Image) -> int:
+    each = (
+        4 if picture.format == "JPEG" else _BYTES_PER_PIXEL.get(str(picture.format), _OTHER_BYTES)
+    )
+    return picture.width * picture.height * each
+
+
+def _load(picture: Image.Image, keep_truncated: bool) -> None:
+    if keep_truncated and picture.format == "JPEG" and isinstance(picture, ImageFile.ImageFile):
+        with _TRUNCATED:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            try:
+                picture.load()
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+    else:
+        picture.load()
+    if (picture.width * picture.height) > MAX_PIXELS:  # a frame may be larger than the file says
+        _check_size(picture)
+
+
+_TRUNCATED = threading.Lock()
+
+
+def _reduced(picture: Image.Image, image_size: int, background: str) -> Image.Image:
+    """The whole picture in RGB, still several times as large as it is needed. Strip by strip, so
+    that a large one is never held in several copies."""
+    factor = max(min(picture.size) // (4 * image_size), 1)
+    rows = max(_STRIP // picture.width // factor, 1) * factor
+    if picture.height <= rows:
+        return _on_background(picture, picture, factor, background)
+    strips = [
+        _on_background(
+            picture.crop((0, top, picture.width, min(top + rows, picture.height))),
+            picture,
+            factor,
+            background,
+        )
+        for top in range(0, picture.height, rows)
+    ]
+    whole = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)))
+    top = 0
+    for strip in strips:
+        whole.paste(strip, (0, top))
+        top += strip.height
+    return whole
+
+
+def _on_background(
+    part: Image.Image, picture: Image.Image, factor: int, background: str
+) -> Image.Image:
+    """A part of a picture in sRGB, reduced, over the background where it is transparent."""
+    profile = picture.info.get("icc_profile")
+    if part.mode.startswith("I") or part.mode == "F":
+        part = _eight_bits(part)
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        if part.mode not in ("RGB", "L", "CMYK"):
+            part = part.convert("RGB")
+        return to_srgb(part.reduce(factor) if factor > 1 else part, profile)
+    layer = part.convert("RGBA")
+    layer = layer.reduce(factor) if factor > 1 else layer
+    if profile:
+        alpha, layer = layer.getchannel("A"), to_srgb(layer.convert("RGB"), profile)
+        layer.putalpha(alpha)
+    below = Image.new("RGBA", layer.size, (*ImageColor.getrgb(background)[:3], 255))
+    return Image.alpha_composite(below, layer).convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or of fractions, scaled; Pillow would clip it."""
+    values = np.asarray(picture)
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values) * (255 if values.max(initial=0) <= 1 else 1)
+    elif picture.mode.startswith("I;16") or values.max(initial=0) > 255:
+        values = values >> 8
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def _square(picture: Image.Image, size: int, fit: str, background: str) -> Image.Image:
+    if fit == "stretch":
+        return picture.resize((size, size), Image.Resampling.LANCZOS)
+    if fit == "pad":
+        colour = ImageColor.getrgb(background)[:3]
+        return ImageOps.pad(picture, (size, size), Image.Resampling.LANCZOS, color=colour)
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)

@@ -1,16 +1,16 @@
 """Token records on disk: captions and pictures as tokens in memory-mapped arrays, and their origin.
 
-A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl with
-its offsets, and copies of the tokenizer and the VQGAN that made the tokens, so that it explains
-itself.
+A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl, and
+copies of the tokenizer and the VQGAN that made the tokens, so that it explains itself.
 """
 
 import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
-from copying import copy_folder
-from data.examples import Examples, write_examples
-from data.folders import digest_folder
-from data.soundness import check_shapes, check_whole, glance, remember, was_checked
+from data.reading import write_bad_samples
+from data.sources.config import PLAIN, ReadingConfig
 from files import new_folder
 
 FORMAT = 1
@@ -73,14 +71,11 @@ class Records:
         return np.flatnonzero(self.split == self.split_names.index(split)).astype(np.int64)
 
     @cached_property
-    def examples(self) -> Examples:
-        """What stands beside each example's tokens, read one at a time."""
-        return Examples(self.folder)
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name."""
-        return {name: getattr(self, name) for name in ARRAYS}
+    def examples(self) -> list[dict[str, Any]]:
+        """Per example: key, source_index, file, member, caption (the first one), split, and the
+        source's attributes, such as concept and tone."""
+        lines = (self.folder / "examples.jsonl").read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -144,16 +139,26 @@ class Records:
         return self.folder / "vqgan"
 
     @property
-    def source(self) -> str:
+    def sources(self) -> list[str]:
         """Where the pictures came from, as `open_source` takes it."""
-        return os.path.normpath(self.folder / self.about["source"])
+        names = self.about.get("sources", [self.about["source"]])
+        return [os.path.normpath(self.folder / name) for name in names]
+
+    @property
+    def reading(self) -> ReadingConfig:
+        """How they were read. Raises ValueError for settings of another version."""
+        said = self.about.get("reading", {})
+        known = {name: type(value) for name, value in asdict(PLAIN).items()}
+        if not isinstance(said, dict) or any(type(v) is not known.get(k) for k, v in said.items()):
+            raise _damaged(self.folder / MARKER, f"reading is {said!r:.80}")
+        return ReadingConfig(**said)
 
 
 def open_records(folder: str | Path) -> Records:
-    """Open records, looking at a few places of each array.
+    """Open records without reading them.
 
     Raises:
-        ValueError: missing, of another format version, or damaged; it names the file.
+        ValueError: missing, of another format version, or with arrays of a wrong size.
     """
     folder = Path(folder)
     if not (folder / MARKER).is_file():
@@ -162,24 +167,7 @@ def open_records(folder: str | Path) -> Records:
             f"`python -m data.encode --source FOLDER_OR_TARS --out {folder}`"
         )
     about = _read_about(folder / MARKER)
-    arrays = {name: _open_array(folder, name, about) for name in ARRAYS}
-    check_shapes(folder, about, arrays)
-    glance(folder, about, arrays)
-    return Records(folder, about, **arrays)
-
-
-def open_whole(folder: str | Path) -> Records:
-    """Open records and read all of them, unless these very files were read whole before.
-
-    Raises:
-        ValueError: missing or damaged, naming the file.
-    """
-    records = open_records(folder)
-    if not was_checked(records.folder):
-        for _ in check_whole(records.folder, records.about, records.arrays, records.examples):
-            pass
-        remember(records.folder)
-    return records
+    return Records(folder, about, **{name: _open_array(folder, name, about) for name in ARRAYS})
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -245,7 +233,9 @@ def write_records(
     caption_weights: Float32[np.ndarray, " m"],
     splits: Sequence[str],
     examples: Sequence[dict[str, Any]],
-    source: str,
+    sources: Sequence[str],
+    reading: ReadingConfig = PLAIN,
+    bad_samples: Sequence[tuple[str, str]] = (),
     tokenizer_folder: Path | None = None,
     vqgan_folder: Path | None = None,
     **about: Any,
@@ -269,45 +259,37 @@ def write_records(
         if about[size] > 1 << 16
     }
     with new_folder(out) as folder:
-        digests = _write_arrays(folder, arrays, kinds, names)
-        write_examples(folder, examples)
-        parts = {}
+        hashed = hashlib.blake2b("\n".join(names).encode(), digest_size=8)
+        for name, array in arrays.items():
+            array = np.ascontiguousarray(array, _DTYPES[kinds[name]])
+            array.tofile(folder / f"{name}.{kinds[name]}")
+            hashed.update(f"{name}{array.shape}".encode() + array.tobytes())
+        with (folder / "examples.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(e) + "\n" for e in examples)
+        write_bad_samples(folder / "bad_samples.jsonl", bad_samples)
         for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
             if part is not None:
-                copy_folder(part, folder / name)
-                parts[name] = digest_folder(folder / name)
-        sizes = _sizes(image_tokens.shape, text_tokens.shape)
+                shutil.copytree(part, folder / name)
         shapes = {n: {"type": kinds[n], "shape": array.shape} for n, array in arrays.items()}
         _write_about(
             folder / MARKER,
             {
                 "format": FORMAT,
-                **sizes,
+                **_sizes(image_tokens.shape, text_tokens.shape),
                 "split_names": names,
                 "counts": {name: splits.count(name) for name in names},
-                "source": os.path.relpath(source, out.absolute()),
+                **_origin(out, sources, reading),
                 "arrays": shapes,
-                **digests,
-                "text": {"tokenizer": parts.get("tokenizer")},
-                "vqgan_digest": parts.get("vqgan"),
+                "digest": hashed.hexdigest(),
                 **about,
             },
         )
 
 
-def _write_arrays(
-    folder: Path, arrays: dict[str, np.ndarray], kinds: dict[str, str], split_names: list[str]
-) -> dict[str, Any]:
-    """One file each; returns the digest of all of them and of each."""
-    hashed = hashlib.blake2b("\n".join(split_names).encode(), digest_size=8)
-    digests = {}
-    for name, array in arrays.items():
-        array = np.ascontiguousarray(array, _DTYPES[kinds[name]])
-        array.tofile(folder / f"{name}.{kinds[name]}")
-        hashed.update(f"{name}{array.shape}".encode())
-        hashed.update(array)
-        digests[name] = hashlib.blake2b(array, digest_size=8).hexdigest()
-    return {"digest": hashed.hexdigest(), "digests": digests}
+def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> dict[str, Any]:
+    """Where the pictures came from, as seen from `out`, and how they were read."""
+    relative = [os.path.relpath(os.path.expanduser(one), out.absolute()) for one in sources]
+    return {"source": relative[0], "sources": relative, "reading": asdict(reading)}
 
 
 def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
@@ -321,7 +303,7 @@ def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
 
 
 def _write_about(path: Path, about: dict[str, Any]) -> None:
-    # In ASCII: the name of a file or folder need not be UTF-8.
+    # In ASCII, as the examples are: the name of a file or folder need not be UTF-8.
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 

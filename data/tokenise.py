@@ -1,7 +1,8 @@
 """A source to token records: pictures through a VQGAN's encoder, captions through a tokenizer."""
 
 import tempfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 from tqdm import tqdm
 
-from data.reading import read_pictures, tell_skipped
+from data.reading import Notes, read_pictures, tell_skipped
 from data.records import write_records
-from data.sources import Captions, Example, Source
-from data.splits import RULE, TRAIN, split_of
+from data.sources import Captions, Example, ReadingConfig, Source, printable
+from data.splits import HELD_OUT, RULE, TRAIN, split_of
 from data.text import open_tokenizer, train_tokenizer
 
 GALLERY = "gallery"  # neither trained on nor asked for: pictures to compare with
@@ -51,6 +52,7 @@ class Collected:
     splits: list[str] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
 
 
 def make_records(
@@ -59,7 +61,8 @@ def make_records(
     options: CaptionOptions,
     out: Path,
     *,
-    source_name: str,
+    source_names: Sequence[str],
+    reading: ReadingConfig,
     vqgan_folder: Path | None = None,
     **about: Any,
 ) -> list[str]:
@@ -68,13 +71,10 @@ def make_records(
     Raises:
         ValueError: no usable picture, or none left to train on.
     """
-    found = collect(source, encoder, options.held_out)
+    found = collect(source, encoder, options.held_out, reading)
     training = [c for c, split in zip(found.captions, found.splits, strict=True) if split == TRAIN]
     if not training:
-        raise ValueError(
-            f"{source.path} leaves nothing to train on: {len(found.splits)} usable pictures, all "
-            f"held out; held_out is {options.held_out}"
-        )
+        raise ValueError(_nothing_to_train_on(source, found, options.held_out))
     texts = [text for captions in found.captions for text, _ in captions]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.tokenizer or Path(temporary)
@@ -92,7 +92,9 @@ def make_records(
             caption_weights=np.array([w for c in found.captions for _, w in c], np.float32),
             splits=found.splits,
             examples=found.examples,
-            source=source_name,
+            sources=source_names,
+            reading=reading,
+            bad_samples=found.skipped,
             tokenizer_folder=folder,
             vqgan_folder=vqgan_folder,
             codebook_size=encoder.codebook_size,
@@ -101,22 +103,38 @@ def make_records(
             num_skipped=len(found.skipped),
             skipped=[f"{name}: {why}" for name, why in found.skipped[:_MAX_NAMED]],
             held_out_by=RULE,
-            damaged_files={_printable(k): _printable(v) for k, v in source.damage.items()},
+            damaged_files={printable(k): printable(v) for k, v in source.damage.items()},
+            left_out=dict(sorted(source.left_out.counts.items())),
             **about,
         )
     return _oddities(source, found, num_cut, options.text_length)
 
 
-def collect(source: Source, encoder: PictureEncoder, held_out: float) -> Collected:
+def _nothing_to_train_on(source: Source, found: Collected, held_out: float) -> str:
+    counts = Counter(found.splits)
+    said = ", ".join(f"{count:,} {printable(name)}" for name, count in counts.most_common(5))
+    why = f"held_out is {held_out}"
+    if set(counts) != {HELD_OUT}:
+        why = (
+            f"the source itself calls them {said} (its column or folders of splits); "
+            f"--splits=none divides them anew"
+        )
+    return f"{source.path} leaves nothing to train on: {len(found.splits)} usable pictures, {why}"
+
+
+def collect(
+    source: Source, encoder: PictureEncoder, held_out: float, config: ReadingConfig
+) -> Collected:
     """Walk through the source once, encoding the pictures that can be used."""
     found, waiting = Collected(), []
-    readings = read_pictures(source, encoder.image_size, need_captions=True)
+    readings = read_pictures(source, encoder.image_size, need_captions=True, config=config)
     for reading in tqdm(
         readings, desc="encoding", total=len(source), unit=" pictures", disable=None
     ):
         if reading.example is None or reading.pixels is None:
-            found.skipped.append((_printable(reading.name), _printable(reading.problem)))
+            found.skipped.append((printable(reading.name), printable(reading.problem)))
             continue
+        found.notes.add(reading)
         split = reading.example.split or split_of(reading.pixels, held_out)
         _note(found, reading.index, reading.example, split)
         waiting.append(reading.pixels)
@@ -128,11 +146,6 @@ def collect(source: Source, encoder: PictureEncoder, held_out: float) -> Collect
     if not found.examples:
         raise ValueError(f"{source.path}: {tell_skipped(found.skipped, len(source))}; none is left")
     return found
-
-
-def _printable(text: str) -> str:
-    """File names need not be UTF-8; their other bytes are shown as \\udc80 and the like."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _note(found: Collected, index: int, example: Example, split: str) -> None:
@@ -166,7 +179,7 @@ def _offsets(captions: list[Captions]) -> Int64[np.ndarray, " offsets"]:
 
 
 def _oddities(source: Source, found: Collected, num_cut: int, text_length: int) -> list[str]:
-    said = [_printable(f"{name} is damaged: {why}") for name, why in source.damage.items()]
+    said = source.oddities() + found.notes.sentences()
     if found.skipped:
         said.append(tell_skipped(found.skipped, len(source)))
     if num_cut:

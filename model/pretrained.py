@@ -4,6 +4,7 @@ python -m model.pretrained SRC DST
 """
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from copying import copy_file, copy_folder
 from json_files import read_json
 from model import bart, dalle_mini, transformer
 from model.config import ModelConfig, SamplingConfig
@@ -194,9 +194,9 @@ def _copy_beside(source: Path, folder: Path, to: str) -> None:
         for name in TOKENIZER_FILES:
             if (start / name).is_file():
                 target.mkdir(exist_ok=True)
-                copy_file(start / name, target / name, source)
+                shutil.copyfile(start / name, target / name)
     if (source / "vqgan").is_dir():
-        copy_folder(source / "vqgan", folder / "vqgan", source)
+        shutil.copytree(source / "vqgan", folder / "vqgan")
 
 
 ABOUT = "Convert a transformer between our folders, DALL·E mini's and BART's."

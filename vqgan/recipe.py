@@ -13,7 +13,7 @@ import numpy as np
 
 from data.batches import order
 from data.reading import read_pictures, tell_skipped
-from data.sources import open_source
+from data.sources import ReadingConfig, open_source
 from data.splits import TRAIN, split_of
 from training import parallel
 from training.batching import BatchPlan, make_plan
@@ -39,13 +39,13 @@ LAST = 0.9  # share of the updates after which codes stay where they are
 
 
 @dataclass(frozen=True)
-class PicturesConfig:
+class PicturesConfig(ReadingConfig):
     """What is trained on."""
 
-    source: str = "pictures/all"
-    """A folder of pictures, a folder, list, glob or {000..123} range of webdataset tars, or what
-    datasets.save_to_disk wrote; captions are not needed. All pictures are held in memory, at
-    12 KB for one of 64 × 64."""
+    source: tuple[str, ...] = field(default=("pictures/all",), metadata={"nargs": "*"})
+    """One or several sources of pictures in any layout of docs/layouts.md: folders, tars, tables,
+    saved data sets; captions are not needed. All pictures are held in memory, at 12 KB for one of
+    64 × 64."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class VQGANRunConfig(RunConfig):
 
 def make_recipe(config: VQGANRunConfig) -> Recipe:
     """The recipe of a configuration; reads all pictures. Raises ValueError where there are none."""
-    sets = read_sets(config.data.source, config.model.image_size)
+    sets = read_sets(config.data, config.model.image_size)
     autoencoder = build(config.model)
     stream = PictureStream(sets[TRAIN], order, config.seed)
     card = lambda run: run.folder / "vqgan" / model_card.FILE  # noqa: E731
@@ -152,26 +152,32 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
     )
 
 
-def read_sets(path: str, image_size: int) -> dict[str, Pictures]:
+def read_sets(data: PicturesConfig, image_size: int) -> dict[str, Pictures]:
     """All pictures of a source by split; `gallery` pictures are neither trained on nor asked for.
 
     Raises:
         ValueError: none can be read, or none is left to train on.
     """
-    source = open_source(path, need_captions=False)
+    source = open_source(data.source, need_captions=False, config=data)
+    print(source.describe(), flush=True)
     sets: dict[str, list[np.ndarray]] = {TRAIN: []}
     skipped = []
-    for reading in read_pictures(source, image_size):
+    for reading in read_pictures(source, image_size, config=data):
         if reading.pixels is None or reading.example is None:
             skipped.append((reading.name, reading.problem))
             continue
         split = reading.example.split or split_of(reading.pixels, HELD_OUT)
         sets.setdefault(split, []).append(reading.pixels)
     sets.pop("gallery", None)
-    if skipped:
-        print(f"warning: {tell_skipped(skipped, len(source))}", file=sys.stderr)
+    told = source.oddities() + ([tell_skipped(skipped, len(source))] if skipped else [])
+    for one in told:
+        print(f"warning: {one}", file=sys.stderr)
     if not sets[TRAIN]:
-        raise ValueError(f"{path} leaves no picture to train on, of {len(source):,}")
+        counts = ", ".join(f"{len(found):,} {name}" for name, found in sets.items() if found)
+        raise ValueError(
+            f"{', '.join(data.source)} leaves no picture to train on: of {len(source):,} are "
+            f"usable {counts or 'none'}; --data.splits=none divides them anew"
+        )
     return {name: np.stack(pictures) for name, pictures in sets.items()}
 
 

@@ -29,7 +29,7 @@ def run(tmp_path: Path, encoder: PictureEncoder, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(encode, "open_encoder", lambda folder: encoder)
 
     def call(source: Path, out: str = "records", **changed: Any) -> Records:
-        folders = {"source": str(source), "out": str(tmp_path / out)}
+        folders = {"source": (str(source),), "out": str(tmp_path / out)}
         settings: dict[str, Any] = {
             "vqgan": str(tmp_path / "vqgan"),
             "vocab_size": 300,
@@ -65,7 +65,7 @@ def test_each_picture_keeps_its_own_tokens_whatever_the_batch(
     from data.sources import open_source
 
     records = run(make_folder(37))
-    readings = read_pictures(open_source(records.source), encoder.image_size)
+    readings = read_pictures(open_source(records.sources), encoder.image_size)
     pixels = np.stack([reading.pixels for reading in readings if reading.pixels is not None])
     expected = encoder.encode(pixels.astype(np.float32) / 127.5 - 1)
     np.testing.assert_array_equal(records.image_tokens, expected)
@@ -145,7 +145,7 @@ def test_unusable_pictures_among_good_ones_are_counted_and_named(
     assert records.about["num_skipped"] == 2
     assert [s.split(":")[0] for s in records.about["skipped"]] == ["004.png", "009.png"]
     said = capsys.readouterr().err
-    assert "skipped 2 of 30 pictures: 004.png (no JPEG, PNG or WebP)" in said
+    assert "skipped 2 of 30 pictures: 004.png (no JPEG, PNG or WebP, nor" in said
     assert "009.png (no caption)" in said
 
 

@@ -21,7 +21,7 @@ def write(out: Path, **changed: Any) -> Records:
         "caption_weights": np.array([1, 0.25, 0.75, 0.5, 0.5], np.float32),
         "splits": ["train", "tone", "train"],
         "examples": [{"key": str(i), "caption": "é\u2028\x85"} for i in range(3)],
-        "source": str(out.parent / "pictures"),
+        "sources": [str(out.parent / "pictures")],
         "codebook_size": 12,
         "text_vocab_size": 10,
     }
@@ -73,7 +73,7 @@ def test_the_source_is_found_from_any_place_and_after_a_move(tmp_path: Path) -> 
     (tmp_path / "moved").mkdir()
     (tmp_path / "r").rename(tmp_path / "moved" / "r")
     expected = str(tmp_path / "moved" / "pictures")
-    assert open_records(tmp_path / "moved" / "r").source == expected
+    assert open_records(tmp_path / "moved" / "r").sources == [expected]
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +143,6 @@ def test_a_damaged_description_is_refused_with_the_fix(
 
 def test_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\xfe")
-    records = write(tmp_path / "r", examples=[{"file": name}] * 3, source=str(tmp_path / name))
-    assert list(records.examples) == [{"file": name}] * 3
-    assert records.source == str(tmp_path / name)
+    records = write(tmp_path / "r", examples=[{"file": name}], sources=[str(tmp_path / name)])
+    assert records.examples == [{"file": name}]
+    assert records.sources == [str(tmp_path / name)]

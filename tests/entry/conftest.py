@@ -85,7 +85,7 @@ def records_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pretrained_vqgan.save(folder / "vqgan", VQGAN, params)
     encode(
         EncodeConfig(
-            source=str(folder / "pictures"),
+            source=(str(folder / "pictures"),),
             out=str(folder / "records"),
             vqgan=str(folder / "vqgan"),
             vocab_size=300,

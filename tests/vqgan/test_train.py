@@ -38,7 +38,7 @@ def run_config(tiny_vqgan, source, tmp_path):
     return VQGANRunConfig(
         output_dir=str(tmp_path / "run"),
         model=tiny_vqgan,
-        data=PicturesConfig(str(source)),
+        data=PicturesConfig(source=(str(source),)),
         quantizer=QuantizerConfig(warmup_steps=2, refresh_every=2, refresh_pictures=32),
         training=PictureTraining(steps=6, batch_size=4, eval_every=0, grid_every=0),
         checkpoint=CheckpointConfig(every=3),
@@ -97,7 +97,9 @@ def test_a_started_codebook_is_used_whole_and_stays_when_refreshed(tiny_vqgan):
 def test_an_empty_folder_is_one_clear_error(run_config, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no pictures"):
-        main(dataclasses.replace(run_config, data=PicturesConfig(str(tmp_path / "empty"))))
+        main(
+            dataclasses.replace(run_config, data=PicturesConfig(source=(str(tmp_path / "empty"),)))
+        )
 
 
 def test_a_run_without_time_for_a_codebook_is_refused(run_config):

@@ -1,0 +1,15 @@
+"""Captioned pictures as people have them: one file a kind, and the table of them in kinds.py."""
+
+from data.sources.base import Captions, Example, Source, printable
+from data.sources.config import PLAIN, ReadingConfig
+from data.sources.kinds import open_source
+
+__all__ = [
+    "PLAIN",
+    "Captions",
+    "Example",
+    "ReadingConfig",
+    "Source",
+    "open_source",
+    "printable",
+]

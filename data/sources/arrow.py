@@ -1,0 +1,122 @@
+"""What `datasets.save_to_disk` wrote: a folder of Arrow files, or one such folder a split."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data.sources.base import printable
+from data.sources.columns import Table, check_group
+from data.sources.splits import split_from
+
+MARKERS = ("dataset_info.json", "state.json", "dataset_dict.json")
+_MAX_JSON = 64 << 20
+
+
+class ArrowTable(Table):
+    """The Arrow files of a saved data set, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.labels, self.files = folder, {}, []
+        self.schema, self.counts, self.splits = None, [], []
+        self._batches: list[tuple[Path, Any]] = []
+        for part, split in _parts(folder):
+            self.labels |= _labels(part)
+            for file in _files(part):
+                self._open(file, split)
+        if self.schema is None:
+            raise ValueError(f"{folder} holds no Arrow file that dataset.save_to_disk wrote")
+
+    def _open(self, file: Path, split: str) -> None:
+        import pyarrow as pa
+
+        before = pa.total_allocated_bytes()
+        try:
+            mapped = pa.memory_map(str(file))
+            try:
+                reader: Any = pa.ipc.open_stream(mapped)
+                batches = iter(reader)
+            except pa.ArrowInvalid:
+                reader = pa.ipc.open_file(mapped)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            if self.schema is not None and not reader.schema.equals(self.schema):
+                raise ValueError(f"its columns are others than those of {self.files[0].name}")
+            self.schema = reader.schema
+            for batch in batches:
+                check_group(file, pa.total_allocated_bytes() - before)
+                self._batches.append((file, batch))
+                self.counts.append(batch.num_rows)
+                self.splits.append(split)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            why = printable(" ".join(str(error).split()))
+            raise ValueError(f"{file} is no readable Arrow file: {why}") from None
+        self.files.append(file)
+
+    def load(self, group: int, columns: tuple[str, ...]) -> Any:
+        import pyarrow as pa
+
+        file, batch = self._batches[group]
+        chosen = batch.select(list(columns))
+        try:
+            chosen.validate(full=True)  # offsets that point elsewhere would read foreign memory
+        except pa.ArrowException as error:
+            raise ValueError(f"{file} is damaged: {printable(str(error))}") from None
+        return chosen
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(_MAX_JSON))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no readable JSON: {printable(str(error))}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
+    return found
+
+
+def _parts(folder: Path) -> list[tuple[Path, str]]:
+    """The folders of the splits with our names of them; or the folder itself."""
+    if not (folder / "dataset_dict.json").is_file():
+        return [(folder, "")]
+    names = _read_json(folder / "dataset_dict.json").get("splits")
+    if not isinstance(names, list) or not all(_is_name(name) for name in names):
+        raise ValueError(f"{folder / 'dataset_dict.json'} has no list of splits")
+    splits = [split_from(name) for name in names]
+    return [
+        (folder / name, split if len(set(splits)) > 1 else "")
+        for name, split in zip(names, splits, strict=True)
+    ]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The Arrow files that state.json lists; without it all that are there."""
+    state = _read_json(folder / "state.json")
+    if state.get("_indices_data_files") or state.get("_indices_files"):
+        raise ValueError(
+            f"{folder} holds an index of rows beside them; save it again after .flatten_indices()"
+        )
+    listed = state.get("_data_files")
+    if listed is None:
+        return sorted(path for path in folder.glob("*.arrow") if path.is_file())
+    names = [one.get("filename") if isinstance(one, dict) else None for one in listed]
+    if not all(_is_name(name) and (folder / str(name)).is_file() for name in names):
+        raise ValueError(f"{folder / 'state.json'} lists files that are not in {folder}")
+    return [folder / str(name) for name in names]
+
+
+def _is_name(name: Any) -> bool:
+    """Whether it names something in the folder itself."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def _labels(folder: Path) -> dict[str, list[str]]:
+    """Names of the classes of each column that has such."""
+    features = _read_json(folder / "dataset_info.json").get("features")
+    found = {}
+    for name, one in features.items() if isinstance(features, dict) else ():
+        names = one.get("names") if isinstance(one, dict) else None
+        if isinstance(names, list) and all(isinstance(n, str) for n in names):
+            found[name] = names
+    return found

@@ -1,0 +1,139 @@
+"""What every kind of source gives: a sequence of examples, in an order that names alone decide."""
+
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from data.pictures import read_picture
+from data.sources.config import PLAIN, ReadingConfig
+
+MAX_CAPTION_BYTES = 1 << 20
+_NAMED = 3  # of left-out files, by name
+
+Captions = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture, still as its file's bytes, and what is said about it."""
+
+    key: str
+    data: bytes
+    captions: Captions
+    """Cleaned texts with weights that need not sum to one; empty without a usable caption."""
+    split: str
+    """Named by the source itself, else empty."""
+    attributes: dict[str, str]
+    file: str
+    """Path of the file, relative to the source."""
+    member: str = ""
+    """Name inside that file when it is a tar or a table."""
+    notes: tuple[str, ...] = ()
+    """Odd things about the captions that were mended, such as another encoding."""
+    missing: str = ""
+    """Why there are no bytes, if there are none."""
+
+    def picture(
+        self, image_size: int, reading: ReadingConfig = PLAIN
+    ) -> UInt8[np.ndarray, "y x 3"]:
+        """The decoded square. Raises UnreadablePictureError, a ValueError, saying why not."""
+        return read_picture(
+            self.data, image_size, reading.fit, reading.background, reading.truncated == "keep"
+        )
+
+
+@dataclass
+class LeftOut:
+    """Files that are not used, counted by reason, the first of each by name."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one file."""
+        self.counts[reason] += 1
+        if self.counts[reason] <= _NAMED:
+            self.names.setdefault(reason, []).append(name)
+
+    def join(self, other: "LeftOut") -> None:
+        """Add the counts of another."""
+        for reason, names in other.names.items():
+            had = self.names.setdefault(reason, [])
+            self.names[reason] = had + names[: _NAMED - len(had)]
+        self.counts.update(other.counts)
+
+    def sentences(self) -> list[str]:
+        """One for each reason: number, reason, names."""
+        return [
+            f"left out {count:,} {reason}: {', '.join(map(printable, self.names[reason]))}"
+            + (" …" if count > len(self.names[reason]) else "")
+            for reason, count in sorted(self.counts.items())
+        ]
+
+
+class Source(ABC):
+    """A sized, indexable collection of examples."""
+
+    kind: str
+    """Its name in the table of kinds."""
+    path: Path
+    files: list[Path]
+    """Every file it reads."""
+    damage: dict[str, str]
+    """Files that could be read only in part, and why."""
+    left_out: LeftOut
+    """Files that look as if they belonged to it and are not used."""
+    num_captioned: int
+    """Pictures that have a caption file or column."""
+    num_captions: int | None = None
+    """Captions of all pictures; None where nobody has read them yet."""
+    about: str
+    """What was recognised, in words."""
+    sought: str
+    """Where captions were looked for."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[i] for i in range(len(self)))
+
+    def oddities(self) -> list[str]:
+        """Sentences about files that are damaged or not used."""
+        damaged = [printable(f"{name} is damaged: {why}") for name, why in self.damage.items()]
+        return damaged + self.left_out.sentences()
+
+    def describe(self) -> str:
+        """One line: what was recognised, how many pictures and captions."""
+        said = f"{self.num_captioned:,} with captions"
+        if self.num_captions is not None:
+            said = f"{self.num_captions:,} captions"
+        return f"{printable(str(self.path))}: {self.about}, {len(self):,} pictures, {said}"
+
+
+def counted(count: int, thing: str) -> str:
+    """A number of things: 1 tar, 2 tars."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which a terminal would obey, and with bytes that are no
+    UTF-8 as \\udc80 and the like."""
+    shown = (
+        c
+        if c.isprintable() or c == " "
+        else f"\\x{ord(c):02x}"
+        if c < "\x80"
+        else f"\\u{ord(c):04x}"
+        for c in unicodedata.normalize("NFC", text.encode(errors="backslashreplace").decode())
+    )
+    return "".join(shown)

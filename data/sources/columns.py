@@ -1,0 +1,225 @@
+"""Tables with pictures in them: what `datasets.save_to_disk` wrote, and parquet files.
+
+Read with pyarrow alone, and of each row the chosen columns only, as they are stored: `datasets`
+would decode every picture column, and with it start Ghostscript, open paths or fetch addresses.
+"""
+
+import bisect
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from data.pictures import MAX_BYTES
+from data.sources import texts
+from data.sources.base import Example, LeftOut, Source, printable
+from data.sources.config import PLAIN, ReadingConfig
+from data.sources.names import words_of
+from data.sources.places import Places
+from data.sources.splits import split_from
+
+IMAGE_COLUMNS = (
+    *("image", "images", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "pixel_values"),
+    *("image_bytes", "bytes", "data"),
+)
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
+_MAX_GROUP = 4 << 30
+_LOCK = threading.Lock()
+
+
+class Table(ABC):
+    """Rows in groups that are read one at a time. Hashable, so that groups can be cached."""
+
+    path: Path
+    files: list[Path]
+    schema: Any
+    counts: list[int]
+    """Rows of each group."""
+    splits: list[str]
+    """Of each group, as its file is named; empty where nothing says."""
+    labels: dict[str, list[str]]
+    """Names of the numbers in a column of classes."""
+
+    @abstractmethod
+    def load(self, group: int, columns: tuple[str, ...]) -> Any:
+        """A group's columns, as a pyarrow table that has been validated."""
+
+
+@lru_cache(maxsize=4)
+def _load(table: Table, group: int, columns: tuple[str, ...]) -> Any:
+    return table.load(group, columns)
+
+
+class ColumnSource(Source):
+    """A table with a column of pictures and one of captions."""
+
+    def __init__(
+        self, table: Table, kind: str, about: str, places: Places, config: ReadingConfig = PLAIN
+    ) -> None:
+        self.kind, self.path, self.files, self.config = kind, table.path, table.files, config
+        self.damage, self.left_out = {}, LeftOut()
+        self._table, self._places = table, places
+        self._ends = list(accumulate(table.counts))
+        names = ", ".join(table.schema.names)
+        self.sought = f"its columns are {names}; looked for {', '.join(texts.CAPTION_NAMES)}"
+        self._image = picture_column(table)
+        groups = text_columns(table.schema, config.caption_column)
+        self._captions = [name for group in groups for name in group]
+        self._label = "" if self._captions else label_column(table)
+        if config.caption_column and not self._captions:
+            raise ValueError(
+                f"{self.path} has no column {config.caption_column!r} of texts; its columns are "
+                f"{names}"
+            )
+        others = ("split", "weights", *texts.ATTRIBUTES)
+        self._others = [name for name in others if _is_plain(table.schema, name)]
+        columns = (self._image, *self._captions, self._label, *self._others)
+        self._columns = tuple(dict.fromkeys(name for name in columns if name))
+        self.num_captioned = len(self) if self._captions or self._label else 0
+        first = next(iter(groups), [self._label] if self._label else [])
+        said = ", ".join(first) or "none"
+        self.about = f"{about}, pictures in column {self._image}, captions in {said}"
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        group = bisect.bisect_right(self._ends, index)
+        at = index - (self._ends[group - 1] if group else 0)
+        with _LOCK:
+            rows = _load(self._table, group, self._columns)
+        about = {name: rows[name][at].as_py() for name in self._columns if name != self._image}
+        data, missing, note = self._bytes(rows[self._image][at])
+        if self._label:
+            found = self._labelled(about[self._label])
+        else:
+            said = {n: about[n] for n in (*self._captions, "weights") if n in about}
+            found = texts.from_columns(said, self.config.caption_column)
+        split = ""
+        if self.config.splits == "own":
+            split = split_from(about.get("split")) or self._table.splits[group]
+        notes = (*found.notes, *((note,) if note else ()))
+        attributes = texts.attributes_from(about)
+        return Example(
+            f"{index:08d}", data, found.captions, split, attributes, "", str(index), notes, missing
+        )
+
+    def _bytes(self, value: Any) -> tuple[bytes, str, str]:
+        """The bytes in a cell, or why there are none; and what was odd."""
+        import pyarrow as pa
+
+        note = ""
+        if isinstance(value, pa.ListScalar):
+            pictures = value.values
+            if pictures is not None and len(pictures) > 1:
+                note = "of a row with several pictures the first is used"
+            if not pictures:
+                return b"", "no picture in this row", ""
+            value = pictures[0]
+        path = None
+        if isinstance(value, pa.StructScalar) and value.is_valid:
+            fields = {one.name for one in value.type}
+            path = value["path"].as_py() if "path" in fields else None
+            value = value["bytes"] if "bytes" in fields else None
+        if isinstance(value, pa.StringScalar | pa.LargeStringScalar):
+            path, value = value.as_py(), None
+        if value is not None and value.is_valid:
+            return bytes(memoryview(value.as_buffer())[: MAX_BYTES + 1]), "", note
+        if not path:
+            return b"", "no picture in this row", note
+        data = self._places.read(str(path), MAX_BYTES)
+        if data is None:
+            return b"", f"its file {printable(str(path))} is not in the source's folder", note
+        return data, "", note
+
+    def _labelled(self, label: Any) -> texts.Found:
+        names = self._table.labels.get(self._label, [])
+        known = isinstance(label, int) and 0 <= label < len(names)
+        name = (
+            words_of(names[label]) if known else words_of(label) if isinstance(label, str) else ""
+        )
+        return texts.weighed([self.config.caption_template.replace("{}", name)] if name else [])
+
+
+def picture_column(table: Table) -> str:
+    """The column of pictures, by its name and type; raises ValueError when there is none."""
+    by_name = {name.lower(): name for name in reversed(table.schema.names)}
+    named = [by_name[known] for known in IMAGE_COLUMNS if known in by_name]
+    for allowed in (_holds_bytes, _holds_paths):
+        for name in [*named, *(table.schema.names if allowed is _holds_bytes else [])]:
+            if allowed(table.schema.field(name).type):
+                return name
+    raise ValueError(
+        f"no pictures in {table.path}: its columns are {', '.join(table.schema.names)}; looked for "
+        f"one of {', '.join(IMAGE_COLUMNS)} that holds pictures"
+    )
+
+
+def text_columns(schema: Any, column: str = "") -> list[list[str]]:
+    """Groups of columns that may hold captions, the first to be tried first."""
+    named = [n for n in schema.names if schema.names.count(n) == 1]
+    usable = [n for n in named if _holds_texts(schema.field(n).type)]
+    return texts.caption_columns(usable, column)
+
+
+def label_column(table: Table) -> str:
+    """The column of classes whose names are known."""
+    for name in LABEL_COLUMNS:
+        if name in table.labels and name in table.schema.names:
+            return name
+    return ""
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow.types as t
+
+    if t.is_list(kind) or t.is_large_list(kind):
+        return _holds_bytes(kind.value_type)
+    if t.is_struct(kind):
+        return any(f.name == "bytes" and _holds_bytes(f.type) for f in kind)
+    return t.is_binary(kind) or t.is_large_binary(kind)
+
+
+def _holds_paths(kind: Any) -> bool:
+    import pyarrow.types as t
+
+    if t.is_list(kind) or t.is_large_list(kind):
+        return _holds_paths(kind.value_type)
+    return t.is_string(kind) or t.is_large_string(kind)
+
+
+def _holds_texts(kind: Any, depth: int = 0) -> bool:
+    import pyarrow.types as t
+
+    if t.is_list(kind) or t.is_large_list(kind):
+        return depth < 3 and _holds_texts(kind.value_type, depth + 1)
+    if t.is_struct(kind):
+        names = [f.name for f in kind if _holds_texts(f.type, depth + 1)] if depth < 3 else []
+        return bool(texts.caption_columns(names))
+    return t.is_string(kind) or t.is_large_string(kind)
+
+
+def _is_plain(schema: Any, name: str) -> bool:
+    import pyarrow.types as t
+
+    if name not in schema.names:
+        return False
+    kind = schema.field(name).type
+    kind = kind.value_type if name == "weights" and t.is_list(kind) else kind
+    return t.is_string(kind) or t.is_integer(kind) or t.is_floating(kind)
+
+
+def check_group(path: Path, size: int) -> None:
+    """Raises ValueError for a part of a table that no memory holds."""
+    if size > _MAX_GROUP:
+        raise ValueError(f"{path}: a part of {size:,} bytes is more than {_MAX_GROUP:,}")
+
+
+def joined(values: Sequence[Path]) -> str:
+    """The first names, for messages."""
+    return ", ".join(str(v.name) for v in values[:3]) + (" …" if len(values) > 3 else "")

@@ -1,0 +1,39 @@
+"""How a source is read: what it is, where its captions are, how its pictures become squares."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ReadingConfig:
+    """The settings of reading that data.encode and vqgan.train share."""
+
+    kind: str = ""
+    """What the source is, by a name of docs/layouts.md, such as folder, tar or classes; by default
+    it is found by looking."""
+    captions: Literal["beside", "names"] = "beside"
+    """Where captions are: in files or columns, or in the names of the picture files
+    (Brown_Fish-01.png says "brown fish")."""
+    caption_column: str = ""
+    """Column or JSON key of the captions; by default the known names are tried, in the order of
+    docs/layouts.md."""
+    caption_template: str = "a photo of a {}"
+    """Caption of a picture in a folder named by its class; {} is the name of the folder."""
+    caption_encoding: str = ""
+    """Encoding of captions that are no UTF-8 or UTF-16, such as cp1250 or gbk; by default it is
+    guessed from them, and said."""
+    splits: Literal["own", "none"] = "own"
+    """Whether the source's own splits (train, val, restval …) are kept, or all of its pictures are
+    divided anew."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How a picture becomes a square: its middle is kept, or it is padded with the background, or
+    stretched. Pad what must not lose its ends."""
+    background: str = "white"
+    """Colour behind transparent pictures and around padded ones, by name or as #rrggbb."""
+    truncated: Literal["keep", "skip"] = "skip"
+    """Whether JPEGs that were cut off are used as far as they go."""
+    max_bad_fraction: float = 0.5
+    """Share of unusable pictures above which reading stops, once 200 were looked at; 1 = never."""
+
+
+PLAIN = ReadingConfig()

@@ -1,0 +1,119 @@
+"""The files of a folder, linked folders included, by what their names end in."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from data.sources.base import LeftOut
+
+PICTURE_ENDINGS = (
+    *("jpg", "jpeg", "png", "webp", "jfif", "jpe", "bmp", "gif", "tif", "tiff", "avif"),
+    *("jp2", "heic", "heif", "ppm", "pgm", "apng"),
+)
+UNREAD_PICTURES = (
+    *("jxl", "psd", "svg", "eps", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
+    *("xcf", "exr", "hdr", "ico", "tga", "jxr"),
+)
+"""Pictures to their owners; each is counted and named as one that cannot be read."""
+CAPTION_ENDINGS = ("json", "txt", "caption")
+TABLE_ENDINGS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "txt", "token")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+_MAX_FOLDERS = 1 << 20  # links into each other can make more folders than there are
+
+
+def is_picture(name: str) -> bool:
+    """Whether a name ends as those of pictures do, readable ones or not."""
+    return ending_of(name) in PICTURE_ENDINGS + UNREAD_PICTURES
+
+
+def ending_of(name: str) -> str:
+    """What follows the last dot, in lower case; nothing for a name without one."""
+    last = name.rpartition("/")[2]
+    stem, dot, ending = last.rpartition(".")
+    return ending.lower() if dot and stem else ""
+
+
+@dataclass
+class Tree:
+    """The files below a folder by their relative names, sorted."""
+
+    folder: Path
+    names: list[str]
+    left_out: LeftOut
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        """Names of pictures: by their ending or, where it says nothing, by their first bytes."""
+        return [name for name in self.names if is_picture(name) or self._looks_like_one(name)]
+
+    @cached_property
+    def found(self) -> set[str]:
+        """The same names, to ask whether one is there."""
+        return set(self.names)
+
+    def _looks_like_one(self, name: str) -> bool:
+        if ending_of(name) in OTHERS:
+            return False
+        try:
+            with (self.folder / name).open("rb") as file:
+                head = file.read(16)
+        except OSError:
+            return False
+        return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+    def ending(self, *endings: str) -> list[str]:
+        """The names with one of these endings."""
+        return [name for name in self.names if ending_of(name) in endings]
+
+    def path(self, name: str) -> Path:
+        """Where the file is."""
+        return self.folder / name
+
+
+_OF_OTHERS = (
+    *("md", "tar", "zip", "gz", "bz2", "xz", "zst", "7z", "rar", "tfrecord", "arrow", "npy", "npz"),
+    *("py", "sh", "html", "htm", "xml", "yaml", "yml", "pkl", "pt", "log", "lock", "ini", "db"),
+    *("mp4", "mov", "avi", "mp3", "wav", "pdf", "doc", "docx"),
+)
+OTHERS = frozenset((*_OF_OTHERS, *CAPTION_ENDINGS, *TABLE_ENDINGS))
+"""Endings that say enough: such a file is never looked into for a picture."""
+
+
+def walk(folder: Path) -> Tree:
+    """All files below. Hidden ones are left out (macOS writes ._0001.jpg), and so are pipes and
+    sockets, which would keep a reader waiting. A linked folder is followed, each folder once, so
+    that no circle has no end. Links to nowhere stay, to be named as unreadable."""
+    left_out = LeftOut()
+    names = [os.path.relpath(path, folder) for path in _walk(folder, left_out)]
+    return Tree(folder, [name.replace(os.sep, "/") for name in names], left_out)
+
+
+def _walk(folder: Path, left_out: LeftOut) -> Iterator[str]:
+    been: set[tuple[int, int]] = set()
+    # Folders that are really here go first, so that links to them find them taken.
+    linked: list[str] = []
+    starts = [str(folder)]
+
+    def closed(error: OSError) -> None:
+        left_out.add("folders that cannot be read", os.path.relpath(error.filename, folder))
+
+    while starts:
+        for here, folders, names in os.walk(starts.pop(0), onerror=closed):
+            stat = os.stat(here)
+            if (stat.st_dev, stat.st_ino) in been or len(been) >= _MAX_FOLDERS:
+                left_out.add("linked folders that were read already", os.path.relpath(here, folder))
+                folders[:] = []
+                continue
+            been.add((stat.st_dev, stat.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            links = [name for name in folders if os.path.islink(os.path.join(here, name))]
+            linked += [os.path.join(here, name) for name in links]
+            for path in (os.path.join(here, name) for name in sorted(names) if name[0] != "."):
+                if os.path.isfile(path) or not os.path.exists(path):
+                    yield path
+                else:
+                    left_out.add("pipes, sockets and devices", os.path.relpath(path, folder))
+        if not starts:
+            starts, linked = linked, []

@@ -1,0 +1,106 @@
+"""Pictures with captions in files beside them, in a folder at any depth."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from data.pictures import MAX_BYTES
+from data.sources import texts
+from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, LeftOut, Source
+from data.sources.config import PLAIN, ReadingConfig
+from data.sources.files import Tree
+from data.sources.names import caption_from_name
+from data.sources.pairing import Pair, pair
+from data.sources.splits import split_from
+
+LOOKED_AT = 200  # caption files from which the encoding of a source is guessed
+
+
+class FolderSource(Source):
+    """Pictures with .txt, .caption or .json files of the same name beside them."""
+
+    kind = "folder"
+
+    def __init__(
+        self, tree: Tree, config: ReadingConfig = PLAIN, pairs: Sequence[Pair] | None = None
+    ) -> None:
+        self.path, self.config, self._tree = tree.folder, config, tree
+        self.damage, self.left_out = {}, LeftOut()
+        self.left_out.join(tree.left_out)
+        if pairs is None:
+            places = {name: i for i, name in enumerate(tree.names)}
+            pairs = pair(tree.names, [places[n] for n in tree.pictures], self.left_out)
+        self._pairs = pairs
+        is_named = config.captions == "names"
+        self.num_captioned = len(pairs) if is_named else sum(bool(p.texts) for p in pairs)
+        self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
+        self.about = beside_about("a folder of pictures", config)
+        self.sought = "none of its pictures has a .txt or .json of the same name beside it"
+
+    @property
+    def files(self) -> list[Path]:  # type: ignore[override]
+        """The pictures, each followed by its captions."""
+        places = (i for one in self._pairs for i in (one.picture, *(i for _, i in one.texts)))
+        return [self._tree.path(self._tree.names[place]) for place in places]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        one = self._pairs[index]
+        name = self._tree.names[one.picture]
+        said = {ending: self._read_caption(self._tree.names[place]) for ending, place in one.texts}
+        data = read_head(self._tree.path(name), MAX_BYTES)
+        return example_beside(one.key, data, said, name, self.config, self.encoding)
+
+    def _read_caption(self, name: str) -> bytes:
+        try:
+            return read_head(self._tree.path(name), MAX_CAPTION_BYTES)
+        except OSError:
+            return b""  # the same as no caption
+
+    def _some_captions(self) -> Iterator[bytes]:
+        captioned = [one for one in self._pairs if one.texts]
+        step = max(len(captioned) // LOOKED_AT, 1)
+        for one in captioned[::step]:
+            yield from (self._read_caption(self._tree.names[place]) for _, place in one.texts)
+
+
+def guess_encoding(captions: Iterable[bytes]) -> str:
+    """From some captions together, since one alone is too short to tell; empty for UTF-8."""
+    others = [data for data in captions if texts.is_other_encoding(data)]
+    return texts.guess(others) if others else ""
+
+
+def beside_about(what: str, config: ReadingConfig) -> str:
+    """What was recognised, with where its captions come from."""
+    return f"{what}, captions from their names" if config.captions == "names" else what
+
+
+def read_head(path: Path, limit: int) -> bytes:
+    """The file, or of a longer one just enough to see that it is beyond the limit."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
+def example_beside(
+    key: str,
+    data: bytes,
+    said: dict[str, bytes],
+    file: str,
+    config: ReadingConfig,
+    encoding: str = "",
+    member: str = "",
+) -> Example:
+    """An example from the bytes of a picture and of its caption files, by their endings."""
+    found, about = texts.from_json(said.get("json", b""), config.caption_column, encoding)
+    for ending in ("caption", "txt"):
+        if not found.captions and ending in said:
+            lines = texts.from_lines(said[ending], encoding)
+            kept = found.notes if not lines.captions else []
+            found = texts.Found(lines.captions, kept + lines.notes)
+    captions: Captions = found.captions
+    if config.captions == "names":
+        captions, found.notes = caption_from_name(member or file), []
+    split = split_from(about.get("split")) if config.splits == "own" else ""
+    attributes = texts.attributes_from(about)
+    return Example(key, data, captions, split, attributes, file, member, tuple(found.notes))

@@ -1,0 +1,186 @@
+"""The table of kinds: what a source may be, in the order in which they are looked for."""
+
+import glob
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.sources import layouts, listed
+from data.sources.base import Source, counted, printable
+from data.sources.columns import ColumnSource
+from data.sources.config import PLAIN, ReadingConfig
+from data.sources.files import Tree, ending_of, walk
+from data.sources.folder import FolderSource
+from data.sources.joined import JoinedSource
+from data.sources.parquet import ParquetTable, holds_pictures
+from data.sources.places import Places
+from data.sources.rows import first_rows
+from data.sources.tar import TarSource
+from data.sources.tfrecord import TFRecordSource
+from data.sources.zip import ZipSource
+
+_ADDRESS = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*):/")
+_HUB = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+$")
+
+Opener = Callable[[Tree, ReadingConfig], Source | None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way in which captioned pictures lie in a folder."""
+
+    name: str
+    about: str
+    open: Opener
+    """The source, or None where the folder does not look so."""
+
+
+KINDS = (
+    Kind("arrow", "what datasets.save_to_disk wrote", layouts.open_arrow),
+    Kind("tar", "webdataset tars", layouts.open_tars),
+    Kind("tfrecord", "img2dataset's TFRecords", layouts.open_tfrecords),
+    Kind("metadata", "metadata.csv, .jsonl or .parquet beside pictures", layouts.open_metadata),
+    Kind("folder", "pictures with .txt, .caption or .json files beside them", layouts.open_beside),
+    Kind("coco", "COCO's JSON of captions", layouts.open_coco),
+    Kind("flickr", "Flickr8k's captions.txt, Flickr30k's results.csv", layouts.open_flickr),
+    Kind("table", "a csv, tsv, jsonl, json or parquet of paths", layouts.open_tables),
+    Kind("parquet", "parquet files with pictures in a column", layouts.open_parquet),
+    Kind("zip", "zip files of pictures with captions beside them", layouts.open_zips),
+    Kind("apart", "images/ beside captions/", layouts.open_apart),
+    Kind("classes", "folders named by class", layouts.open_classes),
+)
+
+
+def open_source(
+    path: str | Path | Sequence[str],
+    need_captions: bool = True,
+    config: ReadingConfig = PLAIN,
+) -> Source:
+    """Open one or several sources: folders, tars, tables, saved data sets.
+
+    Raises:
+        ValueError: nothing there, no pictures, or (if needed) no captions; says what was sought.
+    """
+    if config.kind and config.kind not in {kind.name for kind in KINDS}:
+        names = ", ".join(kind.name for kind in KINDS)
+        raise ValueError(f"no kind {config.kind!r} of source; there are: {names}")
+    paths = [str(path)] if isinstance(path, str | Path) else [str(one) for one in path]
+    if not paths:
+        raise ValueError("no source is named")
+    if len(paths) > 1 and all(one.endswith(".tar") and Path(one).is_file() for one in paths):
+        sources: list[Source] = [TarSource([Path(one) for one in paths], None, config)]
+    else:
+        sources = [_open(one, config) for one in paths]
+    source = sources[0] if len(sources) == 1 else JoinedSource(sources)
+    named = printable(", ".join(paths))
+    if not len(source):
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(source.damage.items())[:3])
+        reasons = reasons or "; ".join(source.left_out.sentences())
+        raise ValueError(
+            f"no pictures in {named}: looked for files that end in jpg, png, webp and the "
+            f"like, and for tars and tables of them"
+            + (f" ({printable(reasons)})" if reasons else "")
+        )
+    if need_captions and not source.num_captioned:
+        raise ValueError(
+            f"no captions in {named}: found {source.about} with {len(source):,} pictures, but "
+            f"{source.sought}; docs/layouts.md shows what can be read"
+        )
+    return source
+
+
+def _open(path: str, config: ReadingConfig) -> Source:
+    """What one path, glob, list or range names."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return _open_files(_find(path), config)
+    tree = walk(folder)
+    for kind in KINDS:
+        if config.kind in ("", kind.name) and (source := kind.open(tree, config)) is not None:
+            return source
+    if config.kind and config.kind != "folder":
+        raise ValueError(f"{folder} does not look like kind {config.kind!r} of source")
+    if not tree.pictures and (why := _explain(tree)):
+        raise ValueError(f"no pictures in {printable(str(folder))}: {why}")
+    pictures = FolderSource(tree, config)
+    tables = [name for name in tree.names if ending_of(name) in (*layouts.TABLES, "txt")]
+    if tables and not pictures.num_captioned:
+        others = ", ".join(printable(name) for name in tables[:3])
+        pictures.sought += f" (there are {others}, which name none of its pictures)"
+    return pictures
+
+
+def _explain(tree: Tree) -> str:
+    """What there is instead of pictures."""
+    tables = [n for n in tree.names if ending_of(n) in layouts.TABLES]
+    if why := listed.tell_addresses(tree, tables):
+        return why
+    for name in tables:
+        for row in first_rows(tree.path(name), 1):
+            if {"caption", "encoding"} <= set(row):
+                return (
+                    f"{printable(name)} holds image tokens of another program (column encoding), "
+                    f"not pictures"
+                )
+    packed = tree.ending("gz", "bz2", "xz", "zst", "7z", "rar", "tgz")
+    return f"{printable(packed[0])} is compressed; unpack it first" if packed else ""
+
+
+def _find(path: str) -> list[Path]:
+    """The files that a path, glob, list or range names."""
+    import braceexpand
+
+    address = _ADDRESS.match(path)
+    if address and not Path(path).exists():
+        raise ValueError(
+            f"{printable(path)} is an address ({address[1]}); pictures are read from the disks of "
+            f"this machine: download them or mount it first"
+        )
+    whole = Path(path).expanduser()
+    patterns = [str(whole)] if whole.exists() else braceexpand.braceexpand(str(whole))
+    found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
+    for one in found:
+        if not one.exists():
+            hub = (
+                f"; a data set of the Hugging Face hub must be saved first: "
+                f"datasets.load_dataset({str(one)!r}).save_to_disk(FOLDER)"
+            )
+            raise ValueError(
+                f"there is no {printable(str(one))}: a source is a folder of pictures or tars, or "
+                f"tars, tables or zips" + (hub if _HUB.match(str(one)) else "")
+            )
+        if not one.is_file() or ending_of(one.name) not in _FILES:
+            known = ", ".join(f".{ending}" for ending in _FILES)
+            raise ValueError(
+                f"{printable(str(one))} is no .tar file (compressed ones must be unpacked first), "
+                f"and none of {known}"
+            )
+    return found
+
+
+_FILES = ("tar", "zip", "tfrecord", *layouts.TABLES, "txt")
+
+
+def _open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
+    """Files of one kind."""
+    endings = {ending_of(file.name) for file in files}
+    if endings == {"tar"}:
+        return TarSource(files, None, config)
+    if endings == {"zip"}:
+        return ZipSource(files, config)
+    if endings == {"tfrecord"}:
+        return TFRecordSource(files, config)
+    if len(endings) > 1:
+        return JoinedSource([_open_files([file], config) for file in files])
+    if endings == {"parquet"} and holds_pictures(files[0]):
+        places = Places(files[0].parent)
+        table = ParquetTable(files[0].parent if len(files) > 1 else files[0], files)
+        return ColumnSource(table, "parquet", counted(len(files), "parquet file"), places, config)
+    tree = walk(files[0].parent)
+    names = [file.name for file in files if file.name in tree.found]
+    source = layouts.open_file_tables(tree, names, config)
+    if source is None:
+        why = listed.tell_addresses(tree, names)
+        raise ValueError(why or f"{files[0]} names no picture in {files[0].parent}")
+    return source

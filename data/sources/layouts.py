@@ -1,0 +1,198 @@
+"""How folders are recognised: one function a kind, which gives the source or None."""
+
+import os
+import re
+from collections.abc import Sequence
+
+from data.sources import arrow, listed, texts
+from data.sources.base import LeftOut, Source, counted
+from data.sources.columns import ColumnSource
+from data.sources.config import ReadingConfig
+from data.sources.files import Tree, ending_of, is_picture
+from data.sources.folder import FolderSource
+from data.sources.names import words_of
+from data.sources.pairing import pair
+from data.sources.parquet import ParquetTable, holds_pictures
+from data.sources.places import Places
+from data.sources.splits import is_split
+from data.sources.tar import TarSource
+from data.sources.tfrecord import TFRecordSource
+from data.sources.zip import ZipSource
+
+TABLES = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "token")
+_NO_CLASSES = re.compile(r"^(images?|imgs?|pictures?|photos?|data|files?|\d+)$", re.IGNORECASE)
+_TEXT_TABLES = ("captions.txt", "results.txt", "results_20130124.token")
+
+
+def open_arrow(tree: Tree, config: ReadingConfig) -> Source | None:
+    """What `datasets.save_to_disk` wrote."""
+    if not any((tree.folder / marker).is_file() for marker in arrow.MARKERS):
+        return None
+    return ColumnSource(
+        arrow.ArrowTable(tree.folder),
+        "arrow",
+        "a saved Hugging Face data set",
+        Places(tree),
+        config,
+    )
+
+
+def open_tars(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Webdataset tars."""
+    tars = tree.ending("tar")
+    if not tars:
+        return None
+    loose = [name for name in tree.names if is_picture(name)]
+    if loose:
+        raise ValueError(
+            f"{tree.folder} holds {len(tars)} tars and also {len(loose)} loose pictures, such as "
+            f"{loose[0].rpartition('/')[2]}; put them into different folders"
+        )
+    return TarSource([tree.path(name) for name in tars], tree.folder, config)
+
+
+def open_tfrecords(tree: Tree, config: ReadingConfig) -> Source | None:
+    """TFRecords of img2dataset."""
+    found = [tree.path(name) for name in tree.ending("tfrecord", "tfrecords")]
+    return TFRecordSource(found, config) if found else None
+
+
+def open_metadata(tree: Tree, config: ReadingConfig) -> Source | None:
+    """metadata.csv, .jsonl or .parquet of Hugging Face's imagefolder."""
+    names = [n for n in tree.names if re.fullmatch(r"metadata\.(csv|jsonl|parquet)", _last(n))]
+    return _open_listed(tree, names, config, "metadata", "Hugging Face's imagefolder")
+
+
+def open_beside(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Captions beside at least half of the pictures, or in their names."""
+    source = FolderSource(tree, config)
+    return source if len(source) and 2 * source.num_captioned >= len(source) else None
+
+
+def open_tables(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Any table of paths and captions; COCO and Flickr among them."""
+    names = _table_names(tree)
+    source = _open_listed(tree, names, config, "table", "pictures and tables of captions")
+    beside = FolderSource(tree, config) if source else None
+    return (
+        beside
+        if beside and beside.num_captioned > (source.num_captioned if source else 0)
+        else source
+    )
+
+
+def open_coco(tree: Tree, config: ReadingConfig) -> Source | None:
+    """COCO's captions_train2017.json and the like."""
+    names = [n for n in tree.ending("json") if re.search(r"caption|coco", _last(n), re.IGNORECASE)]
+    return _open_listed(tree, names, config, "coco", "COCO captions")
+
+
+def open_flickr(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Flickr8k's captions.txt and Flickr30k's results.csv."""
+    known = ("captions.txt", "results.csv", "flickr8k.token.txt", "results_20130124.token")
+    names = [n for n in tree.names if _last(n).lower() in known]
+    return _open_listed(tree, names, config, "flickr", "Flickr captions")
+
+
+def open_parquet(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Parquet files with pictures in them."""
+    found = [tree.path(name) for name in tree.ending("parquet")]
+    if not found or not holds_pictures(found[0]):
+        return None
+    table = ParquetTable(tree.folder, found)
+    about = counted(len(found), "parquet file")
+    return ColumnSource(table, "parquet", about, Places(tree), config)
+
+
+def open_zips(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Zip files of pictures."""
+    found = [tree.path(name) for name in tree.ending("zip")]
+    return ZipSource(found, config) if found and not tree.pictures else None
+
+
+def open_apart(tree: Tree, config: ReadingConfig) -> Source | None:
+    """images/ beside captions/, with the same names in both."""
+    said = [n for n in tree.ending(*("txt", "caption", "json")) if _last(n).lower() != "readme.txt"]
+    tops = [_common(names) for names in (tree.pictures, said)]
+    if not said or not tree.pictures or tops[0] == tops[1]:
+        return None
+    places = {name: i for i, name in enumerate(tree.names)}
+    moved = list(tree.names)
+    for name in said:
+        moved[places[name]] = _under(name, tops[1])
+    for name in tree.pictures:
+        moved[places[name]] = _under(name, tops[0])
+    left_out = LeftOut()
+    pairs = pair(moved, [places[n] for n in tree.pictures], left_out)
+    if not any(one.texts for one in pairs):
+        return None
+    pairs = [type(p)(os.path.splitext(tree.names[p.picture])[0], p.picture, p.texts) for p in pairs]
+    source = FolderSource(tree, config, pairs)
+    source.left_out.join(left_out)
+    source.kind, source.about = "apart", f"{tops[0] or '.'}/ beside {tops[1] or '.'}/"
+    return source
+
+
+def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Folders named by class, unless their names say nothing."""
+    classes = {name: _class_of(name) for name in tree.pictures}
+    some = set(classes.values())
+    named = config.kind == "classes"
+    if not named and (len(some) < 2 or any(not one or _NO_CLASSES.match(one) for one in some)):
+        return None
+    entries = []
+    for name, one in classes.items():
+        words = (words_of(one) or one) if one else ""
+        said = [config.caption_template.replace("{}", words)] if words else []
+        entries.append(listed.Entry(name, list(texts.weighed(said).captions)))
+    listed.split_by_folders(entries)
+    about = counted(len(some), "folder") + " named by class"
+    return listed.ListedSource(tree, entries, "classes", about, (), config) if entries else None
+
+
+def open_file_tables(tree: Tree, names: Sequence[str], config: ReadingConfig) -> Source | None:
+    """Tables that were named themselves, of pictures in the folder that holds them."""
+    return _open_listed(tree, names, config, "table", "a table of pictures and captions")
+
+
+def _open_listed(
+    tree: Tree, names: Sequence[str], config: ReadingConfig, kind: str, about: str
+) -> Source | None:
+    if not names or not tree.pictures:
+        return None
+    entries, used, left_out = listed.read_tables(tree, Places(tree), names, config)
+    if not entries:
+        return None
+    about = f"{about} ({', '.join(used[:3])}{' …' if len(used) > 3 else ''})"
+    tables = [tree.path(name) for name in used]
+    source = listed.ListedSource(tree, entries, kind, about, tables, config)
+    source.left_out.join(left_out)
+    return source
+
+
+def _table_names(tree: Tree) -> list[str]:
+    """Tables, but not the JSON files that stand beside pictures of their names."""
+    stems = {os.path.splitext(name)[0] for name in tree.pictures}
+    return [
+        name
+        for name in tree.names
+        if (ending_of(name) in TABLES or _last(name).lower() in _TEXT_TABLES)
+        and os.path.splitext(name)[0] not in stems
+    ]
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _common(names: Sequence[str]) -> str:
+    return os.path.commonpath([os.path.dirname(n) for n in names]) if names else ""
+
+
+def _under(name: str, top: str) -> str:
+    return os.path.relpath(name, top) if top else name
+
+
+def _class_of(name: str) -> str:
+    folder = os.path.basename(os.path.dirname(name))
+    return "" if is_split(folder) else folder

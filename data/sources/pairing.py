@@ -1,0 +1,116 @@
+"""Which caption files belong to which picture, by their names alone.
+
+Sought in this order: the same name (1.jpg, 1.txt), the whole name (1.jpg.txt), both of these in
+another letter case or Unicode form, and names up to their first dot, as webdataset cuts them.
+"""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from data.sources.base import LeftOut
+from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A picture and its caption files, as places in the list of names."""
+
+    key: str
+    picture: int
+    texts: tuple[tuple[str, int], ...]
+    """Ending and place of each."""
+
+
+def pair(
+    names: Sequence[str],
+    pictures: Sequence[int],
+    left_out: LeftOut,
+    endings: Sequence[str] = CAPTION_ENDINGS,
+    is_webdataset: bool = False,
+) -> list[Pair]:
+    """The pictures in their order, each with what is said about it.
+
+    In a webdataset 1.seg.png beside 1.png is no picture of its own, unless a caption has its name.
+    What is not used goes to `left_out`.
+    """
+    texts = _Texts(names, endings)
+    plain = {_stem(names[i]) for i in pictures} if is_webdataset else set()
+    pairs = []
+    for place in pictures:
+        name = names[place]
+        key, first = _stem(name), _first(name)
+        found = texts.of(key, name)
+        if not found and first != key:
+            if first in plain:
+                left_out.add("further pictures of a sample", name)
+                continue
+            found = texts.take(first)
+        pairs.append(Pair(key, place, tuple(sorted(found.items(), key=_rank(endings)))))
+    for place in texts.unused():
+        left_out.add("caption files without a picture", names[place])
+    return pairs
+
+
+def _rank(endings: Sequence[str]) -> Callable[[tuple[str, int]], int]:
+    return lambda item: endings.index(item[0])
+
+
+def _stem(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + (last.rpartition(".")[0] or last)
+
+
+def _first(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.partition(".")[0]
+
+
+def fold(name: str) -> str:
+    """The name as it is compared across letter cases and Unicode forms."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class _Texts:
+    """Caption files by the name that they belong to."""
+
+    def __init__(self, names: Sequence[str], endings: Sequence[str]) -> None:
+        self._exact: dict[str, dict[str, int]] = {}
+        for place, name in enumerate(names):
+            if (ending := ending_of(name)) in endings:
+                self._exact.setdefault(_stem(name), {})[ending] = place
+        self._folded: dict[str, list[str]] = {}
+        for stem in self._exact:
+            self._folded.setdefault(fold(stem), []).append(stem)
+        self._firsts: dict[str, list[str]] = {}
+        for stem in self._exact:
+            if (first := _first(stem)) != stem and not is_picture(stem):
+                self._firsts.setdefault(first, []).append(stem)
+        self._used: set[str] = set()
+
+    def of(self, key: str, name: str) -> dict[str, int]:
+        """By the key or the whole name; exactly, or in another case if only one is like it."""
+        for one in (key, name):
+            if found := self.take(one):
+                return found
+        for one in (key, name):
+            alike = self._folded.get(fold(one), [])
+            if len(alike) == 1:
+                return self.take(alike[0])
+        firsts = self._firsts.get(key, [])  # 1.caption.txt
+        return self.take(firsts[0]) if len(firsts) == 1 else {}
+
+    def take(self, stem: str) -> dict[str, int]:
+        """The files of this name."""
+        if stem in self._exact:
+            self._used.add(stem)
+        return self._exact.get(stem, {})
+
+    def unused(self) -> list[int]:
+        """Those that belong to no picture."""
+        return sorted(
+            place
+            for stem, found in self._exact.items()
+            if stem not in self._used
+            for place in found.values()
+        )

@@ -1,0 +1,87 @@
+"""Parquet files with the bytes of pictures in a column: Hugging Face's shards, img2dataset's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.sources.base import printable
+from data.sources.columns import Table, _holds_bytes, check_group
+from data.sources.splits import is_split, split_from
+
+
+class ParquetTable(Table):
+    """The row groups of parquet files of the same columns."""
+
+    def __init__(self, path: Path, files: Sequence[Path]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.path, self.files, self.labels = path, list(files), {}
+        self.schema, self.counts, self.splits, self._groups = None, [], [], []
+        names = [_split_of_file(file) for file in files]
+        is_divided = len(set(names)) > 1
+        for file, split in zip(files, names, strict=True):
+            try:
+                with pq.ParquetFile(file) as opened:
+                    about, schema = opened.metadata, opened.schema_arrow
+            except (pa.ArrowException, OSError) as error:
+                raise _unreadable(file, error) from None
+            if self.schema is not None and schema.names != self.schema.names:
+                raise ValueError(f"{file} has other columns than {self.files[0].name}")
+            self.schema = schema if self.schema is None else self.schema
+            for i in range(about.num_row_groups):
+                check_group(file, about.row_group(i).total_byte_size)
+                self._groups.append((file, i))
+                self.counts.append(about.row_group(i).num_rows)
+                self.splits.append(split if is_divided else "")
+        self.labels = _labels(self.schema)
+
+    def load(self, group: int, columns: tuple[str, ...]) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file, number = self._groups[group]
+        try:
+            with pq.ParquetFile(file) as opened:
+                return opened.read_row_group(number, columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from None
+
+
+def holds_pictures(path: Path) -> bool:
+    """Whether a parquet file has a column of bytes. Raises ValueError for one that is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+    return any(_holds_bytes(one.type) for one in schema)
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    why = printable(" ".join(str(error).split()))
+    return ValueError(f"{path} is no readable parquet file: {why}")
+
+
+def _split_of_file(path: Path) -> str:
+    """Of Hugging Face's train-00000-of-00001.parquet."""
+    words = path.stem.replace("_", "-").split("-")
+    return split_from(words[0]) if is_split(words[0]) else ""
+
+
+def _labels(schema: Any) -> dict[str, list[str]]:
+    """Names of classes, as `datasets` writes them into the schema's metadata."""
+    import json
+
+    try:
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = about["info"]["features"]
+        return {
+            name: one["names"]
+            for name, one in features.items()
+            if isinstance(one, dict) and isinstance(one.get("names"), list)
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}

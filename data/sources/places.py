@@ -1,0 +1,69 @@
+"""Where the pictures are that a table names: among the files of the source, and nowhere else."""
+
+import re
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from data.sources.files import Tree, walk
+from data.sources.folder import read_head
+from data.sources.pairing import fold
+from data.sources.splits import is_split, split_from
+
+_NUMBERED = re.compile(r"#\w+$")  # Flickr8k's 1000.jpg#0
+
+
+class Places:
+    """Names in tables to names of files, without ever opening one that was not found by walking:
+    a path in a table of others could point anywhere on this machine, or at a pipe."""
+
+    def __init__(self, tree: Tree | Path) -> None:
+        self._tree = tree
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The files, walked through when first asked."""
+        return walk(self._tree) if isinstance(self._tree, Path) else self._tree
+
+    @cached_property
+    def _by_last(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self.tree.pictures:
+            last = fold(name.rpartition("/")[2])
+            found.setdefault(last, []).append(name)
+            stem = last.rpartition(".")[0]
+            if stem:
+                found.setdefault(stem, []).append(name)
+        return found
+
+    def find(self, said: str, beside: str = "", split: str = "") -> str | None:
+        """The picture that a table beside `beside` means: by its path from the table or the top,
+        by the most of its last folders, or by its name where only one has it."""
+        said = _NUMBERED.sub("", said.strip().replace("\\", "/"))
+        if not said:
+            return None
+        here = PurePosixPath(beside).parent
+        for name in (str(here / said), str(PurePosixPath(said))):
+            if name in self.tree.found:
+                return name
+        found = self._by_last.get(fold(said.rpartition("/")[2]), [])
+        if len(found) > 1:
+            most = max(_alike(name, said) for name in found)
+            found = [name for name in found if _alike(name, said) == most]
+        if len(found) > 1 and split:
+            found = [n for n in found if split in map(split_from, filter(is_split, n.split("/")))]
+        return found[0] if len(found) == 1 else None
+
+    def read(self, said: str, limit: int) -> bytes | None:
+        """Its bytes; None where it is not among the files."""
+        name = self.find(said)
+        return None if name is None else read_head(self.tree.path(name), limit)
+
+
+def _alike(name: str, said: str) -> int:
+    """How many last parts of two paths are the same."""
+    count = 0
+    for one, other in zip(reversed(name.split("/")), reversed(said.split("/")), strict=False):
+        if fold(one) != fold(other):
+            break
+        count += 1
+    return count

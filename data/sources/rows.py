@@ -1,0 +1,140 @@
+"""Rows of tables in text or parquet: csv, tsv, JSON lines, JSON, parquet."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from data.sources import texts
+from data.sources.base import printable
+from data.sources.columns import check_group
+from data.sources.files import ending_of
+
+Row = dict[str, Any]
+_LOOKED_AT = 1 << 20  # bytes from which encoding and separator are found
+_MAX_FIELD = 1 << 20
+_MAX_JSON = 2 << 30
+_BATCH = 1024
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a table, by the ending of its name.
+
+    Raises:
+        ValueError: it is no such table; names file and line.
+    """
+    ending = ending_of(path.name)
+    try:
+        if ending == "parquet":
+            yield from _parquet(path)
+        elif ending in ("jsonl", "ndjson"):
+            yield from _json_lines(path)
+        elif ending == "json":
+            yield from _json(path)
+        else:
+            yield from _separated(path)
+    except (OSError, csv.Error, RecursionError) as error:
+        raise ValueError(f"{path}: {printable(str(error))}") from None
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    with path.open("rb") as file:
+        head = file.read(_LOOKED_AT)
+    return path.open(encoding=texts.encoding_of(head), errors="replace", newline="")
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number:,}: {error}") from None
+            if isinstance(row, dict):
+                yield row
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """A list of objects, or the first such list in an object; COCO's annotations joined with its
+    images."""
+    if path.stat().st_size > _MAX_JSON:
+        raise ValueError(f"{path} has more than {_MAX_JSON:,} bytes")
+    try:
+        content = json.loads(texts.decode(path.read_bytes())[0])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if isinstance(content, dict) and is_coco(content):
+        yield from _coco(content)
+        return
+    lists = content.values() if isinstance(content, dict) else [content]
+    for one in lists:
+        if isinstance(one, list) and any(isinstance(row, dict) for row in one):
+            yield from (row for row in one if isinstance(row, dict))
+            return
+    if isinstance(content, dict):  # {"1.jpg": "a bird", "2.jpg": ["a cat", "one cat"]}
+        yield from ({"file_name": name, "captions": said} for name, said in content.items())
+
+
+def is_coco(content: dict[str, Any]) -> bool:
+    """Whether an object is COCO's: a list of images and one of captions."""
+    images, said = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not isinstance(said, list):
+        return False
+    return any(isinstance(one, dict) and "caption" in one for one in said)
+
+
+def _coco(content: dict[str, Any]) -> Iterator[Row]:
+    captions: dict[Any, list[Any]] = {}
+    for one in content["annotations"]:
+        if isinstance(one, dict) and isinstance(one.get("image_id"), int | str):
+            captions.setdefault(one["image_id"], []).append(one.get("caption"))
+    for image in content["images"]:
+        if isinstance(image, dict) and isinstance(image.get("id"), int | str):
+            yield {"file_name": image.get("file_name"), "captions": captions.get(image["id"], [])}
+
+
+def _separated(path: Path) -> Iterator[Row]:
+    """By tabs, |, semicolons or commas, whichever the first line has; names of columns from the
+    first line, or col0, col1 … where that is a row already."""
+    csv.field_size_limit(_MAX_FIELD)
+    with _open(path) as file:
+        lines = (line.replace("\0", "") for line in file)
+        first = next(lines, "")
+        separator = next((s for s in "\t|;" if s in first), ",")
+        is_quoted = separator in ",;" or '"' in first
+        quoting: Any = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+        rows = csv.reader(chain([first], lines), delimiter=separator, quoting=quoting)
+        names = [name.strip() for name in next(rows, [])]
+        if len(names) < 2:
+            return
+        if any("." in name or "/" in name for name in names):
+            rows = chain([names], rows)  # type: ignore[assignment]
+            names = [f"col{i}" for i in range(len(names))]
+        for row in rows:
+            if row:
+                yield {n: v.strip() for n, v in zip(names, row, strict=False)}
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for i in range(file.num_row_groups):
+                check_group(path, file.metadata.row_group(i).total_byte_size)
+            for batch in file.iter_batches(_BATCH):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is no readable parquet file: {printable(why)}") from None
+
+
+def first_rows(path: Path, count: int = 100) -> list[Row]:
+    """Some rows to look at."""
+    return list(islice(read_rows(path), count))

@@ -1,0 +1,127 @@
+"""Webdataset tars as img2dataset and `python -m data.emoji` write them: 0001.jpg with 0001.txt or
+0001.json.
+
+webdataset's own `.decode()` is never used, for it runs pickles.
+"""
+
+import bisect
+import os
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+from data.pictures import MAX_BYTES
+from data.sources.base import MAX_CAPTION_BYTES, Example, LeftOut, Source, counted
+from data.sources.config import PLAIN, ReadingConfig
+from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
+from data.sources.folder import LOOKED_AT, beside_about, example_beside, guess_encoding
+from data.sources.pairing import Pair, pair
+from data.sources.tar_format import Listing, list_members
+
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TarIndex:
+    """The samples of one tar. Members of joined tars are paired within their own."""
+
+    path: Path
+    listing: Listing
+    pairs: list[Pair]
+    left_out: LeftOut
+
+    def read(self, place: int, limit: int) -> bytes:
+        """The bytes of a member; of a longer one just enough to see that it is beyond the limit."""
+        with self.path.open("rb") as file:
+            file.seek(self.listing.offsets[place])
+            return file.read(min(self.listing.sizes[place], limit + 1))
+
+
+def index_tar(path: Path) -> TarIndex:
+    """The samples of a tar; kept for the last few tars, so that memory does not grow with them."""
+    stat = path.stat()
+    with _LOCK:
+        return _index(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _index(path: Path, size: int, time: int) -> TarIndex:
+    listing, left_out = list_members(path), LeftOut()
+    pairs = []
+    for begin, end in _parts(listing):
+        names = listing.names[begin:end]
+        kept = [i for i, name in enumerate(names) if listing.sizes[begin + i]]
+        pictures = [i for i in kept if is_picture(names[i])]
+        for i, name in enumerate(names):
+            if not listing.sizes[begin + i]:
+                left_out.add("members without a byte", f"{path.name}/{name}")
+            elif not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
+                left_out.add("members that are neither picture nor caption", f"{path.name}/{name}")
+        texts = [name if listing.sizes[begin + i] else "" for i, name in enumerate(names)]
+        pairs += [
+            Pair(p.key, begin + p.picture, tuple((e, begin + i) for e, i in p.texts))
+            for p in pair(texts, pictures, left_out, is_webdataset=True)
+        ]
+    return TarIndex(path, listing, pairs, left_out)
+
+
+def _parts(listing: Listing) -> list[tuple[int, int]]:
+    """Ranges of members in which no name comes twice: tars may be joined, with or without the
+    blocks that end one."""
+    starts, seen = [0], set[str]()
+    ends = set(listing.parts)
+    for place, name in enumerate(listing.names):
+        if place in ends or name in seen:
+            starts.append(place)
+            seen = set()
+        seen.add(name)
+    return list(zip(starts, [*starts[1:], len(listing.names)], strict=True))
+
+
+class TarSource(Source):
+    """Samples of tars, one tar after the other."""
+
+    kind = "tar"
+
+    def __init__(
+        self, tars: Sequence[Path], folder: Path | None = None, config: ReadingConfig = PLAIN
+    ) -> None:
+        common = os.path.commonpath([tar.absolute().parent for tar in tars])
+        self.path, self.files, self.config = folder or Path(common), list(tars), config
+        self.damage, self.left_out, self.num_captioned = {}, LeftOut(), 0
+        counts = array("q")
+        for tar in tars:
+            index = index_tar(tar)
+            counts.append(len(index.pairs))
+            self.num_captioned += sum(bool(one.texts) for one in index.pairs)
+            self.left_out.join(index.left_out)
+            if index.listing.damage:
+                self.damage[os.path.relpath(tar, self.path)] = index.listing.damage
+        self._ends = array("q", accumulate(counts))
+        self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
+        self.about = beside_about(counted(len(tars), "webdataset tar"), config)
+        self.sought = "none of its pictures has a .txt or .json of the same name beside it"
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def _some_captions(self) -> Iterator[bytes]:
+        tar = index_tar(self.files[0])
+        for one in tar.pairs[:LOOKED_AT]:
+            yield from (tar.read(place, MAX_CAPTION_BYTES) for _, place in one.texts)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect.bisect_right(self._ends, index)
+        tar = index_tar(self.files[number])
+        one = tar.pairs[index - (self._ends[number - 1] if number else 0)]
+        said = {ending: tar.read(place, MAX_CAPTION_BYTES) for ending, place in one.texts}
+        file = os.path.relpath(tar.path, self.path)
+        data = tar.read(one.picture, MAX_BYTES)
+        member = tar.listing.names[one.picture]
+        return example_beside(one.key, data, said, file, self.config, self.encoding, member)

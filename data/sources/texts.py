@@ -1,0 +1,235 @@
+"""Captions out of bytes: encodings, lines, JSON, columns of any of the known names."""
+
+import codecs
+import html
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.sources.base import MAX_CAPTION_BYTES, Captions, printable
+from data.text import clean
+
+CAPTION_NAMES = (
+    *("captions", "caption", "text", "txt", "prompt", "prompts", "sentences", "sentence", "raw"),
+    *("sentids_text", "comment", "comments", "description", "alt_text", "alttext", "alt", "title"),
+)
+"""Columns and JSON keys that hold captions, in the order in which they are tried; letter case does
+not matter, and NAME_0, NAME_1 … are the captions of one picture."""
+ATTRIBUTES = (
+    *("concept", "style", "tone", "gender", "role", "group", "subgroup", "hexcode"),
+    *("url", "license"),
+)
+MAX_CAPTIONS = 100
+_SAFE = (1e-6, 1e6)  # weights between these can be added up in float32
+_MAX_DEPTH = 3
+_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|br|center|code|div|em|font|h[1-6]|i|img|li|ol|p|small|span|strong|sub|sup|u|ul)"
+    r"(?:\s[^<>]{0,200})?/?>",
+    re.IGNORECASE,
+)
+_ENCODINGS = (
+    *("cp1252", "gb18030", "big5", "shift_jis", "euc_jp", "cp949", "cp1251", "cp1253", "cp1255"),
+    *("cp1256",),
+)
+"""What captions that are no UTF-8 are guessed to be. Central Europe's cp1250 is not told from
+cp1252 by a few words: it must be named."""
+
+
+@dataclass
+class Found:
+    """The captions of one picture, and what was odd about them."""
+
+    captions: Captions = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def decode(data: bytes, encoding: str = "") -> tuple[str, str]:
+    """The text, and the name of the encoding if it is no UTF-8.
+
+    `encoding` is what bytes are that are neither UTF-8 nor marked as UTF-16; without one it is
+    guessed from these bytes alone.
+    """
+    for mark, name in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        if data.startswith(mark):
+            return data.decode(name, "replace"), name
+    if name := _unmarked_utf16(data):
+        return data.decode(name, "replace"), name
+    try:
+        return data.decode("utf-8-sig"), ""
+    except UnicodeDecodeError:
+        name = encoding or guess([data])
+    try:
+        return data.decode(name), name
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace"), "cp1252, with letters that are none"
+
+
+def _unmarked_utf16(data: bytes) -> str:
+    """Text of every second byte zero, as UTF-16 of Latin letters is."""
+    if len(data) < 4 or len(data) % 2 or b"\0" not in data:
+        return ""
+    even, odd = data[0::2].count(0), data[1::2].count(0)
+    if odd > len(data) // 4 and not even:
+        return "utf-16-le"
+    return "utf-16-be" if even > len(data) // 4 and not odd else ""
+
+
+def guess(texts: Iterable[bytes]) -> str:
+    """The encoding of texts that are no UTF-8, by charset-normalizer; the more the surer."""
+    import charset_normalizer
+
+    some = b"\n".join(texts)[:50_000]
+    best = charset_normalizer.from_bytes(some, cp_isolation=list(_ENCODINGS)).best()
+    if best is None or some.decode("cp1252", "replace") == some.decode(best.encoding, "replace"):
+        return "cp1252"
+    return best.encoding
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a long text, from its beginning."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if name := _unmarked_utf16(head[: len(head) // 2 * 2]):
+        return name
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return guess([head])
+    return "utf-8-sig"
+
+
+def is_other_encoding(data: bytes) -> bool:
+    """Whether bytes are neither UTF-8 nor UTF-16."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _unmarked_utf16(data):
+        return False
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def from_lines(data: bytes, encoding: str = "") -> Found:
+    """One caption a line."""
+    if len(data) > MAX_CAPTION_BYTES:
+        return Found(notes=[f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"])
+    text, name = decode(data, encoding)
+    found = weighed(text.splitlines())
+    if name:
+        found.notes.append(f"captions were read as {name}")
+    return found
+
+
+def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[Found, dict[str, Any]]:
+    """Captions of a JSON object, list or string, and the object."""
+    if len(data) > MAX_CAPTION_BYTES:
+        note = f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"
+        return Found(notes=[note]), {}
+    text, name = decode(data, encoding)
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError):
+        return Found(notes=["a caption file is no JSON"] if data.strip() else []), {}
+    if not isinstance(about, dict):
+        return weighed(texts_of(about)), {}
+    found = from_columns(about, column)
+    if name:
+        found.notes.append(f"captions were read as {name}")
+    if not found.captions and not found.notes:
+        keys = ", ".join(printable(str(key)) for key in list(about)[:8])
+        found.notes.append(f"a JSON has no caption; its keys are {keys}")
+    return found, about
+
+
+def caption_columns(names: Iterable[str], column: str = "") -> list[list[str]]:
+    """Groups of columns that may hold captions, in the order in which they are tried."""
+    names = list(names)
+    if column:
+        return [[name for name in names if name == column]]
+    groups = []
+    for known in CAPTION_NAMES:
+        groups.append([name for name in names if name.lower() == known])
+        numbered = [n for n in names if re.fullmatch(rf"{known}[_ -]?\d+", n.lower())]
+        groups.append(sorted(numbered, key=lambda n: int(re.split(r"\D+", n)[-1])))
+    return [group for group in groups if group]
+
+
+def from_columns(about: Mapping[str, Any], column: str = "") -> Found:
+    """The first of the known columns that holds a usable caption; with `weights` if they fit."""
+    notes: list[str] = []
+    for group in caption_columns([n for n in about if isinstance(n, str)], column):
+        texts = [text for name in group for text in texts_of(about[name])]
+        found = weighed(texts, about.get("weights"))
+        notes += found.notes
+        if found.captions:
+            return Found(found.captions, notes)
+    return Found((), notes)
+
+
+def texts_of(value: Any, depth: int = 0) -> list[Any]:
+    """The texts in a text, a list of texts, or structs that hold them, as COCO's lists of
+    {"caption": …}; what is none of these stays, to keep weights in their places."""
+    if isinstance(value, Mapping) and depth < _MAX_DEPTH:
+        for group in caption_columns([n for n in value if isinstance(n, str)]):
+            texts = [t for name in group for t in texts_of(value[name], depth + 1)]
+            if any(isinstance(t, str) and t.strip() for t in texts):
+                return texts
+        return []
+    if isinstance(value, list | tuple) and depth < _MAX_DEPTH:
+        nested = [texts_of(one, depth + 1) or [None] for one in value]
+        return [text for texts in nested for text in texts]
+    return [value]
+
+
+def weighed(texts: Sequence[Any], weights: Any = None) -> Found:
+    """The usable ones of the texts, cleaned, with weights that can be added up."""
+    found = Found()
+    if not isinstance(weights, list | tuple) or len(weights) != len(texts):
+        if isinstance(weights, list | tuple):
+            found.notes.append("the weights of captions do not fit and are not used")
+        weights = [1.0] * len(texts)
+    pairs: list[tuple[str, float]] = []
+    for text, weight in zip(texts, weights, strict=True):
+        cleaned = clean(unescape(text)) if isinstance(text, str) else ""
+        number = _number(weight)
+        if cleaned and number is None:
+            found.notes.append("captions whose weight is no positive number are left out")
+        elif cleaned and number is not None:
+            pairs.append((cleaned, number))
+    if pairs and not all(_SAFE[0] <= weight <= _SAFE[1] for _, weight in pairs):
+        top = max(weight for _, weight in pairs)
+        pairs = [(text, w / top) for text, w in pairs if w / top >= _SAFE[0]]
+        found.notes.append(
+            "weights of captions beyond 1e-6 to 1e6 are taken as shares of the largest"
+        )
+    if len(pairs) > MAX_CAPTIONS:
+        found.notes.append(f"captions beyond the first {MAX_CAPTIONS} of a picture are left out")
+    if any(isinstance(text, str) and text != unescape(text) for text in texts):
+        found.notes.append("HTML entities and tags in captions were read as what they mean")
+    found.captions = tuple(pairs[:MAX_CAPTIONS])
+    found.notes = list(dict.fromkeys(found.notes))
+    return found
+
+
+def _number(weight: Any) -> float | None:
+    try:
+        number = float(weight) if isinstance(weight, int | float) else math.nan
+    except OverflowError:
+        number = math.nan
+    return number if math.isfinite(number) and number > 0 else None
+
+
+def unescape(text: str) -> str:
+    """The text with HTML's entities as letters, twice as web pages need it, and no inline tags."""
+    if "&" not in text and "<" not in text:
+        return text
+    text = text[: 4 * 4096]
+    return _TAG.sub(" ", html.unescape(html.unescape(text)))
+
+
+def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
+    """The known columns, as text. Others stay behind: img2dataset writes fifteen of them."""
+    return {name: str(about[name]) for name in ATTRIBUTES if isinstance(about.get(name), str | int)}

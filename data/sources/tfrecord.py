@@ -1,0 +1,150 @@
+"""TFRecords of img2dataset: examples of TensorFlow with the keys jpg, caption and others.
+
+A record is its length (8 bytes), the length's checksum (4), its bytes and their checksum (4); its
+bytes are a message of Protocol Buffers, tensorflow/core/example/example.proto. Read after these two
+formats, with no TensorFlow and nothing executed.
+"""
+
+import bisect
+import os
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from data.pictures import MAX_BYTES
+from data.sources import texts
+from data.sources.base import Example, LeftOut, Source, counted
+from data.sources.config import PLAIN, ReadingConfig
+from data.sources.splits import split_from
+
+_IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw")
+_MAX_RECORD = MAX_BYTES + (1 << 20)
+
+
+class TFRecordSource(Source):
+    """Records with a picture, one file after the other."""
+
+    kind = "tfrecord"
+
+    def __init__(self, files: Sequence[Path], config: ReadingConfig = PLAIN) -> None:
+        self.path, self.files, self.config = files[0].parent, list(files), config
+        self.damage, self.left_out = {}, LeftOut()
+        self._offsets: list[array] = []
+        for file in files:
+            offsets, damage = _list(file)
+            self._offsets.append(offsets)
+            if damage:
+                self.damage[file.name] = damage
+        self._ends = list(accumulate(len(one) for one in self._offsets))
+        first = self[0] if len(self) else None
+        self.num_captioned = len(self) if first and first.captions else 0
+        self.about = counted(len(files), "TFRecord file")
+        self.sought = f"its first record has none of {', '.join(texts.CAPTION_NAMES)}"
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect.bisect_right(self._ends, index)
+        at = index - (self._ends[number - 1] if number else 0)
+        with self.files[number].open("rb") as file:
+            file.seek(self._offsets[number][at])
+            (size,) = struct.unpack("<Q", file.read(8))
+            file.seek(4, os.SEEK_CUR)
+            record = file.read(min(size, _MAX_RECORD))
+        key = f"{self.files[number].stem}/{at:08d}"
+        try:
+            said = dict(_features(record))
+        except (ValueError, IndexError, struct.error):
+            missing = "its record is damaged"
+            return Example(
+                key, b"", (("", 1.0),), "", {}, self.files[number].name, str(at), missing=missing
+            )
+        data = next((said[k] for k in _IMAGE_KEYS if isinstance(said.get(k), bytes)), b"")
+        about: dict[str, Any] = {
+            k: texts.decode(v)[0] if isinstance(v, bytes) and len(v) < 1 << 20 else v
+            for k, v in said.items()
+            if k not in _IMAGE_KEYS
+        }
+        found = texts.from_columns(about, self.config.caption_column)
+        split = split_from(about.get("split")) if self.config.splits == "own" else ""
+        return Example(
+            key,
+            data,
+            found.captions,
+            split,
+            texts.attributes_from(about),
+            self.files[number].name,
+            str(at),
+            tuple(found.notes),
+            "" if data else "no picture in this record",
+        )
+
+
+def _list(path: Path) -> tuple[array, str]:
+    """Where each record begins; and what ended the list too early."""
+    offsets, at = array("q"), 0
+    with path.open("rb") as file:
+        length = os.fstat(file.fileno()).st_size
+        while at < length:
+            file.seek(at)
+            head = file.read(12)
+            size = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else length
+            if at + 16 + size > length:
+                return offsets, f"cut off or no TFRecord at byte {at:,}"
+            offsets.append(at)
+            at += 16 + size
+    return offsets, ""
+
+
+def _features(record: bytes) -> Iterator[tuple[str, Any]]:
+    """Keys and first values of tf.train.Example: bytes, a number, or a list of bytes."""
+    for field, features in _fields(record):
+        for inner, entry in _fields(features) if field == 1 else ():
+            if inner == 1:
+                parts = dict(_fields(entry))
+                yield parts.get(1, b"").decode("utf-8", "replace"), _value(parts.get(2, b""))
+
+
+def _value(feature: bytes) -> Any:
+    for kind, content in _fields(feature):
+        values = [value for number, value in _fields(content) if number == 1]
+        if kind == 1:
+            return values[0] if len(values) == 1 else [texts.decode(v)[0] for v in values]
+    return None
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Numbers and bytes of the length-delimited fields of a message; others are passed over."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        if kind == 2:
+            size, at = _varint(message, at)
+            if at + size > len(message):
+                raise ValueError("a field is longer than its message")
+            yield tag >> 3, message[at : at + size]
+            at += size
+        elif kind == 0:
+            _, at = _varint(message, at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"a field of kind {kind}")
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 70:
+        byte = message[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+    raise ValueError("a number without an end")

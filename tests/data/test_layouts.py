@@ -1,0 +1,129 @@
+"""Each layout is recognised, by its line and its counts; docs/layouts.md says the same.
+
+`python -m tests.data.test_layouts` writes the page anew.
+"""
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from config import parse_config
+from data.encode import EncodeConfig, reading_of
+from data.reading import read_pictures
+from data.sources import Source, open_source
+from data.sources.kinds import KINDS
+from data.sources.splits import SPLITS
+from data.sources.texts import CAPTION_NAMES
+from tests.data.layouts import LAYOUTS, N
+
+PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
+
+
+def opened(name: str, folder: Path) -> Source:
+    """The layout made in `folder`/NAME and opened with its flags."""
+    _, make, flags, _ = LAYOUTS[name]
+    (folder / name).mkdir()
+    make(folder / name)
+    config = parse_config(EncodeConfig, [f"--source={folder / name}", *flags])
+    return open_source(config.source, config=reading_of(config))
+
+
+def line_of(source: Source, folder: Path) -> str:
+    """The line that is printed, without the test's own folder."""
+    return source.describe().replace(f"{folder}/", "")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_goes_in(name: str, tmp_path: Path) -> None:
+    _, _, flags, captions = LAYOUTS[name]
+    source = opened(name, tmp_path)
+    config = reading_of(parse_config(EncodeConfig, list(flags)))
+    readings = list(read_pictures(source, 8, need_captions=True, config=config))
+    assert [r.problem for r in readings] == [""] * N
+    assert sum(len(r.example.captions) for r in readings if r.example) == captions
+    assert source.num_captioned == N
+    assert f"| `{line_of(source, tmp_path)}` |" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_is_what_is_made_from_the_layouts() -> None:
+    assert page() == PAGE.read_text(encoding="utf-8"), "meant? python -m tests.data.test_layouts"
+
+
+def page() -> str:
+    """docs/layouts.md."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (about, _, flags, _) in LAYOUTS.items():
+            line = line_of(opened(name, Path(folder)), Path(folder))
+            command = shlex.join(["--source", name, *flags])
+            rows.append(f"| {about} | `{command}` | `{line}` |")
+    splits: dict[str, list[str]] = {}
+    for other, ours in SPLITS.items():
+        splits.setdefault(ours, []).append(other)
+    return _PAGE.format(
+        rows="\n".join(rows),
+        kinds="\n".join(f"| `{kind.name}` | {kind.about} |" for kind in KINDS),
+        splits="\n".join(f"| `{ours}` | {', '.join(others)} |" for ours, others in splits.items()),
+        names=", ".join(CAPTION_NAMES),
+    )
+
+
+_PAGE = """# Which pictures and captions can be read
+
+Made by `python -m tests.data.test_layouts`, and held by that test: each layout is built with 20
+pictures and read. `python -m data.encode` prints the line in the last column first.
+
+| what you have | `python -m data.encode --out records/mine` … | first line printed |
+| --- | --- | --- |
+{rows}
+
+Several sources are read one after the other: `--source first second`. `--data.source` of `python
+-m vqgan.train` takes the same layouts; it needs no captions. Quote globs and ranges: `--source
+'shards/{{000..123}}.tar'`. Addresses (`https://`, `s3://`, `gs://`, `hf://`) are refused:
+download or mount them first. Links to folders are followed, each folder once. Pipes are never
+opened. A path in a table is looked for among the files of the source, and nowhere else.
+
+## Kinds
+
+They are looked for in this order; `--kind` names one.
+
+| kind | what it is |
+| --- | --- |
+{kinds}
+
+## Captions
+
+Columns and JSON keys are tried in this order, in any letter case, and `NAME_0`, `NAME_1` … as
+captions of one picture: {names}. `--caption_column` names another. Values may be texts, lists, or
+structs of them; `weights` beside `captions` says how often each is drawn. Text is UTF-8 or
+UTF-16; else its encoding is guessed, and said, and `--caption_encoding` names it. HTML's entities
+and inline tags are read as what they mean. A file of captions belongs to a picture of the same
+name, in the same letter case and Unicode form if there is one.
+
+## Splits
+
+A column `split`, folders `train/` and `validation/`, or names of files say which pictures are
+trained on; `--splits=none` divides all of them anew. Other names than these stay, and are held
+out.
+
+| ours | theirs |
+| --- | --- |
+{splits}
+
+## Pictures
+
+JPEG, PNG, WebP, GIF (its first frame), BMP, TIFF, AVIF, JPEG 2000 and PPM; HEIC after `pip
+install pillow-heif`. Orientation is applied, colour profiles become sRGB, 16 bits become 8.
+`--fit crop` keeps the middle square, `pad` all of a picture on `--background`, `stretch` all of
+it out of shape. `--truncated keep` uses JPEGs that were cut off. What is not used is counted by
+its reason and named in `bad_samples.jsonl` of the records; above `--max_bad_fraction` encoding
+stops.
+"""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE, file=sys.stderr)
