@@ -12,6 +12,7 @@ from model.transformer import Params
 from training.checkpoint import Checkpoints
 from training.runs import place_of
 from weights.releases import Origin
+from weights.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     is_step = path.parent.name == "checkpoints" and path.name.isdecimal()
     run, step = (path.parent.parent, int(path.name)) if is_step else (path, None)
+    if (run / "config.yaml").is_file() and "quantizer" in read_yaml(run / "config.yaml"):
+        raise ValueError(
+            f"{run} is the run of a VQGAN, which turns pictures into tokens and back; the run of a "
+            "transformer is wanted here"
+        )
     config = from_yaml(Config, run / "config.yaml") if (run / "config.yaml").is_file() else None
     if config is None or not (config.checkpoint.folder or (run / "checkpoints").is_dir()):
         raise ValueError(

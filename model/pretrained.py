@@ -119,6 +119,11 @@ def read(folder: str | Path, dtype: Any = None) -> Release:
 def _format(folder: Path, values: Mapping[str, Any]) -> Format:
     """What a folder with such a config.json is. Raises ValueError when it is none of ours."""
     said = values.get("model_type")
+    if values.keys() & {"codebook_size", "n_embed", "ddconfig"}:
+        raise ValueError(
+            f"{folder} is a VQGAN, which turns pictures into tokens and back; a transformer is "
+            "wanted here, and the VQGAN is named with --vqgan"
+        )
     if isinstance(values.get("model"), dict):
         return "pastel"
     if said == "dallebart" or (said is None and _exists(folder, FLAX_FILE)):

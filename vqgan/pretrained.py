@@ -89,6 +89,7 @@ def read(path: str | Path, config: Mapping[str, Any] | None = None) -> Release:
         path = path.parent
     if path.is_file():
         return _read_taming(path, config)
+    _check_kind(path)
     if (path / FLAX_FILE).is_file() and not _is_own(path):
         return _read_flax(path, config)
     weights = taming.find_weights(path) if path.is_dir() and not _is_own(path) else None
@@ -125,6 +126,21 @@ def _read_own(folder: Path, settings: Mapping[str, Any] | None) -> Release:
         config = read_own(VQGANConfig, values)
         shapes = _shapes(config)
     return Release("pastel", config, read_weights(folder / WEIGHTS_FILE, shapes), origin)
+
+
+def _check_kind(folder: Path) -> None:
+    """Raise ValueError for a folder of another kind of thing, saying which."""
+    inside = folder / "vqgan"
+    more = f"; its VQGAN is {inside}" if inside.is_dir() else ""
+    if (folder / "config.yaml").is_file() and not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"{folder} is a run, not a VQGAN{more or ', and has none yet'}")
+    try:
+        said = read_json(folder / CONFIG_FILE)
+    except ValueError:  # a missing or damaged one is told where it is read
+        return
+    is_ours = isinstance(said.get("model"), dict) and "sampling" in said
+    if is_ours or said.get("model_type") in ("dallebart", "bart"):
+        raise ValueError(f"{folder} is a transformer, not a VQGAN{more}")
 
 
 def _shapes(config: VQGANConfig) -> Params:

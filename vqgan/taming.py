@@ -3,7 +3,6 @@
 Both kinds, VQModel and GumbelVQ. What only their training needs is left out by name.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import numpy as np
 import yaml
 
 from files import write_text
+from json_files import read_json
 from vqgan.config import VQGANConfig
 from vqgan.published import brief, read_settings, write_settings
 from weights.arrays import Arrays, read_arrays, write_arrays
 from weights.torch_file import read_torch_file
+from weights.yaml_files import read_yaml
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.yaml"
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
@@ -70,14 +71,7 @@ def find_config(weights: Path) -> Path | None:
 
 def read_config_file(path: Path) -> dict[str, Any]:
     """The settings in a yaml or json file. Raises ValueError where there are none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no settings")
-    return found
+    return read_json(path) if path.suffix == ".json" else read_yaml(path)
 
 
 def read_config(values: Mapping[str, Any], keys: Collection[str]) -> VQGANConfig:

@@ -1,0 +1,97 @@
+"""One kind of folder given for another is told as what it is, and wrong types by file and key."""
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from config import Config, from_yaml
+from data.text import open_tokenizer
+from model import pretrained
+from opening import open_checkpoint
+from release import ReleaseConfig, release
+from vqgan import pretrained as pretrained_vqgan
+
+WRONG: list[Any] = [None, [], "x", -1, 10**30, float("nan"), {"a": {"b": [1]}}, True, 1.5, [[[]]]]
+
+
+@pytest.fixture(scope="module")
+def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release, and in it the run's settings."""
+    out = tmp_path_factory.mktemp("wrong") / "release"
+    release(ReleaseConfig(str(run_folder), str(out)))
+    shutil.copy(run_folder / "config.yaml", out / "config.yaml")
+    return out
+
+
+def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each value stands, of lists the first two."""
+    yield at
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from places(value, (*at, key))
+    if isinstance(tree, list):
+        for i, value in enumerate(tree[:2]):
+            yield from places(value, (*at, i))
+
+
+def replaced(tree: Any, at: tuple[Any, ...], value: Any) -> Any:
+    if not at:
+        return value
+    tree = copy.deepcopy(tree)
+    inner = tree
+    for key in at[:-1]:
+        inner = inner[key]
+    inner[at[-1]] = value
+    return tree
+
+
+FILES: dict[str, Callable[[Path], Any]] = {
+    "config.json": lambda path: pretrained.read(path.parent),
+    "vqgan/config.json": lambda path: pretrained_vqgan.load(path.parent),
+    "tokenizer/tokenizer.json": lambda path: open_tokenizer(path.parent).encode(["a b"], 8),
+    "config.yaml": lambda path: from_yaml(Config, path),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_wrong_type_anywhere_is_one_line_that_names_the_file(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / name
+    is_yaml = path.suffix == ".yaml"
+    load: Any = yaml.safe_load if is_yaml else json.loads
+    dump: Any = yaml.safe_dump if is_yaml else json.dumps
+    tree, told = load(path.read_text()), []
+    for number, at in enumerate(list(places(tree))[: 25 if is_yaml else 80]):
+        for i in range(1 if is_yaml else 3):
+            wrong = WRONG[(number + 3 * i) % len(WRONG)]
+            path.write_text(dump(replaced(tree, at, wrong)))
+            try:
+                FILES[name](path)
+            except ValueError as error:
+                told.append(str(error))
+    assert len(told) > 8
+    assert not [line for line in told if str(path.parent) not in line or "\n" in line]
+
+
+def test_a_transformer_is_no_vqgan(folder: Path, run_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a transformer, not a VQGAN; its VQGAN is .*vqgan"):
+        pretrained_vqgan.load(folder)
+    with pytest.raises(ValueError, match=r"is a run, not a VQGAN; its VQGAN is .*vqgan"):
+        pretrained_vqgan.load(run_folder)
+
+
+def test_a_vqgan_is_no_transformer(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a VQGAN, .* a transformer is wanted"):
+        open_checkpoint(folder / "vqgan")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text("quantizer: {}\nmodel: {}\n")
+    with pytest.raises(ValueError, match="is the run of a VQGAN"):
+        open_checkpoint(tmp_path)
