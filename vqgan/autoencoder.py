@@ -105,7 +105,7 @@ def _middle(config: VQGANConfig) -> Iterator[Layer]:
 @dataclass(frozen=True)
 class Autoencoder:
     """Pure functions of parameters {"encoder", "decoder", "codebook"} and arrays, and "classifier"
-    where the configuration looks codes up by one."""
+    where the configuration looks codes up by one; with fsq there is no "codebook"."""
 
     config: VQGANConfig
 
@@ -113,20 +113,28 @@ class Autoencoder:
         """Random parameters. The codebook waits for k-means over the trained encoder's outputs."""
         encoder_key, decoder_key, code_key = jax.random.split(key, 3)
         shape = (self.config.codebook_size, self.config.code_dim)
-        is_nearest = self.config.lookup == "nearest"
-        return {
+        params = {
             "encoder": init_plan(encoder_plan(self.config), encoder_key),
             "decoder": init_plan(decoder_plan(self.config), decoder_key),
-            "codebook": self.place(jax.random.normal(code_key, shape)),
-            **({} if is_nearest else {"classifier": init_conv(code_key, *shape[::-1], kernel=1)}),
         }
+        if self.config.lookup == "fsq":
+            return params
+        params["codebook"] = self.place(jax.random.normal(code_key, shape))
+        if self.config.lookup == "classifier":
+            params["classifier"] = init_conv(code_key, *shape[::-1], kernel=1)
+        return params
 
     def place(self, latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        """Where codes and latents are compared: the unit sphere, if codes are normalised."""
+        """Where codes and latents are compared: the unit sphere, if codes are normalised; with fsq
+        the box of its grid."""
+        if self.config.fsq_levels:
+            return quantizer.bound(latents, self.config.fsq_levels)
         return quantizer.normalize(latents) if self.config.normalize_codes else latents
 
     def codes(self, params: Params) -> Float[Array, "k c"]:
         """The codebook as it is compared and decoded."""
+        if self.config.fsq_levels:
+            return quantizer.fsq_grid(self.config.fsq_levels)
         return self.place(jnp.asarray(params["codebook"]))
 
     def latents(self, params: Params, pixels: Float[Arrays, "b Y X 3"]) -> Float[Array, "b y x c"]:
@@ -137,7 +145,8 @@ class Autoencoder:
     def paint(self, params: Params, latents: Float[Arrays, "b y x c"]) -> Float[Array, "b Y X 3"]:
         """The decoder on latents, quantised or not; float32, not clipped."""
         # Codes of unit length reach the decoder with unit variance.
-        gain = self.config.code_dim**0.5 if self.config.normalize_codes else 1.0
+        on_sphere = self.config.normalize_codes and not self.config.fsq_levels
+        gain = self.config.code_dim**0.5 if on_sphere else 1.0
         given = _as_jax((params["decoder"], gain * latents))
         return apply_plan(decoder_plan(self.config), *given)
 

@@ -1,12 +1,13 @@
 """Configuration of the autoencoder with a codebook: its layout, and how it is trained."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 Norm = Literal["rmsnorm", "groupnorm"]
 Resampling = Literal["fold", "conv", "pool"]
 Middle = Literal["none", "attention"]
-Lookup = Literal["nearest", "classifier"]
+Lookup = Literal["nearest", "classifier", "fsq"]
 SIZES = (
     *("image_size", "patch_size", "edge_kernel", "stem_channels"),
     *("latent_channels", "code_dim", "codebook_size"),
@@ -58,9 +59,14 @@ class VQGANConfig:
     lookup: Lookup = "nearest"
     """The code of a latent: the nearest one, or the likeliest class of a 1 × 1 convolution, as in
     taming-transformers' GumbelVQ (Jang et al. 2016, arXiv:1611.01144), which is read, not trained
-    here."""
+    here. fsq: the nearest point of a grid that is not learnt (finite scalar quantisation; Mentzer
+    et al. 2023, arXiv:2309.15505), which needs no k-means, warm-up or revival."""
+    fsq_levels: tuple[int, ...] = ()
+    """With lookup fsq, values that each number of a code may have, such as 8 8 8 8: code_dim is how
+    many there are, codebook_size their product."""
 
     def __post_init__(self) -> None:
+        self._check_levels()
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -85,6 +91,21 @@ class VQGANConfig:
         widths = (self.stem_channels, *self.channels)
         if self.norm == "groupnorm" and any(c % 32 for c in widths):
             raise ValueError(f"groupnorm needs channels in multiples of 32, not {widths}")
+
+    def _check_levels(self) -> None:
+        levels = self.fsq_levels
+        if (self.lookup == "fsq") != bool(levels) or any(level < 2 for level in levels):
+            raise ValueError(
+                f"lookup fsq and fsq_levels of at least 2 each belong together, not "
+                f"{self.lookup} and {levels}; try --model.lookup=fsq --model.fsq_levels 8 8 8 8"
+            )
+        sizes = len(levels), math.prod(levels)
+        if levels and (self.code_dim, self.codebook_size) != sizes:
+            raise ValueError(
+                f"fsq_levels {levels} make codes of {sizes[0]} numbers and a codebook of "
+                f"{sizes[1]}, not {self.code_dim} and {self.codebook_size}; try "
+                f"--model.code_dim={sizes[0]} --model.codebook_size={sizes[1]}"
+            )
 
     @property
     def factor(self) -> int:

@@ -29,14 +29,15 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig, warmup_steps: int) -
     """The training loss of a batch {"pixels" uint8}.
 
     In the first `warmup_steps` updates nothing is quantised: the decoder sees the latents
-    themselves. The perplexity is not of one micro-batch: a Partial, it is taken of the mean shares
-    of the codes. Nothing is drawn at random: the keys that the training step gives are for other
-    losses.
+    themselves. A grid of fsq is there from the first update on and pulls nothing. The perplexity is
+    not of one micro-batch: a Partial, it is taken of the mean shares of the codes. Nothing is drawn
+    at random: the keys that the training step gives are for other losses.
 
     Raises:
         ValueError: for a lookup by a classifier, which would not learn here.
     """
-    if autoencoder.config.lookup != "nearest":
+    is_grid = autoencoder.config.lookup == "fsq"
+    if autoencoder.config.lookup == "classifier":
         raise ValueError("model.lookup classifier is only read from elsewhere; train with nearest")
 
     def loss(
@@ -45,15 +46,16 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig, warmup_steps: int) -
         pixels = to_float(batch["pixels"])
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)
-        is_quantized = moment.step >= warmup_steps
+        is_quantized = is_grid | (moment.step >= warmup_steps)
         seen = jnp.where(is_quantized, quantized.latents, latents)
         reconstruction = autoencoder.paint(params, seen)
 
         painted = reconstruction_loss(pixels, reconstruction, config)
-        total = painted + is_quantized * (
+        pull = (
             config.codebook * quantized.codebook_loss
             + config.commitment * quantized.commitment_loss
         )
+        total = painted if is_grid else painted + is_quantized * pull
         counts = quantizer.count(quantized.tokens, autoencoder.config.codebook_size)
         return total, {
             "train/reconstruction_loss": painted,

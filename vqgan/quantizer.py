@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 from model.layers import first_largest
@@ -29,9 +30,29 @@ class Quantized(NamedTuple):
     """Keeps the encoder near the codes."""
 
 
+_MARGIN = 1e-3  # or the outer levels would need infinite latents
+
+
 def normalize(latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """Scale to unit length."""
     return latents * jax.lax.rsqrt(jnp.square(latents).sum(-1, keepdims=True) + 1e-12)
+
+
+def bound(latents: Float[Array, "*b c"], levels: tuple[int, ...]) -> Float[Array, "*b c"]:
+    """Squash each number to where the nearest point of its levels is one of `fsq_grid`: −1..1, for
+    an even number of levels a step less above."""
+    count = jnp.broadcast_to(jnp.array(levels, latents.dtype), latents.shape)
+    reach = (count - 1) * (1 + _MARGIN) / 2  # in steps, a little beyond the outer levels
+    middle = jnp.where(count % 2 == 0, 0.5, 0.0)  # an even number of levels has 0 among them too
+    steps = jnp.tanh(latents + jnp.arctanh(middle / reach)) * reach - middle
+    return steps / (count // 2)
+
+
+def fsq_grid(levels: tuple[int, ...]) -> Float[Array, "k c"]:
+    """All points of the grid, the last number changing fastest."""
+    places = np.stack(np.meshgrid(*map(np.arange, levels), indexing="ij"), axis=-1)
+    half = np.array(levels) // 2
+    return jnp.asarray((places.reshape(-1, len(levels)) - half) / half, jnp.float32)
 
 
 def nearest(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Int[Array, "*b"]:

@@ -107,6 +107,8 @@ class VQGANRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.model.lookup == "fsq":
+            return
         warmup, steps = self.quantizer.warmup_steps, self.training.steps
         if warmup >= steps:
             raise ValueError(
@@ -223,6 +225,8 @@ def make_between(
     """k-means when the warm-up ends, and from then on the regular revival of unused codes. The
     pictures are those next in the stream, so that a resumed run does the same."""
     settings, examples_at = config.quantizer, make_plan(config.training).examples
+    if config.model.lookup == "fsq":
+        return lambda n, state: state
     start, refresh = make_codebook_care(autoencoder)
 
     def care(n: int, state: TrainState) -> TrainState:

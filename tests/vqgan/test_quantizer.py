@@ -1,5 +1,7 @@
 """The codebook: gradients, losses, k-means, revival of unused codes."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,3 +89,26 @@ def test_perplexity_of_even_use_is_the_number_of_codes_used():
     counts = jnp.array([5, 5, 5, 5, 0, 0])
     np.testing.assert_allclose(quantizer.perplexity(counts), 4, rtol=1e-5)
     np.testing.assert_allclose(quantizer.usage(counts), 4 / 6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [(8, 5, 5, 5), (3, 2), (4,)])
+def test_a_grid_s_points_are_reached_and_nearest_is_rounding(levels: tuple[int, ...]) -> None:
+    grid = np.asarray(quantizer.fsq_grid(levels))
+    assert grid.shape == (math.prod(levels), len(levels))
+    assert [len(np.unique(column)) for column in grid.T] == [*levels]
+    assert (grid == 0).all(axis=1).any()
+    latents = 4 * jax.random.normal(jax.random.key(0), (4000, len(levels)))
+    bounded = quantizer.bound(latents, levels)
+    half = np.array(levels) // 2
+    chosen = grid[np.asarray(quantizer.nearest(jnp.asarray(grid), bounded))]
+    np.testing.assert_allclose(chosen * half, np.round(np.asarray(bounded) * half), atol=1e-5)
+    for column, count in zip(chosen.T, levels, strict=True):
+        assert len(np.unique(column)) == count
+
+
+def test_bounding_keeps_zero_and_order() -> None:
+    line = jnp.linspace(-9, 9, 201)[:, None]
+    for count in (2, 3, 8):
+        bounded = np.asarray(quantizer.bound(line, (count,)))[:, 0]
+        assert bounded[100] == pytest.approx(0, abs=1e-6)
+        assert (np.diff(bounded) >= -1e-6).all()

@@ -15,7 +15,8 @@ from training.step import Moment
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import LossConfig, QuantizerConfig
-from vqgan.objective import make_codebook_care, make_loss
+from vqgan.losses import reconstruction_loss
+from vqgan.objective import make_codebook_care, make_loss, to_float
 from vqgan.recipe import PicturesConfig, PictureTraining, VQGANRunConfig
 from vqgan.train import main
 
@@ -176,3 +177,54 @@ def test_a_run_from_given_weights_resumes_without_them(run_config, given, tmp_pa
     shutil.rmtree(given[0])
     main(dataclasses.replace(config, output_dir=str(stopped)))
     assert metrics(tmp_path / "run") == metrics(stopped)
+
+
+@pytest.fixture
+def grid_config(run_config):
+    model = dataclasses.replace(
+        run_config.model, lookup="fsq", fsq_levels=(4, 4, 3), code_dim=3, codebook_size=48
+    )
+    return dataclasses.replace(run_config, model=model, quantizer=QuantizerConfig(10**6))
+
+
+def test_a_grid_is_trained_with_and_released_without_a_codebook(grid_config):
+    main(grid_config)
+    config, params = pretrained.load(f"{grid_config.output_dir}/vqgan")
+    assert config == grid_config.model
+    assert set(params) == {"encoder", "decoder"}
+    autoencoder = build(config)
+    pixels = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
+    tokens = autoencoder.encode(params, pixels)
+    assert tokens.shape == (3, 4)
+    assert 0 <= int(tokens.min()) <= int(tokens.max()) < 48
+    assert autoencoder.decode(params, tokens).shape == pixels.shape
+
+
+def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
+    autoencoder = build(grid_config.model)
+    params = autoencoder.init(jax.random.key(0))
+    loss = make_loss(autoencoder, LossConfig(), 10**6)
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+    moment = Moment(0)
+    batch = {"pixels": jax.numpy.asarray(pixels)}
+    keys = jax.random.split(jax.random.key(1), 4)
+    value, gradient = jax.value_and_grad(lambda p: loss(p, batch, keys, moment)[0])(params)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["encoder"]["to_code"]))
+    off_grid = autoencoder.paint(params, autoencoder.latents(params, to_float(batch["pixels"])))
+    painted = reconstruction_loss(to_float(batch["pixels"]), off_grid, LossConfig())
+    assert float(value) != pytest.approx(float(painted), rel=1e-6)  # quantised from the start
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lookup": "nearest"}, r"belong together, not nearest and \(4, 4, 3\)"),
+        ({"fsq_levels": ()}, "belong together, not fsq"),
+        ({"fsq_levels": (1, 48)}, "at least 2 each"),
+        ({"code_dim": 4}, "try --model.code_dim=3 --model.codebook_size=48"),
+        ({"codebook_size": 49}, "a codebook of 48, not 3 and 49"),
+    ],
+)
+def test_levels_and_sizes_of_a_grid_agree(grid_config, changes, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(grid_config.model, **changes)

@@ -1,0 +1,78 @@
+"""How well tokenizers paint pictures that they were not trained on: dB, SSIM, hue, codes in use.
+
+    python -m experiments.tokenizers pictures/general vqgan/openmoji vqgan/general --grid grid.png
+
+One table for each held-out split of the source. The grid has rows of real pictures, each followed
+by one row for each tokenizer, in their order.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from data.splits import TRAIN
+from vqgan import pretrained, quantizer
+from vqgan.autoencoder import build
+from vqgan.losses import hue_loss
+from vqgan.objective import make_reconstruction, to_float
+from vqgan.pictures import Pictures, reconstruct_all, spread
+from vqgan.recipe import read_sets
+
+COLUMNS = 16
+SHOWN = 64
+COLOURED = 0.25  # of (max − min of red, green, blue): a pixel with a hue to lose
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("tokenizers", nargs="+")
+    parser.add_argument("--grid", type=Path)
+    parser.add_argument("--most", type=int, default=1000, help="pictures of a split")
+    given = parser.parse_args()
+    opened = [pretrained.load(path) for path in given.tokenizers]
+    sets = read_sets(given.source, opened[0][0].image_size)
+    held_out = {name: spread([p], given.most) for name, p in sets.items() if name != TRAIN}
+    shown = spread([*held_out.values()], SHOWN)
+    rows = [shown]
+    print(f"{'':32}{'pictures':>9}{'dB':>8}{'SSIM':>8}{'hue':>8}{'used %':>8}{'perplexity':>12}")
+    for path, (config, params) in zip(given.tokenizers, opened, strict=True):
+        reconstruct = make_reconstruction(build(config))
+        for name, pictures in held_out.items():
+            found = reconstruct_all(reconstruct, params, pictures)
+            told = "".join(figures(pictures, found, config.codebook_size))
+            print(f"{path[-20:]:20} {name[-11:]:11}{len(pictures):>9,}{told}", flush=True)
+        painted = reconstruct_all(reconstruct, params, shown)["reconstruction"]
+        rows.append(((painted / 2 + 0.5) * 255).round().astype(np.uint8))
+    if given.grid:
+        Image.fromarray(lay_out(rows)).save(given.grid)
+
+
+def figures(pictures: Pictures, found: dict[str, np.ndarray], codebook_size: int) -> list[str]:
+    """PSNR, SSIM, error of colour differences where there is colour, and the codes in use."""
+    real, painted = to_float(jnp.asarray(pictures)), jnp.asarray(found["reconstruction"])
+    has_hue = (real.max(-1, keepdims=True) - real.min(-1, keepdims=True)) / 2 > COLOURED
+    lost = float(hue_loss(jnp.where(has_hue, painted - real, 0.0))) / float(has_hue.mean())
+    counts = quantizer.count(jnp.asarray(found["tokens"]), codebook_size)
+    used, spread_over = float(quantizer.usage(counts)), float(quantizer.perplexity(counts))
+    psnr, ssim = (float(found[name].mean()) for name in ("psnr", "ssim"))
+    return [f"{psnr:8.2f}", f"{ssim:8.4f}", f"{lost:8.3f}", f"{used:8.1%}", f"{spread_over:12,.0f}"]
+
+
+def lay_out(kinds: list[Pictures]) -> np.ndarray:
+    """Rows of COLUMNS real pictures, each followed by what each tokenizer makes of them."""
+    lines = []
+    for start in range(0, len(kinds[0]), COLUMNS):
+        for kind in kinds:
+            some = kind[start : start + COLUMNS]
+            missing = ((0, COLUMNS - len(some)), (0, 0), (0, 0), (0, 0))
+            lines.append(np.concatenate([*np.pad(some, missing, constant_values=255)], axis=1))
+    return np.concatenate(lines)
+
+
+if __name__ == "__main__":
+    main()
