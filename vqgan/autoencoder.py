@@ -113,7 +113,7 @@ class Autoencoder:
         """Random parameters. The codebook waits for k-means over the trained encoder's outputs."""
         encoder_key, decoder_key, code_key = jax.random.split(key, 3)
         shape = (self.config.codebook_size, self.config.code_dim)
-        params = {
+        params: Params = {
             "encoder": init_plan(encoder_plan(self.config), encoder_key),
             "decoder": init_plan(decoder_plan(self.config), decoder_key),
         }

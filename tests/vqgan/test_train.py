@@ -205,7 +205,7 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
     params = autoencoder.init(jax.random.key(0))
     loss = make_loss(autoencoder, LossConfig(), 10**6)
     pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
-    moment = Moment(0)
+    moment = Moment(jax.numpy.array(0))
     batch = {"pixels": jax.numpy.asarray(pixels)}
     keys = jax.random.split(jax.random.key(1), 4)
     value, gradient = jax.value_and_grad(lambda p: loss(p, batch, keys, moment)[0])(params)
