@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from training.observables import OBSERVED, unpack
 from training.signals import StopSignal
 from training.state import TrainState
-from training.step import TENSORS, tensor_names
 
-Row = dict[str, float]
+Row = dict[str, Any]
+"""Numbers by name; of some observables vectors, as lists."""
 Show = Callable[[int, str, Path], None]
 """(step, name, file of a picture) → nothing"""
 
@@ -69,7 +70,7 @@ def fit(
     `is_stop(n)`, asked before each update, is `stop.received` unless processes must agree on it.
     """
     clock = _Clock()
-    rows = _Rows(clock, tensor_names(state.params), watch, record)
+    rows = _Rows(clock, watch, record)
     is_stop = is_stop or (lambda n: stop is not None and stop.received)
     first = done = int(state.step)
     save_once = _Saves(clock, save, first)
@@ -133,11 +134,10 @@ class _Rows:
     def __init__(
         self,
         clock: "_Clock",
-        names: Sequence[str],
         watch: Callable[[int, Row], None],
         record: Callable[[int, Row], None],
     ) -> None:
-        self._clock, self._names, self._watch, self._record = clock, names, watch, record
+        self._clock, self._watch, self._record = clock, watch, record
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
     def hold(self, done: int, metrics: Mapping[str, Any]) -> None:
@@ -148,7 +148,7 @@ class _Rows:
         if self._held is None:
             return
         (done, metrics), self._held = self._held, None
-        row = to_row(metrics, self._names)
+        row = to_row(metrics)
         self._watch(done, row)
         self._record(done, {**row, **self._clock.lap(), **(extra or {})})
 
@@ -180,17 +180,11 @@ def _rescued(
     return stop.shielded(rescue)
 
 
-def to_row(metrics: Mapping[str, Any], names: Sequence[str]) -> Row:
-    """Numbers by name; the norms of all tensors, and the ratio of update to weights, where they
-    were due."""
+def to_row(metrics: Mapping[str, Any]) -> Row:
+    """Numbers by name, and those observables that were due."""
     values = jax.device_get(dict(metrics))
-    norms = values.pop(TENSORS, None)
-    row = {name: float(value) for name, value in values.items()}
-    if norms is not None and not np.isnan(norms).all():
-        row |= dict(zip(names, norms.tolist(), strict=True))
-        _, weights, updates = np.linalg.norm(norms.reshape(3, -1), axis=1)
-        row["ratio/update"] = float(updates / max(weights, 1e-30))
-    return row
+    observed = unpack(values.pop(OBSERVED, ()))
+    return {**{name: float(value) for name, value in values.items()}, **observed}
 
 
 class _Clock:

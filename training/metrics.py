@@ -102,7 +102,7 @@ class MetricsFile:
             **self._costs.speeds(own / max(seconds, 1e-9)),
         }
         # NaN and infinity are not JSON; null says that there was no number.
-        finite = {name: value if math.isfinite(value) else None for name, value in full.items()}
+        finite = {name: _finite(value) for name, value in full.items()}
         try:
             self._file.write(json.dumps(finite) + "\n")
             self._file.flush()
@@ -117,6 +117,13 @@ class MetricsFile:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk was told of by `write`
             self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    """A number, or null where it is NaN or infinite; of a list each."""
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return value if math.isfinite(value) else None
 
 
 def read(path: Path) -> list[dict[str, Any]]:

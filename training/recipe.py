@@ -2,7 +2,7 @@
 trains it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from jaxtyping import Array, Key
 from training.batching import BatchPlan
 from training.loop import Hook
 from training.metrics import NO_COSTS, Costs
+from training.observables import Observable
 from training.parallel import Devices
+from training.players import Players
 from training.state import TrainState
 from training.step import Loss
 
@@ -57,6 +59,10 @@ class Recipe:
     depends_on: Mapping[str, Any]
     """What a run depends on besides its settings, such as the data's digest: saved with each
     checkpoint, and the same on resume."""
+    players: Players = field(default_factory=dict)
+    """Further sets of parameters that are trained beside the model's, by name."""
+    observables: Sequence[Observable] = ()
+    """What is looked at inside of an update, besides what every recipe has."""
     splits: Sequence[str] = ()
     """Names of the held-out splits that the hooks evaluate."""
     summary: str = ""

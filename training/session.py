@@ -72,7 +72,7 @@ class _Session:
     def __init__(self, config: RunConfig, recipe: Recipe, run: Run, read: runs.Read) -> None:
         self._config, self._recipe, self._run, self._read = config, recipe, run, read
         self._book = Logbook(run.folder, run.devices.is_first)
-        self._create = make_state(config, recipe.init)
+        self._create = make_state(config, recipe.init, recipe.players)
         self._plan = make_plan(config.training)
         self._before: list[list[int]] = []  # parts of the plan that the state was trained by
 
@@ -190,7 +190,11 @@ class _Session:
             print(describe_course(config.optim, steps, self._plan.examples), flush=True)
         batch_at = recipe.open_batches(self._plan, run.devices)
         hooks = [*recipe.hooks(run), traced]
-        update = make_update(config, recipe.loss, run.devices, run.micro_batch, self._plan)
+        update = make_update(
+            *(config, recipe.loss, run.devices, run.micro_batch, self._plan),
+            observables=recipe.observables,
+            players=recipe.players,
+        )
         print("compiling; the first update takes a while", flush=True)
         step = parallel.compile_step(update, run.devices)
         agree = processes.Agreement()

@@ -1,6 +1,7 @@
 """What training carries from one update to the next: a plain pytree, all in the checkpoint."""
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,10 @@ from jaxtyping import Array, Int, UInt32
 
 from optim.loss_scale import LossScale, init_loss_scale
 from training.config import ParamDtype
+from training.players import Players, init_players
 from training.precision import narrow
+
+PLAYERS = 1
 
 
 class TrainState(NamedTuple):
@@ -25,6 +29,8 @@ class TrainState(NamedTuple):
     """Moving average of the parameters, a tree like theirs, where one is kept."""
     guard: Any = None
     """What training/spikes.py remembers of the updates before."""
+    players: Any = None
+    """State of each further player by name (training/players.py), where there are some."""
 
     @property
     def weights(self) -> Any:
@@ -42,6 +48,7 @@ class TrainState(NamedTuple):
         param_dtype: ParamDtype = "float32",
         init_ema: Callable[[Any], Any] | None = None,
         guard: Any = None,
+        players: Players = MappingProxyType({}),
     ) -> "TrainState":
         """The state before the first update; with float16 it holds a loss scale. `init` gives
         float32, which only the parameters do not stay."""
@@ -55,4 +62,5 @@ class TrainState(NamedTuple):
             loss_scale=init_loss_scale() if compute_dtype == "float16" else None,
             ema=None if init_ema is None else init_ema(params),
             guard=guard,
+            players=init_players(players, jax.random.fold_in(for_params, PLAYERS)),
         )

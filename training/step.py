@@ -1,20 +1,21 @@
 """One optimizer update, as a pure function of the state and a batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from optim.accumulate import accumulate
-from optim.freezing import IsTrained, trained_part, with_trained, with_zeros
+from optim.freezing import IsTrained, trained_part, with_trained
 from optim.loss_scale import adjust
-from optim.paths import is_stacked
 from training.config import TrainingConfig
-from training.digests import path_name
+from training.observables import OBSERVED, Observable, Update, observe
+from training.players import MODEL, Players, move_players
 from training.precision import TAG, at_precision, round_like, widen
 from training.spikes import judge, keep_unless
 from training.state import TrainState
@@ -31,11 +32,15 @@ class Moment(NamedTuple):
 
     step: Int[Array, ""]
     """Finished updates."""
+    players: Mapping[str, Any] = {}
+    """Parameters of the others that are trained beside these (training/players.py), by name; the
+    model's own as `model`."""
 
 
 Loss = Callable[[Any, Batch, Key[Array, " b"], Moment], tuple[Array, Means]]
 """(parameters, batch, a key for each example, moment) → (the objective, metrics)"""
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+"""(state, batch) → (new state, metrics, with those of training/observables.py under OBSERVED)"""
 UpdateEma = Callable[[Any, Any, Array], Any]
 """(averages, parameters, finished updates) → averages"""
 MicroBatches = Callable[[int], int]
@@ -43,7 +48,6 @@ MicroBatches = Callable[[int], int]
 IsWarm = Callable[[Array], Array]
 """Finished updates → whether the learning rate's warm-up is over"""
 
-TENSORS = "tensors"
 PLAIN = TrainingConfig(on_spike="off")
 
 
@@ -68,26 +72,66 @@ def make_train_step(
     is_warm: IsWarm = lambda step: jnp.bool_(True),
     update_ema: UpdateEma | None = None,
     is_trained: IsTrained | None = None,
+    observables: Sequence[Observable] = (),
+    players: Players = MappingProxyType({}),
 ) -> Step:
     """The update for a loss; `mean_over_devices` is given by training/parallel.py. Parameters that
-    are not `is_trained` get no gradient, which saves its memory and the work behind it.
+    are not `is_trained` get no gradient, which saves its memory and the work behind it. `players`
+    are those of the state.
 
     Where the state has a guard (training/spikes.py), an update that would do harm leaves
     parameters, optimizer and averages as they were; until the learning rate `is_warm` only what is
     no number does.
     """
-    direction = optax.with_extra_args_support(optimizer).update
+    move = _make_move(optimizer, update_ema, is_trained)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         rows = len(batch["example_index"])
         count = micro_batches(rows) if callable(micro_batches) else micro_batches
         trained = trained_part(state.params, is_trained)
-        grads, means = mean_over_devices(_mean_gradient(loss, state, trained, batch, count))
-        metrics: Metrics = {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
+        moment = Moment(state.step, _parameters(state))
+
+        def mean_gradient(loss: Loss, params: Any, name: str) -> tuple[Any, Metrics]:
+            found = _mean_gradient(loss, state, params, batch, count, moment, name)
+            grads, means = mean_over_devices(found)
+            return grads, {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
+
+        model_loss = lambda part, *more: loss(with_trained(state.params, part), *more)  # noqa: E731
+        grads, metrics = mean_gradient(model_loss, trained, "train/loss")
         learning_rate = schedule(state.step)
         metrics["norm/grad"] = optax.tree.norm(grads)
         metrics["schedule/learning_rate"] = learning_rate
 
+        updates, new = move(state, trained, grads, learning_rate)
+        if state.players is not None:
+            own = lambda player, params: mean_gradient(player.loss, params, "loss")  # noqa: E731
+            moved_players, told = move_players(players, state.players, state.step, own)
+            new, metrics = new._replace(players=moved_players), metrics | told
+        seen = Update(grads, state.params, updates, new.opt_state, state.step, metrics)
+        observed = observe(observables, seen)
+        metrics["norm/params"] = optax.tree.norm(widen(new.params))
+        new, metrics = _guarded(
+            *(state, new, metrics, settings, is_warm(state.step)),
+            {name: player.first_step for name, player in players.items()},
+        )
+        everything = {**metrics, OBSERVED: observed} if observed else metrics
+        return new._replace(step=state.step + 1), everything
+
+    return at_precision(step, settings.matmul_precision)
+
+
+def _make_move(
+    optimizer: optax.GradientTransformation,
+    update_ema: UpdateEma | None,
+    is_trained: IsTrained | None,
+) -> Callable[[TrainState, Any, Any, Array], tuple[Any, TrainState]]:
+    """(state, its trained parameters, their gradient, learning rate) → what is added to them, and
+    the state with the new parameters, optimizer state and averages."""
+    direction = optax.with_extra_args_support(optimizer).update
+
+    def move(
+        state: TrainState, trained: Any, grads: Any, learning_rate: Array
+    ) -> tuple[Any, TrainState]:
         exact = widen(trained)
         updates, opt_state = direction(grads, state.opt_state, exact, learning_rate=learning_rate)
         updates = jax.tree.map(lambda u: -learning_rate * u, updates)
@@ -98,32 +142,38 @@ def make_train_step(
         if update_ema is not None:  # of frozen parameters it is what they are
             averages = update_ema(trained_part(state.ema, is_trained), moved, state.step)
             new = new._replace(ema=with_trained(state.ema, averages))
-        if settings.norms_every:
-            is_due = (state.step + 1) % settings.norms_every == 0
-            metrics[TENSORS] = tensor_norms(grads, state.params, updates, is_due)
-        metrics["norm/params"] = optax.tree.norm(widen(params))
-        new, metrics = _guarded(state, new, metrics, settings, is_warm(state.step))
-        return new._replace(step=state.step + 1), metrics
+        return updates, new
 
-    return at_precision(step, settings.matmul_precision)
+    return move
+
+
+def _parameters(state: TrainState) -> dict[str, Any]:
+    """Of the model and of each player, by name."""
+    others = {name: player.params for name, player in (state.players or {}).items()}
+    return {MODEL: state.params, **others}
 
 
 def _mean_gradient(
-    loss: Loss, state: TrainState, trained: Any, batch: Batch, micro_batches: int
+    loss: Loss,
+    state: TrainState,
+    params: Any,
+    batch: Batch,
+    micro_batches: int,
+    moment: Moment,
+    name: str,
 ) -> tuple[Any, Means]:
-    """Gradient of the trained parameters, and metrics, averaged over the micro-batches, with the
-    loss scale taken out again."""
+    """Gradient of `params`, and metrics with the objective as `name`, averaged over the
+    micro-batches, with the loss scale taken out again."""
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
-    def scaled(trained: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
-        params = with_trained(state.params, trained)
-        value, metrics = loss(params, part, keys, Moment(state.step))
-        return value * scale, {"train/loss": value, **metrics}
+    def scaled(params: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
+        value, metrics = loss(params, part, keys, moment)
+        return value * scale, {name: value, **metrics}
 
     def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[Any, Means]:
         part, key_data = part_and_keys
         keys = jax.random.wrap_key_data(key_data)
-        grads, metrics = jax.grad(scaled, has_aux=True)(trained, part, keys)
+        grads, metrics = jax.grad(scaled, has_aux=True)(params, part, keys)
         return widen(grads), metrics
 
     keys = example_keys(state, batch["example_index"])
@@ -137,6 +187,7 @@ def _guarded(
     metrics: Metrics,
     settings: TrainingConfig,
     is_warm: Bool[Array, ""],
+    first_steps: Mapping[str, int],
 ) -> tuple[TrainState, Metrics]:
     """The new state, or the old one where the update would do harm or float16 overflowed.
 
@@ -145,6 +196,9 @@ def _guarded(
     if old.guard is None and old.loss_scale is None:
         return new, metrics
     value, norm = metrics["train/loss"], metrics["norm/grad"]
+    for name in old.players or {}:  # one that waits is NaN
+        bad = (old.step >= first_steps[name]) & ~jnp.isfinite(metrics[f"{name}/norm/grad"])
+        norm = jnp.where(bad, jnp.nan, norm)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     good = finite & jnp.isfinite(metrics["norm/params"])
     is_scale_too_high = jnp.bool_(False)
@@ -156,50 +210,12 @@ def _guarded(
             *(old.guard, settings, is_warm, value, norm, metrics["norm/params"]), is_scale_too_high
         )
         metrics |= told
-    kept = keep_unless(
-        good, (new.params, new.opt_state, new.ema), (old.params, old.opt_state, old.ema)
-    )
-    new = old._replace(params=kept[0], opt_state=kept[1], ema=kept[2], guard=guard)
+    what = lambda state: (state.params, state.opt_state, state.ema, state.players)  # noqa: E731
+    kept = keep_unless(good, what(new), what(old))
+    new = old._replace(params=kept[0], opt_state=kept[1], ema=kept[2], players=kept[3], guard=guard)
     if old.loss_scale is not None:
         window, floor = settings.loss_scale_window, settings.loss_scale_floor
         new = new._replace(loss_scale=adjust(old.loss_scale, finite, window, floor))
         metrics["loss_scale/scale"] = old.loss_scale.scale
         metrics["loss_scale/skipped"] = (~finite).astype(jnp.float32)
     return new, metrics
-
-
-def tensor_norms(
-    grads: Any, params: Any, updates: Any, is_due: Bool[Array, ""]
-) -> Float[Array, " n"]:
-    """Norms of every tensor, a stack's by layer, in the order of `tensor_names`; 0 of gradient and
-    update of a frozen one; NaN where they are not due, which costs nothing."""
-
-    def compute() -> Array:
-        norms = [
-            jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=_own_axes(path, leaf)))
-            for tree in (with_zeros(grads, params), params, with_zeros(updates, params))
-            for path, leaf in jax.tree.flatten_with_path(tree)[0]
-        ]
-        return jnp.concatenate([jnp.atleast_1d(norm) for norm in norms])
-
-    count = 3 * len(_parts(params))
-    return jax.lax.cond(is_due, compute, lambda: jnp.full((count,), jnp.nan))
-
-
-def tensor_names(params: Any) -> list[str]:
-    """Such as norm/grad/decoder/run0/mlp/up/kernel/0, of layer 0."""
-    parts = _parts(params)
-    return [f"norm/{kind}/{part}" for kind in ("grad", "param", "update") for part in parts]
-
-
-def _parts(params: Any) -> list[str]:
-    names = []
-    for path, leaf in jax.tree.flatten_with_path(params)[0]:
-        name = path_name(path)
-        layers = range(leaf.shape[0]) if is_stacked(name) else None
-        names += [name] if layers is None else [f"{name}/{layer}" for layer in layers]
-    return names
-
-
-def _own_axes(path: Any, leaf: Array) -> tuple[int, ...]:
-    return tuple(range(1 if is_stacked(path_name(path)) else 0, leaf.ndim))

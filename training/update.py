@@ -1,8 +1,10 @@
 """The update and the first state of a configuration: optimizer, schedule, averages and devices put
 around a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from optim.ema import init_ema, make_ema
@@ -12,7 +14,9 @@ from optim.schedules import make_schedule, make_warm_up
 from training import fitting, parallel
 from training.batching import BatchPlan, make_plan, micro_batch_size
 from training.config import RunConfig
+from training.observables import Observable, tensor_norms
 from training.parallel import Devices
+from training.players import Player, Players
 from training.recipe import Recipe
 from training.spikes import init_guard
 from training.state import TrainState
@@ -25,6 +29,8 @@ def make_update(
     devices: Devices,
     size: int | None = None,
     plan: BatchPlan | None = None,
+    observables: Sequence[Observable] = (),
+    players: Players = MappingProxyType({}),
 ) -> Step:
     """The update, for `parallel.compile_step`. `size`: examples a device holds at a time, `plan`:
     how many examples each batch has; None: as configured."""
@@ -39,11 +45,19 @@ def make_update(
         settings=training,
         is_warm=make_warm_up(config.optim, examples_at),
         update_ema=make_ema(config.optim.ema_decay),
+        observables=[Observable(training.norms_every, tensor_norms), *observables],
+        players={name: _gathered(player, devices) for name, player in players.items()},
         is_trained=make_is_trained(config.optim.freeze, config.optim.train_only),
     )
 
 
-def make_state(config: RunConfig, init: Callable[[Any], Any]) -> Callable[[], TrainState]:
+def _gathered(player: Player, devices: Devices) -> Player:
+    return replace(player, loss=parallel.gather_before(player.loss, devices))
+
+
+def make_state(
+    config: RunConfig, init: Callable[[Any], Any], players: Players = MappingProxyType({})
+) -> Callable[[], TrainState]:
     """A function that makes the state before the first update."""
     return partial(
         TrainState.create,
@@ -54,6 +68,7 @@ def make_state(config: RunConfig, init: Callable[[Any], Any]) -> Callable[[], Tr
         param_dtype=config.training.param_dtype,
         init_ema=init_ema if config.optim.ema_decay else None,
         guard=init_guard(config.training),
+        players=players,
     )
 
 
@@ -64,7 +79,11 @@ def choose_micro_batch(config: RunConfig, recipe: Recipe, devices: Devices) -> i
     return fitting.find_micro_batch(
         make_plan(config.training),
         devices,
-        partial(make_update, config, recipe.loss, devices),
-        make_state(config, recipe.init),
+        lambda size: make_update(
+            *(config, recipe.loss, devices, size),
+            observables=recipe.observables,
+            players=recipe.players,
+        ),
+        make_state(config, recipe.init, recipe.players),
         recipe.batch_shapes,
     )

@@ -20,8 +20,9 @@ from optim.paths import map_named, matches
 from tests.training.test_step import batch_of
 from training import parallel
 from training.config import ParallelConfig, TrainingConfig
+from training.observables import OBSERVED, Observable, tensor_norms, unpack
 from training.state import TrainState
-from training.step import TENSORS, Moment, Step, make_train_step, tensor_names
+from training.step import Moment, Step, make_train_step
 
 OPTIM = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.0)
 PARTS = ("head/*", "text_embedding/*", "decoder/*/mlp/*")
@@ -53,7 +54,8 @@ def compose(
         lambda step: jnp.float32(0.1),
         micro_batches,
         parallel.mean_over(parallel.start(ParallelConfig(devices=devices))),
-        settings=dataclasses.replace(TrainingConfig(on_spike="off"), norms_every=1),
+        settings=TrainingConfig(on_spike="off"),
+        observables=[Observable(1, tensor_norms)],
         update_ema=make_ema(0.9),
         is_trained=make_is_trained(optim.freeze, optim.train_only),
     )
@@ -95,9 +97,9 @@ def test_the_gradient_s_norm_is_that_of_the_trained_part_and_the_rest_keeps_its_
     )
     whole, _ = compose(tiny, OPTIM)
     everything, all_metrics = jax.jit(whole)(compose(tiny, OPTIM)[1](), batch_of(tiny))
-    names = tensor_names(old.params)
-    norms = dict(zip(names, np.asarray(metrics[TENSORS]), strict=True))
-    expected = dict(zip(names, np.asarray(all_metrics[TENSORS]), strict=True))
+    norms, expected = unpack(metrics[OBSERVED]), unpack(all_metrics[OBSERVED])
+    names = [name for name in norms if name.startswith("norm/")]
+    assert len(names) > 3 * len(jax.tree.leaves(old.params)) - 1
     is_trained = {name: matches(name.split("/", 2)[2], [pattern]) for name in names}
     own = [expected[name] for name in names if name.startswith("norm/grad/") and is_trained[name]]
     np.testing.assert_allclose(metrics["norm/grad"], np.linalg.norm(own), rtol=1e-5)

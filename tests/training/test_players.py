@@ -1,0 +1,166 @@
+"""A second player: trained beside the model, with its own loss, optimizer and first step."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from config import from_yaml
+from optim.config import OptimConfig
+from optim.ema import init_ema, make_ema
+from optim.optimizers import make_optimizer
+from training import metrics, parallel
+from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig
+from training.players import MODEL, Player
+from training.recipe import Recipe
+from training.session import train
+from training.spikes import init_guard
+from training.state import TrainState
+from training.step import Moment, make_train_step
+
+RATE, FIRST = 0.1, 3
+SGD = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, weight_decay=0.0))
+
+
+def model_loss(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
+    """Minimised over x: (x − t)² / 2 + x·y, with the critic's y as it is."""
+    x, y = params["x"], moment.players["critic"]["y"]
+    return (0.5 * jnp.square(x[None] - batch["target"])).mean() + (x * y).mean(), {}
+
+
+def critic_loss(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
+    """Maximises x·y − y² / 2 over y."""
+    x, y = moment.players[MODEL]["x"], params["y"]
+    return (0.5 * jnp.square(y)).mean() - (x * y).mean(), {"gap": jnp.abs(x - y).mean()}
+
+
+def critic(first_step: int = FIRST) -> Player:
+    return Player(
+        init=lambda key: {"y": jnp.full((4,), 2.0)},
+        loss=critic_loss,
+        optimizer=SGD,
+        schedule=lambda step: jnp.float32(2 * RATE),
+        first_step=first_step,
+    )
+
+
+def batch(n: int = 0) -> dict[str, np.ndarray]:
+    target = np.random.default_rng(n).normal(size=(8, 4)).astype(np.float32)
+    return {"target": target, "example_index": np.arange(8, dtype=np.int32)}
+
+
+LAYOUTS = [
+    ParallelConfig(devices=1),
+    ParallelConfig(devices=4),
+    ParallelConfig(mode="mesh"),
+    ParallelConfig(mode="mesh", fsdp=4),
+]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("config", LAYOUTS)
+def test_both_move_as_simultaneous_gradient_steps_in_numpy(
+    config: ParallelConfig, micro_batches: int
+) -> None:
+    devices, players = parallel.start(config), {"critic": critic()}
+    step = make_train_step(
+        parallel.gather_before(model_loss, devices),
+        SGD,
+        lambda step: jnp.float32(RATE),
+        micro_batches,
+        parallel.mean_over(devices),
+        update_ema=make_ema(0.5),
+        players=players,
+    )
+    create = lambda: TrainState.create(  # noqa: E731
+        lambda key: {"x": jnp.ones((4,))}, SGD, 0, init_ema=init_ema, players=players
+    )
+    state, compiled = parallel.create(create, devices), parallel.compile_step(step, devices)
+    x, y, vx, vy = np.ones(4), np.full(4, 2.0), np.zeros(4), np.zeros(4)
+    beta = OptimConfig(name="sgd").beta1
+    for n in range(8):
+        state, found = compiled(state, batch(n))
+        gx = (x - batch(n)["target"].mean(0) + y) / 4
+        gy = (y - x) / 4
+        vx = beta * vx + gx
+        x = x - RATE * vx
+        if n >= FIRST:
+            vy = beta * vy + gy
+            y = y - 2 * RATE * vy
+        assert np.isnan(found["critic/norm/grad"]) == (n < FIRST)
+        assert np.isnan(found["critic/gap"]) == (n < FIRST)
+        assert state.players is not None
+        held = parallel.on_first_device((state.params, state.players["critic"].params))
+        np.testing.assert_allclose(held[0]["x"], x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(held[1]["y"], y, rtol=1e-5, atol=1e-6)
+    assert set(parallel.on_first_device(state.ema)) == {"x"}  # averages are of the model alone
+
+
+@pytest.mark.parametrize("who", ["model", "critic"])
+def test_neither_moves_where_one_would_become_nan(who: str) -> None:
+    def poisoned(loss: Any) -> Any:
+        def harmed(params: dict, batch: dict, keys: Any, moment: Moment) -> Any:
+            value, metrics = loss(params, batch, keys, moment)
+            return value * batch["factor"].mean(), metrics
+
+        return harmed
+
+    player = critic(0)
+    if who == "critic":
+        player = dataclasses.replace(player, loss=poisoned(critic_loss))
+    players, settings = {"critic": player}, TrainingConfig(on_spike="off")
+    step = make_train_step(
+        poisoned(model_loss) if who == "model" else model_loss,
+        SGD,
+        lambda step: jnp.float32(RATE),
+        settings=settings,
+        players=players,
+    )
+    state = TrainState.create(
+        lambda key: {"x": jnp.ones((4,))}, SGD, 0, guard=init_guard(settings), players=players
+    )
+    factors = [np.full((8,), value, np.float32) for value in (1.0, np.nan, 1.0)]
+    compiled = jax.jit(step)
+    one, _ = compiled(state, {**batch(), "factor": factors[0]})
+    two, found = compiled(one, {**batch(), "factor": factors[1]})
+    jax.tree.map(
+        np.testing.assert_array_equal, (two.params, two.players), (one.params, one.players)
+    )
+    assert found["guard/event"] == 1
+    three, found = compiled(two, {**batch(), "factor": factors[2]})
+    assert found["guard/event"] == 0
+    assert not np.array_equal(
+        three.players["critic"].params["y"], two.players["critic"].params["y"]
+    )
+
+
+def test_a_run_with_two_players_resumes_bit_for_bit(tmp_path: Path) -> None:
+    def run(folder: Path, steps: int) -> TrainState:
+        config = RunConfig(
+            output_dir=str(folder),
+            optim=OptimConfig(
+                learning_rate=1e-2, warmup_steps=0, decay_fraction=0.0, ema_decay=0.9
+            ),
+            training=TrainingConfig(steps=steps, batch_size=8),
+            checkpoint=CheckpointConfig(every=5),
+        )
+        return train(config, lambda config: recipe, from_yaml)
+
+    recipe = Recipe(
+        init=lambda key: {"x": jax.random.normal(key, (4,))},
+        loss=model_loss,
+        open_batches=lambda plan, devices: batch,
+        batch_shapes=lambda size: {},
+        depends_on={},
+        players={"critic": critic()},
+    )
+    straight = run(tmp_path / "straight", 10)
+    run(tmp_path / "resumed", 5)
+    resumed = run(tmp_path / "resumed", 10)
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+    rows = metrics.read(tmp_path / "resumed" / "metrics.jsonl")
+    assert [row["critic/loss"] is None for row in rows] == [n < FIRST for n in range(10)]

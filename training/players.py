@@ -1,0 +1,88 @@
+"""Further sets of parameters that are trained beside the model's, each with a loss, an optimizer, a
+schedule and a first step of its own, such as a discriminator.
+
+All players move at once: each loss sees the others' parameters as they are before the update.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+MODEL = "model"
+"""Name of the model's own parameters among a moment's `players`."""
+
+
+class PlayerState(NamedTuple):
+    """What is carried of a player from one update to the next."""
+
+    params: Any
+    opt_state: Any
+
+
+@dataclass(frozen=True)
+class Player:
+    """A further set of parameters, and how it is trained."""
+
+    init: Callable[[Key[Array, ""]], Any]
+    """Random parameters, in float32."""
+    loss: Callable[..., tuple[Array, Mapping[str, Any]]]
+    """As the model's: (own parameters, batch, keys, moment) → (objective, metrics)."""
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    """Learning rate, a function of the finished updates of the run."""
+    first_step: int = 0
+    """Finished updates before the player's first one; it costs nothing until then."""
+
+
+Players = Mapping[str, Player]
+Gradient = Callable[[Player, Any], tuple[Any, dict[str, Array]]]
+"""(player, its parameters) → means over the batch of its gradient and its metrics."""
+
+
+def init_players(players: Players, key: Key[Array, ""]) -> dict[str, PlayerState] | None:
+    """The state of each player before the first update, by name; None where there is none."""
+    states = {}
+    for place, (name, player) in enumerate(sorted(players.items())):
+        params = player.init(jax.random.fold_in(key, place))
+        states[name] = PlayerState(params, player.optimizer.init(params))
+    return states or None
+
+
+def move_players(
+    players: Players, states: Mapping[str, PlayerState], step: Array, gradient: Gradient
+) -> tuple[dict[str, PlayerState], dict[str, Array]]:
+    """The states after one update, and metrics with the player's name in front, such as
+    discriminator/norm/grad. Metrics of a player that has not begun are NaN."""
+    found: dict[str, PlayerState] = {}
+    metrics: dict[str, Array] = {}
+    for name, player in sorted(players.items()):
+        found[name], own = _move(player, states[name], step, gradient)
+        metrics |= {f"{name}/{key}": value for key, value in own.items()}
+    return found, metrics
+
+
+def _move(
+    player: Player, state: PlayerState, step: Array, gradient: Gradient
+) -> tuple[PlayerState, dict[str, Array]]:
+    direction = optax.with_extra_args_support(player.optimizer).update
+
+    def move(state: PlayerState) -> tuple[PlayerState, dict[str, Array]]:
+        grads, metrics = gradient(player, state.params)
+        rate = player.schedule(step)
+        updates, opt_state = direction(grads, state.opt_state, state.params, learning_rate=rate)
+        updates = jax.tree.map(lambda u: -rate * u, updates)
+        metrics = {**metrics, "norm/grad": optax.tree.norm(grads)}
+        return PlayerState(optax.apply_updates(state.params, updates), opt_state), metrics
+
+    def wait(state: PlayerState) -> tuple[PlayerState, dict[str, Array]]:
+        _, metrics = jax.eval_shape(move, state)
+        return state, {k: jnp.full(v.shape, jnp.nan, v.dtype) for k, v in metrics.items()}
+
+    if not player.first_step:
+        return move(state)
+    return jax.lax.cond(step >= player.first_step, move, wait, state)
