@@ -39,6 +39,7 @@ from benchmarks.records import make_records, measure_reading, open_training
 from benchmarks.sampling import small_model
 from benchmarks.updates import Update, Workbench, change, time_in_turns
 from config import Config, parse_config, run
+from files import write_text
 from model import transformer
 from recipe import count_costs
 from settings import to_tree
@@ -152,7 +153,7 @@ def main(benchmark: TrainingBenchmark) -> None:
             found["data"] = {"samples_per_second": pace, "times_update": times}
     if benchmark.out:
         about = {"jax": jax.__version__, "config": to_tree(config)}
-        Path(benchmark.out).write_text(json.dumps(found | about, indent=1) + "\n")
+        write_text(Path(benchmark.out), json.dumps(found | about, indent=1) + "\n")
 
 
 def as_trees(rows: Iterable[Row] | Iterable[ShampooRow]) -> list[dict[str, Any]]:

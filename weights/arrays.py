@@ -31,14 +31,31 @@ def write_arrays(
     dtype: Any = None,
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file, whole or not at all, as `dtype` if one is given."""
-    # safetensors writes the bytes as they lie, so a transposed array would come back wrong.
-    flat = {key: np.asarray(np.asarray(array), dtype, order="C") for key, array in arrays.items()}
+    """Write a safetensors file, whole or not at all, as `dtype` if one is given. Raises ValueError
+    for what `stored_as` refuses."""
+    flat = {key: stored_as(key, np.asarray(array), dtype) for key, array in arrays.items()}
     with new_file(path) as beside:
         try:
             save_file(flat, beside, metadata)
         except SafetensorError as error:  # a full disk too
             raise OSError(f"{path} cannot be written: {error}") from None
+
+
+def stored_as(key: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+    """The array as it is written: safetensors takes the bytes as they lie, so a transposed one
+    would come back wrong.
+
+    Raises:
+        ValueError: a number of it is NaN, or is infinite in the narrower `dtype`.
+    """
+    with np.errstate(over="ignore"):
+        stored = np.asarray(array, dtype, order="C")
+    if jnp.issubdtype(stored.dtype, jnp.floating) and not np.isfinite(stored).all():
+        raise ValueError(
+            f"{key} holds NaN, or numbers too large for {stored.dtype}; nobody could read these "
+            f"weights: store them with --dtype=float32 if they are finite"
+        )
+    return stored
 
 
 def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:

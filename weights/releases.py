@@ -14,7 +14,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from files import write_text
-from weights.arrays import Arrays, Dtype, Shapes, shapes_of, write_weights
+from weights.arrays import Arrays, Dtype, Shapes, shapes_of, stored_as, write_weights
 from weights.msgpack import write_msgpack
 from weights.plans import Plan, scatter, their_shapes
 from weights.settings import read_fields
@@ -124,7 +124,7 @@ def export(
         odd = sorted(kinds.keys() ^ arrays.keys())[0]
         raise ValueError(f"origin.arrays in {CONFIG_FILE} are not the model's, first {odd}")
     folder.mkdir(parents=True, exist_ok=True)
-    stored = {key: arrays[key].astype(dtype or kind, copy=False) for key, kind in kinds.items()}
+    stored = {key: stored_as(key, arrays[key], dtype or kind) for key, kind in kinds.items()}
     program.write(folder, source.config, stored)
 
 

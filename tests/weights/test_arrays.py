@@ -30,6 +30,17 @@ def test_float32_comes_back_as_it_was_and_float16_rounded(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["float16", "float32"]
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(np.nan, "float32"), (np.inf, "float16"), (1e5, "float16")]
+)
+def test_weights_that_would_be_read_as_nan_or_infinite_are_not_written(
+    tmp_path: Path, value: float, dtype: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"a/b holds NaN, or numbers too large for float"):
+        write_weights(tmp_path / "w", {"a": {"b": np.array([1, value])}}, dtype)
+    assert not list(tmp_path.iterdir())
+
+
 def test_transposed_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     params = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.float32(1.5)}
     write_weights(tmp_path / "w", params, "float32")
