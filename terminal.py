@@ -83,8 +83,11 @@ def explain(error: Exception) -> str | None:
         return f"out of memory ({text}); {WAYS_OUT}"
     if isinstance(error, ValueError | OSError | OverflowError):
         return text
-    if isinstance(error, RuntimeError) and "nable to initialize backend" in text:
-        return f"{text}; JAX_PLATFORMS and the installed jax say which devices are looked for"
+    if is_without_devices(error):
+        asked = os.environ.get("JAX_PLATFORMS")
+        where = f"JAX_PLATFORMS={asked} asks for" if asked else "jax looks for"
+        why = f" ({text})" if text else ""
+        return f"there are no such devices as {where}{why}; unset it, or install their jax"
     return None
 
 
@@ -120,6 +123,20 @@ def _is_harmless(letter: str) -> bool:
 
 def _spelled(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
+
+
+def is_without_devices(error: BaseException) -> bool:
+    """Whether jax found none of the devices that it was to use, which it may say without a word."""
+    if "nable to initialize backend" in str(error):
+        return isinstance(error, RuntimeError)
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return (
+        isinstance(error, AssertionError)
+        and frame is not None
+        and os.path.basename(frame.tb_frame.f_code.co_filename) == "xla_bridge.py"
+    )
 
 
 class _Patient:

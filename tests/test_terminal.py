@@ -108,5 +108,15 @@ def test_out_of_memory_is_one_line_with_the_flags_that_help() -> None:
     assert "micro_batch_size=auto" in line
     assert "\n" not in line
     assert explain(JaxRuntimeError("INTERNAL: a fault")) is None
-    assert "JAX_PLATFORMS" in (explain(RuntimeError("Unable to initialize backend 'x'")) or "")
+    assert explain(AssertionError()) is None
     assert terminal.is_out_of_memory(MemoryError())
+
+
+def test_devices_that_are_not_there_are_one_line() -> None:
+    told = explain(RuntimeError("Unable to initialize backend 'x'"))
+    assert told
+    assert told.startswith("there are no such devices as JAX_PLATFORMS=cpu asks for (Unable")
+    done = say("import jax; jax.devices()", JAX_PLATFORMS="cuda")
+    assert done.returncode == 2
+    assert b"prog: there are no such devices as JAX_PLATFORMS=cuda asks for" in done.stderr
+    assert b"Traceback" not in done.stderr

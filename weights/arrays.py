@@ -1,5 +1,8 @@
 """Arrays by key in files: safetensors, flax's msgpack, and several files with an index."""
 
+import errno
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -37,8 +40,10 @@ def write_arrays(
     with new_file(path) as beside:
         try:
             save_file(flat, beside, metadata)
-        except SafetensorError as error:  # a full disk too
-            raise OSError(f"{path} cannot be written: {error}") from None
+        except SafetensorError as error:  # a full disk too, as "… (os error 28)"
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code) if number else str(error), str(path)) from None
 
 
 def stored_as(key: str, array: np.ndarray, dtype: Any) -> np.ndarray:
