@@ -31,12 +31,20 @@ def _load(text: str) -> Any:
     """What one value of the command line says, within the bounds of files."""
     if text[:1] in ("[", "{"):
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError):
             pass  # YAML's lists need no quotes
     found = plain_value(parse_yaml(text))
     only_keys = isinstance(found, dict) and all(value is None for value in found.values())
     return text if only_keys else found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError for a key twice, which YAML's reader then names with its line."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
 
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -169,6 +177,14 @@ def _check_once(words: list[str], several: set[str]) -> None:
             raise ValueError(
                 f"--{name} is given {count} times and takes one value; give it once ({QUOTE})"
             )
+    every = {name for _, name in _flags(words)}
+    for name in sorted(every):
+        if (
+            section := next((one for one in every if name.startswith(f"{one}.")), None)
+        ) is not None:
+            raise ValueError(
+                f"--{name} is a part of --{section}, which is given too; give the parts one by one"
+            )
 
 
 def _gather(words: list[str], several: set[str]) -> list[str]:
@@ -220,16 +236,19 @@ def _check_finite(tree: Any, name: str = "") -> None:
         raise ValueError(f"{name} is {tree}; it must be a finite number")
 
 
-def _with_homes(config: Any) -> Any:
+def _with_homes(config: Any, prefix: str = "") -> Any:
     """The configuration with ~ and ~name at the start of its paths written out: a shell does so
-    only at the start of a word, not behind --flag=."""
+    only at the start of a word, not behind --flag=. Raises ValueError for an empty path."""
     changed: dict[str, Any] = {}
     for one in dataclasses.fields(config):
         value = getattr(config, one.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            new: Any = _with_homes(value)
+            new: Any = _with_homes(value, f"{prefix}{one.name}.")
         elif one.name in TEXTS:
             continue
+        elif "" in (value, *(value if isinstance(value, tuple) else ())) and _needs_text(one):
+            dashes = "" if one.metadata.get("positional") else "--"
+            raise ValueError(f"{dashes}{prefix}{one.name} is empty; name something or leave it out")
         elif isinstance(value, tuple):
             new = tuple(_home(part) for part in value)
         else:
@@ -237,6 +256,12 @@ def _with_homes(config: Any) -> Any:
         if new != value:
             changed[one.name] = new
     return dataclasses.replace(config, **changed) if changed else config
+
+
+def _needs_text(one: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no use for an empty text, as `--out=$UNSET` gives it: a path of no
+    letters would be the working folder."""
+    return one.default not in ("", None)
 
 
 def _home(value: Any) -> Any:

@@ -56,6 +56,32 @@ def test_a_flag_given_twice_is_refused(words: list[str]) -> None:
         parse_config(Settings, words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data.folder=a", '--data={"folder": "b"}'],
+        ["--data", '{"folder": "b"}', "--data.folder", "a"],
+    ],
+)
+def test_a_section_and_a_part_of_it_are_not_given_together(words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"--data\.folder is a part of --data, which is given too"):
+        parse_config(Settings, words)
+
+
+def test_a_key_twice_in_a_section_on_the_command_line_is_refused() -> None:
+    assert parse_config(Settings, ['--data={"folder": "a"}']).data.folder == "a"
+    with pytest.raises(ValueError, match="'folder' stands there twice"):
+        parse_config(Settings, ['--data={"folder": "a", "folder": "b"}'])
+
+
+def test_an_empty_path_is_not_the_working_folder() -> None:
+    for words in (["--tars="], ["--tars", "a", ""], ["--data.source="]):
+        with pytest.raises(ValueError, match=r"^--(tars|data\.source) is empty; name something"):
+            parse_config(Settings, words)
+    found = parse_config(Settings, ["--prompts", "", "--out=", "--data.folder="])
+    assert (found.prompts, found.out, found.data.folder) == (("",), "", "")
+
+
 @pytest.mark.parametrize("flag", ["--tars", "--data.source"])
 @pytest.mark.parametrize(
     "words",
@@ -151,3 +177,10 @@ def test_a_command_shows_no_sequence_of_a_name() -> None:
 def test_a_flag_that_is_required_is_named() -> None:
     with pytest.raises(ValueError, match="required: checkpoint"):
         parse_config(GenerateConfig, ["--prompts", "a"])
+
+
+@pytest.mark.parametrize("seed", [1 << 32, -(1 << 31) - 1, 10**23])
+def test_a_seed_of_which_bits_would_be_lost_is_refused(seed: int) -> None:
+    assert parse_config(Config, [f"--seed={(1 << 32) - 1}"]).seed == (1 << 32) - 1
+    with pytest.raises(ValueError, match="seed .* has more than 32 bits"):
+        parse_config(Config, [f"--seed={seed}"])

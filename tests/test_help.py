@@ -66,7 +66,7 @@ def entries(config_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         if dataclasses.is_dataclass(kind):
             yield f"--{name}", f"{reasons[field.name].rstrip('.')}:"
             yield from entries(kind, f"{name}.")
-        elif field.metadata:
+        elif "help" in field.metadata:
             yield name if field.metadata.get("positional") else f"--{name}", field.metadata["help"]
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             yield f"--{name}", f"{reasons[field.name]} (required, type: "

@@ -296,7 +296,7 @@ class RunConfig:
     name: str = "pastel"
     """Name of the run, in the default folder's name and in the tracker."""
     seed: int = 0
-    """Seed of everything drawn at random: initialisation, data order, dropout, noise."""
+    """Seed of everything drawn at random: initialisation, data order, dropout, noise. 32 bits."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Optimizer and schedule."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -311,6 +311,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.init_from and self.branch_from:
             raise ValueError("init_from starts a fresh optimizer, branch_from goes on; give one")
+        if not -(1 << 31) <= self.seed < 1 << 32:  # jax takes the lowest 32 bits of any other
+            raise ValueError(
+                f"seed {self.seed!s:.20} has more than 32 bits; take 0 to {(1 << 32) - 1}"
+            )
         training = self.training
         skips = training.skip_batches or training.on_spike == "rollback"
         if self.optim.counts_examples and training.batch_ramp and skips:
