@@ -12,7 +12,7 @@ from jaxtyping import Array
 from config import Config
 from data.batches import eval_batches, open_batches
 from data.grids import picture_grid, save_png
-from data.records import Records, open_records
+from data.records import Records, open_whole
 from data.text import open_tokenizer
 from drawing import make_drawer, open_checkpoint, picture_seed
 from model import loss, transformer
@@ -43,7 +43,7 @@ FREE_IN_TUNING = {
 
 def make_recipe(config: Config) -> Recipe:
     """The recipe of a configuration. Raises ValueError when the records do not fit the model."""
-    records = open_records(config.data.records)
+    records = open_whole(config.data.records)
     check_sizes(config.model, records)
     model = transformer.build(config.model, config.training.compute_dtype)
     tokenizer = open_tokenizer(records.tokenizer_folder)

@@ -32,7 +32,7 @@ def make_records(folder: Path, sizes: ModelConfig, count: int) -> Records:
         caption_weights=np.ones(captions, np.float32),
         splits=["train"] * count,
         examples=[],
-        sources=["."],
+        source=".",
         codebook_size=sizes.image_vocab_size,
         text_vocab_size=sizes.text_vocab_size,
     )

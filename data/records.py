@@ -1,12 +1,11 @@
 """Token records on disk: captions and pictures as tokens in memory-mapped arrays, and their origin.
 
-A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl, and
-copies of the tokenizer and the VQGAN that made the tokens, so that it explains itself.
+A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl with
+its offsets, and copies of the tokenizer and the VQGAN that made the tokens, so that it explains
+itself.
 """
 
-import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,7 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
+from data.array_files import DTYPES, open_array, write_arrays
+from data.examples import Examples, write_examples
+from data.folders import digest_folder
 from data.reading import write_bad_samples
+from data.soundness import check_shapes, check_whole, glance, remember, was_checked
 from data.sources.config import PLAIN, ReadingConfig
 from files import new_folder
 
@@ -32,7 +35,6 @@ ARRAYS = {
     "caption_weights": "f32",
     "split": "u8",
 }
-_DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "i64": "<i8", "f32": "<f4"}
 _KEYS: dict[str, type] = {
     "grid_size": int,
     "text_length": int,
@@ -71,11 +73,14 @@ class Records:
         return np.flatnonzero(self.split == self.split_names.index(split)).astype(np.int64)
 
     @cached_property
-    def examples(self) -> list[dict[str, Any]]:
-        """Per example: key, source_index, file, member, caption (the first one), split, and the
-        source's attributes, such as concept and tone."""
-        lines = (self.folder / "examples.jsonl").read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+    def examples(self) -> Examples:
+        """What stands beside each example's tokens, read one at a time."""
+        return Examples(self.folder)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in ARRAYS}
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -155,10 +160,10 @@ class Records:
 
 
 def open_records(folder: str | Path) -> Records:
-    """Open records without reading them.
+    """Open records, looking at a few places of each array.
 
     Raises:
-        ValueError: missing, of another format version, or with arrays of a wrong size.
+        ValueError: missing, of another format version, or damaged; it names the file.
     """
     folder = Path(folder)
     if not (folder / MARKER).is_file():
@@ -167,7 +172,24 @@ def open_records(folder: str | Path) -> Records:
             f"`python -m data.encode --source FOLDER_OR_TARS --out {folder}`"
         )
     about = _read_about(folder / MARKER)
-    return Records(folder, about, **{name: _open_array(folder, name, about) for name in ARRAYS})
+    arrays = {name: open_array(folder, name, about) for name in ARRAYS}
+    check_shapes(folder, about, arrays)
+    glance(folder, about, arrays)
+    return Records(folder, about, **arrays)
+
+
+def open_whole(folder: str | Path) -> Records:
+    """Open records and read all of them, unless these very files were read whole before.
+
+    Raises:
+        ValueError: missing or damaged, naming the file.
+    """
+    records = open_records(folder)
+    if not was_checked(records.folder):
+        for _ in check_whole(records.folder, records.about, records.arrays, records.examples):
+            pass
+        remember(records.folder)
+    return records
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -198,7 +220,7 @@ def _is_array(said: Any, name: str) -> bool:
         return False
     sizes = all(isinstance(size, int) and size >= 0 for size in said["shape"])
     dimensions = 2 if name in ("image_tokens", "text_tokens") else 1
-    return sizes and len(said["shape"]) == dimensions and str(said.get("type")) in _DTYPES
+    return sizes and len(said["shape"]) == dimensions and str(said.get("type")) in DTYPES
 
 
 def _damaged(path: Path, why: str) -> ValueError:
@@ -206,21 +228,6 @@ def _damaged(path: Path, why: str) -> ValueError:
         f"{path} is damaged: {why}; remove {path.parent} and encode again with "
         f"`python -m data.encode --source FOLDER_OR_TARS --out {path.parent}`"
     )
-
-
-def _open_array(folder: Path, name: str, about: dict[str, Any]) -> np.ndarray:
-    kind, shape = about["arrays"][name]["type"], tuple(about["arrays"][name]["shape"])
-    path, dtype = folder / f"{name}.{kind}", np.dtype(_DTYPES[kind])
-    expected = math.prod(shape) * dtype.itemsize
-    found = path.stat().st_size if path.is_file() else 0
-    if found != expected:
-        raise ValueError(
-            f"{path} has {found:,} bytes instead of {expected:,}; make the records anew"
-        )
-    if not expected:
-        return np.zeros(shape, dtype)
-    # A plain array view: np.memmap's own indexing is several times slower.
-    return np.asarray(np.memmap(path, dtype, "r", shape=shape))
 
 
 def write_records(
@@ -233,7 +240,7 @@ def write_records(
     caption_weights: Float32[np.ndarray, " m"],
     splits: Sequence[str],
     examples: Sequence[dict[str, Any]],
-    sources: Sequence[str],
+    source: str | Sequence[str],
     reading: ReadingConfig = PLAIN,
     bad_samples: Sequence[tuple[str, str]] = (),
     tokenizer_folder: Path | None = None,
@@ -259,17 +266,14 @@ def write_records(
         if about[size] > 1 << 16
     }
     with new_folder(out) as folder:
-        hashed = hashlib.blake2b("\n".join(names).encode(), digest_size=8)
-        for name, array in arrays.items():
-            array = np.ascontiguousarray(array, _DTYPES[kinds[name]])
-            array.tofile(folder / f"{name}.{kinds[name]}")
-            hashed.update(f"{name}{array.shape}".encode() + array.tobytes())
-        with (folder / "examples.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(e) + "\n" for e in examples)
+        digests = write_arrays(folder, arrays, kinds, names)
+        write_examples(folder, examples)
         write_bad_samples(folder / "bad_samples.jsonl", bad_samples)
+        parts = {}
         for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
             if part is not None:
                 shutil.copytree(part, folder / name)
+                parts[name] = digest_folder(folder / name)
         shapes = {n: {"type": kinds[n], "shape": array.shape} for n, array in arrays.items()}
         _write_about(
             folder / MARKER,
@@ -278,9 +282,11 @@ def write_records(
                 **_sizes(image_tokens.shape, text_tokens.shape),
                 "split_names": names,
                 "counts": {name: splits.count(name) for name in names},
-                **_origin(out, sources, reading),
+                **_origin(out, [source] if isinstance(source, str) else source, reading),
                 "arrays": shapes,
-                "digest": hashed.hexdigest(),
+                **digests,
+                "text": {"tokenizer": parts.get("tokenizer")},
+                "vqgan_digest": parts.get("vqgan"),
                 **about,
             },
         )
@@ -303,7 +309,7 @@ def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
 
 
 def _write_about(path: Path, about: dict[str, Any]) -> None:
-    # In ASCII, as the examples are: the name of a file or folder need not be UTF-8.
+    # In ASCII: the name of a file or folder need not be UTF-8.
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 

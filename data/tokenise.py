@@ -92,7 +92,7 @@ def make_records(
             caption_weights=np.array([w for c in found.captions for _, w in c], np.float32),
             splits=found.splits,
             examples=found.examples,
-            sources=source_names,
+            source=source_names,
             reading=reading,
             bad_samples=found.skipped,
             tokenizer_folder=folder,

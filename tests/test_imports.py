@@ -32,7 +32,13 @@ ALLOWED = {
 GROUND_FLOOR = {"files", "json_files", "settings", "terminal"}  # everybody may import them
 # Entry points compose the parts and may import all of them; nothing imports an entry point.
 BESIDE_THE_PACKAGES = {"train.py", "generate.py", "evaluate.py", "release.py"}
-RUN_AS_MODULES = {"vqgan/train.py", "data/encode.py", "data/emoji.py", "data/artists.py"}
+RUN_AS_MODULES = {
+    "vqgan/train.py",
+    "data/encode.py",
+    "data/emoji.py",
+    "data/artists.py",
+    "data/check.py",
+}
 ENTRY_POINTS = BESIDE_THE_PACKAGES | RUN_AS_MODULES
 PROGRAMS = {"benchmarks", "experiments"}  # may import everything; they import only one another
 # Recipes compose as well; the entry points, benchmarks and experiments import them.

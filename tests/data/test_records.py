@@ -21,7 +21,7 @@ def write(out: Path, **changed: Any) -> Records:
         "caption_weights": np.array([1, 0.25, 0.75, 0.5, 0.5], np.float32),
         "splits": ["train", "tone", "train"],
         "examples": [{"key": str(i), "caption": "é\u2028\x85"} for i in range(3)],
-        "sources": [str(out.parent / "pictures")],
+        "source": str(out.parent / "pictures"),
         "codebook_size": 12,
         "text_vocab_size": 10,
     }
@@ -143,6 +143,6 @@ def test_a_damaged_description_is_refused_with_the_fix(
 
 def test_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\xfe")
-    records = write(tmp_path / "r", examples=[{"file": name}], sources=[str(tmp_path / name)])
-    assert records.examples == [{"file": name}]
+    records = write(tmp_path / "r", examples=[{"file": name}] * 3, source=str(tmp_path / name))
+    assert list(records.examples) == [{"file": name}] * 3
     assert records.sources == [str(tmp_path / name)]

@@ -1,0 +1,38 @@
+"""Read token records whole and say whether they are what was written.
+
+`python -m data.check records/mine`
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.records import open_records
+from data.soundness import check_whole, remember
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Which records to read."""
+
+    records: tuple[str, ...] = field(
+        default=("records/starter",),
+        metadata={"nargs": "*", "positional": True, "help": "Folders of token records."},
+    )
+    """Folders of token records."""
+
+
+def main(config: CheckConfig) -> None:
+    """Read each folder whole. Raises ValueError at the first damaged file."""
+    for folder in map(Path, config.records):
+        records = open_records(folder)
+        files = list(check_whole(folder, records.about, records.arrays, records.examples))
+        remember(folder)
+        print(f"{folder}: {len(records):,} pictures in {len(files)} arrays, as they were written")
+
+
+if __name__ == "__main__":
+    import runtime
+    from config import run
+
+    runtime.prepare()
+    run(main, CheckConfig, prog="python -m data.check", about=__doc__ or "")

@@ -1,0 +1,91 @@
+"""What stands beside the tokens of each example, one JSON line each, read one at a time.
+
+examples.i64 holds where each line begins, and the end; records from before have none, and their
+file is searched for line ends once, at the first example that is asked for.
+"""
+
+import json
+import operator
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, SupportsIndex, overload
+
+import numpy as np
+from jaxtyping import Int64
+
+LINES, OFFSETS = "examples.jsonl", "examples.i64"
+_CHUNK = 1 << 24  # bytes searched at a time
+
+
+class Examples(Sequence[dict[str, Any]]):
+    """Per example: key, source_index, file, member, caption (the first one), split, and the
+    source's attributes, such as concept and tone. Opening takes no time, an example one read.
+
+    Raises:
+        ValueError: on access, for a line that is no JSON object.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def _offsets(self) -> Int64[np.ndarray, " offsets"]:
+        """One more than there are examples."""
+        path = self._folder / OFFSETS
+        if path.is_file() and path.stat().st_size >= 8:
+            offsets = np.asarray(np.memmap(path, "<i8", "r"))
+            if offsets[0] == 0 and offsets[-1] == (self._folder / LINES).stat().st_size:
+                return offsets
+            raise ValueError(f"{path} does not fit {LINES} beside it; make the records anew")
+        return _find_lines(self._folder / LINES)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        count, place = len(self), operator.index(index)
+        if not -count <= place < count:
+            raise IndexError(f"example {place} of {count}")
+        return self._read(place % count)
+
+    def _read(self, place: int) -> dict[str, Any]:
+        begin, end = self._offsets[place], self._offsets[place + 1]
+        path = self._folder / LINES
+        with path.open("rb") as file:
+            file.seek(begin)
+            line = file.read(max(end - begin, 0))
+        try:
+            example = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged in line {place + 1}: {error}") from None
+        if not isinstance(example, dict):
+            raise ValueError(f"{path} is damaged in line {place + 1}: it holds no object")
+        return example
+
+
+def write_examples(folder: Path, examples: Iterable[dict[str, Any]]) -> None:
+    """Write the lines and where they begin."""
+    offsets = [0]
+    with (folder / LINES).open("wb") as file:
+        for example in examples:
+            # In ASCII: the name of a file or folder need not be UTF-8.
+            offsets.append(offsets[-1] + file.write(json.dumps(example).encode("ascii") + b"\n"))
+    np.array(offsets, "<i8").tofile(folder / OFFSETS)
+
+
+def _find_lines(path: Path) -> Int64[np.ndarray, " offsets"]:
+    found, start, last = [np.zeros(1, np.int64)], 0, b"\n"
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + start + 1)
+            start, last = start + len(chunk), chunk[-1:]
+    if last != b"\n":  # the last line need not end
+        found.append(np.array([start], np.int64))
+    return np.concatenate(found)

@@ -1,0 +1,180 @@
+"""Are token records what was written? A glance at every opening, and a whole reading by
+`python -m data.check` and at the first training on a machine.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from data.examples import Examples
+from data.folders import digest_folder
+
+SEEN = ".checked.json"
+"""Beside the records: which files, of which size and time, were found whole."""
+_GLANCE = 64  # places looked at in each array
+_CHUNK = 1 << 16  # rows read at a time
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
+    """Raise ValueError, naming the file, where arrays do not fit each other or what is said."""
+    count, captions = len(arrays["image_tokens"]), len(arrays["text_tokens"])
+    for name, has, wanted in (
+        ("image_tokens", arrays["image_tokens"].shape[1], about["grid_size"] ** 2),
+        ("text_tokens", arrays["text_tokens"].shape[1], about["text_length"]),
+        ("split", len(arrays["split"]), count),
+        ("caption_offsets", len(arrays["caption_offsets"]), count + 1),
+        ("text_lengths", len(arrays["text_lengths"]), captions),
+        ("caption_weights", len(arrays["caption_weights"]), captions),
+    ):
+        if has != wanted:
+            whole = f"{count:,} pictures with {captions:,} captions"
+            raise _damaged(folder, about, name, f"it has {has:,} where {whole} need {wanted:,}")
+
+
+def glance(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
+    """Check the values at some places of every array, in a time that does not grow with them.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    for name, array in arrays.items():
+        places = np.unique(np.linspace(0, len(array) - 1, _GLANCE).astype(np.int64))
+        if len(array):
+            _check_values(folder, about, name, np.asarray(array[places]), places)
+    offsets = arrays["caption_offsets"]
+    if offsets[0] != 0 or offsets[-1] != len(arrays["text_tokens"]):
+        wanted = f"0 to {len(arrays['text_tokens']):,}"
+        said = f"it runs from {offsets[0]:,} to {offsets[-1]:,}, not from {wanted}"
+        raise _damaged(folder, about, "caption_offsets", said)
+    text = about.get("text")
+    recorded = text.get("tokenizer") if isinstance(text, dict) else None
+    if recorded is not None and recorded != (found := digest_folder(folder / "tokenizer")):
+        raise ValueError(
+            f"{folder / 'tokenizer'} is another tokenizer ({found}) than the one that made the "
+            f"text tokens ({recorded}); put that one back, or encode again"
+        )
+
+
+def check_whole(
+    folder: Path, about: Mapping[str, Any], arrays: Arrays, examples: Examples
+) -> Iterator[str]:
+    """Read everything; yield the name of each file that is found whole.
+
+    Raises:
+        ValueError: naming the first damaged file.
+    """
+    hashed = hashlib.blake2b("\n".join(about["split_names"]).encode(), digest_size=8)
+    said = about.get("digests")
+    digests = said if isinstance(said, dict) else {}
+    for name, array in arrays.items():
+        alone = hashlib.blake2b(digest_size=8)
+        hashed.update(f"{name}{array.shape}".encode())
+        for start in range(0, len(array), _CHUNK):
+            part = np.ascontiguousarray(array[start : start + _CHUNK])
+            hashed.update(part)
+            alone.update(part)
+            _check_values(folder, about, name, part, np.arange(start, start + len(part)))
+        if digests.get(name, alone.hexdigest()) != alone.hexdigest():
+            raise _damaged(folder, about, name, "its digest is another than when it was written")
+        yield _file(about, name)
+    if (np.diff(arrays["caption_offsets"]) < 1).any():
+        raise _damaged(folder, about, "caption_offsets", "an example has no caption")
+    if hashed.hexdigest() != about["digest"]:
+        raise ValueError(
+            f"{folder} is damaged: the digest of its arrays is {hashed.hexdigest()}, and was "
+            f"{about['digest']} when they were written; {_again(folder)}"
+        )
+    if len(examples) not in (0, len(arrays["split"])):
+        raise ValueError(
+            f"{folder / 'examples.jsonl'} is damaged: {len(examples):,} lines for "
+            f"{len(arrays['split']):,} pictures; {_again(folder)}"
+        )
+    recorded = about.get("vqgan_digest")
+    if recorded is not None and digest_folder(folder / "vqgan") != recorded:
+        raise ValueError(
+            f"{folder / 'vqgan'} is another VQGAN than the one that made the image tokens; "
+            f"{_again(folder)}"
+        )
+
+
+def was_checked(folder: Path) -> bool:
+    """Whether these very files were read whole before, by their sizes, times and places."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        for place in _places(folder):
+            if place.is_file() and json.loads(place.read_bytes()) == stamp(folder):
+                return True
+    return False
+
+
+def remember(folder: Path) -> None:
+    """Note that the files were read whole: beside them, or else in the user's cache."""
+    for place in _places(folder):
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(stamp(folder)) + "\n", encoding="utf-8")
+            return
+
+
+def stamp(folder: Path) -> dict[str, list[int]]:
+    """Size, time and place on the disk of each file. A copy has other places, and so has a file
+    that was restored."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEEN)
+    stats = {str(p.relative_to(folder)): p.stat() for p in files}
+    return {name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()}
+
+
+def _places(folder: Path) -> list[Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
+    return [folder / SEEN, cache / "pastel" / f"checked-{name}.json"]
+
+
+def _check_values(
+    folder: Path,
+    about: Mapping[str, Any],
+    name: str,
+    part: np.ndarray,
+    places: Int64[np.ndarray, " p"],
+) -> None:
+    """Raise ValueError for values of an array that cannot be; `places` are the rows they are of."""
+    lowest, end = {
+        "image_tokens": (0, about["codebook_size"]),
+        "text_tokens": (0, about["text_vocab_size"]),
+        "text_lengths": (1, about["text_length"] + 1),
+        "split": (0, len(about["split_names"])),
+        "caption_offsets": (0, np.inf),
+        "caption_weights": (np.nextafter(0, 1), np.inf),  # NaN is in no range
+    }[name]
+    flat = part.reshape(len(part), -1)
+    bad = np.flatnonzero(~((flat >= lowest) & (flat < end)).all(axis=1))
+    if len(bad):
+        row = flat[bad[0]]
+        value = row[~((row >= lowest) & (row < end))][0]
+        allowed = "positive and finite" if name == "caption_weights" else f"{lowest} … {end - 1:,}"
+        raise _damaged(
+            folder, about, name, f"row {places[bad[0]]:,} holds {value:,}; allowed is {allowed}"
+        )
+
+
+def _file(about: Mapping[str, Any], name: str) -> str:
+    return f"{name}.{about['arrays'][name]['type']}"
+
+
+def _damaged(folder: Path, about: Mapping[str, Any], name: str, why: str) -> ValueError:
+    return ValueError(f"{folder / _file(about, name)} is damaged: {why}; {_again(folder)}")
+
+
+def _again(folder: Path) -> str:
+    return (
+        f"restore it, or remove {folder} and encode again with "
+        f"`python -m data.encode --source FOLDER_OR_TARS --out {folder}`"
+    )
