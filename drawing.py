@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
-from data.text import TextTokenizer, clean, make_normalizer, open_tokenizer
+from data.captions import CLEAN, DALLE_MINI, normalizer_of, open_captions
+from data.text import TextTokenizer, clean
 from drawing_memory import ROWS_PER_CALL, check_rows, telling_rows, within_memory
 from model.config import ModelConfig, SamplingConfig
 from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
@@ -142,11 +143,11 @@ def make_drawer(
         ValueError: when a part is missing, damaged or does not fit the model.
     """
     if isinstance(parts, Path):
-        parts = Parts(parts / "tokenizer", parts / "vqgan")
+        own = parts / "tokenizer"
+        parts = Parts(own, parts / "vqgan", normalizer_of(own) == DALLE_MINI)
     check_rows(rows_per_call)
     devices = devices or Devices((jax.devices()[0],))
-    normalize = make_normalizer() if parts.normalize_text else None
-    tokenizer = open_tokenizer(parts.tokenizer, normalize)
+    tokenizer = open_captions(parts.tokenizer, DALLE_MINI if parts.normalize_text else CLEAN)
     vqgan, vqgan_params = _open_vqgan(parts)
     _check_fit(model, tokenizer.vocab_size, vqgan, parts)
     empty_tokens, empty_mask, _ = tokenizer.encode([""], model.config.text_length)

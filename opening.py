@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from config import Config, from_yaml
+from data.captions import DALLE_MINI, normalizer_of
 from model import pretrained, transformer
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
@@ -35,7 +36,7 @@ class Checkpoint:
 
     @property
     def normalize_text(self) -> bool:
-        """Whether its captions were normalised as DALL·E mini does."""
+        """Whether the program that it comes from normalised captions as DALL·E mini does."""
         return self.origin is not None and self.origin.config.get("normalize_text") is True
 
 
@@ -139,9 +140,10 @@ def parts_of(
         own = folder  # other programs keep the tokenizer's files beside the weights
     if tokenizer is None and not own.is_dir():
         raise ValueError(f"no tokenizer in {folder}; name one with --tokenizer")
+    trained_with = own if own.is_dir() else Path(str(tokenizer))
     return Parts(
         Path(tokenizer) if tokenizer else own,
         Path(vqgan) if vqgan else folder / "vqgan",
-        checkpoint.normalize_text,
+        checkpoint.normalize_text or normalizer_of(trained_with) == DALLE_MINI,
         vqgan is not None,
     )

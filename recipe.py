@@ -10,14 +10,15 @@ import numpy as np
 from jaxtyping import Array
 
 from config import Config
+from data import captions
 from data.batches import eval_batches, open_batches
 from data.grids import picture_grid, save_png
 from data.records import Records, open_whole
-from data.text import open_tokenizer
 from drawing import make_drawer, open_checkpoint, picture_seed
 from model import loss, transformer
 from model.config import ModelConfig
 from model.transformer import Params, Transformer
+from opening import parts_of
 from settings import to_tree
 from training import fitting, parallel, processes, runs
 from training.batching import BatchPlan
@@ -46,11 +47,13 @@ def make_recipe(config: Config) -> Recipe:
     records = open_whole(config.data.records)
     check_sizes(config.model, records)
     model = transformer.build(config.model, config.training.compute_dtype)
-    tokenizer = open_tokenizer(records.tokenizer_folder)
+    captions.check_described(records.folder, records.about.get("text"), records.text_length)
+    tokenizer = captions.open_captions(records.tokenizer_folder)
     tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
     empty_text = jnp.asarray(tokens), jnp.asarray(mask)
 
     def prepare(run: Run) -> None:
+        captions.check_kept(run.folder / "tokenizer", records.tokenizer_folder)
         runs.copy_once(records.tokenizer_folder, run.folder / "tokenizer")
         runs.copy_once(records.vqgan_folder, run.folder / "vqgan")
 
@@ -157,6 +160,10 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     rows = {"image_embedding/tokens": moved} if moved[0] != moved[1] else {}
     fetch = lambda leaf: np.asarray(parallel.on_first_device(leaf))  # noqa: E731
     params, lines = fit_params(found.params, fresh, rows, fetch)
+    parts = parts_of(found)
+    normalizer = captions.DALLE_MINI if parts.normalize_text else captions.CLEAN
+    ours = Path(config.data.records) / "tokenizer"
+    lines = [*captions.check_same(parts.tokenizer, normalizer, ours, path), *lines]
     step = "" if found.step is None else f" at step {found.step}"
     return params, [f"weights of {path}{step}", *lines]
 

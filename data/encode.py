@@ -8,11 +8,12 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from data.captions import CLEAN, normalizer_of
 from data.folders import digest_folder, holds
 from data.records import FORMAT, MARKER, open_records
 from data.sources import PLAIN, ReadingConfig, Source, open_source
@@ -43,6 +44,9 @@ class EncodeConfig(ReadingConfig):
     64 × 64 pixels."""
     tokenizer: str | None = None
     """Folder of a tokenizer; by default one is trained on the training captions."""
+    normalizer: Literal["clean", "dalle_mini"] | None = None
+    """What captions go through before the tokenizer; default: what the tokenizer's folder says,
+    dalle_mini for DALL·E mini's, else clean."""
     vocab_size: int = 2048
     """Text tokens of a newly trained tokenizer; 2,048 suit captions of a few thousand words."""
     text_length: int = 24
@@ -72,6 +76,7 @@ def main(config: EncodeConfig) -> None:
             config.vocab_size,
             config.text_length,
             config.held_out,
+            config.normalizer,
         ),
         out,
         source_names=config.source,
@@ -97,10 +102,14 @@ def _check(config: EncodeConfig) -> None:
 def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
     """Everything that the records are a function of, short enough to store and compare."""
     tokenizer = {"vocab_size": config.vocab_size}
+    chosen = config.normalizer or (
+        normalizer_of(Path(config.tokenizer)) if config.tokenizer else CLEAN
+    )
     changed = {k: v for k, v in asdict(reading_of(config)).items() if v != getattr(PLAIN, k)}
     changed.pop("max_bad_fraction", None)
     return {
         **({"reading": changed} if changed else {}),
+        **({} if chosen == CLEAN else {"normalizer": chosen}),
         "source": fingerprint(source),
         "vqgan": digest_folder(Path(config.vqgan)),
         "tokenizer": digest_folder(Path(config.tokenizer)) if config.tokenizer else tokenizer,

@@ -285,7 +285,7 @@ def write_records(
                 **_origin(out, [source] if isinstance(source, str) else source, reading),
                 "arrays": shapes,
                 **digests,
-                "text": {"tokenizer": parts.get("tokenizer")},
+                "tokenizer_digest": parts.get("tokenizer"),
                 "vqgan_digest": parts.get("vqgan"),
                 **about,
             },

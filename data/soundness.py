@@ -55,8 +55,7 @@ def glance(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
         wanted = f"0 to {len(arrays['text_tokens']):,}"
         said = f"it runs from {offsets[0]:,} to {offsets[-1]:,}, not from {wanted}"
         raise _damaged(folder, about, "caption_offsets", said)
-    text = about.get("text")
-    recorded = text.get("tokenizer") if isinstance(text, dict) else None
+    recorded = about.get("tokenizer_digest")
     if recorded is not None and recorded != (found := digest_folder(folder / "tokenizer")):
         raise ValueError(
             f"{folder / 'tokenizer'} is another tokenizer ({found}) than the one that made the "

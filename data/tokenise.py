@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 from tqdm import tqdm
 
+from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
 from data.reading import Notes, read_pictures, tell_skipped
 from data.records import write_records
 from data.sources import Captions, Example, ReadingConfig, Source, printable
 from data.splits import HELD_OUT, RULE, TRAIN, split_of
-from data.text import open_tokenizer, train_tokenizer
+from data.text import train_tokenizer
 
 GALLERY = "gallery"  # neither trained on nor asked for: pictures to compare with
 _MAX_NAMED = 1000  # skipped pictures that records.json names
@@ -41,6 +42,8 @@ class CaptionOptions:
     vocab_size: int
     text_length: int
     held_out: float
+    normalizer: Normalizer | None = None
+    """What captions go through first; None: what the tokenizer's folder says."""
 
 
 @dataclass
@@ -77,11 +80,13 @@ def make_records(
         raise ValueError(_nothing_to_train_on(source, found, options.held_out))
     texts = [text for captions in found.captions for text, _ in captions]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.tokenizer or Path(temporary)
+        made, folder = Path(temporary) / "made", Path(temporary) / "tokenizer"
         if options.tokenizer is None:
             spoken = (text for captions in training for text, _ in captions)
-            train_tokenizer(spoken, options.vocab_size, folder)
-        tokenizer = open_tokenizer(folder)
+            train_tokenizer(spoken, options.vocab_size, made)
+        given = options.tokenizer or made
+        copy_tokenizer(given, folder, options.normalizer or normalizer_of(given))
+        tokenizer = open_captions(folder)
         text_tokens, text_mask, num_cut = tokenizer.encode(texts, options.text_length)
         write_records(
             out,
@@ -105,6 +110,7 @@ def make_records(
             held_out_by=RULE,
             damaged_files={printable(k): printable(v) for k, v in source.damage.items()},
             left_out=dict(sorted(source.left_out.counts.items())),
+            text=describe(folder, options.text_length),
             **about,
         )
     return _oddities(source, found, num_cut, options.text_length)

@@ -20,7 +20,7 @@ ALLOWED = {
     "config": {"command_line", "config", "data", "model", "training"},
     "settings": set(),
     "runtime": set(),
-    "opening": {"config", "model", "opening", "training", "weights"},
+    "opening": {"config", "data", "model", "opening", "training", "weights"},
     "drawing": {"data", "drawing", "drawing_memory", "model", "opening", "training", "vqgan"},
     "drawing_memory": {"drawing_memory", "training"},
     "outputs": {"data", "outputs"},

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from data import encode
+from data.captions import normalizer_of, words_of
 from data.encode import EncodeConfig
+from data.normalise import make_normalizer
 from data.records import Records, open_records
 from data.text import open_tokenizer, train_tokenizer
 from data.tokenise import PictureEncoder
@@ -109,6 +111,29 @@ def test_a_given_tokenizer_is_used_and_kept(
     records = run(make_folder(20), tokenizer=str(tmp_path / "mine"))
     kept = (records.tokenizer_folder / "tokenizer.json").read_bytes()
     assert kept == (tmp_path / "mine" / "tokenizer.json").read_bytes()
+
+
+def test_records_say_what_made_their_text_and_go_through_the_normaliser_of_the_tokenizer(
+    run: Encode, make_folder: MakeFolder, tmp_path: Path
+) -> None:
+    folder = make_folder(20)
+    (folder / "003.txt").write_text("A Café of #bluecats")
+    train_tokenizer(["noise number"] * 3, 270, tmp_path / "mine")
+    (tmp_path / "mine" / "config.json").write_text('{"normalize_text": true}')
+    records = run(folder, tokenizer=str(tmp_path / "mine"))
+    expected = open_tokenizer(tmp_path / "mine", make_normalizer())
+    tokens = expected.encode([e["caption"] for e in records.examples], 12)[0]
+    np.testing.assert_array_equal(records.text_tokens, tokens)
+    assert records.about["text"] == {
+        "normalizer": "dalle_mini",
+        "words": words_of(tmp_path / "mine"),
+        "text_length": 12,
+        "pad_id": expected.pad_id,
+        "end_id": expected.end_id,
+    }
+    other = run(folder, "other", tokenizer=str(tmp_path / "mine"), normalizer="clean")
+    assert (other.text_tokens != records.text_tokens).any()
+    assert normalizer_of(other.tokenizer_folder) == "clean"
 
 
 def test_the_same_command_again_says_that_it_is_done(

@@ -91,7 +91,7 @@ def test_every_other_value_is_seen_by_a_whole_reading(
 
 def test_records_without_digests_of_each_file_are_held_to_the_one_of_all(folder: Path) -> None:
     about = json.loads((folder / "records.json").read_text())
-    for name in ("digests", "text", "vqgan_digest"):
+    for name in ("digests", "tokenizer_digest", "vqgan_digest"):
         del about[name]
     (folder / "records.json").write_text(json.dumps(about))
     (folder / "examples.i64").unlink()

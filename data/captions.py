@@ -1,0 +1,139 @@
+"""How captions become tokens: a tokenizer together with the normaliser in front of it.
+
+The tokenizer's folder says in pastel.json which normaliser its captions go through, so that it
+travels into records, runs and releases. A folder of DALL·E mini says it as normalize_text in its
+config.json, which lies beside the tokenizer's files or, in releases of ours, one folder up.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from data.text import TextTokenizer, make_normalizer, open_tokenizer
+from files import write_text
+from json_files import read_json
+
+Normalizer = Literal["clean", "dalle_mini"]
+CLEAN: Normalizer = "clean"
+DALLE_MINI: Normalizer = "dalle_mini"
+MARK = "pastel.json"
+_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def normalizer_of(folder: Path) -> Normalizer:
+    """Which normaliser the captions of a tokenizer's folder go through.
+
+    Raises:
+        ValueError: the folder names an unknown one, or what says so is damaged.
+    """
+    if (folder / MARK).is_file():
+        named = read_json(folder / MARK).get("normalizer")
+        if named not in (CLEAN, DALLE_MINI):
+            raise ValueError(
+                f"{folder / MARK}: normalizer is {named!r:.60}; known are {CLEAN}, {DALLE_MINI}"
+            )
+        return DALLE_MINI if named == DALLE_MINI else CLEAN
+    places = [folder, folder.parent] if folder.name == "tokenizer" else [folder]
+    for config in (place / "config.json" for place in places):
+        if config.is_file() and _asks_for_normalizing(read_json(config)):
+            return DALLE_MINI
+    return CLEAN
+
+
+def _asks_for_normalizing(config: Mapping[str, Any]) -> bool:
+    origin = config.get("origin")
+    theirs = origin.get("config") if isinstance(origin, dict) else None
+    theirs = theirs if isinstance(theirs, dict) else config
+    return theirs.get("normalize_text") is True
+
+
+def open_captions(folder: Path, normalizer: Normalizer | None = None) -> TextTokenizer:
+    """The tokenizer of a folder behind its normaliser, or behind the one that is named. Raises
+    ValueError as `open_tokenizer` and `normalizer_of` do."""
+    chosen = normalizer or normalizer_of(folder)
+    return open_tokenizer(folder, make_normalizer() if chosen == DALLE_MINI else None)
+
+
+def copy_tokenizer(source: Path, folder: Path, normalizer: Normalizer) -> None:
+    """Copy a tokenizer's files, none of what lies beside them, and note the normaliser."""
+    if source.is_file():
+        source, names = source.parent, [source.name]
+    else:
+        names = [name for name in (*_FILES, *_SETTINGS) if (source / name).is_file()]
+    folder.mkdir()
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+    write_text(folder / MARK, f'{{"normalizer": "{normalizer}"}}\n')
+
+
+def describe(folder: Path, text_length: int) -> dict[str, Any]:
+    """What made the text tokens, for records to keep and to be compared with."""
+    tokenizer = open_captions(folder)
+    return {
+        "normalizer": normalizer_of(folder),
+        "words": words_of(folder),
+        "text_length": text_length,
+        "pad_id": tokenizer.pad_id,
+        "end_id": tokenizer.end_id,
+    }
+
+
+def words_of(folder: Path) -> str:
+    """Short hash of a tokenizer's vocabulary files."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for name in _FILES:
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            hashed.update(f"{name}:{len(content)}:".encode() + content)
+            if name == "tokenizer.json":
+                break  # older files beside it are not read
+    return hashed.hexdigest()
+
+
+def check_described(records: Path, said: Any, text_length: int) -> None:
+    """Raise ValueError unless the tokenizer in a folder of records turns captions into tokens as
+    the records say theirs were made. Records from before say nothing: theirs were only cleaned."""
+    folder = records / "tokenizer"
+    was = said if isinstance(said, dict) else {}
+    was = {"normalizer": CLEAN, **{k: v for k, v in was.items() if v is not None}}
+    for name, now in describe(folder, text_length).items():
+        if was.get(name, now) != now:
+            raise ValueError(
+                f"{records} holds captions made with {name} {was[name]}, and its tokenizer now has "
+                f"{now}; encode again, or put back the {folder} that made them"
+            )
+
+
+def check_kept(kept: Path, ours: Path) -> None:
+    """Raise ValueError where a run keeps another tokenizer or normaliser than its records have."""
+    if not kept.is_dir():
+        return
+    was, now = ((words_of(f), normalizer_of(f)) for f in (kept, ours))
+    if was != now:
+        raise ValueError(
+            f"{kept} (words {was[0]}, normaliser {was[1]}) is not the tokenizer of {ours.parent} "
+            f"(words {now[0]}, normaliser {now[1]}); resume with the records of this run"
+        )
+
+
+def check_same(theirs: Path, their_normalizer: Normalizer, ours: Path, weights: str) -> list[str]:
+    """Hold the tokenizer folder that weights were trained with against that of records.
+
+    Returns:
+        A line where the vocabularies differ, as for a new language.
+
+    Raises:
+        ValueError: the vocabulary is the same and captions go through another normaliser.
+    """
+    if words_of(theirs) != words_of(ours):
+        return [f"another tokenizer than in {weights}: its text embedding knows other words"]
+    if (now := normalizer_of(ours)) != their_normalizer:
+        raise ValueError(
+            f"{weights} was trained on captions that went through the normaliser "
+            f"{their_normalizer}, and those of {ours.parent} went through {now}; encode again with "
+            f"--tokenizer={theirs} --normalizer={their_normalizer}"
+        )
+    return []
