@@ -167,7 +167,9 @@ def read_config(benchmark: TrainingBenchmark) -> Config:
         return parse_config(Config, [f"--config={benchmark.preset}", *flags])
     small = [f"--model.{name}={value}" for name, value in to_tree(small_model()).items()]
     small += ["--training.batch_size=8", "--training.caption_dropout=0"]
-    return parse_config(Config, [*small, *flags])
+    given = {flag.partition("=")[0] for flag in flags}
+    kept = [flag for flag in small if flag.partition("=")[0] not in given]
+    return parse_config(Config, [*kept, *flags])
 
 
 def begin(config: Config, bench: Workbench) -> Update:
