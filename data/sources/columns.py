@@ -190,6 +190,8 @@ def _holds_paths(kind: Any) -> bool:
 
     if t.is_list(kind) or t.is_large_list(kind):
         return _holds_paths(kind.value_type)
+    if t.is_struct(kind):
+        return any(f.name == "path" and _holds_paths(f.type) for f in kind)
     return t.is_string(kind) or t.is_large_string(kind)
 
 

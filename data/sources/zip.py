@@ -49,8 +49,7 @@ class ZipSource(Source):
             return []
         if len(found) > _MAX_MEMBERS:
             raise ValueError(f"{file} has more than {_MAX_MEMBERS:,} members; unpack it")
-        hidden = lambda name: any(p.startswith((".", "__MACOSX")) for p in name.split("/"))  # noqa: E731
-        return [one.filename for one in found if not one.is_dir() and not hidden(one.filename)]
+        return [one.filename for one in found if not one.is_dir() and not _is_hidden(one.filename)]
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -75,6 +74,12 @@ class ZipSource(Source):
         return example_beside(
             one.key, data, said, file.name, self.config, self.config.caption_encoding, name
         )
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a member is one that macOS adds, or hidden as in a folder."""
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return any(part.startswith((".", "__MACOSX")) for part in parts)
 
 
 def _read(opened: zipfile.ZipFile, name: str, limit: int) -> bytes:
