@@ -31,7 +31,7 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _ENCODINGS = (
-    *("cp1252", "gb18030", "big5", "shift_jis", "euc_jp", "cp949", "cp1251", "cp1253", "cp1255"),
+    *("cp1252", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1251", "cp1253", "cp1255"),
     *("cp1256",),
 )
 """What captions that are no UTF-8 are guessed to be. Central Europe's cp1250 is not told from
@@ -82,10 +82,22 @@ def guess(texts: Iterable[bytes]) -> str:
     import charset_normalizer
 
     some = b"\n".join(texts)[:50_000]
-    best = charset_normalizer.from_bytes(some, cp_isolation=list(_ENCODINGS)).best()
+    if japanese := next((name for name in ("cp932", "euc_jp") if _is_japanese(some, name)), ""):
+        return japanese
+    listed = list(_ENCODINGS)
+    best = charset_normalizer.from_bytes(some, cp_isolation=listed, threshold=0.4).best()
     if best is None or some.decode("cp1252", "replace") == some.decode(best.encoding, "replace"):
         return "cp1252"
     return best.encoding
+
+
+def _is_japanese(data: bytes, encoding: str) -> bool:
+    """Whether a fifth of the letters beyond ASCII are kana; Chinese and Korean have none."""
+    try:
+        letters = [letter for letter in data.decode(encoding) if letter > "\x7f"]
+    except UnicodeDecodeError:
+        return False
+    return 5 * sum("\u3040" <= letter < "\u3100" for letter in letters) > len(letters)
 
 
 def encoding_of(head: bytes) -> str:

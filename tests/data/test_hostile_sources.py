@@ -51,7 +51,7 @@ def test_a_second_column_of_pictures_is_never_touched(
     os.mkfifo(tmp_path / "pipe")
     paths = {"path": "/etc/passwd", "address": "http://127.0.0.1:9/x", "pipe": f"{tmp_path}/pipe"}
     other = {"bytes": EPS if kind == "eps" else None, "path": paths.get(kind)}
-    columns = {"image": rows(), "caption": ["a"] * 4, "thumb": [other] * 4}
+    columns: dict[str, list[Any]] = {"image": rows(), "caption": ["a"] * 4, "thumb": [other] * 4}
     folder = saved_table(tmp_path / "t", columns, _format_type="torch", _format_columns=["thumb"])
     readings = list(read_pictures(open_source(folder), 8))
     assert [r.problem for r in readings] == [""] * 4

@@ -2,8 +2,14 @@
 
 import io
 import struct
+import subprocess
+import sys
+import tempfile
+import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,4 +104,143 @@ def test_too_many_pixels_or_bytes_are_refused_with_numbers(monkeypatch: pytest.M
         read_picture(data, 8)
     monkeypatch.setattr(pictures, "MAX_BYTES", 10)
     with pytest.raises(UnreadablePictureError, match="bytes are more than 10"):
+        read_picture(data, 8)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"])
+def test_other_formats_are_read_by_their_bytes(kind: str) -> None:
+    red = read_picture(saved(Image.new("RGB", (16, 16), "red"), kind), 8)
+    assert (np.abs(red.astype(int) - (255, 0, 0)) <= 6).all()
+
+
+def test_the_first_frame_of_several_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "PNG", "WEBP"):
+        found = read_picture(saved(frames[0], kind, save_all=True, append_images=frames[1:]), 8)
+        assert found[0, 0, 0] > 200, kind
+
+
+def test_what_is_no_picture_is_called_by_its_name() -> None:
+    for data, why in (
+        (b"", "an empty file"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\0\0\0\x18ftypheic\0\0", "pillow-heif|damaged"),
+    ):
+        with pytest.raises(UnreadablePictureError, match=why):
+            read_picture(data, 8)
+
+
+def test_a_colour_profile_becomes_srgb() -> None:
+    from PIL import ImageCms
+
+    lab = ImageCms.createProfile("LAB", 5000)
+    profile = ImageCms.ImageCmsProfile(lab).tobytes()
+    grey = Image.new("RGB", (8, 8), (90, 120, 30))
+    plain = read_picture(saved(grey), 8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert (read_picture(saved(grey, icc_profile=srgb), 8) == plain).all()
+    # One of other colours than the picture's, and one that is none, change nothing.
+    for wrong in (profile, b"no profile" * 20):
+        assert (read_picture(saved(grey, icc_profile=wrong), 8) == plain).all()
+    swapped = swapped_profile(srgb)
+    assert (
+        read_picture(saved(Image.new("RGB", (8, 8), "red"), icc_profile=swapped), 8)[0, 0]
+        == (
+            0,
+            255,
+            0,
+        )
+    ).mean() >= 2 / 3
+
+
+def swapped_profile(srgb: bytes) -> bytes:
+    """An sRGB profile whose red and green are each other's."""
+    data = bytearray(srgb)
+    count = int.from_bytes(data[128:132], "big")
+    places = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
+    red, green = places[b"rXYZ"], places[b"gXYZ"]
+    data[red : red + 4], data[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(data.replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be")))
+
+
+def test_pictures_fit_as_asked() -> None:
+    wide = Image.new("RGB", (80, 40), "red")
+    wide.paste("blue", (20, 0, 60, 40))
+    data = saved(wide)
+    assert (read_picture(data, 8)[:, 1:-1] == (0, 0, 255)).all()
+    padded = read_picture(data, 8, "pad", "#00ff00")
+    assert (padded[0] == (0, 255, 0)).all()
+    assert (padded[-1] == (0, 255, 0)).all()
+    assert (padded[4, 0] == (255, 0, 0)).all()
+    stretched = read_picture(data, 8, "stretch")
+    assert (stretched[:, 0] == (255, 0, 0)).all()
+    assert (stretched[:, 4] == (0, 0, 255)).all()
+    clear = saved(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
+    assert (read_picture(clear, 8, background="black") == 0).all()
+
+
+def test_a_jpeg_that_was_cut_off_is_kept_when_asked() -> None:
+    image = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
+    whole = saved(image, "JPEG", quality=95)
+    cut = whole[: len(whole) - 20]
+    with pytest.raises(UnreadablePictureError, match="truncated"):
+        read_picture(cut, 8)
+    assert abs(int(read_picture(cut, 8, keep_truncated=True)[0, 0, 0]) - 200) < 3
+    with pytest.raises(UnreadablePictureError):
+        read_picture(saved(image)[:-30], 8, keep_truncated=True)
+
+
+def test_a_large_transparent_picture_is_not_held_in_many_copies() -> None:
+    """Peak of the process while it reads one of 4,096² in RGBA, which is 64 MB decoded."""
+    code = (
+        "import io, resource, sys; from PIL import Image\n"
+        "from data.pictures import read_picture\n"
+        "f = io.BytesIO(); Image.new('RGBA', (4096, 4096), (9, 9, 9, 99)).save(f, 'PNG')\n"
+        "with open(sys.argv[1], 'wb') as file: file.write(f.getvalue())\n"
+    )
+    read = (
+        "import resource, sys; from data.pictures import read_picture\n"
+        "with open(sys.argv[1], 'rb') as file: data = file.read()\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); read_picture(data, 64); print((peak() - before) >> 10)\n"
+    )
+    with tempfile.NamedTemporaryFile() as file:
+        for one in (code, read):
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-c", one, file.name],
+                capture_output=True,
+                text=True,
+                cwd=Path(__file__).parents[2],
+                check=True,
+            )
+    assert int(done.stdout) < 160
+    assert done.stderr == ""
+
+
+def test_pictures_that_are_decoded_together_share_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = saved(Image.new("RGB", (400, 400)))
+    need = 400 * 400 * 5
+    monkeypatch.setattr(pictures, "MAX_MEMORY", 2 * need)
+    inside, most = [0], [0]
+    lock = threading.Lock()
+    load = pictures._load
+
+    def slow(*arguments: object) -> None:
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        load(*arguments)
+        with lock:
+            inside[0] -= 1
+
+    monkeypatch.setattr(pictures, "_load", slow)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: read_picture(data, 8), range(16)))
+    assert most[0] == 2
+    monkeypatch.setattr(pictures, "MAX_MEMORY", need - 1)
+    with pytest.raises(UnreadablePictureError, match=r"400 × 400 pixels of PNG take 0 MB"):
         read_picture(data, 8)
