@@ -164,18 +164,23 @@ def swapped_profile(srgb: bytes) -> bytes:
     return bytes(data.replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be")))
 
 
+def near(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    """Within what the resampling rings beside an edge."""
+    return bool((np.abs(pixels.astype(int) - colour) <= 20).all())
+
+
 def test_pictures_fit_as_asked() -> None:
     wide = Image.new("RGB", (80, 40), "red")
     wide.paste("blue", (20, 0, 60, 40))
     data = saved(wide)
-    assert (read_picture(data, 8)[:, 1:-1] == (0, 0, 255)).all()
+    assert near(read_picture(data, 8)[:, 2:-2], (0, 0, 255))
     padded = read_picture(data, 8, "pad", "#00ff00")
-    assert (padded[0] == (0, 255, 0)).all()
-    assert (padded[-1] == (0, 255, 0)).all()
-    assert (padded[4, 0] == (255, 0, 0)).all()
+    assert near(padded[0], (0, 255, 0))
+    assert near(padded[-1], (0, 255, 0))
+    assert near(padded[4, 0], (255, 0, 0))
     stretched = read_picture(data, 8, "stretch")
-    assert (stretched[:, 0] == (255, 0, 0)).all()
-    assert (stretched[:, 4] == (0, 0, 255)).all()
+    assert near(stretched[:, 0], (255, 0, 0))
+    assert near(stretched[:, 4], (0, 0, 255))
     clear = saved(Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
     assert (read_picture(clear, 8, background="black") == 0).all()
 
@@ -228,12 +233,12 @@ def test_pictures_that_are_decoded_together_share_the_memory(
     lock = threading.Lock()
     load = pictures._load
 
-    def slow(*arguments: object) -> None:
+    def slow(picture: Image.Image, keep_truncated: bool) -> None:
         with lock:
             inside[0] += 1
             most[0] = max(most[0], inside[0])
         time.sleep(0.02)
-        load(*arguments)
+        load(picture, keep_truncated)
         with lock:
             inside[0] -= 1
 
