@@ -13,7 +13,7 @@ from config import Config
 from data import captions
 from data.batches import eval_batches, open_batches
 from data.grids import picture_grid, save_png
-from data.records import Records, open_whole
+from data.records import Records, compare_splits, open_whole
 from drawing import make_drawer, open_checkpoint, picture_seed
 from model import loss, transformer
 from model.config import ModelConfig
@@ -164,6 +164,7 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     normalizer = captions.DALLE_MINI if parts.normalize_text else captions.CLEAN
     ours = Path(config.data.records) / "tokenizer"
     lines = [*captions.check_same(parts.tokenizer, normalizer, ours, path), *lines]
+    lines += compare_splits(found.records, config.data.records, path)
     step = "" if found.step is None else f" at step {found.step}"
     return params, [f"weights of {path}{step}", *lines]
 

@@ -66,6 +66,7 @@ def main(config: EncodeConfig) -> None:
     if holds(out, MARKER, {"format": FORMAT, "recipe": recipe}):
         print(f"{out} is finished already: {_counts(out)}")
         return
+    check_same(out, recipe)
     check_free(out)
     print(source.describe(), flush=True)
     oddities = make_records(
@@ -97,6 +98,25 @@ def _check(config: EncodeConfig) -> None:
         raise ValueError(f"held_out {config.held_out} is not between 0 and 1")
     if not 2 <= config.text_length <= 4096:
         raise ValueError(f"text_length {config.text_length} is not between 2 and 4096")
+
+
+def check_same(out: Path, recipe: dict[str, Any]) -> None:
+    """Raise ValueError where `out` holds records of something else, saying of what and what now."""
+    if not (out / MARKER).is_file():
+        return
+    about = open_records(out).about
+    was = about.get("recipe")
+    was = was if isinstance(was, dict) else {}
+    differing = sorted(name for name in {*was, *recipe} if was.get(name) != recipe.get(name))
+    changed = ", ".join(
+        "the source's files" if name == "source" else f"{name} (was {was.get(name)}, now {now})"
+        for name, now in ((name, recipe.get(name)) for name in differing)
+    )
+    raise ValueError(
+        f"{out} holds something else: {_counts(out)}, and since then {changed or 'its format'} "
+        f"changed; encode into a new folder with --out {out}-2 and train there with "
+        f"--data.records={out}-2, or remove {out} first"
+    )
 
 
 def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from data.folders import digest_folder
 from data.reading import write_bad_samples
 from data.soundness import check_shapes, check_whole, glance, remember, was_checked
 from data.sources.config import PLAIN, ReadingConfig
+from data.splits import HELD_OUT
 from files import new_folder
 
 FORMAT = 1
@@ -190,6 +191,25 @@ def open_whole(folder: str | Path) -> Records:
             pass
         remember(records.folder)
     return records
+
+
+def compare_splits(theirs: str | None, ours: str | Path, weights: str) -> list[str]:
+    """A line where pictures that `ours` hold out may have trained `weights`, whose records were
+    `theirs`: another rule chose there, or nobody knows which."""
+    records = open_records(ours)
+    if HELD_OUT not in records.split_names:
+        return []
+    try:
+        rule = None if theirs is None else open_records(theirs).about.get("held_out_by")
+    except ValueError:
+        rule = None
+    if rule is not None and rule == records.about.get("held_out_by"):
+        return []
+    how = "it is not known how its own" if rule is None else "by another rule its own"
+    return [
+        f"held-out pictures of {ours} may be among those that {weights} was trained on: "
+        f"{how} were chosen"
+    ]
 
 
 def _read_about(path: Path) -> dict[str, Any]:

@@ -199,7 +199,10 @@ class Checkpoints:
             f"{k} (was {saved.get(k)}, now {v})" for k, v in about.items() if saved.get(k) != v
         ]
         if changed:
-            raise ValueError(f"this run was trained with other data: {', '.join(changed)}")
+            raise ValueError(
+                f"this run was trained with other data: {', '.join(changed)}; resume with the data "
+                "of then, or train a new --output_dir that starts --init_from this run"
+            )
         return self.restore(like, step)
 
     def _newest_whole(

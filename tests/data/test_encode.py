@@ -159,6 +159,22 @@ def test_records_of_something_else_are_not_replaced(
     assert run(make_folder(20, "same"), "other").digest == before
 
 
+def test_after_ten_more_pictures_it_says_what_changed_and_what_to_type(
+    run: Encode, make_folder: MakeFolder
+) -> None:
+    folder = make_folder(20)
+    run(folder)
+    for i in range(10):
+        (folder / f"more{i}.png").write_bytes(picture(100 + i))
+        (folder / f"more{i}.txt").write_text("one more")
+    out = r"\S*records"
+    said = rf"{out} holds something else: 20 pictures .*the source's files changed; .*--out {out}-2"
+    with pytest.raises(ValueError, match=rf"{said} and train there with --data\.records={out}-2"):
+        run(folder)
+    with pytest.raises(ValueError, match=r"source's files, text_length \(was 12, now 13\) changed"):
+        run(folder, text_length=13)
+
+
 def test_unusable_pictures_among_good_ones_are_counted_and_named(
     run: Encode, make_folder: MakeFolder, capsys: pytest.CaptureFixture
 ) -> None:

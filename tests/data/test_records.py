@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data import records as records_module
-from data.records import ARRAYS, Records, open_records, write_records
+from data.records import ARRAYS, Records, compare_splits, open_records, write_records
 
 
 def write(out: Path, **changed: Any) -> Records:
@@ -146,3 +146,17 @@ def test_names_that_are_no_utf8_come_back(tmp_path: Path) -> None:
     records = write(tmp_path / "r", examples=[{"file": name}] * 3, source=str(tmp_path / name))
     assert list(records.examples) == [{"file": name}] * 3
     assert records.sources == [str(tmp_path / name)]
+
+
+def test_a_start_from_weights_says_when_held_out_pictures_may_have_trained_them(
+    tmp_path: Path,
+) -> None:
+    old, new, gone = (str(tmp_path / name) for name in ("old", "new", "gone"))
+    splits = ["held_out", "train", "train"]
+    write(tmp_path / "old", splits=splits, held_out_by="pixels")
+    write(tmp_path / "new", splits=splits, held_out_by="look 1")
+    assert compare_splits(new, new, "w") == []
+    assert "w was trained on: by another rule its own" in compare_splits(old, new, "w")[0]
+    assert "it is not known how its own" in compare_splits(gone, new, "w")[0]
+    write(tmp_path / "named", held_out_by="look 1")
+    assert compare_splits(old, tmp_path / "named", "w") == []
