@@ -24,6 +24,7 @@ from weights.yaml_files import SEVERAL, parse_yaml, plain_value, read_settings
 T = TypeVar("T")
 TEXTS = {"name", "prompts", "grid_prompts"}
 """Fields in which a ~ at the start is a letter, not a home."""
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"
 
 
@@ -90,6 +91,7 @@ def parse_config(
     several = _several(config_class)
     _check_once(words, several)
     parser = _parser(config_class, prog, about)
+    _check_dashes(words, parser)
     for file in files:
         _set_defaults(parser, read_settings(file, config_class))
     try:
@@ -187,6 +189,22 @@ def _check_once(words: list[str], several: set[str]) -> None:
             )
 
 
+def _check_dashes(words: list[str], parser: jsonargparse.ArgumentParser) -> None:
+    """Raises ValueError for a flag behind a dash of typography, as text programs and web pages
+    write --: it would be one more prompt."""
+    known = _options(parser)
+    for word in words:
+        name = "--" + word.partition("=")[0].lstrip(DASHES)
+        if word[:1] in DASHES and word and name in known:
+            raise ValueError(
+                f"{word:.80} begins with another dash than the keyboard's; type {name}"
+            )
+
+
+def _options(parser: jsonargparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
 def _gather(words: list[str], several: set[str]) -> list[str]:
     """Each flag of a section that takes several values once, with a list of all its values."""
     found: dict[str, list[str]] = {}
@@ -275,8 +293,7 @@ def _with_suggestion(message: str, parser: jsonargparse.ArgumentParser) -> str:
     if not words.startswith("-"):
         return f"{words:.200} stands after no flag that takes it; {QUOTE}"
     flag = words.split()[0].partition("=")[0]
-    known = [o for action in parser._actions for o in action.option_strings]
-    near = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(flag, _options(parser), n=1, cutoff=0.5)
     return f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help")
 
 

@@ -106,6 +106,14 @@ def test_several_values_keep_their_letters() -> None:
     assert parse_config(Settings, []).data.source == ("all",)
 
 
+@pytest.mark.parametrize("dash", ["\u2014", "\u2013", "\u2212\u2212"])
+def test_a_flag_behind_a_dash_of_typography_is_no_prompt(dash: str) -> None:
+    for words in ([f"{dash}seed=3"], [f"{dash}seed", "3"]):
+        with pytest.raises(ValueError, match="begins with another dash .*; type --seed"):
+            parse_config(Settings, ["--prompts", "a", *words])
+    assert parse_config(Settings, ["--prompts", f"{dash} a", f"{dash}b"]).prompts[1] == f"{dash}b"
+
+
 def test_a_word_without_a_flag_asks_for_quotes() -> None:
     with pytest.raises(ValueError, match=r"^shards/1.tar shards/2.tar stands .*put quotes"):
         parse_config(Settings, ["--data.folder", "shards/0.tar", "shards/1.tar", "shards/2.tar"])
