@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from PIL import ImageColor
+
 
 @dataclass(frozen=True)
 class ReadingConfig:
@@ -34,6 +36,33 @@ class ReadingConfig:
     """Whether JPEGs that were cut off are used as far as they go."""
     max_bad_fraction: float = 0.5
     """Share of unusable pictures above which reading stops, once 200 were looked at; 1 = never."""
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.caption_template:
+            raise ValueError(
+                f"caption_template {self.caption_template!r:.60} has no {{}} for the folder's name"
+            )
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction {self.max_bad_fraction} is not between 0 and 1")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            raise ValueError(
+                f"background {self.background!r:.60} is no colour; name one, or write it as #rrggbb"
+            ) from None
+        _check_encoding(self.caption_encoding)
+
+
+def _check_encoding(name: str) -> None:
+    """Raise ValueError unless it is the name of an encoding of texts; rot13 and hex are none."""
+    try:
+        b"a".decode(name or "utf-8")
+    except UnicodeDecodeError:
+        pass  # an encoding, of which "a" is no text
+    except (LookupError, ValueError):
+        raise ValueError(
+            f"caption_encoding {name!r:.60} is no encoding of texts; cp1250, gbk, shift_jis … are"
+        ) from None
 
 
 PLAIN = ReadingConfig()
