@@ -56,7 +56,7 @@ class Recipe:
     open_batches: Callable[[BatchPlan, Devices], BatchAt]
     batch_shapes: Callable[[int], Shapes]
     """Arrays of a whole batch of so many examples, without their memory."""
-    depends_on: Mapping[str, Any]
+    depends_on: Mapping[str, str]
     """What a run depends on besides its settings, such as the data's digest: saved with each
     checkpoint, and the same on resume."""
     players: Players = field(default_factory=dict)
