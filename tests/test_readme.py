@@ -1,4 +1,5 @@
-"""The README's commands are real, and its tree names every file."""
+"""The commands and files that the README and docs/ name are real, and docs/code.md names every
+file."""
 
 import importlib
 import re
@@ -12,6 +13,9 @@ from config import parse_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PATHS}
+HELD_BY_OTHERS = {"docs/layouts.md"}  # written by a test, which holds its commands too
 CONFIGS = {
     "train": "Config",
     "generate": "GenerateConfig",
@@ -28,20 +32,31 @@ CONFIGS = {
 
 
 def commands() -> list[str]:
-    """Every line of a shell block that starts Python, without comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return [line for line in lines if re.match(r"(\.venv/bin/)?python ", line)]
+    """Every command of a shell block that starts Python."""
+    parts = [part for page in PAGES for line in shell_lines(page) for part in line.split("; ")]
+    parts = [part.removeprefix("do ") for part in parts]
+    return [part for part in parts if re.match(r"(\.venv/bin/)?python ", part)]
+
+
+def shell_lines(page: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", PAGES[page], flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def prose(page: str) -> str:
+    """The page without code blocks, tables, headings and pictures."""
+    text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("|", "#", "!")))
 
 
 def test_there_are_commands() -> None:
-    assert len(commands()) >= 6
+    assert len(commands()) >= 20
 
 
 @pytest.mark.parametrize("command", commands())
 def test_each_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    words = shlex.split(command, comments=True)[1:]
+    words = shlex.split(command.replace("$s", "0"))[1:]
     name = words[1] if words[0] == "-m" else words[0].removesuffix(".py")
     flags = words[2:] if words[0] == "-m" else words[1:]
     config_class = getattr(importlib.import_module(name), CONFIGS[name])
@@ -55,7 +70,7 @@ def test_every_race_has_a_row_and_every_row_a_race() -> None:
 
 
 def test_the_tree_names_every_file() -> None:
-    tree = README[README.index("## The code") :]
+    tree = PAGES["docs/code.md"]
     files = list(ROOT.glob("*.py"))
     for package in ("model", "vqgan", "weights", "data", "optim", "training", "experiments"):
         files += (ROOT / package).glob("*.py")
@@ -66,13 +81,48 @@ def test_the_tree_names_every_file() -> None:
 
 def test_every_file_it_names_is_there() -> None:
     there = {path.name for path in ROOT.glob("[!.]*/**/*.py")} | {p.name for p in ROOT.glob("*.py")}
-    named = set(re.findall(r"\b\w+\.py\b", README))
+    text = "\n".join(PAGES.values())
+    named = set(re.findall(r"\b\w+\.py\b", text))
     assert named <= there, named - there
-    for path in re.findall(r"\btests/[\w/]+\.py\b", README):
+    for path in re.findall(r"\btests/[\w/]+\.py\b", text):
         assert (ROOT / path).is_file(), path
 
 
 def test_no_figure_is_missing() -> None:
     assert not re.search(r"\b[A-Z]{4,}(TABLE|TIME|MEM|SPEED|GUIDE|TEMP|PAR|STEPS|DB)\b", README)
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / picture).is_file(), picture
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)]*)\)", PAGES[page]):
+        place, _, part = target.partition("#")
+        if "://" in target:
+            continue
+        path = (ROOT / page).parent / place
+        assert path.exists(), target
+        titles = re.findall(r"^#+ (.*)", path.read_text(), re.MULTILINE) if part else [part]
+        assert part in [title.lower().replace(",", "").replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_can_be_pasted_into_zsh(page: str) -> None:
+    """It has no comments at its prompt, and bare brackets are patterns of file names."""
+    for line in shell_lines(page):
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
+        assert not re.search(r"[\[\]*?#]", bare), line
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - HELD_BY_OTHERS))
+def test_sentences_and_lines_are_short(page: str) -> None:
+    text = prose(page)
+    assert not [line for line in text.splitlines() if len(line) > 120]
+    text = re.sub(r"`[^`]*`", "code", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text))
+    for paragraph in re.split(r"\n\s*\n|\n\s*(?:-|\d+\.) ", text):
+        for sentence in re.split(r"(?<=[.!?:;])\s+", " ".join(paragraph.split())):
+            assert len(re.findall(r"\S*\w\S*", sentence)) <= 25, sentence
+
+
+def test_the_walk_through_a_run_names_each_file_once() -> None:
+    named = re.findall(r"\]\(\.\./([\w/]+\.py)\)", PAGES["docs/one_run.md"])
+    assert len(named) >= 40
+    assert len(named) == len(set(named))

@@ -59,9 +59,10 @@ def test_each_end_has_its_code(
     assert lines is None or len(error.splitlines()) == lines, error
 
 
-def test_the_readme_has_these_codes() -> None:
+def test_the_page_about_scale_has_these_codes() -> None:
     assert {name: getattr(exits, name) for name in CODES} == CODES
-    table = (ROOT / "README.md").read_text().partition("| exit code |")[2].partition("\n\n")[0]
+    page = (ROOT / "docs" / "scale.md").read_text()
+    table = page.partition("| exit code |")[2].partition("\n\n")[0]
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)]
     assert codes == [*CODES.values()]
 
