@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64, UInt64
+from jaxtyping import Int32, Int64, UInt64
 
 from data.records import Records
 
@@ -69,7 +69,6 @@ class Batches:
 
     records: Records
     rows: Int64[np.ndarray, " m"]
-    cumulative_weights: Float64[np.ndarray, " c"]
     examples_at: Callable[[int], int]
     """Examples of all batches before a step's: exact, and larger by at least 1 for each step."""
     seed: int
@@ -95,11 +94,14 @@ class Batches:
     ) -> Int64[np.ndarray, " b"]:
         """One caption row per example, drawn with the captions' weights."""
         first = self.records.caption_offsets[examples]
-        last = self.records.caption_offsets[examples + 1] - 1
-        below, total = self.cumulative_weights[first], self.cumulative_weights[last + 1]
+        counts = self.records.caption_offsets[examples + 1] - first
+        places = np.arange(counts.max())
+        captions = first[:, None] + np.minimum(places, counts[:, None] - 1)
+        weights = self.records.caption_weights[captions].astype(np.float64)
+        below = np.cumsum(np.where(places < counts[:, None], weights, 0.0), axis=1)
         unit = (_hash(self.seed, _CAPTION, epochs, examples) >> np.uint64(11)) * 2.0**-53
-        drawn = np.searchsorted(self.cumulative_weights, below + unit * (total - below), "right")
-        return np.clip(drawn - 1, first, last)
+        drawn = (below <= (unit * below[:, -1])[:, None]).sum(axis=1)
+        return first + np.minimum(drawn, counts - 1)
 
 
 def open_batches(
@@ -118,8 +120,7 @@ def open_batches(
     """
     examples_at = batch_size if callable(batch_size) else partial(operator.mul, batch_size)
     rows = _rows(records, split, examples_at(1))
-    cumulative = np.concatenate([[0.0], np.cumsum(records.caption_weights, dtype=np.float64)])
-    return Batches(records, rows, cumulative, examples_at, seed, share)
+    return Batches(records, rows, examples_at, seed, share)
 
 
 def eval_batches(

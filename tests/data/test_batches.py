@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.batches import Batches, eval_batches, open_batches, order
+from data.batches import Batches, _hash, eval_batches, open_batches, order
 from data.records import Records
 
 
@@ -110,6 +110,19 @@ def test_captions_come_with_their_weights_and_change_with_the_epoch() -> None:
     np.testing.assert_allclose(share, [0.7, 0.15, 0.15], atol=0.01)
     one = first[owner == 3] % 4
     assert {0, 1, 2} == set(one.tolist())
+
+
+def test_the_draw_among_captions_is_by_the_share_of_all_weights_before_it() -> None:
+    """The same draws as by the sums of all captions' weights, which grow with the data."""
+    records = make_records(400, weights=(0.5, 3.0, 1e-3, 0.25))
+    records.caption_weights[:] = np.random.default_rng(0).uniform(0.1, 2, 1600)
+    examples, epochs = np.arange(400), np.repeat(np.arange(4), 100)
+    found = open_batches(records, "train", 8, seed=5)._captions(examples, epochs)
+    sums = np.concatenate([[0.0], np.cumsum(records.caption_weights, dtype=np.float64)])
+    below, total = sums[4 * examples], sums[4 * examples + 4]
+    unit = (_hash(5, 2, epochs, examples) >> np.uint64(11)) * 2.0**-53
+    expected = np.searchsorted(sums, below + unit * (total - below), "right") - 1
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_caption_of_weight_near_zero_is_next_to_never_read() -> None:
