@@ -26,7 +26,7 @@ def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
         kind = type(found).__name__
-        raise ValueError(f"{path} cannot be read: it holds no JSON object but a {kind}")
+        raise ValueError(f"{path} holds no JSON object but a {kind}")
     return found
 
 

@@ -7,12 +7,12 @@ import runtime
 
 runtime.prepare()
 
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from config import run
+from copying import copy_folder
 from drawing import open_checkpoint
 from files import new_folder
 from model import pretrained
@@ -42,7 +42,7 @@ def release(config: ReleaseConfig) -> None:
             folder, found.model, found.sampling, found.params, config.dtype, found.origin
         )
         for name in ("tokenizer", "vqgan"):
-            shutil.copytree(found.folder / name, folder / name)
+            copy_folder(found.folder / name, folder / name, found.folder)
     step = "" if found.step is None else f" at step {found.step}"
     print(f"{out}: a release of {config.checkpoint}{step}", file=sys.stderr)
 

@@ -7,7 +7,6 @@ itself.
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
+from copying import copy_folder
 from data.array_files import DTYPES, open_array, write_arrays
 from data.examples import Examples, write_examples
 from data.folders import digest_folder
@@ -292,7 +292,7 @@ def write_records(
         parts = {}
         for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
             if part is not None:
-                shutil.copytree(part, folder / name)
+                copy_folder(part, folder / name)
                 parts[name] = digest_folder(folder / name)
         shapes = {n: {"type": kinds[n], "shape": array.shape} for n, array in arrays.items()}
         _write_about(

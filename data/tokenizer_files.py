@@ -205,6 +205,11 @@ def _check_frame(part: Mapping[str, Any]) -> None:
         raise ValueError(f"post_processor {kind!r:.60} is none of {', '.join(FRAMES)}")
     if kind != "TemplateProcessing":
         return
+    known = _object(part.get("special_tokens"), "post_processor.special_tokens")
+    for token in known.values():
+        ids = token.get("ids") if isinstance(token, dict) else None
+        if not isinstance(ids, list) or len(ids) > MAX_FRAME:
+            raise ValueError(f"post_processor.special_tokens holds {token!r:.60}")
     for name in ("single", "pair"):
         template = part.get(name)
         if not isinstance(template, list) or len(template) > MAX_FRAME:
@@ -212,10 +217,12 @@ def _check_frame(part: Mapping[str, Any]) -> None:
         texts = sum(isinstance(one, dict) and "Sequence" in one for one in template)
         if texts > 2 or (name == "single" and texts > 1):
             raise ValueError(f"post_processor.{name} repeats the text")
-    for token in _object(part.get("special_tokens"), "post_processor.special_tokens").values():
-        ids = token.get("ids") if isinstance(token, dict) else None
-        if not isinstance(ids, list) or len(ids) > MAX_FRAME:
-            raise ValueError(f"post_processor.special_tokens holds {token!r:.60}")
+        for piece in template:
+            named = piece.get("SpecialToken") if isinstance(piece, dict) else None
+            word = named.get("id") if isinstance(named, dict) else None
+            # The library panics, with lines of its own, over a token that is not there.
+            if named is not None and not (isinstance(word, str) and word in known):
+                raise ValueError(f"post_processor.{name} has no special token for {named!r:.60}")
 
 
 def _check_added(tokens: Any) -> None:
@@ -236,6 +243,9 @@ def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
     for name in ("vocab", "merges"):
         if isinstance(model.get(name), list | dict) and len(model[name]) > MAX_VOCABULARY:
             raise ValueError(f"model.{name} has more than {MAX_VOCABULARY:,} entries")
+    for merge in model.get("merges") or ():
+        if isinstance(merge, list) and not all(isinstance(one, str) and one for one in merge):
+            raise ValueError(f"model.merges holds {merge!r:.60}; expected two pieces")
     for name in ("unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name) is not None:
             _text(model[name], f"model.{name}")

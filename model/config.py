@@ -49,6 +49,21 @@ NOT_NEGATIVE = (
     "position_offset",
     "unroll",
 )
+LARGEST = {
+    "encoder_depth": 1024,
+    "decoder_depth": 1024,
+    "unroll": 1024,
+    "sinkhorn_iterations": 64,
+    "text_length": 1 << 16,
+    "grid_size": 1 << 16,  # a row of any length
+    "grid_rows": 1 << 12,
+    "position_offset": 1 << 12,
+    "text_vocab_size": 1 << 22,
+    "image_vocab_size": 1 << 22,
+}
+"""Of the sizes; of the others 2^17. Nobody has published a model near them: a larger number is a
+mistake, which is better told than allocated."""
+MOST_PARAMETERS = 2e12
 SHARES = ("dropout", "attention_dropout", "activation_dropout")
 POSITIVE = ("init_std", "cosine_temperature", "logits_scale", "rotary_base")
 
@@ -205,6 +220,13 @@ class ModelConfig:
                     raise ValueError(
                         f"model.{name} must be at least {least}, not {getattr(self, name)}"
                     )
+        for name in (*SIZES, *NOT_NEGATIVE):
+            if getattr(self, name) > (most := LARGEST.get(name, 1 << 17)):
+                raise ValueError(
+                    f"model.{name} {getattr(self, name):,} is beyond {most:,}, the most here"
+                )
+        if self.image_length > 1 << 20:
+            raise ValueError(f"a picture of {self.image_length:,} tokens is beyond {1 << 20:,}")
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must lie in 0..1, not {getattr(self, name)}")
@@ -214,6 +236,18 @@ class ModelConfig:
         for name in ("num_heads", "decoder_num_heads"):
             self._check_heads(name, getattr(self, name) or self.num_heads)
         self._check_fit()
+        if (count := self._least_parameters()) > MOST_PARAMETERS:
+            raise ValueError(
+                f"these sizes come to more than {count:.1e} parameters; make model.dim "
+                f"{self.dim:,}, mlp_dim {self.mlp_dim:,}, the depths or the vocabularies smaller"
+            )
+
+    def _least_parameters(self) -> float:
+        """Those of queries, outputs, feed-forward blocks and token embeddings."""
+        dim, mlp = float(self.dim), min(self.mlp_dim, self.decoder_mlp_dim or self.mlp_dim)
+        layers = self.encoder_depth + self.decoder_depth
+        tables = self.text_vocab_size + self.image_vocab_size
+        return layers * 2 * dim * (dim + mlp) + tables * dim
 
     def _check_heads(self, name: str, heads: int) -> None:
         if self.dim % heads:
@@ -287,6 +321,12 @@ class SamplingConfig:
             raise ValueError(
                 f"sampling needs temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1, not "
                 f"{self.temperature}, {self.top_k} and {self.top_p}"
+            )
+        if 0 < self.temperature < 1e-4 or self.temperature > 1e4 or abs(self.guidance_scale) > 1e4:
+            raise ValueError(
+                f"sampling needs temperature 0 (greedy) or 0.0001 to 10,000 and guidance_scale of "
+                f"at most 10,000, not {self.temperature} and {self.guidance_scale}: float32 would "
+                "overflow"
             )
         if not 0 <= self.guidance_start <= self.guidance_end <= 1:
             raise ValueError(

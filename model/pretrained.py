@@ -4,7 +4,6 @@ python -m model.pretrained SRC DST
 """
 
 import dataclasses
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from copying import copy_file, copy_folder
 from json_files import read_json
 from model import bart, dalle_mini, transformer
 from model.config import ModelConfig, SamplingConfig
@@ -199,9 +199,9 @@ def _copy_beside(source: Path, folder: Path, to: str) -> None:
         for name in TOKENIZER_FILES:
             if (start / name).is_file():
                 target.mkdir(exist_ok=True)
-                shutil.copyfile(start / name, target / name)
+                copy_file(start / name, target / name, source)
     if (source / "vqgan").is_dir():
-        shutil.copytree(source / "vqgan", folder / "vqgan")
+        copy_folder(source / "vqgan", folder / "vqgan", source)
 
 
 ABOUT = "Convert a transformer between our folders, DALL·E mini's and BART's."

@@ -2,11 +2,11 @@
 rate can branch off any step of its hold (Hägele et al. 2024, arXiv:2405.18392)."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from copying import copy_file
 from files import write_text
 from training import runs
 from training.batching import BATCHES
@@ -72,7 +72,7 @@ def _copy_past(run: Path, folder: Path, step: int) -> None:
     """Rows of metrics, of which the tracker keeps those up to `step`, and what was left out by
     then."""
     if (run / "metrics.jsonl").is_file():
-        shutil.copyfile(run / "metrics.jsonl", folder / "metrics.jsonl")
+        copy_file(run / "metrics.jsonl", folder / "metrics.jsonl", run)
     if (run / "skips.json").is_file():
         left_out = json.loads((run / "skips.json").read_text())
         kept = [one for one in left_out if one["step"] <= step]

@@ -15,7 +15,6 @@ import importlib.metadata
 import itertools
 import json
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import files
+from copying import copy_folder
 from files import write_text
 from training import copies, remote
 
@@ -258,7 +258,7 @@ def copy_once(source: Path, target: Path) -> None:
     """Copy a folder into the run, whole or not at all, unless it is there."""
     if not target.exists():
         with files.new_folder(target) as folder:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+            copy_folder(source, folder, source.parent)
 
 
 def _commit() -> str:

@@ -13,6 +13,10 @@ SIZES = (
     *("latent_channels", "code_dim", "codebook_size"),
 )
 
+LARGEST = {"codebook_size": 1 << 22, "edge_kernel": 31, "patch_size": 256}
+"""Of the sizes; of the others 2^14. Nobody has published a model near them: a larger number is a
+mistake, which is better told than allocated."""
+
 
 @dataclass(frozen=True)
 class VQGANConfig:
@@ -70,7 +74,13 @@ class VQGANConfig:
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            if getattr(self, name) > (most := LARGEST.get(name, 1 << 14)):
+                raise ValueError(
+                    f"{name} {getattr(self, name):,} is beyond {most:,}, the most here"
+                )
         for name in ("channels", "attention_resolutions"):
+            if len(getattr(self, name)) > 16 or any(n > 1 << 14 for n in getattr(self, name)):
+                raise ValueError(f"{name} must be at most 16 sizes of up to {1 << 14:,} each")
             if not all(size >= 1 for size in getattr(self, name)):
                 raise ValueError(f"{name} must be at least 1 each, not {getattr(self, name)}")
         levels = len(self.channels)

@@ -1,6 +1,7 @@
 """Arrays by key in files: safetensors, flax's msgpack, and several files with an index."""
 
 import errno
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from weights.msgpack import read_msgpack
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 Dtype = Literal["float32", "float16"]
+MOST_HEADER = 16 << 20
+KINDS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
 def write_weights(path: Path, params: Mapping[str, Any], dtype: Dtype) -> None:
@@ -72,6 +75,7 @@ def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     arrays = _read_safetensors(path)
     check_arrays(path, arrays, shapes_of(like))
     flat = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
+    check_numbers(path, flat)
     return unflatten_dict(flat, sep="/")
 
 
@@ -127,6 +131,37 @@ def _read_flax(path: Path) -> Arrays:
 
 def _read_safetensors(path: Path) -> Arrays:
     try:
+        _check_header(path)
         return load_file(path)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _check_header(path: Path) -> None:
+    """Raise ValueError for arrays of a kind that is none of ours, before any is read."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size)) if size <= MOST_HEADER else None
+    if not isinstance(header, dict):
+        raise ValueError(f"it has no header of at most {MOST_HEADER:,} bytes")
+    for key, about in header.items():
+        if key == "__metadata__":
+            continue
+        kind = about.get("dtype") if isinstance(about, dict) else None
+        if kind not in KINDS:
+            raise ValueError(
+                f"{key:.200} is {kind!r:.20}, and only {', '.join(KINDS)} are read; of weights in "
+                "eighths and quarters save the float16 or bfloat16 ones"
+            )
+
+
+def check_numbers(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first of the arrays that holds NaN or infinity: whatever they are
+    multiplied into is none of a picture. Sums are looked at first, as they cost one pass."""
+    for key, array in arrays.items():
+        if array.dtype == np.float32 and np.isfinite(array.sum()):
+            continue
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path} holds NaN or infinity in {key}; these weights are spoilt")

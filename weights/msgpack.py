@@ -19,7 +19,7 @@ from files import new_file
 ARRAY, SCALAR = 1, 3
 PIECE_BYTES = 2**30
 PIECES = "__msgpack_chunked_array__"
-DEEPEST = 64
+DEEPEST, MOST_KEYS = 64, 1_000_000
 DTYPES = {
     np.dtype(kind).name: np.dtype(kind)
     for kind in (*"?bBhHiIlLefd", jnp.bfloat16)  # numpy's letters, booleans to float64
@@ -48,7 +48,11 @@ def _unpack(file: IO[bytes]) -> Any:
     file.seek(0)
     # Lists stand in no such file; a false one could ask for memory without having the bytes.
     unpacker = msgpack.Unpacker(
-        file, max_buffer_size=max(size, 1), max_array_len=0, object_pairs_hook=_without_repeats
+        file,
+        max_buffer_size=max(size, 1),
+        max_array_len=0,
+        max_map_len=MOST_KEYS,
+        object_pairs_hook=_without_repeats,
     )
     tree = unpacker.unpack()
     if unpacker.tell() != size:
@@ -59,8 +63,9 @@ def _unpack(file: IO[bytes]) -> Any:
 def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(k for k in keys if keys.count(k) > 1)} occurs twice")
+        seen: set[Any] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice!s:.200} occurs twice")
     return found
 
 
@@ -84,7 +89,7 @@ def _read_value(value: Any, path: tuple[str, ...]) -> Any:
 
 def _read_array(data: bytes, name: str) -> np.ndarray:
     try:
-        shape, kind, buffer = msgpack.unpackb(data)
+        shape, kind, buffer = msgpack.unpackb(data, max_array_len=DEEPEST // 2, max_map_len=0)
         dtype = DTYPES[kind]
         fits = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
         if not (fits and len(shape) <= DEEPEST // 2 and isinstance(buffer, bytes)):

@@ -47,7 +47,10 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_SET": list,  # of things that may not be hashable here
     "MARK": lambda: MARK,
 }
-MOST = 10**7  # a checkpoint of 10,000 tensors has about a million
+MOST = 4_000_000  # a checkpoint of 10,000 tensors has about a million
+LARGEST = 1 << 32
+"""Keys that are numbers stay below: chosen larger ones can share one place in a dict, so that each
+is compared with all before."""
 IGNORED = {"PROTO", "FRAME"}
 ARGUMENTS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -114,6 +117,8 @@ class _Machine:
         return taken
 
     def keep(self, place: int) -> None:
+        if not 0 <= place < LARGEST:
+            raise ValueError(f"its pickle remembers something as {place!r:.20}")
         self.memo[place] = self.stack[-1]
 
     def name(self, module: Any, name: Any) -> None:
@@ -133,7 +138,7 @@ class _Machine:
         target = self.stack[-1]
         items = zip(pairs[::2], pairs[1::2], strict=True)
         if isinstance(target, dict):
-            target.update((k, v) for k, v in items if isinstance(k, str | int | float | Global))
+            target.update((k, v) for k, v in items if _is_key(k))
         elif not isinstance(target, Call):
             raise TypeError
 
@@ -147,6 +152,10 @@ class _Machine:
             self.stack[-1].extend(values)
         elif not isinstance(self.stack[-1], Call):
             raise TypeError
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str | Global) or (type(value) is int and abs(value) < LARGEST)
 
 
 def _reduce(machine: _Machine, argument: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from weights.arrays import Arrays, Shapes, check_arrays
+from weights.arrays import Arrays, Shapes, check_arrays, check_numbers
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def gather(path: Path, arrays: Arrays, plan: Plan, dtype: Any) -> Arrays:
         parts = [leaf.to_ours(arrays.pop(key)).astype(dtype, copy=False) for key in leaf.keys]
         whole = np.stack(parts) if leaf.by_layer else parts[0]
         found[name] = np.asarray(whole, order="C")  # safetensors would write others transposed
+        check_numbers(path, {name if leaf.by_layer else leaf.keys[0]: found[name]})
     return found
 
 

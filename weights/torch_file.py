@@ -50,6 +50,7 @@ PASSED_OVER = {
 """Harmless names that trainers leave in a checkpoint beside its tensors."""
 TRAINERS = ("pytorch_lightning", "lightning", "lightning_fabric", "omegaconf")
 ZIP_MAGIC, BYTES_BEFORE_NAME = b"PK\x03\x04", 30
+MOST_AXES = 32
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 Place = Callable[[Any], tuple[int, int]]
 """From a storage's key to its first byte in the file and the number of its bytes."""
@@ -198,7 +199,8 @@ def _view(data: mmap.mmap, value: Any, place: Place) -> np.ndarray:
     storage, offset, shape, strides, *_ = value.arguments
     begin, size = place(storage.key)
     count, numbers = storage.count, (storage.count, storage.start, offset, *shape, *strides)
-    fits = all(type(n) is int and 0 <= n < 2**63 for n in numbers) and len(shape) == len(strides)
+    fits = len(shape) == len(strides) <= MOST_AXES
+    fits = fits and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
     if not fits:
         raise ValueError(f"its shape and strides are {reprlib.repr((shape, strides)):.100}")
     places = math.prod(shape)

@@ -184,7 +184,7 @@ def save_words(folder: Path, words: list[str], frame: Any = None) -> Path:
         (None, "no tokenizer folder"),
         ("", "tokenizer.json cannot be read"),
         ("{", "tokenizer.json cannot be read"),
-        ("[1, 2]", "tokenizer.json cannot be read"),
+        ("[1, 2]", "tokenizer.json holds no JSON object but a list"),
         ('{"model": {"type": "WordLevel", "vocab": [], "unk_token": 3}}', "json cannot be read"),
         ("[" * 100_000, "tokenizer.json cannot be read"),
     ],

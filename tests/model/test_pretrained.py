@@ -17,10 +17,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
+from json_files import read_json
 from model import pretrained, transformer
 from model.config import ModelConfig, SamplingConfig
 from tests.model.vectors import BART, FOLDER
-from weights.files import read_json
 from weights.msgpack import read_msgpack, write_msgpack
 
 SAMPLING = SamplingConfig(guidance_scale=3.0, top_k=5)
