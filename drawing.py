@@ -26,6 +26,9 @@ from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig
 
+UNDRAWN = 200
+"""Grey of what is not drawn yet."""
+
 
 @dataclass(frozen=True)
 class Drawer:
@@ -42,7 +45,7 @@ class Drawer:
     place: Callable[[Params], Params]
     """Lays parameters out for decoding and puts them on the devices; once for many draws."""
     sample: Sampler
-    paint: Callable[[Int[Array, "b n"]], tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]]
+    paint: Callable[[Int[np.ndarray, "b n"]], tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]]
     """Pictures, and whether the VQGAN gave finite numbers for each."""
     tokenise: Callable[[UInt8[np.ndarray, "b y x 3"]], Int[Array, "b n"]]
 
@@ -64,28 +67,62 @@ class Drawer:
         seeds: Sequence[int],
         first_tokens: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[UInt8[np.ndarray, "b y x 3"]]:
-        """The same, some at a time, at most batch_size; each completes the `first_tokens`."""
+        """The same, some at a time, at most batch_size; each completes the `first_tokens`, which
+        are negative where they are to be drawn as well."""
+        for _, pictures in self.draw_tokens(params, prompts, seeds, first_tokens):
+            yield pictures
+
+    def draw_tokens(
+        self,
+        params: Params,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        first_tokens: Int[np.ndarray, " k"] | None = None,
+    ) -> Iterator[tuple[Int[np.ndarray, "b n"], UInt8[np.ndarray, "b y x 3"]]]:
+        """The same, with the image tokens that the pictures stand for."""
         params = self.place(params)
         text_tokens, text_mask, _ = self.tokenizer.encode(prompts, self.model.text_length)
         numbers = np.array(seeds, np.uint32)
-        given = () if first_tokens is None else (np.tile(first_tokens, (self.batch_size, 1)),)
+        given = () if first_tokens is None else self._given(first_tokens)
         for rows, count in self._batches(len(prompts)):
             with telling_rows(self.rows_per_call):
                 read = text_tokens[rows], text_mask[rows], numbers[rows]
-                tokens = self.sample(params, *read, *given)
-                _check_finite([prompts[row] for row in rows], np.asarray(tokens))
+                tokens = np.asarray(self.sample(params, *read, *given))
+                _check_finite([prompts[row] for row in rows], tokens)
                 pictures = self._painted(tokens)
-            yield pictures[:count]
+            yield tokens[:count], pictures[:count]
+
+    def _given(self, first_tokens: Int[np.ndarray, " k"]) -> tuple[np.ndarray, ...]:
+        """What the sampler takes of each row: the tokens up to the first that is to be drawn, read
+        at once; and all of them, where some behind it are kept."""
+        is_free = first_tokens < 0
+        before = int(is_free.argmax()) if is_free.any() else len(first_tokens)
+        rows = [first_tokens[:before]]
+        if (first_tokens[before:] >= 0).any():
+            missing = self.model.image_length - len(first_tokens)
+            rows.append(np.pad(first_tokens, (0, missing), constant_values=-1))
+        return tuple(np.tile(row, (self.batch_size, 1)) for row in rows)
 
     def paint_tokens(self, image_tokens: Int[np.ndarray, "m n"]) -> UInt8[np.ndarray, "m y x 3"]:
         """The pictures that image tokens stand for."""
         painted = [
-            self._painted(jnp.asarray(image_tokens[rows], jnp.int32))[:count]
+            self._painted(image_tokens[rows].astype(np.int32))[:count]
             for rows, count in self._batches(len(image_tokens))
         ]
         return np.concatenate(painted)
 
-    def _painted(self, image_tokens: Int[Array, "b n"]) -> UInt8[np.ndarray, "b y x 3"]:
+    def stages(self, image_tokens: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "s y x 3"]:
+        """A picture while it was drawn: after each row of image tokens, grey where none are yet."""
+        size, width = self.model.grid_size, self.image_size // self.model.grid_size
+        rows = np.arange(size)
+        # What is not drawn yet repeats the last row: the edge of what is there shows no seam.
+        begun = image_tokens.reshape(size, size)[np.minimum(rows, rows[:, None])]
+        stages = self.paint_tokens(begun.reshape(size, -1))
+        for stage, count in zip(stages, rows + 1, strict=True):
+            stage[count * width :] = UNDRAWN
+        return stages
+
+    def _painted(self, image_tokens: Int[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b y x 3"]:
         pictures, are_finite = self.paint(image_tokens)
         if not np.asarray(are_finite).all():
             raise ValueError("the VQGAN's output is NaN or infinite: its weights are damaged")
@@ -100,7 +137,18 @@ class Drawer:
         columns = self.model.grid_size
         if not 0 < rows <= columns:
             raise ValueError(f"a picture has {columns} rows of image tokens; {rows} is none of 1…")
-        tokens = np.asarray(self.tokenise(picture[None]))[0, : rows * columns].astype(np.int32)
+        return self.kept_tokens(picture, np.arange(columns**2) >= rows * columns)[: rows * columns]
+
+    def kept_tokens(
+        self, picture: UInt8[np.ndarray, "y x 3"], redrawn: Bool[np.ndarray, " n"]
+    ) -> Int[np.ndarray, " n"]:
+        """The image tokens of a picture, −1 where they are to be drawn anew, for `draw_batches`.
+
+        Raises:
+            ValueError: the model knows fewer codes than the VQGAN.
+        """
+        tokens = np.asarray(self.tokenise(picture[None]))[0].astype(np.int32)
+        tokens = np.where(redrawn, np.int32(-1), tokens)
         if tokens.max() >= self.num_codes:
             raise ValueError(
                 f"the picture holds code {tokens.max()} of the VQGAN, the model knows "
@@ -136,8 +184,10 @@ def make_drawer(
     parts: Parts | Path,
     rows_per_call: int = ROWS_PER_CALL,
     devices: Devices | None = None,
+    negative: str = "",
 ) -> Drawer:
     """A drawer for parameters of `model`. A folder as `parts` has tokenizer/ and vqgan/ in it.
+    Guidance leads away from the text `negative`.
 
     Raises:
         ValueError: when a part is missing, damaged or does not fit the model.
@@ -150,7 +200,7 @@ def make_drawer(
     tokenizer = open_captions(parts.tokenizer, DALLE_MINI if parts.normalize_text else CLEAN)
     vqgan, vqgan_params = _open_vqgan(parts)
     _check_fit(model, tokenizer.vocab_size, vqgan, parts)
-    empty_tokens, empty_mask, _ = tokenizer.encode([""], model.config.text_length)
+    empty_tokens, empty_mask, _ = tokenizer.encode([negative], model.config.text_length)
     autoencoder = build_autoencoder(vqgan)
 
     @jax.jit

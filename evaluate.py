@@ -11,16 +11,25 @@ runtime.prepare()
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from tqdm import tqdm
 
 from config import run
-from data.exam import Answers, Exam, Half, Selection, open_exam
+from data.exam import (
+    TRAIN,
+    Answers,
+    Exam,
+    Half,
+    Selection,
+    choose_prompts,
+    held_out,
+    never_seen,
+    open_exam,
+)
 from data.folders import digest_folder
 from data.grids import picture_grid, save_png
 from data.records import Records, open_records
@@ -29,6 +38,7 @@ from drawing_memory import ROWS_PER_CALL
 from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import check_grid, check_is_png
+from scores import as_text, interval_of_prompts, interval_of_runs, means
 from training.config import ComputeDtype, ParallelConfig
 from training.fitting import GB, available_memory
 from training.parallel import start
@@ -36,11 +46,8 @@ from training.parallel import start
 ABOUT = "Draw held-out prompts and say whether the pictures show them, beside chance and ceiling."
 OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
 """Words of prompts that are left out of the grid."""
-GRID_PICTURES = 30
-
-HALVES = {"tune": "the tune half", "report": "the report half", "all": "both halves"}
-
-Scores = dict[str, float]
+GRID_PICTURES, GRID_FILE = 30, "held_out.png"
+DEFAULT_PROMPTS = 64
 Grid = tuple[list[str], np.ndarray]
 """Prompts, and a picture of each: [prompt, 1, y, x, 3]."""
 
@@ -64,7 +71,7 @@ class EvaluateConfig(SamplingFlags):
     and reported on the other."""
     pictures: int = 4
     """Pictures drawn of each prompt."""
-    max_prompts: int = 64
+    max_prompts: int = DEFAULT_PROMPTS
     """Most prompts of each split; 0 = all of the half."""
     splits: tuple[str, ...] = field(
         default=(),
@@ -77,7 +84,8 @@ class EvaluateConfig(SamplingFlags):
     max_gallery: int = 20_000
     """Most real pictures to be found among; of more, the prompts' own and an even choice."""
     grid: str | None = None
-    """PNG file for a grid of drawn held-out prompts; default: none."""
+    """PNG file for a grid of drawn held-out prompts; default: held_out.png in the first run's
+    folder. Empty (--grid=): none."""
     seed: int = 0
     """Another seed draws other pictures."""
     compute_dtype: ComputeDtype = "float32"
@@ -93,30 +101,59 @@ class EvaluateConfig(SamplingFlags):
 
 def main(config: EvaluateConfig) -> None:
     """Judge every checkpoint and print the table or the JSON, then write the grid."""
-    if config.grid:
-        check_is_png(Path(config.grid), "grid")
-        check_grid(Path(config.grid), "--grid")
     checkpoints = [open_checkpoint(path) for path in config.checkpoints]
     records = open_common_records(checkpoints, config)
+    grid_path = place_of_grid(checkpoints[0], config.grid)
     drawers = open_drawers(checkpoints, config)
-    exam = open_exam(
-        records,
-        drawers[0].image_size,
-        Selection(config.splits, config.half, config.max_prompts, config.max_gallery),
-    )
+    selection = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
+    unseen = find_unseen(records, selection)
+    if unseen:
+        selection = replace(selection, num_training=config.max_prompts or DEFAULT_PROMPTS)
+    exam = open_exam(records, drawers[0].image_size, selection)
     check_total(exam, drawers[0].image_size, config.pictures)
     results: list[dict[str, Answers]] = []
     grid: Grid | None = None
     for checkpoint, drawer in zip(checkpoints, drawers, strict=True):
         drawn = {split: draw(drawer, checkpoint, exam, split, config) for split in exam.targets}
-        if config.grid and not results:
+        if not results:
             grid = make_grid(exam, drawn)
         results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
-    report = make_report(exam, drawers[0], results, config)
+    report = make_report(exam, drawers[0], results, config, unseen)
     print(json.dumps(report) if config.json else as_text(report), flush=True)
-    if config.grid and grid is not None:  # last: a disk that is full by now costs no score
-        save_png(Path(config.grid), picture_grid(*grid), {"prompts": grid[0]})
-        print(f"{config.grid}: {len(grid[0])} held-out prompts", file=sys.stderr)
+    if grid_path and grid is not None:  # last: a disk that is full by now costs no score
+        save_png(grid_path, picture_grid(*grid), {"prompts": grid[0]})
+        print(f"{grid_path}: {len(grid[0])} prompts", file=sys.stderr)
+
+
+def place_of_grid(checkpoint: Checkpoint, grid: str | None) -> Path | None:
+    """Where the grid goes, if it can be written there: `grid`, unless it is empty, or by default
+    a file in the folder of a run.
+
+    Raises:
+        ValueError: it cannot be written, and was named.
+    """
+    if grid:
+        check_is_png(Path(grid), "grid")
+        check_grid(Path(grid), "--grid")
+        return Path(grid)
+    path = checkpoint.folder / GRID_FILE
+    if grid is not None or checkpoint.records is None:
+        return None
+    try:
+        check_grid(path, "--grid")
+    except ValueError as error:
+        print(f"no grid of what is drawn: {error}", file=sys.stderr)
+        return None
+    return path
+
+
+def find_unseen(records: Records, selection: Selection) -> dict[str, list[str]]:
+    """Prompts of the splits where most are of things that training never showed, by split."""
+    rows = {
+        split: choose_prompts(records, split, selection) for split in held_out(records, selection)
+    }
+    unseen = {split: never_seen(records, chosen) for split, chosen in rows.items()}
+    return {split: some for split, some in unseen.items() if len(some) > len(rows[split]) / 2}
 
 
 def check_total(exam: Exam, side: int, pictures: int) -> None:
@@ -210,31 +247,59 @@ def draw(
 
 
 def make_grid(exam: Exam, drawn: Mapping[str, np.ndarray]) -> Grid:
-    """The first picture of each prompt of each split, as many as look well on a page."""
-    prompts = [prompt for split in drawn for prompt in exam.prompts(split)]
-    pictures = np.concatenate([pictures[:, :1] for pictures in drawn.values()])
-    kind = [i for i, prompt in enumerate(prompts) if not any(w in prompt for w in OFFENSIVE)]
-    kind = kind[:GRID_PICTURES]
-    return [prompts[i] for i in kind], pictures[kind]
+    """The first picture of each prompt, as many of each split as look well on a page; training
+    captions say that they are some."""
+    share = GRID_PICTURES // len(drawn)
+    prompts, pictures = [], []
+    for split, of_split in drawn.items():
+        asked = exam.prompts(split)
+        kind = [i for i, prompt in enumerate(asked) if not any(w in prompt for w in OFFENSIVE)]
+        mark = " (trained on)" if split == TRAIN else ""
+        prompts += [asked[i] + mark for i in kind[:share]]
+        pictures.append(of_split[kind[:share], :1])
+    return prompts, np.concatenate(pictures)
 
 
 def make_report(
-    exam: Exam, drawer: Drawer, results: Sequence[Mapping[str, Answers]], config: EvaluateConfig
+    exam: Exam,
+    drawer: Drawer,
+    results: Sequence[Mapping[str, Answers]],
+    config: EvaluateConfig,
+    unseen: Mapping[str, list[str]],
 ) -> dict[str, Any]:
     """Everything that is printed. `interval` is half the width of a 95 % interval: over the runs
-    if there are several, else over the prompts."""
+    if there are several, else over the prompts. `training`, if it was drawn: the same."""
+    splits = [split for split in exam.rows if split != TRAIN]
+    report = {
+        **figures(exam, drawer, results, config, splits),
+        "pictures": config.pictures,
+        "half": config.half,
+        "gallery": len(exam.gallery.features),
+    }
+    if TRAIN in exam.rows:
+        report["training"] = figures(exam, drawer, results, config, [TRAIN])
+        report["never_seen"] = {split: len(some) for split, some in unseen.items()}
+    return report
+
+
+def figures(
+    exam: Exam,
+    drawer: Drawer,
+    results: Sequence[Mapping[str, Answers]],
+    config: EvaluateConfig,
+    splits: Sequence[str],
+) -> dict[str, Any]:
+    """Scores of the splits, with what they are to be compared with."""
     report: dict[str, Any] = {
         "splits": {},
         "interval": {},
         "chance": {},
         "ceiling": {},
-        "prompts": {split: len(rows) for split, rows in exam.rows.items()},
-        "pictures": config.pictures,
-        "half": config.half,
-        "gallery": len(exam.gallery.features),
+        "prompts": {split: len(exam.rows[split]) for split in splits},
         "runs": {str(path): {} for path in config.checkpoints},
     }
-    for split, rows in exam.rows.items():
+    for split in splits:
+        rows = exam.rows[split]
         runs = [means(result[split]) for result in results]
         report["splits"][split] = means({q: [run[q] for run in runs] for q in runs[0]})
         report["interval"][split] = {
@@ -249,96 +314,6 @@ def make_report(
         report["chance"][split] = means(exam.gallery.chance(exam.targets[split]))
         report["ceiling"][split] = means(exam.judge(split, repainted[:, None]))
     return report
-
-
-def means(answers: Mapping[str, Any]) -> Scores:
-    """Mean answer to each question that could be asked."""
-    values = {name: np.asarray(answer, np.float64) for name, answer in answers.items()}
-    return {
-        name: round(float(np.nanmean(value)), 6)
-        for name, value in values.items()
-        if not np.isnan(value).all()
-    }
-
-
-def interval_of_runs(scores: Sequence[float]) -> float:
-    """Half the width of Student's 95 % interval of the mean over two or more training seeds."""
-    return round(student_t(len(scores)) * float(np.std(scores, ddof=1)) / len(scores) ** 0.5, 6)
-
-
-def interval_of_prompts(answers: Float[np.ndarray, "p k"]) -> float | None:
-    """How far a 95 % interval of the share of right pictures reaches from it, for prompts alike
-    to these; None for fewer than two.
-
-    Wilson's (JASA 1927), which is not empty where all are right, as Student's would be. Pictures of
-    one prompt tend to be right together, so they count as so many independent answers as explain
-    the spread between the prompts: no fewer than there are prompts, no more than pictures.
-    """
-    asked = ~np.isnan(answers).any(axis=1)
-    by_prompt = answers[asked].mean(axis=1, dtype=np.float64)
-    prompts = len(by_prompt)
-    if prompts < 2:
-        return None
-    share, spread = by_prompt.mean(), by_prompt.var(ddof=1) / prompts
-    variance = share * (1 - share)
-    count = np.clip(variance / max(spread, 1e-12), prompts, answers[asked].size)
-    z2 = student_t(prompts) ** 2 / count
-    centre = (share + z2 / 2) / (1 + z2)
-    reach = (z2 * (variance + z2 / 4)) ** 0.5 / (1 + z2)
-    return round(float(abs(share - centre) + reach), 6)
-
-
-def student_t(samples: int) -> float:
-    """Student's t that bounds 95 % on both sides of the mean of so many samples."""
-    from scipy import stats  # comes with jax; half a second to import
-
-    return float(stats.t.ppf(0.975, samples - 1))
-
-
-def as_text(report: Mapping[str, Any]) -> str:
-    """A table in per cent for each split."""
-    lines = []
-    for split, scores in report["splits"].items():
-        lines.append(
-            f"{split}: {report['prompts'][split]} held-out prompts × {report['pictures']} pictures"
-            f", {HALVES[report['half']]}"
-        )
-        lines.append(row("", [*scores]))
-        if len(report["runs"]) > 1:
-            for path, by_split in report["runs"].items():
-                lines.append(row(path, [percent(by_split[split].get(q)) for q in scores]))
-        widths = report["interval"][split]
-        drawn = [with_interval(scores[q], widths[q]) for q in scores]
-        lines.append(row("drawn", drawn))
-        for name in ("chance", "ceiling"):
-            lines.append(row(name, [percent(report[name][split].get(q)) for q in scores]))
-        lines.append("")
-    over = f"the {len(report['runs'])} runs" if len(report["runs"]) > 1 else "the prompts"
-    lines.append(
-        f"Per cent; in brackets a 95 % interval over {over}. Found among {report['gallery']:,} "
-        f"distinct real pictures. chance: real pictures drawn by lot; ceiling: the real pictures "
-        f"themselves as the VQGAN paints them; nn_is_train: the nearest real picture is a training "
-        f"picture (the copying rate)."
-    )
-    return "\n".join(lines)
-
-
-def percent(share: float | None) -> str:
-    """A share as per cent, one digit behind the point."""
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def with_interval(share: float, width: float | None) -> str:
-    """A share and, in brackets, how low and high it may be; no share is below 0 or above 1."""
-    if width is None:
-        return percent(share)
-    low, high = max(share - width, 0.0), min(share + width, 1.0)
-    return f"{percent(share)} [{100 * low:.0f}–{100 * high:.0f}]"
-
-
-def row(name: str, cells: Sequence[str]) -> str:
-    """A line of a table."""
-    return f"  {name[-20:]:20}" + "".join(f"{cell:>16}" for cell in cells)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ runtime.prepare()
 
 import dataclasses
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,15 +18,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from completing import read_beginning
 from config import run
-from data.grids import picture_grid, save_png
-from data.pictures import read_picture
+from data.grids import picture_grid, save_gif, save_png
 from data.text import clean
 from drawing import Drawer, make_drawer, picture_seed
 from drawing_memory import rows_for
 from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import make_room, output_paths, sources_of
+from prompts import read_prompts, warn_of_unknown
 from ranking import best_first, open_ranker, scored, tell_scores
 from training.config import ComputeDtype, ParallelConfig
 from training.parallel import start
@@ -63,6 +65,14 @@ class GenerateConfig(SamplingFlags):
     """Picture file to complete: its upper part is kept, the rest drawn anew."""
     complete_rows: int = 0
     """Rows of image tokens kept of it; 0 = the upper half."""
+    mask: str | None = None
+    """What of it is drawn anew instead: a picture file's light parts, or a rectangle as
+    LEFT,TOP,RIGHT,BOTTOM in shares of the picture, such as 0.5,0.5,1,1. Each token is drawn from
+    those above it and to its left."""
+    negative: str = ""
+    """Text that guidance leads away from, in place of the empty caption."""
+    gif: bool = False
+    """Also write each picture as a GIF of how it was drawn, row by row."""
     clip: str | None = None
     """Folder with CLIP's weights (config.json and model.safetensors) and tokenizer.json: each
     prompt's pictures stand on the grid best first, and the scores are told."""
@@ -79,6 +89,8 @@ class GenerateConfig(SamplingFlags):
     0 = as many as are asked for, in powers of two up to 32."""
 
     def __post_init__(self) -> None:
+        if self.mask is not None and (self.complete is None or self.complete_rows):
+            raise ValueError("mask says what of the picture of --complete is drawn anew; give that")
         if self.pictures < 1 or self.rows_per_call < 0 or self.complete_rows < 0:
             raise ValueError(
                 f"pictures {self.pictures} must be at least 1, rows_per_call "
@@ -103,21 +115,18 @@ def main(config: GenerateConfig) -> None:
     drawer, settings = open_drawer(checkpoint, total, config)
     # The parameters as they were read are let go of: only the placed ones are used.
     params, checkpoint = drawer.place(checkpoint.params), replace(checkpoint, params={})
-    if cut := drawer.num_cut(prompts):
-        print(
-            f"warning: {cut} of {len(prompts)} prompts are longer than the model's "
-            f"{checkpoint.model.text_length} text tokens and were cut",
-            file=sys.stderr,
-        )
-    drawn = drawer.draw_batches(
+    drawn = drawer.draw_tokens(
         params,
         [job.prompt for job in jobs],
         [picture_seed(config.seed, job.prompt, job.number) for job in jobs],
-        read_beginning(drawer, config),
+        read_beginning(drawer, config.complete, config.complete_rows, config.mask),
     )
     make_room(grid_path, folder, sources_of(checkpoint.records))
-    judged = scored(ranker, [job.prompt for job in jobs], drawn)
-    on_grid, scores = save_pictures(jobs, judged, folder, config.seed, settings)
+    warn_of_prompts(prompts, config.negative, drawer, checkpoint)
+    tokens: deque[np.ndarray] = deque()
+    judged = scored(ranker, [job.prompt for job in jobs], setting_aside(drawn, tokens))
+    frames = (drawer.stages(tokens.popleft()) for _ in jobs) if config.gif else None
+    on_grid, scores = save_pictures(jobs, judged, folder, config.seed, settings, frames)
     write_grid(grid_path, prompts, config, on_grid, scores, settings)
     print(
         f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), each also in "
@@ -134,25 +143,44 @@ def open_drawer(
     rows = config.rows_per_call or rows_for(total, len(devices))
     model = transformer.build(checkpoint.model, config.compute_dtype)
     parts = parts_of(checkpoint, config.tokenizer, config.vqgan)
-    drawer = make_drawer(model, sampling, parts, rows, devices)
+    if config.negative and sampling.guidance_scale == 1:
+        raise ValueError("negative needs guidance to lead away from it: --guidance_scale above 1")
+    drawer = make_drawer(model, sampling, parts, rows, devices, config.negative)
     return drawer, {
         "checkpoint": config.checkpoint,
         "step": checkpoint.step,
         **dataclasses.asdict(sampling),
         "compute_dtype": config.compute_dtype,
         "rows_per_call": rows,
+        **{
+            name: clean(getattr(config, name))
+            for name in ("negative", "complete", "mask")
+            if getattr(config, name)
+        },
     }
 
 
-def read_beginning(drawer: Drawer, config: GenerateConfig) -> np.ndarray | None:
-    """The image tokens that every picture begins with, if one is to be completed."""
-    if config.complete is None:
-        return None
-    try:
-        picture = read_picture(Path(config.complete).read_bytes(), drawer.image_size)
-    except ValueError as error:
-        raise ValueError(f"--complete {config.complete}: {error}") from None
-    return drawer.first_tokens(picture, config.complete_rows or drawer.model.grid_size // 2)
+def warn_of_prompts(
+    prompts: list[str], negative: str, drawer: Drawer, checkpoint: Checkpoint
+) -> None:
+    """Say what of the prompts the model does not read, and what it cannot know."""
+    texts = [*prompts, *([negative] if negative else [])]
+    if cut := drawer.num_cut(texts):
+        print(
+            f"warning: {cut} of {len(texts)} prompts are longer than the model's "
+            f"{checkpoint.model.text_length} text tokens and were cut",
+            file=sys.stderr,
+        )
+    warn_of_unknown(texts, checkpoint.records)
+
+
+def setting_aside(
+    drawn: Iterator[tuple[np.ndarray, np.ndarray]], tokens: deque[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The pictures of each batch, with their image tokens put behind `tokens`."""
+    for of_batch, pictures in drawn:
+        tokens.extend(of_batch)
+        yield pictures
 
 
 @dataclass(frozen=True)
@@ -171,41 +199,16 @@ class Job:
         return f"{self.prompt_index:03d}-{words}-{self.number}.png"
 
 
-def read_prompts(path: str | None) -> list[str]:
-    """The lines of a file, or of standard input for "-". Empty lines at the end do not count;
-    others are the empty prompt."""
-    if path is None:
-        return []
-    data = _read_standard_input() if path == "-" else _read_file(Path(path))
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.count(b"\0") > len(data) / 4:
-        raise ValueError(f"prompts_file {path} is no UTF-8 text but UTF-16 or binary")
-    lines = data.decode("utf-8-sig", "replace").split("\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
-
-
-def _read_standard_input() -> bytes:
-    if sys.stdin is None:
-        raise ValueError("prompts_file - reads standard input, but that is closed; name a file")
-    return sys.stdin.buffer.read()
-
-
-def _read_file(path: Path) -> bytes:
-    if not path.exists() or path.is_dir():  # pipes such as /dev/fd/3 are fine
-        raise ValueError(f"no prompts_file at {path}")
-    return path.read_bytes()
-
-
 def save_pictures(
     jobs: list[Job],
     judged: Iterator[tuple[np.ndarray, float | None]],
     folder: Path,
     seed: int,
     settings: Settings,
+    frames: Iterator[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], list[float | None]]:
-    """Write each picture as soon as it is drawn; return those that the grid has room for, and all
-    scores."""
+    """Write each picture as soon as it is drawn, and its `frames`; return those that the grid has
+    room for, and all scores."""
     kept: list[np.ndarray] = []
     scores: list[float | None] = []
     with tqdm(total=len(jobs), desc="drawing", unit=" pictures", disable=None) as bar:
@@ -213,6 +216,9 @@ def save_pictures(
             about = {"prompt": clean(job.prompt), "seed": seed, "picture": job.number}
             about |= {} if score is None else {"clip_score": round(score, 4)}
             save_png(folder / job.file_name, picture, {**about, "settings": settings})
+            if frames is not None:
+                path = (folder / job.file_name).with_suffix(".gif")
+                save_gif(path, next(frames), f"{clean(job.prompt)} (seed {seed})")
             if len(kept) < MAX_IN_GRID:
                 kept.append(picture)
             scores.append(score)
@@ -234,18 +240,20 @@ def write_grid(
     count = len(pictures) // per_prompt
     if count < len(prompts):
         print(f"the grid shows the first {count} of {len(prompts)} prompts", file=sys.stderr)
+    numbers = np.tile(np.arange(per_prompt), (count, 1))
     blocks = np.stack(pictures[: count * per_prompt]).reshape(count, per_prompt, *pictures[0].shape)
     if config.clip is not None:
         table = np.array(scores, np.float32).reshape(len(prompts), config.pictures)
         for prompt, row in zip(prompts, table.tolist(), strict=True):
             print(tell_scores(prompt, row))
-        blocks, _ = best_first(blocks, table[:count, :per_prompt])
+        blocks, numbers = best_first(blocks, table[:count, :per_prompt])
     about = {
         "prompts": [clean(prompt) for prompt in prompts[:count]],
         "seed": config.seed,
         "settings": settings,
     }
-    save_png(path, picture_grid(prompts[:count], blocks), about)
+    notes = [[f"seed {config.seed} · {number}" for number in row] for row in numbers.tolist()]
+    save_png(path, picture_grid(prompts[:count], blocks, notes=notes), about)
 
 
 if __name__ == "__main__":

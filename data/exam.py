@@ -12,8 +12,10 @@ from data.gallery import Gallery
 from data.reading import Reading, read_pictures
 from data.records import Records
 from data.sources import open_source
+from data.words import training_words, unknown_words
 
-NOT_ASKED = ("train", "gallery")
+TRAIN = "train"
+NOT_ASKED = (TRAIN, "gallery")
 
 Half = Literal["tune", "report", "all"]
 Answers = Mapping[str, np.ndarray]
@@ -29,6 +31,8 @@ class Selection:
     max_prompts: int = 64
     """Of each split; 0 = all."""
     max_gallery: int = 20_000
+    num_training: int = 0
+    """Training captions that are asked for beside them, evenly chosen, as the split "train"."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,36 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
             f"{records.folder} has no held-out prompts to draw ({counts}; half {selection.half}); "
             f"encode with a larger --held_out, or use --half=all"
         )
+    if selection.num_training:
+        rows[TRAIN] = evenly(records.rows(TRAIN), selection.num_training)
     chosen = choose_gallery(records, np.concatenate(list(rows.values())), selection.max_gallery)
     examples = [records.examples[i] for i in chosen]
     pictures = read_real_pictures(records, examples, image_size)
     in_training = np.array([example["split"] == "train" for example in examples])
     targets = {split: np.searchsorted(chosen, indices) for split, indices in rows.items()}
     return Exam(records, Gallery(pictures, examples, in_training), rows, targets)
+
+
+def evenly(rows: Int64[np.ndarray, " n"], most: int) -> Int64[np.ndarray, " m"]:
+    """At most so many of them, in their order, evenly spaced."""
+    count = min(len(rows), most)
+    return rows[np.arange(count) * len(rows) // max(count, 1)]
+
+
+def never_seen(records: Records, rows: Int64[np.ndarray, " p"]) -> list[str]:
+    """Captions of the examples of which training showed nothing: their concept, or where there are
+    no concepts a word of the caption, occurs in no training example."""
+    training = [records.examples[i] for i in records.rows(TRAIN)]
+    concepts = {example["concept"] for example in training if "concept" in example}
+    words = None if concepts else training_words(records)
+    captions = []
+    for example in (records.examples[i] for i in rows):
+        if concepts:
+            is_new = example.get("concept") not in concepts
+        else:
+            is_new = words is not None and bool(unknown_words([example["caption"]], words))
+        captions += [example["caption"]] if is_new else []
+    return captions
 
 
 def held_out(records: Records, selection: Selection) -> list[str]:

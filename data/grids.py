@@ -20,9 +20,11 @@ from files import new_file
 PAGE, INK, FAINT = (240, 240, 237), (45, 45, 48), (140, 140, 140)
 MARGIN, GAP, TEXT_GAP, BLOCK_GAP = 20, 8, 5, 14
 TEXT_SIZE, LINE_HEIGHT = 15, 20
+NOTE_SIZE, NOTE_HEIGHT = 11, 15
 SHOWN_SIDE = 128
 """Pictures are enlarged to about this many pixels, unless told otherwise."""
 MAX_CELL_LINES, MAX_BLOCK_LINES = 5, 2
+GIF_COMMENT = "drawn by Pastel: "
 EMPTY_PROMPT = "(empty prompt)"
 # Tried for prompts whose letters Pillow's own font lacks; what is not installed is passed over.
 OTHER_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial.ttf")
@@ -35,14 +37,16 @@ def picture_grid(
     pictures: UInt8[np.ndarray, "p k y x 3"],
     columns: int | None = None,
     scale: int | None = None,
+    notes: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
     """The k pictures of each prompt with the prompt under them: one block per line of the page, or
-    for k = 1 several. `columns`: pictures side by side."""
+    for k = 1 several. `columns`: pictures side by side; `notes`: a short line under each picture.
+    """
     count, per_prompt, height, width, _ = pictures.shape
     if count != len(prompts) or not count or not per_prompt:
         raise ValueError(f"{len(prompts)} prompts do not name {count} × {per_prompt} pictures")
     scale = scale or max(1, round(SHOWN_SIDE / width))
-    step_x, step_y = width * scale + GAP, height * scale + GAP
+    step_x, step_y = width * scale + GAP, height * scale + GAP + (NOTE_HEIGHT if notes else 0)
     columns = columns or _fitting_columns(count, per_prompt)
     per_line = min(columns, per_prompt)
     side_by_side = min(columns, count) if per_prompt == 1 else 1
@@ -54,7 +58,10 @@ def picture_grid(
         left, top = page.corner(i)
         for j, picture in enumerate(of_prompt):
             down, right = divmod(j, per_line)
-            page.image.paste(enlarge(picture, scale), (left + right * step_x, top + down * step_y))
+            corner = left + right * step_x, top + down * step_y
+            page.image.paste(enlarge(picture, scale), corner)
+            if notes:
+                page.note(notes[i][j], corner[0], corner[1] + height * scale, width * scale)
         page.write(lines[i], left, top + size[1] + TEXT_GAP, centred=per_prompt == 1)
     return page.image
 
@@ -84,6 +91,11 @@ class _Page:
         """Left and top of a block, counted along the lines of the page."""
         line, column = divmod(block, self._columns)
         return MARGIN + column * (self._width + GAP), self._tops[line]
+
+    def note(self, text: str, left: int, top: int, width: int) -> None:
+        """A faint line under a picture, if it is wide enough."""
+        if (length := _note_font().getlength(text)) <= width:
+            self._pen.text((left + (width - length) / 2, top), text, FAINT, _note_font())
 
     def write(self, lines: list[str], left: int, top: int, centred: bool) -> None:
         """Lines of text, one below the other."""
@@ -125,6 +137,11 @@ def _fitting_characters(text: str, font: Font, width: int) -> int:
 
 
 @cache
+def _note_font() -> Font:
+    return ImageFont.load_default(NOTE_SIZE)
+
+
+@cache
 def _fonts() -> list[Font]:
     """Pillow's own font, the same on every machine, then those that know more letters."""
     fonts: list[Font] = [ImageFont.load_default(TEXT_SIZE)]
@@ -163,6 +180,28 @@ def save_png(
         image.save(beside, format="PNG", pnginfo=info, optimize=True)
 
 
+def save_gif(
+    path: Path, frames: UInt8[np.ndarray, "s y x 3"], about: str, seconds: float = 2.0
+) -> None:
+    """Write an animation, whole or not at all, that takes so long and then rests on its end."""
+    scale = max(1, round(SHOWN_SIDE / frames.shape[2]))
+    first, *others = (enlarge(frame, scale) for frame in frames)
+    each = max(20, round(1000 * seconds / len(frames)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as beside:
+        durations = [*[each] * len(others), 2000]
+        comment = (GIF_COMMENT + about).encode("utf-8", "replace")[:255]
+        first.save(
+            beside,
+            "GIF",
+            save_all=True,
+            append_images=others,
+            duration=durations,
+            loop=0,
+            comment=comment,
+        )
+
+
 def read_png_about(path: Path) -> dict[str, str]:
     """The text fields of a PNG."""
     with Image.open(path) as image:
@@ -171,9 +210,12 @@ def read_png_about(path: Path) -> dict[str, str]:
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a file is a PNG that `save_png` wrote with the fields of a drawn picture."""
+    """Whether a file is a PNG that `save_png` wrote with the fields of a drawn picture, or a GIF of
+    `save_gif`."""
     try:
         with Image.open(path) as image:
+            if image.format == "GIF":
+                return bytes(image.info.get("comment", b"")).startswith(GIF_COMMENT.encode())
             return image.format == "PNG" and not {"settings", "prompts"}.isdisjoint(image.info)
     except (OSError, ValueError, SyntaxError):
         return False

@@ -24,7 +24,8 @@ COLDEST = 1e-30
 """Below this temperature float32 overflows; drawing is greedy there."""
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
 Sampler = Callable[..., Int32[Array, "b n"]]
-"""(params, text_tokens [b, t], text_mask [b, t], seeds [b], first_tokens [b, m] or None)."""
+"""(params, text_tokens [b, t], text_mask [b, t], seeds [b], first_tokens [b, m] or None,
+kept_tokens [b, n] or None)."""
 
 
 def num_segments(image_length: int) -> int:
@@ -70,11 +71,13 @@ def make_sampler(
     codebook_size: int | None = None,
     segments: int | None = None,
 ) -> Sampler:
-    """The jitted function (params, text_tokens, text_mask, seeds, first_tokens=None) →
-    image_tokens [b, n].
+    """The jitted function (params, text_tokens, text_mask, seeds, first_tokens=None,
+    kept_tokens=None) → image_tokens [b, n].
 
     Row i is drawn from seeds[i] alone: whatever stands beside it in the batch, it stays the same.
-    `first_tokens` [b, m] are the first image tokens of each picture, which it completes.
+    `first_tokens` [b, m] are the first image tokens of each picture, which it completes;
+    `kept_tokens` [b, n] stand wherever they are not negative, and what is drawn behind them follows
+    them.
     `params` may be stacked, or laid out (`Transformer.lay_out`), which spares a copy per call.
     `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
     `codebook_size` classes are drawn, for the VQGAN knows no others, and never the start token;
@@ -98,6 +101,7 @@ def make_sampler(
         text_mask: Bool[Array, "b t"],
         seeds: UInt32[Array, " b"],
         first_tokens: Int[Array, "b m"] | None = None,
+        kept_tokens: Int[Array, "b n"] | None = None,
     ) -> Int32[Array, "b n"]:
         keys = jax.vmap(jax.random.key)(seeds)
         given = 0 if first_tokens is None else first_tokens.shape[1]
@@ -114,7 +118,9 @@ def make_sampler(
         for part in plan:
             if doubled and not part.doubled:  # guidance is over: let go of the other half
                 cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
-            drawn, cache = _draw_segment(decode, keys, part, drawn, cache, allowed, config)
+            drawn, cache = _draw_segment(
+                decode, keys, part, drawn, cache, allowed, config, kept_tokens
+            )
         return drawn[:, 1:]
 
     return sample
@@ -128,9 +134,10 @@ def _draw_segment(
     cache: Cache,
     allowed: Bool[np.ndarray, " v"],
     config: SamplingConfig,
+    kept: Int[Array, "b n"] | None,
 ) -> tuple[Int32[Array, "b m"], Cache]:
     """Draw the tokens of one segment: `drawn` holds the start token and what came before. Only the
-    classes that are `allowed` are drawn, the first ones of the head."""
+    classes that are `allowed` are drawn, the first ones of the head; none where one is `kept`."""
     noise = make_noise(keys, part, len(allowed), config)
 
     def step(
@@ -147,6 +154,8 @@ def _draw_segment(
         tokens = sample_tokens(logits, here, config)
         is_finite = jnp.isfinite(logits.max(axis=-1))  # the largest of some with a NaN is NaN
         tokens = jnp.where(is_finite, tokens, NOT_FINITE)
+        if kept is not None:
+            tokens = jnp.where(kept[:, index] >= 0, kept[:, index], tokens)
         return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
     return jax.lax.fori_loop(part.start, part.end, step, (drawn, cache.grown(part.end)))

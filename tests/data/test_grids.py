@@ -102,6 +102,19 @@ def test_a_page_is_as_full_as_it_can_be() -> None:
     }
 
 
+def test_a_note_stands_under_each_picture_and_moves_no_picture() -> None:
+    pictures = noise(2, 3, 8, 8)
+    plain, noted = (
+        np.asarray(picture_grid(["a", "b"], pictures, scale=8, notes=notes))
+        for notes in (None, [["seed 0 · 1"] * 3] * 2)
+    )
+    cell = slice(20, 20 + 64)
+    np.testing.assert_array_equal(plain[cell, cell], noted[cell, cell])
+    assert noted.shape[0] > plain.shape[0]
+    below = noted[84:98, cell]
+    assert (below != np.array(PAGE, np.uint8)).any()
+
+
 def test_prompts_and_pictures_must_be_as_many() -> None:
     with pytest.raises(ValueError, match="1 prompts do not name 2 × 3 pictures"):
         picture_grid(["a"], noise(2, 3, 8, 8))

@@ -1,5 +1,6 @@
 """evaluate.py on a tiny run: prompts, gallery, JSON, several runs, one-line errors."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -13,7 +14,7 @@ from PIL import Image
 
 import evaluate as evaluate_module
 from config import parse_config, run
-from data.exam import Selection, choose_gallery, choose_prompts, open_exam
+from data.exam import Selection, choose_gallery, choose_prompts, never_seen, open_exam
 from data.grids import read_png_about
 from data.records import Records, open_records
 from drawing import open_checkpoint
@@ -61,7 +62,9 @@ def test_the_table_names_every_question(run_folder: Path, capsys: pytest.Capture
     text = evaluate(capsys, run_folder, FEW, "--half=all")
     for word in (
         "tone: 8 held-out prompts × 2 pictures, both halves",
-        "concept",
+        "right concept",
+        "is the nearest",
+        "right tone of 5: of the five skin tones the prompt's is the nearest",
         "chance",
         "ceiling",
         "in brackets a 95 % interval over the prompts",
@@ -120,6 +123,54 @@ def test_more_pictures_than_memory_holds_are_refused(
     monkeypatch.setattr(evaluate_module, "draw", lambda *_: pytest.fail("drew"))
     with pytest.raises(ValueError, match=r"prompts × 1,000,000,000 pictures take .* GB of .* or f"):
         main(EvaluateConfig((str(run_folder),), pictures=10**9))
+
+
+def test_a_grid_stands_in_the_run_unless_it_may_not(
+    copies: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    run, _ = copies
+    (run / "held_out.png").unlink(missing_ok=True)
+    evaluate(capsys, run, FEW, "--half=all", "--grid=")
+    assert not (run / "held_out.png").exists()
+    evaluate(capsys, run, FEW, "--half=all")
+    before = (run / "held_out.png").read_bytes()
+    assert len(json.loads(read_png_about(run / "held_out.png")["prompts"])) == 8
+    Image.new("RGB", (8, 8)).save(run / "held_out.png")
+    main(EvaluateConfig((str(run),), pictures=1, half="all"))
+    told = capsys.readouterr()
+    assert "no grid of what is drawn" in told.err
+    assert "right concept" in told.out
+    assert (run / "held_out.png").read_bytes() != before
+
+
+def test_where_training_never_showed_the_like_it_says_so_and_draws_training_captions_too(
+    copies: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    run, folder = copies
+    lines = (folder / "examples.jsonl").read_text().splitlines()
+    changed = [json.loads(line) for line in lines]
+    for example in changed:
+        if example["split"] == "tone":
+            example["concept"] = "new " + example["concept"]
+    (folder / "examples.jsonl").write_text("".join(json.dumps(e) + "\n" for e in changed))
+    words = (run, FEW, "--half=all", "--max_prompts=5", "--splits=tone")
+    text = evaluate(capsys, *words)
+    assert "5 of them name things that training never showed" in text
+    assert "train: 5 training captions × 2 pictures" in text
+    report = json.loads(evaluate(capsys, *words, "--json"))
+    assert set(report["splits"]) == {"tone"}
+    assert report["training"]["prompts"] == {"train": 5}
+    assert report["never_seen"] == {"tone": 5}
+    prompts = json.loads(read_png_about(run / "held_out.png")["prompts"])
+    assert len([p for p in prompts if p.endswith(" (trained on)")]) == 5
+
+
+def test_things_never_seen_are_known_by_concept_or_by_word(records: Records) -> None:
+    assert never_seen(records, records.rows("tone")) == []  # their concepts were seen
+    plain = dataclasses.replace(records)
+    plain.__dict__["examples"] = [{"caption": e["caption"]} for e in records.examples]
+    assert len(never_seen(plain, records.rows("tone"))) == 8  # no training caption has "tan"
+    assert never_seen(plain, records.rows("train")) == []
 
 
 def test_the_halves_share_no_prompt_and_leave_none_out(records: Records) -> None:

@@ -13,11 +13,15 @@ import pytest
 from PIL import Image
 
 import generate as generate_module
+from completing import read_beginning, read_mask
 from config import parse_config, run
 from data.grids import read_png_about
-from generate import GenerateConfig, main, read_prompts
+from drawing import UNDRAWN, make_drawer
+from generate import GenerateConfig, main
+from model import transformer
 from opening import open_checkpoint
 from outputs import output_paths, sources_of
+from prompts import read_prompts, warn_of_unknown
 from tests.entry.clip_folders import write_clip
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -226,6 +230,8 @@ def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
         (["--prompts", "a", "--pictures=1000000000"], "at most 1,000,000 are drawn"),
         (["--prompts", "a", "--rows_per_call=1000000"], "at most 65,536"),
         (["--prompts", "a", "--out=cat.jpg"], "pictures are written as PNG"),
+        (["--prompts", "a", "--mask=0,0,1,1"], "the picture of --complete"),
+        (["--prompts", "a", "--complete=nowhere.png"], "--complete nowhere.png: No such file"),
         (["--prompts", "a", "--top_p=x"], "top_p"),
         (["--prompts", "a", "--tmperature=1"], "did you mean --temperature?"),
     ],
@@ -237,7 +243,8 @@ def test_mistakes_are_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["generate.py", f"--checkpoint={run_folder}", *words])
+    own = [] if any(w.startswith("--checkpoint") for w in words) else [f"--checkpoint={run_folder}"]
+    monkeypatch.setattr(sys, "argv", ["generate.py", *own, *words])
     with pytest.raises(SystemExit, match="2"):
         run(main, GenerateConfig, prog="generate.py", about="")
     lines = capsys.readouterr().err.strip().splitlines()
@@ -291,6 +298,99 @@ def test_a_picture_is_completed(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"--complete .*text.png: no JPEG, PNG or WebP"):
         generate(*common, "--complete", tmp_path / "text.png", "--out", tmp_path / "x")
+
+
+def test_what_a_mask_covers_is_drawn_anew(run_folder: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(begun)
+    checkpoint = open_checkpoint(run_folder)
+    model = transformer.build(checkpoint.model)
+    drawer = make_drawer(model, checkpoint.sampling, run_folder, 1)
+    whole = read_beginning(drawer, str(begun), 2, None)
+    assert whole is not None
+    drawn = {}
+    for mask in ("0,0,0.5,0.5", "0.5,0,1,0.5", "0,0,1,1", "0.5,0.5,1,1"):
+        kept = read_beginning(drawer, str(begun), 0, mask)
+        assert kept is not None
+        (tokens, _) = next(drawer.draw_tokens(checkpoint.params, ["tan"], [3], kept))
+        np.testing.assert_array_equal(tokens[0][kept >= 0], whole[kept >= 0])
+        drawn[mask] = tokens[0], (kept < 0).tolist()
+    assert [redrawn for _, redrawn in drawn.values()] == [
+        [True, False, False, False],
+        [False, True, False, False],
+        [True] * 4,
+        [False, False, False, True],
+    ]
+    (anew, _) = next(drawer.draw_tokens(checkpoint.params, ["tan"], [3]))
+    np.testing.assert_array_equal(drawn["0,0,1,1"][0], anew[0])
+    (last, _) = next(drawer.draw_tokens(checkpoint.params, ["tan"], [3], whole[:3]))
+    np.testing.assert_array_equal(drawn["0.5,0.5,1,1"][0], last[0])
+
+
+def test_a_mask_is_a_rectangle_or_a_light_picture(tmp_path: Path) -> None:
+    light = np.zeros((8, 8, 3), np.uint8)
+    light[4:, :3] = 255  # three quarters of the lower left token
+    Image.fromarray(light).save(tmp_path / "mask.png")
+    from_file = read_mask(str(tmp_path / "mask.png"), 2, 8)
+    assert from_file.tolist() == [[False, False], [True, False]]
+    assert read_mask("0,0.5,0.3,1", 2, 8).tolist() == from_file.tolist()
+    for mask, message in {
+        "0.1,0.1,0.2,0.2": "covers none of the 2 × 2 image tokens",
+        "0.5,0,0.2,1": "must be LEFT,TOP,RIGHT,BOTTOM",
+        "0,0,nan,1": "must be LEFT,TOP,RIGHT,BOTTOM",
+        "nowhere.png": "--mask nowhere.png: No such file",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            read_mask(mask, 2, 8)
+
+
+def test_a_negative_text_stands_in_for_the_empty_one(run_folder: Path, tmp_path: Path) -> None:
+    common: list[str | Path] = ["--checkpoint", run_folder, "--prompts", "tan bar 2"]
+    common += ["--pictures=4", "--guidance_scale=5000"]
+
+    def drawn(out: str, *words: str) -> bytes:
+        generate(*common, *words, "--out", tmp_path / out)
+        return b"".join(Image.open(p).tobytes() for p in sorted((tmp_path / out).glob("0*.png")))
+
+    plain = drawn("plain")
+    assert drawn("empty", "--negative=") == plain
+    assert drawn("other", "--negative=dark bar 7") != plain
+    settings = read_png_about(tmp_path / "other" / "grid.png")["settings"]
+    assert json.loads(settings)["negative"] == "dark bar 7"
+    with pytest.raises(ValueError, match="negative needs guidance"):
+        generate(*common[:-1], "--guidance_scale=1", "--negative=x", "--out", tmp_path / "x")
+
+
+def test_a_gif_shows_the_picture_row_by_row(run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words: list[str | Path] = ["--checkpoint", run_folder, "--prompts", "tan bar 2"]
+    words += ["--pictures=2", "--gif", "--out", out]
+    generate(*words)
+    generate(*words)  # among its own
+    with Image.open(out / "000-tan-bar-2-1.gif") as gif:
+        assert gif.size == (128, 128)
+        gif.seek(0)
+        first = np.asarray(gif.convert("RGB"))
+        gif.seek(1)
+        last = np.asarray(gif.convert("RGB")).astype(int)
+    assert np.unique(first[64:]).tolist() == [UNDRAWN]
+    png = np.asarray(Image.open(out / "000-tan-bar-2-1.png")).repeat(16, 0).repeat(16, 1)
+    assert np.abs(last - png.astype(int)).max() <= 8  # a GIF has 256 colours
+
+
+def test_words_that_no_training_caption_has_are_told(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words: list[str | Path] = ["--checkpoint", run_folder, "--out", tmp_path / "out"]
+    generate(*words, "--prompts", "Light bar 1", "pale BAR", "")
+    assert "training caption" not in capsys.readouterr().err
+    generate(*words, "--prompts", "a tan bar", "zebra's bar", "bar tan")
+    told = "no training caption has these words: a, tan, zebra's"  # tan bars are held out
+    assert told in capsys.readouterr().err
+    warn_of_unknown(["zebra"], None)
+    warn_of_unknown(["zebra"], str(tmp_path))
+    assert capsys.readouterr().err == ""
 
 
 def test_clip_puts_the_best_first(

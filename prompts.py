@@ -1,0 +1,45 @@
+"""Prompts of the command line and of files, and what a model can know of them."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.records import open_records
+from data.words import tell_unknown, training_words, unknown_words
+
+
+def read_prompts(path: str | None) -> list[str]:
+    """The lines of a file, or of standard input for "-". Empty lines at the end do not count;
+    others are the empty prompt."""
+    if path is None:
+        return []
+    data = _read_standard_input() if path == "-" else _read_file(Path(path))
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.count(b"\0") > len(data) / 4:
+        raise ValueError(f"prompts_file {path} is no UTF-8 text but UTF-16 or binary")
+    lines = data.decode("utf-8-sig", "replace").split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _read_standard_input() -> bytes:
+    if sys.stdin is None:
+        raise ValueError("prompts_file - reads standard input, but that is closed; name a file")
+    return sys.stdin.buffer.read()
+
+
+def _read_file(path: Path) -> bytes:
+    if not path.exists() or path.is_dir():  # pipes such as /dev/fd/3 are fine
+        raise ValueError(f"no prompts_file at {path}")
+    return path.read_bytes()
+
+
+def warn_of_unknown(prompts: Sequence[str], records: str | None) -> None:
+    """Say which words of the prompts no caption in the token records has that the model was trained
+    on; nothing where the records are gone."""
+    try:
+        known = training_words(open_records(records)) if records else None
+    except (ValueError, OSError):
+        return
+    if known is not None and (words := unknown_words(prompts, known)):
+        print(tell_unknown(words), file=sys.stderr)

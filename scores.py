@@ -1,0 +1,129 @@
+"""Answers to evaluate's questions as means, intervals and a table in the README's words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+HALVES = {"tune": "the tune half", "report": "the report half", "all": "both halves"}
+COLUMNS = {
+    "all_top1": "is the nearest",
+    "all_top5": "among 5 nearest",
+    "concept": "right concept",
+    "tone5way": "right tone of 5",
+    "gender3way": "right gender",
+    "nn_is_train": "training copy",
+}
+"""What a question is called in the table."""
+LEGEND = {
+    "all_top1": "the prompt's own picture is the nearest real one",
+    "all_top5": "it is among the 5 nearest",
+    "concept": "the nearest real picture shows the prompt's concept",
+    "tone5way": "of the five skin tones the prompt's is the nearest",
+    "gender3way": "of person, man and woman the prompt's is the nearest",
+    "nn_is_train": "the nearest real picture was trained on",
+}
+Scores = dict[str, float]
+
+
+def means(answers: Mapping[str, Any]) -> Scores:
+    """Mean answer to each question that could be asked."""
+    values = {name: np.asarray(answer, np.float64) for name, answer in answers.items()}
+    return {
+        name: round(float(np.nanmean(value)), 6)
+        for name, value in values.items()
+        if not np.isnan(value).all()
+    }
+
+
+def interval_of_runs(scores: Sequence[float]) -> float:
+    """Half the width of Student's 95 % interval of the mean over two or more training seeds."""
+    return round(student_t(len(scores)) * float(np.std(scores, ddof=1)) / len(scores) ** 0.5, 6)
+
+
+def interval_of_prompts(answers: Float[np.ndarray, "p k"]) -> float | None:
+    """How far a 95 % interval of the share of right pictures reaches from it, for prompts alike
+    to these; None for fewer than two.
+
+    Wilson's (JASA 1927), which is not empty where all are right, as Student's would be. Pictures of
+    one prompt tend to be right together, so they count as so many independent answers as explain
+    the spread between the prompts: no fewer than there are prompts, no more than pictures.
+    """
+    asked = ~np.isnan(answers).any(axis=1)
+    by_prompt = answers[asked].mean(axis=1, dtype=np.float64)
+    prompts = len(by_prompt)
+    if prompts < 2:
+        return None
+    share, spread = by_prompt.mean(), by_prompt.var(ddof=1) / prompts
+    variance = share * (1 - share)
+    count = np.clip(variance / max(spread, 1e-12), prompts, answers[asked].size)
+    z2 = student_t(prompts) ** 2 / count
+    centre = (share + z2 / 2) / (1 + z2)
+    reach = (z2 * (variance + z2 / 4)) ** 0.5 / (1 + z2)
+    return round(float(abs(share - centre) + reach), 6)
+
+
+def student_t(samples: int) -> float:
+    """Student's t that bounds 95 % on both sides of the mean of so many samples."""
+    from scipy import stats  # comes with jax; half a second to import
+
+    return float(stats.t.ppf(0.975, samples - 1))
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """A table in per cent for each split, and what the columns mean."""
+    lines = []
+    for split in report["splits"]:
+        count, pictures = report["prompts"][split], report["pictures"]
+        half = HALVES[report["half"]]
+        lines.append(f"{split}: {count} held-out prompts × {pictures} pictures, {half}")
+        if new := report.get("never_seen", {}).get(split):
+            lines.append(
+                f"  {new} of them name things that training never showed: chance is all one may "
+                f"expect there"
+            )
+        lines += [*_table(split, report), ""]
+    if "training" in report:
+        count = report["training"]["prompts"]["train"]
+        lines.append(f"train: {count} training captions × {report['pictures']} pictures")
+        lines += [*_table("train", report["training"]), ""]
+    over = f"the {len(report['runs'])} runs" if len(report["runs"]) > 1 else "the prompts"
+    asked = {q for scores in report["splits"].values() for q in scores}
+    columns = "; ".join(f"{COLUMNS[q]}: {LEGEND[q]}" for q in COLUMNS if q in asked)
+    lines.append(
+        f"Per cent; in brackets a 95 % interval over {over}. Found among {report['gallery']:,} "
+        f"distinct real pictures. {columns}. chance: real pictures drawn by lot; ceiling: the real "
+        f"pictures themselves as the VQGAN paints them."
+    )
+    return "\n".join(lines)
+
+
+def _table(split: str, report: Mapping[str, Any]) -> list[str]:
+    scores, widths = report["splits"][split], report["interval"][split]
+    lines = [row("", [COLUMNS.get(q, q) for q in scores])]
+    if len(report["runs"]) > 1:
+        for path, by_split in report["runs"].items():
+            lines.append(row(path, [percent(by_split[split].get(q)) for q in scores]))
+    lines.append(row("drawn", [with_interval(scores[q], widths[q]) for q in scores]))
+    for name in ("chance", "ceiling"):
+        lines.append(row(name, [percent(report[name][split].get(q)) for q in scores]))
+    return lines
+
+
+def percent(share: float | None) -> str:
+    """A share as per cent, one digit behind the point."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def with_interval(share: float, width: float | None) -> str:
+    """A share and, in brackets, how low and high it may be; no share is below 0 or above 1."""
+    if width is None:
+        return percent(share)
+    low, high = max(share - width, 0.0), min(share + width, 1.0)
+    return f"{percent(share)} [{100 * low:.0f}–{100 * high:.0f}]"
+
+
+def row(name: str, cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return f"  {name[-20:]:20}" + "".join(f"{cell:>16}" for cell in cells)
