@@ -122,10 +122,9 @@ class TrainingConfig:
     which counts them too."""
     stop_after: str = ""
     """HH:MM, such as 11:45: save and leave, as at SIGTERM and with exit code 75, so long after this
-    process began; for a job with an end. Quote it in a YAML file."""
+    process began; for a job with an end."""
     profile: str = ""
-    """a:b, such as 100:110: a trace of updates a + 1 to b by jax's profiler, in RUN/profile. Quote
-    it in a YAML file."""
+    """a:b, such as 100:110: a trace of updates a + 1 to b by jax's profiler, in RUN/profile."""
     norms_every: int = 0
     """Updates between rows with the norms of gradient, weights and update of every tensor, by
     layer, and the ratio of update to weights; 0 = never."""

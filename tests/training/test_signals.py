@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from config import Config, parse_config
 from training.config import TrainingConfig, parse_duration
 from training.exits import STOP_SIGNALS
 
@@ -118,6 +119,14 @@ def test_a_duration_has_hours_and_minutes(text: str) -> None:
     assert parse_duration("11:45") == 11 * 3600 + 45 * 60
     with pytest.raises(ValueError, match="HH:MM, such as 11:45"):
         TrainingConfig(stop_after=text)
+
+
+def test_times_and_ranges_need_no_quotes_in_a_file(tmp_path: Path) -> None:
+    """YAML 1.1 takes 11:45 for the number 705, of base 60."""
+    file = tmp_path / "job.yaml"
+    file.write_text("training: {stop_after: 11:45, profile: 10:20}\n")
+    training = parse_config(Config, [f"--config={file}"]).training
+    assert (training.stop_after, training.profile) == ("11:45", "10:20")
 
 
 CLOSED = """
