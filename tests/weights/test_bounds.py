@@ -153,7 +153,7 @@ def test_absurd_sizes_of_an_autoencoder_are_refused_by_name(name: str) -> None:
 
 
 def test_sampling_that_overflows_is_refused() -> None:
-    for name, value in (("temperature", 1e-45), ("guidance_scale", 1e38), ("temperature", 1e39)):
+    for name, value in (("guidance_scale", 1e38), ("temperature", 1e39)):
         wrong: dict[str, Any] = {name: value}
-        with pytest.raises(ValueError, match="float32 would overflow"):
+        with pytest.raises(ValueError, match="is beyond"):
             SamplingConfig(**wrong)
