@@ -192,3 +192,10 @@ def test_a_seed_of_which_bits_would_be_lost_is_refused(seed: int) -> None:
     assert parse_config(Config, [f"--seed={(1 << 32) - 1}"]).seed == (1 << 32) - 1
     with pytest.raises(ValueError, match="seed .* has more than 32 bits"):
         parse_config(Config, [f"--seed={seed}"])
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "a\nb", "a\0b", "é" * 101])
+def test_a_run_s_name_can_be_part_of_a_folder_s(name: str) -> None:
+    assert parse_config(Config, ["--name=été 2.0"]).name == "été 2.0"
+    with pytest.raises(ValueError, match="^name .* cannot be part of a folder's name"):
+        parse_config(Config, [f"--name={name}"])

@@ -310,6 +310,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.init_from and self.branch_from:
             raise ValueError("init_from starts a fresh optimizer, branch_from goes on; give one")
+        if "/" in self.name or not self.name.isprintable() or len(self.name.encode()) > 200:
+            raise ValueError(
+                f"name {self.name!r:.60} cannot be part of a folder's name: take at most 200 "
+                "letters without / and line ends"
+            )
         if not -(1 << 31) <= self.seed < 1 << 32:  # jax takes the lowest 32 bits of any other
             raise ValueError(
                 f"seed {self.seed!s:.20} has more than 32 bits; take 0 to {(1 << 32) - 1}"
