@@ -10,9 +10,9 @@ import jax.numpy as jnp
 def accumulate(gradient: Callable[[Any], Any], batch: Any, micro_batches: int) -> Any:
     """Mean of `gradient(micro_batch)`, any tree of arrays, over equal parts of the batch.
 
-    One micro-batch lives at a time, so memory is that of a batch `micro_batches` times smaller.
-    Micro-batch i has every `micro_batches`th row from i on: where rows are cut over devices, each
-    has its part of every micro-batch.
+    One micro-batch is in memory at a time: `micro_batches` times less than the whole batch.
+    Micro-batch i has every `micro_batches`th row from i on, so that each device holds an equal part
+    of every micro-batch where rows are sharded.
     """
     if micro_batches == 1:
         return gradient(batch)

@@ -17,7 +17,7 @@ class Spread(NamedTuple):
     """`work(jobs)`, each device doing its equal part of the jobs, by order of devices; the results
     are gathered in the order of the jobs."""
     whole: Callable[[Array], Array] = lambda array: array
-    """An array that may lie cut over the devices, put together on each of them."""
+    """All-gathers an array that may be sharded over the devices."""
 
 
 LOCAL = Spread()

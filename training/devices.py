@@ -1,4 +1,4 @@
-"""Which devices a run has, how they are arranged, and which rows of a batch lie where."""
+"""Which devices a run has, how they are arranged, and which rows of a batch each holds."""
 
 import os
 import shutil
@@ -54,13 +54,13 @@ class Devices:
 
     @property
     def rows_sharding(self) -> NamedSharding:
-        """Where the rows of a batch lie."""
+        """The sharding of the rows of a batch."""
         if self.mode == "pmap":
             return NamedSharding(self.lane, PartitionSpec(AXIS))
         return NamedSharding(self.mesh, sharding.ROWS)
 
     def rows(self, batch_size: int) -> Int64[np.ndarray, " b"]:
-        """Which rows of a batch lie on this process's devices, in rising order."""
+        """The rows of a batch that this process's devices hold, in rising order."""
         parts = self.rows_sharding.addressable_devices_indices_map((batch_size,)).values()
         every = np.arange(batch_size, dtype=np.int64)
         return np.unique(np.concatenate([every[index] for index in parts if index is not None]))
@@ -100,8 +100,8 @@ def choose(devices: list[Any], config: ParallelConfig) -> Devices:
     cut = config.fsdp * config.tensor
     if config.mode == "pmap" and cut > 1:
         raise ValueError(
-            f"parallel.fsdp {config.fsdp} and parallel.tensor {config.tensor} cut the state, which "
-            "pmap holds whole on each device; add --parallel.mode=mesh"
+            f"parallel.fsdp {config.fsdp} and parallel.tensor {config.tensor} shard the state, but "
+            "pmap holds it whole on each device; add --parallel.mode=mesh"
         )
     if len(devices) % cut:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Devices. The only file that knows pmap and meshes: everything else sees one batch and one state.
 
-pmap deals the batch's rows to the devices, each with the whole state. mesh has three axes, and lays
-the state out over two of them by the rules of training/sharding.py.
+pmap shards the batch's rows over the devices and replicates the state. mesh has three axes, and
+shards the state over two of them by the rules of training/sharding.py.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,16 +21,17 @@ from training.step import Step
 
 
 def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
-    """Into how many micro-batches of `size` examples a device the rows of a batch fall, as the step
-    sees them: in pmap one device's, on a mesh all."""
+    """A function from rows of a batch, as the step sees them, to the number of micro-batches of
+    `size` examples per device. In pmap a step sees one device's rows, on a mesh all."""
     rows = size * (1 if devices.mode == "pmap" else devices.num_shares)
     return lambda seen: max(seen // rows, 1)  # a rollback may come to batches of before a resume
 
 
 def mean_over(devices: Devices) -> Callable[[Any], Any]:
     """The mean over the devices, for use inside a step that `compile_step` compiles. On a mesh the
-    step is one program that sees the whole batch: its means are over all devices already, and only
-    held to lie like the parameters, so that the optimizer's cuts do not reach the activations."""
+    step is one program that sees the whole batch, and its means are over all devices already. They
+    are constrained to the parameters' sharding, so that the optimizer's does not reach the
+    activations."""
     if devices.mode == "pmap" and len(devices) == 1:
         return lambda tree: tree  # XLA would hold the gradients twice, before and after
     if devices.mode == "pmap":
@@ -39,9 +40,9 @@ def mean_over(devices: Devices) -> Callable[[Any], Any]:
 
 
 def spread(devices: Devices) -> Spread:
-    """Jobs that an optimizer deals to the devices, inside of such a step. On a mesh the jobs come
-    and go cut as the state is, and no device ever holds all of them; a gradient that is to be cut
-    otherwise than the mesh cuts it is put together first."""
+    """Functions by which an optimizer spreads jobs over the devices, inside such a step. On a mesh
+    the jobs come and go sharded as the state is, and no device ever holds all of them. A gradient
+    that needs another sharding is all-gathered first."""
     if devices.mode == "pmap":
         return over_axis(AXIS, len(devices))
     mesh = devices.mesh
@@ -66,10 +67,10 @@ def spread(devices: Devices) -> Spread:
 
 
 def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
-    """`loss` with embeddings and other matrices outside of the layers put together over `fsdp` in
-    front of it, and its rows held where they lie. Left to itself the compiler may carry the cut of
-    an embedding into the activations and pay for it with whole copies of them ("involuntary full
-    rematerialization"). Layers are put together one by one, as the scan comes to them."""
+    """`loss` with embeddings and other matrices outside of the layers all-gathered over `fsdp` in
+    front of it, and its rows kept in their sharding. Left to itself the compiler may carry the
+    sharding of an embedding into the activations and pay for it with whole copies of them
+    ("involuntary full rematerialization"). The scan all-gathers layers one by one."""
     if devices.mode == "pmap":
         return loss
     sizes = {**devices.mesh.shape, sharding.FSDP: 1}
@@ -90,7 +91,7 @@ def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., A
 
 
 def shardings(tree: Any, devices: Devices) -> Any:
-    """Where each leaf of a state, or of parameters, lies."""
+    """The sharding of each leaf of a state, or of parameters."""
     if devices.mode == "pmap":
         whole = NamedSharding(devices.lane, PartitionSpec())
         return jax.tree.map(lambda _: whole, tree)
@@ -104,31 +105,29 @@ def shardings(tree: Any, devices: Devices) -> Any:
 
 
 def shapes(make: Callable[[], Any], devices: Devices) -> Any:
-    """What `create` would give, without its memory: shapes that know where they lie."""
+    """Shapes, types and shardings of what `create` would return, without its memory."""
     found = jax.eval_shape(make)
     return jax.tree.map(
-        lambda leaf, lies: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lies),
+        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
         found,
         shardings(found, devices),
     )
 
 
 def place(tree: Any, devices: Devices) -> Any:
-    """A state, or parameters, on the devices; each array is still seen as one."""
+    """The state, or the parameters, on the devices, in their shardings."""
     return jax.device_put(tree, shardings(tree, devices))
 
 
 def create(make: Callable[[], Any], devices: Devices) -> Any:
-    """`make()`, computed on the devices that will hold it: no device ever holds all of what a mesh
-    cuts."""
+    """`make()`, computed sharded on its devices: none ever holds a whole sharded array."""
     return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), devices))()
 
 
 def on_first_device(tree: Any) -> Any:
-    """The arrays on this process's first device: copies that are there already, or, of arrays that
-    are cut, new ones: one whole copy of them, on that device beside its part, for as long as it is
-    used, and while each array is put together one of it on every device. Every process must call
-    this."""
+    """Fully replicated copies on this process's first device. Replicated arrays are returned as
+    they are. Sharded ones are all-gathered one at a time, so the extra peak memory is one whole
+    tree there and one array elsewhere. Collective: every process must call it."""
 
     def first(leaf: Any) -> Any:
         if not leaf.sharding.is_fully_replicated:
@@ -273,14 +272,13 @@ def _compile_mesh(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.n
 
 
 def jit_step(step: Step, devices: Devices, state: Any) -> Any:
-    """The update on a mesh, for states that lie like this one (arrays, or shapes that know their
-    shardings)."""
-    lies = jax.tree.map(lambda leaf: leaf.sharding, state)
+    """The update on a mesh, for states with the shardings of this one (arrays, or shapes)."""
+    own = jax.tree.map(lambda leaf: leaf.sharding, state)
     whole = NamedSharding(devices.mesh, PartitionSpec())
     return jax.jit(
         step,
-        in_shardings=(lies, devices.rows_sharding),
-        out_shardings=(lies, whole),
+        in_shardings=(own, devices.rows_sharding),
+        out_shardings=(own, whole),
         donate_argnums=0,
     )
 

@@ -1,9 +1,9 @@
-"""How arrays of a training state lie on a mesh, by the paths of the parameters.
+"""How arrays of a training state are sharded over a mesh, by the paths of the parameters.
 
-The mesh has three axes. The rows of a batch are dealt over `data` and `fsdp`. Over `fsdp` every
-matrix is cut as well, and put together where a layer needs it (Rajbhandari et al. 2019,
-arXiv:1910.02054, stage 3); over `tensor` matrices stay cut and a product of two is summed once
-(Shoeybi et al. 2019, arXiv:1909.08053).
+The mesh has three axes. The rows of a batch are sharded over `data` and `fsdp`. Over `fsdp` every
+matrix is sharded as well, and all-gathered where a layer needs it (Rajbhandari et al. 2019,
+arXiv:1910.02054, stage 3). Over `tensor` matrices stay sharded, and a product of two is summed
+once (Shoeybi et al. 2019, arXiv:1909.08053).
 """
 
 import re
@@ -23,7 +23,7 @@ TENSOR_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"(^|/)logits_bias$", (-1,)),
     (r"/(statistics|preconditioners)/", (-1,)),
 )
-"""Path of a parameter → the axis that is cut over `tensor`: the first that can be divided."""
+"""Path of a parameter → the axis that is sharded over `tensor`: the first that can be divided."""
 
 JOBS: tuple[tuple[Any, ...], ...] = (
     (None, FSDP, TENSOR),
@@ -31,8 +31,8 @@ JOBS: tuple[tuple[Any, ...], ...] = (
     ((TENSOR, FSDP), None, None),
     ((TENSOR, FSDP, DATA), None, None),
 )
-"""Square matrices of which each device is to work on a few: how they lie at first, as the state
-does, how at last, and in between, so that each move is an exchange of parts."""
+"""Shardings of square matrices of which each device is to work on a few: first as in the state,
+last by matrices, and in between such that each move exchanges parts."""
 
 _STACKED = re.compile(r"(^|/)run\d+/|/(statistics|preconditioners)/")
 
@@ -49,8 +49,8 @@ def is_stacked(path: str) -> bool:
 
 
 def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
-    """Where the axes of a parameter lie, or of what an optimizer keeps of it under a path that ends
-    with the parameter's. The axis of stacked layers is never cut, vectors only by the rules."""
+    """The mesh axis of each axis of a parameter, or of an optimizer's array whose path ends with
+    the parameter's. The axis of stacked layers is never sharded, vectors only by the rules."""
     axes: list[str | None] = [None] * len(shape)
     first = int(is_stacked(path))
 
@@ -71,8 +71,8 @@ def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> Part
 
 
 def job_ways(shape: Sequence[int], sizes: Mapping[str, int]) -> list[PartitionSpec]:
-    """JOBS for an array of this shape, whose first axis all devices divide: other axes stay whole
-    where they cannot be cut."""
+    """JOBS for an array of this shape, whose first axis all devices divide: other axes are
+    replicated where they cannot be divided."""
 
     def of_axis(axis: int, name: Any) -> Any:
         return name if axis == 0 or name is None or shape[axis] % sizes[name] == 0 else None

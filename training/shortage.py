@@ -1,5 +1,5 @@
-"""A run that its memory has no room for: refused by arithmetic before anything is allocated, or
-told in a line when memory runs out."""
+"""Runs that do not fit in memory: refused by arithmetic before anything is allocated, or reported
+in one line when memory runs out."""
 
 import contextlib
 import math
@@ -30,8 +30,8 @@ def check_room(
     if need > own:
         raise ValueError(
             f"weights and optimizer state take {need / GB:,.3f} GB of each device, which has "
-            f"{own / GB:,.3f} GB; make the model smaller, or cut it with --parallel.mode=mesh and "
-            "a larger --parallel.fsdp"
+            f"{own / GB:,.3f} GB; make the model smaller, or shard it with --parallel.mode=mesh "
+            "and a larger --parallel.fsdp"
         )
     sizes = [math.prod(one.shape) * one.dtype.itemsize for one in batch.values()]
     share = sum(sizes) // jax.process_count()
