@@ -1,4 +1,4 @@
-"""A digest of every array of a state, computed where the array lies.
+"""A digest of every array of a state, computed on the devices that hold it.
 
 Orbax writes atomically but does not see a flipped bit. So the bits of each array, whatever its
 layout over devices and processes, are folded to 64: two sums over all places, modulo 2³², of the
@@ -35,7 +35,7 @@ def describe(leaf: Any) -> str:
 
 
 def shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:
-    """What `describe` wrote, lying as `like` does."""
+    """The shape and dtype that `describe` wrote, with the sharding of `like`."""
     dtype, _, shape = digest.split()[0].rstrip("]").partition("[")
     sizes = tuple(int(size) for size in shape.split(",") if size)
     return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=like.sharding)

@@ -36,7 +36,7 @@ class Hook:
 
 
 def stop_at_nan(step: int, row: Row) -> None:
-    """Raises ValueError when the loss is no number."""
+    """Raises ValueError when the loss is NaN or infinite."""
     if not math.isfinite(row.get("train/loss", 0.0)):
         raise ValueError(
             f"the loss is {row['train/loss']} at step {step}; no checkpoint of it was written. "
@@ -116,7 +116,7 @@ def _shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 
 class _Saves:
-    """Saves a step unless it was the last one saved; that time is not one of training."""
+    """Saves a step unless it was the last one saved; its time is not counted as training."""
 
     def __init__(self, clock: "_Clock", save: Hook, step: int) -> None:
         self._clock, self._save, self._step = clock, save, step
@@ -144,7 +144,7 @@ class _Rows:
         self._held = done, metrics
 
     def deliver(self, extra: Mapping[str, float] | None = None) -> None:
-        """What is held, with the values of hooks."""
+        """Watch and record the held row, with the values of hooks."""
         if self._held is None:
             return
         (done, metrics), self._held = self._held, None
@@ -181,7 +181,7 @@ def _rescued(
 
 
 def to_row(metrics: Mapping[str, Any]) -> Row:
-    """Numbers by name, and those observables that were due."""
+    """Numbers by name, and the observables that were due."""
     values = jax.device_get(dict(metrics))
     observed = unpack(values.pop(OBSERVED, ()))
     return {**{name: float(value) for name, value in values.items()}, **observed}

@@ -1,4 +1,4 @@
-"""What weights are kept in, and how exact products are.
+"""The type of stored weights, and the precision of products.
 
 Weights in bfloat16 have 8 bits: an update smaller than 1/256 of a weight would be lost by rounding
 to the nearest. They are rounded up or down at random instead, each with the probability that makes
@@ -20,7 +20,7 @@ TAG = 0x726F756E  # apart from the keys of examples
 
 
 def narrow(params: Any, dtype: ParamDtype) -> Any:
-    """Matrices and tables in `dtype`, to the nearest; norms and biases stay as they are."""
+    """Matrices and tables rounded to the nearest in `dtype`; norms and biases stay as they are."""
 
     def one(path: Any, leaf: Array) -> Array:
         is_matrix = leaf.ndim - is_stacked(path_of(path)) >= 2
@@ -30,13 +30,13 @@ def narrow(params: Any, dtype: ParamDtype) -> Any:
 
 
 def widen(params: Any) -> Any:
-    """Everything in float32."""
+    """The tree in float32."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
 
 
 def round_like(exact: Any, kept: Any, key: Key[Array, ""]) -> Any:
-    """`exact`, in float32, with the dtypes of `kept`; what is narrower is rounded at random, by the
-    key alone."""
+    """`exact`, in float32, with the dtypes of `kept`. Narrower ones are rounded at random, as a
+    function of the key alone."""
     leaves, treedef = jax.tree.flatten(exact)
     rounded = [
         leaf if old.dtype == leaf.dtype else round_randomly(leaf, jax.random.fold_in(key, i))
@@ -46,8 +46,8 @@ def round_like(exact: Any, kept: Any, key: Key[Array, ""]) -> Any:
 
 
 def round_randomly(x: Float32[Array, "*s"], key: Key[Array, ""]) -> Array:
-    """In bfloat16, the upper half of a float32's bits: random ones are added to the lower half,
-    which is cut off. What has no lower half, and no finite number, stays what it is."""
+    """x in bfloat16, the upper half of a float32's bits: random bits are added to the lower half,
+    which is then dropped. Numbers without a lower half, NaN and infinity stay as they are."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = _noise(x.shape, key) >> 16
     upper = (bits + jnp.where(jnp.isfinite(x), noise, 0)) & jnp.uint32(0xFFFF0000)
@@ -56,7 +56,7 @@ def round_randomly(x: Float32[Array, "*s"], key: Key[Array, ""]) -> Array:
 
 def _noise(shape: tuple[int, ...], key: Key[Array, ""]) -> UInt32[Array, "..."]:
     """A hash of the key and of each place (the finaliser of MurmurHash3), which is computed where
-    it is used; jax's own random bits would lie in memory, 8 bytes for each."""
+    it is used; jax's own random bits would take memory, 8 bytes for each."""
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     place, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
@@ -67,7 +67,7 @@ def _noise(shape: tuple[int, ...], key: Key[Array, ""]) -> UInt32[Array, "..."]:
 
 
 def at_precision(function: Callable[..., Any], precision: MatmulPrecision) -> Callable[..., Any]:
-    """`function` with its products in float32 as exact as that, where it does not say it itself."""
+    """`function` with its float32 products at that precision, unless they name their own."""
     if precision == "default":
         return function
 

@@ -1,6 +1,6 @@
-"""Batches that are left out, by hand or after a spike.
+"""Batches that are skipped, by hand or after a spike.
 
-At a spike PaLM (arXiv:2204.02311, §5.1) went back about 100 updates and left out 200 to 500
+At a spike PaLM (arXiv:2204.02311, §5.1) went back about 100 updates and skipped 200 to 500
 batches. The same batches did not spike from other parameters: it is the pair that does.
 """
 
@@ -15,7 +15,7 @@ from training.processes import from_first
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Batches start:stop that are never trained on (again), counted as if none were left out."""
+    """Batches start:stop that are never trained on (again), numbered as if none were skipped."""
 
     start: int
     stop: int
@@ -27,8 +27,8 @@ class LeftOut:
 
 
 class Skips:
-    """Which batch an update takes, where some are left out; lasts in RUN/skips.json, so that a
-    resumed run, or a replay, takes the same."""
+    """A map from updates to batches, past the skipped ones. It is stored in RUN/skips.json, so that
+    a resumed run, or a replay, takes the same batches."""
 
     def __init__(self, path: Path, is_writer: bool = True) -> None:
         self._path, self._is_writer = path, is_writer
@@ -58,8 +58,8 @@ class Skips:
     def leave_out(
         self, start: int, stop: int, step: int, why: str, spike: int | None = None
     ) -> list[LeftOut]:
-        """Leave out start:stop after `step` finished updates, of which nothing changes; returns
-        what that adds to what is left out already."""
+        """Skip start:stop from `step` finished updates on, and return the ranges that this adds to
+        those skipped already. Nothing changes about the finished updates."""
         free = [(max(start, self.position(step)), stop)]
         for old in self.ranges:
             free = [piece for one in free for piece in _without(one, old)]

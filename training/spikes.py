@@ -1,10 +1,10 @@
-"""Updates that would do harm are not made: the guard inside the step.
+"""The guard inside the step: it skips updates that would do harm.
 
-What is no number never reaches the parameters. A spike is a loss, or a gradient norm, far above the
-last good ones, in units of their median absolute deviation, which single outliers do not move. So
-many spikes in a row, of weights that stay as they are, are no accident of a batch: the level has
-changed for good, as by other settings or other data, and is accepted.
-training/skips.py has the batches that are left out after a rollback.
+No NaN and no infinity reaches the parameters. A spike is a loss, or a gradient norm, far above the
+last good ones, in units of their median absolute deviation, which single outliers do not move.
+Many spikes in a row from unchanged weights are no accident of a batch: the level has changed for
+good, by other settings or other data, and is accepted.
+training/skips.py has the batches that are skipped after a rollback.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ FINE, NOT_FINITE, SPIKE, LEVEL = 0, 1, 2, 3
 
 
 class Guard(NamedTuple):
-    """What is remembered of the updates before, in the state and so in its checkpoints."""
+    """A record of earlier updates, part of the state and so of its checkpoints."""
 
     losses: Float[Array, " w"]
     norms: Float[Array, " w"]
@@ -38,6 +38,7 @@ class Guard(NamedTuple):
 
 
 def init_guard(settings: TrainingConfig) -> Guard:
+    """The guard before the first update."""
     zeros = jnp.zeros(settings.spike_window, jnp.float32)
     return Guard(zeros, zeros, jnp.int32(0), jnp.float32(0), jnp.int32(0))
 
@@ -51,9 +52,10 @@ def judge(
     params_norm: Float[Array, ""],
     is_scale_too_high: Bool[Array, ""],
 ) -> tuple[Bool[Array, ""], Guard, Metrics]:
-    """Whether an update is good. `params_norm` is of the weights it would give, which may be no
-    number though loss and gradient are one (0 / 0 with optim.epsilon 0). `is_scale_too_high`:
-    float16 overflowed and has a lower loss scale to try, which is business as usual."""
+    """Whether an update is good, the new guard, and metrics. `params_norm` is the norm of the
+    updated weights, which may be NaN though loss and gradient are finite (0 / 0 with optim.epsilon
+    0). `is_scale_too_high`: float16 overflowed and has a lower loss scale to try, which is no bad
+    update."""
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(params_norm)
     log_norm = jnp.log(jnp.maximum(norm, 1e-30))
     spike = jnp.bool_(False)
@@ -87,7 +89,7 @@ def judge(
 def _deviations(
     value: Float[Array, ""], window: Float[Array, " w"], floor: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """How many robust standard deviations a value lies above the window's median."""
+    """Robust standard deviations from the window's median up to the value."""
     middle = jnp.median(window)
     deviation = 1.4826 * jnp.median(jnp.abs(window - middle))  # of a normal distribution
     return (value - middle) / jnp.maximum(jnp.maximum(deviation, floor), 1e-12)

@@ -1,4 +1,4 @@
-"""What training carries from one update to the next: a plain pytree, all in the checkpoint."""
+"""The training state: a plain pytree, stored whole in each checkpoint."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -18,7 +18,7 @@ PLAYERS = 1
 
 
 class TrainState(NamedTuple):
-    """`step` finished updates; the random key that, with the step, decides every draw."""
+    """The state after `step` finished updates. Its random key and the step decide every draw."""
 
     step: Int[Array, ""]
     params: Any
@@ -28,13 +28,13 @@ class TrainState(NamedTuple):
     ema: Any = None
     """Moving average of the parameters, a tree like theirs, where one is kept."""
     guard: Any = None
-    """What training/spikes.py remembers of the updates before."""
+    """The record of earlier updates that training/spikes.py judges by."""
     players: Any = None
     """State of each further player by name (training/players.py), where there are some."""
 
     @property
     def weights(self) -> Any:
-        """What is evaluated and drawn with: the average, where there is one."""
+        """The weights to evaluate and draw with: the average, where there is one."""
         return self.params if self.ema is None else self.ema
 
     @classmethod
@@ -50,8 +50,8 @@ class TrainState(NamedTuple):
         guard: Any = None,
         players: Players = MappingProxyType({}),
     ) -> "TrainState":
-        """The state before the first update; with float16 it holds a loss scale. `init` gives
-        float32, which only the parameters do not stay."""
+        """The state before the first update; with float16 it holds a loss scale. `init` returns
+        float32; only `params` are then cast to `param_dtype`."""
         for_params, for_steps = jax.random.split(jax.random.key(seed))
         params = init(for_params)
         return cls(

@@ -52,12 +52,12 @@ PLAIN = TrainingConfig(on_spike="off")
 
 
 def example_keys(state: TrainState, example_index: Int[Array, " b"]) -> Key[Array, " b"]:
-    """A key for each example of an update, whatever device and micro-batch it lies in."""
+    """A key for each example of an update, the same on any device and in any micro-batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key(state), example_index)
 
 
 def step_key(state: TrainState) -> Key[Array, ""]:
-    """What an update's randomness comes from."""
+    """The key from which all randomness of an update derives."""
     return jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
 
 
@@ -75,13 +75,13 @@ def make_train_step(
     observables: Sequence[Observable] = (),
     players: Players = MappingProxyType({}),
 ) -> Step:
-    """The update for a loss; `mean_over_devices` is given by training/parallel.py. Parameters that
-    are not `is_trained` get no gradient, which saves its memory and the work behind it. `players`
-    are those of the state.
+    """The update for a loss, a pure function. `mean_over_devices` comes from training/parallel.py.
+    Parameters that are not `is_trained` get no gradient, which saves its memory and the work behind
+    it. The state holds a state for each of `players`.
 
     Where the state has a guard (training/spikes.py), an update that would do harm leaves
-    parameters, optimizer and averages as they were; until the learning rate `is_warm` only what is
-    no number does.
+    parameters, optimizer and averages as they were. Until the learning rate `is_warm`, only NaN and
+    infinity count as harm.
     """
     move = _make_move(optimizer, update_ema, is_trained)
 
@@ -125,8 +125,8 @@ def _make_move(
     update_ema: UpdateEma | None,
     is_trained: IsTrained | None,
 ) -> Callable[[TrainState, Any, Any, Array], tuple[Any, TrainState]]:
-    """(state, its trained parameters, their gradient, learning rate) → what is added to them, and
-    the state with the new parameters, optimizer state and averages."""
+    """A function: (state, its trained parameters, their gradient, learning rate) → the updates that
+    are added, and the state with the new parameters, optimizer state and averages."""
     direction = optax.with_extra_args_support(optimizer).update
 
     def move(
@@ -148,7 +148,7 @@ def _make_move(
 
 
 def _parameters(state: TrainState) -> dict[str, Any]:
-    """Of the model and of each player, by name."""
+    """The parameters of the model and of each player, by name."""
     others = {name: player.params for name, player in (state.players or {}).items()}
     return {MODEL: state.params, **others}
 
@@ -191,7 +191,7 @@ def _guarded(
 ) -> tuple[TrainState, Metrics]:
     """The new state, or the old one where the update would do harm or float16 overflowed.
 
-    Finite gradients may give weights that are no number, which a lower loss scale would not help.
+    Finite gradients may give weights with a NaN, which a lower loss scale would not help.
     """
     if old.guard is None and old.loss_scale is None:
         return new, metrics

@@ -1,4 +1,4 @@
-"""What is done about a run's rows as they come: recorded, saved, judged, and gone back on."""
+"""The supervisor of a run: it records its rows, saves its states, stops it or rolls it back."""
 
 import math
 from collections.abc import Mapping
@@ -76,7 +76,8 @@ class Supervisor:
             self._book.tell("left out", step, text, first=one.start, stop=one.stop)
 
     def watch(self, step: int, row: Row) -> None:
-        """Note what the guard did; raise when it did so too often, or when to go back."""
+        """Log what the guard did. Raises ValueError when it did so too often, and RollbackError
+        when the run goes back to a checkpoint."""
         self._check_scale(step, row)
         event = row.get("guard/event", 0)
         if not event:
@@ -84,7 +85,7 @@ class Supervisor:
         batch = self.skips.position(step - 1)
         found = f"loss {row['train/loss']:.4g}, gradient norm {row['norm/grad']:.4g}"
         if math.isfinite(row["norm/grad"]) and not math.isfinite(row.get("norm/params", 0.0)):
-            found += ", of weights that would be no number"
+            found += ", of weights that would be NaN"
         facts = {
             "batch": batch,
             **{k: row[k] for k in ("train/loss", "norm/grad") if math.isfinite(row[k])},
@@ -127,18 +128,18 @@ class Supervisor:
         return back is not None and len(in_vain) < max(self._settings.spike_patience, 1)
 
     def _way_back(self, step: int) -> int | None:
-        """The newest checkpoint of the regular ones, which a replay has too, before a step."""
-        self._checkpoints.settle()  # that of the save under way is none yet, or not everywhere
+        """The newest regular checkpoint before a step; a replay has the regular ones too."""
+        self._checkpoints.settle()  # a save under way is not yet a checkpoint in every process
         return self._regular_before(step)
 
     def _regular_before(self, step: int) -> int | None:
-        """The newest regular checkpoint that is there."""
+        """The newest regular checkpoint before a step."""
         every = self._config.checkpoint.every
         regular = [n for n in self._checkpoints.steps() if n < step and every and n % every == 0]
         return max(regular, default=None)
 
     def roll_back(self, error: RollbackError) -> TrainState:
-        """The newest regular checkpoint, with the batches around the spike left out."""
+        """The state of the newest regular checkpoint; skips the batches around the spike."""
         budget, step = self._settings.bad_update_budget, error.step
         spikes = {one.why: one.spike for one in self.skips.ranges if one.spike is not None}
         lately = len([spike for spike in spikes.values() if spike > step - 1000])
