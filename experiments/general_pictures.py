@@ -54,7 +54,6 @@ SOURCES = {
     "mypaint-data-extras": (r"\.png$", 8),
     "propaganda-debian": (r"\.jpg$", 8),
     "fotoxx-common": (r"/(images|patterns)/[^/]*\.(jpg|png)$", 2),
-    "jigzo-data": (r"\.(jpg|png)$", 12),
     "tuxmath-data": (r"/(backgrounds|castle|tux)/.*\.(jpg|png)$", 4),
     "kstars-data": (r"/textures/.*\.(jpg|png)$", 6),
     "desktop-base": (r"\.(jpg|png)$", 1),

@@ -1,4 +1,4 @@
-"""The tokenizer in vqgan/openmoji: its size, and that it paints held-out pictures well."""
+"""The tokenizers in vqgan/: their sizes, and that they paint held-out pictures well."""
 
 import io
 
@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.drawings import rasterise
+from data.artist_sets import join, read_shipped
+from data.artist_splits import assign_splits
+from data.artist_things import choose
+from data.drawings import digest, rasterise, read_table
 from data.emoji import svg_files
 from vqgan import pretrained
 from vqgan.autoencoder import build
@@ -48,3 +51,20 @@ def test_held_out_pictures_come_back_alike_and_in_their_colours(shipped):
     ink = (pixels < 250).any(-1, keepdims=True)
     real, drawn = ((x * ink).sum((1, 2)) / ink.sum((1, 2)) for x in (pixels, painted))
     assert np.abs(real - drawn).max() < 12
+
+
+def test_the_general_one_paints_other_artists_drawings_better_than_openmoji_s():
+    drawings = choose(join(read_shipped(), read_table()), "things")
+    files = rasterise({one.key: one.svg for one in drawings}, 64)
+    splits = assign_splits(drawings, {key: digest(png) for key, png in files.items()})
+    held_out = [files[key] for key, split in splits.items() if split == "style"]
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in held_out])
+    found = {}
+    for name in ("openmoji", "general"):
+        config, params = pretrained.load(pretrained.SHIPPED.with_name(name))
+        found[name] = make_reconstruction(build(config))(params, pixels)
+    assert found["general"]["psnr"].mean() > found["openmoji"]["psnr"].mean() + 2
+    assert len(np.unique(found["general"]["tokens"])) > 1000
+    folder = pretrained.SHIPPED.with_name("general")
+    assert (folder / pretrained.WEIGHTS_FILE).stat().st_size <= 6e6
+    assert (folder / "DATA.md").is_file()
