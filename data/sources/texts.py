@@ -30,6 +30,10 @@ _TAG = re.compile(
     r"(?:\s[^<>]{0,200})?/?>",
     re.IGNORECASE,
 )
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+_LATIN = bytes({*range(0xC0, 0x100)} - {0xD7, 0xF7}) + "’‘“”–—…€£°½¼²³©®™«»¡¿ŠšŽžŒœŸ".encode(
+    "cp1252"
+)
 _ENCODINGS = (
     *("cp1252", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1251", "cp1253", "cp1255"),
     *("cp1256",),
@@ -84,11 +88,22 @@ def guess(texts: Iterable[bytes]) -> str:
     some = b"\n".join(texts)[:50_000]
     if japanese := next((name for name in ("cp932", "euc_jp") if _is_japanese(some, name)), ""):
         return japanese
+    if _is_latin(some):
+        return "cp1252"
     listed = list(_ENCODINGS)
     best = charset_normalizer.from_bytes(some, cp_isolation=listed, threshold=0.4).best()
     if best is None or some.decode("cp1252", "replace") == some.decode(best.encoding, "replace"):
         return "cp1252"
     return best.encoding
+
+
+def _is_latin(data: bytes) -> bool:
+    """Whether two thirds of the letters beyond ASCII stand alone between ASCII ones, as accents and
+    quotation marks do; other scripts write whole words of them. Too few words for statistics say
+    so: "café" could be "cafй"."""
+    runs = _BEYOND_ASCII.findall(data)
+    alone = sum(len(run) == 1 and run in _LATIN for run in runs)
+    return 3 * alone >= 2 * sum(len(run) for run in runs)
 
 
 def _is_japanese(data: bytes, encoding: str) -> bool:

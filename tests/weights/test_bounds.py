@@ -110,10 +110,13 @@ def test_weights_that_are_no_numbers_are_refused_by_the_array(
         gather(tmp_path, {"theirs.good": good, "theirs.bad": bad}, plan, np.float32)
 
 
-def test_large_numbers_whose_sum_overflows_are_weights(tmp_path: Path) -> None:
+def test_large_numbers_whose_sum_overflows_are_weights(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     large = np.full(4, 3e38, np.float32)
     save_file({"a": large}, tmp_path / "w")
     np.testing.assert_array_equal(read_weights(tmp_path / "w", {"a": large})["a"], large)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(
@@ -157,3 +160,13 @@ def test_sampling_that_overflows_is_refused() -> None:
         wrong: dict[str, Any] = {name: value}
         with pytest.raises(ValueError, match="is beyond"):
             SamplingConfig(**wrong)
+
+
+def test_numbers_beyond_float32_are_refused_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.array([1e300, 1.0])}, path)
+    with pytest.raises(ValueError, match="holds NaN or infinity in a"):
+        read_weights(path, {"a": np.zeros(2)})
+    assert not recwarn.list
