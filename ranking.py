@@ -49,16 +49,6 @@ class Ranker:
             scores = self.clip.scale * (self.image_features(pictures) * own).sum(axis=1)
             yield from zip(pictures, scores.tolist(), strict=True)
 
-    def rank(
-        self, prompts: Sequence[str], pictures: UInt8[np.ndarray, "p k y x 3"]
-    ) -> Float32[np.ndarray, "p k"]:
-        """The scores of k pictures of each prompt."""
-        per_prompt = pictures.shape[1]
-        repeated = [prompt for prompt in prompts for _ in range(per_prompt)]
-        return self.score(repeated, pictures.reshape(-1, *pictures.shape[2:])).reshape(
-            len(prompts), per_prompt
-        )
-
     def text_features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "m e"]:
         """CLIP's features of prompts, cut to the tokens it reads with the end token kept."""
         tokens, mask, _ = self.tokenizer.encode(prompts, self.clip.config.text_length)

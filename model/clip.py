@@ -201,7 +201,8 @@ class Clip:
 
     def image_features(self, pixels: Float[AnyArray, "b y x 3"]) -> Float[Array, "b e"]:
         """Features of length 1; pictures of another size than the model's are resized."""
-        if pixels.ndim != 4 or pixels.shape[-1] != 3 or not _is_float(pixels):
+        is_float = jnp.issubdtype(pixels.dtype, jnp.floating)
+        if pixels.ndim != 4 or pixels.shape[-1] != 3 or not is_float:
             raise ValueError(
                 f"pixels are {pixels.dtype} of shape {pixels.shape}; CLIP takes floats in -1..1 of "
                 f"shape [batch, y, x, 3] (from 8 bits: pictures / 127.5 - 1)"
@@ -219,23 +220,6 @@ class Clip:
         mask = jnp.ones(tokens.shape, bool) if text_mask is None else jnp.asarray(text_mask, bool)
         return _text_features(self.config, self.params, tokens, mask)
 
-    def logits_per_image(
-        self,
-        pixels: Float[AnyArray, "i y x 3"] | Float[AnyArray, "i e"],
-        text_tokens: Int[AnyArray, "j t"] | Float[AnyArray, "j e"],
-        text_mask: Bool[AnyArray, "j t"] | Int[AnyArray, "j t"] | None = None,
-    ) -> Float[Array, "i j"]:
-        """Similarity of every picture with every text, times `scale`. Either may be given as
-        features that were computed before."""
-        image = jnp.asarray(pixels) if pixels.ndim == 2 else self.image_features(pixels)
-        text = (
-            jnp.asarray(text_tokens)
-            if _is_float(text_tokens)
-            else self.text_features(text_tokens, text_mask)
-        )
-        with jax.default_matmul_precision(PRECISION):
-            return jnp.exp(self.params["logit_scale"]) * (image @ text.T)
-
     def _check_text(self, text_tokens: AnyArray) -> None:
         length, vocab_size = self.config.text_length, self.config.text_vocab_size
         if text_tokens.shape[1] > length:
@@ -251,10 +235,6 @@ class Clip:
                 f"text tokens run from {ids.min()} to {ids.max()}, but this CLIP knows 0 to "
                 f"{vocab_size - 1}; use the tokenizer that it was trained with"
             )
-
-
-def _is_float(x: AnyArray) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def load(folder: str | Path) -> Clip:

@@ -17,7 +17,6 @@ from optim.wide import Wide
 from training.config import TrainingConfig, parse_ramp
 from training.parallel import Devices, check_batch
 
-ExamplesAt = Callable[[int], int]
 BATCHES = "batches"
 """Where a checkpoint notes the parts of the plan that it was trained by."""
 

@@ -81,9 +81,6 @@ class Checkpoints:
         """What is there, whole or damaged, oldest first."""
         return self._store.steps()
 
-    def latest_step(self) -> int | None:
-        return max(self.steps(), default=None)
-
     def save(
         self,
         state: TrainState,

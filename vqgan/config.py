@@ -21,7 +21,7 @@ mistake, which is better told than allocated."""
 @dataclass(frozen=True)
 class VQGANConfig:
     """A convolutional autoencoder with a codebook in the middle (VQGAN; Esser et al. 2020,
-    arXiv:2012.09841). The defaults are a layout that is fast on a CPU; `taming_f16()` is theirs."""
+    arXiv:2012.09841). The defaults are a layout that is fast on a CPU."""
 
     image_size: int = 64
     """Side of a picture in pixels."""
@@ -131,27 +131,6 @@ class VQGANConfig:
     def image_length(self) -> int:
         """Tokens of a picture."""
         return self.grid_size**2
-
-
-def taming_f16() -> VQGANConfig:
-    """taming-transformers' ImageNet f16 layout with 16,384 codes, the one of DALL·E mini."""
-    return VQGANConfig(
-        image_size=256,
-        patch_size=1,
-        edge_kernel=3,
-        stem_channels=128,
-        channels=(128, 128, 256, 256, 512),
-        encoder_blocks=(2,) * 5,
-        decoder_blocks=(3,) * 5,
-        attention_resolutions=(16,),
-        middle="attention",
-        resampling="conv",
-        norm="groupnorm",
-        latent_channels=256,
-        code_dim=256,
-        codebook_size=16384,
-        normalize_codes=False,
-    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from ranking import Ranker, best_first, open_ranker, scored, tell_scores
 from tests.entry.clip_folders import END, TINY, write_clip, write_tokenizer
@@ -31,25 +31,35 @@ def pictures() -> UInt8[np.ndarray, "p k y x 3"]:
     return coarse.repeat(4, axis=2).repeat(4, axis=3)
 
 
+def scores(
+    ranker: Ranker, prompts: list[str], pictures: UInt8[np.ndarray, "p k y x 3"]
+) -> Float32[np.ndarray, "p k"]:
+    """Those of k pictures of each prompt."""
+    repeated = [prompt for prompt in prompts for _ in pictures[0]]
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    return ranker.score(repeated, flat).reshape(pictures.shape[:2])
+
+
 def test_scores_are_clips_logits(ranker: Ranker, pictures: UInt8[np.ndarray, "p k y x 3"]) -> None:
-    found = ranker.rank(PROMPTS, pictures)
+    found = scores(ranker, PROMPTS, pictures)
     tokens, mask, _ = ranker.tokenizer.encode(PROMPTS, 12)
     assert tokens[1].tolist() == [0, *[59] * 11]
     for i, of_prompt in enumerate(pictures):
         pixels = of_prompt.astype(np.float32) / 127.5 - 1
-        logits = ranker.clip.logits_per_image(pixels, tokens, mask)
+        images, texts = ranker.clip.image_features(pixels), ranker.clip.text_features(tokens, mask)
+        logits = ranker.clip.scale * np.asarray(images) @ np.asarray(texts).T
         np.testing.assert_allclose(found[i], logits[:, i], rtol=0, atol=2e-5)
 
 
 def test_neighbours_and_batch_size_change_no_score(
     ranker: Ranker, pictures: UInt8[np.ndarray, "p k y x 3"]
 ) -> None:
-    found = ranker.rank(PROMPTS, pictures)
-    turned = ranker.rank(PROMPTS[::-1], pictures[::-1, ::-1])[::-1, ::-1]
+    found = scores(ranker, PROMPTS, pictures)
+    turned = scores(ranker, PROMPTS[::-1], pictures[::-1, ::-1])[::-1, ::-1]
     np.testing.assert_array_equal(turned, found)
-    np.testing.assert_array_equal(ranker.rank(PROMPTS[2:], pictures[2:, :1]), found[2:, :1])
+    np.testing.assert_array_equal(scores(ranker, PROMPTS[2:], pictures[2:, :1]), found[2:, :1])
     for batch_size in (1, 5):
-        other = Ranker(ranker.clip, ranker.tokenizer, batch_size).rank(PROMPTS, pictures)
+        other = scores(Ranker(ranker.clip, ranker.tokenizer, batch_size), PROMPTS, pictures)
         np.testing.assert_allclose(other, found, rtol=0, atol=2e-5)
         np.testing.assert_array_equal(other.argsort(axis=1), found.argsort(axis=1))
 
@@ -64,17 +74,17 @@ def test_pictures_are_scored_as_they_come(
     assert all(type(score) is float for _, score in came)  # as JSON has them
     np.testing.assert_array_equal(np.stack([picture for picture, _ in came]), flat)
     found = np.array([score for _, score in came], np.float32).reshape(3, 4)
-    np.testing.assert_array_equal(found, ranker.rank(PROMPTS, pictures))
+    np.testing.assert_array_equal(found, scores(ranker, PROMPTS, pictures))
     assert [score for _, score in scored(None, prompts, iter(drawn))] == [None] * 12
 
 
 def test_the_best_picture_comes_first(pictures: UInt8[np.ndarray, "p k y x 3"]) -> None:
-    scores = np.array([[1, 3, 2, 3], [4, 3, 2, 1], [0, 0, 0, 1]], np.float32)
-    in_order, numbers = best_first(pictures, scores)
+    table = np.array([[1, 3, 2, 3], [4, 3, 2, 1], [0, 0, 0, 1]], np.float32)
+    in_order, numbers = best_first(pictures, table)
     assert numbers.tolist() == [[1, 3, 2, 0], [0, 1, 2, 3], [3, 0, 1, 2]]
     for i, of_prompt in enumerate(in_order):
         np.testing.assert_array_equal(of_prompt, pictures[i][numbers[i]])
-    assert tell_scores("a  heart", scores[0].tolist(), most=2) == (
+    assert tell_scores("a  heart", table[0].tolist(), most=2) == (
         "a heart: 3.00 (picture 1), 3.00 (picture 3), 2 others below"
     )
     assert tell_scores("", [2.5]) == "(empty prompt): 2.50 (picture 0)"

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from optim.shampoo import ShampooState, shampoo_from_reference_settings
-from tests.compiling import quick_options
+from optim.shampoo import ShampooState
+from tests.optim.shampoo_settings import shampoo_from_reference_settings
 
 FOLDER = Path(__file__).parent.parent / "reference" / "shampoo"
 ABOUT = json.loads((FOLDER / "shampoo.json").read_text())
@@ -27,8 +27,6 @@ SETTINGS = COMBOS["rmsprop_normalized"]["settings"]
 MORE = json.loads((FOLDER / "more.json").read_text())["combos"]
 PROBLEM = load_file(FOLDER / "problem.safetensors")
 KINDS = (("statistics", "statistics", 1e-6), ("preconditioners", "preconditioner", 1e-4))
-# Half the time to compile, and these programs run for milliseconds.
-QUICK = quick_options()
 
 
 def trajectory(settings: dict[str, Any], steps: int = 60, **options: Any) -> tuple[Any, ...]:
@@ -43,7 +41,7 @@ def trajectory(settings: dict[str, Any], steps: int = 60, **options: Any) -> tup
         params = jax.tree.map(jnp.add, params, updates)
         return (params, state), (updates, params)
 
-    run = jax.jit(lambda start, grads: jax.lax.scan(one, start, grads), compiler_options=QUICK)
+    run = jax.jit(lambda start, grads: jax.lax.scan(one, start, grads))
     (_, state), (updates, after) = run((params, optimizer.init(params)), grads)
     return updates, after, state
 

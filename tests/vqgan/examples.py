@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from vqgan.config import VQGANConfig
+
 ROOT = Path(__file__).parents[2]
 REFERENCE = Path(__file__).parents[1] / "reference"
 FLAX = REFERENCE / "vqgan_flax" / "vqgan_flax"
@@ -24,6 +26,26 @@ RES1 = {
     "embed_dim": 32,
 }
 """The settings of that model."""
+
+
+F16 = VQGANConfig(
+    image_size=256,
+    patch_size=1,
+    edge_kernel=3,
+    stem_channels=128,
+    channels=(128, 128, 256, 256, 512),
+    encoder_blocks=(2,) * 5,
+    decoder_blocks=(3,) * 5,
+    attention_resolutions=(16,),
+    middle="attention",
+    resampling="conv",
+    norm="groupnorm",
+    latent_channels=256,
+    code_dim=256,
+    codebook_size=16384,
+    normalize_codes=False,
+)
+"""taming-transformers' ImageNet f16 layout with 16,384 codes, the one of DALL·E mini."""
 
 
 def settings() -> dict[str, Any]:

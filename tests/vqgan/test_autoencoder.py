@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.vqgan.examples import F16
 from vqgan.autoencoder import build, decoder_plan, encoder_plan
-from vqgan.config import VQGANConfig, taming_f16
+from vqgan.config import VQGANConfig
 
 KEY = jax.random.key(0)
 CHANGES = {
@@ -76,15 +77,15 @@ def count_params(config: VQGANConfig) -> int:
 
 
 def test_the_published_f16_layout_has_its_published_size():
-    assert taming_f16().image_length == 256
-    assert count_params(taming_f16()) == 71_879_555 + 16384 * 256
+    assert F16.image_length == 256
+    assert count_params(F16) == 71_879_555 + 16384 * 256
 
 
 def test_a_published_layout_with_other_widths_has_its_published_size():
     """ch 32, ch_mult (2, 1), 1 block, attention at 16, 32 pixels, 64 codes: num_params of the
     vqgan-jax model in ../shared/reference/vqgan_flax."""
     config = dataclasses.replace(
-        taming_f16(),
+        F16,
         image_size=32,
         stem_channels=32,
         channels=(64, 32),

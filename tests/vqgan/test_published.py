@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from data.encode import open_encoder
 from tests.torch_files import state_dict, write_zip
-from tests.vqgan.examples import FLAX, GUMBEL, RES1, TORCH_PICKLE
+from tests.vqgan.examples import F16, FLAX, GUMBEL, RES1, TORCH_PICKLE
 from vqgan import pretrained, published
 from vqgan.autoencoder import build
-from vqgan.config import VQGANConfig, taming_f16
+from vqgan.config import VQGANConfig
 from weights.msgpack import read_msgpack
 from weights.torch_file import read_torch_file
 
@@ -122,7 +122,7 @@ def test_the_published_f16_models_have_these_keys() -> None:
         module(f"{side}.conv_out", *ends[1], 3, 3)
     for name in ("quant_conv", "post_quant_conv"):
         module(name, 256, 256, 1, 1)
-    assert shapes(taming_f16()) == expected
+    assert shapes(F16) == expected
 
 
 def test_pictures_are_encoded_with_a_folder_of_another_program() -> None:
