@@ -16,7 +16,7 @@ from model import bart, pretrained, transformer
 from model.config import ModelConfig
 from model.loss import cross_entropy
 from tests.model import vectors
-from tests.model.vectors import BART, compiled
+from tests.model.vectors import BART
 
 SHARED, ENCODER = "model.shared.weight", "model.encoder.embed_tokens.weight"
 Weights = dict[str, np.ndarray]
@@ -45,7 +45,7 @@ def test_outputs_loss_and_gradient_are_torchs() -> None:
         losses = cross_entropy(logits, jnp.asarray(found.arrays["inputs/labels"]))
         return losses.mean(), (logits, model.encode(params, *found.inputs[:2]))
 
-    (value, (logits, states)), grads = compiled(jax.value_and_grad(loss, has_aux=True))(params)
+    (value, (logits, states)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     there = found.arrays
     np.testing.assert_allclose(logits, there["outputs/logits"], rtol=0, atol=2e-5)
     states_there = there["outputs/encoder_last_hidden_state"]

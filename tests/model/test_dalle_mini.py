@@ -19,7 +19,6 @@ from tests.model.vectors import (
     FOLDER,
     VARIANTS,
     Vectors,
-    compiled,
 )
 from weights.plans import scatter
 
@@ -47,7 +46,7 @@ def evaluate(found: Vectors, config: ModelConfig, params: Any, dtype: Any = jnp.
         losses = cross_entropy(logits, jnp.asarray(found.arrays["inputs/labels"]))
         return losses.mean(), (logits, states)
 
-    outputs, grads = compiled(jax.value_and_grad(loss, has_aux=True))(params)
+    outputs, grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     flat = flatten_dict(grads, sep="/")
     shapes = {path: leaf.shape for path, leaf in flat.items()}
     scanned = found.facts["config"]["use_scan"]

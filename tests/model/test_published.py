@@ -16,7 +16,7 @@ from model.config import SamplingConfig
 from model.sampling import EmptyText, guide, keep_likely, make_sampler
 from model.transformer import Params, Transformer
 from tests.model import vectors
-from tests.model.vectors import FOLDER, SCANNED, Vectors, compiled, package_layout
+from tests.model.vectors import FOLDER, SCANNED, Vectors, package_layout
 
 PRESETS = Path(__file__).parent.parent.parent / "presets"
 SIZES = {
@@ -59,7 +59,7 @@ def test_sequences_are_the_packages(
 ) -> None:
     there = found.arrays[f"generate/{name}_sequences"]
     sample = make_sampler(model[0], sampling, empty_text(found), codebook_size=48, segments=2)
-    tokens = compiled(sample)(model[1], *found.inputs[:2], jnp.arange(3, dtype=jnp.uint32))
+    tokens = jax.jit(sample)(model[1], *found.inputs[:2], jnp.arange(3, dtype=jnp.uint32))
     np.testing.assert_array_equal(tokens, there[:, 1:])
 
 
@@ -68,7 +68,7 @@ def test_guided_logits_are_the_packages(found: Vectors, model: tuple[Transformer
     inputs = jnp.asarray(there["supercond_scale3_topk1_sequences"][:, :-1])
     text_tokens, text_mask, _ = found.inputs
     empty = [jnp.repeat(jnp.asarray(one), 3, axis=0) for one in empty_text(found)]
-    apply = compiled(model[0].apply)
+    apply = jax.jit(model[0].apply)
     conditional = apply(model[1], text_tokens, text_mask, inputs)
     unconditional = apply(model[1], *empty, inputs)
     guided = guide(jnp.concatenate([conditional, unconditional]).reshape(6 * 16, 49), 3.0)
@@ -84,7 +84,7 @@ def test_guided_logits_are_the_packages(found: Vectors, model: tuple[Transformer
 def test_greedy_logits_are_the_packages(found: Vectors, model: tuple[Transformer, Params]) -> None:
     there = found.group("generate")
     inputs = jnp.asarray(there["greedy_minlength_sequences"][:, :-1])
-    logits = compiled(model[0].apply)(model[1], *found.inputs[:2], inputs)
+    logits = jax.jit(model[0].apply)(model[1], *found.inputs[:2], inputs)
     expected = there["greedy_minlength_step_logits"]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 

@@ -7,7 +7,7 @@ of normformer_ffn_bias_relu_headscale the full gradients are left out.
 import functools
 import json
 import lzma
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load, load_file
 
-from tests.compiling import quick_options
 from weights.msgpack import read_msgpack, write_msgpack
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -93,11 +92,6 @@ def write_folder(path: Path, values: Mapping[str, Any], params: Mapping[str, Any
     text = json.dumps(dict(sorted(values.items())), indent=2)
     (path / "config.json").write_text(text + "\n")
     return path
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` for programs that compile for longer than they run."""
-    return jax.jit(function, compiler_options=quick_options())
 
 
 def package_layout(values: Mapping[str, Any]) -> Shapes:

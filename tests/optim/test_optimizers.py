@@ -15,11 +15,9 @@ from optim.config import OptimConfig, Optimizer, ShampooConfig
 from optim.loss_scale import LossScale, adjust, init_loss_scale
 from optim.optimizers import _sides, is_decayed, make_optimizer
 from optim.schedules import make_schedule
-from tests.compiling import quick_options
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=10, decay_fraction=0.5)
 RATES = {"adafactor": 0.3, "palm_adafactor": 0.3, "sgd": 0.05, "muon": 0.3}
-QUICK = quick_options()
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
@@ -47,7 +45,7 @@ def after_steps(optimizer: optax.GradientTransformation, params: Any) -> Any:
         slopes = jax.tree.map(lambda p: jnp.sin(p * (step + 1)), params)
         return update(slopes, carry[1], params, learning_rate=0.1), None
 
-    run = jax.jit(lambda start: jax.lax.scan(one, start, jnp.arange(3)), compiler_options=QUICK)
+    run = jax.jit(lambda start: jax.lax.scan(one, start, jnp.arange(3)))
     return run((params, optimizer.init(params)))[0][0]
 
 
@@ -69,7 +67,7 @@ def test_every_optimizer_finds_the_bottom_of_a_bowl(name: Optimizer) -> None:
         )
         return (optax.tree.add_scale(params, -rate, updates), state), None
 
-    @jax.jit(compiler_options=QUICK)
+    @jax.jit
     def descend(params: Any) -> Array:
         start = params, optimizer.init(params)
         (params, _), _ = jax.lax.scan(one, start, jnp.arange(150))

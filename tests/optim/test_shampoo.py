@@ -16,11 +16,9 @@ from optim.shampoo.blocks import cut, join, merge_shape
 from optim.shampoo.preconditioners import make_plan
 from optim.shampoo.roots import inverse_root, largest_eigenvalue
 from optim.spread import over_axis, spread_jobs
-from tests.compiling import quick_options
 
 CONFIG = ShampooConfig(block_size=4, merge_dims=6, roots_every=2, start_step=1)
 DEVICES = 4
-QUICK = quick_options()
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
@@ -42,7 +40,7 @@ def descend(optimizer: Any, params: Any, steps: int) -> tuple[Any, Any]:
 
 
 def run(optimizer: Any, params: Any, steps: int = 5) -> tuple[Any, Any]:
-    return jax.jit(lambda p: descend(optimizer, p, steps), compiler_options=QUICK)(params)
+    return jax.jit(lambda p: descend(optimizer, p, steps))(params)
 
 
 def assert_close(found: Any, expected: Any, rtol: float = 1e-6) -> None:
