@@ -1,15 +1,22 @@
 # make help             what there is
 # PYTHON=python3.13     another interpreter, with a virtual environment of its own
 # ACCELERATOR=gpu|tpu   the jax that knows the accelerator
+# SECOND=python3.12     the other Python that `make test` tries; by default one that is there
 
 PYTHON ?= python3
 ACCELERATOR ?= cpu
 VENV := .venv$(if $(filter-out python3,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 RUN ?= runs/quickstart
+SECOND ?= $(shell for one in python3.13 python3.12 python3.11; do \
+  version=$$($$one -V 2>/dev/null) && [ "$$version" != "$$(python3 -V)" ] && echo $$one && break; done)
+# A file is one worker's: its fixtures are made and its programs compiled once.
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
+ON_SECOND := $(addprefix tests/,test_imports.py test_help.py model/test_transformer.py \
+  training/test_step.py training/test_loop.py training/test_checkpoint.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test slow drills format clean
+.PHONY: help install quickstart test types tests second second-tests slow drills format clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,11 +35,30 @@ quickstart: install ## built-in data → a trained model → pictures of prompts
 test: $(VENV)/installed-dev ## format, lint, types and tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+	@$(MAKE) --no-print-directory second
+
+types: $(VENV)/installed-dev
 	$(BIN)/mypy .
-	$(BIN)/pytest -n 2 --dist loadgroup
+
+tests: $(VENV)/installed-dev
+	$(BIN)/$(PYTEST)
+
+# The parts that other versions of Python and jax could break.
+second:
+ifneq ($(PYTHON),python3)
+	@echo "PYTHON is $(PYTHON): no second Python is tried"
+else
+	@second="$(SECOND)"; if [ -n "$$second" ]; \
+	then $(MAKE) --no-print-directory PYTHON=$$second second-tests; \
+	else echo "no second Python (3.11 to 3.13) is here: skipped"; fi
+endif
+
+second-tests: $(VENV)/installed-dev
+	$(BIN)/$(PYTEST) $(ON_SECOND)
 
 slow: $(VENV)/installed-dev ## the longer proofs
-	$(BIN)/pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/$(PYTEST) -m slow
 
 drills: $(VENV)/installed-dev ## kill, damage, fill up and poison runs; the figures of all drills come at the end
 	$(BIN)/pytest -vv -n 2 --dist worksteal -m slow -p no:warnings tests/drills tests/entry/test_drills.py

@@ -1,11 +1,12 @@
 """Who may import whom, so that the house keeps its walls."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
 
-from tests.source_tree import ALL_FILES, FILES, first_names, modules, name_of, part_of, syntax
+from tests.source_tree import ALL_FILES, FILES, ROOT, first_names, modules, name_of, part_of, syntax
 
 # What each package, and each file beside them, may import of ours. A part that is not named here
 # fails the test: say here what it may import.
@@ -75,6 +76,12 @@ def test_nothing_imports_an_entry_point(path: Path) -> None:
     assert not modules(syntax(path)) & entry_points
     others = PROGRAMS - {part_of(path)}
     assert not first_names(syntax(path)) & (others | {"tests"})
+
+
+def test_every_module_can_be_imported() -> None:
+    for path in FILES:
+        if part_of(path) != "benchmarks":  # tests/benchmarks imports them, but the peers' adapters
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
 
 
 def test_the_entry_points_are_those_that_are_there() -> None:

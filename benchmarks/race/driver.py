@@ -216,7 +216,8 @@ def report(race: Race, running: list[Running], out: Path) -> None:
     clock = "cpu" if len(race.cpus) == 1 else "wall"
     best = min(one.median(clock) for one in running)
     cores = ", ".join(map(str, race.cpus))
-    print(f"\n{race.job} {race.sizes} {' '.join(race.settings)}: cores {cores}, {clock} seconds")
+    what = " ".join((race.job, race.sizes, *race.settings))
+    print(f"\n{what}: cores {cores}, {clock} seconds")
     print("| contestant | parameters, M | least | median | tokens/s | GFLOP/s | × the fastest |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for one in sorted(running, key=lambda one: one.median(clock)):

@@ -14,9 +14,6 @@ from data.emoji import EmojiConfig, captions_of, in_starter, main, svg_files
 from data.openmoji_splits import Emoji, assign_splits, gender_triples
 from data.sources import open_source
 
-# One process draws the 4,495 pictures, wherever tests are spread over several.
-pytestmark = pytest.mark.xdist_group("openmoji")
-
 
 @pytest.fixture(scope="module")
 def emojis() -> list[Emoji]:
