@@ -52,13 +52,13 @@ def test_the_grid_and_every_picture_are_written(run_folder: Path, tmp_path: Path
 def test_the_same_command_draws_the_same_and_another_seed_other_pictures(
     run_folder: Path, tmp_path: Path
 ) -> None:
-    def drawn(out: str, *words: str | Path) -> np.ndarray:
+    def drawn(out: str, *words: str | Path, source: Path = run_folder) -> np.ndarray:
         prompts = ["--prompts", "tan bar 1", "dark bar 2"]
-        generate("--checkpoint", run_folder, *prompts, *words, "--out", tmp_path / out)
+        generate("--checkpoint", source, *prompts, *words, "--out", tmp_path / out)
         files = sorted((tmp_path / out).glob("0*.png"))
         return np.stack([np.asarray(Image.open(file)) for file in files])
 
-    first, same = drawn("a"), drawn("b", "--checkpoint", run_folder / "checkpoints" / "0")
+    first, same = drawn("a"), drawn("b", source=run_folder / "checkpoints" / "0")
     np.testing.assert_array_equal(first, same)
     assert (drawn("c", "--seed=1") != first).any()
     greedy = drawn("d", "--temperature=0", "--guidance_scale=1", "--pictures=2")
