@@ -36,8 +36,8 @@ class ShampooConfig:
     of its statistics optim.beta2."""
 
     block_size: int = 1024
-    """Tensors are cut into blocks of at most so many entries along each dimension; a root costs its
-    cube. 0 = no cuts."""
+    """Tensors are split into blocks of at most so many entries along each dimension; a root costs
+    its cube. 0 = no splitting."""
     merge_dims: int = 1024
     """Neighbouring dimensions are merged while their product is not over this; 0 = never."""
     graft: Graft = "rmsprop_normalized"

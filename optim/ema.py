@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights (Polyak & Juditsky 1992), as wide as they are."""
+"""An exponential moving average of the weights (Polyak & Juditsky 1992), of the same size."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Parameters that stay as they are, by patterns of their paths."""
+"""Frozen parameters, by patterns of their paths."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ IsTrained = Callable[[str], bool]
 def make_is_trained(
     frozen: tuple[str, ...] = (), train_only: tuple[str, ...] = ()
 ) -> IsTrained | None:
-    """Whether a path matches no pattern of `frozen`, and one of `train_only` if there are any;
-    None where everything is trained."""
+    """A function: path → whether it matches no pattern of `frozen`, and one of `train_only` if
+    there are any. None where everything is trained."""
     if not frozen and not train_only:
         return None
     return lambda name: (not train_only or matches(name, train_only)) and not matches(name, frozen)
@@ -39,7 +39,7 @@ def with_trained(params: Any, part: Any) -> Any:
 
 
 def with_zeros(part: Any, params: Any) -> Any:
-    """`part` with zeros in place of what is frozen, in the shapes of `params`."""
+    """`part` with zeros in place of frozen arrays, in the shapes of `params`."""
     return with_trained(jax.tree.map(jnp.zeros_like, params), part)
 
 

@@ -26,7 +26,7 @@ class Length:
 
 
 def parse_length(name: str, given: int | str) -> Length:
-    """The length that a setting says; a number without a unit counts updates.
+    """The length that a setting names; a number without a unit counts updates.
 
     Raises:
         ValueError: naming the setting, when it is no length.

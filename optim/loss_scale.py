@@ -22,7 +22,7 @@ def init_loss_scale(scale: float = 2.0**15) -> LossScale:
 
 
 def adjust(loss_scale: LossScale, finite: Bool[Array, ""], window: int, floor: float) -> LossScale:
-    """The scale after an update whose gradients were finite or not."""
+    """The scale after an update, lower if its gradients were not finite."""
     scale, good = loss_scale
     good = jnp.where(finite, good + 1, 0)
     grow = good >= window

@@ -127,8 +127,8 @@ def is_decayed(params: Any) -> Any:
 
 
 def _sides(params: Any) -> Any:
-    """For muon: the inputs' and the outputs' axes of each kernel; None for what adam trains, which
-    the kernel that gives the logits is part of."""
+    """For muon: the inputs' and the outputs' axes of each kernel; None for parameters that
+    adam trains, the kernel of the logits among them."""
 
     def of_leaf(name: str, leaf: Any) -> _MuonSides | None:
         first = int(is_stacked(name))

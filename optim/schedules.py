@@ -58,14 +58,14 @@ def make_schedule(
 
 
 def make_warm_up(config: OptimConfig, examples_at: Clock | None = None) -> Callable[[Array], Array]:
-    """Whether the warm-up is over after so many updates, as `make_schedule` counts it."""
+    """A function: finished updates → whether the warm-up is over, as `make_schedule` counts it."""
     clock = _clock(config, examples_at)
     end = from_start(config.length("warmup_steps"), config.schedule_unit, examples_at)
     return lambda step: ~wide.less(clock(step), wide.wide(end))
 
 
 def describe_course(config: OptimConfig, steps: int, examples_at: Clock) -> str:
-    """What a schedule that counts examples was told, and what it counts."""
+    """A line about a schedule that counts examples: its settings, and their lengths."""
     course = make_course(config, steps, examples_at)
     counted = {"warmup_steps": course.warmup, "decay_steps": course.decay}
     told = (
@@ -102,7 +102,7 @@ def make_course(config: OptimConfig, steps: int, examples_at: Clock | None) -> C
 
 
 def _clock(config: OptimConfig, examples_at: Clock | None) -> Callable[[Array], Wide]:
-    """What the schedule counts, after so many updates."""
+    """The updates or examples that the schedule counts, after so many updates."""
     if config.schedule_unit == "updates":
         return lambda step: wide.times(step, 1)
     if examples_at is None:

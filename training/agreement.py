@@ -1,8 +1,8 @@
-"""Processes of one run are held to the same settings, code, packages and data, when they meet.
+"""Processes of one run must have the same settings, code, packages and data when they meet.
 
-Each compares one digest with the others'. Where digests differ the values behind them are
-exchanged, what differs is named, and every process ends: two learning rates would train to the
-end and save process 0's weights.
+Each compares one digest with the others'. Where digests differ, the processes exchange the values,
+name the differences, and end: two learning rates would train to the end and save process 0's
+weights.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ ENVIRONMENT = (
 )
 """Variables that change what is computed."""
 OWN = ("parallel.process_id", "parallel.coordinator", "data.records", "data.source")
-"""Settings that may differ: who and where a process is, and where its copy of the data lies, whose
-content is compared instead."""
+"""Settings that may differ: who and where a process is, and where its copy of the data is stored,
+whose content is compared instead."""
 MOST_NAMED = 6
 ALONE = "independent runs under one launcher each need --parallel.num_processes=1"
 
@@ -50,7 +50,7 @@ def check_start(config: Any) -> None:
 
 
 def settings_of(config: Any) -> dict[str, str]:
-    """What must be the same of the settings, by dotted name."""
+    """Settings that must be the same, by dotted name."""
     flat = dict(_flat(dataclasses.asdict(config)))
     return {name: value for name, value in flat.items() if name not in OWN}
 
@@ -101,7 +101,7 @@ def check(values: Mapping[str, str]) -> None:
 
 
 def describe(processes: list[dict[str, str]]) -> str:
-    """What differs between processes, each against process 0."""
+    """The differences between processes, each against process 0."""
     lines = []
     first, names = processes[0], {name: None for one in processes for name in one}
     for name in names:
@@ -130,7 +130,7 @@ def gather(text: str) -> list[str]:
 
 
 def together(make: Callable[[], T]) -> T:
-    """What `make` returns here, once it has returned in every process.
+    """The result of `make` here, once it has returned in every process.
 
     Raises:
         ValueError: in every process, where it raised a user's mistake in any, such as a file that

@@ -20,7 +20,7 @@ FOLDER = "tensorboard"
 
 
 class Board:
-    """Takes rows and pictures. What cannot be written is told once, and training goes on."""
+    """Writes rows and pictures. A failed write is reported once, and training goes on."""
 
     def __init__(self, config: TrackerConfig, run: Path, restored_step: int) -> None:
         """Rows after `restored_step` that an earlier start wrote are not shown any more."""

@@ -1,4 +1,4 @@
-"""What a run keeps beside its checkpoints, copied to where they lie when that is elsewhere
+"""Copies of a run's other files, stored beside its checkpoints when those are elsewhere
 (checkpoint.folder), so that the same command goes on in an empty folder on another machine.
 
 The run's own folder stays the place where process 0 writes and people read.
@@ -19,7 +19,7 @@ FOLDERS = ("tokenizer", "vqgan", "grids", "tensorboard")
 
 
 class Copies:
-    """FOLDER/run/… of a run's files. What cannot be copied is told once, and tried again."""
+    """Copies a run's files to FOLDER/run/…. A failed copy is reported once, and tried again."""
 
     def __init__(self, run: Path, folder: str, tell: Callable[[str, str], None]) -> None:
         """Without a `folder` nothing is copied."""
@@ -87,7 +87,7 @@ def fetch(run: Path, folder: str) -> None:
 
 
 def _check_same_run(starts: Path, store: Store, folder: str) -> None:
-    """By the first start of both, where there are both."""
+    """Raises ValueError where the first starts of both differ."""
     with reachable(store):
         copied = store.read(f"run/{starts.name}").result()
     if copied.state != "value" or not starts.is_file():

@@ -63,7 +63,7 @@ class FolderSteps:
         return str(self._folder / str(step))
 
     def steps(self) -> list[int]:
-        """What is there, whole or damaged, oldest first."""
+        """Steps that are there, whole or damaged, oldest first."""
         names = [path.name for path in self._folder.glob("*")] if self._folder.is_dir() else []
         return sorted(int(name) for name in names if name.isdecimal())
 
@@ -78,7 +78,7 @@ class FolderSteps:
         self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args))
 
     def wait(self) -> None:
-        """Until the last step is whole. Raises what went wrong."""
+        """Wait until the last step is whole. Raises the error of its save."""
         self._manager.wait_until_finished()
 
     def clean(self, step: int) -> None:
@@ -99,7 +99,7 @@ class FolderSteps:
         """Orbax removes what saves that were cut off have left, when it is opened."""
 
     def delete(self, step: int) -> None:
-        """By one process: orbax's own would wait for all others to delete it too."""
+        """Delete a step, by process 0 alone: orbax would wait for the others to delete it too."""
         if jax.process_index() == 0:
             shutil.rmtree(self._folder / str(step))
 

@@ -34,7 +34,7 @@ that is closed."""
 
 
 class StoppedError(SystemExit):
-    """A run was told to stop, and is saved. Ends an entry point with STOPPED."""
+    """A run was asked to stop, and is saved. Ends an entry point with STOPPED."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED)

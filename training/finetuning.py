@@ -1,4 +1,4 @@
-"""Weights of another run as a start: what fits is taken, tables may grow, the rest is refused.
+"""Weights of another run as a start: fitting arrays are taken, tables may grow, others are refused.
 
 A vocabulary or a table of positions may have another length: rows that both have are kept, new ones
 are as a fresh model has them.
@@ -20,7 +20,7 @@ TABLES: tuple[tuple[str, int], ...] = (
     (r"^logits_bias$", 0),
 )
 """Path of a table → its axis of rows."""
-NAMED = 4  # paths told of at most
+NAMED = 4  # paths named at most
 
 
 def fit_params(

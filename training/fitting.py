@@ -1,4 +1,4 @@
-"""What the compiled step takes of a device's memory, and the largest micro-batch that fits."""
+"""Memory of the compiled step on a device, and the largest micro-batch that fits."""
 
 import math
 import os
@@ -80,8 +80,8 @@ def divisors(number: int) -> list[int]:
 
 
 def compile_memory(step: Step, state: Any, batch: Any, devices: Devices) -> dict[str, int]:
-    """Bytes per device of what the compiled step holds; `state` and the whole `batch` are arrays or
-    shapes, the state's with their shardings.
+    """Bytes that the compiled step holds on each device. `state` and the whole `batch` are arrays
+    or shapes, the state's with their shardings.
 
     Raises:
         DoesNotFitError: the compiler found no way to fit it into the device's memory.
@@ -103,7 +103,7 @@ def compile_memory(step: Step, state: Any, batch: Any, devices: Devices) -> dict
 
 
 def bytes_on_device(tree: Any) -> int:
-    """What a device holds of arrays, or of shapes with their shardings."""
+    """Bytes that a device holds of arrays, or of shapes with their shardings."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
@@ -123,7 +123,7 @@ def say_by_how_much(error: str, state_gib: float) -> str:
 
 
 def too_much(need: int, limit: int) -> str:
-    """In bytes."""
+    """The excess in bytes."""
     return (
         f"it does not fit: a device needs {need / GB:.3f} GB of {limit / GB:.3f} GB, "
         f"{(need - limit) / GB:.3f} GB too much; {WAYS_OUT}"
@@ -159,7 +159,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _left_in(group: Path) -> int | None:
-    """Of a control group's limit; files that are only kept in memory count as free."""
+    """Bytes left of a control group's limit; files cached in memory count as free."""
     for limit, usage, idle in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

@@ -14,8 +14,8 @@ from jax.extend import core
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """Of one call on arrays, or shapes, like these; recomputation is counted as often as it is
-    done, a branch as its dearest, a loop of unknown length once."""
+    """FLOPs of one call on arrays, or shapes, like these. Recomputation counts as often as it is
+    done, a branch as its most expensive side, a loop of unknown length once."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -46,7 +46,7 @@ def _inner(equation: Any) -> Iterator[Any]:
 
 
 def _of_product(equation: Any) -> int:
-    """A multiplication and an addition for each number of the result and each summand."""
+    """FLOPs of a product: a multiplication and an addition per number of the result and summand."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)

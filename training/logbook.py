@@ -42,7 +42,7 @@ class Logbook:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's logbook; a line cut off by a crash is left out."""
+    """The entries of a run's logbook; a line truncated by a crash is skipped."""
     path = folder / "logbook.jsonl"
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     entries = []

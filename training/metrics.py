@@ -16,7 +16,7 @@ import jax
 
 @dataclass(frozen=True)
 class Costs:
-    """What an example costs, for figures of speed; 0 where it is not known."""
+    """Costs of an example, for figures of speed; 0 where unknown."""
 
     tokens: int = 0
     """Image tokens of an example."""
@@ -56,7 +56,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float:
-    """Of one device, by its name; 0 where it is not known, as of CPUs."""
+    """Peak FLOP/s of one device, by its name; 0 where unknown, as for CPUs."""
     known = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
     return PEAK_FLOPS[max(known, key=len)] if known else 0.0
 
@@ -101,7 +101,7 @@ class MetricsFile:
             **row,
             **self._costs.speeds(own / max(seconds, 1e-9)),
         }
-        # NaN and infinity are not JSON; null says that there was no number.
+        # JSON has no NaN and no infinity; null stands for them.
         finite = {name: _finite(value) for name, value in full.items()}
         try:
             self._file.write(json.dumps(finite) + "\n")
@@ -115,7 +115,7 @@ class MetricsFile:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk was told of by `write`
+        with contextlib.suppress(OSError):  # `write` has reported a full disk
             self._file.close()
 
 
@@ -127,7 +127,7 @@ def _finite(value: Any) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole rows; a last line cut off by a crash is left out.
+    """All whole rows; a last line truncated by a crash is skipped.
 
     Raises:
         ValueError: another line is damaged.
@@ -150,7 +150,7 @@ def _damaged(path: Path, number: int) -> ValueError:
 
 
 def _parse(line: str | bytes) -> dict[str, Any] | None:
-    """A row; None for a line that is none."""
+    """The row in a line; None where there is none."""
     try:
         row = json.loads(line)
         return {**row, "step": int(row["step"]), "hours": float(row["hours"])}

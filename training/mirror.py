@@ -96,7 +96,7 @@ class Mirror:
                     pipe.write(json.dumps(message, default=str) + "\n")
                     pipe.flush()
         except OSError:
-            if process.wait() != 0:  # else it has told why
+            if process.wait() != 0:  # else it has reported why
                 _tell("wandb's process is gone; training goes on and metrics.jsonl has every row")
 
 
@@ -109,7 +109,7 @@ def _lasting_id(path: Path) -> str:
 
 def _note_id(path: Path, found: str) -> None:
     """The id that the run really has: a sweep's agent sets its own."""
-    with contextlib.suppress(OSError):  # a full disk is told of by training
+    with contextlib.suppress(OSError):  # training reports a full disk
         if path.read_text().strip() != found:
             beside = path.with_name(path.name + ".new")
             beside.write_text(found)
@@ -121,7 +121,7 @@ def _tell(text: str) -> None:
 
 
 def main() -> None:
-    """The other end. What fails is told once, and ends this process only."""
+    """The other end. A failure is reported once, and ends this process only."""
     for number in (*STOP_SIGNALS, signal.SIGINT):  # it ends when the pipe does
         signal.signal(number, signal.SIG_IGN)
     messages: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)

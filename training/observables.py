@@ -1,7 +1,7 @@
-"""Observables: what is looked at inside of an update, as a table of pure functions of it.
+"""Observables: a table of pure functions of an update, computed inside the step.
 
-Each gives named arrays: numbers, or vectors such as histograms or a value of each layer. Between
-the updates in which one is due it is not computed, on any device.
+Each returns named arrays: numbers, or vectors such as histograms or a value per layer. In updates
+in which one is not due it is not computed, on any device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ class Update(NamedTuple):
 
 @dataclass(frozen=True)
 class Observable:
-    """Looked at after every `every`th update."""
+    """Computed in every `every`th update; 0 = never."""
 
     every: int
     look: Callable[[Update], Mapping[str, Array]]
@@ -101,8 +101,8 @@ def unpack(observed: Sequence[Observed]) -> dict[str, Number]:
 
 def tensor_norms(update: Update) -> Mapping[str, Array]:
     """Norms of gradient, weights and update of every tensor, of a stack by layer, such as
-    norm/grad/decoder/run0/mlp/up/kernel/0; 0 of gradient and update of a frozen one. ratio/update
-    is the norm of the whole update over that of the weights."""
+    norm/grad/decoder/run0/mlp/up/kernel/0. Gradient and update of a frozen one have norm 0.
+    ratio/update is the norm of the whole update divided by the norm of the weights."""
     trees = {
         "grad": with_zeros(update.grads, update.params),
         "param": update.params,

@@ -1,8 +1,8 @@
 """The processes of a run watch each other: when one dies, the others end at once and say why.
 
 jax.distributed notices as well, after HEARTBEAT_SECONDS, and aborts with a stack trace; until then
-an update waits for ever. Here each process holds a line to process 0, which the system cuts when a
-process dies, however it does. Where no line can be had, as behind a firewall, jax's word stands.
+an update waits for ever. Here each process holds a connection to process 0, which the system closes
+when a process dies, however it does. Without a connection, as behind a firewall, jax decides.
 """
 
 import atexit
@@ -65,8 +65,8 @@ def say_goodbye() -> None:
 
 
 def stop_all() -> None:
-    """This process was told to stop, and is to end before it could agree with the others on a step:
-    they are told as well."""
+    """This process was asked to stop, and ends before it could agree with the others on a step:
+    they are asked as well."""
     _say(_STOP)
 
 
@@ -103,7 +103,7 @@ def _open_lines() -> Iterator[None]:
 
 
 def _accept(server: socket.socket, word: str) -> None:
-    """Process 0 takes the lines of the others, who know the word."""
+    """Process 0 accepts the connections of the others, who know the word."""
     for _ in range(jax.process_count() - 1):
         try:
             line, _ = server.accept()
@@ -133,7 +133,8 @@ def _listen(line: socket.socket) -> None:
 
 
 def _stop_too() -> None:
-    """As if this process had been told; where it waits for the one that is gone, it ends here."""
+    """Stop as if this process had been asked; where it waits for the one that is gone, it ends
+    here."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS)
     if not _is_over.is_set():

@@ -18,7 +18,7 @@ MODEL = "model"
 
 
 class PlayerState(NamedTuple):
-    """What is carried of a player from one update to the next."""
+    """The state of a player after an update."""
 
     params: Any
     opt_state: Any

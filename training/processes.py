@@ -1,7 +1,7 @@
 """Several processes that train one run together, each with devices of its own.
 
-The same command is given to each. They meet through jax.distributed; what process 0 alone may do,
-such as making the run's folder, is done there and told to the others, errors included.
+Each gets the same command. They meet through jax.distributed. Process 0 alone does work such as
+making the run's folder, and sends the result, or the error, to the others.
 """
 
 import glob
@@ -40,7 +40,7 @@ def join(config: ParallelConfig) -> None:
     From then on only process 0 prints to stdout.
 
     Raises:
-        ValueError: when it cannot be told who they are, or when they do not come.
+        ValueError: they cannot be identified, or they do not come.
     """
     meeting = find(config, os.environ)
     if meeting is None:
@@ -97,8 +97,8 @@ def _slurm(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
 
 def _take_own_gpus(environ: Mapping[str, str]) -> None:
     """Under srun and mpirun jax shows each process one GPU, that of its number on the node: right
-    for a process a GPU only. The only process of a node takes all that it was given; GPUs that
-    stay idle are told."""
+    for a process a GPU only. The only process of a node takes all that it was given. Idle GPUs
+    are reported."""
     count = processes_on_node(environ)
     if count is None or "JAX_LOCAL_DEVICE_IDS" in environ:
         return
@@ -124,7 +124,7 @@ def processes_on_node(environ: Mapping[str, str]) -> int | None:
 
 
 def _num_tasks(environ: Mapping[str, str]) -> int | None:
-    """Of a step of `srun`."""
+    """The number of tasks of a step of `srun`."""
     if "SLURM_STEP_NODELIST" not in environ or "SLURM_PROCID" not in environ:
         return None
     return int(environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1")))
@@ -175,8 +175,8 @@ LAUNCHERS = (_open_mpi, _slurm, _kubernetes, _tpu_pod)
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What `make` returns on process 0, which alone calls it: something that JSON can say. Raises
-    ValueError everywhere if it does there."""
+    """The result of `make` on process 0, which alone calls it; JSON must be able to hold it. Raises
+    ValueError in every process if it does there."""
     if jax.process_count() == 1:
         return make()
     told = {}
@@ -195,15 +195,15 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def everywhere(is_well: bool) -> bool:
-    """Whether all processes say so; all wait for all."""
+    """Whether `is_well` is true in all processes. Collective: each waits for all."""
     if jax.process_count() == 1:
         return is_well
     return bool(multihost_utils.process_allgather(np.array(is_well)).all())
 
 
 class Agreement:
-    """Processes agree on a wish, such as to stop: it is granted to all of them at the same call,
-    the one after that at which any of them had it. Nobody waits: the answer is read a call later.
+    """Processes agree on a wish, such as to stop. All get it at the same call, the one after any of
+    them had it. None waits: the answer is read one call later.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints in an object store (gs://, s3://), which needs no disk that processes share.
 
-Every array is a Zarr, cut as it lies on the devices: each process writes the pieces it holds and
-then a marker, and a step is whole when all markers are there, since a store can replace one object
+Every array is a Zarr, in pieces as it is sharded over the devices. Each process writes its pieces
+and then a marker. A step is whole when all markers are there, since a store can replace one object
 at a time but rename none. Tensorstore, which orbax brings along, speaks to Google Cloud Storage and
 S3 itself; orbax (0.12.8) does not know the latter. A file:// URL behaves like such a store.
 """
@@ -122,7 +122,7 @@ class ObjectSteps:
         return f"{address(self._store)}{step}"
 
     def steps(self) -> list[int]:
-        """Those of which every process wrote its part, oldest first."""
+        """Steps of which every process wrote its part, oldest first."""
         parts: dict[tuple[int, int], int] = {}
         for name in names(self._store, "whole/"):
             step, count = int(name.partition(".")[0]), int(name.rpartition("-")[2])
@@ -198,7 +198,7 @@ class ObjectSteps:
             self._remove(step)
 
     def _remove(self, step: int) -> None:
-        """Its markers first: from then on it is no step."""
+        """Remove a step, its markers first: from then on it does not count."""
         with reachable(self._store):
             for name in names(self._store, "whole/"):
                 if name.startswith(f"{step}."):
@@ -260,7 +260,7 @@ def object_name(path: Any) -> str:
 
 
 def _cut(leaf: jax.Array) -> tuple[int, ...]:
-    """The shape of the pieces: that of the parts on the devices, or a share of it."""
+    """The shape of the pieces: the shape of the shards on the devices, or a share of it."""
     shape = [max(size, 1) for size in leaf.sharding.shard_shape(leaf.shape)]
     for axis in range(leaf.ndim):
         while math.prod(shape) * leaf.dtype.itemsize > PIECE_BYTES and shape[axis] % 2 == 0:
@@ -269,6 +269,6 @@ def _cut(leaf: jax.Array) -> tuple[int, ...]:
 
 
 def _pieces(leaf: jax.Array) -> list[tuple[Any, np.ndarray]]:
-    """What this process is to write, copied: training goes on in their memory."""
+    """Copies of the pieces that this process writes: training goes on in their memory."""
     held = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
     return [(shard.index, np.array(shard.data)) for shard in held]

@@ -23,7 +23,7 @@ WAIT_AT_END, WAIT_AT_STOP = 30.0, 3.0
 
 @runtime_checkable
 class Pace(Protocol):
-    """How long a run is, and how often it tells of itself."""
+    """How long a run is, and how often it logs."""
 
     @property
     def steps(self) -> int: ...
@@ -108,12 +108,12 @@ class Tracker:
             self._show(step, {k: full[k] for k in SHOWN if k in full} | evaluated)
 
     def image(self, step: int, name: str, path: Path) -> None:
-        """A picture file of the run, for the mirror; it stands in the run's folder already."""
+        """Send a picture file of the run's folder to the mirror."""
         self._send(step, lambda: self._mirror.image(name, path, step))
         self._board.image(name, path, step)
 
     def release(self, step: int) -> None:
-        """Nothing up to this step will be taken back: the mirror gets it."""
+        """Send the mirror all rows up to this step: no rollback will take them back."""
         for at, send in self._held:
             if at <= step:
                 send()

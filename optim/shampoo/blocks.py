@@ -1,4 +1,4 @@
-"""Tensors cut into blocks, so that no preconditioner is larger than a block."""
+"""Tensors split into blocks, so that no preconditioner is larger than a block."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -26,7 +26,7 @@ def merge_shape(shape: Shape, limit: int) -> Shape:
 
 
 def cut(x: Float[Array, "layers ..."], block: int) -> list[Float[Array, "_ ..."]]:
-    """The blocks of every layer, those of one shape stacked: whole ones, and what is left at edges.
+    """The blocks of every layer, stacked by shape: whole ones, and the rests at the edges.
 
     Along a dimension there are blocks of `block` entries (0 = the whole of it) and a rest, so a
     matrix has up to four kinds. The kinds stand in row-major order, and so do the jobs of each.

@@ -15,7 +15,7 @@ TINY = 1e-16
 
 
 class Scale(NamedTuple):
-    """What a graft needs beside the gradient and its sum of squares."""
+    """Inputs of a graft besides the gradient and its sum of squares."""
 
     beta2: float
     epsilon: float

@@ -9,7 +9,7 @@ LARGEST = 127.0
 
 
 class Quantized(NamedTuple):
-    """values · scale, with one scale for each column: what shares all indices but the first."""
+    """values · scale, with one scale per column: entries that share all indices but the first."""
 
     values: Int8[Array, "layers rows *columns"]
     scale: Float[Array, "layers 1 *columns"]
@@ -23,7 +23,7 @@ def quantize(x: Float[Array, "layers rows *columns"]) -> Quantized:
 
 
 def restore(packed: Quantized | Array) -> Array:
-    """What was quantised, but for the rounding; what is an array already, as it is."""
+    """The array before quantisation, up to rounding; an array is returned as it is."""
     if not isinstance(packed, Quantized):
         return packed
     return packed.values.astype(packed.scale.dtype) * packed.scale

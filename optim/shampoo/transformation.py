@@ -153,7 +153,7 @@ def shampoo(config: ShampooConfig, *args: Any, **options: Any) -> optax.Gradient
 
 
 def _when(due: Array, compute: Callable[[], Any], before: Any) -> Any:
-    """`compute()` if due; otherwise what was before, and nothing is computed."""
+    """`compute()` if due; otherwise the value before, at no cost."""
     return jax.lax.cond(due, compute, lambda: before)
 
 
