@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=1000, help="pictures of a split")
     given = parser.parse_args()
     opened = [pretrained.load(path) for path in given.tokenizers]
-    sets = read_sets(PicturesConfig(source=(given.source,)), opened[0][0].image_size)
+    sets, _ = read_sets(PicturesConfig(source=(given.source,)), opened[0][0].image_size)
     held_out = {name: spread([p], given.most) for name, p in sets.items() if name != TRAIN}
     shown = spread([*held_out.values()], SHOWN)
     rows = [shown]

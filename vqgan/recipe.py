@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.batches import order
-from data.reading import read_pictures, tell_skipped
+from data.reading import read_pictures, tell_skipped, write_bad_samples
 from data.sources import ReadingConfig, open_source
 from data.splits import TRAIN, split_of
 from training import parallel
@@ -126,10 +126,14 @@ class VQGANRunConfig(RunConfig):
 
 def make_recipe(config: VQGANRunConfig) -> Recipe:
     """The recipe of a configuration; reads all pictures. Raises ValueError where there are none."""
-    sets = read_sets(config.data, config.model.image_size)
+    sets, skipped = read_sets(config.data, config.model.image_size)
     autoencoder = build(config.model)
     stream = PictureStream(sets[TRAIN], order, config.seed)
     card = lambda run: run.folder / "vqgan" / model_card.FILE  # noqa: E731
+
+    def prepare(run: Run) -> None:
+        card(run).unlink(missing_ok=True)  # one of fewer updates is not true any more
+        write_bad_samples(run.folder / "bad_samples.jsonl", skipped)
 
     def finish(run: Run, state: TrainState) -> None:
         params = None if card(run).is_file() else parallel.on_first_device(state.weights)
@@ -144,8 +148,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         depends_on={"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()},
         splits=[*sets, "all"],
         summary=", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items()),
-        # A card of fewer updates is not true any more.
-        prepare=lambda run: card(run).unlink(missing_ok=True),
+        prepare=prepare,
         hooks=partial(make_hooks, config, autoencoder, sets),
         between=make_between(config, autoencoder, stream),
         costs=partial(count_costs, autoencoder),
@@ -154,8 +157,11 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
     )
 
 
-def read_sets(data: PicturesConfig, image_size: int) -> dict[str, Pictures]:
-    """All pictures of a source by split; `gallery` pictures are neither trained on nor asked for.
+def read_sets(
+    data: PicturesConfig, image_size: int
+) -> tuple[dict[str, Pictures], list[tuple[str, str]]]:
+    """All pictures of a source by split, and the names and reasons of those that are not used;
+    `gallery` pictures are neither trained on nor asked for.
 
     Raises:
         ValueError: none can be read, or none is left to train on.
@@ -180,7 +186,7 @@ def read_sets(data: PicturesConfig, image_size: int) -> dict[str, Pictures]:
             f"{', '.join(data.source)} leaves no picture to train on: of {len(source):,} are "
             f"usable {counts or 'none'}; --data.splits=none divides them anew"
         )
-    return {name: np.stack(pictures) for name, pictures in sets.items()}
+    return {name: np.stack(pictures) for name, pictures in sets.items()}, skipped
 
 
 def open_batches(stream: PictureStream, shift: int, plan: BatchPlan, devices: Devices) -> BatchAt:

@@ -1,5 +1,6 @@
 """From a source to records: what `python -m data.encode` does."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from data import encode
 from data.captions import normalizer_of, words_of
 from data.encode import EncodeConfig
+from data.exam import read_real_pictures
 from data.normalise import make_normalizer
 from data.records import Records, open_records
 from data.text import open_tokenizer, train_tokenizer
@@ -30,8 +32,8 @@ def run(tmp_path: Path, encoder: PictureEncoder, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "vqgan" / "config.json").write_text("{}")
     monkeypatch.setattr(encode, "open_encoder", lambda folder: encoder)
 
-    def call(source: Path, out: str = "records", **changed: Any) -> Records:
-        folders = {"source": (str(source),), "out": str(tmp_path / out)}
+    def call(*sources: Path, out: str = "records", **changed: Any) -> Records:
+        folders = {"source": tuple(map(str, sources)), "out": str(tmp_path / out)}
         settings: dict[str, Any] = {
             "vqgan": str(tmp_path / "vqgan"),
             "vocab_size": 300,
@@ -75,7 +77,7 @@ def test_each_picture_keeps_its_own_tokens_whatever_the_batch(
 
 def test_encoding_twice_gives_the_same_bytes(run: Encode, make_folder: MakeFolder) -> None:
     folder = make_folder(30)
-    one, two = run(folder, "one"), run(folder, "two")
+    one, two = run(folder, out="one"), run(folder, out="two")
     assert one.digest == two.digest
     files = {p.relative_to(one.folder) for p in one.folder.rglob("*") if p.is_file()}
     for name in files:
@@ -131,7 +133,7 @@ def test_records_say_what_made_their_text_and_go_through_the_normaliser_of_the_t
         "pad_id": expected.pad_id,
         "end_id": expected.end_id,
     }
-    other = run(folder, "other", tokenizer=str(tmp_path / "mine"), normalizer="clean")
+    other = run(folder, out="other", tokenizer=str(tmp_path / "mine"), normalizer="clean")
     assert (other.text_tokens != records.text_tokens).any()
     assert normalizer_of(other.tokenizer_folder) == "clean"
 
@@ -156,7 +158,7 @@ def test_records_of_something_else_are_not_replaced(
         (folder / "003.txt").write_text("noise number 4")
     with pytest.raises(ValueError, match="holds something else"):
         run(folder, **({} if what == "caption" else {"text_length": 13}))
-    assert run(make_folder(20, "same"), "other").digest == before
+    assert run(make_folder(20, "same"), out="other").digest == before
 
 
 def test_after_ten_more_pictures_it_says_what_changed_and_what_to_type(
@@ -185,9 +187,22 @@ def test_unusable_pictures_among_good_ones_are_counted_and_named(
     assert len(records) == 28
     assert records.about["num_skipped"] == 2
     assert [s.split(":")[0] for s in records.about["skipped"]] == ["004.png", "009.png"]
+    bad = (records.folder / "bad_samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["picture"] for line in bad] == ["004.png", "009.png"]
     said = capsys.readouterr().err
     assert "skipped 2 of 30 pictures: 004.png (no JPEG, PNG or WebP, nor" in said
     assert "009.png (no caption)" in said
+
+
+def test_pictures_are_read_for_the_exam_as_they_were_encoded(
+    run: Encode, make_folder: MakeFolder
+) -> None:
+    folders = [make_folder(20, name) for name in ("mine", "yours")]
+    records = run(*folders, splits="none", fit="pad", background="black")
+    assert records.sources == [str(folder) for folder in folders]
+    assert (records.reading.fit, records.reading.splits) == ("pad", "none")
+    shown = read_real_pictures(records, [records.examples[i] for i in (0, 25)], 12)
+    assert (shown[:, 0] == 0).all()  # 12 × 10 pictures have a bar above them
 
 
 def test_unreadable_files_and_odd_names_are_never_fatal(
