@@ -203,20 +203,41 @@ def write(folder: str | Path, release: Release, to: str, dtype: Dtype | None = N
     releases.export(folder, PROGRAMS[to], config, release.params, origin, dtype)
 
 
+def resize(config: VQGANConfig, image_size: int) -> VQGANConfig:
+    """The same layers on pictures of another size, which have another number of tokens.
+
+    Raises:
+        ValueError: attention would come to stand in other layers, or the size does not fit.
+    """
+    sides = [side * image_size / config.image_size for side in config.attention_resolutions]
+    if any(side % 1 for side in sides):
+        raise ValueError(
+            f"image_size {image_size} does not fit attention at {config.attention_resolutions} "
+            f"places of {config.image_size} pixels; try {2 * config.image_size}"
+        )
+    attention = tuple(int(side) for side in sides)
+    return dataclasses.replace(config, image_size=image_size, attention_resolutions=attention)
+
+
 def convert(
     source: str | Path,
     folder: str | Path,
     to: Format | None = None,
     dtype: Dtype | None = None,
     settings: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
 ) -> str:
     """Write what `source` holds into `folder` as format `to`: by default ours for another
-    program's, and for ours the one it came from. `settings` are those of a checkpoint.
+    program's, and for ours the one it came from. `settings` are those of a checkpoint. With an
+    `image_size` the same weights are written for pictures of that size, by default as ours.
 
     Raises:
         ValueError: `source` cannot be read, or `to` cannot say what it is.
     """
     release = read(source, settings)
+    if image_size is not None:
+        resized = resize(release.config, image_size)
+        release, to = dataclasses.replace(release, config=resized, origin=None), to or "pastel"
     format = releases.target(Path(source), release.format == "pastel", release.origin, to)
     write(folder, release, format, dtype)
     return format
@@ -243,6 +264,9 @@ class ConvertConfig:
     it."""
     dtype: Dtype | None = None
     """Precision of the stored weights; default: float32 in a folder of ours, else as they were."""
+    image_size: int | None = None
+    """Write the same weights for pictures of so many pixels a side: all layers are convolutions or
+    attention. 128 instead of 64 makes four times the tokens."""
 
 
 if __name__ == "__main__":
@@ -253,7 +277,9 @@ if __name__ == "__main__":
         """Convert, whole or not at all."""
         with new_folder(Path(config.out)) as folder:
             settings = taming.read_config_file(Path(config.ddconfig)) if config.ddconfig else None
-            to = convert(config.source, folder, config.to, config.dtype, settings)
+            to = convert(
+                *(config.source, folder, config.to, config.dtype, settings, config.image_size)
+            )
         print(f"{config.out}: {config.source} as {to}", file=sys.stderr)
 
     run(main, ConvertConfig, prog="python -m vqgan.pretrained", about=ABOUT)

@@ -1,5 +1,6 @@
 """VQGANs of other programs through our folders and back to the same bytes."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from tests.vqgan.examples import FLAX, GUMBEL, ROOT, equal, settings
+from tests.vqgan.examples import F16, FLAX, GUMBEL, ROOT, equal, settings
 from vqgan import pretrained, taming
 from weights.msgpack import read_msgpack, write_msgpack
 
@@ -114,3 +115,14 @@ def test_the_command_converts_and_says_what_is_wrong_in_one_line(tmp_path: Path)
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_attention_stays_in_its_layers_at_another_size() -> None:
+    config = F16
+    larger = pretrained.resize(config, 512)
+    assert larger.attention_resolutions == (32,)
+    assert pretrained.plan_of("taming", larger) == pretrained.plan_of("taming", config)
+    with pytest.raises(ValueError, match=r"does not fit attention at \(16,\) .*try 512"):
+        pretrained.resize(config, 264)
+    with pytest.raises(ValueError, match="not a multiple of 16"):
+        pretrained.resize(dataclasses.replace(config, attention_resolutions=()), 264)

@@ -68,3 +68,17 @@ def test_the_general_one_paints_other_artists_drawings_better_than_openmoji_s():
     folder = pretrained.SHIPPED.with_name("general")
     assert (folder / pretrained.WEIGHTS_FILE).stat().st_size <= 6e6
     assert (folder / "DATA.md").is_file()
+
+
+def test_the_same_weights_paint_pictures_of_twice_the_size_better(tmp_path):
+    folder = pretrained.SHIPPED.with_name("general")
+    assert pretrained.convert(folder, tmp_path / "large", image_size=128) == "pastel"
+    drawings = [one for one in join(read_shipped(), read_table()) if one.style == "noto"][::8]
+    found = {}
+    for path, size in ((folder, 64), (tmp_path / "large", 128)):
+        config, params = pretrained.load(path)
+        assert config.image_length == (size // 8) ** 2
+        files = rasterise({one.key: one.svg for one in drawings}, size).values()
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files])
+        found[size] = make_reconstruction(build(config))(params, pixels)["psnr"].mean()
+    assert found[128] > found[64] + 1
