@@ -243,6 +243,8 @@ def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
     for name in ("vocab", "merges"):
         if isinstance(model.get(name), list | dict) and len(model[name]) > MAX_VOCABULARY:
             raise ValueError(f"model.{name} has more than {MAX_VOCABULARY:,} entries")
+    if not isinstance(model.get("merges") or [], list):
+        raise ValueError("model.merges must be a list of pairs")
     for merge in model.get("merges") or ():
         if isinstance(merge, list) and not all(isinstance(one, str) and one for one in merge):
             raise ValueError(f"model.merges holds {merge!r:.60}; expected two pieces")

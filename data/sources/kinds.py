@@ -1,13 +1,10 @@
 """The table of kinds: what a source may be, in the order in which they are looked for."""
 
-import codecs
 import glob
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import ImageColor
 
 from data.sources import layouts, listed
 from data.sources.base import Source, counted, printable
@@ -92,27 +89,10 @@ def open_source(
 
 
 def _check(config: ReadingConfig) -> None:
-    """Raises ValueError for a setting that means nothing."""
+    """Raises ValueError for a kind that does not exist."""
     if config.kind and config.kind not in {kind.name for kind in KINDS}:
         names = ", ".join(kind.name for kind in KINDS)
         raise ValueError(f"no kind {config.kind!r} of source; there are: {names}")
-    if config.caption_encoding:
-        try:
-            codecs.lookup(config.caption_encoding)
-        except LookupError:
-            raise ValueError(
-                f"no encoding {config.caption_encoding!r}; try cp1252 or gbk"
-            ) from None
-    if "{}" not in config.caption_template:
-        raise ValueError(f"caption_template {config.caption_template!r} has no {{}} for the class")
-    if not 0 < config.max_bad_fraction <= 1:
-        raise ValueError(f"max_bad_fraction {config.max_bad_fraction} is not in 0 to 1")
-    try:
-        ImageColor.getrgb(config.background)
-    except ValueError:
-        raise ValueError(
-            f"background {config.background!r} is no colour; try white or #ffffff"
-        ) from None
 
 
 def _open(path: str, config: ReadingConfig) -> Source:

@@ -153,6 +153,7 @@ def test_where_training_never_showed_the_like_it_says_so_and_draws_training_capt
         if example["split"] == "tone":
             example["concept"] = "new " + example["concept"]
     (folder / "examples.jsonl").write_text("".join(json.dumps(e) + "\n" for e in changed))
+    (folder / "examples.i64").unlink()  # where the lines began before
     words = (run, FEW, "--half=all", "--max_prompts=5", "--splits=tone")
     text = evaluate(capsys, *words)
     assert "5 of them name things that training never showed" in text

@@ -34,21 +34,17 @@ def start(
 
 
 def start_both(*words: str, second: Sequence[str] = ()) -> list[subprocess.Popen]:
-    """A program in two processes of two devices each, which meet; `second`: more words for the
-    second of them."""
+    """A program in two processes of two devices each, which meet; `second`: words for the second of
+    them, in place of the same flags."""
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
     meeting = [f"--parallel.coordinator=localhost:{free_port()}", "--parallel.num_processes=2"]
+    own = {word.partition("=")[0] for word in second}
+    others = [*(word for word in words if word.partition("=")[0] not in own), *second]
     return [
         subprocess.Popen(
-            [
-                sys.executable,
-                *words,
-                *meeting,
-                f"--parallel.process_id={i}",
-                *(second if i else ()),
-            ],
+            [sys.executable, *(others if i else words), *meeting, f"--parallel.process_id={i}"],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,

@@ -97,12 +97,12 @@ def test_the_cross_entropy_stands_beside_the_objective(
         "image_tokens": jnp.asarray(random.integers(0, 20, (2, tiny.image_length))),
     }
 
-    def run(*more: float) -> tuple[float, float]:
-        loss = make_loss(model, (empty, empty == 0), 20, 0.3, 0.3, *more)
+    def run(**more: float) -> tuple[float, float]:
+        loss = make_loss(model, (empty, empty == 0), 20, 0.3, 0.3, **more)
         value, metrics = loss(params, batch, jax.random.split(jax.random.key(1), 2), None)
         return float(value), float(metrics["train/cross_entropy"])
 
-    objective, plain = run(smoothing, z_loss)
+    objective, plain = run(label_smoothing=smoothing, z_loss=z_loss)
     assert run() == (plain, plain)
     assert (objective == plain) == (not smoothing and not z_loss)
 
