@@ -195,7 +195,7 @@ def test_one_process_reads_every_row(config: ParallelConfig) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (ParallelConfig(fsdp=2), "pmap holds whole .* add --parallel.mode=mesh"),
+        (ParallelConfig(fsdp=2), "pmap holds it whole .* add --parallel.mode=mesh"),
         (ParallelConfig(mode="mesh", fsdp=3), "parallel.fsdp 3 .* does not divide 4 device"),
     ],
 )
