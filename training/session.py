@@ -51,7 +51,8 @@ def train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Train
     agreement.check(recipe.depends_on)
     check_keep_best(config.checkpoint, recipe.splits)
     largest = recipe.batch_shapes(max(make_plan(config.training).sizes))
-    check_room(parallel.shapes(make_state(config, recipe.init), devices), largest, devices)
+    create = make_state(config, recipe.init, recipe.players)
+    check_room(parallel.shapes(create, devices), largest, devices)
     read = lambda path: to_tree(load(type(config), path))  # noqa: E731
     folder, changes = processes.from_first(lambda: _open_folder(config, read))
     run = Run(Path(folder), devices, choose_micro_batch(config, recipe, devices))

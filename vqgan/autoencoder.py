@@ -18,7 +18,16 @@ from jaxtyping import Array, Float, Int, Key
 from model.layers import first_largest
 from vqgan import quantizer
 from vqgan.config import Resampling, VQGANConfig
-from vqgan.layers import Layer, Params, apply_plan, conv, init_conv, init_plan
+from vqgan.layers import (
+    Layer,
+    Params,
+    apply_plan,
+    conv,
+    head_features,
+    init_conv,
+    init_plan,
+    project_head,
+)
 
 Arrays = Array | np.ndarray
 PRECISION = "float32"
@@ -144,11 +153,24 @@ class Autoencoder:
 
     def paint(self, params: Params, latents: Float[Arrays, "b y x c"]) -> Float[Array, "b Y X 3"]:
         """The decoder on latents, quantised or not; float32, not clipped."""
+        return self.project(params, self.features(params, latents))
+
+    def features(
+        self, params: Params, latents: Float[Arrays, "b y x c"]
+    ) -> Float[Array, "b _ _ _"]:
+        """Input of the decoder's last convolution."""
         # Codes of unit length reach the decoder with unit variance.
         on_sphere = self.config.normalize_codes and not self.config.fsq_levels
         gain = self.config.code_dim**0.5 if on_sphere else 1.0
-        given = _as_jax((params["decoder"], gain * latents))
-        return apply_plan(decoder_plan(self.config), *given)
+        decoder, seen = _as_jax((params["decoder"], gain * latents))
+        *trunk, head = decoder_plan(self.config)
+        x = apply_plan(tuple(trunk), decoder, seen)
+        return head_features(head, decoder[head.name], x)
+
+    def project(self, params: Params, features: Float[Array, "b _ _ _"]) -> Float[Array, "b Y X 3"]:
+        """The decoder's last convolution, whose kernel is decoder/head/conv/kernel."""
+        head = decoder_plan(self.config)[-1]
+        return project_head(head, _as_jax(params["decoder"][head.name]), features)
 
     def encode(self, params: Params, pixels: Float[Arrays, "b Y X 3"]) -> Int[Array, "b n"]:
         """Image tokens of pictures in −1..1, row-major."""

@@ -154,6 +154,52 @@ class LossConfig:
     """Squared distance of codes to the latents they stand for."""
     commitment: float = 0.25
     """Squared distance of latents to their codes, seen by the encoder."""
+    adversarial: float = 0.0
+    """Weight of the discriminator's term, in shares of the gradient of the terms on pixels;
+    taming-transformers has 0.8. 0 = no discriminator, at no cost. It is for crisp textures, which
+    the other terms blur; PSNR falls with it."""
+    adversarial_from: int = 2000
+    """Updates before the discriminator and its term begin: half of the default training.steps,
+    after the codebook's start. In updates, so that a resume with more steps does not move it."""
+    adversarial_limit: float = 1e4
+    """Highest ratio of the two gradients that a picture's term is multiplied by."""
+
+    def __post_init__(self) -> None:
+        least = min(self.adversarial, self.adversarial_from)
+        if least < 0 or self.adversarial_limit <= 0:
+            raise ValueError(
+                f"loss.adversarial {self.adversarial} and adversarial_from "
+                f"{self.adversarial_from} cannot be negative, adversarial_limit "
+                f"{self.adversarial_limit} must be positive"
+            )
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The second player, used where loss.adversarial is not 0: it tells pictures from their
+    reconstructions, patch by patch (PatchGAN; Isola et al. 2016, arXiv:1611.07004)."""
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    """Channels of each level; every level halves the resolution. Three levels judge patches of 38 ×
+    38 pixels."""
+    learning_rate: float = 5e-4
+    """Highest learning rate of its own Adam; its course is that of optim."""
+    beta1: float = 0.5
+    """Momentum: less than the autoencoder's, whose reconstructions change under it."""
+    beta2: float = 0.9
+    """Decay of the mean of squared gradients."""
+
+    def __post_init__(self) -> None:
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(
+                f"discriminator.channels must be one or more numbers of at least 1, not "
+                f"{self.channels}"
+            )
+        if self.learning_rate < 0 or not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(
+                f"discriminator.learning_rate {self.learning_rate} cannot be negative, beta1 "
+                f"{self.beta1} and beta2 {self.beta2} must lie in 0..1, below 1"
+            )
 
 
 @dataclass(frozen=True)

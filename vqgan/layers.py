@@ -172,9 +172,18 @@ def _init_head(layer: Layer, key: Key[Array, ""]) -> Params:
     return {"norm": init_norm(layer.norm, layer.c_in), "conv": _init_unfold(layer, key)}
 
 
+def head_features(layer: Layer, params: Params, x: Picture) -> Picture:
+    """Input of a head's convolution."""
+    return jax.nn.silu(NORMS[layer.norm](params["norm"], x))
+
+
+def project_head(layer: Layer, params: Params, features: Picture) -> Picture:
+    """Output of a head from the input of its convolution."""
+    return unfold(conv(params["conv"], features), layer.factor)
+
+
 def _apply_head(layer: Layer, params: Params, x: Picture) -> Picture:
-    normed = jax.nn.silu(NORMS[layer.norm](params["norm"], x))
-    return unfold(conv(params["conv"], normed), layer.factor)
+    return project_head(layer, params, head_features(layer, params, x))
 
 
 def _init_block(layer: Layer, key: Key[Array, ""]) -> Params:

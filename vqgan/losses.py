@@ -1,7 +1,7 @@
 """What makes a reconstruction good: weighted L1 and L2, edges, hue, structure.
 
 Plain error alone paints rare hues grey-brown and outlines soft: a drawing is mostly white, black
-and skin. No discriminator yet; it would be one more term here.
+and skin. A discriminator's term is added in vqgan/adversarial.py.
 """
 
 import jax.numpy as jnp

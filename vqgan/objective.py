@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key, UInt8
 
 from vqgan import metrics, quantizer
+from vqgan.adversarial import Opponent
 from vqgan.autoencoder import Autoencoder
 from vqgan.config import LossConfig
 from vqgan.layers import Params
@@ -25,13 +26,48 @@ def to_float(pixels: UInt8[Array, "*b y x 3"]) -> Float[Array, "*b y x 3"]:
     return pixels.astype(jnp.float32) / 127.5 - 1
 
 
-def make_loss(autoencoder: Autoencoder, config: LossConfig, warmup_steps: int) -> Loss:
-    """The training loss of a batch {"pixels" uint8}.
+class Painted(NamedTuple):
+    """Pictures through the autoencoder, as it is trained."""
+
+    quantized: quantizer.Quantized
+    is_quantized: Any
+    """Whether the decoder saw codes."""
+    features: Array
+    """Input of the decoder's last convolution."""
+    reconstruction: Array
+
+
+def make_painting(autoencoder: Autoencoder, warmup_steps: int) -> Callable[..., Painted]:
+    """A function of (parameters, pixels in −1..1, finished updates).
 
     In the first `warmup_steps` updates nothing is quantised: the decoder sees the latents
-    themselves. A grid of fsq is there from the first update on and pulls nothing. The perplexity is
-    not of one micro-batch: a Partial, it is taken of the mean shares of the codes. Nothing is drawn
-    at random: the keys that the training step gives are for other losses.
+    themselves. A grid of fsq is there from the first update on.
+    """
+    is_grid = autoencoder.config.lookup == "fsq"
+
+    def paint(params: Params, pixels: Array, step: Array) -> Painted:
+        latents = autoencoder.latents(params, pixels)
+        quantized = quantizer.quantize(autoencoder.codes(params), latents)
+        is_quantized = is_grid | (step >= warmup_steps)
+        features = autoencoder.features(params, jnp.where(is_quantized, quantized.latents, latents))
+        reconstruction = autoencoder.project(params, features)
+        return Painted(quantized, is_quantized, features, reconstruction)
+
+    return paint
+
+
+def make_loss(
+    autoencoder: Autoencoder,
+    config: LossConfig,
+    warmup_steps: int,
+    opponent: Opponent | None = None,
+) -> Loss:
+    """The training loss of a batch {"pixels" uint8}, with a discriminator's term where there is an
+    `opponent`.
+
+    A grid of fsq pulls nothing. The perplexity is not of one micro-batch: a Partial, it is taken of
+    the mean shares of the codes. Nothing is drawn at random: the keys that the training step gives
+    are for other losses.
 
     Raises:
         ValueError: for a lookup by a classifier, which would not learn here.
@@ -39,16 +75,13 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig, warmup_steps: int) -
     is_grid = autoencoder.config.lookup == "fsq"
     if autoencoder.config.lookup == "classifier":
         raise ValueError("model.lookup classifier is only read from elsewhere; train with nearest")
+    paint = make_painting(autoencoder, warmup_steps)
 
     def loss(
         params: Params, batch: Batch, keys: Key[Array, " b"], moment: Any
     ) -> tuple[Array, dict]:
         pixels = to_float(batch["pixels"])
-        latents = autoencoder.latents(params, pixels)
-        quantized = quantizer.quantize(autoencoder.codes(params), latents)
-        is_quantized = is_grid | (moment.step >= warmup_steps)
-        seen = jnp.where(is_quantized, quantized.latents, latents)
-        reconstruction = autoencoder.paint(params, seen)
+        quantized, is_quantized, features, reconstruction = paint(params, pixels, moment.step)
 
         painted = reconstruction_loss(pixels, reconstruction, config)
         pull = (
@@ -57,11 +90,18 @@ def make_loss(autoencoder: Autoencoder, config: LossConfig, warmup_steps: int) -
         )
         total = painted if is_grid else painted + is_quantized * pull
         counts = quantizer.count(quantized.tokens, autoencoder.config.codebook_size)
+        told = {}
+        if opponent is not None:
+            is_on = moment.step >= config.adversarial_from
+            term = opponent.term(params, moment.players, is_on, pixels, features, reconstruction)
+            total += term.value
+            told = {"train/adversarial_loss": term.loss, "train/adversarial_weight": term.weight}
         return total, {
             "train/reconstruction_loss": painted,
             "train/code_distance": quantized.commitment_loss,
             "train/perplexity": Partial(quantizer.perplexity, counts / counts.sum()),
             "train/psnr": metrics.psnr(pixels, reconstruction).mean(),
+            **told,
         }
 
     return loss

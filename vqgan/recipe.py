@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from data.batches import order
 from data.reading import read_pictures, tell_skipped, write_bad_samples
 from data.sources import ReadingConfig, open_source
 from data.splits import TRAIN, split_of
+from optim.optimizers import make_optimizer
+from optim.schedules import make_schedule
 from training import parallel
 from training.batching import BatchPlan, make_plan
 from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
@@ -22,19 +24,27 @@ from training.devices import Devices
 from training.flops import count_flops
 from training.loop import Hook
 from training.metrics import Costs, peak_flops
+from training.players import Player
 from training.recipe import BatchAt, Between, Recipe, Run, Shapes
 from training.state import TrainState
-from vqgan import model_card, pretrained
+from vqgan import adversarial, discriminator, model_card
 from vqgan.autoencoder import Autoencoder, build
-from vqgan.config import LossConfig, QuantizerConfig, VQGANConfig
+from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
 from vqgan.finetuning import fit, keeps_codebook
 from vqgan.layers import Params
-from vqgan.objective import make_codebook_care, make_loss, make_reconstruction
+from vqgan.objective import (
+    make_codebook_care,
+    make_loss,
+    make_painting,
+    make_reconstruction,
+    to_float,
+)
 from vqgan.pictures import Pictures, PictureStream, make_figures, spread, write_grid
+from vqgan.releasing import release
 
 GRID_PICTURES = 64
-JUDGED = 4000  # training pictures that the card's figures are of, at most
 HELD_OUT = 0.05
+JUDGED = 4000  # training pictures that the card's figures are of, at most
 LAST = 0.9  # share of the updates after which codes stay where they are
 
 
@@ -102,13 +112,34 @@ class VQGANRunConfig(RunConfig):
     """The pictures."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """The second player, where loss.adversarial is not 0."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     """Start and care of the codebook."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.model.lookup == "fsq":
-            return
+        if self.loss.adversarial:
+            self._check_adversarial()
+        if self.model.lookup != "fsq":
+            self._check_codebook()
+
+    def _check_adversarial(self) -> None:
+        begin, steps = self.loss.adversarial_from, self.training.steps
+        if begin >= steps:
+            raise ValueError(
+                f"loss.adversarial_from {begin} leaves none of the {steps} training.steps to learn "
+                f"against the discriminator; try --loss.adversarial_from={steps // 2}"
+            )
+        side, levels = self.model.image_size, len(self.discriminator.channels)
+        if side % 2**levels:
+            most = (side & -side).bit_length() - 1
+            raise ValueError(
+                f"discriminator.channels has {levels} levels, each of half the size, and "
+                f"model.image_size {side} can be halved {most} times; name {most or 'no'} channels"
+            )
+
+    def _check_codebook(self) -> None:
         warmup, steps = self.quantizer.warmup_steps, self.training.steps
         if warmup >= steps:
             raise ValueError(
@@ -129,6 +160,12 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
     sets, skipped = read_sets(config.data, config.model.image_size)
     autoencoder = build(config.model)
     stream = PictureStream(sets[TRAIN], order, config.seed)
+    warmup, players = config.quantizer.warmup_steps, {}
+    opponent = None
+    if config.loss.adversarial:
+        opponent = adversarial.Opponent(autoencoder, config.loss, config.discriminator)
+        players[adversarial.NAME] = make_discriminator(config, autoencoder)
+    loss = make_loss(autoencoder, config.loss, warmup, opponent)
     card = lambda run: run.folder / "vqgan" / model_card.FILE  # noqa: E731
 
     def prepare(run: Run) -> None:
@@ -138,11 +175,13 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
     def finish(run: Run, state: TrainState) -> None:
         params = None if card(run).is_file() else parallel.on_first_device(state.weights)
         if params is not None and run.devices.is_first:
-            release(config.model, autoencoder, params, sets, run.folder)
+            judged = {**sets, TRAIN: spread([sets[TRAIN]], JUDGED)}
+            release(config.model, autoencoder, params, judged, run.folder)
 
     return Recipe(
         init=autoencoder.init,
-        loss=make_loss(autoencoder, config.loss, config.quantizer.warmup_steps),
+        loss=loss,
+        players=players,
         open_batches=partial(open_batches, stream, config.training.shift),
         batch_shapes=partial(batch_shapes, config.model),
         depends_on={"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()},
@@ -154,6 +193,32 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         costs=partial(count_costs, autoencoder),
         start_from=partial(start_from, config.model),
         finish=finish,
+    )
+
+
+def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Player:
+    """The discriminator as a player, with an Adam of its own on the course of `optim`."""
+    settings = config.discriminator
+    optim = replace(
+        config.optim,
+        name="adam",
+        learning_rate=settings.learning_rate,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        weight_decay=0.0,
+        nesterov=False,
+        freeze=(),
+        train_only=(),
+    )
+    paint = make_painting(autoencoder, config.quantizer.warmup_steps)
+    reconstruct = lambda params, pixels, moment: paint(params, pixels, moment.step).reconstruction  # noqa: E731
+    examples_at = make_plan(config.training).examples
+    return Player(
+        init=partial(discriminator.init, settings),
+        loss=adversarial.make_discriminator_loss(settings, reconstruct, to_float),
+        optimizer=make_optimizer(optim),
+        schedule=make_schedule(optim, config.training.steps, examples_at),
+        first_step=config.loss.adversarial_from,
     )
 
 
@@ -276,21 +341,3 @@ def make_hooks(
         return {"reconstructions": path}
 
     return [Hook(training.eval_every, evaluate), Hook(training.grid_every, draw)]
-
-
-def release(
-    model: VQGANConfig,
-    autoencoder: Autoencoder,
-    params: Params,
-    sets: Mapping[str, Pictures],
-    folder: Path,
-) -> None:
-    """Write RUN/vqgan, and judge what was written: float16 weights, every held-out picture and
-    some of the training pictures."""
-    out = folder / "vqgan"
-    pretrained.save(out, model, params)
-    _, params = pretrained.load(out)
-    judged = {**sets, TRAIN: spread([sets[TRAIN]], JUDGED)}
-    figures = make_figures(make_reconstruction(autoencoder), judged, model.codebook_size)(params)
-    model_card.write(out, folder, model, figures, {k: len(v) for k, v in judged.items()})
-    print(f"{out}: PSNR {figures['eval/all/psnr']:.2f} dB, SSIM {figures['eval/all/ssim']:.4f}")

@@ -13,7 +13,7 @@ from config import from_yaml
 from optim.config import OptimConfig
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
-from training import metrics, parallel
+from training import metrics, parallel, session
 from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig
 from training.players import MODEL, Player
 from training.recipe import Recipe
@@ -53,6 +53,14 @@ def batch(n: int = 0) -> dict[str, np.ndarray]:
     return {"target": target, "example_index": np.arange(8, dtype=np.int32)}
 
 
+RECIPE = Recipe(
+    init=lambda key: {"x": jax.random.normal(key, (4,))},
+    loss=model_loss,
+    open_batches=lambda plan, devices: batch,
+    batch_shapes=lambda size: {},
+    depends_on={},
+    players={"critic": critic()},
+)
 LAYOUTS = [
     ParallelConfig(devices=1),
     ParallelConfig(devices=4),
@@ -138,6 +146,24 @@ def test_neither_moves_where_one_would_become_nan(who: str) -> None:
     )
 
 
+def test_the_room_that_is_checked_has_a_place_for_players(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[TrainState] = []
+
+    class Checked(Exception):  # noqa: N818
+        pass
+
+    def check(state: TrainState, *more: Any) -> None:
+        checked.append(state)
+        raise Checked
+
+    monkeypatch.setattr(session, "check_room", check)
+    with pytest.raises(Checked):
+        train(RunConfig(output_dir=str(tmp_path)), lambda config: RECIPE, from_yaml)
+    assert set(checked[0].players or {}) == {"critic"}
+
+
 def test_a_run_with_two_players_resumes_bit_for_bit(tmp_path: Path) -> None:
     def run(folder: Path, steps: int) -> TrainState:
         config = RunConfig(
@@ -148,16 +174,8 @@ def test_a_run_with_two_players_resumes_bit_for_bit(tmp_path: Path) -> None:
             training=TrainingConfig(steps=steps, batch_size=8),
             checkpoint=CheckpointConfig(every=5),
         )
-        return train(config, lambda config: recipe, from_yaml)
+        return train(config, lambda config: RECIPE, from_yaml)
 
-    recipe = Recipe(
-        init=lambda key: {"x": jax.random.normal(key, (4,))},
-        loss=model_loss,
-        open_batches=lambda plan, devices: batch,
-        batch_shapes=lambda size: {},
-        depends_on={},
-        players={"critic": critic()},
-    )
     straight = run(tmp_path / "straight", 10)
     run(tmp_path / "resumed", 5)
     resumed = run(tmp_path / "resumed", 10)

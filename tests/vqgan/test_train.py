@@ -3,21 +3,24 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from config import from_yaml
 from optim.config import OptimConfig
 from training.config import CheckpointConfig
+from training.session import train
 from training.step import Moment
 from vqgan import pretrained
 from vqgan.autoencoder import build
-from vqgan.config import LossConfig, QuantizerConfig
+from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig
 from vqgan.losses import reconstruction_loss
 from vqgan.objective import make_codebook_care, make_loss, to_float
-from vqgan.recipe import PicturesConfig, PictureTraining, VQGANRunConfig
+from vqgan.recipe import PicturesConfig, PictureTraining, VQGANRunConfig, make_recipe
 from vqgan.train import main
 
 
@@ -228,3 +231,64 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
 def test_levels_and_sizes_of_a_grid_agree(grid_config, changes, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(grid_config.model, **changes)
+
+
+@pytest.fixture
+def game_config(run_config):
+    return dataclasses.replace(
+        run_config,
+        loss=LossConfig(adversarial=0.8, adversarial_from=2),
+        discriminator=DiscriminatorConfig(channels=(4, 8)),
+    )
+
+
+def last_state(config):
+    return train(config, make_recipe, from_yaml)
+
+
+def test_both_players_move_and_resume_bit_for_bit(game_config, tmp_path):
+    straight = last_state(game_config)
+    player = straight.players["discriminator"]
+    first = make_recipe(game_config).players["discriminator"].init(jax.random.key(0))
+    assert jax.tree.structure(player.params) == jax.tree.structure(first)
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "run", stopped)
+    for name in ("checkpoints/6", "vqgan", "grids"):
+        shutil.rmtree(stopped / name)
+    resumed = last_state(dataclasses.replace(game_config, output_dir=str(stopped)))
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+
+    rows = metrics(tmp_path / "run")
+    assert rows == metrics(stopped)
+    names = ("loss", "right_on_real", "right_on_fake", "norm/grad")
+    for name in (f"discriminator/{name}" for name in names):
+        assert [row[name] is None for row in rows] == [True, True, False, False, False, False]
+    assert [row["train/adversarial_weight"] > 0 for row in rows] == [False] * 2 + [True] * 4
+    assert len({row["discriminator/loss"] for row in rows[2:]}) == 4
+    _, released = pretrained.load(tmp_path / "run" / "vqgan")
+    assert set(released) == {"encoder", "decoder", "codebook"}
+
+
+def test_without_weight_there_is_no_second_player(run_config, game_config):
+    none = LossConfig(adversarial=0.0, adversarial_from=10**6)
+    off = dataclasses.replace(game_config, loss=none)
+    assert make_recipe(off).players == {}
+    state = last_state(dataclasses.replace(off, output_dir=f"{off.output_dir}_off"))
+    assert state.players is None
+    main(run_config)
+    rows = metrics(Path(run_config.output_dir))
+    assert rows == metrics(Path(f"{off.output_dir}_off"))
+    assert not any("discriminator" in name or "adversarial" in name for name in rows[-1])
+
+
+@pytest.mark.parametrize(
+    ("loss", "channels", "said"),
+    [
+        (LossConfig(adversarial=0.8, adversarial_from=6), (4,), "try --loss.adversarial_from=3"),
+        (LossConfig(adversarial=0.8, adversarial_from=0), (4,) * 5, "halved 4 times; name 4 "),
+    ],
+)
+def test_a_discriminator_that_cannot_play_is_refused(run_config, loss, channels, said):
+    layout = DiscriminatorConfig(channels=channels)
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(run_config, loss=loss, discriminator=layout)

@@ -1,0 +1,279 @@
+"""The discriminator of patches, its losses, and the weight of its term in the autoencoder's."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optim.config import OptimConfig
+from optim.optimizers import make_optimizer
+from training import parallel
+from training.config import ParallelConfig
+from training.players import Player
+from training.state import TrainState
+from training.step import Moment, make_train_step
+from vqgan import adversarial, discriminator, objective, quantizer
+from vqgan.adversarial import NAME, Opponent, adaptive_weights, kernel_norms
+from vqgan.autoencoder import build
+from vqgan.config import DiscriminatorConfig, LossConfig
+from vqgan.losses import reconstruction_loss
+
+LAYOUT = DiscriminatorConfig(channels=(4, 8))
+SIDE = 16
+LIMITED = 0.05  # the pictures below have ratios on both sides of it
+
+
+def picture_batch(rows=8):
+    pixels = np.random.default_rng(0).integers(0, 255, (rows, SIDE, SIDE, 3), dtype=np.uint8)
+    pixels[: rows // 2] //= 8  # dark ones have other gradients
+    return {"pixels": pixels, "example_index": np.arange(rows, dtype=np.int32)}
+
+
+def random_params(layout=LAYOUT):
+    return discriminator.init(layout, jax.random.key(5))
+
+
+@pytest.mark.parametrize("channels", [(3,), (4, 8), (4, 8, 16)])
+def test_there_is_a_logit_for_each_patch(channels):
+    layout = DiscriminatorConfig(channels=channels)
+    pixels = jnp.zeros((2, 16, 32, 3))
+    logits = discriminator.apply(layout, random_params(layout), pixels)
+    levels = len(channels)
+    assert logits.shape == (2, 16 // 2**levels, 32 // 2**levels)
+
+
+def test_a_level_is_patchgan_s_convolution_of_4_by_4_and_stride_2():
+    layout = DiscriminatorConfig(channels=(5,))
+    params = random_params(layout)
+    pixels = jax.random.normal(jax.random.key(0), (2, SIDE, SIDE, 3))
+    folded = params["level_0"]["conv"]["kernel"].reshape(2, 2, 2, 2, 3, 5)
+    kernel = folded.transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, 3, 5)
+    hidden = jax.lax.conv_general_dilated(
+        pixels, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    hidden = jnp.where(hidden > 0, hidden, 0.2 * hidden)
+    logits = jax.lax.conv_general_dilated(
+        *(hidden, params["logit"]["kernel"], (1, 1), "SAME"),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )[..., 0]
+    found = discriminator.apply(layout, params, pixels)
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_logit_sees_its_patch_of_38_pixels_and_no_other_picture():
+    layout = DiscriminatorConfig()
+    params = random_params(layout)
+    centre = lambda x: discriminator.apply(layout, params, x)[0, 4, 4]  # noqa: E731
+    seen = jax.grad(centre)(jax.random.normal(jax.random.key(0), (2, 64, 64, 3)))
+    rows, columns = np.nonzero(np.abs(seen[0]).sum(-1))
+    assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == 38
+    assert not np.any(seen[1])
+
+
+def test_hinge_losses_are_those_of_numpy():
+    random = np.random.default_rng(0)
+    real, fake = random.normal(0, 2, (2, 3, 4, 4)).astype(np.float32)
+    expected = (np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean()) / 2
+    of_numpy, (real, fake) = (real, fake), map(jnp.asarray, (real, fake))
+    assert discriminator.hinge_loss(real, fake) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(
+        discriminator.generator_loss(fake), -of_numpy[1].reshape(3, -1).mean(1), rtol=1e-4
+    )
+    shares = discriminator.share_right(real, fake)
+    assert np.allclose(shares, [(of_numpy[0] > 0).mean(), (of_numpy[1] < 0).mean()])
+    assert discriminator.hinge_loss(0 * real, 0 * fake) == 1
+
+
+def test_weights_are_ratios_of_norms_within_the_limit():
+    config = LossConfig(adversarial=0.5, adversarial_limit=10.0)
+    pixels, patches = jnp.array([3.0, 1.0, 0.0]), jnp.array([2.0, 0.0, 1.0])
+    found = adaptive_weights(pixels, patches, config)
+    np.testing.assert_allclose(found, [0.5 * 3 / 2.0001, 0.5 * 10, 0.0], rtol=1e-6)
+
+
+@pytest.fixture
+def game(tiny_vqgan):
+    config = LossConfig(adversarial=0.8, adversarial_from=0)
+    autoencoder = build(tiny_vqgan)
+    return autoencoder, config, Opponent(autoencoder, config, LAYOUT)
+
+
+def moment_of(step, params):
+    return Moment(jnp.int32(step), {"model": params, NAME: random_params()})
+
+
+def test_a_picture_s_norm_is_that_of_the_last_kernel_s_gradient(game):
+    autoencoder, config, _ = game
+    params = autoencoder.init(jax.random.key(0))
+    pixels = objective.to_float(jnp.asarray(picture_batch()["pixels"]))
+    latents = autoencoder.latents(params, pixels)
+
+    def loss_of_last(kernel, i):
+        decoder = params["decoder"]
+        conv = {**decoder["head"]["conv"], "kernel": kernel}
+        changed = {**decoder, "head": {**decoder["head"], "conv": conv}}
+        painted = autoencoder.paint({**params, "decoder": changed}, latents[i : i + 1])
+        return reconstruction_loss(pixels[i : i + 1], painted, config)
+
+    kernel = params["decoder"]["head"]["conv"]["kernel"]
+    expected = [np.linalg.norm(jax.grad(loss_of_last)(kernel, i)) for i in range(8)]
+    features = autoencoder.features(params, latents)
+    painted = autoencoder.project(params, features)
+    pull = jax.grad(lambda x: len(pixels) * reconstruction_loss(pixels, x, config))(painted)
+    found = kernel_norms(autoencoder, params, features, pull)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_weighted_terms(game):
+    """By plain differentiation, with the weights as constants."""
+    autoencoder, config, opponent = game
+    params = autoencoder.init(jax.random.key(0))
+    moment, batch = moment_of(0, params), picture_batch()
+    batch = {name: jnp.asarray(values) for name, values in batch.items()}
+    keys = jax.random.split(jax.random.key(1), 8)
+    with_term = objective.make_loss(autoencoder, config, 0, opponent)
+    without = objective.make_loss(autoencoder, config, 0)
+    pixels = objective.to_float(batch["pixels"])
+    paint = objective.make_painting(autoencoder, 0)
+
+    def losses(params):
+        painted = paint(params, pixels, 0).reconstruction
+        return discriminator.generator_loss(
+            discriminator.apply(LAYOUT, moment.players[NAME], painted)
+        )
+
+    def by_hand(params, weights):
+        return without(params, batch, keys, moment)[0] + (weights * losses(params)).mean()
+
+    painted = paint(params, pixels, 0)
+    on_pixels = lambda x: 8 * reconstruction_loss(pixels, x, config)  # noqa: E731
+    on_patches = lambda x: discriminator.generator_loss(  # noqa: E731
+        discriminator.apply(LAYOUT, moment.players[NAME], x)
+    ).sum()
+    norms = [
+        kernel_norms(autoencoder, params, painted.features, jax.grad(f)(painted.reconstruction))
+        for f in (on_pixels, on_patches)
+    ]
+    weights = adaptive_weights(*norms, config)
+    assert np.ptp(weights) > 0.01
+    expected = jax.value_and_grad(by_hand)(params, weights)
+    (value, told), grads = jax.value_and_grad(with_term, has_aux=True)(params, batch, keys, moment)
+    assert value == pytest.approx(float(expected[0]), rel=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6), grads, expected[1])
+    assert told["train/adversarial_weight"] == pytest.approx(float(weights.mean()), rel=1e-5)
+    assert told["train/adversarial_loss"] == pytest.approx(float(losses(params).mean()), rel=1e-5)
+
+
+def test_before_its_first_step_the_term_changes_nothing(game):
+    autoencoder, _, _ = game
+    config = LossConfig(adversarial=0.8, adversarial_from=3)
+    params = autoencoder.init(jax.random.key(0))
+    batch = {name: jnp.asarray(values) for name, values in picture_batch().items()}
+    keys = jax.random.split(jax.random.key(1), 8)
+    with_term = objective.make_loss(autoencoder, config, 0, Opponent(autoencoder, config, LAYOUT))
+    without = objective.make_loss(autoencoder, config, 0)
+
+    def both(step):
+        given = batch, keys, moment_of(step, params)
+        return [jax.value_and_grad(f, has_aux=True)(params, *given) for f in (with_term, without)]
+
+    ((value, told), grads), ((plain, _), plain_grads) = both(2)
+    assert value == plain
+    jax.tree.map(np.testing.assert_array_equal, grads, plain_grads)
+    assert told["train/adversarial_weight"] == 0
+    assert np.isnan(told["train/adversarial_loss"])
+    ((value, told), _), ((plain, _), _) = both(3)
+    assert value != plain
+    assert told["train/adversarial_weight"] > 0
+
+
+def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
+    """Bit for bit that of quantised latents painted at once."""
+    autoencoder, config = build(tiny_vqgan), LossConfig()
+    params = autoencoder.init(jax.random.key(0))
+    batch = {name: jnp.asarray(values) for name, values in picture_batch().items()}
+    keys = jax.random.split(jax.random.key(1), 8)
+
+    def before(params, batch, keys, moment):
+        pixels = objective.to_float(batch["pixels"])
+        latents = autoencoder.latents(params, pixels)
+        quantized = quantizer.quantize(autoencoder.codes(params), latents)
+        is_quantized = moment.step >= 1
+        painted = autoencoder.paint(params, jnp.where(is_quantized, quantized.latents, latents))
+        pull = (
+            config.codebook * quantized.codebook_loss
+            + config.commitment * quantized.commitment_loss
+        )
+        return reconstruction_loss(pixels, painted, config) + is_quantized * pull
+
+    now = lambda *given: objective.make_loss(autoencoder, config, 1)(*given)[0]  # noqa: E731
+    for step in (0, 1):
+        given = params, batch, keys, Moment(jnp.int32(step))
+        one, other = (jax.jit(jax.value_and_grad(f))(*given) for f in (now, before))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def update(autoencoder, config, micro_batches, devices):
+    """The state and the metrics of two updates of both players."""
+    places = parallel.start(devices)
+    optimizer = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, beta1=0.0))
+    rate = lambda step: jnp.float32(1e-2)  # noqa: E731
+    loss = objective.make_loss(autoencoder, config, 0, Opponent(autoencoder, config, LAYOUT))
+    paint = objective.make_painting(autoencoder, 0)
+    own = adversarial.make_discriminator_loss(
+        LAYOUT, lambda p, x, moment: paint(p, x, moment.step).reconstruction, objective.to_float
+    )
+    players = {
+        NAME: Player(
+            partial(discriminator.init, LAYOUT),
+            parallel.gather_before(own, places),
+            *(optimizer, rate, 1),
+        )
+    }
+    step = make_train_step(
+        parallel.gather_before(loss, places),
+        *(optimizer, rate, micro_batches, parallel.mean_over(places)),
+        players=players,
+    )
+    create = partial(TrainState.create, autoencoder.init, optimizer, 0, players=players)
+    state, compiled = parallel.create(create, places), parallel.compile_step(step, places)
+    for _ in range(2):
+        state, metrics = compiled(state, picture_batch())
+    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    return parallel.on_first_device((state.params, state.players)), metrics
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "devices"),
+    [
+        (4, ParallelConfig(devices=1)),
+        (2, ParallelConfig(devices=2)),
+        (1, ParallelConfig(mode="mesh", fsdp=2)),
+    ],
+)
+def test_micro_batches_and_devices_make_no_difference(tiny_vqgan, micro_batches, devices):
+    config = LossConfig(adversarial=0.8, adversarial_from=1, adversarial_limit=LIMITED)
+    autoencoder = build(tiny_vqgan)
+    whole, expected = update(autoencoder, config, 1, ParallelConfig(devices=1))
+    assert 0 < expected["train/adversarial_weight"] < 0.8 * LIMITED
+    found, metrics = update(autoencoder, config, micro_batches, devices)
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, whole)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: LossConfig(adversarial=-1.0), r"loss\.adversarial -1\.0"),
+        (lambda: LossConfig(adversarial_limit=0.0), "adversarial_limit 0.0 must be positive"),
+        (lambda: DiscriminatorConfig(channels=()), "one or more numbers"),
+        (lambda: DiscriminatorConfig(channels=(8, 0)), "at least 1, not"),
+        (lambda: DiscriminatorConfig(learning_rate=-1.0), "learning_rate -1.0"),
+        (lambda: DiscriminatorConfig(beta2=1.0), "beta2 1.0"),
+    ],
+)
+def test_settings_that_make_no_game_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

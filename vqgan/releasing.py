@@ -1,0 +1,28 @@
+"""The folder that a finished run releases, judged as it was written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vqgan import model_card, pretrained
+from vqgan.autoencoder import Autoencoder
+from vqgan.config import VQGANConfig
+from vqgan.layers import Params
+from vqgan.objective import make_reconstruction
+from vqgan.pictures import Pictures, make_figures
+
+
+def release(
+    model: VQGANConfig,
+    autoencoder: Autoencoder,
+    params: Params,
+    sets: Mapping[str, Pictures],
+    folder: Path,
+) -> None:
+    """Write FOLDER/vqgan with a card, whose figures are those of the pictures in `sets` and of the
+    float16 weights that were written."""
+    out = folder / "vqgan"
+    pretrained.save(out, model, params)
+    _, params = pretrained.load(out)
+    figures = make_figures(make_reconstruction(autoencoder), sets, model.codebook_size)(params)
+    model_card.write(out, folder, model, figures, {k: len(v) for k, v in sets.items()})
+    print(f"{out}: PSNR {figures['eval/all/psnr']:.2f} dB, SSIM {figures['eval/all/ssim']:.4f}")
