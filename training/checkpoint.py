@@ -32,7 +32,8 @@ from training.state import TrainState
 Tell = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
 T = TypeVar("T")
-OPTIONAL = (".loss_scale", ".guard")  # parts of a state that may begin or end within a run
+OPTIONAL = (".loss_scale", ".guard", ".players")
+"""Parts of a state that may begin or end within a run."""
 WAIT_BELOW = 256 * 2**20
 """Bytes a process has to write below which training waits until they are on the disk: a kill then
 costs at most the updates since the last save. More is written while training goes on, and a kill
@@ -227,8 +228,8 @@ class Checkpoints:
     def restore(self, like: TrainState, step: int) -> TrainState:
         """The state of a step, placed like `like`, of arrays or shapes that know their shardings.
 
-        Where a loss scale or a guard begins with this run, or has another size in it, `like` has
-        arrays of it, which are taken; averages begin as the parameters.
+        Where a loss scale, a guard or players begin with this run, or have another size in it,
+        `like` has arrays of them, which are taken; averages begin as the parameters.
 
         Raises:
             ValueError: it is of another shape; DamagedError: naming the array that is.

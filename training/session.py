@@ -174,8 +174,9 @@ class _Session:
     def _like(self) -> TrainState:
         """Shapes and shardings of a state; only what may begin within a run has values."""
         devices, create = self._run.devices, self._create
-        scale, guard = parallel.create(lambda: (create().loss_scale, create().guard), devices)
-        return parallel.shapes(create, devices)._replace(loss_scale=scale, guard=guard)
+        names = ("loss_scale", "guard", "players")
+        begun = parallel.create(lambda: {n: getattr(create(), n) for n in names}, devices)
+        return parallel.shapes(create, devices)._replace(**begun)
 
     def _loop(
         self, state: TrainState, supervisor: Supervisor, stop: StopSignal, traced: Hook

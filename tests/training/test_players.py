@@ -164,21 +164,39 @@ def test_the_room_that_is_checked_has_a_place_for_players(
     assert set(checked[0].players or {}) == {"critic"}
 
 
-def test_a_run_with_two_players_resumes_bit_for_bit(tmp_path: Path) -> None:
-    def run(folder: Path, steps: int) -> TrainState:
-        config = RunConfig(
-            output_dir=str(folder),
-            optim=OptimConfig(
-                learning_rate=1e-2, warmup_steps=0, decay_fraction=0.0, ema_decay=0.9
-            ),
-            training=TrainingConfig(steps=steps, batch_size=8),
-            checkpoint=CheckpointConfig(every=5),
-        )
-        return train(config, lambda config: RECIPE, from_yaml)
+def run(folder: Path, steps: int, recipe: Recipe = RECIPE) -> TrainState:
+    """The state after so many updates, saved every 5."""
+    config = RunConfig(
+        output_dir=str(folder),
+        optim=OptimConfig(learning_rate=1e-2, warmup_steps=0, decay_fraction=0.0, ema_decay=0.9),
+        training=TrainingConfig(steps=steps, batch_size=8),
+        checkpoint=CheckpointConfig(every=5),
+    )
+    return train(config, lambda config: recipe, from_yaml)
 
+
+def test_a_run_with_two_players_resumes_bit_for_bit(tmp_path: Path) -> None:
     straight = run(tmp_path / "straight", 10)
     run(tmp_path / "resumed", 5)
     resumed = run(tmp_path / "resumed", 10)
     jax.tree.map(np.testing.assert_array_equal, resumed, straight)
     rows = metrics.read(tmp_path / "resumed" / "metrics.jsonl")
     assert [row["critic/loss"] is None for row in rows] == [n < FIRST for n in range(10)]
+
+
+def test_a_player_may_begin_or_end_where_a_run_is_resumed(tmp_path: Path) -> None:
+    def alone_loss(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
+        return jnp.square(params["x"]).sum(), {}
+
+    alone = dataclasses.replace(RECIPE, players={}, loss=alone_loss)
+    before = run(tmp_path, 5, alone)
+    assert before.players is None
+    both = run(tmp_path, 6)
+    assert both.players is not None
+    first = critic().init(jax.random.key(0))["y"]
+    moved = np.asarray(both.players["critic"].params["y"])
+    assert np.all(moved != first)
+    assert np.all(np.abs(moved - first) < 3)
+    again = run(tmp_path, 7, alone)
+    assert again.players is None
+    assert int(again.step) == 7

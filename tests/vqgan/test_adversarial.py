@@ -152,11 +152,9 @@ def test_the_gradient_is_that_of_the_weighted_terms(game):
     on_patches = lambda x: discriminator.generator_loss(  # noqa: E731
         discriminator.apply(LAYOUT, moment.players[NAME], x)
     ).sum()
-    norms = [
-        kernel_norms(autoencoder, params, painted.features, jax.grad(f)(painted.reconstruction))
-        for f in (on_pixels, on_patches)
-    ]
-    weights = adaptive_weights(*norms, config)
+    pull, push = (jax.grad(f)(painted.reconstruction) for f in (on_pixels, on_patches))
+    norms = partial(kernel_norms, autoencoder, params, painted.features)
+    weights = adaptive_weights(norms(pull), norms(push), config)
     assert np.ptp(weights) > 0.01
     expected = jax.value_and_grad(by_hand)(params, weights)
     (value, told), grads = jax.value_and_grad(with_term, has_aux=True)(params, batch, keys, moment)
