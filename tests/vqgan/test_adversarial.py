@@ -181,7 +181,8 @@ def test_before_its_first_step_the_term_changes_nothing(game):
 
     ((value, told), grads), ((plain, _), plain_grads) = both(2)
     assert value == plain
-    jax.tree.map(np.testing.assert_array_equal, grads, plain_grads)
+    # A term of 0 more makes another program, which may round otherwise.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), grads, plain_grads)
     assert told["train/adversarial_weight"] == 0
     assert np.isnan(told["train/adversarial_loss"])
     ((value, told), _), ((plain, _), _) = both(3)
