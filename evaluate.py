@@ -40,8 +40,8 @@ from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import check_grid, check_is_png
 from scores import as_text, interval_of_prompts, interval_of_runs, means
 from training.config import ComputeDtype, ParallelConfig
-from training.fitting import GB, available_memory
-from training.parallel import start
+from training.devices.fitting import GB, available_memory
+from training.devices.parallel import start
 
 ABOUT = "Draw held-out prompts and say whether the pictures show them, beside chance and ceiling."
 OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")

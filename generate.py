@@ -30,7 +30,7 @@ from outputs import make_room, output_paths, sources_of
 from prompts import read_prompts, warn_of_unknown
 from ranking import best_first, open_ranker, scored, tell_scores
 from training.config import ComputeDtype, ParallelConfig
-from training.parallel import start
+from training.devices.parallel import start
 
 ABOUT = "Draw pictures of prompts from a checkpoint: a labelled grid, and each picture by itself."
 MAX_PICTURES = 1_000_000

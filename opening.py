@@ -10,8 +10,8 @@ from data.captions import DALLE_MINI, normalizer_of
 from model import pretrained, transformer
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
-from training.checkpoint import Checkpoints
-from training.runs import place_of
+from training.saved.checkpoint import Checkpoints
+from training.saved.runs import place_of
 from weights.releases import Origin
 from weights.yaml_files import read_yaml
 

@@ -20,18 +20,19 @@ from model.config import ModelConfig
 from model.transformer import Params, Transformer
 from opening import parts_of
 from settings import to_tree
-from training import fitting, parallel, processes, runs
-from training.batching import BatchPlan
-from training.devices import Devices
-from training.finetuning import fit_params
-from training.flops import count_flops
+from training.devices import fitting, parallel, processes
+from training.devices.batching import BatchPlan
+from training.devices.devices import Devices
 from training.hooks import evaluate_loss
 from training.loop import Hook
-from training.metrics import Costs, peak_flops
 from training.recipe import BatchAt, Recipe, Run, Shapes
-from training.state import TrainState
-from training.step import Loss
-from training.update import make_state
+from training.reports.flops import count_flops
+from training.reports.metrics import Costs, peak_flops
+from training.saved import runs
+from training.saved.finetuning import fit_params
+from training.update.build import make_state
+from training.update.state import TrainState
+from training.update.step import Loss
 
 GRID_CAPTIONS = 6
 # Settings of the model that weights to start from may have been trained without.

@@ -27,8 +27,8 @@ from model.sampling import make_sampler as make_model_sampler
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training.state import TrainState
-from training.step import make_train_step as make_update
+from training.update.state import TrainState
+from training.update.step import make_train_step as make_update
 from vqgan import autoencoder
 from vqgan.config import VQGANConfig
 

@@ -43,7 +43,7 @@ from files import write_text
 from model import transformer
 from recipe import count_costs
 from settings import to_tree
-from training import parallel
+from training.devices import parallel
 
 CHOICES = (*OPTIONS, "shampoo", "data")
 WANTED = 20

@@ -12,9 +12,9 @@ from benchmarks.machine import choose_clock
 from config import Config
 from model import transformer
 from recipe import make_loss
-from training import parallel
-from training.parallel import Devices
-from training.update import make_state, make_update
+from training.devices import parallel
+from training.devices.parallel import Devices
+from training.update.build import make_state, make_update
 
 WARM_UP = 3
 """Untimed updates: the first ones on a CPU take three times as long, for pages of fresh memory."""

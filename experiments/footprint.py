@@ -19,13 +19,13 @@ from jax.experimental import topologies
 from config import Config, TextToImageTraining, parse_config, run
 from model import transformer
 from recipe import batch_shapes, make_loss
-from training import parallel
-from training.batching import micro_batch_size
 from training.config import ParallelConfig
-from training.fitting import GB, compile_memory, too_much
-from training.flops import count_flops
-from training.parallel import Devices
-from training.update import make_state, make_update
+from training.devices import parallel
+from training.devices.batching import micro_batch_size
+from training.devices.fitting import GB, compile_memory, too_much
+from training.devices.parallel import Devices
+from training.reports.flops import count_flops
+from training.update.build import make_state, make_update
 
 ABOUT = "Compile a preset's training step for devices that are not there, and say what it needs."
 INSTALL = 'pip install "jax[tpu]"'

@@ -28,18 +28,18 @@ from model.blocks import LayerNorms, Norms
 from optim import optimizers
 from optim.config import OptimConfig
 from tests.tiny import TINY
-from training import metrics
-from training.batching import BatchPlan
 from training.config import CheckpointConfig, RunConfig, TrainingConfig
-from training.devices import Devices
+from training.devices.batching import BatchPlan
+from training.devices.devices import Devices
 from training.hooks import evaluate_loss
 from training.loop import Hook
-from training.observables import Observable, Update
-from training.players import MODEL, Player
 from training.recipe import BatchAt, Recipe, Run
+from training.reports import metrics
 from training.session import train
-from training.state import TrainState
-from training.step import Moment
+from training.update.observables import Observable, Update
+from training.update.players import MODEL, Player
+from training.update.state import TrainState
+from training.update.step import Moment
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.config import VQGANConfig

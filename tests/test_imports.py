@@ -104,10 +104,10 @@ def test_the_data_package_knows_no_jax(path: Path) -> None:
     ("library", "home"),
     [
         ("jsonargparse", "command_line.py"),
-        ("orbax", "training/disk.py"),
-        ("tensorstore", "training/remote.py"),
-        ("wandb", "training/mirror.py"),
-        ("tensorboardX", "training/board.py"),
+        ("orbax", "training/saved/disk.py"),
+        ("tensorstore", "training/saved/remote.py"),
+        ("wandb", "training/reports/mirror.py"),
+        ("tensorboardX", "training/reports/board.py"),
     ],
 )
 def test_a_vendor_is_touched_in_one_file(library: str, home: str) -> None:
@@ -117,7 +117,7 @@ def test_a_vendor_is_touched_in_one_file(library: str, home: str) -> None:
 
 def test_pmap_is_known_in_one_file() -> None:
     users = {name_of(path) for path in FILES if "pmap(" in path.read_text()}
-    assert users == {"training/parallel.py"}
+    assert users == {"training/devices/parallel.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

@@ -73,7 +73,7 @@ def test_the_tree_names_every_file() -> None:
     tree = PAGES["docs/code.md"]
     files = list(ROOT.glob("*.py"))
     for package in ("model", "vqgan", "weights", "data", "optim", "training", "experiments"):
-        files += (ROOT / package).glob("*.py")
+        files += (ROOT / package).rglob("*.py")
     assert not [
         p.name for p in files if p.stem not in ("__init__", "config") and p.name not in tree
     ]

@@ -16,8 +16,8 @@ from config import Config, parse_config
 from settings import to_tree
 from training.config import TrackerConfig, TrainingConfig
 from training.hooks import evaluate_loss
-from training.state import TrainState
-from training.trackers import Tracker
+from training.reports.trackers import Tracker
+from training.update.state import TrainState
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -90,7 +90,7 @@ def test_the_mirror_gets_the_metric(
     """By the names of the built-in data's splits, through the hook and the tracker of a run."""
     logged: dict[str, float] = {}
     mirror = SimpleNamespace(log=lambda row, step: logged.update(row), finish=lambda *_: None)
-    monkeypatch.setattr("training.trackers.Mirror", lambda *_: mirror)
+    monkeypatch.setattr("training.reports.trackers.Mirror", lambda *_: mirror)
     one_batch = {name: lambda: [{"x": np.ones(2)}] for name in HELD_OUT}
     evaluate = evaluate_loss(lambda params, batch: (batch["x"].sum(), 2.0), one_batch)
     state = TrainState.create(lambda key: {}, optax.identity(), seed=0)

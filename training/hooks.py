@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from training.state import TrainState
+from training.update.state import TrainState
 
 EvalLoss = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
 
@@ -14,7 +14,7 @@ def evaluate_loss(
     loss: EvalLoss, sets: Mapping[str, Callable[[], Iterable[dict[str, np.ndarray]]]]
 ) -> Callable[[int, TrainState], dict[str, float]]:
     """A hook that gives the mean of `loss` over each named set; `loss` gives the sum over a batch
-    and its weight, as training/parallel.py's compile_sums makes it do over devices."""
+    and its weight, as training/devices/parallel.py's compile_sums makes it do over devices."""
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
         values = {}

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from training.observables import OBSERVED, unpack
 from training.signals import StopSignal
-from training.state import TrainState
+from training.update.observables import OBSERVED, unpack
+from training.update.state import TrainState
 
 Row = dict[str, Any]
 """Numbers by name; of some observables vectors, as lists."""

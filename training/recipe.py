@@ -10,14 +10,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from training.batching import BatchPlan
+from training.devices.batching import BatchPlan
+from training.devices.parallel import Devices
 from training.loop import Hook
-from training.metrics import NO_COSTS, Costs
-from training.observables import Observable
-from training.parallel import Devices
-from training.players import Players
-from training.state import TrainState
-from training.step import Loss
+from training.reports.metrics import NO_COSTS, Costs
+from training.update.observables import Observable
+from training.update.players import Players
+from training.update.state import TrainState
+from training.update.step import Loss
 
 Batch = dict[str, np.ndarray]
 BatchAt = Callable[[int], Batch]

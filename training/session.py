@@ -10,24 +10,26 @@ import jax
 from optim.ema import init_ema
 from optim.schedules import describe_course
 from settings import to_tree, to_yaml
-from training import agreement, exits, parallel, peers, processes, runs
-from training.batching import BATCHES, BatchPlan, make_plan, micro_batch_size
-from training.branching import branch
-from training.checkpoint import Checkpoints
+from training import exits
 from training.config import RunConfig, TrainingConfig, parse_ramp
-from training.copies import Copies
-from training.logbook import Logbook
+from training.devices import agreement, parallel, peers, processes
+from training.devices.batching import BATCHES, BatchPlan, make_plan, micro_batch_size
+from training.devices.shortage import check_room, telling
 from training.loop import Hook, fit
 from training.recipe import Recipe, Run
-from training.saving import check_keep_best, make_save_hook
-from training.shortage import check_room, telling
+from training.reports.logbook import Logbook
+from training.reports.tracing import Trace
+from training.reports.trackers import Tracker
+from training.saved import runs
+from training.saved.branching import branch
+from training.saved.checkpoint import Checkpoints
+from training.saved.copies import Copies
+from training.saved.saving import check_keep_best, make_save_hook
 from training.signals import StopSignal
 from training.skips import Skips
-from training.state import TrainState
 from training.supervision import RollbackError, Supervisor
-from training.tracing import Trace
-from training.trackers import Tracker
-from training.update import choose_micro_batch, make_state, make_update
+from training.update.build import choose_micro_batch, make_state, make_update
+from training.update.state import TrainState
 
 C = TypeVar("C", bound=RunConfig)
 Load = Callable[[type[C], Path], C]

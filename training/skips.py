@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files import write_text
-from training.processes import from_first
+from training.devices.processes import from_first
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 
-from training.batching import BATCHES, BatchPlan
-from training.checkpoint import Checkpoints
 from training.config import RunConfig, parse_range
-from training.logbook import Logbook
+from training.devices.batching import BATCHES, BatchPlan
 from training.loop import Row
+from training.reports.logbook import Logbook
+from training.reports.trackers import Tracker
+from training.saved.checkpoint import Checkpoints
 from training.skips import Skips
-from training.spikes import LEVEL, NOT_FINITE, SPIKE
-from training.state import TrainState
-from training.trackers import Tracker
+from training.update.spikes import LEVEL, NOT_FINITE, SPIKE
+from training.update.state import TrainState
 
 
 class RollbackError(Exception):

@@ -17,16 +17,16 @@ from data.sources import ReadingConfig, open_source
 from data.splits import TRAIN, split_of
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training import parallel
-from training.batching import BatchPlan, make_plan
 from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
-from training.devices import Devices
-from training.flops import count_flops
+from training.devices import parallel
+from training.devices.batching import BatchPlan, make_plan
+from training.devices.devices import Devices
 from training.loop import Hook
-from training.metrics import Costs, peak_flops
-from training.players import Player
 from training.recipe import BatchAt, Between, Recipe, Run, Shapes
-from training.state import TrainState
+from training.reports.flops import count_flops
+from training.reports.metrics import Costs, peak_flops
+from training.update.players import Player
+from training.update.state import TrainState
 from vqgan import adversarial, discriminator, model_card
 from vqgan.autoencoder import Autoencoder, build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig

@@ -18,11 +18,11 @@ from benchmarks.updates import Update, Workbench, change, time_in_turns
 from config import Config, parse_config
 from model import transformer
 from model.config import ModelConfig
-from training import parallel
-from training.batching import micro_batch_size
 from training.config import ParallelConfig
-from training.parallel import start
-from training.state import TrainState
+from training.devices import parallel
+from training.devices.batching import micro_batch_size
+from training.devices.parallel import start
+from training.update.state import TrainState
 
 ROOT = Path(__file__).parents[2]
 TINY = (

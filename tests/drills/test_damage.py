@@ -17,9 +17,9 @@ import pytest
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig
-from training.state import TrainState
+from training.saved.checkpoint import Checkpoints
+from training.update.state import TrainState
 
 pytestmark = pytest.mark.slow
 ABOUT = {"records": "abc"}

@@ -50,7 +50,7 @@ class Training:
 
     def helpers(self) -> list[int]:
         """The mirror, and wandb-core once it is there."""
-        mirror = children(self.process.pid, "training.mirror")
+        mirror = children(self.process.pid, "training.reports.mirror")
         return [*mirror, *(pid for one in mirror for pid in children(one, "wandb-core"))]
 
 

@@ -14,7 +14,7 @@ import train
 from config import Config, parse_config
 from tests.entry.test_drills import flags, saved
 from tests.entry.test_train import losses
-from training import logbook
+from training.reports import logbook
 
 pytestmark = pytest.mark.slow
 Batch = dict[str, Any]

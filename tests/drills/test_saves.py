@@ -13,8 +13,8 @@ from tests.entry.test_drills import last_step, saved, start, wait_for
 from tests.entry.test_processes import finish
 from tests.entry.test_processes import start as start_two
 from tests.entry.test_train import losses, tiny
-from training import metrics
-from training.checkpoint import WAIT_BELOW, Checkpoints
+from training.reports import metrics
+from training.saved.checkpoint import WAIT_BELOW, Checkpoints
 
 pytestmark = pytest.mark.slow
 Figure = Callable[[str, object], None]

@@ -20,10 +20,10 @@ from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from settings import to_yaml
-from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig
-from training.runs import copy_once
-from training.state import TrainState
+from training.saved.checkpoint import Checkpoints
+from training.saved.runs import copy_once
+from training.update.state import TrainState
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.config import VQGANConfig

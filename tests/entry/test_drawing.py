@@ -15,7 +15,7 @@ from generate import GenerateConfig
 from model import transformer
 from model.config import SamplingConfig
 from release import ReleaseConfig, release
-from training.parallel import Devices
+from training.devices.parallel import Devices
 from vqgan import pretrained as pretrained_vqgan
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tests.entry.test_train import losses, tiny
-from training import metrics
-from training.checkpoint import Checkpoints
+from training.reports import metrics
+from training.saved.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent

@@ -14,7 +14,7 @@ from drawing import open_checkpoint
 from tests.entry.test_processes import ROOT, finish, free_port
 from tests.entry.test_train import TINY, losses, tiny
 from training import session
-from training.checkpoint import Checkpoints
+from training.saved.checkpoint import Checkpoints
 
 
 def test_an_empty_folder_resumes_what_another_machine_has_begun(

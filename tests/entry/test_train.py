@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 import train
 from config import Config, parse_config, run
 from release import ReleaseConfig, release
-from training import logbook, metrics, session
+from training import session
+from training.reports import logbook, metrics
 
 TINY = [f"--config={Path(__file__).parent / 'tiny.yaml'}"]
 

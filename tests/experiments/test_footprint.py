@@ -14,8 +14,8 @@ import pytest
 from config import TextToImageTraining, parse_config
 from experiments import footprint
 from experiments.footprint import FootprintConfig
-from training import fitting
-from training.flops import count_flops
+from training.devices import fitting
+from training.reports.flops import count_flops
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """\

@@ -19,7 +19,7 @@ from optim.schedules import (
     make_schedule,
     make_warm_up,
 )
-from training.batching import BatchPlan
+from training.devices.batching import BatchPlan
 
 CONFIG = OptimConfig(learning_rate=0.1, warmup_steps=10, decay_fraction=0.5)
 STEPS = 100

@@ -14,10 +14,10 @@ from model.loss import make_loss
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from tests.tiny import TINY
-from training import parallel
 from training.config import ParallelConfig, ParallelMode
-from training.state import TrainState
-from training.step import Loss, make_train_step
+from training.devices import parallel
+from training.update.state import TrainState
+from training.update.step import Loss, make_train_step
 from vqgan import objective
 from vqgan.autoencoder import build
 from vqgan.config import LossConfig, VQGANConfig

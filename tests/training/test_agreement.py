@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from config import Config
-from training import agreement
 from training.config import ParallelConfig
+from training.devices import agreement
 
 
 def test_settings_agree_up_to_who_and_where_a_process_is() -> None:
@@ -28,7 +28,7 @@ def test_each_source_file_counts(tmp_path: Path) -> None:
     after = agreement.code(tmp_path)
     assert set(before) == {"the file train.py", "the file model/blocks.py"}
     assert {name for name in before if before[name] != after[name]} == {"the file model/blocks.py"}
-    assert {"the file train.py", "the file training/step.py"} <= set(agreement.code())
+    assert {"the file train.py", "the file training/update/step.py"} <= set(agreement.code())
 
 
 def test_where_xla_writes_does_not_count_and_what_it_computes_does() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from config import Config, TextToImageTraining
 from optim.config import OptimConfig
-from training import parallel
-from training.batching import BatchPlan, make_plan, micro_batch_size
 from training.config import ParallelConfig, TrainingConfig
-from training.parallel import Devices, count_micro_batches
+from training.devices import parallel
+from training.devices.batching import BatchPlan, make_plan, micro_batch_size
+from training.devices.parallel import Devices, count_micro_batches
 from training.skips import Skips
 
 PLAN = BatchPlan(4, ((10, 8), (13, 24)))

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from training.board import Board
 from training.config import TrackerConfig
+from training.reports.board import Board
 
 ON = TrackerConfig(tensorboard=True)
 

@@ -16,12 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from training import checkpoint
-from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig, TrainingConfig
-from training.digests import leaf_digests
-from training.spikes import init_guard
-from training.state import TrainState
+from training.saved import checkpoint
+from training.saved.checkpoint import Checkpoints
+from training.saved.digests import leaf_digests
+from training.update.spikes import init_guard
+from training.update.state import TrainState
 
 
 def state_of(width: int, step: int = 0, dtype: str = "float16") -> TrainState:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.finetuning import fit_params
+from training.saved.finetuning import fit_params
 
 
 def tree(rows: int, classes: int, dim: int = 2, seed: int = 0) -> dict:

@@ -9,13 +9,13 @@ import pytest
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from training import fitting, parallel
-from training.batching import BatchPlan
 from training.config import ParallelConfig, ParallelMode
-from training.fitting import available_memory, compile_memory, divisors, find_micro_batch
-from training.parallel import Devices
-from training.state import TrainState
-from training.step import Step, make_train_step
+from training.devices import fitting, parallel
+from training.devices.batching import BatchPlan
+from training.devices.fitting import available_memory, compile_memory, divisors, find_micro_batch
+from training.devices.parallel import Devices
+from training.update.state import TrainState
+from training.update.step import Step, make_train_step
 
 WIDTH = 4096  # numbers that an example takes on its way
 PLAN = BatchPlan(32, ((5, 96),))

@@ -18,11 +18,11 @@ from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
 from optim.paths import map_named, matches
 from tests.training.test_step import batch_of
-from training import parallel
 from training.config import ParallelConfig, TrainingConfig
-from training.observables import OBSERVED, Observable, tensor_norms, unpack
-from training.state import TrainState
-from training.step import Moment, Step, make_train_step
+from training.devices import parallel
+from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
+from training.update.state import TrainState
+from training.update.step import Moment, Step, make_train_step
 
 OPTIM = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.0)
 PARTS = ("head/*", "text_embedding/*", "decoder/*/mlp/*")

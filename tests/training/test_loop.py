@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training import metrics
 from training.loop import Hook, fit
+from training.reports import metrics
 from training.signals import StopSignal
-from training.state import TrainState
+from training.update.state import TrainState
 
 
 def count_up(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, Any]]:

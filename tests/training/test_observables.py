@@ -12,13 +12,13 @@ import pytest
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from training import metrics as metrics_files
-from training import parallel
 from training.config import ParallelConfig
+from training.devices import parallel
 from training.loop import to_row
-from training.observables import OBSERVED, Observable, Update, unpack
-from training.state import TrainState
-from training.step import Step, make_train_step
+from training.reports import metrics as metrics_files
+from training.update.observables import OBSERVED, Observable, Update, unpack
+from training.update.state import TrainState
+from training.update.step import Step, make_train_step
 
 EDGES = np.linspace(-2, 2, 9)
 

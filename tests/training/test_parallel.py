@@ -16,11 +16,11 @@ from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from tests.tiny import TINY
-from training import parallel, sharding
 from training.config import ParallelConfig
+from training.devices import parallel, sharding
 from training.hooks import evaluate_loss
-from training.state import TrainState
-from training.step import make_train_step
+from training.update.state import TrainState
+from training.update.step import make_train_step
 
 ROWS, STEPS, RATE = 8, 10, 2e-3
 MODEL = replace(TINY, dropout=0.1, unroll=1)

@@ -18,10 +18,10 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from tests.tiny import TINY
-from training import fitting, parallel
 from training.config import ParallelConfig
-from training.state import TrainState
-from training.step import make_train_step
+from training.devices import fitting, parallel
+from training.update.state import TrainState
+from training.update.step import make_train_step
 
 # Most of its memory is weights, as in a large model.
 MODEL = replace(

@@ -16,10 +16,10 @@ import pytest
 from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training import parallel
 from training.config import ParallelConfig
-from training.state import TrainState
-from training.step import make_train_step
+from training.devices import parallel
+from training.update.state import TrainState
+from training.update.step import make_train_step
 
 ROOT = Path(__file__).parent.parent.parent
 ROWS, DIM, WIDE, CLASSES, STEPS, RATE = 8, 16, 24, 20, 10, 2e-3

@@ -8,7 +8,8 @@ import threading
 import jax
 import pytest
 
-from training import exits, peers
+from training import exits
+from training.devices import peers
 
 
 class EndedError(Exception):

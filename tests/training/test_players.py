@@ -13,14 +13,16 @@ from config import from_yaml
 from optim.config import OptimConfig
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
-from training import metrics, parallel, session
+from training import session
 from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig
-from training.players import MODEL, Player
+from training.devices import parallel
 from training.recipe import Recipe
+from training.reports import metrics
 from training.session import train
-from training.spikes import init_guard
-from training.state import TrainState
-from training.step import Moment, make_train_step
+from training.update.players import MODEL, Player
+from training.update.spikes import init_guard
+from training.update.state import TrainState
+from training.update.step import Moment, make_train_step
 
 RATE, FIRST = 0.1, 3
 SGD = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, weight_decay=0.0))

@@ -14,10 +14,10 @@ from optim.config import OptimConfig
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from training.config import MatmulPrecision, ParamDtype, TrainingConfig
-from training.precision import narrow, round_like, round_randomly
-from training.spikes import init_guard
-from training.state import TrainState
-from training.step import make_train_step
+from training.update.precision import narrow, round_like, round_randomly
+from training.update.spikes import init_guard
+from training.update.state import TrainState
+from training.update.step import make_train_step
 
 KEY = jax.random.key(0)
 HALF = jnp.bfloat16

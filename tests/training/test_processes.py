@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from training import processes
 from training.config import ParallelConfig
-from training.processes import Meeting, find
+from training.devices import processes
+from training.devices.processes import Meeting, find
 
 SLURM = {"SLURM_STEP_NODELIST": "node[01-04]", "SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
 MPI = {

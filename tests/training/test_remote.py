@@ -13,9 +13,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.training.test_checkpoint import assert_same, state_of
-from training import remote
-from training.checkpoint import Checkpoints
 from training.config import CheckpointConfig
+from training.saved import remote
+from training.saved.checkpoint import Checkpoints
 
 
 @pytest.fixture

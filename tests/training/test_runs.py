@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training import runs
-from training.copies import Copies, fetch
+from training.saved import runs
+from training.saved.copies import Copies, fetch
 
 SETTINGS = {"seed": 0, "model": {"dim": 8}, "training": {"steps": 10, "log_every": 1}}
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import pytest
 
-from training import saving
 from training.config import CheckpointConfig
-from training.saving import Clock, SaveHook, check_keep_best, to_keep
+from training.saved import saving
+from training.saved.saving import Clock, SaveHook, check_keep_best, to_keep
 
 NAN, INF = math.nan, math.inf
 

@@ -14,14 +14,15 @@ import pytest
 
 from config import from_yaml
 from optim.config import OptimConfig
-from training import checkpoint, copies, logbook, metrics
-from training.batching import BatchPlan
 from training.config import CheckpointConfig, OnSpike, ParallelConfig, RunConfig, TrainingConfig
-from training.devices import Devices
+from training.devices.batching import BatchPlan
+from training.devices.devices import Devices
 from training.recipe import BatchAt, Recipe
+from training.reports import logbook, metrics
+from training.saved import checkpoint, copies
 from training.session import train
 from training.skips import Skips
-from training.state import TrainState
+from training.update.state import TrainState
 
 TRAINING = TrainingConfig(
     steps=40, batch_size=4, spike_window=8, rollback_batches=2, log_every=100, bad_update_budget=3

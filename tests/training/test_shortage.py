@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from training import parallel
 from training.config import ParallelConfig
-from training.shortage import check_room, telling
+from training.devices import parallel
+from training.devices.shortage import check_room, telling
 
 
 def shapes(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -13,11 +13,11 @@ from optim.config import OptimConfig
 from optim.loss_scale import LossScale
 from optim.optimizers import make_optimizer
 from training.config import OnSpike, TrainingConfig, parse_range
-from training.observables import OBSERVED, Observable, tensor_norms, unpack
 from training.skips import Skips
-from training.spikes import init_guard
-from training.state import TrainState
-from training.step import make_train_step
+from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
+from training.update.spikes import init_guard
+from training.update.state import TrainState
+from training.update.step import make_train_step
 
 SETTINGS = TrainingConfig(spike_window=8)
 Losses = dict[int, float]

@@ -14,10 +14,10 @@ from model.loss import make_loss
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training import parallel
 from training.config import ParallelConfig, ParamDtype
-from training.state import TrainState
-from training.step import make_train_step
+from training.devices import parallel
+from training.update.state import TrainState
+from training.update.step import make_train_step
 
 ROWS = 8
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from training import tracing
 from training.config import TrainingConfig
-from training.tracing import Trace
+from training.reports import tracing
+from training.reports.tracing import Trace
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, text: str, first: int, last: int) -> list[object]:

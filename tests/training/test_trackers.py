@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from training import metrics, mirror, trackers
 from training.config import TrackerConfig, TrainingConfig
-from training.trackers import Tracker
+from training.reports import metrics, mirror, trackers
+from training.reports.trackers import Tracker
 
 # Notes what it is asked for; the environment says what it fails at.
 WANDB = """
@@ -237,7 +237,10 @@ def test_the_mirror_of_a_killed_run_is_closed(
     begin = json.dumps({**HOW, "folder": str(tmp_path / "run")}) + "\n"
     text = begin + '{"row": {"a": 1}, "step": 1}\n{"row": {"a"'
     with subprocess.Popen(
-        [sys.executable, "-m", "training.mirror"], cwd=ROOT, stdin=subprocess.PIPE, text=True
+        [sys.executable, "-m", "training.reports.mirror"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdin is not None
         process.stdin.write(text)

@@ -9,11 +9,11 @@ import pytest
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from training import parallel
 from training.config import ParallelConfig
-from training.players import Player
-from training.state import TrainState
-from training.step import Moment, make_train_step
+from training.devices import parallel
+from training.update.players import Player
+from training.update.state import TrainState
+from training.update.step import Moment, make_train_step
 from vqgan import adversarial, discriminator, objective, quantizer
 from vqgan.adversarial import NAME, Opponent, adaptive_weights, kernel_norms
 from vqgan.autoencoder import build

@@ -14,8 +14,8 @@ from config import from_yaml
 from optim.config import OptimConfig
 from training.config import CheckpointConfig
 from training.session import train
-from training.step import Moment
-from training.update import make_state
+from training.update.build import make_state
+from training.update.step import Moment
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int64
 
-from training import sharding
 from training.config import ParallelConfig, ParallelMode
+from training.devices import sharding
 
 AXIS = sharding.DATA
 

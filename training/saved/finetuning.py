@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from training.digests import describe, path_name
+from training.saved.digests import describe, path_name
 
 TABLES: tuple[tuple[str, int], ...] = (
     (r"_embedding/(tokens|positions)$", 0),

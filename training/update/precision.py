@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Key, UInt32
 
 from training.config import MatmulPrecision, ParamDtype
-from training.digests import mix
-from training.sharding import is_stacked, path_of
+from training.devices.sharding import is_stacked, path_of
+from training.saved.digests import mix
 
 TAG = 0x726F756E  # apart from the keys of examples
 

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 
 from training import exits
-from training.processes import from_first
+from training.devices.processes import from_first
 
 CONNECT_SECONDS = 10
 GRACE_SECONDS = 1.0

@@ -7,7 +7,7 @@ RUN/LOGBOOK.md         what happened to the run, and logbook.jsonl for programs
 RUN/skips.json         batches left out
 RUN/checkpoints/STEP   RUN/grids/*.png   RUN/tokenizer/   RUN/vqgan/
 
-With checkpoint.folder the steps lie there, and copies of the rest (training/copies.py).
+With checkpoint.folder the steps lie there, and copies of the rest (training/saved/copies.py).
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from typing import Any
 import files
 from copying import copy_folder
 from files import write_text
-from training import copies, remote
+from training.saved import copies, remote
 
 # What may differ between a run and its resumption: none of it changes the trajectory, except that
 # more `steps` re-plan the decay of the learning rate. Names, or groups that end with a dot.
@@ -164,7 +164,7 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
 
 
 def place_of(run: Path, folder: str) -> str:
-    """Where a run's checkpoints lie, for training.checkpoint.Checkpoints; `folder` is its
+    """Where a run's checkpoints lie, for checkpoint.Checkpoints; `folder` is its
     checkpoint.folder."""
     return folder or str(run / "checkpoints")
 

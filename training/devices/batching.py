@@ -15,7 +15,7 @@ from jaxtyping import Array
 from optim import wide
 from optim.wide import Wide
 from training.config import TrainingConfig, parse_ramp
-from training.parallel import Devices, check_batch
+from training.devices.parallel import Devices, check_batch
 
 BATCHES = "batches"
 """Where a checkpoint notes the parts of the plan that it was trained by."""
@@ -85,7 +85,7 @@ def micro_batch_size(training: TrainingConfig, devices: Devices) -> int:
     named, or of the first batch, over its accumulation_steps.
 
     Raises:
-        ValueError: a batch cannot be dealt to the devices in such parts, or training/fitting.py
+        ValueError: a batch cannot be dealt to the devices in such parts, or fitting.py
             has to find them.
     """
     plan, parts = make_plan(training), training.accumulation_steps

@@ -11,8 +11,8 @@ from jaxtyping import Array, Int, UInt32
 
 from optim.loss_scale import LossScale, init_loss_scale
 from training.config import ParamDtype
-from training.players import Players, init_players
-from training.precision import narrow
+from training.update.players import Players, init_players
+from training.update.precision import narrow
 
 PLAYERS = 1
 
@@ -28,9 +28,9 @@ class TrainState(NamedTuple):
     ema: Any = None
     """Moving average of the parameters, a tree like theirs, where one is kept."""
     guard: Any = None
-    """The record of earlier updates that training/spikes.py judges by."""
+    """The record of earlier updates that training/update/spikes.py judges by."""
     players: Any = None
-    """State of each further player by name (training/players.py), where there are some."""
+    """State of each further player by name (training/update/players.py), where there are some."""
 
     @property
     def weights(self) -> Any:

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import jax
 
 from training.config import CheckpointConfig
-from training.digests import (
+from training.devices.processes import everywhere, from_first
+from training.saved.digests import (
     check_fit,
     describe,
     json_digest,
@@ -23,11 +24,10 @@ from training.digests import (
     path_name,
     shape_of,
 )
-from training.disk import FolderSteps
-from training.processes import everywhere, from_first
-from training.remote import ObjectSteps, UnreachableError, is_remote
-from training.saving import to_keep
-from training.state import TrainState
+from training.saved.disk import FolderSteps
+from training.saved.remote import ObjectSteps, UnreachableError, is_remote
+from training.saved.saving import to_keep
+from training.update.state import TrainState
 
 Tell = Callable[[str, str], None]
 Eligible = Callable[[int], bool]

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from training import parallel, processes
-from training.batching import BatchPlan
-from training.parallel import Devices, check_batch
-from training.state import TrainState
-from training.step import Step
+from training.devices import parallel, processes
+from training.devices.batching import BatchPlan
+from training.devices.parallel import Devices, check_batch
+from training.update.state import TrainState
+from training.update.step import Step
 
 GB = 1e9
 Shapes = dict[str, jax.ShapeDtypeStruct]

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 T = TypeVar("T")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PARTS = ("data", "model", "optim", "training", "vqgan", "weights")
 CODE = ("*.py", *(f"{part}/**/*.py" for part in PARTS))
 PACKAGES = (

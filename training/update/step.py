@@ -14,11 +14,11 @@ from optim.accumulate import accumulate
 from optim.freezing import IsTrained, trained_part, with_trained
 from optim.loss_scale import adjust
 from training.config import TrainingConfig
-from training.observables import OBSERVED, Observable, Update, observe
-from training.players import MODEL, Players, move_players
-from training.precision import TAG, at_precision, round_like, widen
-from training.spikes import judge, keep_unless
-from training.state import TrainState
+from training.update.observables import OBSERVED, Observable, Update, observe
+from training.update.players import MODEL, Players, move_players
+from training.update.precision import TAG, at_precision, round_like, widen
+from training.update.spikes import judge, keep_unless
+from training.update.state import TrainState
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -33,14 +33,14 @@ class Moment(NamedTuple):
     step: Int[Array, ""]
     """Finished updates."""
     players: Mapping[str, Any] = {}
-    """Parameters of the others that are trained beside these (training/players.py), by name; the
+    """Parameters of the others that are trained beside these (see players.py), by name; the
     model's own as `model`."""
 
 
 Loss = Callable[[Any, Batch, Key[Array, " b"], Moment], tuple[Array, Means]]
 """(parameters, batch, a key for each example, moment) → (the objective, metrics)"""
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
-"""(state, batch) → (new state, metrics, with those of training/observables.py under OBSERVED)"""
+"""(state, batch) → (new state, metrics, with those of observables.py under OBSERVED)"""
 UpdateEma = Callable[[Any, Any, Array], Any]
 """(averages, parameters, finished updates) → averages"""
 MicroBatches = Callable[[int], int]
@@ -75,11 +75,11 @@ def make_train_step(
     observables: Sequence[Observable] = (),
     players: Players = MappingProxyType({}),
 ) -> Step:
-    """The update for a loss, a pure function. `mean_over_devices` comes from training/parallel.py.
+    """The update for a loss, a pure function. `mean_over_devices`: see parallel.py.
     Parameters that are not `is_trained` get no gradient, which saves its memory and the work behind
     it. The state holds a state for each of `players`.
 
-    Where the state has a guard (training/spikes.py), an update that would do harm leaves
+    Where the state has a guard (training/update/spikes.py), an update that would do harm leaves
     parameters, optimizer and averages as they were. Until the learning rate `is_warm`, only NaN and
     infinity count as harm.
     """

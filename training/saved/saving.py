@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from training.config import CheckpointConfig
+from training.devices.processes import Agreement
 from training.loop import Hook
-from training.processes import Agreement
-from training.state import TrainState
+from training.update.state import TrainState
 
 
 def make_save_hook(config: CheckpointConfig, save: Callable[[int, TrainState], Any]) -> Hook:

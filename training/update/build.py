@@ -11,16 +11,16 @@ from optim.ema import init_ema, make_ema
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
-from training import fitting, parallel
-from training.batching import BatchPlan, make_plan, micro_batch_size
 from training.config import RunConfig
-from training.observables import Observable, tensor_norms
-from training.parallel import Devices
-from training.players import Player, Players
+from training.devices import fitting, parallel
+from training.devices.batching import BatchPlan, make_plan, micro_batch_size
+from training.devices.parallel import Devices
 from training.recipe import Recipe
-from training.spikes import init_guard
-from training.state import TrainState
-from training.step import Loss, Step, make_train_step
+from training.update.observables import Observable, tensor_norms
+from training.update.players import Player, Players
+from training.update.spikes import init_guard
+from training.update.state import TrainState
+from training.update.step import Loss, Step, make_train_step
 
 
 def make_update(

@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl always, the terminal, and training/mirror.py when asked."""
+"""Where metrics go: metrics.jsonl always, the terminal, and wandb (mirror.py) when asked."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 from tqdm import tqdm
 
 from training import exits
-from training.board import Board
 from training.config import TrackerConfig
-from training.metrics import NO_COSTS, Costs, MetricsFile, memory
-from training.mirror import Mirror
+from training.reports.board import Board
+from training.reports.metrics import NO_COSTS, Costs, MetricsFile, memory
+from training.reports.mirror import Mirror
 
 SHOWN = ("train/loss", "speed/examples_per_s")
 RARE = ("eval/", "ratio/")

@@ -1,7 +1,7 @@
 """Devices. The only file that knows pmap and meshes: everything else sees one batch and one state.
 
 pmap shards the batch's rows over the devices and replicates the state. mesh has three axes, and
-shards the state over two of them by the rules of training/sharding.py.
+shards the state over two of them by the rules of training/devices/sharding.py.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,12 +12,12 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optim.spread import Spread, over_axis
-from training import sharding
-from training.devices import AXIS, Devices
-from training.devices import check_batch as check_batch
-from training.devices import choose as choose
-from training.devices import start as start
-from training.step import Step
+from training.devices import sharding
+from training.devices.devices import AXIS, Devices
+from training.devices.devices import check_batch as check_batch
+from training.devices.devices import choose as choose
+from training.devices.devices import start as start
+from training.update.step import Step
 
 
 def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:

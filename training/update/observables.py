@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 
 from optim.freezing import with_zeros
 from optim.paths import is_stacked
-from training.digests import path_name
+from training.saved.digests import path_name
 
 OBSERVED = "observed"
 """Key of all values among the metrics of a step, until `unpack` names them."""

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-from training.digests import path_name
-from training.processes import everywhere
+from training.devices.processes import everywhere
+from training.saved.digests import path_name
 
 Store = ts.KvStore
 SCHEMES = ("gs://", "s3://", "file://")

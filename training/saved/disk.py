@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-# What they have to say is said in training/checkpoint.py in a line.
+# What they have to say is said in training/saved/checkpoint.py in a line.
 for noisy in ("absl", "asyncio"):
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 

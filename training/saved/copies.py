@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from files import write_bytes
-from training.remote import Store, names, open_store, reachable
+from training.saved.remote import Store, names, open_store, reachable
 
 GROWING = ("metrics.jsonl", "logbook.jsonl", "LOGBOOK.md", "environment.json", "skips.json")
 """Files that are only added to: of two, the longer one is newer."""

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from terminal import is_out_of_memory
-from training import processes
-from training.fitting import GB, available_memory, bytes_on_device, device_memory
-from training.parallel import Devices
+from training.devices import processes
+from training.devices.fitting import GB, available_memory, bytes_on_device, device_memory
+from training.devices.parallel import Devices
 
 AUTO = "--training.micro_batch_size=auto finds the most that fits"
 

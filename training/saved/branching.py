@@ -8,11 +8,11 @@ from typing import Any
 
 from copying import copy_file
 from files import write_text
-from training import runs
-from training.batching import BATCHES
-from training.checkpoint import Checkpoints
+from training.devices.batching import BATCHES
 from training.recipe import Run
-from training.state import TrainState
+from training.saved import runs
+from training.saved.checkpoint import Checkpoints
+from training.update.state import TrainState
 
 MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
 """Settings that a branch may have otherwise than the run it leaves, besides those that a resume

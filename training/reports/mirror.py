@@ -38,8 +38,8 @@ class Mirror:
             return
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "training.mirror"],
-                cwd=Path(__file__).parent.parent,
+                [sys.executable, "-m", "training.reports.mirror"],
+                cwd=Path(__file__).parents[2],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,  # wandb speaks on stderr
                 text=True,
