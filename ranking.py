@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
+from clip import towers
+from clip.towers import Clip
 from data.text import TextTokenizer, clean, open_tokenizer
-from model import clip
-from model.clip import Clip
 
 BATCH_SIZE = 32
 """Pictures, or prompts, that CLIP sees at a time unless told otherwise."""
@@ -81,7 +81,7 @@ def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
     Raises:
         ValueError: when they are missing or damaged, or do not fit each other.
     """
-    model = clip.load(folder)
+    model = towers.load(folder)
     return Ranker(model, open_clip_tokenizer(Path(folder), model), batch_size)
 
 

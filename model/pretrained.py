@@ -16,9 +16,10 @@ from flax.traverse_util import unflatten_dict
 
 from copying import copy_file, copy_folder
 from json_files import read_json
-from model import bart, dalle_mini, transformer
+from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
+from published import bart, dalle_mini
 from weights import releases
 from weights.arrays import Arrays, Dtype, read_arrays, read_weights, shapes_of, write_arrays
 from weights.plans import gather

@@ -16,7 +16,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from json_files import read_json
-from vqgan import published, taming
+from published import taming, taming_layout
 from vqgan.autoencoder import build
 from vqgan.config import VQGANConfig
 from vqgan.layers import Params
@@ -33,14 +33,14 @@ SHIPPED = Path(__file__).parent / "openmoji"
 PROGRAMS = {
     "vqgan_jax": Program(
         taming.read_config,
-        published.flax_settings,
-        lambda config, shapes, scanned: published.flax_plan(shapes, config),
+        taming_layout.flax_settings,
+        lambda config, shapes, scanned: taming_layout.flax_plan(shapes, config),
         releases.write_flax,
     ),
     "taming": Program(
         taming.read_config,
         taming.write_config,
-        lambda config, shapes, scanned: published.torch_plan(shapes, config),
+        lambda config, shapes, scanned: taming_layout.torch_plan(shapes, config),
         taming.write_checkpoint,
     ),
 }

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from config import Config, parse_config
-from model import dalle_mini, pretrained, transformer
+from model import pretrained, transformer
 from model.config import SamplingConfig
 from model.sampling import EmptyText, guide, keep_likely, make_sampler
 from model.transformer import Params, Transformer
+from published import dalle_mini
 from tests.model import vectors
 from tests.model.vectors import FOLDER, SCANNED, Vectors, package_layout
 

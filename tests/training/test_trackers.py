@@ -84,7 +84,7 @@ def train(folder: Path, mode: str = "offline", broken_at: int = 0) -> list[int]:
     return [row["step"] for row in metrics.read(folder / "metrics.jsonl")]
 
 
-ROOT = Path(mirror.__file__).parent.parent
+ROOT = Path(mirror.__file__).parents[2]
 HOW = {
     "modes": ["offline"],
     "folder": "run",
@@ -207,7 +207,7 @@ def test_what_waits_for_a_mirror_that_hangs_has_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_wandb(tmp_path, monkeypatch, "hang")
-    script = "from training import mirror; mirror.MOST_WAITING = 3; mirror.main()"
+    script = "from training.reports import mirror; mirror.MOST_WAITING = 3; mirror.main()"
     text = BEGIN + '{"row": {"a": 1}, "step": 1}\n' * 9
     before = time.monotonic()
     done = subprocess.run(

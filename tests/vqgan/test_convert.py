@@ -13,8 +13,9 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from published import taming
 from tests.vqgan.examples import F16, FLAX, GUMBEL, ROOT, equal, settings
-from vqgan import pretrained, taming
+from vqgan import pretrained
 from weights.msgpack import read_msgpack, write_msgpack
 
 

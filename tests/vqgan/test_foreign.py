@@ -15,9 +15,10 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
+from published import taming_layout
 from tests.torch_files import Called, Name, state_dict, write_old, write_zip
 from tests.vqgan.examples import GUMBEL, equal, settings
-from vqgan import pretrained, published
+from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import LossConfig, VQGANConfig
 from vqgan.layers import KINDS, Layer
@@ -113,9 +114,9 @@ def test_settings_that_cannot_be_said_are_named(changes: dict[str, Any], message
 def test_resampling_without_convolutions_is_said_and_computed() -> None:
     values = settings()
     flat = {**values.pop("ddconfig"), **values, "resamp_with_conv": False}
-    config = published.read_settings(flat)
+    config = taming_layout.read_settings(flat)
     assert config.resampling == "pool"
-    assert published.read_settings(published.write_settings(config)) == config
+    assert taming_layout.read_settings(taming_layout.write_settings(config)) == config
     leaves = pretrained.plan_of("taming", config).values()
     assert not [key for leaf in leaves for key in leaf.keys if "sample" in key]
     x = np.arange(8, dtype=np.float32).reshape(1, 2, 4, 1)

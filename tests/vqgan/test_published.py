@@ -11,9 +11,10 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from data.encode import open_encoder
+from published import taming_layout
 from tests.torch_files import state_dict, write_zip
 from tests.vqgan.examples import F16, FLAX, GUMBEL, RES1, TORCH_PICKLE
-from vqgan import pretrained, published
+from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import VQGANConfig
 from weights.msgpack import read_msgpack
@@ -76,7 +77,7 @@ def test_a_vqmodel_has_the_keys_and_shapes_that_torch_says(tmp_path: Path) -> No
     storages = {str(i): np.zeros(36864, np.float32) for i in range(185)}
     found = read_torch_file(write_zip(tmp_path / "x", TORCH_PICKLE.read_bytes(), storages))
     there = {key: array.shape for key, array in found.items() if not key.startswith("loss.")}
-    assert shapes(published.read_settings(RES1)) == there
+    assert shapes(taming_layout.read_settings(RES1)) == there
 
 
 def test_the_published_f16_models_have_these_keys() -> None:

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-PARTS = ("data", "model", "optim", "training", "vqgan", "weights")
+PARTS = ("clip", "data", "model", "optim", "published", "training", "vqgan", "weights")
 CODE = ("*.py", *(f"{part}/**/*.py" for part in PARTS))
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorstore", "numpy"),

@@ -12,8 +12,8 @@ import numpy as np
 
 from model.blocks import LayerNorms, Norms, layer_norms
 from model.config import Init, ModelConfig
-from model.foreign import check_words, same_or_zero, square_grid
 from model.init import Branch
+from published.words import check_words, same_or_zero, square_grid
 from weights.plans import Leaf, Plan
 from weights.settings import read_fields
 

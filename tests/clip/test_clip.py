@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from model import clip, clip_weights
-from model.clip import Clip
+from clip import towers
+from clip import weights as clip_weights
+from clip.towers import Clip
 
 REFERENCE = Path(__file__).parent.parent / "reference" / "clip_torch"
 TINY = REFERENCE / "clip_tiny"
@@ -25,7 +26,7 @@ Change = Callable[[Arrays], None]
 
 @pytest.fixture(scope="module")
 def tiny_clip() -> Clip:
-    return clip.load(TINY)
+    return towers.load(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_other_towers_equal_a_numpy_one(other_folder: Path, vectors: Arrays) -> None:
-    other, tokens = clip.load(other_folder), vectors["input_ids"].copy()
+    other, tokens = towers.load(other_folder), vectors["input_ids"].copy()
     tokens[0, 3] = 2  # which ends nothing: the largest id does
     mask = vectors["attention_mask"] == 1
     text, image = other.text_features(tokens, mask), other.image_features(vectors["pixels"])
@@ -207,7 +208,7 @@ def test_pictures_of_other_sizes_are_fitted_as_pillow_does(tiny_clip: Clip) -> N
         expected = expected.transpose(0, 2, 3, 1)
         top, left = cut
         expected = expected[:, top : top + 32, left : left + 32].clip(-1, 1)
-        fitted = clip.fit_to_square(jnp.asarray(pixels), 32)
+        fitted = towers.fit_to_square(jnp.asarray(pixels), 32)
         np.testing.assert_allclose(fitted, expected, rtol=0, atol=1e-5)
         np.testing.assert_allclose(
             tiny_clip.image_features(pixels), tiny_clip.image_features(fitted), rtol=0, atol=1e-6
@@ -218,7 +219,7 @@ def test_the_folder_may_name_other_pixel_statistics(tmp_path: Path, vectors: Arr
     shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
     statistics = {"image_mean": [0.5] * 3, "image_std": [0.5, 0.5, 1], "do_resize": True}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(statistics))
-    own, usual = clip.load(tmp_path), clip.load(TINY)
+    own, usual = towers.load(tmp_path), towers.load(TINY)
     mean, std = (np.array(v) for v in clip_weights.PIXEL_STATISTICS.values())
     normal = vectors["pixels"] * np.array([1, 1, 0.5])
     same = (2 * (normal * std + mean) - 1).astype(np.float32)
@@ -241,7 +242,7 @@ def test_half_precision_parts_and_tables_of_positions_are_read(
     index = {"weight_map": {name: file for file, some in parts.items() for name in some}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     shutil.copy(TINY / "config.json", tmp_path)
-    found, whole = flatten_dict(clip.load(tmp_path).params), flatten_dict(tiny_clip.params)
+    found, whole = flatten_dict(towers.load(tmp_path).params), flatten_dict(tiny_clip.params)
     for name, array in whole.items():
         assert found[name].dtype == jnp.float32
         np.testing.assert_array_equal(found[name], np.asarray(array, np.float16), str(name))
@@ -251,7 +252,7 @@ def test_a_configuration_that_says_nothing_is_vit_b_32(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"model_type": "clip"}')
     config = clip_weights.read_config(tmp_path)
-    shapes = {n: a.shape for n, a in flatten_dict(clip.structure(config)[1], sep="/").items()}
+    shapes = {n: a.shape for n, a in flatten_dict(towers.structure(config)[1], sep="/").items()}
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 151_277_313  # as published
     keys = [key for leaf in clip_weights.plan(shapes).values() for key in leaf.keys]
     assert len(keys) == len(set(keys)) == 398
@@ -310,7 +311,7 @@ def test_weights_and_settings_that_do_not_fit_are_named(
 ) -> None:
     folder = copy_of(tmp_path / "clip", change, **settings)
     with pytest.raises(ValueError, match=message) as caught:
-        clip.load(folder)
+        towers.load(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -329,16 +330,16 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path, data: bytes) -> 
     folder = copy_of(tmp_path)
     (folder / "model.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match="model.safetensors cannot be read"):
-        clip.load(folder)
+        towers.load(folder)
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="config.json"):
-        clip.load(tmp_path / "nowhere")
+        towers.load(tmp_path / "nowhere")
     (copy_of(tmp_path) / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="model.safetensors"):
-        clip.load(tmp_path)
+        towers.load(tmp_path)
     copy_of(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"image_std": [1, 1, 0]}')
     with pytest.raises(ValueError, match=r"preprocessor_config.json: image_std \[1, 1, 0\]"):
-        clip.load(tmp_path)
+        towers.load(tmp_path)

@@ -16,7 +16,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from model.clip_weights import ClipConfig, TowerConfig, read_config, read_params
+from clip.weights import ClipConfig, TowerConfig, read_config, read_params
 from model.layers import ACTIVATIONS, along_last, layer_norm
 
 Params = dict[str, Any]

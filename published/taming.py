@@ -12,8 +12,8 @@ import yaml
 
 from files import write_text
 from json_files import read_json
+from published.taming_layout import brief, read_settings, write_settings
 from vqgan.config import VQGANConfig
-from vqgan.published import brief, read_settings, write_settings
 from weights.arrays import Arrays, read_arrays, write_arrays
 from weights.torch_file import read_torch_file
 from weights.yaml_files import read_yaml

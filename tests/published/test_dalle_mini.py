@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from model import dalle_mini, pretrained, transformer
+from model import pretrained, transformer
 from model.config import ModelConfig
 from model.loss import cross_entropy
+from published import dalle_mini
 from tests.model import vectors
 from tests.model.vectors import (
     FOLDER,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.config import ModelConfig
-from model.foreign import check_words, same_or_zero, square_grid
+from published.words import check_words, same_or_zero, square_grid
 from weights.arrays import Arrays
 from weights.plans import Leaf, Plan
 from weights.settings import read_fields

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import dalle_mini, pretrained, transformer
+from model import pretrained, transformer
+from published import dalle_mini
 from tests.model import vectors
 from tests.model.vectors import FOLDER, SCANNED, VARIANTS, package_layout, settings
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from model import bart, pretrained, transformer
+from model import pretrained, transformer
 from model.config import ModelConfig
 from model.loss import cross_entropy
+from published import bart
 from tests.model import vectors
 from tests.model.vectors import BART
 
