@@ -45,8 +45,14 @@ def train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Train
             or the run diverges.
     """
     processes.join(config.parallel)
-    devices = parallel.start(config.parallel)
     agreement.check_start(config)
+    with peers.watch_peers():
+        return _train(config, make_recipe, load)
+
+
+def _train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> TrainState:
+    """As `train`, in processes that have met and watch each other."""
+    devices = parallel.start(config.parallel)
     if config.training.micro_batch_size != "auto":
         micro_batch_size(config.training, devices)  # refused before a folder is made
     recipe = agreement.together(lambda: make_recipe(config))
@@ -85,7 +91,7 @@ class _Session:
             *(self._run.folder, self._config.training.steps, self._run.devices.is_first),
         )
         alone = runs.sole_user(folder) if is_first else contextlib.nullcontext()
-        with alone, StopSignal() as stop, peers.watch_peers():
+        with alone, StopSignal() as stop:
             stop.leave = lambda: _leave_early(folder)
             stop.by(self._config.training.stop_after)
             with self._open_checkpoints() as checkpoints:

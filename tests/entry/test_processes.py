@@ -1,5 +1,6 @@
 """Several processes train one run: real ones, on this machine."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -157,3 +158,20 @@ def test_processes_that_do_not_agree_all_end_in_a_line(
         assert told in error
         assert "Traceback" not in error
     assert not run.exists()
+
+
+def test_one_that_fails_alone_before_the_first_update_ends_the_other_in_a_line(
+    records_folder: Path, tmp_path: Path
+) -> None:
+    """Process 0 alone wants the lock of the run's folder, which this test holds."""
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        said = finish(start(records_folder, run), 240)
+    assert [status for status, *_ in said] == [2, 3], said
+    first, second = (error.splitlines() for *_, error in said)
+    assert first[-1] == f"train.py: output_dir {run} is in use by another process"
+    assert "another process of this run is gone" in second[-1]
+    # jax would abort with a stack trace, and print F1127 12:00:00
+    assert not [line for line in second if "Traceback" in line or line.startswith("F")]

@@ -43,6 +43,9 @@ def watch_peers() -> Iterator[None]:
     with _open_lines():
         try:
             yield
+        except exits.StoppedError:  # all stop at one step
+            say_goodbye()
+            raise
         except BaseException as error:
             if isinstance(error, jax.errors.JaxRuntimeError) and not _is_own(error):
                 _end(str(error).strip().splitlines()[0][:200])
