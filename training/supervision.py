@@ -1,5 +1,6 @@
 """The supervisor of a run: it records its rows, saves its states, stops it or rolls it back."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from training.loop import Row
 from training.reports.logbook import Logbook
 from training.reports.trackers import Tracker
 from training.saved.checkpoint import Checkpoints
+from training.saved.remote import UnreachableError
 from training.skips import Skips
 from training.update.spikes import LEVEL, NOT_FINITE, SPIKE
 from training.update.state import TrainState
@@ -95,7 +97,7 @@ class Supervisor:
             self._book.tell("level", step, f"{text}; the update was made", **facts)
             return
         if row["guard/pressure"] > self._settings.bad_update_budget:
-            raise ValueError(
+            raise self._end(
                 f"more than training.bad_update_budget {self._settings.bad_update_budget} bad "
                 f"updates of about 1,000, the last at step {step} (batch {batch}, {found}); none "
                 f"was made. {_advice(int(event))}"
@@ -107,6 +109,15 @@ class Supervisor:
                 raise RollbackError(step, found)
             self._book.tell("spike", step, f"{found}: the update was not made", **facts)
 
+    def _end(self, text: str) -> ValueError:
+        """The error of a run that ends unsaved, with the step that its resume takes."""
+        self._checkpoints.settle()
+        kept = "the newest checkpoint cannot be seen from here"
+        with contextlib.suppress(UnreachableError):
+            steps = self._checkpoints.steps()
+            kept = f"the newest checkpoint is of step {steps[-1]}" if steps else "none was saved yet"
+        return ValueError(f"{text}. Updates since the last checkpoint are lost: {kept}")
+
     def _check_scale(self, step: int, row: Row) -> None:
         """Raises ValueError when float16 overflows again and again at the lowest loss scale."""
         if "loss_scale/skipped" not in row:
@@ -114,7 +125,7 @@ class Supervisor:
         at_floor = row["loss_scale/scale"] <= self._settings.loss_scale_floor
         self._overflows = self._overflows + 1 if row["loss_scale/skipped"] and at_floor else 0
         if self._overflows >= self._settings.loss_scale_patience:
-            raise ValueError(
+            raise self._end(
                 f"float16 overflowed in {self._overflows} updates running at the lowest loss scale "
                 f"{self._settings.loss_scale_floor:g}, up to step {step}; train with compute_dtype "
                 "bfloat16 or float32, or a lower learning rate"
@@ -144,7 +155,7 @@ class Supervisor:
         spikes = {one.why: one.spike for one in self.skips.ranges if one.spike is not None}
         lately = len([spike for spike in spikes.values() if spike > step - 1000])
         if lately >= budget:
-            raise ValueError(
+            raise self._end(
                 f"a spike at step {step} ({error}) after {lately} rollbacks, as many as "
                 f"training.bad_update_budget allows. {_advice(SPIKE)}"
             )

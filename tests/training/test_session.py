@@ -169,7 +169,9 @@ def test_no_number_is_skipped_noted_and_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_too_many_bad_updates_end_the_run_with_a_way_out(tmp_path: Path) -> None:
     world = World(tmp_path / "run", dict.fromkeys(range(12, 20), np.nan))
-    with pytest.raises(ValueError, match="bad_update_budget 3 bad updates.*step 16 .batch 15"):
+    with pytest.raises(
+        ValueError, match="budget 3 bad updates.*step 16 .batch 15.*newest checkpoint is of step 10$"
+    ):
         world.run()
     assert world.events()[-1] == ("abort", 15)
     assert {p.name for p in (world.folder / "checkpoints").glob("[0-9]*")} == {"10"}
@@ -237,12 +239,18 @@ def test_too_many_spikes_end_with_advice_that_helps(tmp_path: Path) -> None:
     assert world.events()[-1] == ("end", 40)
 
 
+def test_a_run_that_ends_before_its_first_save_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path / "run", dict.fromkeys(range(2, 9), np.nan))
+    with pytest.raises(ValueError, match="bad_update_budget 3 .*lost: none was saved yet$"):
+        world.run()
+
+
 def test_rollbacks_have_a_budget(tmp_path: Path) -> None:
     training = dataclasses.replace(
         TRAINING, on_spike="rollback", rollback_batches=0, bad_update_budget=2
     )
     world = World(tmp_path / "run", dict.fromkeys((24, 25, 26, 27), 100.0), training)
-    with pytest.raises(ValueError, match="after 2 rollbacks"):
+    with pytest.raises(ValueError, match="after 2 rollbacks.*newest checkpoint is of step 20$"):
         world.run()
 
 
