@@ -115,7 +115,8 @@ class Supervisor:
         kept = "the newest checkpoint cannot be seen from here"
         with contextlib.suppress(UnreachableError):
             steps = self._checkpoints.steps()
-            kept = f"the newest checkpoint is of step {steps[-1]}" if steps else "none was saved yet"
+            newest = f"the newest checkpoint is of step {steps[-1]}" if steps else ""
+            kept = newest or "none was saved yet"
         return ValueError(f"{text}. Updates since the last checkpoint are lost: {kept}")
 
     def _check_scale(self, step: int, row: Row) -> None:

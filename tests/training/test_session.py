@@ -170,7 +170,7 @@ def test_no_number_is_skipped_noted_and_the_run_goes_on(tmp_path: Path) -> None:
 def test_too_many_bad_updates_end_the_run_with_a_way_out(tmp_path: Path) -> None:
     world = World(tmp_path / "run", dict.fromkeys(range(12, 20), np.nan))
     with pytest.raises(
-        ValueError, match="budget 3 bad updates.*step 16 .batch 15.*newest checkpoint is of step 10$"
+        ValueError, match="budget 3 bad updates.*step 16 .batch 15.*checkpoint is of step 10$"
     ):
         world.run()
     assert world.events()[-1] == ("abort", 15)
