@@ -44,7 +44,7 @@ def train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Train
         ValueError: settings, data, folder and devices do not go together, processes do not agree,
             or the run diverges.
     """
-    processes.join(config.parallel)
+    processes.join(config.parallel, peers.lose_first)
     agreement.check_start(config)
     with peers.watch_peers():
         return _train(config, make_recipe, load)

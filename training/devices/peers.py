@@ -2,7 +2,8 @@
 
 jax.distributed notices as well, after HEARTBEAT_SECONDS, and aborts with a stack trace; until then
 an update waits for ever. Here each process holds a connection to process 0, which the system closes
-when a process dies, however it does. Without a connection, as behind a firewall, jax decides.
+when a process dies, however it does. Without a connection, as behind a firewall, or before there is
+one, the relay to jax's coordinator notices the death of process 0, and jax that of others.
 """
 
 import atexit
@@ -27,6 +28,7 @@ CONNECT_SECONDS = 10
 GRACE_SECONDS = 1.0
 """For this process to end by the error that ended the other one, such as no checkpoint being whole:
 then it has its own line and exit code."""
+LOST_SECONDS = 4  # for the connections between processes to say so first
 STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax aborts
 _GOODBYE, _STOP = b".", b"!"
 _lines: list[socket.socket] = []
@@ -54,6 +56,12 @@ def watch_peers() -> Iterator[None]:
             atexit.register(exits.end_now, exits.status_of(error))
             raise
         say_goodbye()
+
+
+def lose_first() -> None:
+    """Process 0 is gone: end this process, unless it ends by itself."""
+    if not _is_over.wait(LOST_SECONDS):
+        _end("process 0 does not answer")
 
 
 def _is_own(error: Exception) -> bool:

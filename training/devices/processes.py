@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training.config import ParallelConfig
+from training.devices.relay import relayed
 
 HEARTBEAT_SECONDS = 10  # a dead process is noticed after this time
 KUBERNETES_PORT = 55527
@@ -34,10 +35,10 @@ class Meeting(NamedTuple):
     process_id: int | None
 
 
-def join(config: ParallelConfig) -> None:
+def join(config: ParallelConfig, lost: Callable[[], None]) -> None:
     """Meet the other processes, if there are any. Nothing of jax may have run before.
 
-    From then on only process 0 prints to stdout.
+    From then on only process 0 prints to stdout, and `lost` is called when process 0 is gone.
 
     Raises:
         ValueError: they cannot be identified, or they do not come.
@@ -50,11 +51,12 @@ def join(config: ParallelConfig) -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
-        jax.distributed.initialize(
-            *meeting,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
-        )
+        with relayed(lost):
+            jax.distributed.initialize(
+                *meeting,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+            )
     except RuntimeError as error:
         raise ValueError(f"the processes of this run do not meet: {error}") from None
     _take_own_gpus(os.environ)
