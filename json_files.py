@@ -1,4 +1,4 @@
-"""JSON that others may have written: an object, bounded, no key twice; imports nothing of ours."""
+"""JSON that others may have written: bounded, no key twice; imports nothing of ours."""
 
 import json
 from pathlib import Path
@@ -14,20 +14,47 @@ def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     Raises:
         ValueError: there is none, it is larger, or it has a key twice.
     """
+    found = parse_json(_read(path, most), path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object but a {type(found).__name__}")
+    return found
+
+
+def read_list(path: Path, most: int = MAX_BYTES) -> list[dict[str, Any]]:
+    """The objects in a JSON file that holds a list of them; none where there is no file.
+
+    Raises:
+        ValueError: it holds something else, is larger, or an object has a key twice.
+    """
+    return as_list(parse_json(_read(path, most), path), path) if path.exists() else []
+
+
+def as_list(found: Any, name: object) -> list[dict[str, Any]]:
+    """What was found, if it is a list of objects. Raises ValueError."""
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ValueError(f"{name} holds no list of JSON objects")
+    return found
+
+
+def parse_json(data: bytes, name: object) -> Any:
+    """What a JSON text holds. Raises ValueError with the name where it is none."""
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} cannot be read: {error}") from None
+
+
+def _read(path: Path, most: int) -> bytes:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
         with path.open("rb") as file:
             data = file.read(most + 1)
-        if len(data) > most:
-            raise ValueError(f"it is larger than {most:,} bytes")
-        found = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        kind = type(found).__name__
-        raise ValueError(f"{path} holds no JSON object but a {kind}")
-    return found
+    if len(data) > most:
+        raise ValueError(f"{path} cannot be read: it is larger than {most:,} bytes")
+    return data
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

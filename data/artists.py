@@ -28,9 +28,10 @@ from data.artist_sets import (
 from data.artist_splits import assign_splits
 from data.artist_things import Subset, choose
 from data.drawings import TABLE, digest, rasterise, read_table
-from data.folders import holds, write_json
+from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji
 from files import check_free, new_folder
+from json_files import read_json
 
 MARKER = "artists.json"
 PACKAGES = Path("pictures/packages")
@@ -67,9 +68,9 @@ def main(config: ArtistsConfig) -> None:
     if not holds(out, MARKER, description):
         check_free(out)
         write_pictures(out, sets, description)
-    about = json.loads((out / MARKER).read_text(encoding="utf-8"))
-    counts = ", ".join(f"{count} {split}" for split, count in about["counts"].items())
-    print(f"{out}: {about['num_concepts']} things by {len(sets)} artists: {counts}")
+    counts = ", ".join(f"{count} {split}" for split, count in counts_of(out / MARKER).items())
+    num_concepts = read_json(out / MARKER).get("num_concepts")
+    print(f"{out}: {num_concepts} things by {len(sets)} artists: {counts}")
 
 
 def find_sets(config: ArtistsConfig) -> list[IconSet]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.drawings import TABLE, digest, rasterise, read_table
-from data.folders import holds, write_json
+from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji, assign_splits, gender_triples
 from files import check_free, new_folder
 
@@ -61,7 +61,7 @@ def main(config: EmojiConfig) -> None:
     if not holds(out, MARKER, description):
         check_free(out)
         write_pictures(out, description)
-    counts = json.loads((out / MARKER).read_text(encoding="utf-8"))["counts"]
+    counts = counts_of(out / MARKER)
     print(f"{out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()))
 
 

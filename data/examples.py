@@ -15,6 +15,9 @@ import numpy as np
 from jaxtyping import Int64
 
 LINES, OFFSETS = "examples.jsonl", "examples.i64"
+KINDS: dict[str, type] = {"key": str, "source_index": int, "caption": str, "split": str}
+"""Of what every line has."""
+ATTRIBUTE = str | int | float | None
 _CHUNK = 1 << 24  # bytes searched at a time
 
 
@@ -67,6 +70,11 @@ class Examples(Sequence[dict[str, Any]]):
             raise ValueError(f"{path} is damaged in line {place + 1}: {error}") from None
         if not isinstance(example, dict):
             raise ValueError(f"{path} is damaged in line {place + 1}: it holds no object")
+        for name, value in example.items():
+            if not isinstance(value, KINDS.get(name, ATTRIBUTE)):
+                raise ValueError(f"{path} is damaged in line {place + 1}: {name} is {value!r:.40}")
+        if missing := [name for name in KINDS if name not in example]:
+            raise ValueError(f"{path} is damaged in line {place + 1}: {missing[0]} is missing")
         return example
 
 

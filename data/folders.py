@@ -5,14 +5,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from json_files import read_json
+
 
 def holds(path: Path, marker: str, description: dict[str, Any]) -> bool:
     """True when `path`'s JSON file `marker` says each thing in `description`."""
     try:
-        found = json.loads((path / marker).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path / marker)
+    except ValueError:
         return False
-    return isinstance(found, dict) and all(found.get(k) == v for k, v in description.items())
+    return all(found.get(k) == v for k, v in description.items())
+
+
+def counts_of(path: Path) -> dict[str, int]:
+    """How many pictures each split has, by the JSON file that describes a folder of ours. Raises
+    ValueError where it does not say so."""
+    counts = read_json(path).get("counts")
+    if not isinstance(counts, dict) or not all(type(n) is int for n in counts.values()):
+        raise ValueError(f"{path} does not say counts of pictures; remove {path.parent}")
+    return counts
 
 
 def write_json(path: Path, content: Any) -> None:

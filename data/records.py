@@ -17,7 +17,9 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt8
 
 from copying import copy_folder
-from data.array_files import DTYPES, open_array, write_arrays
+from data.array_files import open_array, write_arrays
+from data.described import ARRAYS, FORMAT, damaged, read_about
+from data.described import MARKER as MARKER
 from data.examples import Examples, write_examples
 from data.folders import digest_folder
 from data.reading import write_bad_samples
@@ -25,28 +27,6 @@ from data.soundness import check_shapes, check_whole, glance, remember, was_chec
 from data.sources.config import PLAIN, ReadingConfig
 from data.splits import HELD_OUT
 from files import new_folder
-
-FORMAT = 1
-MARKER = "records.json"
-ARRAYS = {
-    "image_tokens": "u16",
-    "text_tokens": "u16",
-    "text_lengths": "u16",
-    "caption_offsets": "i64",
-    "caption_weights": "f32",
-    "split": "u8",
-}
-_KEYS: dict[str, type] = {
-    "grid_size": int,
-    "text_length": int,
-    "codebook_size": int,
-    "text_vocab_size": int,
-    "split_names": list,
-    "counts": dict,
-    "source": str,
-    "arrays": dict,
-    "digest": str,
-}
 
 
 @dataclass(frozen=True)
@@ -156,7 +136,7 @@ class Records:
         said = self.about.get("reading", {})
         known = {name: type(value) for name, value in asdict(PLAIN).items()}
         if not isinstance(said, dict) or any(type(v) is not known.get(k) for k, v in said.items()):
-            raise _damaged(self.folder / MARKER, f"reading is {said!r:.80}")
+            raise damaged(self.folder / MARKER, f"reading is {said!r:.80}")
         return ReadingConfig(**said)
 
 
@@ -172,7 +152,7 @@ def open_records(folder: str | Path) -> Records:
             f"no token records in {folder}; make them with "
             f"`python -m data.encode --source FOLDER_OR_TARS --out {folder}`"
         )
-    about = _read_about(folder / MARKER)
+    about = read_about(folder / MARKER)
     arrays = {name: open_array(folder, name, about) for name in ARRAYS}
     check_shapes(folder, about, arrays)
     glance(folder, about, arrays)
@@ -210,44 +190,6 @@ def compare_splits(theirs: str | None, ours: str | Path, weights: str) -> list[s
         f"held-out pictures of {ours} may be among those that {weights} was trained on: "
         f"{how} were chosen"
     ]
-
-
-def _read_about(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from None
-    if not isinstance(about, dict):
-        raise _damaged(path, f"it holds a {type(about).__name__}, not an object")
-    if about.get("format") != FORMAT:
-        raise ValueError(
-            f"{path.parent} has format {about.get('format')}, this Pastel reads {FORMAT}"
-        )
-    for name, kind in _KEYS.items():
-        if not isinstance(about.get(name), kind):
-            raise _damaged(path, f"{name} is {about.get(name)!r:.40}, not of type {kind.__name__}")
-    if not all(isinstance(name, str) for name in about["split_names"]):
-        raise _damaged(path, "split_names are not all text")
-    for name in ARRAYS:
-        if not _is_array(about["arrays"].get(name), name):
-            raise _damaged(path, f"arrays does not say the type and shape of {name}")
-    return about
-
-
-def _is_array(said: Any, name: str) -> bool:
-    """Whether records.json says all that opening an array takes."""
-    if not isinstance(said, dict) or not isinstance(said.get("shape"), list):
-        return False
-    sizes = all(isinstance(size, int) and size >= 0 for size in said["shape"])
-    dimensions = 2 if name in ("image_tokens", "text_tokens") else 1
-    return sizes and len(said["shape"]) == dimensions and str(said.get("type")) in DTYPES
-
-
-def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged: {why}; remove {path.parent} and encode again with "
-        f"`python -m data.encode --source FOLDER_OR_TARS --out {path.parent}`"
-    )
 
 
 def write_records(

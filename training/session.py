@@ -20,7 +20,7 @@ from training.recipe import Recipe, Run
 from training.reports.logbook import Logbook
 from training.reports.tracing import Trace
 from training.reports.trackers import Tracker
-from training.saved import runs
+from training.saved import runs, starts
 from training.saved.branching import branch
 from training.saved.checkpoint import Checkpoints
 from training.saved.copies import Copies
@@ -270,7 +270,7 @@ class _Session:
         if step:
             print(f"{folder}: resumed from step {step}")
         if devices.is_first:
-            runs.write_start(folder, to_yaml(self._config), devices.describe())
+            starts.write_start(folder, to_yaml(self._config), devices.describe())
         self._book.note("resume" if step else "start", step, f"on {devices.describe()}")
         if changes:
             told = {name: list(values) for name, values in changes.items()}

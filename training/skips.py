@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from files import write_text
+from json_files import read_list
 from training.devices.processes import from_first
+
+MOST = 2**62
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,23 @@ class LeftOut:
     """Step at which the loss or the gradient jumped; None = by hand."""
 
 
+def read_ranges(path: Path) -> list[LeftOut]:
+    """The ranges of a RUN/skips.json; none where there is no file. Raises ValueError."""
+    ranges = []
+    for number, one in enumerate(read_list(path), 1):
+        kinds = {**dict.fromkeys(("start", "stop", "step"), int), "why": str}
+        wrong = [key for key, kind in kinds.items() if type(one.get(key)) is not kind]
+        wrong += [key for key in one if key not in (*kinds, "spike")]
+        if not isinstance(one.get("spike"), int | None):
+            wrong.append("spike")
+        if not wrong and not 0 <= one["start"] < one["stop"] < MOST:
+            wrong = ["start", "stop"]
+        if wrong:
+            raise ValueError(f"{path} is no list of left-out batches: {wrong[0]} of range {number}")
+        ranges.append(LeftOut(**one))
+    return ranges
+
+
 class Skips:
     """A map from updates to batches, past the skipped ones. It is stored in RUN/skips.json, so that
     a resumed run, or a replay, takes the same batches."""
@@ -34,11 +54,8 @@ class Skips:
         self._path, self._is_writer = path, is_writer
         self.ranges: list[LeftOut] = []
         # Of several processes the first one's file counts: the others may have no such disk.
-        text = from_first(lambda: path.read_text() if path.is_file() else "[]")
-        try:
-            self.ranges = [LeftOut(**one) for one in json.loads(text)]
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is no list of left-out batches: {error}") from None
+        found = from_first(lambda: [vars(one) for one in read_ranges(path)])
+        self.ranges = [LeftOut(**one) for one in found]
 
     def position(self, n: int) -> int:
         """The batch of the update that follows `n` finished ones."""

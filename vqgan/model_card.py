@@ -1,14 +1,16 @@
 """MODEL_CARD.md of a trained VQGAN: what it is, what it was made with, what it reaches."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from files import write_text
+from json_files import parse_json, read_list
 from vqgan.config import VQGANConfig
 from vqgan.pretrained import WEIGHTS_FILE
 
 FILE = "MODEL_CARD.md"
+LONGEST = 2**20  # bytes of a row of metrics
 
 TEXT = """# VQGAN: {pixels} × {pixels} pixels to {grid} × {grid} tokens of {codes:,} codes
 
@@ -44,8 +46,10 @@ def write(
     counts: Mapping[str, int],
 ) -> None:
     """Write the card of the weights in `out`, which the run folder `run` made."""
-    start = json.loads((run / "environment.json").read_text(encoding="utf-8"))[-1]
-    last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    start = (read_list(run / "environment.json") or [{}])[-1]
+    last = last_row(run / "metrics.jsonl")
+    versions = start.get("versions")
+    versions = versions if isinstance(versions, dict) else {}
     sizes = {**counts, "all": sum(n for name, n in counts.items() if name != "train")}
     rows = [
         f"| {name} | {sizes[name]:,} | {figures[f'eval/{name}/psnr']:.2f} "
@@ -57,15 +61,28 @@ def write(
         grid=config.grid_size,
         codes=config.codebook_size,
         megabytes=(out / WEIGHTS_FILE).stat().st_size / 1e6,
-        commit=start["commit"] or "unknown",
-        devices=start["devices"],
+        commit=start.get("commit") or "unknown",
+        devices=start.get("devices", "unknown devices"),
         hours=last["hours"],
         steps=last["step"],
         examples=last["examples"],
-        flags=start["command"].partition(" ")[2],
-        versions=", ".join(f"{name} {version}" for name, version in start["versions"].items()),
+        flags=str(start.get("command", "")).partition(" ")[2],
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         usage=figures["eval/all/usage"],
         perplexity=figures["eval/all/perplexity"],
         rows="\n".join(rows),
     )
     write_text(out / FILE, text)
+
+
+def last_row(path: Path) -> dict[str, Any]:
+    """The last row of metrics. Raises ValueError where it says no step, hours or examples."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - LONGEST, 0))
+        lines = file.read().splitlines() or [b""]
+    row = parse_json(lines[-1], f"the last line of {path}")
+    said = row if isinstance(row, dict) else {}
+    for name in ("step", "hours", "examples"):
+        if type(said.get(name)) not in (int, float):
+            raise ValueError(f"the last line of {path}: {name} is {said.get(name)!r:.40}")
+    return said

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from data import records as records_module
-from data.records import ARRAYS, Records, compare_splits, open_records, write_records
+from data.described import ARRAYS
+from data.records import Records, compare_splits, open_records, write_records
 
 
 def write(out: Path, **changed: Any) -> Records:

@@ -171,7 +171,7 @@ def test_a_start_reads_the_end_of_a_long_history_only(tmp_path: Path) -> None:
     with path.open("w") as file:
         file.writelines(f'{{"step": {n}, "hours": {n}}}\n' for n in range(1, 200_001))
     with path.open("rb") as file:
-        start, line = next(itertools.islice(metrics._lines_backwards(file), 9, None))
+        start, line = next(itertools.islice(metrics._lines_backwards(file, path), 9, None))
         assert file.tell() == path.stat().st_size  # one block was read, the last
     assert json.loads(line)["step"] == 200_000 - 9
     assert start > path.stat().st_size - metrics.BLOCK

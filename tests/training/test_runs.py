@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.saved import runs
+from training.saved import runs, starts
 from training.saved.copies import Copies, fetch
 
 SETTINGS = {"seed": 0, "model": {"dim": 8}, "training": {"steps": 10, "log_every": 1}}
@@ -20,7 +20,7 @@ def load(path: Path) -> dict:
 
 def trained(folder: Path) -> Path:
     assert runs.open_folder(folder, SETTINGS, load) is None
-    runs.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), f"the cpu of {folder}")
+    starts.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), f"the cpu of {folder}")
     (folder / "checkpoints" / "5").mkdir(parents=True)
     return folder
 
@@ -51,7 +51,7 @@ def test_other_differences_are_refused_by_name_unless_they_are_allowed(tmp_path:
 def test_a_folder_is_new_then_resumed_then_refused_to_others(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert runs.open_folder(folder, SETTINGS, load) is None
-    runs.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), "1 × cpu")
+    starts.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), "1 × cpu")
     other = {**SETTINGS, "model": {"dim": 4}}
     assert runs.open_folder(folder, other, load) is None  # nothing was trained: change your mind
     (folder / "checkpoints" / "5").mkdir(parents=True)
@@ -109,11 +109,11 @@ def test_where_no_lock_can_be_had_the_run_goes_on_with_a_warning(
 def test_other_package_versions_warn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs.write_start(tmp_path, "", "1 × cpu")
-    runs.write_start(tmp_path, "", "1 × cpu")
+    starts.write_start(tmp_path, "", "1 × cpu")
+    starts.write_start(tmp_path, "", "1 × cpu")
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1")
-    runs.write_start(tmp_path, "", "1 × cpu")
+    starts.write_start(tmp_path, "", "1 × cpu")
     assert "bit equality is off" in capsys.readouterr().err
 
 

@@ -58,6 +58,8 @@ class BatchPlan:
     def after(self, before: Sequence[Sequence[int]], batch: int) -> "BatchPlan":
         """The plan that has the parts of `before` up to this batch, and from it on its own: a run
         that goes on with other sizes goes on at the example where it was."""
+        if not all(_is_part(one) for one in before) or (before and before[0][0] != 0):
+            raise ValueError(f"the checkpoint says that its batches were {before!r:.80}")
         own = max((one for one in self.parts if one[0] <= batch), key=lambda one: one[0])
         parts = [(start, size) for start, size in before if start < batch]
         parts += [(batch, own[1]), *(one for one in self.parts if one[0] > batch)]
@@ -73,6 +75,11 @@ class BatchPlan:
             count = most(batch - start, 0)
             is_last = i + 1 == len(parts)
             yield size, count if is_last else least(count, parts[i + 1][0] - start)
+
+
+def _is_part(one: Any) -> bool:
+    is_pair = isinstance(one, list | tuple) and len(one) == 2
+    return is_pair and all(type(number) is int and 0 <= number < 2**62 for number in one)
 
 
 def make_plan(training: TrainingConfig) -> BatchPlan:

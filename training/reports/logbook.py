@@ -47,9 +47,9 @@ def read(folder: Path) -> list[dict[str, Any]]:
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     entries = []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             entries.append(json.loads(line))
-    return entries
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _append(path: Path, text: str) -> None:

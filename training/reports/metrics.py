@@ -38,6 +38,7 @@ class Costs:
 
 NO_COSTS = Costs()
 BLOCK = 2**16  # bytes read at a time from the end of a file
+LONGEST = 2**23  # bytes of a row
 
 
 # Dense products in bfloat16, by the makers' data sheets, in FLOPs a second of what jax calls a
@@ -153,9 +154,13 @@ def _parse(line: str | bytes) -> dict[str, Any] | None:
     """The row in a line; None where there is none."""
     try:
         row = json.loads(line)
-        return {**row, "step": int(row["step"]), "hours": float(row["hours"])}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, RecursionError):
         return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    hours = row.get("hours")
+    is_time = isinstance(hours, int | float) and not isinstance(hours, bool) and 0 <= hours < 1e9
+    return row if is_time and 0 <= row["step"] < 2**62 else None
 
 
 def _cut_after(path: Path, step: int) -> float:
@@ -169,7 +174,7 @@ def _cut_after(path: Path, step: int) -> float:
         path.touch()
     hours, found, size = 0.0, 0, 0
     with path.open("r+b") as file:
-        for number, (start, line) in enumerate(_lines_backwards(file)):
+        for number, (start, line) in enumerate(_lines_backwards(file, path)):
             row = _parse(line)
             if row is None and number > 0:  # a last line may be cut off by a crash
                 raise _damaged(path, path.read_bytes()[:start].count(b"\n") + 1)
@@ -184,7 +189,7 @@ def _cut_after(path: Path, step: int) -> float:
     return hours
 
 
-def _lines_backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _lines_backwards(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a file from its last to its first, with their ends, and where each begins."""
     place, rest = file.seek(0, os.SEEK_END), b""
     while place > 0:
@@ -192,6 +197,10 @@ def _lines_backwards(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         place -= size
         file.seek(place)
         rest = file.read(size) + rest
+        if len(rest) > LONGEST:
+            raise ValueError(
+                f"{path} has a line of more than {LONGEST:,} bytes; repair it, or move it away"
+            )
         first, *lines = rest.splitlines(keepends=True)
         for line in reversed(lines):
             yield place + len(rest) - len(line), line

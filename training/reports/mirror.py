@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import secrets
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from training.config import TrackerConfig
 from training.exits import STOP_SIGNALS
 
 ID_FILE = "wandb_id.txt"
+MOST_ID = 256  # bytes of that file
 MOST_WAITING = 100_000  # messages that wandb has not taken yet
 MOST_SECONDS = 600  # for wandb to end by itself, after the trainer
 Message = Mapping[str, Any]
@@ -35,6 +37,11 @@ class Mirror:
         self._waiting: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)
         self._process: subprocess.Popen[str] | None = None
         if config.wandb == "off":
+            return
+        try:
+            lasting = _lasting_id(folder / ID_FILE)
+        except (OSError, ValueError) as error:
+            _tell(f"wandb does not start: {error}")
             return
         try:
             self._process = subprocess.Popen(
@@ -54,7 +61,7 @@ class Mirror:
                 "modes": ["online", "offline"] if config.wandb == "online" else ["offline"],
                 "folder": str(folder.resolve()),
                 "project": config.project,
-                "id": _lasting_id(folder / ID_FILE),
+                "id": lasting,
                 "settings": dict(settings),
                 "trainer": os.getpid(),
             }
@@ -101,10 +108,18 @@ class Mirror:
 
 
 def _lasting_id(path: Path) -> str:
-    """The run's id on the server: made at its first start, and no other run's."""
+    """The run's id on the server: made at its first start, and no other run's.
+
+    Raises:
+        ValueError: the file holds none.
+    """
     if not path.is_file():
         path.write_text(secrets.token_hex(4))
-    return path.read_text().strip()
+    with path.open("rb") as file:
+        found = file.read(MOST_ID).decode("utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[\w.-]{1,64}", found):
+        raise ValueError(f"{path} holds no id of a run; move it away, and another is made")
+    return found
 
 
 def _note_id(path: Path, found: str) -> None:

@@ -12,6 +12,7 @@ from training.devices.batching import BATCHES
 from training.recipe import Run
 from training.saved import runs
 from training.saved.checkpoint import Checkpoints
+from training.skips import read_ranges
 from training.update.state import TrainState
 
 MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
@@ -74,6 +75,6 @@ def _copy_past(run: Path, folder: Path, step: int) -> None:
     if (run / "metrics.jsonl").is_file():
         copy_file(run / "metrics.jsonl", folder / "metrics.jsonl", run)
     if (run / "skips.json").is_file():
-        left_out = json.loads((run / "skips.json").read_text())
-        kept = [one for one in left_out if one["step"] <= step]
+        left_out = read_ranges(run / "skips.json")
+        kept = [vars(one) for one in left_out if one.step <= step]
         write_text(folder / "skips.json", json.dumps(kept, indent=1) + "\n")

@@ -19,6 +19,7 @@ from training.devices.processes import everywhere, from_first
 from training.saved.digests import (
     check_fit,
     describe,
+    is_digest,
     json_digest,
     leaf_digests,
     path_name,
@@ -294,6 +295,11 @@ class Checkpoints:
             words = self._store.words(step)
             if json_digest({k: v for k, v in words.items() if k != "digest"}) != words["digest"]:
                 raise ValueError("its JSON has other bits than were saved")
+            for name in ("about", "metrics", "digests"):
+                if not isinstance(words[name], dict):
+                    raise ValueError(f"{name} in its JSON is {words[name]!r:.40}")
+            if wrong := [key for key, one in words["digests"].items() if not is_digest(one)]:
+                raise ValueError(f"the digest of {wrong[0]!r:.60} in its JSON is none")
         return words
 
     @contextlib.contextmanager

@@ -5,11 +5,11 @@ The run's own folder stays the place where process 0 writes and people read.
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from files import write_bytes
+from training.saved import starts
 from training.saved.remote import Store, names, open_store, reachable
 
 GROWING = ("metrics.jsonl", "logbook.jsonl", "LOGBOOK.md", "environment.json", "skips.json")
@@ -86,15 +86,16 @@ def fetch(run: Path, folder: str) -> None:
         write_bytes(path, data)
 
 
-def _check_same_run(starts: Path, store: Store, folder: str) -> None:
-    """Raises ValueError where the first starts of both differ."""
+def _check_same_run(path: Path, store: Store, folder: str) -> None:
+    """Raises ValueError where the first starts of both differ; `path` is the run's own file."""
     with reachable(store):
-        copied = store.read(f"run/{starts.name}").result()
-    if copied.state != "value" or not starts.is_file():
+        copied = store.read(f"run/{path.name}").result()
+    if copied.state != "value" or not path.is_file():
         return
-    if json.loads(copied.value)[0] != json.loads(starts.read_text())[0]:
+    theirs = starts.parse(copied.value, f"{folder}/run/{path.name}")
+    if theirs[:1] != starts.read(path)[:1]:
         raise ValueError(
-            f"checkpoint.folder {folder} holds another run than {starts.parent}; name another"
+            f"checkpoint.folder {folder} holds another run than {path.parent}; name another"
         )
 
 

@@ -8,6 +8,7 @@ one to one, so that a single changed number is always seen.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped, UInt32
 
+DIGEST = re.compile(r"(\w{1,32})\[(?:\d{1,15},?)*\] [0-9a-f]{16}", re.ASCII)
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
@@ -32,6 +34,15 @@ def leaf_digests(tree: Any) -> dict[str, str]:
 def describe(leaf: Any) -> str:
     """Such as float32[2,4]; for shapes that are not yet arrays too."""
     return f"{jnp.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
+
+
+def is_digest(text: Any) -> bool:
+    """Whether this is what `leaf_digests` says of an array."""
+    found = DIGEST.fullmatch(text) if isinstance(text, str) else None
+    try:
+        return found is not None and bool(jnp.dtype(found[1]).itemsize)
+    except TypeError:
+        return False
 
 
 def shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:

@@ -11,11 +11,7 @@ With checkpoint.folder the steps lie there, and copies of the rest (training/sav
 """
 
 import contextlib
-import importlib.metadata
 import itertools
-import json
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +21,7 @@ from typing import Any
 
 import files
 from copying import copy_folder
-from files import write_text
-from training.saved import copies, remote
+from training.saved import copies, remote, starts
 
 # What may differ between a run and its resumption: none of it changes the trajectory, except that
 # more `steps` re-plan the decay of the learning rate. Names, or groups that end with a dot.
@@ -66,7 +61,6 @@ OURS = {
     *("tensorboard", "profile"),
     ".lock",
 }
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
 def new_folder(name: str) -> Path:
@@ -134,8 +128,10 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
     if folder.is_file():
         raise ValueError(f"output_dir {folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    saved = folder / "config.yaml"
-    is_run = saved.is_file() and (folder / "environment.json").is_file()
+    saved, environment = folder / "config.yaml", folder / "environment.json"
+    is_run = saved.is_file() and environment.is_file()
+    if is_run:
+        starts.read(environment)  # a damaged one is refused before anything is trained
     strange = sorted({path.name for path in folder.iterdir()} - OURS)
     if strange and not is_run:  # in a run people put what they like
         raise ValueError(
@@ -230,48 +226,8 @@ def sole_user(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_start(folder: Path, config_yaml: str, devices: str) -> None:
-    """Record this start; warn when packages are not those of the start before."""
-    write_text(folder / "config.yaml", config_yaml)
-    path = folder / "environment.json"
-    starts = json.loads(path.read_text()) if path.is_file() else []
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    versions["python"] = platform.python_version()
-    if starts and starts[-1]["versions"] != versions:
-        old = starts[-1]["versions"]
-        changed = ", ".join(
-            f"{k} {old.get(k)} → {v}" for k, v in versions.items() if old.get(k) != v
-        )
-        print(f"warning: other package versions ({changed}): bit equality is off", file=sys.stderr)
-    start = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": " ".join(sys.argv),
-        "commit": _commit(),
-        "versions": versions,
-        "devices": devices,
-        "host": platform.platform(),
-    }
-    write_text(path, json.dumps([*starts, start], indent=1))
-
-
 def copy_once(source: Path, target: Path) -> None:
     """Copy a folder into the run, whole or not at all, unless it is there."""
     if not target.exists():
         with files.new_folder(target) as folder:
             copy_folder(source, folder, source.parent)
-
-
-def _commit() -> str:
-    def git(*words: str) -> str:
-        here = Path(__file__).parent
-        done = subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        return git("rev-parse", "HEAD") + (
-            " (changed)" if git("status", "--porcelain", "-uno") else ""
-        )
-    except FileNotFoundError:  # no git on this machine
-        return ""

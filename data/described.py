@@ -1,0 +1,86 @@
+"""records.json, which says what token records hold: its keys and their kinds."""
+
+from pathlib import Path
+from typing import Any
+
+from data.array_files import DTYPES
+from json_files import read_json
+
+FORMAT = 1
+MARKER = "records.json"
+ARRAYS = {
+    "image_tokens": "u16",
+    "text_tokens": "u16",
+    "text_lengths": "u16",
+    "caption_offsets": "i64",
+    "caption_weights": "f32",
+    "split": "u8",
+}
+_KEYS: dict[str, type] = {
+    "grid_size": int,
+    "text_length": int,
+    "codebook_size": int,
+    "text_vocab_size": int,
+    "split_names": list,
+    "counts": dict,
+    "source": str,
+    "arrays": dict,
+    "digest": str,
+}
+_TEXTS = ("tokenizer_digest", "vqgan_digest", "held_out_by")
+"""Keys that may be absent."""
+_MOST = 2**40  # of what has a size
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The content of a records.json.
+
+    Raises:
+        ValueError: it is damaged, naming the key, or of another format.
+    """
+    try:
+        about = read_json(path)
+    except ValueError as error:
+        raise damaged(path, str(error).removeprefix(f"{path} ")) from None
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path.parent} has format {about.get('format')}, this Pastel reads {FORMAT}"
+        )
+    for name, kind in _KEYS.items():
+        if not isinstance(about.get(name), kind):
+            raise damaged(path, f"{name} is {about.get(name)!r:.40}, not of type {kind.__name__}")
+        if kind is int and not 0 < int(about[name]) < _MOST:
+            raise damaged(path, f"{name} is {about[name]!r:.40}")
+    for name in ("split_names", "sources"):
+        if not _is_names(about.get(name, [""])):
+            raise damaged(path, f"{name} are not all text")
+    if not all(type(count) is int for count in about["counts"].values()):
+        raise damaged(path, "counts are not all whole numbers")
+    for name in _TEXTS:
+        if not isinstance(about.get(name), str | None):
+            raise damaged(path, f"{name} is {about[name]!r:.40}, not text")
+    for name in ARRAYS:
+        if not _is_array(about["arrays"].get(name), name):
+            raise damaged(path, f"arrays does not say the type and shape of {name}")
+    return about
+
+
+def _is_names(said: Any) -> bool:
+    return isinstance(said, list) and bool(said) and all(isinstance(one, str) for one in said)
+
+
+def _is_array(said: Any, name: str) -> bool:
+    """Whether records.json says all that opening an array takes."""
+    if not isinstance(said, dict) or not isinstance(said.get("shape"), list):
+        return False
+    sizes = all(type(size) is int and 0 <= size < _MOST for size in said["shape"])
+    dimensions = 2 if name in ("image_tokens", "text_tokens") else 1
+    return sizes and len(said["shape"]) == dimensions and str(said.get("type")) in DTYPES
+
+
+def damaged(path: Path, why: str) -> ValueError:
+    """The error of a damaged records.json."""
+    return ValueError(
+        f"{path} is damaged: {why}; remove {path.parent} and encode again with "
+        f"`python -m data.encode --source FOLDER_OR_TARS --out {path.parent}`"
+    )

@@ -1,0 +1,79 @@
+"""RUN/environment.json: for each start of a run its command, commit, package versions, devices."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from files import write_text
+from json_files import as_list, parse_json, read_list
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The starts of a run, oldest first; none where there is no file.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        return _checked(read_list(path), path)
+    except ValueError as error:
+        raise ValueError(f"{error}; it is a record only: move it away, and go on") from None
+
+
+def parse(data: bytes, name: str) -> list[dict[str, Any]]:
+    """The same of a copy's content. Raises ValueError with the name."""
+    return _checked(as_list(parse_json(data, name), name), name)
+
+
+def _checked(starts: list[dict[str, Any]], name: object) -> list[dict[str, Any]]:
+    for number, one in enumerate(starts):
+        if not isinstance(one.get("versions"), dict):
+            raise ValueError(f"{name}: start {number + 1} has no versions")
+    return starts
+
+
+def write_start(folder: Path, config_yaml: str, devices: str) -> None:
+    """Record this start; warn when packages are not those of the start before."""
+    write_text(folder / "config.yaml", config_yaml)
+    path = folder / "environment.json"
+    starts = read(path)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions["python"] = platform.python_version()
+    if starts and starts[-1]["versions"] != versions:
+        old = starts[-1]["versions"]
+        changed = ", ".join(
+            f"{k} {old.get(k)} → {v}" for k, v in versions.items() if old.get(k) != v
+        )
+        print(f"warning: other package versions ({changed}): bit equality is off", file=sys.stderr)
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": " ".join(sys.argv),
+        "commit": _commit(),
+        "versions": versions,
+        "devices": devices,
+        "host": platform.platform(),
+    }
+    write_text(path, json.dumps([*starts, start], indent=1))
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        done = subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        return git("rev-parse", "HEAD") + (
+            " (changed)" if git("status", "--porcelain", "-uno") else ""
+        )
+    except FileNotFoundError:  # no git on this machine
+        return ""
