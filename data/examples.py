@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 LINES, OFFSETS = "examples.jsonl", "examples.i64"
 KINDS: dict[str, type] = {"key": str, "source_index": int, "caption": str, "split": str}
-"""Of what every line has."""
+"""Of what is always written."""
 ATTRIBUTE = str | int | float | None
 _CHUNK = 1 << 24  # bytes searched at a time
 
@@ -73,9 +73,18 @@ class Examples(Sequence[dict[str, Any]]):
         for name, value in example.items():
             if not isinstance(value, KINDS.get(name, ATTRIBUTE)):
                 raise ValueError(f"{path} is damaged in line {place + 1}: {name} is {value!r:.40}")
-        if missing := [name for name in KINDS if name not in example]:
-            raise ValueError(f"{path} is damaged in line {place + 1}: {missing[0]} is missing")
-        return example
+        return _Line(example, where=f"{path} is damaged in line {place + 1}")
+
+
+class _Line(dict[str, Any]):
+    """What stands in a line; for what does not, a ValueError."""
+
+    def __init__(self, content: dict[str, Any], where: str) -> None:
+        super().__init__(content)
+        self._where = where
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(f"{self._where}: {name} is missing")
 
 
 def write_examples(folder: Path, examples: Iterable[dict[str, Any]]) -> None:
