@@ -180,3 +180,59 @@ def test_copies_bring_back_what_is_lost_or_longer_there(tmp_path: Path) -> None:
     assert not (run / "thesis.tex").exists()
     copies.copy()
     assert (tmp_path / "store" / "run" / "LOGBOOK.md").read_text() == "one\ntwo\nthree\n"
+
+
+def test_a_save_copies_only_what_came_since_the_last_one(tmp_path: Path) -> None:
+    run, store = trained(tmp_path / "run"), tmp_path / "store"
+    history, text = run / "metrics.jsonl", ""
+    copies = Copies(run, str(store), lambda *_: None)
+    for n in range(5):
+        text += f"row {n}\n" * 100
+        history.write_text(text)
+        if n == 3:
+            copies = Copies(run, str(store), lambda *_: None)  # of a process that resumes
+        copies.copy()
+    parts = sorted((store / "run").glob("metrics.jsonl*"))
+    assert [path.stat().st_size for path in parts] == [600] * 5
+    fetch(tmp_path / "there", str(store))
+    assert (tmp_path / "there" / "metrics.jsonl").read_text() == text
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+@pytest.mark.parametrize("kept", [0, 7, 6 * 100, 6 * 250, 6 * 300])
+def test_rows_that_were_taken_back_are_not_copied(
+    tmp_path: Path, kept: int, is_resumed: bool
+) -> None:
+    """By a rollback, after which there may be more rows than before, or by a resume."""
+    run, store = trained(tmp_path / "run"), tmp_path / "store"
+    history, text = run / "metrics.jsonl", ""
+    copies = Copies(run, str(store), lambda *_: None)
+    for n in range(3):
+        text += f"row {n}\n" * 100
+        history.write_text(text)
+        copies.copy()
+    if is_resumed:
+        copies = Copies(run, str(store), lambda *_: None)
+    text = text[:kept] + "new\n" * 300
+    history.write_text(text)
+    copies.copy()
+    history.write_text(text + "more\n")
+    copies.copy()
+    fetch(tmp_path / "there", str(store))
+    assert (tmp_path / "there" / "metrics.jsonl").read_text() == text + "more\n"
+
+
+def test_a_start_does_not_copy_pictures_anew_that_are_there(tmp_path: Path) -> None:
+    run, store = trained(tmp_path / "run"), tmp_path / "store"
+    (run / "grids").mkdir()
+    for name in ("1.png", "2.png"):
+        (run / "grids" / name).write_bytes(b"drawn")
+    Copies(run, str(store), lambda *_: None).copy()
+    before = (store / "run" / "grids" / "1.png").stat().st_mtime_ns
+    copies = Copies(run, str(store), lambda *_: None)
+    (run / "grids" / "2.png").write_bytes(b"drawn anew")
+    later = (run / "grids" / "1.png").stat().st_mtime + 60
+    os.utime(run / "grids" / "2.png", (later, later))
+    copies.copy()
+    assert (store / "run" / "grids" / "1.png").stat().st_mtime_ns == before
+    assert (store / "run" / "grids" / "2.png").read_bytes() == b"drawn anew"

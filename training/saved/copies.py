@@ -1,10 +1,13 @@
 """Copies of a run's other files, stored beside its checkpoints when those are elsewhere
 (checkpoint.folder), so that the same command goes on in an empty folder on another machine.
 
-The run's own folder stays the place where process 0 writes and people read.
+The run's own folder stays the place where process 0 writes and people read. What is only added to
+is copied in parts, NAME and then NAME+PLACE, where PLACE is the byte at which the part begins: a
+save copies what came since the last one, however long the history is.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +19,9 @@ GROWING = ("metrics.jsonl", "logbook.jsonl", "LOGBOOK.md", "environment.json", "
 """Files that are only added to: of two, the longer one is newer."""
 FILES = (*GROWING, "config.yaml", "wandb_id.txt")
 FOLDERS = ("tokenizer", "vqgan", "grids", "tensorboard")
+IN_PARTS = ("metrics.jsonl", "logbook.jsonl", "tensorboard/")
+Parts = dict[str, list[int]]
+"""Of each name in the folder, where its parts begin."""
 
 
 class Copies:
@@ -26,6 +32,8 @@ class Copies:
         self._run, self._tell = run, tell
         self._store = open_store(folder) if folder else None
         self._copied: dict[Path, tuple[int, int]] = {}
+        self._parts: Parts | None = None
+        self._since = time.time()
         self._is_told = False
 
     def __enter__(self) -> "Copies":
@@ -48,17 +56,73 @@ class Copies:
             self._is_told = True
 
     def _copy(self, store: Store) -> None:
+        if self._parts is None:
+            self._parts = _find_parts(store)
         writes = {}
         for path in _files(self._run):
             with contextlib.suppress(FileNotFoundError):
                 facts = path.stat()
                 mark = (facts.st_mtime_ns, facts.st_size)
-                if self._copied.get(path) != mark:
-                    name = f"run/{path.relative_to(self._run).as_posix()}"
-                    writes[path] = mark, store.write(name, path.read_bytes())
+                if self._copied.get(path) == mark:
+                    continue
+                name = path.relative_to(self._run).as_posix()
+                is_old = facts.st_mtime < self._since and name in self._parts
+                if is_old and name.startswith("grids/"):  # an earlier start copied it
+                    self._copied[path] = mark
+                elif name.startswith(IN_PARTS):
+                    _add(store, name, path, self._parts.setdefault(name, []))
+                    self._copied[path] = mark
+                else:
+                    writes[path] = mark, store.write(f"run/{name}", path.read_bytes())
         for path, (mark, write) in writes.items():
             write.result()
             self._copied[path] = mark
+
+
+def _add(store: Store, name: str, path: Path, begins: list[int]) -> None:
+    """Copy what the file holds beyond its parts. Those that it does not hold any more, since a
+    rollback or a resume took rows back, are removed, the last one first."""
+    end = 0
+    with path.open("rb") as file:
+        while begins:
+            copied = _read(store, _part(name, begins[-1]))
+            file.seek(begins[-1])
+            if file.read(len(copied)) == copied:
+                end = begins[-1] + len(copied)
+                break
+            store.write(_part(name, begins.pop()), None).result()
+        file.seek(end)
+        if more := file.read():
+            store.write(_part(name, end), more).result()
+            begins.append(end)
+
+
+def _part(name: str, begin: int) -> str:
+    return f"run/{name}+{begin:015d}" if begin else f"run/{name}"
+
+
+def _find_parts(store: Store) -> Parts:
+    """What is in the folder, by the names in the run's."""
+    found: Parts = {}
+    for one in names(store, "run/"):
+        name, plus, begin = one.rpartition("+")
+        is_part = bool(plus) and begin.isdecimal() and name.startswith(IN_PARTS)
+        found.setdefault(name if is_part else one, []).append(int(begin) if is_part else 0)
+    return {name: sorted(begins) for name, begins in found.items()}
+
+
+def _read(store: Store, name: str) -> bytes:
+    return store.read(name).result().value
+
+
+def _join(store: Store, name: str, begins: list[int]) -> bytes:
+    """A file from its parts, as far as they follow on one another."""
+    data = b""
+    for begin, read in [(begin, store.read(_part(name, begin))) for begin in begins]:
+        if begin != len(data):
+            break
+        data += read.result().value
+    return data
 
 
 def fetch(run: Path, folder: str) -> None:
@@ -71,7 +135,7 @@ def fetch(run: Path, folder: str) -> None:
     """
     store = open_store(folder)
     _check_same_run(run / "environment.json", store, folder)
-    for name in names(store, "run/"):
+    for name, begins in _find_parts(store).items():
         first, *rest = name.split("/")
         if (first not in FOLDERS if rest else name not in FILES) or ".." in rest:
             continue
@@ -79,9 +143,11 @@ def fetch(run: Path, folder: str) -> None:
         if path.exists() and name not in (*GROWING, "config.yaml"):
             continue
         with reachable(store):
-            data = store.read(f"run/{name}").result().value
-        if name in GROWING and path.exists() and path.stat().st_size >= len(data):
-            continue
+            if name in GROWING and path.exists():
+                longest = begins[-1] + len(_read(store, _part(name, begins[-1])))
+                if path.stat().st_size >= longest:
+                    continue
+            data = _join(store, name, begins)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data)
 
