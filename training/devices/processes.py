@@ -35,7 +35,7 @@ class Meeting(NamedTuple):
     process_id: int | None
 
 
-def join(config: ParallelConfig, lost: Callable[[], None]) -> None:
+def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> None:
     """Meet the other processes, if there are any. Nothing of jax may have run before.
 
     From then on only process 0 prints to stdout, and `lost` is called when process 0 is gone.
