@@ -101,12 +101,12 @@ def test_an_error_in_one_ends_both_in_a_line(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "grids").touch()  # where the first wants a folder
+    (run / "metrics.jsonl").mkdir()  # where the first wants a file
     began = time.monotonic()
-    said = finish(start(records_folder, run, "--training.grid_every=4"), 240)
+    said = finish(start(records_folder, run), 240)
     assert [status for status, *_ in said] == [2, 3], said
     errors = [error.splitlines() for *_, error in said]
-    assert errors[0][-1].startswith("train.py: [Errno 17] File exists")
+    assert errors[0][-1].startswith("train.py: [Errno 21] Is a directory")
     assert "another process of this run is gone" in errors[1][-1]
     assert not [line for both in errors for line in both if "Traceback" in line or "F1" in line]
     seconds = time.monotonic() - began
