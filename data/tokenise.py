@@ -74,6 +74,8 @@ def make_records(
     Raises:
         ValueError: no usable picture, or none left to train on.
     """
+    if options.tokenizer is not None:  # refused by its own name, and before pictures are encoded
+        open_captions(options.tokenizer, options.normalizer)
     found = collect(source, encoder, options.held_out, reading)
     training = [c for c, split in zip(found.captions, found.splits, strict=True) if split == TRAIN]
     if not training:

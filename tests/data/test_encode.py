@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import encode
+from data import encode, tokenise
 from data.captions import normalizer_of, words_of
 from data.encode import EncodeConfig
 from data.exam import read_real_pictures
@@ -113,6 +113,15 @@ def test_a_given_tokenizer_is_used_and_kept(
     records = run(make_folder(20), tokenizer=str(tmp_path / "mine"))
     kept = (records.tokenizer_folder / "tokenizer.json").read_bytes()
     assert kept == (tmp_path / "mine" / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_that_is_none_is_refused_by_its_name_before_a_picture_is_encoded(
+    run: Encode, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(tokenise, "collect", lambda *_: pytest.fail("pictures were encoded"))
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'mine'} has no tokenizer.json"):
+        run(make_folder(20), tokenizer=str(tmp_path / "mine"))
 
 
 def test_records_say_what_made_their_text_and_go_through_the_normaliser_of_the_tokenizer(
