@@ -18,11 +18,12 @@ import jsonargparse
 import yaml
 from jsonargparse import set_loader, set_parsing_settings
 
+import old_names
 from terminal import command
 from weights.yaml_files import SEVERAL, parse_yaml, plain_value, read_settings
 
 T = TypeVar("T")
-TEXTS = {"name", "prompts", "grid_prompts"}
+TEXTS = {"name", "prompts"}
 """Fields in which a ~ at the start is a letter, not a home."""
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"
@@ -68,14 +69,20 @@ class _Several(argparse.Action):
 
 
 def parse_config(
-    config_class: type[T], arguments: Sequence[str] | None = None, prog: str = "", about: str = ""
+    config_class: type[T],
+    arguments: Sequence[str] | None = None,
+    prog: str = "",
+    about: str = "",
+    is_saved: bool = False,
 ) -> T:
     """Read flags into `config_class`, over the files named by --config, of which later ones win.
 
     Fields with metadata {"nargs": "*"} take several words, and their flag may be given several
     times; any other may not. Those of the top level with {"positional": True} stand without a
     flag's name. A bool's flag alone means true. A trailing `=None`, as wandb's agent writes it,
-    means null. A ~ at the start of a path is the home folder.
+    means null. A ~ at the start of a path is the home folder. A setting that has moved
+    (old_names.py) is refused by its new name, or read with a line on stderr; `is_saved`: the files
+    are of a run, in which every old name is read.
 
     Raises:
         ValueError: naming the flag and, for a misspelt one, the nearest that exists.
@@ -88,12 +95,14 @@ def parse_config(
         for w in (f"{w}=true" if w in facts else w for w in words)
     ]
     words, files = _take_files(words)
+    moved = old_names.moved_in(config_class)
+    words = _with_new_names(words, moved)
     several = _several(config_class)
     _check_once(words, several)
     parser = _parser(config_class, prog, about)
     _check_dashes(words, parser)
     for file in files:
-        _set_defaults(parser, read_settings(file, config_class))
+        _set_defaults(parser, _read_file(file, config_class, moved, is_saved))
     try:
         values = parser.parse_args(_gather(words, {one for one in several if "." in one}))
     except ValueError as error:
@@ -148,6 +157,42 @@ def _take_files(words: list[str]) -> tuple[list[str], list[Path]]:
             known = ", ".join(sorted(f"presets/{p.name}" for p in presets))
             raise ValueError(f"no preset or config file {name!r}; there are: {known}")
     return others, files
+
+
+def _read_file(
+    file: Path, config_class: type, moved: dict[str, old_names.New], is_saved: bool
+) -> dict[str, Any]:
+    """The settings of a file by their new names."""
+    kinds = {old: old_names.kind_of(config_class, new.name) for old, new in moved.items()}
+    tree = read_settings(file, config_class, kinds)
+    try:
+        found = old_names.rename(tree, moved)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    if not is_saved:
+        _tell_moved(found, f"{file}: ")
+    return tree
+
+
+def _with_new_names(words: list[str], moved: dict[str, old_names.New]) -> list[str]:
+    """The words with the new names of the flags that have moved."""
+    words, found = list(words), []
+    for i, name in _flags(words):
+        plain = name.removesuffix("+")
+        if plain in moved:
+            found.append(plain)
+            words[i] = words[i].replace(f"--{plain}", f"--{moved[plain].name}", 1)
+    _tell_moved(found)
+    return words
+
+
+def _tell_moved(found: list[str], where: str = "") -> None:
+    """Raises ValueError for old names that are refused; names the others on stderr."""
+    refused = [name for name in found if not old_names.MOVED[name].is_accepted]
+    if refused:
+        raise ValueError(f"{where}{old_names.describe(refused)}; use the new name")
+    if found:
+        print(f"{where}{old_names.describe(found)}; the old name is still read", file=sys.stderr)
 
 
 def _several(config_class: type, prefix: str = "") -> set[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from config import Config
 from data import captions
@@ -15,8 +14,9 @@ from data.batches import eval_batches, open_batches
 from data.grids import picture_grid, save_png
 from data.records import Records, compare_splits, open_whole
 from drawing import make_drawer, open_checkpoint, picture_seed
-from model import loss, transformer
+from model import transformer
 from model.config import ModelConfig
+from model.loss import make_eval_loss, make_loss
 from model.transformer import Params, Transformer
 from opening import parts_of
 from settings import to_tree
@@ -32,7 +32,6 @@ from training.saved import runs
 from training.saved.finetuning import fit_params
 from training.update.build import make_state
 from training.update.state import TrainState
-from training.update.step import Loss
 
 GRID_CAPTIONS = 6
 # Settings of the model that weights to start from may have been trained without.
@@ -62,15 +61,14 @@ def make_recipe(config: Config) -> Recipe:
         return open_batches(records, "train", plan.examples, config.seed, share=devices.rows).at
 
     def hooks(run: Run) -> Sequence[Hook]:
-        training = config.training
         return [
-            Hook(training.eval_every, make_evaluation(config, model, records, run)),
-            Hook(training.grid_every, make_grids(config, model, records, run)),
+            Hook(config.training.eval_every, make_evaluation(config, model, records, run)),
+            Hook(config.grids.every, make_grids(config, model, records, run)),
         ]
 
     return Recipe(
         init=model.init,
-        loss=make_loss(config, model, empty_text, records.codebook_size),
+        loss=make_loss(model, empty_text, records.codebook_size, config.loss),
         open_batches=batches,
         batch_shapes=partial(batch_shapes, config.model),
         depends_on={"records": records.digest},
@@ -80,23 +78,6 @@ def make_recipe(config: Config) -> Recipe:
         hooks=hooks,
         costs=partial(count_costs, model, config.model),
         start_from=partial(start_from, config),
-    )
-
-
-def make_loss(
-    config: Config, model: Transformer, empty_text: tuple[Array, Array], codebook_size: int
-) -> Loss:
-    """The objective; `empty_text` is an empty caption's tokens and mask."""
-    training = config.training
-    return loss.make_loss(
-        model,
-        empty_text,
-        codebook_size,
-        training.caption_dropout,
-        training.token_noise,
-        training.caption_only,
-        training.label_smoothing,
-        training.z_loss,
     )
 
 
@@ -181,7 +162,7 @@ def make_evaluation(
         name: partial(eval_batches, records, name, size, most=most, share=devices.rows)
         for name in records.held_out_splits
     }
-    return evaluate_loss(parallel.compile_sums(loss.make_eval_loss(model), devices), sets)
+    return evaluate_loss(parallel.compile_sums(make_eval_loss(model), devices), sets)
 
 
 def make_grids(
@@ -195,7 +176,7 @@ def make_grids(
         return lambda step, state: None
     if not devices.is_first:
         return lambda step, state: parallel.on_first_device(state.weights) and None
-    prompts = list(config.training.grid_prompts) or records.some_captions(GRID_CAPTIONS)
+    prompts = list(config.grids.prompts) or records.some_captions(GRID_CAPTIONS)
     drawer = make_drawer(model, config.sampling, run.folder, rows_per_call=len(prompts))
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
 

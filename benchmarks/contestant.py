@@ -23,6 +23,7 @@ import numpy as np
 from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from model.loss import make_loss
+from model.loss_config import LossConfig
 from model.sampling import make_sampler as make_model_sampler
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
@@ -84,7 +85,10 @@ def make_train_step(sizes: Sizes) -> tuple[Run, Info]:
     optim = OptimConfig(learning_rate=sizes["lr"], warmup_steps=0, decay_fraction=0.0)
     optimizer = make_optimizer(optim)
     empty_tokens, empty_mask = (jnp.asarray(one) for one in _empty_text(sizes))
-    loss = make_loss(model, (empty_tokens, empty_mask), config.image_vocab_size, 0.0, 0.0)
+    loss = make_loss(
+        *(model, (empty_tokens, empty_mask), config.image_vocab_size),
+        LossConfig(caption_dropout=0.0),
+    )
     update = make_update(loss, optimizer, make_schedule(optim, steps=1_000_000))
     step = jax.jit(update, donate_argnums=0)
     state = TrainState.create(model.init, optimizer, sizes["seed"], dtype)

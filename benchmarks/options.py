@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "observables": {"training.norms_every": (0, 1), "training.on_spike": ("off", "skip")},
     "average": {"optim.ema_decay": (0.0, 0.999)},
     "accumulation": {"training.accumulation_steps": (1, 4)},
-    "noise": {"training.caption_dropout": (0.0, 0.1), "training.token_noise": (0.0, 0.3)},
+    "noise": {"loss.caption_dropout": (0.0, 0.1), "loss.token_noise": (0.0, 0.3)},
     "optimizers": {"optim.name": tuple(o for o in get_args(Optimizer) if o != "shampoo")},
 }
 """Settings by the word that chooses them; of their values, the plain update has one."""

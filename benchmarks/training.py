@@ -166,7 +166,7 @@ def read_config(benchmark: TrainingBenchmark) -> Config:
     if benchmark.preset:
         return parse_config(Config, [f"--config={benchmark.preset}", *flags])
     small = [f"--model.{name}={value}" for name, value in to_tree(small_model()).items()]
-    small += ["--training.batch_size=8", "--training.caption_dropout=0"]
+    small += ["--training.batch_size=8", "--loss.caption_dropout=0"]
     given = {flag.partition("=")[0] for flag in flags}
     kept = [flag for flag in small if flag.partition("=")[0] not in given]
     return parse_config(Config, [*kept, *flags])

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.machine import choose_clock
 from config import Config
 from model import transformer
-from recipe import make_loss
+from model.loss import make_loss
 from training.devices import parallel
 from training.devices.parallel import Devices
 from training.update.build import make_state, make_update
@@ -41,7 +41,7 @@ class Update:
         model = transformer.build(config.model, config.training.compute_dtype)
         empty = jnp.zeros((1, config.model.text_length), jnp.int32)
         codes = config.model.image_vocab_size
-        loss = make_loss(config, model, (empty, empty == 0), codes)
+        loss = make_loss(model, (empty, empty == 0), codes, config.loss)
         step = make_update(config, loss, bench.devices)
         self.config, self.finished = config, 0
         self._create, self._bench = make_state(config, model.init), bench

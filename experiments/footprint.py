@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from config import Config, TextToImageTraining, parse_config, run
+from config import Config, parse_config, run
 from model import transformer
-from recipe import batch_shapes, make_loss
-from training.config import ParallelConfig
+from model.loss import make_loss
+from recipe import batch_shapes
+from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import micro_batch_size
 from training.devices.fitting import GB, compile_memory, too_much
@@ -96,7 +97,7 @@ def main(config: FootprintConfig) -> None:
     report(compile_memory(step, state, batch, devices), gib * 2**30)
 
 
-def override(training: TextToImageTraining, config: FootprintConfig) -> TextToImageTraining:
+def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfig:
     """With the batch that is asked for: a named size has no ramp, named parts no micro-batch."""
     if config.batch_size:
         training = replace(training, batch_size=config.batch_size, batch_ramp=())
@@ -158,7 +159,7 @@ def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, A
     model = transformer.build(config.model, config.training.compute_dtype)
     empty = jnp.zeros((1, config.model.text_length), jnp.int32)
     codes = config.model.image_vocab_size
-    step = make_update(config, make_loss(config, model, (empty, empty == 0), codes), devices)
+    step = make_update(config, make_loss(model, (empty, empty == 0), codes, config.loss), devices)
     state = parallel.shapes(make_state(config, model.init), devices)
     return step, state, batch_shapes(config.model, config.training.batch_size)
 

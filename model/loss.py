@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from model.layers import fold_keys
+from model.loss_config import LossConfig
 from model.transformer import Params, Transformer
 
 Batch = dict[str, Array]
@@ -85,11 +86,7 @@ def make_loss(
     model: Transformer,
     empty_text: EncodedText,
     codebook_size: int,
-    caption_dropout: float = 0.0,
-    token_noise: float = 0.0,
-    caption_only: float = 0.0,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    config: LossConfig,
 ) -> Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, Metrics]]:
     """The loss of a training batch, as a function of one key per example; it is the same at every
     step. `empty_text` is the encoded empty caption, the very one that sampling is guided away
@@ -100,21 +97,21 @@ def make_loss(
     ) -> tuple[Array, Metrics]:
         text_tokens, text_mask = batch["text_tokens"], batch["text_mask"]
         seen = batch["image_tokens"]
-        if caption_dropout:
+        if config.caption_dropout:
             text_tokens, text_mask = drop_captions(
-                batch, empty_text, caption_dropout, fold_keys(keys, 0)
+                batch, empty_text, config.caption_dropout, fold_keys(keys, 0)
             )
-        if token_noise or caption_only:
+        if config.token_noise or config.caption_only:
             seen = add_token_noise(
-                seen, codebook_size, token_noise, fold_keys(keys, 1), caption_only
+                seen, codebook_size, config.token_noise, fold_keys(keys, 1), config.caption_only
             )
         decoder_inputs = shift_right(seen, model.decoder_start_token_id)
         logits = model.apply(params, text_tokens, text_mask, decoder_inputs, fold_keys(keys, 2))
         labels = batch["image_tokens"]
         plain = cross_entropy(logits, labels).mean()
         objective = plain
-        if label_smoothing or z_loss:
-            objective = cross_entropy(logits, labels, label_smoothing, z_loss).mean()
+        if config.label_smoothing or config.z_loss:
+            objective = cross_entropy(logits, labels, config.label_smoothing, config.z_loss).mean()
         return objective, {"train/cross_entropy": plain}
 
     return loss

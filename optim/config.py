@@ -85,6 +85,17 @@ class ShampooConfig:
 
 
 @dataclass(frozen=True)
+class AdafactorConfig:
+    """What adafactor alone has; the settings that it shares are those of optim."""
+
+    factored_from: int = 128
+    """Rows and columns are kept in place of a matrix whose sides are at least so long."""
+
+    def __post_init__(self) -> None:
+        _check_least(self, "optim.adafactor", 1, ("factored_from",))
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """Optimizer, clipping, averaging and freezing of weights, and the learning rate's course."""
 
@@ -145,10 +156,10 @@ class OptimConfig:
     """Added to the root of the mean square in adam's family and muon."""
     nesterov: bool = False
     """Nesterov's momentum, in sgd and shampoo."""
-    factored_from: int = 128
-    """adafactor keeps rows and columns in place of a matrix whose sides are at least so long."""
+    adafactor: AdafactorConfig = field(default_factory=AdafactorConfig)
+    """Adafactor; read with optim.name=adafactor only."""
     shampoo: ShampooConfig = field(default_factory=ShampooConfig)
-    """Distributed Shampoo."""
+    """Distributed Shampoo; read with optim.name=shampoo only."""
     weight_decay: float = 0.0
     """Decoupled decay per update, times the learning rate (in palm_adafactor times its square, 1 =
     PaLM's); never on norms, biases and embeddings."""
@@ -186,7 +197,6 @@ class OptimConfig:
                 raise ValueError(f"optim.{name} {value} is not within 0..1")
         rates = ("learning_rate", "epsilon", "weight_decay", "clip_norm")
         _check_least(self, "optim", 0, rates)
-        _check_least(self, "optim", 1, ("factored_from",))
         for name in ("rsqrt_steps", "transition_steps"):
             if not self.length(name).number:
                 raise ValueError(f"optim.{name} must be at least 1, not 0")

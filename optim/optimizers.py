@@ -46,7 +46,7 @@ def _adafactor(config: OptimConfig, spread: Spread) -> optax.GradientTransformat
     factored = config.name == "adafactor"
     whole = optax.adafactor(
         factored=factored,
-        min_dim_size_to_factor=config.factored_from,
+        min_dim_size_to_factor=config.adafactor.factored_from,
         clipping_threshold=1.0 if factored else None,
         momentum=config.beta1 or None,
     )

@@ -127,7 +127,7 @@ def test_none_booleans_and_lists_survive_the_agent() -> None:
         "model.use_glu": False,
         "model.norm": "layernorm",
         "optim.epsilon": 1e-9,
-        "training.grid_prompts": ["a cat, asleep", "it’s three o'clock", "None"],
+        "grids.prompts": ["a cat, asleep", "it’s three o'clock", "None"],
     }
     sweep = {
         "program": "train.py",

@@ -61,7 +61,7 @@ def parse_duration(text: str) -> int:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Length, batch, precision, regularisation and the intervals of periodic work."""
+    """Length, batch, precision and the intervals of periodic work."""
 
     steps: int = 500
     """Optimizer updates in all."""
@@ -135,8 +135,6 @@ class TrainingConfig:
     """Updates between evaluations of the loss on every held-out split; 0 = only at the end."""
     eval_examples: int = 256
     """Most examples of each split in an evaluation of the loss."""
-    grid_every: int = 250
-    """Updates between picture grids of the fixed prompts; 0 = only at the end."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation_steps"):
@@ -149,7 +147,7 @@ class TrainingConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
         for name in (
-            *("log_every", "eval_every", "eval_examples", "grid_every", "norms_every"),
+            *("log_every", "eval_every", "eval_examples", "norms_every"),
             *("spike_patience", "rollback_batches", "bad_update_budget"),
         ):
             if getattr(self, name) < 0:
@@ -181,6 +179,18 @@ class TrainingConfig:
                     f"training.batch_ramp must rise: from batch {later} on {larger} examples, "
                     f"after {size} from batch {start} on"
                 )
+
+
+@dataclass(frozen=True)
+class GridsConfig:
+    """Grids of pictures that are drawn while a run trains, into RUN/grids."""
+
+    every: int = 250
+    """Updates between grids; 0 = only at the end."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"grids.every cannot be negative, not {self.every}")
 
 
 @dataclass(frozen=True)
@@ -300,6 +310,8 @@ class RunConfig:
     """Optimizer and schedule."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, batch, precision and intervals."""
+    grids: GridsConfig = field(default_factory=GridsConfig)
+    """Grids of pictures that are drawn while a run trains, into RUN/grids."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When checkpoints are written and which are kept."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -17,7 +17,7 @@ from data.sources import ReadingConfig, open_source
 from data.splits import TRAIN, split_of
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
+from training.config import CheckpointConfig, GridsConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan, make_plan
 from training.devices.devices import Devices
@@ -78,8 +78,6 @@ class PictureTraining(TrainingConfig):
     """Updates between evaluations on every held-out split; 0 = only at the end."""
     eval_examples: int = 512
     """Most pictures of each split in an evaluation."""
-    grid_every: int = 1000
-    """Updates between grids of held-out pictures and their reconstructions; 0 = only at the end."""
     shift: int = 0
     """Each picture is moved by up to so many pixels along both axes, its border repeated, as if
     there were more of them. Never flipped: letters and flags have a right way round."""
@@ -104,6 +102,8 @@ class VQGANRunConfig(RunConfig):
     """Name of the run, in the default folder's name and in the tracker."""
     training: PictureTraining = field(default_factory=PictureTraining)
     """Length, batch, precision and intervals."""
+    grids: GridsConfig = field(default_factory=lambda: GridsConfig(every=1000))
+    """Grids of held-out pictures and their reconstructions, into RUN/grids."""
     checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(every=1000))
     """When checkpoints are written and which are kept."""
     model: VQGANConfig = field(default_factory=VQGANConfig)
@@ -340,4 +340,4 @@ def make_hooks(
             write_grid(path, reconstruct, params, shown)
         return {"reconstructions": path}
 
-    return [Hook(training.eval_every, evaluate), Hook(training.grid_every, draw)]
+    return [Hook(training.eval_every, evaluate), Hook(config.grids.every, draw)]

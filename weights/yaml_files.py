@@ -44,17 +44,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return _mapping(parse_yaml(_read(path)))
 
 
-def read_settings(path: Path, config_class: type) -> dict[str, Any]:
+def read_settings(
+    path: Path, config_class: type, also: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The settings in a YAML file as the fields of `config_class` and of the dataclasses inside it
     have them; only those that the file has. One value may stand for a list where the field's
-    metadata say that it takes several.
+    metadata say that it takes several. `also`: dotted names that are no fields, and their types.
 
     Raises:
         ValueError: naming file, key and line.
     """
     with _blaming(path):
         node = parse_yaml(_read(path))
-        return {} if node is None or _is_null(node) else _fields(node, config_class, "")
+        if node is None or _is_null(node):
+            return {}
+        return _fields(node, config_class, "", also or {})
 
 
 def parse_yaml(text: str) -> Node | None:
@@ -199,7 +203,7 @@ def _is_null(node: Node) -> bool:
     return isinstance(node, ScalarNode) and not node.style and node.value in NULLS
 
 
-def _fields(node: Node, config_class: type, name: str) -> dict[str, Any]:
+def _fields(node: Node, config_class: type, name: str, also: Mapping[str, Any]) -> dict[str, Any]:
     if _is_null(node):
         return {}
     if not isinstance(node, MappingNode):
@@ -211,6 +215,8 @@ def _fields(node: Node, config_class: type, name: str) -> dict[str, Any]:
 
     def read(key: ScalarNode, value: Node) -> Any:
         full = f"{name}.{key.value}" if name else key.value
+        if key.value not in hints and full in also:
+            return _typed(value, also[full], full, also)
         if key.value not in hints:
             near = difflib.get_close_matches(key.value, hints, n=1, cutoff=0.5)
             more = f"; did you mean {near[0]}?" if near else ""
@@ -219,14 +225,14 @@ def _fields(node: Node, config_class: type, name: str) -> dict[str, Any]:
             )
         if key.value in several and isinstance(value, ScalarNode) and not _is_null(value):
             return [value.value]
-        return _typed(value, hints[key.value], full)
+        return _typed(value, hints[key.value], full, also)
 
     return _merged(node, read)
 
 
-def _typed(node: Node, hint: Any, name: str) -> Any:
+def _typed(node: Node, hint: Any, name: str, also: Mapping[str, Any]) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _fields(node, hint, name)
+        return _fields(node, hint, name, also)
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if isinstance(node, ScalarNode):
         for kind in sorted(kinds, key=_strictness):
@@ -254,7 +260,7 @@ def _list(node: SequenceNode, kind: Any, name: str) -> list[Any]:
     if fixed and len(inner) != len(node.value):
         raise ValueError(f"{name} must have {len(inner)} entries, not {len(node.value)}")
     hints = inner if fixed else [inner[0]] * len(node.value)
-    return [_typed(one, hint, name) for one, hint in zip(node.value, hints, strict=True)]
+    return [_typed(one, hint, name, {}) for one, hint in zip(node.value, hints, strict=True)]
 
 
 _NO = object()

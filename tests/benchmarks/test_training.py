@@ -67,7 +67,7 @@ def bench(tiny: ModelConfig, tmp_path: Path) -> Workbench:
 def test_it_prints_a_table_of_each_kind(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(options.OPTIONS, "noise", {"training.caption_dropout": (0.0, 0.1)})
+    monkeypatch.setitem(options.OPTIONS, "noise", {"loss.caption_dropout": (0.0, 0.1)})
     monkeypatch.setattr(benchmark, "measure_shampoo", lambda *_: ShampooRow(*range(1, 11)))
     monkeypatch.setitem(machine.PRODUCTS, "cpu", ((256, 256, 256), (512, 256, 256)))
     flags = ["--quick", f"--out={tmp_path / 'figures.json'}", "--options"]
@@ -85,7 +85,7 @@ def test_it_prints_a_table_of_each_kind(
     assert 0 < plain["least_seconds"] <= plain["median_seconds"]
     assert (first["option"], first["ratio"]) == ("plain", 1.0)
     names = [row["option"] for row in others]
-    assert names == ["plain, again", "training.caption_dropout=0.1"]
+    assert names == ["plain, again", "loss.caption_dropout=0.1"]
     assert all(row["ratio"] > 0 and row["temporary_bytes"] > 0 for row in others)
     assert plain["copied_bytes"] < plain["argument_bytes"] / 10  # the old state is given away
     assert found["data"]["times_update"] > 1
@@ -113,7 +113,7 @@ def test_configurations_whose_states_look_alike_take_turns_with_one(
     monkeypatch.setattr(parallel, "lower_step", lambda *_: Counted())
     config = replace(parse_config(Config, ["--training.batch_size=8"]), model=tiny)
     plain = Update(config, bench)
-    noisy = Update(change(config, "training.token_noise", 0.3), bench)
+    noisy = Update(change(config, "loss.token_noise", 0.3), bench)
     average = Update(change(config, "optim.ema_decay", 0.9), bench)
     for update in (plain, noisy, average):
         update()

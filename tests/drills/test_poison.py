@@ -113,7 +113,7 @@ def test_a_batch_of_noise(
 ) -> None:
     runs = [tmp_path / name for name in ("one", "replay")]
     more = [f"--training.on_spike={on_spike}", "--training.spike_window=32"]
-    more += ["--training.steps=160", "--training.rollback_batches=3", "--training.token_noise=0"]
+    more += ["--training.steps=160", "--training.rollback_batches=3", "--loss.token_noise=0"]
     for folder in runs:
         run(flags(records_folder, folder, *more), [125], change=noise)
     rolled = [("rollback", 126), ("left out", 120)]

@@ -30,7 +30,7 @@ AUTOENCODER = [
     *("--model.encoder_blocks=[1]", "--model.decoder_blocks=[1]", "--model.latent_channels=4"),
     *("--model.code_dim=4", "--model.codebook_size=32", "--quantizer.refresh_pictures=32"),
     *("--quantizer.warmup_steps=4", "--quantizer.refresh_every=4", "--training.steps=10"),
-    *("--training.batch_size=8", "--training.eval_every=5", "--training.grid_every=5"),
+    *("--training.batch_size=8", "--training.eval_every=5", "--grids.every=5"),
 ]
 Figure = Callable[[str, object], None]
 

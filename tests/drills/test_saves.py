@@ -102,7 +102,7 @@ def test_the_best_is_kept_by_two_processes_with_late_deletion_under_kills(
     run, name = tmp_path / "run", "eval/tone/loss"
     words = [
         *("--training.steps=60", "--checkpoint.every=4", "--training.eval_every=4"),
-        *("--checkpoint.keep=1", f"--checkpoint.keep_best={name}", "--training.grid_every=0"),
+        *("--checkpoint.keep=1", f"--checkpoint.keep_best={name}", "--grids.every=0"),
         *("--checkpoint.keep_every=24", "--optim.learning_rate=0.05"),
     ]
     for number, target in enumerate((10, 25, 41)):

@@ -117,7 +117,7 @@ def test_sigterm_ends_well(
     run = tmp_path / "run"
     words = flags(
         records_folder, run, "--training.steps=1000000", "--model.encoder_depth=12",
-        "--model.unroll=12", "--training.grid_every=40",
+        "--model.unroll=12", "--grids.every=40",
     )  # fmt: skip
     process = start(words, JAX_ENABLE_COMPILATION_CACHE="false", PYTHONUNBUFFERED="1")
     assert process.stdout is not None

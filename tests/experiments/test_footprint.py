@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from config import TextToImageTraining, parse_config
+from config import parse_config
 from experiments import footprint
 from experiments.footprint import FootprintConfig
+from training.config import TrainingConfig
 from training.devices import fitting
 from training.reports.flops import count_flops
 
@@ -82,9 +83,9 @@ def test_what_does_not_fit_is_told_with_by_how_much(preset: Path) -> None:
 
 
 def test_a_named_batch_takes_the_place_of_a_ramp_and_named_parts_of_a_micro_batch() -> None:
-    own = TextToImageTraining(batch_size=8, batch_ramp=("10:16",), micro_batch_size=2)
+    own = TrainingConfig(batch_size=8, batch_ramp=("10:16",), micro_batch_size=2)
     found = footprint.override(own, FootprintConfig("", batch_size=32, accumulation_steps=4))
-    assert found == TextToImageTraining(batch_size=32, accumulation_steps=4)
+    assert found == TrainingConfig(batch_size=32, accumulation_steps=4)
     assert footprint.override(own, FootprintConfig("")) == own
 
 

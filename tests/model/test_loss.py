@@ -8,6 +8,7 @@ import pytest
 from model import transformer
 from model.config import ModelConfig
 from model.loss import add_token_noise, cross_entropy, drop_captions, make_loss, shift_right
+from model.loss_config import LossConfig
 
 
 def test_cross_entropy_matches_its_definition() -> None:
@@ -76,7 +77,7 @@ def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
             return answers
 
     seen: list = []
-    loss = make_loss(Oracle(tiny), empty, 20, 0.0, 0.5)
+    loss = make_loss(Oracle(tiny), empty, 20, LossConfig(caption_dropout=0.0, token_noise=0.5))
     keys = jax.random.split(jax.random.key(1), rows)
     assert float(loss(params, batch, keys, None)[0]) < 1e-6
     clean = shift_right(batch["image_tokens"], model.decoder_start_token_id)
@@ -98,7 +99,8 @@ def test_the_cross_entropy_stands_beside_the_objective(
     }
 
     def run(**more: float) -> tuple[float, float]:
-        loss = make_loss(model, (empty, empty == 0), 20, 0.3, 0.3, **more)
+        config = LossConfig(caption_dropout=0.3, token_noise=0.3, **more)
+        loss = make_loss(model, (empty, empty == 0), 20, config)
         value, metrics = loss(params, batch, jax.random.split(jax.random.key(1), 2), None)
         return float(value), float(metrics["train/cross_entropy"])
 

@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import Array
 
 from optim.accumulate import accumulate
-from optim.config import OptimConfig, Optimizer, ShampooConfig
+from optim.config import AdafactorConfig, OptimConfig, Optimizer, ShampooConfig
 from optim.loss_scale import LossScale, adjust, init_loss_scale
 from optim.optimizers import _sides, is_decayed, make_optimizer
 from optim.schedules import make_schedule
@@ -34,7 +34,7 @@ PARAMS: dict[str, Any] = {
 
 def config_of(name: Optimizer) -> OptimConfig:
     shampoo = ShampooConfig(block_size=5, merge_dims=0, roots_every=3)
-    return OptimConfig(name=name, shampoo=shampoo, factored_from=4)
+    return OptimConfig(name=name, shampoo=shampoo, adafactor=AdafactorConfig(factored_from=4))
 
 
 def after_steps(optimizer: optax.GradientTransformation, params: Any) -> Any:
@@ -101,7 +101,7 @@ def test_a_layer_of_a_stack_is_treated_as_if_it_stood_alone(name: Optimizer) -> 
         ("lion", {}, optax.lion(-1.0, 0.9, 0.98, weight_decay=0.0)),
         (
             "adafactor",
-            {"factored_from": 4},
+            {"adafactor": AdafactorConfig(factored_from=4)},
             optax.adafactor(-1.0, min_dim_size_to_factor=4, momentum=0.9),
         ),
         (

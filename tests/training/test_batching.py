@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from config import Config, TextToImageTraining
+from config import Config
 from optim.config import OptimConfig
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
@@ -127,10 +127,10 @@ def test_examples_are_no_clock_where_batches_of_a_ramp_are_left_out(more: dict[s
     optim, ramp = OptimConfig(schedule_unit="examples"), ("10:64",)
     message = "optim counts examples .* use --optim.schedule_unit=updates with lengths in updates"
     with pytest.raises(ValueError, match=message):
-        Config(optim=optim, training=TextToImageTraining(batch_ramp=ramp, **more))
-    Config(optim=optim, training=TextToImageTraining(batch_ramp=ramp))
-    Config(optim=optim, training=TextToImageTraining(**more))
-    Config(training=TextToImageTraining(batch_ramp=ramp, **more))
+        Config(optim=optim, training=TrainingConfig(batch_ramp=ramp, **more))
+    Config(optim=optim, training=TrainingConfig(batch_ramp=ramp))
+    Config(optim=optim, training=TrainingConfig(**more))
+    Config(training=TrainingConfig(batch_ramp=ramp, **more))
     optim = OptimConfig(warmup_steps="1k examples")
     with pytest.raises(ValueError, match=message):
-        Config(optim=optim, training=TextToImageTraining(batch_ramp=ramp, **more))
+        Config(optim=optim, training=TrainingConfig(batch_ramp=ramp, **more))

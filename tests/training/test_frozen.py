@@ -12,6 +12,7 @@ import pytest
 from model import transformer
 from model.config import ModelConfig
 from model.loss import make_loss
+from model.loss_config import LossConfig
 from optim.config import OptimConfig
 from optim.ema import init_ema, make_ema
 from optim.freezing import make_is_trained
@@ -39,7 +40,8 @@ def compose(
     frozen part should cost."""
     model = transformer.build(config)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
-    inner = make_loss(model, (empty, empty == 0), config.image_vocab_size)
+    plain = LossConfig(caption_dropout=0.0)
+    inner = make_loss(model, (empty, empty == 0), config.image_vocab_size, plain)
 
     def held(name: str, leaf: Any) -> Any:
         return leaf if matches(name, optim.train_only) else jax.lax.stop_gradient(leaf)

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from model import transformer
 from model.loss import make_eval_loss, make_loss
+from model.loss_config import LossConfig
 from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
@@ -53,7 +54,9 @@ def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "ad
     )
     model = transformer.build(MODEL)
     empty = jnp.zeros((1, 6), jnp.int32)
-    loss = make_loss(model, (empty, empty == 0), 20, 0.2, 0.2)
+    loss = make_loss(
+        *(model, (empty, empty == 0), 20), LossConfig(caption_dropout=0.2, token_noise=0.2)
+    )
     step = make_train_step(
         parallel.gather_before(loss, devices),
         make_optimizer(optim, parallel.spread(devices)),

@@ -14,6 +14,7 @@ import recipe
 from config import Config
 from model import transformer
 from model.loss import make_loss
+from model.loss_config import LossConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
@@ -59,7 +60,9 @@ def measured(
     model = transformer.build(MODEL)
     empty = jnp.zeros((1, MODEL.text_length), jnp.int32)
     step = make_train_step(
-        parallel.gather_before(make_loss(model, (empty, empty == 0), 256), devices),
+        parallel.gather_before(
+            make_loss(model, (empty, empty == 0), 256, LossConfig(0.0)), devices
+        ),
         make_optimizer(optim, parallel.spread(devices)),
         make_schedule(optim, 10),
         micro_batches,

@@ -11,6 +11,7 @@ import pytest
 from model import transformer
 from model.config import ModelConfig
 from model.loss import make_loss
+from model.loss_config import LossConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
@@ -54,7 +55,10 @@ def train(
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     places = parallel.start(ParallelConfig(devices=devices))
     step = make_train_step(
-        make_loss(model, (empty, empty == 0), config.image_vocab_size, noise, noise),
+        make_loss(
+            *(model, (empty, empty == 0), config.image_vocab_size),
+            LossConfig(caption_dropout=noise, token_noise=noise),
+        ),
         optimizer,
         make_schedule(optim, steps),
         accumulation_steps,

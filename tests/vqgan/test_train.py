@@ -12,7 +12,7 @@ from PIL import Image
 
 from config import from_yaml
 from optim.config import OptimConfig
-from training.config import CheckpointConfig
+from training.config import CheckpointConfig, GridsConfig
 from training.session import train
 from training.update.build import make_state
 from training.update.step import Moment
@@ -45,7 +45,8 @@ def run_config(tiny_vqgan, source, tmp_path):
         model=tiny_vqgan,
         data=PicturesConfig(source=(str(source),)),
         quantizer=QuantizerConfig(warmup_steps=2, refresh_every=2, refresh_pictures=32),
-        training=PictureTraining(steps=6, batch_size=4, eval_every=0, grid_every=0),
+        training=PictureTraining(steps=6, batch_size=4, eval_every=0),
+        grids=GridsConfig(every=0),
         checkpoint=CheckpointConfig(every=3),
     )
 

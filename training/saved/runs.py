@@ -21,6 +21,7 @@ from typing import Any
 
 import files
 from copying import copy_folder
+from old_names import is_old_name_of
 from training.saved import copies, remote, starts
 
 # What may differ between a run and its resumption: none of it changes the trajectory, except that
@@ -44,8 +45,7 @@ FREE_ON_RESUME = (
     "training.log_every",
     "training.eval_every",
     "training.eval_examples",
-    "training.grid_every",
-    "training.grid_prompts",
+    "grids.",
     "sampling.",
     "checkpoint.",
     "parallel.",
@@ -102,7 +102,8 @@ def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
 
 
 def _is_free(name: str, allowed: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in allowed) or any(
+    is_allowed = any(fnmatchcase(name, one) or is_old_name_of(one, name) for one in allowed)
+    return is_allowed or any(
         name == free or (free[-1] == "." and name.startswith(free)) for free in FREE_ON_RESUME
     )
 

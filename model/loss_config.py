@@ -1,0 +1,34 @@
+"""Configuration of the training objective, model/loss.py."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the loss adds to the plain cross-entropy, and what it hides from the model."""
+
+    caption_dropout: float = 0.1
+    """Share of captions replaced by the empty one, so that guidance has an unconditional model."""
+    token_noise: float = 0.0
+    """p: each picture's decoder inputs are replaced by random codes at a rate drawn from U(0, 2p).
+    0.3 keeps a model of a small data set listening to the caption instead of recognising which
+    training picture it copies; 0 for large data."""
+    caption_only: float = 0.0
+    """Share of pictures whose decoder inputs are all random codes, so that there is nothing but the
+    caption to go by."""
+    label_smoothing: float = 0.0
+    """Share of each target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
+    z_loss: float = 0.0
+    """Weight of the squared logarithm of the softmax's normaliser, which keeps logits from
+    drifting; PaLM has 1e-4 (arXiv:2204.02311)."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("caption_dropout", 1), ("token_noise", 0.5), ("caption_only", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"loss.{name} {getattr(self, name)} must lie in 0..{most}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"loss.label_smoothing {self.label_smoothing} must lie in 0..1, below 1"
+            )
+        if self.z_loss < 0:
+            raise ValueError(f"loss.z_loss cannot be negative, not {self.z_loss}")

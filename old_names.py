@@ -1,0 +1,82 @@
+"""Settings that have another name now: one table, for the parser and for run folders; imports
+nothing of ours."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+
+@dataclass(frozen=True)
+class New:
+    """Where a setting has gone."""
+
+    name: str
+    is_accepted: bool = False
+    """Whether the old name still works on the command line and in files, with a line about the new
+    one: scripts of other people use it. Other old names are refused, with the new one."""
+
+
+MOVED = {
+    "training.caption_dropout": New("loss.caption_dropout"),
+    "training.token_noise": New("loss.token_noise"),
+    "training.caption_only": New("loss.caption_only"),
+    "training.label_smoothing": New("loss.label_smoothing", is_accepted=True),
+    "training.z_loss": New("loss.z_loss", is_accepted=True),
+    "training.grid_prompts": New("grids.prompts", is_accepted=True),
+    "training.grid_every": New("grids.every", is_accepted=True),
+    "optim.factored_from": New("optim.adafactor.factored_from"),
+}
+"""The old dotted name of a setting → its new one. Runs that were trained before go on whatever a
+row says: their config.yaml is read through this table."""
+
+
+def moved_in(config_class: type) -> dict[str, New]:
+    """The rows of MOVED whose new name is a setting of `config_class`."""
+    return {old: new for old, new in MOVED.items() if kind_of(config_class, new.name) is not None}
+
+
+def kind_of(config_class: type, name: str) -> Any:
+    """The type of a setting by its dotted name; None where the class has no such setting."""
+    kind: Any = config_class
+    for part in name.split("."):
+        if not dataclasses.is_dataclass(kind):
+            return None
+        kind = get_type_hints(kind).get(part)
+    return kind
+
+
+def rename(tree: dict[str, Any], moved: Mapping[str, New]) -> list[str]:
+    """Give the settings of a tree their new names, in place; returns the old names that it had.
+
+    Raises:
+        ValueError: a setting stands there under both of its names.
+    """
+    found = []
+    for old, new in moved.items():
+        *sections, name = old.split(".")
+        part: Any = tree
+        for section in sections:
+            part = part.get(section) if isinstance(part, dict) else None
+        if not isinstance(part, dict) or name not in part:
+            continue
+        value = part.pop(name)
+        *sections, name = new.name.split(".")
+        part = tree
+        for section in sections:
+            part = part.setdefault(section, {})
+        if name in part:
+            raise ValueError(f"{old} and {new.name} are two names of one setting; keep {new.name}")
+        part[name] = value
+        found.append(old)
+    return found
+
+
+def describe(names: list[str]) -> str:
+    """Such as "training.z_loss is now loss.z_loss"."""
+    return ", ".join(f"{old} is now {MOVED[old].name}" for old in names)
+
+
+def is_old_name_of(pattern: str, name: str) -> bool:
+    """Whether a pattern of names, as of allow_changes, is the old name of a setting."""
+    return pattern in MOVED and MOVED[pattern].name == name
