@@ -5,28 +5,27 @@ It is the only file that knows jsonargparse.
 
 import argparse
 import dataclasses
-import difflib
 import json
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import jsonargparse
 import yaml
 from jsonargparse import set_loader, set_parsing_settings
 
+import flags
+import help_page
 import old_names
+from settings import settings_of
 from terminal import command
-from weights.yaml_files import SEVERAL, parse_yaml, plain_value, read_settings
+from weights.yaml_files import SEVERAL, parse_yaml, plain_value
 
 T = TypeVar("T")
 TEXTS = {"name", "prompts"}
 """Fields in which a ~ at the start is a letter, not a home."""
-DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
-QUOTE = "put quotes around lists, globs and texts with spaces"
 
 
 def _load(text: str) -> Any:
@@ -54,7 +53,12 @@ set_loader("yaml", _load, (ValueError, yaml.YAMLError))
 
 
 class _OneLineParser(jsonargparse.ArgumentParser):
-    """Raises ValueError with one line instead of printing the usage."""
+    """Raises ValueError with one line instead of the usage; --help begins with `opening`."""
+
+    opening = ""
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        return self.opening + super().format_help(formatter).replace(" \b[", "[")
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise ValueError(" ".join(str(message).split()))
@@ -73,6 +77,7 @@ def parse_config(
     arguments: Sequence[str] | None = None,
     prog: str = "",
     about: str = "",
+    often: Sequence[str] = (),
     is_saved: bool = False,
 ) -> T:
     """Read flags into `config_class`, over the files named by --config, of which later ones win.
@@ -94,19 +99,23 @@ def parse_config(
         w[: -len("None")] + "null" if w.startswith("--") and w.endswith("=None") else w
         for w in (f"{w}=true" if w in facts else w for w in words)
     ]
-    words, files = _take_files(words)
+    words, files = flags.take_files(words)
     moved = old_names.moved_in(config_class)
-    words = _with_new_names(words, moved)
-    several = _several(config_class)
-    _check_once(words, several)
-    parser = _parser(config_class, prog, about)
-    _check_dashes(words, parser)
+    words = flags.with_new_names(words, moved, _load)
+    several = flags.several_valued(config_class)
+    flags.check_once(words, several)
+    known = [one.name for one in settings_of(config_class)]
+    flags.check_dashes(words, {"config", "help", *known})
+    parser = _parser(config_class)
+    parser.opening = help_page.opening(config_class, prog, about, often)
     for file in files:
-        _set_defaults(parser, _read_file(file, config_class, moved, is_saved))
+        _set_defaults(parser, flags.read_file(file, config_class, moved, is_saved))
     try:
-        values = parser.parse_args(_gather(words, {one for one in several if "." in one}))
+        in_sections = {one for one in several if "." in one}
+        values = parser.parse_args(flags.gather(words, in_sections, _load))
     except ValueError as error:
-        raise ValueError(_with_suggestion(str(error), parser)) from None
+        leaves = [one.name for one in settings_of(config_class) if not one.is_section]
+        raise ValueError(_with_suggestion(str(error), ["config", *leaves])) from None
     try:
         tree = vars(parser.instantiate(values))
     except TypeError as error:
@@ -118,13 +127,9 @@ def parse_config(
     )
 
 
-def _parser(config_class: type, prog: str, about: str) -> jsonargparse.ArgumentParser:
-    parser = _OneLineParser(prog=prog or None, description=about, allow_abbrev=False)
-    parser.add_argument(
-        "--config",
-        action="config",
-        help="YAML file of settings, such as presets/*.yaml; flags override it",
-    )
+def _parser(config_class: type) -> "_OneLineParser":
+    parser = _OneLineParser(usage=argparse.SUPPRESS, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help=help_page.CONFIG)
     special: dict[str, Any] = {f.name: f for f in dataclasses.fields(config_class) if f.metadata}
     parser.add_class_arguments(config_class, as_group=False, skip=set(special))
     for name, one in special.items():
@@ -136,145 +141,6 @@ def _parser(config_class: type, prog: str, about: str) -> jsonargparse.ArgumentP
             about_it |= {"action": _Several} if nargs in SEVERAL else {}
             parser.add_argument(f"--{name}", type=str, default=list(one.default), **about_it)
     return parser
-
-
-def _take_files(words: list[str]) -> tuple[list[str], list[Path]]:
-    """The words without --config, and the files that it names."""
-    others: list[str] = []
-    files: list[Path] = []
-    rest = iter(words)
-    for word in rest:
-        if word == "--":
-            return [*others, word, *rest], files
-        flag, has_value, name = word.partition("=")
-        if flag != "--config":
-            others.append(word)
-            continue
-        name = name if has_value else next(rest, "")
-        files.append(Path(name).expanduser())
-        if not files[-1].is_file():
-            presets = (Path(__file__).parent / "presets").glob("*.yaml")
-            known = ", ".join(sorted(f"presets/{p.name}" for p in presets))
-            raise ValueError(f"no preset or config file {name!r}; there are: {known}")
-    return others, files
-
-
-def _read_file(
-    file: Path, config_class: type, moved: dict[str, old_names.New], is_saved: bool
-) -> dict[str, Any]:
-    """The settings of a file by their new names."""
-    kinds = {old: old_names.kind_of(config_class, new.name) for old, new in moved.items()}
-    tree = read_settings(file, config_class, kinds)
-    try:
-        found = old_names.rename(tree, moved)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    if not is_saved:
-        _tell_moved(found, f"{file}: ")
-    return tree
-
-
-def _with_new_names(words: list[str], moved: dict[str, old_names.New]) -> list[str]:
-    """The words with the new names of the flags that have moved."""
-    words, found = list(words), []
-    for i, name in _flags(words):
-        plain = name.removesuffix("+")
-        if plain in moved:
-            found.append(plain)
-            words[i] = words[i].replace(f"--{plain}", f"--{moved[plain].name}", 1)
-    _tell_moved(found)
-    return words
-
-
-def _tell_moved(found: list[str], where: str = "") -> None:
-    """Raises ValueError for old names that are refused; names the others on stderr."""
-    refused = [name for name in found if not old_names.MOVED[name].is_accepted]
-    if refused:
-        raise ValueError(f"{where}{old_names.describe(refused)}; use the new name")
-    if found:
-        print(f"{where}{old_names.describe(found)}; the old name is still read", file=sys.stderr)
-
-
-def _several(config_class: type, prefix: str = "") -> set[str]:
-    """Dotted names of the fields that take several values."""
-    found: set[str] = set()
-    hints = get_type_hints(config_class)
-    for one in dataclasses.fields(config_class):
-        if one.metadata.get("nargs") in SEVERAL:
-            found.add(f"{prefix}{one.name}")
-        elif dataclasses.is_dataclass(hints[one.name]):
-            found |= _several(hints[one.name], f"{prefix}{one.name}.")
-    return found
-
-
-def _flags(words: list[str]) -> Iterator[tuple[int, str]]:
-    """Where the flags stand, and their names."""
-    for i, word in enumerate(words):
-        if word == "--":
-            return
-        if word.startswith("--"):
-            yield i, word[2:].partition("=")[0]
-
-
-def _check_once(words: list[str], several: set[str]) -> None:
-    """Raises ValueError for a flag that is given twice and takes one value: which one counts?"""
-    names = [name for _, name in _flags(words) if name not in several and not name.endswith("+")]
-    for name in names:
-        if (count := names.count(name)) > 1:
-            raise ValueError(
-                f"--{name} is given {count} times and takes one value; give it once ({QUOTE})"
-            )
-    every = {name for _, name in _flags(words)}
-    for name in sorted(every):
-        if (
-            section := next((one for one in every if name.startswith(f"{one}.")), None)
-        ) is not None:
-            raise ValueError(
-                f"--{name} is a part of --{section}, which is given too; give the parts one by one"
-            )
-
-
-def _check_dashes(words: list[str], parser: jsonargparse.ArgumentParser) -> None:
-    """Raises ValueError for a flag behind a dash of typography, as text programs and web pages
-    write --: it would be one more prompt."""
-    known = _options(parser)
-    for word in words:
-        name = "--" + word.partition("=")[0].lstrip(DASHES)
-        if word[:1] in DASHES and word and name in known:
-            raise ValueError(
-                f"{word:.80} begins with another dash than the keyboard's; type {name}"
-            )
-
-
-def _options(parser: jsonargparse.ArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
-
-
-def _gather(words: list[str], several: set[str]) -> list[str]:
-    """Each flag of a section that takes several values once, with a list of all its values."""
-    found: dict[str, list[str]] = {}
-    left = list(words)
-    for i, name in reversed(list(_flags(words))):
-        if name in several:
-            end = next((j for j, _ in _flags(words) if j > i), len(words))
-            _, has_value, value = words[i].partition("=")
-            given = [*([value] if has_value else []), *words[i + 1 : end]]
-            found[name] = _listed(given) + found.get(name, [])
-            del left[i:end]
-    lists = [f"--{name}={json.dumps(v, ensure_ascii=False)}" for name, v in found.items()]
-    return [*lists, *left]
-
-
-def _listed(given: list[str]) -> list[str]:
-    """The values of one flag: words, or a single list of them as a sweep's agent writes it."""
-    if len(given) == 1 and given[0][:1] == "[" and not Path(given[0]).exists():
-        try:
-            found = _load(given[0])
-        except ValueError:  # a glob such as [0-3].tar
-            return given
-        if isinstance(found, list) and all(isinstance(one, str) for one in found):
-            return found
-    return given
 
 
 def _set_defaults(parser: jsonargparse.ArgumentParser, tree: dict[str, Any]) -> None:
@@ -331,18 +197,28 @@ def _home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and value[:1] == "~" else value
 
 
-def _with_suggestion(message: str, parser: jsonargparse.ArgumentParser) -> str:
+def _with_suggestion(message: str, known: list[str]) -> str:
     _, unknown, words = message.partition("unrecognized arguments: ")
     if not unknown:
         return message
     if not words.startswith("-"):
-        return f"{words:.200} stands after no flag that takes it; {QUOTE}"
+        return f"{words:.200} stands after no flag that takes it; {flags.QUOTE}"
     flag = words.split()[0].partition("=")[0]
-    near = difflib.get_close_matches(flag, _options(parser), n=1, cutoff=0.5)
-    return f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "; see --help")
+    near = " or ".join(f"--{name}" for name in help_page.meant(flag, known))
+    return f"unknown flag {flag}" + (f"; did you mean {near}?" if near else "; see --help")
 
 
-def run(main: Callable[[T], Any], config_class: type[T], prog: str, about: str) -> None:
-    """Parse the command line, call `main`; a user's mistake is one line on stderr, exit code 2."""
+def run(
+    main: Callable[[T], Any],
+    config_class: type[T],
+    prog: str,
+    about: str,
+    often: Sequence[str] = (),
+) -> None:
+    """Parse the command line, call `main`; a user's mistake is one line on stderr, exit code 2.
+
+    `about` says what the command does, with an example; `often`: the settings that --help begins
+    with, since most people need them.
+    """
     with command(prog):
-        main(parse_config(config_class, prog=prog, about=about))
+        main(parse_config(config_class, prog=prog, about=about, often=often))

@@ -43,7 +43,11 @@ from training.config import ComputeDtype, ParallelConfig
 from training.devices.fitting import GB, available_memory
 from training.devices.parallel import start
 
-ABOUT = "Draw held-out prompts and say whether the pictures show them, beside chance and ceiling."
+OFTEN = (
+    *("checkpoints", "splits", "pictures", "max_prompts", "half", "records", "grid", "json"),
+    *("guidance_scale", "temperature"),
+)
+"""Settings that --help begins with."""
 OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
 """Words of prompts that are left out of the grid."""
 GRID_PICTURES, GRID_FILE = 30, "held_out.png"
@@ -317,4 +321,4 @@ def figures(
 
 
 if __name__ == "__main__":
-    run(main, EvaluateConfig, prog="python -m evaluate", about=ABOUT)
+    run(main, EvaluateConfig, prog="python -m evaluate", about=__doc__ or "", often=OFTEN)

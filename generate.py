@@ -1,7 +1,6 @@
 """Draw pictures of prompts from a checkpoint: a labelled grid, and every picture as its own PNG.
 
-python generate.py --checkpoint runs/mine --prompts "a red heart" "a blue cat" --pictures 9 \
-    --out grid.png
+python generate.py --checkpoint runs/mine --prompts "a red heart" "a blue cat" --pictures 9
 """
 
 import runtime
@@ -32,7 +31,11 @@ from ranking import best_first, open_ranker, scored, tell_scores
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.parallel import start
 
-ABOUT = "Draw pictures of prompts from a checkpoint: a labelled grid, and each picture by itself."
+OFTEN = (
+    *("checkpoint", "prompts", "pictures", "out", "seed", "guidance_scale", "temperature"),
+    *("negative", "complete", "clip"),
+)
+"""Settings that --help begins with."""
 MAX_PICTURES = 1_000_000
 """Pictures of one command: their prompts are held at once."""
 MAX_IN_GRID = 900
@@ -257,4 +260,4 @@ def write_grid(
 
 
 if __name__ == "__main__":
-    run(main, GenerateConfig, prog="generate.py", about=ABOUT)
+    run(main, GenerateConfig, prog="generate.py", about=__doc__ or "", often=OFTEN)

@@ -1,10 +1,10 @@
-"""Settings that have another name now: one table, for the parser and for run folders; imports
-nothing of ours."""
+"""Settings that have another name now: one table, for the parser and for run folders."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
+
+from settings import Setting, settings_of
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,13 @@ MOVED = {
 row says: their config.yaml is read through this table."""
 
 
-def moved_in(config_class: type) -> dict[str, New]:
-    """The rows of MOVED whose new name is a setting of `config_class`."""
-    return {old: new for old, new in MOVED.items() if kind_of(config_class, new.name) is not None}
+def moved_in(config_class: type) -> dict[str, Setting]:
+    """Old name → the setting that it is now, of those that `config_class` has."""
+    settings = {one.name: one for one in settings_of(config_class)}
+    return {old: settings[new.name] for old, new in MOVED.items() if new.name in settings}
 
 
-def kind_of(config_class: type, name: str) -> Any:
-    """The type of a setting by its dotted name; None where the class has no such setting."""
-    kind: Any = config_class
-    for part in name.split("."):
-        if not dataclasses.is_dataclass(kind):
-            return None
-        kind = get_type_hints(kind).get(part)
-    return kind
-
-
-def rename(tree: dict[str, Any], moved: Mapping[str, New]) -> list[str]:
+def rename(tree: dict[str, Any], moved: Mapping[str, Setting]) -> list[str]:
     """Give the settings of a tree their new names, in place; returns the old names that it had.
 
     Raises:

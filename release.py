@@ -18,8 +18,6 @@ from files import new_folder
 from model import pretrained
 from weights.arrays import Dtype
 
-ABOUT = "Make a release folder of a checkpoint: weights, tokenizer and VQGAN."
-
 
 @dataclass(frozen=True)
 class ReleaseConfig:
@@ -48,4 +46,4 @@ def release(config: ReleaseConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(release, ReleaseConfig, prog="python -m release", about=ABOUT)
+    run(release, ReleaseConfig, prog="python -m release", about=__doc__ or "")

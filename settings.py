@@ -1,9 +1,48 @@
-"""Settings as plain trees and as YAML; any package may import this file."""
+"""Settings as plain trees and as YAML, and what every configuration checks; any package may import
+this file."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_type_hints
 
 import yaml
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of a configuration, or of a section in it."""
+
+    name: str
+    """Dotted, from the top."""
+    kind: Any
+    field: dataclasses.Field[Any]
+    owner: type
+    """The dataclass that has the field."""
+
+    @property
+    def is_section(self) -> bool:
+        """Whether it holds settings itself."""
+        return dataclasses.is_dataclass(self.kind)
+
+
+def settings_of(config_class: type, prefix: str = "") -> Iterator[Setting]:
+    """Every field of a configuration's class, sections before what is in them."""
+    kinds = get_type_hints(config_class)
+    for one in dataclasses.fields(config_class):
+        found = Setting(f"{prefix}{one.name}", kinds[one.name], one, config_class)
+        yield found
+        if found.is_section:
+            yield from settings_of(found.kind, f"{found.name}.")
+
+
+def check_least(config: Any, prefix: str, least: int, *names: str) -> None:
+    """Raises ValueError for a setting of the section `prefix` that is below `least`."""
+    for name in names:
+        if getattr(config, name) < least:
+            limit = f"must be at least {least}" if least else "cannot be negative"
+            dotted = f"{prefix}.{name}" if prefix else name
+            raise ValueError(f"{dotted} {limit}, not {getattr(config, name)}")
 
 
 def to_tree(config: Any) -> dict[str, Any]:

@@ -16,7 +16,12 @@ from config import Config, from_yaml, run
 from recipe import make_recipe
 from training.session import train
 
-ABOUT = "Train the text-to-image transformer on token records."
+OFTEN = (
+    *("config", "output_dir", "data.records", "training.steps", "training.batch_size"),
+    *("training.micro_batch_size", "optim.learning_rate", "init_from", "grids.prompts"),
+    "tracker.wandb",
+)
+"""Settings that --help begins with."""
 
 
 def main(config: Config) -> None:
@@ -25,4 +30,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Config, prog="train.py", about=ABOUT)
+    run(main, Config, prog="train.py", about=__doc__ or "", often=OFTEN)

@@ -1,9 +1,11 @@
 """Eight artists draw the same things: pictures, captions and held-out splits, as a folder of tars.
 
-`python -m data.artists`. Drawings of about a hundred everyday things lie in data/things.json.gz;
-all come from eight npm packages, fetched with `npm pack` or in a folder that holds them. Names,
-keywords, groups and skin tones come from the table data/openmoji.tsv.gz. The tars look like
-anybody's, with the licence of each picture.
+python -m data.artists
+
+data/things.json.gz has the drawings of about a hundred everyday things; all come from eight npm
+packages, fetched with `npm pack` or in a folder that holds them. Names, keywords, groups and skin
+tones come from the table data/openmoji.tsv.gz. The tars look like anybody's, with the licence of
+each picture.
 """
 
 import hashlib

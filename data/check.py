@@ -1,6 +1,6 @@
 """Read token records whole and say whether they are what was written.
 
-`python -m data.check records/mine`
+python -m data.check records/mine
 """
 
 from dataclasses import dataclass, field

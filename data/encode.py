@@ -1,6 +1,6 @@
 """Captioned pictures to token records, the form that train.py reads.
 
-`python -m data.encode --source FOLDER_OR_TARS --out records/mine`
+python -m data.encode --source FOLDER_OR_TARS --out records/mine
 """
 
 import hashlib
@@ -20,6 +20,11 @@ from data.sources import PLAIN, ReadingConfig, Source, open_source
 from data.tokenise import CaptionOptions, PictureEncoder, make_records
 from files import check_free
 
+OFTEN = (
+    *("source", "out", "vqgan", "tokenizer", "captions", "caption_column", "kind", "held_out"),
+    *("fit", "text_length"),
+)
+"""Settings that --help begins with."""
 _HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes and times
 
 
@@ -197,4 +202,4 @@ if __name__ == "__main__":
     from config import run
 
     runtime.prepare()
-    run(main, EncodeConfig, prog="python -m data.encode", about=__doc__ or "")
+    run(main, EncodeConfig, prog="python -m data.encode", about=__doc__ or "", often=OFTEN)

@@ -28,7 +28,6 @@ from training.devices.parallel import Devices
 from training.reports.flops import count_flops
 from training.update.build import make_state, make_update
 
-ABOUT = "Compile a preset's training step for devices that are not there, and say what it needs."
 INSTALL = 'pip install "jax[tpu]"'
 MEMORY_GIB = {
     "TPU v2": 8,
@@ -176,4 +175,4 @@ def report(parts: dict[str, int], limit: float) -> None:
 
 
 if __name__ == "__main__":
-    run(main, FootprintConfig, prog="python -m experiments.footprint", about=ABOUT)
+    run(main, FootprintConfig, prog="python -m experiments.footprint", about=__doc__ or "")

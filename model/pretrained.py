@@ -205,9 +205,6 @@ def _copy_beside(source: Path, folder: Path, to: str) -> None:
         copy_folder(source / "vqgan", folder / "vqgan", source)
 
 
-ABOUT = "Convert a transformer between our folders, DALL·E mini's and BART's."
-
-
 @dataclass(frozen=True)
 class ConvertConfig:
     """From where, to where, into what."""
@@ -233,4 +230,4 @@ if __name__ == "__main__":
             to = convert(config.source, folder, config.to, config.dtype)
         print(f"{config.out}: {config.source} as {to}", file=sys.stderr)
 
-    run(main, ConvertConfig, prog="python -m model.pretrained", about=ABOUT)
+    run(main, ConvertConfig, prog="python -m model.pretrained", about=__doc__ or "")

@@ -11,7 +11,9 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from config import parse_config
+from config import Config, parse_config
+from help_page import first_sentence, is_required, meant
+from settings import settings_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,20 +27,44 @@ def find_class(path: Path, name: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def command_lines() -> dict[str, type]:
-    """Program and configuration class of every `run(main, Class, prog=…)` in the repository."""
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What one `run(main, Class, prog=…, about=__doc__, often=…)` in the repository says."""
+
+    config_class: type
+    about: str
+    often: tuple[str, ...]
+
+
+def command_lines() -> dict[str, CommandLine]:
     found = {}
     for path in [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "run":
                 keywords = {k.arg: k.value for k in node.keywords}
                 if "prog" in keywords and "tests" not in path.parts:
                     prog = ast.literal_eval(keywords["prog"])
-                    found[prog] = find_class(path, ast.unparse(node.args[1]))
+                    assert ast.unparse(keywords["about"]).startswith("__doc__"), path
+                    config_class = find_class(path, ast.unparse(node.args[1]))
+                    often = constant(tree, "OFTEN") if "often" in keywords else ()
+                    about = ast.get_docstring(tree) or ""
+                    found[prog] = CommandLine(config_class, about, often)
     return found
 
 
+def constant(tree: ast.Module, name: str) -> tuple[str, ...]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return eval(ast.unparse(node.value))  # a tuple of tuples of texts
+    raise AssertionError(f"no {name}")
+
+
 COMMAND_LINES = command_lines()
+LONG = {
+    *("train.py", "generate.py", "python -m evaluate", "python -m data.encode"),
+    "python -m vqgan.train",
+}
 
 
 def docstrings(config_class: type) -> dict[str, str]:
@@ -90,9 +116,73 @@ def test_every_flag_stands_in_help_with_its_reason(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100000")  # no line is broken
     with pytest.raises(SystemExit) as stopped:
-        parse_config(COMMAND_LINES[prog], ["--help"], prog)
+        parse_config(COMMAND_LINES[prog].config_class, ["--help"], prog)
     assert not stopped.value.code
     told = " ".join(capsys.readouterr().out.split())
-    for flag, reason in entries(COMMAND_LINES[prog]):
+    for flag, reason in entries(COMMAND_LINES[prog].config_class):
         assert flag in told
         assert reason in told, f"{prog} {flag}"
+
+
+@pytest.mark.parametrize("prog", sorted(COMMAND_LINES))
+def test_the_first_screen_has_an_example_and_what_one_always_needs(
+    prog: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = COMMAND_LINES[prog]
+    with pytest.raises(SystemExit):
+        parse_config(one.config_class, ["--help"], prog, one.about, one.often)
+    told = capsys.readouterr().out
+    screen = told.splitlines()[:40]
+    program = f"python {prog}" if prog.endswith(".py") else prog
+    assert screen[0].startswith(f"usage: {program}")
+    assert any(line.startswith(program) for line in screen), "no example"
+    settings = {found.name: found for found in settings_of(one.config_class)}
+    required = [name for name, found in settings.items() if is_required(found)]
+    assert (len(one.often) == 10) == (prog in LONG)
+    for name in {*one.often, *required}:
+        assert name == "config" or name in settings
+        words = (f"  --{name}", f"  {name.upper()}")
+        assert any(line.startswith(words) for line in screen), name
+
+
+def test_no_flag_s_reason_is_cut_within_brackets() -> None:
+    assert first_sentence("A (Lee et al. 2020, e.g. here). B.") == "A (Lee et al. 2020, e.g. here)"
+    assert first_sentence("Lee et al. have it; 1.5 more. Two") == "Lee et al. have it; 1.5 more"
+    assert first_sentence("no end") == "no end"
+
+
+@pytest.mark.parametrize(
+    ("flag", "wanted"),
+    [
+        *(("--steps", "training.steps"), ("--norm", "model.norm"), ("--dim", "model.dim")),
+        *(("--lr", "optim.learning_rate"), ("--batch", "training.batch_size")),
+        *(("--batch-size", "training.batch_size"), ("--optim.lr", "optim.learning_rate")),
+        *(("--learning-rate", "optim.learning_rate"), ("--training.lr", "optim.learning_rate")),
+        *(("--optimizer", "optim.name"), ("--records", "data.records")),
+        *(
+            ("--warmup", "optim.warmup_steps"),
+            ("--output", "output_dir"),
+            ("--wandb", "tracker.wandb"),
+        ),
+        *(("--model.dmi", "model.dim"), ("--training.stesp", "training.steps")),
+        *(("--top-k", "sampling.top_k"), ("--heads", "model.num_heads")),
+        *(("--prompts", "grids.prompts"), ("--folder", "checkpoint.folder")),
+        *(("--wd", "optim.weight_decay"), ("--tensorbord", "tracker.tensorboard")),
+    ],
+)
+def test_a_flag_by_its_last_word_or_first_letters_is_understood(flag: str, wanted: str) -> None:
+    with pytest.raises(ValueError, match=rf"^unknown flag {flag}; did you mean --{wanted}\b"):
+        parse_config(Config, [f"{flag}=1"])
+
+
+def test_a_flag_that_means_nothing_is_not_guessed_at() -> None:
+    with pytest.raises(ValueError, match=r"^unknown flag --xyzzy; see --help$"):
+        parse_config(Config, ["--xyzzy=1"])
+
+
+def test_the_place_that_was_named_decides_between_two() -> None:
+    assert meant("--checkpoint.evry", ["grids.every", "checkpoint.every"])[0] == "checkpoint.every"
+    assert meant("--every", ["grids.every", "checkpoint.every"]) == [
+        "grids.every",
+        "checkpoint.every",
+    ]

@@ -19,7 +19,9 @@ ALLOWED = {
     "data": {"data"},
     "optim": {"optim"},
     "training": {"training", "optim"},
-    "command_line": {"weights"},
+    "command_line": {"command_line", "flags", "help_page", "weights"},
+    "flags": {"weights"},
+    "help_page": set(),
     "config": {"command_line", "config", "data", "model", "training"},
     "settings": set(),
     "runtime": set(),
@@ -34,7 +36,7 @@ ALLOWED = {
     "copying": set(),
     "files": set(),
     "json_files": set(),
-    "old_names": set(),
+    "old_names": {"settings"},
     "terminal": set(),
 }
 GROUND_FLOOR = {"copying", "files", "json_files", "old_names", "settings", "terminal"}

@@ -243,9 +243,6 @@ def convert(
     return format
 
 
-ABOUT = "Convert a VQGAN between our folders, vqgan-jax's and taming-transformers' checkpoints."
-
-
 @dataclass(frozen=True)
 class ConvertConfig:
     """From where, to where, into what."""
@@ -282,4 +279,4 @@ if __name__ == "__main__":
             )
         print(f"{config.out}: {config.source} as {to}", file=sys.stderr)
 
-    run(main, ConvertConfig, prog="python -m vqgan.pretrained", about=ABOUT)
+    run(main, ConvertConfig, prog="python -m vqgan.pretrained", about=__doc__ or "")

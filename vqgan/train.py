@@ -16,6 +16,13 @@ from config import from_yaml, run
 from training.session import train
 from vqgan.recipe import VQGANRunConfig, make_recipe
 
+OFTEN = (
+    *("config", "output_dir", "data.source", "training.steps", "training.batch_size"),
+    *("optim.learning_rate", "init_from", "model.image_size", "model.codebook_size"),
+    "tracker.wandb",
+)
+"""Settings that --help begins with."""
+
 
 def main(config: VQGANRunConfig) -> None:
     """One run, new or resumed; at its end RUN/vqgan is a release folder."""
@@ -23,4 +30,10 @@ def main(config: VQGANRunConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(main, VQGANRunConfig, prog="python -m vqgan.train", about=__doc__ or "")
+    run(
+        main,
+        VQGANRunConfig,
+        prog="python -m vqgan.train",
+        about=__doc__ or "",
+        often=OFTEN,
+    )

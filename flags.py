@@ -1,0 +1,152 @@
+"""The words of a command line before they are parsed: files, old names, flags given twice."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import old_names
+from settings import Setting, settings_of
+from weights.yaml_files import SEVERAL, read_settings
+
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+QUOTE = "put quotes around lists, globs and texts with spaces"
+Load = Callable[[str], Any]
+"""One value of the command line → what it says."""
+
+
+def take_files(words: list[str]) -> tuple[list[str], list[Path]]:
+    """The words without --config, and the files that it names."""
+    others: list[str] = []
+    files: list[Path] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*others, word, *rest], files
+        flag, has_value, name = word.partition("=")
+        if flag != "--config":
+            others.append(word)
+            continue
+        name = name if has_value else next(rest, "")
+        files.append(Path(name).expanduser())
+        if not files[-1].is_file():
+            presets = (Path(__file__).parent / "presets").glob("*.yaml")
+            known = ", ".join(sorted(f"presets/{p.name}" for p in presets))
+            raise ValueError(f"no preset or config file {name!r}; there are: {known}")
+    return others, files
+
+
+def read_file(
+    file: Path, config_class: type, moved: Mapping[str, Setting], is_saved: bool = False
+) -> dict[str, Any]:
+    """The settings of a file by their new names, with a line about old ones unless `is_saved`."""
+    tree = read_settings(file, config_class, {old: new.kind for old, new in moved.items()})
+    try:
+        found = old_names.rename(tree, moved)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    if not is_saved:
+        _tell_moved(found, f"{file}: ")
+    return tree
+
+
+def with_new_names(words: list[str], moved: Mapping[str, Setting], load: Load) -> list[str]:
+    """The words with the new names of the flags that have moved.
+
+    Raises:
+        ValueError: an old name is refused, or stands in a section that is given as a whole.
+    """
+    words, found = list(words), []
+    for i, name in _flags(words):
+        plain = name.removesuffix("+")
+        if plain in moved:
+            found.append(plain)
+            words[i] = words[i].replace(f"--{plain}", f"--{moved[plain].name}", 1)
+        elif any(old.startswith(f"{plain}.") for old in moved):
+            value = words[i].partition("=")[2] or "".join(words[i + 1 : i + 2])
+            section = load(value) if value[:1] == "{" else {}
+            if old := [old for old in moved if old.removeprefix(f"{plain}.") in section]:
+                raise ValueError(f"{old_names.describe(old)}; use the new name")
+    _tell_moved(found)
+    return words
+
+
+def _tell_moved(found: list[str], where: str = "") -> None:
+    """Raises ValueError for old names that are refused; names the others on stderr."""
+    refused = [name for name in found if not old_names.MOVED[name].is_accepted]
+    if refused:
+        raise ValueError(f"{where}{old_names.describe(refused)}; use the new name")
+    if found:
+        print(f"{where}{old_names.describe(found)}; the old name is still read", file=sys.stderr)
+
+
+def several_valued(config_class: type) -> set[str]:
+    """Dotted names of the settings that take several words."""
+    found = settings_of(config_class)
+    return {one.name for one in found if one.field.metadata.get("nargs") in SEVERAL}
+
+
+def _flags(words: list[str]) -> Iterator[tuple[int, str]]:
+    """Where the flags stand, and their names."""
+    for i, word in enumerate(words):
+        if word == "--":
+            return
+        if word.startswith("--"):
+            yield i, word[2:].partition("=")[0]
+
+
+def check_once(words: list[str], several: set[str]) -> None:
+    """Raises ValueError for a flag that is given twice and takes one value: which one counts?"""
+    names = [name for _, name in _flags(words) if name not in several and not name.endswith("+")]
+    for name in names:
+        if (count := names.count(name)) > 1:
+            raise ValueError(
+                f"--{name} is given {count} times and takes one value; give it once ({QUOTE})"
+            )
+    every = {name for _, name in _flags(words)}
+    for name in sorted(every):
+        if (
+            section := next((one for one in every if name.startswith(f"{one}.")), None)
+        ) is not None:
+            raise ValueError(
+                f"--{name} is a part of --{section}, which is given too; give the parts one by one"
+            )
+
+
+def check_dashes(words: list[str], known: set[str]) -> None:
+    """Raises ValueError for a flag behind a dash of typography, as text programs and web pages
+    write --: it would be one more prompt. `known`: the names of all flags."""
+    for word in words:
+        name = word.partition("=")[0].lstrip(DASHES)
+        if word[:1] in DASHES and word and name in known:
+            raise ValueError(
+                f"{word:.80} begins with another dash than the keyboard's; type --{name}"
+            )
+
+
+def gather(words: list[str], several: set[str], load: Load) -> list[str]:
+    """Each flag of a section that takes several values once, with a list of all its values."""
+    found: dict[str, list[str]] = {}
+    left = list(words)
+    for i, name in reversed(list(_flags(words))):
+        if name in several:
+            end = next((j for j, _ in _flags(words) if j > i), len(words))
+            _, has_value, value = words[i].partition("=")
+            given = [*([value] if has_value else []), *words[i + 1 : end]]
+            found[name] = _listed(given, load) + found.get(name, [])
+            del left[i:end]
+    lists = [f"--{name}={json.dumps(v, ensure_ascii=False)}" for name, v in found.items()]
+    return [*lists, *left]
+
+
+def _listed(given: list[str], load: Load) -> list[str]:
+    """The values of one flag: words, or a single list of them as a sweep's agent writes it."""
+    if len(given) == 1 and given[0][:1] == "[" and not Path(given[0]).exists():
+        try:
+            found = load(given[0])
+        except ValueError:  # a glob such as [0-3].tar
+            return given
+        if isinstance(found, list) and all(isinstance(one, str) for one in found):
+            return found
+    return given

@@ -1,0 +1,125 @@
+"""What --help opens with, and the flag that was meant where there is none of that name."""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from settings import Setting, settings_of
+
+WIDTH = 98
+CONFIG = "YAML file of settings, such as presets/*.yaml; flags override it"
+MOST = 3
+"""Flags that are suggested in place of one."""
+
+
+def opening(config_class: type, prog: str, about: str, often: Sequence[str]) -> str:
+    """The first screen of --help: how the command is called, what it does with an example, and the
+    flags of `often`, each in a sentence. Without them the required and the positional ones."""
+    known = {one.name: one for one in settings_of(config_class)}
+    named = often or [one.name for one in known.values() if is_required(one) or _is_word(one)]
+    words = [_word(known[name]) for name in named if name != "config" and is_required(known[name])]
+    program = f"python {prog}" if prog.endswith(".py") else prog
+    usage = " ".join(["usage:", program, *words, "[--FLAG=VALUE ...]"])
+    lines = [usage, "", *about.strip().split("\n")]
+    if named:
+        lines += ["", "most needed:" if often else "arguments:"]
+        lines += [line for name in named for line in _row(name, known.get(name))]
+    return "\n".join([*lines, "", "all flags, by section:", ""])
+
+
+def is_required(one: Setting) -> bool:
+    """Whether the command does not run without it."""
+    field = one.field
+    has_default = field.default is not dataclasses.MISSING
+    return not has_default and field.default_factory is dataclasses.MISSING
+
+
+def _is_word(one: Setting) -> bool:
+    """Whether it is given without its flag's name."""
+    return bool(one.field.metadata.get("positional"))
+
+
+def _word(one: Setting) -> str:
+    name = one.name.upper()
+    return name if _is_word(one) else f"--{one.name}={name}"
+
+
+def _row(name: str, one: Setting | None) -> list[str]:
+    """A flag and the first sentence of its reason."""
+    if one is None:
+        flag, reason = "--config=FILE", CONFIG
+    else:
+        flag = name.upper() if _is_word(one) else f"--{name}"
+        reason = one.field.metadata.get("help") or reasons(one.owner)[one.field.name]
+        reason = first_sentence(reason) + _default_of(one)
+    return textwrap.wrap(
+        f"{flag:<28} {reason}", WIDTH, initial_indent="  ", subsequent_indent=" " * 31
+    )
+
+
+def _default_of(one: Setting) -> str:
+    default = one.field.default
+    if is_required(one):
+        return " (required)"
+    is_told = default not in ("", None, ()) and default is not dataclasses.MISSING
+    if not is_told:
+        return ""
+    return f" ({' '.join(default) if isinstance(default, tuple) else default})"
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop outside of brackets, without it."""
+    depth = 0
+    for i, (letter, after) in enumerate(pairwise(f"{text} ")):
+        depth += (letter == "(") - (letter == ")")
+        is_end = letter == "." and after == " " and not text[:i].endswith("et al")
+        if not depth and is_end:
+            return text[:i]
+    return text
+
+
+def reasons(config_class: type) -> dict[str, str]:
+    """The text below each field, by the field's name; inherited ones too."""
+    found: dict[str, str] = {}
+    for one in filter(dataclasses.is_dataclass, reversed(config_class.__mro__)):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        found |= {
+            ast.unparse(field.target): " ".join(str(ast.literal_eval(below.value)).split())
+            for field, below in pairwise(tree.body)
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
+        }
+    return found
+
+
+def meant(flag: str, names: Iterable[str]) -> list[str]:
+    """The settings that a misspelt, shortened or misplaced flag may mean, the likeliest first:
+    norm is model.norm, lr optim.learning_rate, batch training.batch_size."""
+    section, _, leaf = flag.removeprefix("--").replace("-", "_").rpartition(".")
+    ranked = []
+    for place, name in enumerate(names):
+        its_section, _, its_leaf = name.rpartition(".")
+        rank = _distance(leaf, its_leaf)
+        if rank is None and its_section and leaf.startswith(its_section):
+            rank = 5  # --optimizer
+        if rank is not None:
+            ranked.append((rank, its_section != section, name.count("."), place, name))
+    ranked.sort()
+    return [name for rank, *_, name in ranked if rank == ranked[0][0]][:MOST]
+
+
+def _distance(given: str, name: str) -> float | None:
+    """How far a word is from a setting's name; None = it means another."""
+    parts = name.split("_")
+    if given == name:
+        return 0
+    if given in ("".join(part[0] for part in parts), "".join(parts)):
+        return 1
+    if name.startswith(given) or given in parts:
+        return 2
+    alike = difflib.SequenceMatcher(None, given, name).ratio()
+    return 4 - alike if alike > 0.6 else None
