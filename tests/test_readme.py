@@ -73,7 +73,7 @@ def test_every_race_has_a_row_and_every_row_a_race() -> None:
 def test_the_tree_names_every_file() -> None:
     tree = PAGES["docs/code.md"]
     files = list(ROOT.glob("*.py"))
-    for package in (*PARTS, "experiments"):
+    for package in (*PARTS, "trials", "experiments"):
         files += (ROOT / package).rglob("*.py")
     assert not [
         p.name for p in files if p.stem not in ("__init__", "config") and p.name not in tree

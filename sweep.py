@@ -1,0 +1,160 @@
+"""Run a sweep file without an account: wandb's own engine, and a fresh process for each run.
+
+python sweep.py sweeps/learning_rate.yaml --count 16
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from command_line import parse_config, run
+from files import write_bytes
+from training import exits
+from training.saved.runs import sole_user
+from trials import engine, report
+from trials.ledger import LEDGER, Trial, read_ledger
+from trials.search import Search, Stop
+from trials.sweep_file import Sweep, read_sweep
+
+COPY = "sweep.yaml"
+WANDB = "--tracker.wandb="
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Which sweep, how many runs, and where they go."""
+
+    file: str = field(metadata={"nargs": None, "positional": True, "help": "Sweep file to run."})
+    """A YAML file of wandb's format, such as sweeps/learning_rate.yaml."""
+    count: int = 0
+    """Most runs; 0: run_cap of the file, or until a grid has been walked."""
+    parallel: int = 1
+    """Runs at the same time; each takes the devices that it finds."""
+    out: str = ""
+    """Folder of the sweep: the runs, trials.jsonl, results.csv and plots. Default:
+    runs/sweeps/NAME, by the file's name. The same command goes on with what is there."""
+    resume: bool = False
+    """Refuse to begin anew: the folder must hold trials of this file."""
+    seed: int = 0
+    """Of what the engine draws; each suggestion is a function of it and of the runs before."""
+    wandb: Literal["off", "offline", "online"] = "off"
+    """What the runs' --tracker.wandb becomes, where the file sets it."""
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.parallel < 1:
+            raise ValueError(
+                f"count {self.count} cannot be negative, and parallel {self.parallel} must be at "
+                "least 1"
+            )
+
+
+def main(config: SweepConfig) -> None:
+    """Check the file, try settings until the budget is used, and say what was best."""
+    sweep = read_sweep(Path(config.file))
+    count = config.count or sweep.run_cap
+    if not count and sweep.settings["method"] != "grid":
+        raise ValueError(
+            f"method {sweep.settings['method']} has no end: say how many runs, as --count 16"
+        )
+    folder = Path(config.out or f"runs/sweeps/{sweep.path.stem}").absolute()
+    check_flags(sweep, folder)
+    open_folder(folder, sweep, config.resume)
+    with sole_user(folder), Stop().listening(exits.STOP_SIGNALS) as stop:
+        search = Search(
+            sweep,
+            folder,
+            words=lambda trial, run: words_of(sweep, trial, run, config.wandb),
+            tell=lambda trial: print(report.line_of(sweep, trial), flush=True),
+            count=count,
+            parallel=config.parallel,
+            seed=config.seed,
+        )
+        trials = search.run(stop)
+    written = report.write(folder, sweep, trials)
+    print(report.table(sweep, trials))
+    print("written: " + ", ".join(str(path) for path in written))
+    if stop.is_asked:
+        print(f"stopped; the same command goes on in {folder}", file=sys.stderr)
+        raise SystemExit(exits.STOPPED)
+
+
+def open_folder(folder: Path, sweep: Sweep, must_exist: bool) -> None:
+    """Make the sweep's folder, or find that it holds trials of the same file.
+
+    Raises:
+        ValueError: it holds those of another, or none although some must be there.
+    """
+    content = sweep.path.read_bytes()
+    copy = folder / COPY
+    if must_exist and not (folder / LEDGER).is_file():
+        raise ValueError(f"--resume: {folder} holds no trials; leave the flag out to begin")
+    if copy.is_file() and copy.read_bytes() != content:
+        raise ValueError(
+            f"{folder} holds {len(read_ledger(folder))} trials of a file with other contents than "
+            f"{sweep.path} ({copy} is that one); name another --out"
+        )
+    if not copy.is_file() and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds something else; name another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(copy, content)
+
+
+def words_of(sweep: Sweep, trial: Trial, run: Path, wandb: str) -> list[str]:
+    """The command of a trial: the file's own, into a folder of the sweep, with wandb as asked."""
+    words = engine.command(sweep.settings, trial.settings, sys.executable)
+    words = [f"{WANDB}{wandb}" if word.startswith(WANDB) else word for word in words]
+    return [*words, f"--output_dir={run}"]
+
+
+def check_flags(sweep: Sweep, folder: Path) -> None:
+    """Parse the flags of the first suggestion, and every other value beside it.
+
+    Raises:
+        ValueError: the program knows no such flag, or refuses a value; names line and key.
+    """
+    program = sweep.settings["program"]
+    if not Path(program).is_file():
+        raise ValueError(f"{sweep.at('program')}: there is no {program} here")
+    if "output_dir" in sweep.parameters:
+        raise ValueError(f"{sweep.at('parameters.output_dir')}: each run's folder is the sweep's")
+    if (config_class := _config_class(program)) is None:
+        return
+    first = engine.suggest(sweep.settings, [], 0, 0) or {}
+    for changed, settings in ((None, first), *_variants(sweep, first)):
+        words = words_of(sweep, Trial(0, settings), folder / "000", "off")
+        flags = words[words.index(program) + 1 :]
+        try:
+            parse_config(config_class, flags)
+        except ValueError as error:
+            named = [name for name in settings if f"--{name}" in str(error) or name in str(error)]
+            name = changed or max(named, key=len, default="")
+            raise ValueError(f"{sweep.at(f'parameters.{name}')}: {error}") from None
+
+
+def _variants(sweep: Sweep, first: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For every searched parameter its other values, or the ends of its range."""
+    for name in sweep.searched:
+        entry = sweep.parameters[name]
+        values: Sequence[Any] = entry.get("values") or [entry.get("min"), entry.get("max")]
+        for value in values:
+            if value is not None and entry.get("distribution") != "log_uniform":
+                yield name, {**first, name: value}
+
+
+def _config_class(program: str) -> type | None:
+    """What a program of ours is configured with; None for another."""
+    if Path(program) == Path("train.py"):
+        from config import Config
+
+        return Config
+    if Path(program) == Path("vqgan/train.py"):
+        from vqgan.recipe import VQGANRunConfig
+
+        return VQGANRunConfig
+    return None
+
+
+if __name__ == "__main__":
+    run(main, SweepConfig, prog="sweep.py", about=__doc__ or "")

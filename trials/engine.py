@@ -1,0 +1,96 @@
+"""wandb's sweep engine, which its server runs too: what is tried next, and what is stopped early.
+
+It is the only file that knows the packages `sweeps` and wandb's argument builder.
+"""
+
+import hashlib
+import importlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trials.ledger import Trial
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it speaks to an older pydantic
+    # PyPI's package; by `import`, mypy would take the folder of the same name for it
+    _sweeps: Any = importlib.import_module("sweeps")
+
+KEYS: tuple[str, ...] = tuple(
+    json.loads((Path(_sweeps.__file__).parent / "config" / "schema.json").read_text())["properties"]
+)
+"""Keys at the top of a sweep file."""
+
+
+def violations(settings: Mapping[str, Any]) -> list[str]:
+    """What the engine's schema finds wrong, a message each."""
+    try:
+        found = _sweeps.schema_violations_from_proposed_config(dict(settings))
+    except Exception as error:  # it fails on some of what it should judge
+        found = [str(error)]
+    return [" ".join(str(message).split())[:300] for message in found]
+
+
+def suggest(
+    settings: Mapping[str, Any], trials: Sequence[Trial], number: int, seed: int
+) -> dict[str, Any] | None:
+    """Settings of trial `number`, by name, after these; None where a grid has been walked. A pure
+    function of its arguments: the engine draws from NumPy's generator, seeded here."""
+    digest = hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=4).digest()
+    before = np.random.get_state()
+    np.random.seed(int.from_bytes(digest, "big"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a Gaussian process with few points
+            run = _sweeps.next_run(_filled(settings), [_run_of(settings, t) for t in trials])
+    finally:
+        np.random.set_state(before)
+    if run is None:
+        return None
+    return {name: _plain(entry["value"]) for name, entry in run.config.items()}
+
+
+def is_behind(settings: Mapping[str, Any], trials: Sequence[Trial], one: Trial) -> bool:
+    """Whether `one`, which runs, is to be stopped early beside the others."""
+    if "early_terminate" not in settings:
+        return False
+    runs = [_run_of(settings, trial) for trial in (*trials, one)]
+    return runs[-1].name in {run.name for run in _sweeps.stop_runs(_filled(settings), runs)}
+
+
+def command(sweep: Mapping[str, Any], settings: Mapping[str, Any], interpreter: str) -> list[str]:
+    """The words that wandb's agent would start for these settings, with this interpreter."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    macros = create_sweep_command_args({"args": {k: {"value": v} for k, v in settings.items()}})
+    macros |= {"env": [], "interpreter": [interpreter], "program": [sweep["program"]]}
+    words: list[str] = []
+    for word in create_sweep_command(list(sweep["command"]) if "command" in sweep else None):
+        words += macros.get(word[2:-1], [word]) if word.startswith("${") else [word]
+    return words
+
+
+def _filled(settings: Mapping[str, Any]) -> Any:
+    return _sweeps.SweepConfig(dict(settings))
+
+
+def _run_of(settings: Mapping[str, Any], trial: Trial) -> Any:
+    metric = settings.get("metric", {}).get("name", "")
+    states = {"finished": "finished", "stopped": "finished", "failed": "failed"}
+    return _sweeps.SweepRun(
+        name=str(trial.number),
+        state=_sweeps.RunState(states.get(trial.end or "", "running")),
+        config={name: {"value": value} for name, value in trial.settings.items()},
+        summaryMetrics={metric: trial.values[-1]} if trial.values else {},
+        sampledHistory=[{metric: value} for value in trial.values],
+        stopped=trial.end == "stopped",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, so that they are written as they are meant."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,113 @@
+"""What a sweep has tried: one line of JSON for each trial's begin and end, in FOLDER/trials.jsonl.
+
+A trial's settings are on the disk before its process starts, so that a sweep that was killed goes
+on with the same ones.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+LEDGER = "trials.jsonl"
+End = Literal["finished", "stopped", "failed"]
+ENDS: tuple[End, ...] = ("finished", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep."""
+
+    number: int
+    settings: Mapping[str, Any]
+    """Flag → value, as the engine suggested them."""
+    end: End | None = None
+    """None: it has not ended, or was interrupted. Stopped: early, by the engine."""
+    values: tuple[float, ...] = ()
+    """The metric, each time that it was logged."""
+    seconds: float = 0.0
+    reason: str = ""
+    """Why it failed."""
+
+    @property
+    def value(self) -> float | None:
+        """The metric's last value; None where there is none, or it is NaN."""
+        last = self.values[-1] if self.values else math.nan
+        return last if math.isfinite(last) else None
+
+
+def folder_of(sweep: Path, number: int) -> Path:
+    """The run's folder."""
+    return sweep / f"{number:03d}"
+
+
+def read_ledger(folder: Path) -> list[Trial]:
+    """The trials of a sweep's folder, in the order in which they began.
+
+    Raises:
+        ValueError: a line is damaged, other than a last one that a kill cut short; names it.
+    """
+    path = folder / LEDGER
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    found: dict[int, Trial] = {}
+    for at, line in enumerate(lines[:-1]):  # behind the last line's end there is nothing, or half
+        try:
+            row = json.loads(line)
+            trial = found.get(row["trial"]) or Trial(row["trial"], dict(row["settings"]))
+            if row.get("end") in ENDS:
+                values = tuple(math.nan if v is None else float(v) for v in row["values"])
+                trial = replace(
+                    trial,
+                    end=row["end"],
+                    values=values,
+                    seconds=float(row["seconds"]),
+                    reason=str(row["reason"]),
+                )
+            found[trial.number] = trial
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {at + 1} is damaged: {error!r:.100}") from None
+    return list(found.values())
+
+
+class Ledger:
+    """Appends to a sweep's ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LEDGER
+        if self._path.is_file():  # half a line, which a kill left, goes
+            text = self._path.read_bytes()
+            os.truncate(self._path, text.rfind(b"\n") + 1)
+
+    def begin(self, trial: Trial) -> None:
+        """Write a trial's settings down, before it is started."""
+        self._append({"trial": trial.number, "settings": dict(trial.settings)})
+
+    def end(self, trial: Trial) -> None:
+        """Write down how a trial ended."""
+        self._append(
+            {
+                "trial": trial.number,
+                "end": trial.end,
+                "values": [value if math.isfinite(value) else None for value in trial.values],
+                "seconds": round(trial.seconds, 1),
+                "reason": trial.reason,
+            }
+        )
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def best(trials: Sequence[Trial], sign: int) -> Trial | None:
+    """The finished trial with the best last value; None where none has one. Trials that were
+    stopped early are not compared: their learning rate had not decayed."""
+    done = [trial for trial in trials if trial.end == "finished" and trial.value is not None]
+    return min(done, key=lambda trial: sign * (trial.value or 0.0), default=None)

@@ -1,0 +1,156 @@
+"""One trial as a process of its own, with what it says in FOLDER/NNN.log and its metric read from
+its metrics.jsonl."""
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from trials.ledger import Trial, folder_of
+
+LEFT_OVER_SECONDS = 120
+"""For a run of a sweep that was killed to save and leave."""
+_PR_SET_PDEATHSIG = 1  # Linux' sys/prctl.h
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
+
+
+class MetricTail:
+    """The values of a metric in a metrics.jsonl that is being written."""
+
+    def __init__(self, path: Path, metric: str | None) -> None:
+        self._path, self._metric = path, metric
+        self._at = 0
+        self._rows: list[tuple[int, float]] = []
+        self.names: set[str] = set()
+        """Names of numbers in the rows, for the message that the metric is missing."""
+
+    def read(self) -> list[float]:
+        """All values so far, oldest first. Rows that a resume wrote again count once."""
+        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._at:  # a resumed run removed what it does again
+                self._at, self._rows = 0, []
+            file.seek(self._at)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._at += len(line)
+                self._add(line)
+        return [value for _, value in self._rows]
+
+    def _add(self, line: bytes) -> None:
+        row = json.loads(line)
+        step = int(row.get("step", 0))
+        self.names |= row.keys()
+        while self._rows and self._rows[-1][0] >= step:
+            self._rows.pop()
+        if self._metric in row:
+            value = row[self._metric]
+            self._rows.append((step, math.nan if value is None else float(value)))
+
+
+@dataclass
+class Running:
+    """A trial whose process runs."""
+
+    trial: Trial
+    process: subprocess.Popen[bytes]
+    log: Path
+    tail: MetricTail
+    began: float = field(default_factory=time.monotonic)
+    judged: int = 0
+    """Values that the engine has looked at."""
+    stopped_at: int | None = None
+    """Number of values at which the engine stopped it."""
+    is_told: bool = False
+    """Whether it was asked to stop."""
+
+    def stop(self) -> None:
+        """Ask it to save and leave, once."""
+        if not self.is_told and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.is_told = True
+
+    def so_far(self, count: int) -> Trial:
+        """The trial with its first `count` values."""
+        return replace(self.trial, values=tuple(self.tail.read()[:count]))
+
+    def ended(self) -> Trial:
+        """The trial as it ended; its `end` is None where it was interrupted, and is to go on."""
+        code = self.process.returncode
+        values = tuple(self.tail.read()[: self.stopped_at])
+        seconds = self.trial.seconds + time.monotonic() - self.began
+        trial = replace(self.trial, values=values, seconds=seconds)
+        if self.stopped_at is not None:
+            return replace(trial, end="stopped")
+        if code == 0:
+            return replace(trial, end="finished")
+        if self.is_told:
+            return trial
+        return replace(trial, end="failed", reason=f"exit code {code}: {last_line(self.log)}")
+
+
+def start(sweep: Path, trial: Trial, words: Sequence[str], metric: str | None) -> Running:
+    """Start a trial, or go on with its run. It ends with this process, however that ends."""
+    folder = folder_of(sweep, trial.number)
+    _wait_for_left_over(folder)
+    log = folder.with_suffix(".log")
+    with log.open("ab") as file:
+        process = _popen(words, file)
+    return Running(trial, process, log, MetricTail(folder / "metrics.jsonl", metric))
+
+
+def last_line(log: Path) -> str:
+    """The last line that says something, in short."""
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else "it said nothing"
+    return "it said nothing"
+
+
+def _popen(words: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is the sweep's, which passes one SIGTERM on
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+    )
+
+
+def _end_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_for_left_over(folder: Path) -> None:
+    """Until no process of an earlier sweep, which was killed, writes into the folder."""
+    until = time.monotonic() + LEFT_OVER_SECONDS
+    while (left := _users(folder)) and time.monotonic() < until:
+        time.sleep(0.2)
+    if left:
+        raise ValueError(f"process {left[0]} of an earlier sweep still writes into {folder}")
+
+
+def _users(folder: Path) -> list[int]:
+    """Processes that were started with this folder as output_dir, where the system tells."""
+    word = f"--output_dir={folder}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word in path.read_bytes().split(b"\0") and _lives(path.parent):
+                found.append(int(path.parent.name))
+    return found
+
+
+def _lives(process: Path) -> bool:
+    return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"

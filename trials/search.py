@@ -1,0 +1,151 @@
+"""The sweep itself: suggest, start, look, stop early, write down; until the budget is used."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+
+from trials import engine, processes
+from trials.ledger import Ledger, Trial, folder_of, read_ledger
+from trials.processes import Running
+from trials.sweep_file import Sweep
+
+LOOK_SECONDS = 0.2
+HOPELESS = 3
+"""So many failed trials, and no other one, end the sweep: the next ones would fail as well."""
+
+Words = Callable[[Trial, Path], Sequence[str]]
+"""(trial, its run's folder) → the command that makes it"""
+Tell = Callable[[Trial], None]
+
+
+class Stop:
+    """Whether somebody asked the sweep to stop. A second Ctrl-C does not wait."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+
+    @contextlib.contextmanager
+    def listening(self, signals: Sequence[signal.Signals]) -> Iterator["Stop"]:
+        """Inside, these signals and Ctrl-C ask."""
+        before = {one: signal.signal(one, self._ask) for one in (*signals, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.is_asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.is_asked = True
+
+
+@dataclass
+class Search:
+    """A sweep in a folder."""
+
+    sweep: Sweep
+    folder: Path
+    words: Words
+    tell: Tell
+    """Called with each trial that has ended."""
+    count: int | None
+    """Most trials; None: until the grid has been walked."""
+    parallel: int = 1
+    seed: int = 0
+    _running: list[Running] = field(default_factory=list)
+
+    def run(self, stop: Stop) -> list[Trial]:
+        """Try settings until the budget is used or `stop` is asked; returns all trials.
+
+        Raises:
+            ValueError: the first trials failed, or do not log the metric.
+        """
+        trials = {trial.number: trial for trial in read_ledger(self.folder)}
+        ledger = Ledger(self.folder)
+        try:
+            while True:
+                while not stop.is_asked and len(self._running) < self.parallel:
+                    trial = self._next(trials, ledger)
+                    if trial is None:
+                        break
+                    trials[trial.number] = trial
+                    self._start(trial)
+                if not self._running:
+                    return list(trials.values())
+                time.sleep(LOOK_SECONDS)
+                for one in list(self._running):
+                    self._look(one, trials, ledger, stop)
+        finally:
+            self._kill()
+
+    def _next(self, trials: dict[int, Trial], ledger: Ledger) -> Trial | None:
+        """An interrupted trial, else a new one; None where there are no more."""
+        busy = {one.trial.number for one in self._running}
+        for trial in trials.values():
+            if trial.end is None and trial.number not in busy:
+                return trial
+        if self.count is not None and len(trials) >= self.count:
+            return None
+        settings = engine.suggest(
+            self.sweep.settings, list(trials.values()), len(trials), self.seed
+        )
+        if settings is None:
+            return None
+        trial = Trial(len(trials), settings)
+        ledger.begin(trial)
+        return trial
+
+    def _start(self, trial: Trial) -> None:
+        words = self.words(trial, folder_of(self.folder, trial.number))
+        self._running.append(processes.start(self.folder, trial, words, self.sweep.metric))
+
+    def _look(self, one: Running, trials: dict[int, Trial], ledger: Ledger, stop: Stop) -> None:
+        has_ended = one.process.poll() is not None  # before the last rows are read
+        self._judge(one, trials)
+        if stop.is_asked:
+            one.stop()
+        if not has_ended:
+            return
+        self._running.remove(one)
+        trial = self._checked(one, one.ended())
+        trials[trial.number] = trial
+        self.tell(trial)
+        if trial.end is not None:
+            ledger.end(trial)
+        _check_hope(trials.values())
+
+    def _judge(self, one: Running, trials: dict[int, Trial]) -> None:
+        """Stop a trial at the first value by which it is behind. Each value is judged by those up
+        to it alone, so that the outcome does not depend on when somebody looks."""
+        others = [trial for number, trial in trials.items() if number != one.trial.number]
+        count = len(one.tail.read())
+        while one.stopped_at is None and one.judged < count:
+            one.judged += 1
+            if engine.is_behind(self.sweep.settings, others, one.so_far(one.judged)):
+                one.stopped_at = one.judged
+                one.stop()
+
+    def _checked(self, one: Running, trial: Trial) -> Trial:
+        """The trial; as failed, where it finished and never logged the metric."""
+        metric = self.sweep.metric
+        if trial.end != "finished" or metric is None or trial.values:
+            return trial
+        near = sorted(one.tail.names)
+        reason = f"metric {metric} was never logged; there are {', '.join(near) or 'no rows'}"
+        return replace(trial, end="failed", reason=reason)
+
+    def _kill(self) -> None:
+        for one in self._running:
+            one.process.kill()
+            one.process.wait()
+
+
+def _check_hope(trials: Iterable[Trial]) -> None:
+    ended = [trial for trial in trials if trial.end is not None]
+    if len(ended) >= HOPELESS and all(trial.end == "failed" for trial in ended):
+        raise ValueError(f"all {len(ended)} trials failed, the last with {ended[-1].reason}")

@@ -1,0 +1,171 @@
+"""Sweep files in wandb's format, checked before the first run: a fault is named with its line.
+
+The engine's own schema misses what costs a night: bayes without a metric, a grid over a range, a
+misspelt key.
+"""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yaml.nodes import MappingNode, Node
+
+from trials import engine
+from weights.yaml_files import parse_yaml, read_yaml
+
+METHODS = ("grid", "random", "bayes")
+ENTRY_KEYS = (
+    *("value", "values", "probabilities", "distribution", "min", "max", "mu", "sigma", "q"),
+    *("a", "b", "parameters"),
+)
+"""What wandb knows under a parameter's name."""
+OWN_KEYS = ("run_cap",)
+"""Keys that wandb's server reads, and its engine does not."""
+COUNTABLE = ("int_uniform", "q_uniform")
+"""Distributions over a range that a grid can walk."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file that was found right."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    """What the engine gets."""
+    lines: Mapping[str, int]
+    """Key with its parents, joined by dots → line of the file."""
+    run_cap: int | None
+    """Most runs, where the file says so."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Name of a flag → its entry."""
+        return self.settings["parameters"]
+
+    @property
+    def metric(self) -> str | None:
+        """Name of the metric; None where the file names none."""
+        return self.settings.get("metric", {}).get("name")
+
+    @property
+    def sign(self) -> int:
+        """1 where a smaller metric is the better one, −1 where a larger one is."""
+        return -1 if self.settings.get("metric", {}).get("goal") == "maximize" else 1
+
+    @property
+    def searched(self) -> list[str]:
+        """The parameters that differ between runs."""
+        return [name for name, entry in self.parameters.items() if _is_searched(entry)]
+
+    def at(self, key: str) -> str:
+        """The place of a key, for messages: "FILE, line 7"."""
+        return _place(self.path, self.lines, key)
+
+
+def read_sweep(path: Path) -> Sweep:
+    """The sweep of a file.
+
+    Raises:
+        ValueError: the file cannot be read, or a key or value is wrong; names line and key.
+    """
+    settings = read_yaml(path)
+    lines = _lines(parse_yaml(path.read_text(encoding="utf-8-sig")))
+    cap = settings.pop("run_cap", None)
+    sweep = Sweep(path, settings, lines, cap)
+    for key, fault in _faults(sweep):
+        raise ValueError(f"{sweep.at(key)}: {fault}")
+    return sweep
+
+
+def _faults(sweep: Sweep) -> Iterator[tuple[str, str]]:
+    """Each fault as its key and what is wrong, the plainest first."""
+    settings = sweep.settings
+    for key in settings:
+        if key not in engine.KEYS:
+            yield key, _unknown(key, (*engine.KEYS, *OWN_KEYS))
+    cap = sweep.run_cap
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        yield "run_cap", f"run_cap must be a whole number of at least 1, not {cap!r}"
+    if not isinstance(settings.get("program"), str):
+        yield "program", "program must name the script to start, such as train.py"
+    method = settings.get("method")
+    if method not in METHODS:
+        yield "method", f"method must be {', '.join(METHODS[:-1])} or {METHODS[-1]}, not {method!r}"
+    parameters = settings.get("parameters")
+    if not isinstance(parameters, dict) or not parameters:
+        yield "parameters", "parameters must name at least one flag and its values"
+        return
+    yield from _metric_faults(settings, str(method))
+    for name, entry in parameters.items():
+        for fault in _entry_faults(name, entry, str(method)):
+            yield f"parameters.{name}", fault
+    if not any(_is_searched(entry) for entry in parameters.values()) and method == "bayes":
+        yield "parameters", "method bayes needs a parameter that differs between runs"
+    for message in engine.violations(settings):
+        yield "", message
+
+
+def _metric_faults(settings: Mapping[str, Any], method: str) -> Iterator[tuple[str, str]]:
+    metric = settings.get("metric")
+    named = isinstance(metric, dict) and isinstance(metric.get("name"), str)
+    if metric is not None and not named:
+        yield "metric", "metric must have a name, such as eval/tone/loss"
+    if isinstance(metric, dict) and metric.get("goal", "minimize") not in ("minimize", "maximize"):
+        yield "metric.goal", f"goal must be minimize or maximize, not {metric['goal']!r}"
+    needs = "method bayes" if method == "bayes" else "early_terminate"
+    if metric is None and (method == "bayes" or "early_terminate" in settings):
+        yield "method", f"{needs} needs a metric: its name, and goal: minimize or maximize"
+
+
+def _entry_faults(name: str, entry: Any, method: str) -> Iterator[str]:
+    if not isinstance(entry, dict):
+        yield f"{name} must have value:, values: or min: and max:, not {entry!r:.60}"
+        return
+    for key in entry:
+        if key not in ENTRY_KEYS:
+            yield _unknown(key, ENTRY_KEYS)
+    low, high = entry.get("min"), entry.get("max")
+    if (low is None) != (high is None):
+        yield f"{name} has min: without max:, or max: without min:"
+    if isinstance(low, int | float) and isinstance(high, int | float) and low >= high:
+        yield f"{name} has min {low} that is not below max {high}"
+    if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
+        yield f"{name} has values: that are no list with something in it"
+    kind = entry.get("distribution", "")
+    if kind == "log_uniform" and isinstance(low, float) and 0 < low < 1:
+        yield (
+            f"{name} has log_uniform, whose min and max are exponents: these mean "
+            f"{math.exp(low):.4g} to {math.exp(high or 0):.4g}; write log_uniform_values"
+        )
+    is_walked = kind in COUNTABLE or (isinstance(low, int) and isinstance(high, int) and not kind)
+    if method == "grid" and low is not None and not is_walked:
+        yield f"{name} is a range, and a grid over it has no end; write values: [...]"
+    for message in engine.violations({"method": "random", "parameters": {name: entry}}):
+        yield message if name in message else f"{name}: {message}"
+
+
+def _is_searched(entry: Any) -> bool:
+    return isinstance(entry, dict) and "value" not in entry and len(entry.get("values", "12")) > 1
+
+
+def _unknown(key: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(key), known, 1)
+    hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+    return f"unknown key {key!r}{hint}"
+
+
+def _lines(node: Node | None, parent: str = "") -> dict[str, int]:
+    """Key with its parents → its line, counted from 1."""
+    found: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, MappingNode) else ():
+        name = f"{parent}.{key.value}" if parent else str(key.value)
+        found[name] = key.start_mark.line + 1
+        found.update(_lines(value, name))
+    return found
+
+
+def _place(path: Path, lines: Mapping[str, int], key: str) -> str:
+    return f"{path}, line {lines[key]}" if key in lines else str(path)
