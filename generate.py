@@ -1,6 +1,6 @@
 """Draw pictures of prompts from a checkpoint: a labelled grid, and every picture as its own PNG.
 
-python generate.py --checkpoint runs/mine --prompts "a red heart" "a blue cat" --pictures 9
+python generate.py --prompts "a red heart" "a cat" --pictures 9
 """
 
 import runtime
@@ -36,6 +36,8 @@ OFTEN = (
     *("negative", "complete", "clip"),
 )
 """Settings that --help begins with."""
+DEMO = "demo"
+"""The trained model that stands in this repository."""
 MAX_PICTURES = 1_000_000
 """Pictures of one command: their prompts are held at once."""
 MAX_IN_GRID = 900
@@ -47,8 +49,9 @@ Settings = dict[str, str | int | float | None]
 class GenerateConfig(SamplingFlags):
     """What is drawn, with which model, and where it goes."""
 
-    checkpoint: str
-    """RUN, RUN/checkpoints/STEP, a release folder (config.json and model.safetensors), or one of
+    checkpoint: str = DEMO
+    """Default: the demo, which knows 107 everyday things (demo/MODEL_CARD.md). Or else
+    RUN, RUN/checkpoints/STEP, a release folder (config.json and model.safetensors), or one of
     DALL·E mini's (config.json and flax_model.msgpack)."""
     tokenizer: str | None = None
     """Tokenizer's folder or tokenizer.json; default: the checkpoint's own."""
