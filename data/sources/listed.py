@@ -13,7 +13,7 @@ from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import Tree
 from data.sources.folder import read_head
 from data.sources.places import Places
-from data.sources.rows import Row, first_rows, read_rows
+from data.sources.rows import BEYOND, Row, first_rows, read_rows
 from data.sources.splits import is_split, split_from
 
 PATH_COLUMNS = (
@@ -93,7 +93,7 @@ class Columns:
 
 def columns_of(rows: Sequence[Row], places: Places, beside: str) -> Columns | None:
     """The columns of a table, if one of them names pictures of the source."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in row if name != BEYOND))
     order = {known: i for i, known in enumerate(PATH_COLUMNS)}
     best = (0, 0, "")
     for name in names:
@@ -136,6 +136,11 @@ def read_tables(
             if found is None:
                 left_out.add("rows whose picture is not there", f"{name} row {number}: {said}")
                 continue
+            if BEYOND in row:
+                left_out.add(
+                    "columns beyond those of the first line (quote captions that hold commas)",
+                    f"{name} row {number}: {row[BEYOND]}",
+                )
             entry = entries.setdefault(found, Entry(found))
             own = split_from(row.get("split")) or (split if is_divided else "")
             _add(entry, columns.captions(row, config.caption_column), row, own)

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from data.sources.columns import check_group
 from data.sources.files import ending_of
 
 Row = dict[str, Any]
+BEYOND = "\0beyond"
+"""The key of what stands in a row beyond the named columns."""
 _LOOKED_AT = 1 << 20  # bytes from which encoding and separator are found
 _MAX_FIELD = 1 << 20
+_MAX_LINE = 1 << 24
 _MAX_JSON = 2 << 30
 _BATCH = 1024
 
@@ -46,17 +49,27 @@ def _open(path: Path) -> io.TextIOWrapper:
     return path.open(encoding=texts.encoding_of(head), errors="replace", newline="")
 
 
+def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
+    """The lines of a file, each within bounds."""
+    for number in count(1):
+        line = file.readline(_MAX_LINE)
+        if not line:
+            return
+        if len(line) == _MAX_LINE:
+            raise ValueError(f"{path}, line {number:,} has more than {_MAX_LINE:,} characters")
+        yield line
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file, path), start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number:,}: {error}") from None
-            if isinstance(row, dict):
-                yield row
+            yield row if isinstance(row, dict) else {}  # which names no picture
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -103,7 +116,7 @@ def _separated(path: Path) -> Iterator[Row]:
     first line, or col0, col1 … where that is a row already."""
     csv.field_size_limit(_MAX_FIELD)
     with _open(path) as file:
-        lines = (line.replace("\0", "") for line in file)
+        lines = (line.replace("\0", "") for line in _lines(file, path))
         first = next(lines, "")
         separator = next((s for s in "\t|;" if s in first), ",")
         is_quoted = separator in ",;" or '"' in first
@@ -117,7 +130,17 @@ def _separated(path: Path) -> Iterator[Row]:
             names = [f"col{i}" for i in range(len(names))]
         for row in rows:
             if row:
-                yield {n: v.strip() for n, v in zip(names, row, strict=False)}
+                yield _named(names, row, separator)
+
+
+def _named(names: list[str], row: list[str], separator: str) -> Row:
+    """A row by the names of its columns. Captions in the last one may hold the separator."""
+    beyond = row[len(names) :]
+    if beyond and texts.caption_columns(names[-1:]):
+        row = [*row[: len(names) - 1], separator.join(row[len(names) - 1 :])]
+        beyond = []
+    named = {n: v.strip() for n, v in zip(names, row, strict=False)}
+    return {**named, BEYOND: separator.join(beyond)} if beyond else named
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -135,6 +158,6 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path} is no readable parquet file: {printable(why)}") from None
 
 
-def first_rows(path: Path, count: int = 100) -> list[Row]:
+def first_rows(path: Path, most: int = 100) -> list[Row]:
     """Some rows to look at."""
-    return list(islice(read_rows(path), count))
+    return list(islice(read_rows(path), most))

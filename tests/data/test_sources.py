@@ -254,3 +254,45 @@ def test_reading_keeps_the_order_and_tells_the_bad_ones(make_folder: MakeFolder)
     np.testing.assert_array_equal(chosen[0].pixels, readings[5].pixels)
     np.testing.assert_array_equal(chosen[2].pixels, readings[2].pixels)
     assert "no JPEG" in chosen[1].problem
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    for i in range(count):
+        (folder / f"{i}.png").write_bytes(picture(i))
+
+
+def test_commas_in_a_caption_of_the_last_column_are_its_own(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3)
+    lines = ["file_name,text", "0.png,a red, round ball", '1.png,"one, two"', "2.png,plain"]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    said = [one.captions[0][0] for one in open_source(tmp_path)]
+    assert said == ["a red, round ball", "one, two", "plain"]
+
+
+def test_columns_that_the_first_line_does_not_name_are_counted(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    lines = ["file_name,text,license", "0.png,a red, round ball,CC0", "1.png,plain,CC0"]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    source = open_source(tmp_path)
+    assert len(source) == 2
+    (told,) = [line for line in source.left_out.sentences() if "beyond" in line]
+    assert "left out 1 columns beyond those of the first line" in told
+    assert "metadata.csv row 1: CC0" in told
+
+
+def test_lines_of_json_that_are_no_object_are_counted(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    lines = ['{"file_name": "0.png", "text": "a"}', "7", '{"file_name": "1.png", "text": "b"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    source = open_source(tmp_path)
+    assert len(source) == 2
+    assert any("metadata.jsonl row 2: None" in line for line in source.left_out.sentences())
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "captions.tsv"])
+def test_a_line_without_end_is_refused(tmp_path: Path, name: str) -> None:
+    write_pictures(tmp_path, 1)
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(8 << 30)
+    with pytest.raises(ValueError, match=f"{name}, line 1 has more than 16,777,216 characters"):
+        open_source(tmp_path)
