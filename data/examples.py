@@ -18,6 +18,7 @@ LINES, OFFSETS = "examples.jsonl", "examples.i64"
 KINDS: dict[str, type] = {"key": str, "source_index": int, "caption": str, "split": str}
 """Of what is always written."""
 ATTRIBUTE = str | int | float | None
+MOST_BYTES = 1 << 24  # of a line
 _CHUNK = 1 << 24  # bytes searched at a time
 
 
@@ -36,12 +37,16 @@ class Examples(Sequence[dict[str, Any]]):
     def _offsets(self) -> Int64[np.ndarray, " offsets"]:
         """One more than there are examples."""
         path = self._folder / OFFSETS
+        lines = self._folder / LINES
+        if not lines.is_file():
+            raise ValueError(f"{lines} is no file; make the records anew")
         if path.is_file() and path.stat().st_size >= 8:
-            offsets = np.asarray(np.memmap(path, "<i8", "r"))
-            if offsets[0] == 0 and offsets[-1] == (self._folder / LINES).stat().st_size:
-                return offsets
+            if path.stat().st_size % 8 == 0:
+                offsets = np.asarray(np.memmap(path, "<i8", "r"))
+                if offsets[0] == 0 and offsets[-1] == lines.stat().st_size:
+                    return offsets
             raise ValueError(f"{path} does not fit {LINES} beside it; make the records anew")
-        return _find_lines(self._folder / LINES)
+        return _find_lines(lines)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -59,11 +64,13 @@ class Examples(Sequence[dict[str, Any]]):
         return self._read(place % count)
 
     def _read(self, place: int) -> dict[str, Any]:
-        begin, end = self._offsets[place], self._offsets[place + 1]
+        begin, end = (int(offset) for offset in self._offsets[place : place + 2])
         path = self._folder / LINES
+        if not 0 <= begin < end <= begin + MOST_BYTES:
+            raise ValueError(f"{path} is damaged: line {place + 1} is from byte {begin} to {end}")
         with path.open("rb") as file:
             file.seek(begin)
-            line = file.read(max(end - begin, 0))
+            line = file.read(end - begin)
         try:
             example = json.loads(line)
         except (ValueError, RecursionError) as error:

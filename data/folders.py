@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from json_files import read_json
+
+MOST_BYTES = 16 << 30
 
 
 def holds(path: Path, marker: str, description: dict[str, Any]) -> bool:
@@ -33,9 +36,16 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def digest_folder(path: Path) -> str:
-    """Short hash of the names and contents of all files below a folder."""
-    hashed = hashlib.blake2b(digest_size=8)
+    """Short hash of the names and contents of all files below a folder. Raises ValueError where
+    they are larger than any tokenizer or VQGAN."""
+    hashed, left = hashlib.blake2b(digest_size=8), MOST_BYTES
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        content = file.read_bytes()
-        hashed.update(f"{file.relative_to(path)}:{len(content)}:".encode() + content)
+        size = file.stat().st_size
+        left -= size
+        if left < 0:
+            raise ValueError(f"{file} is too large: {path} may hold {MOST_BYTES:,} bytes")
+        hashed.update(os.fsencode(f"{file.relative_to(path)}:{size}:"))
+        with file.open("rb") as opened:
+            while chunk := opened.read(1 << 20):
+                hashed.update(chunk)
     return hashed.hexdigest()

@@ -117,6 +117,8 @@ def was_checked(folder: Path) -> bool:
 def remember(folder: Path) -> None:
     """Note that the files were read whole: beside them, or else in the user's cache."""
     for place in _places(folder):
+        if place.exists() and not place.is_file():  # a pipe would wait for a reader
+            continue
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(json.dumps(stamp(folder)) + "\n", encoding="utf-8")
@@ -132,9 +134,13 @@ def stamp(folder: Path) -> dict[str, list[int]]:
 
 
 def _places(folder: Path) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = os.path.expanduser("~")  # stays ~ where the system does not know the user
+    cache = os.environ.get("XDG_CACHE_HOME") or (
+        os.path.join(home, ".cache") if home != "~" else ""
+    )
     name = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=8).hexdigest()
-    return [folder / SEEN, cache / "pastel" / f"checked-{name}.json"]
+    elsewhere = [Path(cache, "pastel", f"checked-{name}.json")] if cache else []
+    return [folder / SEEN, *elsewhere]
 
 
 def _check_values(

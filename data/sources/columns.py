@@ -152,6 +152,8 @@ def picture_column(table: Table) -> str:
     named = [by_name[known] for known in IMAGE_COLUMNS if known in by_name]
     for allowed in (_holds_bytes, _holds_paths):
         for name in [*named, *(table.schema.names if allowed is _holds_bytes else [])]:
+            if table.schema.names.count(name) > 1:
+                raise ValueError(f"{table.path} has the column {printable(name)} twice")
             if allowed(table.schema.field(name).type):
                 return name
     raise ValueError(

@@ -1,6 +1,7 @@
 """The table of kinds: what a source may be, in the order in which they are looked for."""
 
 import glob
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def _check(config: ReadingConfig) -> None:
 
 def _open(path: str, config: ReadingConfig) -> Source:
     """What one path, glob, list or range names."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         return _open_files(_find(path), config)
     tree = walk(folder)
@@ -142,7 +143,7 @@ def _find(path: str) -> list[Path]:
             f"{printable(path)} is an address ({address[1]}); pictures are read from the disks of "
             f"this machine: download them or mount it first"
         )
-    whole = Path(path).expanduser()
+    whole = Path(os.path.expanduser(path))
     patterns = [str(whole)] if whole.exists() else braceexpand.braceexpand(str(whole))
     found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
     for one in found:

@@ -17,6 +17,8 @@ from data.sources.base import printable
 
 _BLOCK = 512
 _CHUNK = 1 << 20
+_MAX_ZEROS = 1 << 26
+"""Bytes between archives; `tar -b` pads by a few MB at most."""
 _MAX_EXTENSION = 1 << 20  # bytes of a name or of pax records before a header
 _REGULAR = b"0\x007"
 _WITHOUT_DATA = b"123456"
@@ -76,8 +78,10 @@ def _headers(file: BinaryIO, length: int) -> Iterator[tuple[_Header, bool]]:
         file.seek(at)
         block = file.read(_BLOCK)
         if not block.strip(b"\0"):
-            zeros += 1
-            at += _count_zeros(file, at)
+            run = _count_zeros(file, at)
+            zeros, at = zeros + run, at + run
+            if zeros > _MAX_ZEROS:
+                raise DamagedTarError(f"nothing but zeros before byte {at:,}; the rest is not read")
             continue
         try:
             header = _read_header(file, at, length)

@@ -159,9 +159,9 @@ def test_a_pax_header_of_many_records_takes_no_time(tmp_path: Path) -> None:
     records = b"6 a=b\n" * 170_000
     block = header("x", b"%011o\0" % len(records), b"x") + records + bytes(-len(records) % 512)
     (tmp_path / "0.tar").write_bytes(block + header("1.png", b"00000000000\0") + bytes(1024))
-    start = time.perf_counter()
+    start = time.process_time()
     assert list_members(tmp_path / "0.tar").names == ["1.png"]
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_empty_members_are_counted_and_cost_little(tmp_path: Path) -> None:
