@@ -1,6 +1,7 @@
 """The words of a command line before they are parsed: files, old names, flags given twice."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ def take_files(words: list[str]) -> tuple[list[str], list[Path]]:
             others.append(word)
             continue
         name = name if has_value else next(rest, "")
-        files.append(Path(name).expanduser())
+        files.append(Path(os.path.expanduser(name)))
         if not files[-1].is_file():
             presets = (Path(__file__).parent / "presets").glob("*.yaml")
             known = ", ".join(sorted(f"presets/{p.name}" for p in presets))
