@@ -120,3 +120,24 @@ def test_devices_that_are_not_there_are_one_line() -> None:
     assert done.returncode == 2
     assert b"prog: there are no such devices as JAX_PLATFORMS=cuda asks for" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_a_logbook_is_written_in_any_locale_and_of_any_name(tmp_path: Path) -> None:
+    """As under LC_ALL=C, whose encoding has neither the sign of "2 × cpu" nor the folder's name."""
+    script = (
+        "import os, sys; from pathlib import Path; from training.reports.logbook import Logbook; "
+        "folder = Path(sys.argv[1]); folder.mkdir(); "
+        "Logbook(folder).note('start', 0, 'on 2 \\u00d7 cpu')"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    words: list[str | bytes] = [
+        sys.executable,
+        "-c",
+        script,
+        os.fsencode(tmp_path) + b"/\xc3\xa9\xff",
+    ]
+    subprocess.run(words, env={**os.environ, **plain}, check=True)
+    (folder,) = tmp_path.iterdir()
+    text = (folder / "LOGBOOK.md").read_bytes()
+    assert text.startswith(b"# Logbook of \xc3\xa9\xff\n")
+    assert "on 2 × cpu".encode() in text

@@ -8,6 +8,7 @@ import pytest
 
 from training.config import CheckpointConfig
 from training.saved import saving
+from training.saved.checkpoint import _first_line
 from training.saved.saving import Clock, SaveHook, check_keep_best, to_keep
 
 NAN, INF = math.nan, math.inf
@@ -95,3 +96,9 @@ def test_process_0_decides_by_its_clock(monkeypatch: pytest.MonkeyPatch, index: 
     times = iter([0.0, 90.0])
     assert Clock(60.0, lambda: next(times)).is_over()  # as agreed
     assert wishes == [index == 0]
+
+
+@pytest.mark.parametrize("cause", ["No space left on device", "File too large"])
+def test_of_a_failed_save_the_systems_own_words_are_told(cause: str) -> None:
+    around = f"OUT_OF_RANGE: Error writing a in OCDBT database: Failed: x [OS error 27: {cause}] y"
+    assert _first_line(RuntimeError(around)) == cause

@@ -61,7 +61,7 @@ def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> Non
         raise ValueError(f"the processes of this run do not meet: {error}") from None
     _take_own_gpus(os.environ)
     if jax.process_index() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:

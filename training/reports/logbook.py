@@ -44,7 +44,9 @@ class Logbook:
 def read(folder: Path) -> list[dict[str, Any]]:
     """The entries of a run's logbook; a line truncated by a crash is skipped."""
     path = folder / "logbook.jsonl"
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    lines = (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    )
     entries = []
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
@@ -53,5 +55,5 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def _append(path: Path, text: str) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)

@@ -87,7 +87,7 @@ class MetricsFile:
         `examples_at(step)` are the examples seen in so many updates."""
         self._examples_at, self._costs = examples_at, costs
         self._hours = _cut_after(path, restored_step)
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, row: dict[str, float]) -> dict[str, Any]:
         """Append a row; returns it with examples, hours and speed beside the step."""
@@ -133,7 +133,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: another line is damaged.
     """
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    lines = (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    )
     rows = []
     for number, line in enumerate(lines, 1):
         row = _parse(line)

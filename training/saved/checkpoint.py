@@ -35,6 +35,11 @@ Eligible = Callable[[int], bool]
 T = TypeVar("T")
 OPTIONAL = (".loss_scale", ".guard", ".players")
 """Parts of a state that may begin or end within a run."""
+CAUSES = (
+    "No space left on device|Disk quota exceeded|File too large|Too many open files|"
+    "Read-only file system|Input/output error"
+)
+"""What the system said, of all that is wrapped around it."""
 WAIT_BELOW = 256 * 2**20
 """Bytes a process has to write below which training waits until they are on the disk: a kill then
 costs at most the updates since the last save. More is written while training goes on, and a kill
@@ -336,6 +341,6 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 def _first_line(error: BaseException) -> str:
     """The line of an error that says what went wrong, without what other software wraps around."""
-    known = re.search(r"No space left on device|Disk quota exceeded", str(error))
+    known = re.search(CAUSES, str(error))
     lines = [line for line in str(error).splitlines() if line.strip()]
     return known[0] if known else (lines[0][:300] if lines else type(error).__name__)

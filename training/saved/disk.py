@@ -115,7 +115,7 @@ class FolderSteps:
 
     def words(self, step: int) -> Any:
         """The JSON saved with a step. Orbax's own reading would wait for all other processes."""
-        return json.loads((self._folder / str(step) / "about" / "metadata").read_text())
+        return json.loads((self._folder / str(step) / "about" / "metadata").read_text("utf-8"))
 
     def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The arrays of a step that `wanted`, trees of shapes with shardings, asks for. Nobody
