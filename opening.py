@@ -5,11 +5,13 @@ from pathlib import Path
 
 import jax
 
+import adapted
 from config import Config, from_yaml
 from data.captions import DALLE_MINI, normalizer_of
-from model import pretrained, transformer
+from model import pretrained
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
+from optim.adapters import merge
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import place_of
 from weights.releases import Origin
@@ -92,13 +94,15 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"step in one (RUN/checkpoints/STEP) and a release (config.json and model.safetensors)"
         )
     where = place_of(run, config.checkpoint.folder)
-    step, params, digest = _restore(where, step, config.model)
+    step, params, digest = _restore(where, step, config)
     return Checkpoint(run, step, config.model, config.sampling, params, config.data.records, digest)
 
 
-def _restore(where: str, step: int | None, config: ModelConfig) -> tuple[int, Params, str | None]:
-    """The step, its parameters, and the digest of the records saved beside them."""
-    shapes = transformer.build(config).shapes
+def _restore(where: str, step: int | None, config: Config) -> tuple[int, Params, str | None]:
+    """The step, its parameters with their adapters merged, and the digest of the records saved
+    beside them."""
+    adapters = config.optim.adapters
+    shapes = adapted.build(config.model, adapters).shapes
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
     with Checkpoints(where) as checkpoints:
@@ -111,7 +115,7 @@ def _restore(where: str, step: int | None, config: ModelConfig) -> tuple[int, Pa
             params = checkpoints.restore_params(like, step)
         else:
             raise ValueError(f"{where} holds no {step}")
-        return step, params, checkpoints.about(step).get("records")
+        return step, merge(params, adapters), checkpoints.about(step).get("records")
 
 
 @dataclass(frozen=True)

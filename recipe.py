@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import adapted
 from config import Config
 from data import captions
 from data.batches import eval_batches, open_batches
@@ -19,6 +20,7 @@ from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
 from model.transformer import Params, Transformer
 from opening import parts_of
+from optim.adapters import split
 from settings import to_tree
 from training.devices import fitting, parallel, processes
 from training.devices.batching import BatchPlan
@@ -46,7 +48,7 @@ def make_recipe(config: Config) -> Recipe:
     """The recipe of a configuration. Raises ValueError when the records do not fit the model."""
     records = open_whole(config.data.records)
     check_sizes(config.model, records)
-    model = transformer.build(config.model, config.training.compute_dtype)
+    model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
     captions.check_described(records.folder, records.about.get("text"), records.text_length)
     tokenizer = captions.open_captions(records.tokenizer_folder)
     tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
@@ -141,14 +143,15 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     moved = (found.model.start_token, model.start_token)
     rows = {"image_embedding/tokens": moved} if moved[0] != moved[1] else {}
     fetch = lambda leaf: np.asarray(parallel.on_first_device(leaf))  # noqa: E731
-    params, lines = fit_params(found.params, fresh, rows, fetch)
+    base, own = split(fresh)
+    params, lines = fit_params(found.params, base, rows, fetch)
     parts = parts_of(found)
     normalizer = captions.DALLE_MINI if parts.normalize_text else captions.CLEAN
     ours = Path(config.data.records) / "tokenizer"
     lines = [*captions.check_same(parts.tokenizer, normalizer, ours, path), *lines]
     lines += compare_splits(found.records, config.data.records, path)
     step = "" if found.step is None else f" at step {found.step}"
-    return params, [f"weights of {path}{step}", *lines]
+    return {**params, **own}, [f"weights of {path}{step}", *lines]
 
 
 def make_evaluation(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
+import adapted
 from config import Config, parse_config, run
 from model import transformer
 from model.loss import make_loss
@@ -155,7 +156,7 @@ def _virtual_devices(count: int) -> list[Any]:
 def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, Any]]:
     """The step of a configuration, and shapes of its state and its batch that know where they
     lie."""
-    model = transformer.build(config.model, config.training.compute_dtype)
+    model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
     empty = jnp.zeros((1, config.model.text_length), jnp.int32)
     codes = config.model.image_vocab_size
     step = make_update(config, make_loss(model, (empty, empty == 0), codes, config.loss), devices)

@@ -23,6 +23,10 @@ Steps = int | str
 """A number of updates, or with its unit: "2000 updates", "1M examples"."""
 
 
+ADAPTERS = "adapters"
+"""Where adapters stand among the parameters."""
+
+
 def _check_least(config: Any, prefix: str, least: int, names: tuple[str, ...]) -> None:
     for name in names:
         if getattr(config, name) < least:
@@ -93,6 +97,30 @@ class AdafactorConfig:
 
     def __post_init__(self) -> None:
         _check_least(self, "optim.adafactor", 1, ("factored_from",))
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Low-rank adapters (LoRA; Hu et al. 2021, arXiv:2106.09685): the kernels that init_from gives
+    stay as they are, and (alpha / rank) times a product of two thin matrices, which are trained, is
+    added to each. Drawing and releases use the sum."""
+
+    rank: int = 0
+    """Columns of the first matrix and rows of the second; 0 = no adapters, all weights are trained.
+    8 is plenty for a few dozen pictures."""
+    alpha: float = 16.0
+    """The product is multiplied by alpha / rank."""
+    kernels: tuple[str, ...] = field(default=("encoder/*", "decoder/*"), metadata={"nargs": "*"})
+    """Patterns of paths of the kernels that get adapters, such as '*attention/*' or head/kernel;
+    the default is all of both stacks."""
+
+    def __post_init__(self) -> None:
+        _check_least(self, "optim.adapters", 0, ("rank",))
+        if self.alpha <= 0 or not self.kernels:
+            raise ValueError(
+                f"optim.adapters.alpha {self.alpha} must be positive, and optim.adapters.kernels "
+                "must name something; --optim.adapters.rank=0 is without adapters"
+            )
 
 
 @dataclass(frozen=True)
@@ -171,7 +199,9 @@ class OptimConfig:
     """Patterns of parameter paths that stay as they are, such as encoder/* or *bias."""
     train_only: tuple[str, ...] = ()
     """Patterns of the only parameter paths that are trained, such as text_embedding/* for a new
-    language; none = all."""
+    language; none = all, or where there are adapters none but them."""
+    adapters: AdapterConfig = field(default_factory=AdapterConfig)
+    """Low-rank adapters."""
 
     LENGTHS: ClassVar[tuple[str, ...]] = (
         *("warmup_steps", "decay_steps", "rsqrt_steps", "transition_steps"),
@@ -181,6 +211,11 @@ class OptimConfig:
     def length(self, name: str) -> Length:
         """One of LENGTHS, read."""
         return parse_length(name, getattr(self, name))
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Patterns of the only parameter paths that are trained; none = all."""
+        return (f"{ADAPTERS}/*", *self.train_only) if self.adapters.rank else self.train_only
 
     @property
     def counts_examples(self) -> bool:

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.paths import map_named, matches
+from optim.paths import check_patterns, map_named, matches
 
-SHOWN = 6
 IsTrained = Callable[[str], bool]
 """Path of a parameter → whether it is trained"""
 
@@ -68,21 +67,11 @@ def freeze(
     both = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
     def init(params: Any) -> Any:
-        _check_patterns(params, {"freeze": frozen, "train_only": train_only})
+        names = jax.tree.leaves(map_named(lambda name, _: name, params))
+        check_patterns("freeze", frozen, names)
+        check_patterns("train_only", train_only, names)
         if "trained" not in jax.tree.leaves(labels(params)):
             raise ValueError("optim.freeze and optim.train_only leave nothing to train")
         return both.init(params)
 
     return optax.GradientTransformationExtraArgs(init, both.update)
-
-
-def _check_patterns(params: Any, patterns: dict[str, tuple[str, ...]]) -> None:
-    names = jax.tree.leaves(map_named(lambda name, _: name, params))
-    for field, given in patterns.items():
-        for pattern in given:
-            if not any(matches(name, [pattern]) for name in names):
-                some = ", ".join(names[:: max(len(names) // SHOWN, 1)][:SHOWN])
-                raise ValueError(
-                    f"optim.{field} {pattern!r} matches none of {len(names)} parameters, "
-                    f"such as {some}"
-                )

@@ -32,7 +32,7 @@ def make_optimizer(
         DIRECTIONS[config.name](config, spread),
         _weight_decay(config),
     )
-    return freeze(optax.with_extra_args_support(chain), config.freeze, config.train_only)
+    return freeze(optax.with_extra_args_support(chain), config.freeze, config.trained)
 
 
 def _adam(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:

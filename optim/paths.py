@@ -1,11 +1,15 @@
 """Parameters by their path: patterns of paths, and stacks of layers."""
 
+import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+
+SHOWN = 4
+"""Paths named at most where none matches."""
 
 
 def path_name(path: Iterable[Any]) -> str:
@@ -28,3 +32,17 @@ def map_named(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(path_name(path), *leaves), tree, *rest
     )
+
+
+def check_patterns(
+    field: str, patterns: Iterable[str], names: Sequence[str], what: str = "parameters"
+) -> None:
+    """Raises ValueError for a pattern of the setting optim.`field` that matches none of the names,
+    with those nearest to it."""
+    for pattern in patterns:
+        if not any(matches(name, [pattern]) for name in names):
+            near = difflib.get_close_matches(pattern.strip("*"), names, n=SHOWN, cutoff=0.0)
+            raise ValueError(
+                f"optim.{field} {pattern!r} matches none of {len(names)} {what}; the nearest are "
+                f"{', '.join(near)}"
+            )

@@ -322,6 +322,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.init_from and self.branch_from:
             raise ValueError("init_from starts a fresh optimizer, branch_from goes on; give one")
+        if self.optim.adapters.rank and not (self.init_from or self.branch_from):
+            raise ValueError(
+                "optim.adapters are trained on top of other weights, which stay as they are; name "
+                "them with --init_from"
+            )
         if "/" in self.name or not self.name.isprintable() or len(self.name.encode()) > 200:
             raise ValueError(
                 f"name {self.name!r:.60} cannot be part of a folder's name: take at most 200 "

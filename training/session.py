@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
 from optim.ema import init_ema
+from optim.freezing import make_is_trained, trained_part
 from optim.schedules import describe_course
 from settings import to_tree, to_yaml
 from training import exits
@@ -193,8 +194,8 @@ class _Session:
         config, recipe, run = self._config, self._recipe, self._run
         if run.devices.is_first:
             recipe.prepare(run)
-        size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        print(f"{run.folder}: {size:,} parameters on {run.devices.describe()}, {recipe.summary}")
+        size = _count_params(config, state.params)
+        print(f"{run.folder}: {size} on {run.devices.describe()}, {recipe.summary}")
         if config.optim.counts_examples:
             steps = config.training.steps
             print(describe_course(config.optim, steps, self._plan.examples), flush=True)
@@ -290,6 +291,13 @@ class _Session:
         checkpoints.settle()
         self._note_end(tracker.step)
         peers.stop_all()
+
+
+def _count_params(config: RunConfig, params: Any) -> str:
+    """Such as "3,456,000 parameters, of which 120,000 are trained"."""
+    part = trained_part(params, make_is_trained(config.optim.freeze, config.optim.trained))
+    size, own = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, part))
+    return f"{size:,} parameters" + (f", of which {own:,} are trained," if own < size else "")
 
 
 def _old_plan(training: TrainingConfig, changes: runs.Changes) -> BatchPlan:

@@ -119,6 +119,11 @@ class VQGANRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.optim.adapters.rank:
+            raise ValueError(
+                "optim.adapters are for train.py; a VQGAN is tuned whole, or in part with "
+                "--optim.train_only"
+            )
         if self.loss.adversarial:
             self._check_adversarial()
         if self.model.lookup != "fsq":

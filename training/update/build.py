@@ -47,7 +47,7 @@ def make_update(
         update_ema=make_ema(config.optim.ema_decay),
         observables=[Observable(training.norms_every, tensor_norms), *observables],
         players={name: _gathered(player, devices) for name, player in players.items()},
-        is_trained=make_is_trained(config.optim.freeze, config.optim.train_only),
+        is_trained=make_is_trained(config.optim.freeze, config.optim.trained),
     )
 
 

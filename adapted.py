@@ -1,0 +1,87 @@
+"""The transformer with adapters beside its parameters: every function merges them first."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from model import transformer
+from model.config import ModelConfig
+from model.transformer import Cache, DecodeStep, Params, Transformer
+from optim.adapters import init_adapters, merge
+from optim.config import ADAPTERS, AdapterConfig
+
+TAG = 0x61646170  # apart from the keys of the other parameters
+
+
+@dataclass(frozen=True)
+class AdaptedTransformer(Transformer):
+    """A transformer whose parameters have adapters (optim/adapters.py). Parameters that are merged
+    already, or laid out, are taken as they are."""
+
+    adapters: AdapterConfig = field(default_factory=AdapterConfig)
+
+    @property
+    def shapes(self) -> Params:
+        """The parameters and their adapters as shapes, without touching memory."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Fresh float32 parameters and adapters; the parameters are those without adapters."""
+        params = super().init(key)
+        own = init_adapters(jax.random.fold_in(key, TAG), params, self.adapters)
+        return {**params, ADAPTERS: own}
+
+    def merged(self, params: Params) -> Params:
+        """The parameters that the adapters make, of the layout without adapters."""
+        return merge(params, self.adapters)
+
+    def encode(
+        self,
+        params: Params,
+        text_tokens: Int[Array, "b t"],
+        text_mask: Bool[Array, "b t"],
+        keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """See Transformer."""
+        return super().encode(self.merged(params), text_tokens, text_mask, keys)
+
+    def apply(
+        self,
+        params: Params,
+        text_tokens: Int[Array, "b t"],
+        text_mask: Bool[Array, "b t"],
+        decoder_inputs: Int[Array, "b n"],
+        keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b n v"]:
+        """See Transformer."""
+        return super().apply(self.merged(params), text_tokens, text_mask, decoder_inputs, keys)
+
+    def lay_out(self, params: Params, rows: int | None = None) -> Params:
+        """See Transformer; what is laid out has no adapters."""
+        return super().lay_out(self.merged(params), rows)
+
+    def init_cache(
+        self,
+        params: Params,
+        encoder_states: Float[Array, "b t d"],
+        text_mask: Bool[Array, "b t"],
+        length: int,
+    ) -> Cache:
+        """See Transformer."""
+        return super().init_cache(self.merged(params), encoder_states, text_mask, length)
+
+    def decoder(self, params: Params) -> DecodeStep:
+        """See Transformer."""
+        return super().decoder(self.merged(params))
+
+
+def build(
+    config: ModelConfig, adapters: AdapterConfig, compute_dtype: Any = jnp.float32
+) -> Transformer:
+    """The model of a configuration, with adapters where they have a rank."""
+    if not adapters.rank:
+        return transformer.build(config, compute_dtype)
+    return AdaptedTransformer(config, jnp.dtype(compute_dtype), adapters)

@@ -1,0 +1,80 @@
+"""Adapters: a product of two thin matrices, added to a kernel that stays as it is (LoRA; Hu et al.
+2021, arXiv:2106.09685).
+
+They are a subtree of the parameters, under ADAPTERS, with the kernels' paths: the kernel at
+decoder/run0/mlp/up/kernel has adapters/decoder/run0/mlp/up/kernel/a and …/b. So optimizer,
+sharding, averages and checkpoints treat them like any other parameters.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, Key
+
+from optim.config import ADAPTERS, AdapterConfig
+from optim.paths import check_patterns, matches
+
+
+def init_adapters(key: Key[Array, ""], params: Any, config: AdapterConfig) -> dict[str, Any]:
+    """Float32 adapters for each kernel of `params` that the patterns name, as a nested dict: `a`
+    [layers, inputs, rank] is random, `b` [layers, rank, outputs] is zero, so that their product is
+    zero at first. A kernel of a stack has adapters for each of its layers.
+
+    Raises:
+        ValueError: a pattern matches no kernel, or a kernel is smaller than the rank.
+    """
+    flat = flatten_dict(params, sep="/")
+    kernels = sorted(name for name in flat if name.split("/")[-1] == "kernel")
+    check_patterns("adapters.kernels", config.kernels, kernels, "kernels")
+    found = {
+        name: _init_pair(jax.random.fold_in(key, place), name, flat[name].shape, config.rank)
+        for place, name in enumerate(kernels)
+        if matches(name, config.kernels)
+    }
+    return unflatten_dict(found, sep="/")
+
+
+def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters without their adapters, and a dict that holds nothing but the adapters."""
+    base = {name: part for name, part in params.items() if name != ADAPTERS}
+    return base, {name: part for name, part in params.items() if name == ADAPTERS}
+
+
+def merge(params: Mapping[str, Any], config: AdapterConfig) -> dict[str, Any]:
+    """The parameters without adapters, each adapted kernel W replaced by W + (alpha / rank) · a · b
+    in float32. Parameters without adapters are returned as they are."""
+    base, own = split(params)
+    return _merged(base, own.get(ADAPTERS, {}), config.alpha / max(config.rank, 1))
+
+
+def _merged(base: Any, adapters: Mapping[str, Any], scale: float) -> Any:
+    if not isinstance(base, Mapping):
+        return _add(base, adapters["a"], adapters["b"], scale)
+    return {
+        name: _merged(part, adapters[name], scale) if name in adapters else part
+        for name, part in base.items()
+    }
+
+
+def _add(
+    kernel: Float[Array, "*n i o"], a: Float[Array, "*n i r"], b: Float[Array, "*n r o"], scale: Any
+) -> Float[Array, "*n i o"]:
+    """In float32 on every device: training and a release are to have the same weights."""
+    wide, a, b = (jnp.asarray(leaf, jnp.float32) for leaf in (kernel, a, b))
+    return wide + scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _init_pair(
+    key: Key[Array, ""], name: str, shape: tuple[int, ...], rank: int
+) -> dict[str, Array]:
+    *layers, inputs, outputs = shape
+    if rank > min(inputs, outputs):
+        raise ValueError(
+            f"optim.adapters.rank {rank} is more than the kernel {name} has, {inputs} × {outputs}; "
+            f"take at most {min(inputs, outputs)}, or leave it out of optim.adapters.kernels"
+        )
+    a = jax.random.normal(key, (*layers, inputs, rank)) * inputs**-0.5
+    return {"a": a, "b": jnp.zeros((*layers, rank, outputs))}

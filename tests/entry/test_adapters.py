@@ -1,0 +1,105 @@
+"""Fine-tuning with adapters, as its users do it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import train
+from config import Config, parse_config
+from drawing import make_drawer, open_checkpoint
+from model import pretrained, transformer
+from release import ReleaseConfig, release
+from tests.entry.test_train import losses, tiny, weights
+from training import session
+from training.saved.runs import copy_once
+
+RANK = ("--optim.adapters.rank=4", "--optim.learning_rate=0.05")
+
+
+def tune(records: Path, run: Path, start: Path, *more: str) -> None:
+    train.main(parse_config(Config, tiny(records, run, f"--init_from={start}", *RANK, *more)))
+
+
+def base_of(run: Path) -> dict[str, np.ndarray]:
+    """The weights of a run or of a release, by name."""
+    found, _ = jax.tree.flatten_with_path(open_checkpoint(run).params)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
+
+
+def test_only_what_has_adapters_moves_and_a_release_is_what_the_run_draws(
+    records_folder: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    kernels = ("--optim.adapters.kernels", "*cross_attention/*", "*mlp/up/*")
+    tune(records_folder, tmp_path / "run", run_folder, *kernels, "--optim.ema_decay=0.9")
+    before, after = base_of(run_folder), base_of(tmp_path / "run")
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    has_own = re.compile(r"cross_attention.*kernel|mlp'\]\['up'\]\['kernel")
+    assert moved == {name for name in before if has_own.search(name)}
+    assert any((tmp_path / "run" / "grids").iterdir())
+    release(ReleaseConfig(str(tmp_path / "run"), str(tmp_path / "release"), dtype="float32"))
+    stored = load_file(tmp_path / "release" / "model.safetensors")
+    assert len(stored) == len(before)
+    pictures = []
+    for folder in (tmp_path / "run", tmp_path / "release"):
+        found = open_checkpoint(folder)
+        drawer = make_drawer(transformer.build(found.model), found.sampling, folder, 2)
+        pictures.append(drawer.draw(found.params, ["tan bar 1", "dark bar 2"], [1, 2]))
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+
+
+def test_stopped_and_resumed_equals_straight_through(
+    records_folder: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(records_folder, tmp_path / "straight", run_folder)
+    original = session.fit
+
+    def fit_until_seven(step, state, batch_at, steps, **rest):
+        def broken(n: int):
+            if n == 7:
+                raise KeyboardInterrupt
+            return batch_at(n)
+
+        return original(step, state, broken, steps, **rest)
+
+    monkeypatch.setattr(session, "fit", fit_until_seven)
+    with pytest.raises(KeyboardInterrupt):
+        tune(records_folder, tmp_path / "resumed", run_folder)
+    monkeypatch.undo()
+    tune(records_folder, tmp_path / "resumed", run_folder)
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "straight")
+    one = weights(tmp_path / "straight", tmp_path / "a")
+    other = weights(tmp_path / "resumed", tmp_path / "b")
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_they_start_from_a_release_and_a_folder_of_dalle_mini(
+    records_folder: Path, run_folder: Path, tmp_path: Path
+) -> None:
+    """And adapters start from what adapters made."""
+    start, own, mini = (tmp_path / name for name in ("start", "own", "mini"))
+    found = open_checkpoint(run_folder)
+    model = replace(found.model, decoder_start_token_id=39)  # theirs is one of the classes
+    pretrained.save(own, model, found.sampling, transformer.build(model).init(jax.random.key(1)))
+    copy_once(records_folder / "tokenizer", own / "tokenizer")
+    pretrained.convert(own, mini, "dalle_mini")
+    for source in (own, mini):
+        tune(records_folder, tmp_path / f"from_{source.name}", source, "--training.steps=2")
+    one, other = base_of(tmp_path / "from_own"), base_of(tmp_path / "from_mini")
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    tune(records_folder, start, tmp_path / "from_own", "--training.steps=1")
+    again = base_of(start)
+    moved = {name for name in again if not np.array_equal(again[name], one[name])}
+    assert moved
+    assert all("kernel" in name for name in moved)
+
+
+def test_without_weights_to_start_from_they_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name them with --init_from"):
+        parse_config(Config, [*RANK, f"--output_dir={tmp_path}"])
