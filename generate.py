@@ -26,7 +26,7 @@ from drawing_memory import rows_for
 from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import make_room, output_paths, sources_of
-from prompts import read_prompts, warn_of_unknown
+from prompts import known_captions, read_prompts, warn_of_unknown
 from ranking import best_first, open_ranker, scored, tell_scores
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.parallel import start
@@ -177,7 +177,7 @@ def warn_of_prompts(
             f"{checkpoint.model.text_length} text tokens and were cut",
             file=sys.stderr,
         )
-    warn_of_unknown(texts, checkpoint.records)
+    warn_of_unknown(texts, known_captions(checkpoint.folder, checkpoint.records))
 
 
 def setting_aside(

@@ -5,7 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.records import open_records
-from data.words import tell_unknown, training_words, unknown_words
+from data.words import (
+    Nearest,
+    tell_far,
+    tell_unknown,
+    training_captions,
+    unknown_words,
+    words_in,
+)
+
+CAPTIONS_FILE = "captions.txt"
+"""Of a release: the captions that its model was trained on, one a line."""
 
 
 def read_prompts(path: str | None) -> list[str]:
@@ -34,12 +44,23 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def warn_of_unknown(prompts: Sequence[str], records: str | None) -> None:
-    """Say which words of the prompts no caption in the token records has that the model was trained
-    on; nothing where the records are gone."""
-    try:
-        known = training_words(open_records(records)) if records else None
-    except (ValueError, OSError):
+def warn_of_unknown(prompts: Sequence[str], captions: Sequence[str] | None) -> None:
+    """Say which words of the prompts none of the training captions has, and which prompts are far
+    from all of them; nothing where the captions are not known."""
+    if not captions:
         return
-    if known is not None and (words := unknown_words(prompts, known)):
+    if words := unknown_words(prompts, words_in(captions)):
         print(tell_unknown(words), file=sys.stderr)
+    for line in tell_far(prompts, Nearest(captions)):
+        print(line, file=sys.stderr)
+
+
+def known_captions(folder: Path, records: str | None) -> list[str] | None:
+    """The captions that a model was trained on: of its release folder, or of its token records;
+    None where both are gone or do not say it."""
+    try:
+        if (folder / CAPTIONS_FILE).is_file():
+            return (folder / CAPTIONS_FILE).read_text(encoding="utf-8").splitlines()
+        return training_captions(open_records(records)) if records else None
+    except (ValueError, OSError):
+        return None

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from config import run
 from copying import copy_folder
-from drawing import open_checkpoint
 from files import new_folder
 from model import pretrained
+from opening import Checkpoint, open_checkpoint
+from prompts import CAPTIONS_FILE, known_captions
 from weights.arrays import Dtype
 
 
@@ -29,6 +30,9 @@ class ReleaseConfig:
     """New folder for config.json, model.safetensors, tokenizer/ and vqgan/."""
     dtype: Dtype = "float16"
     """Precision of the stored weights: float16 halves the file; computing stays in float32."""
+    captions: bool = False
+    """Also write the distinct training captions into captions.txt, by which generate.py then says
+    what the model knows."""
 
 
 def release(config: ReleaseConfig) -> None:
@@ -41,8 +45,23 @@ def release(config: ReleaseConfig) -> None:
         )
         for name in ("tokenizer", "vqgan"):
             copy_folder(found.folder / name, folder / name, found.folder)
+        if config.captions:
+            _write_captions(found, folder / CAPTIONS_FILE)
     step = "" if found.step is None else f" at step {found.step}"
     print(f"{out}: a release of {config.checkpoint}{step}", file=sys.stderr)
+
+
+def _write_captions(found: Checkpoint, path: Path) -> None:
+    """Raises ValueError where the captions are not known."""
+    captions = known_captions(found.folder, found.records)
+    if captions is None:
+        raise ValueError(
+            f"the training captions of {found.folder} are not known: its token records "
+            f"({found.records}) are gone, too large or without a tokenizer.json; leave out "
+            "--captions"
+        )
+    lines = [" ".join(caption.split()) for caption in captions]
+    path.write_text("".join(f"{line}\n" for line in lines if line), encoding="utf-8")
 
 
 if __name__ == "__main__":

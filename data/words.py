@@ -1,6 +1,9 @@
-"""Words of captions, and which of a prompt's no training caption has."""
+"""Words of captions, which of a prompt's no training caption has, and which captions are near."""
 
+import difflib
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from data.records import Records
@@ -8,6 +11,10 @@ from data.text import clean
 
 MAX_CAPTIONS = 300_000
 """Captions of larger records are not read for their words: that would take seconds."""
+FAR = 0.5
+"""Share of a prompt's words below which no caption is near."""
+NEARLY = 0.75
+"""How alike two words must be spelt to count as nearly the same, as difflib measures it."""
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -16,9 +23,9 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(clean(text).lower().replace("’", "'").replace("‘", "'"))
 
 
-def training_words(records: Records) -> set[str] | None:
-    """All words of the training captions as the model read them; None where they are too many, or
-    where their tokenizer is no tokenizer.json."""
+def training_captions(records: Records) -> list[str] | None:
+    """The distinct training captions as the model read them, in their order; None where they are
+    too many, or where their tokenizer is no tokenizer.json."""
     import tokenizers
 
     file = records.tokenizer_folder / "tokenizer.json"
@@ -28,8 +35,18 @@ def training_words(records: Records) -> set[str] | None:
     lengths = records.text_lengths.tolist()
     captions = [i for row in records.rows("train") for i in range(offsets[row], offsets[row + 1])]
     rows = [records.text_tokens[i, : lengths[i]].tolist() for i in captions]
-    texts = tokenizers.Tokenizer.from_file(str(file)).decode_batch(rows)
-    return {word for text in set(texts) for word in words_of(text)}
+    return list(dict.fromkeys(tokenizers.Tokenizer.from_file(str(file)).decode_batch(rows)))
+
+
+def training_words(records: Records) -> set[str] | None:
+    """All words of the training captions; None where `training_captions` are."""
+    captions = training_captions(records)
+    return None if captions is None else words_in(captions)
+
+
+def words_in(captions: Iterable[str]) -> set[str]:
+    """All words of these captions."""
+    return {word for text in captions for word in words_of(text)}
 
 
 def unknown_words(prompts: Iterable[str], known: set[str]) -> list[str]:
@@ -43,3 +60,60 @@ def tell_unknown(words: Sequence[str], most: int = 20) -> str:
     shown = ", ".join(words[:most]) + (f" and {len(words) - most} more" if words[most:] else "")
     one = "this word" if len(words) == 1 else "these words"
     return f"no training caption has {one}: {shown}"
+
+
+class Nearest:
+    """Which captions share the most with a prompt: words, of which rare ones count more."""
+
+    def __init__(self, captions: Sequence[str]) -> None:
+        self._captions = list(captions)
+        self._words = [frozenset(words_of(text)) for text in self._captions]
+        self._counts = Counter(word for words in self._words for word in words)
+
+    def find(self, prompt: str, most: int = 3) -> tuple[float, list[str]]:
+        """The share of the prompt's words, weighted by rarity, that the nearest caption has, in
+        0..1, and the nearest captions, best first. A word that is spelt nearly like one of a
+        caption counts half. An empty prompt is near to all: 1 and no captions."""
+        asked = dict.fromkeys(words_of(prompt))
+        whole = sum(self._weight(word) for word in asked)
+        if not whole:
+            return 1.0, []
+        gains = {word: self._weight(word) for word in asked if word in self._counts}
+        for word in asked:
+            if word not in gains:
+                for other in difflib.get_close_matches(word, self._counts, n=3, cutoff=NEARLY):
+                    gains.setdefault(other, self._weight(word) / 2)
+        found = [
+            (sum(gains[word] for word in words & gains.keys()), -len(words), -place)
+            for place, words in enumerate(self._words)
+        ]
+        best = [one for one in sorted(found, reverse=True)[:most] if one[0] > 0]
+        share = best[0][0] / whole if best else 0.0
+        return min(share, 1.0), [self._captions[-place] for _, _, place in best]
+
+    def some(self, most: int = 3) -> list[str]:
+        """A few captions, evenly chosen."""
+        count = min(most, len(self._captions))
+        return [self._captions[i * len(self._captions) // count] for i in range(count)]
+
+    def _weight(self, word: str) -> float:
+        return math.log1p(len(self._captions) / (1 + self._counts[word]))
+
+
+def tell_far(prompts: Iterable[str], nearest: Nearest, most: int = 5) -> list[str]:
+    """A line for each prompt that shares less than half of its words with any one caption, with the
+    nearest captions; at most so many lines."""
+    lines = []
+    for prompt in dict.fromkeys(prompts):
+        share, captions = nearest.find(prompt)
+        if share >= FAR:
+            continue
+        near = f"the nearest are: {_quoted(captions)}"
+        said = near if captions else f"it was trained on such as: {_quoted(nearest.some())}"
+        lines.append(f"no training caption is near {clean(prompt)!r:.80}; {said}")
+    more = len(lines) - most
+    return lines[:most] + ([f"{more} more prompts are as far"] if more > 0 else [])
+
+
+def _quoted(captions: Iterable[str]) -> str:
+    return ", ".join(f'"{caption:.80}"' for caption in captions)

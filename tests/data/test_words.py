@@ -1,6 +1,6 @@
 """data/words.py: words of captions, and those that no training caption has."""
 
-from data.words import tell_unknown, unknown_words, words_of
+from data.words import Nearest, tell_far, tell_unknown, unknown_words, words_of
 
 
 def test_words_are_small_letters_without_marks() -> None:
@@ -24,3 +24,32 @@ def test_unknown_words_are_told_once_in_their_order() -> None:
     assert tell_unknown(unknown) == "no training caption has these words: zebra, dog"
     assert tell_unknown(["dog"]) == "no training caption has this word: dog"
     assert tell_unknown([str(i) for i in range(23)]).endswith(", 19 and 3 more")
+
+
+CAPTIONS = ["a red apple", "a red heart", "a black cat", "two people holding hands"]
+
+
+def test_the_nearest_captions_share_the_rarest_words() -> None:
+    nearest = Nearest(CAPTIONS)
+    assert nearest.find("a red apple") == (1.0, ["a red apple", "a red heart", "a black cat"])
+    share, captions = nearest.find("black apples, a red one")  # spelt nearly like apple
+    assert captions[:2] == ["a red apple", "a black cat"]
+    assert 0 < share < 1
+    assert nearest.find("xylophone") == (0.0, [])
+    assert nearest.find("") == (1.0, [])
+
+
+def test_what_is_far_from_all_captions_is_told_with_the_nearest() -> None:
+    nearest = Nearest(CAPTIONS)
+    assert tell_far(["the red apple", "black cats", ""], nearest) == []
+    assert tell_far(["a submarine under water", "a submarine under water"], nearest) == [
+        "no training caption is near 'a submarine under water'; the nearest are: "
+        '"a red apple", "a red heart", "a black cat"'
+    ]
+    assert tell_far(["xylophone"], nearest) == [
+        "no training caption is near 'xylophone'; it was trained on such as: "
+        '"a red apple", "a red heart", "a black cat"'
+    ]
+    many = tell_far([f"submarine {i}" for i in range(9)], nearest)
+    assert len(many) == 6
+    assert many[-1] == "4 more prompts are as far"

@@ -21,7 +21,8 @@ from generate import GenerateConfig, main
 from model import transformer
 from opening import open_checkpoint
 from outputs import output_paths, sources_of
-from prompts import read_prompts, warn_of_unknown
+from prompts import known_captions, read_prompts, warn_of_unknown
+from release import ReleaseConfig, release
 from tests.entry.clip_folders import write_clip
 
 REFERENCE = Path(__file__).parent.parent / "reference"
@@ -386,11 +387,27 @@ def test_words_that_no_training_caption_has_are_told(
     generate(*words, "--prompts", "Light bar 1", "pale BAR", "")
     assert "training caption" not in capsys.readouterr().err
     generate(*words, "--prompts", "a tan bar", "zebra's bar", "bar tan")
-    told = "no training caption has these words: a, tan, zebra's"  # tan bars are held out
-    assert told in capsys.readouterr().err
-    warn_of_unknown(["zebra"], None)
-    warn_of_unknown(["zebra"], str(tmp_path))
+    said = capsys.readouterr().err
+    assert "no training caption has these words: a, tan, zebra's" in said  # tan bars are held out
+    assert 'no training caption is near "zebra\'s bar"; the nearest are: "' in said
+    for captions in (known_captions(tmp_path, None), known_captions(tmp_path, str(tmp_path))):
+        warn_of_unknown(["zebra"], captions)
     assert capsys.readouterr().err == ""
+
+
+def test_a_release_says_what_it_was_trained_on_where_it_was_asked_to(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    release(ReleaseConfig(str(run_folder), str(tmp_path / "own"), captions=True))
+    lines = (tmp_path / "own" / "captions.txt").read_text().splitlines()
+    assert len(lines) == len(set(lines)) > 20
+    assert not [line for line in lines if "tan" in line]  # held out
+    generate("--checkpoint", tmp_path / "own", "--out", tmp_path / "out", "--prompts", "zebra")
+    assert "no training caption is near 'zebra'; it was trained on" in capsys.readouterr().err
+    release(ReleaseConfig(str(run_folder), str(tmp_path / "plain")))
+    assert not (tmp_path / "plain" / "captions.txt").exists()
+    with pytest.raises(ValueError, match="are not known"):
+        release(ReleaseConfig(str(tmp_path / "plain"), str(tmp_path / "again"), captions=True))
 
 
 def test_clip_puts_the_best_first(
