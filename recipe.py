@@ -75,6 +75,7 @@ def make_recipe(config: Config) -> Recipe:
         batch_shapes=partial(batch_shapes, config.model),
         depends_on={"records": records.digest},
         splits=records.held_out_splits,
+        examples=len(records.rows("train")),
         summary=f"{len(records.rows('train')):,} pictures",
         prepare=prepare,
         hooks=hooks,

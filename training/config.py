@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 from optim.config import OptimConfig
+from training.spans import parse_duration, parse_ramp, parse_range, parse_trace
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 MicroBatchSize = int | Literal["auto"]
@@ -15,56 +16,15 @@ ParallelMode = Literal["pmap", "mesh"]
 OnSpike = Literal["off", "skip", "rollback"]
 
 
-def parse_range(text: str) -> tuple[int, int]:
-    """ "100:120" → batches 100 to 119. Raises ValueError."""
-    start, found, stop = text.partition(":")
-    if not found or not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
-        raise ValueError(
-            f"training.skip_batches {text!r} is no range a:b with a < b, such as 1000:1200, which "
-            "leaves out the batches of updates 1001 to 1200"
-        )
-    return int(start), int(stop)
-
-
-def parse_ramp(text: str) -> tuple[int, int]:
-    """ "1000:1024" → from batch 1000 on, 1024 examples. Raises ValueError."""
-    start, _, size = text.partition(":")
-    if not start.isdecimal() or not size.isdecimal() or not int(start) or not int(size):
-        raise ValueError(
-            f"training.batch_ramp {text!r} is no BATCH:SIZE, such as 1000:1024, from batch 1000 on "
-            "1024 examples"
-        )
-    return int(start), int(size)
-
-
-def parse_trace(text: str) -> tuple[int, int]:
-    """ "100:110" → after 100 updates until 110 are made. Raises ValueError."""
-    start, _, stop = text.partition(":")
-    if not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
-        raise ValueError(
-            f"training.profile {text!r} is no range a:b with a < b, such as 100:110 for updates "
-            "101 to 110"
-        )
-    return int(start), int(stop)
-
-
-def parse_duration(text: str) -> int:
-    """ "11:45" → the seconds of 11 hours and 45 minutes. Raises ValueError."""
-    hours, _, minutes = text.partition(":")
-    if not hours.isdecimal() or not minutes.isdecimal() or len(minutes) != 2 or int(minutes) > 59:
-        raise ValueError(
-            f"training.stop_after {text!r} is no HH:MM, such as 11:45 for 11 hours and 45 minutes "
-            "after the start"
-        )
-    return (int(hours) * 60 + int(minutes)) * 60
-
-
 @dataclass(frozen=True)
 class TrainingConfig:
     """Length, batch, precision and the intervals of periodic work."""
 
     steps: int = 500
-    """Optimizer updates in all."""
+    """Optimizer updates in all; 0 = as training.epochs says."""
+    epochs: float = 0.0
+    """Length in passes over the training examples, in place of training.steps: the updates whose
+    batches have so many examples, however they grow. 0 = as training.steps says."""
     batch_size: int = 32
     """Examples per update, over all devices and micro-batches."""
     batch_ramp: tuple[str, ...] = ()
@@ -137,7 +97,8 @@ class TrainingConfig:
     """Most examples of each split in an evaluation of the loss."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation_steps"):
+        self._check_length()
+        for name in ("batch_size", "accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}")
         for name in ("spike_window", "loss_scale_window", "loss_scale_patience"):
@@ -160,6 +121,22 @@ class TrainingConfig:
             parse_trace(self.profile)
         self._check_ramp()
         self._check_micro_batch()
+
+    def _check_length(self) -> None:
+        """Where epochs are given, steps become 0, until the examples are counted (batching.py)."""
+        steps, default = self.steps, type(self).steps
+        if self.epochs < 0 or steps < 0 or not (self.epochs or steps):
+            raise ValueError(
+                f"training.steps {steps} and training.epochs {self.epochs:g}: one of them must say "
+                "how long the run is, at least 1 update or more than 0 passes"
+            )
+        if self.epochs and steps not in (0, default):
+            raise ValueError(
+                f"training.steps {steps} and training.epochs {self.epochs:g} both say how long the "
+                "run is; give one, such as --training.epochs=0 or --training.steps=0"
+            )
+        if self.epochs:
+            object.__setattr__(self, "steps", 0)
 
     def _check_micro_batch(self) -> None:
         size, parts = self.micro_batch_size, self.accumulation_steps
@@ -343,4 +320,9 @@ class RunConfig:
                 "optim counts examples by training.batch_ramp, which batches left out move; use "
                 "--optim.schedule_unit=updates with lengths in updates, or neither skip_batches "
                 "nor on_spike=rollback"
+            )
+        if self.optim.adapters.rank and not (self.init_from or self.branch_from):
+            raise ValueError(
+                "optim.adapters are trained on top of other weights, which stay as they are; name "
+                "them with --init_from"
             )

@@ -65,6 +65,8 @@ class Recipe:
     """What is looked at inside of an update, besides what every recipe has."""
     splits: Sequence[str] = ()
     """Names of the held-out splits that the hooks evaluate."""
+    examples: int = 0
+    """Training examples, which training.epochs counts passes over; 0 = not known."""
     summary: str = ""
     """A few words about the data, printed at the start."""
     prepare: Callable[[Run], None] = nothing

@@ -12,9 +12,9 @@ from optim.freezing import make_is_trained, trained_part
 from optim.schedules import describe_course
 from settings import to_tree, to_yaml
 from training import exits
-from training.config import RunConfig, TrainingConfig, parse_ramp
+from training.config import RunConfig, TrainingConfig
 from training.devices import agreement, parallel, peers, processes
-from training.devices.batching import BATCHES, BatchPlan, make_plan, micro_batch_size
+from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan, micro_batch_size
 from training.devices.shortage import check_room, telling
 from training.loop import Hook, fit
 from training.recipe import Recipe, Run
@@ -28,6 +28,7 @@ from training.saved.copies import Copies
 from training.saved.saving import check_keep_best, make_save_hook
 from training.signals import StopSignal
 from training.skips import Skips
+from training.spans import parse_ramp
 from training.supervision import RollbackError, Supervisor
 from training.update.build import choose_micro_batch, make_state, make_update
 from training.update.state import TrainState
@@ -58,6 +59,7 @@ def _train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Trai
         micro_batch_size(config.training, devices)  # refused before a folder is made
     recipe = agreement.together(lambda: make_recipe(config))
     agreement.check(recipe.depends_on)
+    epochs, config = config.training.epochs, in_updates(config, recipe.examples)
     check_keep_best(config.checkpoint, recipe.splits)
     largest = recipe.batch_shapes(max(make_plan(config.training).sizes))
     create = make_state(config, recipe.init, recipe.players)
@@ -65,7 +67,7 @@ def _train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Trai
     read = lambda path: to_tree(load(type(config), path))  # noqa: E731
     folder, changes = processes.from_first(lambda: _open_folder(config, read))
     run = Run(Path(folder), devices, choose_micro_batch(config, recipe, devices))
-    state = _Session(config, recipe, run, read).train(changes)
+    state = _Session(config, recipe, run, read, epochs).train(changes)
     recipe.finish(run, state)
     return state
 
@@ -79,8 +81,12 @@ def _open_folder(config: RunConfig, read: runs.Read) -> tuple[str, runs.Changes 
 class _Session:
     """A run that has its folder: what surrounds the loop, opened in order and closed in reverse."""
 
-    def __init__(self, config: RunConfig, recipe: Recipe, run: Run, read: runs.Read) -> None:
+    def __init__(
+        self, config: RunConfig, recipe: Recipe, run: Run, read: runs.Read, epochs: float = 0.0
+    ) -> None:
+        """`epochs`: what the configuration's steps were counted from, if they were."""
         self._config, self._recipe, self._run, self._read = config, recipe, run, read
+        self._epochs = epochs
         self._book = Logbook(run.folder, run.devices.is_first)
         self._create = make_state(config, recipe.init, recipe.players)
         self._plan = make_plan(config.training)
@@ -99,9 +105,8 @@ class _Session:
                 state, lines = self._first_state(checkpoints)
                 start = int(state.step)
                 if start >= steps:
-                    print(
-                        f"{folder} is finished at step {start}; a larger --training.steps trains on"
-                    )
+                    more = f"--training.{'epochs' if self._epochs else 'steps'}"
+                    print(f"{folder} is finished at step {start}; a larger {more} trains on")
                     return state
                 self._note_start(start, changes, lines)
                 skips = Skips(folder / "skips.json", is_first)
@@ -273,11 +278,17 @@ class _Session:
         if devices.is_first:
             starts.write_start(folder, to_yaml(self._config), devices.describe())
         self._book.note("resume" if step else "start", step, f"on {devices.describe()}")
+        if self._epochs:
+            self._book.tell("length", step, self._describe_length())
         if changes:
             told = {name: list(values) for name, values in changes.items()}
             self._book.note("change", step, runs.describe(changes), changes=told)
         for line in lines:
             self._book.tell("init", step, line)
+
+    def _describe_length(self) -> str:
+        steps, examples = self._config.training.steps, self._recipe.examples
+        return f"{self._epochs:g} passes over {examples:,} examples are {steps:,} updates"
 
     def _note_end(self, done: int) -> None:
         folder, steps = self._run.folder, self._config.training.steps

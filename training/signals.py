@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from training import exits
-from training.config import parse_duration
+from training.spans import parse_duration
 
 STARTED = time.monotonic()
 """When this process began, as near as Python knows; training.stop_after counts from it."""

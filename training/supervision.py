@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from training.config import RunConfig, parse_range
+from training.config import RunConfig
 from training.devices.batching import BATCHES, BatchPlan
 from training.loop import Row
 from training.reports.logbook import Logbook
@@ -16,6 +16,7 @@ from training.reports.trackers import Tracker
 from training.saved.checkpoint import Checkpoints
 from training.saved.remote import UnreachableError
 from training.skips import Skips
+from training.spans import parse_range
 from training.update.spikes import LEVEL, NOT_FINITE, SPIKE
 from training.update.state import TrainState
 

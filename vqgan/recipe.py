@@ -19,7 +19,7 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training.config import CheckpointConfig, GridsConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
-from training.devices.batching import BatchPlan, make_plan
+from training.devices.batching import BatchPlan, in_updates, make_plan
 from training.devices.devices import Devices
 from training.loop import Hook
 from training.recipe import BatchAt, Between, Recipe, Run, Shapes
@@ -63,7 +63,7 @@ class PictureTraining(TrainingConfig):
     """Length, batch, precision and the intervals of periodic work."""
 
     steps: int = 4000
-    """Optimizer updates in all."""
+    """Optimizer updates in all; 0 = as training.epochs says."""
     batch_size: int = 16
     """Pictures per update, over all devices and micro-batches; small, since on a CPU more updates
     are worth more than larger ones."""
@@ -120,10 +120,9 @@ class VQGANRunConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.optim.adapters.rank:
-            raise ValueError(
-                "optim.adapters are for train.py; a VQGAN is tuned whole, or in part with "
-                "--optim.train_only"
-            )
+            raise ValueError("optim.adapters are for train.py; here use --optim.train_only")
+        if self.training.epochs:  # the updates are not counted yet: checked when they are
+            return
         if self.loss.adversarial:
             self._check_adversarial()
         if self.model.lookup != "fsq":
@@ -163,6 +162,7 @@ class VQGANRunConfig(RunConfig):
 def make_recipe(config: VQGANRunConfig) -> Recipe:
     """The recipe of a configuration; reads all pictures. Raises ValueError where there are none."""
     sets, skipped = read_sets(config.data, config.model.image_size)
+    config = in_updates(config, len(sets[TRAIN]))
     autoencoder = build(config.model)
     stream = PictureStream(sets[TRAIN], order, config.seed)
     warmup, players = config.quantizer.warmup_steps, {}
@@ -191,6 +191,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         batch_shapes=partial(batch_shapes, config.model),
         depends_on={"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()},
         splits=[*sets, "all"],
+        examples=len(sets[TRAIN]),
         summary=", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items()),
         prepare=prepare,
         hooks=partial(make_hooks, config, autoencoder, sets),

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from config import Config, parse_config
-from training.config import TrainingConfig, parse_duration
+from training.config import TrainingConfig
 from training.exits import STOP_SIGNALS
+from training.spans import parse_duration
 
 ROOT = Path(__file__).parent.parent.parent
 # Python's handlers do not run in a C function that does not return, such as a compilation.

@@ -12,8 +12,9 @@ import pytest
 from optim.config import OptimConfig
 from optim.loss_scale import LossScale
 from optim.optimizers import make_optimizer
-from training.config import OnSpike, TrainingConfig, parse_range
+from training.config import OnSpike, TrainingConfig
 from training.skips import Skips
+from training.spans import parse_range
 from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
 from training.update.spikes import init_guard
 from training.update.state import TrainState

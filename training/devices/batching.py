@@ -4,19 +4,23 @@ Batches may grow: a small one is worth more per example early, a large one uses 
 late (PaLM: 512, 1,024, 2,048; arXiv:2204.02311, table 2).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from optim import wide
+from optim.lengths import updates_for
 from optim.wide import Wide
-from training.config import TrainingConfig, parse_ramp
+from training.config import RunConfig, TrainingConfig
 from training.devices.parallel import Devices, check_batch
+from training.spans import parse_ramp
 
+C = TypeVar("C", bound=RunConfig)
 BATCHES = "batches"
 """Where a checkpoint notes the parts of the plan that it was trained by."""
 
@@ -85,6 +89,23 @@ def _is_part(one: Any) -> bool:
 def make_plan(training: TrainingConfig) -> BatchPlan:
     """The plan of a configuration."""
     return BatchPlan(training.batch_size, tuple(map(parse_ramp, training.batch_ramp)))
+
+
+def in_updates(config: C, examples: int) -> C:
+    """The configuration with training.steps in place of training.epochs, if it has these: the least
+    number of updates whose batches hold so many passes over the examples.
+
+    Raises:
+        ValueError: it is not known how many examples there are.
+    """
+    training = config.training
+    if not training.epochs:
+        return config
+    if not examples:
+        raise ValueError("training.epochs: this trainer cannot count passes; give training.steps")
+    wanted = math.ceil(round(training.epochs * examples, 6))  # 0.1 · 30 is a little more than 3
+    steps = updates_for(max(wanted, 1), make_plan(training).examples)
+    return replace(config, training=replace(training, steps=steps, epochs=0.0))
 
 
 def micro_batch_size(training: TrainingConfig, devices: Devices) -> int:

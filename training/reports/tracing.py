@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from training.config import parse_trace
 from training.loop import Hook
+from training.spans import parse_trace
 
 FOLDER = "profile"
 

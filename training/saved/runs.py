@@ -35,6 +35,7 @@ FREE_ON_RESUME = (
     "data.records",  # its content's digest is compared instead
     "data.source",
     "training.steps",
+    "training.epochs",
     "training.micro_batch_size",  # up to rounding
     "training.skip_batches",  # of what is still to come, and noted in the logbook
     "training.bad_update_budget",

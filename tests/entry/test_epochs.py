@@ -1,0 +1,86 @@
+"""training.epochs: the length of a run in passes over its training examples."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train
+from config import Config, parse_config
+from tests.entry.test_train import losses, tiny
+from training.config import RunConfig, TrainingConfig
+from training.devices.batching import in_updates
+from training.reports import logbook
+from vqgan.recipe import VQGANRunConfig
+
+
+def steps(examples: int, **given: Any) -> int:
+    return in_updates(RunConfig(training=TrainingConfig(**given)), examples).training.steps
+
+
+def test_passes_become_the_least_updates_that_hold_them() -> None:
+    assert steps(100, epochs=2.0, batch_size=32) == 7  # 6.25
+    assert steps(96, epochs=2.0, batch_size=32) == 6
+    assert steps(96, epochs=0.01, batch_size=32) == 1
+    assert steps(30, epochs=0.1, batch_size=1) == 3  # 0.1 · 30 is more than 3 in floats
+    assert steps(7, steps=12) == 12
+
+
+def test_growing_batches_hold_as_many_passes() -> None:
+    ramp = ("2:64", "4:128")  # 32, 32, 64, 64, 128, 128, …
+    assert steps(96, epochs=2.0, batch_size=32, batch_ramp=ramp) == 4
+    assert steps(96, epochs=2.1, batch_size=32, batch_ramp=ramp) == 5
+    assert steps(64, epochs=1.0, batch_size=32, batch_ramp=ramp) == 2
+
+
+def test_what_is_resolved_stays_so() -> None:
+    config = RunConfig(training=TrainingConfig(epochs=3.0, batch_size=4))
+    assert config.training.steps == 0
+    found = in_updates(config, 10)
+    assert (found.training.steps, found.training.epochs) == (8, 0.0)
+    assert in_updates(found, 99) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 70, "epochs": 2.0}, "both say how long"),
+        ({"steps": 0}, "one of them must say"),
+        ({"steps": -1}, "one of them must say"),
+        ({"epochs": -1.0}, "one of them must say"),
+    ],
+)
+def test_one_of_the_two_says_how_long_a_run_is(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**given)
+
+
+def test_a_trainer_that_counts_no_examples_refuses_passes() -> None:
+    with pytest.raises(ValueError, match="cannot count passes"):
+        steps(0, epochs=1.0)
+
+
+def test_a_vqgan_s_start_of_the_codebook_is_checked_when_the_updates_are_known() -> None:
+    config = VQGANRunConfig()
+    config = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, epochs=2.0, batch_size=16)
+    )
+    assert in_updates(config, 32_000).training.steps == 4000
+    with pytest.raises(ValueError, match="quantizer.warmup_steps 1000 leaves none of the 20"):
+        in_updates(config, 160)
+
+
+def test_a_run_counts_passes_says_so_and_goes_on_to_more(
+    records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny(records_folder, tmp_path / "run"), "--training.steps=0"]
+    train.main(parse_config(Config, [*words, "--training.epochs=1"]))  # 31 pictures, 8 at a time
+    said = "1 passes over 31 examples are 4 updates"
+    assert said in capsys.readouterr().err
+    assert said in [one["text"] for one in logbook.read(tmp_path / "run")]
+    assert "steps: 4\n" in (tmp_path / "run" / "config.yaml").read_text()
+    train.main(parse_config(Config, [*words, "--training.epochs=1"]))
+    assert "step 4; a larger --training.epochs trains on" in capsys.readouterr().out
+    train.main(parse_config(Config, [*words, "--training.epochs=1.2"]))
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3, 4, 5]

@@ -1,0 +1,45 @@
+"""Settings of a run that are written as text: ranges of updates, growing batches, durations."""
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """ "100:120" → batches 100 to 119. Raises ValueError."""
+    start, found, stop = text.partition(":")
+    if not found or not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
+        raise ValueError(
+            f"training.skip_batches {text!r} is no range a:b with a < b, such as 1000:1200, which "
+            "leaves out the batches of updates 1001 to 1200"
+        )
+    return int(start), int(stop)
+
+
+def parse_ramp(text: str) -> tuple[int, int]:
+    """ "1000:1024" → from batch 1000 on, 1024 examples. Raises ValueError."""
+    start, _, size = text.partition(":")
+    if not start.isdecimal() or not size.isdecimal() or not int(start) or not int(size):
+        raise ValueError(
+            f"training.batch_ramp {text!r} is no BATCH:SIZE, such as 1000:1024, from batch 1000 on "
+            "1024 examples"
+        )
+    return int(start), int(size)
+
+
+def parse_trace(text: str) -> tuple[int, int]:
+    """ "100:110" → after 100 updates until 110 are made. Raises ValueError."""
+    start, _, stop = text.partition(":")
+    if not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
+        raise ValueError(
+            f"training.profile {text!r} is no range a:b with a < b, such as 100:110 for updates "
+            "101 to 110"
+        )
+    return int(start), int(stop)
+
+
+def parse_duration(text: str) -> int:
+    """ "11:45" → the seconds of 11 hours and 45 minutes. Raises ValueError."""
+    hours, _, minutes = text.partition(":")
+    if not hours.isdecimal() or not minutes.isdecimal() or len(minutes) != 2 or int(minutes) > 59:
+        raise ValueError(
+            f"training.stop_after {text!r} is no HH:MM, such as 11:45 for 11 hours and 45 minutes "
+            "after the start"
+        )
+    return (int(hours) * 60 + int(minutes)) * 60
