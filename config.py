@@ -39,6 +39,9 @@ class Config(RunConfig):
     """The token records."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How pictures are drawn, in the run's grids and by generate.py and evaluate.py afterwards."""
+    choose_sampling: bool = False
+    """After the last update, draw some of the run's own captions with several guidance scales and
+    temperatures, and note the best in RUN/sampling.yaml, which drawing goes by from then on."""
 
 
 def from_yaml(config_class: type[T], path: Path) -> T:

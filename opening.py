@@ -15,7 +15,11 @@ from optim.adapters import merge
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import place_of
 from weights.releases import Origin
+from weights.settings import read_own
 from weights.yaml_files import read_yaml
+
+SAMPLING_FILE = "sampling.yaml"
+"""Of a run: the sampling settings that choosing.py found for it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,20 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     where = place_of(run, config.checkpoint.folder)
     step, params, digest = _restore(where, step, config)
-    return Checkpoint(run, step, config.model, config.sampling, params, config.data.records, digest)
+    sampling = _sampling(run, config)
+    return Checkpoint(run, step, config.model, sampling, params, config.data.records, digest)
+
+
+def _sampling(run: Path, config: Config) -> SamplingConfig:
+    """The sampling settings of a run: what was chosen for it, or else what its configuration says.
+    Raises ValueError for a damaged file."""
+    path = run / SAMPLING_FILE
+    if not config.choose_sampling or not path.is_file():
+        return config.sampling
+    try:
+        return read_own(SamplingConfig, read_yaml(path).get("sampling"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; remove the file, and train.py chooses again") from None
 
 
 def _restore(where: str, step: int | None, config: Config) -> tuple[int, Params, str | None]:

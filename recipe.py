@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import adapted
+from choosing import choose, is_chosen
 from config import Config
 from data import captions
 from data.batches import eval_batches, open_batches
@@ -59,6 +60,14 @@ def make_recipe(config: Config) -> Recipe:
         runs.copy_once(records.tokenizer_folder, run.folder / "tokenizer")
         runs.copy_once(records.vqgan_folder, run.folder / "vqgan")
 
+    def finish(run: Run, state: TrainState) -> None:
+        is_due = config.choose_sampling and have_room_to_draw(config, model, run.devices)
+        step = int(state.step)
+        if is_due and not processes.from_first(lambda: is_chosen(run.folder, step)):
+            params = parallel.on_first_device(state.weights)
+            if run.devices.is_first:
+                choose(config, model, records, run.folder, step, params)
+
     def batches(plan: BatchPlan, devices: Devices) -> BatchAt:
         return open_batches(records, "train", plan.examples, config.seed, share=devices.rows).at
 
@@ -81,6 +90,7 @@ def make_recipe(config: Config) -> Recipe:
         hooks=hooks,
         costs=partial(count_costs, model, config.model),
         start_from=partial(start_from, config),
+        finish=finish,
     )
 
 

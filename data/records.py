@@ -74,15 +74,15 @@ class Records:
         return [name for name in self.split_names if name not in ("train", "gallery")]
 
     def some_captions(self, count: int) -> list[str]:
-        """About so many captions of held-out pictures; of training pictures where none are held
-        out."""
+        """At most so many distinct captions: of held-out pictures, and where these are fewer, of
+        training pictures as well."""
+        found: dict[str, None] = {}
         for split in [*self.held_out_splits, "train"]:
             rows = self.rows(split)
-            if len(rows):
-                break
-        return [
-            self.examples[row]["caption"] for row in rows[:: max(len(rows) // count, 1)][:count]
-        ]
+            for row in rows[:: max(len(rows) // count, 1)]:
+                if len(found) < count:
+                    found.setdefault(self.examples[row]["caption"])
+        return list(found)
 
     @property
     def grid_size(self) -> int:

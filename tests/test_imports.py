@@ -27,6 +27,7 @@ ALLOWED = {
     "settings": set(),
     "runtime": set(),
     "adapted": {"model", "optim"},
+    "choosing": {"config", "data", "drawing", "model", "opening", "weights"},
     "opening": {"adapted", "config", "data", "model", "opening", "optim", "training", "weights"},
     "drawing": {"data", "drawing", "drawing_memory", "model", "opening", "training", "vqgan"},
     "drawing_memory": {"drawing_memory", "training"},

@@ -48,6 +48,7 @@ FREE_ON_RESUME = (
     "training.eval_examples",
     "grids.",
     "sampling.",
+    "choose_sampling",
     "checkpoint.",
     "parallel.",
     "tracker.",

@@ -1,0 +1,142 @@
+"""Guidance and temperature chosen for a run on its own captions, into RUN/sampling.yaml.
+
+A few captions are drawn with each of PAIRS: held-out ones of the tune half first, then training
+ones. A picture is right where the nearest real one shows the same thing: its concept, or where the
+records have no concepts the same caption. Pairs that draw more blank pictures than there are among
+the real ones are out; of the others the one with the most right pictures is taken.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jaxtyping import Bool, Int64, UInt8
+
+from config import Config
+from data.exam import Selection, choose_gallery, choose_prompts, evenly, read_real_pictures
+from data.gallery import Gallery
+from data.records import Records
+from data.text import clean
+from drawing import make_drawer, picture_seed
+from files import write_text
+from model.transformer import Params, Transformer
+from opening import SAMPLING_FILE
+from weights.yaml_files import read_yaml
+
+PAIRS = ((1.0, 1.0), (1.0, 0.7), (1.5, 0.7), (2.0, 0.7), (2.0, 0.4))
+"""Guidance scales and temperatures that are tried."""
+PROMPTS = 32
+GALLERY = 2000
+BLANK = 8.0
+"""Standard deviation of a picture's values, of 255, below which it is one flat colour."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a pair draws: shares of pictures."""
+
+    guidance_scale: float
+    temperature: float
+    right: float
+    blank: float
+
+
+def choose(
+    config: Config, model: Transformer, records: Records, folder: Path, step: int, params: Params
+) -> None:
+    """Draw with each pair, print what came out, and write the choice into the run's folder. Says in
+    a line why nothing is chosen where the real pictures are gone or the weights are damaged."""
+    try:
+        trials, real = try_pairs(config, model, records, folder, params)
+    except (ValueError, OSError) as error:
+        print(f"guidance and temperature are not chosen: {error}", file=sys.stderr, flush=True)
+        return
+    best = best_of(trials, real)
+    chosen = replace(
+        config.sampling, guidance_scale=best.guidance_scale, temperature=best.temperature
+    )
+    tried = [asdict(trial) for trial in trials]
+    found = {"step": step, "sampling": asdict(chosen), "tried": tried}
+    write_text(folder / SAMPLING_FILE, yaml.safe_dump(found, sort_keys=False))
+    for trial in trials:
+        mark = " (taken)" if trial == best else ""
+        print(
+            f"guidance {trial.guidance_scale:g}, temperature {trial.temperature:g}: "
+            f"{100 * trial.right:.0f} % right, {100 * trial.blank:.0f} % blank{mark}"
+        )
+    print(f"{folder / SAMPLING_FILE}: drawing goes by it unless flags say otherwise", flush=True)
+
+
+def try_pairs(
+    config: Config, model: Transformer, records: Records, folder: Path, params: Params
+) -> tuple[list[Trial], float]:
+    """What each pair draws, and the share of blank pictures among the real ones."""
+    rows = choose_rows(records)
+    prompts = [records.examples[row]["caption"] for row in rows]
+    seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
+    print(f"choosing guidance and temperature: {len(PAIRS)} × {len(rows)} pictures", flush=True)
+    drawn: list[UInt8[np.ndarray, "p y x 3"]] = []
+    for guidance, temperature in PAIRS:
+        sampling = replace(config.sampling, guidance_scale=guidance, temperature=temperature)
+        drawer = make_drawer(model, sampling, folder, rows_per_call=len(rows))
+        drawn.append(drawer.draw(params, prompts, seeds))
+    gallery, targets = open_gallery(records, rows, drawn[0].shape[1])
+    flat = np.sort(gallery.pictures.reshape(len(gallery.pictures), -1).std(axis=1))
+    limit = min(BLANK, float(np.median(flat)) / 2)
+    trials = []
+    for (guidance, temperature), pictures in zip(PAIRS, drawn, strict=True):
+        blank = are_blank(pictures, limit)
+        right = (gallery.judge(pictures, targets)["concept"] > 0) & ~blank
+        trials.append(Trial(guidance, temperature, float(right.mean()), float(blank.mean())))
+    return trials, float(are_blank(gallery.pictures, limit).mean())
+
+
+def choose_rows(records: Records, count: int = PROMPTS) -> Int64[np.ndarray, " p"]:
+    """Examples whose captions are drawn: held-out ones of the tune half, then training ones,
+    evenly."""
+    tune = Selection(half="tune", max_prompts=0)
+    held = [choose_prompts(records, split, tune) for split in records.held_out_splits]
+    rows = evenly(np.concatenate([*held, np.zeros(0, np.int64)]), count)
+    return np.concatenate([rows, evenly(records.rows("train"), count - len(rows))])
+
+
+def open_gallery(
+    records: Records, rows: Int64[np.ndarray, " p"], image_size: int
+) -> tuple[Gallery, Int64[np.ndarray, " p"]]:
+    """The real pictures, and the places of `rows` among them. Raises ValueError where the pictures
+    are gone."""
+    chosen = choose_gallery(records, rows, GALLERY)
+    examples = [records.examples[i] for i in chosen]
+    pictures = read_real_pictures(records, examples, image_size)
+    in_training = np.array([one["split"] == "train" for one in examples])
+    gallery = Gallery(pictures, [with_concept(one) for one in examples], in_training)
+    return gallery, np.searchsorted(chosen, rows)
+
+
+def with_concept(example: dict[str, Any]) -> dict[str, Any]:
+    """The example, with its caption as the concept where it has none."""
+    return {**example, "concept": example.get("concept") or clean(example["caption"]).lower()}
+
+
+def are_blank(pictures: UInt8[np.ndarray, "b y x 3"], limit: float) -> Bool[np.ndarray, " b"]:
+    """Whether each picture is one flat colour."""
+    return pictures.reshape(len(pictures), -1).std(axis=1) < limit
+
+
+def best_of(trials: Sequence[Trial], real_blank: float) -> Trial:
+    """The pair with the most right pictures of those that draw no more blank ones than there are
+    among the real ones, else of those that draw the fewest; of equal ones the hottest, and the
+    least guided."""
+    least = max(real_blank, min(trial.blank for trial in trials))
+    able = [trial for trial in trials if trial.blank <= least]
+    return max(able, key=lambda one: (one.right, one.temperature, -one.guidance_scale))
+
+
+def is_chosen(folder: Path, step: int) -> bool:
+    """Whether this was done for the run at this step."""
+    path = folder / SAMPLING_FILE
+    return path.is_file() and read_yaml(path).get("step") == step
