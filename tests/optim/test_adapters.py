@@ -12,6 +12,7 @@ import adapted
 from model import transformer
 from model.config import ModelConfig
 from model.loss import make_loss
+from model.loss_config import LossConfig
 from optim.adapters import init_adapters, merge, split
 from optim.config import ADAPTERS, AdapterConfig, OptimConfig, Optimizer
 from optim.ema import init_ema, make_ema
@@ -51,7 +52,7 @@ def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> 
     optimizer = make_optimizer(optim)
     step = make_train_step(
         parallel.gather_before(
-            make_loss(model, (empty, empty == 0), config.image_vocab_size), devices
+            make_loss(model, (empty, empty == 0), config.image_vocab_size, LossConfig()), devices
         ),
         make_optimizer(optim, parallel.spread(devices)),
         lambda step: jnp.float32(optim.learning_rate),
