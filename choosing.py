@@ -23,6 +23,7 @@ from data.records import Records
 from data.text import clean
 from drawing import make_drawer, picture_seed
 from files import write_text
+from model.config import SamplingConfig
 from model.transformer import Params, Transformer
 from opening import SAMPLING_FILE
 from weights.yaml_files import read_yaml
@@ -56,9 +57,7 @@ def choose(
         print(f"guidance and temperature are not chosen: {error}", file=sys.stderr, flush=True)
         return
     best = best_of(trials, real)
-    chosen = replace(
-        config.sampling, guidance_scale=best.guidance_scale, temperature=best.temperature
-    )
+    chosen = with_pair(config.sampling, best.guidance_scale, best.temperature)
     tried = [asdict(trial) for trial in trials]
     found = {"step": step, "sampling": asdict(chosen), "tried": tried}
     write_text(folder / SAMPLING_FILE, yaml.safe_dump(found, sort_keys=False))
@@ -75,18 +74,18 @@ def try_pairs(
     config: Config, model: Transformer, records: Records, folder: Path, params: Params
 ) -> tuple[list[Trial], float]:
     """What each pair draws, and the share of blank pictures among the real ones."""
-    rows = choose_rows(records)
+    rows = choose_rows(records, PROMPTS)
     prompts = [records.examples[row]["caption"] for row in rows]
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
+    drawers = [
+        make_drawer(model, with_pair(config.sampling, *pair), folder, rows_per_call=len(rows))
+        for pair in PAIRS
+    ]
+    gallery, targets = open_gallery(records, rows, drawers[0].image_size)
     print(f"choosing guidance and temperature: {len(PAIRS)} × {len(rows)} pictures", flush=True)
-    drawn: list[UInt8[np.ndarray, "p y x 3"]] = []
-    for guidance, temperature in PAIRS:
-        sampling = replace(config.sampling, guidance_scale=guidance, temperature=temperature)
-        drawer = make_drawer(model, sampling, folder, rows_per_call=len(rows))
-        drawn.append(drawer.draw(params, prompts, seeds))
-    gallery, targets = open_gallery(records, rows, drawn[0].shape[1])
-    flat = np.sort(gallery.pictures.reshape(len(gallery.pictures), -1).std(axis=1))
-    limit = min(BLANK, float(np.median(flat)) / 2)
+    drawn = [drawer.draw(params, prompts, seeds) for drawer in drawers]
+    spread = gallery.pictures.reshape(len(gallery.pictures), -1).std(axis=1)
+    limit = min(BLANK, float(np.median(spread)) / 2)
     trials = []
     for (guidance, temperature), pictures in zip(PAIRS, drawn, strict=True):
         blank = are_blank(pictures, limit)
@@ -95,7 +94,12 @@ def try_pairs(
     return trials, float(are_blank(gallery.pictures, limit).mean())
 
 
-def choose_rows(records: Records, count: int = PROMPTS) -> Int64[np.ndarray, " p"]:
+def with_pair(sampling: SamplingConfig, guidance: float, temperature: float) -> SamplingConfig:
+    """The settings with another guidance scale and temperature."""
+    return replace(sampling, guidance_scale=guidance, temperature=temperature)
+
+
+def choose_rows(records: Records, count: int) -> Int64[np.ndarray, " p"]:
     """Examples whose captions are drawn: held-out ones of the tune half, then training ones,
     evenly."""
     tune = Selection(half="tune", max_prompts=0)

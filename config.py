@@ -41,7 +41,8 @@ class Config(RunConfig):
     """How pictures are drawn, in the run's grids and by generate.py and evaluate.py afterwards."""
     choose_sampling: bool = False
     """After the last update, draw some of the run's own captions with several guidance scales and
-    temperatures, and note the best in RUN/sampling.yaml, which drawing goes by from then on."""
+    temperatures, and write the best into RUN/sampling.yaml, which drawing goes by as long as it is
+    there."""
 
 
 def from_yaml(config_class: type[T], path: Path) -> T:

@@ -104,10 +104,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _sampling(run: Path, config: Config) -> SamplingConfig:
-    """The sampling settings of a run: what was chosen for it, or else what its configuration says.
+    """The sampling settings of a run: those chosen for it, or else those of its configuration.
     Raises ValueError for a damaged file."""
     path = run / SAMPLING_FILE
-    if not config.choose_sampling or not path.is_file():
+    if not path.is_file():
         return config.sampling
     try:
         return read_own(SamplingConfig, read_yaml(path).get("sampling"))

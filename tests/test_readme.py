@@ -21,6 +21,7 @@ CONFIGS = {
     "train": "Config",
     "generate": "GenerateConfig",
     "evaluate": "EvaluateConfig",
+    "release": "ReleaseConfig",
     "data.encode": "EncodeConfig",
     "vqgan.train": "VQGANRunConfig",
     "model.pretrained": "ConvertConfig",
