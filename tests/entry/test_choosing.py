@@ -81,3 +81,11 @@ def test_a_run_whose_pictures_are_gone_keeps_its_settings(
     choosing.choose(config, model, gone, run_folder, 0, found.params)
     assert "guidance and temperature are not chosen: the pictures" in capsys.readouterr().err
     assert not (run_folder / SAMPLING_FILE).exists()
+
+
+def test_a_grid_shows_held_out_captions_first_and_training_ones_where_these_are_few(
+    records_folder: Path,
+) -> None:
+    captions = open_records(records_folder).some_captions(12)
+    assert len(set(captions)) == len(captions) == 12
+    assert ["tan" in caption for caption in captions] == [True] * 8 + [False] * 4
