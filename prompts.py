@@ -17,6 +17,8 @@ from data.words import (
 CAPTIONS_FILE = "captions.txt"
 """Of a release: the captions that its model was trained on, one a line."""
 
+MOST_BYTES = 1 << 26
+
 
 def read_prompts(path: str | None) -> list[str]:
     """The lines of a file, or of standard input for "-". Empty lines at the end do not count;
@@ -24,6 +26,8 @@ def read_prompts(path: str | None) -> list[str]:
     if path is None:
         return []
     data = _read_standard_input() if path == "-" else _read_file(Path(path))
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"prompts_file {path} has more than {MOST_BYTES:,} bytes")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.count(b"\0") > len(data) / 4:
         raise ValueError(f"prompts_file {path} is no UTF-8 text but UTF-16 or binary")
     lines = data.decode("utf-8-sig", "replace").split("\n")
@@ -35,13 +39,14 @@ def read_prompts(path: str | None) -> list[str]:
 def _read_standard_input() -> bytes:
     if sys.stdin is None:
         raise ValueError("prompts_file - reads standard input, but that is closed; name a file")
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer.read(MOST_BYTES + 1)
 
 
 def _read_file(path: Path) -> bytes:
     if not path.exists() or path.is_dir():  # pipes such as /dev/fd/3 are fine
         raise ValueError(f"no prompts_file at {path}")
-    return path.read_bytes()
+    with path.open("rb") as file:
+        return file.read(MOST_BYTES + 1)
 
 
 def warn_of_unknown(prompts: Sequence[str], captions: Sequence[str] | None) -> None:

@@ -103,6 +103,8 @@ def test_prompts_that_cannot_be_read_say_why(
         read_prompts(str(tmp_path / "utf16"))
     with pytest.raises(ValueError, match="no prompts_file at"):
         read_prompts(str(tmp_path))
+    with pytest.raises(ValueError, match="prompts_file /dev/zero has more than 67,108,864 bytes"):
+        read_prompts("/dev/zero")
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ValueError, match="standard input, but that is closed"):
         read_prompts("-")
