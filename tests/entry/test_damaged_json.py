@@ -3,6 +3,7 @@ value replaced, files cut off and filled with other bytes. It is used, or one li
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,6 +131,12 @@ def test_an_id_of_wandb_is_one_or_its_file_is_named(tmp_path: Path, content: byt
     said = refusals(lambda path: mirror._lasting_id(path), path, iter([content]))
     assert bool(said) == (content != b"a\n\n")
     assert not [line for line in said if str(path) not in line]
+
+
+def test_an_id_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "wandb_id.txt")
+    with pytest.raises(ValueError, match="wandb_id.txt is no file"):
+        mirror._lasting_id(tmp_path / "wandb_id.txt")
 
 
 def test_a_copy_of_another_run_is_told_by_its_damaged_file(tmp_path: Path) -> None:

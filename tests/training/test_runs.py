@@ -236,3 +236,14 @@ def test_a_start_does_not_copy_pictures_anew_that_are_there(tmp_path: Path) -> N
     copies.copy()
     assert (store / "run" / "grids" / "1.png").stat().st_mtime_ns == before
     assert (store / "run" / "grids" / "2.png").read_bytes() == b"drawn anew"
+
+
+@pytest.mark.parametrize(
+    "name", [".lock", "LOGBOOK.md", "metrics.jsonl", "skips.json", "config.yaml"]
+)
+def test_a_pipe_in_a_runs_folder_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    run = trained(tmp_path / "run")
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    with pytest.raises(ValueError, match=f"{name} is a pipe, socket or device"):
+        runs.open_folder(run, SETTINGS, load)

@@ -133,14 +133,19 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
     folder.mkdir(parents=True, exist_ok=True)
     saved, environment = folder / "config.yaml", folder / "environment.json"
     is_run = saved.is_file() and environment.is_file()
-    if is_run:
-        starts.read(environment)  # a damaged one is refused before anything is trained
+    for path in folder.iterdir():
+        if path.name in OURS and path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(
+                f"{path} is a pipe, socket or device, which a run cannot use; remove it"
+            )
     strange = sorted({path.name for path in folder.iterdir()} - OURS)
     if strange and not is_run:  # in a run people put what they like
         raise ValueError(
             f"output_dir {folder} holds something that is not a run ({strange[0]}); "
             "name another folder"
         )
+    if is_run:
+        starts.read(environment)  # a damaged one is refused before anything is trained
     place = _find_checkpoints(folder, config)
     if not _has_content(place):
         if is_run:
