@@ -19,6 +19,7 @@ from jsonargparse import set_loader, set_parsing_settings
 import flags
 import help_page
 import old_names
+from json_files import without_repeats
 from settings import settings_of
 from terminal import command
 from weights.yaml_files import SEVERAL, parse_yaml, plain_value
@@ -32,20 +33,12 @@ def _load(text: str) -> Any:
     """What one value of the command line says, within the bounds of files."""
     if text[:1] in ("[", "{"):
         try:
-            return json.loads(text, object_pairs_hook=_once)
+            return json.loads(text, object_pairs_hook=without_repeats)
         except (ValueError, RecursionError):
             pass  # YAML's lists need no quotes
     found = plain_value(parse_yaml(text))
     only_keys = isinstance(found, dict) and all(value is None for value in found.values())
     return text if only_keys else found
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; ValueError for a key twice, which YAML's reader then names with its line."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
 
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)

@@ -16,11 +16,13 @@ from jaxtyping import Array, Bool, Int, UInt8
 from data.captions import CLEAN, DALLE_MINI, normalizer_of, open_captions
 from data.text import TextTokenizer, clean
 from drawing_memory import ROWS_PER_CALL, check_rows, telling_rows, within_memory
+from filling import batches_of
 from model.config import ModelConfig, SamplingConfig
 from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
 from model.transformer import Params, Transformer
 from opening import Parts
 from opening import open_checkpoint as open_checkpoint
+from pixels import to_bytes, to_floats
 from training.devices.parallel import Devices, deal_rows, place
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
@@ -84,7 +86,7 @@ class Drawer:
         text_tokens, text_mask, _ = self.tokenizer.encode(prompts, self.model.text_length)
         numbers = np.array(seeds, np.uint32)
         given = () if first_tokens is None else self._given(first_tokens)
-        for rows, count in self._batches(len(prompts)):
+        for rows, count in batches_of(self.batch_size, len(prompts)):
             with telling_rows(self.rows_per_call):
                 read = text_tokens[rows], text_mask[rows], numbers[rows]
                 tokens = np.asarray(self.sample(params, *read, *given))
@@ -107,7 +109,7 @@ class Drawer:
         """The pictures that image tokens stand for."""
         painted = [
             self._painted(image_tokens[rows].astype(np.int32))[:count]
-            for rows, count in self._batches(len(image_tokens))
+            for rows, count in batches_of(self.batch_size, len(image_tokens))
         ]
         return np.concatenate(painted)
 
@@ -160,12 +162,6 @@ class Drawer:
         """How many of the prompts are longer than the model reads."""
         return self.tokenizer.encode(prompts, self.model.text_length)[2]
 
-    def _batches(self, total: int) -> Iterator[tuple[Int[np.ndarray, " b"], int]]:
-        """Indices of batch_size rows, and how many of them count: the last row fills up."""
-        for start in range(0, total, self.batch_size):
-            rows = np.minimum(np.arange(start, start + self.batch_size), total - 1)
-            yield rows, min(self.batch_size, total - start)
-
 
 def _check_finite(prompts: Sequence[str], image_tokens: Int[np.ndarray, "b n"]) -> None:
     """Raise ValueError where the model gave no finite numbers to draw a token by."""
@@ -208,12 +204,11 @@ def make_drawer(
         params: Params, image_tokens: Int[Array, "b n"]
     ) -> tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]:
         decoded = autoencoder.decode(params, image_tokens)
-        pixels = jnp.round((jnp.clip(decoded, -1.0, 1.0) + 1) * 127.5).astype(jnp.uint8)
-        return pixels, jnp.isfinite(decoded).all(axis=(1, 2, 3))
+        return to_bytes(decoded), jnp.isfinite(decoded).all(axis=(1, 2, 3))
 
     @jax.jit
     def tokenise(params: Params, pictures: UInt8[Array, "b y x 3"]) -> Int[Array, "b n"]:
-        return autoencoder.encode(params, pictures.astype(jnp.float32) / 127.5 - 1)
+        return autoencoder.encode(params, to_floats(pictures))
 
     codes = min(vqgan.codebook_size, num_codes(model))
     rows = rows_per_call * (1 if sampling.guidance_scale == 1 else 2)
@@ -223,6 +218,7 @@ def make_drawer(
         for program in (sample, paint)
     )
     vqgan_params = place(vqgan_params, devices)
+    on_cpu = devices.devices[0].platform == "cpu"
     return Drawer(
         devices,
         rows_per_call,
@@ -230,7 +226,7 @@ def make_drawer(
         model.config.grid_size * vqgan.factor,
         codes,
         tokenizer,
-        lambda params: place(model.lay_out(params, rows), devices),
+        lambda params: place(model.lay_out(params, rows if on_cpu else None), devices),
         sample_rows,
         lambda image_tokens: paint_rows(vqgan_params, image_tokens),
         lambda pictures: tokenise(vqgan_params, pictures),

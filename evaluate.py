@@ -39,6 +39,7 @@ from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import check_grid, check_is_png
 from scores import as_text, interval_of_prompts, interval_of_runs, means
+from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.fitting import GB, available_memory
 from training.devices.parallel import start
@@ -98,9 +99,8 @@ class EvaluateConfig(SamplingFlags):
     """Pictures drawn at a time on each device."""
 
     def __post_init__(self) -> None:
-        for name, least in (("pictures", 1), ("rows_per_call", 1), ("max_prompts", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
+        check_least(self, "", 1, "pictures", "rows_per_call")
+        check_least(self, "", 0, "max_prompts")
 
 
 def main(config: EvaluateConfig) -> None:

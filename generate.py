@@ -28,6 +28,7 @@ from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import make_room, output_paths, sources_of
 from prompts import known_captions, read_prompts, warn_of_unknown
 from ranking import best_first, open_ranker, scored, tell_scores
+from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.parallel import start
 
@@ -97,11 +98,8 @@ class GenerateConfig(SamplingFlags):
     def __post_init__(self) -> None:
         if self.mask is not None and (self.complete is None or self.complete_rows):
             raise ValueError("mask says what of the picture of --complete is drawn anew; give that")
-        if self.pictures < 1 or self.rows_per_call < 0 or self.complete_rows < 0:
-            raise ValueError(
-                f"pictures {self.pictures} must be at least 1, rows_per_call "
-                f"{self.rows_per_call} and complete_rows {self.complete_rows} not negative"
-            )
+        check_least(self, "", 1, "pictures")
+        check_least(self, "", 0, "rows_per_call", "complete_rows")
 
 
 def main(config: GenerateConfig) -> None:

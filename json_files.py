@@ -39,7 +39,7 @@ def as_list(found: Any, name: object) -> list[dict[str, Any]]:
 def parse_json(data: bytes, name: object) -> Any:
     """What a JSON text holds. Raises ValueError with the name where it is none."""
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read: {error}") from None
 
@@ -57,10 +57,12 @@ def _read(path: Path, most: int) -> bytes:
     return data
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """An object of its keys and values, for readers' `object_pairs_hook`. Raises ValueError for a
+    key that stands there twice: one of its values would be lost."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
+        seen: set[Any] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twice!r:.60} stands there twice")
+        raise ValueError(f"{twice!r:.200} stands there twice")
     return found

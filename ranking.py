@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 from clip import towers
 from clip.towers import Clip
 from data.text import TextTokenizer, clean, open_tokenizer
+from filling import batches_of
+from pixels import to_floats
 
 BATCH_SIZE = 32
 """Pictures, or prompts, that CLIP sees at a time unless told otherwise."""
@@ -60,18 +62,17 @@ class Ranker:
         """CLIP's features of pictures."""
 
         def features(rows: Int[np.ndarray, " b"]) -> Float[Array, "b e"]:
-            return self.clip.image_features(pictures[rows].astype(np.float32) / 127.5 - 1)
+            return self.clip.image_features(to_floats(pictures[rows]))
 
         return self._in_batches(len(pictures), features)
 
     def _in_batches(
         self, total: int, features: Callable[[Int[np.ndarray, " b"]], Float[Array, "b e"]]
     ) -> Float32[np.ndarray, "m e"]:
-        """Features of rows 0, 1, …, always batch_size of them at a time: the last fills up."""
+        """Features of rows 0, 1, …, always batch_size of them at a time."""
         found = [np.empty((0, self.clip.config.feature_dim), np.float32)]
-        for start in range(0, total, self.batch_size):
-            rows = np.minimum(np.arange(start, start + self.batch_size), total - 1)
-            found.append(np.asarray(features(rows))[: total - start])
+        for rows, count in batches_of(self.batch_size, total):
+            found.append(np.asarray(features(rows))[:count])
         return np.concatenate(found)
 
 

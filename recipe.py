@@ -23,6 +23,7 @@ from model.transformer import Params, Transformer
 from opening import parts_of
 from optim.adapters import split
 from settings import to_tree
+from split_names import TRAIN
 from training.devices import fitting, parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
@@ -69,7 +70,7 @@ def make_recipe(config: Config) -> Recipe:
                 choose(config, model, records, run.folder, step, params)
 
     def batches(plan: BatchPlan, devices: Devices) -> BatchAt:
-        return open_batches(records, "train", plan.examples, config.seed, share=devices.rows).at
+        return open_batches(records, TRAIN, plan.examples, config.seed, share=devices.rows).at
 
     def hooks(run: Run) -> Sequence[Hook]:
         return [

@@ -123,7 +123,10 @@ def make_sampler(sizes: Sizes) -> tuple[Run, Info]:
         top_k=min(sizes["top_k"], config.image_vocab_size),
     )
     rows = sizes["batch"] * (1 if sampling.guidance_scale == 1 else 2)
-    params = model.lay_out(jax.jit(model.init)(jax.random.key(sizes["seed"])), rows)
+    on_cpu = jax.default_backend() == "cpu"
+    params = model.lay_out(
+        jax.jit(model.init)(jax.random.key(sizes["seed"])), rows if on_cpu else None
+    )
     sample = make_model_sampler(model, sampling, _empty_text(sizes))
     text_tokens, text_mask, *_ = configs.prompts(sizes, sizes["batch"])
 

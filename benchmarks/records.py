@@ -8,6 +8,7 @@ import numpy as np
 from data.batches import Batches, open_batches
 from data.records import Records, open_records, write_records
 from model.config import ModelConfig
+from split_names import TRAIN
 
 CAPTIONS = 2
 """Of each picture."""
@@ -30,7 +31,7 @@ def make_records(folder: Path, sizes: ModelConfig, count: int) -> Records:
         text_lengths=lengths,
         caption_offsets=CAPTIONS * np.arange(count + 1),
         caption_weights=np.ones(captions, np.float32),
-        splits=["train"] * count,
+        splits=[TRAIN] * count,
         examples=[],
         source=".",
         codebook_size=sizes.image_vocab_size,
@@ -41,7 +42,7 @@ def make_records(folder: Path, sizes: ModelConfig, count: int) -> Records:
 
 def open_training(records: Records, batch_size: int) -> Batches:
     """Their batches, in training's order."""
-    return open_batches(records, "train", batch_size, seed=0)
+    return open_batches(records, TRAIN, batch_size, seed=0)
 
 
 def measure_reading(batches: Batches, batch_size: int, seconds: float) -> float:

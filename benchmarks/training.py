@@ -42,7 +42,7 @@ from config import Config, parse_config, run
 from files import write_text
 from model import transformer
 from recipe import count_costs
-from settings import to_tree
+from settings import check_least, to_tree
 from training.devices import parallel
 
 CHOICES = (*OPTIONS, "shampoo", "data")
@@ -85,8 +85,7 @@ class TrainingBenchmark:
         unknown = [name for name in self.options if name not in CHOICES]
         if unknown:
             raise ValueError(f"no option {unknown[0]!r}; there are: {', '.join(CHOICES)}")
-        if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, not {self.rounds}")
+        check_least(self, "", 1, "rounds")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from data.artist_sets import Drawing
 from data.openmoji_splits import crc
+from split_names import GALLERY, TRAIN
 
 
 def assign_splits(drawings: Sequence[Drawing], digests: Mapping[str, str]) -> dict[str, str]:
@@ -13,9 +14,9 @@ def assign_splits(drawings: Sequence[Drawing], digests: Mapping[str, str]) -> di
     asked, since it equals a training picture (`digests`, by key), or is a skin tone of a
     held-out pair."""
     splits = {one.key: _rule(one) for one in drawings}
-    trained = {digests[key] for key, split in splits.items() if split == "train"}
+    trained = {digests[key] for key, split in splits.items() if split == TRAIN}
     return {
-        key: "gallery" if split != "train" and digests[key] in trained else split
+        key: GALLERY if split != TRAIN and digests[key] in trained else split
         for key, split in splits.items()
     }
 
@@ -23,8 +24,8 @@ def assign_splits(drawings: Sequence[Drawing], digests: Mapping[str, str]) -> di
 def _rule(drawing: Drawing) -> str:
     emoji, pair = drawing.emoji, f"{drawing.emoji.concept}:{drawing.style}"
     if crc(f"c:{emoji.concept}") % 40 == 0:
-        return "gallery" if emoji.tone else "concept"
+        return GALLERY if emoji.tone else "concept"
     if crc(pair) % 8 == 0:
-        return "gallery" if emoji.tone else "style"
+        return GALLERY if emoji.tone else "style"
     tones = [int(tone) for tone in emoji.tone.split(",") if tone]
-    return "tone" if len(tones) == 1 and tones[0] == 1 + crc(f"t:{pair}") % 5 else "train"
+    return "tone" if len(tones) == 1 and tones[0] == 1 + crc(f"t:{pair}") % 5 else TRAIN

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
 from data.records import Records
+from filling import filled
 
 Batch = dict[str, np.ndarray]
 
@@ -153,7 +154,7 @@ def _eval_batch(
     records: Records, rows: Int64[np.ndarray, " m"], start: int, places: Int64[np.ndarray, " b"]
 ) -> Batch:
     positions = start + places
-    examples = rows[np.minimum(positions, len(rows) - 1)]
+    examples = rows[filled(positions, len(rows))]
     batch = _gather(records, examples, records.caption_offsets[examples])
     return {
         **batch,

@@ -20,6 +20,7 @@ from data.drawings import TABLE, digest, rasterise, read_table
 from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji, assign_splits, gender_triples
 from files import check_free, new_folder
+from split_names import GALLERY
 
 LICENSE = Path(__file__).parent / "OPENMOJI_LICENSE.md"
 MARKER = "emoji.json"
@@ -81,7 +82,7 @@ def write_pictures(out: Path, description: dict[str, Any]) -> None:
     pictures = rasterise(svg_files(e.hexcode for e in emojis), description["image_size"])
     splits = assign_splits(emojis, {name: digest(png) for name, png in pictures.items()})
     if description["subset"] == "starter":
-        splits = {e.hexcode: splits[e.hexcode] if in_starter(e) else "gallery" for e in emojis}
+        splits = {e.hexcode: splits[e.hexcode] if in_starter(e) else GALLERY for e in emojis}
     with new_folder(out) as folder:
         write_tars(folder, emojis, pictures, splits)
         (folder / LICENSE.name).write_text(LICENSE.read_text(encoding="utf-8"), encoding="utf-8")

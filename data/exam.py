@@ -13,9 +13,7 @@ from data.reading import Reading, read_pictures
 from data.records import Records
 from data.sources import open_source
 from data.words import training_words, unknown_words
-
-TRAIN = "train"
-NOT_ASKED = (TRAIN, "gallery")
+from split_names import NOT_HELD_OUT, TRAIN
 
 Half = Literal["tune", "report", "all"]
 Answers = Mapping[str, np.ndarray]
@@ -79,7 +77,7 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
     chosen = choose_gallery(records, np.concatenate(list(rows.values())), selection.max_gallery)
     examples = [records.examples[i] for i in chosen]
     pictures = read_real_pictures(records, examples, image_size)
-    in_training = np.array([example["split"] == "train" for example in examples])
+    in_training = np.array([example["split"] == TRAIN for example in examples])
     targets = {split: np.searchsorted(chosen, indices) for split, indices in rows.items()}
     return Exam(records, Gallery(pictures, examples, in_training), rows, targets)
 
@@ -108,7 +106,7 @@ def never_seen(records: Records, rows: Int64[np.ndarray, " p"]) -> list[str]:
 
 def held_out(records: Records, selection: Selection) -> list[str]:
     """The splits that are asked for."""
-    known = [name for name in records.split_names if name not in NOT_ASKED]
+    known = [name for name in records.split_names if name not in NOT_HELD_OUT]
     for name in selection.splits:
         if name not in known:
             raise ValueError(f"no held-out split {name!r}; there are: {', '.join(known)}")

@@ -7,6 +7,8 @@ picture to another side; a held-out picture that equals a training picture is ne
 import zlib
 from dataclasses import dataclass
 
+from split_names import GALLERY, TRAIN
+
 
 @dataclass(frozen=True)
 class Emoji:
@@ -27,9 +29,9 @@ def assign_splits(emojis: list[Emoji], digests: dict[str, str]) -> dict[str, str
     picture whose pixels (`digests`, by hexcode) equal a training picture's."""
     women = held_out_women(emojis)
     splits = {e.hexcode: _rule(e, women) for e in emojis}
-    trained = {digests[name] for name, split in splits.items() if split == "train"}
+    trained = {digests[name] for name, split in splits.items() if split == TRAIN}
     return {
-        name: "gallery" if split != "train" and digests[name] in trained else split
+        name: GALLERY if split != TRAIN and digests[name] in trained else split
         for name, split in splits.items()
     }
 
@@ -44,7 +46,7 @@ def _rule(emoji: Emoji, women: set[str]) -> str:
         return "tone2"
     # People are the bases of the skin tones and components their parts: both are needed to learn.
     needed = tones or emoji.group in ("people-body", "component")
-    return "random" if not needed and crc("r:" + emoji.hexcode) % 20 == 0 else "train"
+    return "random" if not needed and crc("r:" + emoji.hexcode) % 20 == 0 else TRAIN
 
 
 def gender_triples(emojis: list[Emoji]) -> dict[str, tuple[str, str]]:

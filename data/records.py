@@ -25,8 +25,8 @@ from data.folders import digest_folder
 from data.reading import write_bad_samples
 from data.soundness import check_shapes, check_whole, glance, remember, was_checked
 from data.sources.config import PLAIN, ReadingConfig
-from data.splits import HELD_OUT
 from files import new_folder
+from split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class Records:
     @property
     def held_out_splits(self) -> list[str]:
         """The splits whose captions are asked for and never trained on."""
-        return [name for name in self.split_names if name not in ("train", "gallery")]
+        return [name for name in self.split_names if name not in NOT_HELD_OUT]
 
     def some_captions(self, count: int) -> list[str]:
         """At most so many distinct captions: of held-out pictures, and where these are fewer, of
         training pictures as well."""
         found: dict[str, None] = {}
-        for split in [*self.held_out_splits, "train"]:
+        for split in [*self.held_out_splits, TRAIN]:
             rows = self.rows(split)
             for row in rows[:: max(len(rows) // count, 1)]:
                 if len(found) < count:

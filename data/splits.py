@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data.gallery import pool
+from split_names import HELD_OUT, TRAIN
 
-TRAIN, HELD_OUT = "train", "held_out"
 RULE = "look 1"
 """Stands in the records; another rule holds out other pictures."""
 

@@ -15,10 +15,12 @@ from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, o
 from data.reading import Notes, read_pictures, tell_skipped
 from data.records import write_records
 from data.sources import Captions, Example, ReadingConfig, Source, printable
-from data.splits import HELD_OUT, RULE, TRAIN, split_of
+from data.splits import RULE, split_of
 from data.text import train_tokenizer
+from filling import filled
+from pixels import to_floats
+from split_names import GALLERY, HELD_OUT, TRAIN
 
-GALLERY = "gallery"  # neither trained on nor asked for: pictures to compare with
 _MAX_NAMED = 1000  # skipped pictures that records.json names
 
 
@@ -175,8 +177,8 @@ def _note(found: Collected, index: int, example: Example, split: str) -> None:
 def _encode(
     encoder: PictureEncoder, pictures: list[UInt8[np.ndarray, "y x 3"]]
 ) -> Int32[np.ndarray, "b k"]:
-    filled = pictures + [pictures[-1]] * (encoder.batch_size - len(pictures))
-    pixels = np.stack(filled).astype(np.float32) / 127.5 - 1
+    rows = filled(np.arange(encoder.batch_size), len(pictures))
+    pixels = to_floats(np.stack([pictures[row] for row in rows]))
     image_tokens = np.asarray(encoder.encode(pixels), np.int32)[: len(pictures)]
     assert image_tokens.max() < encoder.codebook_size
     return image_tokens

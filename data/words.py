@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from data.records import Records
 from data.text import clean
+from split_names import TRAIN
 
 MAX_CAPTIONS = 300_000
 """Captions of larger records are not read for their words: that would take seconds."""
@@ -33,7 +34,7 @@ def training_captions(records: Records) -> list[str] | None:
         return None
     offsets = records.caption_offsets
     lengths = records.text_lengths.tolist()
-    captions = [i for row in records.rows("train") for i in range(offsets[row], offsets[row + 1])]
+    captions = [i for row in records.rows(TRAIN) for i in range(offsets[row], offsets[row + 1])]
     rows = [records.text_tokens[i, : lengths[i]].tolist() for i in captions]
     return list(dict.fromkeys(tokenizers.Tokenizer.from_file(str(file)).decode_batch(rows)))
 

@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 from data.artist_sets import join, open_sets
 from data.artist_splits import assign_splits
 from data.drawings import digest, rasterise, read_table
+from split_names import NOT_HELD_OUT, TRAIN
 
 SIDE = 64
 SMALLEST = 48  # pixels; smaller pictures would only be blown up
@@ -108,7 +109,7 @@ def emoji(npm: Path) -> Iterator[tuple[str, str, bytes]]:
     splits = assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
     for one in drawings:
         split = splits[one.key]
-        asked = split if split in ("train", "gallery") else f"artists_{split}"
+        asked = split if split in NOT_HELD_OUT else f"artists_{split}"
         yield f"emoji-{one.style.replace(' ', '-')}/{one.key}", asked, pictures[one.key]
 
 
@@ -117,7 +118,7 @@ def foreign(deb: Path) -> Iterator[tuple[str, str, bytes]]:
     for package, (pattern, views) in SOURCES.items():
         for name, data in files(deb / package, pattern):
             for number, png in enumerate(read(name, data, views)):
-                yield f"{package}/{name}#{number}", "train", png
+                yield f"{package}/{name}#{number}", TRAIN, png
     for split, packages in HELD_OUT.items():
         for package, pattern in packages.items():
             for name, data in files(deb / package, pattern):

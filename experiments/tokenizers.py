@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from data.splits import TRAIN
+from pixels import to_bytes, to_floats
+from split_names import TRAIN
 from vqgan import pretrained, quantizer
 from vqgan.autoencoder import build
 from vqgan.losses import hue_loss
-from vqgan.objective import make_reconstruction, to_float
+from vqgan.objective import make_reconstruction
 from vqgan.pictures import Pictures, reconstruct_all, spread
 from vqgan.recipe import PicturesConfig, read_sets
 
@@ -47,14 +48,14 @@ def main() -> None:
             told = "".join(figures(pictures, found, config.codebook_size))
             print(f"{path[-20:]:20} {name[-11:]:11}{len(pictures):>9,}{told}", flush=True)
         painted = reconstruct_all(reconstruct, params, shown)["reconstruction"]
-        rows.append(((painted / 2 + 0.5) * 255).round().astype(np.uint8))
+        rows.append(to_bytes(painted))
     if given.grid:
         Image.fromarray(lay_out(rows)).save(given.grid)
 
 
 def figures(pictures: Pictures, found: dict[str, np.ndarray], codebook_size: int) -> list[str]:
     """PSNR, SSIM, error of colour differences where there is colour, and the codes in use."""
-    real, painted = to_float(jnp.asarray(pictures)), jnp.asarray(found["reconstruction"])
+    real, painted = to_floats(jnp.asarray(pictures)), jnp.asarray(found["reconstruction"])
     has_hue = (real.max(-1, keepdims=True) - real.min(-1, keepdims=True)) / 2 > COLOURED
     lost = float(hue_loss(jnp.where(has_hue, painted - real, 0.0))) / float(has_hue.mean())
     counts = quantizer.count(jnp.asarray(found["tokens"]), codebook_size)

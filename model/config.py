@@ -7,6 +7,8 @@ study measured it, the verdict.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from settings import check_least
+
 NormName = Literal["layernorm", "rmsnorm"]
 Placement = Literal["preln", "postln", "normformer", "swinv2", "cogview", "subln"]
 Block = Literal["serial", "parallel"]
@@ -214,12 +216,8 @@ class ModelConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"model.{name} {getattr(self, name)!r} is none of {choices}")
-        for names, least in ((SIZES, 1), (NOT_NEGATIVE, 0)):
-            for name in names:
-                if getattr(self, name) < least:
-                    raise ValueError(
-                        f"model.{name} must be at least {least}, not {getattr(self, name)}"
-                    )
+        check_least(self, "model", 1, *SIZES)
+        check_least(self, "model", 0, *NOT_NEGATIVE)
         for name in (*SIZES, *NOT_NEGATIVE):
             if getattr(self, name) > (most := LARGEST.get(name, 1 << 17)):
                 raise ValueError(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from settings import check_least
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -30,5 +32,4 @@ class LossConfig:
             raise ValueError(
                 f"loss.label_smoothing {self.label_smoothing} must lie in 0..1, below 1"
             )
-        if self.z_loss < 0:
-            raise ValueError(f"loss.z_loss cannot be negative, not {self.z_loss}")
+        check_least(self, "loss", 0, "z_loss")

@@ -119,8 +119,9 @@ class Transformer:
 
     def lay_out(self, params: Params, rows: int | None = None) -> Params:
         """The parameters with the runs of both stacks taken apart into `layer0`, `layer1`, …, and
-        kernels in the compute dtype: as decoding reads them. Where it is said that few `rows` are
-        decoded at a time, products of one input are one product, and large kernels lie in panels.
+        kernels in the compute dtype: as decoding reads them. `rows`: how many are decoded at a
+        time on a CPU. Products of one input are then one product, and for few rows large kernels
+        are stored in panels; accelerators read kernels as fast as they are.
 
         All functions take either form. But stacked, every call of a decoding loop copies the
         weights; laid out once, in front of many calls, they are held once.
@@ -139,14 +140,13 @@ class Transformer:
             return jnp.asarray(leaf, self.dtype if path[-1].key == "kernel" else leaf.dtype)
 
         layers = {"encoder": take_apart("encoder"), "decoder": take_apart("decoder")}
-        # Accelerators read kernels as fast as they are.
-        if rows is not None and jax.default_backend() == "cpu":
+        if rows is not None:
             layers["decoder"] = [join_layer(layer) for layer in layers["decoder"]]
         named = {
             name: {f"layer{i}": p for i, p in enumerate(stack)} for name, stack in layers.items()
         }
         laid_out = jax.tree_util.tree_map_with_path(prepare, params | named)
-        if rows in PANEL_ROWS and jax.default_backend() == "cpu":
+        if rows in PANEL_ROWS:
             parts = {name: laid_out[name] for name in ("decoder", "head") if name in laid_out}
             laid_out |= jax.tree_util.tree_map_with_path(panel, parts)
         return laid_out

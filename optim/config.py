@@ -1,9 +1,10 @@
 """Configuration of the optimizer, of Shampoo, and of the learning-rate schedule."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from optim.lengths import Length, Unit, parse_length
+from settings import check_least
 
 Optimizer = Literal[
     "sgd",
@@ -25,13 +26,6 @@ Steps = int | str
 
 ADAPTERS = "adapters"
 """Where adapters stand among the parameters."""
-
-
-def _check_least(config: Any, prefix: str, least: int, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            limit = f"must be at least {least}" if least else "cannot be negative"
-            raise ValueError(f"{prefix}.{name} {limit}, not {getattr(config, name)}")
 
 
 @dataclass(frozen=True)
@@ -84,8 +78,8 @@ class ShampooConfig:
     def __post_init__(self) -> None:
         sizes = ("block_size", "merge_dims", "start_step", "min_rank", "exponent")
         rates = ("matrix_epsilon", "graft_epsilon", "graft_clip", "failure_threshold")
-        _check_least(self, "optim.shampoo", 0, sizes + rates)
-        _check_least(self, "optim.shampoo", 1, ("statistics_every", "roots_every", "max_dim"))
+        check_least(self, "optim.shampoo", 0, *sizes, *rates)
+        check_least(self, "optim.shampoo", 1, "statistics_every", "roots_every", "max_dim")
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ class AdafactorConfig:
     """Rows and columns are kept in place of a matrix whose sides are at least so long."""
 
     def __post_init__(self) -> None:
-        _check_least(self, "optim.adafactor", 1, ("factored_from",))
+        check_least(self, "optim.adafactor", 1, "factored_from")
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,7 @@ class AdapterConfig:
     the default is all of both stacks."""
 
     def __post_init__(self) -> None:
-        _check_least(self, "optim.adapters", 0, ("rank",))
+        check_least(self, "optim.adapters", 0, "rank")
         if self.alpha <= 0 or not self.kernels:
             raise ValueError(
                 f"optim.adapters.alpha {self.alpha} must be positive, and optim.adapters.kernels "
@@ -231,7 +225,7 @@ class OptimConfig:
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"optim.{name} {value} is not within 0..1")
         rates = ("learning_rate", "epsilon", "weight_decay", "clip_norm")
-        _check_least(self, "optim", 0, rates)
+        check_least(self, "optim", 0, *rates)
         for name in ("rsqrt_steps", "transition_steps"):
             if not self.length(name).number:
                 raise ValueError(f"optim.{name} must be at least 1, not 0")

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optim.paths import check_patterns, map_named, matches
+from optim.paths import check_patterns, matches
+from trees import map_named
 
 IsTrained = Callable[[str], bool]
 """Path of a parameter → whether it is trained"""

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from optim.paths import is_stacked, map_named
+from trees import is_stacked, map_named
 
 UNSTACKED = 0
 

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import optax
 
+from optim import shampoo
 from optim.config import OptimConfig, Optimizer
 from optim.freezing import freeze
 from optim.layers import per_layer
-from optim.paths import is_stacked, map_named
-from optim.shampoo import shampoo
 from optim.spread import LOCAL, Spread
+from trees import is_stacked, map_named
 
 _MuonSides = optax.contrib.MuonDimensionNumbers
 
@@ -77,7 +77,7 @@ def _muon(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
 
 
 def _shampoo(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
-    return shampoo(config.shampoo, config.beta1, config.beta2, config.nesterov, spread)
+    return shampoo.shampoo(config.shampoo, config.beta1, config.beta2, config.nesterov, spread)
 
 
 DIRECTIONS: dict[Optimizer, Callable[[OptimConfig, Spread], optax.GradientTransformation]] = {
@@ -91,6 +91,9 @@ DIRECTIONS: dict[Optimizer, Callable[[OptimConfig, Spread], optax.GradientTransf
     "muon": _muon,
     "shampoo": _shampoo,
 }
+
+STACKS = shampoo.STACKS
+"""Parts of an optimizer's state, by name, below which every array is a stack of matrices."""
 
 
 def _weight_decay(config: OptimConfig) -> optax.GradientTransformation:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 from optim.config import OptimConfig
+from settings import check_least
 from training.spans import parse_duration, parse_ramp, parse_range, parse_trace
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
@@ -101,18 +102,14 @@ class TrainingConfig:
         for name in ("batch_size", "accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("spike_window", "loss_scale_window", "loss_scale_patience"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"training.{name} must be at least 2, not {getattr(self, name)}")
+        check_least(self, "training", 2, "spike_window", "loss_scale_window", "loss_scale_patience")
         for name in ("spike_threshold", "loss_scale_floor"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
-        for name in (
-            *("log_every", "eval_every", "eval_examples", "norms_every"),
+        check_least(
+            *(self, "training", 0, "log_every", "eval_every", "eval_examples", "norms_every"),
             *("spike_patience", "rollback_batches", "bad_update_budget"),
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"training.{name} cannot be negative, not {getattr(self, name)}")
+        )
         for text in self.skip_batches:
             parse_range(text)
         if self.stop_after:
@@ -166,8 +163,7 @@ class GridsConfig:
     """Updates between grids; 0 = only at the end."""
 
     def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"grids.every cannot be negative, not {self.every}")
+        check_least(self, "grids", 0, "every")
 
 
 @dataclass(frozen=True)
@@ -196,9 +192,7 @@ class CheckpointConfig:
     Default: output_dir/checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("every", "minutes", "keep", "keep_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"checkpoint.{name} cannot be negative, not {getattr(self, name)}")
+        check_least(self, "checkpoint", 0, "every", "minutes", "keep", "keep_every")
         metric = self.keep_best.removeprefix("-")
         if metric and not metric.startswith("eval/"):
             raise ValueError(

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from settings import check_least
+
 Norm = Literal["rmsnorm", "groupnorm"]
 Resampling = Literal["fold", "conv", "pool"]
 Middle = Literal["none", "attention"]
@@ -71,9 +73,8 @@ class VQGANConfig:
 
     def __post_init__(self) -> None:
         self._check_levels()
+        check_least(self, "", 1, *SIZES)
         for name in SIZES:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
             if getattr(self, name) > (most := LARGEST.get(name, 1 << 14)):
                 raise ValueError(
                     f"{name} {getattr(self, name):,} is beyond {most:,}, the most here"
@@ -165,13 +166,9 @@ class LossConfig:
     """Highest ratio of the two gradients that a picture's term is multiplied by."""
 
     def __post_init__(self) -> None:
-        least = min(self.adversarial, self.adversarial_from)
-        if least < 0 or self.adversarial_limit <= 0:
-            raise ValueError(
-                f"loss.adversarial {self.adversarial} and adversarial_from "
-                f"{self.adversarial_from} cannot be negative, adversarial_limit "
-                f"{self.adversarial_limit} must be positive"
-            )
+        check_least(self, "loss", 0, "adversarial", "adversarial_from")
+        if self.adversarial_limit <= 0:
+            raise ValueError(f"loss.adversarial_limit {self.adversarial_limit} must be positive")
 
 
 @dataclass(frozen=True)
@@ -216,9 +213,5 @@ class QuantizerConfig:
     """Pictures encoded for k-means, and to find the unused codes."""
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0 or self.refresh_every < 0 or self.refresh_pictures < 1:
-            raise ValueError(
-                f"quantizer.warmup_steps {self.warmup_steps} and refresh_every "
-                f"{self.refresh_every} cannot be negative, refresh_pictures "
-                f"{self.refresh_pictures} must be positive"
-            )
+        check_least(self, "quantizer", 0, "warmup_steps", "refresh_every")
+        check_least(self, "quantizer", 1, "refresh_pictures")

@@ -6,6 +6,7 @@ from typing import Any
 
 from files import write_text
 from json_files import parse_json, read_list
+from split_names import TRAIN
 from vqgan.config import VQGANConfig
 from vqgan.pretrained import WEIGHTS_FILE
 
@@ -50,7 +51,7 @@ def write(
     last = last_row(run / "metrics.jsonl")
     versions = start.get("versions")
     versions = versions if isinstance(versions, dict) else {}
-    sizes = {**counts, "all": sum(n for name, n in counts.items() if name != "train")}
+    sizes = {**counts, "all": sum(n for name, n in counts.items() if name != TRAIN)}
     rows = [
         f"| {name} | {sizes[name]:,} | {figures[f'eval/{name}/psnr']:.2f} "
         f"| {figures[f'eval/{name}/ssim']:.4f} |"

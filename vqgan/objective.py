@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Key, UInt8
 
+from pixels import to_floats
 from vqgan import metrics, quantizer
 from vqgan.adversarial import Opponent
 from vqgan.autoencoder import Autoencoder
@@ -19,11 +20,6 @@ from vqgan.losses import reconstruction_loss
 Batch = dict[str, Array]
 Loss = Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, dict[str, Array | Partial]]]
 _CHUNK = 64  # pictures encoded at a time, for memory
-
-
-def to_float(pixels: UInt8[Array, "*b y x 3"]) -> Float[Array, "*b y x 3"]:
-    """Bytes of a picture to −1..1."""
-    return pixels.astype(jnp.float32) / 127.5 - 1
 
 
 class Painted(NamedTuple):
@@ -80,7 +76,7 @@ def make_loss(
     def loss(
         params: Params, batch: Batch, keys: Key[Array, " b"], moment: Any
     ) -> tuple[Array, dict]:
-        pixels = to_float(batch["pixels"])
+        pixels = to_floats(batch["pixels"])
         quantized, is_quantized, features, reconstruction = paint(params, pixels, moment.step)
 
         painted = reconstruction_loss(pixels, reconstruction, config)
@@ -116,7 +112,7 @@ def make_codebook_care(
     def gather(params: Params, pixels: UInt8[Array, "m y x 3"]) -> Float[Array, "k c"]:
         chunk = math.gcd(len(pixels), _CHUNK)
         chunks = pixels.reshape(-1, chunk, *pixels.shape[1:])
-        latents = jax.lax.map(lambda some: autoencoder.latents(params, to_float(some)), chunks)
+        latents = jax.lax.map(lambda some: autoencoder.latents(params, to_floats(some)), chunks)
         return latents.reshape(-1, autoencoder.config.code_dim)
 
     def start(params: Params, pixels: Array, key: Key[Array, ""]) -> Float[Array, "k c"]:
@@ -134,7 +130,7 @@ def make_reconstruction(autoencoder: Autoencoder) -> Callable[..., dict[str, Any
     tokens, reconstruction, psnr and ssim."""
 
     def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> dict[str, Array]:
-        real = to_float(pixels)
+        real = to_floats(pixels)
         tokens = autoencoder.encode(params, real)
         reconstruction = jnp.clip(autoencoder.decode(params, tokens), -1.0, 1.0)
         return {

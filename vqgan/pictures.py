@@ -10,6 +10,9 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from files import new_file
+from filling import batches_of
+from pixels import to_bytes
+from split_names import TRAIN
 from vqgan import quantizer
 from vqgan.layers import Params
 
@@ -56,11 +59,9 @@ def reconstruct_all(
 ) -> dict[str, np.ndarray]:
     """What `reconstruct` finds for each picture, in batches of one size."""
     found: list[Mapping[str, np.ndarray]] = []
-    for start in range(0, len(pictures), _EVAL_BATCH):
-        some = pictures[start : start + _EVAL_BATCH]
-        filled = np.resize(some, (_EVAL_BATCH, *some.shape[1:]))
-        result = reconstruct(params, filled)
-        found.append({name: np.asarray(value)[: len(some)] for name, value in result.items()})
+    for rows, count in batches_of(_EVAL_BATCH, len(pictures)):
+        result = reconstruct(params, pictures[rows])
+        found.append({name: np.asarray(value)[:count] for name, value in result.items()})
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
@@ -72,7 +73,7 @@ def make_figures(
 
     def figures(params: Params) -> dict[str, float]:
         results = {name: reconstruct_all(reconstruct, params, p) for name, p in sets.items()}
-        held_out = [r for name, r in results.items() if name != "train"] or [*results.values()]
+        held_out = [r for name, r in results.items() if name != TRAIN] or [*results.values()]
         results["all"] = {k: np.concatenate([r[k] for r in held_out]) for k in held_out[0]}
         values = {
             f"eval/{name}/{figure}": float(result[figure].mean())
@@ -98,8 +99,7 @@ def write_grid(
     path: Path, reconstruct: Reconstruct, params: Params, pictures: Pictures, columns: int = 16
 ) -> None:
     """A PNG of rows of pictures, each row followed by the row of their reconstructions."""
-    painted = reconstruct_all(reconstruct, params, pictures)["reconstruction"]
-    painted = ((painted / 2 + 0.5) * 255).round().astype(np.uint8)
+    painted = to_bytes(reconstruct_all(reconstruct, params, pictures)["reconstruction"])
     rows = []
     for start in range(0, len(pictures), columns):
         for kind in (pictures, painted):

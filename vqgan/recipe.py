@@ -14,9 +14,12 @@ import numpy as np
 from data.batches import order
 from data.reading import read_pictures, tell_skipped, write_bad_samples
 from data.sources import ReadingConfig, open_source
-from data.splits import TRAIN, split_of
+from data.splits import split_of
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
+from pixels import to_floats
+from settings import check_least
+from split_names import GALLERY, TRAIN
 from training.config import CheckpointConfig, GridsConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan, in_updates, make_plan
@@ -37,7 +40,6 @@ from vqgan.objective import (
     make_loss,
     make_painting,
     make_reconstruction,
-    to_float,
 )
 from vqgan.pictures import Pictures, PictureStream, make_figures, spread, write_grid
 from vqgan.releasing import release
@@ -84,10 +86,8 @@ class PictureTraining(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.shift < 0:
-            raise ValueError(f"training.shift cannot be negative, not {self.shift}")
-        if self.eval_examples < 1:
-            raise ValueError(f"training.eval_examples must be at least 1, not {self.eval_examples}")
+        check_least(self, "training", 0, "shift")
+        check_least(self, "training", 1, "eval_examples")
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
     examples_at = make_plan(config.training).examples
     return Player(
         init=partial(discriminator.init, settings),
-        loss=adversarial.make_discriminator_loss(settings, reconstruct, to_float),
+        loss=adversarial.make_discriminator_loss(settings, reconstruct, to_floats),
         optimizer=make_optimizer(optim),
         schedule=make_schedule(optim, config.training.steps, examples_at),
         first_step=config.loss.adversarial_from,
@@ -247,7 +247,7 @@ def read_sets(
             continue
         split = reading.example.split or split_of(reading.pixels, HELD_OUT)
         sets.setdefault(split, []).append(reading.pixels)
-    sets.pop("gallery", None)
+    sets.pop(GALLERY, None)
     told = source.oddities() + ([tell_skipped(skipped, len(source))] if skipped else [])
     for one in told:
         print(f"warning: {one}", file=sys.stderr)

@@ -15,6 +15,7 @@ import msgpack
 import numpy as np
 
 from files import new_file
+from json_files import without_repeats
 
 ARRAY, SCALAR = 1, 3
 PIECE_BYTES = 2**30
@@ -52,21 +53,12 @@ def _unpack(file: IO[bytes]) -> Any:
         max_buffer_size=max(size, 1),
         max_array_len=0,
         max_map_len=MOST_KEYS,
-        object_pairs_hook=_without_repeats,
+        object_pairs_hook=without_repeats,
     )
     tree = unpacker.unpack()
     if unpacker.tell() != size:
         raise ValueError(f"{size - unpacker.tell()} bytes follow its end")
     return tree
-
-
-def _without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[Any] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twice!s:.200} occurs twice")
-    return found
 
 
 def _read_map(found: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Any]:

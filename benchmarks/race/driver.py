@@ -22,6 +22,7 @@ import yaml
 from benchmarks.race import configs
 from benchmarks.race.contestants import Contestant, read_contestant
 from config import run
+from settings import check_least
 
 Job = Literal["train", "sample", "encode", "decode"]
 
@@ -174,8 +175,7 @@ def choose(config: RaceConfig) -> Race:
     )
     if not chosen.contestants:
         raise ValueError(f"nobody races; say who does {config.figure}: --contestants=[pastel,…]")
-    if config.rounds < 1 or config.warm_up < 1:
-        raise ValueError(f"rounds {config.rounds} and warm_up {config.warm_up} must be at least 1")
+    check_least(config, "", 1, "rounds", "warm_up")
     return chosen
 
 

@@ -1,23 +1,22 @@
 """Several sources as one, in the order in which they are named."""
 
-import bisect
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 
 from data.sources.base import Example, LeftOut, Source
+from data.sources.parts import SourceOfParts
 
 
-class JoinedSource(Source):
+class JoinedSource(SourceOfParts):
     """The examples of the first, then those of the second, and so on."""
 
     kind = "joined"
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
-        self._ends = list(accumulate(map(len, sources)))
+        self.divide(map(len, sources))
         self.path = Path(os.path.commonpath([one.path.absolute() for one in sources]))
         self.damage, self.left_out = {}, LeftOut()
         for one in sources:
@@ -33,15 +32,10 @@ class JoinedSource(Source):
         """Of all of them."""
         return [file for one in self._sources for file in one.files]
 
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = bisect.bisect_right(self._ends, index)
-        source = self._sources[number]
-        example = source[index - (self._ends[number - 1] if number else 0)]
+    def example(self, part: int, place: int) -> Example:
+        """The example of a source, with the source's name in front of its key and file."""
+        source = self._sources[part]
+        example = source[place]
         name = source.path.name
         file = f"{name}/{example.file}" if example.file else name
         return replace(example, key=f"{name}/{example.key}", file=file)

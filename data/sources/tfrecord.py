@@ -5,26 +5,25 @@ bytes are a message of Protocol Buffers, tensorflow/core/example/example.proto. 
 formats, with no TensorFlow and nothing executed.
 """
 
-import bisect
 import os
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from data.pictures import MAX_BYTES
 from data.sources import texts
-from data.sources.base import Example, LeftOut, Source, counted
+from data.sources.base import Example, LeftOut, counted
 from data.sources.config import PLAIN, ReadingConfig
+from data.sources.parts import SourceOfParts
 from data.sources.splits import split_from
 
 _IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw")
 _MAX_RECORD = MAX_BYTES + (1 << 20)
 
 
-class TFRecordSource(Source):
+class TFRecordSource(SourceOfParts):
     """Records with a picture, one file after the other."""
 
     kind = "tfrecord"
@@ -38,33 +37,26 @@ class TFRecordSource(Source):
             self._offsets.append(offsets)
             if damage:
                 self.damage[file.name] = damage
-        self._ends = list(accumulate(len(one) for one in self._offsets))
+        self.divide(map(len, self._offsets))
         first = self[0] if len(self) else None
         self.num_captioned = len(self) if first and first.captions else 0
         self.about = counted(len(files), "TFRecord file")
         self.sought = f"its first record has none of {', '.join(texts.CAPTION_NAMES)}"
 
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = bisect.bisect_right(self._ends, index)
-        at = index - (self._ends[number - 1] if number else 0)
-        with self.files[number].open("rb") as file:
-            file.seek(self._offsets[number][at])
+    def example(self, part: int, place: int) -> Example:
+        """The record at a place of a file."""
+        path, at = self.files[part], place
+        with path.open("rb") as file:
+            file.seek(self._offsets[part][at])
             (size,) = struct.unpack("<Q", file.read(8))
             file.seek(4, os.SEEK_CUR)
             record = file.read(min(size, _MAX_RECORD))
-        key = f"{self.files[number].stem}/{at:08d}"
+        key = f"{path.stem}/{at:08d}"
         try:
             said = dict(_features(record))
         except (ValueError, IndexError, struct.error):
             missing = "its record is damaged"
-            return Example(
-                key, b"", (("", 1.0),), "", {}, self.files[number].name, str(at), missing=missing
-            )
+            return Example(key, b"", (("", 1.0),), "", {}, path.name, str(at), missing=missing)
         data = next((said[k] for k in _IMAGE_KEYS if isinstance(said.get(k), bytes)), b"")
         about: dict[str, Any] = {
             k: texts.decode(v)[0] if isinstance(v, bytes) and len(v) < 1 << 20 else v
@@ -79,7 +71,7 @@ class TFRecordSource(Source):
             found.captions,
             split,
             texts.attributes_from(about),
-            self.files[number].name,
+            path.name,
             str(at),
             tuple(found.notes),
             "" if data else "no picture in this record",

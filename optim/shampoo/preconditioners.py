@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from optim.config import ShampooConfig
-from optim.paths import is_stacked, matches
+from optim.paths import matches
 from optim.shampoo.blocks import Shape, cut, join, merge_shape
 from optim.shampoo.grafts import moving
 from optim.shampoo.roots import inverse_root
 from optim.spread import Spread, spread_jobs
+from trees import is_stacked
 
 # By kind of block and by dimension; each is [jobs, n, n].
 Matrices = tuple[tuple[Float[Array, "_ _ _"], ...], ...]

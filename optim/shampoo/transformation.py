@@ -11,7 +11,6 @@ import optax
 from jaxtyping import Array, Int
 
 from optim.config import ShampooConfig
-from optim.paths import map_named
 from optim.shampoo.grafts import GRAFTS, TINY, WITHOUT_SQUARES, Scale
 from optim.shampoo.preconditioners import (
     Plan,
@@ -23,6 +22,10 @@ from optim.shampoo.preconditioners import (
 )
 from optim.shampoo.quantized import quantize, restore
 from optim.spread import LOCAL, Spread
+from trees import map_named
+
+STACKS = ("statistics", "preconditioners")
+"""Parts of the state whose arrays are stacks of square matrices, which devices can share."""
 
 
 class ShampooState(NamedTuple):

@@ -78,7 +78,7 @@ def test_contestants_are_timed_in_turns(
         ({"sizes": "huge"}, "no sizes 'huge'; there are: bench-S"),
         ({"settings": ("batch",)}, "'batch' is not of the form key=value"),
         ({"figure": "drawings"}, "no figure or job 'drawings'; there are: drawing, "),
-        ({"rounds": 0}, "rounds 0 and warm_up 2 must be at least 1"),
+        ({"rounds": 0}, "rounds must be at least 1, not 0"),
     ],
 )
 def test_what_cannot_race_is_told_in_one_line(

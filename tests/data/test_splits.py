@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from data.pictures import read_picture
-from data.splits import HELD_OUT, split_of
+from data.splits import split_of
+from split_names import HELD_OUT
 
 COUNT = 600
 

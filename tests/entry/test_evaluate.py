@@ -253,7 +253,7 @@ def _score(share: float, count: int) -> float:
         (["{run}", "--records=nowhere"], "no token records in nowhere"),
         (["nowhere"], "no checkpoint at nowhere"),
         ([], "required: checkpoints"),
-        (["{run}", "--pictures=0"], "pictures 0 must be at least 1"),
+        (["{run}", "--pictures=0"], "pictures must be at least 1, not 0"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

@@ -227,7 +227,7 @@ def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
         (["--prompts"], "no prompts: pass --prompts"),
         (["--prompts", "a", "--checkpoint=nowhere"], "no checkpoint at nowhere"),
         (["--prompts_file=nowhere"], "no prompts_file at nowhere"),
-        (["--prompts", "a", "--pictures=0"], "pictures 0 must be at least 1"),
+        (["--prompts", "a", "--pictures=0"], "pictures must be at least 1, not 0"),
         (["--prompts", "a", "--temperature=-1"], "temperature ≥ 0"),
         (["--prompts", "a", "--guidance_scale=1e38"], "guidance_scale 1e+38 is beyond"),
         (["--prompts", "a", "--pictures=1000000000"], "at most 1,000,000 are drawn"),

@@ -14,14 +14,14 @@ from model.loss import make_loss
 from model.loss_config import LossConfig as TextLossConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from tests.tiny import TINY
+from tests.tiny import TINY, TINY_VQGAN
 from training.config import ParallelConfig, ParallelMode
 from training.devices import parallel
 from training.update.state import TrainState
 from training.update.step import Loss, make_train_step
 from vqgan import objective
 from vqgan.autoencoder import build
-from vqgan.config import LossConfig, VQGANConfig
+from vqgan.config import LossConfig
 
 ROWS = 8
 WAYS: list[tuple[int, int, ParallelMode]] = [(4, 1, "pmap"), (2, 2, "mesh"), (2, 2, "pmap")]
@@ -41,17 +41,7 @@ def of_transformer() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]
 
 
 def of_vqgan() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]:
-    sizes = VQGANConfig(
-        image_size=16,
-        stem_channels=8,
-        channels=(8, 16),
-        encoder_blocks=(1, 1),
-        decoder_blocks=(1, 1),
-        latent_channels=4,
-        code_dim=4,
-        codebook_size=32,
-    )
-    autoencoder, random = build(sizes), np.random.default_rng(0)
+    autoencoder, random = build(TINY_VQGAN), np.random.default_rng(0)
     pixels = random.integers(0, 255, (ROWS, 16, 16, 3), dtype=np.uint8)
     loss = objective.make_loss(autoencoder, LossConfig(), warmup_steps=0)
     return loss, autoencoder.init, {"pixels": pixels}

@@ -17,13 +17,14 @@ from optim.config import OptimConfig
 from optim.ema import init_ema, make_ema
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
-from optim.paths import map_named, matches
+from optim.paths import matches
 from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
 from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
 from training.update.state import TrainState
 from training.update.step import Moment, Step, make_train_step
+from trees import map_named
 
 OPTIM = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.0)
 PARTS = ("head/*", "text_embedding/*", "decoder/*/mlp/*")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.tiny import TINY_VQGAN
 from tests.vqgan.examples import FLAX, GUMBEL, settings
 from vqgan.config import VQGANConfig
 
@@ -13,16 +14,7 @@ from vqgan.config import VQGANConfig
 @pytest.fixture(scope="session")
 def tiny_vqgan() -> VQGANConfig:
     """16 × 16 pixels, 2 × 2 tokens, 32 codes."""
-    return VQGANConfig(
-        image_size=16,
-        stem_channels=8,
-        channels=(8, 16),
-        encoder_blocks=(1, 1),
-        decoder_blocks=(1, 1),
-        latent_channels=4,
-        code_dim=4,
-        codebook_size=32,
-    )
+    return TINY_VQGAN
 
 
 @pytest.fixture

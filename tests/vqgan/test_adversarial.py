@@ -9,6 +9,7 @@ import pytest
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from pixels import to_floats
 from training.config import ParallelConfig
 from training.devices import parallel
 from training.update.players import Player
@@ -107,7 +108,7 @@ def moment_of(step, params):
 def test_a_picture_s_norm_is_that_of_the_last_kernel_s_gradient(game):
     autoencoder, config, _ = game
     params = autoencoder.init(jax.random.key(0))
-    pixels = objective.to_float(jnp.asarray(picture_batch()["pixels"]))
+    pixels = to_floats(jnp.asarray(picture_batch()["pixels"]))
     latents = autoencoder.latents(params, pixels)
 
     def loss_of_last(kernel, i):
@@ -135,7 +136,7 @@ def test_the_gradient_is_that_of_the_weighted_terms(game):
     keys = jax.random.split(jax.random.key(1), 8)
     with_term = objective.make_loss(autoencoder, config, 0, opponent)
     without = objective.make_loss(autoencoder, config, 0)
-    pixels = objective.to_float(batch["pixels"])
+    pixels = to_floats(batch["pixels"])
     paint = objective.make_painting(autoencoder, 0)
 
     def losses(params):
@@ -198,7 +199,7 @@ def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
     keys = jax.random.split(jax.random.key(1), 8)
 
     def before(params, batch, keys, moment):
-        pixels = objective.to_float(batch["pixels"])
+        pixels = to_floats(batch["pixels"])
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)
         is_quantized = moment.step >= 1
@@ -224,7 +225,7 @@ def update(autoencoder, config, micro_batches, devices):
     loss = objective.make_loss(autoencoder, config, 0, Opponent(autoencoder, config, LAYOUT))
     paint = objective.make_painting(autoencoder, 0)
     own = adversarial.make_discriminator_loss(
-        LAYOUT, lambda p, x, moment: paint(p, x, moment.step).reconstruction, objective.to_float
+        LAYOUT, lambda p, x, moment: paint(p, x, moment.step).reconstruction, to_floats
     )
     players = {
         NAME: Player(

@@ -12,6 +12,7 @@ from PIL import Image
 
 from config import from_yaml
 from optim.config import OptimConfig
+from pixels import to_floats
 from training.config import CheckpointConfig, GridsConfig
 from training.session import train
 from training.update.build import make_state
@@ -20,7 +21,7 @@ from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig
 from vqgan.losses import reconstruction_loss
-from vqgan.objective import make_codebook_care, make_loss, to_float
+from vqgan.objective import make_codebook_care, make_loss
 from vqgan.recipe import PicturesConfig, PictureTraining, VQGANRunConfig, make_recipe
 from vqgan.train import main
 
@@ -215,8 +216,8 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
     keys = jax.random.split(jax.random.key(1), 4)
     value, gradient = jax.value_and_grad(lambda p: loss(p, batch, keys, moment)[0])(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["encoder"]["to_code"]))
-    off_grid = autoencoder.paint(params, autoencoder.latents(params, to_float(batch["pixels"])))
-    painted = reconstruction_loss(to_float(batch["pixels"]), off_grid, LossConfig())
+    off_grid = autoencoder.paint(params, autoencoder.latents(params, to_floats(batch["pixels"])))
+    painted = reconstruction_loss(to_floats(batch["pixels"]), off_grid, LossConfig())
     assert float(value) != pytest.approx(float(painted), rel=1e-6)  # quantised from the start
 
 

@@ -18,6 +18,7 @@ from training.devices.devices import check_batch as check_batch
 from training.devices.devices import choose as choose
 from training.devices.devices import start as start
 from training.update.step import Step
+from trees import is_stacked, map_named
 
 
 def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
@@ -75,15 +76,14 @@ def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., A
         return loss
     sizes = {**devices.mesh.shape, sharding.FSDP: 1}
 
-    def together(keys: Any, leaf: Any) -> Any:
-        path = sharding.path_of(keys)
-        if sharding.is_stacked(path):
+    def together(path: str, leaf: Any) -> Any:
+        if is_stacked(path):
             return leaf
         spec = sharding.partition(path, leaf.shape, sizes)
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(devices.mesh, spec))
 
     def gathered(params: Any, batch: Any, *more: Any) -> Any:
-        params = jax.tree_util.tree_map_with_path(together, params)
+        params = map_named(together, params)
         batch = jax.lax.with_sharding_constraint(batch, devices.rows_sharding)
         return loss(params, batch, *more)
 
@@ -96,10 +96,8 @@ def shardings(tree: Any, devices: Devices) -> Any:
         whole = NamedSharding(devices.lane, PartitionSpec())
         return jax.tree.map(lambda _: whole, tree)
     mesh = devices.mesh
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: NamedSharding(
-            mesh, sharding.partition(sharding.path_of(keys), leaf.shape, mesh.shape)
-        ),
+    return map_named(
+        lambda path, leaf: NamedSharding(mesh, sharding.partition(path, leaf.shape, mesh.shape)),
         tree,
     )
 

@@ -12,16 +12,20 @@ from typing import Any
 
 from jax.sharding import PartitionSpec
 
+from optim.optimizers import STACKS
+from trees import is_stacked
+
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = PartitionSpec((DATA, FSDP))
 
+_OF_OPTIMIZER = rf"/({'|'.join(STACKS)})/"
 TENSOR_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"/(q|k|v|up|gate)/(kernel|bias)$", (-1,)),  # outputs
     (r"/(out|down)/kernel$", (-2,)),  # inputs
     (r"_embedding/tokens$", (-2, -1)),  # rows, else columns
     (r"(^|/)head/kernel$", (-1,)),
     (r"(^|/)logits_bias$", (-1,)),
-    (r"/(statistics|preconditioners)/", (-1,)),
+    (_OF_OPTIMIZER, (-1,)),
 )
 """Path of a parameter → the axis that is sharded over `tensor`: the first that can be divided."""
 
@@ -34,25 +38,13 @@ JOBS: tuple[tuple[Any, ...], ...] = (
 """Shardings of square matrices of which each device is to work on a few: first as in the state,
 last by matrices, and in between such that each move exchanges parts."""
 
-_STACKED = re.compile(r"(^|/)run\d+/|/(statistics|preconditioners)/")
-
-
-def path_of(keys: Sequence[Any]) -> str:
-    """A leaf's path in a state, such as opt_state/1/mu/decoder/run0/mlp/up/kernel."""
-    names = (getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in keys)
-    return "/".join(str(name) for name in names)
-
-
-def is_stacked(path: str) -> bool:
-    """Whether the first axis is that of a stack of layers, or of an optimizer's matrices."""
-    return _STACKED.search(path) is not None
-
 
 def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
     """The mesh axis of each axis of a parameter, or of an optimizer's array whose path ends with
-    the parameter's. The axis of stacked layers is never sharded, vectors only by the rules."""
+    the parameter's. The first axis of a stack, of layers or of an optimizer's matrices, is never
+    sharded, vectors only by the rules."""
     axes: list[str | None] = [None] * len(shape)
-    first = int(is_stacked(path))
+    first = int(is_stacked(path) or re.search(_OF_OPTIMIZER, path) is not None)
 
     def may_cut(axis: int, name: str) -> bool:
         free = axis >= first and axes[axis] is None

@@ -22,13 +22,13 @@ from training.saved.digests import (
     is_digest,
     json_digest,
     leaf_digests,
-    path_name,
     shape_of,
 )
 from training.saved.disk import FolderSteps
 from training.saved.remote import ObjectSteps, UnreachableError, is_remote
 from training.saved.saving import to_keep
 from training.update.state import TrainState
+from trees import map_named
 
 Tell = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
@@ -271,12 +271,12 @@ class Checkpoints:
         saved = self.digests(step)
         item = "ema" if any(name.startswith("ema/") for name in saved) else "params"
 
-        def as_saved(path: Any, leaf: Any) -> Any:
-            digest = saved.get(f"{item}/{path_name(path)}", describe(leaf))
+        def as_saved(name: str, leaf: Any) -> Any:
+            digest = saved.get(f"{item}/{name}", describe(leaf))
             dtype = shape_of(digest, leaf).dtype
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
 
-        wanted = jax.tree_util.tree_map_with_path(as_saved, like)
+        wanted = map_named(as_saved, like)
         found = self._restore(step, {item: wanted})[item]
         return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found, like)
 

@@ -16,18 +16,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped, UInt32
 
+from trees import named_leaves
+
 DIGEST = re.compile(r"(\w{1,32})\[(?:\d{1,15},?)*\] [0-9a-f]{16}", re.ASCII)
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:
     """Path → "dtype[shape] digest" of every array in a tree."""
-    leaves = jax.tree.flatten_with_path(tree)[0]
+    leaves = named_leaves(tree)
     # One at a time: where processes work together, many programs under way can block each other.
     folded = [jax.device_get(_fold(leaf)) for _, leaf in leaves]
     return {
-        path_name(path): f"{describe(leaf)} {int(a):08x}{int(b):08x}"
-        for (path, leaf), (a, b) in zip(leaves, folded, strict=True)
+        name: f"{describe(leaf)} {int(a):08x}{int(b):08x}"
+        for (name, leaf), (a, b) in zip(leaves, folded, strict=True)
     }
 
 
@@ -56,7 +58,7 @@ def check_fit(step: str, expected: Mapping[str, str], wanted: dict[str, Any]) ->
     """Raises ValueError naming the first array of a step that is not of the shape and dtype
     wanted."""
     have = {n: d.split()[0] for n, d in expected.items() if n.partition("/")[0] in wanted}
-    want = {path_name(p): describe(x) for p, x in jax.tree.flatten_with_path(wanted)[0]}
+    want = {name: describe(leaf) for name, leaf in named_leaves(wanted)}
     for name in {**want, **have}:
         if have.get(name) != want.get(name):
             raise ValueError(
@@ -64,10 +66,6 @@ def check_fit(step: str, expected: Mapping[str, str], wanted: dict[str, Any]) ->
                 f"{have.get(name, 'not in it')}, not {want.get(name, 'absent')}"
                 + ("; --init_from=RUN takes its weights only" if "opt_state" in name else "")
             )
-
-
-def path_name(path: Any) -> str:
-    return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
 
 
 def json_digest(values: Mapping[str, Any]) -> str:

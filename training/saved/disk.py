@@ -2,6 +2,7 @@
 whole. Only this file knows orbax."""
 
 import contextlib
+import functools
 import json
 import logging
 import shutil
@@ -14,26 +15,23 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-# What they have to say is said in training/saved/checkpoint.py in a line.
-for noisy in ("absl", "asyncio"):
-    logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
-_print_error, _print_unraisable = sys.excepthook, sys.unraisablehook
+@functools.cache
+def quieten() -> None:
+    """Keep orbax's own messages from the terminal, once a process, when its first folder opens:
+    training/saved/checkpoint.py says in a line what is wrong. Where one write fails, orbax closes
+    its event loop, and writes that finish later complain, some in a thread of tensorstore's."""
+    for noisy in ("absl", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    print_error, print_unraisable = sys.excepthook, sys.unraisablehook
 
+    def is_late(error: object) -> bool:
+        return str(error) == "Event loop is closed"
 
-def _print_unless_late(kind: Any, error: Any, trace: Any) -> None:
-    """Where one write fails, orbax ends its event loop, and those that finish later complain."""
-    if str(error) != "Event loop is closed":
-        _print_error(kind, error, trace)
-
-
-def _print_unraisable_unless_late(one: Any) -> None:
-    """The same, for writes that finish in a thread of tensorstore's."""
-    if str(one.exc_value) != "Event loop is closed":
-        _print_unraisable(one)
-
-
-sys.excepthook, sys.unraisablehook = _print_unless_late, _print_unraisable_unless_late
+    sys.excepthook = lambda kind, error, trace: (
+        None if is_late(error) else print_error(kind, error, trace)
+    )
+    sys.unraisablehook = lambda one: None if is_late(one.exc_value) else print_unraisable(one)
 
 
 SWEEPS, SWEEP_SECONDS = 4, 0.05
@@ -43,6 +41,7 @@ class FolderSteps:
     """Steps as folders, on a disk that all processes share."""
 
     def __init__(self, folder: Path, is_writer: bool) -> None:
+        quieten()
         self._folder, self._is_writer = folder.resolve(), is_writer
         self._failed: set[int] = set()
         self._manager = self._open()

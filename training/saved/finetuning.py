@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from training.saved.digests import describe, path_name
+from training.saved.digests import describe
+from trees import named_leaves
 
 TABLES: tuple[tuple[str, int], ...] = (
     (r"_embedding/(tokens|positions)$", 0),
@@ -37,17 +38,16 @@ def fit_params(
     Raises:
         ValueError: naming what fits nothing.
     """
-    have = {path_name(path): leaf for path, leaf in jax.tree.flatten_with_path(found)[0]}
-    want, treedef = jax.tree.flatten_with_path(fresh)
-    names = [path_name(path) for path, _ in want]
+    have = dict(named_leaves(found))
+    want = named_leaves(fresh)
+    names = [name for name, _ in want]
     _refuse("are not in these weights", [name for name in names if name not in have])
     _refuse("have no place in this model", [name for name in have if name not in names])
     lines: list[str] = []
     fitted = [
-        _fit(name, have[name], leaf, moved_rows.get(name), fetch, lines)
-        for name, (_, leaf) in zip(names, want, strict=True)
+        _fit(name, have[name], leaf, moved_rows.get(name), fetch, lines) for name, leaf in want
     ]
-    return jax.tree.unflatten(treedef, fitted), lines
+    return jax.tree.unflatten(jax.tree.structure(fresh), fitted), lines
 
 
 def _refuse(problem: str, names: list[str]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import tensorstore as ts
 
 from training.devices.processes import everywhere
-from training.saved.digests import path_name
+from trees import named_leaves
 
 Store = ts.KvStore
 SCHEMES = ("gs://", "s3://", "file://")
@@ -142,8 +142,8 @@ class ObjectSteps:
         if not everywhere(problem is None):
             raise problem or UnreachableError("process 0 cannot reach it")
         pieces = {
-            object_name(path): (leaf.shape, leaf.dtype, _cut(leaf), _pieces(leaf))
-            for path, leaf in jax.tree.flatten_with_path(items)[0]
+            object_name(name): (leaf.shape, leaf.dtype, _cut(leaf), _pieces(leaf))
+            for name, leaf in named_leaves(items)
         }
         self._writing = self._thread.submit(self._write, step, pieces, words, first)
 
@@ -228,10 +228,8 @@ class ObjectSteps:
 
     def restore(self, step: int, wanted: Any) -> Any:
         """The arrays of a step that `wanted`, a tree of shapes with shardings, asks for."""
-        leaves, treedef = jax.tree.flatten_with_path(wanted)
 
-        def read(leaf: tuple[Any, Any]) -> jax.Array:
-            path, like = leaf
+        def read(path: str, like: Any) -> jax.Array:
             array = ts.open(
                 {"driver": "zarr3", "fill_missing_data_reads": False},
                 kvstore=self._store / f"{step}/{object_name(path)}/",
@@ -244,7 +242,8 @@ class ObjectSteps:
             )
 
         with reachable(self._store), ThreadPoolExecutor(READERS) as readers:
-            return jax.tree.unflatten(treedef, list(readers.map(read, leaves)))
+            found = list(readers.map(lambda one: read(*one), named_leaves(wanted)))
+        return jax.tree.unflatten(jax.tree.structure(wanted), found)
 
     def reload(self) -> None:
         """Nothing is remembered of what is there."""
@@ -253,10 +252,11 @@ class ObjectSteps:
         self._thread.shutdown()
 
 
-def object_name(path: Any) -> str:
-    """params/a/kernel, or rest/opt_state/0/mu/a/kernel: no character that stores or their tools
-    take for something else."""
-    return re.sub(r"\W+", "/", path_name(path)).strip("/")
+def object_name(path: str) -> str:
+    """The name in a store of the array at a path, such as params/a/kernel or
+    rest/opt_state/0/mu/a/kernel: no character that stores or their tools take for something
+    else."""
+    return re.sub(r"\W+", "/", path).strip("/")
 
 
 def _cut(leaf: jax.Array) -> tuple[int, ...]:

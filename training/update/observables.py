@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from optim.freezing import with_zeros
-from optim.paths import is_stacked
-from training.saved.digests import path_name
+from trees import is_stacked, named_leaves
 
 OBSERVED = "observed"
 """Key of all values among the metrics of a step, until `unpack` names them."""
@@ -122,8 +121,7 @@ def tensor_norms(update: Update) -> Mapping[str, Array]:
 
 def _norms(tree: Any) -> dict[str, Array]:
     found: dict[str, Array] = {}
-    for path, leaf in jax.tree.flatten_with_path(tree)[0]:
-        name = path_name(path)
+    for name, leaf in named_leaves(tree):
         axes = tuple(range(1 if is_stacked(name) else 0, leaf.ndim))
         norm = jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=axes))
         layers = {f"{name}/{layer}": norm[layer] for layer in range(len(norm))} if norm.ndim else {}

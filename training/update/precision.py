@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Key, UInt32
 
 from training.config import MatmulPrecision, ParamDtype
-from training.devices.sharding import is_stacked, path_of
 from training.saved.digests import mix
+from trees import is_stacked, map_named
 
 TAG = 0x726F756E  # apart from the keys of examples
 
@@ -22,11 +22,11 @@ TAG = 0x726F756E  # apart from the keys of examples
 def narrow(params: Any, dtype: ParamDtype) -> Any:
     """Matrices and tables rounded to the nearest in `dtype`; norms and biases stay as they are."""
 
-    def one(path: Any, leaf: Array) -> Array:
-        is_matrix = leaf.ndim - is_stacked(path_of(path)) >= 2
+    def one(name: str, leaf: Array) -> Array:
+        is_matrix = leaf.ndim - is_stacked(name) >= 2
         return leaf.astype(dtype) if is_matrix else leaf
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return map_named(one, params)
 
 
 def widen(params: Any) -> Any:

@@ -1,0 +1,28 @@
+"""A sequence of examples that stands in several parts, one behind the other."""
+
+import bisect
+from collections.abc import Iterable
+from itertools import accumulate
+
+from data.sources.base import Example, Source
+
+
+class SourceOfParts(Source):
+    """Example i is that of a place in a part."""
+
+    def divide(self, sizes: Iterable[int]) -> None:
+        """Say how many examples each part has."""
+        self._ends = list(accumulate(sizes))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, index)
+        return self.example(part, index - (self._ends[part - 1] if part else 0))
+
+    def example(self, part: int, place: int) -> Example:
+        """The example at a place of a part."""
+        raise NotImplementedError
