@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from jax.typing import DTypeLike
 
 from copying import copy_file, copy_folder
 from json_files import read_json
@@ -74,7 +75,7 @@ class Release:
     origin: Origin | None
 
 
-def load(folder: str | Path, dtype: Any = None) -> tuple[ModelConfig, Params]:
+def load(folder: str | Path, dtype: DTypeLike | None = None) -> tuple[ModelConfig, Params]:
     """The configuration and parameters in a folder of ours, of DALL·E mini (config.json and
     flax_model.msgpack) or of BART (config.json and model.safetensors), as `dtype` or float32.
 
@@ -98,7 +99,7 @@ def save(
     releases.save(Path(folder), values, params, dtype, origin)
 
 
-def read(folder: str | Path, dtype: Any = None) -> Release:
+def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
     """Everything in a folder of any known format. Raises ValueError as `load` does."""
     folder = Path(folder)
     path = folder / CONFIG_FILE
@@ -147,7 +148,9 @@ def _exists(folder: Path, name: str) -> bool:
     return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
 
 
-def _read_foreign(folder: Path, kind: Format, values: dict[str, Any], dtype: Any) -> Release:
+def _read_foreign(
+    folder: Path, kind: Format, values: dict[str, Any], dtype: DTypeLike | None
+) -> Release:
     file, arrays = read_arrays(folder, FLAX_FILE if kind == "dalle_mini" else WEIGHTS_FILE)
     scanned = kind == "dalle_mini" and dalle_mini.is_scanned(arrays)
     arrays = bart.untie(file, arrays) if kind == "bart" else arrays

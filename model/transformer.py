@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from model.attention import num_heads
@@ -274,7 +275,7 @@ def _is_laid_out(params: Params) -> bool:
     return "layer0" in params["decoder"]
 
 
-def build(config: ModelConfig, compute_dtype: Any = jnp.float32) -> Transformer:
+def build(config: ModelConfig, compute_dtype: DTypeLike = jnp.float32) -> Transformer:
     """The model of a configuration, computing in `compute_dtype`."""
     return Transformer(config, jnp.dtype(compute_dtype))
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 
-def init_ema(params: Any) -> Any:
+def init_ema(params: PyTree) -> Any:
     """The average before the first update: the weights, in float32 and in memory of their own."""
     return jax.tree.map(lambda p: jnp.array(p, jnp.float32), params)
 
@@ -18,7 +18,7 @@ def make_ema(decay: float) -> Callable[[Any, Any, Array], Any] | None:
     return (lambda ema, params, step: update_ema(ema, params, decay, step)) if decay else None
 
 
-def update_ema(ema: Any, params: Any, decay: float, step: int | Int[Array, ""]) -> Any:
+def update_ema(ema: PyTree, params: PyTree, decay: float, step: int | Int[Array, ""]) -> Any:
     """The average after update number `step`, counted from 0, whose weights are `params`.
 
     The decay is at most (1 + step) / (10 + step), so that the first weights are soon forgotten.

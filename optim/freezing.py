@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from optim.paths import check_patterns, matches
 from trees import map_named
@@ -24,21 +25,21 @@ def make_is_trained(
     return lambda name: (not train_only or matches(name, train_only)) and not matches(name, frozen)
 
 
-def trained_part(params: Any, is_trained: IsTrained | None) -> Any:
+def trained_part(params: PyTree, is_trained: IsTrained | None) -> Any:
     """The tree with an `optax.MaskedNode`, which holds no array, in place of frozen parameters."""
     if is_trained is None:
         return params
     return map_named(lambda name, p: p if is_trained(name) else optax.MaskedNode(), params)
 
 
-def with_trained(params: Any, part: Any) -> Any:
+def with_trained(params: PyTree, part: Any) -> Any:
     """`params` with the arrays of `part`, a tree that `trained_part` gave, in their place."""
     return jax.tree.map(
         lambda new, old: old if _is_frozen(new) else new, part, params, is_leaf=_is_frozen
     )
 
 
-def with_zeros(part: Any, params: Any) -> Any:
+def with_zeros(part: Any, params: PyTree) -> Any:
     """`part` with zeros in place of frozen arrays, in the shapes of `params`."""
     return with_trained(jax.tree.map(jnp.zeros_like, params), part)
 
@@ -62,12 +63,12 @@ def freeze(
     if is_trained is None:
         return optimizer
 
-    def labels(params: Any) -> Any:
+    def labels(params: PyTree) -> Any:
         return map_named(lambda name, _: "trained" if is_trained(name) else "frozen", params)
 
     both = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
-    def init(params: Any) -> Any:
+    def init(params: PyTree) -> Any:
         names = jax.tree.leaves(map_named(lambda name, _: name, params))
         check_patterns("freeze", frozen, names)
         check_patterns("train_only", train_only, names)

@@ -4,10 +4,13 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from trees import is_stacked, map_named
 
 UNSTACKED = 0
+State = dict[str, PyTree]
+"""States by number of layers."""
 
 
 def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -20,12 +23,12 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
     def mapped(function: Any, layers: int) -> Any:
         return function if layers == UNSTACKED else jax.vmap(function)
 
-    def init(params: Any) -> dict[str, Any]:
+    def init(params: PyTree) -> State:
         return {
             f"layers{n}": mapped(inner.init, n)(_only(params, n)) for n in _layer_counts(params)
         }
 
-    def update(grads: Any, state: dict[str, Any], params: Any = None) -> tuple[Any, dict[str, Any]]:
+    def update(grads: PyTree, state: State, params: PyTree = None) -> tuple[PyTree, State]:
         found, states = grads, {}
         for n in _layer_counts(grads):
             group, states[f"layers{n}"] = mapped(inner.update, n)(
@@ -46,11 +49,11 @@ def _layers(name: str, leaf: Any) -> int:
     return len(leaf) if is_stacked(name) else UNSTACKED
 
 
-def _layer_counts(tree: Any) -> list[int]:
+def _layer_counts(tree: PyTree) -> list[int]:
     return sorted(set(jax.tree.leaves(map_named(_layers, tree))))
 
 
-def _only(tree: Any, layers: int) -> Any:
+def _only(tree: PyTree, layers: int) -> Any:
     """The tree without the leaves that have another number of layers."""
     return map_named(
         lambda name, leaf: leaf if _layers(name, leaf) == layers else optax.MaskedNode(), tree

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from optim import shampoo
 from optim.config import OptimConfig, Optimizer
@@ -65,7 +66,7 @@ def _muon(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
         consistent_rms=0.2,
     )
 
-    def labels(params: Any) -> Any:
+    def labels(params: PyTree) -> Any:
         sides = _sides(params)
         return jax.tree.map(
             lambda side: "adam" if side is None else "muon",
@@ -108,7 +109,7 @@ def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationE
     """Adds learning_rate · parameter, which the step multiplies by the learning rate once more."""
 
     def update(
-        updates: Any, state: Any, params: Any = None, *, learning_rate: Any = None, **_: Any
+        updates: PyTree, state: Any, params: PyTree = None, *, learning_rate: Any = None, **_: Any
     ) -> tuple[Any, Any]:
         if learning_rate is None:
             raise ValueError("palm_adafactor's weight decay needs update(…, learning_rate=…)")
@@ -124,12 +125,12 @@ def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationE
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def is_decayed(params: Any) -> Any:
+def is_decayed(params: PyTree) -> Any:
     """True for the kernels of dense and convolution layers: never norms, biases, embeddings."""
     return map_named(lambda name, _: name.split("/")[-1] == "kernel", params)
 
 
-def _sides(params: Any) -> Any:
+def _sides(params: PyTree) -> Any:
     """For muon: the inputs' and the outputs' axes of each kernel; None for parameters that
     adam trains, the kernel of the logits among them."""
 

@@ -4,11 +4,10 @@ trains it."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PyTree
 
 from training.devices.batching import BatchPlan
 from training.devices.parallel import Devices
@@ -37,7 +36,7 @@ class Run:
     """Examples a device holds at a time."""
 
 
-def no_start(path: str, fresh: Any) -> tuple[Any, list[str]]:
+def no_start(path: str, fresh: PyTree) -> tuple[PyTree, list[str]]:
     """Refuse --init_from: a recipe that cannot read weights."""
     raise ValueError(f"init_from {path}: this trainer has no weights to start from")
 
@@ -50,7 +49,7 @@ def nothing(run: Run) -> None:
 class Recipe:
     """What is trained: the parameters, the loss, the data, and the work around the updates."""
 
-    init: Callable[[Key[Array, ""]], Any]
+    init: Callable[[Key[Array, ""]], PyTree]
     """Random parameters, in float32."""
     loss: Loss
     open_batches: Callable[[BatchPlan, Devices], BatchAt]
@@ -77,7 +76,7 @@ class Recipe:
     """Work between updates that may replace the state; a pure function of its arguments."""
     costs: Callable[[Devices], Costs] = lambda devices: NO_COSTS
     """What an example costs, for figures of speed."""
-    start_from: Callable[[str, Any], tuple[Any, list[str]]] = no_start
+    start_from: Callable[[str, PyTree], tuple[PyTree, list[str]]] = no_start
     """(--init_from, fresh parameters on the devices) → parameters with its weights, and lines about
     them for the logbook. Raises ValueError where they are of another model."""
     finish: Callable[[Run, TrainState], None] = lambda run, state: None

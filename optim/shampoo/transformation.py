@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from optim.config import ShampooConfig
 from optim.shampoo.grafts import GRAFTS, TINY, WITHOUT_SQUARES, Scale
@@ -58,7 +58,7 @@ class Shampoo:
     root_dtype: Any = jnp.float32
     """Precision in which roots are computed; they are stored in float32."""
 
-    def init(self, params: Any) -> ShampooState:
+    def init(self, params: PyTree) -> ShampooState:
         config, plans = self.config, self._plans(params)
         zeros = partial(jax.tree.map, jnp.zeros_like)
         return ShampooState(
@@ -71,7 +71,7 @@ class Shampoo:
         )
 
     def update(
-        self, grads: Any, state: ShampooState, params: Any = None
+        self, grads: PyTree, state: ShampooState, params: PyTree = None
     ) -> tuple[Any, ShampooState]:
         grafted, squares = _grafts(
             self.config, self.beta2, self._plans(grads), grads, state.squares
@@ -90,7 +90,9 @@ class Shampoo:
             state.step + 1, statistics, preconditioners, squares, momentum, graft_momentum
         )
 
-    def _precondition(self, grads: Any, grafted: Any, state: ShampooState) -> tuple[Any, Any, Any]:
+    def _precondition(
+        self, grads: PyTree, grafted: Any, state: ShampooState
+    ) -> tuple[Any, Any, Any]:
         """Gradients preconditioned, of the graft's length; then the new statistics and roots."""
         config, plans, before = self.config, self._plans(grads), state.preconditioners
         grads = jax.tree.map(lambda p, g: self.spread.whole(g) if p.sided else g, plans, grads)
@@ -145,7 +147,7 @@ class Shampoo:
             lambda plan, m: quantize(plan.apart(m)) if len(plan.shape) > 1 else m, plans, momentum
         )
 
-    def _plans(self, params: Any) -> Any:
+    def _plans(self, params: PyTree) -> Any:
         return map_named(partial(make_plan, self.config, self.by_layer), params)
 
 
@@ -161,7 +163,7 @@ def _when(due: Array, compute: Callable[[], Any], before: Any) -> Any:
 
 
 def _grafts(
-    config: ShampooConfig, beta2: float, plans: Any, grads: Any, squares: Any
+    config: ShampooConfig, beta2: float, plans: Any, grads: PyTree, squares: Any
 ) -> tuple[Any, Any]:
     """The updates of the graft, layer by layer, and its sums of squares."""
     graft = GRAFTS[config.graft]

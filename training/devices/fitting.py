@@ -5,10 +5,10 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from training.devices import parallel, processes
 from training.devices.batching import BatchPlan
@@ -79,7 +79,9 @@ def divisors(number: int) -> list[int]:
     return [size for size in range(number, 0, -1) if number % size == 0]
 
 
-def compile_memory(step: Step, state: Any, batch: Any, devices: Devices) -> dict[str, int]:
+def compile_memory(
+    step: Step, state: TrainState, batch: PyTree, devices: Devices
+) -> dict[str, int]:
     """Bytes that the compiled step holds on each device. `state` and the whole `batch` are arrays
     or shapes, the state's with their shardings.
 
@@ -102,7 +104,7 @@ def compile_memory(step: Step, state: Any, batch: Any, devices: Devices) -> dict
     }
 
 
-def bytes_on_device(tree: Any) -> int:
+def bytes_on_device(tree: PyTree) -> int:
     """Bytes that a device holds of arrays, or of shapes with their shardings."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

@@ -4,12 +4,13 @@ pmap shards the batch's rows over the devices and replicates the state. mesh has
 shards the state over two of them by the rules of training/devices/sharding.py.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from optim.spread import Spread, over_axis
 from training.devices import sharding
@@ -17,8 +18,15 @@ from training.devices.devices import AXIS, Devices
 from training.devices.devices import check_batch as check_batch
 from training.devices.devices import choose as choose
 from training.devices.devices import start as start
-from training.update.step import Step
+from training.update.state import TrainState
+from training.update.step import Batch, Observed, Step
 from trees import is_stacked, map_named
+
+T = TypeVar("T")
+HostBatch = dict[str, np.ndarray]
+"""This process's rows of a batch, by what they are."""
+CompiledStep = Callable[[TrainState, HostBatch], tuple[TrainState, Observed]]
+"""(state, this process's rows of the batch) → (new state, metrics)"""
 
 
 def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
@@ -28,7 +36,7 @@ def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
     return lambda seen: max(seen // rows, 1)  # a rollback may come to batches of before a resume
 
 
-def mean_over(devices: Devices) -> Callable[[Any], Any]:
+def mean_over(devices: Devices) -> Callable[[PyTree], PyTree]:
     """The mean over the devices, for use inside a step that `compile_step` compiles. On a mesh the
     step is one program that sees the whole batch, and its means are over all devices already. They
     are constrained to the parameters' sharding, so that the optimizer's does not reach the
@@ -82,7 +90,7 @@ def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., A
         spec = sharding.partition(path, leaf.shape, sizes)
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(devices.mesh, spec))
 
-    def gathered(params: Any, batch: Any, *more: Any) -> Any:
+    def gathered(params: PyTree, batch: Batch, *more: Any) -> Any:
         params = map_named(together, params)
         batch = jax.lax.with_sharding_constraint(batch, devices.rows_sharding)
         return loss(params, batch, *more)
@@ -90,7 +98,7 @@ def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., A
     return gathered
 
 
-def shardings(tree: Any, devices: Devices) -> Any:
+def shardings(tree: PyTree, devices: Devices) -> PyTree[NamedSharding]:
     """The sharding of each leaf of a state, or of parameters."""
     if devices.mode == "pmap":
         whole = NamedSharding(devices.lane, PartitionSpec())
@@ -102,7 +110,7 @@ def shardings(tree: Any, devices: Devices) -> Any:
     )
 
 
-def shapes(make: Callable[[], Any], devices: Devices) -> Any:
+def shapes(make: Callable[[], T], devices: Devices) -> T:
     """Shapes, types and shardings of what `create` would return, without its memory."""
     found = jax.eval_shape(make)
     return jax.tree.map(
@@ -112,22 +120,22 @@ def shapes(make: Callable[[], Any], devices: Devices) -> Any:
     )
 
 
-def place(tree: Any, devices: Devices) -> Any:
+def place(tree: T, devices: Devices) -> T:
     """The state, or the parameters, on the devices, in their shardings."""
     return jax.device_put(tree, shardings(tree, devices))
 
 
-def create(make: Callable[[], Any], devices: Devices) -> Any:
+def create(make: Callable[[], T], devices: Devices) -> T:
     """`make()`, computed sharded on its devices: none ever holds a whole sharded array."""
     return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), devices))()
 
 
-def on_first_device(tree: Any) -> Any:
+def on_first_device(tree: T) -> T:
     """Fully replicated copies on this process's first device. Replicated arrays are returned as
     they are. Sharded ones are all-gathered one at a time, so the extra peak memory is one whole
     tree there and one array elsewhere. Collective: every process must call it."""
 
-    def first(leaf: Any) -> Any:
+    def first(leaf: Any) -> jax.Array:
         if not leaf.sharding.is_fully_replicated:
             whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
             leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf).block_until_ready()
@@ -147,7 +155,7 @@ def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., A
     everywhere, dealt = PartitionSpec(), PartitionSpec(AXIS)
 
     @jax.jit
-    def run(params: Any, *rows: Any) -> Any:
+    def run(params: PyTree, *rows: Any) -> Any:
         return jax.shard_map(
             lambda params, rows: function(params, *rows),
             mesh=devices.lane,
@@ -160,8 +168,8 @@ def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., A
 
 
 def compile_sums(
-    function: Callable[[Any, Any], Any], devices: Devices
-) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+    function: Callable[[PyTree, Batch], T], devices: Devices
+) -> Callable[[PyTree, HostBatch], T]:
     """`function(params, batch)`, which gives sums over the rows of a batch, of parameters that
     `place` or `create` gave and of this process's rows (`Devices.rows`): every device sums over the
     rows that it holds, and all processes get the sums over all rows."""
@@ -182,7 +190,7 @@ def compile_sums(
     return lambda params, batch: compiled(params, put_rows(batch, devices))
 
 
-def compile_step(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+def compile_step(step: Step, devices: Devices) -> CompiledStep:
     """The update over all devices, of a state that `place` or `create` gave and of this process's
     rows of the batch (`Devices.rows`).
 
@@ -194,7 +202,7 @@ def compile_step(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.nd
     return _compile_pmap(step, devices) if jax.process_count() == 1 else _compile_map(step, devices)
 
 
-def _compile_pmap(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+def _compile_pmap(step: Step, devices: Devices) -> CompiledStep:
     """Data parallelism: the state is the same on all devices."""
     mapped = _map(step, devices)
     return lambda state, batch: mapped(state, deal(batch, devices))
@@ -211,14 +219,14 @@ def _map(step: Step, devices: Devices) -> Any:
     )
 
 
-def deal(batch: dict[str, np.ndarray], devices: Devices) -> dict[str, Any]:
+def deal(batch: HostBatch, devices: Devices) -> Mapping[str, jax.Array | np.ndarray]:
     """One process's batch as the program of `lower_step` takes it."""
     if devices.mode == "mesh":
         return put_rows(batch, devices)
     return {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
 
 
-def lower_step(step: Step, devices: Devices, state: Any, batch: dict[str, Any]) -> Any:
+def lower_step(step: Step, devices: Devices, state: TrainState, batch: Mapping[str, Any]) -> Any:
     """What `compile_step` runs, not compiled yet: compiled, it says what memory it takes. Of the
     whole batch, and of the state, only shapes count."""
     parts: tuple[int, ...] = ()
@@ -237,7 +245,7 @@ def lower_step(step: Step, devices: Devices, state: Any, batch: dict[str, Any]) 
     return mapped.lower(state, rows)
 
 
-def _compile_map(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+def _compile_map(step: Step, devices: Devices) -> CompiledStep:
     mapped = _map_globally(step, devices)
     return lambda state, batch: mapped(state, put_rows(batch, devices))
 
@@ -257,10 +265,10 @@ def _map_globally(step: Step, devices: Devices) -> Any:
     )
 
 
-def _compile_mesh(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+def _compile_mesh(step: Step, devices: Devices) -> CompiledStep:
     compiled: Callable[..., Any] | None = None
 
-    def run(state: Any, batch: dict[str, np.ndarray]) -> Any:
+    def run(state: TrainState, batch: HostBatch) -> tuple[TrainState, Observed]:
         nonlocal compiled
         if compiled is None:
             compiled = jit_step(step, devices, state)
@@ -269,7 +277,7 @@ def _compile_mesh(step: Step, devices: Devices) -> Callable[[Any, dict[str, np.n
     return run
 
 
-def jit_step(step: Step, devices: Devices, state: Any) -> Any:
+def jit_step(step: Step, devices: Devices, state: TrainState) -> Any:
     """The update on a mesh, for states with the shardings of this one (arrays, or shapes)."""
     own = jax.tree.map(lambda leaf: leaf.sharding, state)
     whole = NamedSharding(devices.mesh, PartitionSpec())
@@ -281,7 +289,7 @@ def jit_step(step: Step, devices: Devices, state: Any) -> Any:
     )
 
 
-def put_rows(batch: dict[str, np.ndarray], devices: Devices) -> dict[str, jax.Array]:
+def put_rows(batch: HostBatch, devices: Devices) -> dict[str, jax.Array]:
     """This process's rows as its part of one global batch."""
     there = devices.rows_sharding
     if jax.process_count() == 1:

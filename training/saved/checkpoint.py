@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+from jaxtyping import PyTree
 
 from training.config import CheckpointConfig
 from training.devices.processes import everywhere, from_first
@@ -265,7 +266,7 @@ class Checkpoints:
             ema = jax.tree.map(lambda x: x.copy().astype("float32"), found["params"])
         return restored._replace(params=found["params"], ema=ema)
 
-    def restore_params(self, like: Any, step: int) -> Any:
+    def restore_params(self, like: PyTree, step: int) -> PyTree:
         """Only the parameters of a step, averaged ones where there are; `like` has their shapes,
         and the dtypes that they get."""
         saved = self.digests(step)
@@ -280,11 +281,11 @@ class Checkpoints:
         found = self._restore(step, {item: wanted})[item]
         return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found, like)
 
-    def newest_params(self, like: Any) -> tuple[int, Any] | None:
+    def newest_params(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Step and parameters of the newest whole step; None where there is no step."""
         return self._newest_whole(lambda step: self.restore_params(like, step))
 
-    def _restore(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+    def _restore(self, step: int, wanted: dict[str, PyTree]) -> dict[str, PyTree]:
         expected = self.digests(step)
         check_fit(self._store.name(step), expected, wanted)
         with self._readable(step):
@@ -331,7 +332,7 @@ class Checkpoints:
         self._store.close()
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState) -> dict[str, PyTree]:
     """Parameters as the trees they are; the rest flat by path, whatever optax nests it in."""
     rest, _ = jax.tree.flatten_with_path(state._replace(params=None, ema=None))
     flat = {jax.tree_util.keystr(k): leaf for k, leaf in rest}

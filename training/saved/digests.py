@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Shaped, UInt32
+from jaxtyping import Array, PyTree, Shaped, UInt32
 
 from trees import named_leaves
 
@@ -22,7 +22,7 @@ DIGEST = re.compile(r"(\w{1,32})\[(?:\d{1,15},?)*\] [0-9a-f]{16}", re.ASCII)
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
 
 
-def leaf_digests(tree: Any) -> dict[str, str]:
+def leaf_digests(tree: PyTree) -> dict[str, str]:
     """Path → "dtype[shape] digest" of every array in a tree."""
     leaves = named_leaves(tree)
     # One at a time: where processes work together, many programs under way can block each other.
@@ -38,7 +38,7 @@ def describe(leaf: Any) -> str:
     return f"{jnp.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
 
 
-def is_digest(text: Any) -> bool:
+def is_digest(text: object) -> bool:
     """Whether this is what `leaf_digests` says of an array."""
     found = DIGEST.fullmatch(text) if isinstance(text, str) else None
     try:
@@ -54,7 +54,7 @@ def shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(sizes, jnp.dtype(dtype), sharding=like.sharding)
 
 
-def check_fit(step: str, expected: Mapping[str, str], wanted: dict[str, Any]) -> None:
+def check_fit(step: str, expected: Mapping[str, str], wanted: PyTree) -> None:
     """Raises ValueError naming the first array of a step that is not of the shape and dtype
     wanted."""
     have = {n: d.split()[0] for n, d in expected.items() if n.partition("/")[0] in wanted}

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 
 @functools.cache
@@ -67,7 +68,7 @@ class FolderSteps:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save(
-        self, step: int, items: Mapping[str, Any], words: Any, first: Callable[[], None]
+        self, step: int, items: Mapping[str, PyTree], words: Any, first: Callable[[], None]
     ) -> None:
         """Begin to write a step; `first` is done before it can be whole."""
         self._sweep()
@@ -116,7 +117,7 @@ class FolderSteps:
         """The JSON saved with a step. Orbax's own reading would wait for all other processes."""
         return json.loads((self._folder / str(step) / "about" / "metadata").read_text("utf-8"))
 
-    def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    def restore(self, step: int, wanted: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """The arrays of a step that `wanted`, trees of shapes with shardings, asks for. Nobody
         waits for the others, of which one may find its part damaged."""
         folder = self._folder / str(step)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from training.saved.digests import describe
 from trees import named_leaves
@@ -25,11 +26,11 @@ NAMED = 4  # paths named at most
 
 
 def fit_params(
-    found: Any,
-    fresh: Any,
+    found: PyTree,
+    fresh: PyTree,
     moved_rows: Mapping[str, tuple[int, int]],
     fetch: Callable[[Any], np.ndarray] = np.asarray,
-) -> tuple[Any, list[str]]:
+) -> tuple[PyTree, list[str]]:
     """`found` with the shapes and dtypes of `fresh`, and a line about each table of another length.
 
     `moved_rows` are rows of such tables that have another number now: path → (old, new). `fetch`

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import tensorstore as ts
+from jaxtyping import PyTree
 
 from training.devices.processes import everywhere
 from trees import named_leaves
@@ -130,7 +131,7 @@ class ObjectSteps:
         return sorted({step for (step, count), found in parts.items() if found == count})
 
     def save(
-        self, step: int, items: Mapping[str, Any], words: Any, first: Callable[[], None]
+        self, step: int, items: Mapping[str, PyTree], words: Any, first: Callable[[], None]
     ) -> None:
         """Begin to write a step; `first` is done before it can be whole."""
         problem = None
@@ -226,7 +227,7 @@ class ObjectSteps:
         with reachable(self._store):
             return json.loads(self._store.read(f"{step}/about.json").result().value)
 
-    def restore(self, step: int, wanted: Any) -> Any:
+    def restore(self, step: int, wanted: PyTree) -> PyTree:
         """The arrays of a step that `wanted`, a tree of shapes with shardings, asks for."""
 
         def read(path: str, like: Any) -> jax.Array:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+
+from jaxtyping import Array, PyTree
 
 from optim.ema import init_ema, make_ema
 from optim.freezing import make_is_trained
@@ -56,7 +57,7 @@ def _gathered(player: Player, devices: Devices) -> Player:
 
 
 def make_state(
-    config: RunConfig, init: Callable[[Any], Any], players: Players = MappingProxyType({})
+    config: RunConfig, init: Callable[[Array], PyTree], players: Players = MappingProxyType({})
 ) -> Callable[[], TrainState]:
     """A function that makes the state before the first update."""
     return partial(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from optim.freezing import with_zeros
 from trees import is_stacked, named_leaves
@@ -26,13 +26,13 @@ class Update(NamedTuple):
     """One update, as an observable sees it. Frozen parameters have no array in `grads` and
     `updates` (optim/freezing.py)."""
 
-    grads: Any
+    grads: PyTree
     """Means over the batch."""
-    params: Any
+    params: PyTree
     """Before the update."""
-    updates: Any
+    updates: PyTree
     """What is added to the parameters."""
-    opt_state: Any
+    opt_state: PyTree
     """After the update."""
     step: Int[Array, ""]
     """Finished updates before this one."""
@@ -119,7 +119,7 @@ def tensor_norms(update: Update) -> Mapping[str, Array]:
     return {**norms, "ratio/update": whole["update"] / jnp.maximum(whole["param"], 1e-30)}
 
 
-def _norms(tree: Any) -> dict[str, Array]:
+def _norms(tree: PyTree) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for name, leaf in named_leaves(tree):
         axes = tuple(range(1 if is_stacked(name) else 0, leaf.ndim))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PyTree
 
 MODEL = "model"
 """Name of the model's own parameters among a moment's `players`."""
@@ -20,15 +20,15 @@ MODEL = "model"
 class PlayerState(NamedTuple):
     """The state of a player after an update."""
 
-    params: Any
-    opt_state: Any
+    params: PyTree
+    opt_state: PyTree
 
 
 @dataclass(frozen=True)
 class Player:
     """A further set of parameters, and how it is trained."""
 
-    init: Callable[[Key[Array, ""]], Any]
+    init: Callable[[Key[Array, ""]], PyTree]
     """Random parameters, in float32."""
     loss: Callable[..., tuple[Array, Mapping[str, Any]]]
     """As the model's: (own parameters, batch, keys, moment) → (objective, metrics)."""
@@ -40,7 +40,7 @@ class Player:
 
 
 Players = Mapping[str, Player]
-Gradient = Callable[[Player, Any], tuple[Any, dict[str, Array]]]
+Gradient = Callable[[Player, PyTree], tuple[PyTree, dict[str, Array]]]
 """(player, its parameters) → means over the batch of its gradient and its metrics."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Key, UInt32
+from jaxtyping import Array, Float32, Key, PyTree, UInt32
 
 from training.config import MatmulPrecision, ParamDtype
 from training.saved.digests import mix
@@ -19,7 +19,7 @@ from trees import is_stacked, map_named
 TAG = 0x726F756E  # apart from the keys of examples
 
 
-def narrow(params: Any, dtype: ParamDtype) -> Any:
+def narrow(params: PyTree, dtype: ParamDtype) -> PyTree:
     """Matrices and tables rounded to the nearest in `dtype`; norms and biases stay as they are."""
 
     def one(name: str, leaf: Array) -> Array:
@@ -29,12 +29,12 @@ def narrow(params: Any, dtype: ParamDtype) -> Any:
     return map_named(one, params)
 
 
-def widen(params: Any) -> Any:
+def widen(params: PyTree) -> PyTree:
     """The tree in float32."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
 
 
-def round_like(exact: Any, kept: Any, key: Key[Array, ""]) -> Any:
+def round_like(exact: PyTree, kept: PyTree, key: Key[Array, ""]) -> PyTree:
     """`exact`, in float32, with the dtypes of `kept`. Narrower ones are rounded at random, as a
     function of the key alone."""
     leaves, treedef = jax.tree.flatten(exact)

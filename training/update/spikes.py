@@ -7,7 +7,7 @@ good, by other settings or other data, and is accepted.
 training/skips.py has the batches that are skipped after a rollback.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from training.config import TrainingConfig
 
 Metrics = dict[str, Array]
+T = TypeVar("T")
 MEMORY = 1000  # updates over which the pressure of an event fades to a third
 # Deviations are taken to be no less than this share of the median loss, or this in the logarithm
 # of the norm: in four quickstart runs no value was then more than 3.1 deviations above.
@@ -95,6 +96,6 @@ def _deviations(
     return (value - middle) / jnp.maximum(jnp.maximum(deviation, floor), 1e-12)
 
 
-def keep_unless(good: Bool[Array, ""], new: Any, old: Any) -> Any:
+def keep_unless(good: Bool[Array, ""], new: T, old: T) -> T:
     """`new` where the update is good, else `old`, bit for bit."""
     return jax.tree.map(lambda fresh, kept: jnp.where(good, fresh, kept), new, old)

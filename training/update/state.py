@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Int, PyTree, UInt32
 
 from optim.loss_scale import LossScale, init_loss_scale
 from training.config import ParamDtype
@@ -21,11 +21,11 @@ class TrainState(NamedTuple):
     """The state after `step` finished updates. Its random key and the step decide every draw."""
 
     step: Int[Array, ""]
-    params: Any
-    opt_state: Any
+    params: PyTree
+    opt_state: PyTree
     key_data: UInt32[Array, "..."]
     loss_scale: LossScale | None
-    ema: Any = None
+    ema: PyTree = None
     """Moving average of the parameters, a tree like theirs, where one is kept."""
     guard: Any = None
     """The record of earlier updates that training/update/spikes.py judges by."""
@@ -33,20 +33,20 @@ class TrainState(NamedTuple):
     """State of each further player by name (training/update/players.py), where there are some."""
 
     @property
-    def weights(self) -> Any:
+    def weights(self) -> PyTree:
         """The weights to evaluate and draw with: the average, where there is one."""
         return self.params if self.ema is None else self.ema
 
     @classmethod
     def create(
         cls,
-        init: Callable[[Array], Any],
+        init: Callable[[Array], PyTree],
         optimizer: optax.GradientTransformation,
         seed: int,
         compute_dtype: str = "float32",
         *,
         param_dtype: ParamDtype = "float32",
-        init_ema: Callable[[Any], Any] | None = None,
+        init_ema: Callable[[PyTree], PyTree] | None = None,
         guard: Any = None,
         players: Players = MappingProxyType({}),
     ) -> "TrainState":

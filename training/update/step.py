@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from optim.accumulate import accumulate
 from optim.freezing import IsTrained, trained_part, with_trained
@@ -32,16 +32,18 @@ class Moment(NamedTuple):
 
     step: Int[Array, ""]
     """Finished updates."""
-    players: Mapping[str, Any] = {}
+    players: Mapping[str, PyTree] = {}
     """Parameters of the others that are trained beside these (see players.py), by name; the
     model's own as `model`."""
 
 
-Loss = Callable[[Any, Batch, Key[Array, " b"], Moment], tuple[Array, Means]]
+Loss = Callable[[PyTree, Batch, Key[Array, " b"], Moment], tuple[Array, Means]]
 """(parameters, batch, a key for each example, moment) → (the objective, metrics)"""
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+Observed = dict[str, Any]
+"""Metrics, and under OBSERVED a dict of those of observables.py"""
+Step = Callable[[TrainState, Batch], tuple[TrainState, Observed]]
 """(state, batch) → (new state, metrics, with those of observables.py under OBSERVED)"""
-UpdateEma = Callable[[Any, Any, Array], Any]
+UpdateEma = Callable[[PyTree, PyTree, Array], PyTree]
 """(averages, parameters, finished updates) → averages"""
 MicroBatches = Callable[[int], int]
 """Rows of a batch, as the step sees them → how many micro-batches they are taken in"""
@@ -66,7 +68,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     micro_batches: int | MicroBatches = 1,
-    mean_over_devices: Callable[[Any], Any] = lambda tree: tree,
+    mean_over_devices: Callable[[PyTree], PyTree] = lambda tree: tree,
     *,
     settings: TrainingConfig = PLAIN,
     is_warm: IsWarm = lambda step: jnp.bool_(True),
@@ -85,13 +87,13 @@ def make_train_step(
     """
     move = _make_move(optimizer, update_ema, is_trained)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Observed]:
         rows = len(batch["example_index"])
         count = micro_batches(rows) if callable(micro_batches) else micro_batches
         trained = trained_part(state.params, is_trained)
         moment = Moment(state.step, _parameters(state))
 
-        def mean_gradient(loss: Loss, params: Any, name: str) -> tuple[Any, Metrics]:
+        def mean_gradient(loss: Loss, params: PyTree, name: str) -> tuple[PyTree, Metrics]:
             found = _mean_gradient(loss, state, params, batch, count, moment, name)
             grads, means = mean_over_devices(found)
             return grads, {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
@@ -124,14 +126,14 @@ def _make_move(
     optimizer: optax.GradientTransformation,
     update_ema: UpdateEma | None,
     is_trained: IsTrained | None,
-) -> Callable[[TrainState, Any, Any, Array], tuple[Any, TrainState]]:
+) -> Callable[[TrainState, PyTree, PyTree, Array], tuple[PyTree, TrainState]]:
     """A function: (state, its trained parameters, their gradient, learning rate) → the updates that
     are added, and the state with the new parameters, optimizer state and averages."""
     direction = optax.with_extra_args_support(optimizer).update
 
     def move(
-        state: TrainState, trained: Any, grads: Any, learning_rate: Array
-    ) -> tuple[Any, TrainState]:
+        state: TrainState, trained: PyTree, grads: PyTree, learning_rate: Array
+    ) -> tuple[PyTree, TrainState]:
         exact = widen(trained)
         updates, opt_state = direction(grads, state.opt_state, exact, learning_rate=learning_rate)
         updates = jax.tree.map(lambda u: -learning_rate * u, updates)
@@ -147,7 +149,7 @@ def _make_move(
     return move
 
 
-def _parameters(state: TrainState) -> dict[str, Any]:
+def _parameters(state: TrainState) -> dict[str, PyTree]:
     """The parameters of the model and of each player, by name."""
     others = {name: player.params for name, player in (state.players or {}).items()}
     return {MODEL: state.params, **others}
@@ -156,21 +158,21 @@ def _parameters(state: TrainState) -> dict[str, Any]:
 def _mean_gradient(
     loss: Loss,
     state: TrainState,
-    params: Any,
+    params: PyTree,
     batch: Batch,
     micro_batches: int,
     moment: Moment,
     name: str,
-) -> tuple[Any, Means]:
+) -> tuple[PyTree, Means]:
     """Gradient of `params`, and metrics with the objective as `name`, averaged over the
     micro-batches, with the loss scale taken out again."""
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
-    def scaled(params: Any, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
+    def scaled(params: PyTree, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
         value, metrics = loss(params, part, keys, moment)
         return value * scale, {name: value, **metrics}
 
-    def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[Any, Means]:
+    def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[PyTree, Means]:
         part, key_data = part_and_keys
         keys = jax.random.wrap_key_data(key_data)
         grads, metrics = jax.grad(scaled, has_aux=True)(params, part, keys)
