@@ -64,7 +64,7 @@ LARGEST = {
     "image_vocab_size": 1 << 22,
 }
 """Of the sizes; of the others 2^17. Nobody has published a model near them: a larger number is a
-mistake, which is better told than allocated."""
+mistake, which is better refused than allocated."""
 MOST_PARAMETERS = 2e12
 SHARES = ("dropout", "attention_dropout", "activation_dropout")
 POSITIVE = ("init_std", "cosine_temperature", "logits_scale", "rotary_base")
@@ -97,15 +97,15 @@ class ModelConfig:
     text_vocab_size: int = 2048
     """Entries of the text embedding: at least the tokenizer's."""
     text_length: int = 24
-    """Text tokens a caption is padded or cut to."""
+    """Text tokens a caption is padded or truncated to."""
     image_vocab_size: int = 1024
-    """Classes of the output head: at least the VQGAN's codebook_size. Published models have more;
-    those are never drawn."""
+    """Classes of the output head: at least the VQGAN's codebook_size. Published models have more
+    classes; the rest is never drawn."""
     grid_size: int = 8
     """Image tokens along one row of a picture."""
     grid_rows: int = 0
-    """Rows of image tokens; 0 = grid_size, a square. 1 row makes any length expressible, such as
-    that of BART's sentences."""
+    """Rows of image tokens; 0 = grid_size, a square. 1 row makes any length expressible, as
+    for BART's sentences."""
     decoder_start_token_id: int = -1
     """Token in front of the first image token; −1 = one of its own behind all classes. Imported
     models may use one of their classes."""
@@ -119,8 +119,8 @@ class ModelConfig:
     arXiv:2110.09456), swinv2 (Liu et al. 2021, arXiv:2111.09883), cogview (Ding et al. 2021,
     arXiv:2105.13290), subln (Wang et al. 2022, arXiv:2210.06423)."""
     force_norm_scale: bool = True
-    """Learn the scale of every norm. False leaves out those that a dense layer follows, which can
-    learn it instead, as DALL·E mini does."""
+    """Learn the scale of every norm. False: norms in front of a dense layer have none, since
+    that layer can learn it, as in DALL·E mini."""
     closing_norm_scale: bool = True
     """Learn the scale of the last layer's closing norm too; False is how DALL·E mini's unscanned
     postln models were saved."""
@@ -194,7 +194,7 @@ class ModelConfig:
     """Share of feed-forward hidden units dropped in training."""
 
     remat: Remat = "none"
-    """What is recomputed in the backward pass to save memory (Chen et al. 2016, arXiv:1604.06174):
+    """Parts recomputed in the backward pass to save memory (Chen et al. 2016, arXiv:1604.06174):
     nothing, each layer, or all of a layer but its matrix products (dots)."""
     unroll: int = 0
     """Layers laid out per iteration of the scan over layers. 0 = all, which runs faster where depth
@@ -241,7 +241,7 @@ class ModelConfig:
             )
 
     def _least_parameters(self) -> float:
-        """Those of queries, outputs, feed-forward blocks and token embeddings."""
+        """Parameters of queries, outputs, feed-forward blocks and token embeddings alone."""
         dim, mlp = float(self.dim), min(self.mlp_dim, self.decoder_mlp_dim or self.mlp_dim)
         layers = self.encoder_depth + self.decoder_depth
         tables = self.text_vocab_size + self.image_vocab_size

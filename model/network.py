@@ -57,7 +57,7 @@ class Embedding(nnx.Module):
         return dropout(x, config.dropout, keys)
 
     def _positions(self) -> Float[Array, "n d"] | None:
-        """What is added to the tokens, by position."""
+        """Vectors that are added to the tokens, by position."""
         config = self.config
         if self.positions is not None:
             return self.positions[...][config.position_offset :].astype(jnp.float32)

@@ -42,7 +42,7 @@ def num_offsets(rows: int, columns: int) -> int:
 
 
 def offset_index(rows: int, columns: int) -> Int[np.ndarray, "q k"]:
-    """For each query and key, which of the distances lies between them. Liu et al. 2021,
+    """For each query and key, the number of the distance between them. Liu et al. 2021,
     arXiv:2103.14030, eq. 4."""
     y, x = np.divmod(np.arange(rows * columns), columns)
     dy = y[:, None] - y[None] + rows - 1

@@ -30,7 +30,7 @@ from weights.settings import configuring, read_own
 Format = Literal["pastel", "dalle_mini", "bart"]
 WHAT = "this transformer"
 NOT_THE_FUNCTION = {"remat", "unroll", "dropout", "attention_dropout", "activation_dropout"}
-"""Settings that may differ from those of the program that the model came from."""
+"""Settings that may differ from the original program's."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt"),
@@ -119,7 +119,7 @@ def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
 
 
 def _format(folder: Path, values: Mapping[str, Any]) -> Format:
-    """What a folder with such a config.json is. Raises ValueError when it is none of ours."""
+    """The format of a folder with such a config.json. Raises ValueError for an unknown one."""
     said = values.get("model_type")
     if values.keys() & {"codebook_size", "n_embed", "ddconfig"}:
         raise ValueError(

@@ -1,10 +1,10 @@
 """Products of matrices, written so that XLA on CPU takes its fast kernels; elsewhere plain ones.
 
-Operands are alike, float32 or half precision; sums and results are float32. What was measured of
-XLA on CPU (jax 0.10): a product of operands that lie as they are read runs at 230 GFLOP/s a core in
+Operands are alike, float32 or half precision; sums and results are float32. Measured with XLA on a
+CPU (jax 0.10): a product of operands that are stored as they are read runs at 230 GFLOP/s a core in
 float32 and 470 in bfloat16. One that reads an operand transposed, as every gradient does, falls to
-50–110, and in bfloat16 is made in float32 first. So the gradients are written out here, with the
-smaller operand transposed in memory.
+50–110, and in bfloat16 is computed in float32 first. So the gradients are written out here, with
+the smaller operand transposed in memory.
 """
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 PANEL_WIDTH = 64
-"""Columns of a kernel in panels that lie together."""
+"""Columns of a kernel that are stored together in a panel."""
 PANEL_ROWS = range(2, 5)
 """Rows for which panels are faster than a kernel as it is."""
 WIDE = 3 << 16
@@ -20,7 +20,7 @@ WIDE = 3 << 16
 TRANSPOSED_ROWS = range(5, 65)
 """Rows for which they are better transposed first."""
 MANY_ROWS = 32
-"""Rows from which on operands in half precision are worth a copy that lies as it is read."""
+"""Rows from which on operands in half precision are worth a copy stored as it is read."""
 
 
 def _plain(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
@@ -28,7 +28,7 @@ def _plain(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array,
 
 
 def _settled(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """The product of operands that lie in memory as they are read.
+    """The product of operands that are stored in memory as they are read.
 
     The barriers keep a swap of axes, in front of the product or behind it, from being folded into
     it. The axis of length 1 shows the compiler operands in the usual order, without which it does
@@ -44,8 +44,8 @@ def _settled(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Arra
 
 
 def _forward(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """Kernels lie as they are read; heads, cut out of channels, do not, and few rows are not worth
-    a copy of them."""
+    """Kernels are stored as they are read; heads, sliced out of channels, are not, and few rows are
+    not worth a copy of them."""
     if a.dtype == jnp.float32 or b.ndim == 2 or a.shape[-2] < MANY_ROWS:
         return _plain(a, b)
     return _settled(a, b)
@@ -116,8 +116,8 @@ product_of_rows.defvjp(_of_rows_forward, _of_rows_backward)
 def matmul(
     x: Float[Array, "*b d"], kernel: Float[Array, "d f"] | Float[Array, "p d w"], dtype: jnp.dtype
 ) -> Float[Array, "*b f"]:
-    """x @ kernel with operands in `dtype`; sums and the result are float32. The kernel may lie in
-    panels (`in_panels`)."""
+    """x @ kernel with operands in `dtype`; sums and the result are float32. The kernel may be
+    stored in panels (`in_panels`)."""
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if kernel.ndim == 3:
         return _panel_matmul(x, kernel)

@@ -1,8 +1,8 @@
 """Draw image tokens for captions: guidance, temperature, top-k, top-p, one cached step a token.
 
-The decode loop is cut into segments; the cache grows from one to the next, so that each attends
-only over what is filled by its end. Guidance: Ho & Salimans 2022, arXiv:2207.12598; nucleus:
-Holtzman et al. 2019, arXiv:1904.09751.
+The decode loop is split into segments; the cache grows from one to the next, so that each attends
+only over the part that is filled by its end. Guidance: Ho & Salimans 2022, arXiv:2207.12598;
+nucleus: Holtzman et al. 2019, arXiv:1904.09751.
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def make_sampler(
 
     Row i is drawn from seeds[i] alone: whatever stands beside it in the batch, it stays the same.
     `first_tokens` [b, m] are the first image tokens of each picture, which it completes;
-    `kept_tokens` [b, n] stand wherever they are not negative, and what is drawn behind them follows
+    `kept_tokens` [b, n] stand wherever they are not negative, and tokens drawn behind them follow
     them.
     `params` may be stacked, or laid out (`Transformer.lay_out`), which spares a copy per call.
     `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
@@ -162,8 +162,8 @@ def _draw_segment(
 
 
 def num_codes(transformer: Transformer) -> int:
-    """How many of the first classes may be a code: a start token that is the last class, as in
-    DALL·E mini's models, is none."""
+    """How many of the first classes may be a code. A start token that is the last class, as in
+    DALL·E mini's models, is not one."""
     classes, start = transformer.config.image_vocab_size, transformer.decoder_start_token_id
     return start if start == classes - 1 else classes
 
@@ -206,8 +206,9 @@ def sample_tokens(
 
 
 def keep_likely(logits: Float[Array, "b v"], top_k: int, top_p: float) -> Float[Array, "b v"]:
-    """−∞ for all but the top_k likeliest tokens (0: all), and of those for all but the fewest whose
-    probabilities, scaled to sum to one, reach top_p. Tokens as likely as the last one kept stay."""
+    """The logits, −∞ for all but the top_k likeliest tokens (0 = all), and among these for all but
+    the fewest whose probabilities, scaled to sum to one, reach top_p. Tokens as likely as
+    the last one kept stay."""
     vocab_size = logits.shape[-1]
     if not 0 < top_k < vocab_size and top_p >= 1:
         return logits

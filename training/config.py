@@ -53,8 +53,8 @@ class TrainingConfig:
     float32). CPUs are always true."""
     on_spike: OnSpike = "skip"
     """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
-    regular checkpoint and leave out the batches around it, or off. An update whose loss or gradient
-    is no number is never made, whatever this says."""
+    regular checkpoint and skip the batches around it, or off. An update whose loss or gradient is
+    NaN or infinite is never made, whatever this says."""
     spike_threshold: float = 10.0
     """How far above the median of the last good updates a jump is, in robust standard deviations of
     the loss, or of the logarithm of the norm; in ordinary runs nothing is above 3.1."""
@@ -66,13 +66,13 @@ class TrainingConfig:
     or data bring it: its update is made, and the median starts anew. With on_spike=rollback, so
     many rollbacks to one checkpoint come first. Less than bad_update_budget."""
     rollback_batches: int = 100
-    """With on_spike=rollback: batches left out before and after the one that spiked, as far back as
+    """With on_spike=rollback: batches skipped before and after the one that spiked, as far back as
     the checkpoint."""
     bad_update_budget: int = 20
     """Updates not made, or rolled back, of about the last 1,000, beyond which the run stops."""
     skip_batches: tuple[str, ...] = ()
-    """Batches to leave out, by hand: ranges a:b from batch a up to but without b, of batches that
-    are still to come; batch n is that of update n + 1 where none is left out."""
+    """Batches to skip, by hand: ranges a:b from batch a up to but without b, of batches that are
+    still to come. Update n + 1 takes batch n where none is skipped."""
     loss_scale_window: int = 200
     """float16: updates without overflow after which the loss scale doubles; an overflow halves
     it."""
@@ -211,16 +211,16 @@ class ParallelConfig:
     """Devices and processes; none of it changes what is computed, but for rounding."""
 
     mode: ParallelMode = "pmap"
-    """pmap deals the batch to the devices, each of which holds the whole state; mesh can cut the
-    state over them as well, for models that do not fit one device."""
+    """pmap shards the batch over the devices and replicates the state on each; mesh can shard the
+    state as well, for models that do not fit one device."""
     devices: int = 0
     """Devices of each process the batch is spread over; 0 = all there are."""
     fsdp: int = 1
-    """With mesh: weights and optimizer state are cut into so many parts, and put together layer by
-    layer as they are needed. What fsdp and tensor leave of the devices holds copies."""
+    """With mesh: weights and optimizer state are sharded into so many parts, and all-gathered layer
+    by layer as they are needed. Devices beyond fsdp × tensor hold replicas."""
     tensor: int = 1
-    """With mesh: heads, feed-forwards and vocabularies are cut into so many parts, which compute
-    together on the same examples; best within one machine."""
+    """With mesh: heads, feed-forwards and vocabularies are sharded into so many parts, which
+    compute together on the same examples; best within one machine."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where the processes of a run meet. Found under SLURM, Open MPI,
     Kubernetes and on TPU pods; else the same on every process."""
@@ -239,7 +239,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """metrics.jsonl is always written; this is what is mirrored beside it."""
+    """Where metrics are mirrored; metrics.jsonl is always written."""
 
     wandb: Literal["off", "offline", "online"] = "off"
     """Mirror metrics and grids to Weights & Biases: off, offline (files under RUN/wandb), or
@@ -311,7 +311,7 @@ class RunConfig:
         skips = training.skip_batches or training.on_spike == "rollback"
         if self.optim.counts_examples and training.batch_ramp and skips:
             raise ValueError(
-                "optim counts examples by training.batch_ramp, which batches left out move; use "
+                "optim counts examples by training.batch_ramp, which skipped batches move; use "
                 "--optim.schedule_unit=updates with lengths in updates, or neither skip_batches "
                 "nor on_spike=rollback"
             )

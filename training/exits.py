@@ -19,7 +19,7 @@ REFUSED = terminal.MISTAKE
 PEER_LOST = 3
 """Another process of the run is gone; the same command on every machine resumes."""
 STOPPED = 75
-"""Told to stop: what was trained is saved, the last update is not made; the same command resumes.
+"""Stopped by a signal or a time limit: the state is saved, and the same command resumes.
 sysexits.h has this number for a failure that another try mends."""
 INTERRUPTED = terminal.INTERRUPTED
 """A second Ctrl-C: nothing was saved since the last checkpoint."""

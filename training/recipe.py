@@ -47,7 +47,7 @@ def nothing(run: Run) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained: the parameters, the loss, the data, and the work around the updates."""
+    """A training run as a value: parameters, loss, data, and the work around the updates."""
 
     init: Callable[[Key[Array, ""]], PyTree]
     """Random parameters, in float32."""
@@ -61,7 +61,7 @@ class Recipe:
     players: Players = field(default_factory=dict)
     """Further sets of parameters that are trained beside the model's, by name."""
     observables: Sequence[Observable] = ()
-    """What is looked at inside of an update, besides what every recipe has."""
+    """Values computed inside of an update, besides those that every recipe has."""
     splits: Sequence[str] = ()
     """Names of the held-out splits that the hooks evaluate."""
     examples: int = 0

@@ -42,7 +42,7 @@ def train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Train
     """The state after the last update. The same configuration again resumes.
 
     Raises:
-        exits.StoppedError: the run was told to stop before, and its state is saved.
+        exits.StoppedError: the run was stopped before that, and its state is saved.
         ValueError: settings, data, folder and devices do not go together, processes do not agree,
             or the run diverges.
     """
@@ -297,7 +297,7 @@ class _Session:
         print("" if done == steps else "; the same command goes on from here", flush=True)
 
     def _leave(self, checkpoints: Checkpoints, tracker: Tracker) -> None:
-        """End a process that was told to stop while its main thread was busy, as in a
+        """End a process that is to stop while its main thread is busy, as in a
         compilation."""
         checkpoints.settle()
         self._note_end(tracker.step)
@@ -319,6 +319,6 @@ def _old_plan(training: TrainingConfig, changes: runs.Changes) -> BatchPlan:
 
 
 def _leave_early(folder: Path) -> None:
-    """End a process that was told to stop before its first update."""
+    """End a process that is to stop before its first update."""
     print(f"{folder}: stopped before an update; the same command goes on from here", flush=True)
     peers.stop_all()

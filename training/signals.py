@@ -1,7 +1,7 @@
 """Signals that ask a run to stop, and Ctrl-C: the state is saved, and the exit code is STOPPED.
 
 Python's own handlers wait until C++ returns, which during a compilation may be half an hour. So a
-thread watches as well: where the main thread does not come back, it does what is left to do.
+thread watches as well: where the main thread does not come back, it saves and ends the process.
 
 This file imports nothing that takes time: it comes before all that does.
 """
@@ -44,7 +44,7 @@ def leave_early() -> None:
 
 
 def _heeded() -> list[signal.Signals]:
-    """The STOP_SIGNALS, without a hang-up that this process was told to ignore, as by nohup."""
+    """The STOP_SIGNALS, without a hang-up that this process ignores, as under nohup."""
     return [
         number
         for number in exits.STOP_SIGNALS
@@ -89,7 +89,7 @@ class StopSignal:
         self._there.close()
 
     def by(self, duration: str) -> None:
-        """Stop so long after the process began, as if it were told to then: HH:MM, or "" for never.
+        """Stop so long after the process began, as a signal would: HH:MM, or "" for never.
         Raises ValueError."""
         if not duration:
             return

@@ -65,7 +65,8 @@ class Skips:
         return n
 
     def examples(self, n: int, examples_at: Callable[[int], int]) -> int:
-        """Examples of `n` updates, where `examples_at(batch)` are those of all batches before."""
+        """The number of examples in `n` updates. `examples_at(batch)` counts the examples of all
+        batches before that one."""
         batch = self.position(n)
         left_out = (one for one in self.ranges if one.start < batch)
         return examples_at(batch) - sum(

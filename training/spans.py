@@ -7,7 +7,7 @@ def parse_range(text: str) -> tuple[int, int]:
     if not found or not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
         raise ValueError(
             f"training.skip_batches {text!r} is no range a:b with a < b, such as 1000:1200, which "
-            "leaves out the batches of updates 1001 to 1200"
+            "skips the batches of updates 1001 to 1200"
         )
     return int(start), int(stop)
 

@@ -34,7 +34,7 @@ ENVIRONMENT = (
     *("JAX_DEFAULT_DTYPE_BITS", "JAX_THREEFRY_PARTITIONABLE", "JAX_NUMPY_DTYPE_PROMOTION"),
     *("JAX_DISABLE_JIT", "JAX_DEBUG_NANS"),
 )
-"""Variables that change what is computed."""
+"""Environment variables that change results."""
 OWN = ("parallel.process_id", "parallel.coordinator", "data.records", "data.source")
 """Settings that may differ: who and where a process is, and where its copy of the data is stored,
 whose content is compared instead."""
@@ -82,7 +82,7 @@ def packages() -> dict[str, str]:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables that change what is computed, without where XLA writes what it is asked for."""
+    """Environment variables that change results, without the places of XLA's dumps."""
     found = {name: environ.get(name, "") for name in ENVIRONMENT}
     words = (word for word in found["XLA_FLAGS"].split() if not re.match("--xla_dump", word))
     return found | {"XLA_FLAGS": " ".join(sorted(words))}

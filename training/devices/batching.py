@@ -30,8 +30,8 @@ class BatchPlan:
     """Batches of `first` examples, until the ramp says otherwise: pairs of a batch and the size of
     all from it on; the batches rise, and in a configuration the sizes, too.
 
-    The ramp counts batches, of which update n + 1 takes number n unless batches are left out
-    (training/skips.py): then it is as many updates early as there were batches left out.
+    The ramp counts batches, of which update n + 1 takes number n unless batches are skipped
+    (training/skips.py): then it is as many updates early as batches were skipped.
     """
 
     first: int
@@ -109,8 +109,8 @@ def in_updates(config: C, examples: int) -> C:
 
 
 def micro_batch_size(training: TrainingConfig, devices: Devices) -> int:
-    """Examples that a device holds at a time, the same in all batches of the plan: those that are
-    named, or of the first batch, over its accumulation_steps.
+    """Examples that a device holds at a time, the same in all batches of the plan: the number that
+    is configured, or its share of the first batch over accumulation_steps.
 
     Raises:
         ValueError: a batch cannot be dealt to the devices in such parts, or fitting.py

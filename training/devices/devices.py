@@ -20,7 +20,7 @@ AXIS = sharding.DATA
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices of a run, those of all processes."""
+    """The devices of a run, over all processes."""
 
     devices: tuple[jax.Device, ...]
     mode: ParallelMode = "pmap"
@@ -32,7 +32,7 @@ class Devices:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is process 0, which alone writes what is not sharded."""
+        """Whether this is process 0, which alone writes anything that is not sharded."""
         return jax.process_index() == 0
 
     @property
@@ -75,7 +75,7 @@ class Devices:
 
 
 def start(config: ParallelConfig) -> Devices:
-    """The devices to use. Raises ValueError for what cannot be had of those that are there."""
+    """The devices to use. Raises ValueError where there are too few, or no such split of them."""
     local = jax.local_devices()
     wanted = os.environ.get("JAX_PLATFORMS", "")
     if local[0].platform == "cpu" and wanted != "cpu" and shutil.which("nvidia-smi"):

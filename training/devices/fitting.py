@@ -41,7 +41,7 @@ def find_micro_batch(
     accelerator one update is tried, too.
 
     `make_step(size)` is the update for a micro-batch, `batch(size)` are shapes of a whole batch;
-    `limit` are a device's bytes, None: those that there are. Prints what it found.
+    `limit`: a device's bytes; None = as many as there are. Prints the result.
 
     Raises:
         ValueError: not even one example at a time fits, with by how much.

@@ -79,7 +79,7 @@ def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
     number = known.process_id if given.process_id is None else given.process_id
     if found is None and None in (coordinator, count, number):
         raise ValueError(
-            "without a launcher that tells them, processes need all of --parallel.coordinator="
+            "without a launcher that sets them, processes need all of --parallel.coordinator="
             "HOST:PORT, --parallel.num_processes and --parallel.process_id"
         )
     if count is not None and number is not None and not 0 <= number < count:

@@ -24,7 +24,7 @@ def check_room(
 ) -> None:
     """Raises ValueError in every process where a state (shapes with their shardings) is larger
     than a device, or a process's share of a whole batch than its machine. `room`: bytes of both;
-    None: those that there are."""
+    None = as many as there are."""
     need = bytes_on_device(state)
     own = processes.from_first(lambda: device_memory(devices)) if room is None else room
     if need > own:

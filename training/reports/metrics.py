@@ -1,4 +1,4 @@
-"""metrics.jsonl, the record of truth: one row per finished update; and what is counted for it."""
+"""metrics.jsonl, the record of truth: one row per finished update, with its counts and times."""
 
 import contextlib
 import json
@@ -63,7 +63,8 @@ def peak_flops(device_kind: str) -> float:
 
 
 def memory() -> dict[str, float]:
-    """Most memory used so far in GB: of the fullest device where it tells, else of this process."""
+    """Most memory used so far, in GB: of the fullest device where it reports any, else of this
+    process."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
     # Linux counts in KiB, macOS in bytes.
@@ -153,7 +154,7 @@ def _damaged(path: Path, number: int) -> ValueError:
 
 
 def _parse(line: str | bytes) -> dict[str, Any] | None:
-    """The row in a line; None where there is none."""
+    """The row in a line, or None."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -16,8 +16,8 @@ from training.skips import read_ranges
 from training.update.state import TrainState
 
 MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
-"""Settings that a branch may have otherwise than the run it leaves, besides those that a resume
-may have."""
+"""Settings that may differ between a branch and the run that it leaves, besides those that may
+differ on resume."""
 Tree = Mapping[str, Any]
 
 
@@ -70,8 +70,8 @@ def find_step(source: Path) -> tuple[Path, int | None]:
 
 
 def _copy_past(run: Path, folder: Path, step: int) -> None:
-    """Rows of metrics, of which the tracker keeps those up to `step`, and what was left out by
-    then."""
+    """Copy the rows of metrics, of which the tracker keeps those up to `step`, and the batches that
+    were skipped by then."""
     if (run / "metrics.jsonl").is_file():
         copy_file(run / "metrics.jsonl", folder / "metrics.jsonl", run)
     if (run / "skips.json").is_file():

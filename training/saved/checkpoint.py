@@ -48,7 +48,7 @@ costs the updates made during that as well."""
 
 
 class DamagedError(ValueError):
-    """A step whose files are not what was written."""
+    """A step whose files have changed since they were written."""
 
 
 def tell_on_terminal(event: str, text: str) -> None:
@@ -86,7 +86,7 @@ class Checkpoints:
         self.close()
 
     def steps(self) -> list[int]:
-        """What is there, whole or damaged, oldest first."""
+        """The steps that are there, whole or damaged, oldest first."""
         return self._store.steps()
 
     def save(
@@ -96,7 +96,7 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Write the state, `about` and evaluated `metrics` beside it. Nothing happens if that step
-        is there. A save that fails is told, and training goes on; `finish` makes it an error."""
+        is there. A save that fails is logged, and training goes on; `finish` makes it an error."""
         self.settle()
         items, step = _items(state), int(state.step)
         words: dict[str, Any] = {"about": dict(about), "metrics": dict(metrics or {})}
@@ -115,7 +115,7 @@ class Checkpoints:
             self.settle()
 
     def settle(self) -> None:
-        """Wait for the save under way; then delete what is not to be kept."""
+        """Wait for the save under way; then delete the steps that are not to be kept."""
         if self._pending is None:
             return
         try:
@@ -144,7 +144,7 @@ class Checkpoints:
         self._tell("unsaved", f"{self._unsaved}; older steps are as they were ({self._whole})")
 
     def _kept(self) -> set[int]:
-        """What is kept of the steps that are there; tells once what is wrong with keep_best."""
+        """The steps that are kept; a problem with keep_best is logged once."""
         steps = self.steps()
         if self._config is None:
             return set(steps)
@@ -187,7 +187,7 @@ class Checkpoints:
         is as for `restore`. Newer steps are moved aside: training will come to them again.
 
         Raises:
-            ValueError: when what was saved beside it is not `about`, such as other token records;
+            ValueError: when it was trained on something else than `about`, such as other records;
                 when it does not fit; when steps are there and all are damaged.
         """
         if jax.process_index() == 0:
@@ -310,8 +310,8 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _readable(self, step: int, together: bool = True) -> Iterator[None]:
-        """What is wrong with a step's files, in one line that names it. `together`: what is wrong
-        for one process is so for all, which otherwise would wait for it in what comes next."""
+        """Problems with a step's files become one line that names it. `together`: a problem of one
+        process is raised in all, which otherwise would wait for it."""
         name, problem = self._store.name(step), None
         try:
             yield

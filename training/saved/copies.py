@@ -80,8 +80,8 @@ class Copies:
 
 
 def _add(store: Store, name: str, path: Path, begins: list[int]) -> None:
-    """Copy what the file holds beyond its parts. Those that it does not hold any more, since a
-    rollback or a resume took rows back, are removed, the last one first."""
+    """Copy the bytes of the file beyond its parts. Parts that the file does not hold any more,
+    since a rollback or a resume took rows back, are removed, the last one first."""
     end = 0
     with path.open("rb") as file:
         while begins:
@@ -126,8 +126,8 @@ def _join(store: Store, name: str, begins: list[int]) -> bytes:
 
 
 def fetch(run: Path, folder: str) -> None:
-    """Bring back what is in the folder and not, or shorter, in the run. The settings are those
-    that the newest checkpoint was trained with.
+    """Bring back files that the run lacks, or has shorter, from the folder. The settings are the
+    ones that the newest checkpoint was trained with.
 
     Raises:
         ValueError: they are another run's.

@@ -96,7 +96,7 @@ class FolderSteps:
             time.sleep(SWEEP_SECONDS)
 
     def tidy(self) -> None:
-        """Orbax removes what saves that were cut off have left, when it is opened."""
+        """Orbax removes the rests of interrupted saves when it is opened."""
 
     def delete(self, step: int) -> None:
         """Delete a step, by process 0 alone: orbax would wait for the others to delete it too."""
@@ -110,7 +110,7 @@ class FolderSteps:
         (self._folder / str(step)).rename(aside)
 
     def reload(self) -> None:
-        """See what is there now."""
+        """Look at the folder anew."""
         self._manager.reload()
 
     def words(self, step: int) -> Any:

@@ -137,7 +137,7 @@ class ObjectSteps:
         problem = None
         if jax.process_index() == 0:
             try:
-                self._remove(step)  # what a save that was cut off has left
+                self._remove(step)  # the rest of an interrupted save
             except Exception as error:
                 problem = error
         if not everywhere(problem is None):
@@ -157,7 +157,7 @@ class ObjectSteps:
         for name, (shape, dtype, cut, held) in pieces.items():
             if not held and not is_first:
                 continue
-            # Process 0 writes what is said of an array; the others take it as said.
+            # Process 0 writes an array's metadata; the others trust it.
             array = ts.open(
                 {"driver": "zarr3", "store_data_equal_to_fill_value": True},
                 kvstore=self._store / f"{step}/{name}/",
@@ -207,7 +207,7 @@ class ObjectSteps:
             self._store.delete_range(below(f"{step}/")).result()
 
     def tidy(self) -> None:
-        """Remove what saves that were cut off have left."""
+        """Remove the rests of interrupted saves."""
         with reachable(self._store, "NOT_FOUND"):
             found = {name.decode().partition("/")[:2] for name in self._store.list().result()}
             begun = {int(first) for first, slash in found if slash and first.isdecimal()}
@@ -215,7 +215,7 @@ class ObjectSteps:
                 self._store.delete_range(below(f"{step}/")).result()
 
     def set_aside(self, step: int) -> None:
-        """Copy what is there to aside-STEP, which nobody reads, and remove the step."""
+        """Copy the step's objects to aside-STEP, which nobody reads, and remove the step."""
         self._store.delete_range(below(f"aside-{step}/")).result()
         for name in names(self._store, f"{step}/"):
             data = self._store.read(f"{step}/{name}").result().value

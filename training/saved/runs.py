@@ -4,10 +4,11 @@ RUN/config.yaml        the resolved configuration
 RUN/environment.json   for each start: command, commit, package versions, devices
 RUN/metrics.jsonl      one row per update
 RUN/LOGBOOK.md         what happened to the run, and logbook.jsonl for programs
-RUN/skips.json         batches left out
+RUN/skips.json         skipped batches
 RUN/checkpoints/STEP   RUN/grids/*.png   RUN/tokenizer/   RUN/vqgan/
 
-With checkpoint.folder the steps lie there, and copies of the rest (training/saved/copies.py).
+With checkpoint.folder the steps are stored there, with copies of the rest
+(training/saved/copies.py).
 """
 
 import contextlib
@@ -54,7 +55,7 @@ FREE_ON_RESUME = (
     "tracker.",
 )
 UNTOLD = ("output_dir", "allow_changes")  # differences that are no news
-# What a start may leave behind that was cut off before its first update.
+# Files that a start may leave behind when it ends before its first update.
 OURS = {
     *("config.yaml", "environment.json", "metrics.jsonl", "wandb_id.txt"),
     *("config.yaml.new", "environment.json.new", "metrics.jsonl.new"),
@@ -99,7 +100,7 @@ def describe(changes: Changes) -> str:
 
 
 def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
-    """Those of the changes that a run cannot go on with; `allowed` are patterns of names."""
+    """The changes that a run cannot go on with; `allowed` are patterns of names."""
     return {name: values for name, values in changes.items() if not _is_free(name, allowed)}
 
 
@@ -168,13 +169,13 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
 
 
 def place_of(run: Path, folder: str) -> str:
-    """Where a run's checkpoints lie, for checkpoint.Checkpoints; `folder` is its
+    """The place of a run's checkpoints, for checkpoint.Checkpoints; `folder` is its
     checkpoint.folder."""
     return folder or str(run / "checkpoints")
 
 
 def _find_checkpoints(run: Path, config: Mapping[str, Any]) -> str:
-    """Where they are to be; when that is elsewhere, what was copied there comes back."""
+    """The place of a run's checkpoints. Files that were copied there come back into the run."""
     named = config.get("checkpoint", {}).get("folder", "")
     if named and not remote.is_remote(named):
         if Path(named).is_file():
@@ -187,7 +188,7 @@ def _find_checkpoints(run: Path, config: Mapping[str, Any]) -> str:
 
 
 def _has_content(place: str) -> bool:
-    """Whether anything is there but saves that were cut off."""
+    """Whether anything but interrupted saves is there."""
     if remote.is_remote(place):
         return bool(remote.ObjectSteps(place).steps())
     others = (path for path in Path(place).glob("*") if path.name != "run")

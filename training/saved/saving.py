@@ -27,7 +27,8 @@ def make_save_hook(config: CheckpointConfig, save: Callable[[int, TrainState], A
 
 
 class Clock:
-    """Tells when the next save by the clock is due. Of several processes, process 0's counts."""
+    """Knows when the next save by the clock is due. Among several processes, process 0's clock
+    counts."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         """`seconds` between saves; 0: never."""
@@ -77,8 +78,8 @@ def to_keep(
     config: CheckpointConfig,
     metrics_of: Callable[[int], Mapping[str, float]],
 ) -> tuple[set[int], str]:
-    """Which of the steps, oldest first, are kept: the newest, the best by keep_best, and those for
-    ever; and what is wrong with keep_best, for which all are kept. A NaN is never best."""
+    """The steps to keep (the newest, the best by keep_best, and the permanent ones), and the
+    problem with keep_best, if any: then all steps are kept. A NaN is never best."""
     if not config.keep:
         return set(steps), ""
     kept = set(steps[-config.keep :])

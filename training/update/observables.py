@@ -31,7 +31,7 @@ class Update(NamedTuple):
     params: PyTree
     """Before the update."""
     updates: PyTree
-    """What is added to the parameters."""
+    """The change of the parameters."""
     opt_state: PyTree
     """After the update."""
     step: Int[Array, ""]

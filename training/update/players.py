@@ -45,7 +45,7 @@ Gradient = Callable[[Player, PyTree], tuple[PyTree, dict[str, Array]]]
 
 
 def init_players(players: Players, key: Key[Array, ""]) -> dict[str, PlayerState] | None:
-    """The state of each player before the first update, by name; None where there is none."""
+    """The state of each player before the first update, by name; None without players."""
     states = {}
     for place, (name, player) in enumerate(sorted(players.items())):
         params = player.init(jax.random.fold_in(key, place))
