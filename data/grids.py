@@ -202,13 +202,6 @@ def save_gif(
         )
 
 
-def read_png_about(path: Path) -> dict[str, str]:
-    """The text fields of a PNG."""
-    with Image.open(path) as image:
-        image.load()
-        return {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
-
-
 def is_drawn(path: Path) -> bool:
     """Whether a file is a PNG that `save_png` wrote with the fields of a drawn picture, or a GIF of
     `save_gif`."""

@@ -14,9 +14,9 @@ from data.grids import (
     _wrap,
     enlarge,
     picture_grid,
-    read_png_about,
     save_png,
 )
+from tests.png_texts import read_png_about
 
 
 def noise(*shape: int) -> np.ndarray:

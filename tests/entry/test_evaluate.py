@@ -15,7 +15,6 @@ from PIL import Image
 import evaluate as evaluate_module
 from config import parse_config, run
 from data.exam import Selection, choose_gallery, choose_prompts, never_seen, open_exam
-from data.grids import read_png_about
 from data.records import Records, open_records
 from drawing import open_checkpoint
 from evaluate import (
@@ -27,6 +26,7 @@ from evaluate import (
     open_drawers,
 )
 from tests.entry.conftest import write_source
+from tests.png_texts import read_png_about
 from vqgan import pretrained as pretrained_vqgan
 
 FEW = "--pictures=2"

@@ -15,7 +15,6 @@ from PIL import Image
 import generate as generate_module
 from completing import read_beginning, read_mask
 from config import parse_config, run
-from data.grids import read_png_about
 from drawing import UNDRAWN, make_drawer
 from generate import GenerateConfig, main
 from model import transformer
@@ -24,6 +23,7 @@ from outputs import output_paths, sources_of
 from prompts import known_captions, read_prompts, warn_of_unknown
 from release import ReleaseConfig, release
 from tests.entry.clip_folders import write_clip
+from tests.png_texts import read_png_about
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 HOSTILE = ["../../etc/passwd", "a\x00b", "\ud800", "w" * 50_000, "</s> <pad>", "日本 ❤️", "--", " "]

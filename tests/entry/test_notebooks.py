@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 from PIL import Image
 
-from data.grids import read_png_about
+from tests.png_texts import read_png_about
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,0 +1,12 @@
+"""What is written into a PNG beside its picture."""
+
+from pathlib import Path
+
+from PIL import Image
+
+
+def read_png_about(path: Path) -> dict[str, str]:
+    """The text fields of a PNG."""
+    with Image.open(path) as image:
+        image.load()
+        return {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
