@@ -268,7 +268,7 @@ def test_micro_batches_and_devices_make_no_difference(tiny_vqgan, micro_batches,
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: LossConfig(adversarial=-1.0), r"loss\.adversarial -1\.0"),
+        (lambda: LossConfig(adversarial=-1.0), r"loss\.adversarial cannot be negative, not -1\.0"),
         (lambda: LossConfig(adversarial_limit=0.0), "adversarial_limit 0.0 must be positive"),
         (lambda: DiscriminatorConfig(channels=()), "one or more numbers"),
         (lambda: DiscriminatorConfig(channels=(8, 0)), "at least 1, not"),
