@@ -3,6 +3,7 @@
 import itertools
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,23 @@ def test_only_the_newest_and_the_best_are_kept(place: str) -> None:
     assert kept("newest", "") == {4}
     assert kept("lowest", "eval/psnr") == {1, 4}
     assert kept("highest", "-eval/psnr") == {2, 4}
+
+
+def test_a_pipe_in_a_step_is_not_waited_for(tmp_path: Path) -> None:
+    """Neither where its JSON nor where its arrays are, nor in what orbax notes for itself."""
+    with Checkpoints(tmp_path / "a", CheckpointConfig()) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_of(4, step=step), {})
+    for number, path in enumerate(p for p in (tmp_path / "a" / "2").rglob("*") if p.is_file()):
+        copy, told = tmp_path / str(number), list[str]()
+        shutil.copytree(tmp_path / "a", copy)
+        pipe = copy / path.relative_to(tmp_path / "a")
+        pipe.unlink()
+        os.mkfifo(pipe)
+        tell = lambda _, text, told=told: told.append(text)  # noqa: E731
+        try:
+            with Checkpoints(copy, CheckpointConfig(), tell) as checkpoints:
+                assert_same(checkpoints.resume(state_of(4), {}), state_of(4, step=1))
+        except ValueError as error:
+            told.append(str(error))
+        assert f"{pipe} is no file, but a pipe" in told[0]

@@ -45,6 +45,9 @@ class FolderSteps:
         quieten()
         self._folder, self._is_writer = folder.resolve(), is_writer
         self._failed: set[int] = set()
+        for pattern in ("*", "*/*"):  # what orbax reads of each step when it is opened
+            for path in self._folder.glob(pattern):
+                _check_plain(path)
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -115,12 +118,16 @@ class FolderSteps:
 
     def words(self, step: int) -> Any:
         """The JSON saved with a step. Orbax's own reading would wait for all other processes."""
-        return json.loads((self._folder / str(step) / "about" / "metadata").read_text("utf-8"))
+        path = self._folder / str(step) / "about" / "metadata"
+        _check_plain(path)
+        return json.loads(path.read_text("utf-8"))
 
     def restore(self, step: int, wanted: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """The arrays of a step that `wanted`, trees of shapes with shardings, asks for. Nobody
         waits for the others, of which one may find its part damaged."""
         folder = self._folder / str(step)
+        for path in folder.rglob("*"):
+            _check_plain(path)
         return {
             name: ocp.StandardCheckpointHandler().restore(
                 folder / name, args=ocp.args.StandardRestore(item)
@@ -132,3 +139,9 @@ class FolderSteps:
         with contextlib.suppress(Exception):
             self._manager.close()
         self._sweep()
+
+
+def _check_plain(path: Path) -> None:
+    """Raises ValueError for a pipe or a device, which would be waited for."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is no file, but a pipe or a device")
