@@ -99,9 +99,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         self._check_length()
-        for name in ("batch_size", "accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name} must be at least 1, not {getattr(self, name)}")
+        check_least(self, "training", 1, "batch_size", "accumulation_steps")
         check_least(self, "training", 2, "spike_window", "loss_scale_window", "loss_scale_patience")
         for name in ("spike_threshold", "loss_scale_floor"):
             if getattr(self, name) <= 0:
