@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jsonargparse
@@ -78,7 +78,8 @@ def parse_config(
     Fields with metadata {"nargs": "*"} take several words, and their flag may be given several
     times; any other may not. Those of the top level with {"positional": True} stand without a
     flag's name. A bool's flag alone means true. A trailing `=None`, as wandb's agent writes it,
-    means null. A ~ at the start of a path is the home folder. A setting that has moved
+    means null. A ~ at the start of a path is the home folder. A file or the flags that give one of
+    two settings of flags.EITHER take back what was said of the other before. A setting that moved
     (old_names.py) is refused by its new name, or read with a line on stderr; `is_saved`: the files
     are of a run, in which every old name is read.
 
@@ -102,7 +103,10 @@ def parse_config(
     parser = _parser(config_class)
     parser.opening = help_page.opening(config_class, prog, about, often)
     for file in files:
-        _set_defaults(parser, flags.read_file(file, config_class, moved, is_saved))
+        given = _flat(flags.read_file(file, config_class, moved, is_saved))
+        parser.set_defaults(given | flags.taken_back(given, known))
+    back = flags.taken_back(flags.names(words), known)
+    words = [*(f"--{name}={value}" for name, value in back.items()), *words]
     try:
         in_sections = {one for one in several if "." in one}
         values = parser.parse_args(flags.gather(words, in_sections, _load))
@@ -136,15 +140,13 @@ def _parser(config_class: type) -> "_OneLineParser":
     return parser
 
 
-def _set_defaults(parser: jsonargparse.ArgumentParser, tree: dict[str, Any]) -> None:
-    def flat(part: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in part.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    parser.set_defaults(dict(flat(tree, "")))
+def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in part.items():
+        name = f"{prefix}{key}"
+        found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
 
 
 def _check_finite(tree: Any, name: str = "") -> None:

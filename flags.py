@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from weights.yaml_files import SEVERAL, read_settings
 
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"
+EITHER = (("training.steps", "training.epochs"),)
+"""Two settings that say one thing: a preset's is meant no more where a flag gives the other."""
 Load = Callable[[str], Any]
 """One value of the command line → what it says."""
 
@@ -95,6 +97,17 @@ def _flags(words: list[str]) -> Iterator[tuple[int, str]]:
             return
         if word.startswith("--"):
             yield i, word[2:].partition("=")[0]
+
+
+def names(words: list[str]) -> set[str]:
+    """The names of the flags among the words."""
+    return {name for _, name in _flags(words)}
+
+
+def taken_back(given: Collection[str], known: Collection[str]) -> dict[str, int]:
+    """0 for each setting of EITHER that is not given, where the other one is."""
+    pairs = [pair for one, other in EITHER for pair in ((one, other), (other, one))]
+    return {b: 0 for a, b in pairs if a in given and b not in given and b in known}
 
 
 def check_once(words: list[str], several: set[str]) -> None:

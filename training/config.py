@@ -118,20 +118,17 @@ class TrainingConfig:
         self._check_micro_batch()
 
     def _check_length(self) -> None:
-        """Where epochs are given, steps become 0, until the examples are counted (batching.py)."""
-        steps, default = self.steps, type(self).steps
-        if self.epochs < 0 or steps < 0 or not (self.epochs or steps):
+        steps, epochs = self.steps, self.epochs
+        if epochs < 0 or steps < 0 or not (epochs or steps):
             raise ValueError(
-                f"training.steps {steps} and training.epochs {self.epochs:g}: one of them must say "
-                "how long the run is, at least 1 update or more than 0 passes"
+                f"training.steps {steps} and training.epochs {epochs:g}: one of them must say how "
+                "long the run is, at least 1 update or more than 0 passes"
             )
-        if self.epochs and steps not in (0, default):
+        if epochs and steps:
             raise ValueError(
-                f"training.steps {steps} and training.epochs {self.epochs:g} both say how long the "
-                "run is; give one, such as --training.epochs=0 or --training.steps=0"
+                f"training.steps {steps} and training.epochs {epochs:g} both say how long the run "
+                "is; give one of them"
             )
-        if self.epochs:
-            object.__setattr__(self, "steps", 0)
 
     def _check_micro_batch(self) -> None:
         size, parts = self.micro_batch_size, self.accumulation_steps

@@ -16,7 +16,8 @@ from vqgan.recipe import VQGANRunConfig
 
 
 def steps(examples: int, **given: Any) -> int:
-    return in_updates(RunConfig(training=TrainingConfig(**given)), examples).training.steps
+    length = {"steps": 0, **given} if "epochs" in given else given
+    return in_updates(RunConfig(training=TrainingConfig(**length)), examples).training.steps
 
 
 def test_passes_become_the_least_updates_that_hold_them() -> None:
@@ -35,11 +36,33 @@ def test_growing_batches_hold_as_many_passes() -> None:
 
 
 def test_what_is_resolved_stays_so() -> None:
-    config = RunConfig(training=TrainingConfig(epochs=3.0, batch_size=4))
-    assert config.training.steps == 0
+    config = RunConfig(training=TrainingConfig(steps=0, epochs=3.0, batch_size=4))
     found = in_updates(config, 10)
     assert (found.training.steps, found.training.epochs) == (8, 0.0)
     assert in_updates(found, 99) == found
+
+
+def test_what_is_given_later_counts(tmp_path: Path) -> None:
+    """Flags over files, later files over earlier ones, any over the default."""
+    (tmp_path / "passes.yaml").write_text("training: {epochs: 5}\n")
+    (tmp_path / "updates.yaml").write_text("training: {steps: 70}\n")
+
+    def length(*words: str, of: Any = Config) -> tuple[int, float]:
+        files = [word.replace("=", f"={tmp_path}/") if "config" in word else word for word in words]
+        training = parse_config(of, files).training
+        return training.steps, training.epochs
+
+    passes, updates = "--config=passes.yaml", "--config=updates.yaml"
+    assert length() == (500, 0)
+    assert length("--training.epochs=3") == (0, 3)
+    assert length(passes) == length(updates, passes) == (0, 5)
+    assert length(passes, updates) == length(updates) == (70, 0)
+    assert length(passes, "--training.steps=500") == (500, 0)
+    assert length(updates, "--training.epochs", "2", of=VQGANRunConfig) == (0, 2)
+    with pytest.raises(ValueError, match="both say how long"):
+        length("--training.epochs=3", "--training.steps=500")
+    with pytest.raises(ValueError, match="one of them must say"):
+        length(passes, "--training.epochs=0")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +71,7 @@ def test_what_is_resolved_stays_so() -> None:
         ({"steps": 70, "epochs": 2.0}, "both say how long"),
         ({"steps": 0}, "one of them must say"),
         ({"steps": -1}, "one of them must say"),
-        ({"epochs": -1.0}, "one of them must say"),
+        ({"steps": 0, "epochs": -1.0}, "one of them must say"),
     ],
 )
 def test_one_of_the_two_says_how_long_a_run_is(given: dict[str, Any], message: str) -> None:
@@ -64,7 +87,7 @@ def test_a_trainer_that_counts_no_examples_refuses_passes() -> None:
 def test_a_vqgan_s_start_of_the_codebook_is_checked_when_the_updates_are_known() -> None:
     config = VQGANRunConfig()
     config = dataclasses.replace(
-        config, training=dataclasses.replace(config.training, epochs=2.0, batch_size=16)
+        config, training=dataclasses.replace(config.training, steps=0, epochs=2.0, batch_size=16)
     )
     assert in_updates(config, 32_000).training.steps == 4000
     with pytest.raises(ValueError, match="quantizer.warmup_steps 1000 leaves none of the 20"):
@@ -74,7 +97,7 @@ def test_a_vqgan_s_start_of_the_codebook_is_checked_when_the_updates_are_known()
 def test_a_run_counts_passes_says_so_and_goes_on_to_more(
     records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*tiny(records_folder, tmp_path / "run"), "--training.steps=0"]
+    words = tiny(records_folder, tmp_path / "run")
     train.main(parse_config(Config, [*words, "--training.epochs=1"]))  # 31 pictures, 8 at a time
     said = "1 passes over 31 examples are 4 updates"
     assert said in capsys.readouterr().err
