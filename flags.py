@@ -13,8 +13,9 @@ from weights.yaml_files import SEVERAL, read_settings
 
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"
-EITHER = (("training.steps", "training.epochs"),)
-"""Two settings that say one thing: a preset's is meant no more where a flag gives the other."""
+EITHER = {"training.steps": 0, "training.epochs": 0.0}
+"""Settings that say one thing, with what says nothing: a preset's is meant no more where a flag
+gives another of them."""
 Load = Callable[[str], Any]
 """One value of the command line → what it says."""
 
@@ -104,10 +105,11 @@ def names(words: list[str]) -> set[str]:
     return {name for _, name in _flags(words)}
 
 
-def taken_back(given: Collection[str], known: Collection[str]) -> dict[str, int]:
-    """0 for each setting of EITHER that is not given, where the other one is."""
-    pairs = [pair for one, other in EITHER for pair in ((one, other), (other, one))]
-    return {b: 0 for a, b in pairs if a in given and b not in given and b in known}
+def taken_back(given: Collection[str], known: Collection[str]) -> dict[str, Any]:
+    """0 for each setting of EITHER that is not given, where another one is."""
+    if not EITHER.keys() & set(given):
+        return {}
+    return {name: zero for name, zero in EITHER.items() if name not in given and name in known}
 
 
 def check_once(words: list[str], several: set[str]) -> None:
