@@ -10,7 +10,7 @@ import pytest
 
 from command_line import parse_config
 from config import Config, from_yaml
-from generate import GenerateConfig
+from release import ReleaseConfig
 from terminal import command, printable
 
 ROOT = Path(__file__).parent.parent
@@ -184,7 +184,7 @@ def test_a_command_shows_no_sequence_of_a_name() -> None:
 
 def test_a_flag_that_is_required_is_named() -> None:
     with pytest.raises(ValueError, match="required: checkpoint"):
-        parse_config(GenerateConfig, ["--prompts", "a"])
+        parse_config(ReleaseConfig, ["--out=a"])
 
 
 @pytest.mark.parametrize("seed", [1 << 32, -(1 << 31) - 1, 10**23])
