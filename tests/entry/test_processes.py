@@ -89,8 +89,8 @@ def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path)
     said = finish(start(records_folder, two, *more), 240)
     assert [status for status, *_ in said] == [0, 0], said
     assert "2 processes" in said[0][1]
-    # The first speaks for both.
-    assert not [line for line in said[1][1].splitlines() if "peer ranks" not in line]
+    # The first speaks for both. gloo's own lines come from two threads, and may leave an empty one.
+    assert not [line for line in said[1][1].splitlines() if line and "peer ranks" not in line]
     flags = [f"--data.records={records_folder}", f"--output_dir={one}", *more]
     train.main(parse_config(Config, [*TINY, *flags]))
     assert [step for step, _ in losses(two)] == [1, 2, 3, 4, 5, 6]
