@@ -156,6 +156,7 @@ def test_a_closed_terminal_does_not_keep_a_run_from_saving(tmp_path: Path) -> No
     saved = tmp_path / "saved"
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
         os.chdir(ROOT)
         os.execv(sys.executable, [sys.executable, "-c", CLOSED, str(saved)])
     assert b"busy" in os.read(terminal, 100)
