@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 
 from config import Config
 from data.exam import Selection, choose_gallery, choose_prompts, evenly, read_real_pictures
@@ -84,8 +84,7 @@ def try_pairs(
     gallery, targets = open_gallery(records, rows, drawers[0].image_size)
     print(f"choosing guidance and temperature: {len(PAIRS)} × {len(rows)} pictures", flush=True)
     drawn = [drawer.draw(params, prompts, seeds) for drawer in drawers]
-    spread = gallery.pictures.reshape(len(gallery.pictures), -1).std(axis=1)
-    limit = min(BLANK, float(np.median(spread)) / 2)
+    limit = min(BLANK, float(np.median(spreads(gallery.pictures))) / 2)
     trials = []
     for (guidance, temperature), pictures in zip(PAIRS, drawn, strict=True):
         blank = are_blank(pictures, limit)
@@ -128,7 +127,12 @@ def with_concept(example: dict[str, Any]) -> dict[str, Any]:
 
 def are_blank(pictures: UInt8[np.ndarray, "b y x 3"], limit: float) -> Bool[np.ndarray, " b"]:
     """Whether each picture is one flat colour."""
-    return pictures.reshape(len(pictures), -1).std(axis=1) < limit
+    return spreads(pictures) < limit
+
+
+def spreads(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float64[np.ndarray, " b"]:
+    """The standard deviation of each picture's values, of 255."""
+    return pictures.reshape(len(pictures), -1).std(axis=1)
 
 
 def best_of(trials: Sequence[Trial], real_blank: float) -> Trial:

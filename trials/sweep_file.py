@@ -62,7 +62,7 @@ class Sweep:
 
     def at(self, key: str) -> str:
         """The place of a key, for messages: "FILE, line 7"."""
-        return _place(self.path, self.lines, key)
+        return f"{self.path}, line {self.lines[key]}" if key in self.lines else str(self.path)
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -165,7 +165,3 @@ def _lines(node: Node | None, parent: str = "") -> dict[str, int]:
         found[name] = key.start_mark.line + 1
         found.update(_lines(value, name))
     return found
-
-
-def _place(path: Path, lines: Mapping[str, int], key: str) -> str:
-    return f"{path}, line {lines[key]}" if key in lines else str(path)

@@ -14,8 +14,8 @@ from config import Config, parse_config
 from drawing import make_drawer, open_checkpoint
 from model import pretrained, transformer
 from release import ReleaseConfig, release
+from tests.entry.kills import killed
 from tests.entry.test_train import losses, tiny, weights
-from training import session
 from training.saved.runs import copy_once
 
 RANK = ("--optim.adapters.rank=4", "--optim.learning_rate=0.05")
@@ -57,20 +57,8 @@ def test_stopped_and_resumed_equals_straight_through(
     records_folder: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(records_folder, tmp_path / "straight", run_folder)
-    original = session.fit
-
-    def fit_until_seven(step, state, batch_at, steps, **rest):
-        def broken(n: int):
-            if n == 7:
-                raise KeyboardInterrupt
-            return batch_at(n)
-
-        return original(step, state, broken, steps, **rest)
-
-    monkeypatch.setattr(session, "fit", fit_until_seven)
-    with pytest.raises(KeyboardInterrupt):
+    with killed(monkeypatch):
         tune(records_folder, tmp_path / "resumed", run_folder)
-    monkeypatch.undo()
     tune(records_folder, tmp_path / "resumed", run_folder)
     assert losses(tmp_path / "resumed") == losses(tmp_path / "straight")
     one = weights(tmp_path / "straight", tmp_path / "a")

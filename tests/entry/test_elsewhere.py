@@ -11,9 +11,9 @@ import pytest
 import train
 from config import Config, parse_config
 from drawing import open_checkpoint
+from tests.entry.kills import killed
 from tests.entry.test_processes import ROOT, finish, free_port
 from tests.entry.test_train import TINY, losses, tiny
-from training import session
 from training.saved.checkpoint import Checkpoints
 
 
@@ -28,20 +28,8 @@ def test_an_empty_folder_resumes_what_another_machine_has_begun(
         records_folder, run, f"--checkpoint.folder={store}", "--training.steps=9",
         "--training.eval_every=0",
     )  # fmt: skip
-    original = session.fit
-
-    def fit_until_seven(step, state, batch_at, steps, **rest):
-        def broken(n: int):
-            if n == 7:
-                raise KeyboardInterrupt
-            return batch_at(n)
-
-        return original(step, state, broken, steps, **rest)
-
-    monkeypatch.setattr(session, "fit", fit_until_seven)
-    with pytest.raises(KeyboardInterrupt):
+    with killed(monkeypatch):
         train.main(parse_config(Config, words))
-    monkeypatch.undo()
     shutil.rmtree(run)
 
     with pytest.raises(ValueError, match=r"seed \(was 0, now 1\)"):

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 import train
 from config import Config, parse_config, run
 from release import ReleaseConfig, release
-from training import session
+from tests.entry.kills import killed
 from training.reports import logbook, metrics
 
 TINY = [f"--config={Path(__file__).parent / 'tiny.yaml'}"]
@@ -81,30 +81,14 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     ids=["adamw", "float16", "ramp"],
 )
 def test_stopped_and_resumed_equals_straight_through(
-    records_folder: Path, tmp_path: Path, settings: list[str]
+    records_folder: Path, tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     train.main(parse_config(Config, tiny(records_folder, straight, *settings)))
 
     config = parse_config(Config, tiny(records_folder, resumed, *settings))
-    original = session.fit
-
-    def fit_until_seven(step, state, batch_at, steps, **rest):
-        """A kill: rows up to 7 are written, the newest checkpoint is 5."""
-
-        def broken(n: int):
-            if n == 7:
-                raise KeyboardInterrupt
-            return batch_at(n)
-
-        return original(step, state, broken, steps, **rest)
-
-    session.fit = fit_until_seven
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train.main(config)
-    finally:
-        session.fit = original
+    with killed(monkeypatch):
+        train.main(config)
     assert losses(resumed)[-1][0] >= 6
     train.main(config)
     assert losses(resumed) == losses(straight)
