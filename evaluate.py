@@ -35,6 +35,7 @@ from data.grids import picture_grid, save_png
 from data.records import Records, open_records
 from drawing import Drawer, make_drawer, picture_seed
 from drawing_memory import ROWS_PER_CALL
+from likeness import Lens, Row, compare, mean_of, open_lens
 from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import check_grid, check_is_png
@@ -91,6 +92,9 @@ class EvaluateConfig(SamplingFlags):
     grid: str | None = None
     """PNG file for a grid of drawn held-out prompts; default: held_out.png in the first run's
     folder. Empty (--grid=): none."""
+    clip: str | None = None
+    """Folder of CLIP's weights and tokenizer.json, for the Fréchet distance and CLIP's score;
+    without it the distance is one of shapes and colours."""
     seed: int = 0
     """Another seed draws other pictures."""
     compute_dtype: ComputeDtype = "float32"
@@ -109,6 +113,7 @@ def main(config: EvaluateConfig) -> None:
     records = open_common_records(checkpoints, config)
     grid_path = place_of_grid(checkpoints[0], config.grid)
     drawers = open_drawers(checkpoints, config)
+    lens = open_lens(config.clip)
     selection = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
     unseen = find_unseen(records, selection)
     if unseen:
@@ -116,13 +121,17 @@ def main(config: EvaluateConfig) -> None:
     exam = open_exam(records, drawers[0].image_size, selection)
     check_total(exam, drawers[0].image_size, config.pictures)
     results: list[dict[str, Answers]] = []
+    likeness: list[dict[str, dict[str, Row]]] = []
     grid: Grid | None = None
     for checkpoint, drawer in zip(checkpoints, drawers, strict=True):
         drawn = {split: draw(drawer, checkpoint, exam, split, config) for split in exam.targets}
         if not results:
             grid = make_grid(exam, drawn)
         results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
+        likeness.append(likenesses(lens, exam, drawer, drawn))
     report = make_report(exam, drawers[0], results, config, unseen)
+    report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
+    report["seen_by"] = lens.name
     print(json.dumps(report) if config.json else as_text(report), flush=True)
     if grid_path and grid is not None:  # last: a disk that is full by now costs no score
         save_png(grid_path, picture_grid(*grid), {"prompts": grid[0]})
@@ -250,6 +259,21 @@ def draw(
     return pictures.reshape(-1, config.pictures, *pictures.shape[1:])
 
 
+def likenesses(
+    lens: Lens, exam: Exam, drawer: Drawer, drawn: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Row]]:
+    """Per split, how like real pictures and their prompts the drawn ones are."""
+    return {
+        split: compare(lens, exam, split, pictures, repaint(exam, drawer, split))
+        for split, pictures in drawn.items()
+    }
+
+
+def repaint(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:
+    """The real pictures of a split's prompts as the VQGAN paints them: [prompt, y, x, 3]."""
+    return drawer.paint_tokens(exam.records.image_tokens[exam.rows[split]].astype(np.int32))
+
+
 def make_grid(exam: Exam, drawn: Mapping[str, np.ndarray]) -> Grid:
     """The first picture of each prompt, as many of each split as look well on a page; training
     captions say that they are some."""
@@ -303,7 +327,6 @@ def figures(
         "runs": {str(path): {} for path in config.checkpoints},
     }
     for split in splits:
-        rows = exam.rows[split]
         runs = [means(result[split]) for result in results]
         report["splits"][split] = means({q: [run[q] for run in runs] for q in runs[0]})
         report["interval"][split] = {
@@ -314,9 +337,8 @@ def figures(
         }
         for path, scores in zip(config.checkpoints, runs, strict=True):
             report["runs"][path][split] = scores
-        repainted = drawer.paint_tokens(exam.records.image_tokens[rows].astype(np.int32))
         report["chance"][split] = means(exam.gallery.chance(exam.targets[split]))
-        report["ceiling"][split] = means(exam.judge(split, repainted[:, None]))
+        report["ceiling"][split] = means(exam.judge(split, repaint(exam, drawer, split)[:, None]))
     return report
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from likeness import as_lines, legend
+
 HALVES = {"tune": "the tune half", "report": "the report half", "all": "both halves"}
 COLUMNS = {
     "all_top1": "is the nearest",
@@ -88,13 +90,14 @@ def as_text(report: Mapping[str, Any]) -> str:
         count = report["training"]["prompts"]["train"]
         lines.append(f"train: {count} training captions × {report['pictures']} pictures")
         lines += [*_table("train", report["training"]), ""]
+    lines += as_lines(report["likeness"], report["seen_by"], row)
     over = f"the {len(report['runs'])} runs" if len(report["runs"]) > 1 else "the prompts"
     asked = {q for scores in report["splits"].values() for q in scores}
     columns = "; ".join(f"{COLUMNS[q]}: {LEGEND[q]}" for q in COLUMNS if q in asked)
     lines.append(
         f"Per cent; in brackets a 95 % interval over {over}. Found among {report['gallery']:,} "
         f"distinct real pictures. {columns}. chance: real pictures drawn by lot; ceiling: the real "
-        f"pictures themselves as the VQGAN paints them."
+        f"pictures themselves as the VQGAN paints them. {legend(report['likeness'])}"
     )
     return "\n".join(lines)
 

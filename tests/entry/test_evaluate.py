@@ -25,6 +25,7 @@ from evaluate import (
     means,
     open_drawers,
 )
+from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source
 from tests.png_texts import read_png_about
 from vqgan import pretrained as pretrained_vqgan
@@ -56,6 +57,31 @@ def test_the_json_holds_scores_beside_chance_and_ceiling(
         | {"nn_is_train": 31 / 40}
     )
     assert set(report["ceiling"]["tone"]) == set(scores)
+
+
+def test_likeness_stands_beside_chance_and_ceiling(
+    run_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    report = json.loads(evaluate(capsys, run_folder, "--json", FEW, "--half=all"))
+    rows = report["likeness"]["tone"]
+    assert report["seen_by"] == "shape and colour"
+    assert set(rows) == {"drawn", "chance", "ceiling"}
+    assert set(rows["drawn"]) == {"frechet", "diversity"}
+    assert set(rows["ceiling"]) == {"frechet"}
+    assert rows["chance"]["frechet"] < rows["drawn"]["frechet"]  # random weights draw noise
+
+
+def test_clip_is_what_the_likeness_is_seen_by(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    clip = write_clip(tmp_path / "clip")
+    asked: list[str | Path] = [run_folder, FEW, "--half=all", f"--clip={clip}"]
+    report = json.loads(evaluate(capsys, *asked, "--json"))
+    for row in report["likeness"]["tone"].values():
+        assert -100 <= row["clip_score"] <= 100
+    text = evaluate(capsys, *asked)
+    assert f"likeness, by the CLIP in {clip}:" in text
+    assert "CLIP score: 100 × the cosine" in text
 
 
 def test_the_table_names_every_question(run_folder: Path, capsys: pytest.CaptureFixture) -> None:

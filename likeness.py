@@ -1,0 +1,110 @@
+"""Are drawn pictures like real ones, unlike one another, and like their prompts? Figures of sets.
+
+Without a network the features are those of shape and colour that the gallery is searched by. With
+`--clip FOLDER` they are CLIP's, and its score of picture and prompt (arXiv:2104.08718) is added.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from data.exam import Exam, evenly
+from data.gallery import picture_features
+from data.likeness import diversity, frechet_distance
+from ranking import Ranker, open_ranker
+
+Pictures = UInt8[np.ndarray, "n y x 3"]
+Row = dict[str, float]
+COLUMNS = {
+    "frechet": "Fréchet distance",
+    "diversity": "diversity",
+    "clip_score": "CLIP score",
+}
+"""What a figure is called in the table."""
+LEGEND = {
+    "frechet": "between drawn and real pictures of these prompts, less is nearer",
+    "diversity": "mean distance between two pictures of one prompt, 0 if all are one picture",
+    "clip_score": "100 × the cosine between picture and prompt",
+}
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What pictures are seen through."""
+
+    name: str
+    features: Callable[[Pictures], Float[np.ndarray, "n f"]] = picture_features
+    ranker: Ranker | None = None
+
+
+def open_lens(clip: str | None) -> Lens:
+    """The CLIP in a folder, or shape and colour."""
+    if clip is None:
+        return Lens("shape and colour")
+    ranker = open_ranker(clip)
+    return Lens(f"the CLIP in {clip}", ranker.image_features, ranker)
+
+
+def compare(
+    lens: Lens, exam: Exam, split: str, drawn: UInt8[np.ndarray, "p k y x 3"], repainted: Pictures
+) -> dict[str, Row]:
+    """Figures of what was drawn for a split's prompts, of real pictures drawn by lot (chance), and
+    of the prompts' own as the VQGAN paints them (ceiling). One prompt alone has no Fréchet
+    distance; where there are too few other pictures, those drawn by lot are fewer."""
+    targets = exam.targets[split]
+    prompts, real = exam.prompts(split), lens.features(exam.gallery.pictures[targets])
+    others = np.setdiff1d(np.arange(len(exam.gallery.pictures)), targets)
+    by_lot = exam.gallery.pictures[evenly(others, len(targets))]
+    rows = {"drawn": drawn, "chance": by_lot[:, None], "ceiling": repainted[:, None]}
+    return {name: _figures(lens, prompts, real, pictures) for name, pictures in rows.items()}
+
+
+def _figures(
+    lens: Lens,
+    prompts: Sequence[str],
+    real: Float[np.ndarray, "p f"],
+    pictures: UInt8[np.ndarray, "p k y x 3"],
+) -> Row:
+    count, per_prompt = pictures.shape[:2]
+    flat = lens.features(pictures.reshape(-1, *pictures.shape[2:]))
+    seen = flat.reshape(count, per_prompt, -1)
+    found: dict[str, float | None] = {"diversity": diversity(seen) if count else None}
+    if min(count, len(real)) > 1:  # sets of the same size: a picture of each prompt at a time
+        distances = [frechet_distance(seen[:, k], real) for k in range(per_prompt)]
+        found["frechet"] = float(np.mean(distances))
+    if lens.ranker:
+        texts = np.repeat(lens.ranker.text_features(prompts[:count]), per_prompt, axis=0)
+        found["clip_score"] = float(100 * (flat * texts).sum(axis=1).mean())
+    return {name: round(value, 6) for name, value in found.items() if value is not None}
+
+
+def mean_of(runs: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
+    """The mean over runs of each figure."""
+    return {
+        name: {
+            figure: round(float(np.mean([run[name][figure] for run in runs])), 6) for figure in row
+        }
+        for name, row in runs[0].items()
+    }
+
+
+def as_lines(report: Mapping[str, Mapping[str, Row]], lens: str, label: Callable) -> list[str]:
+    """A table of all splits; `label(name, cells)` makes a line."""
+    columns = _columns(report)
+    lines = [f"likeness, by {lens}:", label("", [COLUMNS[c] for c in columns])]
+    for split, rows in report.items():
+        for name, row in rows.items():
+            cells = [f"{row[c]:.3f}" if c in row else "–" for c in columns]
+            lines.append(label(f"{split} {name}", cells))
+    return [*lines, ""]
+
+
+def legend(report: Mapping[str, Mapping[str, Row]]) -> str:
+    """What the columns mean."""
+    return "; ".join(f"{COLUMNS[c]}: {LEGEND[c]}" for c in _columns(report)) + "."
+
+
+def _columns(report: Mapping[str, Mapping[str, Row]]) -> list[str]:
+    return [c for c in COLUMNS if any(c in rows["drawn"] for rows in report.values())]
