@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 
 DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "i64": "<i8", "f32": "<f4"}
-"""By the ending of the file's name."""
+"""Element types, by the ending of the file's name."""
 
 
 def open_array(folder: Path, name: str, about: dict[str, Any]) -> np.ndarray:
-    """An array of the type and shape in `about`. Raises ValueError for a file of another size."""
+    """A memory-mapped array of the type and shape in `about`. Raises ValueError if the file has
+    another size."""
     kind, shape = about["arrays"][name]["type"], tuple(about["arrays"][name]["shape"])
     path, dtype = folder / f"{name}.{kind}", np.dtype(DTYPES[kind])
     expected = math.prod(shape) * dtype.itemsize
     found = path.stat().st_size if path.is_file() else 0
     if found != expected:
-        raise ValueError(
-            f"{path} has {found:,} bytes instead of {expected:,}; make the records anew"
-        )
+        raise ValueError(f"{path} has {found:,} bytes, not {expected:,}; make the records anew")
     if not expected:
         return np.zeros(shape, dtype)
     # A plain array view: np.memmap's own indexing is several times slower.
@@ -30,7 +29,7 @@ def open_array(folder: Path, name: str, about: dict[str, Any]) -> np.ndarray:
 def write_arrays(
     folder: Path, arrays: dict[str, np.ndarray], kinds: dict[str, str], split_names: list[str]
 ) -> dict[str, Any]:
-    """One file each; returns the digest of all of them and of each."""
+    """Write each array into a file of its own. Returns one digest of all files, and one of each."""
     hashed = hashlib.blake2b("\n".join(split_names).encode(), digest_size=8)
     digests = {}
     for name, array in arrays.items():

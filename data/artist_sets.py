@@ -46,10 +46,10 @@ class IconSet:
     license: str
     author: str
     icons: Mapping[str, Mapping[str, Any]]
-    """By slug: body, and where they differ from the set's: left, top, width, height."""
+    """By slug: body, and, if they differ from the set's, left, top, width, height."""
     sides: Mapping[str, float]
     code_points: Mapping[str, str]
-    """Hexcode by slug, where the package says it."""
+    """Hexcode by slug, for packages that list them."""
 
     def svg(self, slug: str) -> str:
         """The drawing as an SVG file with a square view."""
@@ -84,7 +84,7 @@ def fetch_packages(folder: Path) -> None:
     """Download the packages that are not in `folder` yet, with `npm pack`.
 
     Raises:
-        ValueError: npm is not there or says no.
+        ValueError: npm is missing or fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in STYLES:
@@ -107,13 +107,13 @@ def fetch_packages(folder: Path) -> None:
 
 
 def read_shipped() -> list[IconSet]:
-    """The drawings of data/things.json.gz; data/THINGS_LICENSES.md says whose they are."""
+    """The drawings of data/things.json.gz. data/THINGS_LICENSES.md names their artists."""
     return [IconSet(**one) for one in json.loads(gzip.decompress(SHIPPED.read_bytes()))]
 
 
 def write_shipped(sets: Sequence[IconSet], drawings: Sequence[Drawing], path: Path) -> None:
-    """Write the drawings, a choice of the sets', as `read_shipped` reads them: the same bytes every
-    time."""
+    """Write the chosen drawings of the sets, as `read_shipped` reads them. The bytes are the same
+    every time."""
     content = []
     for one in sets:
         codes = {plain_hexcode(d.emoji.hexcode): d.slug for d in drawings if d.style == one.style}
@@ -204,15 +204,15 @@ def plain_hexcode(code: str) -> str:
 
 
 def squash(name: str) -> str:
-    """What slugs, names and aliases of one thing have in common."""
+    """The common form of slugs, names and aliases of one thing."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("_", " ").replace("-", " ")).replace(
         "skintone", ""
     )
 
 
 def join(sets: Sequence[IconSet], emojis: Sequence[Emoji]) -> list[Drawing]:
-    """Each set's drawing of each emoji, in the table's order; of two slugs that mean one emoji the
-    first. Drawings that mean none are left out, as are offensive gestures."""
+    """Each set's drawing of each emoji, in the table's order. If two slugs mean one emoji, the
+    first is taken. Drawings of no emoji and offensive gestures are skipped."""
     table = {plain_hexcode(e.hexcode): e for e in emojis}
     by_name = _names(sets, table)
     found: dict[tuple[str, str], Drawing] = {}
@@ -233,8 +233,8 @@ def _is_left_out(emoji: Emoji) -> bool:
 
 
 def _names(sets: Sequence[IconSet], table: Mapping[str, Emoji]) -> dict[str, str]:
-    """Hexcode by squashed name: the table's names come before the slugs of sets with code points,
-    these before the aliases of the package `emoji`."""
+    """Hexcode by squashed name. The table's names come first, then the slugs of sets with code
+    points, then the aliases of the package `emoji`."""
     import emoji
 
     names: dict[str, str] = {}
@@ -253,7 +253,7 @@ def _names(sets: Sequence[IconSet], table: Mapping[str, Emoji]) -> dict[str, str
 
 
 def licenses(sets: Sequence[IconSet]) -> str:
-    """A page on who drew what under which licence."""
+    """A page that lists the artists and licences of the drawings."""
     rows = "\n".join(
         f"| {one.style} | {one.package} {one.version} | {one.author} | {one.license} |"
         for one in sets

@@ -1,5 +1,5 @@
-"""Which of the artists' pictures are held out: pairs of thing and artist, skin tones of such pairs,
-and whole things. Decided by crc32 of names, as in data/openmoji_splits.py."""
+"""Held-out pictures of the artists: pairs of thing and artist, skin tones of such pairs, and whole
+things. crc32 of names decides, as in data/openmoji_splits.py."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +9,10 @@ from split_names import GALLERY, TRAIN
 
 
 def assign_splits(drawings: Sequence[Drawing], digests: Mapping[str, str]) -> dict[str, str]:
-    """Split by key: train, style (thing and artist both known, never together), tone (this artist's
-    picture of this thing in another skin tone only), concept (the thing by nobody), or gallery: not
-    asked, since it equals a training picture (`digests`, by key), or is a skin tone of a
-    held-out pair."""
+    """The split by key. train; style (thing and artist are known, never together); tone (this
+    artist's picture of this thing is known in another skin tone only); concept (nobody's picture of
+    the thing is known); or gallery, which is not asked: such a picture equals a training picture
+    (`digests`, by key), or is a skin tone of a held-out pair."""
     splits = {one.key: _rule(one) for one in drawings}
     trained = {digests[key] for key, split in splits.items() if split == TRAIN}
     return {

@@ -1,4 +1,4 @@
-"""Which things the artists' pictures are of: everyday ones, common ones, or all."""
+"""The things in the artists' pictures: everyday ones, common ones, or all."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from data.artist_sets import Drawing
 from data.openmoji_splits import Emoji
 
 COMMON_STYLES = 6
-"""Artists that have drawn a thing of the common ones."""
+"""The least number of artists who have drawn a common thing."""
 # Words that tell many pictures apart by a detail: people, flags, clocks, buttons.
 _UNCOMMON = re.compile(r"\b(woman|women|man|men|person|people|button|keycap|o'clock|thirty|moon)\b")
 _UNCOMMON_GROUPS = ("flags", "people-body", "component", "extras-openmoji", "extras-unicode")
@@ -50,7 +50,7 @@ def choose(drawings: Sequence[Drawing], subset: Subset) -> list[Drawing]:
 
 
 def is_common(emoji: Emoji) -> bool:
-    """True for things that one word or two say."""
+    """True for things with a name of one word or two."""
     return (
         not emoji.tone and emoji.group not in _UNCOMMON_GROUPS and not _UNCOMMON.search(emoji.name)
     )

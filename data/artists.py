@@ -47,13 +47,13 @@ RECIPE = tuple(
 
 @dataclass(frozen=True)
 class ArtistsConfig:
-    """What to write, and where."""
+    """Which pictures are written, and the folder for them."""
 
     out: str = "pictures/things"
     """Folder for the tars; it must be new, or hold what the same command wrote before."""
     packages: str = ""
-    """Folder of the npm packages, packed or not. Default: for things the drawings that lie in this
-    repository; for the others pictures/packages, where npm pack fetches what is missing."""
+    """Folder of the npm packages, packed or not. Default: for things the drawings in this
+    repository; for the others pictures/packages, where npm pack puts missing packages."""
     subset: Subset = "things"
     """Which things: about a hundred everyday ones (things), those that six artists and more have
     drawn, without people, flags, clocks and buttons (common), or all, with skin tones."""
@@ -86,7 +86,7 @@ def find_sets(config: ArtistsConfig) -> list[IconSet]:
 
 
 def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> dict[str, Any]:
-    """All that decides what is written."""
+    """All settings and sources that decide the bytes of the tars."""
     versions = {one.package: one.version for one in sets}
     content = b"".join(path.read_bytes() for path in (TABLE, *RECIPE))
     return {

@@ -19,7 +19,7 @@ from filling import filled
 Batch = dict[str, np.ndarray]
 
 _ROUNDS = 8
-_ORDER, _CAPTION, _SPREAD = 1, 2, 3  # what a random number is for, mixed into its key
+_ORDER, _CAPTION, _SPREAD = 1, 2, 3  # the purpose of a random number, mixed into its key
 
 
 def _mix(x: UInt64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
@@ -37,8 +37,8 @@ def _hash(*parts: int | Int64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
 
 
 def order(seed: int, positions: Int64[np.ndarray, " b"], count: int) -> Int64[np.ndarray, " b"]:
-    """Which of `count` things stands at each position of an endless stream that runs through all
-    of them in a new order every epoch (`count` positions)."""
+    """The index, below `count`, at each position of an endless stream. The stream runs through all
+    indices in a new order every epoch (`count` positions)."""
     epochs, places = np.divmod(positions, count)
     keys = _hash(seed, _ORDER, epochs)
     indices = _permute(keys, places.astype(np.uint64), count)
@@ -50,7 +50,8 @@ def order(seed: int, positions: Int64[np.ndarray, " b"], count: int) -> Int64[np
 def _permute(
     keys: UInt64[np.ndarray, " b"], x: UInt64[np.ndarray, " b"], count: int
 ) -> UInt64[np.ndarray, " b"]:
-    """A permutation of 0 … 2^bits − 1 per key, 2^bits the least power of two ≥ count (and ≥ 4).
+    """A permutation of 0 … 2^bits − 1 per key, where 2^bits is the least power of two ≥ count (and
+    ≥ 4).
 
     The halves may differ by a bit and swap their widths; an even number of rounds restores them.
     """
@@ -71,14 +72,15 @@ class Batches:
     records: Records
     rows: Int64[np.ndarray, " m"]
     examples_at: Callable[[int], int]
-    """Examples of all batches before a step's: exact, and larger by at least 1 for each step."""
+    """The number of examples in all batches before a step's. It is exact, and grows by at least 1 a
+    step."""
     seed: int
     share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange
-    """Size of a batch → which of its places are read here, where processes share the work."""
+    """The places of a batch of a given size that this process reads."""
 
     def at(self, step: int) -> Batch:
-        """The rows of one step's batch that are read here: text_tokens, text_mask, image_tokens and
-        example_index, the place in the whole batch."""
+        """The rows of one step's batch that this process reads: text_tokens, text_mask,
+        image_tokens and example_index, the place in the whole batch."""
         start = self.examples_at(step)
         places = self.share(self.examples_at(step + 1) - start).astype(np.int64)
         positions = start + places
@@ -113,8 +115,8 @@ def open_batches(
     *,
     share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
 ) -> Batches:
-    """The training stream of a split, in batches of one size, or of several: then `batch_size(n)`
-    are the examples in front of batch n.
+    """The training stream of a split. Batches have one size, or `batch_size(n)` is the number of
+    examples before batch n.
 
     Raises:
         ValueError: the split is unknown or empty.
@@ -134,7 +136,7 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Walk a split, or `most` examples spread over it, once, in order, with first captions. The
     choice is the same in every run. `weight` is 0 for the examples that fill up the last batch, 1
-    for the others. `share` says which places of each batch are read here, as in `Batches`."""
+    for the others. `share` gives the places of each batch that are read here, as in `Batches`."""
     rows = _rows(records, split, batch_size)
     if most is not None and most < len(rows):
         rows = rows[_spread(len(rows), most)]
@@ -143,8 +145,8 @@ def eval_batches(
 
 
 def _spread(count: int, most: int) -> Int64[np.ndarray, " m"]:
-    """`most` places out of `count`, one by lot from each of as many even stretches: the first ones
-    may all be of one class, and evenly spaced ones all of one variant."""
+    """`most` places out of `count`, one by lot from each of as many even stretches. The first
+    places may all be of one class, and evenly spaced ones all of one variant."""
     ends = np.arange(most + 1) * count // most
     lots = _hash(_SPREAD, np.arange(most)) % np.diff(ends).astype(np.uint64)
     return ends[:-1] + lots.astype(np.int64)

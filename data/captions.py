@@ -1,8 +1,8 @@
 """How captions become tokens: a tokenizer together with the normaliser in front of it.
 
-The tokenizer's folder says in pastel.json which normaliser its captions go through, so that it
-travels into records, runs and releases. A folder of DALL·E mini says it as normalize_text in its
-config.json, which lies beside the tokenizer's files or, in releases of ours, one folder up.
+pastel.json in the tokenizer's folder names the normaliser of its captions, so the name travels into
+records, runs and releases. A folder of DALL·E mini names it as normalize_text in its config.json,
+which stands beside the tokenizer's files or, in our releases, one folder up.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.j
 
 
 def normalizer_of(folder: Path) -> Normalizer:
-    """Which normaliser the captions of a tokenizer's folder go through.
+    """The name of the normaliser for the captions of a tokenizer's folder.
 
     Raises:
-        ValueError: the folder names an unknown one, or what says so is damaged.
+        ValueError: the folder names an unknown normaliser, or the file that names it is damaged.
     """
     if (folder / MARK).is_file():
         named = read_json(folder / MARK).get("normalizer")
@@ -51,14 +51,14 @@ def _asks_for_normalizing(config: Mapping[str, Any]) -> bool:
 
 
 def open_captions(folder: Path, normalizer: Normalizer | None = None) -> TextTokenizer:
-    """The tokenizer of a folder behind its normaliser, or behind the one that is named. Raises
-    ValueError as `open_tokenizer` and `normalizer_of` do."""
+    """The tokenizer of a folder behind `normalizer`, by default the one that the folder names.
+    Raises ValueError as `open_tokenizer` and `normalizer_of` do."""
     chosen = normalizer or normalizer_of(folder)
     return open_tokenizer(folder, make_normalizer() if chosen == DALLE_MINI else None)
 
 
 def copy_tokenizer(source: Path, folder: Path, normalizer: Normalizer) -> None:
-    """Copy a tokenizer's files, none of what lies beside them, and note the normaliser."""
+    """Copy only a tokenizer's files out of a folder, and note the normaliser beside them."""
     if source.is_file():
         source, names = source.parent, [source.name]
     else:
@@ -70,7 +70,7 @@ def copy_tokenizer(source: Path, folder: Path, normalizer: Normalizer) -> None:
 
 
 def describe(folder: Path, text_length: int) -> dict[str, Any]:
-    """What made the text tokens, for records to keep and to be compared with."""
+    """A description of tokenizer and normaliser, for records to keep and to compare."""
     tokenizer = open_captions(folder)
     return {
         "normalizer": normalizer_of(folder),
@@ -94,8 +94,8 @@ def words_of(folder: Path) -> str:
 
 
 def check_described(records: Path, said: Any, text_length: int) -> None:
-    """Raise ValueError unless the tokenizer in a folder of records turns captions into tokens as
-    the records say theirs were made. Records from before say nothing: theirs were only cleaned."""
+    """Raise ValueError unless the tokenizer in a folder of records makes the same tokens as when
+    the records were written. Older records describe nothing: their captions were only cleaned."""
     folder = records / "tokenizer"
     was = said if isinstance(said, dict) else {}
     was = {"normalizer": CLEAN, **{k: v for k, v in was.items() if v is not None}}
@@ -108,7 +108,7 @@ def check_described(records: Path, said: Any, text_length: int) -> None:
 
 
 def check_kept(kept: Path, ours: Path) -> None:
-    """Raise ValueError where a run keeps another tokenizer or normaliser than its records have."""
+    """Raise ValueError if a run keeps another tokenizer or normaliser than its records have."""
     if not kept.is_dir():
         return
     was, now = ((words_of(f), normalizer_of(f)) for f in (kept, ours))
@@ -120,13 +120,13 @@ def check_kept(kept: Path, ours: Path) -> None:
 
 
 def check_same(theirs: Path, their_normalizer: Normalizer, ours: Path, weights: str) -> list[str]:
-    """Hold the tokenizer folder that weights were trained with against that of records.
+    """Compare the tokenizer folder that weights were trained with to the one in records.
 
     Returns:
-        A line where the vocabularies differ, as for a new language.
+        One line if the vocabularies differ, as for a new language.
 
     Raises:
-        ValueError: the vocabulary is the same and captions go through another normaliser.
+        ValueError: the vocabulary is the same, but captions go through another normaliser.
     """
     if words_of(theirs) != words_of(ours):
         return [f"another tokenizer than in {weights}: its text embedding knows other words"]

@@ -1,4 +1,4 @@
-"""Read token records whole and say whether they are what was written.
+"""Read token records whole and compare them with their digests.
 
 python -m data.check records/mine
 """
@@ -12,7 +12,7 @@ from data.soundness import check_whole, remember
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Which records to read."""
+    """Token records to read."""
 
     records: tuple[str, ...] = field(
         default=("records/starter",),

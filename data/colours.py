@@ -9,7 +9,8 @@ _MAX_PROFILE = 4 << 20
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """An RGB picture; a profile that is damaged, or of other colours than these, is not used."""
+    """An RGB picture in sRGB. A damaged profile, or one for another number of channels, is
+    ignored."""
     if profile and len(profile) <= _MAX_PROFILE:
         transform = _transform(profile, picture.mode)
         if transform is not None:

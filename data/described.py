@@ -1,4 +1,4 @@
-"""records.json, which says what token records hold: its keys and their kinds."""
+"""records.json, which describes token records: its keys and their types."""
 
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,14 @@ _KEYS: dict[str, type] = {
 }
 _TEXTS = ("tokenizer_digest", "vqgan_digest", "held_out_by")
 """Keys that may be absent."""
-_MOST = 2**40  # of what has a size
+_MOST = 2**40  # bytes, rows and places that sizes may come to
 
 
 def read_about(path: Path) -> dict[str, Any]:
     """The content of a records.json.
 
     Raises:
-        ValueError: it is damaged, naming the key, or of another format.
+        ValueError: the file is damaged (the message names the key) or has another format.
     """
     try:
         about = read_json(path)
@@ -70,7 +70,7 @@ def _is_names(said: Any) -> bool:
 
 
 def _is_array(said: Any, name: str) -> bool:
-    """Whether records.json says all that opening an array takes."""
+    """True if records.json gives the type and shape that opening an array needs."""
     if not isinstance(said, dict) or not isinstance(said.get("shape"), list):
         return False
     sizes = all(type(size) is int and 0 <= size < _MOST for size in said["shape"])
@@ -79,7 +79,7 @@ def _is_array(said: Any, name: str) -> bool:
 
 
 def damaged(path: Path, why: str) -> ValueError:
-    """The error of a damaged records.json."""
+    """A ValueError for a damaged records.json, with the reason and the fix."""
     return ValueError(
         f"{path} is damaged: {why}; remove {path.parent} and encode again with "
         f"`python -m data.encode --source FOLDER_OR_TARS --out {path.parent}`"

@@ -1,4 +1,5 @@
-"""What the built-in data sets share: OpenMoji's table, SVG to pixels, and the hash of a picture."""
+"""Shared parts of the built-in data sets: OpenMoji's table, SVG to pixels, and the hash of a
+picture."""
 
 import csv
 import gzip
@@ -45,7 +46,8 @@ def _plain(text: str) -> str:
 
 
 def rasterise(drawings: Mapping[str, Path | str], image_size: int) -> dict[str, bytes]:
-    """Each drawing, the path or the text of an SVG, on white as a square PNG file, by its key."""
+    """Each drawing as a square PNG file on white, by its key. A drawing is the path or the text of
+    an SVG."""
     from tqdm import tqdm
 
     return {
@@ -57,8 +59,8 @@ def rasterise(drawings: Mapping[str, Path | str], image_size: int) -> dict[str, 
 
 
 def draw(drawing: Path | str, image_size: int) -> bytes:
-    """The PNG file of one. Without system fonts: a scan of them at every call would make this four
-    times slower."""
+    """One drawing as a PNG file. No system fonts are used: a scan of them at every call would make
+    this four times slower."""
     import resvg_py
 
     return bytes(

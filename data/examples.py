@@ -1,7 +1,7 @@
-"""What stands beside the tokens of each example, one JSON line each, read one at a time.
+"""Metadata of each example beside its tokens: one JSON line each, read one at a time.
 
-examples.i64 holds where each line begins, and the end; records from before have none, and their
-file is searched for line ends once, at the first example that is asked for.
+examples.i64 holds the offset of each line, and the end of the last. Older records lack it; then the
+file is searched for line ends once, when the first example is read.
 """
 
 import json
@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 LINES, OFFSETS = "examples.jsonl", "examples.i64"
 KINDS: dict[str, type] = {"key": str, "source_index": int, "caption": str, "split": str}
-"""Of what is always written."""
+"""Keys that every line has, with their types."""
 ATTRIBUTE = str | int | float | None
 MOST_BYTES = 1 << 24  # of a line
 _CHUNK = 1 << 24  # bytes searched at a time
@@ -24,10 +24,11 @@ _CHUNK = 1 << 24  # bytes searched at a time
 
 class Examples(Sequence[dict[str, Any]]):
     """Per example: key, source_index, file, member, caption (the first one), split, and the
-    source's attributes, such as concept and tone. Opening takes no time, an example one read.
+    source's attributes, such as concept and tone. Opening takes no time; each access reads one
+    line.
 
     Raises:
-        ValueError: on access, for a line that is no JSON object.
+        ValueError: on access, if a line is not a JSON object.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +36,7 @@ class Examples(Sequence[dict[str, Any]]):
 
     @cached_property
     def _offsets(self) -> Int64[np.ndarray, " offsets"]:
-        """One more than there are examples."""
+        """Byte offsets: one more than there are examples."""
         path = self._folder / OFFSETS
         lines = self._folder / LINES
         if not lines.is_file():
@@ -76,7 +77,7 @@ class Examples(Sequence[dict[str, Any]]):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged in line {place + 1}: {error}") from None
         if not isinstance(example, dict):
-            raise ValueError(f"{path} is damaged in line {place + 1}: it holds no object")
+            raise ValueError(f"{path} is damaged in line {place + 1}: not a JSON object")
         for name, value in example.items():
             if not isinstance(value, KINDS.get(name, ATTRIBUTE)):
                 raise ValueError(f"{path} is damaged in line {place + 1}: {name} is {value!r:.40}")
@@ -84,7 +85,7 @@ class Examples(Sequence[dict[str, Any]]):
 
 
 class _Line(dict[str, Any]):
-    """What stands in a line; for what does not, a ValueError."""
+    """One line's keys and values. Raises ValueError for a missing key."""
 
     def __init__(self, content: dict[str, Any], where: str) -> None:
         super().__init__(content)
@@ -95,7 +96,7 @@ class _Line(dict[str, Any]):
 
 
 def write_examples(folder: Path, examples: Iterable[dict[str, Any]]) -> None:
-    """Write the lines and where they begin."""
+    """Write the lines, and their offsets."""
     offsets = [0]
     with (folder / LINES).open("wb") as file:
         for example in examples:

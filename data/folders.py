@@ -1,4 +1,4 @@
-"""What a folder of ours holds: JSON that describes it, and a hash of its content."""
+"""Folders of ours: the JSON file that describes one, and a hash of its content."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ MOST_BYTES = 16 << 30
 
 
 def holds(path: Path, marker: str, description: dict[str, Any]) -> bool:
-    """True when `path`'s JSON file `marker` says each thing in `description`."""
+    """True if `path`'s JSON file `marker` has every item of `description`."""
     try:
         found = read_json(path / marker)
     except ValueError:
@@ -21,8 +21,8 @@ def holds(path: Path, marker: str, description: dict[str, Any]) -> bool:
 
 
 def counts_of(path: Path) -> dict[str, int]:
-    """How many pictures each split has, by the JSON file that describes a folder of ours. Raises
-    ValueError where it does not say so."""
+    """The number of pictures in each split, by the JSON file that describes a folder of ours.
+    Raises ValueError if the file does not hold such numbers."""
     counts = read_json(path).get("counts")
     if not isinstance(counts, dict) or not all(type(n) is int for n in counts.values()):
         raise ValueError(f"{path} does not say counts of pictures; remove {path.parent}")
@@ -36,8 +36,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def digest_folder(path: Path) -> str:
-    """Short hash of the names and contents of all files below a folder. Raises ValueError where
-    they are larger than any tokenizer or VQGAN."""
+    """A short hash of the names and contents of all files below a folder. Raises ValueError if they
+    are larger than any tokenizer or VQGAN."""
     hashed, left = hashlib.blake2b(digest_size=8), MOST_BYTES
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         size = file.stat().st_size

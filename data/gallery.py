@@ -1,8 +1,9 @@
 """Does a drawn picture show its prompt? Nearest real pictures by hand-made features, no network.
 
-Colour where it is not white paper, plus a histogram of oriented gradients (Dalal & Triggs, CVPR
-2005) for the shape. The gallery is every distinct real picture, training ones included: against a
-gallery of held-out pictures alone, a copy of a training sibling would pass for the right answer.
+The features are colour away from white paper, and a histogram of oriented gradients (Dalal &
+Triggs, CVPR 2005) for the shape. The gallery is every distinct real picture, training ones
+included: against a gallery of held-out pictures alone, a copy of a training sibling would pass for
+the right answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,10 @@ GREY_SIDE = 32
 SHAPE_GRID = 8
 """Cells per side of the gradient histograms."""
 ORIENTATIONS = 6
-"""Unsigned gradient directions told apart: one bin per 30°."""
+"""Number of unsigned gradient directions: one bin per 30°."""
 
 _CHUNK = 512  # pictures turned to float at a time: 25 MB at 64 × 64
-_ROUNDING = 1e-6  # two pictures that differ by less in float32 are equally near; the target wins
+_ROUNDING = 1e-6  # pictures whose distances differ by less in float32 tie; the target wins
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Choice:
     same: tuple[str, ...]
     attribute: str
     values: tuple[str, ...] = ()
-    """All of them must exist; none named: whatever values occur, two at least."""
+    """All of these values must exist. If none are named, any two values that occur are enough."""
 
 
 CHOICES = {
@@ -40,7 +41,7 @@ CHOICES = {
     "gender3way": Choice(("role", "tone"), "gender", ("person", "man", "woman")),
     "style": Choice(("concept", "tone"), "style"),
 }
-"""Asked only where all the siblings exist; sets without these columns are spared the question."""
+"""Each is asked only if all the siblings exist. Sets without these columns skip the question."""
 
 
 def picture_features(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float[np.ndarray, "b f"]:
@@ -102,7 +103,7 @@ def distinct_pictures(pictures: UInt8[np.ndarray, "b y x 3"]) -> Int64[np.ndarra
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """The real pictures among which a drawn one has to find its own."""
+    """The real pictures among which a drawn picture looks for its own."""
 
     pictures: UInt8[np.ndarray, "n y x 3"]
     attributes: Sequence[Mapping[str, str | None]]
@@ -119,7 +120,7 @@ class Gallery:
 
     @cached_property
     def distinct(self) -> Int64[np.ndarray, " n"]:
-        """Which distinct picture each picture is."""
+        """The number of the distinct picture that each picture is."""
         return distinct_pictures(self.pictures)
 
     @cached_property
@@ -136,7 +137,7 @@ class Gallery:
     def judge(
         self, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, " b"]
     ) -> dict[str, Float[np.ndarray, " b"]]:
-        """0 or 1 per drawn picture and question, NaN where the question cannot be asked of it.
+        """0 or 1 per drawn picture and question; NaN if the question does not apply to it.
 
         `targets`: the index of each prompt's own picture in the gallery.
         """
@@ -159,7 +160,7 @@ class Gallery:
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
 
     def chance(self, targets: Int64[np.ndarray, " b"]) -> dict[str, Float[np.ndarray, " b"]]:
-        """What `judge` would say on average of distinct real pictures drawn by lot."""
+        """The mean of `judge` over distinct real pictures drawn by lot."""
         count = len(self.features)
         concepts = self._concepts(targets)
         answers = {
@@ -203,7 +204,7 @@ class Gallery:
     def _choose(
         self, name: str, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, " b"]
     ) -> list[float]:
-        """1 where the drawn picture is nearest to its target among the siblings, by pixels."""
+        """1 if the drawn picture is nearest to its target among the siblings, by pixels; else 0."""
         answers = []
         for picture, target in zip(drawn, targets.tolist(), strict=True):
             siblings = self._siblings(name, target)
@@ -213,7 +214,7 @@ class Gallery:
         return answers
 
     def _siblings(self, name: str, target: int) -> list[int]:
-        """The pictures of a forced choice, the target first; none where the choice is not whole."""
+        """The pictures of a forced choice, the target first; empty if a sibling is missing."""
         choice, example = CHOICES[name], self.attributes[target]
         family = self._families[name].get(_common(choice, example), {})
         own = example.get(choice.attribute)

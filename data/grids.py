@@ -1,6 +1,7 @@
-"""Picture grids with their prompts written under them, and PNG files that say how they were drawn.
+"""Picture grids with their prompts written under them, and PNG files that record how they were
+drawn.
 
-Pictures are enlarged by whole numbers without smoothing: what one sees is what was drawn.
+Pictures are enlarged by whole numbers without smoothing, so every drawn pixel is visible.
 """
 
 import json
@@ -22,11 +23,11 @@ MARGIN, GAP, TEXT_GAP, BLOCK_GAP = 20, 8, 5, 14
 TEXT_SIZE, LINE_HEIGHT = 15, 20
 NOTE_SIZE, NOTE_HEIGHT = 11, 15
 SHOWN_SIDE = 128
-"""Pictures are enlarged to about this many pixels, unless told otherwise."""
+"""Side in pixels to which pictures are enlarged by default."""
 MAX_CELL_LINES, MAX_BLOCK_LINES = 5, 2
 GIF_COMMENT = "drawn by Pastel: "
 EMPTY_PROMPT = "(empty prompt)"
-# Tried for prompts whose letters Pillow's own font lacks; what is not installed is passed over.
+# Tried for prompts whose letters Pillow's own font lacks; fonts that are not installed are skipped.
 OTHER_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial.ttf")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -39,9 +40,9 @@ def picture_grid(
     scale: int | None = None,
     notes: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
-    """The k pictures of each prompt with the prompt under them: one block per line of the page, or
-    for k = 1 several. `columns`: pictures side by side; `notes`: a short line under each picture.
-    """
+    """A page of the k pictures of each prompt with the prompt under them: one block per line or,
+    for k = 1, several. `columns`: pictures side by side; `notes`: a short line under each
+    picture."""
     count, per_prompt, height, width, _ = pictures.shape
     if count != len(prompts) or not count or not per_prompt:
         raise ValueError(f"{len(prompts)} prompts do not name {count} × {per_prompt} pictures")
@@ -67,7 +68,8 @@ def picture_grid(
 
 
 def _fitting_columns(count: int, per_prompt: int) -> int:
-    """Single pictures: a full page a bit wider than high. Blocks: equal lines of at most 10."""
+    """Blocks per line. Single pictures fill a page a bit wider than high; blocks stand in equal
+    lines of at most 10."""
     if per_prompt == 1:
         wanted = (count * 1.6) ** 0.5
         return min(count, min(range(4, 13), key=lambda n: abs(n - wanted) + -count % n))
@@ -112,7 +114,8 @@ def enlarge(picture: UInt8[np.ndarray, "y x 3"], scale: int) -> Image.Image:
 
 
 def _wrap(prompt: str, width: int, max_lines: int) -> list[str]:
-    """The prompt in lines that fit, broken between words where possible, cut with an ellipsis."""
+    """The prompt in lines that fit, broken between words where possible, truncated with an
+    ellipsis."""
     lines: list[str] = []
     rest = clean(prompt) or EMPTY_PROMPT
     font = _font_for(rest)
@@ -128,7 +131,7 @@ def _wrap(prompt: str, width: int, max_lines: int) -> list[str]:
 
 
 def _fitting_characters(text: str, font: Font, width: int) -> int:
-    """How many leading characters fit, by bisection; at least one."""
+    """The number of leading characters that fit, by bisection; at least one."""
     low, high = 1, min(len(text), 4 * width)
     while low < high:
         middle = (low + high + 1) // 2
@@ -168,8 +171,8 @@ def save_png(
     picture: UInt8[np.ndarray, "y x 3"] | Image.Image,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a PNG, whole or not at all, with text fields (`prompt`, `seed`, `settings`, …); what is
-    no text, as JSON."""
+    """Write a PNG, whole or not at all, with text fields (`prompt`, `seed`, `settings`, …). Values
+    that are not text are written as JSON."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     info = PngInfo()
     for name, value in (about or {}).items():
@@ -183,7 +186,7 @@ def save_png(
 def save_gif(
     path: Path, frames: UInt8[np.ndarray, "s y x 3"], about: str, seconds: float = 2.0
 ) -> None:
-    """Write an animation, whole or not at all, that takes so long and then rests on its end."""
+    """Write an animation of `seconds` seconds, whole or not at all. It rests on its end."""
     scale = max(1, round(SHOWN_SIDE / frames.shape[2]))
     first, *others = (enlarge(frame, scale) for frame in frames)
     each = max(20, round(1000 * seconds / len(frames)))
@@ -203,7 +206,7 @@ def save_gif(
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a file is a PNG that `save_png` wrote with the fields of a drawn picture, or a GIF of
+    """True if a file is a PNG that `save_png` wrote with the fields of a drawn picture, or a GIF of
     `save_gif`."""
     try:
         with Image.open(path) as image:

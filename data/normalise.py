@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-MAX_CHARACTERS = 4096  # a 10 MB word kept the tokenizer busy for 49 s
+MAX_CHARACTERS = 4096  # the tokenizer took 49 s for a word of 10 MB
 _PERSON = "<person>"
 _PEOPLE = {"a person": 282265, "someone": 121194, "somebody": 12219}  # by frequency on Wikipedia
 _KEPT = {"dot": ".", "quote": "'", "slash": "/"}
-"""Marks that survive inside numbers, words and contractions. Meanwhile they are spelled in letters,
-and exactly in dalle-mini's, for its hashtags split these letters too."""
+"""Marks that survive inside numbers, words and contractions. They are spelled in letters meanwhile,
+exactly in dalle-mini's letters, because its hashtags split these too."""
 _SIGNS = (
     "—-- ―-- „,, «<< »>> ‹< ›> ″'' ×x ÷/ ⁄/ •* ·* °deg ©(c) ®(r) €EUR £PS ¿? ¡! "
     "ßss ÆAE æae ŒOE œoe ØO øo ŁL łl ĐD đd ÐD ðd ÞTh þth ıi"
@@ -39,7 +39,7 @@ _SPELLED = str.maketrans(
 
 
 class Step(NamedTuple):
-    """One thing that is done to a caption."""
+    """One operation on a caption."""
 
     name: str
     why: str
@@ -47,17 +47,17 @@ class Step(NamedTuple):
 
 
 def make_normalizer(words: Sequence[str] | None = None) -> Callable[[str], str]:
-    """The function from a caption to what dalle-mini's tokenizer is given: lower-case ASCII with
-    one leading space, `" "` for the empty caption.
+    """The function from a caption to the input of dalle-mini's tokenizer: lower-case ASCII with one
+    leading space, `" "` for the empty caption.
 
-    `words`, most frequent first, are what hashtags are split into; by default those inside the
-    package wordninja. Of longer captions only 4,096 characters are read, before and after emoji
-    are spelled out. With the optional package Unidecode (GPL) results equal dalle-mini's. Without,
-    accents are dropped and common signs spelled as there, but letters of other scripts (Cyrillic,
-    Chinese, …) and rarer signs vanish instead of being spelled in Latin ones; a warning says so.
+    `words`, most frequent first, are the words that hashtags are split into; by default those
+    inside the package wordninja. Only the first 4,096 characters of a caption are read, before and
+    after emoji are spelled out. With the optional package Unidecode (GPL) results equal
+    dalle-mini's. Without it accents are dropped and common signs are spelled as there, but letters
+    of other scripts (Cyrillic, Chinese, …) and rarer signs vanish. A warning says so.
 
     Raises:
-        ValueError: when `words` is a single text.
+        ValueError: `words` is a single text.
     """
     steps = make_steps(make_splitter(_default_words() if words is None else words))
 
@@ -70,10 +70,10 @@ def make_normalizer(words: Sequence[str] | None = None) -> Callable[[str], str]:
 
 
 def make_splitter(words: Sequence[str]) -> Callable[[str], str]:
-    """The function that puts spaces into texts without, at the least total cost; the word of rank
-    r costs ln(r), and where no words fit, letters stand alone.
+    """The function that puts spaces into texts without, at the least total cost. The word of rank r
+    costs ln(r). Where no words fit, letters stand alone.
 
-    One pass over the text with every length of word: O(letters × longest word).
+    One pass over the text tries each length of word: O(letters × longest word).
     """
     if isinstance(words, str):
         raise ValueError(f"words is one text ({words[:20]!r}); pass a list, most frequent first")
@@ -109,7 +109,7 @@ def _pieces_from_the_end(run: str, lengths: list[int]) -> Iterator[str]:
 
 
 def _rejoined(backwards: Iterator[str]) -> list[str]:
-    """Digits stay one number, and 's stays with its word."""
+    """The words in reading order, with runs of digits as one number and 's joined to its word."""
     words: list[str] = []
     for piece in backwards:
         after = words[-1] if words else ""
@@ -122,7 +122,7 @@ def _rejoined(backwards: Iterator[str]) -> list[str]:
 
 
 def make_steps(split: Callable[[str], str]) -> tuple[Step, ...]:
-    """What is done to a caption, in order; `split` splits hashtags."""
+    """The operations on a caption, in order; `split` splits hashtags."""
     import emoji
     import ftfy
 
@@ -146,7 +146,7 @@ def make_steps(split: Callable[[str], str]) -> tuple[Step, ...]:
         Step("noise", "what is left of names in code", _sub(r"[#_\\]", " ")),
         Step("quotes", "all of them mean the same", _sub("[\"'`]", ' " ')),
         Step("punctuation", "one pause is like another", _sub(r"[][(){}.,:;!?|=+~/-]", ",")),
-        Step("marks back", "the numbers and contractions are past danger", _put_marks_back),
+        Step("marks back", "numbers and contractions can no longer be split", _put_marks_back),
         Step(
             "repeats", "sooo; of letters up to three stay, as in viii", _sub(r"(\D)\1{3,}", r"\1")
         ),
@@ -170,7 +170,8 @@ def _unescape_twice(text: str) -> str:
 
 
 def _by_words(demojize: Callable[[str], str]) -> Callable[[str], str]:
-    """Emoji have no spaces; a flood of joined ones takes quadratic time, so it is cut."""
+    """The function that puts spaces around emoji before they are spelled out. A flood of joined
+    emoji would take quadratic time, so it is truncated."""
     words = re.compile(r"\S{1,512}")
     return lambda text: words.sub(lambda word: demojize(word[0]), text)
 
@@ -195,7 +196,8 @@ def _spell_common_signs(text: str) -> str:
 
 
 def _name_people(text: str) -> str:
-    """Several in a row are people; one is a person or so, by a hash of the caption."""
+    """Spell several names in a row as people, and one as a person or so, chosen by a hash of the
+    caption."""
     crowd = rf"{_PERSON}(?:[,\s]*(?:(?:and)+[,\s]*)?{_PERSON})+"
     text = re.sub(crowd, " people ", text)
     numbers = itertools.count()
@@ -243,7 +245,8 @@ def _hashtags(split: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _merge(mark: str, replacement: str) -> Callable[[str], str]:
-    """Runs of `mark` and spaces become `replacement`, in linear time whatever the run."""
+    """The function that replaces runs of `mark` and spaces by `replacement`, in linear time for any
+    run."""
     runs = re.compile(rf"[\s{mark}]+")
     return lambda text: runs.sub(lambda run: replacement if mark in run[0] else run[0], text)
 
@@ -254,7 +257,7 @@ def _trim(text: str) -> str:
 
 @functools.cache
 def _default_words() -> tuple[str, ...]:
-    """The list inside wordninja, whose module need not be imported for it."""
+    """The word list inside wordninja, read without importing the module."""
     name = "wordninja/wordninja_words.txt.gz"
     path = Path(str(importlib.metadata.distribution("wordninja").locate_file(name)))
     return tuple(gzip.decompress(path.read_bytes()).decode().split())

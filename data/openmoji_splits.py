@@ -1,7 +1,7 @@
-"""Which OpenMoji pictures are held out: unseen skin tones, couples, genders and concepts.
+"""Held-out OpenMoji pictures: unseen skin tones, couples, genders and concepts.
 
-Decided by crc32 of names, so that no random generator, platform or order of rows can move a
-picture to another side; a held-out picture that equals a training picture is never asked for.
+crc32 of names decides, so that no random generator, platform or order of rows can move a picture to
+another split. A held-out picture that equals a training picture is never asked for.
 """
 
 import zlib

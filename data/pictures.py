@@ -1,4 +1,4 @@
-"""Bytes of a picture file to a square of pixels, with nothing trusted about the bytes."""
+"""Bytes of a picture file to a square of pixels. The bytes are not trusted."""
 
 import io
 import threading
@@ -30,7 +30,8 @@ _ROTATED = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Sizes are checked here, with a lower bound than Pillow's; its own would also warn on the terminal.
+# Sizes are checked here, against a lower bound than Pillow's. Pillow's would also warn on the
+# terminal.
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -39,7 +40,7 @@ class UnreadablePictureError(ValueError):
 
 
 class _Memory:
-    """Lets pictures be decoded at the same time only as far as memory allows."""
+    """Limits how many pictures are decoded at the same time by the memory that they need."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -47,7 +48,7 @@ class _Memory:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes are free; one picture alone is always let in."""
+        """Wait until `size` bytes are free. One picture alone is always let in."""
         with self._changed:
             self._changed.wait_for(lambda: not self._taken or self._taken + size <= MAX_MEMORY)
             self._taken += size
@@ -69,11 +70,12 @@ def read_picture(
     background: str = "white",
     keep_truncated: bool = False,
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """The first frame upright, in sRGB, on the background where transparent, as a square: its
-    middle (`crop`), all of it with bars (`pad`), or all of it out of shape (`stretch`).
+    """The first frame as a square in sRGB, upright, over the background where transparent. `fit`
+    keeps the middle (`crop`), pads with bars (`pad`) or changes the aspect ratio (`stretch`).
 
     Raises:
-        UnreadablePictureError: damaged, of a format that is not in FORMATS, or too large.
+        UnreadablePictureError: the picture is damaged, too large, or of a format that is not in
+            FORMATS.
     """
     if not data:
         raise UnreadablePictureError("an empty file")
@@ -102,7 +104,7 @@ def read_picture(
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """pillow-heif, where it is installed, reads what iPhones take."""
+    """The formats that are read. HEIC, an iPhone's, needs pillow-heif."""
     try:
         import pillow_heif
     except ImportError:
@@ -119,7 +121,7 @@ def _unknown(data: bytes) -> str:
         return "a web page, no picture"
     if data.startswith(b"version https://git-lfs"):
         return "a pointer of git-lfs, not the picture; run `git lfs pull`"
-    return "no JPEG, PNG or WebP, nor another picture that is read"
+    return "not a JPEG, PNG, WebP or another format that is read"
 
 
 def _check_size(picture: Image.Image) -> None:
@@ -158,8 +160,8 @@ _TRUNCATED = threading.Lock()
 
 
 def _reduced(picture: Image.Image, image_size: int, background: str) -> Image.Image:
-    """The whole picture in RGB, still several times as large as it is needed. Strip by strip, so
-    that a large one is never held in several copies."""
+    """The whole picture in RGB, still several times as large as needed. It is reduced strip by
+    strip, so that a large picture is never held in several copies."""
     factor = max(min(picture.size) // (4 * image_size), 1)
     rows = max(_STRIP // picture.width // factor, 1) * factor
     if picture.height <= rows:
@@ -184,7 +186,7 @@ def _reduced(picture: Image.Image, image_size: int, background: str) -> Image.Im
 def _on_background(
     part: Image.Image, picture: Image.Image, factor: int, background: str
 ) -> Image.Image:
-    """A part of a picture in sRGB, reduced, over the background where it is transparent."""
+    """One strip of a picture in sRGB, reduced, over the background where it is transparent."""
     profile = picture.info.get("icc_profile")
     if part.mode.startswith("I") or part.mode == "F":
         part = _eight_bits(part)
@@ -202,7 +204,7 @@ def _on_background(
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or of fractions, scaled; Pillow would clip it."""
+    """An 8-bit picture from 16 or 32-bit or fractional grey, scaled; Pillow would clip it."""
     values = np.asarray(picture)
     if values.dtype.kind == "f":
         values = np.nan_to_num(values) * (255 if values.max(initial=0) <= 1 else 1)

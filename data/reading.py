@@ -1,4 +1,5 @@
-"""Decoded pictures of a source, read ahead on threads; unusable ones are told, not fatal."""
+"""Decoded pictures of a source, read ahead on threads. Unusable pictures are reported and
+skipped."""
 
 import json
 import os
@@ -21,7 +22,7 @@ _JUDGED_FROM = 200  # pictures, below which a share of bad ones says little
 
 @dataclass(frozen=True)
 class Reading:
-    """One picture of a source: its pixels, or the reason why there are none."""
+    """One picture of a source: its pixels, or the reason why it has none."""
 
     index: int
     example: Example | None
@@ -30,7 +31,7 @@ class Reading:
 
     @property
     def name(self) -> str:
-        """What a person would look for."""
+        """The picture's name, as a person would look for it."""
         if self.example is None:
             return f"picture {self.index}"
         member, file = self.example.member, self.example.file
@@ -44,10 +45,11 @@ def read_pictures(
     need_captions: bool = False,
     config: ReadingConfig = PLAIN,
 ) -> Iterator[Reading]:
-    """Read the pictures at `indices` (default: all), in that order, without their files' bytes.
+    """Read the pictures at `indices` (default: all), in that order, without keeping their files'
+    bytes.
 
     Raises:
-        ValueError: more than config.max_bad_fraction of them cannot be used.
+        ValueError: more than config.max_bad_fraction of the pictures are unusable.
     """
     wanted = range(len(source)) if indices is None else indices
 
@@ -105,20 +107,20 @@ def _read(
 
 
 class Notes:
-    """Odd things about captions that were mended, counted over a whole source."""
+    """Captions that were mended, counted by kind over a whole source."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
     def add(self, reading: Reading) -> None:
-        """Count what one picture's example says."""
+        """Count the notes of one picture."""
         for note in reading.example.notes if reading.example else ():
             self._counts[note] += 1
             self._first.setdefault(note, reading.name)
 
     def sentences(self) -> list[str]:
-        """One for each kind, with the number of pictures and the first by name."""
+        """One sentence for each kind, with the number of pictures and the first one's name."""
         return [
             f"{note}: {count:,} pictures, the first is {printable(self._first[note])}"
             for note, count in sorted(self._counts.items())
@@ -126,14 +128,14 @@ class Notes:
 
 
 def tell_skipped(skipped: Sequence[tuple[str, str]], total: int) -> str:
-    """One sentence with the number of skipped pictures and the first few by name."""
+    """One sentence with the number of skipped pictures and the first few names."""
     named = ", ".join(f"{printable(name)} ({printable(why)})" for name, why in skipped[:5])
     more = f" and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
     return f"skipped {len(skipped):,} of {total:,} pictures: {named}{more}"
 
 
 def write_bad_samples(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
-    """One JSON line for each picture that was not used: its name and the reason."""
+    """Write one JSON line for each skipped picture: its name and the reason."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(
             json.dumps({"picture": name, "reason": why}) + "\n" for name, why in skipped

@@ -1,8 +1,8 @@
 """Token records on disk: captions and pictures as tokens in memory-mapped arrays, and their origin.
 
-A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl with
-its offsets, and copies of the tokenizer and the VQGAN that made the tokens, so that it explains
-itself.
+A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl with its
+offsets, and copies of the tokenizer and the VQGAN that made the tokens, so that it needs no other
+folder.
 """
 
 import json
@@ -48,14 +48,14 @@ class Records:
         return len(self.image_tokens)
 
     def rows(self, split: str) -> Int64[np.ndarray, " m"]:
-        """Indices of the examples of a split, in order; none for a name that does not occur."""
+        """Indices of the examples of a split, in order; empty for an unknown split."""
         if split not in self.split_names:
             return np.zeros(0, np.int64)
         return np.flatnonzero(self.split == self.split_names.index(split)).astype(np.int64)
 
     @cached_property
     def examples(self) -> Examples:
-        """What stands beside each example's tokens, read one at a time."""
+        """The metadata of each example, read one at a time."""
         return Examples(self.folder)
 
     @property
@@ -74,8 +74,8 @@ class Records:
         return [name for name in self.split_names if name not in NOT_HELD_OUT]
 
     def some_captions(self, count: int) -> list[str]:
-        """At most so many distinct captions: of held-out pictures, and where these are fewer, of
-        training pictures as well."""
+        """At most `count` distinct captions, of held-out pictures first and then of training
+        pictures."""
         found: dict[str, None] = {}
         for split in [*self.held_out_splits, TRAIN]:
             rows = self.rows(split)
@@ -126,13 +126,14 @@ class Records:
 
     @property
     def sources(self) -> list[str]:
-        """Where the pictures came from, as `open_source` takes it."""
+        """Paths of the pictures' sources, as `open_source` takes them."""
         names = self.about.get("sources", [self.about["source"]])
         return [os.path.normpath(self.folder / name) for name in names]
 
     @property
     def reading(self) -> ReadingConfig:
-        """How they were read. Raises ValueError for settings of another version."""
+        """The settings that the pictures were read with. Raises ValueError for another version's
+        settings."""
         said = self.about.get("reading", {})
         known = {name: type(value) for name, value in asdict(PLAIN).items()}
         if not isinstance(said, dict) or any(type(v) is not known.get(k) for k, v in said.items()):
@@ -141,10 +142,11 @@ class Records:
 
 
 def open_records(folder: str | Path) -> Records:
-    """Open records, looking at a few places of each array.
+    """Open records, and check a few places of each array.
 
     Raises:
-        ValueError: missing, of another format version, or damaged; it names the file.
+        ValueError: the records are missing, damaged or of another format version; the message names
+            the file.
     """
     folder = Path(folder)
     if not (folder / MARKER).is_file():
@@ -163,7 +165,7 @@ def open_whole(folder: str | Path) -> Records:
     """Open records and read all of them, unless these very files were read whole before.
 
     Raises:
-        ValueError: missing or damaged, naming the file.
+        ValueError: the records are missing or damaged; the message names the file.
     """
     records = open_records(folder)
     if not was_checked(records.folder):
@@ -174,8 +176,8 @@ def open_whole(folder: str | Path) -> Records:
 
 
 def compare_splits(theirs: str | None, ours: str | Path, weights: str) -> list[str]:
-    """A line where pictures that `ours` hold out may have trained `weights`, whose records were
-    `theirs`: another rule chose there, or nobody knows which."""
+    """A line if `weights` may have trained on pictures that `ours` hold out: the rule for its
+    records, `theirs`, is another or unknown."""
     records = open_records(ours)
     if HELD_OUT not in records.split_names:
         return []
@@ -211,7 +213,7 @@ def write_records(
 ) -> None:
     """Write a folder of records, whole or not at all.
 
-    `about` must say codebook_size and text_vocab_size; more is kept as it is.
+    `about` must give codebook_size and text_vocab_size; other keys are kept unchanged.
     """
     names = sorted(set(splits))
     arrays = {
@@ -255,13 +257,13 @@ def write_records(
 
 
 def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> dict[str, Any]:
-    """Where the pictures came from, as seen from `out`, and how they were read."""
+    """The source's paths relative to `out`, and the settings of reading."""
     relative = [os.path.relpath(os.path.expanduser(one), out.absolute()) for one in sources]
     return {"source": relative[0], "sources": relative, "reading": asdict(reading)}
 
 
 def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
-    """By the shapes of the two kinds of tokens."""
+    """Sizes for records.json, by the shapes of the two kinds of tokens."""
     return {
         "count": image[0],
         "grid_size": round(image[1] ** 0.5),

@@ -1,6 +1,5 @@
-"""Are token records what was written? A glance at every opening, and a whole reading by
-`python -m data.check` and at the first training on a machine.
-"""
+"""Compare token records with their digests. Every opening checks a few places; `python -m
+data.check` and the first training on a machine read them whole."""
 
 import contextlib
 import hashlib
@@ -17,7 +16,7 @@ from data.examples import Examples
 from data.folders import digest_folder
 
 SEEN = ".checked.json"
-"""Beside the records: which files, of which size and time, were found whole."""
+"""A file beside the records: the names, sizes and times of files that were read and found whole."""
 _GLANCE = 64  # places looked at in each array
 _CHUNK = 1 << 16  # rows read at a time
 
@@ -25,7 +24,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
-    """Raise ValueError, naming the file, where arrays do not fit each other or what is said."""
+    """Raise ValueError, naming the file, if arrays do not fit each other or records.json."""
     count, captions = len(arrays["image_tokens"]), len(arrays["text_tokens"])
     for name, has, wanted in (
         ("image_tokens", arrays["image_tokens"].shape[1], about["grid_size"] ** 2),
@@ -41,10 +40,10 @@ def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None
 
 
 def glance(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
-    """Check the values at some places of every array, in a time that does not grow with them.
+    """Check the values at some places of every array, in a time independent of their sizes.
 
     Raises:
-        ValueError: naming the file.
+        ValueError: a value is impossible; the message names the file.
     """
     for name, array in arrays.items():
         places = np.unique(np.linspace(0, len(array) - 1, _GLANCE).astype(np.int64))
@@ -66,10 +65,10 @@ def glance(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
 def check_whole(
     folder: Path, about: Mapping[str, Any], arrays: Arrays, examples: Examples
 ) -> Iterator[str]:
-    """Read everything; yield the name of each file that is found whole.
+    """Read everything, and yield the name of each file that is whole.
 
     Raises:
-        ValueError: naming the first damaged file.
+        ValueError: a file is damaged; the message names the first.
     """
     hashed = hashlib.blake2b("\n".join(about["split_names"]).encode(), digest_size=8)
     said = about.get("digests")
@@ -83,10 +82,10 @@ def check_whole(
             alone.update(part)
             _check_values(folder, about, name, part, np.arange(start, start + len(part)))
         if digests.get(name, alone.hexdigest()) != alone.hexdigest():
-            raise _damaged(folder, about, name, "its digest is another than when it was written")
+            raise _damaged(folder, about, name, "its digest has changed since it was written")
         yield _file(about, name)
     if (np.diff(arrays["caption_offsets"]) < 1).any():
-        raise _damaged(folder, about, "caption_offsets", "an example has no caption")
+        raise _damaged(folder, about, "caption_offsets", "an example has no captions")
     if hashed.hexdigest() != about["digest"]:
         raise ValueError(
             f"{folder} is damaged: the digest of its arrays is {hashed.hexdigest()}, and was "
@@ -106,7 +105,7 @@ def check_whole(
 
 
 def was_checked(folder: Path) -> bool:
-    """Whether these very files were read whole before, by their sizes, times and places."""
+    """True if these files were read whole before. Their sizes, times and inodes are compared."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         for place in _places(folder):
             if place.is_file() and json.loads(place.read_bytes()) == stamp(folder):
@@ -115,7 +114,7 @@ def was_checked(folder: Path) -> bool:
 
 
 def remember(folder: Path) -> None:
-    """Note that the files were read whole: beside them, or else in the user's cache."""
+    """Note beside the files, or else in the user's cache, that they were read whole."""
     for place in _places(folder):
         if place.exists() and not place.is_file():  # a pipe would wait for a reader
             continue
@@ -126,15 +125,14 @@ def remember(folder: Path) -> None:
 
 
 def stamp(folder: Path) -> dict[str, list[int]]:
-    """Size, time and place on the disk of each file. A copy has other places, and so has a file
-    that was restored."""
+    """Size, time and inode of each file. A copy has other inodes, and so has a restored file."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEEN)
     stats = {str(p.relative_to(folder)): p.stat() for p in files}
     return {name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()}
 
 
 def _places(folder: Path) -> list[Path]:
-    home = os.path.expanduser("~")  # stays ~ where the system does not know the user
+    home = os.path.expanduser("~")  # "~" stays if the system does not know the user
     cache = os.environ.get("XDG_CACHE_HOME") or (
         os.path.join(home, ".cache") if home != "~" else ""
     )
@@ -150,7 +148,7 @@ def _check_values(
     part: np.ndarray,
     places: Int64[np.ndarray, " p"],
 ) -> None:
-    """Raise ValueError for values of an array that cannot be; `places` are the rows they are of."""
+    """Raise ValueError for impossible values of an array; `places` are the rows of `part`."""
     lowest, end = {
         "image_tokens": (0, about["codebook_size"]),
         "text_tokens": (0, about["text_vocab_size"]),

@@ -1,8 +1,9 @@
-"""Which pictures are held out: by what they look like, so that copies stay on one side.
+"""Held-out pictures, chosen by their look, so that copies stay on one side.
 
-A copy may have another size, file format or name. Eight coarse frequencies of the brightness, even
-from left to right, fall into cells of a grid; the cell's hash decides. Of 2,000 pictures 0.2 % fell
-into another cell at twice the size, 0.7 % as JPEG of quality 92 and 2 % as lossy WebP.
+A copy may have another size, file format or name. The picture's hash comes from eight coarse
+frequencies of the brightness, even from left to right, each rounded to a cell of a grid. Of 2,000
+pictures 0.2 % fell into another cell at twice the size, 0.7 % as JPEG of quality 92 and 2 % as
+lossy WebP.
 """
 
 import zlib
@@ -14,7 +15,7 @@ from data.gallery import pool
 from split_names import HELD_OUT, TRAIN
 
 RULE = "look 1"
-"""Stands in the records; another rule holds out other pictures."""
+"""The rule's name, which is saved in the records. Another rule holds out other pictures."""
 
 _SIDE = 8  # mean brightness over so many cells a side
 _DOWN, _RIGHT = (0, 1, 2, 3, 4, 0, 1, 2), (0, 0, 0, 0, 0, 2, 2, 2)  # even: mirrored copies agree
@@ -24,8 +25,7 @@ _CELL, _PHASE = 48.0, 0.875  # in grey levels times 8; wider cells hold copies b
 
 def split_of(pixels: UInt8[np.ndarray, "y x 3"], held_out: float) -> str:
     """The split of a picture, where about `held_out` of all pictures are held out. Copies of
-    another size or format, lighter compression and mirrored ones are on the same side, nearly
-    always."""
+    another size or format, with light compression, or mirrored nearly always get the same split."""
     cell = np.floor(_numbers(pixels) / _CELL + _PHASE).astype("<i4")
     return HELD_OUT if zlib.crc32(cell.tobytes()) < held_out * 2**32 else TRAIN
 

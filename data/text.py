@@ -28,7 +28,7 @@ _USUAL = {
     "eos_token": (END, "[SEP]", "<|endoftext|>", "<eos>", "[EOS]"),
     "pad_token": (PAD, "[PAD]"),
 }
-"""Names of special tokens where no tokenizer_config.json says them."""
+"""Usual names of special tokens, for folders whose tokenizer_config.json names none."""
 _BYTES = 256
 _REPLACED = {
     **dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}"),  # lone surrogates
@@ -37,8 +37,8 @@ _REPLACED = {
 
 
 def clean(caption: str) -> str:
-    """The caption as tokenizers can take it: composed (NFC), one space between words, no lone
-    surrogates and no NUL, at most 4,096 characters."""
+    """The caption in a form that tokenizers accept: composed (NFC), one space between words, no
+    lone surrogates and no NUL, at most 4,096 characters."""
     cut = caption[: 2 * MAX_CHARACTERS].translate(_REPLACED)  # spaces may shrink it later
     return " ".join(unicodedata.normalize("NFC", cut).split())[:MAX_CHARACTERS]
 
@@ -88,15 +88,15 @@ class TextTokenizer:
     token_ids: Callable[[list[str]], list[list[int]]]
     """Ids of prepared captions with the tokenizer's own special tokens, of any length."""
     prepare: Callable[[str], str] = clean
-    """What a caption goes through first; afterwards the tokenizer can take it."""
+    """Applied to a caption first; afterwards the tokenizer accepts it."""
 
     def encode(
         self, captions: Sequence[str], text_length: int
     ) -> tuple[Int32[np.ndarray, "b t"], Bool[np.ndarray, "b t"], int]:
-        """Return text_tokens, text_mask (True = real token) and how many captions were cut.
+        """Return text_tokens, text_mask (True = real token) and how many captions were truncated.
 
-        The empty caption is the end token alone (after the start token, where there is one), so
-        that no mask is False throughout.
+        The empty caption is the end token alone (after the start token, if there is one), so that
+        no mask is False throughout.
         """
         text_tokens = np.full((len(captions), text_length), self.pad_id, np.int32)
         text_mask = np.zeros((len(captions), text_length), bool)
@@ -112,14 +112,15 @@ class TextTokenizer:
 
 
 def open_tokenizer(path: Path, normalize: Callable[[str], str] | None = None) -> TextTokenizer:
-    """Open a tokenizer.json, a folder with one, or with the files from before there was one
-    (data/tokenizer_files.py). Nothing of it is run.
+    """The tokenizer of a tokenizer.json, of a folder with one, or of the older files
+    (data/tokenizer_files.py). Nothing in them is executed.
 
-    With `normalize` (make_normalizer(), where a model's config says normalize_text) captions go
-    through it instead of `clean`; but a blank one stays empty, the prompt of unconditional rows.
+    With `normalize` (make_normalizer(), if a model's config sets normalize_text) captions go
+    through it, not through `clean`. A blank caption stays empty: it is the prompt of unconditional
+    rows.
 
     Raises:
-        ValueError: when there is no tokenizer, it is damaged, or it marks no end of text.
+        ValueError: there is no tokenizer, it is damaged, or it marks no end of text.
     """
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file() or path.is_dir():
@@ -151,7 +152,7 @@ def _open_fast(file: Path) -> TextTokenizer:
     start_id = tokenizer.token_to_id(_START)
     is_bart = start_id is not None and end_id == tokenizer.token_to_id(END)
     framed_ids = _started(token_ids, start_id) if is_bart and not frame else token_ids
-    # Padding is told by the mask, never by the id: any valid id will do where there is no pad.
+    # The mask marks padding, never the id. Without a pad token any valid id will do.
     return TextTokenizer(size, end_id, end_id if pad_id is None else pad_id, framed_ids)
 
 
@@ -168,12 +169,12 @@ def _read_fast(path: Path) -> Any:
 def _started(
     bare_ids: Callable[[list[str]], list[list[int]]], start_id: int
 ) -> Callable[[list[str]], list[list[int]]]:
-    """BART's frame, where the file knows its tokens but has no post-processor to set them."""
+    """BART's frame, for files that have its tokens but no post-processor to add them."""
     return lambda captions: [[start_id, *ids] for ids in bare_ids(captions)]
 
 
 def _special_id(id_of: Callable[[str], int | None], settings: Path, role: str) -> int | None:
-    """The token that the settings name for this role, or else one of a usual name."""
+    """The token that the settings name for this role, or else one with a usual name."""
     named = _special_name(settings, role)
     ids = [id_of(name) for name in (_USUAL[role] if named is None else (named,))]
     return next((i for i in ids if i is not None), None)
@@ -197,7 +198,7 @@ def _no_end(path: Path, settings: Path) -> ValueError:
 
 @contextmanager
 def _blaming(what: str) -> Iterator[None]:
-    """Whatever a library makes of a foreign file is one line of a ValueError."""
+    """Turn any failure of a library on a foreign file into a ValueError of one line."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

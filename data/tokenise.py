@@ -26,7 +26,7 @@ _MAX_NAMED = 1000  # skipped pictures that records.json names
 
 @dataclass(frozen=True)
 class PictureEncoder:
-    """What of a VQGAN is needed here."""
+    """The part of a VQGAN that encodes pictures."""
 
     image_size: int
     codebook_size: int
@@ -37,7 +37,7 @@ class PictureEncoder:
 
 @dataclass(frozen=True)
 class CaptionOptions:
-    """How captions become tokens, and how many pictures are held out."""
+    """How captions become tokens, and what share of the pictures is held out."""
 
     tokenizer: Path | None
     """An existing tokenizer; None trains one on the training captions."""
@@ -45,12 +45,13 @@ class CaptionOptions:
     text_length: int
     held_out: float
     normalizer: Normalizer | None = None
-    """What captions go through first; None: what the tokenizer's folder says."""
+    """Applied to captions before the tokenizer; None: the one that the tokenizer's folder names."""
 
 
 @dataclass
 class Collected:
-    """What one walk through the source found; entry i of each list is of the same picture."""
+    """The results of one walk through the source. Entry i of each list belongs to the same
+    picture."""
 
     image_tokens: list[Int32[np.ndarray, "b k"]] = field(default_factory=list)
     captions: list[Captions] = field(default_factory=list)
@@ -71,10 +72,10 @@ def make_records(
     vqgan_folder: Path | None = None,
     **about: Any,
 ) -> list[str]:
-    """Write the records of a whole source; return sentences about what was odd.
+    """Write the records of a whole source. Returns sentences about oddities.
 
     Raises:
-        ValueError: no usable picture, or none left to train on.
+        ValueError: no picture is usable, or none is left to train on.
     """
     if options.tokenizer is not None:  # refused by its own name, and before pictures are encoded
         open_captions(options.tokenizer, options.normalizer)
@@ -135,7 +136,7 @@ def _nothing_to_train_on(source: Source, found: Collected, held_out: float) -> s
 def collect(
     source: Source, encoder: PictureEncoder, held_out: float, config: ReadingConfig
 ) -> Collected:
-    """Walk through the source once, encoding the pictures that can be used."""
+    """Walk through the source once, and encode the usable pictures."""
     found, waiting = Collected(), []
     readings = read_pictures(source, encoder.image_size, need_captions=True, config=config)
     for reading in tqdm(

@@ -1,9 +1,9 @@
 """A tokenizer's files as data: tokenizer.json, vocab.json and merges.txt, or vocab.txt.
 
-A tokenizer.json is a program of parts. Some regular expressions take for ever, texts that are
-replaced by longer ones in a row fill the memory, a pattern of counts does so when it is compiled.
-So each part is looked at first, and only kinds that are known to end soon are built. Code beside a
-tokenizer is never run.
+A tokenizer.json is a program of parts. Some regular expressions take for ever; replacements by
+longer texts in a row fill the memory; a pattern of counts does so while it is compiled. So each
+part is checked first, and only kinds that are known to end soon are built. Code beside a tokenizer
+is never run.
 """
 
 import json
@@ -16,7 +16,7 @@ from json_files import read_json
 
 MAX_BYTES, MAX_VOCABULARY, MAX_ADDED, MAX_PARTS = 48 << 20, 2_000_000, 20_000, 16
 MAX_GROWTH = 16
-"""How many times longer a caption may become on its way to the tokens."""
+"""The largest factor by which a caption may grow on its way to the tokens."""
 MAX_FRAME, MAX_WORD, MAX_PIECE, MAX_REGEX, MAX_CHOICES = 16, 1000, 256, 500, 4
 GROWTH = {
     **dict.fromkeys(("Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Strip", "StripAccents"), 1),
@@ -29,24 +29,24 @@ GROWTH = {
     **dict.fromkeys(("Replace", "Prepend", "BertNormalizer"), 1),
     "ByteLevel": 4,  # each byte becomes a letter
 }
-"""Kinds of normalizers and pre-tokenizers, and how much longer they make a text at most, beside
-what the texts in them say."""
+"""Kinds of normalizers and pre-tokenizers, and the largest factor by which each makes a text
+longer, besides its own texts."""
 FRAMES = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel")
 MODELS = ("BPE", "WordPiece", "Unigram", "WordLevel")
 _CASES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 KNOWN = {_CASES + r"\p{N}{1,3}" + _REST, _CASES + r"\p{N}" + _REST}
-"""Expressions of published tokenizers (cl100k, Llama 3, Qwen 2) that end, though not by the rule
-of `_check_regex`."""
+"""Expressions of published tokenizers (cl100k, Llama 3, Qwen 2) that end, though not by the rule of
+`_check_regex`."""
 HOW = "save it as tokenizer.json with the program that it is of"
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """What a tokenizer.json at `path` says, or what the older files in a folder come to as one;
-    every part of it seen to end in bounded time and memory.
+    """The content of a tokenizer.json, or of the older files in a folder in that form. Every part
+    is checked to end in bounded time and memory.
 
     Raises:
-        ValueError: a part is none of the known ones, or beyond a bound; names file and key.
+        ValueError: a part is unknown or beyond a bound; the message names file and key.
     """
     if path.is_dir():
         path, tree = _old_files(path)
@@ -86,7 +86,7 @@ def _object(value: Any, name: str) -> dict[str, Any]:
 
 
 def _parts(value: Any, name: str) -> Iterator[dict[str, Any]]:
-    """The parts of a sequence, and of those inside it."""
+    """The parts of a sequence, nested sequences included."""
     for number, part in enumerate(_all_parts(value, name, 0)):
         if number == MAX_PARTS:
             raise ValueError(f"{name} has more than {MAX_PARTS} parts")
@@ -139,7 +139,8 @@ def _text(value: Any, name: str) -> str:
 
 
 def _charsmap_growth(value: Any) -> float:
-    """SentencePiece's map: the size of a trie, the trie, and texts that end with NUL."""
+    """The growth by SentencePiece's map: the size of a trie, the trie, and texts that end with
+    NUL."""
     import base64
 
     if value is None:
@@ -150,7 +151,7 @@ def _charsmap_growth(value: Any) -> float:
         raise ValueError("precompiled_charsmap is no base64 text") from None
     start = 4 + int.from_bytes(data[:4], "little")
     if start > len(data) or (start - 4) % 4:
-        raise ValueError("precompiled_charsmap is cut off")
+        raise ValueError("precompiled_charsmap is truncated")
     longest = max((len(text) for text in data[start:].split(b"\0")), default=0)
     return max(1.0, longest / 40)  # U+FDFA is 18 letters, 33 bytes, of Arabic
 
@@ -170,9 +171,9 @@ ATOM = re.compile(
 
 
 def _ends_soon(pattern: str) -> bool:
-    """Whether the shape of an expression shows that it takes time proportional to the text: no
-    group is repeated, few pieces are optional, and what is repeated without bound stands at the
-    end of its alternative, so that nothing is tried again."""
+    """True if the shape of an expression shows that its time is proportional to the text: no group
+    is repeated, few pieces are optional, and an unbounded repetition ends its alternative, so that
+    nothing is tried again."""
     place, depth, after = 0, 0, ""
     choices, is_open = 0, False  # of this alternative
     while place < len(pattern):
@@ -234,12 +235,12 @@ def _check_added(tokens: Any) -> None:
 
 
 def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
-    """The model with its kind named, which old files leave out."""
+    """The model with its kind named; old files do not name it."""
     kind = model.get("type", "BPE" if "merges" in model else "WordLevel")
     if kind not in MODELS:
         raise ValueError(f"model {kind!r:.60} is none of {', '.join(MODELS)}")
     if model.get("dropout") not in (None, 0):
-        raise ValueError("model.dropout draws tokens by lot; leave it out")
+        raise ValueError("model.dropout draws tokens by lot; remove it")
     for name in ("vocab", "merges"):
         if isinstance(model.get(name), list | dict) and len(model[name]) > MAX_VOCABULARY:
             raise ValueError(f"model.{name} has more than {MAX_VOCABULARY:,} entries")
@@ -273,7 +274,7 @@ def _is_scored(entry: Any) -> bool:
 
 
 def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The files from before there was tokenizer.json, as one."""
+    """The older files, from before tokenizer.json, as one."""
     settings = folder / "tokenizer_config.json"
     said = read_json(settings) if settings.is_file() else {}
     readers: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]]
@@ -290,7 +291,7 @@ def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _gpt2(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
-    """GPT-2's and BART's: pairs of letters that stand for bytes."""
+    """GPT-2's and BART's files: pairs of letters that stand for bytes."""
     vocabulary = read_json(folder / "vocab.json", MAX_BYTES)
     if any(word.endswith("</w>") for word in vocabulary):
         raise ValueError(f"{folder / 'vocab.json'} is of another kind than GPT-2's; {HOW}")
@@ -305,7 +306,7 @@ def _gpt2(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bert(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
-    """BERT's: whole words, or their pieces after ##."""
+    """BERT's file: whole words, or their pieces after ##."""
     vocabulary = {word: i for i, word in enumerate(_lines(folder / "vocab.txt"))}
     missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocabulary]
     if missing:
@@ -336,6 +337,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def as_text(tree: Mapping[str, Any]) -> str:
-    """The tree for the library; written anew, since a key that stands twice would be another one
-    to it than to us."""
+    """The tree as text for the library. It is written anew, because the library may read a key that
+    occurs twice as another value than we do."""
     return json.dumps(tree, ensure_ascii=True)

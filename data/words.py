@@ -1,4 +1,4 @@
-"""Words of captions, which of a prompt's no training caption has, and which captions are near."""
+"""Words of captions: those in a prompt that no training caption has, and the nearest captions."""
 
 import difflib
 import math
@@ -11,11 +11,11 @@ from data.text import clean
 from split_names import TRAIN
 
 MAX_CAPTIONS = 300_000
-"""Captions of larger records are not read for their words: that would take seconds."""
+"""Records with more captions are not read for their words: that would take seconds."""
 FAR = 0.5
 """Share of a prompt's words below which no caption is near."""
 NEARLY = 0.75
-"""How alike two words must be spelt to count as nearly the same, as difflib measures it."""
+"""Similarity of spelling, as difflib measures it, from which two words count as nearly the same."""
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -25,8 +25,8 @@ def words_of(text: str) -> list[str]:
 
 
 def training_captions(records: Records) -> list[str] | None:
-    """The distinct training captions as the model read them, in their order; None where they are
-    too many, or where their tokenizer is no tokenizer.json."""
+    """The distinct training captions as the model read them, in their order. None if they are too
+    many, or if their tokenizer has no tokenizer.json."""
     import tokenizers
 
     file = records.tokenizer_folder / "tokenizer.json"
@@ -40,7 +40,7 @@ def training_captions(records: Records) -> list[str] | None:
 
 
 def training_words(records: Records) -> set[str] | None:
-    """All words of the training captions; None where `training_captions` are."""
+    """All words of the training captions; None if `training_captions` are None."""
     captions = training_captions(records)
     return None if captions is None else words_in(captions)
 
@@ -51,20 +51,20 @@ def words_in(captions: Iterable[str]) -> set[str]:
 
 
 def unknown_words(prompts: Iterable[str], known: set[str]) -> list[str]:
-    """Words of the prompts that are not known, each once, in their order."""
+    """The unknown words of the prompts, each once, in their order."""
     words = (word for prompt in prompts for word in words_of(prompt))
     return [word for word in dict.fromkeys(words) if word not in known]
 
 
 def tell_unknown(words: Sequence[str], most: int = 20) -> str:
-    """Such as "no training caption has these words: zebra, xylophone"."""
+    """A sentence such as "no training caption has these words: zebra, xylophone"."""
     shown = ", ".join(words[:most]) + (f" and {len(words) - most} more" if words[most:] else "")
     one = "this word" if len(words) == 1 else "these words"
     return f"no training caption has {one}: {shown}"
 
 
 class Nearest:
-    """Which captions share the most with a prompt: words, of which rare ones count more."""
+    """The captions that share the most words with a prompt. Rare words count more."""
 
     def __init__(self, captions: Sequence[str]) -> None:
         self._captions = list(captions)
@@ -72,9 +72,9 @@ class Nearest:
         self._counts = Counter(word for words in self._words for word in words)
 
     def find(self, prompt: str, most: int = 3) -> tuple[float, list[str]]:
-        """The share of the prompt's words, weighted by rarity, that the nearest caption has, in
-        0..1, and the nearest captions, best first. A word that is spelt nearly like one of a
-        caption counts half. An empty prompt is near to all: 1 and no captions."""
+        """The share of the prompt's words in the nearest caption, weighted by rarity, in 0..1; and
+        the nearest captions, best first. A word with nearly the spelling of a caption's counts
+        half. An empty prompt is near to all: 1 and no captions."""
         asked = dict.fromkeys(words_of(prompt))
         whole = sum(self._weight(word) for word in asked)
         if not whole:
@@ -102,8 +102,8 @@ class Nearest:
 
 
 def tell_far(prompts: Iterable[str], nearest: Nearest, most: int = 5) -> list[str]:
-    """A line for each prompt that shares less than half of its words with any one caption, with the
-    nearest captions; at most so many lines."""
+    """One line for each prompt that shares less than half of its words with any one caption, with
+    the nearest captions; at most `most` lines."""
     lines = []
     for prompt in dict.fromkeys(prompts):
         share, captions = nearest.find(prompt)

@@ -1,4 +1,5 @@
-"""Captioned pictures as people have them: one file a kind, and the table of them in kinds.py."""
+"""Captioned pictures in other people's layouts: one file a kind, and the table of kinds in
+kinds.py."""
 
 from data.sources.base import Captions, Example, Source, printable
 from data.sources.config import PLAIN, ReadingConfig

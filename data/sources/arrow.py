@@ -1,4 +1,4 @@
-"""What `datasets.save_to_disk` wrote: a folder of Arrow files, or one such folder a split."""
+"""Folders that `datasets.save_to_disk` wrote: Arrow files, or one such folder for each split."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ class ArrowTable(Table):
                 reader = pa.ipc.open_file(mapped)
                 batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
             if self.schema is not None and not reader.schema.equals(self.schema):
-                raise ValueError(f"its columns are others than those of {self.files[0].name}")
+                raise ValueError(f"its columns differ from those of {self.files[0].name}")
             self.schema = reader.schema
             for batch in batches:
                 check_group(file, pa.total_allocated_bytes() - before)
@@ -48,7 +48,7 @@ class ArrowTable(Table):
                 self.splits.append(split)
         except (pa.ArrowException, OSError, ValueError) as error:
             why = printable(" ".join(str(error).split()))
-            raise ValueError(f"{file} is no readable Arrow file: {why}") from None
+            raise ValueError(f"{file} is not a readable Arrow file: {why}") from None
         self.files.append(file)
 
     def load(self, group: int, columns: tuple[str, ...]) -> Any:
@@ -70,14 +70,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no readable JSON: {printable(str(error))}") from None
+        raise ValueError(f"{path} is not readable JSON: {printable(str(error))}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
     return found
 
 
 def _parts(folder: Path) -> list[tuple[Path, str]]:
-    """The folders of the splits with our names of them; or the folder itself."""
+    """The folders of the splits with our names of them, or the folder itself."""
     if not (folder / "dataset_dict.json").is_file():
         return [(folder, "")]
     names = _read_json(folder / "dataset_dict.json").get("splits")
@@ -91,7 +91,7 @@ def _parts(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The Arrow files that state.json lists; without it all that are there."""
+    """The Arrow files that state.json lists, or all files if there is no state.json."""
     state = _read_json(folder / "state.json")
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise ValueError(
@@ -107,12 +107,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_name(name: Any) -> bool:
-    """Whether it names something in the folder itself."""
+    """True if the name is that of something in the folder itself."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 
 def _labels(folder: Path) -> dict[str, list[str]]:
-    """Names of the classes of each column that has such."""
+    """Class names, for each column that has them."""
     features = _read_json(folder / "dataset_info.json").get("features")
     found = {}
     for name, one in features.items() if isinstance(features, dict) else ():

@@ -1,4 +1,5 @@
-"""What every kind of source gives: a sequence of examples, in an order that names alone decide."""
+"""The interface of every kind of source: a sequence of examples, in an order that names alone
+decide."""
 
 import unicodedata
 from abc import ABC, abstractmethod
@@ -14,14 +15,14 @@ from data.pictures import read_picture
 from data.sources.config import PLAIN, ReadingConfig
 
 MAX_CAPTION_BYTES = 1 << 20
-_NAMED = 3  # of left-out files, by name
+_NAMED = 3  # of skipped files, by name
 
 Captions = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture, still as its file's bytes, and what is said about it."""
+    """One picture, still as its file's bytes, and its captions and attributes."""
 
     key: str
     data: bytes
@@ -42,7 +43,7 @@ class Example:
     def picture(
         self, image_size: int, reading: ReadingConfig = PLAIN
     ) -> UInt8[np.ndarray, "y x 3"]:
-        """The decoded square. Raises UnreadablePictureError, a ValueError, saying why not."""
+        """The decoded square. Raises UnreadablePictureError, a ValueError, with the reason."""
         return read_picture(
             self.data, image_size, reading.fit, reading.background, reading.truncated == "keep"
         )
@@ -50,7 +51,7 @@ class Example:
 
 @dataclass
 class LeftOut:
-    """Files that are not used, counted by reason, the first of each by name."""
+    """Skipped files, counted by reason, with the first names of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -69,9 +70,9 @@ class LeftOut:
         self.counts.update(other.counts)
 
     def sentences(self) -> list[str]:
-        """One for each reason: number, reason, names."""
+        """One sentence for each reason: number, reason, names."""
         return [
-            f"left out {count:,} {reason}: {', '.join(map(printable, self.names[reason]))}"
+            f"skipped {count:,} {reason}: {', '.join(map(printable, self.names[reason]))}"
             + (" …" if count > len(self.names[reason]) else "")
             for reason, count in sorted(self.counts.items())
         ]
@@ -81,22 +82,22 @@ class Source(ABC):
     """A sized, indexable collection of examples."""
 
     kind: str
-    """Its name in the table of kinds."""
+    """The source's kind, by its name in the table of kinds."""
     path: Path
     files: list[Path]
     """Every file it reads."""
     damage: dict[str, str]
     """Files that could be read only in part, and why."""
     left_out: LeftOut
-    """Files that look as if they belonged to it and are not used."""
+    """Files that look as if they belonged to the source and are skipped."""
     num_captioned: int
     """Pictures that have a caption file or column."""
     num_captions: int | None = None
-    """Captions of all pictures; None where nobody has read them yet."""
+    """Captions of all pictures; None if they have not been read."""
     about: str
-    """What was recognised, in words."""
+    """The kind of layout that was recognised, in words."""
     sought: str
-    """Where captions were looked for."""
+    """The places where captions were looked for."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -108,12 +109,12 @@ class Source(ABC):
         return (self[i] for i in range(len(self)))
 
     def oddities(self) -> list[str]:
-        """Sentences about files that are damaged or not used."""
+        """Sentences about files that are damaged or skipped."""
         damaged = [printable(f"{name} is damaged: {why}") for name, why in self.damage.items()]
         return damaged + self.left_out.sentences()
 
     def describe(self) -> str:
-        """One line: what was recognised, how many pictures and captions."""
+        """One line: the layout, and the numbers of pictures and captions."""
         said = f"{self.num_captioned:,} with captions"
         if self.num_captions is not None:
             said = f"{self.num_captions:,} captions"
@@ -126,8 +127,8 @@ def counted(count: int, thing: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without control characters, which a terminal would obey, and with bytes that are no
-    UTF-8 as \\udc80 and the like."""
+    r"""The text without control characters, which a terminal would obey. Bytes that are not UTF-8
+    are written as \udc80 and the like."""
     shown = (
         c
         if c.isprintable() or c == " "

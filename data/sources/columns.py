@@ -1,7 +1,8 @@
-"""Tables with pictures in them: what `datasets.save_to_disk` wrote, and parquet files.
+"""Tables with pictures in them: folders of `datasets.save_to_disk`, and parquet files.
 
-Read with pyarrow alone, and of each row the chosen columns only, as they are stored: `datasets`
-would decode every picture column, and with it start Ghostscript, open paths or fetch addresses.
+They are read with pyarrow alone, and only the chosen columns of each row, as they are stored:
+`datasets` would decode every picture column, and with it start Ghostscript, open paths or fetch
+addresses.
 """
 
 import bisect
@@ -31,7 +32,7 @@ _LOCK = threading.Lock()
 
 
 class Table(ABC):
-    """Rows in groups that are read one at a time. Hashable, so that groups can be cached."""
+    """Rows in groups that are read one at a time. It is hashable, so that groups can be cached."""
 
     path: Path
     files: list[Path]
@@ -39,9 +40,9 @@ class Table(ABC):
     counts: list[int]
     """Rows of each group."""
     splits: list[str]
-    """Of each group, as its file is named; empty where nothing says."""
+    """The split of each group, by its file's name; empty if the name is not that of a split."""
     labels: dict[str, list[str]]
-    """Names of the numbers in a column of classes."""
+    """Class names of the numbers in a column of classes."""
 
     @abstractmethod
     def load(self, group: int, columns: tuple[str, ...]) -> Any:
@@ -110,7 +111,7 @@ class ColumnSource(Source):
         )
 
     def _bytes(self, value: Any) -> tuple[bytes, str, str]:
-        """The bytes in a cell, or why there are none; and what was odd."""
+        """The bytes in a cell, or the reason why there are none, and a note about the cell."""
         import pyarrow as pa
 
         note = ""
@@ -147,7 +148,8 @@ class ColumnSource(Source):
 
 
 def picture_column(table: Table) -> str:
-    """The column of pictures, by its name and type; raises ValueError when there is none."""
+    """The name of the column of pictures, by its name and type. Raises ValueError if there is
+    none."""
     by_name = {name.lower(): name for name in reversed(table.schema.names)}
     named = [by_name[known] for known in IMAGE_COLUMNS if known in by_name]
     for allowed in (_holds_bytes, _holds_paths):
@@ -163,14 +165,14 @@ def picture_column(table: Table) -> str:
 
 
 def text_columns(schema: Any, column: str = "") -> list[list[str]]:
-    """Groups of columns that may hold captions, the first to be tried first."""
+    """Groups of columns that may hold captions, in the order in which they are tried."""
     named = [n for n in schema.names if schema.names.count(n) == 1]
     usable = [n for n in named if _holds_texts(schema.field(n).type)]
     return texts.caption_columns(usable, column)
 
 
 def label_column(table: Table) -> str:
-    """The column of classes whose names are known."""
+    """The column of classes with known names, if there is one."""
     for name in LABEL_COLUMNS:
         if name in table.labels and name in table.schema.names:
             return name
@@ -219,7 +221,7 @@ def _is_plain(schema: Any, name: str) -> bool:
 
 
 def check_group(path: Path, size: int) -> None:
-    """Raises ValueError for a part of a table that no memory holds."""
+    """Raise ValueError for a part of a table that does not fit in memory."""
     if size > _MAX_GROUP:
         raise ValueError(f"{path}: a part of {size:,} bytes is more than {_MAX_GROUP:,}")
 

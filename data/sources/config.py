@@ -11,8 +11,8 @@ class ReadingConfig:
     """The settings of reading that data.encode and vqgan.train share."""
 
     kind: str = ""
-    """What the source is, by a name of docs/layouts.md, such as folder, tar or classes; by default
-    it is found by looking."""
+    """Kind of source, by a name of docs/layouts.md, such as folder, tar or classes; by default it
+    is recognised."""
     captions: Literal["beside", "names"] = "beside"
     """Where captions are: in files or columns, or in the names of the picture files
     (Brown_Fish-01.png says "brown fish")."""
@@ -22,18 +22,18 @@ class ReadingConfig:
     caption_template: str = "a photo of a {}"
     """Caption of a picture in a folder named by its class; {} is the name of the folder."""
     caption_encoding: str = ""
-    """Encoding of captions that are no UTF-8 or UTF-16, such as cp1250 or gbk; by default it is
-    guessed from them, and said."""
+    """Encoding of captions that are neither UTF-8 nor UTF-16, such as cp1250 or gbk; by default it
+    is guessed from them, and printed."""
     splits: Literal["own", "none"] = "own"
     """Whether the source's own splits (train, val, restval …) are kept, or all of its pictures are
     divided anew."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How a picture becomes a square: its middle is kept, or it is padded with the background, or
-    stretched. Pad what must not lose its ends."""
+    """How a picture becomes a square: cropped to its middle, padded with the background, or
+    stretched. Pad if the ends matter."""
     background: str = "white"
     """Colour behind transparent pictures and around padded ones, by name or as #rrggbb."""
     truncated: Literal["keep", "skip"] = "skip"
-    """Whether JPEGs that were cut off are used as far as they go."""
+    """Whether truncated JPEGs are used as far as they go."""
     max_bad_fraction: float = 0.5
     """Share of unusable pictures above which reading stops, once 200 were looked at; 1 = never."""
 
@@ -48,20 +48,20 @@ class ReadingConfig:
             ImageColor.getrgb(self.background)
         except ValueError:
             raise ValueError(
-                f"background {self.background!r:.60} is no colour; name one, or write it as #rrggbb"
+                f"background {self.background!r:.60} is not a colour; try white or #rrggbb"
             ) from None
         _check_encoding(self.caption_encoding)
 
 
 def _check_encoding(name: str) -> None:
-    """Raise ValueError unless it is the name of an encoding of texts; rot13 and hex are none."""
+    """Raise ValueError unless this is the name of an encoding of texts; rot13 and hex are not."""
     try:
         b"a".decode(name or "utf-8")
     except UnicodeDecodeError:
-        pass  # an encoding, of which "a" is no text
+        pass  # an encoding in which "a" is not a text
     except (LookupError, ValueError):
         raise ValueError(
-            f"caption_encoding {name!r:.60} is no encoding of texts; cp1250, gbk, shift_jis … are"
+            f"caption_encoding {name!r:.60} is not an encoding of texts; try cp1250, gbk …"
         ) from None
 
 

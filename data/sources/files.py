@@ -1,4 +1,4 @@
-"""The files of a folder, linked folders included, by what their names end in."""
+"""The files of a folder, linked folders included, by the endings of their names."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ UNREAD_PICTURES = (
     *("jxl", "psd", "svg", "eps", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
     *("xcf", "exr", "hdr", "ico", "tga", "jxr"),
 )
-"""Pictures to their owners; each is counted and named as one that cannot be read."""
+"""Formats of pictures that cannot be read. Each file is counted and named as unreadable."""
 CAPTION_ENDINGS = ("json", "txt", "caption")
 TABLE_ENDINGS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "txt", "token")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
@@ -24,12 +24,12 @@ _MAX_FOLDERS = 1 << 20  # links into each other can make more folders than there
 
 
 def is_picture(name: str) -> bool:
-    """Whether a name ends as those of pictures do, readable ones or not."""
+    """True if a name has the ending of a picture, readable or not."""
     return ending_of(name) in PICTURE_ENDINGS + UNREAD_PICTURES
 
 
 def ending_of(name: str) -> str:
-    """What follows the last dot, in lower case; nothing for a name without one."""
+    """The text after the last dot, in lower case; empty for a name without a dot."""
     last = name.rpartition("/")[2]
     stem, dot, ending = last.rpartition(".")
     return ending.lower() if dot and stem else ""
@@ -45,12 +45,12 @@ class Tree:
 
     @cached_property
     def pictures(self) -> list[str]:
-        """Names of pictures: by their ending or, where it says nothing, by their first bytes."""
+        """Names of pictures, by their ending or, if that is unknown, by their first bytes."""
         return [name for name in self.names if is_picture(name) or self._looks_like_one(name)]
 
     @cached_property
     def found(self) -> set[str]:
-        """The same names, to ask whether one is there."""
+        """The same names as a set."""
         return set(self.names)
 
     def _looks_like_one(self, name: str) -> bool:
@@ -68,7 +68,7 @@ class Tree:
         return [name for name in self.names if ending_of(name) in endings]
 
     def path(self, name: str) -> Path:
-        """Where the file is."""
+        """The path of a file."""
         return self.folder / name
 
 
@@ -78,13 +78,13 @@ _OF_OTHERS = (
     *("mp4", "mov", "avi", "mp3", "wav", "pdf", "doc", "docx"),
 )
 OTHERS = frozenset((*_OF_OTHERS, *CAPTION_ENDINGS, *TABLE_ENDINGS))
-"""Endings that say enough: such a file is never looked into for a picture."""
+"""Endings that are never a picture's: such files are not opened to look for one."""
 
 
 def walk(folder: Path) -> Tree:
-    """All files below. Hidden ones are left out (macOS writes ._0001.jpg), and so are pipes and
-    sockets, which would keep a reader waiting. A linked folder is followed, each folder once, so
-    that no circle has no end. Links to nowhere stay, to be named as unreadable."""
+    """All files below a folder. Hidden ones (macOS writes ._0001.jpg) are skipped, and so are pipes
+    and sockets, which would keep a reader waiting. A linked folder is followed, each folder once,
+    so that circles end. Links to nowhere stay, and are reported as unreadable."""
     left_out = LeftOut()
     names = [os.path.relpath(path, folder) for path in _walk(folder, left_out)]
     return Tree(folder, [name.replace(os.sep, "/") for name in names], left_out)
@@ -92,7 +92,7 @@ def walk(folder: Path) -> Tree:
 
 def _walk(folder: Path, left_out: LeftOut) -> Iterator[str]:
     been: set[tuple[int, int]] = set()
-    # Folders that are really here go first, so that links to them find them taken.
+    # Real folders go first, so that links to them find them visited.
     linked: list[str] = []
     starts = [str(folder)]
 

@@ -66,18 +66,19 @@ class FolderSource(Source):
 
 
 def guess_encoding(captions: Iterable[bytes]) -> str:
-    """From some captions together, since one alone is too short to tell; empty for UTF-8."""
+    """The encoding of some captions together, since one alone is too short to tell; empty for
+    UTF-8."""
     others = [data for data in captions if texts.is_other_encoding(data)]
     return texts.guess(others) if others else ""
 
 
 def beside_about(what: str, config: ReadingConfig) -> str:
-    """What was recognised, with where its captions come from."""
+    """The layout and the place of its captions, in words."""
     return f"{what}, captions from their names" if config.captions == "names" else what
 
 
 def read_head(path: Path, limit: int) -> bytes:
-    """The file, or of a longer one just enough to see that it is beyond the limit."""
+    """The file's bytes; for a file longer than `limit`, just enough to show that."""
     with path.open("rb") as file:
         return file.read(limit + 1)
 

@@ -29,11 +29,11 @@ class JoinedSource(SourceOfParts):
 
     @property
     def files(self) -> list[Path]:  # type: ignore[override]
-        """Of all of them."""
+        """The files of all sources."""
         return [file for one in self._sources for file in one.files]
 
     def example(self, part: int, place: int) -> Example:
-        """The example of a source, with the source's name in front of its key and file."""
+        """An example of one source, with the source's name in front of its key and file."""
         source = self._sources[part]
         example = source[place]
         name = source.path.name

@@ -1,4 +1,4 @@
-"""The table of kinds: what a source may be, in the order in which they are looked for."""
+"""The table of kinds of sources, in the order in which they are tried."""
 
 import glob
 import os
@@ -29,12 +29,12 @@ Opener = Callable[[Tree, ReadingConfig], Source | None]
 
 @dataclass(frozen=True)
 class Kind:
-    """One way in which captioned pictures lie in a folder."""
+    """One layout of captioned pictures."""
 
     name: str
     about: str
     open: Opener
-    """The source, or None where the folder does not look so."""
+    """Opens the source, or returns None if the folder does not have this layout."""
 
 
 KINDS = (
@@ -61,7 +61,8 @@ def open_source(
     """Open one or several sources: folders, tars, tables, saved data sets.
 
     Raises:
-        ValueError: nothing there, no pictures, or (if needed) no captions; says what was sought.
+        ValueError: there is nothing, no picture, or no caption where `need_captions`; the message
+            says which layouts were tried.
     """
     _check(config)
     paths = [str(path)] if isinstance(path, str | Path) else [str(one) for one in path]
@@ -90,14 +91,14 @@ def open_source(
 
 
 def _check(config: ReadingConfig) -> None:
-    """Raises ValueError for a kind that does not exist."""
+    """Raise ValueError for an unknown kind."""
     if config.kind and config.kind not in {kind.name for kind in KINDS}:
         names = ", ".join(kind.name for kind in KINDS)
         raise ValueError(f"no kind {config.kind!r} of source; there are: {names}")
 
 
 def _open(path: str, config: ReadingConfig) -> Source:
-    """What one path, glob, list or range names."""
+    """The source at one path, glob, list or range."""
     folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         return _open_files(_find(path), config)
@@ -118,7 +119,7 @@ def _open(path: str, config: ReadingConfig) -> Source:
 
 
 def _explain(tree: Tree) -> str:
-    """What there is instead of pictures."""
+    """A reason why there are no pictures, by the files that are there."""
     tables = [n for n in tree.names if ending_of(n) in layouts.TABLES]
     if why := listed.tell_addresses(tree, tables):
         return why
@@ -159,7 +160,7 @@ def _find(path: str) -> list[Path]:
         if not one.is_file() or ending_of(one.name) not in _FILES:
             known = ", ".join(f".{ending}" for ending in _FILES)
             raise ValueError(
-                f"{printable(str(one))} is no .tar file (compressed ones must be unpacked first), "
+                f"{printable(str(one))} is not a .tar file (unpack compressed ones first), "
                 f"and none of {known}"
             )
     return found
@@ -169,7 +170,7 @@ _FILES = ("tar", "zip", "tfrecord", *layouts.TABLES, "txt")
 
 
 def _open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
-    """Files of one kind."""
+    """A source of files of one kind."""
     endings = {ending_of(file.name) for file in files}
     if endings == {"tar"}:
         return TarSource(files, None, config)

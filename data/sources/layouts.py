@@ -1,4 +1,4 @@
-"""How folders are recognised: one function a kind, which gives the source or None."""
+"""Recognition of folders: one function a kind, which returns the source or None."""
 
 import os
 import re
@@ -25,7 +25,7 @@ _TEXT_TABLES = ("captions.txt", "results.txt", "results_20130124.token")
 
 
 def open_arrow(tree: Tree, config: ReadingConfig) -> Source | None:
-    """What `datasets.save_to_disk` wrote."""
+    """A folder that `datasets.save_to_disk` wrote."""
     if not any((tree.folder / marker).is_file() for marker in arrow.MARKERS):
         return None
     return ColumnSource(
@@ -151,7 +151,7 @@ def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
 
 
 def open_file_tables(tree: Tree, names: Sequence[str], config: ReadingConfig) -> Source | None:
-    """Tables that were named themselves, of pictures in the folder that holds them."""
+    """Tables that the user named, of pictures in the folder that holds them."""
     return _open_listed(tree, names, config, "table", "a table of pictures and captions")
 
 
@@ -171,7 +171,7 @@ def _open_listed(
 
 
 def _table_names(tree: Tree) -> list[str]:
-    """Tables, but not the JSON files that stand beside pictures of their names."""
+    """Names of tables, without JSON files that have the name of a picture."""
     stems = {os.path.splitext(name)[0] for name in tree.pictures}
     return [
         name

@@ -1,5 +1,5 @@
-"""Pictures in files, and what is said about them in tables: metadata.csv of Hugging Face's
-imagefolder, COCO, Flickr8k and Flickr30k, and any csv, tsv, jsonl, json or parquet of paths."""
+"""Pictures in files, with captions in tables: metadata.csv of Hugging Face's imagefolder, COCO,
+Flickr8k and Flickr30k, and any csv, tsv, jsonl, json or parquet of paths."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _ADDRESSES = ("http://", "https://", "s3://", "gs://")
 
 @dataclass
 class Entry:
-    """What a table says about one picture."""
+    """One picture in a table: its file, captions, split and attributes."""
 
     name: str
     captions: list[tuple[str, float]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Entry:
 
 
 class ListedSource(Source):
-    """Pictures in files with captions that are known already."""
+    """Pictures in files whose captions are known already."""
 
     def __init__(
         self,
@@ -78,11 +78,11 @@ class ListedSource(Source):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold the picture's path and its captions."""
+    """The columns of a table that hold the picture's path and its captions."""
 
     path: str
     caption: str
-    """Empty where they are found by the known names."""
+    """The named column of captions; empty if known names are tried."""
 
     def captions(self, row: Row, wanted: str) -> texts.Found:
         """The captions of a row."""
@@ -92,7 +92,7 @@ class Columns:
 
 
 def columns_of(rows: Sequence[Row], places: Places, beside: str) -> Columns | None:
-    """The columns of a table, if one of them names pictures of the source."""
+    """The columns of a table, or None if no column names pictures of the source."""
     names = list(dict.fromkeys(name for row in rows for name in row if name != BEYOND))
     order = {known: i for i, known in enumerate(PATH_COLUMNS)}
     best = (0, 0, "")
@@ -118,8 +118,8 @@ def _is_text(rows: Sequence[Row], name: str) -> bool:
 def read_tables(
     tree: Tree, places: Places, names: Sequence[str], config: ReadingConfig
 ) -> tuple[list[Entry], list[str], LeftOut]:
-    """What the tables say, a picture once, in the order of the tables; which tables those are; and
-    the rows and pictures that are not used."""
+    """The pictures in the tables, each once, in the tables' order; the tables that named them; and
+    the rows and pictures that are skipped."""
     entries: dict[str, Entry] = {}
     used, left_out = [], LeftOut()
     splits = [_split_of_path(name) for name in names]
@@ -159,7 +159,7 @@ def _add(entry: Entry, found: texts.Found, row: Mapping[str, Any], split: str) -
 
 
 def split_by_folders(entries: Iterable[Entry]) -> None:
-    """train/ and validation/ folders are splits where all pictures are in such folders."""
+    """Take train/ and validation/ folders as splits, if all pictures are in such folders."""
     entries = list(entries)
     splits = [_split_of_path(one.name) for one in entries]
     if all(splits) and len(set(splits)) > 1:
@@ -168,7 +168,7 @@ def split_by_folders(entries: Iterable[Entry]) -> None:
 
 
 def _split_of_path(name: str) -> str:
-    """The split that a folder or a file's name says: train2017/, captions_val2017.json."""
+    """The split in the name of a folder or file: train2017/, captions_val2017.json."""
     *folders, last = name.split("/")
     words = last.rpartition(".")[0].replace("-", "_").split("_")
     found = [split_from(part) for part in (*folders, *words) if is_split(part)]
@@ -176,7 +176,7 @@ def _split_of_path(name: str) -> str:
 
 
 def tell_addresses(tree: Tree, names: Sequence[str]) -> str:
-    """A sentence about tables that name pictures elsewhere; empty when there are none."""
+    """A sentence about tables that name pictures by addresses; empty if there are none."""
     for name in names:
         for row in first_rows(tree.path(name), 5):
             for value in row.values():

@@ -1,4 +1,4 @@
-"""Captions out of names of files and folders."""
+"""Captions from the names of files and folders."""
 
 import os
 import re
@@ -18,6 +18,6 @@ def words_of(name: str) -> str:
 
 
 def caption_from_name(file: str) -> Captions:
-    """The words of a file's name, without its ending; none for a name of numbers alone."""
+    """The words of a file's name, without its ending; none if the name is numbers alone."""
     words = words_of(os.path.splitext(file.rpartition("/")[2])[0])
     return ((words, 1.0),) if words else ()

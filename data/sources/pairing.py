@@ -1,7 +1,7 @@
-"""Which caption files belong to which picture, by their names alone.
+"""Pairs of pictures and caption files, by their names alone.
 
-Sought in this order: the same name (1.jpg, 1.txt), the whole name (1.jpg.txt), both of these in
-another letter case or Unicode form, and names up to their first dot, as webdataset cuts them.
+They are sought in this order: the same name (1.jpg, 1.txt), the whole name (1.jpg.txt), both of
+these in another letter case or Unicode form, and names up to their first dot, as in a webdataset.
 """
 
 import unicodedata
@@ -19,7 +19,7 @@ class Pair:
     key: str
     picture: int
     texts: tuple[tuple[str, int], ...]
-    """Ending and place of each."""
+    """Ending and place of each caption file."""
 
 
 def pair(
@@ -29,10 +29,10 @@ def pair(
     endings: Sequence[str] = CAPTION_ENDINGS,
     is_webdataset: bool = False,
 ) -> list[Pair]:
-    """The pictures in their order, each with what is said about it.
+    """The pictures in their order, each with its caption files.
 
-    In a webdataset 1.seg.png beside 1.png is no picture of its own, unless a caption has its name.
-    What is not used goes to `left_out`.
+    In a webdataset 1.seg.png beside 1.png is not a picture of its own, unless a caption has its
+    name. Skipped files are counted in `left_out`.
     """
     texts = _Texts(names, endings)
     plain = {_stem(names[i]) for i in pictures} if is_webdataset else set()
@@ -67,12 +67,12 @@ def _first(name: str) -> str:
 
 
 def fold(name: str) -> str:
-    """The name as it is compared across letter cases and Unicode forms."""
+    """A name's form for comparison across letter cases and Unicode forms."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 class _Texts:
-    """Caption files by the name that they belong to."""
+    """Caption files by the name of their picture."""
 
     def __init__(self, names: Sequence[str], endings: Sequence[str]) -> None:
         self._exact: dict[str, dict[str, int]] = {}
@@ -89,7 +89,8 @@ class _Texts:
         self._used: set[str] = set()
 
     def of(self, key: str, name: str) -> dict[str, int]:
-        """By the key or the whole name; exactly, or in another case if only one is like it."""
+        """Caption files by the key or the whole name: an exact match, or one in another case if it
+        is the only one."""
         for one in (key, name):
             if found := self.take(one):
                 return found
@@ -101,13 +102,13 @@ class _Texts:
         return self.take(firsts[0]) if len(firsts) == 1 else {}
 
     def take(self, stem: str) -> dict[str, int]:
-        """The files of this name."""
+        """The files of this name; they count as used."""
         if stem in self._exact:
             self._used.add(stem)
         return self._exact.get(stem, {})
 
     def unused(self) -> list[int]:
-        """Those that belong to no picture."""
+        """Caption files without a picture."""
         return sorted(
             place
             for stem, found in self._exact.items()

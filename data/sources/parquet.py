@@ -10,7 +10,7 @@ from data.sources.splits import is_split, split_from
 
 
 class ParquetTable(Table):
-    """The row groups of parquet files of the same columns."""
+    """The row groups of parquet files with the same columns."""
 
     def __init__(self, path: Path, files: Sequence[Path]) -> None:
         import pyarrow as pa
@@ -49,7 +49,8 @@ class ParquetTable(Table):
 
 
 def holds_pictures(path: Path) -> bool:
-    """Whether a parquet file has a column of bytes. Raises ValueError for one that is none."""
+    """True if a parquet file has a column of bytes. Raises ValueError if it is not a parquet
+    file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -62,17 +63,17 @@ def holds_pictures(path: Path) -> bool:
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
     why = printable(" ".join(str(error).split()))
-    return ValueError(f"{path} is no readable parquet file: {why}")
+    return ValueError(f"{path} is not a readable parquet file: {why}")
 
 
 def _split_of_file(path: Path) -> str:
-    """Of Hugging Face's train-00000-of-00001.parquet."""
+    """The split in a name such as Hugging Face's train-00000-of-00001.parquet."""
     words = path.stem.replace("_", "-").split("-")
     return split_from(words[0]) if is_split(words[0]) else ""
 
 
 def _labels(schema: Any) -> dict[str, list[str]]:
-    """Names of classes, as `datasets` writes them into the schema's metadata."""
+    """Class names, as `datasets` writes them into the schema's metadata."""
     import json
 
     try:

@@ -1,4 +1,4 @@
-"""A sequence of examples that stands in several parts, one behind the other."""
+"""A sequence of examples in several parts, one after the other."""
 
 import bisect
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ from data.sources.base import Example, Source
 
 
 class SourceOfParts(Source):
-    """Example i is that of a place in a part."""
+    """A source whose example i is found by its part and its place there."""
 
     def divide(self, sizes: Iterable[int]) -> None:
-        """Say how many examples each part has."""
+        """Set how many examples each part has."""
         self._ends = list(accumulate(sizes))
 
     def __len__(self) -> int:

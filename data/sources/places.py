@@ -1,4 +1,4 @@
-"""Where the pictures are that a table names: among the files of the source, and nowhere else."""
+"""Files of pictures that a table names, looked for among the files of the source only."""
 
 import re
 from functools import cached_property
@@ -13,15 +13,15 @@ _NUMBERED = re.compile(r"#\w+$")  # Flickr8k's 1000.jpg#0
 
 
 class Places:
-    """Names in tables to names of files, without ever opening one that was not found by walking:
-    a path in a table of others could point anywhere on this machine, or at a pipe."""
+    """Names in tables to names of files. Only files that were found by walking are ever opened: a
+    path in somebody's table could point anywhere on this machine, or at a pipe."""
 
     def __init__(self, tree: Tree | Path) -> None:
         self._tree = tree
 
     @cached_property
     def tree(self) -> Tree:
-        """The files, walked through when first asked."""
+        """The files, walked through at first use."""
         return walk(self._tree) if isinstance(self._tree, Path) else self._tree
 
     @cached_property
@@ -36,8 +36,8 @@ class Places:
         return found
 
     def find(self, said: str, beside: str = "", split: str = "") -> str | None:
-        """The picture that a table beside `beside` means: by its path from the table or the top,
-        by the most of its last folders, or by its name where only one has it."""
+        """The file of a picture that a table beside `beside` names: by its path from the table or
+        the top, by the most of its last folders, or by its name if that is unique."""
         said = _NUMBERED.sub("", said.strip().replace("\\", "/"))
         if not said:
             return None
@@ -54,13 +54,13 @@ class Places:
         return found[0] if len(found) == 1 else None
 
     def read(self, said: str, limit: int) -> bytes | None:
-        """Its bytes; None where it is not among the files."""
+        """The file's bytes; None if it is not among the files."""
         name = self.find(said)
         return None if name is None else read_head(self.tree.path(name), limit)
 
 
 def _alike(name: str, said: str) -> int:
-    """How many last parts of two paths are the same."""
+    """The number of last path components that are the same."""
     count = 0
     for one, other in zip(reversed(name.split("/")), reversed(said.split("/")), strict=False):
         if fold(one) != fold(other):

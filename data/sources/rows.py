@@ -15,8 +15,8 @@ from data.sources.files import ending_of
 
 Row = dict[str, Any]
 BEYOND = "\0beyond"
-"""The key of what stands in a row beyond the named columns."""
-_LOOKED_AT = 1 << 20  # bytes from which encoding and separator are found
+"""The key of cells beyond the named columns."""
+_LOOKED_AT = 1 << 20  # bytes that encoding and separator are found from
 _MAX_FIELD = 1 << 20
 _MAX_LINE = 1 << 24
 _MAX_JSON = 2 << 30
@@ -27,7 +27,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a table, by the ending of its name.
 
     Raises:
-        ValueError: it is no such table; names file and line.
+        ValueError: the file is not such a table; the message names file and line.
     """
     ending = ending_of(path.name)
     try:
@@ -50,7 +50,7 @@ def _open(path: Path) -> io.TextIOWrapper:
 
 
 def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
-    """The lines of a file, each within bounds."""
+    """The lines of a file, each of bounded length."""
     for number in count(1):
         line = file.readline(_MAX_LINE)
         if not line:
@@ -73,8 +73,8 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list of objects, or the first such list in an object; COCO's annotations joined with its
-    images."""
+    """The rows of a list of objects, of the first such list in an object, or of COCO's annotations
+    joined with its images."""
     if path.stat().st_size > _MAX_JSON:
         raise ValueError(f"{path} has more than {_MAX_JSON:,} bytes")
     try:
@@ -94,7 +94,7 @@ def _json(path: Path) -> Iterator[Row]:
 
 
 def is_coco(content: dict[str, Any]) -> bool:
-    """Whether an object is COCO's: a list of images and one of captions."""
+    """True if an object is COCO's: it has a list of images and one of captions."""
     images, said = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(said, list):
         return False
@@ -112,8 +112,8 @@ def _coco(content: dict[str, Any]) -> Iterator[Row]:
 
 
 def _separated(path: Path) -> Iterator[Row]:
-    """By tabs, |, semicolons or commas, whichever the first line has; names of columns from the
-    first line, or col0, col1 … where that is a row already."""
+    """The rows of a text separated by tabs, |, semicolons or commas, whichever the first line has.
+    Names of columns come from the first line, or are col0, col1 … if that is a row already."""
     csv.field_size_limit(_MAX_FIELD)
     with _open(path) as file:
         lines = (line.replace("\0", "") for line in _lines(file, path))
@@ -134,7 +134,7 @@ def _separated(path: Path) -> Iterator[Row]:
 
 
 def _named(names: list[str], row: list[str], separator: str) -> Row:
-    """A row by the names of its columns. Captions in the last one may hold the separator."""
+    """A row by the names of its columns. Captions in the last column may hold the separator."""
     beyond = row[len(names) :]
     if beyond and texts.caption_columns(names[-1:]):
         row = [*row[: len(names) - 1], separator.join(row[len(names) - 1 :])]
@@ -155,9 +155,9 @@ def _parquet(path: Path) -> Iterator[Row]:
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"{path} is no readable parquet file: {printable(why)}") from None
+        raise ValueError(f"{path} is not a readable parquet file: {printable(why)}") from None
 
 
 def first_rows(path: Path, most: int = 100) -> list[Row]:
-    """Some rows to look at."""
+    """Some rows, to recognise the table."""
     return list(islice(read_rows(path), most))

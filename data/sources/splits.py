@@ -1,5 +1,5 @@
-"""Names of splits that others use, as ours: `train` is trained on, `gallery` only looked at, and
-each other one is held out under its name."""
+"""Other people's names of splits in ours: `train` is trained on, `gallery` only compared with, and
+each other split is held out under its name."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ _OTHERS = {
     "held_out": ("held_out", "heldout", "held-out", "holdout"),
 }
 SPLITS = {other: ours for ours, others in _OTHERS.items() for other in others}
-"""In any letter case, with train2017's year left away; CelebA's 0, 1 and 2 among them."""
+"""Names in lower case, without a year as in train2017; CelebA's 0, 1 and 2 are among them."""
 
 
 def split_from(value: Any) -> str:
-    """Our name of a split that a column, file or folder names; nothing for an empty one."""
+    """Our name of the split that a column, file or folder names; empty for an empty one."""
     if value is None or isinstance(value, bool | float) or value == "":
         return ""
     name = clean(str(value))
@@ -26,5 +26,5 @@ def split_from(value: Any) -> str:
 
 
 def is_split(name: str) -> bool:
-    """Whether a folder's name is that of a split."""
+    """True if a folder has the name of a split."""
     return not name.isdecimal() and split_from(name) in _OTHERS

@@ -1,7 +1,7 @@
 """Webdataset tars as img2dataset and `python -m data.emoji` write them: 0001.jpg with 0001.txt or
 0001.json.
 
-webdataset's own `.decode()` is never used, for it runs pickles.
+webdataset's own `.decode()` is never used, because it runs pickles.
 """
 
 import bisect
@@ -27,7 +27,7 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The samples of one tar. Members of joined tars are paired within their own."""
+    """The samples of one tar. Members of joined tars are paired within their own tar."""
 
     path: Path
     listing: Listing
@@ -35,14 +35,14 @@ class TarIndex:
     left_out: LeftOut
 
     def read(self, place: int, limit: int) -> bytes:
-        """The bytes of a member; of a longer one just enough to see that it is beyond the limit."""
+        """The bytes of a member; for a member longer than `limit`, just enough to show that."""
         with self.path.open("rb") as file:
             file.seek(self.listing.offsets[place])
             return file.read(min(self.listing.sizes[place], limit + 1))
 
 
 def index_tar(path: Path) -> TarIndex:
-    """The samples of a tar; kept for the last few tars, so that memory does not grow with them."""
+    """The samples of a tar. Only the last few tars are cached, so that memory does not grow."""
     stat = path.stat()
     with _LOCK:
         return _index(path, stat.st_size, stat.st_mtime_ns)
@@ -60,7 +60,9 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
             if not listing.sizes[begin + i]:
                 left_out.add("members without a byte", f"{path.name}/{name}")
             elif not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
-                left_out.add("members that are neither picture nor caption", f"{path.name}/{name}")
+                left_out.add(
+                    "members that are neither pictures nor captions", f"{path.name}/{name}"
+                )
         texts = [name if listing.sizes[begin + i] else "" for i, name in enumerate(names)]
         pairs += [
             Pair(p.key, begin + p.picture, tuple((e, begin + i) for e, i in p.texts))
@@ -70,7 +72,7 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
 
 
 def _parts(listing: Listing) -> list[tuple[int, int]]:
-    """Ranges of members in which no name comes twice: tars may be joined, with or without the
+    """Ranges of members in which every name is unique. Tars may be joined, with or without the
     blocks that end one."""
     starts, seen = [0], set[str]()
     ends = set(listing.parts)

@@ -1,8 +1,8 @@
 """The members of a tar by offset, read from its headers alone: nothing is unpacked.
 
-Written after POSIX.1-1988 (ustar), POSIX.1-2001 (pax) and GNU tar's manual, and not on Python's
-tarfile, which reads a member of size −512 for ever (CVE-2025-8194). Every size is held against the
-file's, so that each step goes forwards and ends. Several tars in one file are read one after the
+It follows POSIX.1-1988 (ustar), POSIX.1-2001 (pax) and GNU tar's manual. Python's tarfile is not
+used, because it reads a member of size −512 for ever (CVE-2025-8194). Every size is compared with
+the file's, so each step goes forwards and ends. Several tars in one file are read one after the
 other, as `tar --ignore-zeros` does.
 """
 
@@ -25,7 +25,7 @@ _WITHOUT_DATA = b"123456"
 
 
 class DamagedTarError(ValueError):
-    """What ended the reading of a tar, with the member or byte where it did."""
+    """The fault that ended the reading of a tar, with its member or byte."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Listing:
     parts: array = field(default_factory=lambda: array("q"))
     """Places of members at which another tar begins."""
     damage: str = ""
-    """What ended the listing before the end of the file, if anything did."""
+    """The fault that ended the listing before the end of the file, if there was one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _Header:
 
 
 def list_members(path: Path) -> Listing:
-    """The members of a tar; of one that was cut off or damaged those before that place."""
+    """The members of a tar; if it is truncated or damaged, those before the fault."""
     found = Listing()
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
@@ -61,7 +61,7 @@ def list_members(path: Path) -> Listing:
                 if is_new and found.names:
                     found.parts.append(len(found.names))
                 if header.data + header.size > length:
-                    raise DamagedTarError(f"cut off inside {printable(header.name)}")
+                    raise DamagedTarError(f"truncated inside {printable(header.name)}")
                 if header.kind in _REGULAR and not header.is_sparse and header.name[-1:] != "/":
                     found.names.append(header.name)
                     found.offsets.append(header.data)
@@ -92,11 +92,11 @@ def _headers(file: BinaryIO, length: int) -> Iterator[tuple[_Header, bool]]:
         zeros, before = 0, header.name
         at = header.data + -(-header.size // _BLOCK) * _BLOCK
     if not zeros:
-        raise DamagedTarError("cut off at its end" if length else "an empty file")
+        raise DamagedTarError("truncated at its end" if length else "an empty file")
 
 
 def _count_zeros(file: BinaryIO, at: int) -> int:
-    """Bytes of whole zero blocks from a place on, at most those of one chunk."""
+    """The number of bytes of zero blocks from a place on, at most one chunk's."""
     file.seek(at)
     chunk = file.read(_CHUNK)
     rest = chunk.lstrip(b"\0")
@@ -134,7 +134,7 @@ def _read_header(file: BinaryIO, at: int, length: int) -> _Header:
             file.seek(at)
             more, at = file.read(_BLOCK), at + _BLOCK
             if len(more) < _BLOCK:
-                raise DamagedTarError("cut off inside a header")
+                raise DamagedTarError("truncated inside a header")
             is_more = more[504:505] != b"\0"
     size = stored if size is None else size
     has_data = kind not in _WITHOUT_DATA
@@ -147,7 +147,7 @@ def _block(file: BinaryIO, at: int) -> bytes:
     file.seek(at)
     block = file.read(_BLOCK)
     if len(block) < _BLOCK:
-        raise DamagedTarError("cut off inside a header")
+        raise DamagedTarError("truncated inside a header")
     digits = block[148:156].strip(b" \0")
     said = int(digits, 8) if digits and not digits.strip(b"01234567") else -1
     unsigned = sum(block) - sum(block[148:156]) + 8 * 32
@@ -165,7 +165,7 @@ def _plain_name(block: bytes) -> str:
 
 
 def _size(content: bytes, name: str) -> int:
-    """An octal number, or GNU's base 256; never one below zero."""
+    """An octal number, or GNU's base 256; never below zero."""
     if content[0] == 0x80:
         return int.from_bytes(content[1:], "big")
     if content[0] == 0xFF:
@@ -190,7 +190,7 @@ def _decimal(content: bytes) -> int:
 
 
 def _pax(content: bytes) -> dict[str, bytes]:
-    """Records of "length key=value\\n"."""
+    r"""The records of a pax header, "length key=value\n" each."""
     records: dict[str, bytes] = {}
     at, end = 0, len(content.rstrip(b"\0"))
     while at < end:

@@ -38,22 +38,22 @@ _ENCODINGS = (
     *("cp1252", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1251", "cp1253", "cp1255"),
     *("cp1256",),
 )
-"""What captions that are no UTF-8 are guessed to be. Central Europe's cp1250 is not told from
-cp1252 by a few words: it must be named."""
+"""Guesses for captions that are not UTF-8. A few words do not distinguish Central Europe's cp1250
+from cp1252: it must be named."""
 
 
 @dataclass
 class Found:
-    """The captions of one picture, and what was odd about them."""
+    """The captions of one picture, and notes about how they were mended."""
 
     captions: Captions = ()
     notes: list[str] = field(default_factory=list)
 
 
 def decode(data: bytes, encoding: str = "") -> tuple[str, str]:
-    """The text, and the name of the encoding if it is no UTF-8.
+    """The text, and the name of its encoding if that is not UTF-8.
 
-    `encoding` is what bytes are that are neither UTF-8 nor marked as UTF-16; without one it is
+    `encoding` is used for bytes that are neither UTF-8 nor marked as UTF-16. Without one it is
     guessed from these bytes alone.
     """
     for mark, name in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
@@ -72,7 +72,7 @@ def decode(data: bytes, encoding: str = "") -> tuple[str, str]:
 
 
 def _unmarked_utf16(data: bytes) -> str:
-    """Text of every second byte zero, as UTF-16 of Latin letters is."""
+    """The text of UTF-16 bytes without a mark: every second byte is zero, as in Latin letters."""
     if len(data) < 4 or len(data) % 2 or b"\0" not in data:
         return ""
     even, odd = data[0::2].count(0), data[1::2].count(0)
@@ -82,7 +82,8 @@ def _unmarked_utf16(data: bytes) -> str:
 
 
 def guess(texts: Iterable[bytes]) -> str:
-    """The encoding of texts that are no UTF-8, by charset-normalizer; the more the surer."""
+    """The encoding of texts that are not UTF-8, by charset-normalizer. More texts give a surer
+    guess."""
     import charset_normalizer
 
     some = b"\n".join(texts)[:50_000]
@@ -98,16 +99,16 @@ def guess(texts: Iterable[bytes]) -> str:
 
 
 def _is_latin(data: bytes) -> bool:
-    """Whether two thirds of the letters beyond ASCII stand alone between ASCII ones, as accents and
-    quotation marks do; other scripts write whole words of them. Too few words for statistics say
-    so: "café" could be "cafй"."""
+    """True if two thirds of the letters beyond ASCII stand alone between ASCII ones, as accents and
+    quotation marks do. Other scripts write whole words of them. It decides for too few words for
+    statistics: "café" could be "cafй"."""
     runs = _BEYOND_ASCII.findall(data)
     alone = sum(len(run) == 1 and run in _LATIN for run in runs)
     return 3 * alone >= 2 * sum(len(run) for run in runs)
 
 
 def _is_japanese(data: bytes, encoding: str) -> bool:
-    """Whether a fifth of the letters beyond ASCII are kana; Chinese and Korean have none."""
+    """True if a fifth of the letters beyond ASCII are kana; Chinese and Korean have none."""
     try:
         letters = [letter for letter in data.decode(encoding) if letter > "\x7f"]
     except UnicodeDecodeError:
@@ -129,7 +130,7 @@ def encoding_of(head: bytes) -> str:
 
 
 def is_other_encoding(data: bytes) -> bool:
-    """Whether bytes are neither UTF-8 nor UTF-16."""
+    """True if bytes are neither UTF-8 nor UTF-16."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _unmarked_utf16(data):
         return False
     try:
@@ -140,7 +141,7 @@ def is_other_encoding(data: bytes) -> bool:
 
 
 def from_lines(data: bytes, encoding: str = "") -> Found:
-    """One caption a line."""
+    """The captions in a file of one caption a line."""
     if len(data) > MAX_CAPTION_BYTES:
         return Found(notes=[f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"])
     text, name = decode(data, encoding)
@@ -159,7 +160,7 @@ def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[Found,
     try:
         about = json.loads(text)
     except (ValueError, RecursionError):
-        return Found(notes=["a caption file is no JSON"] if data.strip() else []), {}
+        return Found(notes=["a caption file is not JSON"] if data.strip() else []), {}
     if not isinstance(about, dict):
         return weighed(texts_of(about)), {}
     found = from_columns(about, column)
@@ -185,7 +186,8 @@ def caption_columns(names: Iterable[str], column: str = "") -> list[list[str]]:
 
 
 def from_columns(about: Mapping[str, Any], column: str = "") -> Found:
-    """The first of the known columns that holds a usable caption; with `weights` if they fit."""
+    """The captions of the first known column that holds a usable one, with `weights` if they
+    fit."""
     notes: list[str] = []
     for group in caption_columns([n for n in about if isinstance(n, str)], column):
         texts = [text for name in group for text in texts_of(about[name])]
@@ -198,7 +200,7 @@ def from_columns(about: Mapping[str, Any], column: str = "") -> Found:
 
 def texts_of(value: Any, depth: int = 0) -> list[Any]:
     """The texts in a text, a list of texts, or structs that hold them, as COCO's lists of
-    {"caption": …}; what is none of these stays, to keep weights in their places."""
+    {"caption": …}. Other values stay, so that weights keep their places."""
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
         for group in caption_columns([n for n in value if isinstance(n, str)]):
             texts = [t for name in group for t in texts_of(value[name], depth + 1)]
@@ -212,7 +214,7 @@ def texts_of(value: Any, depth: int = 0) -> list[Any]:
 
 
 def weighed(texts: Sequence[Any], weights: Any = None) -> Found:
-    """The usable ones of the texts, cleaned, with weights that can be added up."""
+    """The usable texts, cleaned, with weights that can be added up."""
     found = Found()
     if not isinstance(weights, list | tuple) or len(weights) != len(texts):
         if isinstance(weights, list | tuple):
@@ -223,7 +225,7 @@ def weighed(texts: Sequence[Any], weights: Any = None) -> Found:
         cleaned = clean(unescape(text)) if isinstance(text, str) else ""
         number = _number(weight)
         if cleaned and number is None:
-            found.notes.append("captions whose weight is no positive number are left out")
+            found.notes.append("captions whose weight is not a positive number are skipped")
         elif cleaned and number is not None:
             pairs.append((cleaned, number))
     if pairs and not all(_SAFE[0] <= weight <= _SAFE[1] for _, weight in pairs):
@@ -233,9 +235,9 @@ def weighed(texts: Sequence[Any], weights: Any = None) -> Found:
             "weights of captions beyond 1e-6 to 1e6 are taken as shares of the largest"
         )
     if len(pairs) > MAX_CAPTIONS:
-        found.notes.append(f"captions beyond the first {MAX_CAPTIONS} of a picture are left out")
+        found.notes.append(f"captions beyond the first {MAX_CAPTIONS} of a picture are skipped")
     if any(isinstance(text, str) and text != unescape(text) for text in texts):
-        found.notes.append("HTML entities and tags in captions were read as what they mean")
+        found.notes.append("HTML entities and tags in captions were decoded")
     found.captions = tuple(pairs[:MAX_CAPTIONS])
     found.notes = list(dict.fromkeys(found.notes))
     return found
@@ -258,5 +260,5 @@ def unescape(text: str) -> str:
 
 
 def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
-    """The known columns, as text. Others stay behind: img2dataset writes fifteen of them."""
+    """The known columns, as text. Others are dropped: img2dataset writes fifteen of them."""
     return {name: str(about[name]) for name in ATTRIBUTES if isinstance(about.get(name), str | int)}

@@ -1,8 +1,8 @@
 """TFRecords of img2dataset: examples of TensorFlow with the keys jpg, caption and others.
 
-A record is its length (8 bytes), the length's checksum (4), its bytes and their checksum (4); its
-bytes are a message of Protocol Buffers, tensorflow/core/example/example.proto. Read after these two
-formats, with no TensorFlow and nothing executed.
+A record is its length (8 bytes), the length's checksum (4), its bytes and their checksum (4). Its
+bytes are a message of Protocol Buffers, tensorflow/core/example/example.proto. Both formats are
+read without TensorFlow, and nothing is executed.
 """
 
 import os
@@ -79,7 +79,7 @@ class TFRecordSource(SourceOfParts):
 
 
 def _list(path: Path) -> tuple[array, str]:
-    """Where each record begins; and what ended the list too early."""
+    """The offset of each record, and the fault that ended the list too early, if any."""
     offsets, at = array("q"), 0
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
@@ -88,14 +88,14 @@ def _list(path: Path) -> tuple[array, str]:
             head = file.read(12)
             size = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else length
             if at + 16 + size > length:
-                return offsets, f"cut off or no TFRecord at byte {at:,}"
+                return offsets, f"truncated, or not a TFRecord, at byte {at:,}"
             offsets.append(at)
             at += 16 + size
     return offsets, ""
 
 
 def _features(record: bytes) -> Iterator[tuple[str, Any]]:
-    """Keys and first values of tf.train.Example: bytes, a number, or a list of bytes."""
+    """Keys and first values of a tf.train.Example: bytes, a number, or a list of bytes."""
     for field, features in _fields(record):
         for inner, entry in _fields(features) if field == 1 else ():
             if inner == 1:
@@ -112,7 +112,8 @@ def _value(feature: bytes) -> Any:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Numbers and bytes of the length-delimited fields of a message; others are passed over."""
+    """Numbers and bytes of the length-delimited fields of a message; other fields are passed
+    over."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)

@@ -13,7 +13,7 @@ from data.sources.folder import beside_about, example_beside
 from data.sources.names import caption_from_name
 from data.sources.pairing import Pair, pair
 
-_MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte of each
+_MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte for each
 
 
 class ZipSource(Source):
@@ -31,7 +31,7 @@ class ZipSource(Source):
             pictures = [i for i, name in enumerate(names) if is_picture(name)]
             for name in names:
                 if not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
-                    self.left_out.add("members that are neither picture nor caption", name)
+                    self.left_out.add("members that are neither pictures nor captions", name)
             self._pairs += [(file, names, p) for p in pair(names, pictures, self.left_out)]
         self.num_captioned = sum(
             bool(caption_from_name(names[p.picture]) if config.captions == "names" else p.texts)
@@ -68,7 +68,7 @@ class ZipSource(Source):
             zlib.error,
             EOFError,
         ) as error:
-            # RuntimeError is what zipfile raises for encrypted members.
+            # zipfile raises RuntimeError for encrypted members.
             missing = f"cannot be unpacked: {printable(str(error))}"
             return Example(one.key, b"", (("", 1.0),), "", {}, file.name, name, missing=missing)
         return example_beside(
@@ -77,7 +77,7 @@ class ZipSource(Source):
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a member is one that macOS adds, or hidden as in a folder."""
+    """True for members that macOS adds, or that are hidden as in a folder."""
     parts = [part for part in name.split("/") if part not in (".", "..")]
     return any(part.startswith((".", "__MACOSX")) for part in parts)
 

@@ -199,7 +199,7 @@ def test_unusable_pictures_among_good_ones_are_counted_and_named(
     bad = (records.folder / "bad_samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["picture"] for line in bad] == ["004.png", "009.png"]
     said = capsys.readouterr().err
-    assert "skipped 2 of 30 pictures: 004.png (no JPEG, PNG or WebP, nor" in said
+    assert "skipped 2 of 30 pictures: 004.png (not a JPEG, PNG, WebP or" in said
     assert "009.png (no caption)" in said
 
 

@@ -108,7 +108,7 @@ def test_missing_records_say_how_to_make_them(tmp_path: Path) -> None:
 def test_a_short_array_is_refused_with_numbers(tmp_path: Path) -> None:
     write(tmp_path / "r")
     (tmp_path / "r" / "image_tokens.u16").write_bytes(b"1234")
-    with pytest.raises(ValueError, match=r"image_tokens\.u16 has 4 bytes instead of 24"):
+    with pytest.raises(ValueError, match=r"image_tokens\.u16 has 4 bytes, not 24"):
         open_records(tmp_path / "r")
 
 

@@ -152,7 +152,7 @@ def test_html_is_read_as_what_it_means(caption: str, read: str) -> None:
 def test_captions_beyond_a_hundred_are_told() -> None:
     found = texts.from_lines("\n".join(map(str, range(5000))).encode())
     assert len(found.captions) == 100
-    assert found.notes == ["captions beyond the first 100 of a picture are left out"]
+    assert found.notes == ["captions beyond the first 100 of a picture are skipped"]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_pipes_are_never_opened(tmp_path: Path) -> None:
     (tmp_path / "g.png").symlink_to("f.png")
     os.mkfifo(tmp_path / "t.tar")
     assert [(e.key, e.captions) for e in open_source(tmp_path, need_captions=False)] == [("a", ())]
-    with pytest.raises(ValueError, match=r"is no \.tar file"):
+    with pytest.raises(ValueError, match=r"is not a \.tar file"):
         open_source(tmp_path / "t.tar")
 
 
@@ -227,7 +227,7 @@ def _no_tar(folder: Path) -> Path:
             "no captions in .*: found a folder of pictures with 1 pictures, but none .* .json",
         ),
         (_mixed, "1 tars and also 1 loose pictures"),
-        (_compressed, "is no .tar file"),
+        (_compressed, "is not a .tar file"),
         (_no_tar, r"no pictures in .*\(0.tar: no tar header .its checksum is wrong., at byte 0\)"),
     ],
 )
@@ -253,7 +253,7 @@ def test_reading_keeps_the_order_and_tells_the_bad_ones(make_folder: MakeFolder)
     assert [r.index for r in chosen] == [5, 300, 2]
     np.testing.assert_array_equal(chosen[0].pixels, readings[5].pixels)
     np.testing.assert_array_equal(chosen[2].pixels, readings[2].pixels)
-    assert "no JPEG" in chosen[1].problem
+    assert "not a JPEG" in chosen[1].problem
 
 
 def write_pictures(folder: Path, count: int) -> None:
@@ -276,7 +276,7 @@ def test_columns_that_the_first_line_does_not_name_are_counted(tmp_path: Path) -
     source = open_source(tmp_path)
     assert len(source) == 2
     (told,) = [line for line in source.left_out.sentences() if "beyond" in line]
-    assert "left out 1 columns beyond those of the first line" in told
+    assert "skipped 1 columns beyond those of the first line" in told
     assert "metadata.csv row 1: CC0" in told
 
 

@@ -299,7 +299,7 @@ def test_a_picture_is_completed(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 2 rows of image tokens; 3 is none"):
         generate(*common, "--complete", begun, "--complete_rows=3", "--out", tmp_path / "x")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"--complete .*text.png: no JPEG, PNG or WebP"):
+    with pytest.raises(ValueError, match=r"--complete .*text.png: not a JPEG, PNG, WebP"):
         generate(*common, "--complete", tmp_path / "text.png", "--out", tmp_path / "x")
 
 
