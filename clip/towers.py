@@ -23,7 +23,7 @@ Params = dict[str, Any]
 AnyArray = Array | np.ndarray
 
 PRECISION = "float32"
-"""Of products: accelerators would round their factors, and scores of two of them would differ."""
+"""Precision of products: accelerators would round factors, and two of them score differently."""
 
 
 class Norm(nnx.Module):
@@ -39,7 +39,7 @@ class Norm(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Self-attention, then feed-forward, each behind a norm."""
+    """One layer: self-attention, then feed-forward, each behind a norm."""
 
     def __init__(self, config: TowerConfig, rngs: nnx.Rngs) -> None:
         self.num_heads = config.num_heads
@@ -67,7 +67,7 @@ class Layer(nnx.Module):
 
 
 def _stack(config: TowerConfig, rngs: nnx.Rngs) -> nnx.Module:
-    """The layers of a tower in one: each leaf has a first axis over them."""
+    """A tower's layers as one module; each leaf has a first axis over them."""
     return nnx.vmap(lambda r: Layer(config, r))(rngs.split(config.depth))
 
 
@@ -87,7 +87,7 @@ def _table(rngs: nnx.Rngs, *shape: int) -> nnx.Param:
 
 
 class TextTower(nnx.Module):
-    """A causal transformer; what it made of the end token stands for the whole text."""
+    """A causal transformer. Its output at the end token is the text's feature vector."""
 
     def __init__(self, config: ClipConfig, rngs: nnx.Rngs) -> None:
         self.end_id = config.end_id
@@ -109,8 +109,8 @@ class TextTower(nnx.Module):
 
 
 class ImageTower(nnx.Module):
-    """A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929): a token of its own, in
-    front of the patches, stands for the whole picture."""
+    """A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929). Its output at a token of
+    its own, before the patches, is the picture's feature vector."""
 
     def __init__(self, config: ClipConfig, rngs: nnx.Rngs) -> None:
         dim, patch, grid = config.image.dim, config.patch_size, config.image_size
@@ -143,14 +143,15 @@ class Network(nnx.Module):
 
 @functools.cache
 def structure(config: ClipConfig) -> tuple[Any, Params]:
-    """The network without its arrays, and their shapes; no memory is touched."""
+    """The network without its arrays, and their shapes. No memory is allocated."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)
 
 
 def fit_to_square(pixels: Float[Array, "b y x 3"], size: int) -> Float[Array, "b s s 3"]:
-    """The central square of pictures, `size` pixels wide, resized by bicubic interpolation as CLIP
-    has it: the shorter side to `size`, then cut. Overshoots are cut off, as in 8-bit pictures."""
+    """The central square of pictures, `size` pixels wide, resized by bicubic interpolation in
+    CLIP's way: the shorter side becomes `size`, then the picture is cropped. Overshoots are
+    clipped, as in 8-bit pictures."""
     b, height, width, _ = pixels.shape
     if (height, width) == (size, size):
         return pixels
@@ -196,7 +197,7 @@ class Clip:
 
     @property
     def scale(self) -> float:
-        """What a product of features is multiplied by: 100 in most published weights."""
+        """The factor of a product of features: 100 in most published weights."""
         return float(np.exp(self.params["logit_scale"]))
 
     def image_features(self, pixels: Float[AnyArray, "b y x 3"]) -> Float[Array, "b e"]:
@@ -214,7 +215,7 @@ class Clip:
         text_tokens: Int[AnyArray, "b t"],
         text_mask: Bool[AnyArray, "b t"] | Int[AnyArray, "b t"] | None = None,
     ) -> Float[Array, "b e"]:
-        """Features of length 1. Each text should hold the end token: they are taken there."""
+        """Features of length 1. Each text should hold the end token, because its output is used."""
         self._check_text(text_tokens)
         tokens = jnp.asarray(text_tokens)
         mask = jnp.ones(tokens.shape, bool) if text_mask is None else jnp.asarray(text_mask, bool)
@@ -238,11 +239,11 @@ class Clip:
 
 
 def load(folder: str | Path) -> Clip:
-    """A folder of transformers' CLIPModel: config.json, model.safetensors (or its parts) and,
-    where there is one, preprocessor_config.json.
+    """The CLIP in a folder of transformers' CLIPModel: config.json, model.safetensors (or its
+    parts) and, if there is one, preprocessor_config.json.
 
     Raises:
-        ValueError: when a file is missing or damaged, or the weights are not the configuration's.
+        ValueError: a file is missing or damaged, or the weights do not fit the configuration.
     """
     config = read_config(Path(folder))
     params = read_params(Path(folder), structure(config)[1])

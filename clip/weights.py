@@ -20,8 +20,8 @@ ClipActivation = Literal["quick_gelu", "gelu"]
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PIXELS_FILE = "preprocessor_config.json"
 LEGACY_END_ID = 2
-"""Configurations before 2023 say that the end token is this one, which it never was; with them the
-largest id of a text counts as its end, as it did before there was the setting."""
+"""The end token in configurations before 2023. No text has it; with such a configuration the
+largest id of a text counts as its end, as it did before the setting existed."""
 
 _TOWER_FIELDS: dict[str, tuple[str, Any]] = {
     "num_hidden_layers": ("depth", 12),
@@ -46,12 +46,12 @@ IMAGE_FIELDS: dict[str, tuple[str, Any]] = {
     "image_size": ("image_size", 224),
     "patch_size": ("patch_size", 32),
 }
-"""Their names, ours, and what transformers takes where a configuration says nothing: ViT-B/32."""
+"""Their field → ours and transformers' default: ViT-B/32."""
 PIXEL_STATISTICS: dict[str, Any] = {
     "image_mean": (0.48145466, 0.4578275, 0.40821073),
     "image_std": (0.26862954, 0.26130258, 0.27577711),
 }
-"""Of red, green and blue in 0..1, over the pictures that CLIP was trained on."""
+"""Means and deviations of red, green and blue in 0..1, over CLIP's training pictures."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class TowerConfig:
     def __post_init__(self) -> None:
         if min(self.dim, self.num_heads, self.mlp_dim) < 1 or self.dim % self.num_heads:
             raise ValueError(
-                f"hidden_size {self.dim} is no multiple of num_attention_heads {self.num_heads}, "
-                f"or intermediate_size {self.mlp_dim} is none at all"
+                f"hidden_size {self.dim} is not a multiple of num_attention_heads "
+                f"{self.num_heads}, or intermediate_size {self.mlp_dim} is less than 1"
             )
         if not 1 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"num_hidden_layers must lie in 1..{MAX_DEPTH}, not {self.depth}")
@@ -79,16 +79,16 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Two towers that meet in one space of features."""
+    """Two towers that map into one space of features."""
 
     text: TowerConfig
     image: TowerConfig
     feature_dim: int
     text_vocab_size: int
     text_length: int
-    """Text tokens there are positions for."""
+    """The number of positions: the most tokens of a text."""
     end_id: int | None
-    """A text's features are taken at the first of these tokens; None: at its largest id."""
+    """The features of a text are taken at the first of these tokens; None: at its largest id."""
     image_size: int
     patch_size: int
     pixel_mean: tuple[float, ...]
@@ -107,7 +107,7 @@ class ClipConfig:
 
 
 def read_config(folder: Path) -> ClipConfig:
-    """The configuration. Raises ValueError if there is none, or one of another kind of model."""
+    """The configuration in a folder. Raises ValueError if there is none, or another model's."""
     path = folder / CONFIG_FILE
     values = read_json(path)
     if (kind := values.get("model_type", "clip")) != "clip":
@@ -135,7 +135,7 @@ def read_config(folder: Path) -> ClipConfig:
 
 
 def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The settings of one tower; where an old file has them twice, those of NAME_dict hold."""
+    """The settings of one tower. Old files may have them twice; those of NAME_dict are used."""
     found = [values[key] for key in (f"{name}_dict", name) if values.get(key) is not None]
     if found and not isinstance(found[0], dict):
         raise ValueError(f"{name} is {found[0]!r:.60} instead of settings")
@@ -187,14 +187,14 @@ IN_LAYER = {
 }
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 KERNEL_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
-"""torch has kernels as (out, in) and (out, in, y, x), flax as (in, out) and (y, x, in, out)."""
+"""torch stores kernels as (out, in) and (out, in, y, x), flax as (in, out) and (y, x, in, out)."""
 
 
 def read_params(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights as float32, nested as in `like`, which may hold shapes alone.
+    """The weights as float32, nested as in `like`, which may hold only shapes.
 
     Raises:
-        ValueError: a file is missing or damaged, or its arrays are not those of `like`.
+        ValueError: a file is missing or damaged, or its arrays do not fit `like`.
     """
     path, arrays = read_arrays(folder, WEIGHTS_FILE)
     for key in [key for key in arrays if key.endswith(".embeddings.position_ids")]:
@@ -203,7 +203,7 @@ def read_params(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-    """Where each of our arrays, given by path and shape, stands in theirs."""
+    """Their array for each of ours, given by path and shape."""
     found: Plan = {}
     for path, shape in shapes.items():
         module, _, leaf = path.rpartition("/")

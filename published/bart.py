@@ -35,7 +35,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "attention_dropout": ("attention_dropout", 0.0),
     "activation_dropout": ("activation_dropout", 0.0),
 }
-"""Their names, ours, and what transformers takes where a configuration says nothing."""
+"""Their field → ours and transformers' default."""
 MUST_BE = {
     "tie_word_embeddings": True,
     "normalize_before": False,
@@ -44,7 +44,7 @@ MUST_BE = {
     "static_position_embeddings": False,
     "extra_pos_embeddings": 2,
 }
-"""Of old configurations: what of them is not BART is refused."""
+"""Settings of old configurations. Other values are refused, because the model would not be BART."""
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -63,11 +63,11 @@ FIXED: dict[str, Any] = {
     "position_offset": 2,
     "logits_bias": True,
 }
-"""What makes our transformer BART."""
+"""Our settings that make a transformer BART."""
 FREE = {ours for ours, _ in FIELDS.values()} | {
     *("image_vocab_size", "grid_size", "grid_rows"),  # checked, or held equal to the text's
     *("force_norm_scale", "encoder_final_norm", "decoder_final_norm"),  # postln reads none of them
-    *("init", "remat", "unroll", "rotary_base"),  # nothing that a trained model is a function of
+    *("init", "remat", "unroll", "rotary_base"),  # without effect on a trained model
 }
 
 TABLES = {
@@ -97,7 +97,7 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
     """Our configuration of theirs.
 
     Raises:
-        ValueError: a setting is of a wrong type, or one that we have no word for.
+        ValueError: a setting is of a wrong type, or we have no such option.
     """
     for name, needed in MUST_BE.items():
         if values.get(name, needed) != needed:
@@ -119,7 +119,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     """Their configuration of ours.
 
     Raises:
-        ValueError: theirs cannot say it, naming the field of ours.
+        ValueError: theirs has no such option; the message names our field.
     """
     check_words(config, "a BART configuration", {k: (v,) for k, v in FIXED.items()}, FREE)
     if config.image_length != config.text_length:
@@ -142,10 +142,10 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def untie(path: Path, arrays: Arrays) -> Arrays:
-    """The arrays with the table under its one key, and with a bias of the logits.
+    """The arrays with the table under one key, and with a bias of the logits.
 
     Raises:
-        ValueError: what should be one table are two.
+        ValueError: the copies of the table differ.
     """
     if not any(key.startswith("model.") for key in arrays):  # saved without its head
         arrays = {
@@ -165,7 +165,7 @@ def untie(path: Path, arrays: Arrays) -> Arrays:
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-    """Where each of our arrays, given by path and shape, stands in theirs."""
+    """Their array for each of ours, given by path and shape."""
     found: Plan = {}
     for path, shape in shapes.items():
         stack, _, rest = path.partition("/run0/")

@@ -1,8 +1,8 @@
 """DALL·E mini's models: its config.json and the keys of its flax_model.msgpack, both directions.
 
-Dayma et al. 2021, doi:10.5281/zenodo.5146400. Layers are in one array each (scanned), which has a
-first axis over them, or in arrays of their own (unrolled). Norms are numbered as they are applied,
-those without parameters too.
+Dayma et al. 2021, doi:10.5281/zenodo.5146400. Layers are stacked in one array (scanned), with a
+first axis over them, or stored in arrays of their own (unrolled). Norms are numbered in the order
+in which they are applied, those without parameters too.
 """
 
 from collections.abc import Collection, Mapping
@@ -46,7 +46,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "attention_dropout": ("attention_dropout", 0.0),
     "activation_dropout": ("activation_dropout", 0.0),
 }
-"""Their names, ours, and what the package takes where a configuration says nothing."""
+"""Their field → ours and the package's default."""
 SWITCHES: dict[str, tuple[str, Any]] = {
     "image_length": ("image_length", 256),
     "use_cosine_attention": ("cosine", False),
@@ -56,7 +56,7 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "tie_word_embeddings": ("tied", False),
     "normalize_text": ("normalize_text", False),
 }
-"""Those that are not one of our fields."""
+"""Their fields that are not one field of ours."""
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -66,9 +66,10 @@ ACTIVATIONS = {
     "swish": "silu",
     "smelu": "smelu",
 }
-"""Its smelu is 1/4 below −1 where the published one is 0; ours is the published one."""
+"""Their activation → ours. The package's smelu is 1/4 below −1 where the published one is 0; ours
+is the published one."""
 NOT_THE_FUNCTION = ("use_cache", "use_scan")
-"""Switches beginning with use_ that may be true without our knowing them."""
+"""Switches beginning with use_ that may be true without an effect on the function."""
 ALLOWED: dict[str, Collection[Any]] = {
     "num_kv_heads": (0,),
     "position_offset": (0,),
@@ -83,9 +84,9 @@ ALLOWED: dict[str, Collection[Any]] = {
 }
 FREE = {ours for ours, _ in FIELDS.values()} | {
     *("grid_size", "grid_rows", "decoder_start_token_id", "closing_norm_scale"),
-    *("init", "remat", "unroll", "rotary_base"),  # nothing that a trained model is a function of
+    *("init", "remat", "unroll", "rotary_base"),  # without effect on a trained model
 }
-"""Our fields that any value of can be said in theirs, or need not be."""
+"""Our fields that theirs can express with any value, or need not express."""
 
 TABLES = {
     "text_embedding/tokens": "model/encoder/embed_tokens/embedding",
@@ -109,18 +110,18 @@ LEAVES = {"relative_bias": "rel_bias/embedding"}
 
 
 def is_scanned(keys: Collection[str]) -> bool:
-    """Whether the layers of a stack are one array; a configuration need not say it."""
+    """True if the layers of a stack are one array; a configuration need not say it."""
     return any(key.startswith(f"{LAYERS['encoder']}s/") for key in keys)
 
 
 def read_config(values: Mapping[str, Any], keys: Collection[str]) -> ModelConfig:
     """Our configuration of theirs and the keys of its weights.
 
-    Behind the VQGAN's codes theirs have classes of no code, the start and end token among them: who
-    draws without a `codebook_size` (model/sampling.py) may draw those too.
+    After the VQGAN's codes theirs has classes without a code, the start and end tokens among them:
+    drawing without a `codebook_size` (model/sampling.py) may draw those too.
 
     Raises:
-        ValueError: a setting is of a wrong type, or one that we have no word for.
+        ValueError: a setting is of a wrong type, or we have no such option.
     """
     known = {**FIELDS, **SWITCHES}
     for name, value in values.items():
@@ -156,7 +157,7 @@ def read_config(values: Mapping[str, Any], keys: Collection[str]) -> ModelConfig
 
 
 def _closing_scale(fields: Mapping[str, Any], keys: Collection[str]) -> bool:
-    """Whether the last layers' closing norms have scales: the file knows."""
+    """True if the last layers' closing norms have scales, by the keys of the file."""
     if fields["placement"] not in ("postln", "deepnet") or is_scanned(keys):
         return True
     last = f"{LAYERS['encoder']}_{fields['encoder_depth'] - 1}/"
@@ -167,7 +168,7 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     """Their configuration of ours.
 
     Raises:
-        ValueError: theirs cannot say it, naming the field of ours.
+        ValueError: theirs has no such option; the message names our field.
     """
     check_words(config, "a dalle-mini configuration", ALLOWED, FREE)
     if config.start_token >= config.image_vocab_size:
@@ -205,14 +206,14 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def scannable(config: ModelConfig) -> bool:
-    """Whether all layers are alike, so that the package would scan them."""
+    """True if all layers are alike, so that the package would scan them."""
     odd = config.placement == "postln" and not config.closing_norm_scale
     return config.placement != "swinv2" and not odd
 
 
 def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bool) -> Plan:
-    """Where each of our arrays, given by path and shape, stands in theirs. Raises ValueError for
-    scanned layers that are not alike."""
+    """Their array for each of ours, given by path and shape. Raises ValueError for scanned layers
+    that are not alike."""
     if scanned and not scannable(config):
         raise ValueError(f"{config.placement} layers cannot be scanned: they are not all alike")
     found: Plan = {}
@@ -236,7 +237,7 @@ def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bo
 
 
 def _leaf(keys: tuple[str, ...], leaf: str, shape: tuple[int, ...], by_layer: bool) -> Leaf:
-    """The leaf, with what its array looks like there."""
+    """The plan's entry for an array, with the array's shape there."""
     if leaf == "head_scale":  # theirs is (…, 1, 1, h, 1)
         theirs = (*shape[:-1], 1, 1, shape[-1], 1)
         return Leaf(
@@ -277,8 +278,8 @@ def _layer_modules(config: ModelConfig, branch: Branch) -> dict[str, str]:
 
 
 def _norms_in_order(norms: LayerNorms, branch: Branch) -> tuple[list[str], list[str]]:
-    """Our norms of a layer as they are applied: those of the layer itself, and those inside of its
-    feed-forward module, which holds the ones around it too."""
+    """Our norms of a layer in the order in which they are applied: the layer's own, and those
+    inside its feed-forward module, which also holds the ones around it."""
 
     def around(residual: str, which: Norms) -> list[str]:
         kinds = {

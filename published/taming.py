@@ -1,6 +1,6 @@
-"""A VQGAN as taming-transformers keeps it: a torch checkpoint, .ckpt or .safetensors, and a yaml.
+"""A VQGAN of taming-transformers: a torch checkpoint, .ckpt or .safetensors, and a yaml.
 
-Both kinds, VQModel and GumbelVQ. What only their training needs is left out by name.
+Both kinds are read, VQModel and GumbelVQ. Arrays that only training needs are skipped, by name.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,7 +29,8 @@ TRAINING_KEYS = {
     *(f"quantize.embedding.{name}" for name in ("cluster_size", "embed_avg")),
 }
 TABLES = ("quantize.embedding.weight", "quantize.embed.weight")
-"""The codebook: of VQModel and of GumbelVQ, though some versions have it the other way round."""
+"""Keys of the codebook: VQModel's and GumbelVQ's, though some versions have them the other way
+round."""
 PROJECTION = "quantize.proj.weight"
 TARGETS = {"nearest": "taming.models.vqgan.VQModel", "classifier": "taming.models.vqgan.GumbelVQ"}
 BESIDE: dict[str, Any] = {"lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"}}
@@ -45,11 +46,11 @@ GUMBEL_BESIDE: dict[str, Any] = {
         },
     }
 }
-"""Settings of the training, without which taming-transformers builds no model."""
+"""Training settings without which taming-transformers does not build a model."""
 
 
 def find_weights(folder: Path) -> Path | None:
-    """The checkpoint in a folder, if it has just one."""
+    """The checkpoint in a folder, or None. Raises ValueError if there are several."""
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:4])
@@ -58,7 +59,7 @@ def find_weights(folder: Path) -> Path | None:
 
 
 def find_config(weights: Path) -> Path | None:
-    """The yaml or json of the checkpoint's name, or the only yaml beside it."""
+    """The yaml or json with the checkpoint's name, or the only yaml beside it."""
     folder = weights.parent
     for stem in (weights.stem, weights.name.split(".")[0]):
         for suffix in CONFIG_SUFFIXES:
@@ -70,17 +71,17 @@ def find_config(weights: Path) -> Path | None:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings in a yaml or json file. Raises ValueError where there are none."""
+    """The settings in a yaml or json file. Raises ValueError if it holds none."""
     return read_json(path) if path.suffix == ".json" else read_yaml(path)
 
 
 def read_config(values: Mapping[str, Any], keys: Collection[str]) -> VQGANConfig:
-    """The layout that settings say: those of `ddconfig`, n_embed and embed_dim, flat or nested as
-    in taming-transformers' own files. Whether the codes are a classifier's is told by `gumbel`,
-    else by the model's `target`, else by the `keys` of its arrays.
+    """The layout of a VQGAN by its settings: `ddconfig`, n_embed and embed_dim, flat or nested as
+    in taming-transformers' own files. `gumbel` decides whether a classifier gives the codes, else
+    the model's `target`, else the `keys` of its arrays.
 
     Raises:
-        ValueError: a setting is missing or cannot be said here, naming it.
+        ValueError: a setting is missing or not supported; the message names it.
     """
     model = _map(values, "model") or values
     flat = {**(_map(model, "params") or model)}
@@ -104,7 +105,7 @@ def _map(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def write_config(config: VQGANConfig) -> dict[str, Any]:
-    """Settings as taming-transformers nests them. Raises ValueError where it has no word."""
+    """Settings as taming-transformers nests them. Raises ValueError if it has no such option."""
     flat = write_settings(config)
     params = {name: flat.pop(name) for name in ("embed_dim", "n_embed")}
     gumbel = GUMBEL_BESIDE if config.lookup == "classifier" else {}
@@ -120,7 +121,7 @@ def read_checkpoint(path: Path) -> Arrays:
     """The arrays of a model's state dict, without those of its training.
 
     Raises:
-        ValueError: the file is missing or damaged; none of it is ever executed.
+        ValueError: the file is missing or damaged. Nothing in it is executed.
     """
     is_torch = path.suffix in TORCH_SUFFIXES
     arrays = read_torch_file(path) if is_torch else read_arrays(path.parent, path.name)[1]
@@ -132,7 +133,7 @@ def read_checkpoint(path: Path) -> Arrays:
 
 
 def respell(arrays: Arrays, config: VQGANConfig) -> Arrays:
-    """The codebook under the key that this kind of model has it under."""
+    """The arrays with the codebook under the key of this kind of model."""
     usual, other = TABLES if config.lookup == "nearest" else TABLES[::-1]
     if other in arrays and usual not in arrays:
         arrays[usual] = arrays.pop(other)

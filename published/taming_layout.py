@@ -1,6 +1,5 @@
 """The layout of taming-transformers' VQGANs (Esser et al. 2020, arXiv:2012.09841) in our words: its
-settings, and where each of our parameters stands in its checkpoints and in vqgan-jax's.
-"""
+settings, and the array in its checkpoints and in vqgan-jax's for each of our parameters."""
 
 import re
 import reprlib
@@ -22,7 +21,7 @@ FIXED: dict[str, Any] = {
     "use_linear_attn": False,
     "remap": None,
 }
-"""Settings that some versions have, with the only value that there is a model for here."""
+"""Settings of some versions, with the only value that is supported here."""
 MOST = {"num_res_blocks": 64, "ch_mult": 64}
 LARGEST = 1 << 24
 
@@ -45,10 +44,10 @@ INSIDE = {"query": "q", "key": "k", "value": "v", "out": "proj_out", "shortcut":
 
 
 def read_settings(values: Mapping[str, Any], is_gumbel: bool = False) -> VQGANConfig:
-    """The layout of `ddconfig`'s settings with n_embed and embed_dim beside them.
+    """Our layout for `ddconfig`'s settings with n_embed and embed_dim beside them.
 
     Raises:
-        ValueError: one is missing or cannot be said here, naming it.
+        ValueError: a setting is missing or not supported; the message names it.
     """
     for name, only in FIXED.items():
         if values.get(name, only) != only:
@@ -80,7 +79,7 @@ def read_settings(values: Mapping[str, Any], is_gumbel: bool = False) -> VQGANCo
 
 
 def brief(value: Any) -> str:
-    """Its first characters; a yaml's aliases can make a text without end."""
+    """The first characters of a value; a yaml's aliases can make a text without end."""
     return reprlib.repr(value)[:60]
 
 
@@ -98,10 +97,10 @@ def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
 
 
 def write_settings(config: VQGANConfig) -> dict[str, Any]:
-    """The settings of a layout, those of `ddconfig` and n_embed and embed_dim.
+    """The settings of a layout: `ddconfig`'s, n_embed and embed_dim.
 
     Raises:
-        ValueError: taming-transformers has no word for one of ours, naming it.
+        ValueError: taming-transformers has no option for one of ours; the message names it.
     """
     stem, blocks = config.stem_channels, config.encoder_blocks[0]
     values = {
@@ -127,13 +126,13 @@ def write_settings(config: VQGANConfig) -> dict[str, Any]:
 
 
 def flax_settings(config: VQGANConfig) -> dict[str, Any]:
-    """The settings as vqgan-jax has them. Raises ValueError where it has no word."""
+    """The settings in vqgan-jax's form. Raises ValueError if it has no such option."""
     more = {"num_resolutions": len(config.channels), "give_pre_end": False}
     return dict(sorted({**write_settings(config), **more}.items()))
 
 
 def torch_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
-    """Where each of our parameters stands in a state dict of taming-transformers."""
+    """The array in a state dict of taming-transformers for each of our parameters."""
     table = "embedding" if config.lookup == "nearest" else "embed"
     plan = {}
     for path, shape in shapes.items():
@@ -157,7 +156,7 @@ def _to_torch(kernel: Any) -> Any:
 
 
 def flax_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
-    """Where each of our parameters stands in a file of vqgan-jax."""
+    """The array in a file of vqgan-jax for each of our parameters."""
     if config.lookup == "classifier":
         raise ValueError("vqgan-jax has no GumbelVQ; only taming-transformers has")
     plan = {}
@@ -169,7 +168,7 @@ def flax_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Pla
 
 
 def _module(path: str) -> tuple[str, str]:
-    """The name of the module in taming-transformers, and of our array in it."""
+    """The module's name in taming-transformers, and the name of our array in it."""
     if path == "codebook":
         return "quantize.embedding", "embedding"
     *parents, leaf = path.split("/")

@@ -1,4 +1,4 @@
-"""What the configurations of other programs' transformers have in common."""
+"""Shared parts of the configurations of other programs' transformers."""
 
 import dataclasses
 import math
@@ -14,8 +14,8 @@ def check_words(
     allowed: Mapping[str, Collection[Any]],
     free: Collection[str],
 ) -> None:
-    """Raise ValueError for a setting that `program` has no word for: one with a value that is not
-    `allowed`. Those in neither `allowed` nor `free` must have their defaults."""
+    """Raise ValueError for a setting that `program` has no option for: its value is not `allowed`.
+    Settings in neither `allowed` nor `free` must have their defaults."""
     for field in dataclasses.fields(ModelConfig):
         value, known = getattr(config, field.name), allowed.get(field.name, [field.default])
         if field.name not in free and value not in known:
@@ -26,7 +26,7 @@ def check_words(
 
 
 def square_grid(image_length: int) -> dict[str, Any]:
-    """Rows and columns of a picture of so many tokens: a square, else one row."""
+    """Rows and columns of a picture of `image_length` tokens: a square, else one row."""
     side = math.isqrt(image_length)
     if side * side == image_length:
         return {"grid_size": side, "grid_rows": 0}
@@ -34,5 +34,5 @@ def square_grid(image_length: int) -> dict[str, Any]:
 
 
 def same_or_zero(decoder: int, encoder: int) -> int:
-    """A decoder's size as our fields have it: 0 where it is the encoder's."""
+    """A decoder's size in our fields: 0 if it equals the encoder's."""
     return 0 if decoder == encoder else decoder

@@ -1,8 +1,8 @@
 """The game of the autoencoder and its discriminator (VQGAN; Esser et al. 2020, arXiv:2012.09841).
 
-The discriminator's term is weighted, as there, by the ratio of two gradients of the decoder's last
-kernel: that of the terms on pixels and that of the discriminator. Here each picture has a ratio of
-its own instead of one for a batch, so that micro-batches and devices make no difference.
+The discriminator's term is weighted, as in the paper, by a ratio of gradient norms at the decoder's
+last kernel: the pixel terms' over the discriminator's. Here each picture has its own ratio, not one
+for a batch, so that micro-batches and devices make no difference.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from vqgan.losses import reconstruction_loss
 
 NAME = "discriminator"
 """Name of the player."""
-_EPSILON = 1e-4  # added to the norm that is divided by, as in taming-transformers
+_EPSILON = 1e-4  # added to the divisor, as in taming-transformers
 _MODEL = "model"  # name of the autoencoder's parameters among a moment's players
 
 Picture = Float[Array, "b Y X 3"]
@@ -32,7 +32,7 @@ Reconstruct = Callable[[Params, Picture, Any], Picture]
 
 
 class Term(NamedTuple):
-    """What the discriminator adds to the autoencoder's objective."""
+    """The discriminator's part of the autoencoder's objective."""
 
     value: Float[Array, ""]
     weight: Float[Array, ""]
@@ -58,7 +58,7 @@ class Opponent:
         features: Feature,
         reconstruction: Picture,
     ) -> Term:
-        """The term for reconstructions that are `autoencoder.project(params, features)`. Before it
+        """The term for reconstructions that are `autoencoder.project(params, features)`. Until
         `is_on` it is 0, and the discriminator is not run.
 
         Its gradient is computed here, for its norm, and attached to the reconstruction: automatic
@@ -73,8 +73,9 @@ class Opponent:
     def _on(
         self, params: Params, judge: Params, pixels: Picture, features: Feature, painted: Picture
     ) -> tuple[Array, Array, Array, Array]:
-        """Value, mean weight, loss, and gradient by the reconstruction."""
-        # The means over pictures as sums: entries of a gradient are then of one picture alone.
+        """Value, mean weight, loss, and gradient with respect to the reconstruction."""
+        # Means over pictures are computed as sums, so that an entry of a gradient depends on one
+        # picture only.
         on_pixels = lambda x: len(pixels) * reconstruction_loss(pixels, x, self.config)  # noqa: E731
 
         def on_patches(x: Picture) -> tuple[Array, Array]:
@@ -127,8 +128,8 @@ def make_discriminator_loss(
     reconstruct: Reconstruct,
     to_float: Callable[[Array], Array],
 ) -> Callable[..., tuple[Array, dict[str, Array]]]:
-    """The discriminator's loss of a batch {"pixels" uint8}, with the shares of patches it tells
-    right. It sees the autoencoder as it is before the update."""
+    """The discriminator's loss of a batch {"pixels" uint8}, with the shares of patches that it
+    judges correctly. It sees the autoencoder as it was before the update."""
 
     def loss(
         params: Params, batch: dict[str, Array], keys: Key[Array, " b"], moment: Any

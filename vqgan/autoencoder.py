@@ -1,8 +1,8 @@
 """Pictures to image tokens and back: a plan of layers on either side of a codebook.
 
-A layout is a list of layers, not code: `encoder_plan` and `decoder_plan` write it down, so the
-small fast layout and taming-transformers' f16 (Esser et al. 2020, arXiv:2012.09841) run through
-the same lines.
+A layout is a list of layers, not code: `encoder_plan` and `decoder_plan` return it, so the small
+fast layout and taming-transformers' f16 (Esser et al. 2020, arXiv:2012.09841) run through the same
+lines.
 """
 
 import math
@@ -31,17 +31,17 @@ from vqgan.layers import (
 
 Arrays = Array | np.ndarray
 PRECISION = "float32"
-"""Of products in `encode` and `decode`: accelerators would round their factors by default, and
-records made there would hold other tokens than those made on a CPU."""
+"""Precision of products in `encode` and `decode`. Accelerators would round factors by default, and
+their records would hold other tokens than a CPU's."""
 
 
 class Resampler(NamedTuple):
-    """How one level becomes the next."""
+    """The step from one level to the next."""
 
     down: str
     up: str
     changes_channels: bool
-    """Whether it changes the number of channels too, or leaves that to the next block."""
+    """True if it changes the number of channels too; else the next block does."""
     kernel: int
     factor: int
 
@@ -95,7 +95,8 @@ def decoder_plan(config: VQGANConfig) -> tuple[Layer, ...]:
 
 
 def _level(config: VQGANConfig, level: int, width: int, blocks: int) -> Iterator[Layer]:
-    """Residual blocks of one level, attention after each where its resolution asks for it."""
+    """Residual blocks of one level, each followed by attention if the configuration asks for it at
+    this resolution."""
     channels = config.channels[level]
     side = config.image_size // config.patch_size // 2**level
     for i in range(blocks):
@@ -113,13 +114,14 @@ def _middle(config: VQGANConfig) -> Iterator[Layer]:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Pure functions of parameters {"encoder", "decoder", "codebook"} and arrays, and "classifier"
-    where the configuration looks codes up by one; with fsq there is no "codebook"."""
+    """Pure functions of arrays and parameters {"encoder", "decoder", "codebook"}. A configuration
+    with a classifier has "classifier" as well; with fsq there is no "codebook"."""
 
     config: VQGANConfig
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters. The codebook waits for k-means over the trained encoder's outputs."""
+        """Random parameters. k-means over the trained encoder's outputs fills the codebook
+        later."""
         encoder_key, decoder_key, code_key = jax.random.split(key, 3)
         shape = (self.config.codebook_size, self.config.code_dim)
         params: Params = {
@@ -134,20 +136,20 @@ class Autoencoder:
         return params
 
     def place(self, latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        """Where codes and latents are compared: the unit sphere, if codes are normalised; with fsq
-        the box of its grid."""
+        """Codes or latents in the space of comparison: on the unit sphere if codes are normalised;
+        with fsq in the box of its grid."""
         if self.config.fsq_levels:
             return quantizer.bound(latents, self.config.fsq_levels)
         return quantizer.normalize(latents) if self.config.normalize_codes else latents
 
     def codes(self, params: Params) -> Float[Array, "k c"]:
-        """The codebook as it is compared and decoded."""
+        """The codebook in the form that is compared and decoded."""
         if self.config.fsq_levels:
             return quantizer.fsq_grid(self.config.fsq_levels)
         return self.place(jnp.asarray(params["codebook"]))
 
     def latents(self, params: Params, pixels: Float[Arrays, "b Y X 3"]) -> Float[Array, "b y x c"]:
-        """The encoder's outputs, not quantised; pixels in −1..1."""
+        """The encoder's outputs before quantisation; pixels in −1..1."""
         given = _as_jax((params["encoder"], pixels))
         return self.place(apply_plan(encoder_plan(self.config), *given))
 
@@ -188,9 +190,8 @@ class Autoencoder:
         return quantizer.nearest(self.codes(params), latents)
 
     def decode(self, params: Params, image_tokens: Int[Arrays, "b n"]) -> Float[Array, "b Y X 3"]:
-        """Pictures of image tokens, float32, in −1..1 but for what the decoder overshoots: whoever
-        shows them clips. Any square of tokens will do, for all layers are convolutions or
-        attention.
+        """Pictures of image tokens, float32. The decoder may overshoot −1..1; the caller clips. Any
+        square of tokens will do, because all layers are convolutions or attention.
 
         Tokens beyond the codebook are read as its last code: an output head may have more classes
         than there are codes.
@@ -203,10 +204,10 @@ class Autoencoder:
 
 
 def _as_jax(tree: Any) -> Any:
-    """Parameters as they were read, and pictures, are NumPy's arrays."""
+    """The tree with NumPy arrays, of parameters or pictures, as jax arrays."""
     return jax.tree.map(jnp.asarray, tree)
 
 
 def build(config: VQGANConfig) -> Autoencoder:
-    """The autoencoder of a configuration; parameters are kept outside of it."""
+    """The autoencoder of a configuration; parameters stay outside of it."""
     return Autoencoder(config)

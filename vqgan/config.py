@@ -16,8 +16,8 @@ SIZES = (
 )
 
 LARGEST = {"codebook_size": 1 << 22, "edge_kernel": 31, "patch_size": 256}
-"""Of the sizes; of the others 2^14. Nobody has published a model near them: a larger number is a
-mistake, which is better told than allocated."""
+"""Largest sizes by field; 2^14 for the others. No published model comes near them: a larger number
+is a mistake, and a message is better than an allocation."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class VQGANConfig:
     code_dim: int = 16
     """Numbers in a code."""
     codebook_size: int = 1024
-    """Codes: what one image token can say is log2 of it, in bits."""
+    """Number of codes; one image token holds log2 of it in bits."""
     normalize_codes: bool = True
     """Compare directions instead of distances (Yu et al. 2021, arXiv:2110.04627): more of the
     codebook stays in use. taming-transformers does not."""
@@ -68,8 +68,8 @@ class VQGANConfig:
     here. fsq: the nearest point of a grid that is not learnt (finite scalar quantisation; Mentzer
     et al. 2023, arXiv:2309.15505), which needs no k-means, warm-up or revival."""
     fsq_levels: tuple[int, ...] = ()
-    """With lookup fsq, values that each number of a code may have, such as 8 8 8 8: code_dim is how
-    many there are, codebook_size their product."""
+    """With lookup fsq, the number of values of each entry of a code, such as 8 8 8 8: code_dim is
+    the number of entries, codebook_size their product."""
 
     def __post_init__(self) -> None:
         self._check_levels()
@@ -120,7 +120,7 @@ class VQGANConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels along one side that become one token."""
+        """Pixels of a side per token."""
         return self.patch_size * 2 ** (len(self.channels) - 1)
 
     @property
@@ -141,7 +141,7 @@ class LossConfig:
     l1: float = 0.5
     """Mean absolute error."""
     l2: float = 5.0
-    """Mean squared error, which is what PSNR measures."""
+    """Mean squared error, which PSNR measures."""
     saturation: float = 1.5
     """Extra weight of coloured pixels in both, per unit of (max − min of red, green, blue): without
     it rare hues die, though PSNR looks fine."""
@@ -173,14 +173,14 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """The second player, used where loss.adversarial is not 0: it tells pictures from their
+    """The second player, used if loss.adversarial is not 0: it tells pictures from their
     reconstructions, patch by patch (PatchGAN; Isola et al. 2016, arXiv:1611.07004)."""
 
     channels: tuple[int, ...] = (32, 64, 128)
     """Channels of each level; every level halves the resolution. Three levels judge patches of 38 ×
     38 pixels."""
     learning_rate: float = 5e-4
-    """Highest learning rate of its own Adam; its course is that of optim."""
+    """Highest learning rate of its own Adam, with the schedule of optim."""
     beta1: float = 0.5
     """Momentum: less than the autoencoder's, whose reconstructions change under it."""
     beta2: float = 0.9
@@ -201,7 +201,7 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """How the codebook is started and kept alive."""
+    """Start and care of the codebook."""
 
     warmup_steps: int = 1000
     """Updates before there is a codebook: a good autoencoder gives k-means something to cluster;

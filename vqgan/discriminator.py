@@ -1,6 +1,6 @@
-"""A discriminator of patches, and the hinge losses of the game it plays.
+"""A discriminator of patches, and the hinge losses of the game.
 
-It has a logit for each patch: positive where it takes the patch for a real picture's. There is no
+It has a logit for each patch: positive if it takes the patch for a real picture's. There is no
 batch norm, so a picture's logits depend on no other picture.
 """
 
@@ -19,8 +19,8 @@ _FOLDED = 2  # side of a level's kernel, in 2 × 2 squares of pixels
 
 
 def init(config: DiscriminatorConfig, key: Key[Array, ""]) -> Params:
-    """Random parameters: a convolution for each level, with a norm from the second one on, and
-    that of the logit."""
+    """Random parameters: a convolution for each level, with a norm from the second level on, and
+    the convolution of the logit."""
     keys = jax.random.split(key, len(config.channels) + 1)
     params: Params = {}
     for level, (c_in, c_out) in enumerate(pairwise((3, *config.channels))):
@@ -45,7 +45,7 @@ def apply(config: DiscriminatorConfig, params: Params, pixels: Float[Array, "b Y
 
 
 def hinge_loss(real: Logits, fake: Logits) -> Float[Array, ""]:
-    """Loss of the discriminator: 1 with logits of 0, and 0 where all are beyond ±1 on the right
+    """Loss of the discriminator: 1 with logits of 0, and 0 if all logits are beyond ±1 on the right
     side. Lim & Ye 2017, arXiv:1705.02894."""
     return (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean()) / 2
 
@@ -56,5 +56,5 @@ def generator_loss(fake: Logits) -> Float[Array, " b"]:
 
 
 def share_right(real: Logits, fake: Logits) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Shares of the patches of real pictures, and of reconstructions, that are told right."""
+    """Shares of patches that are judged correctly: of real pictures, and of reconstructions."""
     return jnp.float32(real > 0).mean(), jnp.float32(fake < 0).mean()

@@ -1,7 +1,7 @@
 """Weights of another VQGAN as a start: the same layers, at any picture size and with any codebook.
 
-All layers are convolutions or attention, so that a network that was trained on 64 × 64 pixels works
-on 128 × 128 ones, with four times the tokens.
+All layers are convolutions or attention, so a network that was trained on 64 × 64 pixels works on
+128 × 128 ones, with four times the tokens.
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from vqgan.config import VQGANConfig
 from vqgan.layers import Params
 
 FREE = ("image_size", "codebook_size")
-"""Settings that may differ from the ones of the weights."""
+"""Settings that may differ from those of the weights."""
 
 
 def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, list[str]]:
     """The weights of a folder or checkpoint for a model of `config`, and lines about them. A
-    codebook of another size is as in `fresh`: k-means has to start it.
+    codebook of another size is taken from `fresh`: k-means has to start it.
 
     Raises:
-        FileNotFoundError, ValueError: as pretrained.load; or it is another model.
+        FileNotFoundError, ValueError: as pretrained.load; or the weights are another model's.
     """
     found, params = pretrained.load(path)
     differing = [
@@ -41,8 +41,8 @@ def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, l
 
 
 def keeps_codebook(path: str, config: VQGANConfig, warmup_steps: int) -> bool:
-    """Whether the codebook of the weights is gone on with, in place of one by k-means: where it has
-    the right size and no update comes before it."""
+    """True if the codebook of the weights is kept: it has the right size and there is no warm-up.
+    Otherwise k-means makes a new one."""
     return bool(path) and not warmup_steps and _codes(path) == config.codebook_size
 
 

@@ -1,6 +1,6 @@
-"""The kinds of layer an autoencoder is made of: each an `init` and an `apply` in one table.
+"""The kinds of layer in an autoencoder: each an `init` and an `apply` in one table.
 
-Pictures are NHWC and float32 throughout; the codebook does not forgive half precision.
+Pictures are NHWC and float32 throughout; the codebook does not tolerate half precision.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,14 @@ class Layer:
     c_in: int
     c_out: int
     kernel: int = 3
-    """Side of the convolution, where the kind leaves it open."""
+    """Side of the convolution, if the kind allows several."""
     factor: int = 1
     """Places folded into channels, or unfolded from them, along each axis."""
     norm: Norm = "rmsnorm"
 
 
 class Kind(NamedTuple):
-    """How a layer of this kind is made, and what it does."""
+    """A kind of layer: its parameters and its function."""
 
     init: Callable[[Layer, Key[Array, ""]], Params]
     apply: Callable[[Layer, Params, Picture], Picture]
@@ -67,8 +67,8 @@ def conv(params: Params, x: Picture, stride: int = 1, padding: str | tuple = "SA
 def conv_of_doubled(params: Params, x: Picture) -> Picture:
     """A 3 × 3 convolution of the picture at twice its size (nearest neighbour), at 4/9 of the cost.
 
-    Each pixel of a doubled 2 × 2 square sees only 2 × 2 places of x: taps that fall on the same
-    place are summed, and one 2 × 2 convolution gives all four pixels.
+    Each pixel of a doubled 2 × 2 square sees only 2 × 2 places of x. Taps on the same place are
+    summed, and one 2 × 2 convolution gives all four pixels.
     """
     height, width, c_out = *x.shape[1:3], params["kernel"].shape[-1]
     kernels = [part for half in _halve(params["kernel"], 0) for part in _halve(half, 1)]
@@ -100,7 +100,7 @@ def group_norm(params: Params, x: Picture, groups: int = 32) -> Picture:
     same_group = jnp.float32(group[:, None] == group[None]) * (groups / x.shape[-1])
 
     def mean(y: Picture) -> Picture:
-        # By a product: XLA on CPU would spread means over channels again at every place, slowly.
+        # As a product: XLA on CPU would broadcast means over channels again at every place, slowly.
         per_channel = y.mean((1, 2))
         return jnp.matmul(per_channel, same_group, precision="highest")[:, None, None]
 
@@ -242,7 +242,7 @@ KINDS: dict[str, Kind] = {
 
 
 def init_plan(plan: tuple[Layer, ...], key: Key[Array, ""]) -> Params:
-    """Parameters of every layer that has some, by its name."""
+    """Parameters by name of every layer that has some."""
     keys = jax.random.split(key, len(plan))
     found = {
         layer.name: KINDS[layer.kind].init(layer, k) for layer, k in zip(plan, keys, strict=True)
@@ -251,7 +251,7 @@ def init_plan(plan: tuple[Layer, ...], key: Key[Array, ""]) -> Params:
 
 
 def apply_plan(plan: tuple[Layer, ...], params: Params, x: Picture) -> Picture:
-    """Send a picture through every layer in turn."""
+    """The picture after every layer in turn."""
     for layer in plan:
         x = KINDS[layer.kind].apply(layer, params.get(layer.name, {}), x)
     return x

@@ -1,7 +1,7 @@
-"""What makes a reconstruction good: weighted L1 and L2, edges, hue, structure.
+"""Losses of a reconstruction: weighted L1 and L2, edges, hue, structure.
 
-Plain error alone paints rare hues grey-brown and outlines soft: a drawing is mostly white, black
-and skin. A discriminator's term is added in vqgan/adversarial.py.
+Plain error alone paints rare hues grey-brown and outlines soft, because a drawing is mostly white,
+black and skin. vqgan/adversarial.py adds a discriminator's term.
 """
 
 import jax.numpy as jnp

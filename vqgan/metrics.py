@@ -1,6 +1,6 @@
-"""How near a reconstruction is to its picture: PSNR and SSIM, one figure for each picture.
+"""Similarity of a reconstruction and its picture: PSNR and SSIM, one figure for each picture.
 
-Both see pictures in 0..1. The figure of a set of pictures is the mean over the pictures.
+Both take pictures in 0..1. The figure of a set of pictures is the mean over the pictures.
 """
 
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md of a trained VQGAN: what it is, what it was made with, what it reaches."""
+"""MODEL_CARD.md of a trained VQGAN: its sizes, how it was made, and its figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ def write(
     figures: Mapping[str, float],
     counts: Mapping[str, int],
 ) -> None:
-    """Write the card of the weights in `out`, which the run folder `run` made."""
+    """Write the card of the weights in `out`, made by the run in folder `run`."""
     start = (read_list(run / "environment.json") or [{}])[-1]
     last = last_row(run / "metrics.jsonl")
     versions = start.get("versions")
@@ -77,7 +77,7 @@ def write(
 
 
 def last_row(path: Path) -> dict[str, Any]:
-    """The last row of metrics. Raises ValueError where it says no step, hours or examples."""
+    """The last row of metrics. Raises ValueError if it lacks step, hours or examples."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - LONGEST, 0))
         lines = file.read().splitlines() or [b""]

@@ -1,4 +1,4 @@
-"""The loss a VQGAN is trained on, and the care of its codebook between updates."""
+"""The training loss of a VQGAN, and the care of its codebook between updates."""
 
 import math
 from collections.abc import Callable
@@ -23,21 +23,21 @@ _CHUNK = 64  # pictures encoded at a time, for memory
 
 
 class Painted(NamedTuple):
-    """Pictures through the autoencoder, as it is trained."""
+    """Pictures after the autoencoder in training."""
 
     quantized: quantizer.Quantized
     is_quantized: Any
-    """Whether the decoder saw codes."""
+    """True once the decoder sees codes."""
     features: Array
     """Input of the decoder's last convolution."""
     reconstruction: Array
 
 
 def make_painting(autoencoder: Autoencoder, warmup_steps: int) -> Callable[..., Painted]:
-    """A function of (parameters, pixels in −1..1, finished updates).
+    """A function of (parameters, pixels in −1..1, finished updates) that returns `Painted`.
 
     In the first `warmup_steps` updates nothing is quantised: the decoder sees the latents
-    themselves. A grid of fsq is there from the first update on.
+    themselves. A grid of fsq exists from the first update on.
     """
     is_grid = autoencoder.config.lookup == "fsq"
 
@@ -58,19 +58,21 @@ def make_loss(
     warmup_steps: int,
     opponent: Opponent | None = None,
 ) -> Loss:
-    """The training loss of a batch {"pixels" uint8}, with a discriminator's term where there is an
+    """The training loss of a batch {"pixels" uint8}, with a discriminator's term if there is an
     `opponent`.
 
-    A grid of fsq pulls nothing. The perplexity is not of one micro-batch: a Partial, it is taken of
-    the mean shares of the codes. Nothing is drawn at random: the keys that the training step gives
-    are for other losses.
+    A grid of fsq has no codebook or commitment loss. The perplexity is a Partial: it is computed
+    from the mean shares of the codes over all micro-batches. The loss uses no random numbers, so it
+    ignores the training step's keys.
 
     Raises:
-        ValueError: for a lookup by a classifier, which would not learn here.
+        ValueError: lookup by a classifier, which would not learn here.
     """
     is_grid = autoencoder.config.lookup == "fsq"
     if autoencoder.config.lookup == "classifier":
-        raise ValueError("model.lookup classifier is only read from elsewhere; train with nearest")
+        raise ValueError(
+            "model.lookup classifier is for published weights only; train with nearest"
+        )
     paint = make_painting(autoencoder, warmup_steps)
 
     def loss(
@@ -106,8 +108,9 @@ def make_loss(
 def make_codebook_care(
     autoencoder: Autoencoder,
 ) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """Two compiled functions from (params, pixels uint8 [m, …], key) to a codebook: started by
-    k-means over the latents of these pictures, or with the codes that none of them uses renewed."""
+    """Two compiled functions from (params, pixels uint8 [m, …], key) to a codebook: the first
+    starts it by k-means over the latents of these pictures, the second renews the codes that none
+    of them uses."""
 
     def gather(params: Params, pixels: UInt8[Array, "m y x 3"]) -> Float[Array, "k c"]:
         chunk = math.gcd(len(pixels), _CHUNK)
@@ -126,8 +129,8 @@ def make_codebook_care(
 
 
 def make_reconstruction(autoencoder: Autoencoder) -> Callable[..., dict[str, Any]]:
-    """A compiled function from (params, pixels uint8) to what evaluation needs of each picture:
-    tokens, reconstruction, psnr and ssim."""
+    """A compiled function from (params, pixels uint8) to tokens, reconstruction, psnr and ssim of
+    each picture."""
 
     def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> dict[str, Array]:
         real = to_floats(pixels)

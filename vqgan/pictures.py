@@ -23,7 +23,8 @@ _EVAL_BATCH = 64
 
 
 class PictureStream:
-    """Endless training pictures. `order(seed, positions, count)` says which stands where."""
+    """Endless training pictures. `order(seed, positions, count)` gives the index of the picture at
+    each position."""
 
     def __init__(self, pictures: Pictures, order: Order, seed: int) -> None:
         self.pictures, self.seed = pictures, seed
@@ -35,8 +36,8 @@ class PictureStream:
         return self.pictures[self._order(self.seed, positions, len(self.pictures))]
 
     def batch(self, n: int, start: int, count: int, shift: int) -> dict[str, np.ndarray]:
-        """The batch of the update that follows n finished ones: `count` pictures from position
-        `start` of the stream on, each shifted a little."""
+        """The batch of the update after n finished ones: `count` pictures from position `start` of
+        the stream on, each shifted a little."""
         random = np.random.default_rng((self.seed, n))
         offsets = random.integers(0, 2 * shift + 1, (count, 2))
         return {
@@ -57,7 +58,7 @@ def shift_pictures(pictures: Pictures, offsets: Int[np.ndarray, "_ 2"], shift: i
 def reconstruct_all(
     reconstruct: Reconstruct, params: Params, pictures: Pictures
 ) -> dict[str, np.ndarray]:
-    """What `reconstruct` finds for each picture, in batches of one size."""
+    """The results of `reconstruct` for all pictures, in batches of one size."""
     found: list[Mapping[str, np.ndarray]] = []
     for rows, count in batches_of(_EVAL_BATCH, len(pictures)):
         result = reconstruct(params, pictures[rows])
@@ -68,8 +69,9 @@ def reconstruct_all(
 def make_figures(
     reconstruct: Reconstruct, sets: Mapping[str, Pictures], codebook_size: int
 ) -> Callable[[Params], dict[str, float]]:
-    """PSNR and SSIM of each set, as means over its pictures, and over all held-out pictures
-    together with the use of the codebook. The set `train` is not held out."""
+    """A function from parameters to PSNR and SSIM of each set, as means over its pictures, and of
+    all held-out pictures together, with the use of the codebook. The set `train` is not held
+    out."""
 
     def figures(params: Params) -> dict[str, float]:
         results = {name: reconstruct_all(reconstruct, params, p) for name, p in sets.items()}

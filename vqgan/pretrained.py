@@ -29,7 +29,7 @@ from weights.settings import configuring, read_own
 Format = Literal["pastel", "vqgan_jax", "taming"]
 WHAT = "a VQGAN"
 SHIPPED = Path(__file__).parent / "openmoji"
-"""The tokenizer of the built-in data; its MODEL_CARD.md says how it was made."""
+"""The tokenizer of the built-in data; its MODEL_CARD.md describes how it was made."""
 PROGRAMS = {
     "vqgan_jax": Program(
         taming.read_config,
@@ -48,7 +48,7 @@ PROGRAMS = {
 
 @dataclass(frozen=True)
 class Release:
-    """What a folder or a checkpoint holds."""
+    """The content of a folder or a checkpoint."""
 
     format: str
     config: VQGANConfig
@@ -75,8 +75,8 @@ def load(
     .safetensors file, or a folder with one, with its yaml beside it or its settings in `config`.
 
     Raises:
-        FileNotFoundError: when a file is missing.
-        ValueError: when one is damaged, or the weights are not those of the configuration.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or the weights do not fit the configuration.
     """
     found = read(path, config)
     return found.config, found.params
@@ -99,7 +99,7 @@ def read(path: str | Path, config: Mapping[str, Any] | None = None) -> Release:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether a folder's config.json is one of ours, or too damaged to tell."""
+    """True if a folder's config.json is ours, or too damaged to tell."""
     if not (folder / CONFIG_FILE).is_file():
         return False
     try:
@@ -129,14 +129,14 @@ def _read_own(folder: Path, settings: Mapping[str, Any] | None) -> Release:
 
 
 def _check_kind(folder: Path) -> None:
-    """Raise ValueError for a folder of another kind of thing, saying which."""
+    """Raise ValueError for a folder of another kind, naming the kind."""
     inside = folder / "vqgan"
     more = f"; its VQGAN is {inside}" if inside.is_dir() else ""
     if (folder / "config.yaml").is_file() and not (folder / CONFIG_FILE).is_file():
-        raise ValueError(f"{folder} is a run, not a VQGAN{more or ', and has none yet'}")
+        raise ValueError(f"{folder} is a run, not a VQGAN{more or ', and holds none so far'}")
     try:
         said = read_json(folder / CONFIG_FILE)
-    except ValueError:  # a missing or damaged one is told where it is read
+    except ValueError:  # a missing or damaged file is reported where it is read
         return
     is_ours = isinstance(said.get("model"), dict) and "sampling" in said
     if is_ours or said.get("model_type") in ("dallebart", "bart"):
@@ -144,7 +144,7 @@ def _check_kind(folder: Path) -> None:
 
 
 def _shapes(config: VQGANConfig) -> Params:
-    """The parameters of a configuration as shapes, without touching memory."""
+    """Shapes of a configuration's parameters; no memory is allocated."""
     return jax.eval_shape(build(config).init, jax.random.key(0))
 
 
@@ -184,16 +184,16 @@ def _release(origin: Origin, config: VQGANConfig, params: Arrays) -> Release:
 
 
 def plan_of(format: str, config: VQGANConfig) -> Plan:
-    """Where the parameters of a configuration stand in another program's file."""
+    """The array in another program's file for each parameter of a configuration."""
     return PROGRAMS[format].plan(config, shapes_of(_shapes(config)), False)
 
 
 def write(folder: str | Path, release: Release, to: str, dtype: Dtype | None = None) -> None:
-    """Write a folder of format `to`, its weights as `dtype`; by default as they were where they
-    came from, and in a folder of ours as float32, in which they are what they were.
+    """Write a folder of format `to`, its weights as `dtype`. The default dtype is the origin's or,
+    in a folder of ours, float32, which loses nothing.
 
     Raises:
-        ValueError: that format has no word for a setting, naming it.
+        ValueError: the format has no option for a setting; the message names it.
     """
     folder, config, origin = Path(folder), release.config, release.origin
     if to == "pastel":
@@ -204,10 +204,10 @@ def write(folder: str | Path, release: Release, to: str, dtype: Dtype | None = N
 
 
 def resize(config: VQGANConfig, image_size: int) -> VQGANConfig:
-    """The same layers on pictures of another size, which have another number of tokens.
+    """The same layers on pictures of another size, with another number of tokens.
 
     Raises:
-        ValueError: attention would come to stand in other layers, or the size does not fit.
+        ValueError: attention would move to other layers, or the size does not fit.
     """
     sides = [side * image_size / config.image_size for side in config.attention_resolutions]
     if any(side % 1 for side in sides):
@@ -227,12 +227,12 @@ def convert(
     settings: Mapping[str, Any] | None = None,
     image_size: int | None = None,
 ) -> str:
-    """Write what `source` holds into `folder` as format `to`: by default ours for another
-    program's, and for ours the one it came from. `settings` are those of a checkpoint. With an
-    `image_size` the same weights are written for pictures of that size, by default as ours.
+    """Write the content of `source` into `folder` as format `to`, by default ours for another
+    program's and the origin's for ours. `settings` are those of a checkpoint. With an `image_size`
+    the same weights are written for pictures of that size, by default as ours. Returns the format.
 
     Raises:
-        ValueError: `source` cannot be read, or `to` cannot say what it is.
+        ValueError: `source` cannot be read, or `to` cannot express it.
     """
     release = read(source, settings)
     if image_size is not None:
@@ -245,14 +245,14 @@ def convert(
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """From where, to where, into what."""
+    """Source, destination and format."""
 
     source: str = field(
         metadata={"nargs": None, "positional": True, "help": "Folder or checkpoint to read."}
     )
     """A folder of ours or of vqgan-jax, or a .ckpt or .safetensors of taming-transformers."""
     out: str = field(metadata={"nargs": None, "positional": True, "help": "New folder to write."})
-    """It must not be there, or be empty."""
+    """The folder must not exist, or be empty."""
     to: Format | None = None
     """Format to write; default: pastel for another program's, and for a folder of ours the one it
     came from."""

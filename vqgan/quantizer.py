@@ -4,8 +4,8 @@ Straight-through estimator and losses: van den Oord et al. 2017, arXiv:1711.0093
 length: Yu et al. 2021, arXiv:2110.04627. k-means and restarts: Łańcucki et al. 2020,
 arXiv:2005.08520, Dhariwal et al. 2020, arXiv:2005.00341.
 
-Everything is a pure function of its arguments; nothing is counted from step to step, so that a
-resumed run needs no memory beyond its parameters.
+Everything is a pure function of its arguments. Nothing is counted from step to step, so a resumed
+run needs only its parameters.
 """
 
 from typing import NamedTuple
@@ -19,13 +19,13 @@ from model.layers import first_largest
 
 
 class Quantized(NamedTuple):
-    """What quantising latents gives a training step."""
+    """The results of quantising latents in a training step."""
 
     latents: Float[Array, "b y x c"]
     """The codes, with the gradient of the latents they replace."""
     tokens: Int[Array, "b y x"]
     codebook_loss: Float[Array, ""]
-    """Pulls codes to the latents they stand for."""
+    """Pulls codes to their latents."""
     commitment_loss: Float[Array, ""]
     """Keeps the encoder near the codes."""
 
@@ -39,8 +39,8 @@ def normalize(latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
 
 
 def bound(latents: Float[Array, "*b c"], levels: tuple[int, ...]) -> Float[Array, "*b c"]:
-    """Squash each number to where the nearest point of its levels is one of `fsq_grid`: −1..1, for
-    an even number of levels a step less above."""
+    """Each number squashed so that its nearest level is a point of `fsq_grid`: into −1..1, or a
+    step less above for an even number of levels."""
     count = jnp.broadcast_to(jnp.array(levels, latents.dtype), latents.shape)
     reach = (count - 1) * (1 + _MARGIN) / 2  # in steps, a little beyond the outer levels
     middle = jnp.where(count % 2 == 0, 0.5, 0.0)  # an even number of levels has 0 among them too
@@ -81,7 +81,7 @@ def squared_distance(a: Float[Array, "*b c"], b: Float[Array, "*#b c"]) -> Float
 
 
 def count(tokens: Int[Array, "*b"], codebook_size: int) -> Int[Array, " k"]:
-    """How often each code occurs."""
+    """The number of times that each code occurs."""
     return jnp.zeros((codebook_size,), jnp.int32).at[tokens.reshape(-1)].add(1)
 
 
@@ -91,8 +91,7 @@ def usage(counts: Int[Array, " k"]) -> Float[Array, ""]:
 
 
 def perplexity(counts: Num[Array, " k"]) -> Float[Array, ""]:
-    """How many equally frequent codes would carry as much information as these counts, or shares,
-    do."""
+    """The number of equally frequent codes with the same entropy as these counts or shares."""
     share = counts / counts.sum()
     return jnp.exp(-jax.scipy.special.xlogy(share, share).sum())
 
@@ -100,10 +99,10 @@ def perplexity(counts: Num[Array, " k"]) -> Float[Array, ""]:
 def kmeans(
     latents: Float[Array, "m c"], codebook_size: int, key: Key[Array, ""], iterations: int = 10
 ) -> Float[Array, "k c"]:
-    """Codes in the middle of clusters of latents; each is nearest to some latent.
+    """Codes at the means of clusters of latents; each is the nearest code of some latent.
 
     Seeds are drawn ∝ squared distance to the seeds so far (k-means++; Arthur and Vassilvitskii
-    2007), or the background, which is most of a drawing, would take the whole codebook.
+    2007). Otherwise the background, which is most of a drawing, would take the whole codebook.
     """
     if len(latents) < codebook_size:
         raise ValueError(f"k-means of {codebook_size} codes needs as many latents: {len(latents)}")
@@ -126,7 +125,7 @@ def _draw_seeds(
 
 
 def _move(codes: Float[Array, "k c"], latents: Float[Array, "m c"]) -> Float[Array, "k c"]:
-    """Each code to the mean of its latents; one that lost all of them stays."""
+    """Each code moved to the mean of its latents; a code without latents stays."""
     tokens = nearest(codes, latents)
     counts = count(tokens, len(codes))[:, None]
     sums = jnp.zeros_like(codes).at[tokens].add(latents)
@@ -136,10 +135,10 @@ def _move(codes: Float[Array, "k c"], latents: Float[Array, "m c"]) -> Float[Arr
 def restart_unused(
     codes: Float[Array, "k c"], latents: Float[Array, "m c"], key: Key[Array, ""]
 ) -> tuple[Float[Array, "k c"], Int[Array, ""]]:
-    """Put codes that no latent uses where latents are far from theirs; also how many there were.
+    """The codes with unused ones moved to latents far from their codes, and how many were unused.
 
     The new places are distinct latents drawn ∝ squared distance to their code (Gumbel top-k), the
-    rule of the k-means seeds. Used codes stay as they are.
+    rule of the k-means seeds. Used codes stay unchanged.
     """
     tokens = nearest(codes, latents)
     unused = count(tokens, len(codes)) == 0

@@ -46,13 +46,13 @@ from vqgan.releasing import release
 
 GRID_PICTURES = 64
 HELD_OUT = 0.05
-JUDGED = 4000  # training pictures that the card's figures are of, at most
+JUDGED = 4000  # training pictures in the card's figures, at most
 LAST = 0.9  # share of the updates after which codes stay where they are
 
 
 @dataclass(frozen=True)
 class PicturesConfig(ReadingConfig):
-    """What is trained on."""
+    """The training pictures."""
 
     source: tuple[str, ...] = field(default=("pictures/all",), metadata={"nargs": "*"})
     """One or several sources of pictures in any layout of docs/layouts.md: folders, tars, tables,
@@ -92,7 +92,7 @@ class PictureTraining(TrainingConfig):
 
 @dataclass(frozen=True)
 class VQGANRunConfig(RunConfig):
-    """Everything that a VQGAN's training run is a function of."""
+    """Everything that decides a VQGAN's training run."""
 
     init_from: str = ""
     """VQGAN to start from, with a fresh optimizer: a folder such as vqgan/openmoji, or another
@@ -113,7 +113,7 @@ class VQGANRunConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     """Weights of the loss."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    """The second player, where loss.adversarial is not 0."""
+    """The second player, used if loss.adversarial is not 0."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     """Start and care of the codebook."""
 
@@ -160,7 +160,7 @@ class VQGANRunConfig(RunConfig):
 
 
 def make_recipe(config: VQGANRunConfig) -> Recipe:
-    """The recipe of a configuration; reads all pictures. Raises ValueError where there are none."""
+    """The recipe of a configuration; reads all pictures. Raises ValueError if there are none."""
     sets, skipped = read_sets(config.data, config.model.image_size)
     config = in_updates(config, len(sets[TRAIN]))
     autoencoder = build(config.model)
@@ -174,7 +174,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
     card = lambda run: run.folder / "vqgan" / model_card.FILE  # noqa: E731
 
     def prepare(run: Run) -> None:
-        card(run).unlink(missing_ok=True)  # one of fewer updates is not true any more
+        card(run).unlink(missing_ok=True)  # the release of fewer updates is out of date
         write_bad_samples(run.folder / "bad_samples.jsonl", skipped)
 
     def finish(run: Run, state: TrainState) -> None:
@@ -203,7 +203,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
 
 
 def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Player:
-    """The discriminator as a player, with an Adam of its own on the course of `optim`."""
+    """The discriminator as a player, with an Adam of its own on the schedule of `optim`."""
     settings = config.discriminator
     optim = replace(
         config.optim,
@@ -231,11 +231,11 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
 def read_sets(
     data: PicturesConfig, image_size: int
 ) -> tuple[dict[str, Pictures], list[tuple[str, str]]]:
-    """All pictures of a source by split, and the names and reasons of those that are not used;
+    """All pictures of a source by split, and the names and reasons of those that are skipped.
     `gallery` pictures are neither trained on nor asked for.
 
     Raises:
-        ValueError: none can be read, or none is left to train on.
+        ValueError: no picture can be read, or none is left to train on.
     """
     source = open_source(data.source, need_captions=False, config=data)
     print(source.describe(), flush=True)
@@ -273,7 +273,7 @@ def open_batches(stream: PictureStream, shift: int, plan: BatchPlan, devices: De
 
 
 def batch_shapes(model: VQGANConfig, size: int) -> Shapes:
-    """A whole batch, without its memory."""
+    """The shapes of a whole batch, without its memory."""
     pixels = (size, model.image_size, model.image_size, 3)
     return {
         "pixels": jax.ShapeDtypeStruct(pixels, jnp.uint8),
@@ -282,7 +282,7 @@ def batch_shapes(model: VQGANConfig, size: int) -> Shapes:
 
 
 def count_costs(autoencoder: Autoencoder, devices: Devices) -> Costs:
-    """What a picture costs in training: the backward pass is twice the forward pass."""
+    """The cost of a picture in training: the backward pass is twice the forward pass."""
     config = autoencoder.config
     pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
     params = jax.eval_shape(autoencoder.init, jax.random.key(0))
@@ -299,8 +299,8 @@ def start_from(model: VQGANConfig, path: str, fresh: Params) -> tuple[Params, li
 def make_between(
     config: VQGANRunConfig, autoencoder: Autoencoder, stream: PictureStream
 ) -> Between:
-    """k-means when the warm-up ends, and from then on the regular revival of unused codes. The
-    pictures are those next in the stream, so that a resumed run does the same."""
+    """k-means when the warm-up ends, and regular revival of unused codes after it. The pictures are
+    the next ones in the stream, so a resumed run does the same."""
     settings, examples_at = config.quantizer, make_plan(config.training).examples
     if config.model.lookup == "fsq":
         return lambda n, state: state

@@ -1,4 +1,4 @@
-"""The folder that a finished run releases, judged as it was written."""
+"""The release folder of a finished run, evaluated as it was written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def release(
     sets: Mapping[str, Pictures],
     folder: Path,
 ) -> None:
-    """Write FOLDER/vqgan with a card, whose figures are those of the pictures in `sets` and of the
+    """Write FOLDER/vqgan with a card. Its figures are computed on the pictures in `sets` with the
     float16 weights that were written."""
     out = folder / "vqgan"
     pretrained.save(out, model, params)

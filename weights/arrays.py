@@ -26,8 +26,8 @@ KINDS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
 def write_weights(path: Path, params: Mapping[str, Any], dtype: Dtype) -> None:
-    """Write nested parameters as one safetensors file, "encoder/norm/scale" and the like. Computing
-    stays in float32 whatever is stored."""
+    """Write nested parameters as one safetensors file, with keys such as "encoder/norm/scale".
+    Computation is in float32 whatever is stored."""
     write_arrays(path, flatten_dict(params, sep="/"), dtype)
 
 
@@ -38,23 +38,23 @@ def write_arrays(
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, whole or not at all, as `dtype` if one is given. Raises ValueError
-    for what `stored_as` refuses."""
+    for an array that `stored_as` refuses."""
     flat = {key: stored_as(key, np.asarray(array), dtype) for key, array in arrays.items()}
     with new_file(path) as beside:
         try:
             save_file(flat, beside, metadata)
-        except SafetensorError as error:  # a full disk too, as "… (os error 28)"
+        except SafetensorError as error:  # also a full disk, as "… (os error 28)"
             number = re.search(r"os error (\d+)", str(error))
             code = int(number[1]) if number else errno.EIO
             raise OSError(code, os.strerror(code) if number else str(error), str(path)) from None
 
 
 def stored_as(key: str, array: np.ndarray, dtype: Any) -> np.ndarray:
-    """The array as it is written: safetensors takes the bytes as they lie, so a transposed one
-    would come back wrong.
+    """The array as it is written. It is contiguous: safetensors stores the bytes in memory order,
+    so a transposed array would come back wrong.
 
     Raises:
-        ValueError: a number of it is NaN, or is infinite in the narrower `dtype`.
+        ValueError: the array holds NaN, or a number that is infinite in the narrower `dtype`.
     """
     with np.errstate(over="ignore"):
         stored = np.asarray(array, dtype, order="C")
@@ -67,14 +67,16 @@ def stored_as(key: str, array: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters as float32, nested as in `like`, which may hold shapes alone.
+    """The parameters as float32, nested as in `like`, which may hold only shapes.
 
     Raises:
-        ValueError: the file is missing or damaged, or its arrays are not those of `like`.
+        ValueError: the file is missing or damaged, or its arrays do not fit `like`.
     """
     arrays = _read_safetensors(path)
     check_arrays(path, arrays, shapes_of(like))
-    with np.errstate(over="ignore"):  # float64 of more than float32 holds: infinite, refused below
+    with np.errstate(
+        over="ignore"
+    ):  # float64 beyond float32's range becomes infinite; refused below
         flat = {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
     check_numbers(path, flat)
     return unflatten_dict(flat, sep="/")
@@ -86,7 +88,8 @@ def shapes_of(params: Mapping[str, Any]) -> Shapes:
 
 
 def check_arrays(path: Path, arrays: Arrays, wanted: Shapes) -> None:
-    """Raise ValueError unless these are the `wanted` arrays, naming the first that is not."""
+    """Raise ValueError unless these are the `wanted` arrays; the message names the first other
+    one."""
     found = {key: array.shape for key, array in arrays.items()}
     odd = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
     if odd:
@@ -100,11 +103,11 @@ def check_arrays(path: Path, arrays: Arrays, wanted: Shapes) -> None:
 
 
 def read_arrays(folder: Path, name: str) -> tuple[Path, Arrays]:
-    """The arrays of a weights file `name`, or of the parts that its index names; and which file
-    to name when they do not fit.
+    """The arrays of a weights file `name`, or of the parts in its index; and the file that a
+    message about them should name.
 
     Raises:
-        ValueError: a file is missing, damaged, or no such file; none of it is ever executed.
+        ValueError: a file is missing, damaged, or not a weights file. Nothing in it is executed.
     """
     read = _read_flax if name.endswith(".msgpack") else _read_safetensors
     path, index = folder / name, folder / f"{name}.index.json"
@@ -139,7 +142,7 @@ def _read_safetensors(path: Path) -> Arrays:
 
 
 def _check_header(path: Path) -> None:
-    """Raise ValueError for arrays of a kind that is none of ours, before any is read."""
+    """Raise ValueError for arrays of an unsupported type, before any is read."""
     if path.exists() and not path.is_file():
         raise ValueError("it is no file")
     with path.open("rb") as file:
@@ -159,8 +162,8 @@ def _check_header(path: Path) -> None:
 
 
 def check_numbers(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Raise ValueError for the first of the arrays that holds NaN or infinity: whatever they are
-    multiplied into is none of a picture. Sums are looked at first, as they cost one pass."""
+    """Raise ValueError for the first array that holds NaN or infinity: a picture drawn with it
+    would be wrong. Sums are checked first, because they cost one pass."""
     for key, array in arrays.items():
         with np.errstate(over="ignore", invalid="ignore"):  # finite numbers may have no finite sum
             if array.dtype == np.float32 and np.isfinite(array.sum()):

@@ -1,8 +1,8 @@
 """Flax's flax_model.msgpack: nested maps with an array in each leaf, read and written as a stream.
 
-Flax itself holds the whole file beside its arrays, and says no key when one is damaged. Its
-layout: a leaf is the extension 1, in it (shape, name of the dtype, bytes); an array over 2^30
-bytes is a map of its shape and of flat pieces, both as maps from "0", "1", ….
+Flax itself holds the whole file beside its arrays, and names no key if one is damaged. Its layout:
+a leaf is the extension 1, which holds (shape, name of the dtype, bytes). An array over 2^30 bytes
+is a map of its shape and of flat pieces, both as maps from "0", "1", ….
 """
 
 import math
@@ -47,7 +47,7 @@ def read_msgpack(path: str | Path) -> dict[str, Any]:
 def _unpack(file: IO[bytes]) -> Any:
     size = file.seek(0, 2)
     file.seek(0)
-    # Lists stand in no such file; a false one could ask for memory without having the bytes.
+    # Such files hold no lists; a forged one could ask for memory without having the bytes.
     unpacker = msgpack.Unpacker(
         file,
         max_buffer_size=max(size, 1),
@@ -105,7 +105,7 @@ def _join(value: dict[Any, Any], path: tuple[str, ...]) -> np.ndarray:
 
 
 def write_msgpack(path: str | Path, tree: Mapping[str, Any]) -> None:
-    """Write nested maps of arrays in their order, whole or not at all; the bytes are flax's."""
+    """Write nested maps of arrays in their order, whole or not at all. The bytes equal flax's."""
     with new_file(Path(path)) as beside, beside.open("wb") as file:
         for part in _packed(tree, msgpack.Packer(strict_types=True)):
             file.write(part)

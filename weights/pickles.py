@@ -1,8 +1,8 @@
 """A pickle's instructions followed without calling anything that they name.
 
 Pickle is a small program that builds objects by importing and calling. Here an import gives a
-`Global`, which is only a name, and a call gives a `Call`, which is only a record of it; numbers,
-texts and containers come out as they are. Whoever reads the result decides what a call means.
+`Global`, which is only a name, and a call gives a `Call`, which is only a record of it. Numbers,
+texts and containers are returned unchanged. The caller decides what a call means.
 """
 
 import pickletools
@@ -25,15 +25,15 @@ class Global:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Call:
-    """A call that the pickle asks for and that nobody makes. It has no repr of its own: what it
-    holds may be nested so that its text would have no end."""
+    """A call that the pickle asks for and that nobody makes. It has no repr of its own, because its
+    content may be nested so that its text would have no end."""
 
     function: Any
     arguments: Any
 
 
 class _Mark:
-    """Where the arguments of a later instruction begin."""
+    """The place where the arguments of a later instruction begin."""
 
 
 MARK = _Mark()
@@ -49,8 +49,8 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 MOST = 4_000_000  # a checkpoint of 10,000 tensors has about a million
 LARGEST = 1 << 32
-"""Keys that are numbers stay below: chosen larger ones can share one place in a dict, so that each
-is compared with all before."""
+"""Keys that are numbers stay below this. Larger ones can be chosen to share one place in a dict, so
+that each is compared with all before."""
 IGNORED = {"PROTO", "FRAME"}
 ARGUMENTS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -61,13 +61,14 @@ ARGUMENTS = {
 
 
 def read_pickle(file: mmap, check: Callable[[Global], None], refer: Callable[[Any], Any]) -> Any:
-    """What the pickle at the file's place builds; the file is left behind it.
+    """The object that the pickle at the file's position describes. The file is left after the
+    pickle.
 
-    `check` is asked about every import and raises ValueError for one that has no place there;
-    `refer` gives what stands outside of the pickle under some identity.
+    `check` is called with every import and raises ValueError for one that does not belong among
+    weights. `refer` returns the object outside of the pickle for an identity.
 
     Raises:
-        ValueError: for a damaged pickle or an instruction that no file of weights needs.
+        ValueError: the pickle is damaged, or has an instruction that no weights file needs.
     """
     machine = _Machine(check, refer)
     try:
@@ -159,7 +160,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _reduce(machine: _Machine, argument: Any) -> None:
-    """A call; an ordered dict is made at once, as the next instructions fill it."""
+    """Record a call. An ordered dict is made at once, because the next instructions fill it."""
     function, arguments = machine.last(2)
     is_dict = isinstance(function, Global) and str(function) == "collections.OrderedDict"
     machine.stack.append({} if is_dict and arguments == () else Call(function, arguments))
@@ -171,7 +172,7 @@ HANDLERS: dict[str, Callable[[_Machine, Any], Any]] = {
     "REDUCE": _reduce,
     "NEWOBJ": lambda m, _: m.call(1),
     "NEWOBJ_EX": lambda m, _: m.call(2),
-    "BUILD": lambda m, _: m.stack.pop(),  # an object's state is nobody's to read
+    "BUILD": lambda m, _: m.stack.pop(),  # an object's state is not needed
     "BINPERSID": lambda m, _: m.stack.append(m.refer(m.stack.pop())),
     "TUPLE": lambda m, _: m.stack.append(tuple(m.to_mark())),
     "TUPLE1": lambda m, _: m.stack.append(tuple(m.last(1))),

@@ -1,4 +1,4 @@
-"""Another program's layout as a plan: which of its arrays make up each of ours, and how."""
+"""Another program's layout as a plan: its arrays for each of ours, and how they become ours."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,24 +12,25 @@ from weights.arrays import Arrays, Shapes, check_arrays, check_numbers
 
 @dataclass(frozen=True)
 class Leaf:
-    """Where one of our arrays stands in another layout."""
+    """The place of one of our arrays in another layout."""
 
     keys: tuple[str, ...]
     """One key; or, if `by_layer`, one for each layer of a run."""
     shape: tuple[int, ...]
-    """Of the array at each of these keys."""
+    """Shape of the array at each of these keys."""
     by_layer: bool = False
-    """Each layer has an array of its own there; ours has a first axis over them."""
+    """True if each layer has an array of its own there; ours has a first axis over them."""
     to_ours: Callable[[np.ndarray], np.ndarray] = lambda array: array
     to_theirs: Callable[[np.ndarray], np.ndarray] = lambda array: array
 
 
 Plan = dict[str, Leaf]
-"""By our path, such as encoder/run0/attention/q/kernel."""
+"""Leaves by our path, such as encoder/run0/attention/q/kernel."""
 
 
 def their_shapes(plan: Plan) -> Shapes:
-    """The shapes of their arrays by key. Raises ValueError for a key that two of ours claim."""
+    """The shapes of their arrays by key. Raises ValueError if two of our arrays have the same
+    key."""
     found: Shapes = {}
     for name, leaf in plan.items():
         for key in leaf.keys:
@@ -40,10 +41,10 @@ def their_shapes(plan: Plan) -> Shapes:
 
 
 def gather(path: Path, arrays: Arrays, plan: Plan, dtype: Any) -> Arrays:
-    """Our arrays in `dtype`, by path. Takes them out of `arrays`, so that few are held twice.
+    """Our arrays in `dtype`, by path. They are taken out of `arrays`, so that few are held twice.
 
     Raises:
-        ValueError: the arrays, those of a file at `path`, are not the plan's.
+        ValueError: the arrays of the file at `path` do not fit the plan.
     """
     check_arrays(path, arrays, their_shapes(plan))
     found = {}
@@ -56,7 +57,7 @@ def gather(path: Path, arrays: Arrays, plan: Plan, dtype: Any) -> Arrays:
 
 
 def scatter(plan: Plan, arrays: Mapping[str, Any]) -> Arrays:
-    """Their arrays by key, of ours by path."""
+    """Their arrays by key, made from ours by path."""
     found = {}
     for name, leaf in plan.items():
         whole = np.asarray(arrays[name])

@@ -1,7 +1,7 @@
 """Folders of a configuration and its weights: ours, and those of programs that have a `Program`.
 
-Ours is config.json and model.safetensors. One that was made from another program's says so in its
-config.json, under "origin", and is written back as it was.
+A folder of ours is config.json and model.safetensors. If it was made from another program's,
+"origin" in its config.json says so, and it is written back unchanged.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ KINDS = ("float64", "float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Origin:
-    """What it takes to write a model back as another program had it."""
+    """The other program's form of a model, with which it is written back."""
 
     format: str
     config: dict[str, Any]
-    """Its settings."""
+    """The other program's settings."""
     arrays: str | dict[str, str]
-    """The dtype of all its arrays; or of each, by key in their order, where they are not sorted or
-    not of one dtype."""
+    """The dtype of all its arrays; or one for each key in file order, if they are not sorted or
+    have several dtypes."""
     scanned: bool = False
-    """Whether a stack's layers are one array."""
+    """True if a stack's layers are one array."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,17 @@ class Program:
     """Another program's format: functions of our configuration of a model."""
 
     read_config: Callable[[Mapping[str, Any], Collection[str]], Any]
-    """Our configuration, of its settings and the keys of its arrays."""
+    """Our configuration, from its settings and the keys of its arrays."""
     write_config: Callable[[Any], dict[str, Any]]
-    """Its settings. Raises ValueError where it has no word for one of ours."""
+    """Its settings, from our configuration. Raises ValueError if it has no option for one of
+    ours."""
     plan: Callable[[Any, Shapes, bool], Plan]
-    """Where our arrays stand in its file, of their shapes and whether its layers are scanned."""
+    """The plan of its file, from our configuration, our shapes and whether its layers are
+    scanned."""
     write: Callable[[Path, Mapping[str, Any], Arrays], None]
-    """Write its files into a folder, of its settings and arrays."""
+    """Writes its files into a folder, from its settings and arrays."""
     scannable: Callable[[Any], bool] = lambda config: False
-    """Whether a stack's layers can be one array."""
+    """True if a stack's layers can be one array."""
 
 
 def read_origin(values: Mapping[str, Any], formats: Collection[str]) -> Origin | None:
@@ -75,7 +77,7 @@ def read_origin(values: Mapping[str, Any], formats: Collection[str]) -> Origin |
 
 
 def describe(arrays: Arrays) -> str | dict[str, str]:
-    """`Origin.arrays` of these."""
+    """`Origin.arrays` of these arrays."""
     kinds = {key: array.dtype.name for key, array in arrays.items()}
     if len(set(kinds.values())) == 1 and list(kinds) == sorted(kinds):
         return next(iter(kinds.values()))
@@ -106,11 +108,11 @@ def export(
     dtype: Dtype | None,
     ignored: Collection[str] = (),
 ) -> None:
-    """Write another program's folder, the weights as `dtype`; by default as its origin had them,
-    else as float32. Of the settings those in `ignored` may differ from the origin's.
+    """Write another program's folder, the weights as `dtype`; by default the origin's, else
+    float32. Only settings in `ignored` may differ from the origin's.
 
     Raises:
-        ValueError: the program has no word for a setting, or `origin` is not the model's.
+        ValueError: the program has no option for a setting, or `origin` does not fit the model.
     """
     invented = Origin("", program.write_config(config), "float32", program.scannable(config))
     source = origin or invented
@@ -129,7 +131,8 @@ def export(
 
 
 def _check_origin(there: Any, config: Any, ignored: Collection[str]) -> None:
-    """Raise ValueError for a setting that was changed since the model came from elsewhere."""
+    """Raise ValueError for a setting that has changed since the model was read from another
+    program."""
     for field in dataclasses.fields(config):
         ours, theirs = getattr(config, field.name), getattr(there, field.name)
         if field.name not in ignored and ours != theirs:
@@ -140,20 +143,20 @@ def _check_origin(there: Any, config: Any, ignored: Collection[str]) -> None:
 
 
 def write_flax(folder: Path, settings: Mapping[str, Any], arrays: Arrays) -> None:
-    """config.json and flax_model.msgpack, as flax has them."""
+    """Write config.json and flax_model.msgpack in flax's form."""
     write_msgpack(folder / FLAX_FILE, unflatten_dict(arrays, sep="/"))
     write_settings(folder, settings)
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any], indent: int = 2) -> None:
-    """config.json, indented as other programs do unless told otherwise."""
+    """Write config.json, by default indented as other programs do."""
     text = json.dumps(settings, indent=indent) + "\n"
     write_text(folder / CONFIG_FILE, text)
 
 
 def target(source: Path, is_own: bool, origin: Origin | None, to: str | None) -> str:
-    """The format to convert into: `to`, or else ours for another program's, and for ours the one
-    it came from. Raises ValueError where nothing says it."""
+    """The format to convert into: `to`, or else ours for another program's and the origin's for
+    ours. Raises ValueError if neither is known."""
     if to is None and not is_own:
         return "pastel"
     if to is None and origin is not None:

@@ -1,4 +1,4 @@
-"""Settings out of JSON, ours and other programs': values held to their types and sizes."""
+"""Settings in JSON, ours and other programs': values are checked for type and size."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 MAX_SIZE, MAX_DEPTH = 1 << 24, 1 << 10
-"""Beyond these a number in a configuration is damage: no model is that wide or deep."""
+"""A larger number in a configuration is damage: no model is that wide or deep."""
 WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -20,10 +20,10 @@ WORDS = {
 
 
 def read_fields(values: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    """Settings of another program by our names. `fields`: their name → ours and their default.
+    """Settings of another program by our names. `fields`: their name → ours and the default.
 
     Raises:
-        ValueError: one is of another type than its default, or too large.
+        ValueError: a setting has another type than its default, or is too large.
     """
     found = {}
     for theirs, (ours, default) in fields.items():
@@ -48,7 +48,7 @@ def _read_value(name: str, value: Any, default: Any, most: int) -> Any:
 
 
 def read_own(config_class: type[T], values: Any) -> T:
-    """One of our frozen dataclasses out of what `dataclasses.asdict` made of it.
+    """An instance of one of our frozen dataclasses, from the values that `dataclasses.asdict` made.
 
     Raises:
         ValueError: a setting is unknown, of another type than its default, or does not fit.
@@ -69,7 +69,7 @@ def read_own(config_class: type[T], values: Any) -> T:
 
 @contextmanager
 def configuring(path: Path | str, what: str) -> Iterator[None]:
-    """Whatever is wrong with settings is one line that names their file."""
+    """Turn any error in settings into a ValueError of one line that names their file."""
     try:
         yield
     except (ValueError, TypeError, OverflowError) as error:

@@ -1,8 +1,8 @@
-"""The tensors of a torch checkpoint (.ckpt, .pt, .bin) without torch; nothing in it is executed.
+"""The tensors of a torch checkpoint (.ckpt, .pt, .bin) without torch. Nothing in it is executed.
 
-Both layouts: a zip of one pickle and one member for each storage (torch ≥ 1.6), and the older row
-of pickles with the storages behind them. Arrays are views of the file's bytes, mapped and read
-only: what nobody looks at, such as an optimizer's state, is never read.
+Both layouts are read: a zip of one pickle and one member for each storage (torch ≥ 1.6), and the
+older row of pickles with the storages after them. Arrays are read-only, memory-mapped views of the
+file: unused ones, such as an optimizer's state, are never read.
 """
 
 import math
@@ -58,7 +58,7 @@ Place = Callable[[Any], tuple[int, int]]
 
 @dataclass(frozen=True)
 class _Storage:
-    """What a tensor is a view of, as the pickle says; nothing of it is believed before `_view`."""
+    """The memory behind a tensor, as the pickle describes it; `_view` checks it."""
 
     dtype: np.dtype
     key: Any
@@ -68,10 +68,11 @@ class _Storage:
 
 
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict of a checkpoint, or what it holds under "state_dict", as arrays by key.
+    """The state dict of a checkpoint, or the dict under its "state_dict", as arrays by key.
 
     Raises:
-        ValueError: the file is missing or damaged, or names what has no place among weights.
+        ValueError: the file is missing or damaged, or names something that does not belong among
+            weights.
     """
     try:
         with Path(path).open("rb") as file:
@@ -95,7 +96,7 @@ def _check(found: Global) -> None:
 
 
 def _name(value: Any) -> str:
-    """Only of a name: a text of anything else may have no end."""
+    """The text of a name only: the text of anything else may have no end."""
     return str(value) if isinstance(value, Global) else ""
 
 
@@ -133,7 +134,7 @@ def _check_order(is_little: bool) -> None:
 
 
 def _place(data: mmap.mmap, member: zipfile.ZipInfo) -> tuple[int, int]:
-    """First byte and size of a member that is stored as it is."""
+    """First byte and size of an uncompressed member."""
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         raise ValueError(f"{member.filename} is compressed, which torch never does")
     at, size = member.header_offset, member.file_size

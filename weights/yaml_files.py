@@ -1,9 +1,8 @@
-"""YAML that others may have written, read as data: bounded, no key twice, words as their field
-means them.
+"""YAML that others may have written, read as data: bounded, no key twice, typed by the fields.
 
-A few hundred bytes of aliases of aliases stand for more values than a machine has memory for, so
-aliases are counted as what they stand for. YAML 1.1 reads `off` as false, `1e-3` as a text and
-`22:05` as 1,325: what a plain word means here is said by the type of its field.
+A few hundred bytes of nested aliases can stand for more values than a machine has memory for, so
+each alias is counted with all its values. YAML 1.1 reads `off` as false, `1e-3` as a text and
+`22:05` as 1,325; here the type of the field decides how a plain word is read.
 """
 
 import dataclasses
@@ -38,7 +37,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a YAML file as plain values; dates stay texts.
 
     Raises:
-        ValueError: the file holds none, a key twice, or more than the bounds allow; names the line.
+        ValueError: the file holds no settings, a key twice, or more than the bounds allow; the
+            message names the line.
     """
     with _blaming(path):
         return _mapping(parse_yaml(_read(path)))
@@ -47,12 +47,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_settings(
     path: Path, config_class: type, also: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The settings in a YAML file as the fields of `config_class` and of the dataclasses inside it
-    have them; only those that the file has. One value may stand for a list where the field's
-    metadata say that it takes several. `also`: dotted names that are no fields, and their types.
+    """The settings in a YAML file, typed by the fields of `config_class` and of its nested
+    dataclasses. Only settings in the file are returned. A single value may stand for a list if the
+    field's metadata allow several. `also`: dotted names that are not fields, and their types.
 
     Raises:
-        ValueError: naming file, key and line.
+        ValueError: a value does not fit; the message names file, key and line.
     """
     with _blaming(path):
         node = parse_yaml(_read(path))
@@ -62,10 +62,11 @@ def read_settings(
 
 
 def parse_yaml(text: str) -> Node | None:
-    """The checked nodes of a YAML text: whoever walks through them meets an end.
+    """The checked nodes of a YAML text: walking them always ends.
 
     Raises:
-        ValueError: it is none, has a key twice, an unknown tag, or more than the bounds allow.
+        ValueError: the text is not YAML, has a key twice, an unknown tag, or more than the bounds
+            allow.
     """
     try:
         node = yaml.compose(text, Loader=_ShallowLoader)
@@ -77,7 +78,7 @@ def parse_yaml(text: str) -> Node | None:
 
 
 def plain_value(node: Node | None) -> Any:
-    """What checked nodes say without anybody's types: off and no are texts."""
+    """The values of checked nodes without a field's type: off and no are texts."""
     if node is None:
         return None
     if isinstance(node, SequenceNode):
@@ -113,7 +114,7 @@ def _read(path: Path) -> str:
 
 
 class _ShallowLoader(yaml.SafeLoader):
-    """Refuses depth as it comes: PyYAML takes seconds to give up by itself."""
+    """A loader that refuses deep nesting at once: PyYAML takes seconds to fail by itself."""
 
     depth = 0
 
@@ -167,7 +168,7 @@ def _mapping(node: Node | None) -> dict[str, Any]:
 
 
 def _merged(node: MappingNode, read: Callable[[Any, Node], Any]) -> dict[str, Any]:
-    """A mapping's values by key; those merged by << give way to its own."""
+    """A mapping's values by key. Its own keys override those merged by <<."""
     found: dict[str, Any] = {}
     own: dict[str, Any] = {}
     for key, value in node.value:
@@ -268,7 +269,7 @@ _ORDER: tuple[Any, ...] = (bool, int, float, str)
 
 
 def _strictness(kind: Any) -> int:
-    """Literals and null are tried first, texts last."""
+    """The order of trial: Literals and null first, texts last."""
     return _ORDER.index(kind) if kind in _ORDER else -1
 
 

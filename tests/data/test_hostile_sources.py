@@ -259,6 +259,6 @@ def test_a_source_of_bad_pictures_stops_early(most: float, make_folder: Callable
         assert sum(r.pixels is None for r in readings) == 151
         return
     with pytest.raises(
-        ValueError, match=r"of the first 2\d\d of 300 pictures cannot be used .1\d\d × no JPEG"
+        ValueError, match=r"of the first 2\d\d of 300 pictures cannot be used .1\d\d × not a JPEG"
     ):
         list(readings)

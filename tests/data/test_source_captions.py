@@ -61,7 +61,7 @@ def test_an_encoding_that_is_named_is_used(tmp_path: Path) -> None:
     folder_of(tmp_path, {"1.png": "picture", "1.txt": "żółty ptak na gałęzi".encode("cp1250")})
     source = open_source(tmp_path, config=ReadingConfig(caption_encoding="cp1250"))
     assert source[0].captions == (("żółty ptak na gałęzi", 1.0),)
-    with pytest.raises(ValueError, match="caption_encoding 'klingon' is no encoding"):
+    with pytest.raises(ValueError, match="caption_encoding 'klingon' is not an encoding"):
         ReadingConfig(caption_encoding="klingon")
 
 
