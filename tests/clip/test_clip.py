@@ -258,7 +258,9 @@ def test_a_configuration_that_says_nothing_is_vit_b_32(tmp_path: Path) -> None:
     assert len(keys) == len(set(keys)) == 398
     old = {"text_config": {"hidden_size": 1, "eos_token_id": 2}, "text_config_dict": None}
     path.write_text(json.dumps({**old, "vision_config_dict": {"patch_size": 16}}))
-    with pytest.raises(ValueError, match="hidden_size 1 is not a multiple of num_attention_heads 8"):
+    with pytest.raises(
+        ValueError, match="hidden_size 1 is not a multiple of num_attention_heads 8"
+    ):
         clip_weights.read_config(tmp_path)
     path.write_text(json.dumps({**old, "text_config_dict": {"eos_token_id": 2}}))
     assert clip_weights.read_config(tmp_path).text == config.text
