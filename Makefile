@@ -24,13 +24,14 @@ help: ## this list
 install: $(VENV)/installed-$(ACCELERATOR) ## the virtual environment with requirements.txt
 
 quickstart: install ## built-in data → a trained model → pictures of prompts it never saw, in minutes
-	$(BIN)/python -m data.emoji --out pictures/starter --subset starter
-	$(BIN)/python -m data.encode --source pictures/starter --out records/starter
+	$(BIN)/python -m data.artists
+	$(BIN)/python -m data.encode --source pictures/things --out records/things
 	$(BIN)/python train.py --config presets/quickstart.yaml --output_dir=$(RUN)
-	$(BIN)/python -m evaluate $(RUN) --splits tone --pictures 4 --grid $(RUN)/held-out.png
+	$(BIN)/python -m evaluate $(RUN) --splits style --pictures 4 --grid $(RUN)/held-out.png
 	@echo "pictures:   $(RUN)/held-out.png  (and the fixed prompts while training: $(RUN)/grids/)"
 	@echo "checkpoint: $(RUN)/checkpoints   metrics: $(RUN)/metrics.jsonl"
-	@echo "your turn:  $(BIN)/python generate.py --checkpoint $(RUN) --prompts \"waving hand: dark skin tone\" --pictures 9 --out $(RUN)/waving.png"
+	@echo "it knows:   107 everyday things, food, animals, faces, hearts, vehicles, tools, plants, weather"
+	@echo "your turn:  $(BIN)/python generate.py --checkpoint $(RUN) --prompts \"a red heart\" pizza \"a rocket\" --pictures 6 --out $(RUN)/mine.png"
 
 test: $(VENV)/installed-dev ## format, lint, types and tests: what CI runs
 	$(BIN)/ruff format --check .

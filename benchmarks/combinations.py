@@ -31,7 +31,7 @@ class CombinationsConfig:
 
 
 def main(config: CombinationsConfig) -> None:
-    """Train each combination with the quickstart preset in a process of its own."""
+    """Train each combination with presets/hands.yaml in a process of its own."""
     print("| precision | norm | micro-batches | optimizer | loss, start → end | ms per update |")
     print("| --- | --- | ---: | --- | --- | ---: |")
     for dtype, norm, parts, optimizer in product(DTYPES, NORMS, ACCUMULATIONS, LEARNING_RATES):
@@ -60,7 +60,7 @@ def _train(
             "optim.name": optimizer,
             "optim.learning_rate": LEARNING_RATES[optimizer],
         }
-        command = [sys.executable, "train.py", "--config=presets/quickstart.yaml"]
+        command = [sys.executable, "train.py", "--config=presets/hands.yaml"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         subprocess.run(command, check=True, capture_output=True)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()

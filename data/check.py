@@ -15,7 +15,7 @@ class CheckConfig:
     """Token records to read."""
 
     records: tuple[str, ...] = field(
-        default=("records/starter",),
+        default=("records/things",),
         metadata={"nargs": "*", "positional": True, "help": "Folders of token records."},
     )
     """Folders of token records."""

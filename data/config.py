@@ -7,5 +7,5 @@ from dataclasses import dataclass
 class DataConfig:
     """Token records, as `python -m data.encode` writes them."""
 
-    records: str = "records/starter"
+    records: str = "records/things"
     """Folder of token records: captions and pictures as tokens, their tokenizer and their VQGAN."""

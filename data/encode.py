@@ -33,7 +33,7 @@ class EncodeConfig(ReadingConfig):
     """What is encoded, with which VQGAN and tokenizer, and the folder for the records."""
 
     source: tuple[str, ...] = field(
-        default=("pictures/starter",),
+        default=("pictures/things",),
         metadata={
             "nargs": "*",
             "help": "One or several sources: folders of pictures with captions beside them, tars, "
@@ -42,11 +42,11 @@ class EncodeConfig(ReadingConfig):
         },
     )
     """Captioned pictures."""
-    out: str = "records/starter"
+    out: str = "records/things"
     """Folder for the records; it must be new, or hold what the same command wrote before."""
-    vqgan: str = "vqgan/openmoji"
-    """Folder of the VQGAN that turns pictures into tokens; the shipped one knows drawings of
-    64 × 64 pixels."""
+    vqgan: str = "vqgan/general"
+    """Folder of the VQGAN that turns pictures into tokens; the shipped one knows drawings,
+    photographs and textures of 64 × 64 pixels."""
     tokenizer: str | None = None
     """Folder of a tokenizer; by default one is trained on the training captions."""
     normalizer: Literal["clean", "dalle_mini"] | None = None

@@ -98,7 +98,7 @@ class ModelConfig:
     """Entries of the text embedding: at least the tokenizer's."""
     text_length: int = 24
     """Text tokens a caption is padded or truncated to."""
-    image_vocab_size: int = 1024
+    image_vocab_size: int = 4096
     """Classes of the output head: at least the VQGAN's codebook_size. Published models have more
     classes; the rest is never drawn."""
     grid_size: int = 8

@@ -22,6 +22,7 @@ CONFIGS = {
     "generate": "GenerateConfig",
     "evaluate": "EvaluateConfig",
     "release": "ReleaseConfig",
+    "data.emoji": "EmojiConfig",
     "data.encode": "EncodeConfig",
     "vqgan.train": "VQGANRunConfig",
     "model.pretrained": "ConvertConfig",
