@@ -138,7 +138,7 @@ class _Session:
 
     def _resume(self, checkpoints: Checkpoints) -> tuple[TrainState, list[str]] | None:
         """The newest state of this run."""
-        found = checkpoints.resume(self._like(), self._recipe.depends_on)
+        found = checkpoints.resume(self._like, self._recipe.depends_on)
         if found is None:
             return None
         self._before = checkpoints.about(int(found.step)).get(BATCHES, [])

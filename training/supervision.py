@@ -164,7 +164,7 @@ class Supervisor:
         every, batch = self._config.checkpoint.every, self.skips.position(step - 1)
         self._checkpoints.settle()
         found = self._checkpoints.resume(
-            self._like, self._about, lambda n: n < step and n % every == 0
+            lambda: self._like, self._about, lambda n: n < step and n % every == 0
         )
         assert found is not None  # _way_back saw it
         state = found

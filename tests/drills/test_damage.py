@@ -58,7 +58,7 @@ def outcome(place: str) -> str:
     """Resume from a damaged folder, save on top of it: what became of it. Wrong bits fail."""
     told: list[str] = []
     with Checkpoints(place, CheckpointConfig(), tell=lambda _, text: told.append(text)) as them:
-        found = them.resume(state_at(0), ABOUT)
+        found = them.resume(lambda: state_at(0), ABOUT)
         assert found is not None
         step = int(found.step)
         jax.tree.map(np.testing.assert_array_equal, found, state_at(step))
@@ -68,7 +68,7 @@ def outcome(place: str) -> str:
         them.save(state_at(NEW + 4), ABOUT)
         them.finish()
     with Checkpoints(place, CheckpointConfig()) as them:
-        newest = them.resume(state_at(0), ABOUT)
+        newest = them.resume(lambda: state_at(0), ABOUT)
         assert newest is not None
         assert int(newest.step) == NEW + 4
         if step == OLD:

@@ -66,7 +66,7 @@ def test_a_state_comes_back_bit_for_bit(place: str) -> None:
         shapes = jax.eval_shape(lambda: state_of(4))
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-        found = checkpoints.resume(like, {"records": "abc"})
+        found = checkpoints.resume(lambda: like, {"records": "abc"})
         params = checkpoints.restore_params(state_of(4).params, 7)
     expected = state_of(4, step=7)
     assert_same(found, expected)
@@ -98,7 +98,7 @@ def test_averages_a_guard_and_a_loss_scale_may_begin_and_end_within_a_run(place:
         with Checkpoints(f"{place}/{name}", CheckpointConfig()) as checkpoints:
             checkpoints.save(state, {})
         with Checkpoints(f"{place}/{name}", CheckpointConfig()) as checkpoints:
-            assert_same(checkpoints.resume(like, {}), like)
+            assert_same(checkpoints.resume(lambda own=like: own, {}), like)
 
 
 @pytest.mark.parametrize(("wait_below", "is_waited_for"), [(2**20, True), (0, False)])
@@ -131,7 +131,7 @@ def test_training_waits_for_a_small_save_only(
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(place: str) -> None:
     with Checkpoints(place, CheckpointConfig()) as checkpoints:
-        assert checkpoints.resume(state_of(4), {}) is None
+        assert checkpoints.resume(lambda: state_of(4), {}) is None
 
 
 def test_a_checkpoint_of_another_shape_is_refused(place: str) -> None:
@@ -141,7 +141,7 @@ def test_a_checkpoint_of_another_shape_is_refused(place: str) -> None:
         Checkpoints(place, CheckpointConfig()) as checkpoints,
         pytest.raises(ValueError, match=r"params/a/kernel is float32\[2,4\], not float32\[2,5\]"),
     ):
-        checkpoints.resume(state_of(5), {})
+        checkpoints.resume(lambda: state_of(5), {})
 
 
 def test_other_data_is_refused_by_name(place: str) -> None:
@@ -151,7 +151,7 @@ def test_other_data_is_refused_by_name(place: str) -> None:
         Checkpoints(place, CheckpointConfig()) as checkpoints,
         pytest.raises(ValueError, match=r"records \(was abc, now def\)"),
     ):
-        checkpoints.resume(state_of(4), {"records": "def"})
+        checkpoints.resume(lambda: state_of(4), {"records": "def"})
 
 
 def test_a_damaged_step_is_named_and_the_one_before_is_taken(tmp_path: Path, place: str) -> None:
@@ -161,7 +161,7 @@ def test_a_damaged_step_is_named_and_the_one_before_is_taken(tmp_path: Path, pla
     swap_arrays(tmp_path)
     told: list[tuple[str, str]] = []
     with Checkpoints(place, CheckpointConfig(), tell=lambda *e: told.append(e)) as checkpoints:
-        assert_same(checkpoints.resume(state_of(4), {}), state_of(4, step=0))
+        assert_same(checkpoints.resume(lambda: state_of(4), {}), state_of(4, step=0))
         assert [event for event, _ in told] == ["fallback", "fallback"]
         assert "/2 is damaged: params/a/kernel has other bits than were saved" in told[0][1]
         assert "\n" not in told[0][1]
@@ -180,7 +180,7 @@ def test_where_all_are_damaged_training_does_not_begin_anew(tmp_path: Path, plac
         Checkpoints(place, CheckpointConfig()) as checkpoints,
         pytest.raises(ValueError, match="no checkpoint in .* is whole"),
     ):
-        checkpoints.resume(state_of(4), {})
+        checkpoints.resume(lambda: state_of(4), {})
     assert steps_in(place) == {1, 2}
 
 
@@ -249,7 +249,7 @@ def test_a_pipe_in_a_step_is_not_waited_for(tmp_path: Path) -> None:
         tell = lambda _, text, told=told: told.append(text)  # noqa: E731
         try:
             with Checkpoints(copy, CheckpointConfig(), tell) as checkpoints:
-                assert_same(checkpoints.resume(state_of(4), {}), state_of(4, step=1))
+                assert_same(checkpoints.resume(lambda: state_of(4), {}), state_of(4, step=1))
         except ValueError as error:
             told.append(str(error))
         assert f"{pipe} is no file, but a pipe" in told[0]

@@ -40,7 +40,7 @@ def test_what_saves_that_were_cut_off_have_left_is_removed(url: str) -> None:
         them.save(state_of(4, step=3), {})
         for name in ("7/params/a/c/0", "aside-9/about.json", "run/config.yaml"):
             store.write(name, b"...").result()
-        assert_same(them.resume(state_of(4), {}), state_of(4, step=3))
+        assert_same(them.resume(lambda: state_of(4), {}), state_of(4, step=3))
     assert remote.names(store, "7/") == []
     assert remote.names(store, "aside-9/") == ["about.json"]
     assert remote.names(store, "run/") == ["config.yaml"]
@@ -59,9 +59,9 @@ def test_a_save_that_is_cut_off_does_not_count_and_is_written_anew(url: str) -> 
         "(none)"
     ]
     with Checkpoints(url, CheckpointConfig()) as them:
-        assert them.resume(state_of(4), {}) is None
+        assert them.resume(lambda: state_of(4), {}) is None
         them.save(state_of(4, step=1), {})
-        assert_same(them.resume(state_of(4), {}), state_of(4, step=1))
+        assert_same(them.resume(lambda: state_of(4), {}), state_of(4, step=1))
 
 
 @pytest.mark.parametrize("piece_bytes", [remote.PIECE_BYTES, 16])

@@ -179,12 +179,13 @@ class Checkpoints:
 
     def resume(
         self,
-        like: TrainState,
+        like: Callable[[], TrainState],
         about: Mapping[str, Any],
         is_eligible: Eligible = lambda step: True,
     ) -> TrainState | None:
         """The newest whole state saved among the eligible steps, or None where none is yet. `like`
-        is as for `restore`. Newer steps are moved aside: training will come to them again.
+        gives what `restore` takes, and is called only where there is a step. Newer steps are moved
+        aside: training will come to them again.
 
         Raises:
             ValueError: when it was trained on something else than `about`, such as other records;
@@ -192,7 +193,7 @@ class Checkpoints:
         """
         if jax.process_index() == 0:
             self._store.tidy()
-        found = self._newest_whole(lambda step: self._matching(like, about, step), is_eligible)
+        found = self._newest_whole(lambda step: self._matching(like(), about, step), is_eligible)
         if found is None:
             return None
         self._set_aside_after(found[0])
