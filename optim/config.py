@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from optim.lengths import Length, Unit, parse_length
+from optim.paths import parse_rate
 from settings import check_least
 
 Optimizer = Literal[
@@ -16,6 +17,8 @@ Optimizer = Literal[
     "palm_adafactor",
     "muon",
     "shampoo",
+    "soap",
+    "schedule_free",
 ]
 Graft = Literal["sgd", "sqrt_n", "adagrad", "adagrad_normalized", "rmsprop", "rmsprop_normalized"]
 Schedule = Literal["hold", "rsqrt", "polynomial", "cosine", "exponential"]
@@ -83,6 +86,28 @@ class ShampooConfig:
 
 
 @dataclass(frozen=True)
+class SoapConfig:
+    """SOAP (Vyas et al. 2024, arXiv:2409.11321); momentum is optim.beta1, the decay of its
+    statistics and of its squares optim.beta2, both 0.95 in the paper."""
+
+    block_size: int = 1024
+    """Tensors are split into blocks of at most so many entries along each dimension; a basis costs
+    its cube. 0 = no splitting, as published."""
+    basis_every: int = 10
+    """Updates between turns of the basis, each one step of power iteration."""
+    max_dim: int = 10_000
+    """A tensor with a larger dimension gets adam."""
+    min_rank: int = 2
+    """A tensor with fewer dimensions gets adam."""
+    exclude: tuple[str, ...] = ("*tokens", "*positions", "*relative_bias", "*codebook")
+    """Patterns of parameter paths that get adam, by default the embeddings."""
+
+    def __post_init__(self) -> None:
+        check_least(self, "optim.soap", 0, "block_size", "min_rank")
+        check_least(self, "optim.soap", 1, "basis_every", "max_dim")
+
+
+@dataclass(frozen=True)
 class AdafactorConfig:
     """What adafactor alone has; the settings that it shares are those of optim."""
 
@@ -125,7 +150,10 @@ class OptimConfig:
     """adamw (Loshchilov & Hutter 2017, arXiv:1711.05101), adam (the same without weight decay),
     nadamw (with Nesterov's momentum), sgd with momentum, lion (Chen et al. 2023, arXiv:2302.06675),
     adafactor (Shazeer & Stern 2018, arXiv:1804.04235), palm_adafactor (not factored, as PaLM's,
-    arXiv:2204.02311), muon for kernels and adam for the rest (Jordan et al. 2024), or shampoo."""
+    arXiv:2204.02311), muon for kernels and adam for the rest (Jordan et al. 2024), shampoo, soap
+    (adam in shampoo's eigenbasis), or schedule_free: adamw without a decay of the learning rate,
+    evaluated at an average of its iterates (Defazio et al. 2024, arXiv:2405.15682); use it with
+    decay_fraction 0."""
     learning_rate: float = 2e-3
     """Highest learning rate, reached after the warm-up; sgd wants about 100 × adamw's, lion a third
     to a tenth; the adafactors multiply it by each tensor's root mean square (PaLM: 1e-2)."""
@@ -182,13 +210,23 @@ class OptimConfig:
     """Adafactor; read with optim.name=adafactor only."""
     shampoo: ShampooConfig = field(default_factory=ShampooConfig)
     """Distributed Shampoo; read with optim.name=shampoo only."""
+    soap: SoapConfig = field(default_factory=SoapConfig)
+    """SOAP; read with optim.name=soap only."""
+    rates: tuple[str, ...] = ()
+    """Factors of the learning rate, PATTERN:FACTOR, such as '*bias:0.1' or embeddings:3; also head,
+    matrices and norms. The first pattern that matches a parameter's path counts."""
     weight_decay: float = 0.0
     """Decoupled decay per update, times the learning rate (in palm_adafactor times its square, 1 =
     PaLM's); never on norms, biases and embeddings."""
+    independent_decay: bool = False
+    """weight_decay is per update times the schedule's share alone, not the learning rate or a
+    factor of it: as first written (Loshchilov & Hutter 2017), and so that the best rate of a small
+    model stays the best of a wide one (arXiv:2309.14322)."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global L2 norm; 0 = off."""
     ema_decay: float = 0.0
-    """Decay of an average of the weights, which is then evaluated and drawn with; 0 = none."""
+    """Decay of an average of the weights, which is then evaluated and drawn with; 0 = none.
+    schedule_free has an average of its own."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameter paths that stay as they are, such as encoder/* or *bias."""
     train_only: tuple[str, ...] = ()
@@ -212,6 +250,11 @@ class OptimConfig:
         return (f"{ADAPTERS}/*", *self.train_only) if self.adapters.rank else self.train_only
 
     @property
+    def averages(self) -> bool:
+        """Whether an average of the weights is kept, to evaluate and draw with."""
+        return bool(self.ema_decay) or self.name == "schedule_free"
+
+    @property
     def counts_examples(self) -> bool:
         """Whether anything of the schedule is counted in examples."""
         units = {self.length(name).unit for name in self.LENGTHS}
@@ -233,6 +276,22 @@ class OptimConfig:
             raise ValueError(
                 f"optim.power {self.power} must be positive and optim.decay_rate "
                 f"{self.decay_rate} within 0..1 and not 0"
+            )
+        for text in self.rates:
+            parse_rate(text)
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        """What an optimizer cannot do."""
+        if self.independent_decay and (self.name == "palm_adafactor" or not self.learning_rate):
+            raise ValueError(
+                "optim.independent_decay is not for palm_adafactor, and not for a learning rate of "
+                "0; leave it out"
+            )
+        if self.name == "schedule_free" and (self.ema_decay or not self.beta1):
+            raise ValueError(
+                f"optim.name schedule_free averages its iterates itself, with beta1 above 0: it "
+                f"takes no optim.ema_decay {self.ema_decay}, and no beta1 {self.beta1}"
             )
         if self.name == "adam" and self.weight_decay:
             raise ValueError(

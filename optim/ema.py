@@ -13,9 +13,9 @@ def init_ema(params: PyTree) -> Any:
     return jax.tree.map(lambda p: jnp.array(p, jnp.float32), params)
 
 
-def make_ema(decay: float) -> Callable[[Any, Any, Array], Any] | None:
+def make_ema(decay: float) -> Callable[[Any, Any, Any, Array], Any] | None:
     """`update_ema` of this decay, as the training step takes it; None for 0."""
-    return (lambda ema, params, step: update_ema(ema, params, decay, step)) if decay else None
+    return (lambda ema, params, _, step: update_ema(ema, params, decay, step)) if decay else None
 
 
 def update_ema(ema: PyTree, params: PyTree, decay: float, step: int | Int[Array, ""]) -> Any:

@@ -11,9 +11,13 @@ import optax
 from jaxtyping import PyTree
 
 from optim import shampoo
+from optim.averaging import schedule_free
 from optim.config import OptimConfig, Optimizer
 from optim.freezing import freeze
 from optim.layers import per_layer
+from optim.paths import parse_rate
+from optim.rates import scale_rates
+from optim.soap import soap
 from optim.spread import LOCAL, Spread
 from trees import is_stacked, map_named
 
@@ -23,15 +27,20 @@ _MuonSides = optax.contrib.MuonDimensionNumbers
 def make_optimizer(
     config: OptimConfig, spread: Spread = LOCAL
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip by global norm, find the direction, add decoupled weight decay; frozen leaves get 0.
+    """Clip by global norm, find the direction, add decoupled weight decay, multiply by the factors
+    of optim.rates; frozen leaves get 0.
 
-    `spread` deals the work that can be shared to the devices. `update` takes `learning_rate=`;
-    only palm_adafactor's weight decay needs it.
+    `spread` deals the work that can be shared to the devices. `update` takes `learning_rate=`,
+    which palm_adafactor's weight decay and schedule_free need.
     """
+    rates = scale_rates([parse_rate(text) for text in config.rates])
+    decay, around = _weight_decay(config), AROUND.get(config.name, lambda config, steps: steps)
+    steps = [DIRECTIONS[config.name](config, spread), decay, rates]
+    if config.independent_decay:
+        steps = [steps[0], rates, decay]
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        DIRECTIONS[config.name](config, spread),
-        _weight_decay(config),
+        *around(config, steps),
     )
     return freeze(optax.with_extra_args_support(chain), config.freeze, config.trained)
 
@@ -81,6 +90,10 @@ def _shampoo(config: OptimConfig, spread: Spread) -> optax.GradientTransformatio
     return shampoo.shampoo(config.shampoo, config.beta1, config.beta2, config.nesterov, spread)
 
 
+Around = Callable[
+    [OptimConfig, list[optax.GradientTransformation]], list[optax.GradientTransformation]
+]
+
 DIRECTIONS: dict[Optimizer, Callable[[OptimConfig, Spread], optax.GradientTransformation]] = {
     "sgd": lambda c, spread: optax.trace(c.beta1, c.nesterov),
     "adam": _adam,
@@ -91,18 +104,27 @@ DIRECTIONS: dict[Optimizer, Callable[[OptimConfig, Spread], optax.GradientTransf
     "palm_adafactor": _adafactor,
     "muon": _muon,
     "shampoo": _shampoo,
+    "soap": lambda c, spread: soap(c.soap, c.beta1, c.beta2, c.epsilon, spread),
+    "schedule_free": lambda c, spread: optax.scale_by_adam(0.0, c.beta2, c.epsilon),
 }
+AROUND: dict[Optimizer, Around] = {
+    "schedule_free": lambda c, steps: [schedule_free(optax.chain(*steps), c.beta1)],
+}
+"""What is put around direction, weight decay and factors, where an optimizer is more than they."""
 
-STACKS = shampoo.STACKS
+STACKS = (*shampoo.STACKS, "bases")
 """Parts of an optimizer's state, by name, below which every array is a stack of matrices."""
 
 
 def _weight_decay(config: OptimConfig) -> optax.GradientTransformation:
+    """Adds weight_decay · parameter, which the step multiplies by the learning rate; independent
+    decay is divided by the highest one, so that the schedule's share of it is left."""
     if not config.weight_decay:
         return optax.identity()
     if config.name == "palm_adafactor":
         return _decay_by_squared_rate(config.weight_decay)
-    return optax.add_decayed_weights(config.weight_decay, mask=is_decayed)
+    highest = config.learning_rate if config.independent_decay else 1.0
+    return optax.add_decayed_weights(config.weight_decay / highest, mask=is_decayed)
 
 
 def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationExtraArgs:

@@ -1,11 +1,21 @@
 """Patterns of parameters' paths."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 SHOWN = 4
 """Paths named at most where none matches."""
+Factor = tuple[str, float]
+"""A pattern of paths, or a name of GROUPS, and the factor."""
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "embeddings": ("*tokens", "*positions", "*relative_bias", "*codebook"),
+    "head": ("head/*",),
+    "matrices": ("encoder/*kernel", "decoder/*kernel"),
+    "norms": ("*norm/scale", "*norm/bias", "*norm_*/scale", "*norm_*/bias"),
+}
+"""Names for the patterns that are wanted most."""
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -25,3 +35,28 @@ def check_patterns(
                 f"optim.{field} {pattern!r} matches none of {len(names)} {what}; the nearest are "
                 f"{', '.join(near)}"
             )
+
+
+def parse_rate(text: str) -> Factor:
+    """A pattern and its factor, out of PATTERN:FACTOR. Raises ValueError for any other text."""
+    pattern, _, number = text.rpartition(":")
+    try:
+        factor = float(number)
+    except ValueError:
+        factor = math.nan
+    if not pattern or not 0 < factor < math.inf:
+        raise ValueError(
+            f"optim.rates {text!r} is not PATTERN:FACTOR with a factor above 0, such as head/*:0.5 "
+            f"or {next(iter(GROUPS))}:3; optim.freeze holds parameters still"
+        )
+    return pattern, factor
+
+
+def make_factor(rates: Sequence[Factor]) -> Callable[[str], float]:
+    """A function: path → the factor of the first pattern that matches it, 1 where none does."""
+
+    def factor_of(name: str) -> float:
+        found = (f for pattern, f in rates if matches(name, GROUPS.get(pattern, (pattern,))))
+        return next(found, 1.0)
+
+    return factor_of

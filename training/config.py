@@ -310,8 +310,8 @@ class RunConfig:
                 "--optim.schedule_unit=updates with lengths in updates, or neither skip_batches "
                 "nor on_spike=rollback"
             )
-        if self.optim.adapters.rank and not (self.init_from or self.branch_from):
+        if self.optim.name == "schedule_free" and training.param_dtype != "float32":
             raise ValueError(
-                "optim.adapters are trained on top of other weights, which stay as they are; name "
-                "them with --init_from"
+                "optim.name schedule_free takes differences of weights that bfloat16 would round "
+                "away; use --training.param_dtype=float32"
             )

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import jax
 
-from optim.ema import init_ema
 from optim.freezing import make_is_trained, trained_part
 from optim.schedules import describe_course
 from settings import to_tree, to_yaml
@@ -30,7 +29,7 @@ from training.signals import StopSignal
 from training.skips import Skips
 from training.spans import parse_ramp
 from training.supervision import RollbackError, Supervisor
-from training.update.build import choose_micro_batch, make_state, make_update
+from training.update.build import choose_micro_batch, make_state, make_update, start_from
 from training.update.state import TrainState
 
 C = TypeVar("C", bound=RunConfig)
@@ -161,8 +160,7 @@ class _Session:
         state, _ = self._fresh()
         params, lines = self._recipe.start_from(source, state.params)
         params = parallel.place(params, self._run.devices)
-        ema = None if state.ema is None else jax.jit(init_ema)(params)
-        return state._replace(params=params, ema=ema), lines
+        return start_from(self._config, state, params), lines
 
     def _fresh(self) -> tuple[TrainState, list[str]]:
         """A state before the first update."""

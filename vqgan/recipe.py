@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -205,16 +206,16 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
 def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Player:
     """The discriminator as a player, with an Adam of its own on the schedule of `optim`."""
     settings = config.discriminator
+    off: dict[str, Any] = dict.fromkeys(("weight_decay", "ema_decay"), 0.0)
+    off |= dict.fromkeys(("nesterov", "independent_decay"), False)
+    off |= dict.fromkeys(("freeze", "train_only", "rates"), ())
     optim = replace(
         config.optim,
         name="adam",
         learning_rate=settings.learning_rate,
         beta1=settings.beta1,
         beta2=settings.beta2,
-        weight_decay=0.0,
-        nesterov=False,
-        freeze=(),
-        train_only=(),
+        **off,
     )
     paint = make_painting(autoencoder, config.quantizer.warmup_steps)
     reconstruct = lambda params, pixels, moment: paint(params, pixels, moment.step).reconstruction  # noqa: E731

@@ -90,12 +90,12 @@ def precondition(
     done = []
     for piece, of_kind in zip(pieces, preconditioners, strict=True):
         for axis, matrix in enumerate(of_kind):
-            piece = jax.vmap(partial(_multiply, axis=axis))(matrix, piece)
+            piece = jax.vmap(partial(multiply, axis=axis))(matrix, piece)
         done.append(piece)
     return join(done, plan.merged, config.block_size).reshape(plan.layers, *plan.shape)
 
 
-def _multiply(matrix: Float[Array, "n n"], x: Array, axis: int) -> Array:
+def multiply(matrix: Float[Array, "n n"], x: Array, axis: int) -> Array:
     return jnp.moveaxis(jnp.tensordot(matrix, x, (0, axis)), 0, axis)
 
 

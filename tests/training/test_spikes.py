@@ -45,7 +45,7 @@ def run(
             lambda step: jnp.float32(1e-3),
             settings=settings,
             is_warm=lambda step: step >= warmup_steps,
-            update_ema=lambda ema, params, step: jax.tree.map(
+            update_ema=lambda ema, params, _, step: jax.tree.map(
                 lambda a, p: 0.9 * a + 0.1 * p, ema, params
             ),
         )

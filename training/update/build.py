@@ -6,9 +6,11 @@ from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
+import jax
 from jaxtyping import Array, PyTree
 
-from optim.ema import init_ema, make_ema
+from optim.averaging import make_average
+from optim.ema import init_ema
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
@@ -19,6 +21,7 @@ from training.devices.parallel import Devices
 from training.recipe import Recipe
 from training.update.observables import Observable, tensor_norms
 from training.update.players import Player, Players
+from training.update.precision import widen
 from training.update.spikes import init_guard
 from training.update.state import TrainState
 from training.update.step import Loss, Step, make_train_step
@@ -45,7 +48,7 @@ def make_update(
         parallel.mean_over(devices),
         settings=training,
         is_warm=make_warm_up(config.optim, examples_at),
-        update_ema=make_ema(config.optim.ema_decay),
+        update_ema=make_average(config.optim),
         observables=[Observable(training.norms_every, tensor_norms), *observables],
         players={name: _gathered(player, devices) for name, player in players.items()},
         is_trained=make_is_trained(config.optim.freeze, config.optim.trained),
@@ -67,9 +70,20 @@ def make_state(
         config.seed,
         config.training.compute_dtype,
         param_dtype=config.training.param_dtype,
-        init_ema=init_ema if config.optim.ema_decay else None,
+        init_ema=init_ema if config.optim.averages else None,
         guard=init_guard(config.training),
         players=players,
+    )
+
+
+def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainState:
+    """A fresh state with these weights: averages, and what the optimizer keeps of them, too."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
+    state = state._replace(opt_state=None, params=params)  # frees the old one's memory
+    make = lambda params: make_optimizer(config.optim).init(widen(params))  # noqa: E731
+    return state._replace(
+        opt_state=jax.jit(make, out_shardings=places)(params),
+        ema=None if state.ema is None else jax.jit(init_ema)(params),
     )
 
 

@@ -43,8 +43,8 @@ Observed = dict[str, Any]
 """Metrics, and under OBSERVED a dict of those of observables.py"""
 Step = Callable[[TrainState, Batch], tuple[TrainState, Observed]]
 """(state, batch) → (new state, metrics, with those of observables.py under OBSERVED)"""
-UpdateEma = Callable[[PyTree, PyTree, Array], PyTree]
-"""(averages, parameters, finished updates) → averages"""
+UpdateEma = Callable[[PyTree, PyTree, PyTree, Array], PyTree]
+"""(averages, parameters, optimizer's state, finished updates) → averages"""
 MicroBatches = Callable[[int], int]
 """Rows of a batch, as the step sees them → how many micro-batches they are taken in"""
 IsWarm = Callable[[Array], Array]
@@ -142,7 +142,8 @@ def _make_move(
         params = with_trained(state.params, moved)
         new = state._replace(params=params, opt_state=opt_state)
         if update_ema is not None:  # of frozen parameters it is what they are
-            averages = update_ema(trained_part(state.ema, is_trained), moved, state.step)
+            before = trained_part(state.ema, is_trained)
+            averages = update_ema(before, moved, opt_state, state.step)
             new = new._replace(ema=with_trained(state.ema, averages))
         return updates, new
 

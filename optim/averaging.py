@@ -1,0 +1,60 @@
+"""Schedule-free learning: steps are taken from one point, gradients at another, and the point that
+is evaluated is their average. Defazio et al. 2024, arXiv:2405.15682; optax.contrib has it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from optim.config import OptimConfig
+from optim.ema import make_ema
+
+
+def schedule_free(
+    inner: optax.GradientTransformation, beta: float
+) -> optax.GradientTransformationExtraArgs:
+    """optax's schedule_free around `inner`, which has no momentum, for a step that multiplies the
+    direction by the learning rate. The trained parameters are y; `averaged` gives x."""
+
+    def rule(rate: Any) -> optax.GradientTransformationExtraArgs:
+        downhill = optax.chain(inner, optax.scale(-1.0), optax.stateless(_times(rate)))
+        return optax.contrib.schedule_free(downhill, learning_rate=rate, b1=beta)
+
+    def update(
+        grads: PyTree, state: Any, params: PyTree = None, *, learning_rate: Any = None, **_: Any
+    ) -> tuple[Any, Any]:
+        if learning_rate is None:
+            raise ValueError("schedule_free needs update(…, learning_rate=…)")
+        rate = jnp.asarray(learning_rate, jnp.float32)
+        moved, state = rule(rate).update(grads, state, params)
+        inverse = jnp.where(rate > 0, -1 / rate, 0.0)
+        return jax.tree.map(lambda u: inverse * u, moved), state
+
+    return optax.GradientTransformationExtraArgs(rule(0.0).init, update)
+
+
+def averaged(params: PyTree, opt_state: Any) -> Any:
+    """x, the point to evaluate, of trained parameters y and the optimizer's state that belongs to
+    them, in which schedule_free is somewhere."""
+    [state] = (part for part in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(part))
+    return optax.contrib.schedule_free_eval_params(state, params)
+
+
+def make_average(config: OptimConfig) -> Callable[[Any, Any, Any, Array], Any] | None:
+    """A function: (averages, trained parameters, optimizer's state, finished updates) → averages,
+    as the training step takes it; None where none are kept."""
+    if config.name == "schedule_free":
+        return lambda averages, params, opt_state, step: averaged(params, opt_state)
+    return make_ema(config.ema_decay)
+
+
+def _times(rate: Array | float) -> Any:
+    return lambda updates, params: jax.tree.map(lambda u: rate * u, updates)
+
+
+def _is_state(part: Any) -> bool:
+    return isinstance(part, optax.contrib.ScheduleFreeState)

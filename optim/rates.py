@@ -1,0 +1,30 @@
+"""Factors of the learning rate, by patterns of parameters' paths."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from optim.paths import GROUPS, Factor, check_patterns, make_factor, matches
+from trees import map_named
+
+
+def scale_rates(rates: Sequence[Factor]) -> optax.GradientTransformation:
+    """Updates times their factors. `init` raises ValueError for a pattern that matches nothing."""
+    if not rates:
+        return optax.identity()
+    factor_of = make_factor(rates)
+
+    def init(params: PyTree) -> optax.EmptyState:
+        names = jax.tree.leaves(map_named(lambda name, _: name, params))
+        for pattern, _ in rates:
+            if pattern not in GROUPS or not any(matches(n, GROUPS[pattern]) for n in names):
+                check_patterns("rates", [pattern], names)
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
+        return map_named(lambda name, u: u * factor_of(name), updates), state
+
+    return optax.GradientTransformation(init, update)

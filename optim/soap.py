@@ -1,0 +1,207 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner. Vyas et al. 2024, arXiv:2409.11321.
+
+As in the authors' code the first gradient only starts the statistics and moves nothing; the squares
+are permuted with the basis, whose columns are sorted by falling eigenvalue; and no update is made
+in a basis that knows its own gradient.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from optim.config import ShampooConfig, SoapConfig
+from optim.shampoo.blocks import cut, join
+from optim.shampoo.preconditioners import (
+    Matrices,
+    Plan,
+    identities,
+    make_plan,
+    multiply,
+    update_statistics,
+)
+from optim.spread import LOCAL, Spread, spread_jobs
+from trees import map_named
+
+
+class SoapState(NamedTuple):
+    """Trees like the parameters; a leaf of `statistics` and `bases` is a tuple of tuples of
+    matrices."""
+
+    step: Int[Array, ""]
+    """Gradients seen, of which the first moved nothing."""
+    statistics: Any
+    bases: Any
+    squares: Any
+    """In the basis."""
+    momentum: Any
+    """Of the gradients as they are."""
+
+
+@dataclass(frozen=True)
+class Soap:
+    """`init` and `update` of the transformation that gives the direction of SOAP's update."""
+
+    config: SoapConfig
+    beta1: float = 0.95
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    spread: Spread = LOCAL
+
+    def init(self, params: PyTree) -> SoapState:
+        plans, zeros = self._plans(params), partial(jax.tree.map, jnp.zeros_like)
+        make = lambda scale: jax.tree.map(  # noqa: E731
+            lambda plan: identities(self._shape, plan, scale), plans
+        )
+        return SoapState(jnp.int32(0), make(0.0), make(1.0), zeros(params), zeros(params))
+
+    def update(self, grads: PyTree, state: SoapState, params: PyTree = None) -> tuple[Any, Any]:
+        plans = self._plans(grads)
+        seen = jax.tree.map(self._whole, plans, grads)
+        step, is_first = state.step, state.step == 0
+        turn = partial(jax.tree.map, partial(_turn, self._shape, self.spread), plans)
+        within = turn(seen, state.bases)
+        squares = jax.tree.map(
+            lambda s, g: self.beta2 * s + (1 - self.beta2) * jnp.square(g), state.squares, within
+        )
+        momentum = jax.tree.map(
+            lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.momentum, grads
+        )
+        factor = jnp.sqrt(1 - self.beta2**step) / (1 - self.beta1**step)
+        ratio = jax.tree.map(
+            lambda m, s: factor * m / (jnp.sqrt(s) + self.epsilon),
+            turn(momentum, state.bases),
+            squares,
+        )
+        direction = turn(ratio, _transposed(state.bases))
+        none = partial(jax.tree.map, lambda new, old: jnp.where(is_first, old, new))
+        direction = jax.tree.map(lambda u: jnp.where(is_first, 0.0, u), direction)
+        momentum, squares = none(momentum, state.momentum), none(squares, state.squares)
+        statistics = jax.tree.map(
+            partial(update_statistics, self._shape, self.beta2), plans, seen, state.statistics
+        )
+        bases, squares = self._turn_bases(
+            plans, statistics, (state.bases, squares), is_first, step % self.config.basis_every == 0
+        )
+        return direction, SoapState(step + 1, statistics, bases, squares, momentum)
+
+    def _turn_bases(
+        self, plans: Any, statistics: Any, before: Any, is_first: Array, is_due: Array
+    ) -> tuple[Any, Any]:
+        """The bases and the squares in them: by eigenvectors at first, by one step of power
+        iteration when due, else as they were."""
+
+        def turned(job: Any) -> tuple[Any, Any]:
+            leaves, structure = jax.tree.flatten(statistics)
+            found = _in_batches(job, leaves, jax.tree.leaves(before[0]), self.spread)
+            parts = zip(*found, strict=True)
+            bases, orders = (jax.tree.unflatten(structure, part) for part in parts)
+            squares = jax.tree.map(self._whole, plans, before[1])
+            return bases, jax.tree.map(partial(_permute, self._shape), plans, squares, orders)
+
+        refreshed = lambda: jax.lax.cond(  # noqa: E731
+            is_first, lambda: turned(_eigenvectors), lambda: turned(_power_step)
+        )
+        if not jax.tree.leaves(statistics):
+            return before
+        return jax.lax.cond(is_first | is_due, refreshed, lambda: before)
+
+    def _whole(self, plan: Plan, x: Array) -> Array:
+        return self.spread.whole(x) if plan.sided else x
+
+    @property
+    def _shape(self) -> ShampooConfig:
+        """What Shampoo's blocks are to know."""
+        own = self.config
+        return ShampooConfig(
+            block_size=own.block_size,
+            merge_dims=0,
+            max_dim=own.max_dim,
+            min_rank=own.min_rank,
+            exclude=own.exclude,
+        )
+
+    def _plans(self, params: PyTree) -> Any:
+        return map_named(partial(make_plan, self._shape, True), params)
+
+
+def soap(config: SoapConfig, *args: Any, **options: Any) -> optax.GradientTransformation:
+    """The direction of SOAP's update, for optax. Arguments are the fields of `Soap`."""
+    rule = Soap(config, *args, **options)
+    return optax.GradientTransformation(rule.init, rule.update)
+
+
+def _turn(config: ShampooConfig, spread: Spread, plan: Plan, x: Array, bases: Matrices) -> Array:
+    """Along each dimension, the coefficients of x in the basis: Qᵀ x."""
+    if not plan.sided:
+        return x
+    x, done = spread.whole(x), []
+    for piece, of_kind in zip(_pieces(config, plan, x), bases, strict=True):
+        for axis, basis in enumerate(of_kind):
+            piece = jax.vmap(partial(multiply, axis=axis))(basis, piece)
+        done.append(piece)
+    return _joined(config, plan, done, x)
+
+
+def _transposed(bases: Any) -> Any:
+    return jax.tree.map(lambda basis: basis.swapaxes(-1, -2), bases)
+
+
+def _permute(config: ShampooConfig, plan: Plan, x: Array, orders: Any) -> Array:
+    """x with its entries along each dimension in those orders."""
+    if not plan.sided:
+        return x
+    done = []
+    for piece, of_kind in zip(_pieces(config, plan, x), orders, strict=True):
+        for axis, order in enumerate(of_kind):
+            piece = jax.vmap(partial(jnp.take, axis=axis))(piece, order)
+        done.append(piece)
+    return _joined(config, plan, done, x)
+
+
+def _pieces(config: ShampooConfig, plan: Plan, x: Array) -> list[Array]:
+    return cut(x.reshape(plan.layers, *plan.merged), config.block_size)
+
+
+def _joined(config: ShampooConfig, plan: Plan, pieces: list[Array], like: Array) -> Array:
+    return join(pieces, plan.merged, config.block_size).reshape(like.shape)
+
+
+def _eigenvectors(job: Float[Array, "n 2*n"]) -> tuple[Array, Array]:
+    """Of the statistics in the left half, by falling eigenvalue; nothing to permute."""
+    size = len(job)
+    _, vectors = jnp.linalg.eigh(job[:, :size])
+    return vectors[:, ::-1], jnp.arange(size)
+
+
+def _power_step(job: Float[Array, "n 2*n"]) -> tuple[Array, Array]:
+    """The basis in the right half, sorted by falling eigenvalue as it now estimates them, then
+    turned once towards the eigenvectors; and that order."""
+    size = len(job)
+    statistics, basis = job[:, :size], job[:, size:]
+    product = jnp.matmul(statistics, basis, precision=jax.lax.Precision.HIGHEST)
+    order = jnp.argsort(-(basis * product).sum(0))
+    return jnp.linalg.qr(product[:, order])[0], order
+
+
+def _in_batches(
+    job: Any, statistics: list[Array], bases: list[Array], spread: Spread
+) -> list[tuple[Array, Array]]:
+    """`job` of each pair of stacks of matrices; those of one size are one batch, dealt to the
+    devices."""
+    sizes: dict[int, list[int]] = {}
+    for place, stack in enumerate(statistics):
+        sizes.setdefault(stack.shape[-1], []).append(place)
+    found: dict[int, tuple[Array, Array]] = {}
+    for members in sizes.values():
+        both = [jnp.concatenate([statistics[i], bases[i]], -1) for i in members]
+        results = spread_jobs(job, jnp.concatenate(both), spread)
+        ends = np.cumsum([len(statistics[i]) for i in members])[:-1]
+        parts = (jnp.split(result, ends) for result in results)
+        found |= dict(zip(members, zip(*parts, strict=True), strict=True))
+    return [found[place] for place in range(len(statistics))]
