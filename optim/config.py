@@ -290,8 +290,8 @@ class OptimConfig:
             )
         if self.name == "schedule_free" and (self.ema_decay or not self.beta1):
             raise ValueError(
-                f"optim.name schedule_free averages its iterates itself, with beta1 above 0: it "
-                f"takes no optim.ema_decay {self.ema_decay}, and no beta1 {self.beta1}"
+                "optim.name schedule_free averages its iterates itself, with beta1 above 0, not "
+                f"{self.beta1}; use --optim.ema_decay=0, not {self.ema_decay}"
             )
         if self.name == "adam" and self.weight_decay:
             raise ValueError(
