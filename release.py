@@ -57,7 +57,7 @@ def _write_captions(found: Checkpoint, path: Path) -> None:
     if captions is None:
         raise ValueError(
             f"the training captions of {found.folder} are not known: its token records "
-            f"({found.records}) are gone, too large or without a tokenizer.json; leave out "
+            f"({found.records}) are gone, too large or without a tokenizer.json; omit "
             "--captions"
         )
     lines = [" ".join(caption.split()) for caption in captions]

@@ -31,7 +31,7 @@ STYLES = {
 """Name of the style in captions by package @iconify-json/NAME."""
 SHIPPED = Path(__file__).parent / "things.json.gz"
 # Offensive gestures are neither drawn nor learnt.
-LEFT_OUT = frozenset({"1F595"})
+OFFENSIVE = frozenset({"1F595"})
 _VARIATION = ("FE0F", "FE0E")  # text or emoji presentation: the same picture
 _TEXT_LIMIT = 512 << 20
 
@@ -220,7 +220,7 @@ def join(sets: Sequence[IconSet], emojis: Sequence[Emoji]) -> list[Drawing]:
         for slug in one.icons:
             code = one.code_points.get(slug)
             code = code if code in table else by_name.get(squash(slug))
-            if code and not _is_left_out(table[code]):
+            if code and not _is_offensive(table[code]):
                 found.setdefault(
                     (code, one.style), Drawing(table[code], one.style, slug, one.svg(slug))
                 )
@@ -228,8 +228,8 @@ def join(sets: Sequence[IconSet], emojis: Sequence[Emoji]) -> list[Drawing]:
     return [found[code, style] for code in table for style in styles if (code, style) in found]
 
 
-def _is_left_out(emoji: Emoji) -> bool:
-    return not LEFT_OUT.isdisjoint(plain_hexcode(emoji.hexcode).split("-"))
+def _is_offensive(emoji: Emoji) -> bool:
+    return not OFFENSIVE.isdisjoint(plain_hexcode(emoji.hexcode).split("-"))
 
 
 def _names(sets: Sequence[IconSet], table: Mapping[str, Emoji]) -> dict[str, str]:

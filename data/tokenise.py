@@ -114,7 +114,7 @@ def make_records(
             skipped=[f"{name}: {why}" for name, why in found.skipped[:_MAX_NAMED]],
             held_out_by=RULE,
             damaged_files={printable(k): printable(v) for k, v in source.damage.items()},
-            left_out=dict(sorted(source.left_out.counts.items())),
+            left_out=dict(sorted(source.unused.counts.items())),
             text=describe(folder, options.text_length),
             **about,
         )

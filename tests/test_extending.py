@@ -20,7 +20,7 @@ from data.encode import EncodeConfig
 from data.encode import main as encode
 from data.records import open_records
 from data.sources import Example, ReadingConfig, Source, kinds
-from data.sources.base import LeftOut
+from data.sources.base import Unused
 from data.sources.files import Tree
 from model import blocks, transformer
 from model import config as model_config
@@ -171,7 +171,7 @@ class Swatches(Source):
         self.kind, self.path = "swatches", tree.folder
         self.files = [tree.path("swatches.txt")]
         self._lines = self.files[0].read_text().splitlines()
-        self.damage, self.left_out, self.num_captioned = {}, LeftOut(), len(self._lines)
+        self.damage, self.unused, self.num_captioned = {}, Unused(), len(self._lines)
         self.about, self.sought = "swatches", "swatches.txt names the colours"
 
     def __len__(self) -> int:

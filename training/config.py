@@ -1,5 +1,5 @@
 """Configuration of a training run: length, batch, precision, intervals, checkpoints, devices,
-tracker; and what every trainer's configuration has."""
+tracker; and the settings that every trainer has."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,10 +22,10 @@ class TrainingConfig:
     """Length, batch, precision and the intervals of periodic work."""
 
     steps: int = 500
-    """Optimizer updates in all; 0 = as training.epochs says."""
+    """Optimizer updates in all; 0 = training.epochs decides."""
     epochs: float = 0.0
-    """Length in passes over the training examples, in place of training.steps: the updates whose
-    batches have so many examples, however they grow. 0 = as training.steps says."""
+    """Length in passes over the training examples, in place of training.steps: as many updates as
+    it takes for their batches to hold so many examples. 0 = training.steps decides."""
     batch_size: int = 32
     """Examples per update, over all devices and micro-batches."""
     batch_ramp: tuple[str, ...] = ()
@@ -36,43 +36,44 @@ class TrainingConfig:
     """Micro-batches whose gradients are averaged into one update: the same update with less
     memory."""
     micro_batch_size: MicroBatchSize = 0
-    """Examples a device holds at a time, in place of accumulation_steps. auto: the most that its
-    memory has room for, found by compiling the step and, on an accelerator, trying it. 0 = as
-    accumulation_steps says."""
+    """Examples a device holds at a time, in place of accumulation_steps. auto: the most that fit in
+    its memory, found by compiling the step and, on an accelerator, trying it. 0 =
+    accumulation_steps decides."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products; optimizer state, norms, softmax and loss stay float32,
-    weights are as param_dtype says. float16 trains with dynamic loss scaling."""
+    weights follow param_dtype. float16 trains with dynamic loss scaling."""
     param_dtype: ParamDtype = "float32"
-    """Precision that matrices and tables are kept in. bfloat16 halves their memory (with adamw's
-    state a sixth of all); it costs precision: 8 bits, so that each update is rounded, at random,
-    and a micro-batch's gradient as well. Norms, biases, sums of gradients, optimizer state and
-    averages stay float32."""
+    """Precision of stored matrices and tables. bfloat16 halves their memory (with adamw's state a
+    sixth of all). It costs precision: 8 bits, so each update is rounded, at random, and so is a
+    micro-batch's gradient. Norms, biases, sums of gradients, optimizer state and averages stay
+    float32."""
     matmul_precision: MatmulPrecision = "default"
-    """How exact products of float32 are in the training step: default, the fastest the device has
-    (on TPUs bfloat16, on GPUs TF32), high (about TF32's on TPUs, in three passes) or highest (true
-    float32). CPUs are always true."""
+    """Precision of float32 products in the training step. default is the device's fastest (bfloat16
+    on TPUs, TF32 on GPUs), high is about TF32 on TPUs, in three passes, and highest is true
+    float32. CPUs always use true float32."""
     on_spike: OnSpike = "skip"
     """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
     regular checkpoint and skip the batches around it, or off. An update whose loss or gradient is
-    NaN or infinite is never made, whatever this says."""
+    NaN or infinite is never made, with any setting."""
     spike_threshold: float = 10.0
-    """How far above the median of the last good updates a jump is, in robust standard deviations of
-    the loss, or of the logarithm of the norm; in ordinary runs nothing is above 3.1."""
+    """Height of a jump above the median of the last good updates, in robust standard deviations of
+    the loss or of the logarithm of the norm. In ordinary runs nothing is above 3.1."""
     spike_window: int = 128
-    """How many good updates that median is over; before there are so many, and in the warm-up of
-    the learning rate, nothing is a spike."""
+    """Number of good updates in that median. Before there are so many, and in the warm-up of the
+    learning rate, nothing is a spike."""
     spike_patience: int = 10
-    """Spikes in a row after which the next one is taken for a lasting new level, as other settings
-    or data bring it: its update is made, and the median starts anew. With on_spike=rollback, so
+    """Spikes in a row after which the next one counts as a lasting new level, as after a change of
+    settings or data: its update is made, and the median starts anew. With on_spike=rollback, so
     many rollbacks to one checkpoint come first. Less than bad_update_budget."""
     rollback_batches: int = 100
-    """With on_spike=rollback: batches skipped before and after the one that spiked, as far back as
-    the checkpoint."""
+    """With on_spike=rollback: batches skipped before and after the spike, as far back as the
+    checkpoint."""
     bad_update_budget: int = 20
-    """Updates not made, or rolled back, of about the last 1,000, beyond which the run stops."""
+    """Updates that may be skipped or rolled back among about the last 1,000; with more the run
+    stops."""
     skip_batches: tuple[str, ...] = ()
     """Batches to skip, by hand: ranges a:b from batch a up to but without b, of batches that are
-    still to come. Update n + 1 takes batch n where none is skipped."""
+    still to come. Update n + 1 takes batch n if none is skipped."""
     loss_scale_window: int = 200
     """float16: updates without overflow after which the loss scale doubles; an overflow halves
     it."""
@@ -82,8 +83,8 @@ class TrainingConfig:
     """float16: overflows in a row at the floor at which the run stops; below bad_update_budget,
     which counts them too."""
     stop_after: str = ""
-    """HH:MM, such as 11:45: save and leave, as at SIGTERM and with exit code 75, so long after this
-    process began; for a job with an end."""
+    """HH:MM, such as 11:45: save and end, as at SIGTERM and with exit code 75, so long after this
+    process began; for a job with a time limit."""
     profile: str = ""
     """a:b, such as 100:110: a trace of updates a + 1 to b by jax's profiler, in RUN/profile."""
     norms_every: int = 0
@@ -169,7 +170,7 @@ class CheckpointConfig:
     """Updates between checkpoints; one is always written at the end and on SIGTERM."""
     minutes: float = 0.0
     """Minutes after which one is written anyway, counted from the one before; with several
-    processes by the clock of process 0. 0 = by the number of updates alone."""
+    processes by the clock of process 0. 0 = only the number of updates counts."""
     keep: int = 3
     """Newest checkpoints kept; older ones are deleted. 0 = all are kept."""
     keep_every: int = 0
@@ -181,10 +182,10 @@ class CheckpointConfig:
     never best."""
 
     folder: str = ""
-    """Where they are written: a folder on another disk, or gs://BUCKET/NAME or s3://BUCKET/NAME,
-    which machines without a shared disk need. Metrics, logbook and the like stay in output_dir and
-    are copied there at each save, and come back to an empty output_dir with the same command.
-    Default: output_dir/checkpoints."""
+    """Place for checkpoints: a folder on another disk, or gs://BUCKET/NAME or s3://BUCKET/NAME,
+    which machines without a shared disk need. Metrics, logbook and the like stay in output_dir, are
+    copied there at each save, and come back to an empty output_dir with the same command. Default:
+    output_dir/checkpoints."""
 
     def __post_init__(self) -> None:
         check_least(self, "checkpoint", 0, "every", "minutes", "keep", "keep_every")
@@ -203,13 +204,13 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """Devices and processes; none of it changes what is computed, but for rounding."""
+    """Devices and processes. They change results only by rounding."""
 
     mode: ParallelMode = "pmap"
     """pmap shards the batch over the devices and replicates the state on each; mesh can shard the
     state as well, for models that do not fit one device."""
     devices: int = 0
-    """Devices of each process the batch is spread over; 0 = all there are."""
+    """Devices of each process over which the batch is spread; 0 = all."""
     fsdp: int = 1
     """With mesh: weights and optimizer state are sharded into so many parts, and all-gathered layer
     by layer as they are needed. Devices beyond fsdp × tensor hold replicas."""
@@ -220,10 +221,10 @@ class ParallelConfig:
     """HOST:PORT of process 0, where the processes of a run meet. Found under SLURM, Open MPI,
     Kubernetes and on TPU pods; else the same on every process."""
     num_processes: int | None = None
-    """How many processes there are; found like the coordinator. 1 = this one is alone, whatever a
-    launcher says: for several runs under one srun or in one indexed Job."""
+    """Number of processes; found like the coordinator. 1 = this one is alone, whatever a launcher
+    says: for several runs under one srun or in one indexed Job."""
     process_id: int | None = None
-    """Which of them this is, from 0; found like the coordinator."""
+    """Number of this process, from 0; found like the coordinator."""
 
     def __post_init__(self) -> None:
         for name in ("fsdp", "tensor", "num_processes"):
@@ -248,7 +249,7 @@ class TrackerConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What every training run is a function of, besides its model and its data."""
+    """Settings of every training run, besides its model and its data."""
 
     output_dir: str | None = None
     """Run folder; the same folder again resumes. Default: a new runs/DATE-NAME, so that no run is

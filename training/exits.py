@@ -1,6 +1,6 @@
 """Exit codes of a run, and how a process ends with one.
 
-This file imports nothing that takes time: training/signals.py needs it before all that does.
+This file imports nothing slow, because training/signals.py needs it before slow imports.
 """
 
 import contextlib
@@ -29,12 +29,11 @@ STOP_SIGNALS = tuple(
     for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
     if hasattr(signal, name)  # Windows has SIGTERM alone
 )
-"""Each of these asks a run to save and leave: of a scheduler, of SLURM's --signal, of a terminal
-that is closed."""
+"""Signals that ask a run to save and end: a scheduler's, SLURM's --signal, a closed terminal's."""
 
 
 class StoppedError(SystemExit):
-    """A run was asked to stop, and is saved. Ends an entry point with STOPPED."""
+    """A run was asked to stop, and is saved. It ends an entry point with STOPPED."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED)

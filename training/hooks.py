@@ -13,8 +13,9 @@ EvalLoss = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
 def evaluate_loss(
     loss: EvalLoss, sets: Mapping[str, Callable[[], Iterable[dict[str, np.ndarray]]]]
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """A hook that gives the mean of `loss` over each named set; `loss` gives the sum over a batch
-    and its weight, as training/devices/parallel.py's compile_sums makes it do over devices."""
+    """A hook that returns the mean of `loss` over each named set. `loss` returns the sum over a
+    batch and its weight, over all devices if training/devices/parallel.py's compile_sums made
+    it."""
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
         values = {}

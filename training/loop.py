@@ -17,7 +17,7 @@ from training.update.observables import OBSERVED, unpack
 from training.update.state import TrainState
 
 Row = dict[str, Any]
-"""Numbers by name; of some observables vectors, as lists."""
+"""Numbers by name; some observables are vectors, as lists."""
 Show = Callable[[int, str, Path], None]
 """(step, name, file of a picture) → nothing"""
 
@@ -36,7 +36,7 @@ class Hook:
 
 
 def stop_at_nan(step: int, row: Row) -> None:
-    """Raises ValueError when the loss is NaN or infinite."""
+    """Raise ValueError if the loss is NaN or infinite."""
     if not math.isfinite(row.get("train/loss", 0.0)):
         raise ValueError(
             f"the loss is {row['train/loss']} at step {step}; no checkpoint of it was written. "
@@ -62,12 +62,12 @@ def fit(
     """Train until `steps` updates are finished in all, or until `stop` is received.
 
     `batch_at(n)` is the batch of the update that follows n finished ones. Each update's metrics are
-    fetched only after the next one has been dispatched, which keeps the accelerator busy; before a
-    hook runs they are fetched at once, so that a checkpoint never runs ahead of the metrics.
-    Before a batch of another size the state is saved: a stop need not wait for the compiler.
-    `record` gets each row, `show` each picture of a hook. `between(n, state)` may replace the state
-    before that update (a VQGAN renews its codebook). `watch` sees each row first and may raise.
-    `is_stop(n)`, asked before each update, is `stop.received` unless processes must agree on it.
+    fetched only after the next update has been dispatched, which keeps the accelerator busy. Before
+    a hook runs they are fetched at once, so a checkpoint is never ahead of the metrics. Before a
+    batch of another size the state is saved: a stop need not wait for the compiler. `record` gets
+    each row, `show` each picture of a hook. `between(n, state)` may replace the state before that
+    update (a VQGAN renews its codebook). `watch` sees each row first and may raise. `is_stop(n)`,
+    asked before each update, is `stop.received` unless processes must agree on it.
     """
     clock = _Clock()
     rows = _Rows(clock, watch, record)
@@ -168,8 +168,8 @@ def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) ->
 def _rescued(
     stop: StopSignal | None, deliver: Callable[[], None], save: Callable[[], Any]
 ) -> contextlib.AbstractContextManager[None]:
-    """While hooks run, which may compile for long, the state can be saved without them; where
-    several processes hold it, it takes them all."""
+    """A context for hooks, which may compile for long: meanwhile the state can be saved without
+    them. If several processes hold the state, all of them must take part."""
     if stop is None or jax.process_count() > 1:
         return contextlib.nullcontext()
 

@@ -1,5 +1,5 @@
-"""What is trained, as a value: train.py and vqgan/train.py each make one, training/session.py
-trains it."""
+"""A recipe: everything that is trained, as a value. train.py and vqgan/train.py each make one,
+training/session.py trains it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ Shapes = dict[str, jax.ShapeDtypeStruct]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a recipe: its folder, its devices, and what a device holds at a time."""
+    """One run of a recipe: its folder, its devices, and its micro-batch."""
 
     folder: Path
     devices: Devices
@@ -37,7 +37,7 @@ class Run:
 
 
 def no_start(path: str, fresh: PyTree) -> tuple[PyTree, list[str]]:
-    """Refuse --init_from: a recipe that cannot read weights."""
+    """Refuse --init_from, for a recipe that cannot read weights."""
     raise ValueError(f"init_from {path}: this trainer has no weights to start from")
 
 
@@ -54,10 +54,10 @@ class Recipe:
     loss: Loss
     open_batches: Callable[[BatchPlan, Devices], BatchAt]
     batch_shapes: Callable[[int], Shapes]
-    """Arrays of a whole batch of so many examples, without their memory."""
+    """The arrays of a whole batch of so many examples as shapes, without their memory."""
     depends_on: Mapping[str, str]
-    """What a run depends on besides its settings, such as the data's digest: saved with each
-    checkpoint, and the same on resume."""
+    """Dependencies of a run besides its settings, such as the data's digest. They are saved with
+    each checkpoint, and must be the same on resume."""
     players: Players = field(default_factory=dict)
     """Further sets of parameters that are trained beside the model's, by name."""
     observables: Sequence[Observable] = ()
@@ -65,19 +65,19 @@ class Recipe:
     splits: Sequence[str] = ()
     """Names of the held-out splits that the hooks evaluate."""
     examples: int = 0
-    """Training examples, which training.epochs counts passes over; 0 = not known."""
+    """Number of training examples, for training.epochs; 0 = not known."""
     summary: str = ""
     """A few words about the data, printed at the start."""
     prepare: Callable[[Run], None] = nothing
-    """Puts what belongs to the run into its folder; called on process 0 before the first update."""
+    """Puts the run's own files into its folder; called on process 0 before the first update."""
     hooks: Callable[[Run], Sequence[Hook]] = lambda run: ()
     """Periodic work on finished states."""
     between: Between | None = None
     """Work between updates that may replace the state; a pure function of its arguments."""
     costs: Callable[[Devices], Costs] = lambda devices: NO_COSTS
-    """What an example costs, for figures of speed."""
+    """The costs of an example, for figures of speed."""
     start_from: Callable[[str, PyTree], tuple[PyTree, list[str]]] = no_start
     """(--init_from, fresh parameters on the devices) → parameters with its weights, and lines about
-    them for the logbook. Raises ValueError where they are of another model."""
+    them for the logbook. Raises ValueError for another model's weights."""
     finish: Callable[[Run, TrainState], None] = lambda run, state: None
     """Called on every process once the last update is made, and at each later start."""

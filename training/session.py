@@ -83,7 +83,7 @@ class _Session:
     def __init__(
         self, config: RunConfig, recipe: Recipe, run: Run, read: runs.Read, epochs: float = 0.0
     ) -> None:
-        """`epochs`: what the configuration's steps were counted from, if they were."""
+        """`epochs`: the setting that the configuration's steps were counted from, if any."""
         self._config, self._recipe, self._run, self._read = config, recipe, run, read
         self._epochs = epochs
         self._book = Logbook(run.folder, run.devices.is_first)
@@ -127,7 +127,7 @@ class _Session:
         return state
 
     def _first_state(self, checkpoints: Checkpoints) -> tuple[TrainState, list[str]]:
-        """Where the run starts from, and lines about it for the logbook."""
+        """The first state of the run, and lines about its origin for the logbook."""
         return (
             self._resume(checkpoints)
             or self._branch_from(self._config.branch_from)
@@ -167,7 +167,7 @@ class _Session:
         return parallel.create(self._create, self._run.devices), []
 
     def _make_plan(self, start: int, skips: Skips, changes: runs.Changes | None) -> BatchPlan:
-        """The batches of the whole run: until `start` as they were, from there on as configured.
+        """The batches of the whole run: unchanged until `start`, from there on as configured.
 
         Raises:
             ValueError: batches of several sizes were skipped, and the schedule counts examples.
@@ -184,7 +184,7 @@ class _Session:
         return plan
 
     def _like(self) -> TrainState:
-        """Shapes and shardings of a state; only what may begin within a run has values."""
+        """Shapes and shardings of a state; only parts that may begin within a run have values."""
         devices, create = self._run.devices, self._create
         names = ("loss_scale", "guard", "players")
         begun = parallel.create(lambda: {n: getattr(create(), n) for n in names}, devices)
@@ -259,7 +259,7 @@ class _Session:
 
     @contextlib.contextmanager
     def _noted(self, tracker: Tracker) -> Iterator[None]:
-        """Note in the logbook what ends training early."""
+        """Log in the logbook what ends training early."""
         try:
             yield
         except BaseException as error:
@@ -269,7 +269,7 @@ class _Session:
             raise
 
     def _note_start(self, step: int, changes: runs.Changes | None, lines: list[str]) -> None:
-        """`lines` are about a fresh state."""
+        """Log the start; `lines` are about a fresh state."""
         folder, devices = self._run.folder, self._run.devices
         if step:
             print(f"{folder}: resumed from step {step}")
@@ -303,14 +303,15 @@ class _Session:
 
 
 def _count_params(config: RunConfig, params: Any) -> str:
-    """Such as "3,456,000 parameters, of which 120,000 are trained"."""
+    """A text such as "3,456,000 parameters, of which 120,000 are trained"."""
     part = trained_part(params, make_is_trained(config.optim.freeze, config.optim.trained))
     size, own = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, part))
     return f"{size:,} parameters" + (f", of which {own:,} are trained," if own < size else "")
 
 
 def _old_plan(training: TrainingConfig, changes: runs.Changes) -> BatchPlan:
-    """What the settings before these changes planned, for a checkpoint that does not say it."""
+    """The plan of batches by the settings before these changes, for a checkpoint that does not hold
+    one."""
     names = ("batch_size", "batch_ramp")
     old = {name: changes.get(f"training.{name}", (getattr(training, name),))[0] for name in names}
     return BatchPlan(old["batch_size"], tuple(map(parse_ramp, old["batch_ramp"])))

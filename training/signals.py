@@ -1,9 +1,9 @@
 """Signals that ask a run to stop, and Ctrl-C: the state is saved, and the exit code is STOPPED.
 
-Python's own handlers wait until C++ returns, which during a compilation may be half an hour. So a
-thread watches as well: where the main thread does not come back, it saves and ends the process.
+Python's own handlers wait until C++ returns, which may take half an hour during a compilation. So a
+thread watches as well: if the main thread does not come back, it saves and ends the process.
 
-This file imports nothing that takes time: it comes before all that does.
+This file imports nothing slow, because it is imported first.
 """
 
 import contextlib
@@ -21,13 +21,14 @@ from training import exits
 from training.spans import parse_duration
 
 STARTED = time.monotonic()
-"""When this process began, as near as Python knows; training.stop_after counts from it."""
+"""The time when this process began, as near as Python knows; training.stop_after counts from it."""
 PATIENCE = 5.0  # seconds for the main thread to come back
 
 
 def leave_early() -> None:
-    """From now on, and whenever no StopSignal is entered, the STOP_SIGNALS end this process at once
-    with STOPPED: there is nothing to save. For entry points, before they import and open things."""
+    """End this process at once with STOPPED at any of the STOP_SIGNALS, from now on and whenever no
+    StopSignal is entered: there is nothing to save. For entry points, before they import and open
+    things."""
     here, there = socket.socketpair()
     here.setblocking(False)
 
@@ -53,15 +54,15 @@ def _heeded() -> list[signal.Signals]:
 
 
 class StopSignal:
-    """Turns the STOP_SIGNALS and Ctrl-C into a wish that the loop grants after the update at hand.
+    """Turns the STOP_SIGNALS and Ctrl-C into a wish that the loop grants after the current update.
     A second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        """Until `shield` says otherwise there is nothing to rescue, and the thread may end the
+        """Until `shield` is called there is nothing to rescue, and the thread may end the
         process."""
         self.received = False
         self.leave: Callable[[], None] = lambda: None
-        """The last thing done in a process that the thread ends; it may not need the main one."""
+        """Called last in a process that the thread ends; it may not need the main thread."""
         self._rescue: Callable[[], None] | None = lambda: None
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -89,8 +90,8 @@ class StopSignal:
         self._there.close()
 
     def by(self, duration: str) -> None:
-        """Stop so long after the process began, as a signal would: HH:MM, or "" for never.
-        Raises ValueError."""
+        """Stop so long after the process began, as at a signal: HH:MM, or "" for never. Raises
+        ValueError."""
         if not duration:
             return
 
@@ -105,8 +106,8 @@ class StopSignal:
         self._timer.start()
 
     def shield(self, rescue: Callable[[], None] | None) -> None:
-        """From now on the thread may end the process after `rescue()`; None: it must not, the main
-        thread has the state. Waits for a rescue under way, which does not return."""
+        """From now on the thread may end the process after `rescue()`; None: it must not, because
+        the main thread has the state. Waits for a rescue under way, which does not return."""
         with self._lock:
             self._rescue = rescue
 

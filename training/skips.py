@@ -1,7 +1,7 @@
 """Batches that are skipped, by hand or after a spike.
 
-At a spike PaLM (arXiv:2204.02311, §5.1) went back about 100 updates and skipped 200 to 500
-batches. The same batches did not spike from other parameters: it is the pair that does.
+At a spike PaLM (arXiv:2204.02311, §5.1) went back about 100 updates and skipped 200 to 500 batches.
+The same batches did not spike with other parameters: the pair does.
 """
 
 import json
@@ -17,20 +17,20 @@ MOST = 2**62
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedBatches:
     """Batches start:stop that are never trained on (again), numbered as if none were skipped."""
 
     start: int
     stop: int
     step: int
-    """Finished updates when this was decided: what came before stays as it was."""
+    """Finished updates at the time of the decision: earlier updates stay unchanged."""
     why: str
     spike: int | None = None
     """Step at which the loss or the gradient jumped; None = by hand."""
 
 
-def read_ranges(path: Path) -> list[LeftOut]:
-    """The ranges of a RUN/skips.json; none where there is no file. Raises ValueError."""
+def read_ranges(path: Path) -> list[SkippedBatches]:
+    """The ranges of a RUN/skips.json; none if there is no file. Raises ValueError."""
     ranges = []
     for number, one in enumerate(read_list(path), 1):
         kinds = {**dict.fromkeys(("start", "stop", "step"), int), "why": str}
@@ -41,8 +41,10 @@ def read_ranges(path: Path) -> list[LeftOut]:
         if not wrong and not 0 <= one["start"] < one["stop"] < MOST:
             wrong = ["start", "stop"]
         if wrong:
-            raise ValueError(f"{path} is no list of left-out batches: {wrong[0]} of range {number}")
-        ranges.append(LeftOut(**one))
+            raise ValueError(
+                f"{path} is not a list of skipped batches: {wrong[0]} of range {number}"
+            )
+        ranges.append(SkippedBatches(**one))
     return ranges
 
 
@@ -52,10 +54,10 @@ class Skips:
 
     def __init__(self, path: Path, is_writer: bool = True) -> None:
         self._path, self._is_writer = path, is_writer
-        self.ranges: list[LeftOut] = []
-        # Of several processes the first one's file counts: the others may have no such disk.
+        self.ranges: list[SkippedBatches] = []
+        # Among several processes the first one's file counts: the others may have no such disk.
         found = from_first(lambda: [vars(one) for one in read_ranges(path)])
-        self.ranges = [LeftOut(**one) for one in found]
+        self.ranges = [SkippedBatches(**one) for one in found]
 
     def position(self, n: int) -> int:
         """The batch of the update that follows `n` finished ones."""
@@ -68,20 +70,20 @@ class Skips:
         """The number of examples in `n` updates. `examples_at(batch)` counts the examples of all
         batches before that one."""
         batch = self.position(n)
-        left_out = (one for one in self.ranges if one.start < batch)
+        skipped = (one for one in self.ranges if one.start < batch)
         return examples_at(batch) - sum(
-            examples_at(one.stop) - examples_at(one.start) for one in left_out
+            examples_at(one.stop) - examples_at(one.start) for one in skipped
         )
 
-    def leave_out(
+    def skip(
         self, start: int, stop: int, step: int, why: str, spike: int | None = None
-    ) -> list[LeftOut]:
-        """Skip start:stop from `step` finished updates on, and return the ranges that this adds to
-        those skipped already. Nothing changes about the finished updates."""
+    ) -> list[SkippedBatches]:
+        """Skip start:stop from `step` finished updates on, and return the ranges that are new.
+        Finished updates stay unchanged."""
         free = [(max(start, self.position(step)), stop)]
         for old in self.ranges:
             free = [piece for one in free for piece in _without(one, old)]
-        added = [LeftOut(a, b, step, why, spike) for a, b in free if a < b]
+        added = [SkippedBatches(a, b, step, why, spike) for a, b in free if a < b]
         self.ranges = sorted([*self.ranges, *added], key=lambda one: one.start)
         if added and self._is_writer:
             text = json.dumps([vars(one) for one in self.ranges], indent=1)
@@ -89,7 +91,7 @@ class Skips:
         return added
 
 
-def _without(one: tuple[int, int], old: LeftOut) -> list[tuple[int, int]]:
+def _without(one: tuple[int, int], old: SkippedBatches) -> list[tuple[int, int]]:
     before = (one[0], min(one[1], old.start))
     after = (max(one[0], old.stop), one[1])
     return [piece for piece in (before, after) if piece[0] < piece[1]]

@@ -22,7 +22,7 @@ from training.update.state import TrainState
 
 
 class RollbackError(Exception):
-    """Raised in the loop at a spike with on_spike=rollback; the session goes back."""
+    """Raised in the loop at a spike with on_spike=rollback; the session rolls back."""
 
     def __init__(self, step: int, text: str) -> None:
         super().__init__(text)
@@ -54,7 +54,7 @@ class Supervisor:
         self._row: Row = {}
         self._overflows = 0
         for text in self._settings.skip_batches:
-            self._leave_out(*parse_range(text), int(state.step), "by hand")
+            self._skip(*parse_range(text), int(state.step), "by hand")
 
     def show(self, step: int, name: str, picture: Path) -> None:
         """Mirror a picture that a hook made."""
@@ -71,16 +71,14 @@ class Supervisor:
         if self._settings.on_spike == "rollback":
             self._tracker.release(self._regular_before(step + 1) or 0)
 
-    def _leave_out(
-        self, start: int, stop: int, step: int, why: str, spike: int | None = None
-    ) -> None:
-        for one in self.skips.leave_out(start, stop, step, why, spike):
+    def _skip(self, start: int, stop: int, step: int, why: str, spike: int | None = None) -> None:
+        for one in self.skips.skip(start, stop, step, why, spike):
             text = f"batches {one.start}:{one.stop}, {why}"
-            self._book.tell("left out", step, text, first=one.start, stop=one.stop)
+            self._book.tell("skip batches", step, text, first=one.start, stop=one.stop)
 
     def watch(self, step: int, row: Row) -> None:
-        """Log what the guard did. Raises ValueError when it did so too often, and RollbackError
-        when the run goes back to a checkpoint."""
+        """Log the guard's decision. Raises ValueError if there are too many bad updates, and
+        RollbackError if the run goes back to a checkpoint."""
         self._check_scale(step, row)
         event = row.get("guard/event", 0)
         if not event:
@@ -121,7 +119,7 @@ class Supervisor:
         return ValueError(f"{text}. Updates since the last checkpoint are lost: {kept}")
 
     def _check_scale(self, step: int, row: Row) -> None:
-        """Raises ValueError when float16 overflows again and again at the lowest loss scale."""
+        """Raise ValueError if float16 overflows again and again at the lowest loss scale."""
         if "loss_scale/skipped" not in row:
             return
         at_floor = row["loss_scale/scale"] <= self._settings.loss_scale_floor
@@ -134,7 +132,7 @@ class Supervisor:
             )
 
     def _may_go_back(self, step: int) -> bool:
-        """Whether there is a checkpoint, and going back to it was not in vain again and again."""
+        """True if there is a checkpoint, and few rollbacks to it were in vain."""
         back = self._way_back(step)
         spikes = (one for one in self.skips.ranges if one.spike is not None)
         in_vain = {one.why for one in spikes if one.step == back}
@@ -172,17 +170,17 @@ class Supervisor:
         self._book.tell("rollback", step, f"{error}: back to step {back}", back=back, batch=batch)
         first = max(batch - wide, self.skips.position(back))
         why = f"spike {len(spikes) + 1}, at step {step}"
-        self._leave_out(first, batch + 1 + wide, back, why, step)
+        self._skip(first, batch + 1 + wide, back, why, step)
         self._tracker.rewind(back)
         return state
 
 
 def _advice(event: int) -> str:
-    """What to resume with after too many bad updates."""
+    """A sentence of advice for resuming after too many bad updates."""
     lower = "Resume with a lower optim.learning_rate (--allow_changes optim.learning_rate)"
     if event == SPIKE:
         return (
             f"{lower}; or, if the loss is at a new level for good, with a training.spike_patience "
             "below that budget or --training.on_spike=off (--allow_changes 'training.*spike*')"
         )
-    return f"{lower}, or leave batches out (--training.skip_batches)"
+    return f"{lower}, or skip batches (--training.skip_batches)"

@@ -39,7 +39,7 @@ class VQGANConfig:
     """Channels of each level; every level after the first has half the resolution."""
     encoder_blocks: tuple[int, ...] = (1, 1)
     """Residual blocks of the encoder in each level: lighter than the decoder, which has to paint
-    what the codes leave out."""
+    what the codes lack."""
     decoder_blocks: tuple[int, ...] = (2, 2)
     """Residual blocks of the decoder in each level, in the same order as channels."""
     attention_resolutions: tuple[int, ...] = ()

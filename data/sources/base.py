@@ -50,7 +50,7 @@ class Example:
 
 
 @dataclass
-class LeftOut:
+class Unused:
     """Skipped files, counted by reason, with the first names of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class LeftOut:
         if self.counts[reason] <= _NAMED:
             self.names.setdefault(reason, []).append(name)
 
-    def join(self, other: "LeftOut") -> None:
+    def join(self, other: "Unused") -> None:
         """Add the counts of another."""
         for reason, names in other.names.items():
             had = self.names.setdefault(reason, [])
@@ -88,7 +88,7 @@ class Source(ABC):
     """Every file it reads."""
     damage: dict[str, str]
     """Files that could be read only in part, and why."""
-    left_out: LeftOut
+    unused: Unused
     """Files that look as if they belonged to the source and are skipped."""
     num_captioned: int
     """Pictures that have a caption file or column."""
@@ -111,7 +111,7 @@ class Source(ABC):
     def oddities(self) -> list[str]:
         """Sentences about files that are damaged or skipped."""
         damaged = [printable(f"{name} is damaged: {why}") for name, why in self.damage.items()]
-        return damaged + self.left_out.sentences()
+        return damaged + self.unused.sentences()
 
     def describe(self) -> str:
         """One line: the layout, and the numbers of pictures and captions."""

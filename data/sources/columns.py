@@ -16,7 +16,7 @@ from typing import Any
 
 from data.pictures import MAX_BYTES
 from data.sources import texts
-from data.sources.base import Example, LeftOut, Source, printable
+from data.sources.base import Example, Source, Unused, printable
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.names import words_of
 from data.sources.places import Places
@@ -61,7 +61,7 @@ class ColumnSource(Source):
         self, table: Table, kind: str, about: str, places: Places, config: ReadingConfig = PLAIN
     ) -> None:
         self.kind, self.path, self.files, self.config = kind, table.path, table.files, config
-        self.damage, self.left_out = {}, LeftOut()
+        self.damage, self.unused = {}, Unused()
         self._table, self._places = table, places
         self._ends = list(accumulate(table.counts))
         names = ", ".join(table.schema.names)

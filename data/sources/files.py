@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from data.sources.base import LeftOut
+from data.sources.base import Unused
 
 PICTURE_ENDINGS = (
     *("jpg", "jpeg", "png", "webp", "jfif", "jpe", "bmp", "gif", "tif", "tiff", "avif"),
@@ -41,7 +41,7 @@ class Tree:
 
     folder: Path
     names: list[str]
-    left_out: LeftOut
+    unused: Unused
 
     @cached_property
     def pictures(self) -> list[str]:
@@ -85,25 +85,25 @@ def walk(folder: Path) -> Tree:
     """All files below a folder. Hidden ones (macOS writes ._0001.jpg) are skipped, and so are pipes
     and sockets, which would keep a reader waiting. A linked folder is followed, each folder once,
     so that circles end. Links to nowhere stay, and are reported as unreadable."""
-    left_out = LeftOut()
-    names = [os.path.relpath(path, folder) for path in _walk(folder, left_out)]
-    return Tree(folder, [name.replace(os.sep, "/") for name in names], left_out)
+    unused = Unused()
+    names = [os.path.relpath(path, folder) for path in _walk(folder, unused)]
+    return Tree(folder, [name.replace(os.sep, "/") for name in names], unused)
 
 
-def _walk(folder: Path, left_out: LeftOut) -> Iterator[str]:
+def _walk(folder: Path, unused: Unused) -> Iterator[str]:
     been: set[tuple[int, int]] = set()
     # Real folders go first, so that links to them find them visited.
     linked: list[str] = []
     starts = [str(folder)]
 
     def closed(error: OSError) -> None:
-        left_out.add("folders that cannot be read", os.path.relpath(error.filename, folder))
+        unused.add("folders that cannot be read", os.path.relpath(error.filename, folder))
 
     while starts:
         for here, folders, names in os.walk(starts.pop(0), onerror=closed):
             stat = os.stat(here)
             if (stat.st_dev, stat.st_ino) in been or len(been) >= _MAX_FOLDERS:
-                left_out.add("linked folders that were read already", os.path.relpath(here, folder))
+                unused.add("linked folders that were read already", os.path.relpath(here, folder))
                 folders[:] = []
                 continue
             been.add((stat.st_dev, stat.st_ino))
@@ -114,6 +114,6 @@ def _walk(folder: Path, left_out: LeftOut) -> Iterator[str]:
                 if os.path.isfile(path) or not os.path.exists(path):
                     yield path
                 else:
-                    left_out.add("pipes, sockets and devices", os.path.relpath(path, folder))
+                    unused.add("pipes, sockets and devices", os.path.relpath(path, folder))
         if not starts:
             starts, linked = linked, []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.pictures import MAX_BYTES
 from data.sources import texts
-from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, LeftOut, Source
+from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, Source, Unused
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import Tree
 from data.sources.names import caption_from_name
@@ -24,11 +24,11 @@ class FolderSource(Source):
         self, tree: Tree, config: ReadingConfig = PLAIN, pairs: Sequence[Pair] | None = None
     ) -> None:
         self.path, self.config, self._tree = tree.folder, config, tree
-        self.damage, self.left_out = {}, LeftOut()
-        self.left_out.join(tree.left_out)
+        self.damage, self.unused = {}, Unused()
+        self.unused.join(tree.unused)
         if pairs is None:
             places = {name: i for i, name in enumerate(tree.names)}
-            pairs = pair(tree.names, [places[n] for n in tree.pictures], self.left_out)
+            pairs = pair(tree.names, [places[n] for n in tree.pictures], self.unused)
         self._pairs = pairs
         is_named = config.captions == "names"
         self.num_captioned = len(pairs) if is_named else sum(bool(p.texts) for p in pairs)

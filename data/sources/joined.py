@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data.sources.base import Example, LeftOut, Source
+from data.sources.base import Example, Source, Unused
 from data.sources.parts import SourceOfParts
 
 
@@ -18,10 +18,10 @@ class JoinedSource(SourceOfParts):
         self._sources = list(sources)
         self.divide(map(len, sources))
         self.path = Path(os.path.commonpath([one.path.absolute() for one in sources]))
-        self.damage, self.left_out = {}, LeftOut()
+        self.damage, self.unused = {}, Unused()
         for one in sources:
             self.damage |= one.damage
-            self.left_out.join(one.left_out)
+            self.unused.join(one.unused)
         self.num_captioned = sum(one.num_captioned for one in sources)
         parts = [f"{one.path.name} ({one.about}, {len(one):,})" for one in sources]
         self.about = f"{len(sources)} sources, {', '.join(parts)}"

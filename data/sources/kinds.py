@@ -76,7 +76,7 @@ def open_source(
     named = printable(", ".join(paths))
     if not len(source):
         reasons = "; ".join(f"{name}: {why}" for name, why in list(source.damage.items())[:3])
-        reasons = reasons or "; ".join(source.left_out.sentences())
+        reasons = reasons or "; ".join(source.unused.sentences())
         raise ValueError(
             f"no pictures in {named}: looked for files that end in jpg, png, webp and the "
             f"like, and for tars and tables of them"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from data.sources import arrow, listed, texts
-from data.sources.base import LeftOut, Source, counted
+from data.sources.base import Source, Unused, counted
 from data.sources.columns import ColumnSource
 from data.sources.config import ReadingConfig
 from data.sources.files import Tree, ending_of, is_picture
@@ -122,13 +122,13 @@ def open_apart(tree: Tree, config: ReadingConfig) -> Source | None:
         moved[places[name]] = _under(name, tops[1])
     for name in tree.pictures:
         moved[places[name]] = _under(name, tops[0])
-    left_out = LeftOut()
-    pairs = pair(moved, [places[n] for n in tree.pictures], left_out)
+    unused = Unused()
+    pairs = pair(moved, [places[n] for n in tree.pictures], unused)
     if not any(one.texts for one in pairs):
         return None
     pairs = [type(p)(os.path.splitext(tree.names[p.picture])[0], p.picture, p.texts) for p in pairs]
     source = FolderSource(tree, config, pairs)
-    source.left_out.join(left_out)
+    source.unused.join(unused)
     source.kind, source.about = "apart", f"{tops[0] or '.'}/ beside {tops[1] or '.'}/"
     return source
 
@@ -160,13 +160,13 @@ def _open_listed(
 ) -> Source | None:
     if not names or not tree.pictures:
         return None
-    entries, used, left_out = listed.read_tables(tree, Places(tree), names, config)
+    entries, used, unused = listed.read_tables(tree, Places(tree), names, config)
     if not entries:
         return None
     about = f"{about} ({', '.join(used[:3])}{' …' if len(used) > 3 else ''})"
     tables = [tree.path(name) for name in used]
     source = listed.ListedSource(tree, entries, kind, about, tables, config)
-    source.left_out.join(left_out)
+    source.unused.join(unused)
     return source
 
 

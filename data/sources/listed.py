@@ -8,7 +8,7 @@ from typing import Any
 
 from data.pictures import MAX_BYTES
 from data.sources import texts
-from data.sources.base import Captions, Example, LeftOut, Source, printable
+from data.sources.base import Captions, Example, Source, Unused, printable
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import Tree
 from data.sources.folder import read_head
@@ -47,8 +47,8 @@ class ListedSource(Source):
         config: ReadingConfig = PLAIN,
     ) -> None:
         self.path, self.kind, self.about, self.config = tree.folder, kind, about, config
-        self.damage, self.left_out = {}, LeftOut()
-        self.left_out.join(tree.left_out)
+        self.damage, self.unused = {}, Unused()
+        self.unused.join(tree.unused)
         self._tree, self._entries, self._tables = tree, entries, list(tables)
         self.num_captioned = sum(bool(one.captions) for one in entries)
         self.num_captions = sum(len(one.captions) for one in entries)
@@ -117,27 +117,27 @@ def _is_text(rows: Sequence[Row], name: str) -> bool:
 
 def read_tables(
     tree: Tree, places: Places, names: Sequence[str], config: ReadingConfig
-) -> tuple[list[Entry], list[str], LeftOut]:
+) -> tuple[list[Entry], list[str], Unused]:
     """The pictures in the tables, each once, in the tables' order; the tables that named them; and
     the rows and pictures that are skipped."""
     entries: dict[str, Entry] = {}
-    used, left_out = [], LeftOut()
+    used, unused = [], Unused()
     splits = [_split_of_path(name) for name in names]
     is_divided = len(set(splits)) > 1
     for name, split in zip(names, splits, strict=True):
         columns = columns_of(first_rows(tree.path(name)), places, name)
         if columns is None:
-            left_out.add("tables that name no picture", name)
+            unused.add("tables that name no picture", name)
             continue
         used.append(name)
         for number, row in enumerate(read_rows(tree.path(name)), start=1):
             said = row.get(columns.path)
             found = places.find(str(said), name, split) if isinstance(said, str | int) else None
             if found is None:
-                left_out.add("rows whose picture is not there", f"{name} row {number}: {said}")
+                unused.add("rows whose picture is not there", f"{name} row {number}: {said}")
                 continue
             if BEYOND in row:
-                left_out.add(
+                unused.add(
                     "columns beyond those of the first line (quote captions that hold commas)",
                     f"{name} row {number}: {row[BEYOND]}",
                 )
@@ -146,9 +146,9 @@ def read_tables(
             _add(entry, columns.captions(row, config.caption_column), row, own)
     for picture in tree.pictures:
         if used and picture not in entries:
-            left_out.add("pictures that no table names", picture)
+            unused.add("pictures that no table names", picture)
     split_by_folders(entries.values())
-    return list(entries.values()), used, left_out
+    return list(entries.values()), used, unused
 
 
 def _add(entry: Entry, found: texts.Found, row: Mapping[str, Any], split: str) -> None:

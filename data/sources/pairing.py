@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from data.sources.base import LeftOut
+from data.sources.base import Unused
 from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
 
 
@@ -25,14 +25,14 @@ class Pair:
 def pair(
     names: Sequence[str],
     pictures: Sequence[int],
-    left_out: LeftOut,
+    unused: Unused,
     endings: Sequence[str] = CAPTION_ENDINGS,
     is_webdataset: bool = False,
 ) -> list[Pair]:
     """The pictures in their order, each with its caption files.
 
     In a webdataset 1.seg.png beside 1.png is not a picture of its own, unless a caption has its
-    name. Skipped files are counted in `left_out`.
+    name. Skipped files are counted in `unused`.
     """
     texts = _Texts(names, endings)
     plain = {_stem(names[i]) for i in pictures} if is_webdataset else set()
@@ -43,12 +43,12 @@ def pair(
         found = texts.of(key, name)
         if not found and first != key:
             if first in plain:
-                left_out.add("further pictures of a sample", name)
+                unused.add("further pictures of a sample", name)
                 continue
             found = texts.take(first)
         pairs.append(Pair(key, place, tuple(sorted(found.items(), key=_rank(endings)))))
     for place in texts.unused():
-        left_out.add("caption files without a picture", names[place])
+        unused.add("caption files without a picture", names[place])
     return pairs
 
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from data.pictures import MAX_BYTES
-from data.sources.base import MAX_CAPTION_BYTES, Example, LeftOut, Source, counted
+from data.sources.base import MAX_CAPTION_BYTES, Example, Source, Unused, counted
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
 from data.sources.folder import LOOKED_AT, beside_about, example_beside, guess_encoding
@@ -32,7 +32,7 @@ class TarIndex:
     path: Path
     listing: Listing
     pairs: list[Pair]
-    left_out: LeftOut
+    unused: Unused
 
     def read(self, place: int, limit: int) -> bytes:
         """The bytes of a member; for a member longer than `limit`, just enough to show that."""
@@ -50,7 +50,7 @@ def index_tar(path: Path) -> TarIndex:
 
 @lru_cache(maxsize=4)
 def _index(path: Path, size: int, time: int) -> TarIndex:
-    listing, left_out = list_members(path), LeftOut()
+    listing, unused = list_members(path), Unused()
     pairs = []
     for begin, end in _parts(listing):
         names = listing.names[begin:end]
@@ -58,17 +58,15 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
         pictures = [i for i in kept if is_picture(names[i])]
         for i, name in enumerate(names):
             if not listing.sizes[begin + i]:
-                left_out.add("members without a byte", f"{path.name}/{name}")
+                unused.add("members without a byte", f"{path.name}/{name}")
             elif not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
-                left_out.add(
-                    "members that are neither pictures nor captions", f"{path.name}/{name}"
-                )
+                unused.add("members that are neither pictures nor captions", f"{path.name}/{name}")
         texts = [name if listing.sizes[begin + i] else "" for i, name in enumerate(names)]
         pairs += [
             Pair(p.key, begin + p.picture, tuple((e, begin + i) for e, i in p.texts))
-            for p in pair(texts, pictures, left_out, is_webdataset=True)
+            for p in pair(texts, pictures, unused, is_webdataset=True)
         ]
-    return TarIndex(path, listing, pairs, left_out)
+    return TarIndex(path, listing, pairs, unused)
 
 
 def _parts(listing: Listing) -> list[tuple[int, int]]:
@@ -94,13 +92,13 @@ class TarSource(Source):
     ) -> None:
         common = os.path.commonpath([tar.absolute().parent for tar in tars])
         self.path, self.files, self.config = folder or Path(common), list(tars), config
-        self.damage, self.left_out, self.num_captioned = {}, LeftOut(), 0
+        self.damage, self.unused, self.num_captioned = {}, Unused(), 0
         counts = array("q")
         for tar in tars:
             index = index_tar(tar)
             counts.append(len(index.pairs))
             self.num_captioned += sum(bool(one.texts) for one in index.pairs)
-            self.left_out.join(index.left_out)
+            self.unused.join(index.unused)
             if index.listing.damage:
                 self.damage[os.path.relpath(tar, self.path)] = index.listing.damage
         self._ends = array("q", accumulate(counts))

@@ -14,7 +14,7 @@ from typing import Any
 
 from data.pictures import MAX_BYTES
 from data.sources import texts
-from data.sources.base import Example, LeftOut, counted
+from data.sources.base import Example, Unused, counted
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.parts import SourceOfParts
 from data.sources.splits import split_from
@@ -30,7 +30,7 @@ class TFRecordSource(SourceOfParts):
 
     def __init__(self, files: Sequence[Path], config: ReadingConfig = PLAIN) -> None:
         self.path, self.files, self.config = files[0].parent, list(files), config
-        self.damage, self.left_out = {}, LeftOut()
+        self.damage, self.unused = {}, Unused()
         self._offsets: list[array] = []
         for file in files:
             offsets, damage = _list(file)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.pictures import MAX_BYTES
-from data.sources.base import MAX_CAPTION_BYTES, Example, LeftOut, Source, counted, printable
+from data.sources.base import MAX_CAPTION_BYTES, Example, Source, Unused, counted, printable
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
 from data.sources.folder import beside_about, example_beside
@@ -24,15 +24,15 @@ class ZipSource(Source):
     def __init__(self, files: Sequence[Path], config: ReadingConfig = PLAIN) -> None:
         self.path = files[0].parent if len(files) > 1 else files[0]
         self.files, self.config = list(files), config
-        self.damage, self.left_out = {}, LeftOut()
+        self.damage, self.unused = {}, Unused()
         self._pairs: list[tuple[Path, list[str], Pair]] = []
         for file in files:
             names = self._members(file)
             pictures = [i for i, name in enumerate(names) if is_picture(name)]
             for name in names:
                 if not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
-                    self.left_out.add("members that are neither pictures nor captions", name)
-            self._pairs += [(file, names, p) for p in pair(names, pictures, self.left_out)]
+                    self.unused.add("members that are neither pictures nor captions", name)
+            self._pairs += [(file, names, p) for p in pair(names, pictures, self.unused)]
         self.num_captioned = sum(
             bool(caption_from_name(names[p.picture]) if config.captions == "names" else p.texts)
             for _, names, p in self._pairs

@@ -74,7 +74,7 @@ def test_a_path_in_a_table_leads_nowhere_but_to_files_of_the_source(tmp_path: Pa
     (tmp_path / "csv" / "metadata.csv").write_text(table)
     source = open_source(tmp_path / "csv")
     assert [e.file for e in source] == ["1.png"]
-    assert source.left_out.counts == {"rows whose picture is not there": 2}
+    assert source.unused.counts == {"rows whose picture is not there": 2}
 
 
 @pytest.mark.parametrize("name", ["../x.arrow", "/etc/passwd", "pipe", "", 3, None])
@@ -175,7 +175,7 @@ def test_empty_members_are_counted_and_cost_little(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(source) == 1
-    assert source.left_out.counts == {"members without a byte": count}
+    assert source.unused.counts == {"members without a byte": count}
     assert peak < count * 400
 
 
@@ -194,7 +194,7 @@ def test_a_mask_beside_a_picture_is_no_picture_of_its_own(tmp_path: Path) -> Non
     members = {"1.png": picture(0), "1.seg.png": picture(1), "1.txt": b"a", "2.5.png": picture(2)}
     source = open_source(write_tar(tmp_path / "0.tar", {**members, "2.5.txt": b"b"}))
     assert [(e.member, e.captions[0][0]) for e in source] == [("1.png", "a"), ("2.5.png", "b")]
-    assert source.left_out.counts == {"further pictures of a sample": 1}
+    assert source.unused.counts == {"further pictures of a sample": 1}
 
 
 def test_a_zip_is_not_unpacked_and_its_bombs_are_not_inflated(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
         (tmp_path / "mine" / name).symlink_to(tmp_path / "disk", target_is_directory=True)
     source = open_source(tmp_path / "mine")
     assert [e.key for e in source] == ["a", "one/b"]
-    assert source.left_out.counts["linked folders that were read already"] == 3
+    assert source.unused.counts["linked folders that were read already"] == 3
 
 
 @pytest.mark.parametrize("most", [0.5, 1.0])

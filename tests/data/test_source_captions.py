@@ -9,7 +9,7 @@ import pytest
 
 from data.reading import Notes, read_pictures
 from data.sources import ReadingConfig, open_source, texts
-from data.sources.base import LeftOut
+from data.sources.base import Unused
 from data.sources.names import words_of
 from data.sources.pairing import pair
 from data.sources.splits import split_from
@@ -176,7 +176,7 @@ def test_a_source_s_splits_can_be_left_aside(tmp_path: Path) -> None:
 def paired(*names: str) -> dict[str, list[str]]:
     """Which captions each picture gets."""
     pictures = [i for i, name in enumerate(names) if not name.endswith((".txt", ".json"))]
-    pairs = pair(names, pictures, LeftOut())
+    pairs = pair(names, pictures, Unused())
     return {names[p.picture]: [names[i] for _, i in p.texts] for p in pairs}
 
 

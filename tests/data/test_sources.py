@@ -275,7 +275,7 @@ def test_columns_that_the_first_line_does_not_name_are_counted(tmp_path: Path) -
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
     source = open_source(tmp_path)
     assert len(source) == 2
-    (told,) = [line for line in source.left_out.sentences() if "beyond" in line]
+    (told,) = [line for line in source.unused.sentences() if "beyond" in line]
     assert "skipped 1 columns beyond those of the first line" in told
     assert "metadata.csv row 1: CC0" in told
 
@@ -286,7 +286,7 @@ def test_lines_of_json_that_are_no_object_are_counted(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     source = open_source(tmp_path)
     assert len(source) == 2
-    assert any("metadata.jsonl row 2: None" in line for line in source.left_out.sentences())
+    assert any("metadata.jsonl row 2: None" in line for line in source.unused.sentences())
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "captions.tsv"])

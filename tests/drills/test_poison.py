@@ -116,7 +116,7 @@ def test_a_batch_of_noise(
     more += ["--training.steps=160", "--training.rollback_batches=3", "--loss.token_noise=0"]
     for folder in runs:
         run(flags(records_folder, folder, *more), [125], change=noise)
-    rolled = [("rollback", 126), ("left out", 120)]
+    rolled = [("rollback", 126), ("skip batches", 120)]
     assert events(runs[0]) == ([("spike", 126)] if on_spike == "skip" else rolled)
     rows = losses(runs[0])
     assert [step for step, _ in rows] == list(range(1, 161))

@@ -127,7 +127,7 @@ def test_a_run_goes_on_in_an_empty_folder(tmp_path: Path, scheme: str) -> None:
     assert_same(world.run(), expected)
     assert world.losses() == straight.losses()
     assert [event for event, _ in world.events()] == [
-        *("start", "rollback", "left out", "stop", "resume", "end")
+        *("start", "rollback", "skip batches", "stop", "resume", "end")
     ]
     copies.fetch(tmp_path / "third", place)
     fetched = (tmp_path / "third" / "metrics.jsonl").read_bytes()
@@ -180,7 +180,7 @@ def test_too_many_bad_updates_end_the_run_with_a_way_out(tmp_path: Path) -> None
     world.change(training=dataclasses.replace(TRAINING, skip_batches=("12:20",)))
     state = world.run()  # the batches are left out by hand
     assert int(state.step) == 40
-    assert ("left out", 10) in world.events()
+    assert ("skip batches", 10) in world.events()
     assert world.taken[-1] == 47
 
 
@@ -188,7 +188,7 @@ def test_a_spike_rolls_back_and_leaves_out_the_batches_around_it(tmp_path: Path)
     training = dataclasses.replace(TRAINING, on_spike="rollback")
     world = World(tmp_path / "run", {25: 100.0}, training)
     state = world.run()
-    assert world.events() == [("start", 0), ("rollback", 26), ("left out", 20), ("end", 40)]
+    assert world.events() == [("start", 0), ("rollback", 26), ("skip batches", 20), ("end", 40)]
     again = world.taken[world.taken.index(25) + 1 :]
     assert 20 in again[:3]
     assert [n for n in again if 19 < n < 30][-5:] == [20, 21, 22, 28, 29]
@@ -220,7 +220,7 @@ def test_a_lasting_level_is_accepted_and_noted(tmp_path: Path, on_spike: OnSpike
     )
     world = World(tmp_path / "run", dict.fromkeys(range(15, 60), 20.0), training)
     world.run()
-    back = [("rollback", 16), ("left out", 10)] * 2 if on_spike == "rollback" else []
+    back = [("rollback", 16), ("skip batches", 10)] * 2 if on_spike == "rollback" else []
     assert world.events() == [
         *[("start", 0), *back, ("spike", 16), ("spike", 17), ("level", 18), ("end", 40)]
     ]
@@ -265,7 +265,7 @@ def test_rollbacks_of_long_ago_are_forgiven(tmp_path: Path, spike: int, is_forgi
     world = World(tmp_path / "run", {25: 100.0}, training)
     world.folder.mkdir()
     skips = Skips(world.folder / "skips.json")
-    skips.leave_out(900, 901, -2980, "spike 1", spike)
+    skips.skip(900, 901, -2980, "spike 1", spike)
     with contextlib.nullcontext() if is_forgiven else pytest.raises(ValueError, match="after 1"):
         world.run()
     assert (("rollback", 26) in world.events()) == is_forgiven

@@ -203,13 +203,13 @@ def test_norms_of_every_tensor_come_when_they_are_due() -> None:
 
 def test_left_out_batches_shift_what_is_to_come_and_not_what_was(tmp_path: Path) -> None:
     skips = Skips(tmp_path / "skips.json")
-    skips.leave_out(3, 5, 0, "by hand")
+    skips.skip(3, 5, 0, "by hand")
     assert [skips.position(n) for n in range(6)] == [0, 1, 2, 5, 6, 7]
     before = [skips.position(n) for n in range(5)]
-    skips.leave_out(2, 9, 5, "spike")  # five are finished: batches up to 6 were trained on
+    skips.skip(2, 9, 5, "spike")  # five are finished: batches up to 6 were trained on
     assert [skips.position(n) for n in range(5)] == before
     assert [skips.position(n) for n in (5, 6)] == [9, 10]
-    assert skips.leave_out(0, 9, 5, "by hand") == []
+    assert skips.skip(0, 9, 5, "by hand") == []
     again = Skips(tmp_path / "skips.json")
     assert again.ranges == skips.ranges
     trained = [again.position(n) for n in range(40)]
@@ -218,8 +218,8 @@ def test_left_out_batches_shift_what_is_to_come_and_not_what_was(tmp_path: Path)
 
 def test_overlapping_ranges_are_left_out_once(tmp_path: Path) -> None:
     skips = Skips(tmp_path / "skips.json")
-    skips.leave_out(10, 12, 0, "by hand")
-    skips.leave_out(8, 14, 0, "by hand")
+    skips.skip(10, 12, 0, "by hand")
+    skips.skip(8, 14, 0, "by hand")
     assert [skips.position(n) for n in (7, 8, 9)] == [7, 14, 15]
 
 
@@ -231,5 +231,5 @@ def test_what_is_no_range_is_refused(text: str) -> None:
 
 def test_a_damaged_list_of_batches_is_named(tmp_path: Path) -> None:
     (tmp_path / "skips.json").write_text('[{"start": 3}]')
-    with pytest.raises(ValueError, match="skips.json is no list of left-out batches"):
+    with pytest.raises(ValueError, match="skips.json is not a list of skipped batches"):
         Skips(tmp_path / "skips.json")

@@ -1,4 +1,4 @@
-"""How many examples each batch has, and what of them a device holds at a time.
+"""The number of examples in each batch, and how many of them a device holds at a time.
 
 Batches may grow: a small one is worth more per example early, a large one uses the devices better
 late (PaLM: 512, 1,024, 2,048; arXiv:2204.02311, table 2).
@@ -27,11 +27,11 @@ BATCHES = "batches"
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Batches of `first` examples, until the ramp says otherwise: pairs of a batch and the size of
-    all from it on; the batches rise, and in a configuration the sizes, too.
+    """Batches of `first` examples until the ramp begins. The ramp is pairs of a batch and the size
+    of all from it on. The batches rise; in a configuration the sizes rise, too.
 
-    The ramp counts batches, of which update n + 1 takes number n unless batches are skipped
-    (training/skips.py): then it is as many updates early as batches were skipped.
+    The ramp counts batches. Update n + 1 takes batch n unless batches are skipped
+    (training/skips.py): then the ramp is as many updates early as batches were skipped.
     """
 
     first: int
@@ -39,7 +39,7 @@ class BatchPlan:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """All sizes there are, in order."""
+        """All sizes of batches, in order."""
         return self.first, *(size for _, size in self.ramp)
 
     @overload
@@ -47,8 +47,8 @@ class BatchPlan:
     @overload
     def examples(self, batch: Array) -> Wide: ...
     def examples(self, batch: Any) -> Any:
-        """Examples of all batches before this one, exactly; of a traced number as a Wide, since
-        there may be more than 2³¹."""
+        """The exact number of examples in all batches before this one; a Wide for a traced number,
+        because there may be more than 2³¹."""
         if isinstance(batch, int):
             return sum(size * count for size, count in self._counts(batch, min, max))
         counts = self._counts(batch, jnp.minimum, jnp.maximum)
@@ -60,8 +60,8 @@ class BatchPlan:
         return [(0, self.first), *self.ramp]
 
     def after(self, before: Sequence[Sequence[int]], batch: int) -> "BatchPlan":
-        """The plan that has the parts of `before` up to this batch, and from it on its own: a run
-        that goes on with other sizes goes on at the example where it was."""
+        """A plan with the parts of `before` up to this batch, and its own after it. So a run that
+        resumes with other sizes goes on at the next example."""
         if not all(_is_part(one) for one in before) or (before and before[0][0] != 0):
             raise ValueError(f"the checkpoint says that its batches were {before!r:.80}")
         own = max((one for one in self.parts if one[0] <= batch), key=lambda one: one[0])
@@ -73,7 +73,7 @@ class BatchPlan:
     def _counts(
         self, batch: Any, least: Callable[..., Any], most: Callable[..., Any]
     ) -> Iterator[tuple[int, Any]]:
-        """Of each size, how many batches come before this one."""
+        """For each size, how many batches of it come before this batch."""
         parts = self.parts
         for i, (start, size) in enumerate(parts):
             count = most(batch - start, 0)
@@ -92,11 +92,11 @@ def make_plan(training: TrainingConfig) -> BatchPlan:
 
 
 def in_updates(config: C, examples: int) -> C:
-    """The configuration with training.steps in place of training.epochs, if it has these: the least
+    """The configuration with training.steps in place of training.epochs, if that is set: the least
     number of updates whose batches hold so many passes over the examples.
 
     Raises:
-        ValueError: it is not known how many examples there are.
+        ValueError: the number of examples is unknown.
     """
     training = config.training
     if not training.epochs:
@@ -109,12 +109,12 @@ def in_updates(config: C, examples: int) -> C:
 
 
 def micro_batch_size(training: TrainingConfig, devices: Devices) -> int:
-    """Examples that a device holds at a time, the same in all batches of the plan: the number that
-    is configured, or its share of the first batch over accumulation_steps.
+    """Examples that a device holds at a time, the same in all batches of the plan: the configured
+    number, or its share of the first batch over accumulation_steps.
 
     Raises:
-        ValueError: a batch cannot be dealt to the devices in such parts, or fitting.py
-            has to find them.
+        ValueError: a batch cannot be dealt to the devices in such parts, or fitting.py has to find
+            them.
     """
     plan, parts = make_plan(training), training.accumulation_steps
     if training.micro_batch_size == "auto":

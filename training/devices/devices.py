@@ -1,4 +1,4 @@
-"""Which devices a run has, how they are arranged, and which rows of a batch each holds."""
+"""The devices of a run, their arrangement, and the rows of a batch that each holds."""
 
 import os
 import shutil
@@ -32,12 +32,12 @@ class Devices:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is process 0, which alone writes anything that is not sharded."""
+        """True on process 0, which alone writes arrays that are not sharded."""
         return jax.process_index() == 0
 
     @property
     def num_shares(self) -> int:
-        """Into how many parts the rows of a batch are dealt."""
+        """The number of parts into which the rows of a batch are dealt."""
         return len(self) // self.tensor
 
     @cached_property
@@ -49,7 +49,7 @@ class Devices:
 
     @cached_property
     def lane(self) -> Mesh:
-        """The devices in a row."""
+        """All devices in a row, as a mesh of one axis."""
         return Mesh(np.array(self.devices), (AXIS,))
 
     @property
@@ -66,7 +66,7 @@ class Devices:
         return np.unique(np.concatenate([every[index] for index in parts if index is not None]))
 
     def describe(self) -> str:
-        """Such as "4 × NVIDIA H200"."""
+        """A text such as "4 × NVIDIA H200"."""
         text = f"{len(self)} × {self.devices[0].device_kind}"
         if self.mode == "mesh":
             text += " as " + " × ".join(f"{n} {name}" for name, n in self.mesh.shape.items())
@@ -75,7 +75,7 @@ class Devices:
 
 
 def start(config: ParallelConfig) -> Devices:
-    """The devices to use. Raises ValueError where there are too few, or no such split of them."""
+    """The devices to use. Raises ValueError if there are too few, or if they cannot be split so."""
     local = jax.local_devices()
     wanted = os.environ.get("JAX_PLATFORMS", "")
     if local[0].platform == "cpu" and wanted != "cpu" and shutil.which("nvidia-smi"):
@@ -96,7 +96,7 @@ def start(config: ParallelConfig) -> Devices:
 
 
 def choose(devices: list[Any], config: ParallelConfig) -> Devices:
-    """The devices, arranged. Raises ValueError when they do not make up the mesh."""
+    """The devices, arranged. Raises ValueError if they do not make up the mesh."""
     cut = config.fsdp * config.tensor
     if config.mode == "pmap" and cut > 1:
         raise ValueError(
@@ -112,7 +112,7 @@ def choose(devices: list[Any], config: ParallelConfig) -> Devices:
 
 
 def check_batch(batch_size: int, devices: Devices, accumulation_steps: int) -> None:
-    """Raises ValueError unless every device gets equally many examples in every micro-batch."""
+    """Raise ValueError unless every device gets equally many examples in every micro-batch."""
     share = devices.num_shares * accumulation_steps
     if batch_size % share:
         near = max(batch_size // share, 1) * share

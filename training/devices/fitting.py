@@ -36,15 +36,15 @@ def find_micro_batch(
     batch: Callable[[int], Shapes],
     limit: int | None = None,
 ) -> int:
-    """The most examples a device can hold at a time, of the divisors of its share of all batches:
-    the step is compiled for the largest, and for the next one only if that does not fit. On an
-    accelerator one update is tried, too.
+    """The most examples a device can hold at a time, among the divisors of its share of all
+    batches. The step is compiled for the largest, and for the next one only if that does not fit.
+    On an accelerator one update is tried, too.
 
     `make_step(size)` is the update for a micro-batch, `batch(size)` are shapes of a whole batch;
     `limit`: a device's bytes; None = as many as there are. Prints the result.
 
     Raises:
-        ValueError: not even one example at a time fits, with by how much.
+        ValueError: not even one example at a time fits; the message says by how much.
     """
     for size in plan.sizes:
         check_batch(size, devices, 1)
@@ -75,7 +75,7 @@ def find_micro_batch(
 
 
 def divisors(number: int) -> list[int]:
-    """Largest first."""
+    """The divisors, largest first."""
     return [size for size in range(number, 0, -1) if number % size == 0]
 
 
@@ -111,7 +111,7 @@ def bytes_on_device(tree: PyTree) -> int:
 
 
 def say_by_how_much(error: str, state_gib: float) -> str:
-    """Out of the compiler's own words, which come in two forms and do not always count the
+    """A sentence from the compiler's own words, which come in two forms and do not always count the
     state."""
     temporaries = re.search(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", error)
     whole = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", error)
@@ -125,7 +125,7 @@ def say_by_how_much(error: str, state_gib: float) -> str:
 
 
 def too_much(need: int, limit: int) -> str:
-    """The excess in bytes."""
+    """A sentence that names the excess in GB."""
     return (
         f"it does not fit: a device needs {need / GB:.3f} GB of {limit / GB:.3f} GB, "
         f"{(need - limit) / GB:.3f} GB too much; {WAYS_OUT}"
@@ -133,8 +133,8 @@ def too_much(need: int, limit: int) -> str:
 
 
 def device_memory(devices: Devices) -> int:
-    """Bytes that a device of this process may hold: of the smallest where devices tell, else an
-    equal share of what this machine has left."""
+    """Bytes that a device of this process may hold: the smallest device's if devices report them,
+    else an equal share of the machine's free memory."""
     own = [device for device in devices.devices if device.process_index == jax.process_index()]
     stats = [device.memory_stats() or {} for device in own]
     limits = [one["bytes_limit"] for one in stats if one.get("bytes_limit")]
@@ -174,15 +174,15 @@ def _left_in(group: Path) -> int | None:
 
 
 def _can_try(devices: Devices) -> bool:
-    """Where one process fails alone, the others would wait for it."""
+    """True if one update can be tried: with several processes, one that failed alone would leave
+    the others waiting."""
     return devices.devices[0].platform != "cpu" and jax.process_count() == 1
 
 
 def _try_update(
     step: Step, create: Callable[[], TrainState], batch: Shapes, devices: Devices
 ) -> None:
-    """Make one update of a state of its own, which is gone afterwards. Raises DoesNotFitError
-    when memory runs out."""
+    """Make one update of a temporary state. Raises DoesNotFitError if memory runs out."""
     arrays = {name: np.zeros(one.shape, one.dtype) for name, one in batch.items()}
     arrays["example_index"] = np.arange(len(arrays["example_index"]), dtype=np.int32)
     try:

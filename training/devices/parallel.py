@@ -38,8 +38,8 @@ def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
 
 def mean_over(devices: Devices) -> Callable[[PyTree], PyTree]:
     """The mean over the devices, for use inside a step that `compile_step` compiles. On a mesh the
-    step is one program that sees the whole batch, and its means are over all devices already. They
-    are constrained to the parameters' sharding, so that the optimizer's does not reach the
+    step is one program that sees the whole batch, so its means are over all devices already. They
+    are constrained to the parameters' sharding, so that the optimizer's sharding does not reach the
     activations."""
     if devices.mode == "pmap" and len(devices) == 1:
         return lambda tree: tree  # XLA would hold the gradients twice, before and after
@@ -76,10 +76,10 @@ def spread(devices: Devices) -> Spread:
 
 
 def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
-    """`loss` with embeddings and other matrices outside of the layers all-gathered over `fsdp` in
-    front of it, and its rows kept in their sharding. Left to itself the compiler may carry the
-    sharding of an embedding into the activations and pay for it with whole copies of them
-    ("involuntary full rematerialization"). The scan all-gathers layers one by one."""
+    """`loss` with embeddings and other matrices outside of the layers all-gathered over `fsdp`
+    before it, and its rows kept in their sharding. Without this the compiler may carry the sharding
+    of an embedding into the activations, and copy them whole ("involuntary full
+    rematerialization"). The scan all-gathers layers one by one."""
     if devices.mode == "pmap":
         return loss
     sizes = {**devices.mesh.shape, sharding.FSDP: 1}
@@ -111,7 +111,7 @@ def shardings(tree: PyTree, devices: Devices) -> PyTree[NamedSharding]:
 
 
 def shapes(make: Callable[[], T], devices: Devices) -> T:
-    """Shapes, types and shardings of what `create` would return, without its memory."""
+    """Shapes, types and shardings of the result of `create`, without its memory."""
     found = jax.eval_shape(make)
     return jax.tree.map(
         lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
@@ -126,7 +126,8 @@ def place(tree: T, devices: Devices) -> T:
 
 
 def create(make: Callable[[], T], devices: Devices) -> T:
-    """`make()`, computed sharded on its devices: none ever holds a whole sharded array."""
+    """The result of `make()`, computed sharded on its devices: no device ever holds a whole sharded
+    array."""
     return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), devices))()
 
 
@@ -147,8 +148,8 @@ def on_first_device(tree: T) -> T:
 def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
     """`function(params, *rows)` with equal shares of the rows on every device, params on each.
 
-    Every device runs the program of its own share, so a row's result does not depend on how many
-    devices there are.
+    Every device runs the program of its own share, so a row's result does not depend on the number
+    of devices.
     """
     if len(devices) == 1:
         return function
@@ -170,9 +171,9 @@ def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., A
 def compile_sums(
     function: Callable[[PyTree, Batch], T], devices: Devices
 ) -> Callable[[PyTree, HostBatch], T]:
-    """`function(params, batch)`, which gives sums over the rows of a batch, of parameters that
-    `place` or `create` gave and of this process's rows (`Devices.rows`): every device sums over the
-    rows that it holds, and all processes get the sums over all rows."""
+    """`function(params, batch)`, which sums over the rows of a batch, as a function of placed
+    parameters and this process's rows (`Devices.rows`). Every device sums over the rows that it
+    holds, and all processes get the sums over all rows."""
     everywhere = PartitionSpec()
     if devices.mode == "pmap":
         dealt = jax.shard_map(
@@ -191,11 +192,11 @@ def compile_sums(
 
 
 def compile_step(step: Step, devices: Devices) -> CompiledStep:
-    """The update over all devices, of a state that `place` or `create` gave and of this process's
-    rows of the batch (`Devices.rows`).
+    """The update over all devices, as a function of a placed state and this process's rows of the
+    batch (`Devices.rows`).
 
-    The state goes in and comes out without a device axis, so that a checkpoint has one layout
-    whatever the devices. The old state's memory is given to the new one.
+    The state has no device axis before and after it, so a checkpoint has one layout for any
+    devices. The old state's memory is reused for the new one.
     """
     if devices.mode == "mesh":
         return _compile_mesh(step, devices)
@@ -220,15 +221,15 @@ def _map(step: Step, devices: Devices) -> Any:
 
 
 def deal(batch: HostBatch, devices: Devices) -> Mapping[str, jax.Array | np.ndarray]:
-    """One process's batch as the program of `lower_step` takes it."""
+    """One process's batch in the form that the program of `lower_step` takes."""
     if devices.mode == "mesh":
         return put_rows(batch, devices)
     return {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
 
 
 def lower_step(step: Step, devices: Devices, state: TrainState, batch: Mapping[str, Any]) -> Any:
-    """What `compile_step` runs, not compiled yet: compiled, it says what memory it takes. Of the
-    whole batch, and of the state, only shapes count."""
+    """The program of `compile_step` before compilation; its compiled form reports its memory. Only
+    shapes of the whole batch and of the state are used."""
     parts: tuple[int, ...] = ()
     if devices.mode == "mesh":
         mapped = jit_step(step, devices, state)
@@ -251,8 +252,8 @@ def _compile_map(step: Step, devices: Devices) -> CompiledStep:
 
 
 def _map_globally(step: Step, devices: Devices) -> Any:
-    """The program that pmap makes, for several processes: pmap itself gives each of them arrays of
-    its own, of which no common checkpoint can be written."""
+    """pmap's program for several processes. pmap itself gives each process arrays of its own, and
+    no common checkpoint could be written of them."""
     return jax.jit(
         jax.shard_map(
             step,

@@ -1,9 +1,9 @@
-"""The processes of a run watch each other: when one dies, the others end at once and say why.
+"""Processes of a run watch each other: when one dies, the others end at once and report why.
 
 jax.distributed notices as well, after HEARTBEAT_SECONDS, and aborts with a stack trace; until then
 an update waits for ever. Here each process holds a connection to process 0, which the system closes
-when a process dies, however it does. Without a connection, as behind a firewall, or before there is
-one, the relay to jax's coordinator notices the death of process 0, and jax that of others.
+when a process dies in any way. Where there is no connection, as behind a firewall or early in the
+start, the relay to jax's coordinator notices the death of process 0, and jax the death of others.
 """
 
 import atexit
@@ -26,8 +26,8 @@ from training.devices.processes import from_first
 
 CONNECT_SECONDS = 10
 GRACE_SECONDS = 1.0
-"""For this process to end by the error that ended the other one, such as no checkpoint being whole:
-then it has its own line and exit code."""
+"""Seconds for this process to end by the error that ended the other one, such as no whole
+checkpoint: then it has its own line and exit code."""
 LOST_SECONDS = 4  # for the connections between processes to say so first
 STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax aborts
 _GOODBYE, _STOP = b".", b"!"
@@ -37,8 +37,8 @@ _is_over = threading.Event()
 
 @contextlib.contextmanager
 def watch_peers() -> Iterator[None]:
-    """Inside, end this process with a line when another one of the run dies, or leaves by an error.
-    Every process must enter."""
+    """While open, end this process with a line when another one of the run dies, or ends by an
+    error. Every process must enter."""
     if jax.process_count() == 1:
         yield
         return
@@ -59,25 +59,25 @@ def watch_peers() -> Iterator[None]:
 
 
 def lose_first() -> None:
-    """Process 0 is gone: end this process, unless it ends by itself."""
+    """End this process because process 0 is gone, unless it ends by itself."""
     if not _is_over.wait(LOST_SECONDS):
         _end("process 0 does not answer")
 
 
 def _is_own(error: Exception) -> bool:
-    """Whether an error of the runtime is this device's, such as its memory's end, not the network's
+    """True for a runtime error of this device, such as too little memory; False for the network's
     or another process's."""
     return str(error).lstrip().startswith("RESOURCE_EXHAUSTED")
 
 
 def say_goodbye() -> None:
-    """This process ends well: the others need not mind."""
+    """Tell the others that this process ends well."""
     _say(_GOODBYE)
 
 
 def stop_all() -> None:
-    """This process was asked to stop, and ends before it could agree with the others on a step:
-    they are asked as well."""
+    """Ask the other processes to stop too: this one was asked, and ends before it could agree with
+    them on a step."""
     _say(_STOP)
 
 
@@ -89,7 +89,8 @@ def _say(word: bytes) -> None:
 
 
 def _hang_up() -> None:
-    """This process ends by an error, which the others must not wait for."""
+    """Close the connections, because this process ends by an error. The others must not wait for
+    it."""
     _is_over.set()
     for line in _lines:
         with contextlib.suppress(OSError):
@@ -144,7 +145,7 @@ def _listen(line: socket.socket) -> None:
 
 
 def _stop_too() -> None:
-    """Stop as if this process had been asked; where it waits for the one that is gone, it ends
+    """Stop as if this process had been asked. If it waits for the one that is gone, it ends
     here."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS)

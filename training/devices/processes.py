@@ -28,7 +28,7 @@ MESSAGE_BYTES = 4096
 
 
 class Meeting(NamedTuple):
-    """Where processes meet; None is for jax.distributed to find."""
+    """Where processes meet; jax.distributed finds fields that are None."""
 
     coordinator: str | None
     num_processes: int | None
@@ -36,12 +36,12 @@ class Meeting(NamedTuple):
 
 
 def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> None:
-    """Meet the other processes, if there are any. Nothing of jax may have run before.
+    """Meet the other processes, if there are any. No jax computation may have run before.
 
     From then on only process 0 prints to stdout, and `lost` is called when process 0 is gone.
 
     Raises:
-        ValueError: they cannot be identified, or they do not come.
+        ValueError: the processes cannot be identified, or they do not come.
     """
     meeting = find(config, os.environ)
     if meeting is None:
@@ -65,8 +65,9 @@ def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> Non
 
 
 def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
-    """Where this process meets others, by flags and by what its launcher says; None if alone, as
-    with num_processes=1 whatever the launcher says: several runs under one srun are so."""
+    """The place where this process meets others, by flags and by its launcher's variables. None if
+    it is alone, as with num_processes=1 whatever the launcher says: that is for several runs under
+    one srun."""
     if config.num_processes == 1 and config.process_id in (None, 0):
         return None
     given = Meeting(config.coordinator, config.num_processes, config.process_id)
@@ -98,9 +99,9 @@ def _slurm(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
 
 
 def _take_own_gpus(environ: Mapping[str, str]) -> None:
-    """Under srun and mpirun jax shows each process one GPU, that of its number on the node: right
-    for a process a GPU only. The only process of a node takes all that it was given. Idle GPUs
-    are reported."""
+    """Set the GPUs of this process under srun and mpirun. By default jax shows each process the one
+    GPU with its number on the node, which suits one process a GPU. The only process of a node takes
+    all GPUs that it was given. Idle GPUs are reported."""
     count = processes_on_node(environ)
     if count is None or "JAX_LOCAL_DEVICE_IDS" in environ:
         return
@@ -117,7 +118,7 @@ def _take_own_gpus(environ: Mapping[str, str]) -> None:
 
 
 def processes_on_node(environ: Mapping[str, str]) -> int | None:
-    """How many processes srun or mpirun started on this node; None without them."""
+    """The number of processes that srun or mpirun started on this node; None without them."""
     if "OMPI_COMM_WORLD_LOCAL_SIZE" in environ:
         return int(environ["OMPI_COMM_WORLD_LOCAL_SIZE"])
     count = _num_tasks(environ)
@@ -133,7 +134,7 @@ def _num_tasks(environ: Mapping[str, str]) -> int | None:
 
 
 def _open_mpi(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
-    """One rank of `mpirun`; until version 4 jax finds the host that it was started on."""
+    """One rank of `mpirun`. Until version 4 jax finds the host that it was started on."""
     if "OMPI_COMM_WORLD_SIZE" not in environ:
         return None
     count, rank = int(environ["OMPI_COMM_WORLD_SIZE"]), int(environ["OMPI_COMM_WORLD_RANK"])
@@ -164,7 +165,7 @@ def _kubernetes(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
 
 
 def _tpu_pod(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
-    """One machine of a TPU pod; libtpu and the machine's metadata know the others."""
+    """One machine of a TPU pod. libtpu and the machine's metadata know the others."""
     is_tpu = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
     is_wanted = environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
     if is_tpu and is_wanted and importlib.util.find_spec("libtpu"):
@@ -197,7 +198,7 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def everywhere(is_well: bool) -> bool:
-    """Whether `is_well` is true in all processes. Collective: each waits for all."""
+    """True if `is_well` is true in all processes. Collective: each waits for all."""
     if jax.process_count() == 1:
         return is_well
     return bool(multihost_utils.process_allgather(np.array(is_well)).all())
@@ -205,8 +206,7 @@ def everywhere(is_well: bool) -> bool:
 
 class Agreement:
     """Processes agree on a wish, such as to stop. All get it at the same call, the one after any of
-    them had it. None waits: the answer is read one call later.
-    """
+    them had it. No process waits: the answer is read one call later."""
 
     def __init__(self) -> None:
         self._mesh = Mesh(np.array(jax.devices()), ("all",))

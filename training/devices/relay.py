@@ -1,8 +1,8 @@
-"""A process's way to jax's coordinator, which is in process 0, leads through a relay in itself.
+"""A relay between jax and its coordinator, which is in process 0, inside each process.
 
 When its connection to the coordinator closes, jax aborts the process at once, with a stack trace,
-before any line of ours. The relay keeps jax's end open: training/devices/peers.py ends the process
-with a line, or the relay does; after its heartbeat's time jax would.
+before we can print a line. The relay keeps jax's end open. training/devices/peers.py ends the
+process with a line, or the relay does; jax would after its heartbeat's time.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ _open: list[socket.socket] = []  # or Python would close them
 
 @contextlib.contextmanager
 def relayed(lost: Callable[[], None]) -> Iterator[None]:
-    """Inside, jax connects through a relay, which calls `lost` when the coordinator is gone. A jax
-    that connects in another way does as it would without."""
+    """While open, jax connects through a relay, which calls `lost` when the coordinator is gone. A
+    jax version that connects in another way is not relayed."""
     try:
         library: Any = importlib.import_module("jax._src.lib")._jax
         connect = getattr(library, CONNECT)
@@ -76,8 +76,8 @@ def _accept(server: socket.socket, address: str, lost: Callable[[], None]) -> No
 
 
 def _join(near: socket.socket, address: str, lost: Callable[[], None]) -> None:
-    """Pass on what either end says. When ours closes the other's is closed, and not the other way
-    round."""
+    """Pass on the bytes of either end. If our end closes, the other's is closed too, but not the
+    other way round."""
     far = _connect(address)
     if far is None:
         near.close()  # jax tries again
@@ -112,7 +112,7 @@ def _read(line: socket.socket) -> bytes:
 
 
 def _connect(address: str) -> socket.socket | None:
-    """A connection, once the other process listens; None where it does not for long."""
+    """A connection once the other process listens; None if it does not for long."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + CONNECT_SECONDS
     while time.monotonic() < deadline:

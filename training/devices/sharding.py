@@ -35,14 +35,14 @@ JOBS: tuple[tuple[Any, ...], ...] = (
     ((TENSOR, FSDP), None, None),
     ((TENSOR, FSDP, DATA), None, None),
 )
-"""Shardings of square matrices of which each device is to work on a few: first as in the state,
-last by matrices, and in between such that each move exchanges parts."""
+"""Shardings of square matrices when each device works on a few of them: first the state's, last by
+matrices, and in between such that each move exchanges parts."""
 
 
 def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
     """The mesh axis of each axis of a parameter, or of an optimizer's array whose path ends with
     the parameter's. The first axis of a stack, of layers or of an optimizer's matrices, is never
-    sharded, vectors only by the rules."""
+    sharded. Vectors are sharded only by the rules."""
     axes: list[str | None] = [None] * len(shape)
     first = int(is_stacked(path) or re.search(_OF_OPTIMIZER, path) is not None)
 
@@ -63,8 +63,8 @@ def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> Part
 
 
 def job_ways(shape: Sequence[int], sizes: Mapping[str, int]) -> list[PartitionSpec]:
-    """JOBS for an array of this shape, whose first axis all devices divide: other axes are
-    replicated where they cannot be divided."""
+    """JOBS for an array of this shape, whose first axis all devices divide. Other axes are
+    replicated if they cannot be divided."""
 
     def of_axis(axis: int, name: Any) -> Any:
         return name if axis == 0 or name is None or shape[axis] % sizes[name] == 0 else None

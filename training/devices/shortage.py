@@ -22,8 +22,8 @@ def check_room(
     devices: Devices,
     room: int | None = None,
 ) -> None:
-    """Raises ValueError in every process where a state (shapes with their shardings) is larger
-    than a device, or a process's share of a whole batch than its machine. `room`: bytes of both;
+    """Raise ValueError in every process if a state (shapes with their shardings) is larger than a
+    device, or a process's share of a whole batch is larger than its machine. `room`: bytes of both;
     None = as many as there are."""
     need = bytes_on_device(state)
     own = processes.from_first(lambda: device_memory(devices)) if room is None else room
@@ -46,8 +46,9 @@ def check_room(
 
 @contextlib.contextmanager
 def telling(micro_batch: int, updates: Callable[[], int]) -> Iterator[None]:
-    """Where memory runs out in training, a ValueError says what a device held, whether that did fit
-    before, and the way out. `updates()`: how many were made since the start."""
+    """While open, turn an out-of-memory error of training into a ValueError. It names the examples
+    that a device held, whether they fitted before, and the fix. `updates()`: updates made since the
+    start."""
     try:
         yield
     except Exception as error:

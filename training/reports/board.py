@@ -23,7 +23,7 @@ class Board:
     """Writes rows and pictures. A failed write is reported once, and training goes on."""
 
     def __init__(self, config: TrackerConfig, run: Path, restored_step: int) -> None:
-        """Rows after `restored_step` that an earlier start wrote are not shown any more."""
+        """Open the event file. Rows after `restored_step` of an earlier start are hidden."""
         self._writer = None
         if not config.tensorboard:
             return
@@ -76,7 +76,7 @@ class Board:
         self._write(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def rewind(self, step: int) -> None:
-        """Rows after this step are not shown any more: a session of TensorBoard's begins here."""
+        """Hide rows after this step: a session of TensorBoard's begins here."""
         if self._writer is None:
             return
         from tensorboardX.proto.event_pb2 import SessionLog

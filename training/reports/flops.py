@@ -1,7 +1,7 @@
-"""Floating-point operations of a function, counted from its jaxpr: what it does, at any size.
+"""Floating-point operations of a function, counted from its jaxpr, at any size.
 
-XLA's own cost analysis counts the body of a scan once and does not know what a custom kernel does;
-a jaxpr says how often each product is taken. Only products and convolutions count, as is the
+XLA's own cost analysis counts the body of a scan once and does not know a custom kernel's work. A
+jaxpr tells how often each product is computed. Only products and convolutions count, as is the
 custom (Kaplan et al. 2020, arXiv:2001.08361, appendix B): the rest is bound by memory.
 """
 
@@ -14,8 +14,8 @@ from jax.extend import core
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """FLOPs of one call on arrays, or shapes, like these. Recomputation counts as often as it is
-    done, a branch as its most expensive side, a loop of unknown length once."""
+    """FLOPs of one call on arrays, or shapes, like these. Recomputation counts each time, a branch
+    as its most expensive side, a loop of unknown length once."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 

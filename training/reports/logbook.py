@@ -1,8 +1,8 @@
 """A run's logbook: RUN/LOGBOOK.md for people, RUN/logbook.jsonl for programs.
 
-Starts, resumes, changed settings, checkpoints passed over, updates skipped, rollbacks, stops and
-aborts: with time, step, and what was done. People add lines of their own to LOGBOOK.md; nothing is
-ever removed from either.
+Its entries are starts, resumes, changed settings, skipped checkpoints, skipped updates, rollbacks,
+stops and aborts, each with time, step, and the measure taken. People add lines of their own to
+LOGBOOK.md; nothing is ever removed from either.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from typing import Any
 
 
 class Logbook:
-    """Appends entries. A disk that is full loses an entry, never the training."""
+    """Appends entries. A full disk loses an entry, never the training."""
 
     def __init__(self, folder: Path, is_writer: bool = True) -> None:
         self._folder, self._is_writer = folder, is_writer
 
     def note(self, event: str, step: int | None, text: str, **facts: Any) -> None:
-        """One entry, of an event such as start, skip or rollback; `facts` are plain values for
-        programs."""
+        """Write one entry, of an event such as start, skip or rollback; `facts` are plain values
+        for programs."""
         if not self._is_writer:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -35,7 +35,7 @@ class Logbook:
             _append(self._folder / "logbook.jsonl", json.dumps(entry) + "\n")
 
     def tell(self, event: str, step: int | None, text: str, **facts: Any) -> None:
-        """An entry that the person at the terminal should see too."""
+        """Write an entry, and print it."""
         if self._is_writer:
             print(f"{event}: {text}", file=sys.stderr, flush=True)
         self.note(event, step, text, **facts)

@@ -23,7 +23,7 @@ class Costs:
     flops: float = 0.0
     """Floating-point operations of an example in training, by formula."""
     peak_flops: float = 0.0
-    """What all devices together could do in a second."""
+    """Peak operations of all devices together in a second."""
 
     def speeds(self, examples_per_s: float) -> dict[str, float]:
         found = {"speed/examples_per_s": examples_per_s}
@@ -57,7 +57,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float:
-    """Peak FLOP/s of one device, by its name; 0 where unknown, as for CPUs."""
+    """Peak FLOP/s of one device, by its name; 0 if unknown, as for CPUs."""
     known = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
     return PEAK_FLOPS[max(known, key=len)] if known else 0.0
 
@@ -75,7 +75,7 @@ def memory() -> dict[str, float]:
 
 
 class MetricsFile:
-    """Appends rows, each flushed, so that a killed run has all it finished."""
+    """Appends rows, each flushed, so that a killed run keeps all finished updates."""
 
     def __init__(
         self,
@@ -84,8 +84,8 @@ class MetricsFile:
         examples_at: Callable[[int], int],
         costs: Costs = NO_COSTS,
     ) -> None:
-        """Rows beyond `restored_step` are removed: their updates will be done again.
-        `examples_at(step)` are the examples seen in so many updates."""
+        """Open the file. Rows beyond `restored_step` are removed: their updates will be done again.
+        `examples_at(step)`: examples seen in so many updates."""
         self._examples_at, self._costs = examples_at, costs
         self._hours = _cut_after(path, restored_step)
         self._file = path.open("a", encoding="utf-8")
@@ -113,7 +113,7 @@ class MetricsFile:
         return full
 
     def sync(self) -> None:
-        """Down to the disk, before a checkpoint that relies on it."""
+        """Flush to the disk, before a checkpoint that relies on it."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class MetricsFile:
 
 
 def _finite(value: Any) -> Any:
-    """A number, or null where it is NaN or infinite; of a list each."""
+    """A number, or null if it is NaN or infinite; for a list, each of its numbers."""
     if isinstance(value, list):
         return [_finite(one) for one in value]
     return value if math.isfinite(value) else None
@@ -179,7 +179,7 @@ def _cut_after(path: Path, step: int) -> float:
     with path.open("r+b") as file:
         for number, (start, line) in enumerate(_lines_backwards(file, path)):
             row = _parse(line)
-            if row is None and number > 0:  # a last line may be cut off by a crash
+            if row is None and number > 0:  # a crash may truncate the last line
                 raise _damaged(path, path.read_bytes()[:start].count(b"\n") + 1)
             if row is not None and row["step"] <= step:
                 hours, found, size = row["hours"], row["step"], start + len(line.rstrip())
@@ -193,7 +193,7 @@ def _cut_after(path: Path, step: int) -> float:
 
 
 def _lines_backwards(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file from its last to its first, with their ends, and where each begins."""
+    """The lines of a file from its last to its first, with their ends and their offsets."""
     place, rest = file.seek(0, os.SEEK_END), b""
     while place > 0:
         size = min(BLOCK, place)

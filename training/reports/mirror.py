@@ -1,8 +1,8 @@
-"""A run's mirror on wandb, in a process of its own: whatever becomes of it, training never waits.
+"""A run's mirror on wandb, in a process of its own: training never waits for it.
 
 `Mirror` is the trainer's end of a pipe. At the other end this file, run as a program, reads lines
-of JSON, first how to begin, then rows and pictures, until the pipe ends; it does so however the
-trainer ends, so that a killed run's mirror is closed as well. Only that end imports wandb.
+of JSON: first how to begin, then rows and pictures, until the pipe ends. The pipe ends however the
+trainer ends, so a killed run's mirror is closed as well. Only that end imports wandb.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class Mirror:
         self._put({"image": name, "path": str(path.resolve()), "step": step})
 
     def finish(self, exit_code: int, seconds: float) -> None:
-        """The run ends. wandb has so long before the trainer goes; then it ends by itself."""
+        """End the run. wandb has so long before the trainer goes; then it ends by itself."""
         if self._process is None:
             return
         with contextlib.suppress(queue.Full):
@@ -108,10 +108,10 @@ class Mirror:
 
 
 def _lasting_id(path: Path) -> str:
-    """The run's id on the server: made at its first start, and no other run's.
+    """The run's id on the server: made at its first start, and unique.
 
     Raises:
-        ValueError: the file holds none.
+        ValueError: the file holds no id.
     """
     if not path.exists():
         path.write_text(secrets.token_hex(4))
@@ -125,7 +125,7 @@ def _lasting_id(path: Path) -> str:
 
 
 def _note_id(path: Path, found: str) -> None:
-    """The id that the run really has: a sweep's agent sets its own."""
+    """Save the run's real id: a sweep's agent sets its own."""
     with contextlib.suppress(OSError):  # training reports a full disk
         if path.read_text().strip() != found:
             beside = path.with_name(path.name + ".new")
@@ -138,7 +138,7 @@ def _tell(text: str) -> None:
 
 
 def main() -> None:
-    """The other end. A failure is reported once, and ends this process only."""
+    """The other end of the pipe. A failure is reported once, and ends this process only."""
     for number in (*STOP_SIGNALS, signal.SIGINT):  # it ends when the pipe does
         signal.signal(number, signal.SIG_IGN)
     messages: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)
@@ -173,7 +173,7 @@ def _read(messages: "queue.Queue[Message | None]") -> None:
 
 
 def _open(begin: Message) -> Any:
-    """A wandb run in the first mode that starts; None where none does."""
+    """A wandb run in the first mode that starts; None if none does."""
     for mode in begin["modes"]:
         try:
             import wandb

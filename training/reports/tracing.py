@@ -16,7 +16,7 @@ FOLDER = "profile"
 
 
 class Trace:
-    """Traces the updates of a range; a range that is over, or no range, traces nothing. Of several
+    """Traces the updates of a range. Without a range, or after it, nothing is traced. Among several
     processes the first is traced."""
 
     def __init__(self, text: str, run: Path) -> None:
@@ -26,7 +26,7 @@ class Trace:
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[Hook]:
-        """The hook that begins and ends the trace, of a loop that begins after `step` updates."""
+        """The hook that begins and ends the trace, for a loop that begins after `step` updates."""
         self._update(step)
         try:
             yield _TraceHook(0, self._act, self)
@@ -34,7 +34,7 @@ class Trace:
             self._end()
 
     def is_due(self, step: int) -> bool:
-        """Whether tracing begins or ends after this many updates."""
+        """True if tracing begins or ends after this many updates."""
         return step in (self._start, self._stop) and self._stop > 0
 
     def _act(self, step: int, _: Any) -> None:
@@ -71,7 +71,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class _TraceHook(Hook):
-    """Due at both ends of the range."""
+    """A hook that is due at both ends of the range."""
 
     trace: Trace
 

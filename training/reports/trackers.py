@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl always, the terminal, and wandb (mirror.py) when asked."""
+"""Places for metrics: metrics.jsonl always, the terminal, and wandb (mirror.py) if asked."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -15,15 +15,15 @@ from training.reports.mirror import Mirror
 
 SHOWN = ("train/loss", "speed/examples_per_s")
 RARE = ("eval/", "ratio/")
-"""Metrics of few rows, which are shown and mirrored whenever they come: those of evaluations, and
-the norms of all tensors, beside which ratio/update stands."""
+"""Metrics of few rows, which are shown and mirrored whenever they come: from evaluations, and the
+norms of all tensors, with ratio/update."""
 # Seconds for wandb to end: after the last update, and when training was stopped.
 WAIT_AT_END, WAIT_AT_STOP = 30.0, 3.0
 
 
 @runtime_checkable
 class Pace(Protocol):
-    """How long a run is, and how often it logs."""
+    """A run's length, and how often it logs."""
 
     @property
     def steps(self) -> int: ...
@@ -52,9 +52,9 @@ class Tracker:
         examples_at: Callable[[int], int] | None = None,
         may_rewind: bool = False,
     ) -> None:
-        """`settings`: the resolved configuration, for the mirror. Of several processes one is the
-        writer. `examples_at(step)`: examples seen in so many updates, where batches are not all of
-        one size. `may_rewind`: the mirror gets rows with `release` only, and at the end."""
+        """`settings`: the resolved configuration, for the mirror. Among several processes one is
+        the writer. `examples_at(step)`: examples seen in so many updates, because batches may have
+        several sizes. `may_rewind`: the mirror gets rows only by `release`, and at the end."""
         self._may_rewind = may_rewind
         self._held: list[tuple[int, Callable[[], None]]] = []
         count = examples_at or (lambda step: step * pace.batch_size)
@@ -120,7 +120,8 @@ class Tracker:
         self._held = [(at, send) for at, send in self._held if at > step]
 
     def _send(self, step: int, send: Callable[[], None]) -> None:
-        """To the mirror; later, where a rollback may take it back: wandb cannot forget a row."""
+        """Send to the mirror now or, if a rollback may take the row back, later: wandb cannot
+        forget a row."""
         if self._may_rewind:
             self._held.append((step, send))
         else:

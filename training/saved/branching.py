@@ -1,4 +1,4 @@
-"""A new run that goes on from a checkpoint of another, to another end: the decay of the learning
+"""A new run that goes on from a checkpoint of another with another end: the decay of the learning
 rate can branch off any step of its hold (Hägele et al. 2024, arXiv:2405.18392)."""
 
 import json
@@ -16,8 +16,8 @@ from training.skips import read_ranges
 from training.update.state import TrainState
 
 MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
-"""Settings that may differ between a branch and the run that it leaves, besides those that may
-differ on resume."""
+"""Settings that may differ between a branch and the run it leaves, besides those that may differ on
+resume."""
 Tree = Mapping[str, Any]
 
 
@@ -31,10 +31,10 @@ def branch(
 ) -> tuple[TrainState, list[str], list[list[int]]]:
     """The whole state saved in `source`, RUN or RUN/checkpoints/STEP, a line about it, and the
     parts of the plan of its batches. `like` has its shapes and shardings. The folder of `run` gets
-    the rows of metrics and the skipped batches until then; RUN stays as it is.
+    the rows of metrics and the skipped batches until then; RUN stays unchanged.
 
     Raises:
-        ValueError: there is no such step, or it is of other settings, data or shapes.
+        ValueError: there is no such step, or it has other settings, data or shapes.
     """
     other, step = find_step(Path(source))
     old = read(other / "config.yaml")
@@ -61,7 +61,7 @@ def branch(
 
 
 def find_step(source: Path) -> tuple[Path, int | None]:
-    """The run, and the step where one is named. Raises ValueError where there is no run."""
+    """The run, and the step if one is named. Raises ValueError if there is no run."""
     is_step = source.parent.name == "checkpoints" and source.name.isdecimal()
     run, step = (source.parent.parent, int(source.name)) if is_step else (source, None)
     if not (run / "config.yaml").is_file():
@@ -75,6 +75,6 @@ def _copy_past(run: Path, folder: Path, step: int) -> None:
     if (run / "metrics.jsonl").is_file():
         copy_file(run / "metrics.jsonl", folder / "metrics.jsonl", run)
     if (run / "skips.json").is_file():
-        left_out = read_ranges(run / "skips.json")
-        kept = [vars(one) for one in left_out if one.step <= step]
+        skipped = read_ranges(run / "skips.json")
+        kept = [vars(one) for one in skipped if one.step <= step]
         write_text(folder / "skips.json", json.dumps(kept, indent=1) + "\n")

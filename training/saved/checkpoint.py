@@ -1,8 +1,9 @@
 """Checkpoints of a run: all training state in one atomic step, in a folder or an object store.
 
-A step holds the parameters, the rest of the state, averaged parameters where there are some, and
-one JSON, "about": what the run depends on, the digest of every array, and its own. What is read is
-held against them. Newest first, a step that is damaged is passed over; training moves it aside.
+A step holds the parameters, the rest of the state, averaged parameters if there are any, and one
+JSON, "about". It lists the run's dependencies, the digest of every array, and its own. Everything
+that is read is compared with them. The newest whole step is used; training moves damaged ones
+aside.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ CAUSES = (
     "No space left on device|Disk quota exceeded|File too large|Too many open files|"
     "Read-only file system|Input/output error"
 )
-"""What the system said, of all that is wrapped around it."""
+"""The system's own words, searched for in an error that other software has wrapped."""
 WAIT_BELOW = 256 * 2**20
 """Bytes a process has to write below which training waits until they are on the disk: a kill then
 costs at most the updates since the last save. More is written while training goes on, and a kill
@@ -66,8 +67,8 @@ class Checkpoints:
         tell: Tell = tell_on_terminal,
         first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Without `config` to read only. `tell(event, text)` gets every event worth a note; `first`
-        is done with every save before it counts."""
+        """Open the steps; without `config` only for reading. `tell(event, text)` gets every event
+        worth a note; `first` is called with every save before it counts."""
         self._place, self._config, self._tell, self._first = place, config, tell, first
         self._pending: int | None = None
         self._unsaved: str | None = None
@@ -86,7 +87,7 @@ class Checkpoints:
         self.close()
 
     def steps(self) -> list[int]:
-        """The steps that are there, whole or damaged, oldest first."""
+        """The steps, whole or damaged, oldest first."""
         return self._store.steps()
 
     def save(
@@ -95,8 +96,8 @@ class Checkpoints:
         about: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Write the state, `about` and evaluated `metrics` beside it. Nothing happens if that step
-        is there. A save that fails is logged, and training goes on; `finish` makes it an error."""
+        """Write the state, `about` and evaluated `metrics` beside it, unless that step exists. A
+        save that fails is logged, and training goes on; `finish` makes it an error."""
         self.settle()
         items, step = _items(state), int(state.step)
         words: dict[str, Any] = {"about": dict(about), "metrics": dict(metrics or {})}
@@ -132,7 +133,7 @@ class Checkpoints:
                     self._store.delete(step)
 
     def _give_up(self, error: Exception) -> None:
-        """A save came to nothing: say so once, and leave no half of it behind."""
+        """Report once that a save failed, and remove the rest of it."""
         step, self._pending = self._pending, None
         assert step is not None
         reason = _first_line(error)
@@ -161,7 +162,7 @@ class Checkpoints:
             return {}
 
     def finish(self) -> None:
-        """Wait for the save under way. Raises ValueError when the last one came to nothing."""
+        """Wait for the save under way. Raises ValueError if the last one failed."""
         self.settle()
         if self._unsaved is not None:
             raise ValueError(
@@ -183,13 +184,13 @@ class Checkpoints:
         about: Mapping[str, Any],
         is_eligible: Eligible = lambda step: True,
     ) -> TrainState | None:
-        """The newest whole state saved among the eligible steps, or None where none is yet. `like`
-        gives what `restore` takes, and is called only where there is a step. Newer steps are moved
+        """The newest whole state among the eligible steps, or None if there is none. `like` returns
+        the argument of `restore`, and is called only if there is a step. Newer steps are moved
         aside: training will come to them again.
 
         Raises:
-            ValueError: when it was trained on something else than `about`, such as other records;
-                when it does not fit; when steps are there and all are damaged.
+            ValueError: it was trained on other data than `about` says, such as other records; it
+                does not fit; or all steps are damaged.
         """
         if jax.process_index() == 0:
             self._store.tidy()
@@ -214,7 +215,7 @@ class Checkpoints:
     def _newest_whole(
         self, read: Callable[[int], T], is_eligible: Eligible = lambda step: True
     ) -> tuple[int, T] | None:
-        """A step and what `read` makes of it; None where there is no step."""
+        """The newest whole step and the result of `read` on it; None if there are no steps."""
         steps = [step for step in reversed(from_first(self.steps)) if is_eligible(step)]
         for step in steps:
             try:
@@ -226,7 +227,7 @@ class Checkpoints:
         return None
 
     def _set_aside_after(self, newest: int) -> None:
-        """Later steps make room for new ones of their number, and stay for whoever wants them."""
+        """Rename later steps, to make room for new ones with their numbers."""
         for step in self.steps() if jax.process_index() == 0 else ():
             if step > newest:
                 self._store.set_aside(step)
@@ -236,11 +237,11 @@ class Checkpoints:
     def restore(self, like: TrainState, step: int) -> TrainState:
         """The state of a step, placed like `like`, of arrays or shapes that know their shardings.
 
-        Where a loss scale, a guard or players begin with this run, or have another size in it,
-        `like` has arrays of them, which are taken; averages begin as the parameters.
+        If a loss scale, a guard or players begin with this run, or have another size in it, the
+        arrays in `like` are taken. Averages begin as the parameters.
 
         Raises:
-            ValueError: it is of another shape; DamagedError: naming the array that is.
+            ValueError: a shape differs; DamagedError: names the damaged array.
         """
         wanted, saved = _items(like), self.digests(step)
         names = list(wanted["rest"])
@@ -268,8 +269,8 @@ class Checkpoints:
         return restored._replace(params=found["params"], ema=ema)
 
     def restore_params(self, like: PyTree, step: int) -> PyTree:
-        """Only the parameters of a step, averaged ones where there are; `like` has their shapes,
-        and the dtypes that they get."""
+        """The parameters of a step, averaged ones if there are any; `like` has their shapes and the
+        dtypes that they get."""
         saved = self.digests(step)
         item = "ema" if any(name.startswith("ema/") for name in saved) else "params"
 
@@ -283,7 +284,7 @@ class Checkpoints:
         return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found, like)
 
     def newest_params(self, like: PyTree) -> tuple[int, PyTree] | None:
-        """Step and parameters of the newest whole step; None where there is no step."""
+        """Step and parameters of the newest whole step; None if there are no steps."""
         return self._newest_whole(lambda step: self.restore_params(like, step))
 
     def _restore(self, step: int, wanted: dict[str, PyTree]) -> dict[str, PyTree]:
@@ -311,8 +312,8 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _readable(self, step: int, together: bool = True) -> Iterator[None]:
-        """Problems with a step's files become one line that names it. `together`: a problem of one
-        process is raised in all, which otherwise would wait for it."""
+        """Turn problems with a step's files into one line that names it. `together`: a problem of
+        one process is raised in all; otherwise they would wait for it."""
         name, problem = self._store.name(step), None
         try:
             yield
@@ -334,7 +335,8 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
-    """Parameters as the trees they are; the rest flat by path, whatever optax nests it in."""
+    """The arrays to save: parameters as their trees, the rest flat by path, however optax nests
+    it."""
     rest, _ = jax.tree.flatten_with_path(state._replace(params=None, ema=None))
     flat = {jax.tree_util.keystr(k): leaf for k, leaf in rest}
     averaged = {} if state.ema is None else {"ema": state.ema}
@@ -342,7 +344,7 @@ def _items(state: TrainState) -> dict[str, PyTree]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The line of an error that says what went wrong, without what other software wraps around."""
+    """The line of an error that names the cause, without other software's lines around it."""
     known = re.search(CAUSES, str(error))
     lines = [line for line in str(error).splitlines() if line.strip()]
     return known[0] if known else (lines[0][:300] if lines else type(error).__name__)

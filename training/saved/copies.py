@@ -1,9 +1,9 @@
 """Copies of a run's other files, stored beside its checkpoints when those are elsewhere
-(checkpoint.folder), so that the same command goes on in an empty folder on another machine.
+(checkpoint.folder), so that the same command resumes in an empty folder on another machine.
 
-The run's own folder stays the place where process 0 writes and people read. What is only added to
-is copied in parts, NAME and then NAME+PLACE, where PLACE is the byte at which the part begins: a
-save copies what came since the last one, however long the history is.
+Process 0 writes into the run's own folder, and people read there. Files that only grow are copied
+in parts, NAME and then NAME+PLACE, where PLACE is the byte at which the part begins. A save copies
+the bytes since the last one, however long the history is.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ from training.saved import starts
 from training.saved.remote import Store, names, open_store, reachable
 
 GROWING = ("metrics.jsonl", "logbook.jsonl", "LOGBOOK.md", "environment.json", "skips.json")
-"""Files that are only added to: of two, the longer one is newer."""
+"""Files that only grow: of two, the longer one is newer."""
 FILES = (*GROWING, "config.yaml", "wandb_id.txt")
 FOLDERS = ("tokenizer", "vqgan", "grids", "tensorboard")
 IN_PARTS = ("metrics.jsonl", "logbook.jsonl", "tensorboard/")
 Parts = dict[str, list[int]]
-"""Of each name in the folder, where its parts begin."""
+"""For each name in the folder, the places where its parts begin."""
 
 
 class Copies:
     """Copies a run's files to FOLDER/run/…. A failed copy is reported once, and tried again."""
 
     def __init__(self, run: Path, folder: str, tell: Callable[[str, str], None]) -> None:
-        """Without a `folder` nothing is copied."""
+        """`run` is copied to `folder`; without a `folder` nothing is copied."""
         self._run, self._tell = run, tell
         self._store = open_store(folder) if folder else None
         self._copied: dict[Path, tuple[int, int]] = {}
@@ -80,8 +80,8 @@ class Copies:
 
 
 def _add(store: Store, name: str, path: Path, begins: list[int]) -> None:
-    """Copy the bytes of the file beyond its parts. Parts that the file does not hold any more,
-    since a rollback or a resume took rows back, are removed, the last one first."""
+    """Copy the bytes of the file beyond its parts. Parts beyond the file's end, after a rollback or
+    a resume took rows back, are removed, the last one first."""
     end = 0
     with path.open("rb") as file:
         while begins:
@@ -102,7 +102,7 @@ def _part(name: str, begin: int) -> str:
 
 
 def _find_parts(store: Store) -> Parts:
-    """What is in the folder, by the names in the run's."""
+    """The copies in the folder, by the names in the run's."""
     found: Parts = {}
     for one in names(store, "run/"):
         name, plus, begin = one.rpartition("+")
@@ -126,11 +126,11 @@ def _join(store: Store, name: str, begins: list[int]) -> bytes:
 
 
 def fetch(run: Path, folder: str) -> None:
-    """Bring back files that the run lacks, or has shorter, from the folder. The settings are the
-    ones that the newest checkpoint was trained with.
+    """Bring back files that the run lacks, or has shorter, from the folder. The settings are those
+    of the newest checkpoint.
 
     Raises:
-        ValueError: they are another run's.
+        ValueError: the files are another run's.
         UnreachableError: the store cannot be reached.
     """
     store = open_store(folder)
@@ -153,7 +153,7 @@ def fetch(run: Path, folder: str) -> None:
 
 
 def _check_same_run(path: Path, store: Store, folder: str) -> None:
-    """Raises ValueError where the first starts of both differ; `path` is the run's own file."""
+    """Raise ValueError if the first starts of both differ; `path` is the run's own file."""
     with reachable(store):
         copied = store.read(f"run/{path.name}").result()
     if copied.state != "value" or not path.is_file():

@@ -1,9 +1,9 @@
 """A digest of every array of a state, computed on the devices that hold it.
 
-Orbax writes atomically but does not see a flipped bit. So the bits of each array, whatever its
-layout over devices and processes, are folded to 64: two sums over all places, modulo 2³², of the
-bits mixed with their place. Addition knows no order, so that the layout does not matter; mixing is
-one to one, so that a single changed number is always seen.
+Orbax writes atomically but does not notice a flipped bit. So the bits of each array are folded to
+64: two sums over all places, modulo 2³², of the bits mixed with their place. A sum does not depend
+on order, so the layout over devices and processes does not matter. Mixing is one to one, so a
+single changed number is always noticed.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ def leaf_digests(tree: PyTree) -> dict[str, str]:
 
 
 def describe(leaf: Any) -> str:
-    """Such as float32[2,4]; for shapes that are not yet arrays too."""
+    """A text such as float32[2,4]; also for shapes without arrays."""
     return f"{jnp.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
 
 
 def is_digest(text: object) -> bool:
-    """Whether this is what `leaf_digests` says of an array."""
+    """True if the text has the form of `leaf_digests`."""
     found = DIGEST.fullmatch(text) if isinstance(text, str) else None
     try:
         return found is not None and bool(jnp.dtype(found[1]).itemsize)
@@ -55,8 +55,7 @@ def shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:
 
 
 def check_fit(step: str, expected: Mapping[str, str], wanted: PyTree) -> None:
-    """Raises ValueError naming the first array of a step that is not of the shape and dtype
-    wanted."""
+    """Raise ValueError naming the first array of a step with another shape or dtype."""
     have = {n: d.split()[0] for n, d in expected.items() if n.partition("/")[0] in wanted}
     want = {name: describe(leaf) for name, leaf in named_leaves(wanted)}
     for name in {**want, **have}:

@@ -20,8 +20,8 @@ from jaxtyping import PyTree
 @functools.cache
 def quieten() -> None:
     """Keep orbax's own messages from the terminal, once a process, when its first folder opens:
-    training/saved/checkpoint.py says in a line what is wrong. Where one write fails, orbax closes
-    its event loop, and writes that finish later complain, some in a thread of tensorstore's."""
+    training/saved/checkpoint.py reports problems in a line. If one write fails, orbax closes its
+    event loop, and writes that finish later complain, some in a thread of tensorstore's."""
     for noisy in ("absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     print_error, print_unraisable = sys.excepthook, sys.unraisablehook
@@ -66,14 +66,14 @@ class FolderSteps:
         return str(self._folder / str(step))
 
     def steps(self) -> list[int]:
-        """Steps that are there, whole or damaged, oldest first."""
+        """The steps, whole or damaged, oldest first."""
         names = [path.name for path in self._folder.glob("*")] if self._folder.is_dir() else []
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save(
         self, step: int, items: Mapping[str, PyTree], words: Any, first: Callable[[], None]
     ) -> None:
-        """Begin to write a step; `first` is done before it can be whole."""
+        """Begin to write a step; `first` is called before it can be whole."""
         self._sweep()
         self._failed.discard(step)
         first()
@@ -85,13 +85,13 @@ class FolderSteps:
         self._manager.wait_until_finished()
 
     def clean(self, step: int) -> None:
-        """Remove what a failed save has left, and begin with orbax anew."""
+        """Remove the rest of a failed save, and open orbax anew."""
         self._failed.add(step)
         self.close()
         self._manager = self._open()
 
     def _sweep(self) -> None:
-        """Remove what failed saves have left. Writes that were under way then may make a folder
+        """Remove the rests of failed saves. Writes that were under way then may make a folder
         again."""
         for _ in range(SWEEPS if self._failed else 0):
             for half in (h for step in self._failed for h in self._folder.glob(f"{step}.*tmp*")):
@@ -107,13 +107,13 @@ class FolderSteps:
             shutil.rmtree(self._folder / str(step))
 
     def set_aside(self, step: int) -> None:
-        """Rename a step to aside-STEP, which nobody reads."""
+        """Rename a step to aside-STEP, which is never read."""
         aside = self._folder / f"aside-{step}"
         shutil.rmtree(aside, ignore_errors=True)
         (self._folder / str(step)).rename(aside)
 
     def reload(self) -> None:
-        """Look at the folder anew."""
+        """Read the folder's list of steps anew."""
         self._manager.reload()
 
     def words(self, step: int) -> Any:
@@ -123,8 +123,8 @@ class FolderSteps:
         return json.loads(path.read_text("utf-8"))
 
     def restore(self, step: int, wanted: Mapping[str, PyTree]) -> dict[str, PyTree]:
-        """The arrays of a step that `wanted`, trees of shapes with shardings, asks for. Nobody
-        waits for the others, of which one may find its part damaged."""
+        """The arrays of a step that `wanted`, trees of shapes with shardings, asks for. Processes
+        do not wait for each other, because one may find its part damaged."""
         folder = self._folder / str(step)
         for path in folder.rglob("*"):
             _check_plain(path)
@@ -142,6 +142,6 @@ class FolderSteps:
 
 
 def _check_plain(path: Path) -> None:
-    """Raises ValueError for a pipe or a device, which would be waited for."""
+    """Raise ValueError for a pipe or a device, because reading it would wait for ever."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is no file, but a pipe or a device")

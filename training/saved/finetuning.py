@@ -1,7 +1,7 @@
 """Weights of another run as a start: fitting arrays are taken, tables may grow, others are refused.
 
-A vocabulary or a table of positions may have another length: rows that both have are kept, new ones
-are as a fresh model has them.
+A vocabulary or a table of positions may have another length: common rows are kept, and new rows are
+a fresh model's.
 """
 
 import re
@@ -37,7 +37,7 @@ def fit_params(
     brings an array of `fresh` here.
 
     Raises:
-        ValueError: naming what fits nothing.
+        ValueError: naming arrays that do not fit.
     """
     have = dict(named_leaves(found))
     want = named_leaves(fresh)

@@ -1,9 +1,9 @@
 """Checkpoints in an object store (gs://, s3://), which needs no disk that processes share.
 
-Every array is a Zarr, in pieces as it is sharded over the devices. Each process writes its pieces
-and then a marker. A step is whole when all markers are there, since a store can replace one object
-at a time but rename none. Tensorstore, which orbax brings along, speaks to Google Cloud Storage and
-S3 itself; orbax (0.12.8) does not know the latter. A file:// URL behaves like such a store.
+Every array is a Zarr, in the pieces of its sharding over the devices. Each process writes its
+pieces and then a marker. A step is whole when all markers are there, because a store can replace
+one object at a time but rename none. Tensorstore, which orbax depends on, speaks to Google Cloud
+Storage and S3 itself; orbax (0.12.8) does not support S3. A file:// URL behaves like such a store.
 """
 
 import contextlib
@@ -30,16 +30,17 @@ RETRIES = {"max_retries": 7, "initial_delay": "500ms", "max_delay": "8s"}  # abo
 READERS = 8
 """Arrays read at a time."""
 PIECE_BYTES = 128 * 2**20
-"""Larger pieces of arrays are halved: S3 takes up to 5 GB at once, and several at a time faster."""
+"""Larger pieces of arrays are halved: S3 accepts at most 5 GB at once, and several at a time are
+faster."""
 UNREACHABLE = (
     *("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"),
     *("PERMISSION_DENIED", "UNAUTHENTICATED", "INTERNAL"),
 )
-"""What tensorstore says when it is not the objects that are at fault."""
+"""Words of tensorstore's errors that mean the store, not its objects."""
 
 
 class UnreachableError(OSError):
-    """A store that does not answer, or does not let us in; its objects may be whole."""
+    """A store that does not answer, or refuses access; its objects may be whole."""
 
 
 def is_remote(place: object) -> bool:
@@ -48,7 +49,7 @@ def is_remote(place: object) -> bool:
 
 def open_store(place: str) -> Store:
     """Objects by name below a URL, or files in a folder. Credentials are found as Google's and
-    Amazon's own tools do; AWS_ENDPOINT_URL names another server that speaks S3.
+    Amazon's own tools find them; AWS_ENDPOINT_URL names another server that speaks S3.
 
     Raises:
         ValueError: there is no such place.
@@ -94,8 +95,8 @@ def names(store: Store, prefix: str) -> list[str]:
 
 @contextlib.contextmanager
 def reachable(store: Store, *more: str) -> Iterator[None]:
-    """Turns what a store that cannot be reached says into an UnreachableError of one line; that is
-    one of UNREACHABLE, and of `more`."""
+    """Turn errors of a store that cannot be reached into an UnreachableError of one line: those of
+    UNREACHABLE, and of `more`."""
     try:
         yield
     except Exception as error:
@@ -133,7 +134,7 @@ class ObjectSteps:
     def save(
         self, step: int, items: Mapping[str, PyTree], words: Any, first: Callable[[], None]
     ) -> None:
-        """Begin to write a step; `first` is done before it can be whole."""
+        """Begin to write a step; `first` is called before it can be whole."""
         problem = None
         if jax.process_index() == 0:
             try:
@@ -176,7 +177,7 @@ class ObjectSteps:
         self._store.write(f"whole/{step}.{me}-of-{jax.process_count()}", b"whole").result()
 
     def wait(self) -> None:
-        """Until the last step is whole. Raises what went wrong."""
+        """Wait until the last step is whole. Raises the error of its save."""
         writing, self._writing = self._writing, None
         if writing is None:
             return
@@ -190,7 +191,7 @@ class ObjectSteps:
             raise problem or UnreachableError("another process could not write its part")
 
     def clean(self, step: int) -> None:
-        """Remove what a failed save has left, if that can be done."""
+        """Remove the rest of a failed save, if possible."""
         with contextlib.suppress(Exception):
             self.delete(step)
 
@@ -215,7 +216,7 @@ class ObjectSteps:
                 self._store.delete_range(below(f"{step}/")).result()
 
     def set_aside(self, step: int) -> None:
-        """Copy the step's objects to aside-STEP, which nobody reads, and remove the step."""
+        """Copy the step's objects to aside-STEP, which is never read, and remove the step."""
         self._store.delete_range(below(f"aside-{step}/")).result()
         for name in names(self._store, f"{step}/"):
             data = self._store.read(f"{step}/{name}").result().value
@@ -247,7 +248,7 @@ class ObjectSteps:
         return jax.tree.unflatten(jax.tree.structure(wanted), found)
 
     def reload(self) -> None:
-        """Nothing is remembered of what is there."""
+        """Nothing to do: no list of steps is cached."""
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -255,8 +256,7 @@ class ObjectSteps:
 
 def object_name(path: str) -> str:
     """The name in a store of the array at a path, such as params/a/kernel or
-    rest/opt_state/0/mu/a/kernel: no character that stores or their tools take for something
-    else."""
+    rest/opt_state/0/mu/a/kernel. It has no characters with a meaning to stores or their tools."""
     return re.sub(r"\W+", "/", path).strip("/")
 
 

@@ -25,8 +25,9 @@ from copying import copy_folder
 from old_names import is_old_name_of
 from training.saved import copies, remote, starts
 
-# What may differ between a run and its resumption: none of it changes the trajectory, except that
-# more `steps` re-plan the decay of the learning rate. Names, or groups that end with a dot.
+# Settings that may differ between a run and its resumption: they do not change the trajectory,
+# except that more `steps` re-plan the decay of the learning rate. Names, or groups that end with a
+# dot.
 FREE_ON_RESUME = (
     "output_dir",
     "allow_changes",
@@ -95,12 +96,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
 
 
 def describe(changes: Changes) -> str:
-    """Such as "seed (was 0, now 1), model.dim (was 8, now 16)"."""
+    """A text such as "seed (was 0, now 1), model.dim (was 8, now 16)"."""
     return ", ".join(f"{k} (was {old}, now {new})" for k, (old, new) in changes.items())
 
 
 def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
-    """The changes that a run cannot go on with; `allowed` are patterns of names."""
+    """The changes that prevent a resume; `allowed` are patterns of names."""
     return {name: values for name, values in changes.items() if not _is_free(name, allowed)}
 
 
@@ -120,11 +121,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes | None:
-    """Make the folder, or see whether it may be resumed: the settings that have changed since, or
-    None where nothing was trained yet.
+    """Make the folder, or check that it may be resumed. Returns the settings that have changed
+    since, or None if nothing was trained yet.
 
-    `read(path)` reads a config.yaml into a tree like `config`, whose `allow_changes` are
-    patterns of settings that may differ.
+    `read(path)` reads a config.yaml into a tree like `config`, whose `allow_changes` are patterns
+    of settings that may differ.
 
     Raises:
         ValueError: the folder holds something else, or a run with other settings.
@@ -188,7 +189,7 @@ def _find_checkpoints(run: Path, config: Mapping[str, Any]) -> str:
 
 
 def _has_content(place: str) -> bool:
-    """Whether anything but interrupted saves is there."""
+    """True if the place holds anything but interrupted saves."""
     if remote.is_remote(place):
         return bool(remote.ObjectSteps(place).steps())
     others = (path for path in Path(place).glob("*") if path.name != "run")
@@ -196,7 +197,7 @@ def _has_content(place: str) -> bool:
 
 
 def _check_left(run: Path, place: str, read: Read) -> None:
-    """Raises ValueError when the run's checkpoints were somewhere else, and none is here."""
+    """Raise ValueError if the run's checkpoints were elsewhere, and none is here."""
     try:
         saved = read(run / "config.yaml")
     except ValueError:  # of another version: nothing was trained with it

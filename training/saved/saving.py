@@ -1,4 +1,4 @@
-"""When checkpoints are written, and which of them are kept."""
+"""The steps at which checkpoints are written, and those that are kept."""
 
 import math
 import time
@@ -27,8 +27,7 @@ def make_save_hook(config: CheckpointConfig, save: Callable[[int, TrainState], A
 
 
 class Clock:
-    """Knows when the next save by the clock is due. Among several processes, process 0's clock
-    counts."""
+    """A clock for saves by time. Among several processes, process 0's clock counts."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         """`seconds` between saves; 0: never."""
@@ -41,7 +40,7 @@ class Clock:
         self._agree.forget()
 
     def is_over(self) -> bool:
-        """Whether the time is over; called once an update, in every process."""
+        """True once the time is over; called once an update, in every process."""
         if not self._seconds:
             return False
         is_mine = jax.process_index() == 0 and self._now() - self._since >= self._seconds
@@ -50,7 +49,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class SaveHook(Hook):
-    """Periodic by the number of updates, and by the clock."""
+    """A hook by the number of updates, and by the clock."""
 
     keep_every: int
     clock: Clock
@@ -62,7 +61,7 @@ class SaveHook(Hook):
 
 
 def check_keep_best(config: CheckpointConfig, splits: Iterable[str]) -> None:
-    """Raises ValueError when checkpoint.keep_best is of a split that is not evaluated."""
+    """Raise ValueError if checkpoint.keep_best names a split that is not evaluated."""
     known = [f"eval/{split}/" for split in splits]
     name = config.keep_best.removeprefix("-")
     if name and not name.startswith(tuple(known)):

@@ -16,10 +16,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "toke
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The starts of a run, oldest first; none where there is no file.
+    """The starts of a run, oldest first; empty if there is no file.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: the file holds something else.
     """
     try:
         return _checked(read_list(path), path)
@@ -28,7 +28,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def parse(data: bytes, name: str) -> list[dict[str, Any]]:
-    """The same of a copy's content. Raises ValueError with the name."""
+    """The starts in a copy's content. Raises ValueError with the name."""
     return _checked(as_list(parse_json(data, name), name), name)
 
 
@@ -40,7 +40,7 @@ def _checked(starts: list[dict[str, Any]], name: object) -> list[dict[str, Any]]
 
 
 def write_start(folder: Path, config_yaml: str, devices: str) -> None:
-    """Record this start; warn when packages are not those of the start before."""
+    """Record this start; warn if package versions have changed since the one before."""
     write_text(folder / "config.yaml", config_yaml)
     path = folder / "environment.json"
     starts = read(path)

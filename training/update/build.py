@@ -37,7 +37,7 @@ def make_update(
     players: Players = MappingProxyType({}),
 ) -> Step:
     """The update, for `parallel.compile_step`. `size`: examples a device holds at a time, `plan`:
-    how many examples each batch has; None: as configured."""
+    the examples of each batch; None: as configured."""
     training, examples_at = config.training, (plan or make_plan(config.training)).examples
     size = size or micro_batch_size(training, devices)
     return make_train_step(

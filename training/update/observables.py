@@ -1,7 +1,7 @@
 """Observables: a table of pure functions of an update, computed inside the step.
 
-Each returns named arrays: numbers, or vectors such as histograms or a value per layer. In updates
-in which one is not due it is not computed, on any device.
+Each returns named arrays: numbers, or vectors such as histograms or a value per layer. An
+observable that is not due in an update is not computed, on any device.
 """
 
 from collections.abc import Callable, Mapping, Sequence

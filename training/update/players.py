@@ -31,7 +31,7 @@ class Player:
     init: Callable[[Key[Array, ""]], PyTree]
     """Random parameters, in float32."""
     loss: Callable[..., tuple[Array, Mapping[str, Any]]]
-    """As the model's: (own parameters, batch, keys, moment) → (objective, metrics)."""
+    """Like the model's loss: (own parameters, batch, keys, moment) → (objective, metrics)."""
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     """Learning rate, a function of the finished updates of the run."""

@@ -1,8 +1,8 @@
 """The type of stored weights, and the precision of products.
 
-Weights in bfloat16 have 8 bits: an update smaller than 1/256 of a weight would be lost by rounding
-to the nearest. They are rounded up or down at random instead, each with the probability that makes
-the mean right (Gupta et al. 2015, arXiv:1502.02551), so that small updates add up.
+Weights in bfloat16 have 8 bits: rounding to the nearest would lose an update smaller than 1/256 of
+a weight. They are rounded up or down at random instead, each with the probability that makes the
+mean right (Gupta et al. 2015, arXiv:1502.02551), so that small updates add up.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ TAG = 0x726F756E  # apart from the keys of examples
 
 
 def narrow(params: PyTree, dtype: ParamDtype) -> PyTree:
-    """Matrices and tables rounded to the nearest in `dtype`; norms and biases stay as they are."""
+    """Matrices and tables rounded to the nearest in `dtype`; norms and biases are unchanged."""
 
     def one(name: str, leaf: Array) -> Array:
         is_matrix = leaf.ndim - is_stacked(name) >= 2
@@ -47,7 +47,7 @@ def round_like(exact: PyTree, kept: PyTree, key: Key[Array, ""]) -> PyTree:
 
 def round_randomly(x: Float32[Array, "*s"], key: Key[Array, ""]) -> Array:
     """x in bfloat16, the upper half of a float32's bits: random bits are added to the lower half,
-    which is then dropped. Numbers without a lower half, NaN and infinity stay as they are."""
+    which is then dropped. Numbers without a lower half, NaN and infinity are unchanged."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = _noise(x.shape, key) >> 16
     upper = (bits + jnp.where(jnp.isfinite(x), noise, 0)) & jnp.uint32(0xFFFF0000)
@@ -55,8 +55,8 @@ def round_randomly(x: Float32[Array, "*s"], key: Key[Array, ""]) -> Array:
 
 
 def _noise(shape: tuple[int, ...], key: Key[Array, ""]) -> UInt32[Array, "..."]:
-    """A hash of the key and of each place (the finaliser of MurmurHash3), which is computed where
-    it is used; jax's own random bits would take memory, 8 bytes for each."""
+    """A hash of the key and of each place (the finaliser of MurmurHash3), computed at its use.
+    jax's own random bits would take memory, 8 bytes for each."""
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     place, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):

@@ -1,10 +1,10 @@
 """The guard inside the step: it skips updates that would do harm.
 
 No NaN and no infinity reaches the parameters. A spike is a loss, or a gradient norm, far above the
-last good ones, in units of their median absolute deviation, which single outliers do not move.
-Many spikes in a row from unchanged weights are no accident of a batch: the level has changed for
-good, by other settings or other data, and is accepted.
-training/skips.py has the batches that are skipped after a rollback.
+last good ones, in units of their median absolute deviation, which single outliers do not move. Many
+spikes in a row from unchanged weights are no accident of a batch: other settings or other data have
+changed the level for good, and it is accepted. training/skips.py has the batches that are skipped
+after a rollback.
 """
 
 from typing import NamedTuple, TypeVar
@@ -18,8 +18,8 @@ from training.config import TrainingConfig
 Metrics = dict[str, Array]
 T = TypeVar("T")
 MEMORY = 1000  # updates over which the pressure of an event fades to a third
-# Deviations are taken to be no less than this share of the median loss, or this in the logarithm
-# of the norm: in four quickstart runs no value was then more than 3.1 deviations above.
+# Deviations count as at least this share of the median loss, or this in the logarithm of the norm:
+# in four quickstart runs no value was then more than 3.1 deviations above.
 LOSS_FLOOR, NORM_FLOOR = 0.02, 0.1
 FINE, NOT_FINITE, SPIKE, LEVEL = 0, 1, 2, 3
 
@@ -53,10 +53,10 @@ def judge(
     params_norm: Float[Array, ""],
     is_scale_too_high: Bool[Array, ""],
 ) -> tuple[Bool[Array, ""], Guard, Metrics]:
-    """Whether an update is good, the new guard, and metrics. `params_norm` is the norm of the
+    """True if an update is good, the new guard, and metrics. `params_norm` is the norm of the
     updated weights, which may be NaN though loss and gradient are finite (0 / 0 with optim.epsilon
-    0). `is_scale_too_high`: float16 overflowed and has a lower loss scale to try, which is no bad
-    update."""
+    0). `is_scale_too_high`: float16 overflowed and has a lower loss scale to try, which does not
+    count as a bad update."""
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(params_norm)
     log_norm = jnp.log(jnp.maximum(norm, 1e-30))
     spike = jnp.bool_(False)
@@ -90,12 +90,12 @@ def judge(
 def _deviations(
     value: Float[Array, ""], window: Float[Array, " w"], floor: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """Robust standard deviations from the window's median up to the value."""
+    """The distance from the window's median up to the value, in robust standard deviations."""
     middle = jnp.median(window)
     deviation = 1.4826 * jnp.median(jnp.abs(window - middle))  # of a normal distribution
     return (value - middle) / jnp.maximum(jnp.maximum(deviation, floor), 1e-12)
 
 
 def keep_unless(good: Bool[Array, ""], new: T, old: T) -> T:
-    """`new` where the update is good, else `old`, bit for bit."""
+    """`new` if the update is good, else `old`, bit for bit."""
     return jax.tree.map(lambda fresh, kept: jnp.where(good, fresh, kept), new, old)

@@ -26,15 +26,15 @@ class TrainState(NamedTuple):
     key_data: UInt32[Array, "..."]
     loss_scale: LossScale | None
     ema: PyTree = None
-    """Moving average of the parameters, a tree like theirs, where one is kept."""
+    """Moving average of the parameters, a tree of the same form, if there is one."""
     guard: Any = None
-    """The record of earlier updates that training/update/spikes.py judges by."""
+    """The record of earlier updates for training/update/spikes.py."""
     players: Any = None
-    """State of each further player by name (training/update/players.py), where there are some."""
+    """State of each further player by name (training/update/players.py), if there are any."""
 
     @property
     def weights(self) -> PyTree:
-        """The weights to evaluate and draw with: the average, where there is one."""
+        """The weights to evaluate and draw with: the average, if there is one."""
         return self.params if self.ema is None else self.ema
 
     @classmethod

@@ -23,30 +23,30 @@ from training.update.state import TrainState
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 Means = Mapping[str, Array | Partial]
-"""Means over rows. `Partial(function, *means)` stands for a metric that is no mean itself, such as
-a perplexity: the function gets the means over all micro-batches and devices."""
+"""Means over rows. `Partial(function, *means)` is a metric that is not itself a mean, such as a
+perplexity: the function gets the means over all micro-batches and devices."""
 
 
 class Moment(NamedTuple):
-    """What a loss may depend on besides parameters, batch and keys."""
+    """Arguments of a loss besides parameters, batch and keys."""
 
     step: Int[Array, ""]
     """Finished updates."""
     players: Mapping[str, PyTree] = {}
-    """Parameters of the others that are trained beside these (see players.py), by name; the
-    model's own as `model`."""
+    """Parameters of all that are trained together (see players.py), by name; the model's own as
+    `model`."""
 
 
 Loss = Callable[[PyTree, Batch, Key[Array, " b"], Moment], tuple[Array, Means]]
 """(parameters, batch, a key for each example, moment) → (the objective, metrics)"""
 Observed = dict[str, Any]
-"""Metrics, and under OBSERVED a dict of those of observables.py"""
+"""Metrics, and under OBSERVED a dict of the values of observables.py"""
 Step = Callable[[TrainState, Batch], tuple[TrainState, Observed]]
-"""(state, batch) → (new state, metrics, with those of observables.py under OBSERVED)"""
+"""(state, batch) → (new state, metrics, with the values of observables.py under OBSERVED)"""
 UpdateEma = Callable[[PyTree, PyTree, PyTree, Array], PyTree]
 """(averages, parameters, optimizer's state, finished updates) → averages"""
 MicroBatches = Callable[[int], int]
-"""Rows of a batch, as the step sees them → how many micro-batches they are taken in"""
+"""Rows of a batch, as the step sees them → the number of micro-batches they are taken in"""
 IsWarm = Callable[[Array], Array]
 """Finished updates → whether the learning rate's warm-up is over"""
 
@@ -77,12 +77,12 @@ def make_train_step(
     observables: Sequence[Observable] = (),
     players: Players = MappingProxyType({}),
 ) -> Step:
-    """The update for a loss, a pure function. `mean_over_devices`: see parallel.py.
-    Parameters that are not `is_trained` get no gradient, which saves its memory and the work behind
-    it. The state holds a state for each of `players`.
+    """The update for a loss, a pure function. `mean_over_devices`: see parallel.py. Parameters that
+    are not `is_trained` get no gradient, which saves its memory and its computation. The state
+    holds a state for each of `players`.
 
-    Where the state has a guard (training/update/spikes.py), an update that would do harm leaves
-    parameters, optimizer and averages as they were. Until the learning rate `is_warm`, only NaN and
+    If the state has a guard (training/update/spikes.py), an update that would do harm leaves
+    parameters, optimizer and averages unchanged. Until the learning rate `is_warm`, only NaN and
     infinity count as harm.
     """
     move = _make_move(optimizer, update_ema, is_trained)
@@ -166,7 +166,7 @@ def _mean_gradient(
     name: str,
 ) -> tuple[PyTree, Means]:
     """Gradient of `params`, and metrics with the objective as `name`, averaged over the
-    micro-batches, with the loss scale taken out again."""
+    micro-batches, without the loss scale."""
     scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
     def scaled(params: PyTree, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
@@ -192,7 +192,7 @@ def _guarded(
     is_warm: Bool[Array, ""],
     first_steps: Mapping[str, int],
 ) -> tuple[TrainState, Metrics]:
-    """The new state, or the old one where the update would do harm or float16 overflowed.
+    """The new state, or the old one if the update would do harm or float16 overflowed.
 
     Finite gradients may give weights with a NaN, which a lower loss scale would not help.
     """
