@@ -19,23 +19,23 @@ TAG = 0x61646170  # apart from the keys of the other parameters
 @dataclass(frozen=True)
 class AdaptedTransformer(Transformer):
     """A transformer whose parameters have adapters (optim/adapters.py). Parameters that are merged
-    already, or laid out, are taken as they are."""
+    already, or laid out, are accepted unchanged."""
 
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
 
     @property
     def shapes(self) -> Params:
-        """The parameters and their adapters as shapes, without touching memory."""
+        """The parameters and their adapters as shapes; no memory is allocated."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Fresh float32 parameters and adapters; the parameters are those without adapters."""
+        """Fresh float32 parameters and adapters. The parameters equal those without adapters."""
         params = super().init(key)
         own = init_adapters(jax.random.fold_in(key, TAG), params, self.adapters)
         return {**params, ADAPTERS: own}
 
     def merged(self, params: Params) -> Params:
-        """The parameters that the adapters make, of the layout without adapters."""
+        """The parameters with their adapters merged, in the layout without adapters."""
         return merge(params, self.adapters)
 
     def encode(
@@ -60,7 +60,7 @@ class AdaptedTransformer(Transformer):
         return super().apply(self.merged(params), text_tokens, text_mask, decoder_inputs, keys)
 
     def lay_out(self, params: Params, rows: int | None = None) -> Params:
-        """See Transformer; what is laid out has no adapters."""
+        """See Transformer; the result has no adapters."""
         return super().lay_out(self.merged(params), rows)
 
     def init_cache(
@@ -81,7 +81,7 @@ class AdaptedTransformer(Transformer):
 def build(
     config: ModelConfig, adapters: AdapterConfig, compute_dtype: Any = jnp.float32
 ) -> Transformer:
-    """The model of a configuration, with adapters where they have a rank."""
+    """The model of a configuration, with adapters if they have a rank."""
     if not adapters.rank:
         return transformer.build(config, compute_dtype)
     return AdaptedTransformer(config, jnp.dtype(compute_dtype), adapters)

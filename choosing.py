@@ -1,9 +1,9 @@
 """Guidance and temperature chosen for a run on its own captions, into RUN/sampling.yaml.
 
 A few captions are drawn with each of PAIRS: held-out ones of the tune half first, then training
-ones. A picture is right where the nearest real one shows the same thing: its concept, or where the
-records have no concepts the same caption. Pairs that draw more blank pictures than there are among
-the real ones are out; of the others the one with the most right pictures is taken.
+ones. A picture is right if the nearest real one shows the same thing: its concept or, in records
+without concepts, the same caption. Pairs that draw more blank pictures than there are real ones are
+out. Of the others the one with the most right pictures is taken.
 """
 
 import sys
@@ -38,7 +38,7 @@ BLANK = 8.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What a pair draws: shares of pictures."""
+    """The results of a pair: shares of pictures."""
 
     guidance_scale: float
     temperature: float
@@ -49,8 +49,8 @@ class Trial:
 def choose(
     config: Config, model: Transformer, records: Records, folder: Path, step: int, params: Params
 ) -> None:
-    """Draw with each pair, print what came out, and write the choice into the run's folder. Says in
-    a line why nothing is chosen where the real pictures are gone or the weights are damaged."""
+    """Draw with each pair, print the results, and write the choice into the run's folder. If the
+    real pictures are gone or the weights are damaged, a line says why nothing is chosen."""
     try:
         trials, real = try_pairs(config, model, records, folder, params)
     except (ValueError, OSError) as error:
@@ -67,13 +67,13 @@ def choose(
             f"guidance {trial.guidance_scale:g}, temperature {trial.temperature:g}: "
             f"{100 * trial.right:.0f} % right, {100 * trial.blank:.0f} % blank{mark}"
         )
-    print(f"{folder / SAMPLING_FILE}: drawing goes by it unless flags say otherwise", flush=True)
+    print(f"{folder / SAMPLING_FILE}: drawing uses it unless flags say otherwise", flush=True)
 
 
 def try_pairs(
     config: Config, model: Transformer, records: Records, folder: Path, params: Params
 ) -> tuple[list[Trial], float]:
-    """What each pair draws, and the share of blank pictures among the real ones."""
+    """The result of each pair, and the share of blank pictures among the real ones."""
     rows = choose_rows(records, PROMPTS)
     prompts = [records.examples[row]["caption"] for row in rows]
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
@@ -110,8 +110,8 @@ def choose_rows(records: Records, count: int) -> Int64[np.ndarray, " p"]:
 def open_gallery(
     records: Records, rows: Int64[np.ndarray, " p"], image_size: int
 ) -> tuple[Gallery, Int64[np.ndarray, " p"]]:
-    """The real pictures, and the places of `rows` among them. Raises ValueError where the pictures
-    are gone."""
+    """The real pictures, and the places of `rows` among them. Raises ValueError if the pictures are
+    gone."""
     chosen = choose_gallery(records, rows, GALLERY)
     examples = [records.examples[i] for i in chosen]
     pictures = read_real_pictures(records, examples, image_size)
@@ -121,12 +121,12 @@ def open_gallery(
 
 
 def with_concept(example: dict[str, Any]) -> dict[str, Any]:
-    """The example, with its caption as the concept where it has none."""
+    """The example, with its caption as the concept if it has none."""
     return {**example, "concept": example.get("concept") or clean(example["caption"]).lower()}
 
 
 def are_blank(pictures: UInt8[np.ndarray, "b y x 3"], limit: float) -> Bool[np.ndarray, " b"]:
-    """Whether each picture is one flat colour."""
+    """True for each picture that is one flat colour."""
     return spreads(pictures) < limit
 
 
@@ -136,8 +136,8 @@ def spreads(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float64[np.ndarray, " b"]
 
 
 def best_of(trials: Sequence[Trial], real_blank: float) -> Trial:
-    """The pair with the most right pictures of those that draw no more blank ones than there are
-    among the real ones, else of those that draw the fewest; of equal ones the hottest, and the
+    """The pair with the most right pictures among those that draw no more blank pictures than the
+    real ones hold, else among those that draw the fewest. Among equals the hottest wins, then the
     least guided."""
     least = max(real_blank, min(trial.blank for trial in trials))
     able = [trial for trial in trials if trial.blank <= least]
@@ -145,6 +145,6 @@ def best_of(trials: Sequence[Trial], real_blank: float) -> Trial:
 
 
 def is_chosen(folder: Path, step: int) -> bool:
-    """Whether this was done for the run at this step."""
+    """True if this was done for the run at this step."""
     path = folder / SAMPLING_FILE
     return path.is_file() and read_yaml(path).get("step") == step

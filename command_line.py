@@ -30,7 +30,7 @@ TEXTS = {"name", "prompts"}
 
 
 def _load(text: str) -> Any:
-    """What one value of the command line says, within the bounds of files."""
+    """The value of one word of the command line, within the bounds of files."""
     if text[:1] in ("[", "{"):
         try:
             return json.loads(text, object_pairs_hook=without_repeats)
@@ -73,18 +73,18 @@ def parse_config(
     often: Sequence[str] = (),
     is_saved: bool = False,
 ) -> T:
-    """Read flags into `config_class`, over the files named by --config, of which later ones win.
+    """The configuration from flags, over the files named by --config; later files win.
 
     Fields with metadata {"nargs": "*"} take several words, and their flag may be given several
-    times; any other may not. Those of the top level with {"positional": True} stand without a
-    flag's name. A bool's flag alone means true. A trailing `=None`, as wandb's agent writes it,
-    means null. A ~ at the start of a path is the home folder. A file or the flags that give one of
-    two settings of flags.EITHER take back what was said of the other before. A setting that moved
-    (old_names.py) is refused by its new name, or read with a line on stderr; `is_saved`: the files
-    are of a run, in which every old name is read.
+    times; any other may not. Top-level fields with {"positional": True} stand without a flag's
+    name. A bool's flag alone means true. A trailing `=None`, as wandb's agent writes it, means
+    null. A ~ at the start of a path is the home folder. A file or flag that sets one of the two
+    settings in flags.EITHER resets the other. A setting that moved (old_names.py) is refused by its
+    new name, or read with a line on stderr; `is_saved`: the files are a run's, in which every old
+    name is read.
 
     Raises:
-        ValueError: naming the flag and, for a misspelt one, the nearest that exists.
+        ValueError: names the flag and, for a misspelt one, the nearest known flag.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     fields: tuple[Any, ...] = dataclasses.fields(config_class)  # type: ignore[arg-type]
@@ -150,7 +150,7 @@ def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _check_finite(tree: Any, name: str = "") -> None:
-    """Raises ValueError for a number that is none: `.nan` and `.inf` are floats to YAML."""
+    """Raise ValueError for `.nan` and `.inf`, which are floats to YAML."""
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         tree = {one.name: getattr(tree, one.name) for one in dataclasses.fields(tree)}
     if isinstance(tree, dict):
@@ -161,8 +161,8 @@ def _check_finite(tree: Any, name: str = "") -> None:
 
 
 def _with_homes(config: Any, prefix: str = "") -> Any:
-    """The configuration with ~ and ~name at the start of its paths written out: a shell does so
-    only at the start of a word, not behind --flag=. Raises ValueError for an empty path."""
+    """The configuration with ~ and ~name at the start of its paths expanded: a shell does so only
+    at the start of a word, not after --flag=. Raises ValueError for an empty path."""
     changed: dict[str, Any] = {}
     for one in dataclasses.fields(config):
         value = getattr(config, one.name)
@@ -172,7 +172,7 @@ def _with_homes(config: Any, prefix: str = "") -> Any:
             continue
         elif "" in (value, *(value if isinstance(value, tuple) else ())) and _needs_text(one):
             dashes = "" if one.metadata.get("positional") else "--"
-            raise ValueError(f"{dashes}{prefix}{one.name} is empty; name something or leave it out")
+            raise ValueError(f"{dashes}{prefix}{one.name} is empty; name something or omit it")
         elif isinstance(value, tuple):
             new = tuple(_home(part) for part in value)
         else:
@@ -183,8 +183,8 @@ def _with_homes(config: Any, prefix: str = "") -> Any:
 
 
 def _needs_text(one: dataclasses.Field[Any]) -> bool:
-    """Whether a field has no use for an empty text, as `--out=$UNSET` gives it: a path of no
-    letters would be the working folder."""
+    """True if a field may not be empty, as `--out=$UNSET` would make it: an empty path would be the
+    working folder."""
     return one.default not in ("", None)
 
 
@@ -197,7 +197,7 @@ def _with_suggestion(message: str, known: list[str]) -> str:
     if not unknown:
         return message
     if not words.startswith("-"):
-        return f"{words:.200} stands after no flag that takes it; {flags.QUOTE}"
+        return f"{words:.200} follows no flag that takes it; {flags.QUOTE}"
     flag = words.split()[0].partition("=")[0]
     near = " or ".join(f"--{name}" for name in help_page.meant(flag, known))
     return f"unknown flag {flag}" + (f"; did you mean {near}?" if near else "; see --help")
@@ -210,10 +210,11 @@ def run(
     about: str,
     often: Sequence[str] = (),
 ) -> None:
-    """Parse the command line, call `main`; a user's mistake is one line on stderr, exit code 2.
+    """Parse the command line and call `main`. A user's mistake is one line on stderr and exit code
+    2.
 
-    `about` says what the command does, with an example; `often`: the settings that --help begins
-    with, since most people need them.
+    `about` describes the command, with an example; `often`: the settings that --help begins with,
+    because most people need them.
     """
     with command(prog):
         main(parse_config(config_class, prog=prog, about=about, often=often))

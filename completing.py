@@ -1,4 +1,4 @@
-"""A picture to complete: which of its image tokens are kept, and which are drawn anew."""
+"""A picture to complete: some of its image tokens are kept, and others are drawn anew."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from data.pictures import read_picture
 from drawing import Drawer
 
 LIGHT = 128
-"""Of 0…255: a mask is drawn anew where it is at least so light."""
+"""Brightness, of 0…255, from which a mask is drawn anew."""
 
 
 def read_beginning(
@@ -20,7 +20,7 @@ def read_beginning(
     without a picture.
 
     Raises:
-        ValueError: a file is no picture, or nothing of it would be kept or drawn.
+        ValueError: a file is not a picture, or nothing of it would be kept or drawn.
     """
     if complete is None:
         return None
@@ -32,8 +32,9 @@ def read_beginning(
 
 
 def read_mask(mask: str, grid_size: int, image_size: int) -> Bool[np.ndarray, "y x"]:
-    """Which image tokens are drawn anew: those that a mask's light parts, or a rectangle such as
-    "0.25,0.5,0.75,1" (left, top, right, bottom as shares of the picture), cover by half or more."""
+    """The image tokens that are drawn anew, as a mask: those that a mask's light parts, or a
+    rectangle such as "0.25,0.5,0.75,1" (left, top, right, bottom as shares of the picture), cover
+    by half or more."""
     inside = _rectangle(mask, image_size)
     light = (_read(mask, "--mask", image_size) >= LIGHT).all(-1) if inside is None else inside
     width = image_size // grid_size

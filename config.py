@@ -27,22 +27,21 @@ class PromptGridsConfig(GridsConfig):
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """Everything a text-to-image training run is a function of."""
+    """All settings of a text-to-image training run."""
 
     grids: PromptGridsConfig = field(default_factory=PromptGridsConfig)
     """Grids of pictures that are drawn while a run trains, into RUN/grids."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The text-to-image transformer."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """What the loss adds to the cross-entropy, and what it hides from the model."""
+    """Terms besides the cross-entropy, and the information that is hidden from the model."""
     data: DataConfig = field(default_factory=DataConfig)
     """The token records."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How pictures are drawn, in the run's grids and by generate.py and evaluate.py afterwards."""
     choose_sampling: bool = False
     """After the last update, draw some of the run's own captions with several guidance scales and
-    temperatures, and write the best into RUN/sampling.yaml, which drawing goes by as long as it is
-    there."""
+    temperatures, and write the best into RUN/sampling.yaml. Drawing uses that file if it exists."""
 
 
 def from_yaml(config_class: type[T], path: Path) -> T:

@@ -1,7 +1,7 @@
 """Copies of folders that others may have made; imports nothing of ours.
 
-A link in such a folder can point at anything on this machine, and a copy of it would carry what it
-points at into a run, or into a release that is given away.
+A link in such a folder can point at anything on this machine. A copy would carry its target into a
+run, or into a release that is given away.
 """
 
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 def copy_folder(source: Path, target: Path, within: Path | None = None) -> None:
-    """Copy the files of `source` into `target`, which may be there. Links are followed where they
-    stay inside `within`, by default `source`, or inside the hub's cache that it is a part of.
+    """Copy the files of `source` into `target`, which may exist. Links are followed if they stay
+    inside `within`, by default `source`, or inside the hub's cache that it is a part of.
 
     Raises:
-        ValueError: naming a link that leads out, or what is neither file nor folder.
+        ValueError: names a link that leads out, or an entry that is neither file nor folder.
     """
     within = source if within is None else within
     if source != within:
@@ -42,7 +42,7 @@ def check_inside(path: Path, within: Path) -> None:
     """Raise ValueError for a link that leads out of the folder `within`."""
     real = os.path.realpath(path)
     roots = [os.path.realpath(within)]
-    # huggingface_hub keeps what a snapshot's links mean in blobs/ beside the snapshots.
+    # huggingface_hub stores the targets of a snapshot's links in blobs/ beside the snapshots.
     blobs = Path(roots[0]).parent.parent / "blobs"
     if Path(roots[0]).parent.name == "snapshots" and not blobs.is_symlink():
         roots.append(str(blobs))

@@ -1,6 +1,5 @@
-"""From a checkpoint and prompts to pictures: what generate.py, evaluate.py, the notebooks and the
-training run's grids have in common.
-"""
+"""From a checkpoint and prompts to pictures: shared by generate.py, evaluate.py, the notebooks and
+the training run's grids."""
 
 import hashlib
 import sys
@@ -29,13 +28,13 @@ from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig
 
 UNDRAWN = 200
-"""Grey of what is not drawn yet."""
+"""Grey of parts that are not drawn yet."""
 
 
 @dataclass(frozen=True)
 class Drawer:
     """Draws pictures of prompts, always `rows_per_call` at a time on each device: in one compiled
-    program of one shape a picture depends on its own prompt and seed alone, bit for bit."""
+    program of one shape a picture depends only on its own prompt and seed, bit for bit."""
 
     devices: Devices
     rows_per_call: int
@@ -48,7 +47,7 @@ class Drawer:
     """Lays parameters out for decoding and puts them on the devices; once for many draws."""
     sample: Sampler
     paint: Callable[[Int[np.ndarray, "b n"]], tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]]
-    """Pictures, and whether the VQGAN gave finite numbers for each."""
+    """Pictures, and True for each whose values from the VQGAN are finite."""
     tokenise: Callable[[UInt8[np.ndarray, "b y x 3"]], Int[Array, "b n"]]
 
     @property
@@ -69,8 +68,8 @@ class Drawer:
         seeds: Sequence[int],
         first_tokens: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[UInt8[np.ndarray, "b y x 3"]]:
-        """The same, some at a time, at most batch_size; each completes the `first_tokens`, which
-        are negative where they are to be drawn as well."""
+        """Pictures of the prompts, at most batch_size at a time. Each completes its `first_tokens`,
+        which are negative where they are to be drawn as well."""
         for _, pictures in self.draw_tokens(params, prompts, seeds, first_tokens):
             yield pictures
 
@@ -81,7 +80,7 @@ class Drawer:
         seeds: Sequence[int],
         first_tokens: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[tuple[Int[np.ndarray, "b n"], UInt8[np.ndarray, "b y x 3"]]]:
-        """The same, with the image tokens that the pictures stand for."""
+        """The same pictures with their image tokens."""
         params = self.place(params)
         text_tokens, text_mask, _ = self.tokenizer.encode(prompts, self.model.text_length)
         numbers = np.array(seeds, np.uint32)
@@ -95,8 +94,8 @@ class Drawer:
             yield tokens[:count], pictures[:count]
 
     def _given(self, first_tokens: Int[np.ndarray, " k"]) -> tuple[np.ndarray, ...]:
-        """What the sampler takes of each row: the tokens up to the first that is to be drawn, read
-        at once; and all of them, where some behind it are kept."""
+        """The sampler's arguments for each row: the tokens before the first that is to be drawn,
+        read at once; and all of them, if later ones are kept."""
         is_free = first_tokens < 0
         before = int(is_free.argmax()) if is_free.any() else len(first_tokens)
         rows = [first_tokens[:before]]
@@ -106,7 +105,7 @@ class Drawer:
         return tuple(np.tile(row, (self.batch_size, 1)) for row in rows)
 
     def paint_tokens(self, image_tokens: Int[np.ndarray, "m n"]) -> UInt8[np.ndarray, "m y x 3"]:
-        """The pictures that image tokens stand for."""
+        """The pictures of image tokens."""
         painted = [
             self._painted(image_tokens[rows].astype(np.int32))[:count]
             for rows, count in batches_of(self.batch_size, len(image_tokens))
@@ -114,10 +113,11 @@ class Drawer:
         return np.concatenate(painted)
 
     def stages(self, image_tokens: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "s y x 3"]:
-        """A picture while it was drawn: after each row of image tokens, grey where none are yet."""
+        """A picture while it was drawn: after each row of image tokens, grey where nothing is
+        drawn."""
         size, width = self.model.grid_size, self.image_size // self.model.grid_size
         rows = np.arange(size)
-        # What is not drawn yet repeats the last row: the edge of what is there shows no seam.
+        # The part that is not drawn yet repeats the last row, so that the edge shows no seam.
         begun = image_tokens.reshape(size, size)[np.minimum(rows, rows[:, None])]
         stages = self.paint_tokens(begun.reshape(size, -1))
         for stage, count in zip(stages, rows + 1, strict=True):
@@ -159,12 +159,12 @@ class Drawer:
         return tokens
 
     def num_cut(self, prompts: Sequence[str]) -> int:
-        """How many of the prompts are longer than the model reads."""
+        """The number of prompts that are longer than the model reads."""
         return self.tokenizer.encode(prompts, self.model.text_length)[2]
 
 
 def _check_finite(prompts: Sequence[str], image_tokens: Int[np.ndarray, "b n"]) -> None:
-    """Raise ValueError where the model gave no finite numbers to draw a token by."""
+    """Raise ValueError if the model's output for a token was not finite."""
     bad = (image_tokens == NOT_FINITE).any(axis=1)
     if bad.any():
         raise ValueError(
@@ -186,7 +186,7 @@ def make_drawer(
     Guidance leads away from the text `negative`.
 
     Raises:
-        ValueError: when a part is missing, damaged or does not fit the model.
+        ValueError: a part is missing, damaged or does not fit the model.
     """
     if isinstance(parts, Path):
         own = parts / "tokenizer"
@@ -241,8 +241,8 @@ def _open_vqgan(parts: Parts) -> tuple[VQGANConfig, Params]:
 
 
 def _check_fit(model: Transformer, text_vocab_size: int, vqgan: VQGANConfig, parts: Parts) -> None:
-    """Raises ValueError for what cannot be, warns of what is odd: a VQGAN can paint any grid of its
-    codes, but it is likely that the model was trained with another one."""
+    """Raise ValueError for parts that cannot work together, and warn of odd ones: a VQGAN can paint
+    any grid of its codes, but the model was probably trained with another VQGAN."""
     config, codes = model.config, num_codes(model)
     if text_vocab_size > config.text_vocab_size:
         raise ValueError(

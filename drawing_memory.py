@@ -1,4 +1,4 @@
-"""How many pictures at a time a device's memory holds: known before they are drawn."""
+"""How many pictures fit in a device's memory at a time, known before they are drawn."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from training.devices.fitting import GB, device_memory
 from training.devices.parallel import Devices
 
 ROWS_PER_CALL = 32
-"""Pictures drawn at a time on a device unless told otherwise."""
+"""Pictures drawn at a time on a device by default."""
 MAX_ROWS = 1 << 16
 """Pictures at a time on a device: no memory holds more, and a program of more takes long to make.
 """
@@ -19,14 +19,14 @@ Program = Callable[..., Any]
 
 
 def check_rows(rows: int) -> None:
-    """Raise ValueError for a number of pictures at a time that cannot be."""
+    """Raise ValueError for an impossible number of pictures at a time."""
     if not 1 <= rows <= MAX_ROWS:
         raise ValueError(f"rows_per_call {rows} must be at least 1 picture, at most {MAX_ROWS:,}")
 
 
 def rows_for(total: int, num_devices: int = 1) -> int:
-    """Rows per call that serve `total` pictures: a power of two up to 32, so that few programs are
-    ever compiled."""
+    """Rows per call for `total` pictures: a power of two up to 32, so that few programs are ever
+    compiled."""
     share = -(-total // num_devices)
     return min(ROWS_PER_CALL, 1 << max(share - 1, 0).bit_length())
 
@@ -34,11 +34,11 @@ def rows_for(total: int, num_devices: int = 1) -> int:
 def within_memory(
     function: Any, devices: Devices, rows: int, room: Callable[[Devices], int] = device_memory
 ) -> Program:
-    """`function`, which is jitted and handles so many `rows` a device: compiled once for each shape
-    of its arguments, and refused before it runs where it takes more than a device's `room`.
+    """`function`, which is jitted and handles so many `rows` a device, compiled once for each shape
+    of its arguments. It is refused before it runs if it takes more than a device's `room`.
 
     Raises:
-        ValueError: on the call, with how many rows fit.
+        ValueError: on the call; the message names the number of rows that fit.
     """
     programs: dict[Any, Program] = {}
 
@@ -60,7 +60,7 @@ def _check_room(compiled: Any, devices: Devices, rows: int, room: int) -> None:
     if found is None:  # this backend does not say
         return
     need = found.temp_size_in_bytes + found.output_size_in_bytes
-    if devices.devices[0].memory_stats():  # the room is the whole device, not what is left of it
+    if devices.devices[0].memory_stats():  # the room is the whole device, not its free part
         need += found.argument_size_in_bytes
     if need > room:
         raise ValueError(
@@ -71,7 +71,8 @@ def _check_room(compiled: Any, devices: Devices, rows: int, room: int) -> None:
 
 @contextlib.contextmanager
 def telling_rows(rows: int) -> Iterator[None]:
-    """Where a device has no memory left, a ValueError says how many pictures to try."""
+    """While open, turn an out-of-memory error into a ValueError that names how many pictures to
+    try."""
     try:
         yield
     except Exception as error:
@@ -84,7 +85,7 @@ def telling_rows(rows: int) -> Iterator[None]:
 
 
 def _fewer(rows: int) -> str:
-    """A power of two, as few programs are then ever compiled."""
+    """The advice to take fewer rows: a power of two, so that few programs are ever compiled."""
     if rows < 1:
         return "take --compute_dtype=bfloat16, or a device with more memory"
     return f"take --rows_per_call={1 << (rows.bit_length() - 1)} or fewer"

@@ -27,11 +27,11 @@ _swept: set[tuple[Path, int]] = set()
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a place to write to, which becomes `path` at the end; a file that was there is replaced
-    then, and stays as it is on failure. A device or pipe is written directly.
+    """Yield a place to write to, which becomes `path` at the end. An existing file is replaced
+    then, and stays unchanged on failure. A device or pipe is written directly.
 
     Raises:
-        OSError: it cannot be written, naming `path`.
+        OSError: it cannot be written; the message names `path`.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -51,8 +51,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to write into, which becomes `path` at the end; nothing is left on failure.
 
     Raises:
-        ValueError: `path` is there already and is not an empty folder.
-        OSError: it cannot be written, naming `path`.
+        ValueError: `path` exists and is not an empty folder.
+        OSError: it cannot be written; the message names `path`.
     """
     path = Path(os.path.realpath(path))
     sweep(path.parent, YOUNG)
@@ -84,7 +84,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def check_free(path: Path) -> None:
-    """Raise ValueError when writing to `path` would replace or mix with something."""
+    """Raise ValueError if writing to `path` would replace or mix with something."""
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():
@@ -92,8 +92,8 @@ def check_free(path: Path) -> None:
 
 
 def check_writable(path: Path, flag: str) -> None:
-    """Raise ValueError unless a file `path` can be written; its folder is made. For a look before
-    the work whose result goes there. `flag`: what to name another with."""
+    """Raise ValueError unless a file `path` can be written; its folder is made. For a check before
+    long work. `flag`: the flag that names another file."""
     if path.is_dir():
         raise ValueError(f"{flag} {path} is a folder; name a file")
     try:
@@ -135,7 +135,7 @@ def _remove_abandoned(place: Path, age: int) -> None:
 
 
 def _lock(file: int) -> bool | None:
-    """Whether this process holds the lock now; None where there are no locks."""
+    """True if this process holds the lock now; None if there are no locks."""
     try:
         import fcntl
 
@@ -149,8 +149,8 @@ def _lock(file: int) -> bool | None:
 
 @contextlib.contextmanager
 def _workplace(path: Path) -> Iterator[tuple[Path, int]]:
-    """A locked hidden folder beside `path`, removed at the end, and the mode that a new file of
-    this process has. What fails in it names `path`."""
+    """A locked hidden folder beside `path`, removed at the end, and the mode of a new file of this
+    process. Errors in it name `path`."""
     name = path.name.encode()[:200].decode(errors="ignore")  # names have 255 bytes at most
     with contextlib.ExitStack() as stack, _naming(path):
         while True:
@@ -165,7 +165,7 @@ def _workplace(path: Path) -> Iterator[tuple[Path, int]]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let what fails while `path` is written name `path`, unless it is about something else."""
+    """Let errors while `path` is written name `path`, unless they are about something else."""
     try:
         yield
     except OSError as error:
@@ -180,7 +180,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _reason(error: OSError, folder: Path) -> str:
-    """What failed, for NumPy, which says only how much of an array it wrote."""
+    """The reason of an error, also for NumPy's, which names only how much of an array it wrote."""
     with contextlib.suppress(OSError):
         if shutil.disk_usage(folder).free < 1 << 16:
             return os.strerror(errno.ENOSPC)
@@ -188,7 +188,7 @@ def _reason(error: OSError, folder: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have the bytes on the disk, where the disk can say that they are."""
+    """Have the bytes on the disk, if the system can do that."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

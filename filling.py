@@ -17,5 +17,5 @@ def batches_of(size: int, total: int) -> Iterator[tuple[Int64[np.ndarray, " size
 
 
 def filled(places: Int64[np.ndarray, " b"], total: int) -> Int64[np.ndarray, " b"]:
-    """The places, with the last of `total` instead of those behind it."""
+    """The places, with the last of `total` in place of later ones."""
     return np.minimum(places, total - 1)

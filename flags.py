@@ -1,4 +1,4 @@
-"""The words of a command line before they are parsed: files, old names, flags given twice."""
+"""The words of a command line before they are parsed: files, old names, repeated flags."""
 
 import json
 import os
@@ -14,10 +14,10 @@ from weights.yaml_files import SEVERAL, read_settings
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"
 EITHER = {"training.steps": 0, "training.epochs": 0.0}
-"""Settings that say one thing, with what says nothing: a preset's is meant no more where a flag
-gives another of them."""
+"""Settings that exclude each other, with their neutral values: a flag for one resets the other one
+that a preset sets."""
 Load = Callable[[str], Any]
-"""One value of the command line → what it says."""
+"""One value of the command line → the parsed value."""
 
 
 def take_files(words: list[str]) -> tuple[list[str], list[Path]]:
@@ -59,7 +59,7 @@ def with_new_names(words: list[str], moved: Mapping[str, Setting], load: Load) -
     """The words with the new names of the flags that have moved.
 
     Raises:
-        ValueError: an old name is refused, or stands in a section that is given as a whole.
+        ValueError: an old name is refused, or is inside a section that is given as a whole.
     """
     words, found = list(words), []
     for i, name in _flags(words):
@@ -77,7 +77,7 @@ def with_new_names(words: list[str], moved: Mapping[str, Setting], load: Load) -
 
 
 def _tell_moved(found: list[str], where: str = "") -> None:
-    """Raises ValueError for old names that are refused; names the others on stderr."""
+    """Raise ValueError for old names that are refused; print the others on stderr."""
     refused = [name for name in found if not old_names.MOVED[name].is_accepted]
     if refused:
         raise ValueError(f"{where}{old_names.describe(refused)}; use the new name")
@@ -92,7 +92,7 @@ def several_valued(config_class: type) -> set[str]:
 
 
 def _flags(words: list[str]) -> Iterator[tuple[int, str]]:
-    """Where the flags stand, and their names."""
+    """The places of the flags, and their names."""
     for i, word in enumerate(words):
         if word == "--":
             return
@@ -106,14 +106,14 @@ def names(words: list[str]) -> set[str]:
 
 
 def taken_back(given: Collection[str], known: Collection[str]) -> dict[str, Any]:
-    """0 for each setting of EITHER that is not given, where another one is."""
+    """A neutral value for each setting of EITHER that is not given, if another one is."""
     if not EITHER.keys() & set(given):
         return {}
     return {name: zero for name, zero in EITHER.items() if name not in given and name in known}
 
 
 def check_once(words: list[str], several: set[str]) -> None:
-    """Raises ValueError for a flag that is given twice and takes one value: which one counts?"""
+    """Raise ValueError for a flag that takes one value and is given twice."""
     names = [name for _, name in _flags(words) if name not in several and not name.endswith("+")]
     for name in names:
         if (count := names.count(name)) > 1:
@@ -131,8 +131,8 @@ def check_once(words: list[str], several: set[str]) -> None:
 
 
 def check_dashes(words: list[str], known: set[str]) -> None:
-    """Raises ValueError for a flag behind a dash of typography, as text programs and web pages
-    write --: it would be one more prompt. `known`: the names of all flags."""
+    """Raise ValueError for a flag with a typographic dash, as text programs and web pages write --:
+    it would be one more prompt. `known`: the names of all flags."""
     for word in words:
         name = word.partition("=")[0].lstrip(DASHES)
         if word[:1] in DASHES and word and name in known:

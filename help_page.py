@@ -1,4 +1,4 @@
-"""What --help opens with, and the flag that was meant where there is none of that name."""
+"""The first screen of --help, and suggestions for a misspelt flag."""
 
 import ast
 import dataclasses
@@ -13,12 +13,12 @@ from settings import Setting, settings_of
 WIDTH = 98
 CONFIG = "YAML file of settings, such as presets/*.yaml; flags override it"
 MOST = 3
-"""Flags that are suggested in place of one."""
+"""Most flags in a suggestion."""
 
 
 def opening(config_class: type, prog: str, about: str, often: Sequence[str]) -> str:
-    """The first screen of --help: how the command is called, what it does with an example, and the
-    flags of `often`, each in a sentence. Without them the required and the positional ones."""
+    """The first screen of --help: the usage, a description with an example, and the flags of
+    `often`, each in a sentence. Without `often` the required and the positional flags."""
     known = {one.name: one for one in settings_of(config_class)}
     named = often or [one.name for one in known.values() if is_required(one) or _is_word(one)]
     words = [_word(known[name]) for name in named if name != "config" and is_required(known[name])]
@@ -32,14 +32,14 @@ def opening(config_class: type, prog: str, about: str, often: Sequence[str]) -> 
 
 
 def is_required(one: Setting) -> bool:
-    """Whether the command does not run without it."""
+    """True if the command does not run without it."""
     field = one.field
     has_default = field.default is not dataclasses.MISSING
     return not has_default and field.default_factory is dataclasses.MISSING
 
 
 def _is_word(one: Setting) -> bool:
-    """Whether it is given without its flag's name."""
+    """True if it is given without its flag's name."""
     return bool(one.field.metadata.get("positional"))
 
 
@@ -72,7 +72,7 @@ def _default_of(one: Setting) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop outside of brackets, without it."""
+    """The text up to the first full stop outside of brackets, without it."""
     depth = 0
     for i, (letter, after) in enumerate(pairwise(f"{text} ")):
         depth += (letter == "(") - (letter == ")")
@@ -97,8 +97,8 @@ def reasons(config_class: type) -> dict[str, str]:
 
 
 def meant(flag: str, names: Iterable[str]) -> list[str]:
-    """The settings that a misspelt, shortened or misplaced flag may mean, the likeliest first:
-    norm is model.norm, lr optim.learning_rate, batch training.batch_size."""
+    """The settings that a misspelt, shortened or misplaced flag may mean, the likeliest first: norm
+    is model.norm, lr optim.learning_rate, batch training.batch_size."""
     section, _, leaf = flag.removeprefix("--").replace("-", "_").rpartition(".")
     ranked = []
     for place, name in enumerate(names):
@@ -113,7 +113,7 @@ def meant(flag: str, names: Iterable[str]) -> list[str]:
 
 
 def _distance(given: str, name: str) -> float | None:
-    """How far a word is from a setting's name; None = it means another."""
+    """The distance of a word from a setting's name; None = it means another."""
     parts = name.split("_")
     if given == name:
         return 0

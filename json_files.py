@@ -9,7 +9,7 @@ MAX_BYTES = 16 << 20
 
 
 def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
-    """The object in a JSON file of at most so many bytes.
+    """The object in a JSON file of at most `most` bytes.
 
     Raises:
         ValueError: there is none, it is larger, or it has a key twice.
@@ -21,7 +21,7 @@ def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def read_list(path: Path, most: int = MAX_BYTES) -> list[dict[str, Any]]:
-    """The objects in a JSON file that holds a list of them; none where there is no file.
+    """The objects in a JSON file that holds a list of them; empty if there is no file.
 
     Raises:
         ValueError: it holds something else, is larger, or an object has a key twice.
@@ -30,14 +30,14 @@ def read_list(path: Path, most: int = MAX_BYTES) -> list[dict[str, Any]]:
 
 
 def as_list(found: Any, name: object) -> list[dict[str, Any]]:
-    """What was found, if it is a list of objects. Raises ValueError."""
+    """`found`, if it is a list of objects. Raises ValueError otherwise."""
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise ValueError(f"{name} holds no list of JSON objects")
     return found
 
 
 def parse_json(data: bytes, name: object) -> Any:
-    """What a JSON text holds. Raises ValueError with the name where it is none."""
+    """The value of a JSON text. Raises ValueError with the name if it is not JSON."""
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
@@ -58,8 +58,8 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """An object of its keys and values, for readers' `object_pairs_hook`. Raises ValueError for a
-    key that stands there twice: one of its values would be lost."""
+    """An object from its keys and values, for readers' `object_pairs_hook`. Raises ValueError for a
+    repeated key, because one of its values would be lost."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[Any] = set()

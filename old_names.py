@@ -9,12 +9,12 @@ from settings import Setting, settings_of
 
 @dataclass(frozen=True)
 class New:
-    """Where a setting has gone."""
+    """The new name of a setting."""
 
     name: str
     is_accepted: bool = False
-    """Whether the old name still works on the command line and in files, with a line about the new
-    one: scripts of other people use it. Other old names are refused, with the new one."""
+    """True if the old name still works on the command line and in files, with a line about the new
+    one, because scripts of other people use it. Other old names are refused, with the new one."""
 
 
 MOVED = {
@@ -27,21 +27,21 @@ MOVED = {
     "training.grid_every": New("grids.every", is_accepted=True),
     "optim.factored_from": New("optim.adafactor.factored_from"),
 }
-"""The old dotted name of a setting → its new one. Runs that were trained before go on whatever a
-row says: their config.yaml is read through this table."""
+"""The old dotted name of a setting → its new one. Older runs resume with every row: their
+config.yaml is read through this table."""
 
 
 def moved_in(config_class: type) -> dict[str, Setting]:
-    """Old name → the setting that it is now, of those that `config_class` has."""
+    """Old name → the setting that it is now, for those that `config_class` has."""
     settings = {one.name: one for one in settings_of(config_class)}
     return {old: settings[new.name] for old, new in MOVED.items() if new.name in settings}
 
 
 def rename(tree: dict[str, Any], moved: Mapping[str, Setting]) -> list[str]:
-    """Give the settings of a tree their new names, in place; returns the old names that it had.
+    """Give the settings of a tree their new names, in place. Returns the old names that it had.
 
     Raises:
-        ValueError: a setting stands there under both of its names.
+        ValueError: the tree has a setting under both of its names.
     """
     found = []
     for old, new in moved.items():
@@ -64,10 +64,10 @@ def rename(tree: dict[str, Any], moved: Mapping[str, Setting]) -> list[str]:
 
 
 def describe(names: list[str]) -> str:
-    """Such as "training.z_loss is now loss.z_loss"."""
+    """A text such as "training.z_loss is now loss.z_loss"."""
     return ", ".join(f"{old} is now {MOVED[old].name}" for old in names)
 
 
 def is_old_name_of(pattern: str, name: str) -> bool:
-    """Whether a pattern of names, as of allow_changes, is the old name of a setting."""
+    """True if a pattern of names, as of allow_changes, is the old name of a setting."""
     return pattern in MOVED and MOVED[pattern].name == name

@@ -1,4 +1,4 @@
-"""From the path of a checkpoint to a trained model and what it takes to draw with it."""
+"""From the path of a checkpoint to a trained model and all that drawing with it needs."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,30 +19,30 @@ from weights.settings import read_own
 from weights.yaml_files import read_yaml
 
 SAMPLING_FILE = "sampling.yaml"
-"""Of a run: the sampling settings that choosing.py found for it."""
+"""A run's file of sampling settings that choosing.py chose."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model, and what it takes to draw with it."""
+    """A trained model, and all that drawing with it needs."""
 
     folder: Path
-    """Holds tokenizer/ and vqgan/ as well."""
+    """This folder also holds tokenizer/ and vqgan/."""
     step: int | None
-    """Finished updates; None for a release, which does not say."""
+    """Finished updates; None for a release, which does not record them."""
     model: ModelConfig
     sampling: SamplingConfig
     params: Params
     records: str | None
-    """The token records it was trained on, as the run's configuration names them."""
+    """The token records in the run's configuration; None for a release."""
     records_digest: str | None
-    """What these records held then (Records.digest); None where nothing says so."""
+    """The digest of these records at that time (Records.digest); None if it is unknown."""
     origin: Origin | None = None
-    """The other program that it comes from, if it does."""
+    """The other program that it comes from, if any."""
 
     @property
     def normalize_text(self) -> bool:
-        """Whether the program that it comes from normalised captions as DALL·E mini does."""
+        """True if the program that it comes from normalised captions as DALL·E mini does."""
         return self.origin is not None and self.origin.config.get("normalize_text") is True
 
 
@@ -76,7 +76,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     another program's (model/pretrained.py).
 
     Raises:
-        ValueError: when it is none of these, or damaged.
+        ValueError: it is none of these, or damaged.
     """
     path = Path(path)
     if (path / pretrained.CONFIG_FILE).is_file():
@@ -104,8 +104,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _sampling(run: Path, config: Config) -> SamplingConfig:
-    """The sampling settings of a run: those chosen for it, or else those of its configuration.
-    Raises ValueError for a damaged file."""
+    """The sampling settings of a run: those chosen for it, or else its configuration's. Raises
+    ValueError for a damaged file."""
     path = run / SAMPLING_FILE
     if not path.is_file():
         return config.sampling
@@ -137,14 +137,14 @@ def _restore(where: str, step: int | None, config: Config) -> tuple[int, Params,
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model draws with: its tokenizer and its VQGAN."""
+    """The parts for drawing beside the model: its tokenizer and its VQGAN."""
 
     tokenizer: Path
     vqgan: Path
     normalize_text: bool = False
-    """Whether captions go through DALL·E mini's normaliser, as its models were trained."""
+    """True if captions go through DALL·E mini's normaliser, as its models were trained."""
     are_given: bool = False
-    """Named by hand: what merely looks odd is then a warning."""
+    """True if named by hand: then an odd part is only warned of."""
 
 
 def parts_of(

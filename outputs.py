@@ -1,4 +1,4 @@
-"""Where drawn pictures may go: looked at before they are drawn, never among pictures of others."""
+"""Places for drawn pictures: checked before drawing, never among pictures of others."""
 
 import contextlib
 import itertools
@@ -13,16 +13,16 @@ from data.records import open_records
 from files import check_writable
 
 MAX_LOOKED_AT = 10_000
-"""Entries of a folder that are looked at for pictures of others."""
+"""Most entries of a folder that are checked for pictures of others."""
 OTHER_PICTURES = {".svg", ".heic", ".heif", ".avif", ".jxl", ".mp4", ".mov"}
 RUN_FILES = ("config.yaml", "config.json")
 
 
 def output_paths(out: str) -> tuple[Path, Path]:
-    """Where the grid goes, and the folder of the single pictures.
+    """The grid's file, and the folder of the single pictures.
 
     Raises:
-        ValueError: `out` names a picture file that is no PNG, or is another file.
+        ValueError: `out` names a picture file that is not a PNG, or is another file.
     """
     path = Path(out)
     check_is_png(path, "out", or_folder=True)
@@ -34,7 +34,7 @@ def output_paths(out: str) -> tuple[Path, Path]:
 
 
 def check_is_png(path: Path, flag: str, or_folder: bool = False) -> None:
-    """Raise ValueError for a name that says another kind of picture than is written."""
+    """Raise ValueError for a name with the ending of another picture format."""
     ending = path.suffix.lower()
     is_picture = ending in Image.registered_extensions() or ending in OTHER_PICTURES
     if path.is_dir() or ending == ".png" or (or_folder and not is_picture):
@@ -44,11 +44,12 @@ def check_is_png(path: Path, flag: str, or_folder: bool = False) -> None:
 
 
 def make_room(grid_path: Path, folder: Path, sources: Sequence[str] = ()) -> None:
-    """Make the folders and see that files can be written, before hours of drawing. `sources`: the
+    """Make the folders and check that files can be written, before hours of drawing. `sources`: the
     pictures that the model was trained on.
 
     Raises:
-        ValueError: they cannot, or would replace or stand among pictures that were not drawn here.
+        ValueError: they cannot be written, or would replace or mix with pictures that were not
+            drawn here.
     """
     if grid_path.is_dir():
         raise ValueError(f"out {grid_path} is a folder, but the grid is to be a file of that name")
@@ -65,7 +66,7 @@ def make_room(grid_path: Path, folder: Path, sources: Sequence[str] = ()) -> Non
 
 
 def sources_of(records: str | None) -> list[str]:
-    """The pictures that token records were made of, if they are still there."""
+    """The pictures that token records were made of, if they still exist."""
     with contextlib.suppress(ValueError, OSError):
         return open_records(records).sources if records else []
     return []
@@ -79,19 +80,21 @@ def check_grid(path: Path, flag: str) -> None:
 
 
 def _check_outside(path: Path, source: str) -> None:
-    """Training on the source again would train on what was drawn there."""
+    """Raise ValueError for a place among the training pictures: training on the source again would
+    train on the drawn ones."""
     if not Path(source).is_dir():
         return
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source))
     if inside:
         raise ValueError(
-            f"{path} lies among the pictures in {source} that the model was trained on; name "
+            f"{path} is among the pictures in {source} that the model was trained on; name "
             f"another --out"
         )
 
 
 def _pictures_of_others(folder: Path) -> Iterator[Path]:
-    """Pictures and tars below a folder that were not drawn here, as they are found."""
+    """Pictures and tars below a folder that were not drawn here, in the order in which they are
+    found."""
     endings = set(Image.registered_extensions()) | OTHER_PICTURES | {".tar"}
     entries = (
         Path(parent, name)
@@ -105,7 +108,7 @@ def _pictures_of_others(folder: Path) -> Iterator[Path]:
 
 
 def _enter(folders: list[str], names: list[str]) -> bool:
-    """Whether a folder may hold pictures of others: a run or a release holds its own grids."""
+    """True if a folder may hold pictures of others: a run or a release holds its own grids."""
     if any(name in names for name in RUN_FILES):
         folders.clear()
         return False

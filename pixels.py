@@ -1,6 +1,6 @@
 """Pictures as bytes and as numbers in −1..1, in numpy and in jax; any package may import this file.
 
-All models read and paint numbers; bytes are at the edges: files, records, pictures drawn.
+All models read and paint numbers. Bytes are used at the edges: files, records, drawn pictures.
 """
 
 from typing import Any

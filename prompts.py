@@ -1,4 +1,4 @@
-"""Prompts of the command line and of files, and what a model can know of them."""
+"""Prompts of the command line and of files, and the words in them that a model can know."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from data.words import (
 )
 
 CAPTIONS_FILE = "captions.txt"
-"""Of a release: the captions that its model was trained on, one a line."""
+"""A release's file of the captions that its model was trained on, one a line."""
 
 MOST_BYTES = 1 << 26
 
@@ -50,8 +50,8 @@ def _read_file(path: Path) -> bytes:
 
 
 def warn_of_unknown(prompts: Sequence[str], captions: Sequence[str] | None) -> None:
-    """Say which words of the prompts none of the training captions has, and which prompts are far
-    from all of them; nothing where the captions are not known."""
+    """Print the words in the prompts that no training caption has, and the prompts that are far
+    from all of them. Nothing is printed if the captions are unknown."""
     if not captions:
         return
     if words := unknown_words(prompts, words_in(captions)):
@@ -61,8 +61,8 @@ def warn_of_unknown(prompts: Sequence[str], captions: Sequence[str] | None) -> N
 
 
 def known_captions(folder: Path, records: str | None) -> list[str] | None:
-    """The captions that a model was trained on: of its release folder, or of its token records;
-    None where both are gone or do not say it."""
+    """The captions that a model was trained on, from its release folder or its token records; None
+    if both are gone or do not hold them."""
     try:
         if (folder / CAPTIONS_FILE).is_file():
             return (folder / CAPTIONS_FILE).read_text(encoding="utf-8").splitlines()

@@ -1,8 +1,8 @@
-"""Which of several pictures show their prompt best, by CLIP: scores, and the best first.
+"""Pictures ranked by how well they show their prompt, by CLIP: scores, and the best first.
 
-A score is the similarity of picture and prompt as CLIP has it, times its scale: with published
-weights 100 × the cosine between their features. Ranking samples by it is how DALL·E (Ramesh et al.
-2021, arXiv:2102.12092) and DALL·E mini show what they drew.
+A score is CLIP's similarity of picture and prompt, times its scale: with published weights 100 ×
+the cosine between their features. DALL·E (Ramesh et al. 2021, arXiv:2102.12092) and DALL·E mini
+show samples ranked by it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +19,13 @@ from filling import batches_of
 from pixels import to_floats
 
 BATCH_SIZE = 32
-"""Pictures, or prompts, that CLIP sees at a time unless told otherwise."""
+"""Pictures, or prompts, that CLIP sees at a time by default."""
 
 
 @dataclass(frozen=True)
 class Ranker:
     """A CLIP with its tokenizer. It sees exactly `batch_size` pictures at a time: in one compiled
-    program a score depends on its own picture and prompt alone, bit for bit."""
+    program a score depends only on its own picture and prompt, bit for bit."""
 
     clip: Clip
     tokenizer: TextTokenizer
@@ -40,7 +40,7 @@ class Ranker:
     def score_batches(
         self, prompts: Sequence[str], batches: Iterable[UInt8[np.ndarray, "b y x 3"]]
     ) -> Iterator[tuple[UInt8[np.ndarray, "y x 3"], float]]:
-        """Every picture with its score, as the batches come. Picture i of all is of prompt i; equal
+        """Every picture with its score, as the batches come. Picture i belongs to prompt i; equal
         prompts, one after the other or not, are read once."""
         distinct = list(dict.fromkeys(prompts))
         row = {prompt: i for i, prompt in enumerate(distinct)}
@@ -52,7 +52,7 @@ class Ranker:
             yield from zip(pictures, scores.tolist(), strict=True)
 
     def text_features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "m e"]:
-        """CLIP's features of prompts, cut to the tokens it reads with the end token kept."""
+        """CLIP's features of prompts, truncated to the tokens it reads with the end token kept."""
         tokens, mask, _ = self.tokenizer.encode(prompts, self.clip.config.text_length)
         return self._in_batches(
             len(prompts), lambda rows: self.clip.text_features(tokens[rows], mask[rows])
@@ -80,14 +80,14 @@ def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
     """CLIP's weights and tokenizer in one folder, as they are published.
 
     Raises:
-        ValueError: when they are missing or damaged, or do not fit each other.
+        ValueError: they are missing or damaged, or do not fit each other.
     """
     model = towers.load(folder)
     return Ranker(model, open_clip_tokenizer(Path(folder), model), batch_size)
 
 
 def open_clip_tokenizer(folder: Path, model: Clip) -> TextTokenizer:
-    """The tokenizer.json in a folder. Raises ValueError if it is none that `model` can have."""
+    """The tokenizer.json in a folder. Raises ValueError if it does not fit `model`."""
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"no tokenizer.json in {folder}; CLIP's own belongs beside its weights")
     tokenizer = open_tokenizer(folder)
@@ -117,7 +117,7 @@ def scored(
     prompts: Sequence[str],
     batches: Iterable[UInt8[np.ndarray, "b y x 3"]],
 ) -> Iterator[tuple[UInt8[np.ndarray, "y x 3"], float | None]]:
-    """Every picture with its score, or with None where nobody ranks."""
+    """Every picture with its score, or with None without a ranker."""
     if ranker is None:
         return ((picture, None) for pictures in batches for picture in pictures)
     return ranker.score_batches(prompts, batches)
@@ -132,7 +132,7 @@ def best_first(
 
 
 def tell_scores(prompt: str, scores: Sequence[float], most: int = 5) -> str:
-    """Such as "a red heart: 27.31 (picture 3), 26.90 (picture 0), 4 others below"."""
+    """A text such as "a red heart: 27.31 (picture 3), 26.90 (picture 0), 4 others below"."""
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     shown = [f"{scores[i]:.2f} (picture {i})" for i in order[:most]]
     others = [f"{len(order) - most} others below"] if len(order) > most else []

@@ -38,7 +38,7 @@ from training.update.build import make_state
 from training.update.state import TrainState
 
 GRID_CAPTIONS = 6
-# Settings of the model that weights to start from may have been trained without.
+# Settings of the model in which the weights to start from may differ.
 FREE_IN_TUNING = {
     *("text_vocab_size", "text_length", "image_vocab_size", "grid_size", "grid_rows"),
     *("decoder_start_token_id", "init", "init_std", "remat", "unroll"),
@@ -47,7 +47,7 @@ FREE_IN_TUNING = {
 
 
 def make_recipe(config: Config) -> Recipe:
-    """The recipe of a configuration. Raises ValueError when the records do not fit the model."""
+    """The recipe of a configuration. Raises ValueError if the records do not fit the model."""
     records = open_whole(config.data.records)
     check_sizes(config.model, records)
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
@@ -96,7 +96,7 @@ def make_recipe(config: Config) -> Recipe:
 
 
 def batch_shapes(model: ModelConfig, size: int) -> Shapes:
-    """A whole batch, without its memory."""
+    """The shapes of a whole batch, without its memory."""
     text, image = (size, model.text_length), (size, model.image_length)
     return {
         "text_tokens": jax.ShapeDtypeStruct(text, jnp.int32),
@@ -107,8 +107,8 @@ def batch_shapes(model: ModelConfig, size: int) -> Shapes:
 
 
 def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Costs:
-    """What an example costs in training: its backward pass is twice its forward pass, whatever is
-    computed again to save memory."""
+    """The cost of an example in training: its backward pass is twice its forward pass, whatever is
+    recomputed to save memory."""
     text = jax.ShapeDtypeStruct((1, sizes.text_length), jnp.int32)
     mask = jax.ShapeDtypeStruct(text.shape, bool)
     image = jax.ShapeDtypeStruct((1, sizes.image_length), jnp.int32)
@@ -118,7 +118,7 @@ def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Cos
 
 
 def check_sizes(model: ModelConfig, records: Records) -> None:
-    """Raises ValueError when the records hold tokens that the model has no place for."""
+    """Raise ValueError if the records hold tokens that the model has no place for."""
     for name, wanted, fits in (
         ("grid_size", records.grid_size, model.grid_size == records.grid_size),
         ("text_length", records.text_length, model.text_length == records.text_length),
@@ -169,7 +169,7 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
 def make_evaluation(
     config: Config, model: Transformer, records: Records, run: Run
 ) -> Callable[[int, TrainState], Mapping[str, float]]:
-    """A hook's action: the loss on every held-out split, of at most a micro-batch at a time on a
+    """A hook's action: the loss on every held-out split, with at most a micro-batch at a time on a
     device."""
     devices, most = run.devices, max(config.training.eval_examples, 1)
     size = devices.num_shares * min(run.micro_batch, -(-most // devices.num_shares))
@@ -184,7 +184,7 @@ def make_grids(
     config: Config, model: Transformer, records: Records, run: Run
 ) -> Callable[[int, TrainState], Mapping[str, Path] | None]:
     """A hook's action: the fixed prompts drawn into RUN/grids, always from the same seeds. Process
-    0 draws; the others give it their shards of the weights. Nothing is drawn where a device cannot
+    0 draws; the others give it their shards of the weights. Nothing is drawn if a device cannot
     hold the weights."""
     devices = run.devices
     if not have_room_to_draw(config, model, devices):
@@ -210,8 +210,8 @@ def make_grids(
 
 
 def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> bool:
-    """Whether a device can hold the whole weights, and once more as decoding reads them, beside its
-    shard of the state; prints where it cannot. The same on every process."""
+    """True if a device can hold the whole weights, and once more in decoding form, beside its shard
+    of the state; prints a line if not. The result is the same on every process."""
     if devices.fsdp * devices.tensor == 1:
         return True
     width = jnp.dtype(config.training.compute_dtype).itemsize

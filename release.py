@@ -22,7 +22,7 @@ from weights.arrays import Dtype
 
 @dataclass(frozen=True)
 class ReleaseConfig:
-    """Which checkpoint becomes a release folder."""
+    """The checkpoint, and the release folder to make of it."""
 
     checkpoint: str
     """RUN, RUN/checkpoints/STEP, or another release folder."""
@@ -31,12 +31,12 @@ class ReleaseConfig:
     dtype: Dtype = "float16"
     """Precision of the stored weights: float16 halves the file; computing stays in float32."""
     captions: bool = False
-    """Also write the distinct training captions into captions.txt, by which generate.py then says
-    what the model knows."""
+    """Also write the distinct training captions into captions.txt. generate.py uses them to say
+    which words the model knows."""
 
 
 def release(config: ReleaseConfig) -> None:
-    """Write a release folder, whole or not at all. Raises ValueError when `out` is taken."""
+    """Write a release folder, whole or not at all. Raises ValueError if `out` is taken."""
     out = Path(config.out)
     with new_folder(out) as folder:
         found = open_checkpoint(config.checkpoint)
@@ -52,7 +52,7 @@ def release(config: ReleaseConfig) -> None:
 
 
 def _write_captions(found: Checkpoint, path: Path) -> None:
-    """Raises ValueError where the captions are not known."""
+    """Write the captions. Raises ValueError if they are not known."""
     captions = known_captions(found.folder, found.records)
     if captions is None:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Settings that must stand before jax is imported: allocator, compilation cache, logging.
+"""Settings that must be made before jax is imported: allocator, compilation cache, logging.
 
-Every entry point calls `runtime.prepare()` first. It is a no-op where it does not apply.
+Every entry point calls `runtime.prepare()` first. On other systems it does nothing.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ from pathlib import Path
 from terminal import open_standard_streams
 
 # glibc's mallopt names (malloc.h). XLA on CPU gives its buffers back to the kernel at every step
-# and page-faults them in again at the next one; keeping them made a training step 1.3–1.5× faster.
+# and page-faults them in again at the next one. Keeping them made a training step 1.3–1.5× faster.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _NEVER = -1
 _MADV_HUGEPAGE = 14  # Linux' sys/mman.h
@@ -41,8 +41,8 @@ def _keep_freed_memory() -> None:
 
 
 def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
-    """Let the memory that malloc is going to hand out lie in pages of 2 MB, where the kernel gives
-    them on request: weights are then read 1.1× as fast. Only addresses are taken, no memory."""
+    """Ask for pages of 2 MB for the memory that malloc will use, if the kernel gives them on
+    request: weights are then read 1.1× as fast. Only addresses are reserved, no memory."""
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -30,7 +30,7 @@ Scores = dict[str, float]
 
 
 def means(answers: Mapping[str, Any]) -> Scores:
-    """Mean answer to each question that could be asked."""
+    """Mean answer to each question, over the pictures that it applies to."""
     values = {name: np.asarray(answer, np.float64) for name, answer in answers.items()}
     return {
         name: round(float(np.nanmean(value)), 6)
@@ -45,12 +45,13 @@ def interval_of_runs(scores: Sequence[float]) -> float:
 
 
 def interval_of_prompts(answers: Float[np.ndarray, "p k"]) -> float | None:
-    """How far a 95 % interval of the share of right pictures reaches from it, for prompts alike
-    to these; None for fewer than two.
+    """Half the width of a 95 % interval of the share of right pictures, for prompts alike to these;
+    None for fewer than two.
 
-    Wilson's (JASA 1927), which is not empty where all are right, as Student's would be. Pictures of
-    one prompt tend to be right together, so they count as so many independent answers as explain
-    the spread between the prompts: no fewer than there are prompts, no more than pictures.
+    Wilson's interval (JASA 1927), which is not empty if all are right, as Student's would be.
+    Pictures of one prompt tend to be right together, so they count as fewer independent answers:
+    enough to explain the spread between the prompts, no fewer than there are prompts, no more than
+    pictures.
     """
     asked = ~np.isnan(answers).any(axis=1)
     by_prompt = answers[asked].mean(axis=1, dtype=np.float64)
@@ -74,7 +75,7 @@ def student_t(samples: int) -> float:
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """A table in per cent for each split, and what the columns mean."""
+    """A table in per cent for each split, and a legend of its columns."""
     lines = []
     for split in report["splits"]:
         count, pictures = report["prompts"][split], report["pictures"]
@@ -82,8 +83,7 @@ def as_text(report: Mapping[str, Any]) -> str:
         lines.append(f"{split}: {count} held-out prompts × {pictures} pictures, {half}")
         if new := report.get("never_seen", {}).get(split):
             lines.append(
-                f"  {new} of them name things that training never showed: chance is all one may "
-                f"expect there"
+                f"  {new} of them name things that training never showed: expect only chance there"
             )
         lines += [*_table(split, report), ""]
     if "training" in report:
@@ -115,12 +115,12 @@ def _table(split: str, report: Mapping[str, Any]) -> list[str]:
 
 
 def percent(share: float | None) -> str:
-    """A share as per cent, one digit behind the point."""
+    """A share as per cent, one digit after the point."""
     return "–" if share is None else f"{100 * share:.1f}"
 
 
 def with_interval(share: float, width: float | None) -> str:
-    """A share and, in brackets, how low and high it may be; no share is below 0 or above 1."""
+    """A share and, in brackets, its interval; no share is below 0 or above 1."""
     if width is None:
         return percent(share)
     low, high = max(share - width, 0.0), min(share + width, 1.0)

@@ -1,4 +1,4 @@
-"""Settings as plain trees and as YAML, and what every configuration checks; any package may import
+"""Settings as plain trees and as YAML, and checks for every configuration; any package may import
 this file."""
 
 import dataclasses
@@ -22,12 +22,12 @@ class Setting:
 
     @property
     def is_section(self) -> bool:
-        """Whether it holds settings itself."""
+        """True if it holds settings itself."""
         return dataclasses.is_dataclass(self.kind)
 
 
 def settings_of(config_class: type, prefix: str = "") -> Iterator[Setting]:
-    """Every field of a configuration's class, sections before what is in them."""
+    """Every field of a configuration's class; a section comes before its fields."""
     kinds = get_type_hints(config_class)
     for one in dataclasses.fields(config_class):
         found = Setting(f"{prefix}{one.name}", kinds[one.name], one, config_class)
@@ -37,7 +37,7 @@ def settings_of(config_class: type, prefix: str = "") -> Iterator[Setting]:
 
 
 def check_least(config: Any, prefix: str, least: int, *names: str) -> None:
-    """Raises ValueError for a setting of the section `prefix` that is below `least`."""
+    """Raise ValueError for a setting of the section `prefix` that is below `least`."""
     for name in names:
         if getattr(config, name) < least:
             limit = f"must be at least {least}" if least else "cannot be negative"

@@ -24,7 +24,7 @@ WANDB = "--tracker.wandb="
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Which sweep, how many runs, and where they go."""
+    """The sweep, the number of runs, and their folder."""
 
     file: str = field(metadata={"nargs": None, "positional": True, "help": "Sweep file to run."})
     """A YAML file of wandb's format, such as sweeps/learning_rate.yaml."""
@@ -38,9 +38,9 @@ class SweepConfig:
     resume: bool = False
     """Refuse to begin anew: the folder must hold trials of this file."""
     seed: int = 0
-    """Of what the engine draws; each suggestion is a function of it and of the runs before."""
+    """Seed of the engine; each suggestion is a function of it and of the runs before."""
     wandb: Literal["off", "offline", "online"] = "off"
-    """What the runs' --tracker.wandb becomes, where the file sets it."""
+    """Value of the runs' --tracker.wandb, if the file sets it."""
 
     def __post_init__(self) -> None:
         if self.count < 0 or self.parallel < 1:
@@ -51,7 +51,7 @@ class SweepConfig:
 
 
 def main(config: SweepConfig) -> None:
-    """Check the file, try settings until the budget is used, and say what was best."""
+    """Check the file, try settings until the budget is used, and print the best."""
     sweep = read_sweep(Path(config.file))
     count = config.count or sweep.run_cap
     if not count and sweep.settings["method"] != "grid":
@@ -81,10 +81,10 @@ def main(config: SweepConfig) -> None:
 
 
 def open_folder(folder: Path, sweep: Sweep, must_exist: bool) -> None:
-    """Make the sweep's folder, or find that it holds trials of the same file.
+    """Make the sweep's folder, or check that it holds trials of the same file.
 
     Raises:
-        ValueError: it holds those of another, or none although some must be there.
+        ValueError: it holds another file's trials, or none although `must_exist`.
     """
     content = sweep.path.read_bytes()
     copy = folder / COPY
@@ -112,7 +112,7 @@ def check_flags(sweep: Sweep, folder: Path) -> None:
     """Parse the flags of the first suggestion, and every other value beside it.
 
     Raises:
-        ValueError: the program knows no such flag, or refuses a value; names line and key.
+        ValueError: the program has no such flag, or refuses a value; names line and key.
     """
     program = sweep.settings["program"]
     if not Path(program).is_file():
@@ -144,7 +144,7 @@ def _variants(sweep: Sweep, first: dict[str, Any]) -> Iterator[tuple[str, dict[s
 
 
 def _config_class(program: str) -> type | None:
-    """What a program of ours is configured with; None for another."""
+    """The configuration class of a program of ours; None for another."""
     if Path(program) == Path("train.py"):
         from config import Config
 

@@ -22,8 +22,8 @@ KeysValues = tuple[Float[Array, "b g k e"], Float[Array, "b g k e"]]
 def sinkhorn(
     scores: Float[Array, "b h q k"], mask: Bool[Array, "#b #h #q k"], iterations: int
 ) -> Float[Array, "b h q k"]:
-    """Attention weights normalised over keys, then queries, then keys, … in turn, in log space;
-    1 iteration is softmax. Sander et al. 2021, arXiv:2110.11773."""
+    """Attention weights normalised over keys, then queries, then keys, … in turn, in log space; 1
+    iteration is softmax. Sander et al. 2021, arXiv:2110.11773."""
     for i in range(iterations):
         over = -1 if i % 2 == 0 else -2
         normalised = scores - jax.nn.logsumexp(scores, axis=over, keepdims=True)
@@ -42,10 +42,10 @@ def attend(
     dropout_rate: float = 0.0,
     keys: Key[Array, " b"] | None = None,
 ) -> Float[Array, "b h q e"]:
-    """Mix values by the softmax, in float32, of q · k × scale + bias.
+    """Values weighted by the softmax, in float32, of q · k × scale + bias.
 
     Each of the g key and value heads serves h / g neighbouring query heads. `mask` is True where a
-    query may look; each query needs at least one such position.
+    query may attend; each query needs at least one such position.
     """
     heads, groups = q.shape[1], k.shape[1]
     grouped = rearrange(q * scale, "b (g r) q e -> b g (r q) e", g=groups)
@@ -64,7 +64,7 @@ def attend(
 
 
 def unit_length(x: Float[Array, "b h q e"]) -> Float[Array, "b h q e"]:
-    """Divide each head's vector by its length, in float32."""
+    """Each head's vector divided by its length, in float32."""
     wide = x.astype(jnp.float32)
     return (wide / (jnp.linalg.norm(wide, axis=-1, keepdims=True) + 1e-8)).astype(x.dtype)
 
@@ -82,10 +82,11 @@ def num_heads(config: ModelConfig, branch: Branch) -> int:
 
 
 class Attention(nnx.Module):
-    """Queries from one sequence, keys and values from another (or the same).
+    """Attention with queries from one sequence, and keys and values from another (or the same).
 
-    They are made apart, so that decoding computes keys and values once and keeps them; what they
-    need of position or norm is done there. `start` is the sequence's first position.
+    Queries, keys and values are computed in methods of their own, so that decoding computes keys
+    and values once and keeps them. Positions and norms are applied there. `start` is the sequence's
+    first position.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Attention(nnx.Module):
     def queries_keys_values(
         self, x: Float[Array, "b q d"], start: int | Array = 0
     ) -> tuple[Float[Array, "b h q e"], Float[Array, "b g q e"], Float[Array, "b g q e"]]:
-        """All three of one sequence."""
+        """Queries, keys and values of one sequence."""
         widths = [n * self.head_dim for n in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
         q, k, v = together(x, (self.q, self.k, self.v), widths)
         return (
@@ -168,7 +169,7 @@ class Attention(nnx.Module):
     def _prepare(
         self, x: Float[Array, "b q f"], heads: int, norm: Norm | None, start: int | Array
     ) -> Float[Array, "b h q e"]:
-        """Queries or keys as they meet in the product."""
+        """Queries or keys with norm and position applied, as the product takes them."""
         x = self._heads(x, heads)
         if norm is not None:
             x = norm(x)
@@ -181,7 +182,8 @@ class Attention(nnx.Module):
         return x
 
     def _bias(self, start: int | Array, q: int, k: int) -> Float[Array, "h q k"] | None:
-        """The relative bias of q positions from `start` on towards the first k keys."""
+        """The relative bias of q positions from `start` on with respect to the first k keys; None
+        without one."""
         if self.relative_bias is None:
             return None
         table = self.relative_bias[...]
@@ -192,7 +194,7 @@ class Attention(nnx.Module):
 
 
 def grid(config: ModelConfig, branch: Branch) -> tuple[int, int]:
-    """Rows and columns of the tokens that a self-attention sees; text is one row."""
+    """Rows and columns of the tokens in a self-attention; text is one row."""
     if branch == "encoder":
         return 1, config.text_length
     return config.image_length // config.grid_size, config.grid_size

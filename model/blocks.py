@@ -1,4 +1,4 @@
-"""Encoder and decoder layers, and where norms stand in them."""
+"""Encoder and decoder layers, and the places of their norms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class LayerNorms:
-    """The norms of a layer, and which layers have one more."""
+    """The norms of a layer, and the layers that have one more."""
 
     attention: Norms
     mlp: Norms
@@ -41,11 +41,11 @@ class LayerNorms:
     mlp_mid: Scale = "none"
     """In the feed-forward, in front of its last product."""
     decoder_attention: Norms | None = None
-    """Instead of `attention` in the decoder."""
+    """In place of `attention` in the decoder."""
     closing_every: int = 0
-    """Every so many layers, but not behind the last one, the residual stream is normed."""
+    """Number of layers after which the residual stream is normed, except after the last one."""
     final: bool = True
-    """Whether a norm may stand behind the last layer."""
+    """True if a norm may follow the last layer."""
 
 
 PLACEMENTS: dict[Placement, LayerNorms] = {
@@ -86,12 +86,12 @@ def layer_norms(config: ModelConfig, branch: Branch) -> list[LayerNorms]:
 
 
 def runs(layers: Sequence[LayerNorms]) -> list[tuple[LayerNorms, int]]:
-    """Neighbouring layers that are alike, and how many they are: each run is one scan."""
+    """Groups of neighbouring equal layers, with their sizes: each run is one scan."""
     return [(norms, len(list(group))) for norms, group in groupby(layers)]
 
 
 def make_norm(kind: Scale, dim: int, config: ModelConfig) -> Norm | None:
-    """The norm of that kind, if there is one."""
+    """The norm of that kind, or None."""
     if kind == "none":
         return None
     return Norm(dim, config, kind == "scaled" or config.force_norm_scale)
@@ -108,7 +108,7 @@ class Residual(nnx.Module):
         self.norm_sum = make_norm(norms.after_sum, config.dim, config)
 
     def enter(self, x: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
-        """What the branch sees of the residual stream."""
+        """The branch's input, from the residual stream."""
         return x if self.norm_before is None else self.norm_before(x)
 
     def add(
@@ -159,7 +159,7 @@ class LayerCache:
     cross_v: Float[Array, "b g t e"]
 
     def grown(self, length: int) -> "LayerCache":
-        """The same with room for `length` positions."""
+        """The cache with room for `length` positions."""
 
         def grow(x: Float[Array, "b g m e"]) -> Float[Array, "b g n e"]:
             return jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
@@ -210,8 +210,8 @@ class DecoderLayer(nnx.Module):
         index: int | Array,
         text_mask: Bool[Array, "b 1 1 t"],
     ) -> tuple[Float[Array, "b q d"], LayerCache]:
-        """Positions from `index` on, for which the cache must have room: look at those cached, as
-        far as they are not later."""
+        """Outputs of the positions from `index` on, and the cache with them. They attend to cached
+        positions that are not later; the cache must have room."""
         h = self.attention_residual.enter(x)
         q, k, v = self.attention.queries_keys_values(h, index)
         cache = cache.insert(k, v, index)
@@ -232,7 +232,8 @@ class DecoderLayer(nnx.Module):
         keys: Key[Array, " b"] | None,
         start: int | Array,
     ) -> Float[Array, "b q d"]:
-        """Add self-attention's output, cross-attention and feed-forward to the residual stream."""
+        """The residual stream with the outputs of self-attention, cross-attention and feed-forward
+        added."""
         x = self.attention_residual.add(x, mixed, fold(keys, 1))
         h = h if self.parallel else self.cross_residual.enter(x)
         q = self.cross_attention.queries(h, start)

@@ -63,8 +63,8 @@ LARGEST = {
     "text_vocab_size": 1 << 22,
     "image_vocab_size": 1 << 22,
 }
-"""Of the sizes; of the others 2^17. Nobody has published a model near them: a larger number is a
-mistake, which is better refused than allocated."""
+"""Largest sizes by field; 2^17 for the others. No published model comes near them: a larger number
+is a mistake, and a message is better than an allocation."""
 MOST_PARAMETERS = 2e12
 SHARES = ("dropout", "attention_dropout", "activation_dropout")
 POSITIVE = ("init_std", "cosine_temperature", "logits_scale", "rotary_base")

@@ -1,4 +1,4 @@
-"""Initial weights: how wide each kernel starts, as a table.
+"""Initial weights: the width of each kernel's distribution, as a table.
 
 DeepNet: Wang et al. 2022, arXiv:2203.00555, fig. 2; Sub-LN: Wang et al. 2022, arXiv:2210.06423,
 fig. 2; PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 2.
@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 from model.config import Init, ModelConfig
 
 Branch = Literal["encoder", "decoder", "cross"]
-"""Which attention or feed-forward block: the encoder's, the decoder's, or its cross-attention."""
+"""The encoder's attention and feed-forward, the decoder's, or its cross-attention."""
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Factors on the kernels of values, outputs and feed-forward, by where they stand."""
+    """Factors on the kernels of values, outputs and feed-forward, by their place."""
 
     encoder: float = 1.0
     decoder: float = 1.0
@@ -43,7 +43,7 @@ GAINS: dict[Init, Callable[[int, int], Gains]] = {
     "deepnet": _deepnet,
     "subln": _subln,
 }
-"""By encoder depth n and decoder depth m."""
+"""Gains by encoder depth n and decoder depth m."""
 
 
 def branch_gain(config: ModelConfig, branch: Branch) -> float:
@@ -53,7 +53,7 @@ def branch_gain(config: ModelConfig, branch: Branch) -> float:
 
 
 def residual_scale(config: ModelConfig, branch: Branch) -> float:
-    """What the residual stream is multiplied by before each sum: DeepNet's α, else 1."""
+    """The factor on the residual stream before each sum: DeepNet's α, else 1."""
     if not config.deepnet_scaling:
         return 1.0
     n, m = config.encoder_depth, config.decoder_depth
@@ -63,7 +63,7 @@ def residual_scale(config: ModelConfig, branch: Branch) -> float:
 def init_kernel(
     d_in: int, d_out: int, config: ModelConfig, rngs: nnx.Rngs, gain: float = 1.0
 ) -> Float[Array, "d_in d_out"]:
-    """A dense layer's kernel."""
+    """A kernel of a dense layer."""
     std = d_in**-0.5 if config.init == "palm" else config.init_std * gain
     return std * jax.random.normal(rngs.params(), (d_in, d_out))
 

@@ -1,7 +1,7 @@
-"""The small parts every block is made of: dense layers, norms, dropout, feed-forward.
+"""The small parts of every block: dense layers, norms, dropout, feed-forward.
 
 Parameters are float32; `dtype` is the precision of products and activations. Norms compute in
-float32 whatever the dtype.
+float32 for any dtype.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,8 @@ from model.products import matmul
 
 
 def smelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """0 up to −1, x from 1 on, a parabola between. Shamir et al. 2022, arXiv:2202.06499, eq. 7."""
+    """The smooth ReLU: 0 up to −1, x from 1 on, a parabola between. Shamir et al. 2022,
+    arXiv:2202.06499, eq. 7."""
     return jnp.where(jnp.abs(x) < 1, jnp.square(x + 1) / 4, jax.nn.relu(x))
 
 
@@ -86,7 +87,7 @@ def layer_norm(
     bias: Float[Array, " d"],
     epsilon: float = 1e-5,
 ) -> Float[Array, "*b d"]:
-    """Centre x, scale it to unit variance, in float32. Ba et al. 2016, arXiv:1607.06450."""
+    """x centred and scaled to unit variance, in float32. Ba et al. 2016, arXiv:1607.06450."""
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(-1, keepdims=True)
     unit = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
@@ -97,7 +98,7 @@ def layer_norm(
 def rms_norm(
     x: Float[Array, "*b d"], scale: Float[Array, " d"] | None, epsilon: float = 1e-5
 ) -> Float[Array, "*b d"]:
-    """Scale x to unit root-mean-square, in float32. Zhang & Sennrich 2019, arXiv:1910.07467."""
+    """x scaled to unit root-mean-square, in float32. Zhang & Sennrich 2019, arXiv:1910.07467."""
     wide = x.astype(jnp.float32)
     unit = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
     return (unit if scale is None else unit * along_last(scale, x)).astype(x.dtype)
@@ -118,8 +119,8 @@ class Norm(nnx.Module):
 
 
 def first_largest(x: Float[Array, "*b v"]) -> Int32[Array, "*b"]:
-    """Index of the largest along the last axis, the first where there are several: argmax, in two
-    passes that XLA on CPU vectorises; its own takes 8 times that."""
+    """Index of the largest along the last axis, the first if there are several. It is argmax in two
+    passes that XLA on CPU vectorises; XLA's own takes 8 times as long."""
     last = x.shape[-1] - 1
     is_largest = x == x.max(-1, keepdims=True)
     indices = jnp.arange(last + 1, dtype=jnp.int32)
@@ -139,9 +140,10 @@ def fold(keys: Key[Array, " b"] | None, site: int | Array) -> Key[Array, " b"] |
 def dropout(
     x: Float[Array, " b *s"], rate: float, keys: Key[Array, " b"] | None
 ) -> Float[Array, " b *s"]:
-    """Zero a share `rate` of x and scale up the rest; `keys` None means not training.
+    """x with a share `rate` set to zero and the rest scaled up; unchanged if `keys` is None (not
+    training).
 
-    One key per example, so that its mask depends neither on its neighbours nor on its device.
+    Each example has its key, so its mask depends neither on its neighbours nor on its device.
     """
     if keys is None or rate == 0.0:
         return x
@@ -150,7 +152,7 @@ def dropout(
 
 
 class FeedForward(nnx.Module):
-    """Dense → activation (→ × gate; Shazeer 2020, arXiv:2002.05202) → norm where asked → dense."""
+    """Dense → activation (→ × gate; Shazeer 2020, arXiv:2002.05202) → norm if asked → dense."""
 
     def __init__(
         self,

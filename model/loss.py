@@ -1,4 +1,5 @@
-"""The training objective: cross-entropy of the image tokens, given what the decoder may see."""
+"""The training objective: cross-entropy of the image tokens, given the tokens before them and the
+caption."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,9 +45,10 @@ def shift_right(image_tokens: Int[Array, "b n"], start: int) -> Int[Array, "b n"
 def drop_captions(
     batch: Batch, empty_text: EncodedText, rate: float, keys: Key[Array, " b"]
 ) -> tuple[Int[Array, "b t"], Bool[Array, "b t"]]:
-    """Replace a share of the captions by the empty one.
+    """The captions with a share of them replaced by the empty one, as text_tokens and text_mask.
 
-    Trains the unconditional half of classifier-free guidance. Ho & Salimans 2022, arXiv:2207.12598.
+    It trains the unconditional half of classifier-free guidance. Ho & Salimans 2022,
+    arXiv:2207.12598.
     """
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)[:, None]
     empty_tokens, empty_mask = empty_text
@@ -61,11 +63,11 @@ def add_token_noise(
     keys: Key[Array, " b"],
     caption_only: float = 0.0,
 ) -> Int[Array, "b n"]:
-    """Replace tokens by random codes, at a rate drawn for each picture from U(0, 2p); in a share
-    `caption_only` of the pictures all of them.
+    """The tokens with some replaced by random codes, at a rate drawn for each picture from U(0,
+    2p); in a share `caption_only` of the pictures all of them.
 
-    On a small data set a decoder that sees clean tokens recognises after two of them which
-    training picture it is copying, and stops listening to the caption; this takes that away.
+    On a small data set a decoder that sees clean tokens recognises after two of them which training
+    picture it copies, and stops listening to the caption. The noise prevents that.
     """
 
     def one(tokens: Int[Array, " n"], key: Key[Array, ""]) -> Int[Array, " n"]:
@@ -89,8 +91,8 @@ def make_loss(
     config: LossConfig,
 ) -> Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, Metrics]]:
     """The loss of a training batch, as a function of one key per example; it is the same at every
-    step. `empty_text` is the encoded empty caption, the very one that sampling is guided away
-    from. Beside it "train/cross_entropy": the loss without label smoothing and z-loss."""
+    step. `empty_text` is the encoded empty caption, the same one that sampling guides away from.
+    The metric "train/cross_entropy" is the loss without label smoothing and z-loss."""
 
     def loss(
         params: Params, batch: Batch, keys: Key[Array, " b"], moment: Any
@@ -118,7 +120,7 @@ def make_loss(
 
 
 def make_eval_loss(model: Transformer) -> Callable[[Params, Batch], tuple[Array, Array]]:
-    """Sum over a batch of each picture's mean loss without noise, and the number of pictures;
+    """The sum over a batch of each picture's mean loss without noise, and the number of pictures;
     `weight` is 0 for rows that only fill the batch."""
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Array]:

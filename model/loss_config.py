@@ -7,7 +7,7 @@ from settings import check_least
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the loss adds to the plain cross-entropy, and what it hides from the model."""
+    """Terms besides the plain cross-entropy, and the information that is hidden from the model."""
 
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, so that guidance has an unconditional model."""
@@ -16,8 +16,8 @@ class LossConfig:
     0.3 keeps a model of a small data set listening to the caption instead of recognising which
     training picture it copies; 0 for large data."""
     caption_only: float = 0.0
-    """Share of pictures whose decoder inputs are all random codes, so that there is nothing but the
-    caption to go by."""
+    """Share of pictures whose decoder inputs are all random codes, so that only the caption
+    helps."""
     label_smoothing: float = 0.0
     """Share of each target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
     z_loss: float = 0.0

@@ -33,7 +33,7 @@ class Embedding(nnx.Module):
         rows = length + config.position_offset
         is_learned = config.positions == "learned"
         self.config, self.length = config, length
-        # A vocabulary of 0 has no table of its own: the embedding it is tied to is passed in.
+        # A vocabulary of 0 has no table of its own: the tied embedding is passed in.
         self.tokens = nnx.Param(init_table(vocab_size, config, rngs)) if vocab_size else None
         self.positions = nnx.Param(init_table(rows, config, rngs)) if is_learned else None
         self.norm = Norm(config.dim, config) if config.embedding_norm else None
@@ -46,7 +46,7 @@ class Embedding(nnx.Module):
         start: int | Array = 0,
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b q d"]:
-        """Embed tokens that stand at positions start, start + 1, …"""
+        """Embeddings of tokens at positions start, start + 1, …"""
         config = self.config
         x = jnp.asarray(table)[tokens].astype(jnp.float32)
         x = x * config.dim**0.5 if config.scale_embedding else x
@@ -57,7 +57,7 @@ class Embedding(nnx.Module):
         return dropout(x, config.dropout, keys)
 
     def _positions(self) -> Float[Array, "n d"] | None:
-        """Vectors that are added to the tokens, by position."""
+        """Vectors to be added to the tokens, by position; None if there are none."""
         config = self.config
         if self.positions is not None:
             return self.positions[...][config.position_offset :].astype(jnp.float32)
@@ -67,8 +67,8 @@ class Embedding(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """Layers as `run0`, `run1`, …: a run is layers that are alike, each of its leaves with a first
-    axis over them. There is more than one run only where a placement has odd layers."""
+    """Layers as `run0`, `run1`, …: a run is a group of equal layers, each of its leaves with a
+    first axis over them. There is more than one run only if a placement has odd layers."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Stack(nnx.Module):
 
 
 class Network(nnx.Module):
-    """All parameters, and what stands in front of and behind the two stacks."""
+    """All parameters: the two stacks, and the embeddings and norms before and after them."""
 
     def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         def final_norm(is_wanted: bool) -> Norm | None:
@@ -117,7 +117,7 @@ class Network(nnx.Module):
     def embed_text(
         self, tokens: Int[Array, "b t"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b t d"]:
-        """What the encoder reads."""
+        """The encoder's input."""
         own = self.text_embedding.tokens
         table = self._image_table() if own is None else own[...]
         return self.text_embedding(table, tokens, self.dtype, keys=keys)
@@ -128,7 +128,7 @@ class Network(nnx.Module):
         start: int | Array = 0,
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b q d"]:
-        """What the decoder reads of tokens that stand at positions start, start + 1, …"""
+        """The decoder's input, for tokens at positions start, start + 1, …"""
         return self.image_embedding(self._image_table(), tokens, self.dtype, start, keys)
 
     def logits(self, x: Float[Array, "b q d"]) -> Float[Array, "b q v"]:
@@ -153,7 +153,7 @@ class Network(nnx.Module):
 
 @functools.cache
 def structure(config: ModelConfig, dtype: jnp.dtype) -> tuple[Any, Params]:
-    """The network without its arrays, and their shapes; made once per configuration, without
-    touching memory."""
+    """The network without its arrays, and their shapes; cached per configuration. No memory is
+    allocated."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Network(config, dtype, nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)

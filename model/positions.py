@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal tables, rotations, and offsets for a relative bias.
+"""Positions of tokens: sinusoidal tables, rotations, and offsets for a relative bias.
 
 Text is a grid of one row, so that one function serves text and pictures.
 """
@@ -29,7 +29,7 @@ def rotary_angles(
 
 
 def rotate(x: Float[Array, "b h q e"], angles: Float[Array, "q half"]) -> Float[Array, "b h q e"]:
-    """Turn channel i together with channel i + e/2, in float32."""
+    """x with channels i and i + e/2 rotated, in float32."""
     cos, sin = jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -37,13 +37,13 @@ def rotate(x: Float[Array, "b h q e"], angles: Float[Array, "q half"]) -> Float[
 
 
 def num_offsets(rows: int, columns: int) -> int:
-    """Distances that two positions of a grid can have."""
+    """The number of offsets that two positions of a grid can have."""
     return (2 * rows - 1) * (2 * columns - 1)
 
 
 def offset_index(rows: int, columns: int) -> Int[np.ndarray, "q k"]:
-    """For each query and key, the number of the distance between them. Liu et al. 2021,
-    arXiv:2103.14030, eq. 4."""
+    """The number of the offset, for each query and key. Liu et al. 2021, arXiv:2103.14030, eq.
+    4."""
     y, x = np.divmod(np.arange(rows * columns), columns)
     dy = y[:, None] - y[None] + rows - 1
     dx = x[:, None] - x[None] + columns - 1

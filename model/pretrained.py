@@ -39,7 +39,7 @@ SAMPLING = {
     "dalle_mini": SamplingConfig(guidance_scale=10.0, temperature=1.0),
     "bart": SamplingConfig(guidance_scale=1.0, temperature=0.0),
 }
-"""How the published ones are drawn from; their folders do not say."""
+"""Sampling settings of published models; their folders hold none."""
 
 
 def _write_bart(folder: Path, settings: Mapping[str, Any], arrays: Arrays) -> None:
@@ -66,7 +66,7 @@ PROGRAMS = {
 
 @dataclass(frozen=True)
 class Release:
-    """What a folder holds."""
+    """The content of a folder."""
 
     format: Format
     model: ModelConfig
@@ -80,7 +80,8 @@ def load(folder: str | Path, dtype: DTypeLike | None = None) -> tuple[ModelConfi
     flax_model.msgpack) or of BART (config.json and model.safetensors), as `dtype` or float32.
 
     Raises:
-        ValueError: a file is missing, damaged or does not fit the other, naming file and key.
+        ValueError: a file is missing, damaged or does not fit the others; the message names file
+            and key.
     """
     found = read(folder, dtype)
     return found.model, found.params
@@ -164,11 +165,11 @@ def _read_foreign(
 
 
 def write(folder: str | Path, release: Release, to: str, dtype: Dtype | None = None) -> None:
-    """Write a folder of format `to`, its weights as `dtype`; by default as they were where they
-    came from, and in a folder of ours as float32.
+    """Write a folder of format `to`, its weights as `dtype`. The default dtype is the origin's or,
+    in a folder of ours, float32.
 
     Raises:
-        ValueError: that format has no word for a setting of the model, naming it.
+        ValueError: the format has no option for a setting of the model; the message names it.
     """
     folder, model, origin = Path(folder), release.model, release.origin
     if to == "pastel":
@@ -181,11 +182,12 @@ def write(folder: str | Path, release: Release, to: str, dtype: Dtype | None = N
 def convert(
     source: str | Path, folder: str | Path, to: Format | None = None, dtype: Dtype | None = None
 ) -> str:
-    """Write what `source` holds into `folder` as format `to`: by default ours for another
-    program's, and for ours the one it came from. Tokenizer files and vqgan/ are copied along.
+    """Write the content of `source` into `folder` as format `to`, by default ours for another
+    program's and the origin's for ours. Tokenizer files and vqgan/ are copied along. Returns the
+    format.
 
     Raises:
-        ValueError: `source` cannot be read, or `to` cannot say what it is.
+        ValueError: `source` cannot be read, or `to` cannot express it.
     """
     source, folder = Path(source), Path(folder)
     release = read(source)
@@ -196,8 +198,8 @@ def convert(
 
 
 def _copy_beside(source: Path, folder: Path, to: str) -> None:
-    """The tokenizer into tokenizer/, where generate.py looks, or beside the weights, where other
-    programs look; and the VQGAN."""
+    """Copy the tokenizer and the VQGAN: into tokenizer/, where generate.py looks, or beside the
+    weights, where other programs look."""
     target = folder / "tokenizer" if to == "pastel" else folder
     for start in (source, source / "tokenizer"):
         for name in TOKENIZER_FILES:
@@ -210,12 +212,12 @@ def _copy_beside(source: Path, folder: Path, to: str) -> None:
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """From where, to where, into what."""
+    """Source, destination and format."""
 
     source: str = field(metadata={"nargs": None, "positional": True, "help": "Folder to read."})
     """A release folder of ours, or one of DALL·E mini's or BART's."""
     out: str = field(metadata={"nargs": None, "positional": True, "help": "New folder to write."})
-    """It must not be there, or be empty."""
+    """The folder must not exist, or be empty."""
     to: Format | None = None
     """Format to write; default: pastel for another program's folder, and for a folder of ours the
     one it came from."""

@@ -1,10 +1,11 @@
-"""Products of matrices, written so that XLA on CPU takes its fast kernels; elsewhere plain ones.
+"""Products of matrices, written so that XLA on CPU takes its fast kernels; elsewhere plain
+products.
 
-Operands are alike, float32 or half precision; sums and results are float32. Measured with XLA on a
-CPU (jax 0.10): a product of operands that are stored as they are read runs at 230 GFLOP/s a core in
-float32 and 470 in bfloat16. One that reads an operand transposed, as every gradient does, falls to
-50–110, and in bfloat16 is computed in float32 first. So the gradients are written out here, with
-the smaller operand transposed in memory.
+Both operands are float32 or both are half precision; sums and results are float32. Measured with
+XLA on a CPU (jax 0.10): a product of operands that are stored in the order in which they are read
+runs at 230 GFLOP/s a core in float32 and 470 in bfloat16. A product that reads an operand
+transposed, as every gradient does, falls to 50–110, and in bfloat16 is computed in float32 first.
+So the gradients are written out here, with the smaller operand transposed in memory.
 """
 
 import jax
@@ -14,13 +15,13 @@ from jaxtyping import Array, Float
 PANEL_WIDTH = 64
 """Columns of a kernel that are stored together in a panel."""
 PANEL_ROWS = range(2, 5)
-"""Rows for which panels are faster than a kernel as it is."""
+"""Rows for which panels are faster than a plain kernel."""
 WIDE = 3 << 16
-"""Numbers in a kernel from which on its layout matters."""
+"""Numbers in a kernel from which its layout matters."""
 TRANSPOSED_ROWS = range(5, 65)
-"""Rows for which they are better transposed first."""
+"""Rows for which transposing the rows first is faster."""
 MANY_ROWS = 32
-"""Rows from which on operands in half precision are worth a copy stored as it is read."""
+"""Rows from which operands in half precision are worth a copy in reading order."""
 
 
 def _plain(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
@@ -28,11 +29,11 @@ def _plain(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array,
 
 
 def _settled(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """The product of operands that are stored in memory as they are read.
+    """The product of operands that are stored in memory in the order in which they are read.
 
-    The barriers keep a swap of axes, in front of the product or behind it, from being folded into
-    it. The axis of length 1 shows the compiler operands in the usual order, without which it does
-    not know that it has a kernel in bfloat16.
+    The barriers keep a swap of axes, before the product or after it, from being folded into it. The
+    axis of length 1 shows the compiler operands in the usual order; without it XLA does not find
+    its bfloat16 kernel.
     """
     hold = jax.lax.optimization_barrier
 
@@ -44,8 +45,8 @@ def _settled(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Arra
 
 
 def _forward(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """Kernels are stored as they are read; heads, sliced out of channels, are not, and few rows are
-    not worth a copy of them."""
+    """The product of x and a kernel. Kernels are stored in reading order; heads, sliced out of
+    channels, are not, and few rows are not worth a copy of them."""
     if a.dtype == jnp.float32 or b.ndim == 2 or a.shape[-2] < MANY_ROWS:
         return _plain(a, b)
     return _settled(a, b)
@@ -58,7 +59,7 @@ def _swap(x: Float[Array, "*s m n"]) -> Float[Array, "*s n m"]:
 def _transposed_times(
     a: Float[Array, "*s m k"], b: Float[Array, "*s m n"]
 ) -> Float[Array, "*s k n"]:
-    """aᵀ b, of which the narrower is transposed."""
+    """aᵀ b, with the narrower one transposed in memory."""
     if a.shape[-1] <= b.shape[-1]:
         return _settled(_swap(a), b)
     return _swap(_settled(_swap(b), a))
@@ -70,7 +71,7 @@ def _rows(x: Float[Array, "*s d"]) -> Float[Array, "r d"]:
 
 @jax.custom_vjp
 def product(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """a b, of as many matrices b as a, or of one."""
+    """a b, for as many matrices b as a, or one."""
     return _forward(a, b)
 
 
@@ -128,7 +129,7 @@ def matmul(
 
 def in_panels(kernel: Float[Array, "d f"]) -> Float[Array, "d f"] | Float[Array, "p d w"]:
     """The kernel with every PANEL_WIDTH columns in one place, so that a product with few rows reads
-    memory in order: on a CPU up to twice as fast. Left as it is where it is small."""
+    memory in order: on a CPU up to twice as fast. A small kernel is unchanged."""
     if kernel.ndim != 2 or kernel.size < WIDE or kernel.shape[1] % PANEL_WIDTH:
         return kernel
     return jnp.moveaxis(kernel.reshape(len(kernel), -1, PANEL_WIDTH), 1, 0)
@@ -142,8 +143,8 @@ def _panel_matmul(x: Float[Array, "*b d"], kernel: Float[Array, "p d w"]) -> Flo
 
 
 def _transposed_matmul(x: Float[Array, "*b d"], kernel: Float[Array, "d f"]) -> Array:
-    """The product with x transposed first: XLA on CPU then takes another of its libraries, which
-    for so few rows is 1.2 to 1.4 times as fast."""
+    """The product with x transposed first. XLA on CPU then calls another library, which for so few
+    rows is 1.2 to 1.4 times as fast."""
     columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
     y = jax.lax.dot_general(columns, kernel, (((0,), (0,)), ((), ())))
     return y.reshape(*x.shape[:-1], -1)

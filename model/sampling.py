@@ -1,6 +1,6 @@
-"""Draw image tokens for captions: guidance, temperature, top-k, top-p, one cached step a token.
+"""Image tokens drawn for captions: guidance, temperature, top-k, top-p, one cached step a token.
 
-The decode loop is split into segments; the cache grows from one to the next, so that each attends
+The decode loop is split into segments. The cache grows from one to the next, so that each attends
 only over the part that is filled by its end. Guidance: Ho & Salimans 2022, arXiv:2207.12598;
 nucleus: Holtzman et al. 2019, arXiv:1904.09751.
 """
@@ -19,7 +19,7 @@ from model.layers import first_largest, fold_keys
 from model.transformer import Cache, DecodeStep, Params, Transformer, build
 
 NOT_FINITE = -1
-"""Drawn in place of a token where the largest logit is NaN or infinite."""
+"""Drawn in place of a token if the largest logit is NaN or infinite."""
 COLDEST = 1e-30
 """Below this temperature float32 overflows; drawing is greedy there."""
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
@@ -42,13 +42,13 @@ class Segment:
     end: int
     guidance_scale: float
     doubled: bool
-    """Whether the unconditional rows are decoded as well: guidance needs all of their past."""
+    """True if the unconditional rows are decoded as well: guidance needs all earlier ones."""
 
 
 def plan_segments(
     image_length: int, config: SamplingConfig, segments: int, first: int = 0
 ) -> list[Segment]:
-    """The decode loop in parts, from position `first` on, cut where guidance sets in and stops."""
+    """The decode loop in parts, from position `first` on, split where guidance begins and ends."""
     begin, stop = (
         round(share * image_length) for share in (config.guidance_start, config.guidance_end)
     )
@@ -74,15 +74,14 @@ def make_sampler(
     """The jitted function (params, text_tokens, text_mask, seeds, first_tokens=None,
     kept_tokens=None) → image_tokens [b, n].
 
-    Row i is drawn from seeds[i] alone: whatever stands beside it in the batch, it stays the same.
-    `first_tokens` [b, m] are the first image tokens of each picture, which it completes;
-    `kept_tokens` [b, n] stand wherever they are not negative, and tokens drawn behind them follow
-    them.
-    `params` may be stacked, or laid out (`Transformer.lay_out`), which spares a copy per call.
-    `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
-    `codebook_size` classes are drawn, for the VQGAN knows no others, and never the start token;
-    without it every other class may be drawn, an end token among them. A token is NOT_FINITE where
-    the model gives NaN.
+    Row i is a function of seeds[i] and its own caption: other rows of the batch do not change it.
+    `first_tokens` [b, m] are the first image tokens of each picture, which it completes.
+    `kept_tokens` [b, n] replace drawn ones wherever they are not negative, and later tokens depend
+    on them. `params` may be stacked, or laid out (`Transformer.lay_out`), which spares a copy per
+    call. `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
+    `codebook_size` classes are drawn, because the VQGAN has no others, and never the start token.
+    Without `codebook_size` every other class may be drawn, an end token among them. A token is
+    NOT_FINITE if the model gives NaN.
     """
     transformer = build(model) if isinstance(model, ModelConfig) else model
     if empty_text is None and config.guidance_scale != 1:
@@ -116,7 +115,7 @@ def make_sampler(
             before = drawn[:, :given]
             _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
         for part in plan:
-            if doubled and not part.doubled:  # guidance is over: let go of the other half
+            if doubled and not part.doubled:  # guidance is over: drop the other half
                 cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
             drawn, cache = _draw_segment(
                 decode, keys, part, drawn, cache, allowed, config, kept_tokens
@@ -136,8 +135,9 @@ def _draw_segment(
     config: SamplingConfig,
     kept: Int[Array, "b n"] | None,
 ) -> tuple[Int32[Array, "b m"], Cache]:
-    """Draw the tokens of one segment: `drawn` holds the start token and what came before. Only the
-    classes that are `allowed` are drawn, the first ones of the head; none where one is `kept`."""
+    """Draw the tokens of one segment: `drawn` holds the start token and the earlier ones. Only the
+    classes that are `allowed` are drawn, the first ones of the head. A token that is `kept` is not
+    drawn."""
     noise = make_noise(keys, part, len(allowed), config)
 
     def step(
@@ -162,14 +162,14 @@ def _draw_segment(
 
 
 def num_codes(transformer: Transformer) -> int:
-    """How many of the first classes may be a code. A start token that is the last class, as in
+    """The number of first classes that may be a code. A start token that is the last class, as in
     DALL·E mini's models, is not one."""
     classes, start = transformer.config.image_vocab_size, transformer.decoder_start_token_id
     return start if start == classes - 1 else classes
 
 
 def _drawable(transformer: Transformer, codebook_size: int | None) -> int:
-    """How many of the first classes may be drawn."""
+    """The number of first classes that may be drawn."""
     codes = num_codes(transformer)
     if codebook_size is not None and codebook_size > codes:
         raise ValueError(
@@ -182,9 +182,9 @@ def _drawable(transformer: Transformer, codebook_size: int | None) -> int:
 def make_noise(
     keys: Key[Array, " b"], part: Segment, classes: int, config: SamplingConfig
 ) -> Float[Array, "q b v"] | None:
-    """What the draws of a segment add to the logits: a function of a picture's key and of the
-    position. None when nothing is left to chance. Made in front of the loop, as its many small
-    operations would cost more in each step than the drawing itself."""
+    """The random part of a segment's logits, as a function of a picture's key and of the position;
+    None without randomness. It is computed before the loop, because its many small operations would
+    cost more in each step than the drawing itself."""
     if config.temperature < COLDEST:
         return None
 
@@ -207,15 +207,15 @@ def sample_tokens(
 
 def keep_likely(logits: Float[Array, "b v"], top_k: int, top_p: float) -> Float[Array, "b v"]:
     """The logits, −∞ for all but the top_k likeliest tokens (0 = all), and among these for all but
-    the fewest whose probabilities, scaled to sum to one, reach top_p. Tokens as likely as
-    the last one kept stay."""
+    the fewest whose probabilities, scaled to sum to one, reach top_p. Tokens as likely as the last
+    kept one stay."""
     vocab_size = logits.shape[-1]
     if not 0 < top_k < vocab_size and top_p >= 1:
         return logits
     falling, _ = jax.lax.top_k(logits, top_k if 0 < top_k < vocab_size else vocab_size)
     probabilities = jax.nn.softmax(falling, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    # The likeliest token always stays, whatever rounding makes of the sums.
+    # The likeliest token always stays, for any rounding of the sums.
     needed = (before < top_p).at[:, 0].set(True) if top_p < 1 else jnp.ones(falling.shape, bool)
     least = jnp.where(needed, falling, jnp.inf).min(axis=-1, keepdims=True)
     return jnp.where(logits >= least, logits, -jnp.inf)
@@ -231,7 +231,7 @@ def _read_text(
     length: int,
 ) -> Cache:
     """The cache with the captions read, once, and room for `length` tokens. Guided: rows b to 2b
-    have read the empty caption."""
+    hold the empty caption."""
     rows = jnp.arange(len(text_tokens))
     if guided and empty_text is not None:
         text_tokens = jnp.concatenate([text_tokens, empty_text[0]])
@@ -242,7 +242,7 @@ def _read_text(
 
 
 def guide(logits: Float[Array, "b2 v"], scale: float) -> Float[Array, "b v"]:
-    """Lead the conditional logits (first half) away from the unconditional ones (second half)."""
+    """The conditional logits (first half), led away from the unconditional ones (second half)."""
     conditional, unconditional = jnp.split(logits, 2)
     if scale == 1:
         return conditional

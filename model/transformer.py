@@ -1,6 +1,6 @@
 """The text-to-image transformer: BART's encoder–decoder from a caption to a grid of image tokens.
 
-`build(config)` gives a handle of pure functions over a plain nested dict of parameters. Layers of
+`build(config)` returns a handle of pure functions over a plain nested dict of parameters. Layers of
 a stack are stacked along a first axis and scanned. BART: Lewis et al. 2019, arXiv:1910.13461; on
 image tokens: DALL·E mini, Dayma et al. 2021, doi:10.5281/zenodo.5146400.
 """
@@ -34,20 +34,20 @@ REMAT: dict[Remat, Callable[[Callable], Callable]] = {
         policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     ),
 }
-"""What of a layer the backward pass recomputes."""
+"""Wrappers that recompute parts of a layer in the backward pass."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """What decoding keeps: a cache per layer, and which text positions are real."""
+    """The state of decoding: a cache per layer, and the mask of text positions."""
 
     layers: list[LayerCache]
     text_mask: Bool[Array, "b t"]
 
     def grown(self, length: int) -> "Cache":
-        """The same with room for `length` positions. Decoding attends over all the room there is,
-        and a part taken out of a larger cache would be copied at every step: so it starts small."""
+        """The cache with room for `length` positions. Decoding attends over all the room, and a
+        part taken out of a larger cache would be copied at every step: so it starts small."""
         return Cache([layer.grown(length) for layer in self.layers], self.text_mask)
 
 
@@ -56,19 +56,19 @@ DecodeStep = Callable[[Int[Array, "b q"], int | Array, Cache], tuple[Float[Array
 
 @dataclass(frozen=True)
 class Transformer:
-    """Pure functions of one configuration; `params` is what `init` returned or a file held."""
+    """Pure functions of one configuration; `params` come from `init` or from a file."""
 
     config: ModelConfig
     dtype: jnp.dtype = field(default_factory=lambda: jnp.dtype(jnp.float32))
 
     @property
     def decoder_start_token_id(self) -> int:
-        """The token in front of the first image token."""
+        """The token before the first image token."""
         return self.config.start_token
 
     @property
     def shapes(self) -> Params:
-        """The parameters as shapes, without touching memory."""
+        """The parameters as shapes; no memory is allocated."""
         return structure(self.config, self.dtype)[1]
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -82,7 +82,7 @@ class Transformer:
         text_mask: Bool[Array, "b t"],
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """The caption as encoder states. Padded positions hold numbers that nobody may read."""
+        """The caption as encoder states. Values at padded positions must not be read."""
         network = self._network(params)
         x = network.embed_text(text_tokens, fold(keys, 0))
         mask = text_mask.astype(bool)[:, None, None, :]
@@ -99,7 +99,7 @@ class Transformer:
         decoder_inputs: Int[Array, "b n"],
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b n v"]:
-        """Float32 logits of every image token, each from the ones before it and the caption.
+        """Float32 logits of every image token, each given the tokens before it and the caption.
 
         `keys`, one per example, turn dropout on.
         """
@@ -119,13 +119,13 @@ class Transformer:
         return network.logits(x)
 
     def lay_out(self, params: Params, rows: int | None = None) -> Params:
-        """The parameters with the runs of both stacks taken apart into `layer0`, `layer1`, …, and
-        kernels in the compute dtype: as decoding reads them. `rows`: how many are decoded at a
-        time on a CPU. Products of one input are then one product, and for few rows large kernels
-        are stored in panels; accelerators read kernels as fast as they are.
+        """The parameters in decoding form: the runs of both stacks split into `layer0`, `layer1`,
+        …, and kernels in the compute dtype. `rows`: how many are decoded at a time on a CPU.
+        Products of one input then become one product, and for few rows large kernels are stored in
+        panels. Accelerators read plain kernels as fast.
 
-        All functions take either form. But stacked, every call of a decoding loop copies the
-        weights; laid out once, in front of many calls, they are held once.
+        All functions take either form. With stacked parameters every call of a decoding loop copies
+        the weights; laid out once, before many calls, they are stored once.
         """
         if _is_laid_out(params):
             return params
@@ -174,8 +174,8 @@ class Transformer:
         """The function (tokens, index, cache) → logits and the new cache, for decoder inputs
         `tokens` [b, q] at positions index, index + 1, …, for which the cache must have room.
 
-        Made once, in front of the loop: taking layers out of their stack inside of it would copy
-        every weight at every step.
+        Call it once, before the loop: splitting the stack inside of it would copy every weight at
+        every step.
         """
         network = self._network(params)
         decoder_layers = self._layers(params, network, "decoder")
@@ -194,14 +194,14 @@ class Transformer:
         return decode
 
     def _network(self, params: Params) -> Network:
-        """The network; of laid-out parameters, without arrays in its stacks."""
+        """The network; for laid-out parameters without arrays in its stacks."""
         graph, shapes = structure(self.config, self.dtype)
         if _is_laid_out(params):
             params = params | {"encoder": shapes["encoder"], "decoder": shapes["decoder"]}
         return nnx.merge(graph, params)
 
     def _layers(self, params: Params, network: Network, branch: Branch) -> list[Any]:
-        """A stack's layers, one by one."""
+        """The layers of a stack, one by one."""
         taken_apart, stack = self.lay_out(params)[branch], getattr(network, branch)
         graphs = [
             nnx.graphdef(run)
@@ -220,7 +220,7 @@ class Transformer:
         call: Callable[[Any, Array, Array | None], Array],
         keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b q d"]:
-        """Carry x through the layers of a stack."""
+        """x after the layers of a stack."""
         network = self._network(params)
         if _is_laid_out(params):
             for index, layer in enumerate(self._layers(params, network, branch)):
@@ -239,7 +239,7 @@ class Transformer:
         call: Callable[[Any, Array, Array | None], Array],
         keys: Key[Array, " b"] | None,
     ) -> tuple[Float[Array, "b q d"], int]:
-        """Carry x through a run whose first layer is number `first`, and say which comes next;
+        """x after a run whose first layer is number `first`, and the number of the next layer.
         `unroll` layers are laid out at a time."""
         graph, stacked = nnx.split(run)
         depth = jax.tree.leaves(stacked)[0].shape[0]
@@ -256,7 +256,7 @@ class Transformer:
 
 def join_layer(layer: Params) -> Params:
     """A decoder layer's parameters, with one product for queries, keys and values, and one for the
-    feed-forward's two first."""
+    feed-forward's first two."""
     attention, mlp = layer["attention"], layer["mlp"]
     q, k, v = join([attention[name] for name in ("q", "k", "v")])
     layer = layer | {"attention": attention | {"q": q, "k": k, "v": v}}
@@ -281,5 +281,5 @@ def build(config: ModelConfig, compute_dtype: DTypeLike = jnp.float32) -> Transf
 
 
 def count_params(config: ModelConfig) -> int:
-    """Parameters of a configuration, without making them."""
+    """The number of parameters of a configuration, without making them."""
     return sum(leaf.size for leaf in jax.tree.leaves(build(config).shapes))
