@@ -51,7 +51,7 @@ OFTEN = (
 )
 """Settings that --help begins with."""
 OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
-"""Words of prompts that are left out of the grid."""
+"""Words of prompts that are omitted from the grid."""
 GRID_PICTURES, GRID_FILE = 30, "held_out.png"
 DEFAULT_PROMPTS = 64
 Grid = tuple[list[str], np.ndarray]
@@ -60,7 +60,7 @@ Grid = tuple[list[str], np.ndarray]
 
 @dataclass(frozen=True)
 class EvaluateConfig(SamplingFlags):
-    """Which checkpoints, on which prompts, drawn how."""
+    """The checkpoints, their prompts, and settings of drawing."""
 
     checkpoints: tuple[str, ...] = field(
         metadata={
@@ -73,8 +73,8 @@ class EvaluateConfig(SamplingFlags):
     json: bool = False
     """Print one line of JSON instead of tables; scores are shares in 0..1."""
     half: Half = "report"
-    """Which held-out prompts, by crc32 of the example's key: settings are chosen on the tune half
-    and reported on the other."""
+    """Half of the held-out prompts, by crc32 of the example's key: settings are chosen on the tune
+    half and reported on the other."""
     pictures: int = 4
     """Pictures drawn of each prompt."""
     max_prompts: int = DEFAULT_PROMPTS
@@ -139,8 +139,8 @@ def main(config: EvaluateConfig) -> None:
 
 
 def place_of_grid(checkpoint: Checkpoint, grid: str | None) -> Path | None:
-    """Where the grid goes, if it can be written there: `grid`, unless it is empty, or by default
-    a file in the folder of a run.
+    """The grid's file: `grid`, unless it is empty, or by default a file in the folder of a run.
+    None if it cannot be written there.
 
     Raises:
         ValueError: it cannot be written, and was named.
@@ -229,7 +229,7 @@ def check_records(checkpoint: Checkpoint, records: Records, chosen: bool) -> Non
 
 
 def open_drawers(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> list[Drawer]:
-    """A drawer for each checkpoint; those that would be equal are one, compiled once."""
+    """A drawer for each checkpoint. Equal ones share one drawer, compiled once."""
     devices = start(ParallelConfig())
     drawers: dict[Any, Drawer] = {}
     chosen = []

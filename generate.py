@@ -48,7 +48,7 @@ Settings = dict[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class GenerateConfig(SamplingFlags):
-    """What is drawn, with which model, and where it goes."""
+    """The prompts, the model, and the place for the pictures."""
 
     checkpoint: str = DEMO
     """Default: the demo, which knows 107 everyday things (demo/MODEL_CARD.md). Or else
@@ -73,7 +73,7 @@ class GenerateConfig(SamplingFlags):
     complete_rows: int = 0
     """Rows of image tokens kept of it; 0 = the upper half."""
     mask: str | None = None
-    """What of it is drawn anew instead: a picture file's light parts, or a rectangle as
+    """Part of the picture that is drawn anew: a picture file's light parts, or a rectangle as
     LEFT,TOP,RIGHT,BOTTOM in shares of the picture, such as 0.5,0.5,1,1. Each token is drawn from
     those above it and to its left."""
     negative: str = ""
@@ -82,7 +82,7 @@ class GenerateConfig(SamplingFlags):
     """Also write each picture as a GIF of how it was drawn, row by row."""
     clip: str | None = None
     """Folder with CLIP's weights (config.json and model.safetensors) and tokenizer.json: each
-    prompt's pictures stand on the grid best first, and the scores are told."""
+    prompt's pictures are sorted best first on the grid, and the scores are printed."""
     out: str = "drawn.png"
     """The grid's file, with a folder of the same name without .png beside it for the pictures; or a
     folder, which gets grid.png and the pictures. Other pictures may not be in that folder."""
@@ -117,7 +117,7 @@ def main(config: GenerateConfig) -> None:
     ranker = open_ranker(config.clip) if config.clip else None
     jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.pictures)]
     drawer, settings = open_drawer(checkpoint, total, config)
-    # The parameters as they were read are let go of: only the placed ones are used.
+    # The parameters are released here: only the placed ones are used.
     params, checkpoint = drawer.place(checkpoint.params), replace(checkpoint, params={})
     drawn = drawer.draw_tokens(
         params,
@@ -141,7 +141,7 @@ def main(config: GenerateConfig) -> None:
 def open_drawer(
     checkpoint: Checkpoint, total: int, config: GenerateConfig
 ) -> tuple[Drawer, Settings]:
-    """What draws, and what besides prompt and seed a picture is a function of."""
+    """The drawer, and all settings that decide a picture besides its prompt and seed."""
     sampling = config.over(checkpoint.sampling)
     devices = start(ParallelConfig())
     rows = config.rows_per_call or rows_for(total, len(devices))
@@ -167,7 +167,7 @@ def open_drawer(
 def warn_of_prompts(
     prompts: list[str], negative: str, drawer: Drawer, checkpoint: Checkpoint
 ) -> None:
-    """Say what of the prompts the model does not read, and what it cannot know."""
+    """Warn of parts of the prompts that the model does not read or cannot know."""
     texts = [*prompts, *([negative] if negative else [])]
     if cut := drawer.num_cut(texts):
         print(
@@ -181,7 +181,7 @@ def warn_of_prompts(
 def setting_aside(
     drawn: Iterator[tuple[np.ndarray, np.ndarray]], tokens: deque[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """The pictures of each batch, with their image tokens put behind `tokens`."""
+    """The pictures of each batch; their image tokens are appended to `tokens`."""
     for of_batch, pictures in drawn:
         tokens.extend(of_batch)
         yield pictures
@@ -197,7 +197,7 @@ class Job:
 
     @property
     def file_name(self) -> str:
-        """Such as 000-a-red-heart-3.png; nothing of a prompt can name another folder."""
+        """A name such as 000-a-red-heart-3.png; no prompt can name another folder."""
         letters = "".join(c if c.isascii() and c.isalnum() else " " for c in clean(self.prompt))
         words = "-".join(letters.lower().split())[:40].strip("-") or "prompt"
         return f"{self.prompt_index:03d}-{words}-{self.number}.png"
@@ -211,8 +211,8 @@ def save_pictures(
     settings: Settings,
     frames: Iterator[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], list[float | None]]:
-    """Write each picture as soon as it is drawn, and its `frames`; return those that the grid has
-    room for, and all scores."""
+    """Write each picture as soon as it is drawn, and its `frames`. Returns the pictures that the
+    grid has room for, and all scores."""
     kept: list[np.ndarray] = []
     scores: list[float | None] = []
     with tqdm(total=len(jobs), desc="drawing", unit=" pictures", disable=None) as bar:
@@ -238,8 +238,8 @@ def write_grid(
     scores: list[float | None],
     settings: Settings,
 ) -> None:
-    """The pictures of the first prompts, as many as there is room for; where they have scores, best
-    first."""
+    """Write the pictures of the first prompts, as many as there is room for; if they have scores,
+    best first."""
     per_prompt = min(config.pictures, len(pictures))
     count = len(pictures) // per_prompt
     if count < len(prompts):

@@ -22,7 +22,7 @@ COLUMNS = {
     "diversity": "diversity",
     "clip_score": "CLIP score",
 }
-"""What a figure is called in the table."""
+"""Titles of the figures in the table."""
 LEGEND = {
     "frechet": "between drawn and real pictures of these prompts, less is nearer",
     "diversity": "mean distance between two pictures of one prompt, 0 if all are one picture",
@@ -32,7 +32,7 @@ LEGEND = {
 
 @dataclass(frozen=True)
 class Lens:
-    """What pictures are seen through."""
+    """The features through which pictures are compared."""
 
     name: str
     features: Callable[[Pictures], Float[np.ndarray, "n f"]] = picture_features
@@ -102,7 +102,7 @@ def as_lines(report: Mapping[str, Mapping[str, Row]], lens: str, label: Callable
 
 
 def legend(report: Mapping[str, Mapping[str, Row]]) -> str:
-    """What the columns mean."""
+    """A sentence about the table's columns."""
     return "; ".join(f"{COLUMNS[c]}: {LEGEND[c]}" for c in _columns(report)) + "."
 
 

@@ -1,4 +1,4 @@
-"""How a command ends, and what it may print to; imports nothing of ours.
+"""The end of a command, and safe printing; imports nothing of ours.
 
 A result is never lost because nobody reads the messages, or because the terminal lacks a letter.
 """
@@ -31,15 +31,15 @@ PLAIN = {
     "”": '"',
     "·": "-",
 }
-"""What is printed where the terminal's encoding lacks a character; else a question mark."""
+"""Replacements for characters that the terminal's encoding lacks; others become a question mark."""
 WAYS_OUT = "take --training.micro_batch_size=auto in training, a smaller --rows_per_call in drawing"
 READER_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)
-"""A closed pipe, and a terminal that is no more."""
+"""A closed pipe, and a closed terminal."""
 
 
 def open_standard_streams() -> None:
-    """Give standard input, output and error that are closed to the null device, so that no file
-    opened later gets their numbers, and with them what libraries print."""
+    """Open the null device for a closed standard input, output or error. Otherwise a file opened
+    later would get its number, and with it the text that libraries print."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -75,7 +75,8 @@ def command(prog: str) -> Iterator[None]:
 
 
 def explain(error: Exception) -> str | None:
-    """One line about what a user can mend; None for a fault of ours, which needs its traceback."""
+    """One line about a problem that a user can mend; None for a fault of ours, which needs its
+    traceback."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return text or "out of memory"
@@ -92,7 +93,7 @@ def explain(error: Exception) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine, or XLA on a device, had no memory left to give."""
+    """True if the machine, or XLA on a device, was out of memory."""
     if isinstance(error, MemoryError):
         return True
     return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and bool(
@@ -101,8 +102,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text as a terminal may be given it: names and messages of others can hold sequences that
-    move its cursor, set its title or answer for it. Control characters are spelled as \\x1b."""
+    r"""The text in a form that is safe for a terminal. Names and messages of others can hold
+    sequences that move its cursor, set its title or answer for it, so control characters are
+    spelled as \x1b."""
     if text.isprintable():
         return text
     body = text.strip("\r")  # only progress bars begin or end with one
@@ -112,7 +114,7 @@ def printable(text: str) -> str:
 
 
 def _is_harmless(letter: str) -> bool:
-    """Besides what can be seen: spaces, joiners of emoji, and lone surrogates, which no encoding
+    """True for visible characters, spaces, joiners of emoji, and lone surrogates, which no encoding
     has."""
     return (
         letter.isprintable()
@@ -126,7 +128,7 @@ def _spelled(letter: str) -> str:
 
 
 def is_without_devices(error: BaseException) -> bool:
-    """Whether jax found none of the devices that it was to use, which it may say without a word."""
+    """True if jax found none of the devices that it was to use; its error may have no text."""
     if "nable to initialize backend" in str(error):
         return isinstance(error, RuntimeError)
     frame = error.__traceback__
@@ -154,7 +156,7 @@ class _Patient:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As a text stream's."""
+        """Write as a text stream does."""
         with self._forgiving():
             shown = printable(text)
             try:
@@ -165,7 +167,7 @@ class _Patient:
         return len(text)
 
     def flush(self) -> None:
-        """As a text stream's."""
+        """Flush as a text stream does."""
         with self._forgiving():
             self._stream.flush()
 
@@ -176,7 +178,7 @@ class _Patient:
         except OSError as error:
             gone = error.errno in READER_GONE
             if gone or self._must_arrive:
-                # What waits in the buffer has to go somewhere, at the interpreter's end at last.
+                # Buffered text has to go somewhere, at the latest at the interpreter's end.
                 with contextlib.suppress(OSError, ValueError):
                     nowhere = os.open(os.devnull, os.O_WRONLY)
                     os.dup2(nowhere, self._stream.fileno())

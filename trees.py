@@ -28,5 +28,5 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def is_stacked(name: str) -> bool:
-    """Whether the first axis of the parameter of this name is over the layers of a run."""
+    """True if the first axis of the parameter of this name is over the layers of a run."""
     return _RUN.search(name) is not None

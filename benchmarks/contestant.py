@@ -1,8 +1,8 @@
 """Pastel in a table with its peers: the adapter that benchmarks/race loads, one function per job.
 
-Every function takes the driver's dict of sizes and returns (run, info); it calls the very functions
-that train.py, generate.py and data/encode.py call. The model is `presets`' own recipe on the
-driver's sizes: pre-RMSNorm, SwiGLU, no biases, separate embeddings.
+Every function takes the driver's dict of sizes and returns (run, info). It calls the very functions
+of train.py, generate.py and data/encode.py. The model is the recipe of `presets` on the driver's
+sizes: pre-RMSNorm, SwiGLU, no biases, separate embeddings.
 """
 
 import sys
@@ -112,7 +112,7 @@ def make_train_step(sizes: Sizes) -> tuple[Run, Info]:
 
 
 def make_sampler(sizes: Sizes) -> tuple[Run, Info]:
-    """Image tokens of the driver's prompts, guided away from its empty one."""
+    """The drawing of image tokens for the driver's prompts, guided away from its empty one."""
     import configs
 
     config = model_config(sizes)
@@ -138,7 +138,7 @@ def make_sampler(sizes: Sizes) -> tuple[Run, Info]:
 
 
 def make_encoder(sizes: Sizes) -> tuple[Run, Info]:
-    """Image tokens of random pictures."""
+    """The encoding of random pictures to image tokens."""
     model = autoencoder.build(vqgan_config(sizes))
     params = model.init(jax.random.key(sizes["seed"]))
     shape = sizes["batch"], sizes["px"], sizes["px"], 3
@@ -148,7 +148,7 @@ def make_encoder(sizes: Sizes) -> tuple[Run, Info]:
 
 
 def make_decoder(sizes: Sizes) -> tuple[Run, Info]:
-    """Pictures of random image tokens."""
+    """The decoding of random image tokens to pictures."""
     model = autoencoder.build(vqgan_config(sizes))
     params = model.init(jax.random.key(sizes["seed"]))
     shape = sizes["batch"], sizes["image_len"]

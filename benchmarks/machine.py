@@ -1,4 +1,4 @@
-"""What the machine can do, measured: a clock, its fastest product, the memory that a call takes."""
+"""The machine's limits, measured: a clock, its fastest product, the memory that a call takes."""
 
 import ctypes
 import gc
@@ -20,21 +20,21 @@ PRODUCTS = {
     "cpu": ((2048, 256, 1024), (2048, 1024, 256), (1024, 1024, 1024), (4096, 1024, 1024)),
     "other": ((8192, 8192, 8192), (16384, 8192, 8192), (16384, 4096, 16384)),
 }
-"""Rows, inner size and columns of the products among which the fastest is looked for."""
+"""Rows, inner size and columns of the products among which the fastest is sought."""
 CALLS = 4
-"""Products on their way at a time, so that an accelerator does not wait for Python."""
+"""Products dispatched at a time, so that an accelerator does not wait for Python."""
 
 
 def choose_clock() -> Callable[[], float]:
-    """Seconds that have passed; on a single core (`taskset -c 0`) without the time that other
-    processes had it."""
+    """A clock in seconds. On a single core (`taskset -c 0`) it excludes the time of other
+    processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     alone = cores == 1 and jax.default_backend() == "cpu"
     return time.process_time if alone else time.perf_counter
 
 
 def seconds(call: Callable[[], Any], times: int) -> list[float]:
-    """How long each of several calls took, to its results."""
+    """The seconds that each of several calls took, to its results."""
     clock, found = choose_clock(), []
     for _ in range(times):
         start = clock()
@@ -59,10 +59,10 @@ def _measure_product(dtype: str, shape: tuple[int, int, int], rounds: int) -> fl
 
 
 def peak_memory(call: Callable[[], Any]) -> int:
-    """Bytes of arrays and working memory held at most by now, on the fullest device; on a CPU while
-    `call` runs: the arrays there are, and what the process grows by.
+    """The peak of bytes in arrays and working memory so far, on the fullest device. On a CPU it is
+    measured while `call` runs: the existing arrays, and the growth of the process.
 
-    Where neither can be told, all that the process ever took.
+    If neither can be measured, the peak of the process.
     """
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if "peak_bytes_in_use" in stats[0]:
@@ -79,8 +79,8 @@ def peak_memory(call: Callable[[], Any]) -> int:
 
 
 def _forget_peak() -> bool:
-    """Give freed memory back and let Linux count the process's peak anew, where that is possible:
-    runtime.py keeps freed memory, which is none that a call needs."""
+    """Give freed memory back and restart Linux's count of the process's peak, if possible:
+    runtime.py keeps freed memory, which no call needs. Returns True if it was possible."""
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What each option of training costs beside the plain update, and Shampoo beside AdamW."""
+"""The cost of each option of training against the plain update, and of Shampoo against AdamW."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -29,18 +29,18 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "noise": {"loss.caption_dropout": (0.0, 0.1), "loss.token_noise": (0.0, 0.3)},
     "optimizers": {"optim.name": tuple(o for o in get_args(Optimizer) if o != "shampoo")},
 }
-"""Settings by the word that chooses them; of their values, the plain update has one."""
+"""Settings by the word that chooses them. The plain update has one of each setting's values."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """An option beside the plain update, in the same rounds."""
+    """An option and the plain update, in the same rounds."""
 
     option: str
     ratio: float
     """Median of the rounds' ratios."""
     spread: float
-    """Half of what the middle half of them spans."""
+    """Half of the span of the middle half of the ratios."""
     seconds: float
     """Median."""
     compiling_seconds: float
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ShampooRow:
-    """Shampoo beside AdamW on a model, in the same rounds."""
+    """Shampoo and AdamW on a model, in the same rounds."""
 
     parameters: int
     dim: int
@@ -61,7 +61,7 @@ class ShampooRow:
     seconds_without_roots: float
     seconds_with_roots: float
     roots_share: float
-    """Of all time."""
+    """Share of all time."""
     ratio: float
     """Mean of Shampoo's updates over mean of AdamW's."""
     adamw_bytes: int
@@ -71,8 +71,8 @@ class ShampooRow:
 def measure_options(
     plain: Update, names: Sequence[str], bench: Workbench, rounds: int
 ) -> Iterator[Row | str]:
-    """A row for each value that the plain update has not, or a line that says why there is none;
-    and one of the plain update against itself, which shows the noise."""
+    """A row for each value that differs from the plain update's, or a line that says why there is
+    none; and a row of the plain update against itself, which shows the noise."""
     first, again = time_in_turns([plain, plain], rounds)
     yield make_row("plain, again", plain, again, first)
     for name in names:
@@ -92,7 +92,7 @@ def measure_options(
 
 
 def choose(config: Config, key: str, value: Any) -> Config:
-    """The configuration with the option. Raises ValueError where it does not go with the others."""
+    """The configuration with the option. Raises ValueError if it does not go with the others."""
     if key == "training.accumulation_steps":
         config = change(config, "training.micro_batch_size", 0)  # else that would decide
     return change(config, key, value)
@@ -116,15 +116,15 @@ def make_row(
 
 
 def _try(config: Config, bench: Workbench) -> Update:
-    """An update that has been made once. Raises JaxRuntimeError where memory does not do."""
+    """An update that has been made once. Raises JaxRuntimeError if memory does not suffice."""
     update = Update(config, bench)
     update()
     return update
 
 
 def measure_shampoo(config: Config, bench: Workbench, periods: int) -> ShampooRow:
-    """Updates of AdamW and Shampoo in turns, over so many periods of the roots."""
-    # A skipped update would not count in Shampoo's state, and the roots would be others.
+    """Updates of AdamW and Shampoo in turns, over `periods` periods of the roots."""
+    # A skipped update would not count in Shampoo's state, and the roots would differ.
     config = change(config, "training.on_spike", "off")
     adamw, shampoo = (
         _try(change(config, "optim.name", name), bench) for name in ("adamw", "shampoo")
@@ -151,7 +151,7 @@ def measure_shampoo(config: Config, bench: Workbench, periods: int) -> ShampooRo
 
 
 def halve(model: ModelConfig) -> ModelConfig:
-    """The model with half the width. Raises ValueError where its heads do not allow that."""
+    """The model with half the width. Raises ValueError if its heads do not allow that."""
     return replace(
         model,
         dim=model.dim // 2,

@@ -1,4 +1,4 @@
-"""Token records of random captions and pictures, and how fast batches are read from them."""
+"""Token records of random captions and pictures, and the speed of reading batches from them."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ from model.config import ModelConfig
 from split_names import TRAIN
 
 CAPTIONS = 2
-"""Of each picture."""
+"""Captions of each picture."""
 
 
 def make_records(folder: Path, sizes: ModelConfig, count: int) -> Records:
@@ -41,12 +41,12 @@ def make_records(folder: Path, sizes: ModelConfig, count: int) -> Records:
 
 
 def open_training(records: Records, batch_size: int) -> Batches:
-    """Their batches, in training's order."""
+    """The records' batches, in training's order."""
     return open_batches(records, TRAIN, batch_size, seed=0)
 
 
 def measure_reading(batches: Batches, batch_size: int, seconds: float) -> float:
-    """Samples per second of one core, out of as many batches as are read in `seconds`."""
+    """Samples per second of one core, for as many batches as are read in `seconds`."""
     batches.at(0)
     start, step = time.process_time(), 0
     while time.process_time() - start < seconds:

@@ -51,7 +51,7 @@ def guided() -> SamplingConfig:
 
 @dataclass(frozen=True)
 class SamplingBenchmark:
-    """What is drawn, and how often it is timed."""
+    """The drawing to time, and the number of rounds."""
 
     model: ModelConfig = field(default_factory=small_model)
     """The transformer."""
@@ -83,14 +83,15 @@ def main(config: SamplingBenchmark) -> None:
 
 
 def measure_bandwidth(size: int) -> float:
-    """Bytes a second at which the device sums up an array of `size` bytes; the best of ten."""
+    """The bandwidth, in bytes a second, at which the device sums up an array of `size` bytes; the
+    best of ten."""
     total, x = jax.jit(jnp.sum), jnp.ones((size // 4,), jnp.float32)
     return x.nbytes / min(seconds(lambda: total(x), 11)[1:])
 
 
 def bytes_per_token(model: Transformer, params: Params, rows: int) -> float:
-    """What one step of `rows` rows must read, on average over a picture: the decoder's weights, and
-    keys and values of the caption and of the tokens so far."""
+    """The bytes that one step of `rows` rows must read, on average over a picture: the decoder's
+    weights, and keys and values of the caption and of the tokens so far."""
     config, text = model.config, (rows, model.config.text_length)
     states = jax.ShapeDtypeStruct((*text, config.dim), model.dtype)
 

@@ -47,12 +47,12 @@ from training.devices import parallel
 
 CHOICES = (*OPTIONS, "shampoo", "data")
 WANTED = 20
-"""Times as fast as the step takes samples should they be read."""
+"""Factor by which reading samples should be faster than the step takes them."""
 
 
 @dataclass(frozen=True)
 class TrainingBenchmark:
-    """What is trained, and which of its options are timed."""
+    """The configuration to train, and the options to time."""
 
     preset: str = ""
     """A YAML of train.py, such as presets/dalle_mini.yaml; none = a small model."""
@@ -90,7 +90,7 @@ class TrainingBenchmark:
 
 @dataclass(frozen=True)
 class Plain:
-    """The update with none of the options."""
+    """The update without options."""
 
     parameters: int
     batch_size: int
@@ -102,11 +102,11 @@ class Plain:
     tokens_per_second: float
     """Image tokens, by the median."""
     model_flops: float
-    """Of an update."""
+    """FLOPs of an update."""
     product_flops: float
-    """A second, of all devices, in the fastest product."""
+    """FLOPs a second, of all devices, in the fastest product."""
     product: tuple[int, int, int]
-    """Its rows, inner size and columns."""
+    """The rows, inner size and columns of that product."""
     weights_bytes: int
     optimizer_bytes: int
     argument_bytes: int
@@ -114,18 +114,18 @@ class Plain:
     temporary_bytes: int
     """Activations and gradients, as compiled."""
     copied_bytes: int
-    """Of the new state, what does not take the old one's place."""
+    """Bytes of the new state that do not reuse the old state's memory."""
     measured_bytes: int
-    """At most held in an update."""
+    """Peak bytes in an update."""
 
     @property
     def utilisation(self) -> float:
-        """Of the fastest product's pace, by the median."""
+        """The share of the fastest product's pace, by the median."""
         return self.model_flops / self.median_seconds / self.product_flops
 
 
 def main(benchmark: TrainingBenchmark) -> None:
-    """Measure the plain update first, then what was chosen."""
+    """Measure the plain update first, then the chosen options."""
     config = read_config(benchmark)
     devices = parallel.start(config.parallel)
     rounds = 2 if benchmark.quick else benchmark.rounds
@@ -160,7 +160,7 @@ def as_trees(rows: Iterable[Row] | Iterable[ShampooRow]) -> list[dict[str, Any]]
 
 
 def read_config(benchmark: TrainingBenchmark) -> Config:
-    """The plain configuration. Raises ValueError naming a setting that is none."""
+    """The plain configuration. Raises ValueError naming an unknown setting."""
     flags = [f"--{setting}" for setting in benchmark.settings]
     if benchmark.preset:
         return parse_config(Config, [f"--config={benchmark.preset}", *flags])
@@ -172,7 +172,7 @@ def read_config(benchmark: TrainingBenchmark) -> Config:
 
 
 def begin(config: Config, bench: Workbench) -> Update:
-    """The plain update, made once. Raises ValueError where memory does not do."""
+    """The plain update, made once. Raises ValueError if memory does not suffice."""
     try:
         update = Update(config, bench)
         update()
@@ -252,7 +252,7 @@ def print_plain(plain: Plain) -> None:
 
 
 def print_options(rows: Iterable[Row | str]) -> list[Row]:
-    """A row for each option, as it comes; what cannot be is said below."""
+    """Print a row for each option, as it comes; impossible options are listed below."""
     print_head(
         "option", "× plain", "±", "update, s", "compiling, s", "activations, MB", "optimizer, MB"
     )
@@ -277,7 +277,7 @@ def print_options(rows: Iterable[Row | str]) -> list[Row]:
 
 
 def print_shampoo(config: Config, bench: Workbench, is_quick: bool) -> list[ShampooRow]:
-    """A row for the model and one for the model of half its width."""
+    """Print a row for the model and one for the model of half its width."""
     if is_quick:
         config = change(config, "optim.shampoo", replace(config.optim.shampoo, roots_every=2))
     print_head(
@@ -311,7 +311,7 @@ def print_shampoo(config: Config, bench: Workbench, is_quick: bool) -> list[Sham
 
 
 def print_reading(pace: float, plain: Plain) -> float:
-    """How fast batches are read, and the times that the update could be fed."""
+    """Print the speed of reading batches, and the factor by which it exceeds the update's."""
     times = pace * plain.median_seconds / plain.batch_size
     print_head("data", "samples/s", "times what the update takes")
     print_row("memory-mapped records, one core", f"{pace:.0f}", f"{times:.0f} (wanted: {WANTED})")

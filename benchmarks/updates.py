@@ -1,4 +1,4 @@
-"""Updates of a configuration, compiled as train.py does and timed in turns."""
+"""Updates of a configuration, compiled as in train.py and timed in turns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +22,8 @@ WARM_UP = 3
 
 @dataclass
 class Workbench:
-    """Devices, batches on the host, and a state for each kind of configuration: those whose states
-    look alike take turns with one, so that large models fit."""
+    """Devices, batches on the host, and a state for each kind of configuration. Configurations with
+    states of one form take turns with one, so that large models fit."""
 
     devices: Devices
     batches: Sequence[dict[str, np.ndarray]]
@@ -60,7 +60,7 @@ class Update:
         self.temporary_bytes = used.temp_size_in_bytes
         self.argument_bytes = used.argument_size_in_bytes
         self.copied_bytes = used.output_size_in_bytes - used.alias_size_in_bytes
-        """Of the new state, what does not take the old one's place."""
+        """Bytes of the new state that do not reuse the old state's memory."""
 
     def __call__(self) -> Any:
         """One update; returns the metrics."""
@@ -104,8 +104,8 @@ def tree_bytes(tree: Any) -> int:
 
 
 def change(config: Config, name: str, value: Any) -> Config:
-    """The configuration with one setting, such as model.remat, of another value. Raises ValueError
-    where it does not go with the others."""
+    """The configuration with another value of one setting, such as model.remat. Raises ValueError
+    if it does not go with the others."""
     section, field = name.split(".")
     changed: Any = replace(getattr(config, section), **{field: value})
     return replace(config, **{section: changed})

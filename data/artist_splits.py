@@ -9,10 +9,10 @@ from split_names import GALLERY, TRAIN
 
 
 def assign_splits(drawings: Sequence[Drawing], digests: Mapping[str, str]) -> dict[str, str]:
-    """The split by key. train; style (thing and artist are known, never together); tone (this
-    artist's picture of this thing is known in another skin tone only); concept (nobody's picture of
-    the thing is known); or gallery, which is not asked: such a picture equals a training picture
-    (`digests`, by key), or is a skin tone of a held-out pair."""
+    """The split of each drawing, by key. train: trained on. style: thing and artist are known, but
+    never together. tone: this artist's picture of this thing is known in another skin tone only.
+    concept: nobody's picture of the thing is known. gallery: not asked, because the picture equals
+    a training picture (`digests`, by key), or is a skin tone of a held-out pair."""
     splits = {one.key: _rule(one) for one in drawings}
     trained = {digests[key] for key, split in splits.items() if split == TRAIN}
     return {

@@ -47,7 +47,7 @@ RECIPE = tuple(
 
 @dataclass(frozen=True)
 class ArtistsConfig:
-    """Which pictures are written, and the folder for them."""
+    """The pictures to write, and the folder for them."""
 
     out: str = "pictures/things"
     """Folder for the tars; it must be new, or hold what the same command wrote before."""
@@ -55,8 +55,8 @@ class ArtistsConfig:
     """Folder of the npm packages, packed or not. Default: for things the drawings in this
     repository; for the others pictures/packages, where npm pack puts missing packages."""
     subset: Subset = "things"
-    """Which things: about a hundred everyday ones (things), those that six artists and more have
-    drawn, without people, flags, clocks and buttons (common), or all, with skin tones."""
+    """Subset of the things: about a hundred everyday ones (things), those that six artists and more
+    have drawn, without people, flags, clocks and buttons (common), or all, with skin tones."""
     image_size: int = 64
     """Width and height in pixels; the shipped VQGAN reads 64."""
 

@@ -1,6 +1,6 @@
 """Batches of token records whose order is a pure function of (seed, epoch, step).
 
-Any step costs the same, nothing is kept between steps, and each epoch is a permutation: a keyed
+Any step costs the same, and nothing is kept between steps. Each epoch is a permutation: a keyed
 Feistel network (Luby & Rackoff 1988) over the next power of two, walked until it lands inside
 (Black & Rogaway 2002). Hashes are the finaliser of SplitMix64 (Steele et al. 2014).
 """

@@ -39,7 +39,7 @@ STARTER_SUBGROUPS = ("body-parts", "geometric", "time")
 
 @dataclass(frozen=True)
 class EmojiConfig:
-    """Which pictures are written, and the folder for them."""
+    """The pictures to write, and the folder for them."""
 
     out: str = "pictures/starter"
     """Folder for the tars; it must be new, or hold what the same command wrote before."""

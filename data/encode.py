@@ -30,7 +30,7 @@ _HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes 
 
 @dataclass(frozen=True)
 class EncodeConfig(ReadingConfig):
-    """What is encoded, with which VQGAN and tokenizer, and the folder for the records."""
+    """The source, VQGAN and tokenizer, and the folder for the records."""
 
     source: tuple[str, ...] = field(
         default=("pictures/things",),

@@ -159,8 +159,8 @@ def read_real_pictures(
 
 
 def _checked(reading: Reading, example: Mapping[str, Any]) -> UInt8[np.ndarray, "y x 3"]:
-    """The pixels, if they are still those of the example. A file that was added or removed moves
-    all later ones. Keys of a table are only places, so the caption must agree too."""
+    """The pixels, if the picture is still the example's. A file that was added or removed moves all
+    later ones. Keys of a table are only places, so the caption must agree too."""
     if reading.example:
         captions = [text for text, _ in reading.example.captions[:1]]
         was, now = [example["key"], example["caption"]], [reading.example.key, *captions]

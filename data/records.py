@@ -1,8 +1,8 @@
 """Token records on disk: captions and pictures as tokens in memory-mapped arrays, and their origin.
 
-A folder holds records.json, one raw little-endian array per name in ARRAYS, examples.jsonl with its
-offsets, and copies of the tokenizer and the VQGAN that made the tokens, so that it needs no other
-folder.
+A folder holds records.json, one raw little-endian array per name in ARRAYS, and examples.jsonl with
+its offsets. It also holds copies of the tokenizer and the VQGAN that made the tokens, so it needs
+no other folder.
 """
 
 import json

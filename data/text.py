@@ -1,7 +1,7 @@
 """Captions to fixed-length rows of text tokens: cleaning, a byte-level BPE, other tokenizers.
 
 A tokenizer of BART's kind (dalle-mini's) frames a caption as <s> caption </s>, our own as caption
-</s>; the frame of the empty caption is the prompt without which guidance draws.
+</s>. The frame of the empty caption is the prompt that guidance leads away from.
 
 Sennrich et al. 2016, arXiv:1508.07909 (BPE); bytes as its alphabet, so no text is unknown.
 """

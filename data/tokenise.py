@@ -37,7 +37,7 @@ class PictureEncoder:
 
 @dataclass(frozen=True)
 class CaptionOptions:
-    """How captions become tokens, and what share of the pictures is held out."""
+    """Settings for captions, and the share of the pictures that is held out."""
 
     tokenizer: Path | None
     """An existing tokenizer; None trains one on the training captions."""

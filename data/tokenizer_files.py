@@ -171,7 +171,7 @@ ATOM = re.compile(
 
 
 def _ends_soon(pattern: str) -> bool:
-    """True if the shape of an expression shows that its time is proportional to the text: no group
+    """True if the shape of an expression shows that its time is proportional to the text. No group
     is repeated, few pieces are optional, and an unbounded repetition ends its alternative, so that
     nothing is tried again."""
     place, depth, after = 0, 0, ""

@@ -1,4 +1,4 @@
-"""What a preset's training step needs on a TPU pod that is not there: memory and FLOPs.
+"""Memory and FLOPs of a preset's training step on a TPU pod that is not there.
 
 python -m experiments.footprint presets/billions_6_7.yaml --topology v4:4x4x4
 """
@@ -51,7 +51,7 @@ TPU_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class FootprintConfig:
-    """What is compiled, and for what."""
+    """The preset to compile, and the devices to compile for."""
 
     preset: str = field(metadata={"positional": True, "nargs": None, "help": "a YAML of train.py"})
     """Such as presets/billions_6_7.yaml."""
@@ -59,9 +59,9 @@ class FootprintConfig:
     """Generation and shape of a TPU slice, such as v4:4x4x4, v5e:16x16 or v5p:2x2x2; cpu:8 is so
     many virtual devices of this machine."""
     fsdp: int = 0
-    """Parts that weights and optimizer state are cut into; 0 = all that tensor leaves."""
+    """Shards of weights and optimizer state; 0 = all that tensor leaves."""
     tensor: int = 1
-    """Parts that heads, feed-forwards and vocabularies are cut into."""
+    """Shards of heads, feed-forwards and vocabularies."""
     batch_size: int = 0
     """Examples per update, always; 0 = the preset's."""
     accumulation_steps: int = 0
@@ -71,7 +71,8 @@ class FootprintConfig:
 
 
 def main(config: FootprintConfig) -> None:
-    """Print the footprint. Raises ValueError when the step does not fit, with by how much."""
+    """Print the footprint. Raises ValueError if the step does not fit; the message says by how
+    much."""
     preset = parse_config(Config, [f"--config={config.preset}"])
     training = override(preset.training, config)
     preset = replace(preset, training=training)
@@ -98,7 +99,8 @@ def main(config: FootprintConfig) -> None:
 
 
 def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfig:
-    """With the batch that is asked for: a named size has no ramp, named parts no micro-batch."""
+    """The settings with the batch that is asked for: a named size has no ramp, named parts no
+    micro-batch."""
     if config.batch_size:
         training = replace(training, batch_size=config.batch_size, batch_ramp=())
     if config.accumulation_steps:
@@ -108,7 +110,7 @@ def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfi
 
 
 def memory_of(device: Any) -> float:
-    """GiB; 0 of CPUs. Raises ValueError where it is not known."""
+    """Memory of a device in GiB; 0 for CPUs. Raises ValueError if it is not known."""
     if device.platform != "cpu" and device.device_kind not in MEMORY_GIB:
         raise ValueError(
             f"the memory of a {device.device_kind} is not known; give it with --memory_gib"
@@ -154,8 +156,7 @@ def _virtual_devices(count: int) -> list[Any]:
 
 
 def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, Any]]:
-    """The step of a configuration, and shapes of its state and its batch that know where they
-    lie."""
+    """The step of a configuration, and shapes of its state and its batch with their shardings."""
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
     empty = jnp.zeros((1, config.model.text_length), jnp.int32)
     codes = config.model.image_vocab_size
@@ -165,7 +166,7 @@ def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, A
 
 
 def report(parts: dict[str, int], limit: float) -> None:
-    """Print bytes per device, part by part. Raises ValueError when they exceed the limit."""
+    """Print bytes per device, part by part. Raises ValueError if they exceed the limit."""
     total = sum(parts.values())
     for name, size in parts.items():
         print(f"{size / GB:10.3f} GB  {name}")

@@ -86,7 +86,8 @@ def main() -> None:
 
 
 def write_tar(out: Path, part: str, pictures: Iterator[tuple[str, str, bytes]]) -> None:
-    """OUT/PART.tar of PNG and JSON, and OUT/PART.json with the number of pictures by package."""
+    """Write OUT/PART.tar of PNG and JSON, and OUT/PART.json with the number of pictures by
+    package."""
     out.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     with tarfile.open(out / f"{part}.tar", "w") as tar:
@@ -103,7 +104,8 @@ def write_tar(out: Path, part: str, pictures: Iterator[tuple[str, str, bytes]]) 
 
 
 def emoji(npm: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Key, split and PNG of the artists' drawings; what is held out there is held out here."""
+    """Key, split and PNG of the artists' drawings. Their held-out drawings are held out here,
+    too."""
     drawings = join(open_sets(npm), read_table())
     pictures = rasterise({one.key: one.svg for one in drawings}, SIDE)
     splits = assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
@@ -127,7 +129,7 @@ def foreign(deb: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def files(folder: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of the pictures of a package that a pattern names, archives looked into."""
+    """Name and bytes of the pictures of a package that match a pattern, in archives, too."""
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
         name = f"/{path.relative_to(folder)}"
         if not re.search(pattern, name):
@@ -146,7 +148,7 @@ def files(folder: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
 
 
 def read(name: str, data: bytes, views: int) -> Iterator[bytes]:
-    """PNGs of up to so many views of one picture; none of what cannot be read or is too small."""
+    """PNGs of up to `views` views of one picture; none if it cannot be read or is too small."""
     if name.endswith(".svg"):
         try:
             yield draw_svg(data)

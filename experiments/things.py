@@ -1,6 +1,6 @@
-"""Write data/things.json.gz, the drawings of everyday things that lie in this repository.
+"""Write data/things.json.gz, the drawings of everyday things in this repository.
 
-    python -m experiments.things pictures/packages   # a folder of the npm packages
+python -m experiments.things pictures/packages   # a folder of the npm packages
 
 data/artist_sets.py names the packages, data/artist_things.py the things.
 """
@@ -14,7 +14,7 @@ from data.drawings import read_table
 
 
 def main() -> None:
-    """Write the drawings, and a page on whose they are beside them."""
+    """Write the drawings, and a page about their artists beside them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("packages", type=Path)
     sets = open_sets(parser.parse_args().packages)

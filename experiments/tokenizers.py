@@ -1,6 +1,6 @@
-"""How well tokenizers paint pictures that they were not trained on: dB, SSIM, hue, codes in use.
+"""Tokenizers compared on pictures that they were not trained on: dB, SSIM, hue, codes in use.
 
-    python -m experiments.tokenizers pictures/general vqgan/openmoji vqgan/general --grid grid.png
+python -m experiments.tokenizers pictures/general vqgan/openmoji vqgan/general --grid grid.png
 
 One table for each held-out split of the source. The grid has rows of real pictures, each followed
 by one row for each tokenizer, in their order.
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def figures(pictures: Pictures, found: dict[str, np.ndarray], codebook_size: int) -> list[str]:
-    """PSNR, SSIM, error of colour differences where there is colour, and the codes in use."""
+    """PSNR, SSIM, error of colour differences in coloured parts, and the codes in use."""
     real, painted = to_floats(jnp.asarray(pictures)), jnp.asarray(found["reconstruction"])
     has_hue = (real.max(-1, keepdims=True) - real.min(-1, keepdims=True)) / 2 > COLOURED
     lost = float(hue_loss(jnp.where(has_hue, painted - real, 0.0))) / float(has_hue.mean())
@@ -65,7 +65,7 @@ def figures(pictures: Pictures, found: dict[str, np.ndarray], codebook_size: int
 
 
 def lay_out(kinds: list[Pictures]) -> np.ndarray:
-    """Rows of COLUMNS real pictures, each followed by what each tokenizer makes of them."""
+    """Rows of COLUMNS real pictures, each followed by its reconstructions by each tokenizer."""
     lines = []
     for start in range(0, len(kinds[0]), COLUMNS):
         for kind in kinds:

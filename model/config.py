@@ -164,9 +164,9 @@ class ModelConfig:
     position_offset: int = 0
     """Rows at the start of learned position tables that are never used: BART's files have 2."""
     relative_bias: RelativeBias = "none"
-    """Learned bias on the scores: by offset of rows and columns (Swin, Liu et al. 2021,
-    arXiv:2103.14030) in self-attention, or for each pair of positions, in cross-attention too, as
-    DALL·E mini calls Swin positions."""
+    """Learned bias on the scores. offset: by rows and columns (Swin, Liu et al. 2021,
+    arXiv:2103.14030), in self-attention. pair: one for each pair of positions, in cross-attention
+    too; DALL·E mini calls these Swin positions."""
 
     tying: Tying = "none"
     """Shared embeddings: output = the head uses the image embedding (PaLM); all = the text
@@ -312,7 +312,7 @@ class SamplingConfig:
     """Share of the picture drawn before guidance sets in (Kynkäänniemi et al. 2024,
     arXiv:2404.07724)."""
     guidance_end: float = 1.0
-    """Share of the picture drawn when guidance stops; what comes after costs half."""
+    """Share of the picture drawn when guidance stops; the rest costs half."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:

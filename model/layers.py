@@ -61,8 +61,8 @@ class Linear(nnx.Module):
 def together(
     x: Float[Array, "*b d"], linears: Sequence[Linear], widths: Sequence[int]
 ) -> list[Float[Array, "*b _"]]:
-    """What several dense layers make of one input. Where `join` has put all their columns into the
-    first, it is one product."""
+    """The outputs of several dense layers for one input. If `join` has put all their columns into
+    the first, it is one product."""
     if linears[1].kernel.shape[-1]:
         return [linear(x) for linear in linears]
     return jnp.split(linears[0](x), np.cumsum(widths)[:-1].tolist(), axis=-1)

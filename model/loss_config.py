@@ -13,8 +13,8 @@ class LossConfig:
     """Share of captions replaced by the empty one, so that guidance has an unconditional model."""
     token_noise: float = 0.0
     """p: each picture's decoder inputs are replaced by random codes at a rate drawn from U(0, 2p).
-    0.3 keeps a model of a small data set listening to the caption instead of recognising which
-    training picture it copies; 0 for large data."""
+    With 0.3 a model of a small data set listens to the caption; without noise it recognises which
+    training picture it copies. 0 for large data."""
     caption_only: float = 0.0
     """Share of pictures whose decoder inputs are all random codes, so that only the caption
     helps."""

@@ -2,10 +2,10 @@
 products.
 
 Both operands are float32 or both are half precision; sums and results are float32. Measured with
-XLA on a CPU (jax 0.10): a product of operands that are stored in the order in which they are read
-runs at 230 GFLOP/s a core in float32 and 470 in bfloat16. A product that reads an operand
-transposed, as every gradient does, falls to 50–110, and in bfloat16 is computed in float32 first.
-So the gradients are written out here, with the smaller operand transposed in memory.
+XLA on a CPU (jax 0.10), a product that reads its operands in stored order runs at 230 GFLOP/s a
+core in float32 and 470 in bfloat16. A product that reads an operand transposed, as every gradient
+does, falls to 50–110, and in bfloat16 is computed in float32 first. So the gradients are written
+out here, with the smaller operand transposed in memory.
 """
 
 import jax

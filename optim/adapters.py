@@ -19,8 +19,8 @@ from optim.paths import check_patterns, matches
 
 
 def init_adapters(key: Key[Array, ""], params: Any, config: AdapterConfig) -> dict[str, Any]:
-    """Float32 adapters for each kernel of `params` that the patterns name, as a nested dict: `a`
-    [layers, inputs, rank] is random, `b` [layers, rank, outputs] is zero, so that their product is
+    """Float32 adapters for each kernel of `params` that the patterns name, as a nested dict. `a`
+    [layers, inputs, rank] is random and `b` [layers, rank, outputs] is zero, so their product is
     zero at first. A kernel of a stack has adapters for each of its layers.
 
     Raises:

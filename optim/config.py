@@ -42,8 +42,8 @@ class ShampooConfig:
     merge_dims: int = 1024
     """Neighbouring dimensions are merged while their product is not over this; 0 = never."""
     graft: Graft = "rmsprop_normalized"
-    """Whose length each update gets: sgd, sqrt_n (signs), adagrad or rmsprop; _normalized divides
-    the gradient by its norm first."""
+    """The optimizer that gives each update its length: sgd, sqrt_n (signs), adagrad or rmsprop;
+    _normalized divides the gradient by its norm first."""
     start_step: int = 5
     """Updates made by the graft alone, before the statistics are worth inverting."""
     statistics_every: int = 1
@@ -109,7 +109,7 @@ class SoapConfig:
 
 @dataclass(frozen=True)
 class AdafactorConfig:
-    """What adafactor alone has; the settings that it shares are those of optim."""
+    """Settings of adafactor alone; it shares others with optim."""
 
     factored_from: int = 128
     """Rows and columns are kept in place of a matrix whose sides are at least so long."""
@@ -161,10 +161,10 @@ class OptimConfig:
     """After the warm-up: hold, then decay to 0 over the last updates; rsqrt: hold, then 1/√step
     (PaLM); polynomial (OPT: linear to 10 %) or cosine over all that is left; exponential."""
     schedule_unit: Unit = "updates"
-    """What the course of the learning rate follows: updates, or examples, where batches grow, then
-    without training.skip_batches and on_spike rollback, which would move them. The lengths below
-    keep their own units, such as '2000 updates' or '1M examples'; without one they are updates,
-    whatever this says."""
+    """Unit of the learning rate's course: updates, or examples if batches grow; then without
+    training.skip_batches and on_spike rollback, which would move them. The lengths below keep their
+    own units, such as '2000 updates' or '1M examples'; without one they are updates, with either
+    setting."""
     warmup_steps: Steps = "20 updates"
     """Length over which the learning rate rises linearly from 0, such as '2000 updates' or '1M
     examples'."""
@@ -251,12 +251,12 @@ class OptimConfig:
 
     @property
     def averages(self) -> bool:
-        """Whether an average of the weights is kept, to evaluate and draw with."""
+        """True if an average of the weights is kept, to evaluate and draw with."""
         return bool(self.ema_decay) or self.name == "schedule_free"
 
     @property
     def counts_examples(self) -> bool:
-        """Whether anything of the schedule is counted in examples."""
+        """True if the schedule counts anything in examples."""
         units = {self.length(name).unit for name in self.LENGTHS}
         return self.schedule_unit == "examples" or "examples" in units
 
@@ -282,7 +282,7 @@ class OptimConfig:
         self._check_optimizer()
 
     def _check_optimizer(self) -> None:
-        """What an optimizer cannot do."""
+        """Raise ValueError for settings that the optimizer does not support."""
         if self.independent_decay and (self.name == "palm_adafactor" or not self.learning_rate):
             raise ValueError(
                 "optim.independent_decay is not for palm_adafactor, and not for a learning rate of "

@@ -49,13 +49,13 @@ def _whole(digits: str, factor: int) -> int | None:
 
 
 def from_start(length: Length, unit: Unit, examples_at: ExamplesAt | None) -> int:
-    """The first point of a run, counted in `unit`, by which it has had this length."""
+    """The first point of a run, counted in `unit`, at which it has had this length."""
     return span(length, Length(0, "updates"), unit, examples_at)
 
 
 def span(length: Length, start: Length, unit: Unit, examples_at: ExamplesAt | None) -> int:
-    """How much of `unit` there is from `start` on within this length: as many of it as given, or,
-    of the other unit, as many as the batches there have."""
+    """The length from `start` on in `unit`: the given number, or, in the other unit, the number
+    that the batches there have."""
     if length.unit == unit:
         return length.number
     if unit == "updates":

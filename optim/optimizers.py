@@ -110,7 +110,7 @@ DIRECTIONS: dict[Optimizer, Callable[[OptimConfig, Spread], optax.GradientTransf
 AROUND: dict[Optimizer, Around] = {
     "schedule_free": lambda c, steps: [schedule_free(optax.chain(*steps), c.beta1)],
 }
-"""What is put around direction, weight decay and factors, where an optimizer is more than they."""
+"""Transformations around direction, weight decay and factors, for optimizers that need more."""
 
 STACKS = (*shampoo.STACKS, "bases")
 """Parts of an optimizer's state, by name, below which every array is a stack of matrices."""

@@ -19,7 +19,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns is for this path; `*` stands for anything, slashes too."""
+    """True if one of the patterns is for this path; `*` stands for anything, slashes too."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -116,7 +116,7 @@ class Soap:
 
     @property
     def _shape(self) -> ShampooConfig:
-        """What Shampoo's blocks are to know."""
+        """The settings of Shampoo's blocks."""
         own = self.config
         return ShampooConfig(
             block_size=own.block_size,
@@ -192,8 +192,8 @@ def _power_step(job: Float[Array, "n 2*n"]) -> tuple[Array, Array]:
 def _in_batches(
     job: Any, statistics: list[Array], bases: list[Array], spread: Spread
 ) -> list[tuple[Array, Array]]:
-    """`job` of each pair of stacks of matrices; those of one size are one batch, dealt to the
-    devices."""
+    """The result of `job` for each pair of stacks of matrices. Matrices of one size are one batch,
+    dealt to the devices."""
     sizes: dict[int, list[int]] = {}
     for place, stack in enumerate(statistics):
         sizes.setdefault(stack.shape[-1], []).append(place)

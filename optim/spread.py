@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 
 class Spread(NamedTuple):
-    """Who computes which of n jobs, the rows of a first axis that `devices` divides."""
+    """How n jobs, the rows of a first axis that `devices` divides, are shared among devices."""
 
     devices: int = 1
     """Devices that take part; the jobs are padded to a multiple of it."""

@@ -37,8 +37,8 @@ class TrainingConfig:
     memory."""
     micro_batch_size: MicroBatchSize = 0
     """Examples a device holds at a time, in place of accumulation_steps. auto: the most that fit in
-    its memory, found by compiling the step and, on an accelerator, trying it. 0 =
-    accumulation_steps decides."""
+    its memory; the step is compiled and, on an accelerator, tried. 0 = accumulation_steps
+    decides."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products; optimizer state, norms, softmax and loss stay float32,
     weights follow param_dtype. float16 trains with dynamic loss scaling."""
@@ -48,9 +48,9 @@ class TrainingConfig:
     micro-batch's gradient. Norms, biases, sums of gradients, optimizer state and averages stay
     float32."""
     matmul_precision: MatmulPrecision = "default"
-    """Precision of float32 products in the training step. default is the device's fastest (bfloat16
-    on TPUs, TF32 on GPUs), high is about TF32 on TPUs, in three passes, and highest is true
-    float32. CPUs always use true float32."""
+    """Precision of float32 products in the training step. default is the device's fastest: bfloat16
+    on TPUs, TF32 on GPUs. high is about TF32 on TPUs, in three passes, and highest is true float32.
+    CPUs always use true float32."""
     on_spike: OnSpike = "skip"
     """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
     regular checkpoint and skip the batches around it, or off. An update whose loss or gradient is
@@ -63,8 +63,8 @@ class TrainingConfig:
     learning rate, nothing is a spike."""
     spike_patience: int = 10
     """Spikes in a row after which the next one counts as a lasting new level, as after a change of
-    settings or data: its update is made, and the median starts anew. With on_spike=rollback, so
-    many rollbacks to one checkpoint come first. Less than bad_update_budget."""
+    settings. Its update is made, and the median starts anew. With on_spike=rollback, so many
+    rollbacks to one checkpoint come first. Less than bad_update_budget."""
     rollback_batches: int = 100
     """With on_spike=rollback: batches skipped before and after the spike, as far back as the
     checkpoint."""

@@ -35,7 +35,7 @@ def leave_early() -> None:
     def watch() -> None:
         while there.recv(1)[0] not in exits.STOP_SIGNALS:
             pass
-        print("told to stop outside of training; the same command goes on from here")
+        print("asked to stop outside of training; the same command goes on from here")
         exits.end_now(exits.STOPPED)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,6 +1,6 @@
-"""wandb's sweep engine, which its server runs too: what is tried next, and what is stopped early.
+"""wandb's sweep engine, which its server runs too: it suggests trials and stops bad ones early.
 
-It is the only file that knows the packages `sweeps` and wandb's argument builder.
+It is the only file that imports the packages `sweeps` and wandb's argument builder.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ KEYS: tuple[str, ...] = tuple(
 
 
 def violations(settings: Mapping[str, Any]) -> list[str]:
-    """What the engine's schema finds wrong, a message each."""
+    """The engine's complaints about the settings by its schema, one message each."""
     try:
         found = _sweeps.schema_violations_from_proposed_config(dict(settings))
-    except Exception as error:  # it fails on some of what it should judge
+    except Exception as error:  # it fails on some settings that it should judge
         found = [str(error)]
     return [" ".join(str(message).split())[:300] for message in found]
 
@@ -38,8 +38,8 @@ def violations(settings: Mapping[str, Any]) -> list[str]:
 def suggest(
     settings: Mapping[str, Any], trials: Sequence[Trial], number: int, seed: int
 ) -> dict[str, Any] | None:
-    """Settings of trial `number`, by name, after these; None where a grid has been walked. A pure
-    function of its arguments: the engine draws from NumPy's generator, seeded here."""
+    """The settings of trial `number`, by name, after these trials; None after the end of a grid. A
+    pure function of its arguments: the engine draws from NumPy's generator, seeded here."""
     digest = hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=4).digest()
     before = np.random.get_state()
     np.random.seed(int.from_bytes(digest, "big"))
@@ -55,7 +55,7 @@ def suggest(
 
 
 def is_behind(settings: Mapping[str, Any], trials: Sequence[Trial], one: Trial) -> bool:
-    """Whether `one`, which runs, is to be stopped early beside the others."""
+    """True if `one`, which runs, should be stopped early in view of the others."""
     if "early_terminate" not in settings:
         return False
     runs = [_run_of(settings, trial) for trial in (*trials, one)]
@@ -63,7 +63,7 @@ def is_behind(settings: Mapping[str, Any], trials: Sequence[Trial], one: Trial) 
 
 
 def command(sweep: Mapping[str, Any], settings: Mapping[str, Any], interpreter: str) -> list[str]:
-    """The words that wandb's agent would start for these settings, with this interpreter."""
+    """The words with which wandb's agent would start these settings, with this interpreter."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
     macros = create_sweep_command_args({"args": {k: {"value": v} for k, v in settings.items()}})
@@ -92,5 +92,5 @@ def _run_of(settings: Mapping[str, Any], trial: Trial) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, so that they are written as they are meant."""
+    """NumPy's numbers as Python's, so that they are written with their exact values."""
     return value.item() if isinstance(value, np.generic) else value

@@ -1,7 +1,7 @@
-"""What a sweep has tried: one line of JSON for each trial's begin and end, in FOLDER/trials.jsonl.
+"""The trials of a sweep: one line of JSON for each trial's begin and end, in FOLDER/trials.jsonl.
 
-A trial's settings are on the disk before its process starts, so that a sweep that was killed goes
-on with the same ones.
+A trial's settings are on the disk before its process starts, so a sweep that was killed goes on
+with the same ones.
 """
 
 import json
@@ -25,7 +25,7 @@ class Trial:
     settings: Mapping[str, Any]
     """Flag → value, as the engine suggested them."""
     end: End | None = None
-    """None: it has not ended, or was interrupted. Stopped: early, by the engine."""
+    """None: it has not ended, or was interrupted. "stopped": early, by the engine."""
     values: tuple[float, ...] = ()
     """The metric, each time that it was logged."""
     seconds: float = 0.0
@@ -34,7 +34,7 @@ class Trial:
 
     @property
     def value(self) -> float | None:
-        """The metric's last value; None where there is none, or it is NaN."""
+        """The metric's last value; None if there is none, or it is NaN."""
         last = self.values[-1] if self.values else math.nan
         return last if math.isfinite(last) else None
 
@@ -48,14 +48,17 @@ def read_ledger(folder: Path) -> list[Trial]:
     """The trials of a sweep's folder, in the order in which they began.
 
     Raises:
-        ValueError: a line is damaged, other than a last one that a kill cut short; names it.
+        ValueError: a line is damaged; its number is named. Half a last line, which a kill left, is
+            skipped.
     """
     path = folder / LEDGER
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     found: dict[int, Trial] = {}
-    for at, line in enumerate(lines[:-1]):  # behind the last line's end there is nothing, or half
+    for at, line in enumerate(
+        lines[:-1]
+    ):  # after the last line's end there is nothing, or half a line
         try:
             row = json.loads(line)
             trial = found.get(row["trial"]) or Trial(row["trial"], dict(row["settings"]))
@@ -107,7 +110,7 @@ class Ledger:
 
 
 def best(trials: Sequence[Trial], sign: int) -> Trial | None:
-    """The finished trial with the best last value; None where none has one. Trials that were
-    stopped early are not compared: their learning rate had not decayed."""
+    """The finished trial with the best last value; None if none has one. Trials that were stopped
+    early are not compared: their learning rate had not decayed."""
     done = [trial for trial in trials if trial.end == "finished" and trial.value is not None]
     return min(done, key=lambda trial: sign * (trial.value or 0.0), default=None)

@@ -1,4 +1,4 @@
-"""One trial as a process of its own, with what it says in FOLDER/NNN.log and its metric read from
+"""One trial as a process of its own. Its output goes to FOLDER/NNN.log, and its metric is read from
 its metrics.jsonl."""
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import IO
 from trials.ledger import Trial, folder_of
 
 LEFT_OVER_SECONDS = 120
-"""For a run of a sweep that was killed to save and leave."""
+"""Seconds for a run of a killed sweep to save and end."""
 _PR_SET_PDEATHSIG = 1  # Linux' sys/prctl.h
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before any fork
 
@@ -67,14 +67,14 @@ class Running:
     tail: MetricTail
     began: float = field(default_factory=time.monotonic)
     judged: int = 0
-    """Values that the engine has looked at."""
+    """Number of values that the engine has judged."""
     stopped_at: int | None = None
     """Number of values at which the engine stopped it."""
     is_told: bool = False
-    """Whether it was asked to stop."""
+    """True once it was asked to stop."""
 
     def stop(self) -> None:
-        """Ask it to save and leave, once."""
+        """Ask it to save and end, once."""
         if not self.is_told and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         self.is_told = True
@@ -84,7 +84,7 @@ class Running:
         return replace(self.trial, values=tuple(self.tail.read()[:count]))
 
     def ended(self) -> Trial:
-        """The trial as it ended; its `end` is None where it was interrupted, and is to go on."""
+        """The trial with its end; `end` is None if it was interrupted, and is to go on."""
         code = self.process.returncode
         values = tuple(self.tail.read()[: self.stopped_at])
         seconds = self.trial.seconds + time.monotonic() - self.began
@@ -99,7 +99,7 @@ class Running:
 
 
 def start(sweep: Path, trial: Trial, words: Sequence[str], metric: str | None) -> Running:
-    """Start a trial, or go on with its run. It ends with this process, however that ends."""
+    """Start a trial, or go on with its run. It ends with this process, in any way that ends."""
     folder = folder_of(sweep, trial.number)
     _wait_for_left_over(folder)
     log = folder.with_suffix(".log")
@@ -109,7 +109,7 @@ def start(sweep: Path, trial: Trial, words: Sequence[str], metric: str | None) -
 
 
 def last_line(log: Path) -> str:
-    """The last line that says something, in short."""
+    """The last line with text, shortened."""
     with contextlib.suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else "it said nothing"
@@ -133,7 +133,7 @@ def _end_with_parent() -> None:
 
 
 def _wait_for_left_over(folder: Path) -> None:
-    """Until no process of an earlier sweep, which was killed, writes into the folder."""
+    """Wait until no process of an earlier, killed sweep writes into the folder."""
     until = time.monotonic() + LEFT_OVER_SECONDS
     while (left := _users(folder)) and time.monotonic() < until:
         time.sleep(0.2)
@@ -142,7 +142,7 @@ def _wait_for_left_over(folder: Path) -> None:
 
 
 def _users(folder: Path) -> list[int]:
-    """Processes that were started with this folder as output_dir, where the system tells."""
+    """Processes that were started with this folder as output_dir, if the system lists them."""
     word = f"--output_dir={folder}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

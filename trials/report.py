@@ -1,4 +1,4 @@
-"""What a sweep found: a table, results.csv, and two plots."""
+"""The results of a sweep: a table, results.csv, and two plots."""
 
 import csv
 import math
@@ -40,8 +40,8 @@ def table(sweep: Sweep, trials: Sequence[Trial]) -> str:
 
 
 def write(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> list[Path]:
-    """Write results.csv, parallel.png, and valley.png where the learning rate was searched;
-    returns their paths."""
+    """Write results.csv, parallel.png, and valley.png if the learning rate was searched. Returns
+    their paths."""
     written = [folder / TABLE]
     with new_file(written[0]) as part, part.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -94,8 +94,8 @@ def _draw_parallel(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
 def _axis(
     values: Sequence[Any], is_metric: bool = False
 ) -> tuple[list[float], list[tuple[float, str]]]:
-    """Where the values stand between 0 and 1, and the labels of the axis. Positive numbers that
-    span more than a factor of ten stand on a logarithmic axis, words at equal distances."""
+    """The values' places between 0 and 1, and the labels of the axis. Positive numbers that span
+    more than a factor of ten are on a logarithmic axis, words at equal distances."""
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         words = sorted({str(value) for value in values})
         places = {word: at / max(len(words) - 1, 1) for at, word in enumerate(words)}

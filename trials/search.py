@@ -1,4 +1,4 @@
-"""The sweep itself: suggest, start, look, stop early, write down; until the budget is used."""
+"""The sweep itself: suggest, start, look, stop early, write down, until the budget is used."""
 
 import contextlib
 import signal
@@ -15,7 +15,8 @@ from trials.sweep_file import Sweep
 
 LOOK_SECONDS = 0.2
 HOPELESS = 3
-"""So many failed trials, and no other one, end the sweep: the next ones would fail as well."""
+"""Number of failed trials, without any other one, that ends the sweep: the next ones would fail as
+well."""
 
 Words = Callable[[Trial, Path], Sequence[str]]
 """(trial, its run's folder) → the command that makes it"""
@@ -23,14 +24,14 @@ Tell = Callable[[Trial], None]
 
 
 class Stop:
-    """Whether somebody asked the sweep to stop. A second Ctrl-C does not wait."""
+    """A request to stop the sweep. A second Ctrl-C does not wait."""
 
     def __init__(self) -> None:
         self.is_asked = False
 
     @contextlib.contextmanager
     def listening(self, signals: Sequence[signal.Signals]) -> Iterator["Stop"]:
-        """Inside, these signals and Ctrl-C ask."""
+        """While open, these signals and Ctrl-C request the stop."""
         before = {one: signal.signal(one, self._ask) for one in (*signals, signal.SIGINT)}
         try:
             yield self
@@ -84,7 +85,7 @@ class Search:
             self._kill()
 
     def _next(self, trials: dict[int, Trial], ledger: Ledger) -> Trial | None:
-        """An interrupted trial, else a new one; None where there are no more."""
+        """An interrupted trial, else a new one; None if there are no more."""
         busy = {one.trial.number for one in self._running}
         for trial in trials.values():
             if trial.end is None and trial.number not in busy:
@@ -120,8 +121,8 @@ class Search:
         _check_hope(trials.values())
 
     def _judge(self, one: Running, trials: dict[int, Trial]) -> None:
-        """Stop a trial at the first value by which it is behind. Each value is judged by those up
-        to it alone, so that the outcome does not depend on when somebody looks."""
+        """Stop a trial at the first value by which it is behind. Each value is judged only by those
+        up to it, so that the outcome does not depend on the time of the judgement."""
         others = [trial for number, trial in trials.items() if number != one.trial.number]
         count = len(one.tail.read())
         while one.stopped_at is None and one.judged < count:
@@ -131,7 +132,7 @@ class Search:
                 one.stop()
 
     def _checked(self, one: Running, trial: Trial) -> Trial:
-        """The trial; as failed, where it finished and never logged the metric."""
+        """The trial; marked failed if it finished and never logged the metric."""
         metric = self.sweep.metric
         if trial.end != "finished" or metric is None or trial.values:
             return trial

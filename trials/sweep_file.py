@@ -1,7 +1,7 @@
 """Sweep files in wandb's format, checked before the first run: a fault is named with its line.
 
-The engine's own schema misses what costs a night: bayes without a metric, a grid over a range, a
-misspelt key.
+The engine's own schema misses faults that cost a night: bayes without a metric, a grid over a
+range, a misspelt key.
 """
 
 import difflib
@@ -21,7 +21,7 @@ ENTRY_KEYS = (
     *("value", "values", "probabilities", "distribution", "min", "max", "mu", "sigma", "q"),
     *("a", "b", "parameters"),
 )
-"""What wandb knows under a parameter's name."""
+"""Keys that wandb knows under a parameter's name."""
 OWN_KEYS = ("run_cap",)
 """Keys that wandb's server reads, and its engine does not."""
 COUNTABLE = ("int_uniform", "q_uniform")
@@ -30,15 +30,15 @@ COUNTABLE = ("int_uniform", "q_uniform")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file that was found right."""
+    """A sweep file without faults."""
 
     path: Path
     settings: Mapping[str, Any]
-    """What the engine gets."""
+    """The engine's input."""
     lines: Mapping[str, int]
     """Key with its parents, joined by dots → line of the file."""
     run_cap: int | None
-    """Most runs, where the file says so."""
+    """Most runs, if the file says so."""
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -47,12 +47,12 @@ class Sweep:
 
     @property
     def metric(self) -> str | None:
-        """Name of the metric; None where the file names none."""
+        """Name of the metric; None if the file names none."""
         return self.settings.get("metric", {}).get("name")
 
     @property
     def sign(self) -> int:
-        """1 where a smaller metric is the better one, −1 where a larger one is."""
+        """1 if a smaller metric is better, −1 if a larger one is."""
         return -1 if self.settings.get("metric", {}).get("goal") == "maximize" else 1
 
     @property
@@ -81,7 +81,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _faults(sweep: Sweep) -> Iterator[tuple[str, str]]:
-    """Each fault as its key and what is wrong, the plainest first."""
+    """Each fault as its key and a description, the plainest first."""
     settings = sweep.settings
     for key in settings:
         if key not in engine.KEYS:

@@ -1,9 +1,9 @@
-"""What every contestant is given: sizes, synthetic data, and the count of FLOPs that a job needs.
+"""The sizes, synthetic data and FLOPs that every contestant gets.
 
 The worker puts this folder on sys.path, so that adapters may `import configs`. It runs in each
 contestant's own environment: NumPy is all it needs. Tokens are image tokens everywhere.
 
-FLOPs are those of the algorithm's matrix products: 2 · rows · inner · columns each, attention in
+FLOPs are counted for the algorithm's matrix products: 2 · rows · inner · columns each, attention in
 full and not halved for causality. Embeddings, norms, softmax, loss and optimizer count nothing; a
 training step is three forward passes.
 """
@@ -99,7 +99,7 @@ def batches(c: Sizes, n: int = 4, batch: int | None = None) -> list[dict[str, np
 
 
 def prompts(c: Sizes, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Text and mask of `batch` prompts, then those of the empty prompt in as many rows."""
+    """Text and mask of `batch` prompts, then text and mask of the empty prompt in as many rows."""
     first = batches(c, 1, batch)[0]
     empty, empty_mask = np.zeros_like(first["text"]), np.zeros_like(first["text_mask"])
     empty[:, 0], empty_mask[:, 0] = TOKEN_OF_AN_EMPTY_PROMPT, 1

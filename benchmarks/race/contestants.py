@@ -1,4 +1,4 @@
-"""Who races: a name, the Python that it runs in, its adapter, and what may be said of it."""
+"""The contestants: a name, the Python that it runs in, its adapter, and its settings."""
 
 import os
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ FAMILIES = {
     "dalle_pytorch": "torch",
     "taming": "torch",
 }
-"""The peers, and the environment of make_peers that each runs in."""
+"""The peers, and the environment of make_peers for each."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ class Contestant:
 
 
 def read_contestant(text: str, peers: Path) -> Contestant:
-    """The contestant that `text` says, as NAME or NAME:key=value,key=value.
+    """The contestant named by `text`, as NAME or NAME:key=value,key=value.
 
     A key is one of the sizes or of the adapter's own settings, with a value in YAML (dtype=bf16,
-    use_scan=false); env.NAME=value sets an environment variable, whose + is read as a space;
+    use_scan=false). env.NAME=value sets an environment variable, whose + is read as a space;
     malloc=tuned sets glibc's.
 
     Raises:
-        ValueError: no such contestant, its environment is not there, or a setting has no value.
+        ValueError: there is no such contestant, its environment is missing, or a setting has no
+            value.
     """
     name, _, options = text.partition(":")
     if name == "pastel":

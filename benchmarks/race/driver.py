@@ -29,7 +29,7 @@ Job = Literal["train", "sample", "encode", "decode"]
 
 @dataclass(frozen=True)
 class Race:
-    """What is raced, by whom, on which cores."""
+    """The job, the contestants and the cores of a race."""
 
     job: Job
     sizes: str
@@ -65,7 +65,7 @@ class RaceConfig:
             "with --contestants.",
         }
     )
-    """What is raced."""
+    """A figure of the README, or a job."""
     contestants: tuple[str, ...] = ()
     """Others than the figure's: names of contestants.py, each with settings of its own, such as
     [pastel,'hf_bart:dtype=bf16,malloc=tuned']."""
@@ -75,8 +75,8 @@ class RaceConfig:
     settings: tuple[str, ...] = ()
     """Settings of all contestants on top, such as ['batch=4','top_k=256']."""
     cpus: tuple[int, ...] = ()
-    """Cores that each contestant is bound to; on one core CPU seconds are compared, since time that
-    other programs took does not count, on several wall seconds. Empty = the figure's, or core 0."""
+    """Cores that each contestant is bound to. On one core CPU seconds are compared, because other
+    programs' time does not count; on several wall seconds. Empty = the figure's, or core 0."""
     rounds: int = 7
     """Timed runs of each contestant."""
     warm_up: int = 2
@@ -91,7 +91,7 @@ class RaceConfig:
 
 @dataclass
 class Running:
-    """A contestant's process, and what its runs took."""
+    """A contestant's process, and the times of its runs."""
 
     contestant: Contestant
     process: "subprocess.Popen[str]"
@@ -100,7 +100,7 @@ class Running:
     runs: list[dict[str, float]] = field(default_factory=list)
 
     def warm_up(self, timeout: float) -> None:
-        """Wait until it is compiled and warm. Raises ValueError with what went wrong."""
+        """Wait until it is compiled and warm. Raises ValueError with the reason of a failure."""
         self.answer = self._next_line(timeout)
         if "error" in self.answer:
             raise self._failed(f"does not race: {self.answer['error']}")
@@ -157,7 +157,7 @@ def main(config: RaceConfig) -> None:
 
 
 def choose(config: RaceConfig) -> Race:
-    """The race that the command line says. Raises ValueError where it says none."""
+    """The race that the command line names. Raises ValueError if it names none."""
     if config.figure in FIGURES:
         known = FIGURES[config.figure]
     elif config.figure in get_args(Job):
@@ -180,7 +180,7 @@ def choose(config: RaceConfig) -> Race:
 
 
 def make_order(race: Race, contestant: Contestant, warm_up: int) -> dict[str, Any]:
-    """What a contestant's worker is told. Raises ValueError for a setting without a value."""
+    """The order for a contestant's worker. Raises ValueError for a setting without a value."""
     changes: dict[str, Any] = {}
     for setting in race.settings:
         key, is_set, value = setting.partition("=")

@@ -30,7 +30,7 @@ def empty_class(name: str) -> type:
 
 
 def stub_all() -> None:
-    """Stub what DALLE-pytorch and taming-transformers ask for beyond torch."""
+    """Stub the modules that DALLE-pytorch and taming-transformers import beyond torch."""
     for name in (*TORCHVISION, "youtokentome"):
         stub(name)
     lightning = stub("pytorch_lightning")

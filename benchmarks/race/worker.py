@@ -2,8 +2,8 @@
 
 python worker.py '{"adapter": …, "job": …, "sizes": …, "cpus": …, "warm_up": …}'
 
-It answers with one line of JSON once it is compiled and warm, then with one line per line `run`
-that it is sent: what a run took. Whatever else is printed goes to stderr.
+It answers with one line of JSON once it is compiled and warm. Then it reads lines `run`, and
+answers each with the time of one run. Everything else that is printed goes to stderr.
 """
 
 import importlib.util
@@ -50,7 +50,7 @@ def main(order: dict[str, Any]) -> None:
 
 
 def prepare(order: dict[str, Any]) -> tuple[Callable[[int], Any], dict[str, Any]]:
-    """The contestant's run, warm and checked, and what the driver is told of it.
+    """The contestant's run, warm and checked, and the facts for the driver.
 
     Raises:
         ValueError: the result has another shape than the job's, or is out of range.
@@ -77,8 +77,8 @@ def load(path: str) -> ModuleType:
 
 
 def check_result(job: str, c: dict[str, Any], result: Any) -> float:
-    """A number that tells whether contestants did the same: the loss, how many different tokens
-    there are, or how much the pixels spread. Raises ValueError where the result cannot be right."""
+    """A number that shows that contestants did the same work: the loss, the number of different
+    tokens, or the spread of the pixels. Raises ValueError for an impossible result."""
     shape: tuple[int, ...]
     if job == "train":
         shape, smallest, largest = (), 0.0, np.inf

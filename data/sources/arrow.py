@@ -107,7 +107,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_name(name: Any) -> bool:
-    """True if the name is that of something in the folder itself."""
+    """True if the name is a name of something in the folder itself."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 

@@ -1,6 +1,6 @@
 """Tables with pictures in them: folders of `datasets.save_to_disk`, and parquet files.
 
-They are read with pyarrow alone, and only the chosen columns of each row, as they are stored:
+They are read with pyarrow alone, and only the chosen columns of each row, as they are stored.
 `datasets` would decode every picture column, and with it start Ghostscript, open paths or fetch
 addresses.
 """
@@ -40,7 +40,7 @@ class Table(ABC):
     counts: list[int]
     """Rows of each group."""
     splits: list[str]
-    """The split of each group, by its file's name; empty if the name is not that of a split."""
+    """The split of each group, by its file's name; empty if the name is not a split's."""
     labels: dict[str, list[str]]
     """Class names of the numbers in a column of classes."""
 

@@ -10,7 +10,7 @@ from data.sources.parts import SourceOfParts
 
 
 class JoinedSource(SourceOfParts):
-    """The examples of the first, then those of the second, and so on."""
+    """The examples of the first source, then the second one's, and so on."""
 
     kind = "joined"
 

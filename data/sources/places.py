@@ -36,8 +36,9 @@ class Places:
         return found
 
     def find(self, said: str, beside: str = "", split: str = "") -> str | None:
-        """The file of a picture that a table beside `beside` names: by its path from the table or
-        the top, by the most of its last folders, or by its name if that is unique."""
+        """The file of a picture that a table in the folder `beside` names. It is sought by its path
+        from the table or the top, by the most of its last folders, or by its name if that is
+        unique."""
         said = _NUMBERED.sub("", said.strip().replace("\\", "/"))
         if not said:
             return None

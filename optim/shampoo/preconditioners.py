@@ -1,4 +1,5 @@
-"""Statistics of gradients and the preconditioners made of them, for one tensor cut into blocks."""
+"""Statistics of gradients and the preconditioners made of them, for one tensor split into
+blocks."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +23,11 @@ Matrices = tuple[tuple[Float[Array, "_ _ _"], ...], ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """How Shampoo sees one parameter: `layers` tensors of one shape, cut into blocks."""
+    """Shampoo's view of one parameter: `layers` tensors of one shape, split into blocks."""
 
     layers: int
     shape: Shape  # of a layer, as the model has it
-    merged: Shape  # as it is cut
+    merged: Shape  # as it is split
     sided: int  # dimensions with a preconditioner, from the first; 0 = none
     exponent: int
 

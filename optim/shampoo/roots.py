@@ -71,7 +71,7 @@ def largest_eigenvalue(
         image = jnp.matmul(matrix, unit, precision=precision)
         return step + 1, image, jnp.dot(unit, image, precision=precision), value
 
-    # Where the iteration is cut short its result depends on the start: this is the published one.
+    # If the iteration is cut short its result depends on the start: this is the published one.
     vector = np.random.RandomState(1729).uniform(-1.0, 1.0, len(matrix))
     zero = jnp.zeros((), matrix.dtype)
     start: State = jnp.int32(0), jnp.asarray(vector, matrix.dtype), zero, zero

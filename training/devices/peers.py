@@ -2,8 +2,8 @@
 
 jax.distributed notices as well, after HEARTBEAT_SECONDS, and aborts with a stack trace; until then
 an update waits for ever. Here each process holds a connection to process 0, which the system closes
-when a process dies in any way. Where there is no connection, as behind a firewall or early in the
-start, the relay to jax's coordinator notices the death of process 0, and jax the death of others.
+when a process dies in any way. Early in the start, or behind a firewall, there is no connection.
+Then the relay to jax's coordinator notices the death of process 0, and jax the death of others.
 """
 
 import atexit
@@ -150,7 +150,7 @@ def _stop_too() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS)
     if not _is_over.is_set():
-        print("another process of this run was told to stop", file=sys.stderr, flush=True)
+        print("another process of this run was asked to stop", file=sys.stderr, flush=True)
         stop_all()  # or those that hear this process alone would miss it
         os._exit(exits.STOPPED)
 

@@ -1,4 +1,4 @@
-"""A new run that goes on from a checkpoint of another with another end: the decay of the learning
+"""A new run that goes on from a checkpoint of another with another end. The decay of the learning
 rate can branch off any step of its hold (Hägele et al. 2024, arXiv:2405.18392)."""
 
 import json

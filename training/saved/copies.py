@@ -126,8 +126,8 @@ def _join(store: Store, name: str, begins: list[int]) -> bytes:
 
 
 def fetch(run: Path, folder: str) -> None:
-    """Bring back files that the run lacks, or has shorter, from the folder. The settings are those
-    of the newest checkpoint.
+    """Bring back files that the run lacks, or has shorter, from the folder. The settings come from
+    the newest checkpoint.
 
     Raises:
         ValueError: the files are another run's.

@@ -124,7 +124,7 @@ class FolderSteps:
 
     def restore(self, step: int, wanted: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """The arrays of a step that `wanted`, trees of shapes with shardings, asks for. Processes
-        do not wait for each other, because one may find its part damaged."""
+        do not wait for each other, because one process may find its part damaged."""
         folder = self._folder / str(step)
         for path in folder.rglob("*"):
             _check_plain(path)

@@ -1,4 +1,4 @@
-"""The steps at which checkpoints are written, and those that are kept."""
+"""Times of checkpoints, and the choice of those to keep."""
 
 import math
 import time

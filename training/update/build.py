@@ -77,7 +77,7 @@ def make_state(
 
 
 def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainState:
-    """A fresh state with these weights: averages, and what the optimizer keeps of them, too."""
+    """A fresh state with these weights, in the averages and in the optimizer's copies, too."""
     places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
     state = state._replace(opt_state=None, params=params)  # frees the old one's memory
     make = lambda params: make_optimizer(config.optim).init(widen(params))  # noqa: E731

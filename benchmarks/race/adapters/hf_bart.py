@@ -83,8 +83,8 @@ def make_train_step(c: configs.Sizes) -> tuple[Run, Info]:
 
 
 def make_sampler(c: configs.Sizes) -> tuple[Run, Info]:
-    """Image tokens by generate(), which knows no guidance: it runs on the doubled rows that
-    guidance needs, and half of them count."""
+    """Image tokens by generate(), which has no guidance: it runs on the doubled rows that guidance
+    needs, and half of them count."""
     model, info = build(c)
     model.eval()
     if c["dtype"] == "bf16":

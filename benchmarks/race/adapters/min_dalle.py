@@ -43,8 +43,8 @@ def build(c: configs.Sizes) -> tuple[Any, Any, Info]:
 
 
 def make_sampler(c: configs.Sizes) -> tuple[Run, Info]:
-    """Several pictures of one prompt, as its own interface has it. Raises ValueError for another
-    number of tokens than the 256 that it is written for."""
+    """Several pictures of one prompt, as in its own interface. Raises ValueError for another number
+    of tokens than its 256."""
     if c["image_len"] != 256:
         raise ValueError(f"min-dalle draws 256 tokens, not {c['image_len']}")
     encoder, decoder, info = build(c)

@@ -48,7 +48,7 @@ class Autoencoder:
         self._is_bf16 = c["dtype"] == "bf16"
 
     def precision(self) -> Any:
-        """No gradients, and bfloat16 where asked for."""
+        """A context without gradients, and in bfloat16 if asked for."""
         stack = contextlib.ExitStack()
         stack.enter_context(torch.no_grad())
         if self._is_bf16:
