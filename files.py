@@ -63,7 +63,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         for parent, _, names in os.walk(folder):
-            # Whoever may read the files may enter: temporary folders are made for their owner.
+            # Readers of the files may enter: temporary folders are made for their owner.
             Path(parent).chmod(mode | (mode & 0o444) >> 2)
             for name in names:
                 _sync(Path(parent, name))

@@ -172,7 +172,7 @@ def warn_of_prompts(
     if cut := drawer.num_cut(texts):
         print(
             f"warning: {cut} of {len(texts)} prompts are longer than the model's "
-            f"{checkpoint.model.text_length} text tokens and were cut",
+            f"{checkpoint.model.text_length} text tokens and were truncated",
             file=sys.stderr,
         )
     warn_of_unknown(texts, known_captions(checkpoint.folder, checkpoint.records))

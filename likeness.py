@@ -1,6 +1,6 @@
 """Are drawn pictures like real ones, unlike one another, and like their prompts? Figures of sets.
 
-Without a network the features are those of shape and colour that the gallery is searched by. With
+Without a network the features are shape and colour, as in the gallery's search. With
 `--clip FOLDER` they are CLIP's, and its score of picture and prompt (arXiv:2104.08718) is added.
 """
 

@@ -1,5 +1,6 @@
 """Settings that have another name now: one table, for the parser and for run folders."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,15 @@ def rename(tree: dict[str, Any], moved: Mapping[str, Setting]) -> list[str]:
 def describe(names: list[str]) -> str:
     """A text such as "training.z_loss is now loss.z_loss"."""
     return ", ".join(f"{old} is now {MOVED[old].name}" for old in names)
+
+
+def current(command: str) -> str:
+    """A command with the new names of the flags that have moved."""
+    return re.sub(
+        r"(?<!\S)--([\w.]+)(?=[=\s]|$)",
+        lambda flag: f"--{MOVED[flag[1]].name}" if flag[1] in MOVED else flag[0],
+        command,
+    )
 
 
 def is_old_name_of(pattern: str, name: str) -> bool:

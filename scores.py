@@ -17,7 +17,7 @@ COLUMNS = {
     "gender3way": "right gender",
     "nn_is_train": "training copy",
 }
-"""What a question is called in the table."""
+"""Titles of the questions in the table."""
 LEGEND = {
     "all_top1": "the prompt's own picture is the nearest real one",
     "all_top5": "it is among the 5 nearest",

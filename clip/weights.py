@@ -74,7 +74,7 @@ class TowerConfig:
                 f"{self.num_heads}, or intermediate_size {self.mlp_dim} is less than 1"
             )
         if not 1 <= self.depth <= MAX_DEPTH:
-            raise ValueError(f"num_hidden_layers must lie in 1..{MAX_DEPTH}, not {self.depth}")
+            raise ValueError(f"num_hidden_layers must be in 1..{MAX_DEPTH}, not {self.depth}")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ClipConfig:
             )
         if not 1 <= self.patch_size <= self.image_size:
             raise ValueError(
-                f"patch_size {self.patch_size} must lie in 1..image_size, {self.image_size}"
+                f"patch_size {self.patch_size} must be in 1..image_size, {self.image_size}"
             )
 
 
@@ -158,7 +158,7 @@ def _read_pixel_statistics(folder: Path) -> dict[str, tuple[float, ...]]:
         if not isinstance(numbers, list | tuple) or len(numbers) != 3:
             raise ValueError(f"{path}: {name} is {numbers!r:.60} instead of three numbers")
         if not all(isinstance(n, int | float) and least <= n <= 1e6 for n in numbers):
-            raise ValueError(f"{path}: {name} {numbers!r:.60} are no numbers in {least:g}..1e6")
+            raise ValueError(f"{path}: {name} {numbers!r:.60} are not numbers in {least:g}..1e6")
     return {name: tuple(float(n) for n in values[name]) for name in PIXEL_STATISTICS}
 
 

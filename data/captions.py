@@ -133,7 +133,7 @@ def check_same(theirs: Path, their_normalizer: Normalizer, ours: Path, weights: 
     if (now := normalizer_of(ours)) != their_normalizer:
         raise ValueError(
             f"{weights} was trained on captions that went through the normaliser "
-            f"{their_normalizer}, and those of {ours.parent} went through {now}; encode again with "
+            f"{their_normalizer}, and captions in {ours.parent} through {now}; encode again with "
             f"--tokenizer={theirs} --normalizer={their_normalizer}"
         )
     return []

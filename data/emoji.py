@@ -44,7 +44,7 @@ class EmojiConfig:
     out: str = "pictures/starter"
     """Folder for the tars; it must be new, or hold what the same command wrote before."""
     subset: Literal["starter", "all"] = "starter"
-    """Which pictures are trained on and asked for: about 500 (hands, faces, hearts, clocks, shapes;
+    """Pictures that are trained on and asked for: about 500 (hands, faces, hearts, clocks, shapes;
     for presets/hands.yaml), or all. The others are written too, as the split "gallery": real
     pictures that evaluation compares with."""
     image_size: int = 64

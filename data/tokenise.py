@@ -194,5 +194,5 @@ def _oddities(source: Source, found: Collected, num_cut: int, text_length: int) 
     if found.skipped:
         said.append(tell_skipped(found.skipped, len(source)))
     if num_cut:
-        said.append(f"{num_cut:,} captions were cut to text_length {text_length}")
+        said.append(f"{num_cut:,} captions were truncated to text_length {text_length}")
     return said

@@ -227,7 +227,7 @@ class ModelConfig:
             raise ValueError(f"a picture of {self.image_length:,} tokens is beyond {1 << 20:,}")
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must lie in 0..1, not {getattr(self, name)}")
+                raise ValueError(f"model.{name} must be in 0..1, not {getattr(self, name)}")
         for name in POSITIVE:
             if getattr(self, name) <= 0:
                 raise ValueError(f"model.{name} must be positive, not {getattr(self, name)}")

@@ -27,9 +27,9 @@ class LossConfig:
     def __post_init__(self) -> None:
         for name, most in (("caption_dropout", 1), ("token_noise", 0.5), ("caption_only", 1)):
             if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"loss.{name} {getattr(self, name)} must lie in 0..{most}")
+                raise ValueError(f"loss.{name} {getattr(self, name)} must be in 0..{most}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
-                f"loss.label_smoothing {self.label_smoothing} must lie in 0..1, below 1"
+                f"loss.label_smoothing {self.label_smoothing} must be in 0..1, below 1"
             )
         check_least(self, "loss", 0, "z_loss")

@@ -102,6 +102,12 @@ def test_a_flag_goes_before_a_file_by_either_name(tmp_path: Path) -> None:
         assert parse_config(Config, [f"--config={path}", flag]).grids.every == 9
 
 
+def test_a_command_that_is_quoted_has_the_new_names() -> None:
+    old = "--config x.yaml --training.grid_every=2 --training.grid_every 3 --x.training.grid_every"
+    new = "--config x.yaml --grids.every=2 --grids.every 3 --x.training.grid_every"
+    assert old_names.current(old) == new
+
+
 def test_merged_settings_move_too(tmp_path: Path) -> None:
     path = tmp_path / "old.yaml"
     path.write_text("training: {<<: {grid_every: 4, steps: 3}, steps: 5}\n")

@@ -92,7 +92,7 @@ class VQGANConfig:
             )
         blocks = (*self.encoder_blocks, *self.decoder_blocks)
         if not all(1 <= count <= 64 for count in blocks):
-            raise ValueError(f"encoder_blocks and decoder_blocks must lie in 1..64, not {blocks}")
+            raise ValueError(f"encoder_blocks and decoder_blocks must be in 1..64, not {blocks}")
         if self.image_size % self.factor:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of {self.factor} = patch_size "
@@ -195,7 +195,7 @@ class DiscriminatorConfig:
         if self.learning_rate < 0 or not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(
                 f"discriminator.learning_rate {self.learning_rate} cannot be negative, beta1 "
-                f"{self.beta1} and beta2 {self.beta2} must lie in 0..1, below 1"
+                f"{self.beta1} and beta2 {self.beta2} must be in 0..1, below 1"
             )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import old_names
 from files import write_text
 from json_files import parse_json, read_list
 from split_names import TRAIN
@@ -67,7 +68,7 @@ def write(
         hours=last["hours"],
         steps=last["step"],
         examples=last["examples"],
-        flags=str(start.get("command", "")).partition(" ")[2],
+        flags=old_names.current(str(start.get("command", "")).partition(" ")[2]),
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         usage=figures["eval/all/usage"],
         perplexity=figures["eval/all/perplexity"],

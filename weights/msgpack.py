@@ -101,7 +101,7 @@ def _join(value: dict[Any, Any], path: tuple[str, ...]) -> np.ndarray:
         pieces = [_read_array(one.data, name) for one in stored]
         return np.concatenate(pieces).reshape(shape)
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise ValueError(f"the pieces of {name} are not those of an array") from None
+        raise ValueError(f"the pieces of {name} do not make an array") from None
 
 
 def write_msgpack(path: str | Path, tree: Mapping[str, Any]) -> None:

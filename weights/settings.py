@@ -43,7 +43,7 @@ def _read_value(name: str, value: Any, default: Any, most: int) -> Any:
         raise ValueError(f"{name} must be {WORDS[kind]}, not {value!r:.60}")
     least = min(default, 0) if kind is int else 0
     if kind is int and not least <= value <= most:
-        raise ValueError(f"{name} must lie in {least}..{most}, not {value}")
+        raise ValueError(f"{name} must be in {least}..{most}, not {value}")
     return value
 
 

@@ -143,7 +143,7 @@ def _place(data: mmap.mmap, member: zipfile.ZipInfo) -> tuple[int, int]:
         raise ValueError(f"{member.filename} is not where the file says")
     start = at + BYTES_BEFORE_NAME + sum(struct.unpack("<HH", header[-4:]))
     if size != member.compress_size or start + size > len(data):
-        raise ValueError(f"{member.filename} is cut off")
+        raise ValueError(f"{member.filename} is truncated")
     return start, size
 
 
@@ -167,7 +167,7 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
         count = struct.unpack("<q", data.read(8))[0]
         start, size = data.tell(), count * storages[key].dtype.itemsize
         if count < 0 or start + size > len(data):
-            raise ValueError(f"the storage {key!r:.60} is cut off")
+            raise ValueError(f"the storage {key!r:.60} is truncated")
         places[key] = start, size
         data.seek(start + size)
     return tree, places.__getitem__

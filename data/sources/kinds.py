@@ -38,7 +38,7 @@ class Kind:
 
 
 KINDS = (
-    Kind("arrow", "what datasets.save_to_disk wrote", layouts.open_arrow),
+    Kind("arrow", "a folder of datasets.save_to_disk", layouts.open_arrow),
     Kind("tar", "webdataset tars", layouts.open_tars),
     Kind("tfrecord", "img2dataset's TFRecords", layouts.open_tfrecords),
     Kind("metadata", "metadata.csv, .jsonl or .parquet beside pictures", layouts.open_metadata),

@@ -245,7 +245,7 @@ def test_cut_captions_are_counted(
     folder = make_folder(20)
     (folder / "005.txt").write_text("noise " * 30)
     assert run(folder).about["num_captions_cut"] == 1
-    assert "1 captions were cut to text_length 12" in capsys.readouterr().err
+    assert "1 captions were truncated to text_length 12" in capsys.readouterr().err
 
 
 def test_a_source_without_one_usable_picture_is_refused(

@@ -84,11 +84,11 @@ Several sources are read one after the other: `--source first second`. `--data.s
 -m vqgan.train` takes the same layouts; it needs no captions. Quote globs and ranges: `--source
 'shards/{{000..123}}.tar'`. Addresses (`https://`, `s3://`, `gs://`, `hf://`) are refused:
 download or mount them first. Links to folders are followed, each folder once. Pipes are never
-opened. A path in a table is looked for among the files of the source, and nowhere else.
+opened. A path in a table is looked for only among the files of the source.
 
 ## Kinds
 
-They are looked for in this order; `--kind` names one.
+They are tried in this order; `--kind` names one.
 
 | kind | what it is |
 | --- | --- |
@@ -99,15 +99,15 @@ They are looked for in this order; `--kind` names one.
 Columns and JSON keys are tried in this order, in any letter case, and `NAME_0`, `NAME_1` … as
 captions of one picture: {names}. `--caption_column` names another. Values may be texts, lists, or
 structs of them; `weights` beside `captions` says how often each is drawn. Text is UTF-8 or
-UTF-16; else its encoding is guessed, and said, and `--caption_encoding` names it. HTML's entities
-and inline tags are read as what they mean. A file of captions belongs to a picture of the same
+UTF-16. Any other encoding is guessed and printed; `--caption_encoding` names it. HTML's entities
+and inline tags are decoded. A file of captions belongs to a picture of the same
 name, in the same letter case and Unicode form if there is one.
 
 ## Splits
 
-A column `split`, folders `train/` and `validation/`, or names of files say which pictures are
-trained on; `--splits=none` divides all of them anew. Other names than these stay, and are held
-out.
+A column `split`, folders `train/` and `validation/`, or names of files decide which pictures are
+trained on; `--splits=none` divides all of them anew. Splits with other names than these are held
+out under their own names.
 
 | ours | theirs |
 | --- | --- |
@@ -118,9 +118,8 @@ out.
 JPEG, PNG, WebP, GIF (its first frame), BMP, TIFF, AVIF, JPEG 2000 and PPM; HEIC after `pip
 install pillow-heif`. Orientation is applied, colour profiles become sRGB, 16 bits become 8.
 `--fit crop` keeps the middle square, `pad` all of a picture on `--background`, `stretch` all of
-it out of shape. `--truncated keep` uses JPEGs that were cut off. What is not used is counted by
-its reason and named in `bad_samples.jsonl` of the records; above `--max_bad_fraction` encoding
-stops.
+it out of shape. `--truncated keep` uses truncated JPEGs. Skipped pictures are counted by their
+reasons and named in `bad_samples.jsonl` of the records; above `--max_bad_fraction` encoding stops.
 """
 
 

@@ -75,7 +75,7 @@ def test_hostile_prompts_are_drawn_like_others(
     assert {p.parent for p in files} == {tmp_path / "out"}
     assert max(len(read_png_about(file).get("prompt", "")) for file in files) == 4096
     assert json.loads(read_png_about(tmp_path / "out" / "grid.png")["prompts"])[1] == "a b"
-    assert "longer than the model's 8 text tokens and were cut" in capsys.readouterr().err
+    assert "longer than the model's 8 text tokens and were truncated" in capsys.readouterr().err
 
 
 def test_prompts_come_from_a_file_or_standard_input(

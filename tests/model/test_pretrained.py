@@ -229,7 +229,7 @@ def test_a_file_that_is_not_what_it_claims_is_named(
         ('{"model_type": "t5"}', "but 't5'"),
         ('{"model": {"dim": "8"}, "sampling": {}}', "configuration .*dim must be a whole number"),
         ('{"model": {"use_bias": "no"}, "sampling": {}}', "use_bias must be true or false"),
-        ('{"model": {"encoder_depth": 1000000000}, "sampling": {}}', "encoder_depth must lie in"),
+        ('{"model": {"encoder_depth": 1000000000}, "sampling": {}}', "encoder_depth must be in"),
         ('{"model": 5, "sampling": {}}', "neither 'model'"),
         ('{"model": {}, "sampling": 5}', "config.json is no configuration"),
         ('{"model": {"colour": 8}, "sampling": {}}', "config.json is no configuration .*colour"),

@@ -34,7 +34,7 @@ def test_settings_out_of_json_are_those_that_went_in() -> None:
         ({"colour": 1}, r"does not know: \['colour'\]"),
         ({"size": 3.0}, "size must be a whole number, not 3.0"),
         ({"size": True}, "size must be a whole number, not True"),
-        ({"size": 1 << 40}, "size must lie in 0..16777216"),
+        ({"size": 1 << 40}, "size must be in 0..16777216"),
         ({"size": 5}, "size 5 is none"),
         ({"share": float("inf")}, "share must be a number, not inf"),
         ({"is_on": "no"}, "is_on must be true or false, not 'no'"),
@@ -42,7 +42,7 @@ def test_settings_out_of_json_are_those_that_went_in() -> None:
         ({"kind": ["a"]}, "kind must be text"),
         ({"sizes": 3}, "sizes must be a list of whole numbers, not 3"),
         ({"sizes": [1, True]}, "sizes must be a whole number, not True"),
-        ({"sizes": [1, -1]}, "sizes must lie in 0..16777216, not -1"),
+        ({"sizes": [1, -1]}, "sizes must be in 0..16777216, not -1"),
         ({"sizes": [1] * 2000}, "sizes must be a list of whole numbers"),
     ],
 )
