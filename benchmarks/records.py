@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from data.batches import Batches, open_batches
-from data.records import Records, open_records, write_records
+from data.records import Records, open_records
+from data.writing import write_records
 from model.config import ModelConfig
 from split_names import TRAIN
 

@@ -2,16 +2,18 @@
 
 import hashlib
 import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "i64": "<i8", "f32": "<f4"}
+DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "i64": "<i8", "f32": "<f4"}
 """Element types, by the ending of the file's name."""
+_CHUNK = 1 << 22  # bytes hashed at a time
 
 
-def open_array(folder: Path, name: str, about: dict[str, Any]) -> np.ndarray:
+def open_array(folder: Path, name: str, about: Mapping[str, Any]) -> np.ndarray:
     """A memory-mapped array of the type and shape in `about`. Raises ValueError if the file has
     another size."""
     kind, shape = about["arrays"][name]["type"], tuple(about["arrays"][name]["shape"])
@@ -26,16 +28,44 @@ def open_array(folder: Path, name: str, about: dict[str, Any]) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype, "r", shape=shape))
 
 
-def write_arrays(
-    folder: Path, arrays: dict[str, np.ndarray], kinds: dict[str, str], split_names: list[str]
+class ArrayWriter:
+    """Writes an array's file part by part."""
+
+    def __init__(self, folder: Path, name: str, kind: str) -> None:
+        self._file, self._dtype = (folder / f"{name}.{kind}").open("wb"), DTYPES[kind]
+        self.shape: tuple[int, ...] = ()
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append rows."""
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        before = self.shape[0] if self.shape else 0
+        self.shape = (before + len(rows), *rows.shape[1:])
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def digest_arrays(
+    folder: Path,
+    arrays: Mapping[str, Mapping[str, Any]],
+    split_names: Sequence[str],
+    trained_on: Collection[str],
 ) -> dict[str, Any]:
-    """Write each array into a file of its own. Returns one digest of all files, and one of each."""
+    """One digest of all arrays that are trained on, and one of each array, read from their files.
+    `arrays` gives types and shapes."""
     hashed = hashlib.blake2b("\n".join(split_names).encode(), digest_size=8)
     digests = {}
-    for name, array in arrays.items():
-        array = np.ascontiguousarray(array, DTYPES[kinds[name]])
-        array.tofile(folder / f"{name}.{kinds[name]}")
-        hashed.update(f"{name}{array.shape}".encode())
-        hashed.update(array)
-        digests[name] = hashlib.blake2b(array, digest_size=8).hexdigest()
+    for name, about in arrays.items():
+        alone = hashlib.blake2b(digest_size=8)
+        both = [alone, hashed] if name in trained_on else [alone]
+        if name in trained_on:
+            hashed.update(f"{name}{tuple(about['shape'])}".encode())
+        with (folder / f"{name}.{about['type']}").open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                for one in both:
+                    one.update(chunk)
+        digests[name] = alone.hexdigest()
     return {"digest": hashed.hexdigest(), "digests": digests}

@@ -19,7 +19,7 @@ from filling import filled
 Batch = dict[str, np.ndarray]
 
 _ROUNDS = 8
-_ORDER, _CAPTION, _SPREAD = 1, 2, 3  # the purpose of a random number, mixed into its key
+_ORDER, _CAPTION, _SPREAD, _VIEW = 1, 2, 3, 4  # the purpose of a random number, mixed into its key
 
 
 def _mix(x: UInt64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
@@ -86,11 +86,26 @@ class Batches:
         positions = start + places
         count = len(self.rows)
         examples = self.rows[order(self.seed, positions, count)]
-        captions = self._captions(examples, positions // count)
-        return {
-            **_gather(self.records, examples, captions),
-            "example_index": places.astype(np.int32),
-        }
+        epochs = positions // count
+        batch = _gather(self.records, examples, self._captions(examples, epochs))
+        if self.records.view_tokens is not None:
+            batch["image_tokens"] = self._views(batch["image_tokens"], examples, epochs)
+        return {**batch, "example_index": places.astype(np.int32)}
+
+    def _views(
+        self,
+        plain: Int32[np.ndarray, "b k"],
+        examples: Int64[np.ndarray, " b"],
+        epochs: Int64[np.ndarray, " b"],
+    ) -> Int32[np.ndarray, "b k"]:
+        """The image tokens of one view of each example, all views equally often."""
+        more, tokens = self.records.more_views, self.records.view_tokens
+        assert tokens is not None
+        drawn = (_hash(self.seed, _VIEW, epochs, examples) % np.uint64(more + 1)).astype(np.int64)
+        others = np.flatnonzero(drawn)
+        rows = examples[others] * more + drawn[others] - 1
+        plain[others] = tokens[rows].astype(np.int32)
+        return plain
 
     def _captions(
         self, examples: Int64[np.ndarray, " b"], epochs: Int64[np.ndarray, " b"]

@@ -16,6 +16,10 @@ ARRAYS = {
     "caption_weights": "f32",
     "split": "u8",
 }
+EXTRA = {"view_tokens": "u16", "pixel_hashes": "u64"}
+"""Arrays that may be absent: more views of each picture; which picture each example is."""
+TRAINED_ON = (*ARRAYS, "view_tokens")
+"""What the records' digest is of."""
 _KEYS: dict[str, type] = {
     "grid_size": int,
     "text_length": int,
@@ -59,7 +63,7 @@ def read_about(path: Path) -> dict[str, Any]:
     for name in _TEXTS:
         if not isinstance(about.get(name), str | None):
             raise damaged(path, f"{name} is {about[name]!r:.40}, not text")
-    for name in ARRAYS:
+    for name in (*ARRAYS, *(name for name in EXTRA if name in about["arrays"])):
         if not _is_array(about["arrays"].get(name), name):
             raise damaged(path, f"arrays does not say the type and shape of {name}")
     return about
@@ -74,7 +78,7 @@ def _is_array(said: Any, name: str) -> bool:
     if not isinstance(said, dict) or not isinstance(said.get("shape"), list):
         return False
     sizes = all(type(size) is int and 0 <= size < _MOST for size in said["shape"])
-    dimensions = 2 if name in ("image_tokens", "text_tokens") else 1
+    dimensions = 2 if name.endswith("_tokens") else 1
     return sizes and len(said["shape"]) == dimensions and str(said.get("type")) in DTYPES
 
 

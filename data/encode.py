@@ -1,23 +1,38 @@
 """Captioned pictures to token records, the form that train.py reads.
 
 python -m data.encode --source FOLDER_OR_TARS --out records/mine
+
+Finished parts are kept in OUT.parts until all are there, so that the same command goes on after a
+kill or a full disk. All devices of this machine encode; start the command in several processes, as
+train.py, and each encodes its share into one folder on a disk that all of them see. The records
+are the same bytes whoever made them.
 """
 
-import hashlib
-import os
+import contextlib
+import errno
+import json
 import sys
-from dataclasses import asdict, dataclass, field, fields
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
-from data.captions import CLEAN, normalizer_of
-from data.folders import digest_folder, holds
-from data.records import FORMAT, MARKER, open_records
-from data.sources import PLAIN, ReadingConfig, Source, open_source
-from data.tokenise import CaptionOptions, PictureEncoder, make_records
+from data.captions import open_captions
+from data.described import FORMAT, MARKER
+from data.encoding import OF_CAPTIONS, check_settings, describe, reading_of
+from data.encoding import EncodeConfig as EncodeConfig
+from data.folders import holds
+from data.joining import CaptionOptions, join_shards
+from data.progress import Progress
+from data.records import open_records
+from data.reuse import open_known
+from data.shards import ShardFolder, open_shards
+from data.sources import open_source
+from data.tokenise import PictureEncoder, PictureOptions, encode_shards
+from data.views import Views
 from files import check_free
 
 OFTEN = (
@@ -25,84 +40,132 @@ OFTEN = (
     *("fit", "text_length"),
 )
 """Settings that --help begins with."""
-_HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes and times
-
-
-@dataclass(frozen=True)
-class EncodeConfig(ReadingConfig):
-    """The source, VQGAN and tokenizer, and the folder for the records."""
-
-    source: tuple[str, ...] = field(
-        default=("pictures/things",),
-        metadata={
-            "nargs": "*",
-            "help": "One or several sources: folders of pictures with captions beside them, tars, "
-            "tables or saved data sets, in any layout of docs/layouts.md; globs, {a,b} lists and "
-            "{000..123} ranges in quotes.",
-        },
-    )
-    """Captioned pictures."""
-    out: str = "records/things"
-    """Folder for the records; it must be new, or hold what the same command wrote before."""
-    vqgan: str = "vqgan/general"
-    """Folder of the VQGAN that turns pictures into tokens; the shipped one knows drawings,
-    photographs and textures of 64 × 64 pixels."""
-    tokenizer: str | None = None
-    """Folder of a tokenizer; by default one is trained on the training captions."""
-    normalizer: Literal["clean", "dalle_mini"] | None = None
-    """Normaliser of captions before the tokenizer. Default: the one that the tokenizer's folder
-    names, dalle_mini for DALL·E mini's, else clean."""
-    vocab_size: int = 2048
-    """Text tokens of a newly trained tokenizer; 2,048 suit captions of a few thousand words."""
-    text_length: int = 24
-    """Tokens per caption, the end included; longer captions are truncated."""
-    held_out: float = 0.05
-    """Share of the pictures that are kept from training for evaluation, chosen by their look:
-    copies of another size or format stay together. Sources that name splits themselves, as the
-    built-in data does, keep theirs."""
+_PER_DEVICE = 64
+"""Pictures that a device encodes at a time: one program, whatever the number of devices."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_WAIT = 0.5  # seconds between looks at what other processes have finished
 
 
 def main(config: EncodeConfig) -> None:
     """Encode unless it is done; print the number of examples in each split."""
-    _check(config)
-    reading = reading_of(config)
-    source, out = open_source(config.source, config=reading), Path(config.out)
-    recipe = describe(config, source)
-    if holds(out, MARKER, {"format": FORMAT, "recipe": recipe}):
-        print(f"{out} is finished already: {_counts(out)}")
-        return
-    check_same(out, recipe)
-    check_free(out)
-    print(source.describe(), flush=True)
-    oddities = make_records(
-        source,
-        open_encoder(Path(config.vqgan)),
-        CaptionOptions(
-            Path(config.tokenizer) if config.tokenizer else None,
-            config.vocab_size,
-            config.text_length,
-            config.held_out,
-            config.normalizer,
-        ),
-        out,
-        source_names=config.source,
-        reading=reading,
-        vqgan_folder=Path(config.vqgan),
-        recipe=recipe,
-    )
-    for oddity in oddities:
-        print(f"warning: {oddity}", file=sys.stderr)
-    print(f"{out}: {_counts(out)}")
+    from training.config import ParallelConfig
+    from training.devices import agreement, peers, processes
+
+    check_settings(config)
+    processes.join(ParallelConfig(**vars(config.parallel)), peers.lose_first)
+    agreement.check_start(config)
+    with peers.watch_peers(), contextlib.ExitStack() as stack:
+        job = agreement.together(lambda: _Job(config))
+        agreement.check({name: json.dumps(value) for name, value in job.recipe.items()})
+        if processes.from_first(lambda: job.open(stack)):
+            print(f"{job.out} is finished already: {_counts(job.out)}")
+        else:
+            _encode(job)
 
 
-def _check(config: EncodeConfig) -> None:
-    for name, folder in (("vqgan", config.vqgan), ("tokenizer", config.tokenizer)):
-        if folder is not None and not Path(folder).is_dir():
-            raise ValueError(f"{name} folder {folder} does not exist")
-    if not 0 <= config.held_out < 1:
-        raise ValueError(f"held_out {config.held_out} is not between 0 and 1")
-    if not 2 <= config.text_length <= 4096:
-        raise ValueError(f"text_length {config.text_length} is not between 2 and 4096")
+def _encode(job: "_Job") -> None:
+    """Make this process's share of the shards; process 0 then joins all of them."""
+    import jax
+
+    number, count = jax.process_index(), jax.process_count()
+    encoder, shards = open_encoder(Path(job.config.vqgan)), job.shards
+    progress = Progress(str(job.out), shards.total, shards.num_done(), is_shown=number == 0)
+    with _saying_what_remains(shards), contextlib.closing(progress):
+        own = range(number, shards.count, count)
+        encode_shards(job.source, encoder, job.pictures, shards, own, progress)
+        if number:
+            while not (job.out / MARKER).is_file():
+                time.sleep(_WAIT)
+            return
+        while count > 1 and (done := shards.num_done()) < shards.total:
+            progress.reach(done)
+            time.sleep(_WAIT)
+        progress.close()
+        for oddity in job.join(encoder.codebook_size):
+            print(f"warning: {oddity}", file=sys.stderr)
+    shards.remove()
+    print(f"{job.out}: {_counts(job.out)}")
+
+
+@contextlib.contextmanager
+def _saying_what_remains(shards: ShardFolder) -> Iterator[None]:
+    """What ends the encoding early says that the same command goes on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        more = f"{error.strerror}; make room, and the same command goes on from {_done(shards)}"
+        raise OSError(error.errno, more, error.filename) from None
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on from {_done(shards)}", file=sys.stderr)
+        raise
+
+
+def _done(shards: ShardFolder) -> str:
+    return f"{shards.num_done():,} of {shards.total:,} pictures"
+
+
+class _Job:
+    """A source, what it is to become, and where its shards are until then."""
+
+    def __init__(self, config: EncodeConfig) -> None:
+        self.config, self.out = config, Path(config.out)
+        reading = reading_of(config)
+        self.source = open_source(config.source, config=reading)
+        self.recipe = describe(config, self.source)
+        known: Any = {}
+        if config.reuse is not None:
+            vqgan = self.recipe["vqgan"]
+            known = open_known(Path(config.reuse), vqgan, config.views, config.flips)
+        views = Views(config.views, config.flips)
+        self.pictures = PictureOptions(config.held_out, reading, views, known)
+        folder = self.out.with_name(f"{self.out.name}.parts")
+        self.shards = ShardFolder(folder, len(self.source), config.shard_size)
+
+    def open(self, stack: contextlib.ExitStack) -> bool:
+        """Whether the records are there already; else the folder of the shards is made, and held
+        against other processes than this job's until the stack is closed.
+
+        Raises:
+            ValueError: `out` or the folder of shards holds something else, or is in use.
+        """
+        from training.saved.runs import sole_user
+
+        out, shards = self.out, self.shards
+        if holds(out, MARKER, {"format": FORMAT, "recipe": self.recipe}):
+            shards.remove()  # of a process that was killed at its very end
+            return True
+        check_same(out, self.recipe)
+        check_free(out)
+        if self.config.tokenizer:  # refused by its own name, and before pictures are encoded
+            open_captions(Path(self.config.tokenizer), self.config.normalizer)
+        print(self.source.describe(), flush=True)
+        shards.path.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(sole_user(shards.path, "the parts of --out in"))
+        plan = {k: v for k, v in self.recipe.items() if k not in OF_CAPTIONS}
+        open_shards(shards, plan)
+        return False
+
+    def join(self, codebook_size: int) -> list[str]:
+        """Write the records; returns sentences about what was odd."""
+        config = self.config
+        return join_shards(
+            self.source,
+            self.shards,
+            codebook_size,
+            CaptionOptions(
+                Path(config.tokenizer) if config.tokenizer else None,
+                config.vocab_size,
+                config.text_length,
+                config.normalizer,
+            ),
+            self.out,
+            source_names=config.source,
+            pictures=self.pictures,
+            vqgan_folder=Path(config.vqgan),
+            recipe=self.recipe,
+        )
 
 
 def check_same(out: Path, recipe: dict[str, Any]) -> None:
@@ -110,87 +173,43 @@ def check_same(out: Path, recipe: dict[str, Any]) -> None:
     names them."""
     if not (out / MARKER).is_file():
         return
-    about = open_records(out).about
-    was = about.get("recipe")
+    records = open_records(out)
+    was = records.about.get("recipe")
     was = was if isinstance(was, dict) else {}
     differing = sorted(name for name in {*was, *recipe} if was.get(name) != recipe.get(name))
     changed = ", ".join(
         "the source's files" if name == "source" else f"{name} (was {was.get(name)}, now {now})"
         for name, now in ((name, recipe.get(name)) for name in differing)
     )
+    more = ""
+    if records.pixel_hashes is not None and not {"vqgan", "views"} & set(differing):
+        more = f"; with --reuse {out} the pictures that it has are not encoded again"
+        more += "" if "tokenizer" in differing else f" (--tokenizer {out / 'tokenizer'}: its words)"
     raise ValueError(
         f"{out} holds something else: {_counts(out)}, and since then {changed or 'its format'} "
         f"changed; encode into a new folder with --out {out}-2 and train there with "
-        f"--data.records={out}-2, or remove {out} first"
+        f"--data.records={out}-2, or remove {out} first{more}"
     )
 
 
-def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
-    """A short description of everything that decides the records, to be stored and compared."""
-    tokenizer = {"vocab_size": config.vocab_size}
-    chosen = config.normalizer or (
-        normalizer_of(Path(config.tokenizer)) if config.tokenizer else CLEAN
-    )
-    changed = {k: v for k, v in asdict(reading_of(config)).items() if v != getattr(PLAIN, k)}
-    changed.pop("max_bad_fraction", None)
-    return {
-        **({"reading": changed} if changed else {}),
-        **({} if chosen == CLEAN else {"normalizer": chosen}),
-        "source": fingerprint(source),
-        "vqgan": digest_folder(Path(config.vqgan)),
-        "tokenizer": digest_folder(Path(config.tokenizer)) if config.tokenizer else tokenizer,
-        "text_length": config.text_length,
-        "held_out": config.held_out,
-    }
-
-
-def reading_of(config: EncodeConfig) -> ReadingConfig:
-    """The settings of reading alone."""
-    return ReadingConfig(**{one.name: getattr(config, one.name) for one in fields(ReadingConfig)})
-
-
-def fingerprint(source: Source) -> str:
-    """A hash of the source's files: of their content or, for a large source, of their sizes and
-    times."""
-    stats = [_size_and_time(file) for file in source.files]
-    whole = sum(size for size, _ in stats) <= _HASHED_WHOLE
-    hashed = hashlib.blake2b(digest_size=8)
-    for file, (size, time) in zip(source.files, stats, strict=True):
-        content = _content(file) if whole else str(time).encode()
-        name = os.path.relpath(file, source.path)
-        hashed.update(f"{name}:{size}:".encode(errors="surrogateescape") + content)
-    return hashed.hexdigest()
-
-
-# The encoding itself counts and names unreadable files, so they may not fail here.
-def _size_and_time(file: Path) -> tuple[int, int]:
-    try:
-        stat = file.stat()
-    except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b"unreadable"
-
-
-def open_encoder(folder: Path) -> PictureEncoder:
-    """The VQGAN's encoder as one compiled program."""
+def open_encoder(folder: Path, most_devices: int | None = None) -> PictureEncoder:
+    """The VQGAN's encoder as one compiled program, on all devices of this process, or fewer."""
     import jax
 
+    from training.config import ParallelConfig
+    from training.devices import parallel
     from vqgan import autoencoder, pretrained
 
     config, params = pretrained.load(folder)
-    compiled = jax.jit(autoencoder.build(config).encode)
+    devices = parallel.choose(jax.local_devices()[:most_devices], ParallelConfig())
+    compiled = jax.jit(parallel.deal_rows(autoencoder.build(config).encode, devices))
+    params = parallel.place(params, devices)
 
-    def encode(pixels: Float32[np.ndarray, "b y x 3"]) -> Int32[np.ndarray, "b k"]:
-        return np.asarray(compiled(params, pixels))
+    def encode(pixels: Float32[np.ndarray, "b y x 3"]) -> Any:
+        return compiled(params, pixels)
 
-    return PictureEncoder(config.image_size, config.codebook_size, encode)
+    size = _PER_DEVICE * len(devices)
+    return PictureEncoder(config.image_size, config.codebook_size, encode, size)
 
 
 def _counts(out: Path) -> str:

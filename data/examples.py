@@ -95,14 +95,29 @@ class _Line(dict[str, Any]):
         raise ValueError(f"{self._where}: {name} is missing")
 
 
-def write_examples(folder: Path, examples: Iterable[dict[str, Any]]) -> None:
-    """Write the lines, and their offsets."""
-    offsets = [0]
-    with (folder / LINES).open("wb") as file:
+class ExampleWriter:
+    """Writes the lines, and where they begin, part by part."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lines, self._offsets = ((folder / n).open("wb") for n in (LINES, OFFSETS))
+        self._end = 0
+        self._offsets.write(bytes(8))
+
+    def add(self, examples: Iterable[dict[str, Any]]) -> None:
+        """Append a line each."""
+        ends = []
         for example in examples:
             # In ASCII: the name of a file or folder need not be UTF-8.
-            offsets.append(offsets[-1] + file.write(json.dumps(example).encode("ascii") + b"\n"))
-    np.array(offsets, "<i8").tofile(folder / OFFSETS)
+            self._end += self._lines.write(json.dumps(example).encode("ascii") + b"\n")
+            ends.append(self._end)
+        self._offsets.write(np.array(ends, "<i8").tobytes())
+
+    def __enter__(self) -> "ExampleWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._offsets.close()
 
 
 def _find_lines(path: Path) -> Int64[np.ndarray, " offsets"]:

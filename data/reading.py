@@ -4,18 +4,21 @@ skipped."""
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import UInt8
 
 from data.pictures import UnreadablePictureError
 from data.sources import PLAIN, Example, ReadingConfig, Source, printable
+from data.views import NO_VIEWS, Views, make_views
 
-_CHUNK = 64  # pictures decoded ahead of the one that is handed out
+NOTHING: Mapping[str, int] = MappingProxyType({})
+_CHUNK = 64  # pictures whose decoding is begun at a time
 _MAX_THREADS = 16
 _JUDGED_FROM = 200  # pictures, below which a share of bad ones says little
 
@@ -28,6 +31,8 @@ class Reading:
     example: Example | None
     pixels: UInt8[np.ndarray, "y x 3"] | None
     problem: str = ""
+    views: Sequence[UInt8[np.ndarray, "y x 3"]] = ()
+    """Further views of the picture, where some are asked for."""
 
     @property
     def name(self) -> str:
@@ -38,58 +43,80 @@ class Reading:
         return f"{file}/{member}" if member and file else member or file
 
 
+class BadShare:
+    """Counts unusable pictures, and stops when they are too large a share of those seen."""
+
+    def __init__(
+        self, source: Source, most: float, seen: int = 0, bad: Mapping[str, int] = NOTHING
+    ) -> None:
+        self._source, self._most, self._seen, self._bad = source, most, seen, Counter(bad)
+
+    def add(self, reading: Reading) -> None:
+        """Count one picture. Raises ValueError once more than `most` of them are unusable."""
+        self._seen += 1
+        if reading.pixels is not None:
+            return
+        self._bad[reading.problem] += 1
+        count, most = self._bad.total(), self._most
+        if most < 1 and self._seen >= _JUDGED_FROM and count > most * self._seen:
+            why = ", ".join(f"{n:,} × {problem}" for problem, n in self._bad.most_common(3))
+            raise ValueError(
+                f"{printable(str(self._source.path))}: {count:,} of the first {self._seen:,} of "
+                f"{len(self._source):,} pictures cannot be used ({printable(why)}), more than "
+                f"max_bad_fraction {most}; mend them, or use --max_bad_fraction=1"
+            )
+
+
 def read_pictures(
     source: Source,
     image_size: int,
     indices: Sequence[int] | None = None,
     need_captions: bool = False,
     config: ReadingConfig = PLAIN,
+    *,
+    views: Views = NO_VIEWS,
+    ahead: int = _CHUNK,
+    share: BadShare | None = None,
 ) -> Iterator[Reading]:
     """Read the pictures at `indices` (default: all), in that order, without keeping their files'
-    bytes.
+    bytes. Threads decode at least `ahead` more while the caller works on one.
 
     Raises:
-        ValueError: more than config.max_bad_fraction of the pictures are unusable.
+        ValueError: more than config.max_bad_fraction of the pictures are unusable; `share` may have
+            counted earlier ones.
     """
     wanted = range(len(source)) if indices is None else indices
+    share = share or BadShare(source, config.max_bad_fraction)
 
     def read(index: int) -> Reading:
-        return _read(source, int(index), image_size, need_captions, config)
+        return _read(source, int(index), image_size, need_captions, config, views)
 
-    bad = Counter[str]()
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
-        for seen, reading in enumerate(_ahead(pool, read, wanted), start=1):
-            if reading.pixels is None:
-                bad[reading.problem] += 1
-                _check_share(source, bad, seen, len(wanted), config.max_bad_fraction)
+        for reading in _ahead(pool, read, wanted, ahead):
+            share.add(reading)
             yield reading
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[int], Reading], wanted: Sequence[int]
+    pool: ThreadPoolExecutor, read: Callable[[int], Reading], wanted: Sequence[int], least: int
 ) -> Iterator[Reading]:
-    ahead: deque[Iterator[Reading]] = deque()
+    """The readings in order; `least` of them, and up to a chunk more, are begun ahead."""
+    waiting: deque[Future[Reading]] = deque()
     for start in range(0, len(wanted), _CHUNK):
-        ahead.append(pool.map(read, wanted[start : start + _CHUNK]))
-        if len(ahead) == 2:
-            yield from ahead.popleft()
-    for rest in ahead:
-        yield from rest
-
-
-def _check_share(source: Source, bad: Counter[str], seen: int, total: int, most: float) -> None:
-    count = bad.total()
-    if most < 1 and seen >= _JUDGED_FROM and count > most * seen:
-        why = ", ".join(f"{n:,} × {problem}" for problem, n in bad.most_common(3))
-        raise ValueError(
-            f"{printable(str(source.path))}: {count:,} of the first {seen:,} of {total:,} pictures "
-            f"cannot be used ({printable(why)}), more than max_bad_fraction {most}; mend them, or "
-            f"use --max_bad_fraction=1"
-        )
+        waiting.extend(pool.submit(read, index) for index in wanted[start : start + _CHUNK])
+        while len(waiting) > least:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _read(
-    source: Source, index: int, image_size: int, need_captions: bool, config: ReadingConfig
+    source: Source,
+    index: int,
+    image_size: int,
+    need_captions: bool,
+    config: ReadingConfig,
+    views: Views,
 ) -> Reading:
     try:
         example = source[index]
@@ -101,7 +128,8 @@ def _read(
     if need_captions and not example.captions:
         return Reading(index, kept, None, "; ".join(("no caption", *example.notes)))
     try:
-        return Reading(index, kept, example.picture(image_size, config))
+        pixels = example.picture(image_size, config)
+        return Reading(index, kept, pixels, views=make_views(example, pixels, config, views))
     except UnreadablePictureError as error:
         return Reading(index, kept, None, str(error))
 
@@ -110,33 +138,44 @@ class Notes:
     """Captions that were mended, counted by kind over a whole source."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        """The name of the first picture of each kind."""
 
     def add(self, reading: Reading) -> None:
         """Count the notes of one picture."""
         for note in reading.example.notes if reading.example else ():
-            self._counts[note] += 1
-            self._first.setdefault(note, reading.name)
+            self.counts[note] += 1
+            self.first.setdefault(note, reading.name)
+
+    def join(self, counts: Mapping[str, int], first: Mapping[str, str]) -> None:
+        """Add those of later pictures."""
+        self.counts.update(counts)
+        self.first = {**first, **self.first}
 
     def sentences(self) -> list[str]:
         """One sentence for each kind, with the number of pictures and the first one's name."""
         return [
-            f"{note}: {count:,} pictures, the first is {printable(self._first[note])}"
-            for note, count in sorted(self._counts.items())
+            f"{note}: {count:,} pictures, the first is {printable(self.first[note])}"
+            for note, count in sorted(self.counts.items())
         ]
 
 
-def tell_skipped(skipped: Sequence[tuple[str, str]], total: int) -> str:
-    """One sentence with the number of skipped pictures and the first few names."""
+def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, count: int | None = None) -> str:
+    """One sentence with the number of skipped pictures, by default of those given, and the first
+    few names."""
+    count = len(skipped) if count is None else count
     named = ", ".join(f"{printable(name)} ({printable(why)})" for name, why in skipped[:5])
-    more = f" and {len(skipped) - 5:,} more" if len(skipped) > 5 else ""
-    return f"skipped {len(skipped):,} of {total:,} pictures: {named}{more}"
+    more = f" and {count - 5:,} more" if count > 5 else ""
+    return f"skipped {count:,} of {total:,} pictures: {named}{more}"
 
 
-def write_bad_samples(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+def bad_lines(skipped: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """One JSON line for each skipped picture: its name and the reason."""
+    return (json.dumps({"picture": name, "reason": why}) + "\n" for name, why in skipped)
+
+
+def write_bad_samples(path: Path, skipped: Iterable[tuple[str, str]]) -> None:
     """Write one JSON line for each skipped picture: its name and the reason."""
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(
-            json.dumps({"picture": name, "reason": why}) + "\n" for name, why in skipped
-        )
+        file.writelines(bad_lines(skipped))

@@ -5,27 +5,21 @@ its offsets. It also holds copies of the tokenizer and the VQGAN that made the t
 no other folder.
 """
 
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt8
+from jaxtyping import Int64
 
-from copying import copy_folder
-from data.array_files import open_array, write_arrays
-from data.described import ARRAYS, FORMAT, damaged, read_about
+from data.array_files import open_array
+from data.described import ARRAYS, EXTRA, damaged, read_about
 from data.described import MARKER as MARKER
-from data.examples import Examples, write_examples
-from data.folders import digest_folder
-from data.reading import write_bad_samples
+from data.examples import Examples
 from data.soundness import check_shapes, check_whole, glance, remember, was_checked
 from data.sources.config import PLAIN, ReadingConfig
-from files import new_folder
 from split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 
 
@@ -43,6 +37,10 @@ class Records:
     caption_offsets: np.ndarray
     caption_weights: np.ndarray
     split: np.ndarray
+    view_tokens: np.ndarray | None = None
+    """Image tokens of further views: example i has the rows i × more_views and so on."""
+    pixel_hashes: np.ndarray | None = None
+    """A hash of each example's picture as it was encoded."""
 
     def __len__(self) -> int:
         return len(self.image_tokens)
@@ -60,8 +58,14 @@ class Records:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name."""
-        return {name: getattr(self, name) for name in ARRAYS}
+        """The arrays that there are, by name."""
+        named = {name: getattr(self, name) for name in (*ARRAYS, *EXTRA)}
+        return {name: array for name, array in named.items() if array is not None}
+
+    @property
+    def more_views(self) -> int:
+        """Views of each picture besides the plain one."""
+        return 0 if self.view_tokens is None else len(self.view_tokens) // max(len(self), 1)
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -155,7 +159,8 @@ def open_records(folder: str | Path) -> Records:
             f"`python -m data.encode --source FOLDER_OR_TARS --out {folder}`"
         )
     about = read_about(folder / MARKER)
-    arrays = {name: open_array(folder, name, about) for name in ARRAYS}
+    names = [name for name in (*ARRAYS, *EXTRA) if name in about["arrays"]]
+    arrays = {name: open_array(folder, name, about) for name in names}
     check_shapes(folder, about, arrays)
     glance(folder, about, arrays)
     return Records(folder, about, **arrays)
@@ -192,93 +197,3 @@ def compare_splits(theirs: str | None, ours: str | Path, weights: str) -> list[s
         f"held-out pictures of {ours} may be among those that {weights} was trained on: "
         f"{how} were chosen"
     ]
-
-
-def write_records(
-    out: Path,
-    *,
-    image_tokens: Int32[np.ndarray, "n k"],
-    text_tokens: Int32[np.ndarray, "m t"],
-    text_lengths: Int32[np.ndarray, " m"],
-    caption_offsets: Int64[np.ndarray, " offsets"],
-    caption_weights: Float32[np.ndarray, " m"],
-    splits: Sequence[str],
-    examples: Sequence[dict[str, Any]],
-    source: str | Sequence[str],
-    reading: ReadingConfig = PLAIN,
-    bad_samples: Sequence[tuple[str, str]] = (),
-    tokenizer_folder: Path | None = None,
-    vqgan_folder: Path | None = None,
-    **about: Any,
-) -> None:
-    """Write a folder of records, whole or not at all.
-
-    `about` must give codebook_size and text_vocab_size; other keys are kept unchanged.
-    """
-    names = sorted(set(splits))
-    arrays = {
-        "image_tokens": image_tokens,
-        "text_tokens": text_tokens,
-        "text_lengths": text_lengths,
-        "caption_offsets": caption_offsets,
-        "caption_weights": caption_weights,
-        "split": _numbers(splits, names),
-    }
-    kinds = ARRAYS | {
-        name: "u32"
-        for name, size in (("image_tokens", "codebook_size"), ("text_tokens", "text_vocab_size"))
-        if about[size] > 1 << 16
-    }
-    with new_folder(out) as folder:
-        digests = write_arrays(folder, arrays, kinds, names)
-        write_examples(folder, examples)
-        write_bad_samples(folder / "bad_samples.jsonl", bad_samples)
-        parts = {}
-        for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
-            if part is not None:
-                copy_folder(part, folder / name)
-                parts[name] = digest_folder(folder / name)
-        shapes = {n: {"type": kinds[n], "shape": array.shape} for n, array in arrays.items()}
-        _write_about(
-            folder / MARKER,
-            {
-                "format": FORMAT,
-                **_sizes(image_tokens.shape, text_tokens.shape),
-                "split_names": names,
-                "counts": {name: splits.count(name) for name in names},
-                **_origin(out, [source] if isinstance(source, str) else source, reading),
-                "arrays": shapes,
-                **digests,
-                "tokenizer_digest": parts.get("tokenizer"),
-                "vqgan_digest": parts.get("vqgan"),
-                **about,
-            },
-        )
-
-
-def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> dict[str, Any]:
-    """The source's paths relative to `out`, and the settings of reading."""
-    relative = [os.path.relpath(os.path.expanduser(one), out.absolute()) for one in sources]
-    return {"source": relative[0], "sources": relative, "reading": asdict(reading)}
-
-
-def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
-    """Sizes for records.json, by the shapes of the two kinds of tokens."""
-    return {
-        "count": image[0],
-        "grid_size": round(image[1] ** 0.5),
-        "image_length": image[1],
-        "text_length": text[1],
-    }
-
-
-def _write_about(path: Path, about: dict[str, Any]) -> None:
-    # In ASCII: the name of a file or folder need not be UTF-8.
-    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-
-
-def _numbers(splits: Sequence[str], names: list[str]) -> UInt8[np.ndarray, " n"]:
-    if len(names) > 256:
-        raise ValueError(f"{len(names)} different splits, such as {names[0]!r}; at most 256 fit")
-    number = {name: i for i, name in enumerate(names)}
-    return np.array([number[name] for name in splits], np.uint8)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from data.described import TRAINED_ON
 from data.examples import Examples
 from data.folders import digest_folder
 
@@ -26,7 +27,17 @@ Arrays = Mapping[str, np.ndarray]
 def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
     """Raise ValueError, naming the file, if arrays do not fit each other or records.json."""
     count, captions = len(arrays["image_tokens"]), len(arrays["text_tokens"])
+    extra = []
+    if "view_tokens" in arrays:
+        views, width = arrays["view_tokens"].shape
+        extra = [
+            ("view_tokens", width, about["grid_size"] ** 2),
+            ("view_tokens", views, max(views // max(count, 1), 1) * count),
+        ]
+    if "pixel_hashes" in arrays:
+        extra.append(("pixel_hashes", len(arrays["pixel_hashes"]), count))
     for name, has, wanted in (
+        *extra,
         ("image_tokens", arrays["image_tokens"].shape[1], about["grid_size"] ** 2),
         ("text_tokens", arrays["text_tokens"].shape[1], about["text_length"]),
         ("split", len(arrays["split"]), count),
@@ -75,11 +86,13 @@ def check_whole(
     digests = said if isinstance(said, dict) else {}
     for name, array in arrays.items():
         alone = hashlib.blake2b(digest_size=8)
-        hashed.update(f"{name}{array.shape}".encode())
+        both = (alone, hashed) if name in TRAINED_ON else (alone,)
+        if name in TRAINED_ON:
+            hashed.update(f"{name}{array.shape}".encode())
         for start in range(0, len(array), _CHUNK):
             part = np.ascontiguousarray(array[start : start + _CHUNK])
-            hashed.update(part)
-            alone.update(part)
+            for one in both:
+                one.update(part)
             _check_values(folder, about, name, part, np.arange(start, start + len(part)))
         if digests.get(name, alone.hexdigest()) != alone.hexdigest():
             raise _damaged(folder, about, name, "its digest has changed since it was written")
@@ -151,6 +164,8 @@ def _check_values(
     """Raise ValueError for impossible values of an array; `places` are the rows of `part`."""
     lowest, end = {
         "image_tokens": (0, about["codebook_size"]),
+        "view_tokens": (0, about["codebook_size"]),
+        "pixel_hashes": (0, np.inf),
         "text_tokens": (0, about["text_vocab_size"]),
         "text_lengths": (1, about["text_length"] + 1),
         "split": (0, len(about["split_names"])),

@@ -43,6 +43,16 @@ def clean(caption: str) -> str:
     return " ".join(unicodedata.normalize("NFC", cut).split())[:MAX_CHARACTERS]
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise ValueError where a tokenizer of so few tokens cannot be trained."""
+    smallest = _BYTES + 2
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size {vocab_size} has no room for {_BYTES} bytes, {PAD} and {END}; "
+            f"try {smallest} or more"
+        )
+
+
 def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path) -> None:
     """Train a byte-level BPE on `captions` and save it as `folder`/tokenizer.json.
 
@@ -51,12 +61,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path) -> N
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    smallest = _BYTES + 2
-    if vocab_size < smallest:
-        raise ValueError(
-            f"vocab_size {vocab_size} has no room for {_BYTES} bytes, {PAD} and {END}; "
-            f"try {smallest} or more"
-        )
+    check_vocab_size(vocab_size)
     tokenizer = tokenizers.Tokenizer(models.BPE())
     straight = [
         normalizers.Replace(curly, plain) for curly, plain in zip("’‘“”", "''\"\"", strict=True)

@@ -1,27 +1,24 @@
-"""A source to token records: pictures through a VQGAN's encoder, captions through a tokenizer."""
+"""Spans of a source to shards: pictures through a VQGAN's encoder, captions as they are."""
 
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt8
-from tqdm import tqdm
+from jaxtyping import Float32, Int32, UInt8
 
-from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
-from data.reading import Notes, read_pictures, tell_skipped
-from data.records import write_records
-from data.sources import Captions, Example, ReadingConfig, Source, printable
-from data.splits import RULE, split_of
-from data.text import train_tokenizer
+from data.progress import Progress
+from data.reading import BadShare, Reading, read_pictures
+from data.shards import Shard, ShardFolder
+from data.sources import Example, ReadingConfig, Source, printable
+from data.splits import split_of
+from data.views import NO_VIEWS, Views, hash_pixels
 from filling import filled
 from pixels import to_floats
-from split_names import GALLERY, HELD_OUT, TRAIN
+from split_names import GALLERY
 
-_MAX_NAMED = 1000  # skipped pictures that records.json names
+Known = Mapping[int, Int32[np.ndarray, "v k"]]
+"""Hash of a picture → the tokens of its views."""
 
 
 @dataclass(frozen=True)
@@ -30,136 +27,143 @@ class PictureEncoder:
 
     image_size: int
     codebook_size: int
-    encode: Callable[[Float32[np.ndarray, "b y x 3"]], Int32[np.ndarray, "b k"]]
+    encode: Callable[[Float32[np.ndarray, "b y x 3"]], Any]
+    """Gives Int32[b k], which may still be computed when it returns."""
     batch_size: int = 64
     """Pictures per call; always exactly so many, for one compiled program."""
 
 
 @dataclass(frozen=True)
-class CaptionOptions:
-    """Settings for captions, and the share of the pictures that is held out."""
+class PictureOptions:
+    """Settings for pictures, and the share of them that is held out."""
 
-    tokenizer: Path | None
-    """An existing tokenizer; None trains one on the training captions."""
-    vocab_size: int
-    text_length: int
     held_out: float
-    normalizer: Normalizer | None = None
-    """Applied to captions before the tokenizer; None: the one that the tokenizer's folder names."""
+    reading: ReadingConfig
+    views: Views = NO_VIEWS
+    known: Known = field(default_factory=dict)
+    """Tokens that need not be computed again."""
 
 
-@dataclass
-class Collected:
-    """The results of one walk through the source. Entry i of each list belongs to the same
-    picture."""
-
-    image_tokens: list[Int32[np.ndarray, "b k"]] = field(default_factory=list)
-    captions: list[Captions] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    notes: Notes = field(default_factory=Notes)
-
-
-def make_records(
+def encode_shards(
     source: Source,
     encoder: PictureEncoder,
-    options: CaptionOptions,
-    out: Path,
-    *,
-    source_names: Sequence[str],
-    reading: ReadingConfig,
-    vqgan_folder: Path | None = None,
-    **about: Any,
-) -> list[str]:
-    """Write the records of a whole source. Returns sentences about oddities.
+    options: PictureOptions,
+    shards: ShardFolder,
+    numbers: Iterable[int],
+    progress: Progress,
+) -> None:
+    """Make those shards of these numbers that do not exist.
 
     Raises:
-        ValueError: no picture is usable, or none is left to train on.
+        ValueError: more than reading.max_bad_fraction of the pictures so far are unusable.
     """
-    if options.tokenizer is not None:  # refused by its own name, and before pictures are encoded
-        open_captions(options.tokenizer, options.normalizer)
-    found = collect(source, encoder, options.held_out, reading)
-    training = [c for c, split in zip(found.captions, found.splits, strict=True) if split == TRAIN]
-    if not training:
-        raise ValueError(_nothing_to_train_on(source, found, options.held_out))
-    texts = [text for captions in found.captions for text, _ in captions]
-    with tempfile.TemporaryDirectory() as temporary:
-        made, folder = Path(temporary) / "made", Path(temporary) / "tokenizer"
-        if options.tokenizer is None:
-            spoken = (text for captions in training for text, _ in captions)
-            train_tokenizer(spoken, options.vocab_size, made)
-        given = options.tokenizer or made
-        copy_tokenizer(given, folder, options.normalizer or normalizer_of(given))
-        tokenizer = open_captions(folder)
-        text_tokens, text_mask, num_cut = tokenizer.encode(texts, options.text_length)
-        write_records(
-            out,
-            image_tokens=np.concatenate(found.image_tokens),
-            text_tokens=text_tokens,
-            text_lengths=text_mask.sum(axis=1, dtype=np.int32),
-            caption_offsets=_offsets(found.captions),
-            caption_weights=np.array([w for c in found.captions for _, w in c], np.float32),
-            splits=found.splits,
-            examples=found.examples,
-            source=source_names,
-            reading=reading,
-            bad_samples=found.skipped,
-            tokenizer_folder=folder,
-            vqgan_folder=vqgan_folder,
-            codebook_size=encoder.codebook_size,
-            text_vocab_size=tokenizer.vocab_size,
-            num_captions_cut=num_cut,
-            num_skipped=len(found.skipped),
-            skipped=[f"{name}: {why}" for name, why in found.skipped[:_MAX_NAMED]],
-            held_out_by=RULE,
-            damaged_files={printable(k): printable(v) for k, v in source.damage.items()},
-            left_out=dict(sorted(source.unused.counts.items())),
-            text=describe(folder, options.text_length),
-            **about,
-        )
-    return _oddities(source, found, num_cut, options.text_length)
+    for number in numbers:
+        if shards.head(number) is None:
+            share = BadShare(source, options.reading.max_bad_fraction, *shards.bad_share())
+            found = encode_span(
+                source, encoder, options, shards.span(number), share, progress.advance
+            )
+            shards.write(number, found)
+            progress.reach(shards.num_done())
 
 
-def _nothing_to_train_on(source: Source, found: Collected, held_out: float) -> str:
-    counts = Counter(found.splits)
-    said = ", ".join(f"{count:,} {printable(name)}" for name, count in counts.most_common(5))
-    why = f"held_out is {held_out}"
-    if set(counts) != {HELD_OUT}:
-        why = (
-            f"the source itself calls them {said} (its column or folders of splits); "
-            f"--splits=none divides them anew"
-        )
-    return f"{source.path} leaves nothing to train on: {len(found.splits)} usable pictures, {why}"
-
-
-def collect(
-    source: Source, encoder: PictureEncoder, held_out: float, config: ReadingConfig
-) -> Collected:
-    """Walk through the source once, and encode the usable pictures."""
-    found, waiting = Collected(), []
-    readings = read_pictures(source, encoder.image_size, need_captions=True, config=config)
-    for reading in tqdm(
-        readings, desc="encoding", total=len(source), unit=" pictures", disable=None
+def encode_span(
+    source: Source,
+    encoder: PictureEncoder,
+    options: PictureOptions,
+    span: Sequence[int],
+    share: BadShare | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Shard:
+    """Walk through a span of the source once, and encode the usable pictures."""
+    queue, each = _Queue(encoder), options.views.count
+    none = np.zeros((0, 0), np.int32)
+    found = Shard(none, none, np.zeros(0, np.uint64))
+    known: dict[int, np.ndarray] = {}
+    hashes: list[int] = []
+    for reading in read_pictures(
+        source,
+        encoder.image_size,
+        span,
+        need_captions=True,
+        config=options.reading,
+        views=options.views,
+        ahead=2 * encoder.batch_size // each + 1,
+        share=share,
     ):
+        advance()
         if reading.example is None or reading.pixels is None:
             found.skipped.append((printable(reading.name), printable(reading.problem)))
             continue
         found.notes.add(reading)
-        split = reading.example.split or split_of(reading.pixels, held_out)
+        split = reading.example.split or split_of(reading.pixels, options.held_out)
         _note(found, reading.index, reading.example, split)
-        waiting.append(reading.pixels)
-        if len(waiting) == encoder.batch_size:
-            found.image_tokens.append(_encode(encoder, waiting))
-            waiting = []
-    if waiting:
-        found.image_tokens.append(_encode(encoder, waiting))
-    if not found.examples:
-        raise ValueError(f"{source.path}: {tell_skipped(found.skipped, len(source))}; none is left")
+        hashes.append(hash_pixels(reading.pixels))
+        if hashes[-1] in options.known:
+            known[len(hashes) - 1] = options.known[hashes[-1]]
+        else:
+            queue.add(reading)
+    if hashes:
+        tokens = _together(queue.finish(), known, len(hashes), each)
+        found.image_tokens = tokens[:, 0]
+        found.view_tokens = tokens[:, 1:].reshape(-1, tokens.shape[2])
+        found.pixel_hashes = np.array(hashes, np.uint64)
     return found
 
 
-def _note(found: Collected, index: int, example: Example, split: str) -> None:
+class _Queue:
+    """Squares on their way through the encoder, which works on one batch while the next is read."""
+
+    def __init__(self, encoder: PictureEncoder) -> None:
+        self._encoder = encoder
+        self._waiting: list[UInt8[np.ndarray, "y x 3"]] = []
+        self._begun: tuple[Any, int] | None = None
+        self._done: list[Int32[np.ndarray, "b k"]] = []
+
+    def add(self, reading: Reading) -> None:
+        """All views of a picture."""
+        for square in (reading.pixels, *reading.views):
+            if square is not None:
+                self._waiting.append(square)
+            if len(self._waiting) == self._encoder.batch_size:
+                self._begin()
+
+    def _begin(self) -> None:
+        count = len(self._waiting)
+        rows = filled(np.arange(self._encoder.batch_size), count)
+        pixels = to_floats(np.stack([self._waiting[row] for row in rows]))
+        before, self._waiting = self._begun, []
+        self._begun = self._encoder.encode(pixels), count
+        self._end(before)
+
+    def _end(self, begun: tuple[Any, int] | None) -> None:
+        if begun is not None:
+            tokens = np.asarray(begun[0], np.int32)[: begun[1]]
+            assert tokens.max() < self._encoder.codebook_size
+            self._done.append(tokens)
+
+    def finish(self) -> Int32[np.ndarray, "b k"]:
+        """The tokens of all squares, in their order."""
+        if self._waiting:
+            self._begin()
+        self._end(self._begun)
+        return np.concatenate(self._done) if self._done else np.zeros((0, 0), np.int32)
+
+
+def _together(
+    fresh: Int32[np.ndarray, "b own"], known: Mapping[int, np.ndarray], count: int, views: int
+) -> Int32[np.ndarray, "n v k"]:
+    """The tokens of `count` pictures, of which some are known and the others fresh."""
+    width = fresh.shape[1] if len(fresh) else next(iter(known.values())).shape[1]
+    tokens = np.zeros((count, views, width), np.int32)
+    is_fresh = np.ones(count, bool)
+    for place, rows in known.items():
+        tokens[place], is_fresh[place] = rows, False
+    tokens[is_fresh] = fresh.reshape(-1, views, width)
+    return tokens
+
+
+def _note(found: Shard, index: int, example: Example, split: str) -> None:
     found.captions.append((("", 1.0),) if split == GALLERY else example.captions)
     found.splits.append(split)
     found.examples.append(
@@ -173,26 +177,3 @@ def _note(found: Collected, index: int, example: Example, split: str) -> None:
             **example.attributes,
         }
     )
-
-
-def _encode(
-    encoder: PictureEncoder, pictures: list[UInt8[np.ndarray, "y x 3"]]
-) -> Int32[np.ndarray, "b k"]:
-    rows = filled(np.arange(encoder.batch_size), len(pictures))
-    pixels = to_floats(np.stack([pictures[row] for row in rows]))
-    image_tokens = np.asarray(encoder.encode(pixels), np.int32)[: len(pictures)]
-    assert image_tokens.max() < encoder.codebook_size
-    return image_tokens
-
-
-def _offsets(captions: list[Captions]) -> Int64[np.ndarray, " offsets"]:
-    return np.concatenate([[0], np.cumsum([len(c) for c in captions])]).astype(np.int64)
-
-
-def _oddities(source: Source, found: Collected, num_cut: int, text_length: int) -> list[str]:
-    said = source.oddities() + found.notes.sentences()
-    if found.skipped:
-        said.append(tell_skipped(found.skipped, len(source)))
-    if num_cut:
-        said.append(f"{num_cut:,} captions were truncated to text_length {text_length}")
-    return said

@@ -1,6 +1,7 @@
 """The order of the data, and what a batch holds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,24 @@ def test_the_draw_among_captions_is_by_the_share_of_all_weights_before_it() -> N
 def test_a_caption_of_weight_near_zero_is_next_to_never_read() -> None:
     batches = open_batches(make_records(weights=(1e-9, 1.0)), "train", 1000, seed=0)
     assert (batches.at(0)["text_tokens"][:, 0] % 4 == 1).all()
+
+
+def test_all_views_are_drawn_equally_and_evaluation_sees_the_plain_one() -> None:
+    records = make_records()
+    views = np.stack([np.full((50, 2), 100 * v, np.uint16) for v in (1, 2, 3)], axis=1)
+    views += records.image_tokens[:, None]
+    records = replace(records, view_tokens=views.reshape(150, 2))
+    batches = open_batches(records, "train", 25, seed=3)
+    found = np.stack([batches.at(step)["image_tokens"] for step in range(400)])
+    plain = open_batches(make_records(), "train", 25, seed=3)
+    expected = np.stack([plain.at(step)["image_tokens"] for step in range(400)])
+    np.testing.assert_array_equal(found % 100, expected)
+    share = np.bincount(found[..., 0].ravel() // 100, minlength=4) / found[..., 0].size
+    np.testing.assert_allclose(share, 0.25, atol=0.02)
+    one = found[..., 0][found[..., 0] % 100 == 7] // 100
+    assert {0, 1, 2, 3} == set(one.tolist())
+    evaluated = next(iter(eval_batches(records, "train", 25)))["image_tokens"]
+    assert evaluated.max() < 50
 
 
 def test_a_batch_has_the_promised_arrays() -> None:

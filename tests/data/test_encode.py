@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import encode, tokenise
+from data import encode
 from data.captions import normalizer_of, words_of
 from data.encode import EncodeConfig
 from data.exam import read_real_pictures
@@ -119,7 +119,7 @@ def test_a_tokenizer_that_is_none_is_refused_by_its_name_before_a_picture_is_enc
     run: Encode, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr(tokenise, "collect", lambda *_: pytest.fail("pictures were encoded"))
+    monkeypatch.setattr(encode, "encode_shards", lambda *_: pytest.fail("pictures were encoded"))
     with pytest.raises(ValueError, match=f"^{tmp_path / 'mine'} has no tokenizer.json"):
         run(make_folder(20), tokenizer=str(tmp_path / "mine"))
 

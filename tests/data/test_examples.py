@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.examples import LINES, OFFSETS, Examples, write_examples
+from data.examples import LINES, OFFSETS, Examples, ExampleWriter
 from tests.data.test_records import write
 
 LISTED = [{"key": str(i), "caption": "é\u2028" * i} for i in range(50)]
@@ -14,7 +14,8 @@ LISTED = [{"key": str(i), "caption": "é\u2028" * i} for i in range(50)]
 
 @pytest.mark.parametrize("has_offsets", [True, False])
 def test_every_example_is_read_alone(tmp_path: Path, has_offsets: bool) -> None:
-    write_examples(tmp_path, LISTED)
+    with ExampleWriter(tmp_path) as writer:
+        writer.add(LISTED)
     if not has_offsets:
         (tmp_path / OFFSETS).unlink()
     examples = Examples(tmp_path)
@@ -32,7 +33,8 @@ def test_a_last_line_without_an_end_counts(tmp_path: Path) -> None:
 
 
 def test_a_damaged_line_is_named_and_hurts_no_other(tmp_path: Path) -> None:
-    write_examples(tmp_path, LISTED)
+    with ExampleWriter(tmp_path) as writer:
+        writer.add(LISTED)
     content = (tmp_path / LINES).read_bytes()
     (tmp_path / LINES).write_bytes(b"?" + content[1:])
     assert Examples(tmp_path)[1] == LISTED[1]

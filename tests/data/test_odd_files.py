@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import folders, soundness
-from data.examples import LINES, OFFSETS, Examples, write_examples
+from data.examples import LINES, OFFSETS, Examples, ExampleWriter
 from data.folders import digest_folder
 from data.sources import open_source
 from tests.data.samples import picture, write_tar
@@ -45,7 +45,8 @@ def lie(path: Path, place: int, value: int) -> None:
 def test_the_lines_beside_the_tokens(
     tmp_path: Path, change: Callable[[Path], object], message: str
 ) -> None:
-    write_examples(tmp_path, LISTED)
+    with ExampleWriter(tmp_path) as writer:
+        writer.add(LISTED)
     change(tmp_path)
     with pytest.raises(ValueError, match=message):
         Examples(tmp_path)[0]

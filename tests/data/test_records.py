@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import records as records_module
+from data import writing
 from data.described import ARRAYS
-from data.records import Records, compare_splits, open_records, write_records
+from data.records import Records, compare_splits, open_records
+from data.writing import write_records
 
 
 def write(out: Path, **changed: Any) -> Records:
@@ -81,7 +82,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(path: Path, content: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records_module, "_write_about", fail)
+    monkeypatch.setattr(writing, "_write_about", fail)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "r")
     assert list(tmp_path.iterdir()) == []

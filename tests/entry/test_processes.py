@@ -34,13 +34,16 @@ def start(
     return start_both("train.py", *words, second=second)
 
 
-def start_both(*words: str, second: Sequence[str] = ()) -> list[subprocess.Popen]:
-    """A program in two processes of two devices each, which meet; `second`: words for the second of
-    them, in place of the same flags."""
+def start_both(*words: str, second: Sequence[str] = (), count: int = 2) -> list[subprocess.Popen]:
+    """A program in two processes of two devices each, which meet, or in one; `second`: words for
+    the second of them, in place of the same flags."""
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
-    meeting = [f"--parallel.coordinator=localhost:{free_port()}", "--parallel.num_processes=2"]
+    meeting = [
+        f"--parallel.coordinator=localhost:{free_port()}",
+        f"--parallel.num_processes={count}",
+    ]
     own = {word.partition("=")[0] for word in second}
     others = [*(word for word in words if word.partition("=")[0] not in own), *second]
     return [
@@ -52,7 +55,7 @@ def start_both(*words: str, second: Sequence[str] = ()) -> list[subprocess.Popen
             stderr=subprocess.PIPE,
             text=True,
         )
-        for i in range(2)
+        for i in range(count)
     ]
 
 

@@ -211,8 +211,9 @@ def _check_left(run: Path, place: str, read: Read) -> None:
 
 
 @contextlib.contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second process that would train into it; a kill lets it go.
+def sole_user(folder: Path, flag: str = "output_dir") -> Iterator[None]:
+    """Hold the folder, which `flag` named, against a second process that would write into it; a
+    kill lets it go.
 
     Raises:
         ValueError: another process holds it.
@@ -226,11 +227,11 @@ def sole_user(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"output_dir {folder} is in use by another process") from None
+            raise ValueError(f"{flag} {folder} is in use by another process") from None
         except OSError as error:  # Lustre without -o flock, NFS without lockd, some FUSE
             print(
                 f"warning: {file.name} cannot be locked ({error.strerror}): nothing keeps a second "
-                "process from training into this folder at the same time",
+                "process from writing into this folder at the same time",
                 file=sys.stderr,
             )
         yield

@@ -1,0 +1,152 @@
+"""What data.encode is asked for, and what its records are therefore a function of."""
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from data.captions import CLEAN, normalizer_of
+from data.folders import digest_folder
+from data.sources import PLAIN, ReadingConfig, Source
+from data.text import check_vocab_size
+
+OF_CAPTIONS = ("tokenizer", "normalizer", "text_length")
+"""Parts of a recipe that shards do not depend on."""
+_HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes and times
+
+
+@dataclass(frozen=True)
+class ProcessesConfig:
+    """Several processes that encode one source together, as train.py's do."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where the processes meet. Found under SLURM, Open MPI, Kubernetes and
+    on TPU pods; else the same on every process."""
+    num_processes: int | None = None
+    """How many processes there are; found like the coordinator. 1 = this one is alone."""
+    process_id: int | None = None
+    """Which of them this is, from 0; found like the coordinator."""
+
+
+@dataclass(frozen=True)
+class EncodeConfig(ReadingConfig):
+    """The source, VQGAN and tokenizer, and the folder for the records."""
+
+    source: tuple[str, ...] = field(
+        default=("pictures/things",),
+        metadata={
+            "nargs": "*",
+            "help": "One or several sources: folders of pictures with captions beside them, tars, "
+            "tables or saved data sets, in any layout of docs/layouts.md; globs, {a,b} lists and "
+            "{000..123} ranges in quotes.",
+        },
+    )
+    """Captioned pictures."""
+    out: str = "records/things"
+    """Folder for the records; it must be new, or hold what the same command wrote before."""
+    vqgan: str = "vqgan/general"
+    """Folder of the VQGAN that turns pictures into tokens; the shipped one knows drawings,
+    photographs and textures of 64 × 64 pixels."""
+    tokenizer: str | None = None
+    """Folder of a tokenizer; by default one is trained on the training captions."""
+    normalizer: Literal["clean", "dalle_mini"] | None = None
+    """Normaliser of captions before the tokenizer. Default: the one that the tokenizer's folder
+    names, dalle_mini for DALL·E mini's, else clean."""
+    vocab_size: int = 2048
+    """Text tokens of a newly trained tokenizer; 2,048 suit captions of a few thousand words."""
+    text_length: int = 24
+    """Tokens per caption, the end included; longer captions are truncated."""
+    held_out: float = 0.05
+    """Share of the pictures that are kept from training for evaluation, chosen by their look:
+    copies of another size or format stay together. Sources that name splits themselves, as the
+    built-in data does, keep theirs."""
+    views: int = 1
+    """Views of each picture, of which training draws one at a time: the plain one, and others that
+    move and come up to a quarter closer. Encoding takes so many times as long."""
+    flips: bool = False
+    """Whether half of the further views are mirrored; letters and clocks are then, too."""
+    reuse: str | None = None
+    """Folder of records of the same VQGAN, such as those of the source before it grew: pictures
+    that are in both are not encoded again. The records are the same as without."""
+    shard_size: int = 10_240
+    """Pictures after which what is encoded is safe on the disk; the records do not depend on it."""
+    parallel: ProcessesConfig = field(default_factory=ProcessesConfig)
+    """Several processes that encode one source together, as train.py's do."""
+
+
+def check_settings(config: EncodeConfig) -> None:
+    """Raise ValueError for settings that cannot be."""
+    for name, folder in (("vqgan", config.vqgan), ("tokenizer", config.tokenizer)):
+        if folder is not None and not Path(folder).is_dir():
+            raise ValueError(f"{name} folder {folder} does not exist")
+    if not 0 <= config.held_out < 1:
+        raise ValueError(f"held_out {config.held_out} is not between 0 and 1")
+    if not 2 <= config.text_length <= 4096:
+        raise ValueError(f"text_length {config.text_length} is not between 2 and 4096")
+    if not 1 <= config.views <= 256:
+        raise ValueError(f"views {config.views} is not between 1 and 256")
+    if config.flips and config.views == 1:
+        raise ValueError("flips mirrors further views, and there are none; add --views=4 or so")
+    if config.shard_size < 1:
+        raise ValueError(f"shard_size {config.shard_size} is not at least 1")
+    if config.tokenizer is None:
+        check_vocab_size(config.vocab_size)
+
+
+def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
+    """A short description of everything that decides the records, to be stored and compared."""
+    tokenizer = {"vocab_size": config.vocab_size}
+    chosen = config.normalizer or (
+        normalizer_of(Path(config.tokenizer)) if config.tokenizer else CLEAN
+    )
+    changed = {k: v for k, v in asdict(reading_of(config)).items() if v != getattr(PLAIN, k)}
+    changed.pop("max_bad_fraction", None)
+    return {
+        **({"reading": changed} if changed else {}),
+        **({} if chosen == CLEAN else {"normalizer": chosen}),
+        **({"views": _views(config)} if config.views > 1 else {}),
+        "source": fingerprint(source),
+        "vqgan": digest_folder(Path(config.vqgan)),
+        "tokenizer": digest_folder(Path(config.tokenizer)) if config.tokenizer else tokenizer,
+        "text_length": config.text_length,
+        "held_out": config.held_out,
+    }
+
+
+def _views(config: EncodeConfig) -> dict[str, Any]:
+    return {"count": config.views, "flips": config.flips}
+
+
+def reading_of(config: EncodeConfig) -> ReadingConfig:
+    """The settings of reading alone."""
+    return ReadingConfig(**{one.name: getattr(config, one.name) for one in fields(ReadingConfig)})
+
+
+def fingerprint(source: Source) -> str:
+    """A hash of the source's files: of their content or, for a large source, of their sizes and
+    times."""
+    stats = [_size_and_time(file) for file in source.files]
+    whole = sum(size for size, _ in stats) <= _HASHED_WHOLE
+    hashed = hashlib.blake2b(digest_size=8)
+    for file, (size, changed) in zip(source.files, stats, strict=True):
+        content = _content(file) if whole else str(changed).encode()
+        name = os.path.relpath(file, source.path)
+        hashed.update(f"{name}:{size}:".encode(errors="surrogateescape") + content)
+    return hashed.hexdigest()
+
+
+# The encoding itself counts and names unreadable files, so they may not fail here.
+def _size_and_time(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b"unreadable"

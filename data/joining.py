@@ -1,0 +1,192 @@
+"""Shards to one folder of token records, captions through a tokenizer on the way: the same folder
+whatever the size of the shards, and whoever made them."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
+from data.reading import Notes, tell_skipped
+from data.shards import Shard, ShardFolder
+from data.sources import Source, printable
+from data.splits import RULE
+from data.text import TextTokenizer, train_tokenizer
+from data.tokenise import PictureOptions
+from data.views import Views
+from data.writing import Part, new_records
+from split_names import HELD_OUT, TRAIN
+
+_MAX_NAMED = 1000  # skipped pictures that records.json names
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """Settings for captions."""
+
+    tokenizer: Path | None
+    """An existing tokenizer; None trains one on the training captions."""
+    vocab_size: int
+    text_length: int
+    normalizer: Normalizer | None = None
+    """Applied to captions before the tokenizer; None: the one that the tokenizer's folder names."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The contents of all shards, in numbers."""
+
+    splits: Mapping[str, int]
+    skipped: int
+    notes: Notes
+
+    @property
+    def usable(self) -> int:
+        """The number of usable pictures."""
+        return sum(self.splits.values())
+
+
+def _sum_up(shards: ShardFolder) -> Found:
+    splits, skipped, notes = Counter[str](), 0, Notes()
+    for head in shards.heads():
+        splits.update(head.splits)
+        skipped += sum(head.skipped.values())
+        notes.join(head.notes, head.first)
+    return Found(splits, skipped, notes)
+
+
+def _check_usable(source: Source, shards: ShardFolder, found: Found, held_out: float) -> None:
+    """Raise ValueError where no picture can be used, or none is left to train on. The shards are
+    removed then: with the settings that mend it they are of no use."""
+    if found.usable and found.splits.get(TRAIN):
+        return
+    problem = _nothing_to_train_on(source, found, held_out)
+    if not found.usable:
+        named = tell_skipped(_first_skipped(shards, 5), len(source), found.skipped)
+        problem = f"{source.path}: {named}; none is left"
+    shards.remove()
+    raise ValueError(problem)
+
+
+def join_shards(
+    source: Source,
+    shards: ShardFolder,
+    codebook_size: int,
+    options: CaptionOptions,
+    out: Path,
+    *,
+    source_names: Sequence[str],
+    pictures: PictureOptions,
+    vqgan_folder: Path | None = None,
+    **about: Any,
+) -> list[str]:
+    """Write the records of all shards. Returns sentences about oddities.
+
+    Raises:
+        ValueError: no picture is usable, or none is left to train on.
+    """
+    found = _sum_up(shards)
+    _check_usable(source, shards, found, pictures.held_out)
+    with tempfile.TemporaryDirectory() as temporary:
+        made, folder = Path(temporary) / "made", Path(temporary) / "tokenizer"
+        if options.tokenizer is None:
+            train_tokenizer(_training_texts(shards), options.vocab_size, made)
+        given = options.tokenizer or made
+        copy_tokenizer(given, folder, options.normalizer or normalizer_of(given))
+        tokenizer = open_captions(folder)
+        skipped = _first_skipped(shards, _MAX_NAMED)
+        with new_records(
+            out,
+            list(found.splits),
+            source=source_names,
+            reading=pictures.reading,
+            tokenizer_folder=folder,
+            vqgan_folder=vqgan_folder,
+            codebook_size=codebook_size,
+            text_vocab_size=tokenizer.vocab_size,
+            num_captions_cut=0,
+            num_skipped=found.skipped,
+            skipped=[f"{name}: {why}" for name, why in skipped],
+            held_out_by=RULE,
+            damaged_files={printable(k): printable(v) for k, v in source.damage.items()},
+            left_out=dict(sorted(source.unused.counts.items())),
+            text=describe(folder, options.text_length),
+            **about,
+        ) as records:
+            for shard in shards:
+                part, num_cut = _part(shard, tokenizer, options.text_length, pictures.views)
+                records.about["num_captions_cut"] += num_cut
+                records.add(part)
+    num_cut = records.about["num_captions_cut"]
+    return _oddities(source, found, skipped, num_cut, options.text_length)
+
+
+def _training_texts(shards: Iterable[Shard]) -> Iterator[str]:
+    return (
+        text
+        for shard in shards
+        for captions, split in zip(shard.captions, shard.splits, strict=True)
+        if split == TRAIN
+        for text, _ in captions
+    )
+
+
+def _first_skipped(shards: ShardFolder, most: int) -> list[tuple[str, str]]:
+    """The first skipped pictures, and why they were skipped."""
+    skipped: list[tuple[str, str]] = []
+    for number, head in enumerate(shards.heads()):
+        if head.skipped and len(skipped) < most:
+            skipped += shards.read(number).skipped[: most - len(skipped)]
+    return skipped
+
+
+def _part(
+    shard: Shard, tokenizer: TextTokenizer, text_length: int, views: Views
+) -> tuple[Part, int]:
+    """A shard with its captions as tokens, and the number of captions that were truncated."""
+    texts = [text for captions in shard.captions for text, _ in captions]
+    text_tokens, text_mask, num_cut = tokenizer.encode(texts, text_length)
+    part = Part(
+        shard.image_tokens,
+        text_tokens,
+        text_mask.sum(axis=1, dtype=np.int32),
+        np.cumsum([0, *(len(captions) for captions in shard.captions)], dtype=np.int64),
+        np.array([weight for captions in shard.captions for _, weight in captions], np.float32),
+        shard.splits,
+        shard.examples,
+        shard.skipped,
+        shard.view_tokens if views.count > 1 else None,
+        shard.pixel_hashes,
+    )
+    return part, num_cut
+
+
+def _nothing_to_train_on(source: Source, found: Found, held_out: float) -> str:
+    counts = Counter(found.splits)
+    said = ", ".join(f"{count:,} {printable(name)}" for name, count in counts.most_common(5))
+    why = f"held_out is {held_out}"
+    if set(counts) != {HELD_OUT}:
+        why = (
+            f"the source itself calls them {said} (its column or folders of splits); "
+            f"--splits=none divides them anew"
+        )
+    return f"{source.path} leaves nothing to train on: {found.usable} usable pictures, {why}"
+
+
+def _oddities(
+    source: Source,
+    found: Found,
+    skipped: Sequence[tuple[str, str]],
+    num_cut: int,
+    text_length: int,
+) -> list[str]:
+    said = source.oddities() + found.notes.sentences()
+    if found.skipped:
+        said.append(tell_skipped(skipped, len(source), found.skipped))
+    if num_cut:
+        said.append(f"{num_cut:,} captions were truncated to text_length {text_length}")
+    return said

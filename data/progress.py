@@ -1,0 +1,57 @@
+"""Progress of an encoding: a bar on a terminal, a line now and then elsewhere."""
+
+import time
+
+from tqdm import tqdm
+
+_LINES_EVERY = 10.0  # seconds, at least
+
+
+class Progress:
+    """Counts pictures, and shows their number per second and the time left."""
+
+    def __init__(self, name: str, total: int, done: int = 0, *, is_shown: bool = True) -> None:
+        self._name, self._total = name, total
+        self._start, self._first, self._done = time.monotonic(), done, done
+        self._told, self._is_shown = self._start, is_shown
+        self._bar = tqdm(
+            desc="encoding",
+            total=total,
+            initial=done,
+            unit=" pictures",
+            disable=None if is_shown else True,
+        )
+
+    def advance(self, count: int = 1) -> None:
+        """Count pictures that this process has read."""
+        self._done += count
+        self._bar.update(count)
+
+    def reach(self, done: int) -> None:
+        """Set the number of pictures in finished shards, those of other processes included. Without
+        a bar it prints a line, at most one every ten seconds."""
+        self._done = done
+        if not self._bar.disable:
+            self._bar.update(done - self._bar.n)
+        elif self._is_shown and time.monotonic() - self._told >= _LINES_EVERY:
+            self._told = time.monotonic()
+            print(self.line(), flush=True)
+
+    def line(self) -> str:
+        """Such as "records/mine: 20,480 of 100,000 pictures, 1,024 a second, 78 s left"."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = (self._done - self._first) / seconds
+        left = f", {_spoken((self._total - self._done) / rate)} left" if rate > 0 else ""
+        return (
+            f"{self._name}: {self._done:,} of {self._total:,} pictures, {rate:,.0f} a second{left}"
+        )
+
+    def close(self) -> None:
+        """Stop updating the bar."""
+        self._bar.close()
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

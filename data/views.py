@@ -1,0 +1,65 @@
+"""Further views of a picture: moved, closer and, on request, mirrored.
+
+The picture is decoded a quarter larger than needed. A square of it, at least as large as needed, is
+scaled down: so a view moves and comes closer, and has no invented edge.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from data.sources import Example, ReadingConfig
+
+_LARGER = 5, 4
+_ROOM = 1 << 16  # steps in which places and sizes are drawn
+
+
+@dataclass(frozen=True)
+class Views:
+    """The number of views of each picture, the plain one included."""
+
+    count: int = 1
+    flips: bool = False
+    """Whether half of the further views are mirrored."""
+
+
+NO_VIEWS = Views()
+
+
+def make_views(
+    example: Example, pixels: UInt8[np.ndarray, "y x 3"], config: ReadingConfig, views: Views
+) -> list[UInt8[np.ndarray, "y x 3"]]:
+    """The views besides the plain one. Their places are a function of `pixels`, the plain one."""
+    if views.count == 1:
+        return []
+    size = len(pixels)
+    large = Image.fromarray(example.picture(-(-size * _LARGER[0] // _LARGER[1]), config))
+    return [_view(large, size, _draws(pixels, number), views) for number in range(1, views.count)]
+
+
+def _draws(pixels: UInt8[np.ndarray, "y x 3"], number: int) -> tuple[int, ...]:
+    """Four numbers below _ROOM."""
+    hashed = hashlib.blake2b(pixels.tobytes(), digest_size=8, salt=b"view %d" % number)
+    return tuple(int(x) for x in np.frombuffer(hashed.digest(), "<u2"))
+
+
+def _view(
+    large: Image.Image, size: int, draws: tuple[int, ...], views: Views
+) -> UInt8[np.ndarray, "y x 3"]:
+    side = size + draws[0] * (large.width - size + 1) // _ROOM
+    left, top = (draw * (large.width - side + 1) // _ROOM for draw in draws[1:3])
+    view = large.crop((left, top, left + side, top + side))
+    if side > size:
+        view = view.resize((size, size), Image.Resampling.LANCZOS)
+    if views.flips and draws[3] % 2:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(view)
+
+
+def hash_pixels(pixels: UInt8[np.ndarray, "y x 3"]) -> int:
+    """A 64-bit hash of a picture."""
+    digest = hashlib.blake2b(f"{pixels.shape}".encode() + pixels.tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

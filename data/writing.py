@@ -1,0 +1,203 @@
+"""Token records written part by part, so that memory holds one part whatever they grow to."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, UInt64
+
+from copying import copy_folder
+from data.array_files import ArrayWriter, digest_arrays
+from data.described import ARRAYS, EXTRA, FORMAT, MARKER, TRAINED_ON
+from data.examples import ExampleWriter
+from data.folders import digest_folder
+from data.reading import bad_lines
+from data.sources.config import PLAIN, ReadingConfig
+from files import new_folder
+
+BAD_SAMPLES = "bad_samples.jsonl"
+_WIDE = {"codebook_size": ("image_tokens", "view_tokens"), "text_vocab_size": ("text_tokens",)}
+"""Arrays that need 32 bits where there are more tokens than 16 bits tell apart."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some examples in the order of the source, and the skipped pictures among them."""
+
+    image_tokens: Int32[np.ndarray, "n k"]
+    text_tokens: Int32[np.ndarray, "m t"]
+    text_lengths: Int32[np.ndarray, " m"]
+    caption_offsets: Int64[np.ndarray, " offsets"]
+    """From 0 to the captions of this part."""
+    caption_weights: Float32[np.ndarray, " m"]
+    splits: Sequence[str]
+    examples: Sequence[dict[str, Any]]
+    """One per example, or none."""
+    bad_samples: Sequence[tuple[str, str]] = ()
+    """Names and reasons."""
+    view_tokens: Int32[np.ndarray, "views k"] | None = None
+    """The tokens of further views of the same pictures, one picture after the other."""
+    pixel_hashes: UInt64[np.ndarray, " n"] | None = None
+    """A hash of the pixels of each example's picture."""
+
+
+class RecordsWriter:
+    """Appends parts to the files of a folder that is not whole yet."""
+
+    def __init__(
+        self, folder: Path, stack: ExitStack, split_names: Sequence[str], kinds: dict[str, str]
+    ) -> None:
+        self.folder, self.names, self.counts = folder, sorted(split_names), Counter[str]()
+        if len(self.names) > 256:
+            raise ValueError(
+                f"{len(self.names)} different splits, such as {self.names[0]!r}; at most 256 fit"
+            )
+        self._numbers = {name: i for i, name in enumerate(self.names)}
+        self._stack, self._kinds = stack, kinds
+        self.about: dict[str, Any] = {}
+        """Further keys of records.json; they may be changed until the end."""
+        self._arrays: dict[str, ArrayWriter] = {}
+        self._examples = stack.enter_context(ExampleWriter(folder))
+        self._bad = stack.enter_context((folder / BAD_SAMPLES).open("w", encoding="utf-8"))
+        self._captions = 0
+
+    def add(self, part: Part) -> None:
+        """Append the examples of a part."""
+        self._bad.writelines(bad_lines(part.bad_samples))
+        if not len(part.image_tokens):
+            return
+        ends = part.caption_offsets if not self._captions else part.caption_offsets[1:]
+        arrays = {
+            "image_tokens": part.image_tokens,
+            "text_tokens": part.text_tokens,
+            "text_lengths": part.text_lengths,
+            "caption_offsets": ends + self._captions,
+            "caption_weights": part.caption_weights,
+            "split": np.array([self._numbers[name] for name in part.splits], np.uint8),
+            "view_tokens": part.view_tokens,
+            "pixel_hashes": part.pixel_hashes,
+        }
+        for name, array in arrays.items():
+            if array is not None:
+                self._open(name).add(array)
+        self._captions += len(part.text_tokens)
+        self.counts.update(part.splits)
+        self._examples.add(part.examples)
+
+    def _open(self, name: str) -> ArrayWriter:
+        if name not in self._arrays:
+            writer = ArrayWriter(self.folder, name, self._kinds[name])
+            self._arrays[name] = self._stack.enter_context(writer)
+        return self._arrays[name]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the arrays so far."""
+        return {name: array.shape for name, array in self._arrays.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """The entries of records.json about the arrays, whose files must be closed."""
+        shapes = {name: self.shapes[name] for name in (*ARRAYS, *EXTRA) if name in self.shapes}
+        said = {name: {"type": self._kinds[name], "shape": shape} for name, shape in shapes.items()}
+        return {"arrays": said, **digest_arrays(self.folder, said, self.names, TRAINED_ON)}
+
+
+@contextmanager
+def new_records(
+    out: Path,
+    split_names: Sequence[str],
+    *,
+    source: str | Sequence[str],
+    reading: ReadingConfig = PLAIN,
+    tokenizer_folder: Path | None = None,
+    vqgan_folder: Path | None = None,
+    **about: Any,
+) -> Iterator[RecordsWriter]:
+    """Yield a writer whose records appear in `out` at the end, whole or not at all.
+
+    `about` must give codebook_size and text_vocab_size; other keys are kept unchanged.
+    """
+    kinds = ARRAYS | EXTRA
+    for size, names in _WIDE.items():
+        if about[size] > 1 << 16:
+            kinds |= dict.fromkeys(names, "u32")
+    with new_folder(out) as folder:
+        with ExitStack() as stack:
+            writer = RecordsWriter(folder, stack, split_names, kinds)
+            writer.about = dict(about)
+            yield writer
+        parts = {}
+        for name, part in (("tokenizer", tokenizer_folder), ("vqgan", vqgan_folder)):
+            if part is not None:
+                copy_folder(part, folder / name)
+                parts[name] = digest_folder(folder / name)
+        image, text = (writer.shapes[name] for name in ("image_tokens", "text_tokens"))
+        _write_about(
+            folder / MARKER,
+            {
+                "format": FORMAT,
+                **_sizes(image, text),
+                "split_names": writer.names,
+                "counts": {name: writer.counts[name] for name in writer.names},
+                **_origin(out, [source] if isinstance(source, str) else source, reading),
+                **writer.describe(),
+                "tokenizer_digest": parts.get("tokenizer"),
+                "vqgan_digest": parts.get("vqgan"),
+                **writer.about,
+            },
+        )
+
+
+def write_records(
+    out: Path,
+    *,
+    splits: Sequence[str],
+    image_tokens: Int32[np.ndarray, "n k"],
+    text_tokens: Int32[np.ndarray, "m t"],
+    text_lengths: Int32[np.ndarray, " m"],
+    caption_offsets: Int64[np.ndarray, " offsets"],
+    caption_weights: Float32[np.ndarray, " m"],
+    examples: Sequence[dict[str, Any]],
+    **about: Any,
+) -> None:
+    """Write a folder of records that memory holds, whole or not at all; `about` as for
+    `new_records`."""
+    with new_records(out, sorted(set(splits)), **about) as writer:
+        writer.add(
+            Part(
+                image_tokens,
+                text_tokens,
+                text_lengths,
+                caption_offsets,
+                caption_weights,
+                splits,
+                examples,
+            )
+        )
+
+
+def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> dict[str, Any]:
+    """The source's paths relative to `out`, and the settings of reading."""
+    relative = [os.path.relpath(os.path.expanduser(one), out.absolute()) for one in sources]
+    return {"source": relative[0], "sources": relative, "reading": asdict(reading)}
+
+
+def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
+    """Sizes for records.json, by the shapes of the two kinds of tokens."""
+    return {
+        "count": image[0],
+        "grid_size": round(image[1] ** 0.5),
+        "image_length": image[1],
+        "text_length": text[1],
+    }
+
+
+def _write_about(path: Path, about: dict[str, Any]) -> None:
+    # In ASCII: the name of a file or folder need not be UTF-8.
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,36 @@
+"""Further views of a picture."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from data.sources import PLAIN, Example
+from data.views import Views, make_views
+
+
+def test_views_are_further_squares_of_the_same_picture() -> None:
+    ramp = np.linspace(0, 255, 100).round().astype(np.uint8)
+    pixels = np.stack(
+        [
+            np.tile(ramp, (100, 1)),
+            np.tile(ramp[:, None], 100),
+            ramp * 0 + 7 + np.zeros((100, 1), np.uint8),
+        ],
+        axis=2,
+    )
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    example = Example("", file.getvalue(), (), "", {}, "")
+    square = example.picture(20)
+    views = make_views(example, square, PLAIN, Views(9))
+    assert len(views) == 8
+    for view in views:
+        assert view.shape == (20, 20, 3)
+        assert (abs(view[..., 2].astype(int) - 7) <= 1).all()
+        width = int(view[0, -1, 0]) - int(view[0, 0, 0])
+        assert 0.78 * 242 < width < 1.02 * 255  # up to a quarter closer, and never past the edges
+    assert len({view.tobytes() for view in views}) > 6
+    mirrored = make_views(example, square, PLAIN, Views(9, flips=True))
+    falling = [int(view[0, -1, 0]) < int(view[0, 0, 0]) for view in mirrored]
+    assert 0 < sum(falling) < 8
