@@ -15,6 +15,9 @@ from data.colours import to_srgb
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 1 << 26  # 8,192 × 8,192
+MAX_JPEG_PIXELS = (
+    1 << 28
+)  # telephones take 200 million; a JPEG is decoded at a fraction of its size
 MAX_MEMORY = 512 << 20  # bytes that all pictures that are being decoded may take together
 _BYTES_PER_PIXEL = {"PNG": 5, "GIF": 6, "BMP": 5, "PPM": 5, "TIFF": 9, "JPEG2000": 17}
 _OTHER_BYTES = 10  # of WebP, AVIF and HEIC, whose decoders keep planes of their own
@@ -83,12 +86,14 @@ def read_picture(
         raise UnreadablePictureError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as picture:
-            _check_size(picture)
             progressive = bool(picture.info.get("progressive"))
-            pixels = picture.width * picture.height if progressive else 0
+            kept = picture.width * picture.height * _PROGRESSIVE_BYTES if progressive else 0
+            _check_pixels(picture)
             # A large JPEG is decoded at a fraction of its size, which is many times faster.
+            size = picture.size
             picture.draft("RGB", (2 * image_size, 2 * image_size))
-            with _MEMORY.hold(_memory(picture) + _PROGRESSIVE_BYTES * pixels):
+            _check_memory(picture, size, kept)
+            with _MEMORY.hold(_memory(picture) + kept):
                 _load(picture, keep_truncated)
                 small = _reduced(picture, image_size, background)
                 orientation = picture.getexif().get(0x0112)
@@ -124,14 +129,18 @@ def _unknown(data: bytes) -> str:
     return "not a JPEG, PNG, WebP or another format that is read"
 
 
-def _check_size(picture: Image.Image) -> None:
+def _check_pixels(picture: Image.Image) -> None:
     width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise UnreadablePictureError(f"{width} × {height} pixels are more than {MAX_PIXELS:,}")
-    if (need := _memory(picture)) > MAX_MEMORY:
+    most = MAX_JPEG_PIXELS if picture.format in ("JPEG", "MPO") else MAX_PIXELS
+    if width * height > most:
+        raise UnreadablePictureError(f"{width} × {height} pixels are more than {most:,}")
+
+
+def _check_memory(picture: Image.Image, size: tuple[int, int], kept: int = 0) -> None:
+    if (need := _memory(picture) + kept) > MAX_MEMORY:
         raise UnreadablePictureError(
-            f"{width} × {height} pixels of {picture.format} take {need >> 20:,} MB to decode, more "
-            f"than {MAX_MEMORY >> 20:,}"
+            f"{size[0]} × {size[1]} pixels of {picture.format} take {need >> 20:,} MB to decode, "
+            f"more than {MAX_MEMORY >> 20:,}"
         )
 
 
@@ -153,7 +162,8 @@ def _load(picture: Image.Image, keep_truncated: bool) -> None:
     else:
         picture.load()
     if (picture.width * picture.height) > MAX_PIXELS:  # a frame may be larger than the file says
-        _check_size(picture)
+        _check_pixels(picture)
+        _check_memory(picture, picture.size)
 
 
 _TRUNCATED = threading.Lock()
@@ -189,7 +199,7 @@ def _on_background(
     """One strip of a picture in sRGB, reduced, over the background where it is transparent."""
     profile = picture.info.get("icc_profile")
     if part.mode.startswith("I") or part.mode == "F":
-        part = _eight_bits(part)
+        part = _eight_bits(part, picture)
     if not picture.has_transparency_data:
         if part.mode not in ("RGB", "L", "CMYK"):
             part = part.convert("RGB")
@@ -203,12 +213,16 @@ def _on_background(
     return Image.alpha_composite(below, layer).convert("RGB")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """An 8-bit picture from 16 or 32-bit or fractional grey, scaled; Pillow would clip it."""
-    values = np.asarray(picture)
+def _eight_bits(part: Image.Image, picture: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or of fractions, scaled by what the whole picture holds; Pillow would
+    clip it."""
+    values = np.asarray(part)
+    most = 255.0
+    if not part.mode.startswith("I;16"):
+        most = float(np.nan_to_num(np.asarray(picture)).max(initial=0))
     if values.dtype.kind == "f":
-        values = np.nan_to_num(values) * (255 if values.max(initial=0) <= 1 else 1)
-    elif picture.mode.startswith("I;16") or values.max(initial=0) > 255:
+        values = np.nan_to_num(values) * (255 if most <= 1 else 1)
+    elif part.mode.startswith("I;16") or most > 255:
         values = values >> 8
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 

@@ -115,10 +115,15 @@ class Source(ABC):
 
     def describe(self) -> str:
         """One line: the layout, and the numbers of pictures and captions."""
-        said = f"{self.num_captioned:,} with captions"
-        if self.num_captions is not None:
-            said = f"{self.num_captions:,} captions"
-        return f"{printable(str(self.path))}: {self.about}, {len(self):,} pictures, {said}"
+        return describe(self.path, self)
+
+
+def describe(path: Path, source: Source) -> str:
+    """A source's line, under the name of a path."""
+    said = f"{source.num_captioned:,} with captions"
+    if source.num_captions is not None:
+        said = f"{source.num_captions:,} captions"
+    return f"{printable(str(path))}: {source.about}, {len(source):,} pictures, {said}"
 
 
 def counted(count: int, thing: str) -> str:

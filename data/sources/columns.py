@@ -220,7 +220,7 @@ def _is_plain(schema: Any, name: str) -> bool:
     return t.is_string(kind) or t.is_integer(kind) or t.is_floating(kind)
 
 
-def check_group(path: Path, size: int) -> None:
+def check_group(path: object, size: int) -> None:
     """Raise ValueError for a part of a table that does not fit in memory."""
     if size > _MAX_GROUP:
         raise ValueError(f"{path}: a part of {size:,} bytes is more than {_MAX_GROUP:,}")

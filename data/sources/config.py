@@ -13,6 +13,9 @@ class ReadingConfig:
     kind: str = ""
     """Kind of source, by a name of docs/layouts.md, such as folder, tar or classes; by default it
     is recognised."""
+    pictures: str = ""
+    """Folder of the pictures that a table names, where they are not beside it; its paths may be
+    absolute, or of another machine, for only their last parts are compared."""
     captions: Literal["beside", "names"] = "beside"
     """Where captions are: in files or columns, or in the names of the picture files
     (Brown_Fish-01.png says "brown fish")."""

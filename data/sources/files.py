@@ -1,16 +1,18 @@
 """The files of a folder, linked folders included, by the endings of their names."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
 
 from data.sources.base import Unused
 
 PICTURE_ENDINGS = (
     *("jpg", "jpeg", "png", "webp", "jfif", "jpe", "bmp", "gif", "tif", "tiff", "avif"),
-    *("jp2", "heic", "heif", "ppm", "pgm", "apng"),
+    *("jp2", "j2k", "jpx", "jpf", "heic", "heif", "hif", "ppm", "pgm", "pbm", "pnm", "apng"),
+    *("pjpeg", "pjp", "jfi", "jif", "mpo", "avifs", "dib"),
 )
 UNREAD_PICTURES = (
     *("jxl", "psd", "svg", "eps", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
@@ -57,8 +59,7 @@ class Tree:
         if ending_of(name) in OTHERS:
             return False
         try:
-            with (self.folder / name).open("rb") as file:
-                head = file.read(16)
+            head = self.read(name, 16)
         except OSError:
             return False
         return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
@@ -68,8 +69,25 @@ class Tree:
         return [name for name in self.names if ending_of(name) in endings]
 
     def path(self, name: str) -> Path:
-        """The path of a file."""
+        """The file on the disk that it is, or is in."""
         return self.folder / name
+
+    def paths(self, names: Iterable[str]) -> list[Path]:
+        """The files on the disk, each once."""
+        return list(dict.fromkeys(map(self.path, names)))
+
+    def open(self, name: str) -> BufferedIOBase:
+        """Its bytes, to read."""
+        return self.path(name).open("rb")
+
+    def size(self, name: str) -> int:
+        """Number of its bytes."""
+        return self.path(name).stat().st_size
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The file, or of a longer one just enough to see that it is beyond the limit."""
+        with self.open(name) as file:
+            return file.read(limit + 1)
 
 
 _OF_OTHERS = (

@@ -1,16 +1,19 @@
 """Pictures with captions in files beside them, in a folder at any depth."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data.pictures import MAX_BYTES
 from data.sources import texts
 from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, Source, Unused
 from data.sources.config import PLAIN, ReadingConfig
+from data.sources.encodings import guess, is_other_encoding
 from data.sources.files import Tree
 from data.sources.names import caption_from_name
 from data.sources.pairing import Pair, pair
-from data.sources.splits import split_from
+from data.sources.splits import split_from, splits_of
 
 LOOKED_AT = 200  # caption files from which the encoding of a source is guessed
 
@@ -30,6 +33,8 @@ class FolderSource(Source):
             places = {name: i for i, name in enumerate(tree.names)}
             pairs = pair(tree.names, [places[n] for n in tree.pictures], self.unused)
         self._pairs = pairs
+        # Of images/ beside captions/ the pictures may be in train/ and val/ as well.
+        self._splits = splits_of([tree.names[one.picture] for one in pairs])
         is_named = config.captions == "names"
         self.num_captioned = len(pairs) if is_named else sum(bool(p.texts) for p in pairs)
         self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
@@ -40,7 +45,7 @@ class FolderSource(Source):
     def files(self) -> list[Path]:  # type: ignore[override]
         """The pictures, each followed by its captions."""
         places = (i for one in self._pairs for i in (one.picture, *(i for _, i in one.texts)))
-        return [self._tree.path(self._tree.names[place]) for place in places]
+        return self._tree.paths(self._tree.names[place] for place in places)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -49,12 +54,14 @@ class FolderSource(Source):
         one = self._pairs[index]
         name = self._tree.names[one.picture]
         said = {ending: self._read_caption(self._tree.names[place]) for ending, place in one.texts}
-        data = read_head(self._tree.path(name), MAX_BYTES)
-        return example_beside(one.key, data, said, name, self.config, self.encoding)
+        data = self._tree.read(name, MAX_BYTES)
+        example = example_beside(one.key, data, said, name, self.config, self.encoding)
+        own = self._splits[index] if self._splits and self.config.splits == "own" else ""
+        return replace(example, split=example.split or own)
 
     def _read_caption(self, name: str) -> bytes:
         try:
-            return read_head(self._tree.path(name), MAX_CAPTION_BYTES)
+            return self._tree.read(name, MAX_CAPTION_BYTES)
         except OSError:
             return b""  # the same as no caption
 
@@ -62,25 +69,21 @@ class FolderSource(Source):
         captioned = [one for one in self._pairs if one.texts]
         step = max(len(captioned) // LOOKED_AT, 1)
         for one in captioned[::step]:
-            yield from (self._read_caption(self._tree.names[place]) for _, place in one.texts)
+            for _, place in one.texts:
+                with contextlib.suppress(ValueError):  # told when it is its picture's turn
+                    yield self._read_caption(self._tree.names[place])
 
 
 def guess_encoding(captions: Iterable[bytes]) -> str:
     """The encoding of some captions together, since one alone is too short to tell; empty for
     UTF-8."""
-    others = [data for data in captions if texts.is_other_encoding(data)]
-    return texts.guess(others) if others else ""
+    others = [data for data in captions if is_other_encoding(data)]
+    return guess(others) if others else ""
 
 
 def beside_about(what: str, config: ReadingConfig) -> str:
     """The layout and the place of its captions, in words."""
     return f"{what}, captions from their names" if config.captions == "names" else what
-
-
-def read_head(path: Path, limit: int) -> bytes:
-    """The file's bytes; for a file longer than `limit`, just enough to show that."""
-    with path.open("rb") as file:
-        return file.read(limit + 1)
 
 
 def example_beside(

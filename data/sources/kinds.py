@@ -16,12 +16,12 @@ from data.sources.folder import FolderSource
 from data.sources.joined import JoinedSource
 from data.sources.parquet import ParquetTable, holds_pictures
 from data.sources.places import Places
-from data.sources.rows import first_rows
+from data.sources.rows import TableFile, first_rows
 from data.sources.tar import TarSource
 from data.sources.tfrecord import TFRecordSource
-from data.sources.zip import ZipSource
+from data.sources.zip import ZipTree
 
-_ADDRESS = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*):/")
+_ADDRESS = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?:/|(?<=pipe:))")
 _HUB = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+$")
 
 Opener = Callable[[Tree, ReadingConfig], Source | None]
@@ -37,19 +37,47 @@ class Kind:
     """Opens the source, or returns None if the folder does not have this layout."""
 
 
-KINDS = (
-    Kind("arrow", "a folder of datasets.save_to_disk", layouts.open_arrow),
-    Kind("tar", "webdataset tars", layouts.open_tars),
-    Kind("tfrecord", "img2dataset's TFRecords", layouts.open_tfrecords),
+_OF_FILES = (
     Kind("metadata", "metadata.csv, .jsonl or .parquet beside pictures", layouts.open_metadata),
     Kind("folder", "pictures with .txt, .caption or .json files beside them", layouts.open_beside),
     Kind("coco", "COCO's JSON of captions", layouts.open_coco),
     Kind("flickr", "Flickr8k's captions.txt, Flickr30k's results.csv", layouts.open_flickr),
     Kind("table", "a csv, tsv, jsonl, json or parquet of paths", layouts.open_tables),
-    Kind("parquet", "parquet files with pictures in a column", layouts.open_parquet),
-    Kind("zip", "zip files of pictures with captions beside them", layouts.open_zips),
+)
+_BY_FOLDERS = (
     Kind("apart", "images/ beside captions/", layouts.open_apart),
     Kind("classes", "folders named by class", layouts.open_classes),
+)
+
+
+def _open_zips(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Zip files of pictures, in any layout of files, with tables beside or inside them."""
+    found = [tree.path(name) for name in tree.ending("zip")]
+    if not found or tree.pictures:
+        return None
+    is_alone = len(found) == 1 and not tree.ending(*layouts.TABLES, "txt")
+    return _in_zips(ZipTree(found, None if is_alone else tree), config)
+
+
+def _in_zips(tree: ZipTree, config: ReadingConfig) -> Source:
+    kinds = [k for k in (*_OF_FILES, *_BY_FOLDERS) if config.kind in ("", "zip", k.name)]
+    source = next(filter(None, (kind.open(tree, config) for kind in kinds)), None)
+    if source is None:
+        source = FolderSource(tree, config)
+        source.sought = layouts.tell_unused(tree, source.sought)
+    source.about += f" in {counted(len(tree.files), 'zip')}"
+    source.damage |= tree.damage
+    return source
+
+
+KINDS = (
+    Kind("arrow", "what datasets.save_to_disk wrote", layouts.open_arrow),
+    Kind("tar", "webdataset tars", layouts.open_tars),
+    Kind("tfrecord", "img2dataset's TFRecords", layouts.open_tfrecords),
+    *_OF_FILES,
+    Kind("parquet", "parquet files with pictures in a column", layouts.open_parquet),
+    Kind("zip", "zip files of any of these, or of the two below", _open_zips),
+    *_BY_FOLDERS,
 )
 
 
@@ -103,6 +131,9 @@ def _open(path: str, config: ReadingConfig) -> Source:
     if not folder.is_dir():
         return _open_files(_find(path), config)
     tree = walk(folder)
+    if config.pictures:
+        tables = [tree.path(name) for name in tree.ending(*layouts.TABLES, "txt")]
+        return _open_tables(tables, config)
     for kind in KINDS:
         if config.kind in ("", kind.name) and (source := kind.open(tree, config)) is not None:
             return source
@@ -111,20 +142,18 @@ def _open(path: str, config: ReadingConfig) -> Source:
     if not tree.pictures and (why := _explain(tree)):
         raise ValueError(f"no pictures in {printable(str(folder))}: {why}")
     pictures = FolderSource(tree, config)
-    tables = [name for name in tree.names if ending_of(name) in (*layouts.TABLES, "txt")]
-    if tables and not pictures.num_captioned:
-        others = ", ".join(printable(name) for name in tables[:3])
-        pictures.sought += f" (there are {others}, which name none of its pictures)"
+    if not pictures.num_captioned:
+        pictures.sought = layouts.tell_unused(tree, pictures.sought)
     return pictures
 
 
 def _explain(tree: Tree) -> str:
     """A reason why there are no pictures, by the files that are there."""
     tables = [n for n in tree.names if ending_of(n) in layouts.TABLES]
-    if why := listed.tell_addresses(tree, tables):
+    if why := listed.tell_elsewhere(tree, tables):
         return why
     for name in tables:
-        for row in first_rows(tree.path(name), 1):
+        for row in first_rows(TableFile(tree, name), 1):
             if {"caption", "encoding"} <= set(row):
                 return (
                     f"{printable(name)} holds image tokens of another program (column encoding), "
@@ -175,7 +204,7 @@ def _open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
     if endings == {"tar"}:
         return TarSource(files, None, config)
     if endings == {"zip"}:
-        return ZipSource(files, config)
+        return _in_zips(ZipTree(files), config)
     if endings == {"tfrecord"}:
         return TFRecordSource(files, config)
     if len(endings) > 1:
@@ -184,10 +213,21 @@ def _open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
         places = Places(files[0].parent)
         table = ParquetTable(files[0].parent if len(files) > 1 else files[0], files)
         return ColumnSource(table, "parquet", counted(len(files), "parquet file"), places, config)
-    tree = walk(files[0].parent)
-    names = [file.name for file in files if file.name in tree.found]
+    return _open_tables(files, config)
+
+
+def _open_tables(files: Sequence[Path], config: ReadingConfig) -> Source:
+    """Tables of pictures that are beside them, or in the folder of the setting."""
+    if not files:
+        raise ValueError("pictures needs a table as its source, and there is none")
+    elsewhere = Path(os.path.expanduser(config.pictures)) if config.pictures else None
+    if elsewhere and not elsewhere.is_dir():
+        raise ValueError(f"pictures {printable(str(elsewhere))} is no folder")
+    tree = walk(elsewhere or files[0].parent)
+    # An absolute name stays what it is below any folder.
+    names = [str(file.absolute()) if elsewhere else file.name for file in files]
     source = layouts.open_file_tables(tree, names, config)
     if source is None:
-        why = listed.tell_addresses(tree, names)
-        raise ValueError(why or f"{files[0]} names no picture in {files[0].parent}")
+        why = listed.tell_elsewhere(tree, names)
+        raise ValueError(why or f"{files[0]} names no picture in {tree.folder}")
     return source

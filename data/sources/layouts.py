@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from data.sources import arrow, listed, texts
-from data.sources.base import Source, Unused, counted
+from data.sources.base import Source, Unused, counted, printable
 from data.sources.columns import ColumnSource
 from data.sources.config import ReadingConfig
 from data.sources.files import Tree, ending_of, is_picture
@@ -17,11 +17,13 @@ from data.sources.places import Places
 from data.sources.splits import is_split
 from data.sources.tar import TarSource
 from data.sources.tfrecord import TFRecordSource
-from data.sources.zip import ZipSource
 
 TABLES = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "token")
-_NO_CLASSES = re.compile(r"^(images?|imgs?|pictures?|photos?|data|files?|\d+)$", re.IGNORECASE)
-_TEXT_TABLES = ("captions.txt", "results.txt", "results_20130124.token")
+_NO_CLASSES = re.compile(
+    r"^(images?|imgs?|pictures?|photos?|data|files?|n\d{8}|\W*[a-z]?\d*)$", re.IGNORECASE
+)
+"""Names of folders that say nothing: ImageNet's n01440764, digits, single letters."""
+_MOST_TEXTS = 20  # .txt files that are looked into for a table
 
 
 def open_arrow(tree: Tree, config: ReadingConfig) -> Source | None:
@@ -104,12 +106,6 @@ def open_parquet(tree: Tree, config: ReadingConfig) -> Source | None:
     return ColumnSource(table, "parquet", about, Places(tree), config)
 
 
-def open_zips(tree: Tree, config: ReadingConfig) -> Source | None:
-    """Zip files of pictures."""
-    found = [tree.path(name) for name in tree.ending("zip")]
-    return ZipSource(found, config) if found and not tree.pictures else None
-
-
 def open_apart(tree: Tree, config: ReadingConfig) -> Source | None:
     """images/ beside captions/, with the same names in both."""
     said = [n for n in tree.ending(*("txt", "caption", "json")) if _last(n).lower() != "readme.txt"]
@@ -147,7 +143,12 @@ def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
         entries.append(listed.Entry(name, list(texts.weighed(said).captions)))
     listed.split_by_folders(entries)
     about = counted(len(some), "folder") + " named by class"
-    return listed.ListedSource(tree, entries, "classes", about, (), config) if entries else None
+    if not entries:
+        return None
+    source = listed.ListedSource(tree, entries, "classes", about, (), config)
+    for name in tree.ending(*TABLES, "txt", "caption"):
+        source.unused.add("files of captions or tables that name no picture", name)
+    return source
 
 
 def open_file_tables(tree: Tree, names: Sequence[str], config: ReadingConfig) -> Source | None:
@@ -164,21 +165,34 @@ def _open_listed(
     if not entries:
         return None
     about = f"{about} ({', '.join(used[:3])}{' …' if len(used) > 3 else ''})"
-    tables = [tree.path(name) for name in used]
-    source = listed.ListedSource(tree, entries, kind, about, tables, config)
+    columns = listed.names_of(tree, used)
+    sought = f"the columns of its tables are {columns}; --caption_column names one"
+    source = listed.ListedSource(tree, entries, kind, about, used, config, sought)
     source.unused.join(unused)
     return source
 
 
 def _table_names(tree: Tree) -> list[str]:
     """Names of tables, without JSON files that have the name of a picture."""
-    stems = {os.path.splitext(name)[0] for name in tree.pictures}
-    return [
-        name
-        for name in tree.names
-        if (ending_of(name) in TABLES or _last(name).lower() in _TEXT_TABLES)
-        and os.path.splitext(name)[0] not in stems
-    ]
+    stems = {os.path.splitext(name)[0] for name in tree.pictures} | set(tree.pictures)
+    free = [name for name in tree.names if os.path.splitext(name)[0] not in stems]
+    texts = [name for name in free if ending_of(name) == "txt"]
+    if len(texts) > _MOST_TEXTS:
+        texts = [name for name in texts if "/" not in name][:_MOST_TEXTS]
+    return [name for name in free if ending_of(name) in TABLES or name in texts]
+
+
+def tell_unused(tree: Tree, sought: str) -> str:
+    """What was looked for, with what there is that might be meant instead."""
+    tables = [name for name in tree.ending(*TABLES, "txt") if _last(name).lower() != "readme.txt"]
+    if tables:
+        others = ", ".join(printable(name) for name in tables[:3])
+        sought += f" (there are {others}, which name none of its pictures)"
+    folders = sorted({_class_of(name) for name in tree.pictures} - {""})
+    if len(folders) > 1:
+        some = ", ".join(printable(name) for name in folders[:3])
+        sought += f"; if its folders are classes ({some} …), say --kind=classes"
+    return sought
 
 
 def _last(name: str) -> str:
@@ -194,5 +208,5 @@ def _under(name: str, top: str) -> str:
 
 
 def _class_of(name: str) -> str:
-    folder = os.path.basename(os.path.dirname(name))
+    folder = os.path.basename(os.path.dirname(name)).removesuffix(".zip")
     return "" if is_split(folder) else folder

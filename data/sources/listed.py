@@ -10,16 +10,16 @@ from data.pictures import MAX_BYTES
 from data.sources import texts
 from data.sources.base import Captions, Example, Source, Unused, printable
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import Tree
-from data.sources.folder import read_head
+from data.sources.files import Tree, is_picture
 from data.sources.places import Places
-from data.sources.rows import BEYOND, Row, first_rows, read_rows
-from data.sources.splits import is_split, split_from
+from data.sources.rows import BEYOND, Row, TableFile, first_rows, read_rows
+from data.sources.splits import split_from, split_of_path, splits_of
 
 PATH_COLUMNS = (
     *("file_name", "filename", "file", "filepath", "file_path", "path", "image_path", "image"),
     *("image_file", "image_name", "images", "img", "img_path", "key", "image_id", "id", "col0"),
 )
+_BASE64 = ("/9j/", "iVBORw0KGgo", "data:image/", "UklGR", "R0lGOD")
 _ADDRESSES = ("http://", "https://", "s3://", "gs://")
 
 
@@ -43,8 +43,9 @@ class ListedSource(Source):
         entries: Sequence[Entry],
         kind: str,
         about: str,
-        tables: Sequence[Path] = (),
+        tables: Sequence[str] = (),
         config: ReadingConfig = PLAIN,
+        sought: str = "",
     ) -> None:
         self.path, self.kind, self.about, self.config = tree.folder, kind, about, config
         self.damage, self.unused = {}, Unused()
@@ -52,12 +53,12 @@ class ListedSource(Source):
         self._tree, self._entries, self._tables = tree, entries, list(tables)
         self.num_captioned = sum(bool(one.captions) for one in entries)
         self.num_captions = sum(len(one.captions) for one in entries)
-        self.sought = "its tables have none for its pictures"
+        self.sought = sought or "its tables have none for its pictures"
 
     @property
     def files(self) -> list[Path]:  # type: ignore[override]
         """The tables, then the pictures."""
-        return self._tables + [self._tree.path(one.name) for one in self._entries]
+        return self._tree.paths([*self._tables, *(one.name for one in self._entries)])
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -67,7 +68,7 @@ class ListedSource(Source):
         captions: Captions = tuple(one.captions)[: texts.MAX_CAPTIONS]
         return Example(
             one.name.rpartition(".")[0] or one.name,
-            read_head(self._tree.path(one.name), MAX_BYTES),
+            self._tree.read(one.name, MAX_BYTES),
             captions,
             one.split if self.config.splits == "own" else "",
             one.attributes,
@@ -91,23 +92,27 @@ class Columns:
         return texts.from_columns(row, wanted)
 
 
-def columns_of(rows: Sequence[Row], places: Places, beside: str) -> Columns | None:
+def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = "") -> Columns | None:
     """The columns of a table, or None if no column names pictures of the source."""
     names = list(dict.fromkeys(name for row in rows for name in row if name != BEYOND))
     order = {known: i for i, known in enumerate(PATH_COLUMNS)}
     best = (0, 0, "")
     for name in names:
-        said = [row.get(name) for row in rows]
-        found = sum(
-            isinstance(value, str | int) and places.find(str(value), beside) is not None
-            for value in said
-        )
+        said = [_path_in(row.get(name)) for row in rows]
+        found = sum(bool(path) and places.find(path, beside, split) is not None for path in said)
         best = max(best, (found, -order.get(name.lower(), len(order)), name))
     if not best[0]:
         return None
     others = [name for name in names if name != best[2] and _is_text(rows, name)]
     known = texts.caption_columns(names)
     return Columns(best[2], "" if known or len(others) != 1 else others[0])
+
+
+def _path_in(value: Any) -> str:
+    """The path that a cell names: a text, a number, or the path of a struct without bytes."""
+    if isinstance(value, Mapping):
+        value = None if value.get("bytes") else value.get("path")
+    return str(value) if isinstance(value, str | int) else ""
 
 
 def _is_text(rows: Sequence[Row], name: str) -> bool:
@@ -122,26 +127,32 @@ def read_tables(
     the rows and pictures that are skipped."""
     entries: dict[str, Entry] = {}
     used, unused = [], Unused()
-    splits = [_split_of_path(name) for name in names]
+    splits = [split_of_path(name, by_file=True) for name in names]
     is_divided = len(set(splits)) > 1
     for name, split in zip(names, splits, strict=True):
-        columns = columns_of(first_rows(tree.path(name)), places, name)
+        table = TableFile(tree, name, config.caption_encoding)
+        columns = columns_of(first_rows(table), places, name, split)
         if columns is None:
             unused.add("tables that name no picture", name)
             continue
         used.append(name)
-        for number, row in enumerate(read_rows(tree.path(name)), start=1):
-            said = row.get(columns.path)
-            found = places.find(str(said), name, split) if isinstance(said, str | int) else None
+        note = _encoding_note(table)
+        for number, row in enumerate(read_rows(table), start=1):
+            said = _path_in(row.get(columns.path))
+            found = places.find(said, name, split) if said else None
             if found is None:
-                unused.add("rows whose picture is not there", f"{name} row {number}: {said}")
+                is_several = bool(said) and places.count(said) > 1
+                why = "not there" if not is_several else "one of several of that name"
+                unused.add(
+                    f"rows whose picture is {why}", f"{name} row {number}: {row.get(columns.path)}"
+                )
                 continue
             if BEYOND in row:
                 unused.add(
                     "columns beyond those of the first line (quote captions that hold commas)",
                     f"{name} row {number}: {row[BEYOND]}",
                 )
-            entry = entries.setdefault(found, Entry(found))
+            entry = entries.setdefault(found, Entry(found, notes=list(note)))
             own = split_from(row.get("split")) or (split if is_divided else "")
             _add(entry, columns.captions(row, config.caption_column), row, own)
     for picture in tree.pictures:
@@ -149,6 +160,11 @@ def read_tables(
             unused.add("pictures that no table names", picture)
     split_by_folders(entries.values())
     return list(entries.values()), used, unused
+
+
+def _encoding_note(table: TableFile) -> list[str]:
+    encoding = table.text_encoding()
+    return [] if encoding in ("", "utf-8-sig") else [f"captions were read as {encoding}"]
 
 
 def _add(entry: Entry, found: texts.Found, row: Mapping[str, Any], split: str) -> None:
@@ -161,28 +177,41 @@ def _add(entry: Entry, found: texts.Found, row: Mapping[str, Any], split: str) -
 def split_by_folders(entries: Iterable[Entry]) -> None:
     """Take train/ and validation/ folders as splits, if all pictures are in such folders."""
     entries = list(entries)
-    splits = [_split_of_path(one.name) for one in entries]
-    if all(splits) and len(set(splits)) > 1:
-        for one, split in zip(entries, splits, strict=True):
-            one.split = one.split or split
+    splits = splits_of([one.name for one in entries], by_file=True)
+    for one, split in zip(entries, splits, strict=bool(splits)):
+        one.split = one.split or split
 
 
-def _split_of_path(name: str) -> str:
-    """The split in the name of a folder or file: train2017/, captions_val2017.json."""
-    *folders, last = name.split("/")
-    words = last.rpartition(".")[0].replace("-", "_").split("_")
-    found = [split_from(part) for part in (*folders, *words) if is_split(part)]
-    return found[0] if found else ""
+def names_of(tree: Tree, tables: Sequence[str]) -> str:
+    """The columns of tables, for messages."""
+    rows = [row for name in tables[:3] for row in first_rows(TableFile(tree, name), 5)]
+    names = dict.fromkeys(name for row in rows for name in row if name != BEYOND)
+    return printable(", ".join(list(names)[:20]))
 
 
-def tell_addresses(tree: Tree, names: Sequence[str]) -> str:
-    """A sentence about tables that name pictures by addresses; empty if there are none."""
+def tell_elsewhere(tree: Tree, names: Sequence[str]) -> str:
+    """A sentence about tables whose pictures are not in the source: addresses, paths of other
+    folders, base64; empty when there are none."""
     for name in names:
-        for row in first_rows(tree.path(name), 5):
-            for value in row.values():
-                if isinstance(value, str) and value.lower().startswith(_ADDRESSES):
-                    return (
-                        f"{printable(name)} names pictures by their addresses, such as "
-                        f"{printable(value)[:80]}: download them, for example with img2dataset"
-                    )
+        for row in first_rows(TableFile(tree, name), 5):
+            for column, value in row.items():
+                if isinstance(value, str) and (why := _elsewhere(column, value)):
+                    return f"{printable(name)} {why}"
+    return ""
+
+
+def _elsewhere(column: str, value: str) -> str:
+    shown = printable(value[:80])
+    if value.lower().startswith(_ADDRESSES):
+        return (
+            f"names pictures by their addresses, such as {shown}: download them, for example with "
+            f"img2dataset"
+        )
+    if is_picture(value.replace("\\", "/")):
+        return (
+            f"names pictures that are not beside it, such as {shown}: say where they are with "
+            f"--pictures=FOLDER"
+        )
+    if value.startswith(_BASE64):
+        return f"holds pictures as base64 text in column {printable(column)}: write them to files"
     return ""

@@ -45,7 +45,7 @@ def pair(
             if first in plain:
                 unused.add("further pictures of a sample", name)
                 continue
-            found = texts.take(first)
+            found = texts.take(first, name)
         pairs.append(Pair(key, place, tuple(sorted(found.items(), key=_rank(endings)))))
     for place in texts.unused():
         unused.add("caption files without a picture", names[place])
@@ -75,10 +75,11 @@ class _Texts:
     """Caption files by the name of their picture."""
 
     def __init__(self, names: Sequence[str], endings: Sequence[str]) -> None:
-        self._exact: dict[str, dict[str, int]] = {}
+        self._names = names
+        self._exact: dict[str, dict[str, list[int]]] = {}
         for place, name in enumerate(names):
             if (ending := ending_of(name)) in endings:
-                self._exact.setdefault(_stem(name), {})[ending] = place
+                self._exact.setdefault(_stem(name), {}).setdefault(ending, []).append(place)
         self._folded: dict[str, list[str]] = {}
         for stem in self._exact:
             self._folded.setdefault(fold(stem), []).append(stem)
@@ -86,32 +87,36 @@ class _Texts:
         for stem in self._exact:
             if (first := _first(stem)) != stem and not is_picture(stem):
                 self._firsts.setdefault(first, []).append(stem)
-        self._used: set[str] = set()
+        self._used: set[int] = set()
 
     def of(self, key: str, name: str) -> dict[str, int]:
         """Caption files by the key or the whole name: an exact match, or one in another case if it
         is the only one."""
         for one in (key, name):
-            if found := self.take(one):
+            if found := self.take(one, name):
                 return found
         for one in (key, name):
             alike = self._folded.get(fold(one), [])
             if len(alike) == 1:
-                return self.take(alike[0])
+                return self.take(alike[0], name)
         firsts = self._firsts.get(key, [])  # 1.caption.txt
-        return self.take(firsts[0]) if len(firsts) == 1 else {}
+        return self.take(firsts[0], name) if len(firsts) == 1 else {}
 
-    def take(self, stem: str) -> dict[str, int]:
-        """The files of this name; they count as used."""
-        if stem in self._exact:
-            self._used.add(stem)
-        return self._exact.get(stem, {})
+    def take(self, stem: str, name: str) -> dict[str, int]:
+        """The files of this stem for a picture: of 1.txt and 1.TXT the one that is written as the
+        picture's own ending is."""
+        found = {}
+        for ending, places in self._exact.get(stem, {}).items():
+            alike = [place for place in places if _is_upper(self._names[place]) == _is_upper(name)]
+            found[ending] = (alike or places)[0]
+        self._used.update(found.values())
+        return found
 
     def unused(self) -> list[int]:
-        """Caption files without a picture."""
-        return sorted(
-            place
-            for stem, found in self._exact.items()
-            if stem not in self._used
-            for place in found.values()
-        )
+        """Those that belong to no picture."""
+        every = (place for found in self._exact.values() for p in found.values() for place in p)
+        return sorted(set(every) - self._used)
+
+
+def _is_upper(name: str) -> bool:
+    return name.rpartition(".")[2].isupper()

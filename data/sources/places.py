@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from data.sources.files import Tree, walk
-from data.sources.folder import read_head
 from data.sources.pairing import fold
 from data.sources.splits import is_split, split_from
 
@@ -54,10 +53,15 @@ class Places:
             found = [n for n in found if split in map(split_from, filter(is_split, n.split("/")))]
         return found[0] if len(found) == 1 else None
 
+    def count(self, said: str) -> int:
+        """How many pictures have the name, in whatever folder."""
+        last = _NUMBERED.sub("", said.strip().replace("\\", "/")).rpartition("/")[2]
+        return len(self._by_last.get(fold(last), []))
+
     def read(self, said: str, limit: int) -> bytes | None:
         """The file's bytes; None if it is not among the files."""
         name = self.find(said)
-        return None if name is None else read_head(self.tree.path(name), limit)
+        return None if name is None else self.tree.read(name, limit)
 
 
 def _alike(name: str, said: str) -> int:

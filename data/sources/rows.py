@@ -4,14 +4,15 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, count, islice
-from pathlib import Path
 from typing import Any
 
 from data.sources import texts
 from data.sources.base import printable
 from data.sources.columns import check_group
-from data.sources.files import ending_of
+from data.sources.encodings import decode, encoding_of
+from data.sources.files import Tree, ending_of
 
 Row = dict[str, Any]
 BEYOND = "\0beyond"
@@ -23,64 +24,88 @@ _MAX_JSON = 2 << 30
 _BATCH = 1024
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+@dataclass(frozen=True)
+class TableFile:
+    """A table among the files of a source."""
+
+    tree: Tree
+    name: str
+    encoding: str = ""
+    """Of one that is neither UTF-8 nor UTF-16; guessed where nothing is said."""
+
+    def __str__(self) -> str:
+        """What messages call it."""
+        return printable(str(self.tree.folder / self.name))
+
+    def read(self, most: int) -> bytes:
+        """Its bytes. Raises ValueError if there are more of them."""
+        if self.tree.size(self.name) > most:
+            raise ValueError(f"{self} has more than {most:,} bytes")
+        return self.tree.read(self.name, most)
+
+    def text_encoding(self) -> str:
+        """How its text is read; empty for parquet."""
+        if ending_of(self.name) == "parquet":
+            return ""
+        return encoding_of(self.tree.read(self.name, _LOOKED_AT - 1), self.encoding)
+
+    def text(self) -> io.TextIOWrapper:
+        """Its text, to read line by line."""
+        encoding = self.text_encoding()
+        opened: Any = self.tree.open(self.name)
+        return io.TextIOWrapper(opened, encoding=encoding, errors="replace", newline="")
+
+
+def read_rows(table: TableFile) -> Iterator[Row]:
     """The rows of a table, by the ending of its name.
 
     Raises:
         ValueError: the file is not such a table; the message names file and line.
     """
-    ending = ending_of(path.name)
+    ending = ending_of(table.name)
     try:
         if ending == "parquet":
-            yield from _parquet(path)
+            yield from _parquet(table)
         elif ending in ("jsonl", "ndjson"):
-            yield from _json_lines(path)
+            yield from _json_lines(table)
         elif ending == "json":
-            yield from _json(path)
+            yield from _json(table)
         else:
-            yield from _separated(path)
+            yield from _separated(table)
     except (OSError, csv.Error, RecursionError) as error:
-        raise ValueError(f"{path}: {printable(str(error))}") from None
+        raise ValueError(f"{table}: {printable(str(error))}") from None
 
 
-def _open(path: Path) -> io.TextIOWrapper:
-    with path.open("rb") as file:
-        head = file.read(_LOOKED_AT)
-    return path.open(encoding=texts.encoding_of(head), errors="replace", newline="")
-
-
-def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[str]:
+def _lines(file: io.TextIOWrapper, table: TableFile) -> Iterator[str]:
     """The lines of a file, each of bounded length."""
     for number in count(1):
         line = file.readline(_MAX_LINE)
         if not line:
             return
         if len(line) == _MAX_LINE:
-            raise ValueError(f"{path}, line {number:,} has more than {_MAX_LINE:,} characters")
+            raise ValueError(f"{table}, line {number:,} has more than {_MAX_LINE:,} characters")
         yield line
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    with _open(path) as file:
-        for number, line in enumerate(_lines(file, path), start=1):
+def _json_lines(table: TableFile) -> Iterator[Row]:
+    with table.text() as file:
+        for number, line in enumerate(_lines(file, table), start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number:,}: {error}") from None
+                raise ValueError(f"{table}, line {number:,}: {error}") from None
             yield row if isinstance(row, dict) else {}  # which names no picture
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(table: TableFile) -> Iterator[Row]:
     """The rows of a list of objects, of the first such list in an object, or of COCO's annotations
     joined with its images."""
-    if path.stat().st_size > _MAX_JSON:
-        raise ValueError(f"{path} has more than {_MAX_JSON:,} bytes")
     try:
-        content = json.loads(texts.decode(path.read_bytes())[0])
+        content = json.loads(decode(table.read(_MAX_JSON), table.encoding)[0])
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{table}: {error}") from None
     if isinstance(content, dict) and is_coco(content):
         yield from _coco(content)
         return
@@ -111,12 +136,12 @@ def _coco(content: dict[str, Any]) -> Iterator[Row]:
             yield {"file_name": image.get("file_name"), "captions": captions.get(image["id"], [])}
 
 
-def _separated(path: Path) -> Iterator[Row]:
+def _separated(table: TableFile) -> Iterator[Row]:
     """The rows of a text separated by tabs, |, semicolons or commas, whichever the first line has.
     Names of columns come from the first line, or are col0, col1 … if that is a row already."""
     csv.field_size_limit(_MAX_FIELD)
-    with _open(path) as file:
-        lines = (line.replace("\0", "") for line in _lines(file, path))
+    with table.text() as file:
+        lines = (line.replace("\0", "") for line in _lines(file, table))
         first = next(lines, "")
         separator = next((s for s in "\t|;" if s in first), ",")
         is_quoted = separator in ",;" or '"' in first
@@ -143,21 +168,21 @@ def _named(names: list[str], row: list[str], separator: str) -> Row:
     return {**named, BEYOND: separator.join(beyond)} if beyond else named
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(table: TableFile) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with table.tree.open(table.name) as opened, pq.ParquetFile(opened) as file:
             for i in range(file.num_row_groups):
-                check_group(path, file.metadata.row_group(i).total_byte_size)
+                check_group(table, file.metadata.row_group(i).total_byte_size)
             for batch in file.iter_batches(_BATCH):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
         why = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a readable parquet file: {printable(why)}") from None
+        raise ValueError(f"{table} is not a readable parquet file: {printable(why)}") from None
 
 
-def first_rows(path: Path, most: int = 100) -> list[Row]:
+def first_rows(table: TableFile, most: int = 100) -> list[Row]:
     """Some rows, to recognise the table."""
-    return list(islice(read_rows(path), most))
+    return list(islice(read_rows(table), most))

@@ -1,6 +1,7 @@
 """Other people's names of splits in ours: `train` is trained on, `gallery` only compared with, and
 each other split is held out under its name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from data.text import clean
@@ -28,3 +29,18 @@ def split_from(value: Any) -> str:
 def is_split(name: str) -> bool:
     """True if a folder has the name of a split."""
     return not name.isdecimal() and split_from(name) in _OTHERS
+
+
+def split_of_path(name: str, by_file: bool = False) -> str:
+    """The split that a folder's name says: train2017/, val/; if asked, or a word of the file's own:
+    captions_val2017.json."""
+    *folders, last = name.split("/")
+    words = last.rpartition(".")[0].replace("-", "_").split("_") if by_file else []
+    found = [split_from(part) for part in (*folders, *words) if is_split(part)]
+    return found[0] if found else ""
+
+
+def splits_of(names: Sequence[str], by_file: bool = False) -> list[str]:
+    """The splits of files whose paths all say one, and not all the same; else none."""
+    splits = [split_of_path(name, by_file) for name in names]
+    return splits if all(splits) and len(set(splits)) > 1 else []

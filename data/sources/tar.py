@@ -9,19 +9,29 @@ import os
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 from data.pictures import MAX_BYTES
-from data.sources.base import MAX_CAPTION_BYTES, Example, Source, Unused, counted
+from data.sources.base import (
+    MAX_CAPTION_BYTES,
+    Example,
+    Source,
+    Unused,
+    counted,
+    describe,
+    printable,
+)
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
 from data.sources.folder import LOOKED_AT, beside_about, example_beside, guess_encoding
 from data.sources.pairing import Pair, pair
+from data.sources.splits import splits_of
 from data.sources.tar_format import Listing, list_members
 
+_TABLES = ("csv", "tsv", "jsonl", "parquet")
 _LOCK = threading.Lock()
 
 
@@ -53,7 +63,7 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
     listing, unused = list_members(path), Unused()
     pairs = []
     for begin, end in _parts(listing):
-        names = listing.names[begin:end]
+        names = [_plain(n) if n[:1] in ("/", ".") else n for n in listing.names[begin:end]]
         kept = [i for i, name in enumerate(names) if listing.sizes[begin + i]]
         pictures = [i for i in kept if is_picture(names[i])]
         for i, name in enumerate(names):
@@ -67,6 +77,18 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
             for p in pair(texts, pictures, unused, is_webdataset=True)
         ]
     return TarIndex(path, listing, pairs, unused)
+
+
+def _tables(unused: Unused) -> str:
+    found = [n for names in unused.names.values() for n in names if ending_of(n) in _TABLES]
+    return ", ".join(map(printable, found))
+
+
+def _plain(name: str) -> str:
+    """Without ./ in front, with which some members of a tar may be written and others not."""
+    while name.startswith(("./", "/")):
+        name = name[2:] if name[0] == "." else name[1:]
+    return name
 
 
 def _parts(listing: Listing) -> list[tuple[int, int]]:
@@ -102,12 +124,21 @@ class TarSource(Source):
             if index.listing.damage:
                 self.damage[os.path.relpath(tar, self.path)] = index.listing.damage
         self._ends = array("q", accumulate(counts))
+        names = [os.path.relpath(tar, self.path).replace(os.sep, "/") for tar in tars]
+        self._splits = splits_of(names, by_file=True) if config.splits == "own" else []
         self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
         self.about = beside_about(counted(len(tars), "webdataset tar"), config)
         self.sought = "none of its pictures has a .txt or .json of the same name beside it"
+        if tables := _tables(self.unused):
+            self.sought += f" (there is {tables}: unpack the tars, tables in them are not read)"
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def describe(self) -> str:
+        """With the tar's own name where there is one."""
+        alone = self.files[0] if len(self.files) == 1 else self.path
+        return describe(alone, self)
 
     def _some_captions(self) -> Iterator[bytes]:
         tar = index_tar(self.files[0])
@@ -124,4 +155,6 @@ class TarSource(Source):
         file = os.path.relpath(tar.path, self.path)
         data = tar.read(one.picture, MAX_BYTES)
         member = tar.listing.names[one.picture]
-        return example_beside(one.key, data, said, file, self.config, self.encoding, member)
+        example = example_beside(one.key, data, said, file, self.config, self.encoding, member)
+        own = self._splits[number] if self._splits else ""
+        return replace(example, split=example.split or own)

@@ -1,6 +1,5 @@
-"""Captions out of bytes: encodings, lines, JSON, columns of any of the known names."""
+"""Captions out of bytes: lines, JSON, columns of any of the known names."""
 
-import codecs
 import html
 import json
 import math
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.sources.base import MAX_CAPTION_BYTES, Captions, printable
+from data.sources.encodings import decode
 from data.text import clean
 
 CAPTION_NAMES = (
@@ -30,16 +30,6 @@ _TAG = re.compile(
     r"(?:\s[^<>]{0,200})?/?>",
     re.IGNORECASE,
 )
-_BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
-_LATIN = bytes({*range(0xC0, 0x100)} - {0xD7, 0xF7}) + "’‘“”–—…€£°½¼²³©®™«»¡¿ŠšŽžŒœŸ".encode(
-    "cp1252"
-)
-_ENCODINGS = (
-    *("cp1252", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1251", "cp1253", "cp1255"),
-    *("cp1256",),
-)
-"""Guesses for captions that are not UTF-8. A few words do not distinguish Central Europe's cp1250
-from cp1252: it must be named."""
 
 
 @dataclass
@@ -48,96 +38,6 @@ class Found:
 
     captions: Captions = ()
     notes: list[str] = field(default_factory=list)
-
-
-def decode(data: bytes, encoding: str = "") -> tuple[str, str]:
-    """The text, and the name of its encoding if that is not UTF-8.
-
-    `encoding` is used for bytes that are neither UTF-8 nor marked as UTF-16. Without one it is
-    guessed from these bytes alone.
-    """
-    for mark, name in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
-        if data.startswith(mark):
-            return data.decode(name, "replace"), name
-    if name := _unmarked_utf16(data):
-        return data.decode(name, "replace"), name
-    try:
-        return data.decode("utf-8-sig"), ""
-    except UnicodeDecodeError:
-        name = encoding or guess([data])
-    try:
-        return data.decode(name), name
-    except UnicodeDecodeError:
-        return data.decode("cp1252", "replace"), "cp1252, with letters that are none"
-
-
-def _unmarked_utf16(data: bytes) -> str:
-    """The text of UTF-16 bytes without a mark: every second byte is zero, as in Latin letters."""
-    if len(data) < 4 or len(data) % 2 or b"\0" not in data:
-        return ""
-    even, odd = data[0::2].count(0), data[1::2].count(0)
-    if odd > len(data) // 4 and not even:
-        return "utf-16-le"
-    return "utf-16-be" if even > len(data) // 4 and not odd else ""
-
-
-def guess(texts: Iterable[bytes]) -> str:
-    """The encoding of texts that are not UTF-8, by charset-normalizer. More texts give a surer
-    guess."""
-    import charset_normalizer
-
-    some = b"\n".join(texts)[:50_000]
-    if japanese := next((name for name in ("cp932", "euc_jp") if _is_japanese(some, name)), ""):
-        return japanese
-    if _is_latin(some):
-        return "cp1252"
-    listed = list(_ENCODINGS)
-    best = charset_normalizer.from_bytes(some, cp_isolation=listed, threshold=0.4).best()
-    if best is None or some.decode("cp1252", "replace") == some.decode(best.encoding, "replace"):
-        return "cp1252"
-    return best.encoding
-
-
-def _is_latin(data: bytes) -> bool:
-    """True if two thirds of the letters beyond ASCII stand alone between ASCII ones, as accents and
-    quotation marks do. Other scripts write whole words of them. It decides for too few words for
-    statistics: "café" could be "cafй"."""
-    runs = _BEYOND_ASCII.findall(data)
-    alone = sum(len(run) == 1 and run in _LATIN for run in runs)
-    return 3 * alone >= 2 * sum(len(run) for run in runs)
-
-
-def _is_japanese(data: bytes, encoding: str) -> bool:
-    """True if a fifth of the letters beyond ASCII are kana; Chinese and Korean have none."""
-    try:
-        letters = [letter for letter in data.decode(encoding) if letter > "\x7f"]
-    except UnicodeDecodeError:
-        return False
-    return 5 * sum("\u3040" <= letter < "\u3100" for letter in letters) > len(letters)
-
-
-def encoding_of(head: bytes) -> str:
-    """The encoding of a long text, from its beginning."""
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if name := _unmarked_utf16(head[: len(head) // 2 * 2]):
-        return name
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return guess([head])
-    return "utf-8-sig"
-
-
-def is_other_encoding(data: bytes) -> bool:
-    """True if bytes are neither UTF-8 nor UTF-16."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _unmarked_utf16(data):
-        return False
-    try:
-        data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return True
-    return False
 
 
 def from_lines(data: bytes, encoding: str = "") -> Found:

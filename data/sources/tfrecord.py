@@ -16,6 +16,7 @@ from data.pictures import MAX_BYTES
 from data.sources import texts
 from data.sources.base import Example, Unused, counted
 from data.sources.config import PLAIN, ReadingConfig
+from data.sources.encodings import decode
 from data.sources.parts import SourceOfParts
 from data.sources.splits import split_from
 
@@ -59,7 +60,7 @@ class TFRecordSource(SourceOfParts):
             return Example(key, b"", (("", 1.0),), "", {}, path.name, str(at), missing=missing)
         data = next((said[k] for k in _IMAGE_KEYS if isinstance(said.get(k), bytes)), b"")
         about: dict[str, Any] = {
-            k: texts.decode(v)[0] if isinstance(v, bytes) and len(v) < 1 << 20 else v
+            k: decode(v)[0] if isinstance(v, bytes) and len(v) < 1 << 20 else v
             for k, v in said.items()
             if k not in _IMAGE_KEYS
         }
@@ -107,7 +108,7 @@ def _value(feature: bytes) -> Any:
     for kind, content in _fields(feature):
         values = [value for number, value in _fields(content) if number == 1]
         if kind == 1:
-            return values[0] if len(values) == 1 else [texts.decode(v)[0] for v in values]
+            return values[0] if len(values) == 1 else [decode(v)[0] for v in values]
     return None
 
 

@@ -1,87 +1,122 @@
-"""Zip files of pictures with captions beside them: nothing is unpacked to the disk."""
+"""Zip files, seen as the files that they hold: nothing is unpacked to the disk."""
 
+import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from io import BufferedIOBase
 from pathlib import Path
+from typing import cast
 
-from data.pictures import MAX_BYTES
-from data.sources.base import MAX_CAPTION_BYTES, Example, Source, Unused, counted, printable
-from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
-from data.sources.folder import beside_about, example_beside
-from data.sources.names import caption_from_name
-from data.sources.pairing import Pair, pair
+from data.sources.base import Unused, printable
+from data.sources.encodings import decode
+from data.sources.files import Tree, is_picture
 
-_MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte for each
+_MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte of each
+_LOCK = threading.Lock()
+_UNREADABLE = (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError)
+"""What zipfile raises; RuntimeError for members that are encrypted."""
 
 
-class ZipSource(Source):
-    """Members of zip files, one file after the other."""
+class ZipTree(Tree):
+    """The members of zip files beside one another, each under the name of its zip if there are
+    several, and with them the loose files of their folder."""
 
-    kind = "zip"
-
-    def __init__(self, files: Sequence[Path], config: ReadingConfig = PLAIN) -> None:
-        self.path = files[0].parent if len(files) > 1 else files[0]
-        self.files, self.config = list(files), config
-        self.damage, self.unused = {}, Unused()
-        self._pairs: list[tuple[Path, list[str], Pair]] = []
+    def __init__(self, files: Sequence[Path], loose: Tree | None = None) -> None:
+        self.files, self.damage = list(files), dict[str, str]()
+        is_alone = len(files) == 1 and loose is None
+        common = Path(os.path.commonpath([file.absolute().parent for file in files]))
+        folder = files[0] if is_alone else common if loose is None else loose.folder
+        super().__init__(folder, [], Unused())
+        self._places: dict[str, tuple[Path, str]] = {}
         for file in files:
-            names = self._members(file)
-            pictures = [i for i, name in enumerate(names) if is_picture(name)]
-            for name in names:
-                if not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
-                    self.unused.add("members that are neither pictures nor captions", name)
-            self._pairs += [(file, names, p) for p in pair(names, pictures, self.unused)]
-        self.num_captioned = sum(
-            bool(caption_from_name(names[p.picture]) if config.captions == "names" else p.texts)
-            for _, names, p in self._pairs
-        )
-        self.about = beside_about(counted(len(files), "zip") + " of pictures", config)
-        self.sought = "none of its pictures has a .txt or .json of the same name beside it"
+            under = "" if is_alone else os.path.relpath(file, folder).replace(os.sep, "/") + "/"
+            for name, member in self._members(file).items():
+                self._places[under + name] = (file, member)
+        self._loose = loose
+        if loose is not None:
+            self.unused.join(loose.unused)
+        zipped = {os.path.relpath(file, folder).replace(os.sep, "/") for file in files}
+        beside = [name for name in (loose.names if loose else ()) if name not in zipped]
+        self.names = sorted([*self._places, *beside])
 
-    def _members(self, file: Path) -> list[str]:
+    def _members(self, file: Path) -> dict[str, str]:
+        """Names as paths below the zip → names of members."""
         try:
-            with zipfile.ZipFile(file) as opened:
-                found = opened.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            opened = _open(file, os.getpid())
+        except (*_UNREADABLE, OSError, ValueError) as error:
             self.damage[file.name] = printable(str(error))
-            return []
+            return {}
+        found = opened.infolist()
         if len(found) > _MAX_MEMBERS:
             raise ValueError(f"{file} has more than {_MAX_MEMBERS:,} members; unpack it")
-        return [one.filename for one in found if not one.is_dir() and not _is_hidden(one.filename)]
+        names: dict[str, str] = {}
+        for one in found:
+            parts = [part for part in _name_of(one).split("/") if part not in ("", ".", "..")]
+            if not one.is_dir() and parts and not any(map(_is_hidden, parts)):
+                if "/".join(parts) in names:
+                    self.unused.add("members of a name that comes twice", one.filename)
+                names["/".join(parts)] = one.filename
+        return names
 
-    def __len__(self) -> int:
-        return len(self._pairs)
+    @cached_property
+    def pictures(self) -> list[str]:
+        """By their endings alone: to look into each would unpack it."""
+        return [name for name in self.names if is_picture(name)]
 
-    def __getitem__(self, index: int) -> Example:
-        file, names, one = self._pairs[index]
-        name = names[one.picture]
+    def path(self, name: str) -> Path:
+        """The zip that it is in, or the loose file."""
+        return self._places[name][0] if name in self._places else super().path(name)
+
+    def open(self, name: str) -> BufferedIOBase:
+        if name not in self._places:
+            return super().open(name)
+        file, member = self._places[name]
         try:
-            with zipfile.ZipFile(file) as opened:
-                data = _read(opened, name, MAX_BYTES)
-                said = {e: _read(opened, names[i], MAX_CAPTION_BYTES) for e, i in one.texts}
-        except (
-            zipfile.BadZipFile,
-            RuntimeError,
-            NotImplementedError,
-            zlib.error,
-            EOFError,
-        ) as error:
-            # zipfile raises RuntimeError for encrypted members.
-            missing = f"cannot be unpacked: {printable(str(error))}"
-            return Example(one.key, b"", (("", 1.0),), "", {}, file.name, name, missing=missing)
-        return example_beside(
-            one.key, data, said, file.name, self.config, self.config.caption_encoding, name
-        )
+            return cast(BufferedIOBase, _open(file, os.getpid()).open(member))
+        except _UNREADABLE as error:
+            raise _cannot(name, error) from None
+
+    def size(self, name: str) -> int:
+        if name not in self._places:
+            return super().size(name)
+        file, member = self._places[name]
+        return _open(file, os.getpid()).getinfo(member).file_size
+
+    def read(self, name: str, limit: int) -> bytes:
+        try:
+            return super().read(name, limit)
+        except _UNREADABLE as error:
+            raise _cannot(name, error) from None
 
 
-def _is_hidden(name: str) -> bool:
-    """True for members that macOS adds, or that are hidden as in a folder."""
-    parts = [part for part in name.split("/") if part not in (".", "..")]
-    return any(part.startswith((".", "__MACOSX")) for part in parts)
+def _open(file: Path, process: int) -> zipfile.ZipFile:
+    """Opened once in a process: processes that were forked would share the place in the file."""
+    stat = file.stat()
+    with _LOCK:
+        return _opened(file, process, stat.st_size, stat.st_mtime_ns)
 
 
-def _read(opened: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    with opened.open(name) as member:
-        return member.read(limit + 1)
+@lru_cache(maxsize=16)
+def _opened(file: Path, process: int, size: int, time: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(file)
+
+
+def _cannot(name: str, error: Exception) -> ValueError:
+    return ValueError(f"{printable(name)} cannot be unpacked: {printable(str(error))}")
+
+
+def _is_hidden(part: str) -> bool:
+    """Whether it is what macOS adds, or hidden as in a folder."""
+    return part.startswith((".", "__MACOSX"))
+
+
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """Its name with slashes. Zips of old programs hold names in the encoding of their country,
+    which zipfile reads as that of IBM's PC."""
+    name = member.filename
+    if not member.flag_bits & 0x800 and not name.isascii():
+        name = decode(name.encode("cp437", "replace"))[0]
+    return name.replace("\\", "/")

@@ -84,7 +84,9 @@ Several sources are read one after the other: `--source first second`. `--data.s
 -m vqgan.train` takes the same layouts; it needs no captions. Quote globs and ranges: `--source
 'shards/{{000..123}}.tar'`. Addresses (`https://`, `s3://`, `gs://`, `hf://`) are refused:
 download or mount them first. Links to folders are followed, each folder once. Pipes are never
-opened. A path in a table is looked for only among the files of the source.
+opened. A path in a table is looked for only among the files of the source, by as
+many of its last parts as are needed: it may be absolute, or of Windows. `--pictures FOLDER` names
+the folder of a table's pictures if they are not beside it.
 
 ## Kinds
 
@@ -99,14 +101,14 @@ They are tried in this order; `--kind` names one.
 Columns and JSON keys are tried in this order, in any letter case, and `NAME_0`, `NAME_1` … as
 captions of one picture: {names}. `--caption_column` names another. Values may be texts, lists, or
 structs of them; `weights` beside `captions` says how often each is drawn. Text is UTF-8 or
-UTF-16. Any other encoding is guessed and printed; `--caption_encoding` names it. HTML's entities
+UTF-16, with or without a mark. Any other encoding is guessed and printed; `--caption_encoding` names it. HTML's entities
 and inline tags are decoded. A file of captions belongs to a picture of the same
 name, in the same letter case and Unicode form if there is one.
 
 ## Splits
 
-A column `split`, folders `train/` and `validation/`, or names of files decide which pictures are
-trained on; `--splits=none` divides all of them anew. Splits with other names than these are held
+A column `split`, folders `train/` and `validation/`, or names of tables and tars decide which
+pictures are trained on; `--splits=none` divides all of them anew. Splits with other names than these are held
 out under their own names.
 
 | ours | theirs |

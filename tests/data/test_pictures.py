@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -249,3 +250,31 @@ def test_pictures_that_are_decoded_together_share_the_memory(
     monkeypatch.setattr(pictures, "MAX_MEMORY", need - 1)
     with pytest.raises(UnreadablePictureError, match=r"400 × 400 pixels of PNG take 0 MB"):
         read_picture(data, 8)
+
+
+def test_a_telephones_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
+    data = io.BytesIO()
+    Image.new("L", (9_000, 8_000), 100).save(data, "JPEG")
+    tracemalloc.start()
+    pixels = read_picture(data.getvalue(), 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (pixels == 100).all()
+    assert peak < 32 << 20
+
+
+def test_a_large_progressive_jpeg_is_refused_before_it_is_decoded() -> None:
+    data = io.BytesIO()
+    Image.new("L", (16, 16)).save(data, "JPEG", progressive=True)
+    large = data.getvalue().replace(bytes((0, 16, 0, 16, 1)), b"\x23\x28\x2e\xe0\x01")
+    with pytest.raises(UnreadablePictureError, match="12000 × 9000 pixels of JPEG take"):
+        read_picture(large, 8)
+
+
+def test_a_picture_of_fractions_is_scaled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.full((64, 16), 200, np.float32)
+    values[:32] = 0.5  # a dark half is not scaled as if it were all
+    data = io.BytesIO()
+    Image.fromarray(values).save(data, "TIFF")
+    monkeypatch.setattr(pictures, "_STRIP", 16 * 16)
+    assert read_picture(data.getvalue(), 16, fit="stretch")[:6].max() <= 1

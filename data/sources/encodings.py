@@ -1,0 +1,184 @@
+"""Which encoding a text is in. UTF-8 and UTF-16 are told for certain, with or without a mark; any
+other is guessed from the bytes, and said."""
+
+import codecs
+import re
+from collections.abc import Iterable
+from unicodedata import category
+
+import numpy as np
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+_CONTROLS = re.compile("[\0-\x08\x0b\x0e-\x1f\x7f]")
+_LATIN = bytes({*range(0xC0, 0x100)} - {0xD7, 0xF7}) + "’‘“”–—…€£°½¼²³©®™«»¡¿ŠšŽžŒœŸ".encode(
+    "cp1252"
+)
+_ENCODINGS = (
+    *("cp1252", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1251", "cp1253", "cp1255"),
+    *("cp1256", "koi8_r"),
+)
+"""What captions that are no UTF-8 are guessed to be. Central Europe's cp1250 is not told from
+cp1252 by a few words: it must be named."""
+_KOREAN = (0xB0, 0xC9)  # first bytes of syllables in EUC-KR
+_CHINESE = (0xB0, 0xD8)  # first bytes of the frequent characters in GB 2312
+
+
+_PLAIN = np.array([32 <= byte < 127 or byte in b"\t\r\n" for byte in range(256)])
+
+
+def decode(data: bytes, encoding: str = "") -> tuple[str, str]:
+    """The text, and the name of the encoding if it is no UTF-8.
+
+    `encoding` is what bytes are that are neither UTF-8 nor known to be UTF-16; without one it is
+    guessed from these bytes alone.
+    """
+    name = _certain(data)
+    if not name and (not _is_wide(encoding) or (data.isascii() and not is_other_encoding(data))):
+        name = "utf-8-sig"
+    for known in filter(None, (name, encoding or guess([data]))):
+        try:
+            return data.decode(known), "" if known == "utf-8-sig" else known
+        except UnicodeDecodeError:
+            if _is_wide(known):  # cut off in a letter
+                return data.decode(known, "replace"), known
+    return data.decode("cp1252", "replace"), "cp1252, with letters that are none"
+
+
+def _is_wide(encoding: str) -> bool:
+    return encoding.lower().replace("-", "").replace("_", "").startswith(("utf16", "utf32"))
+
+
+def is_other_encoding(data: bytes) -> bool:
+    """Whether bytes are neither UTF-8 nor known to be UTF-16."""
+    if _certain(data):
+        return False
+    try:
+        return bool(_CONTROLS.search(data.decode("utf-8-sig")))
+    except UnicodeDecodeError:
+        return True
+
+
+def encoding_of(head: bytes, encoding: str = "") -> str:
+    """The encoding of a long text, from its beginning; `encoding` where it is not UTF-8 or 16."""
+    if name := _certain(head):
+        return name
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return encoding or guess([head])
+    return "utf-8-sig"
+
+
+def _certain(data: bytes) -> str:
+    """UTF-16 or UTF-32 by its mark; without a mark UTF-16 by zero bytes, which no other has."""
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return name
+    if b"\0" not in data or len(data) < 4:
+        return ""
+    whole = data[: len(data) // 2 * 2]
+    # The high byte of blanks, digits, line ends and Latin letters is zero.
+    pairs = np.frombuffer(whole, np.uint8).reshape(-1, 2)
+    plain = {
+        "utf-16-le": int((_PLAIN[pairs[:, 0]] & (pairs[:, 1] == 0)).sum()),
+        "utf-16-be": int((_PLAIN[pairs[:, 1]] & (pairs[:, 0] == 0)).sum()),
+    }
+    likely = sorted((name for name in plain if _is_text(whole, name)), key=lambda n: -plain[n])
+    return next(iter(likely), "")
+
+
+def _pairs(data: bytes) -> Iterable[tuple[int, int]]:
+    return zip(data[0::2], data[1::2], strict=False)
+
+
+def _is_text(data: bytes, encoding: str) -> bool:
+    """Whether it decodes, without controls and letters that no alphabet has."""
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return not _CONTROLS.search(text) and not any(category(c) in ("Co", "Cn") for c in set(text))
+
+
+def guess(texts: Iterable[bytes]) -> str:
+    """The encoding of texts that are no UTF-8, by charset-normalizer; the more the surer."""
+    import charset_normalizer
+
+    parts = list(texts)
+    some = b"\n".join(parts)[:50_000]
+    for known, is_it in _KNOWN_BY_LOOK.items():
+        if is_it(some):
+            return known
+    if name := _wide(parts):
+        return name
+    likely = [name for name in _ENCODINGS if not (name == "cp932" and _is_half_width(some))]
+    best = charset_normalizer.from_bytes(some, cp_isolation=likely, threshold=0.4).best()
+    if best is None or some.decode("cp1252", "replace") == some.decode(best.encoding, "replace"):
+        return "cp1252"
+    return best.encoding
+
+
+def _wide(texts: list[bytes]) -> str:
+    """UTF-16 of Chinese or Japanese letters alone, in which no byte is zero: nearly all of them are
+    of few blocks, and as one of the encodings of bytes it is no text."""
+    if any(len(text) % 2 for text in texts):
+        return ""
+    whole = b"".join(texts)[:50_000]
+    for name, start in (("utf-16-le", 1), ("utf-16-be", 0)):
+        high = whole[start::2]
+        usual = sum(0x4E <= byte <= 0x9F or byte in (0x30, 0xFF) for byte in high)
+        if usual > 0.9 * len(high) and _is_text(whole, name):
+            # Kana share a high byte; of Chinese, no other encoding may make a text.
+            is_kana = high.count(0x30) > 0.2 * len(high)
+            if is_kana or not any(_is_text(whole, other) for other in _ENCODINGS):
+                return name
+    return ""
+
+
+def _is_half_width(data: bytes) -> bool:
+    """Whether it is mostly half-width kana in cp932, as KOI8-R would be."""
+    letters = [letter for letter in data.decode("cp932", "ignore") if letter > "\x7f"]
+    return 2 * sum("\uff61" <= letter < "\uffa0" for letter in letters) > len(letters)
+
+
+def _is_latin(data: bytes) -> bool:
+    """Whether two thirds of the letters beyond ASCII stand alone between ASCII ones, as accents and
+    quotation marks do; other scripts write whole words of them. Too few words for statistics say
+    so: "café" could be "cafй"."""
+    runs = _BEYOND_ASCII.findall(data)
+    alone = sum(len(run) == 1 and run in _LATIN for run in runs)
+    return 3 * alone >= 2 * sum(len(run) for run in runs)
+
+
+def _is_japanese(encoding: str, data: bytes) -> bool:
+    """Whether a fifth of the letters beyond ASCII are kana; Chinese and Korean have none."""
+    try:
+        letters = [letter for letter in data.decode(encoding) if letter > "\x7f"]
+    except UnicodeDecodeError:
+        return False
+    return 5 * sum("\u3040" <= letter < "\u3100" for letter in letters) > len(letters)
+
+
+def _is_chinese(data: bytes) -> bool:
+    """Whether all runs beyond ASCII are pairs of bytes that are mostly of frequent characters in
+    GB 2312, of which some are no Korean syllables."""
+    runs = _BEYOND_ASCII.findall(data)
+    if any(len(run) % 2 for run in runs):
+        return False
+    pairs = [pair for run in runs for pair in _pairs(run)]
+    first = [high for high, low in pairs if low >= 0xA1 and _CHINESE[0] <= high < _CHINESE[1]]
+    return 5 * len(first) >= 4 * len(pairs) and max(first, default=0) >= _KOREAN[1]
+
+
+_KNOWN_BY_LOOK = {
+    "cp932": lambda data: _is_japanese("cp932", data),
+    "euc_jp": lambda data: _is_japanese("euc_jp", data),
+    "cp1252": _is_latin,
+    "gb18030": _is_chinese,
+}
