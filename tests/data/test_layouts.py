@@ -101,15 +101,15 @@ They are tried in this order; `--kind` names one.
 Columns and JSON keys are tried in this order, in any letter case, and `NAME_0`, `NAME_1` … as
 captions of one picture: {names}. `--caption_column` names another. Values may be texts, lists, or
 structs of them; `weights` beside `captions` says how often each is drawn. Text is UTF-8 or
-UTF-16, with or without a mark. Any other encoding is guessed and printed; `--caption_encoding` names it. HTML's entities
-and inline tags are decoded. A file of captions belongs to a picture of the same
-name, in the same letter case and Unicode form if there is one.
+UTF-16, with or without a mark. Any other encoding is guessed and printed; `--caption_encoding`
+names it. HTML's entities and inline tags are decoded. A file of captions belongs to a picture of
+the same name, in the same letter case and Unicode form if there is one.
 
 ## Splits
 
 A column `split`, folders `train/` and `validation/`, or names of tables and tars decide which
-pictures are trained on; `--splits=none` divides all of them anew. Splits with other names than these are held
-out under their own names.
+pictures are trained on; `--splits=none` divides all of them anew. Splits with other names than
+these are held out under their own names.
 
 | ours | theirs |
 | --- | --- |
