@@ -151,6 +151,12 @@ class LossConfig:
     """Error of the colour differences at a quarter of the size."""
     structure: float = 1.0
     """1 − SSIM."""
+    perceptual: float = 0.0
+    """LPIPS (Zhang et al. 2018, arXiv:1801.03924), for textures that look right and are blurred by
+    the terms on pixels; taming-transformers has 1. It needs perceptual_weights."""
+    perceptual_weights: str = ""
+    """Safetensors file of VGG-16 (torchvision's names), alone or with LPIPS's weights of its
+    channels, such as those in a checkpoint of taming-transformers. No such file is shipped."""
     codebook: float = 1.0
     """Squared distance of codes to the latents they stand for."""
     commitment: float = 0.25
@@ -166,7 +172,12 @@ class LossConfig:
     """Highest ratio of the two gradients that a picture's term is multiplied by."""
 
     def __post_init__(self) -> None:
-        check_least(self, "loss", 0, "adversarial", "adversarial_from")
+        check_least(self, "loss", 0, "adversarial", "adversarial_from", "perceptual")
+        if bool(self.perceptual) != bool(self.perceptual_weights):
+            raise ValueError(
+                f"loss.perceptual {self.perceptual} and loss.perceptual_weights "
+                f"{self.perceptual_weights!r} belong together: give both, or neither"
+            )
         if self.adversarial_limit <= 0:
             raise ValueError(f"loss.adversarial_limit {self.adversarial_limit} must be positive")
 

@@ -1,4 +1,4 @@
-"""Losses of a reconstruction: weighted L1 and L2, edges, hue, structure.
+"""Losses of a reconstruction: weighted L1 and L2, edges, hue, structure, and what VGG sees.
 
 Plain error alone paints rare hues grey-brown and outlines soft, because a drawing is mostly white,
 black and skin. vqgan/adversarial.py adds a discriminator's term.
@@ -7,7 +7,7 @@ black and skin. vqgan/adversarial.py adds a discriminator's term.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vqgan import metrics
+from vqgan import metrics, perceptual
 from vqgan.config import LossConfig
 
 Picture = Float[Array, "b y x 3"]
@@ -16,15 +16,21 @@ Picture = Float[Array, "b y x 3"]
 def reconstruction_loss(
     pixels: Picture, reconstruction: Picture, config: LossConfig
 ) -> Float[Array, ""]:
-    """The weighted sum of the terms, averaged over pictures in −1..1."""
+    """The weighted sum of the terms, averaged over pictures in −1..1. Raises ValueError for a file
+    of loss.perceptual_weights that is no VGG-16."""
     residual = reconstruction - pixels
     weight = 1 + config.saturation * (pixels.max(-1, keepdims=True) - pixels.min(-1, keepdims=True))
+    seen = jnp.zeros(())
+    if config.perceptual:
+        vgg = perceptual.open_vgg(config.perceptual_weights)
+        seen = config.perceptual * perceptual.distance(vgg, pixels, reconstruction).mean()
     return (
         config.l1 * (weight * jnp.abs(residual)).mean()
         + config.l2 * (weight * jnp.square(residual)).mean()
         + config.edges * edge_loss(residual)
         + config.hue * hue_loss(residual)
         + config.structure * (1 - metrics.ssim(pixels, reconstruction).mean())
+        + seen
     )
 
 

@@ -16,6 +16,7 @@ from vqgan.autoencoder import Autoencoder
 from vqgan.config import LossConfig
 from vqgan.layers import Params
 from vqgan.losses import reconstruction_loss
+from vqgan.perceptual import open_vgg
 
 Batch = dict[str, Array]
 Loss = Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, dict[str, Array | Partial]]]
@@ -66,13 +67,16 @@ def make_loss(
     ignores the training step's keys.
 
     Raises:
-        ValueError: lookup by a classifier, which would not learn here.
+        ValueError: lookup by a classifier, which would not learn here; or a file of
+            perceptual_weights that is no VGG-16.
     """
     is_grid = autoencoder.config.lookup == "fsq"
     if autoencoder.config.lookup == "classifier":
         raise ValueError(
             "model.lookup classifier is for published weights only; train with nearest"
         )
+    if config.perceptual:
+        open_vgg(config.perceptual_weights)  # a wrong file is named before anything is compiled
     paint = make_painting(autoencoder, warmup_steps)
 
     def loss(

@@ -1,0 +1,132 @@
+"""How different two pictures look to a network that knows photographs: LPIPS by VGG-16.
+
+Zhang et al. 2018, arXiv:1801.03924; the features are those of Simonyan & Zisserman 2014,
+arXiv:1409.1556. The weights are a file of the user's: VGG-16 alone, or with LPIPS's own weights of
+its channels, as in the package lpips or inside of a checkpoint of taming-transformers.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from model.layers import along_last
+from weights.arrays import check_numbers, read_arrays
+
+STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+"""Numbers of the convolutions of each stage, as torchvision counts them. A stage halves the
+picture of the one before, and its last features are compared."""
+SHIFT = np.array([[[[-0.030, -0.088, -0.188]]]], np.float32)
+SCALE = np.array([[[[0.458, 0.448, 0.450]]]], np.float32)
+"""Mean and spread of photographs' colours in −1..1."""
+_CONVOLUTION = re.compile(r"(?:^|\.)(?:features|slice[1-5])\.(\d+)\.(weight|bias)$")
+_CHANNELS = re.compile(r"(?:^|\.)lin(?:s\.)?([0-4])\.model\.\d+\.weight$")
+
+Picture = Float[Array, "b y x 3"]
+Kernel = Float[np.ndarray, "3 3 i o"]
+Channels = Float[np.ndarray, " o"]
+
+
+class Vgg(NamedTuple):
+    """Five stages of 3 × 3 convolutions, and the weight of each channel behind a stage."""
+
+    stages: Sequence[Sequence[tuple[Kernel, Channels]]]
+    channels: Sequence[Channels]
+
+
+@cache
+def open_vgg(path: str) -> Vgg:
+    """The network in a safetensors file; without LPIPS's weights all channels count alike.
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds another network.
+    """
+    file, arrays = read_arrays(Path(path).parent, Path(path).name)
+    convolutions = {(int(m[1]), m[2]): k for k in arrays if (m := _CONVOLUTION.search(k))}
+    lines = {int(m[1]): k for k in arrays if (m := _CHANNELS.search(k))}
+    wanted = {(n, kind) for stage in STAGES for n in stage for kind in ("weight", "bias")}
+    if missing := wanted - set(convolutions):
+        number, kind = min(missing)
+        raise ValueError(
+            f"{file} is no VGG-16: {len(missing)} of its {len(wanted)} arrays are missing, such as "
+            f"features.{number}.{kind}"
+        )
+    if lines and len(lines) < len(STAGES):
+        raise ValueError(f"{file} has LPIPS's weights of {len(lines)} stages of {len(STAGES)}")
+    check_numbers(file, {k: arrays[k] for k in (*convolutions.values(), *lines.values())})
+    stages, width = [], 3
+    for numbers in STAGES:
+        stage = []
+        for number in numbers:
+            key = convolutions[number, "weight"]
+            kernel, bias = arrays[key], arrays[convolutions[number, "bias"]].reshape(-1)
+            _check(file, key, kernel, (len(bias), width, 3, 3))
+            width = len(bias)
+            stage.append((_as_float(kernel).transpose(2, 3, 1, 0), _as_float(bias)))
+        stages.append(stage)
+    channels = []
+    for number, stage in enumerate(stages):
+        size = len(stage[-1][1])
+        weight = np.full(size, 1 / size, np.float32)
+        if lines:
+            _check(file, lines[number], arrays[lines[number]], (1, size, 1, 1))
+            weight = _as_float(arrays[lines[number]]).reshape(-1)
+        channels.append(weight)
+    return Vgg(stages, channels)
+
+
+def _as_float(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, np.float32)
+
+
+def _check(file: Path, key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{file}: {key} has shape {array.shape}, VGG-16 wants {shape}")
+
+
+def distance(vgg: Vgg, a: Picture, b: Picture) -> Float[Array, " b"]:
+    """LPIPS of each pair of pictures in −1..1: the squared difference of features of length 1,
+    weighted by channel, averaged over places, summed over stages.
+
+    Raises:
+        ValueError: the pictures are too small to be halved four times.
+    """
+    if min(a.shape[1:3]) < 2 ** (len(STAGES) - 1):
+        raise ValueError(
+            f"pictures of {a.shape[1]} × {a.shape[2]} pixels are too small for loss.perceptual, "
+            f"which wants {2 ** (len(STAGES) - 1)} at least"
+        )
+    both = (jnp.concatenate([a, b]) - SHIFT) / SCALE
+    total = jnp.zeros(len(a))
+    for number, (stage, weight) in enumerate(zip(vgg.stages, vgg.channels, strict=True)):
+        if number:
+            both = _halve(both)
+        for kernel, bias in stage:
+            moved = _convolve(both, kernel)
+            both = jax.nn.relu(moved + along_last(jnp.asarray(bias), moved))
+        one, other = jnp.split(_unit_length(both), 2)
+        total += (jnp.square(one - other) @ weight).mean((1, 2))
+    return total
+
+
+def _convolve(x: Float[Array, "b y x i"], kernel: Kernel) -> Float[Array, "b y x o"]:
+    return jax.lax.conv_general_dilated(
+        x, jnp.asarray(kernel), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _halve(x: Float[Array, "b y x c"]) -> Float[Array, "b _ _ c"]:
+    """The maximum of each 2 × 2; an odd last row or column is dropped, as torch does."""
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+
+def _unit_length(x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
+    """Features over their length; 0 stays 0, with a gradient of 0."""
+    length = jnp.sqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-20)
+    return x / (length + 1e-10)
