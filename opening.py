@@ -8,6 +8,7 @@ import jax
 import adapted
 from config import Config, from_yaml
 from data.captions import DALLE_MINI, normalizer_of
+from data.mixture import first_folder
 from model import pretrained
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
@@ -100,7 +101,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     where = place_of(run, config.checkpoint.folder)
     step, params, digest = _restore(where, step, config)
     sampling = _sampling(run, config)
-    return Checkpoint(run, step, config.model, sampling, params, config.data.records, digest)
+    records = first_folder(config.data.records)
+    return Checkpoint(run, step, config.model, sampling, params, records, digest)
 
 
 def _sampling(run: Path, config: Config) -> SamplingConfig:

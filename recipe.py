@@ -12,8 +12,10 @@ import adapted
 from choosing import choose, is_chosen
 from config import Config
 from data import captions
-from data.batches import eval_batches, open_batches
+from data.batches import eval_batches
+from data.config import DataConfig
 from data.grids import picture_grid, save_png
+from data.mixture import check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_whole
 from drawing import make_drawer, open_checkpoint, picture_seed
 from model import transformer
@@ -23,7 +25,6 @@ from model.transformer import Params, Transformer
 from opening import parts_of
 from optim.adapters import split
 from settings import to_tree
-from split_names import TRAIN
 from training.devices import fitting, parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
@@ -48,7 +49,8 @@ FREE_IN_TUNING = {
 
 def make_recipe(config: Config) -> Recipe:
     """The recipe of a configuration. Raises ValueError if the records do not fit the model."""
-    records = open_whole(config.data.records)
+    sets = open_sets(config.data.records)
+    records, evaluated = sets.first, evaluation_sets(config.data, sets.first)
     check_sizes(config.model, records)
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
     captions.check_described(records.folder, records.about.get("text"), records.text_length)
@@ -70,11 +72,13 @@ def make_recipe(config: Config) -> Recipe:
                 choose(config, model, records, run.folder, step, params)
 
     def batches(plan: BatchPlan, devices: Devices) -> BatchAt:
-        return open_batches(records, TRAIN, plan.examples, config.seed, share=devices.rows).at
+        return open_training(
+            sets, plan.examples, config.seed, share=devices.rows, window=config.data.window
+        ).at
 
     def hooks(run: Run) -> Sequence[Hook]:
         return [
-            Hook(config.training.eval_every, make_evaluation(config, model, records, run)),
+            Hook(config.training.eval_every, make_evaluation(config, model, evaluated, run)),
             Hook(config.grids.every, make_grids(config, model, records, run)),
         ]
 
@@ -83,10 +87,10 @@ def make_recipe(config: Config) -> Recipe:
         loss=make_loss(model, empty_text, records.codebook_size, config.loss),
         open_batches=batches,
         batch_shapes=partial(batch_shapes, config.model),
-        depends_on={"records": records.digest},
-        splits=records.held_out_splits,
-        examples=len(records.rows("train")),
-        summary=f"{len(records.rows('train')):,} pictures",
+        depends_on=sets.digests,
+        splits=list(evaluated),
+        examples=sets.num_training,
+        summary=f"{sets.num_training:,} pictures",
         prepare=prepare,
         hooks=hooks,
         costs=partial(count_costs, model, config.model),
@@ -159,23 +163,41 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     params, lines = fit_params(found.params, base, rows, fetch)
     parts = parts_of(found)
     normalizer = captions.DALLE_MINI if parts.normalize_text else captions.CLEAN
-    ours = Path(config.data.records) / "tokenizer"
+    records = first_folder(config.data.records)
+    ours = Path(records) / "tokenizer"
     lines = [*captions.check_same(parts.tokenizer, normalizer, ours, path), *lines]
-    lines += compare_splits(found.records, config.data.records, path)
+    lines += compare_splits(found.records, records, path)
     step = "" if found.step is None else f" at step {found.step}"
     return {**params, **own}, [f"weights of {path}{step}", *lines]
 
 
+def evaluation_sets(data: DataConfig, records: Records) -> dict[str, tuple[Records, str | None]]:
+    """Each held-out split, and all examples of the folder data.validation, by their names. Raises
+    ValueError if that folder was not made like the records."""
+    sets: dict[str, tuple[Records, str | None]] = {
+        name: (records, name) for name in records.held_out_splits
+    }
+    if data.validation:
+        other = open_whole(data.validation)
+        check_alike(records, other)
+        name = "validation" if "validation" not in sets else f"validation_{other.folder.name}"
+        sets[name] = (other, None)
+    return sets
+
+
 def make_evaluation(
-    config: Config, model: Transformer, records: Records, run: Run
+    config: Config,
+    model: Transformer,
+    evaluated: Mapping[str, tuple[Records, str | None]],
+    run: Run,
 ) -> Callable[[int, TrainState], Mapping[str, float]]:
-    """A hook's action: the loss on every held-out split, with at most a micro-batch at a time on a
-    device."""
+    """A hook's action: the loss on every set of `evaluation_sets`, with at most a micro-batch at a
+    time on a device."""
     devices, most = run.devices, max(config.training.eval_examples, 1)
     size = devices.num_shares * min(run.micro_batch, -(-most // devices.num_shares))
     sets = {
-        name: partial(eval_batches, records, name, size, most=most, share=devices.rows)
-        for name in records.held_out_splits
+        name: partial(eval_batches, *where, size, most=most, share=devices.rows)
+        for name, where in evaluated.items()
     }
     return evaluate_loss(parallel.compile_sums(make_eval_loss(model), devices), sets)
 

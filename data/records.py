@@ -22,6 +22,9 @@ from data.soundness import check_shapes, check_whole, glance, remember, was_chec
 from data.sources.config import PLAIN, ReadingConfig
 from split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 
+LARGE = 1 << 30
+"""Bytes. Larger records are not read whole before they are trained on."""
+
 
 @dataclass(frozen=True)
 class Records:
@@ -167,13 +170,21 @@ def open_records(folder: str | Path) -> Records:
 
 
 def open_whole(folder: str | Path) -> Records:
-    """Open records and read all of them, unless these very files were read whole before.
+    """Open records and read all of them, unless these very files were read whole before, or are
+    larger than a gigabyte; then a line says so.
 
     Raises:
         ValueError: the records are missing or damaged; the message names the file.
     """
     records = open_records(folder)
-    if not was_checked(records.folder):
+    size = sum(array.nbytes for array in records.arrays.values())
+    if size > LARGE:
+        print(
+            f"{folder}: {size / 1e9:.1f} GB, of which a few places are checked; `python -m "
+            f"data.check {folder}` reads all of it",
+            flush=True,
+        )
+    elif not was_checked(records.folder):
         for _ in check_whole(records.folder, records.about, records.arrays, records.examples):
             pass
         remember(records.folder)

@@ -137,7 +137,9 @@ class _Session:
 
     def _resume(self, checkpoints: Checkpoints) -> tuple[TrainState, list[str]] | None:
         """The newest state of this run."""
-        found = checkpoints.resume(self._like, self._recipe.depends_on)
+        found = checkpoints.resume(
+            self._like, runs.held_to(self._recipe.depends_on, self._config.allow_changes)
+        )
         if found is None:
             return None
         self._before = checkpoints.about(int(found.step)).get(BATCHES, [])
@@ -147,7 +149,8 @@ class _Session:
         """A checkpoint of another run, with its optimizer and its place in the data."""
         if not source:
             return None
-        settings, about = to_tree(self._config), self._recipe.depends_on
+        settings = to_tree(self._config)
+        about = runs.held_to(self._recipe.depends_on, self._config.allow_changes)
         found, lines, self._before = branch(
             source, self._run, settings, self._read, about, self._like()
         )

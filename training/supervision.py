@@ -13,6 +13,7 @@ from training.devices.batching import BATCHES, BatchPlan
 from training.loop import Row
 from training.reports.logbook import Logbook
 from training.reports.trackers import Tracker
+from training.saved import runs
 from training.saved.checkpoint import Checkpoints
 from training.saved.remote import UnreachableError
 from training.skips import Skips
@@ -162,7 +163,9 @@ class Supervisor:
         every, batch = self._config.checkpoint.every, self.skips.position(step - 1)
         self._checkpoints.settle()
         found = self._checkpoints.resume(
-            lambda: self._like, self._about, lambda n: n < step and n % every == 0
+            lambda: self._like,
+            runs.held_to(self._about, self._config.allow_changes),
+            lambda n: n < step and n % every == 0,
         )
         assert found is not None  # _way_back saw it
         state = found

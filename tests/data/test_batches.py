@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.batches import Batches, _hash, eval_batches, open_batches, order
+from data.batches import Batches, eval_batches, open_batches
+from data.order import hash_of, order, windowed
 from data.records import Records
 
 
@@ -39,6 +40,28 @@ def test_every_epoch_is_a_permutation(count: int) -> None:
     for epoch in (0, 1, 1000):
         indices = order(3, np.arange(count) + epoch * count, count)
         np.testing.assert_array_equal(np.sort(indices), np.arange(count))
+
+
+@pytest.mark.parametrize("count", [7, 90, 97, 1000, 12_345])
+@pytest.mark.parametrize("window", [1, 10, 33])
+def test_every_epoch_is_a_permutation_in_windows_too(count: int, window: int) -> None:
+    epochs = [windowed(3, np.arange(count) + epoch * count, count, window) for epoch in (0, 1, 99)]
+    for indices in epochs:
+        np.testing.assert_array_equal(np.sort(indices), np.arange(count))
+    assert len({tuple(one) for one in epochs}) == 3
+    random = np.random.default_rng(0).integers(0, 100 * count, 50)
+    alone = [int(windowed(3, np.array([x]), count, window)[0]) for x in random]
+    assert alone == windowed(3, random, count, window).tolist()
+
+
+def test_in_windows_a_stretch_of_the_stream_reads_few_neighbourhoods() -> None:
+    count, window = 100_000, 500
+    indices = windowed(0, np.arange(count), count, window)
+    near = [len(np.unique(part // window)) for part in np.split(indices, 25)]  # of 8 windows each
+    assert max(near) <= 2 * 8  # a window, which begins anywhere, touches two
+    assert np.corrcoef(np.arange(count), indices)[0, 1] < 0.5
+    mixed = np.diff(indices[:4000] // window)
+    assert (mixed != 0).mean() > 0.7  # neighbours in the stream are of different windows
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -121,7 +144,7 @@ def test_the_draw_among_captions_is_by_the_share_of_all_weights_before_it() -> N
     found = open_batches(records, "train", 8, seed=5)._captions(examples, epochs)
     sums = np.concatenate([[0.0], np.cumsum(records.caption_weights, dtype=np.float64)])
     below, total = sums[4 * examples], sums[4 * examples + 4]
-    unit = (_hash(5, 2, epochs, examples) >> np.uint64(11)) * 2.0**-53
+    unit = (hash_of(5, 2, epochs, examples) >> np.uint64(11)) * 2.0**-53
     expected = np.searchsorted(sums, below + unit * (total - below), "right") - 1
     np.testing.assert_array_equal(found, expected)
 

@@ -70,11 +70,11 @@ def run(
 
         return poisoned
 
-    make, opened = recipe.make_loss, recipe.open_batches
+    make, opened = recipe.make_loss, recipe.open_training
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "make_loss", make_loss)
         patch.setattr(
-            recipe, "open_batches", lambda *w, **m: Poisoned(opened(*w, **m), numbers, change)
+            recipe, "open_training", lambda *w, **m: Poisoned(opened(*w, **m), numbers, change)
         )
         train.main(parse_config(Config, words))
 

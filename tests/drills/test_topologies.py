@@ -44,9 +44,9 @@ class Told:
 def run(words: list[str]) -> dict[int, bytes]:
     """Train; what was trained on."""
     given: dict[int, bytes] = {}
-    opened = recipe.open_batches
+    opened = recipe.open_training
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "open_batches", lambda *w, **m: Told(opened(*w, **m), given))
+        patch.setattr(recipe, "open_training", lambda *w, **m: Told(opened(*w, **m), given))
         train.main(parse_config(Config, words))
     return given
 

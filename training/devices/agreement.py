@@ -35,7 +35,13 @@ ENVIRONMENT = (
     *("JAX_DISABLE_JIT", "JAX_DEBUG_NANS"),
 )
 """Environment variables that change results."""
-OWN = ("parallel.process_id", "parallel.coordinator", "data.records", "data.source")
+OWN = (
+    "parallel.process_id",
+    "parallel.coordinator",
+    "data.records",
+    "data.source",
+    "data.validation",
+)
 """Settings that may differ: who and where a process is, and where its copy of the data is stored,
 whose content is compared instead."""
 MOST_NAMED = 6

@@ -208,7 +208,7 @@ class Checkpoints:
         if changed:
             raise ValueError(
                 f"this run was trained with other data: {', '.join(changed)}; resume with the data "
-                "of then, or train a new --output_dir that starts --init_from this run"
+                "of then, --init_from this run in a new one, or add --allow_changes data.records"
             )
         return self.restore(like, step)
 

@@ -36,6 +36,7 @@ FREE_ON_RESUME = (
     "name",
     "data.records",  # its content's digest is compared instead
     "data.source",
+    "data.validation",  # evaluated only
     "training.steps",
     "training.epochs",
     "training.micro_batch_size",  # up to rounding
@@ -103,6 +104,14 @@ def describe(changes: Changes) -> str:
 def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
     """The changes that prevent a resume; `allowed` are patterns of names."""
     return {name: values for name, values in changes.items() if not _is_free(name, allowed)}
+
+
+def held_to(about: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
+    """The parts of a checkpoint's data that a resume is held to: all, unless `allowed`, patterns of
+    settings, names data.records or data.source."""
+    if any(fnmatchcase(name, one) for one in allowed for name in ("data.records", "data.source")):
+        return {}
+    return dict(about)
 
 
 def _is_free(name: str, allowed: Sequence[str]) -> bool:

@@ -1,0 +1,211 @@
+"""Several folders of token records as one stream of training examples, by weights.
+
+The order is a pure function of (seed, position), like that of one folder. In each cycle, whose
+length is the sum of the weights, every folder has its positions, evenly spread; they count through
+positions and epochs of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd, lcm
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from data.batches import Batch, Batches, open_batches
+from data.captions import words_of
+from data.order import hash_of
+from data.records import Records, open_whole
+from split_names import TRAIN
+
+_PART = 7  # the purpose of a random number, mixed into its key
+_MOST_CYCLE = 3 * 10**9  # whose square has 63 bits
+
+
+@dataclass(frozen=True)
+class RecordSets:
+    """One or several folders of records that were made alike."""
+
+    parts: tuple[Records, ...]
+    weights: tuple[int, ...]
+    """How many examples of each are drawn in a cycle."""
+
+    @property
+    def first(self) -> Records:
+        """The folder that is named first. Its tokenizer, VQGAN and held-out splits are used."""
+        return self.parts[0]
+
+    @property
+    def num_training(self) -> int:
+        """The number of training examples in all folders."""
+        return sum(len(records.rows(TRAIN)) for records in self.parts)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """A digest of each folder and, for several, the weights."""
+        if len(self.parts) == 1:
+            return {"records": self.first.digest}
+        found = {f"records {i}": one.digest for i, one in enumerate(self.parts[1:], start=2)}
+        weights = ":".join(map(str, self.weights))
+        return {"records": self.first.digest, **found, "weights of records": weights}
+
+
+def parse_records(text: str) -> list[tuple[str, Fraction | None]]:
+    """Folders and weights, of "folder" or "[folder:3,folder:1]". The weight is None if not given.
+
+    Raises:
+        ValueError: a weight is not positive, or only some folders have one.
+    """
+    if not (text.startswith("[") and text.endswith("]")):
+        return [(text, None)]
+    found = [_parse_one(part.strip(" \"'"), text) for part in text[1:-1].split(",")]
+    given = [weight is not None for _, weight in found]
+    if any(given) and not all(given):
+        raise ValueError(f"data.records {text}: give all folders a weight, or none")
+    return found
+
+
+def first_folder(text: str) -> str:
+    """The folder that data.records names first."""
+    return parse_records(text)[0][0]
+
+
+def _parse_one(part: str, text: str) -> tuple[str, Fraction | None]:
+    folder, has_weight, said = part.rpartition(":")
+    if not has_weight:
+        folder, said = part, ""
+    if not folder:
+        raise ValueError(f'data.records {text}: write it as "[FOLDER:WEIGHT,FOLDER:WEIGHT]"')
+    if not said:
+        return folder, None
+    try:
+        weight = Fraction(said)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"data.records {text}: {said!r} is not a weight, such as 3 or 0.5"
+        ) from None
+    if weight <= 0:
+        raise ValueError(f"data.records {text}: the weight of {folder} is {said}, not positive")
+    return folder, weight
+
+
+def open_sets(text: str) -> RecordSets:
+    """Open the folders that data.records names.
+
+    Raises:
+        ValueError: a folder is missing or damaged, or not made like the first.
+    """
+    named = parse_records(text)
+    parts = tuple(open_whole(folder) for folder, _ in named)
+    for other in parts[1:]:
+        check_alike(parts[0], other)
+    weights = [w or Fraction(len(r.rows(TRAIN))) for (_, w), r in zip(named, parts, strict=True)]
+    for records, weight in zip(parts, weights, strict=True):
+        if not weight:
+            raise ValueError(f"{records.folder} has no training examples")
+    scale = lcm(*(weight.denominator for weight in weights))
+    whole = [int(weight * scale) for weight in weights]
+    if any(weight is not None for _, weight in named):
+        whole = [weight // gcd(*whole) for weight in whole]
+    if sum(whole) > _MOST_CYCLE:
+        raise ValueError(f"data.records {text}: give weights with fewer digits")
+    return RecordSets(parts, tuple(whole))
+
+
+def check_alike(ours: Records, other: Records) -> None:
+    """Raise ValueError, naming the difference, unless both have tokens of the same kinds."""
+    for name, of in _KINDS.items():
+        was, now = of(ours), of(other)
+        if was != now:
+            raise ValueError(
+                f"{other.folder} has {name} {now} and {ours.folder} {was}; encode it with "
+                f"--vqgan {ours.vqgan_folder} --tokenizer {ours.tokenizer_folder} "
+                f"--text_length {ours.text_length}"
+            )
+
+
+def _words(records: Records) -> str:
+    return words_of(records.tokenizer_folder)
+
+
+def _normalizer(records: Records) -> Any:
+    said = records.about.get("text")
+    return said.get("normalizer", "clean") if isinstance(said, dict) else "clean"
+
+
+_KINDS: dict[str, Callable[[Records], Any]] = {
+    "grid_size": lambda records: records.grid_size,
+    "codebook_size": lambda records: records.codebook_size,
+    "the VQGAN": lambda records: records.about.get("vqgan_digest"),
+    "text_length": lambda records: records.text_length,
+    "a tokenizer with the words": _words,
+    "the normaliser": _normalizer,
+}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """An endless stream of batches from several folders."""
+
+    parts: tuple[Batches, ...]
+    weights: tuple[int, ...]
+    examples_at: Callable[[int], int]
+    seed: int
+    share: Callable[[int], Int64[np.ndarray, " b"]]
+
+    def at(self, step: int) -> Batch:
+        """As `Batches.at`."""
+        start = self.examples_at(step)
+        places = self.share(self.examples_at(step + 1) - start).astype(np.int64)
+        numbers, positions = self.find(start + places)
+        chosen = [np.flatnonzero(numbers == number) for number in range(len(self.parts))]
+        read = [
+            part.read(positions[rows]) if len(rows) else None
+            for part, rows in zip(self.parts, chosen, strict=True)
+        ]
+        back = np.argsort(np.concatenate(chosen))
+        found = [one for one in read if one is not None]
+        batch = {name: np.concatenate([one[name] for one in found])[back] for name in found[0]}
+        return {**batch, "example_index": places.astype(np.int32)}
+
+    def find(
+        self, positions: Int64[np.ndarray, " b"]
+    ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        """The folder at each position, and the position in the folder's own stream."""
+        numbers, own = np.full_like(positions, -1), np.zeros_like(positions)
+        left = sum(self.weights)
+        cycles, places = np.divmod(positions, left)
+        # Each folder in turn takes its share of the places that the earlier ones left.
+        for number, weight in enumerate(self.weights):
+            before = places * weight // left
+            taken = (numbers < 0) & ((places + 1) * weight // left > before)
+            numbers[taken], own[taken] = number, (cycles * weight + before)[taken]
+            places, left = places - before, left - weight  # places among the other folders
+        return numbers, own
+
+
+def open_training(
+    sets: RecordSets,
+    examples_at: Callable[[int], int],
+    seed: int,
+    *,
+    share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
+    window: int = 0,
+) -> Batches | Mixture:
+    """The training stream of all folders. Raises ValueError if one has no training examples."""
+
+    def open_one(records: Records, own: int) -> Batches:
+        return open_batches(records, TRAIN, examples_at, own, share=share, window=window)
+
+    if len(sets.parts) == 1:
+        return open_one(sets.first, seed)
+    keys: Sequence[int] = [_key(seed, _PART, number) for number in range(len(sets.parts))]
+    parts = tuple(open_one(one, own) for one, own in zip(sets.parts, keys, strict=True))
+    return Mixture(parts, sets.weights, examples_at, seed, share)
+
+
+def _key(*parts: int) -> int:
+    """A seed for one purpose."""
+    return int(hash_of(*parts)[0] >> np.uint64(1))

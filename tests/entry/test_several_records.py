@@ -1,0 +1,35 @@
+"""train.py on several folders of records, with a second one to validate on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import train
+from config import Config, parse_config
+from opening import open_checkpoint
+from tests.entry.test_train import tiny
+from training.reports import metrics
+
+
+def test_a_run_on_two_folders_resumes_and_holds_to_their_weights(
+    records_folder: Path, tmp_path: Path
+) -> None:
+    copy, run = tmp_path / "copy", tmp_path / "run"
+    shutil.copytree(records_folder, copy)
+    quick = ["--training.eval_every=0", "--grids.every=0", f"--data.validation={copy}"]
+
+    def go(weights: str, steps: int, *more: str) -> None:
+        records = f"[{records_folder}:{weights[0]},{copy}:{weights[1]}]"
+        words = tiny(Path(records), run, *quick, f"--training.steps={steps}", *more)
+        train.main(parse_config(Config, words))
+
+    go("31", 2)
+    row = metrics.read(run / "metrics.jsonl")[-1]
+    assert {"eval/tone/loss", "eval/validation/loss"} <= set(row)
+    assert open_checkpoint(run).records == str(records_folder)
+    said = r"weights of records \(was 3:1, now 1:1\); .* or add --allow_changes data\.records"
+    with pytest.raises(ValueError, match=said):
+        go("11", 4)
+    go("11", 4, "--allow_changes=data.records")
+    assert metrics.read(run / "metrics.jsonl")[-1]["step"] == 4
