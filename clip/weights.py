@@ -135,7 +135,7 @@ def read_config(folder: Path) -> ClipConfig:
 
 
 def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The settings of one tower. Old files may have them twice; those of NAME_dict are used."""
+    """The settings of one tower. Old files may have them twice; then NAME_dict is used."""
     found = [values[key] for key in (f"{name}_dict", name) if values.get(key) is not None]
     if found and not isinstance(found[0], dict):
         raise ValueError(f"{name} is {found[0]!r:.60} instead of settings")

@@ -31,21 +31,18 @@ def sinkhorn(
     return jnp.exp(scores)
 
 
-def attend(
+def weigh(
     q: Float[Array, "b h q e"],
     k: Float[Array, "b g k e"],
-    v: Float[Array, "b g k e"],
     mask: Bool[Array, "#b 1 #q k"],
     scale: float,
     bias: Float[Array, "h q k"] | None = None,
     sinkhorn_iterations: int = 1,
-    dropout_rate: float = 0.0,
-    keys: Key[Array, " b"] | None = None,
-) -> Float[Array, "b h q e"]:
-    """Values weighted by the softmax, in float32, of q · k × scale + bias.
+) -> Float[Array, "b h q k"]:
+    """Attention weights: the softmax, in float32, of q · k × scale + bias.
 
-    Each of the g key and value heads serves h / g neighbouring query heads. `mask` is True where a
-    query may attend; each query needs at least one such position.
+    Each of the g key heads serves h / g neighbouring query heads. `mask` is True where a query may
+    attend; each query needs at least one such position.
     """
     heads, groups = q.shape[1], k.shape[1]
     grouped = rearrange(q * scale, "b (g r) q e -> b g (r q) e", g=groups)
@@ -54,10 +51,13 @@ def attend(
     scores = scores if bias is None else scores + bias[None]
     scores = jnp.where(mask, scores, HIDDEN)
     if sinkhorn_iterations > 1:
-        weights = sinkhorn(scores, mask, sinkhorn_iterations).astype(v.dtype)
-    else:
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    weights = dropout(weights, dropout_rate, keys)
+        return sinkhorn(scores, mask, sinkhorn_iterations)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def mix(weights: Float[Array, "b h q k"], v: Float[Array, "b g k e"]) -> Float[Array, "b h q e"]:
+    """The weighted sum of the values, of each group of query heads over its value head."""
+    heads, groups = weights.shape[1], v.shape[1]
     weights = rearrange(weights, "b (g r) q k -> b g (r q) k", g=groups)
     mixed = product(weights, v)
     return rearrange(mixed, "b g (r q) e -> b (g r) q e", r=heads // groups).astype(v.dtype)
@@ -147,17 +147,15 @@ class Attention(nnx.Module):
         start: int | Array = 0,
     ) -> Float[Array, "b q d"]:
         config = self.config
-        mixed = attend(
+        weights = weigh(
             q,
             k,
-            v,
             mask,
             SCORE_SCALES[config.scores](config, self.head_dim),
             self._bias(start, q.shape[2], k.shape[2]),
             config.sinkhorn_iterations if self.branch == "encoder" else 1,
-            config.attention_dropout,
-            keys,
         )
+        mixed = mix(dropout(weights.astype(v.dtype), config.attention_dropout, keys), v)
         if self.head_scale is not None:
             mixed = mixed * self.head_scale[...].astype(mixed.dtype)[None, :, None, None]
         merged = rearrange(mixed, "b h q e -> b q (h e)")

@@ -22,6 +22,8 @@ NOT_FINITE = -1
 """Drawn in place of a token if the largest logit is NaN or infinite."""
 COLDEST = 1e-30
 """Below this temperature float32 overflows; drawing is greedy there."""
+Choose = Callable[[Array, Array | None, Array], Array]
+"""(logits [b, c], noise [b, v] or None, position) → tokens [b]"""
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
 Sampler = Callable[..., Int32[Array, "b n"]]
 """(params, text_tokens [b, t], text_mask [b, t], seeds [b], first_tokens [b, m] or None,
@@ -114,31 +116,46 @@ def make_sampler(
             drawn = drawn.at[:, 1 : given + 1].set(first_tokens)
             before = drawn[:, :given]
             _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
+        choose = _make_choice(allowed, config, kept_tokens)
         for part in plan:
             if doubled and not part.doubled:  # guidance is over: drop the other half
                 cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
-            drawn, cache = _draw_segment(
-                decode, keys, part, drawn, cache, allowed, config, kept_tokens
-            )
+            noise = make_noise(keys, part, len(allowed), config)
+            drawn, cache = _draw_segment(decode, part, drawn, cache, noise, choose)
         return drawn[:, 1:]
 
     return sample
 
 
+def _make_choice(
+    allowed: Bool[np.ndarray, " v"], config: SamplingConfig, kept: Int[Array, "b n"] | None
+) -> Choose:
+    """The choice of tokens from logits. Only the classes that are `allowed` are drawn, the first
+    ones of the head. A token that is `kept` is not drawn."""
+
+    def choose(
+        logits: Float[Array, "b c"], noise: Float[Array, "b v"] | None, index: Array
+    ) -> Int32[Array, " b"]:
+        logits = logits[:, : len(allowed)]
+        if not allowed.all():
+            logits = jnp.where(allowed[None], logits, -jnp.inf)
+        tokens = sample_tokens(logits, noise, config)
+        is_finite = jnp.isfinite(logits.max(axis=-1))  # the largest of some with a NaN is NaN
+        tokens = jnp.where(is_finite, tokens, NOT_FINITE)
+        return tokens if kept is None else jnp.where(kept[:, index] >= 0, kept[:, index], tokens)
+
+    return choose
+
+
 def _draw_segment(
     decode: DecodeStep,
-    keys: Key[Array, " b"],
     part: Segment,
     drawn: Int32[Array, "b m"],
     cache: Cache,
-    allowed: Bool[np.ndarray, " v"],
-    config: SamplingConfig,
-    kept: Int[Array, "b n"] | None,
+    noise: Float[Array, "q b v"] | None,
+    choose: Choose,
 ) -> tuple[Int32[Array, "b m"], Cache]:
-    """Draw the tokens of one segment: `drawn` holds the start token and the earlier ones. Only the
-    classes that are `allowed` are drawn, the first ones of the head. A token that is `kept` is not
-    drawn."""
-    noise = make_noise(keys, part, len(allowed), config)
+    """Draw the tokens of one segment: `drawn` holds the start token and the earlier ones."""
 
     def step(
         index: Array, carry: tuple[Int32[Array, "b m"], Cache]
@@ -147,15 +164,7 @@ def _draw_segment(
         tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
         logits, cache = decode(jnp.tile(tokens, (1 + part.doubled, 1)), index, cache)
         logits = guide(logits[:, 0], part.guidance_scale) if part.doubled else logits[:, 0]
-        logits = logits[:, : len(allowed)]
-        if not allowed.all():
-            logits = jnp.where(allowed[None], logits, -jnp.inf)
-        here = None if noise is None else noise[index - part.start]
-        tokens = sample_tokens(logits, here, config)
-        is_finite = jnp.isfinite(logits.max(axis=-1))  # the largest of some with a NaN is NaN
-        tokens = jnp.where(is_finite, tokens, NOT_FINITE)
-        if kept is not None:
-            tokens = jnp.where(kept[:, index] >= 0, kept[:, index], tokens)
+        tokens = choose(logits, None if noise is None else noise[index - part.start], index)
         return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
     return jax.lax.fori_loop(part.start, part.end, step, (drawn, cache.grown(part.end)))

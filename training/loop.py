@@ -44,39 +44,52 @@ def stop_at_nan(step: int, row: Row) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Outlets:
+    """Receivers of a loop's rows and pictures."""
+
+    record: Callable[[int, Row], None]
+    """Gets each row."""
+    show: Show = lambda step, name, picture: None
+    """Gets each picture of a hook."""
+    watch: Callable[[int, Row], None] = stop_at_nan
+    """Sees each row first, and may raise."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work of a loop besides the updates."""
+
+    save: Hook
+    hooks: Sequence[Hook] = ()
+    between: Callable[[int, TrainState], TrainState] | None = None
+    """(n, state) → the state that the update after n finished ones starts from: a VQGAN renews its
+    codebook."""
+
+
 def fit(
     step: Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Mapping[str, Any]]],
     state: TrainState,
     batch_at: Callable[[int], dict[str, np.ndarray]],
     steps: int,
-    *,
-    record: Callable[[int, Row], None],
-    show: Show = lambda step, name, picture: None,
-    hooks: Sequence[Hook] = (),
-    save: Hook,
-    between: Callable[[int, TrainState], TrainState] | None = None,
+    outlets: Outlets,
+    work: Work,
     stop: StopSignal | None = None,
-    is_stop: Callable[[int], bool] | None = None,
-    watch: Callable[[int, Row], None] = stop_at_nan,
 ) -> TrainState:
-    """Train until `steps` updates are finished in all, or until `stop` is received.
+    """Train until `steps` updates are finished in all, or until `stop` is granted.
 
     `batch_at(n)` is the batch of the update that follows n finished ones. Each update's metrics are
     fetched only after the next update has been dispatched, which keeps the accelerator busy. Before
     a hook runs they are fetched at once, so a checkpoint is never ahead of the metrics. Before a
-    batch of another size the state is saved: a stop need not wait for the compiler. `record` gets
-    each row, `show` each picture of a hook. `between(n, state)` may replace the state before that
-    update (a VQGAN renews its codebook). `watch` sees each row first and may raise. `is_stop(n)`,
-    asked before each update, is `stop.received` unless processes must agree on it.
+    batch of another size the state is saved: a stop need not wait for the compiler.
     """
     clock = _Clock()
-    rows = _Rows(clock, watch, record)
-    is_stop = is_stop or (lambda n: stop is not None and stop.received)
+    rows = _Rows(clock, outlets.watch, outlets.record)
     first = done = int(state.step)
-    save_once = _Saves(clock, save, first)
+    save_once = _Saves(clock, work.save, first)
     shapes: dict[str, tuple[int, ...]] = {}
     for n in range(first, steps):
-        if is_stop(n):
+        if stop is not None and stop.is_granted():
             break
         with clock.waiting():
             batch = batch_at(n)
@@ -85,19 +98,20 @@ def fit(
             save_once(n, state)
             _shield(stop, lambda: None)
         shapes = _shapes(batch)
-        if between is not None:
-            state = between(n, state)
+        if work.between is not None:
+            state = work.between(n, state)
         state, metrics = step(state, batch)
         _shield(stop, None)
         rows.deliver()
         done = n + 1
         rows.hold(done, metrics)
-        due = [hook for hook in hooks if hook.is_due(done, is_last=done == steps)]
-        is_saved = save.is_due(done, is_last=False)
+        due = [hook for hook in work.hooks if hook.is_due(done, is_last=done == steps)]
+        is_saved = work.save.is_due(done, is_last=False)
         if due or is_saved:
             jax.block_until_ready(metrics)
-            with clock.paused(), _rescued(stop, rows.deliver, partial(save.action, done, state)):
-                extra = _run_hooks(due, done, state, show)
+            save = partial(work.save.action, done, state)
+            with clock.paused(), _rescued(stop, rows.deliver, save):
+                extra = _run_hooks(due, done, state, outlets.show)
             rows.deliver(extra)
         if is_saved:
             save_once(done, state)

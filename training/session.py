@@ -15,9 +15,10 @@ from training.config import RunConfig, TrainingConfig
 from training.devices import agreement, parallel, peers, processes
 from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan, micro_batch_size
 from training.devices.shortage import check_room, telling
-from training.loop import Hook, fit
+from training.loop import Hook, Outlets, Work, fit
 from training.recipe import Recipe, Run
 from training.reports.logbook import Logbook
+from training.reports.metrics import Counts
 from training.reports.tracing import Trace
 from training.reports.trackers import Tracker
 from training.saved import runs, starts
@@ -115,9 +116,11 @@ class _Session:
                     trace = Trace(self._config.training.profile, folder).around(start)
                     told = telling(self._run.micro_batch, lambda: tracker.step - start)
                     with self._noted(tracker), told, trace as traced:
+                        batches = [list(part) for part in self._plan.parts]
+                        about = {**self._recipe.depends_on, BATCHES: batches}
                         supervisor = Supervisor(
-                            *(self._config, self._recipe.depends_on, checkpoints, tracker),
-                            *(self._book, skips, self._plan, state),
+                            *(self._config, about, checkpoints, tracker),
+                            *(self._book, skips, state),
                         )
                         state = self._loop(state, supervisor, stop, traced)
                         checkpoints.finish()
@@ -214,22 +217,19 @@ class _Session:
         )
         print("compiling; the first update takes a while", flush=True)
         step = parallel.compile_step(update, run.devices)
-        agree = processes.Agreement()
+        stop.agree = processes.Agreement()
+        outlets = Outlets(supervisor.record, supervisor.show, supervisor.watch)
         while True:
+            save = make_save_hook(config.checkpoint, supervisor.save)
             try:
                 return fit(
                     step,
                     state,
                     lambda n: batch_at(supervisor.skips.position(n)),
                     config.training.steps,
-                    record=supervisor.record,
-                    show=supervisor.show,
-                    hooks=hooks,
-                    save=make_save_hook(config.checkpoint, supervisor.save),
-                    between=recipe.between,
-                    stop=stop,
-                    is_stop=lambda _: agree(stop.received),
-                    watch=supervisor.watch,
+                    outlets,
+                    Work(save, hooks, recipe.between),
+                    stop,
                 )
             except RollbackError as error:
                 state = supervisor.roll_back(error)
@@ -254,10 +254,8 @@ class _Session:
             self._run.folder,
             start,
             to_tree(config),
-            self._recipe.costs(devices),
+            Counts(lambda n: skips.examples(n, examples), self._recipe.costs(devices)),
             is_writer=devices.is_first,
-            examples_at=lambda n: skips.examples(n, examples),
-            may_rewind=config.training.on_spike == "rollback",
         )
 
     @contextlib.contextmanager

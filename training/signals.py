@@ -63,6 +63,8 @@ class StopSignal:
         self.received = False
         self.leave: Callable[[], None] = lambda: None
         """Called last in a process that the thread ends; it may not need the main thread."""
+        self.agree: Callable[[bool], bool] = lambda received: received
+        """(received here) → True if the run stops: its processes must agree."""
         self._rescue: Callable[[], None] | None = lambda: None
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -104,6 +106,10 @@ class StopSignal:
         self._timer = threading.Timer(max(left, 0.0), ask)
         self._timer.daemon = True
         self._timer.start()
+
+    def is_granted(self) -> bool:
+        """True if the run is to stop now; asked once an update, in every process."""
+        return self.agree(self.received)
 
     def shield(self, rescue: Callable[[], None] | None) -> None:
         """From now on the thread may end the process after `rescue()`; None: it must not, because

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 
 from training.config import RunConfig
-from training.devices.batching import BATCHES, BatchPlan
 from training.loop import Row
 from training.reports.logbook import Logbook
 from training.reports.trackers import Tracker
@@ -41,14 +40,12 @@ class Supervisor:
         tracker: Tracker,
         book: Logbook,
         skips: Skips,
-        plan: BatchPlan,
         state: TrainState,
     ) -> None:
-        """`about` and the plan are saved with each checkpoint; `state` is where the loop starts."""
+        """`about` is saved with each checkpoint; `state` is where the loop starts."""
         self._config, self._settings, self._about = config, config.training, about
         self._checkpoints, self._tracker, self._book = checkpoints, tracker, book
         self.skips = skips
-        self._batches = [list(part) for part in plan.parts]
         self._like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
@@ -68,7 +65,7 @@ class Supervisor:
     def save(self, step: int, state: TrainState) -> None:
         self._tracker.sync()
         evaluated = {k: v for k, v in self._row.items() if k.startswith("eval/")}
-        self._checkpoints.save(state, {**self._about, BATCHES: self._batches}, evaluated)
+        self._checkpoints.save(state, self._about, evaluated)
         if self._settings.on_spike == "rollback":
             self._tracker.release(self._regular_before(step + 1) or 0)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.attention import Attention, attend, sinkhorn
+from model.attention import Attention, mix, sinkhorn, weigh
 from model.blocks import layer_norms, runs
 from model.config import ModelConfig, Scores
 from model.positions import offset_index, rotary_angles, rotate, sinusoidal
@@ -39,8 +39,8 @@ def test_grouped_heads_share_neighbouring_keys_and_values() -> None:
     q = jnp.float32(RNG.normal(size=(2, 4, 5, 8)))
     k, v = jnp.float32(RNG.normal(size=(2, 2, 2, 5, 8)))
     mask = jnp.tril(jnp.ones((5, 5), bool))[None, None]
-    repeated = attend(q, jnp.repeat(k, 2, axis=1), jnp.repeat(v, 2, axis=1), mask, 0.3)
-    np.testing.assert_allclose(attend(q, k, v, mask, 0.3), repeated, rtol=1e-5, atol=1e-6)
+    repeated = mix(weigh(q, jnp.repeat(k, 2, axis=1), mask, 0.3), jnp.repeat(v, 2, axis=1))
+    np.testing.assert_allclose(mix(weigh(q, k, mask, 0.3), v), repeated, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import attend
+from model.attention import mix, weigh
 from model.config import Activation
 from model.layers import ACTIVATIONS, dropout, layer_norm, rms_norm
 from model.products import matmul
@@ -58,9 +58,8 @@ def test_attention_matches_its_definition() -> None:
     for b, h, i in np.ndindex(2, 3, 5):
         weights = np.exp(k[b, h, : i + 1] @ q[b, h, i] / 2)  # sqrt(4) = 2
         expected[b, h, i] = weights @ v[b, h, : i + 1] / weights.sum()
-    found = attend(
-        jnp.float32(q), jnp.float32(k), jnp.float32(v), jnp.asarray(mask)[None, None], scale=0.5
-    )
+    weights = weigh(jnp.float32(q), jnp.float32(k), jnp.asarray(mask)[None, None], scale=0.5)
+    found = mix(weights, jnp.float32(v))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -22,7 +22,7 @@ from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
 from training.update.state import TrainState
-from training.update.step import make_train_step
+from training.update.step import Extras, make_train_step
 from trees import map_named
 
 RANK = AdapterConfig(rank=3, alpha=5.0)
@@ -58,9 +58,11 @@ def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> 
         lambda step: jnp.float32(optim.learning_rate),
         1,
         parallel.mean_over(devices),
-        settings=TrainingConfig(on_spike="off"),
-        update_ema=make_ema(0.9),
-        is_trained=make_is_trained(optim.freeze, optim.trained),
+        extras=Extras(
+            settings=TrainingConfig(on_spike="off"),
+            update_ema=make_ema(0.9),
+            is_trained=make_is_trained(optim.freeze, optim.trained),
+        ),
     )
     create = lambda: TrainState.create(model.init, optimizer, 0, init_ema=init_ema)  # noqa: E731
     state, run = parallel.create(create, devices), parallel.compile_step(step, devices)

@@ -23,7 +23,7 @@ from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
 from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
 from training.update.state import TrainState
-from training.update.step import Moment, Step, make_train_step
+from training.update.step import Extras, Moment, Step, make_train_step
 from trees import map_named
 
 OPTIM = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.0)
@@ -57,10 +57,12 @@ def compose(
         lambda step: jnp.float32(0.1),
         micro_batches,
         parallel.mean_over(parallel.start(ParallelConfig(devices=devices))),
-        settings=TrainingConfig(on_spike="off"),
-        observables=[Observable(1, tensor_norms)],
-        update_ema=make_ema(0.9),
-        is_trained=make_is_trained(optim.freeze, optim.train_only),
+        extras=Extras(
+            settings=TrainingConfig(on_spike="off"),
+            observables=[Observable(1, tensor_norms)],
+            update_ema=make_ema(0.9),
+            is_trained=make_is_trained(optim.freeze, optim.train_only),
+        ),
     )
     return step, lambda: TrainState.create(model.init, optimizer, 0, init_ema=init_ema)
 

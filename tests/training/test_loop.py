@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training.loop import Hook, fit
+from training.loop import Hook, Outlets, Work, fit
 from training.reports import metrics
 from training.signals import StopSignal
 from training.update.state import TrainState
@@ -38,9 +38,8 @@ def test_each_update_gets_one_row_with_the_values_of_its_hooks() -> None:
         fresh(),
         lambda n: {"n": np.array(n)},
         5,
-        record=lambda step, row: rows.append((step, row)),
-        hooks=[hook],
-        save=never(),
+        outlets=Outlets(record=lambda step, row: rows.append((step, row))),
+        work=Work(hooks=[hook], save=never()),
     )
     assert [step for step, _ in rows] == [1, 2, 3, 4, 5]
     assert [row["train/loss"] for _, row in rows] == [0, 1, 2, 3, 4]
@@ -55,8 +54,8 @@ def test_a_checkpoint_is_written_after_the_rows_it_relies_on() -> None:
         fresh(2),
         lambda n: {"n": np.array(n)},
         7,
-        record=lambda step, row: events.append(("row", step)),
-        save=save,
+        outlets=Outlets(record=lambda step, row: events.append(("row", step))),
+        work=Work(save=save),
     )
     rows = [("row", n) for n in range(3, 8)]
     assert events == [rows[0], ("save", 3), *rows[1:4], ("save", 6), rows[4], ("save", 7)]
@@ -74,9 +73,8 @@ def test_the_state_may_be_renewed_between_updates() -> None:
         fresh(),
         lambda n: {"n": np.array(n)},
         3,
-        record=lambda *_: None,
-        save=never(),
-        between=between,
+        outlets=Outlets(record=lambda *_: None),
+        work=Work(save=never(), between=between),
     )
     assert seen == [(0, 0), (1, 1), (2, 2)]
 
@@ -95,9 +93,9 @@ def test_a_wish_to_stop_is_granted_after_the_update_and_saved() -> None:
             fresh(),
             batch_at,
             100,
-            record=lambda *_: None,
-            save=Hook(0, lambda step, state: saved.append(step)),
             stop=stop,
+            outlets=Outlets(record=lambda *_: None),
+            work=Work(save=Hook(0, lambda step, state: saved.append(step))),
         )
     assert saved == [4]
     assert int(state.step) == 4
@@ -119,8 +117,8 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved() -> None:
             fresh(),
             lambda n: {"n": np.array(n)},
             8,
-            record=lambda *_: None,
-            save=Hook(2, lambda step, state: saved.append(step)),
+            outlets=Outlets(record=lambda *_: None),
+            work=Work(save=Hook(2, lambda step, state: saved.append(step))),
         )
     assert saved == [2]
 
@@ -197,10 +195,12 @@ def test_a_stop_that_comes_late_in_an_update_still_saves_it() -> None:
             fresh(),
             lambda n: {"n": np.array(n)},
             9,
-            record=record,
-            hooks=[Hook(1, lambda step, state: None)],
-            save=Hook(0, lambda step, state: saved.append(step)),
             stop=stop,
+            outlets=Outlets(record=record),
+            work=Work(
+                hooks=[Hook(1, lambda step, state: None)],
+                save=Hook(0, lambda step, state: saved.append(step)),
+            ),
         )
     assert saved == [3]
 
@@ -214,9 +214,9 @@ def test_a_stop_before_the_first_update_trains_and_saves_nothing() -> None:
             fresh(2),
             lambda n: {"n": np.array(n)},
             9,
-            record=lambda *_: None,
-            save=Hook(1, lambda step, state: saved.append(step)),
             stop=stop,
+            outlets=Outlets(record=lambda *_: None),
+            work=Work(save=Hook(1, lambda step, state: saved.append(step))),
         )
     assert (saved, int(state.step)) == ([], 2)
 
@@ -244,10 +244,11 @@ def test_a_stop_while_a_larger_batch_is_compiled_does_not_wait_for_it() -> None:
             fresh(1),
             lambda n: {"n": np.zeros(1 if n < 3 else 2)},
             5,
-            record=lambda step, row: events.append(("row", step)),
-            save=Hook(0, lambda step, state: events.append(("save", step))),
-            between=between,
             stop=stop,
+            outlets=Outlets(record=lambda step, row: events.append(("row", step))),
+            work=Work(
+                save=Hook(0, lambda step, state: events.append(("save", step))), between=between
+            ),
         )
         assert events == [
             *(("between", 1), ("step", 1), ("busy", 0)),

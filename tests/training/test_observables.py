@@ -18,7 +18,7 @@ from training.loop import to_row
 from training.reports import metrics as metrics_files
 from training.update.observables import OBSERVED, Observable, Update, unpack
 from training.update.state import TrainState
-from training.update.step import Step, make_train_step
+from training.update.step import Extras, Step, make_train_step
 
 EDGES = np.linspace(-2, 2, 9)
 
@@ -40,7 +40,7 @@ def compose(table: list[Observable], config: ParallelConfig) -> tuple[Step, Any,
         optimizer,
         lambda step: jnp.float32(0.1),
         mean_over_devices=parallel.mean_over(devices),
-        observables=table,
+        extras=Extras(observables=table),
     )
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"kernel": jax.random.normal(key, (16,))}, optimizer, 0

@@ -19,7 +19,7 @@ from tests.training.test_parallel_shampoo import batch_at, distance, init, loss
 from training.config import ParallelConfig
 from training.devices import parallel
 from training.update.state import TrainState
-from training.update.step import make_train_step
+from training.update.step import Extras, make_train_step
 
 STEPS, RATE = 6, 2e-3
 ONE, PMAP = ParallelConfig(devices=1), ParallelConfig()
@@ -36,7 +36,7 @@ def trained(config: ParallelConfig) -> TrainState:
         make_schedule(optim, STEPS),
         1,
         parallel.mean_over(devices),
-        update_ema=make_average(optim),
+        extras=Extras(update_ema=make_average(optim)),
     )
     create = partial(TrainState.create, init, optimizer, 0, init_ema=init_ema)
     state = parallel.create(create, devices)

@@ -22,7 +22,7 @@ from training.session import train
 from training.update.players import MODEL, Player
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import Moment, make_train_step
+from training.update.step import Extras, Moment, make_train_step
 
 RATE, FIRST = 0.1, 3
 SGD = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, weight_decay=0.0))
@@ -83,8 +83,7 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
         lambda step: jnp.float32(RATE),
         micro_batches,
         parallel.mean_over(devices),
-        update_ema=make_ema(0.5),
-        players=players,
+        extras=Extras(update_ema=make_ema(0.5), players=players),
     )
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"x": jnp.ones((4,))}, SGD, 0, init_ema=init_ema, players=players
@@ -127,12 +126,10 @@ def test_neither_moves_where_one_would_become_nan(who: str) -> None:
         poisoned(model_loss) if who == "model" else model_loss,
         SGD,
         lambda step: jnp.float32(RATE),
-        settings=settings,
-        players=players,
+        extras=Extras(settings=settings, players=players),
     )
-    state = TrainState.create(
-        lambda key: {"x": jnp.ones((4,))}, SGD, 0, guard=init_guard(settings), players=players
-    )
+    state = TrainState.create(lambda key: {"x": jnp.ones((4,))}, SGD, 0, players=players)
+    state = state._replace(guard=init_guard(settings))
     factors = [np.full((8,), value, np.float32) for value in (1.0, np.nan, 1.0)]
     compiled = jax.jit(step)
     one, _ = compiled(state, {**batch(), "factor": factors[0]})

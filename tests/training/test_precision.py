@@ -17,7 +17,7 @@ from training.config import MatmulPrecision, ParamDtype, TrainingConfig
 from training.update.precision import narrow, round_like, round_randomly
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import make_train_step
+from training.update.step import Extras, make_train_step
 
 KEY = jax.random.key(0)
 HALF = jnp.bfloat16
@@ -47,8 +47,7 @@ def make(
         optimizer,
         lambda step: jnp.float32(1e-2),
         2,
-        settings=settings,
-        update_ema=make_ema(0.9),
+        extras=Extras(settings=settings, update_ema=make_ema(0.9)),
     )
     state = TrainState.create(
         init,
@@ -57,8 +56,7 @@ def make(
         settings.compute_dtype,
         param_dtype=settings.param_dtype,
         init_ema=init_ema,
-        guard=init_guard(settings),
-    )
+    )._replace(guard=init_guard(settings))
     rows = {"x": jnp.ones((8, 4)), "example_index": jnp.arange(8, dtype=jnp.int32)}
     return step, state, rows
 

@@ -18,7 +18,7 @@ from training.spans import parse_range
 from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import make_train_step
+from training.update.step import Extras, make_train_step
 
 SETTINGS = TrainingConfig(spike_window=8)
 Losses = dict[int, float]
@@ -43,10 +43,12 @@ def run(
             loss,
             optimizer,
             lambda step: jnp.float32(1e-3),
-            settings=settings,
-            is_warm=lambda step: step >= warmup_steps,
-            update_ema=lambda ema, params, _, step: jax.tree.map(
-                lambda a, p: 0.9 * a + 0.1 * p, ema, params
+            extras=Extras(
+                settings=settings,
+                is_warm=lambda step: step >= warmup_steps,
+                update_ema=lambda ema, params, _, step: jax.tree.map(
+                    lambda a, p: 0.9 * a + 0.1 * p, ema, params
+                ),
             ),
         )
     )
@@ -55,8 +57,7 @@ def run(
         optimizer,
         0,
         init_ema=lambda params: params,
-        guard=init_guard(settings),
-    )
+    )._replace(guard=init_guard(settings))
     states, rows = [state._replace(loss_scale=loss_scale)], []
     for n in range(steps):
         rng = np.random.default_rng(n)
@@ -103,9 +104,9 @@ def test_weights_that_would_be_no_number_are_not_made_though_loss_and_gradient_a
 
     optimizer = make_optimizer(OptimConfig(epsilon=0.0))
     schedule = lambda step: jnp.float32(0.1)  # noqa: E731
-    step = jax.jit(make_train_step(loss, optimizer, schedule, settings=SETTINGS))
+    step = jax.jit(make_train_step(loss, optimizer, schedule, extras=Extras(settings=SETTINGS)))
     params = {"tokens": jnp.ones((2, 3))}
-    old = TrainState.create(lambda key: params, optimizer, 0, guard=init_guard(SETTINGS))
+    old = TrainState.create(lambda key: params, optimizer, 0)._replace(guard=init_guard(SETTINGS))
     old = old._replace(loss_scale=LossScale(jnp.float32(4.0), jnp.int32(0)))
     new, metrics = step(old, {"example_index": np.arange(2, dtype=np.int32)})
     assert np.isfinite(metrics["train/loss"])
@@ -186,7 +187,9 @@ def test_norms_of_every_tensor_come_when_they_are_due() -> None:
 
     table = [Observable(2, tensor_norms)]
     rate = lambda step: jnp.float32(0.5)  # noqa: E731
-    step = jax.jit(make_train_step(loss, optimizer, rate, settings=SETTINGS, observables=table))
+    step = jax.jit(
+        make_train_step(loss, optimizer, rate, extras=Extras(settings=SETTINGS, observables=table))
+    )
     state = TrainState.create(lambda key: params, optimizer, 0)
     batch: Callable[[], dict] = lambda: {"example_index": np.arange(2, dtype=np.int32)}  # noqa: E731
     state, first = step(state, batch())

@@ -152,7 +152,7 @@ def test_rows_that_a_rollback_takes_back_never_reach_the_mirror(
 ) -> None:
     """wandb's rows only rise, and none is ever forgotten."""
     notes = fake_wandb(tmp_path, monkeypatch)
-    training = TrainingConfig(steps=6, batch_size=4, log_every=1)
+    training = TrainingConfig(steps=6, batch_size=4, log_every=1, on_spike="rollback")
     sent: list[tuple[int, float]] = []
     log = mirror.Mirror.log
 
@@ -162,7 +162,7 @@ def test_rows_that_a_rollback_takes_back_never_reach_the_mirror(
 
     monkeypatch.setattr(mirror.Mirror, "log", noted)
     config = TrackerConfig(wandb="offline")
-    with Tracker(config, training, tmp_path, 0, {}, may_rewind=True) as tracker:
+    with Tracker(config, training, tmp_path, 0, {}) as tracker:
         for step in range(1, 5):
             tracker.record(step, {"time/step_ms": 1.0, "train/loss": 1.0})
             tracker.image(step, "grid", tmp_path / "grid.png")

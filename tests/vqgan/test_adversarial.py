@@ -14,7 +14,7 @@ from training.config import ParallelConfig
 from training.devices import parallel
 from training.update.players import Player
 from training.update.state import TrainState
-from training.update.step import Moment, make_train_step
+from training.update.step import Extras, Moment, make_train_step
 from vqgan import adversarial, discriminator, objective, quantizer
 from vqgan.adversarial import NAME, Opponent, adaptive_weights, kernel_norms
 from vqgan.autoencoder import build
@@ -237,7 +237,7 @@ def update(autoencoder, config, micro_batches, devices):
     step = make_train_step(
         parallel.gather_before(loss, places),
         *(optimizer, rate, micro_batches, parallel.mean_over(places)),
-        players=players,
+        extras=Extras(players=players),
     )
     create = partial(TrainState.create, autoencoder.init, optimizer, 0, players=players)
     state, compiled = parallel.create(create, places), parallel.compile_step(step, places)

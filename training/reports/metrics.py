@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 
@@ -72,6 +72,14 @@ def memory() -> dict[str, float]:
         1 if sys.platform == "darwin" else 1024
     )
     return {"memory/peak_gb": max(peaks, default=own) / 1e9}
+
+
+class Counts(NamedTuple):
+    """The sources of a row's figures, besides the update itself."""
+
+    examples_at: Callable[[int], int]
+    """Finished updates → examples seen in them; batches may have several sizes."""
+    costs: Costs = NO_COSTS
 
 
 class MetricsFile:

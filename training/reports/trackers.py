@@ -10,7 +10,7 @@ from tqdm import tqdm
 from training import exits
 from training.config import TrackerConfig
 from training.reports.board import Board
-from training.reports.metrics import NO_COSTS, Costs, MetricsFile, memory
+from training.reports.metrics import Counts, MetricsFile, memory
 from training.reports.mirror import Mirror
 
 SHOWN = ("train/loss", "speed/examples_per_s")
@@ -32,6 +32,8 @@ class Pace(Protocol):
     @property
     def log_every(self) -> int: ...
     @property
+    def on_spike(self) -> str: ...
+    @property
     def stop_after(self) -> str: ...
     @property
     def profile(self) -> str: ...
@@ -47,18 +49,16 @@ class Tracker:
         folder: Path,
         restored_step: int,
         settings: Mapping[str, Any],
-        costs: Costs = NO_COSTS,
+        counts: Counts | None = None,
         is_writer: bool = True,
-        examples_at: Callable[[int], int] | None = None,
-        may_rewind: bool = False,
     ) -> None:
-        """`settings`: the resolved configuration, for the mirror. Among several processes one is
-        the writer. `examples_at(step)`: examples seen in so many updates, because batches may have
-        several sizes. `may_rewind`: the mirror gets rows only by `release`, and at the end."""
-        self._may_rewind = may_rewind
+        """`settings`: the resolved configuration, for the mirror. `counts`: by default as many
+        examples a step as `pace` has. Among several processes one is the writer. If a rollback may
+        come, the mirror gets rows only by `release`, and at the end."""
+        self._may_rewind = pace.on_spike == "rollback"
         self._held: list[tuple[int, Callable[[], None]]] = []
-        count = examples_at or (lambda step: step * pace.batch_size)
-        self._open = lambda step: MetricsFile(folder / "metrics.jsonl", step, count, costs)
+        counts = counts or Counts(lambda step: step * pace.batch_size)
+        self._open = lambda step: MetricsFile(folder / "metrics.jsonl", step, *counts)
         self._file = self._open(restored_step) if is_writer else None
         self._log_every = max(pace.log_every, 1)
         self._steps = pace.steps

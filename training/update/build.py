@@ -24,7 +24,7 @@ from training.update.players import Player, Players
 from training.update.precision import widen
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import Loss, Step, make_train_step
+from training.update.step import Extras, Loss, Step, make_train_step
 
 
 def make_update(
@@ -46,12 +46,14 @@ def make_update(
         make_schedule(config.optim, training.steps, examples_at),
         parallel.count_micro_batches(devices, size),
         parallel.mean_over(devices),
-        settings=training,
-        is_warm=make_warm_up(config.optim, examples_at),
-        update_ema=make_average(config.optim),
-        observables=[Observable(training.norms_every, tensor_norms), *observables],
-        players={name: _gathered(player, devices) for name, player in players.items()},
-        is_trained=make_is_trained(config.optim.freeze, config.optim.trained),
+        Extras(
+            settings=training,
+            is_warm=make_warm_up(config.optim, examples_at),
+            update_ema=make_average(config.optim),
+            observables=[Observable(training.norms_every, tensor_norms), *observables],
+            players={name: _gathered(player, devices) for name, player in players.items()},
+            is_trained=make_is_trained(config.optim.freeze, config.optim.trained),
+        ),
     )
 
 
@@ -63,7 +65,7 @@ def make_state(
     config: RunConfig, init: Callable[[Array], PyTree], players: Players = MappingProxyType({})
 ) -> Callable[[], TrainState]:
     """A function that makes the state before the first update."""
-    return partial(
+    create = partial(
         TrainState.create,
         init,
         make_optimizer(config.optim),
@@ -71,9 +73,9 @@ def make_state(
         config.training.compute_dtype,
         param_dtype=config.training.param_dtype,
         init_ema=init_ema if config.optim.averages else None,
-        guard=init_guard(config.training),
         players=players,
     )
+    return lambda: create()._replace(guard=init_guard(config.training))
 
 
 def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainState:

@@ -47,7 +47,6 @@ class TrainState(NamedTuple):
         *,
         param_dtype: ParamDtype = "float32",
         init_ema: Callable[[PyTree], PyTree] | None = None,
-        guard: Any = None,
         players: Players = MappingProxyType({}),
     ) -> "TrainState":
         """The state before the first update; with float16 it holds a loss scale. `init` returns
@@ -61,6 +60,5 @@ class TrainState(NamedTuple):
             key_data=jax.random.key_data(for_steps),
             loss_scale=init_loss_scale() if compute_dtype == "float16" else None,
             ema=None if init_ema is None else init_ema(params),
-            guard=guard,
             players=init_players(players, jax.random.fold_in(for_params, PLAYERS)),
         )

@@ -1,7 +1,7 @@
 """One optimizer update, as a pure function of the state and a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -50,8 +50,6 @@ MicroBatches = Callable[[int], int]
 IsWarm = Callable[[Array], Array]
 """Finished updates → whether the learning rate's warm-up is over"""
 
-PLAIN = TrainingConfig(on_spike="off")
-
 
 def example_keys(state: TrainState, example_index: Int[Array, " b"]) -> Key[Array, " b"]:
     """A key for each example of an update, the same on any device and in any micro-batch."""
@@ -63,29 +61,43 @@ def step_key(state: TrainState) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
 
 
+PLAIN = TrainingConfig(on_spike="off")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Parts of an update besides loss, optimizer and schedule."""
+
+    settings: TrainingConfig = PLAIN
+    """Settings of the guard and of precision."""
+    is_warm: IsWarm = lambda step: jnp.bool_(True)
+    """Until the learning rate is warm, only NaN and infinity count as harm."""
+    update_ema: UpdateEma | None = None
+    is_trained: IsTrained | None = None
+    """Other parameters get no gradient, which saves its memory and its computation."""
+    observables: Sequence[Observable] = ()
+    players: Players = field(default_factory=dict)
+    """The state holds a state for each of them."""
+
+
+NO_EXTRAS = Extras()
+
+
 def make_train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     micro_batches: int | MicroBatches = 1,
     mean_over_devices: Callable[[PyTree], PyTree] = lambda tree: tree,
-    *,
-    settings: TrainingConfig = PLAIN,
-    is_warm: IsWarm = lambda step: jnp.bool_(True),
-    update_ema: UpdateEma | None = None,
-    is_trained: IsTrained | None = None,
-    observables: Sequence[Observable] = (),
-    players: Players = MappingProxyType({}),
+    extras: Extras = NO_EXTRAS,
 ) -> Step:
-    """The update for a loss, a pure function. `mean_over_devices`: see parallel.py. Parameters that
-    are not `is_trained` get no gradient, which saves its memory and its computation. The state
-    holds a state for each of `players`.
+    """The update for a loss, a pure function. `mean_over_devices`: see parallel.py.
 
     If the state has a guard (training/update/spikes.py), an update that would do harm leaves
-    parameters, optimizer and averages unchanged. Until the learning rate `is_warm`, only NaN and
-    infinity count as harm.
+    parameters, optimizer and averages unchanged.
     """
-    move = _make_move(optimizer, update_ema, is_trained)
+    settings, is_trained, players = extras.settings, extras.is_trained, extras.players
+    move = _make_move(optimizer, extras.update_ema, is_trained)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Observed]:
         rows = len(batch["example_index"])
@@ -110,10 +122,10 @@ def make_train_step(
             moved_players, told = move_players(players, state.players, state.step, own)
             new, metrics = new._replace(players=moved_players), metrics | told
         seen = Update(grads, state.params, updates, new.opt_state, state.step, metrics)
-        observed = observe(observables, seen)
+        observed = observe(extras.observables, seen)
         metrics["norm/params"] = optax.tree.norm(widen(new.params))
         new, metrics = _guarded(
-            *(state, new, metrics, settings, is_warm(state.step)),
+            *(state, new, metrics, settings, extras.is_warm(state.step)),
             {name: player.first_step for name, player in players.items()},
         )
         everything = {**metrics, OBSERVED: observed} if observed else metrics
