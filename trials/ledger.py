@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from json_files import parse_json
+
 LEDGER = "trials.jsonl"
 End = Literal["finished", "stopped", "failed"]
 ENDS: tuple[End, ...] = ("finished", "stopped", "failed")
@@ -54,13 +56,11 @@ def read_ledger(folder: Path) -> list[Trial]:
     path = folder / LEDGER
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
     found: dict[int, Trial] = {}
-    for at, line in enumerate(
-        lines[:-1]
-    ):  # after the last line's end there is nothing, or half a line
+    *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or half a line
+    for number, line in enumerate(lines, 1):
+        row = parse_json(line, f"{path}, line {number}")
         try:
-            row = json.loads(line)
             trial = found.get(row["trial"]) or Trial(row["trial"], dict(row["settings"]))
             if row.get("end") in ENDS:
                 values = tuple(math.nan if v is None else float(v) for v in row["values"])
@@ -73,7 +73,7 @@ def read_ledger(folder: Path) -> list[Trial]:
                 )
             found[trial.number] = trial
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {at + 1} is damaged: {error!r:.100}") from None
+            raise ValueError(f"{path}, line {number} is damaged: {error!r:.100}") from None
     return list(found.values())
 
 

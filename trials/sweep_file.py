@@ -14,7 +14,7 @@ from typing import Any
 from yaml.nodes import MappingNode, Node
 
 from trials import engine
-from weights.yaml_files import parse_yaml, read_yaml
+from weights.yaml_files import read_nodes
 
 METHODS = ("grid", "random", "bayes")
 ENTRY_KEYS = (
@@ -71,10 +71,9 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         ValueError: the file cannot be read, or a key or value is wrong; names line and key.
     """
-    settings = read_yaml(path)
-    lines = _lines(parse_yaml(path.read_text(encoding="utf-8-sig")))
+    settings, node = read_nodes(path)
     cap = settings.pop("run_cap", None)
-    sweep = Sweep(path, settings, lines, cap)
+    sweep = Sweep(path, settings, _lines(node), cap)
     for key, fault in _faults(sweep):
         raise ValueError(f"{sweep.at(key)}: {fault}")
     return sweep
@@ -157,7 +156,7 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
     return f"unknown key {key!r}{hint}"
 
 
-def _lines(node: Node | None, parent: str = "") -> dict[str, int]:
+def _lines(node: Node, parent: str = "") -> dict[str, int]:
     """Key with its parents → its line, counted from 1."""
     found: dict[str, int] = {}
     for key, value in node.value if isinstance(node, MappingNode) else ():

@@ -40,8 +40,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ValueError: the file holds no settings, a key twice, or more than the bounds allow; the
             message names the line.
     """
+    return read_nodes(path)[0]
+
+
+def read_nodes(path: Path) -> tuple[dict[str, Any], Node]:
+    """As `read_yaml`, and the checked nodes, which know their lines. The file is read once."""
     with _blaming(path):
-        return _mapping(parse_yaml(_read(path)))
+        node = parse_yaml(_read(path))
+        if not isinstance(node, MappingNode):
+            raise ValueError("it holds no settings")
+        return plain_value(node), node
 
 
 def read_settings(
@@ -159,12 +167,6 @@ class _Checker:
                 "join the two"
             )
         lines[key.value] = line
-
-
-def _mapping(node: Node | None) -> dict[str, Any]:
-    if not isinstance(node, MappingNode):
-        raise ValueError("it holds no settings")
-    return plain_value(node)
 
 
 def _merged(node: MappingNode, read: Callable[[Any, Node], Any]) -> dict[str, Any]:
