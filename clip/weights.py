@@ -13,7 +13,7 @@ from flax.traverse_util import unflatten_dict
 from json_files import read_json
 from weights.arrays import read_arrays, shapes_of
 from weights.plans import Leaf, Plan, gather
-from weights.settings import MAX_DEPTH, read_fields
+from weights.settings import MAX_DEPTH, configuring, read_fields
 
 ClipActivation = Literal["quick_gelu", "gelu"]
 
@@ -113,7 +113,7 @@ def read_config(folder: Path) -> ClipConfig:
     if (kind := values.get("model_type", "clip")) != "clip":
         raise ValueError(f"{path} describes a model of type {kind!r:.60}, not clip")
     statistics = _read_pixel_statistics(folder)
-    try:
+    with configuring(path, "a CLIP"):
         text = read_fields(_section(values, "text_config"), TEXT_FIELDS)
         image = read_fields(_section(values, "vision_config"), IMAGE_FIELDS)
         if image["num_channels"] != 3:
@@ -130,8 +130,6 @@ def read_config(folder: Path) -> ClipConfig:
             pixel_mean=statistics["image_mean"],
             pixel_std=statistics["image_std"],
         )
-    except ValueError as error:
-        raise ValueError(f"{path} is no configuration of a CLIP: {error}") from None
 
 
 def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from model.config import ModelConfig
-from published.words import check_words, same_or_zero, square_grid
+from published.words import check_words, read_transformer, square_grid, write_transformer
 from weights.arrays import Arrays
 from weights.plans import Leaf, Plan
-from weights.settings import read_fields
 
 FIELDS: dict[str, tuple[str, Any]] = {
     "d_model": ("dim", 1024),
@@ -102,16 +101,8 @@ def read_config(values: Mapping[str, Any]) -> ModelConfig:
     for name, needed in MUST_BE.items():
         if values.get(name, needed) != needed:
             raise ValueError(f"{name} {values[name]!r:.60}: only {needed} is known here")
-    fields = read_fields(values, FIELDS)
-    if fields["activation"] not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"activation_function {fields['activation']} is none of {known}")
-    fields |= {
-        "decoder_num_heads": same_or_zero(fields["decoder_num_heads"], fields["num_heads"]),
-        "decoder_mlp_dim": same_or_zero(fields["decoder_mlp_dim"], fields["mlp_dim"]),
-        "image_vocab_size": fields["text_vocab_size"],
-        "activation": ACTIVATIONS[fields["activation"]],
-    }
+    fields = read_transformer(values, FIELDS, ACTIVATIONS)
+    fields["image_vocab_size"] = fields["text_vocab_size"]
     return ModelConfig(**fields, **square_grid(fields["text_length"]), **FIXED)
 
 
@@ -127,13 +118,9 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
             f"model.text_length {config.text_length} differs from the {config.image_length} image "
             f"tokens; BART has one max_position_embeddings for both"
         )
-    theirs_of = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    found = {theirs: getattr(config, ours) for theirs, (ours, _) in FIELDS.items()}
+    found = write_transformer(config, FIELDS, ACTIVATIONS)
     return dict(sorted(found.items())) | {
-        "activation_function": theirs_of[config.activation],
         "architectures": ["BartForConditionalGeneration"],
-        "decoder_attention_heads": config.decoder_num_heads or config.num_heads,
-        "decoder_ffn_dim": config.decoder_mlp_dim or config.mlp_dim,
         "decoder_start_token_id": config.start_token,
         "is_encoder_decoder": True,
         "model_type": "bart",

@@ -13,7 +13,7 @@ import numpy as np
 from model.blocks import LayerNorms, Norms, layer_norms
 from model.config import Init, ModelConfig
 from model.init import Branch
-from published.words import check_words, same_or_zero, square_grid
+from published.words import check_words, read_transformer, square_grid, write_transformer
 from weights.plans import Leaf, Plan
 from weights.settings import read_fields
 
@@ -62,8 +62,8 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "quick_gelu": "quick_gelu",
     "relu": "relu",
-    "silu": "silu",
     "swish": "silu",
+    "silu": "silu",
     "smelu": "smelu",
 }
 """Their activation → ours. The package's smelu is 1/4 below −1 where the published one is 0; ours
@@ -127,20 +127,15 @@ def read_config(values: Mapping[str, Any], keys: Collection[str]) -> ModelConfig
     for name, value in values.items():
         if name.startswith("use_") and name not in {*known, *NOT_THE_FUNCTION} and value:
             raise ValueError(f"{name} {value!r:.60} is not known here; its models would differ")
-    fields, switches = read_fields(values, FIELDS), read_fields(values, SWITCHES)
+    fields = read_transformer(values, FIELDS, ACTIVATIONS)
+    switches = read_fields(values, SWITCHES)
     classes = fields["image_vocab_size"] + 1
     start = read_fields(values, {"decoder_start_token_id": ("start", classes - 1)})["start"]
     if start >= classes:
         raise ValueError(f"decoder_start_token_id {start} is beyond image_vocab_size {classes - 1}")
-    if fields["activation"] not in ACTIVATIONS:
-        known_ones = ", ".join(ACTIVATIONS)
-        raise ValueError(f"activation_function {fields['activation']} is none of {known_ones}")
     fields |= {
-        "decoder_num_heads": same_or_zero(fields["decoder_num_heads"], fields["num_heads"]),
-        "decoder_mlp_dim": same_or_zero(fields["decoder_mlp_dim"], fields["mlp_dim"]),
         "image_vocab_size": classes,
         "decoder_start_token_id": start,
-        "activation": ACTIVATIONS[fields["activation"]],
         "placement": "postln" if fields["placement"] == "deepnet" else fields["placement"],
     }
     subln: Init = "subln" if switches["subln"] else "normal"
@@ -176,14 +171,9 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
             f"model.decoder_start_token_id {config.decoder_start_token_id} stands behind the "
             f"{config.image_vocab_size} classes; dalle-mini's start token is one of them"
         )
-    found = {theirs: getattr(config, ours) for theirs, (ours, _) in FIELDS.items()}
     end = config.image_vocab_size - 1
-    theirs_of = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
-    found |= {
-        "decoder_attention_heads": config.decoder_num_heads or config.num_heads,
-        "decoder_ffn_dim": config.decoder_mlp_dim or config.mlp_dim,
+    found = write_transformer(config, FIELDS, ACTIVATIONS) | {
         "image_vocab_size": end,
-        "activation_function": theirs_of[config.activation],
         "image_length": config.image_length,
         "use_cosine_attention": config.scores == "cosine",
         "use_absolute_position_embeddings": config.positions == "learned",

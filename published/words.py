@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from model.config import ModelConfig
+from weights.settings import read_fields
 
 
 def check_words(
@@ -25,14 +26,48 @@ def check_words(
             )
 
 
+def read_transformer(
+    values: Mapping[str, Any],
+    fields: Mapping[str, tuple[str, Any]],
+    activations: Mapping[str, str],
+) -> dict[str, Any]:
+    """Settings by our names of a program that has `fields` and `activations`. A decoder's size that
+    equals the encoder's is 0.
+
+    Raises:
+        ValueError: a setting is of a wrong type, or the activation is unknown.
+    """
+    found = read_fields(values, fields)
+    if found["activation"] not in activations:
+        known = ", ".join(activations)
+        raise ValueError(f"activation_function {found['activation']} is none of {known}")
+    found["activation"] = activations[found["activation"]]
+    for size in ("num_heads", "mlp_dim"):
+        if found[f"decoder_{size}"] == found[size]:
+            found[f"decoder_{size}"] = 0
+    return found
+
+
+def write_transformer(
+    config: ModelConfig,
+    fields: Mapping[str, tuple[str, Any]],
+    activations: Mapping[str, str],
+) -> dict[str, Any]:
+    """Settings by their names, the inverse of `read_transformer`. Of several names of an activation
+    the first is written."""
+    theirs_of: dict[str, str] = {}
+    for theirs, ours in activations.items():
+        theirs_of.setdefault(ours, theirs)
+    return {theirs: getattr(config, ours) for theirs, (ours, _) in fields.items()} | {
+        "activation_function": theirs_of[config.activation],
+        "decoder_attention_heads": config.decoder_num_heads or config.num_heads,
+        "decoder_ffn_dim": config.decoder_mlp_dim or config.mlp_dim,
+    }
+
+
 def square_grid(image_length: int) -> dict[str, Any]:
     """Rows and columns of a picture of `image_length` tokens: a square, else one row."""
     side = math.isqrt(image_length)
     if side * side == image_length:
         return {"grid_size": side, "grid_rows": 0}
     return {"grid_size": image_length, "grid_rows": 1}
-
-
-def same_or_zero(decoder: int, encoder: int) -> int:
-    """A decoder's size in our fields: 0 if it equals the encoder's."""
-    return 0 if decoder == encoder else decoder
