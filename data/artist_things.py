@@ -1,4 +1,4 @@
-"""The things in the artists' pictures: everyday ones, common ones, or all."""
+"""The things in the artists' pictures: a hundred, everyday ones, common ones, or all."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ _UNCOMMON = re.compile(r"\b(woman|women|man|men|person|people|button|keycap|o'cl
 _UNCOMMON_GROUPS = ("flags", "people-body", "component", "extras-openmoji", "extras-unicode")
 
 
-Subset = Literal["things", "common", "all"]
+Subset = Literal["things", "everyday", "common", "all"]
 
 
 THINGS = frozenset(
@@ -34,13 +34,54 @@ mushroom|rainbow|snowflake|sun|cloud|full moon|star|volcano|snowman|hourglass do
 )
 """Everyday things that nearly all artists have drawn."""
 
+EVERYDAY = THINGS | frozenset(
+    """green apple|pear|peach|melon|tangerine|kiwi fruit|tomato|eggplant|potato|ear of corn
+hot pepper|cucumber|peanuts|croissant|baguette bread|pancakes|cheese wedge|meat on bone
+poultry leg|bacon
+french fries|hot dog|taco|burrito|egg|cooking|green salad|popcorn|spaghetti|sushi|soft ice cream
+cookie|shortcake|chocolate bar|candy|lollipop|honey pot|baby bottle|glass of milk|hot beverage
+bottle with popping cork|wine glass|cocktail glass|tropical drink|beer mug|fork and knife|spoon
+kitchen knife|monkey|gorilla|dog|poodle|wolf|cat face|tiger face|tiger|leopard|horse face|horse
+deer|cow|pig|ewe|goat|camel|rhinoceros|mouse face|mouse|hamster|rabbit|chipmunk|bat|paw prints
+turkey|chicken|rooster|hatching chick|baby chick|bird|dove|eagle|duck|crocodile|lizard|snake
+dragon face|dragon|spouting whale|dolphin|tropical fish|blowfish|shark|crab|shrimp|squid|bug|ant
+honeybee|lady beetle|spider|spider web|scorpion|spiral shell|bouquet|cherry blossom|hibiscus
+blossom|seedling|deciduous tree|four leaf clover|maple leaf|fallen leaf|two hearts|heart with arrow
+love letter|winking face|face with tears of joy|thinking face|loudly crying face
+face with medical mask|nerd face|cowboy hat face|kissing face|face with tongue
+face screaming in fear|smiling face with halo|smiling face with horns|pile of poo|alien monster
+globe showing europe-africa|snow-capped mountain|beach with umbrella|desert island
+house with garden|office building|hospital|school|factory|mosque|fountain|cityscape
+sunrise over mountains|sunset|ferris wheel|roller coaster|circus tent|high-speed train|train|tram
+fire engine|police car|oncoming automobile|delivery truck|racing car|motorcycle|motor scooter
+kick scooter|fuel pump|vertical traffic light|stop sign|anchor|canoe|speedboat|ship|satellite|watch
+alarm clock|thermometer|sun with face|shooting star|sun behind cloud|cloud with rain
+cloud with snow|cloud with lightning|tornado|umbrella with rain drops|high voltage|comet|fire
+droplet|water wave|crescent moon|jack-o-lantern|christmas tree|fireworks|sparkles|party popper
+ribbon|trophy|sports medal|baseball|volleyball|american football|tennis|bowling|boxing glove
+ice skate|fishing pole|skis|pool 8 ball|crystal ball|video game|game die|framed picture
+artist palette|glasses|sunglasses|necktie|t-shirt|jeans|dress|kimono|bikini|handbag|backpack
+running shoe|high-heeled shoe|top hat|graduation cap|lipstick|ring|loudspeaker|megaphone|bell
+musical note|microphone|headphone|radio|saxophone|musical keyboard|mobile phone|battery
+electric plug|laptop|desktop computer|printer|keyboard|computer mouse|floppy disk|optical disk
+movie camera|magnifying glass tilted left|flashlight|closed book|open book|notebook|scroll
+newspaper|money bag|dollar banknote|credit card|envelope|package|postbox|pencil|pen|paintbrush
+crayon|briefcase|file folder|calendar|bar chart|pushpin|paperclip|straight ruler|wastebasket|locked
+dagger|crossed swords|bomb|bow and arrow|shield|wrench|nut and bolt|gear|balance scale|microscope
+telescope|syringe|pill|door|bed|couch and lamp|toilet|bathtub|shopping cart|cigarette""".replace(
+        "\n", "|"
+    ).split("|")
+)
+"""Things that people ask for first: food, animals, plants, weather, vehicles, clothes, tools."""
+
 
 def choose(drawings: Sequence[Drawing], subset: Subset) -> list[Drawing]:
     """The drawings of a subset, in order."""
     if subset == "all":
         return list(drawings)
-    if subset == "things":
-        return [one for one in drawings if one.emoji.name in THINGS]
+    named = {"things": THINGS, "everyday": EVERYDAY}.get(subset)
+    if named:
+        return [one for one in drawings if one.emoji.name in named]
     styles = Counter(one.emoji.hexcode for one in drawings)
     return [
         one

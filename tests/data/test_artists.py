@@ -24,7 +24,7 @@ from data.artist_sets import (
     write_shipped,
 )
 from data.artist_splits import assign_splits
-from data.artist_things import THINGS, choose
+from data.artist_things import THINGS, Subset, choose
 from data.artists import (
     ArtistsConfig,
     article,
@@ -274,8 +274,9 @@ def test_another_subset_does_not_replace_what_is_there(packages: Path, tmp_path:
 
 
 def test_subsets_hold_one_another(drawings: list[Drawing]) -> None:
-    keys = {name: {d.key for d in choose(drawings, name)} for name in ("things", "common", "all")}
-    assert keys["things"] < keys["all"]
+    names: tuple[Subset, ...] = ("things", "everyday", "common", "all")
+    keys = {name: {d.key for d in choose(drawings, name)} for name in names}
+    assert keys["things"] <= keys["everyday"] < keys["all"]
     assert keys["common"] < keys["all"]
     assert not [d for d in choose(drawings, "common") if d.emoji.tone]
 
