@@ -1,12 +1,12 @@
 """Batches of token records whose order is a pure function of (seed, epoch, step).
 
-Any step costs the same, and nothing is kept between steps; data/order.py gives the order.
+Any step can be read first; data/order.py gives the order.
 """
 
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -18,7 +18,27 @@ from filling import filled
 
 Batch = dict[str, np.ndarray]
 
+_BLOCK = 8192  # positions of the stream whose order is computed together
 _CAPTION, _SPREAD, _VIEW = 2, 3, 4  # the purpose of a random number, mixed into its key
+
+
+@lru_cache(maxsize=16)
+def _block(seed: int, number: int, count: int, window: int) -> Int64[np.ndarray, " n"]:
+    """The order at `_BLOCK` positions together, which costs little more than at a batch of them."""
+    positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK, dtype=np.int64)
+    return windowed(seed, positions, count, window)
+
+
+def _order(
+    seed: int, positions: Int64[np.ndarray, " b"], count: int, window: int
+) -> Int64[np.ndarray, " b"]:
+    """`windowed`, out of blocks."""
+    numbers, places = np.divmod(positions, _BLOCK)
+    found = np.empty_like(positions)
+    for number in np.unique(numbers):
+        chosen = numbers == number
+        found[chosen] = _block(seed, int(number), count, window)[places[chosen]]
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,7 +66,7 @@ class Batches:
     def read(self, positions: Int64[np.ndarray, " b"]) -> Batch:
         """The examples at some positions of the stream: text_tokens, text_mask, image_tokens."""
         count = len(self.rows)
-        examples = self.rows[windowed(self.seed, positions, count, self.window)]
+        examples = self.rows[_order(self.seed, positions, count, self.window)]
         epochs = positions // count
         batch = _gather(self.records, examples, self._captions(examples, epochs))
         if self.records.view_tokens is not None:

@@ -1,11 +1,13 @@
 """The benchmarks run, on shapes that take a second."""
 
+import json
 import sys
+from pathlib import Path
 
 import jax
 import pytest
 
-from benchmarks import contestant
+from benchmarks import contestant, data
 from benchmarks import sampling as benchmark
 from benchmarks.race import configs
 from config import parse_config
@@ -82,3 +84,16 @@ def test_a_token_needs_the_weights_once_and_the_cache_of_every_row(tiny: ModelCo
     one, two, three = (benchmark.bytes_per_token(model, params, rows) for rows in (1, 2, 3))
     # Two layers of keys and values, of 6 text tokens and of 5 image tokens on average.
     assert two - one == three - two == 2 * 2 * 16 * 4 * (6 + 5)
+
+
+def test_records_are_opened_and_read_beside_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = data.DataBenchmark(400, 300, 16, 0.02, str(tmp_path / "found.json"))
+    data.main(settings)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["examples"] for row in found["sizes"]] == [400]
+    assert set(found["readers"]) == {"Pastel", "webdataset", "datasets"}
+    assert all(rate > 0 for rate in found["readers"].values())
+    assert "| 400 |" in capsys.readouterr().out
+    assert data.sizes_to(1_000_000) == [10_000, 100_000, 1_000_000]
