@@ -107,6 +107,14 @@ def read_picture(
         raise UnreadablePictureError(f"damaged: {error}") from None
 
 
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of a picture that can be read, upright."""
+    with Image.open(io.BytesIO(data), formats=_formats()) as picture:
+        width, height = picture.size
+        is_turned = picture.getexif().get(0x0112) in (5, 6, 7, 8)
+    return (height, width) if is_turned else (width, height)
+
+
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
     """The formats that are read. HEIC, an iPhone's, needs pillow-heif."""

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import UInt8
 
-from data.pictures import UnreadablePictureError
+from data.pictures import UnreadablePictureError, size_of
 from data.sources import PLAIN, Example, ReadingConfig, Source, printable
 from data.views import NO_VIEWS, Views, make_views
 
@@ -129,6 +129,9 @@ def _read(
         return Reading(index, kept, None, "; ".join(("no caption", *example.notes)))
     try:
         pixels = example.picture(image_size, config)
+        width, height = size_of(example.data)
+        sizes = {"width": str(width), "height": str(height)}
+        kept = replace(kept, attributes={**kept.attributes, **sizes})
         return Reading(index, kept, pixels, views=make_views(example, pixels, config, views))
     except UnreadablePictureError as error:
         return Reading(index, kept, None, str(error))

@@ -24,6 +24,8 @@ CONFIGS = {
     "release": "ReleaseConfig",
     "data.emoji": "EmojiConfig",
     "data.encode": "EncodeConfig",
+    "data.filter": "FilterConfig",
+    "data.report": "ReportConfig",
     "vqgan.train": "VQGANRunConfig",
     "model.pretrained": "ConvertConfig",
     "vqgan.pretrained": "ConvertConfig",

@@ -75,8 +75,8 @@ class ColumnSource(Source):
                 f"{self.path} has no column {config.caption_column!r} of texts; its columns are "
                 f"{names}"
             )
-        others = ("split", "weights", *texts.ATTRIBUTES)
-        self._others = [name for name in others if _is_plain(table.schema, name)]
+        once = [name for name in table.schema.names if table.schema.names.count(name) == 1]
+        self._others = [name for name in once if _is_plain(table.schema, name)]
         columns = (self._image, *self._captions, self._label, *self._others)
         self._columns = tuple(dict.fromkeys(name for name in columns if name))
         self.num_captioned = len(self) if self._captions or self._label else 0
@@ -217,7 +217,7 @@ def _is_plain(schema: Any, name: str) -> bool:
         return False
     kind = schema.field(name).type
     kind = kind.value_type if name == "weights" and t.is_list(kind) else kind
-    return t.is_string(kind) or t.is_integer(kind) or t.is_floating(kind)
+    return t.is_string(kind) or t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind)
 
 
 def check_group(path: object, size: int) -> None:

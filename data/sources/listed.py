@@ -154,6 +154,7 @@ def read_tables(
                 )
             entry = entries.setdefault(found, Entry(found, notes=list(note)))
             own = split_from(row.get("split")) or (split if is_divided else "")
+            row = {k: v for k, v in row.items() if k not in (columns.path, BEYOND)}
             _add(entry, columns.captions(row, config.caption_column), row, own)
     for picture in tree.pictures:
         if used and picture not in entries:

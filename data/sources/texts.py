@@ -18,10 +18,11 @@ CAPTION_NAMES = (
 )
 """Columns and JSON keys that hold captions, in the order in which they are tried; letter case does
 not matter, and NAME_0, NAME_1 … are the captions of one picture."""
-ATTRIBUTES = (
-    *("concept", "style", "tone", "gender", "role", "group", "subgroup", "hexcode"),
-    *("url", "license"),
-)
+_NOT_KEPT = {
+    *("key", "source_index", "file", "member", "split", "weights", "status", "error_message"),
+    *(set(CAPTION_NAMES) - {"title", "description", "alt_text", "alttext", "alt", "comment"}),
+}
+_MOST_COLUMNS, _LONGEST = 40, 300
 MAX_CAPTIONS = 100
 _SAFE = (1e-6, 1e6)  # weights between these can be added up in float32
 _MAX_DEPTH = 3
@@ -160,5 +161,12 @@ def unescape(text: str) -> str:
 
 
 def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
-    """The known columns, as text. Others are dropped: img2dataset writes fifteen of them."""
-    return {name: str(about[name]) for name in ATTRIBUTES if isinstance(about.get(name), str | int)}
+    """The plain columns as text: those of numbers and of short texts, besides captions. They are
+    kept beside the records, to filter by."""
+    kept = {
+        name: str(value)
+        for name, value in about.items()
+        if isinstance(value, str | int | float) and name.lower() not in _NOT_KEPT
+        if name and len(name) <= _LONGEST and len(str(value)) <= _LONGEST
+    }
+    return dict(list(kept.items())[:_MOST_COLUMNS])

@@ -58,7 +58,11 @@ def test_tars_read_as_img2dataset_writes_them(tmp_path: Path) -> None:
     )
     one, two = open_source(tmp_path)
     assert one.captions == (("from json", 1.0),)
-    assert (one.attributes, one.file, one.member) == ({"url": "u"}, "00000.tar", "000000001.jpg")
+    assert (one.attributes, one.file, one.member) == (
+        {"url": "u", "width": "9"},
+        "00000.tar",
+        "000000001.jpg",
+    )
     assert two.captions == (("only text", 1.0),)
     np.testing.assert_array_equal(two.picture(8), open_source(tmp_path)[1].picture(8))
 

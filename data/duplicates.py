@@ -1,0 +1,58 @@
+"""Pictures that come several times: exactly, by a hash of their pixels, or nearly, by a perceptual
+hash (pHash: Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions)."""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, UInt8, UInt64
+from PIL import Image
+
+_SIDE, _KEPT = 32, 8
+MOST_BITS = 16
+"""Hashes that differ in more bits are of different pictures."""
+
+
+def perceptual_hash(pixels: UInt8[np.ndarray, "y x 3"]) -> int:
+    """64 bits that copies of another size, format or brightness nearly share: which of the lowest
+    frequencies of the brightness are above their median."""
+    grey = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    frequencies = (_COSINES @ np.asarray(grey, np.float64) @ _COSINES.T)[:_KEPT, :_KEPT].ravel()
+    return int.from_bytes(np.packbits(frequencies > np.median(frequencies[1:])).tobytes(), "big")
+
+
+def _cosines() -> np.ndarray:
+    k, x = np.arange(_SIDE)[:, None], np.arange(_SIDE)
+    return np.cos(np.pi * k * (2 * x + 1) / (2 * _SIDE))
+
+
+_COSINES = _cosines()
+
+
+def repeated(hashes: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """True for each but the first of the same hash."""
+    _, first = np.unique(hashes, return_index=True)
+    is_repeated = np.ones(len(hashes), bool)
+    is_repeated[first] = False
+    return is_repeated
+
+
+def near(hashes: Iterable[int], bits: int) -> Iterator[tuple[int, int]]:
+    """Places of hashes that differ in at most `bits` bits from one before, with the place of that
+    one. A hash that does is itself no original, so a chain of small steps is not one group.
+
+    Two hashes that differ in `bits` bits share one of `bits` + 1 stretches of bits, by which
+    candidates are found.
+    """
+    edges = np.linspace(0, 64, bits + 2).astype(int).tolist()
+    stretches = [(a, (1 << (b - a)) - 1) for a, b in pairwise(edges)]
+    seen: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for place, one in enumerate(hashes):
+        keys = [(i, one >> shift & mask) for i, (shift, mask) in enumerate(stretches)]
+        candidates = (item for key in keys for item in seen.get(key, ()))
+        original = next((p for p, other in candidates if (one ^ other).bit_count() <= bits), None)
+        if original is None:
+            for key in keys:
+                seen.setdefault(key, []).append((place, one))
+        else:
+            yield place, original

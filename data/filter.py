@@ -1,0 +1,236 @@
+"""Token records without the examples that rules remove; what each removed stands in the new ones.
+
+python -m data.filter records/mine --out records/chosen --rules 'words>=3' 'similarity>=0.28'
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from data.columns import DERIVED, Rule, parse_rule, value_of
+from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
+from data.reading import read_pictures
+from data.records import Records, open_whole
+from data.sources import open_source, printable
+from data.writing import Part, new_records
+from files import check_free, write_text
+from split_names import TRAIN
+
+FILTERED = "filtered.jsonl"
+OFTEN = ("records", "out", "rules", "exact_duplicates", "near_duplicates")
+_AT_ONCE = 4096  # examples copied at a time
+_LOOKED_AT = 64  # side of the pictures that near duplicates are told by
+_MADE_ANEW = (
+    *("format", "count", "grid_size", "image_length", "text_length", "split_names", "counts"),
+    *("source", "sources", "reading", "arrays", "digest", "digests", "tokenizer_digest"),
+    *("vqgan_digest", "filters"),
+)
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Records, the rules that examples must meet, and the folder for those that do."""
+
+    records: str = field(
+        metadata={"nargs": None, "positional": True, "help": "Folder of token records."}
+    )
+    """Folder of token records."""
+    out: str = "records/filtered"
+    """Folder for the new records; it must be new."""
+    rules: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "nargs": "*",
+            "help": "Rules that every example must meet, in quotes: COLUMN, one of < <= > >= = != "
+            "~ !~, and a number, text or regular expression. COLUMN is one of the source, width or "
+            f"height, or one of {', '.join(DERIVED)}.",
+        },
+    )
+    """Rules that every example must meet, such as similarity>=0.28, punsafe<0.3, url!~stock."""
+    missing: bool = False
+    """Whether an example without a rule's column stays; by default the rule removes it."""
+    exact_duplicates: bool = True
+    """Whether only the first of the same pictures stays, as they were encoded."""
+    near_duplicates: int = 0
+    """Bits of a perceptual hash of 64 in which two pictures of one motif may differ, of which only
+    the first stays; 0 = near duplicates stay, 4 finds other sizes and formats. The source is read
+    again."""
+
+
+@dataclass
+class Removed:
+    """What one rule did."""
+
+    rule: str
+    looked_at: int
+    removed: int = 0
+    without_column: int = 0
+    """Removed ones, or kept ones with --missing, that have no such column."""
+
+
+def main(config: FilterConfig) -> None:
+    """Write the records that stay, and print what each rule removed."""
+    rules = [parse_rule(text) for text in config.rules]
+    if not 0 <= config.near_duplicates <= MOST_BITS:
+        raise ValueError(
+            f"near_duplicates {config.near_duplicates} is not between 0 and {MOST_BITS} bits"
+        )
+    records, out = open_whole(config.records), Path(config.out)
+    check_free(out)
+    kept, why, table = choose(records, rules, config)
+    if not (records.rows(TRAIN).size and kept[records.rows(TRAIN)].any()):
+        worst = max(table, key=lambda row: row.removed)
+        raise ValueError(
+            f"the rules leave nothing to train on: {worst.rule} removed {worst.removed:,} of "
+            f"{worst.looked_at:,} pictures"
+        )
+    write(records, out, kept, why, table)
+    print("\n".join(tell(table, int(kept.sum()))))
+    print(f"{out}: {int(kept.sum()):,} of {len(records):,} pictures")
+
+
+def choose(
+    records: Records, rules: list[Rule], config: FilterConfig
+) -> tuple[Bool[np.ndarray, " n"], dict[int, str], list[Removed]]:
+    """Which examples stay; of each that does not, the rule that removed it; and the table."""
+    kept, why, table = np.ones(len(records), bool), dict[int, str](), list[Removed]()
+
+    def remove(done: Removed, places: Any) -> None:
+        for place in map(int, places):
+            kept[place], why[place] = False, done.rule
+        done.removed = len(places)
+        table.append(done)
+
+    if config.exact_duplicates:
+        done = Removed("exact duplicates", len(records))
+        remove(done, np.flatnonzero(repeated(_hashes(records))))
+    for rule in rules:
+        done = Removed(printable(rule.text), int(kept.sum()))
+        remove(done, _against(records, rule, np.flatnonzero(kept), config.missing, done))
+    if config.near_duplicates:
+        rows = np.flatnonzero(kept)
+        done = Removed(f"near duplicates, {config.near_duplicates} bits", len(rows))
+        hashes = _perceptual(records, rows)
+        remove(done, [rows[place] for place, _ in near(hashes, config.near_duplicates)])
+    return kept, why, table
+
+
+def _against(
+    records: Records, rule: Rule, rows: Int64[np.ndarray, " m"], missing: bool, done: Removed
+) -> list[int]:
+    """The rows that do not meet a rule."""
+    removed = []
+    for row in map(int, rows):
+        value = value_of(records.examples[row], rule.column)
+        done.without_column += value is None
+        if not (missing if value is None else rule.keeps(value)):
+            removed.append(row)
+    if len(rows) and done.without_column == len(rows):
+        columns = sorted({*records.examples[int(rows[0])], *DERIVED} - {"source_index"})
+        raise ValueError(
+            f"rule {printable(rule.text)}: no example has the column {printable(rule.column)}; "
+            f"there are {printable(', '.join(columns))}"
+        )
+    return removed
+
+
+def _hashes(records: Records) -> np.ndarray:
+    """A number for each picture, the same for the same ones: of its pixels or, in older records, of
+    its tokens."""
+    if records.pixel_hashes is not None:
+        return np.asarray(records.pixel_hashes)
+    _, numbers = np.unique(np.asarray(records.image_tokens), axis=0, return_inverse=True)
+    return numbers.ravel().astype(np.uint64)
+
+
+def _perceptual(records: Records, rows: Int64[np.ndarray, " m"]) -> list[int]:
+    source = open_source(records.sources, config=records.reading)
+    indices = [records.examples[int(row)]["source_index"] for row in rows]
+    if max(indices, default=0) >= len(source):
+        raise ValueError(f"{printable(str(source.path))} is not the source of {records.folder} now")
+    readings = read_pictures(source, _LOOKED_AT, indices, config=records.reading)
+    # An unreadable picture is nobody's copy; its own place makes its hash.
+    return [
+        hash(("unreadable", reading.index)) & (1 << 64) - 1
+        if reading.pixels is None
+        else perceptual_hash(reading.pixels)
+        for reading in readings
+    ]
+
+
+def write(
+    records: Records,
+    out: Path,
+    kept: Bool[np.ndarray, " n"],
+    why: dict[int, str],
+    table: list[Removed],
+) -> None:
+    """Write the kept examples as records of their own, with the table and the removed ones."""
+
+    about = {k: v for k, v in records.about.items() if k not in _MADE_ANEW}
+    before = records.about.get("filters")
+    rows = [row.__dict__ for row in table]
+    about["filters"] = [*(before if isinstance(before, list) else []), *rows]
+    folders = {"tokenizer_folder": records.tokenizer_folder, "vqgan_folder": records.vqgan_folder}
+    with new_records(
+        out,
+        records.split_names,
+        source=records.sources,
+        reading=records.reading,
+        **{name: folder for name, folder in folders.items() if folder.is_dir()},
+        **about,
+    ) as writer:
+        for part in _parts(records, np.flatnonzero(kept)):
+            writer.add(part)
+        lines = (
+            json.dumps({"key": records.examples[row]["key"], "rule": rule})
+            for row, rule in sorted(why.items())
+        )
+        write_text(writer.folder / FILTERED, "".join(f"{line}\n" for line in lines))
+
+
+def _parts(records: Records, rows: Int64[np.ndarray, " m"]) -> Iterator[Part]:
+    offsets, more = records.caption_offsets, records.more_views
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE]
+        counts = offsets[some + 1] - offsets[some]
+        captions = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in some])
+        views = (some[:, None] * more + np.arange(more)).ravel()
+        yield Part(
+            np.asarray(records.image_tokens[some], np.int32),
+            np.asarray(records.text_tokens[captions], np.int32),
+            np.asarray(records.text_lengths[captions], np.int32),
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.asarray(records.caption_weights[captions], np.float32),
+            [records.split_names[number] for number in records.split[some]],
+            [dict(records.examples[int(row)]) for row in some],
+            view_tokens=None
+            if records.view_tokens is None
+            else np.asarray(records.view_tokens[views], np.int32),
+            pixel_hashes=None
+            if records.pixel_hashes is None
+            else np.asarray(records.pixel_hashes[some], np.uint64),
+        )
+
+
+def tell(table: list[Removed], left: int) -> list[str]:
+    """The table as lines of text."""
+    lines = [f"{'rule':40} {'looked at':>12} {'removed':>12} {'no column':>12}"]
+    for row in table:
+        lines.append(
+            f"{row.rule:40} {row.looked_at:12,} {row.removed:12,} {row.without_column:12,}"
+        )
+    return [*lines, f"{'left':40} {left:12,}"]
+
+
+if __name__ == "__main__":
+    import runtime
+    from config import run
+
+    runtime.prepare()
+    run(main, FilterConfig, prog="python -m data.filter", about=__doc__ or "", often=OFTEN)
