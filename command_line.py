@@ -149,7 +149,7 @@ def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _check_finite(tree: Any, name: str = "") -> None:
+def _check_finite(tree: object, name: str = "") -> None:
     """Raise ValueError for `.nan` and `.inf`, which are floats to YAML."""
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         tree = {one.name: getattr(tree, one.name) for one in dataclasses.fields(tree)}
@@ -188,7 +188,7 @@ def _needs_text(one: dataclasses.Field[Any]) -> bool:
     return one.default not in ("", None)
 
 
-def _home(value: Any) -> Any:
+def _home(value: object) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and value[:1] == "~" else value
 
 

@@ -29,7 +29,7 @@ def read_list(path: Path, most: int = MAX_BYTES) -> list[dict[str, Any]]:
     return as_list(parse_json(_read(path, most), path), path) if path.exists() else []
 
 
-def as_list(found: Any, name: object) -> list[dict[str, Any]]:
+def as_list(found: object, name: object) -> list[dict[str, Any]]:
     """`found`, if it is a list of objects. Raises ValueError otherwise."""
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise ValueError(f"{name} holds no list of JSON objects")

@@ -29,7 +29,7 @@ LEGEND = {
 Scores = dict[str, float]
 
 
-def means(answers: Mapping[str, Any]) -> Scores:
+def means(answers: Mapping[str, object]) -> Scores:
     """Mean answer to each question, over the pictures that it applies to."""
     values = {name: np.asarray(answer, np.float64) for name, answer in answers.items()}
     return {

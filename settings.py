@@ -36,7 +36,7 @@ def settings_of(config_class: type, prefix: str = "") -> Iterator[Setting]:
             yield from settings_of(found.kind, f"{found.name}.")
 
 
-def check_least(config: Any, prefix: str, least: int, *names: str) -> None:
+def check_least(config: object, prefix: str, least: int, *names: str) -> None:
     """Raise ValueError for a setting of the section `prefix` that is below `least`."""
     for name in names:
         if getattr(config, name) < least:
@@ -50,12 +50,12 @@ def to_tree(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def to_yaml(config: Any) -> str:
+def to_yaml(config: object) -> str:
     """A configuration as YAML that `--config` reads back."""
     return yaml.safe_dump(_plain(to_tree(config)), sort_keys=False)
 
 
-def _plain(tree: Any) -> Any:
+def _plain(tree: object) -> Any:
     if isinstance(tree, dict):
         return {k: _plain(v) for k, v in tree.items()}
     return [_plain(v) for v in tree] if isinstance(tree, list | tuple) else tree

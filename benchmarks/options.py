@@ -91,7 +91,7 @@ def measure_options(
         bench.keep_only(plain)
 
 
-def choose(config: Config, key: str, value: Any) -> Config:
+def choose(config: Config, key: str, value: object) -> Config:
     """The configuration with the option. Raises ValueError if it does not go with the others."""
     if key == "training.accumulation_steps":
         config = change(config, "training.micro_batch_size", 0)  # else that would decide

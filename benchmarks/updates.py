@@ -103,7 +103,7 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def change(config: Config, name: str, value: Any) -> Config:
+def change(config: Config, name: str, value: object) -> Config:
     """The configuration with another value of one setting, such as model.remat. Raises ValueError
     if it does not go with the others."""
     section, field = name.split(".")

@@ -76,7 +76,7 @@ def _through(
 ) -> Float[Array, "b q d"]:
     graph, stacked = nnx.split(stack)
 
-    def body(x: Array, layer: Any) -> tuple[Array, None]:
+    def body(x: Array, layer: object) -> tuple[Array, None]:
         return nnx.merge(graph, layer)(x, mask), None
 
     return jax.lax.scan(body, x, stacked)[0]

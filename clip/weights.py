@@ -188,7 +188,7 @@ KERNEL_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
 """torch stores kernels as (out, in) and (out, in, y, x), flax as (in, out) and (y, x, in, out)."""
 
 
-def read_params(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+def read_params(folder: Path, like: Mapping[str, object]) -> dict[str, Any]:
     """The weights as float32, nested as in `like`, which may hold only shapes.
 
     Raises:

@@ -43,7 +43,7 @@ def normalizer_of(folder: Path) -> Normalizer:
     return CLEAN
 
 
-def _asks_for_normalizing(config: Mapping[str, Any]) -> bool:
+def _asks_for_normalizing(config: Mapping[str, object]) -> bool:
     origin = config.get("origin")
     theirs = origin.get("config") if isinstance(origin, dict) else None
     theirs = theirs if isinstance(theirs, dict) else config
@@ -93,7 +93,7 @@ def words_of(folder: Path) -> str:
     return hashed.hexdigest()
 
 
-def check_described(records: Path, said: Any, text_length: int) -> None:
+def check_described(records: Path, said: object, text_length: int) -> None:
     """Raise ValueError unless the tokenizer in a folder of records makes the same tokens as when
     the records were written. Older records describe nothing: their captions were only cleaned."""
     folder = records / "tokenizer"

@@ -69,11 +69,11 @@ def read_about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _is_names(said: Any) -> bool:
+def _is_names(said: object) -> bool:
     return isinstance(said, list) and bool(said) and all(isinstance(one, str) for one in said)
 
 
-def _is_array(said: Any, name: str) -> bool:
+def _is_array(said: object, name: str) -> bool:
     """True if records.json gives the type and shape that opening an array needs."""
     if not isinstance(said, dict) or not isinstance(said.get("shape"), list):
         return False

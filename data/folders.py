@@ -29,7 +29,7 @@ def counts_of(path: Path) -> dict[str, int]:
     return counts
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON with a final newline."""
     text = json.dumps(content, ensure_ascii=False, indent=1)
     path.write_text(text + "\n", encoding="utf-8")

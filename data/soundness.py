@@ -50,7 +50,7 @@ def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None
             raise _damaged(folder, about, name, f"it has {has:,} where {whole} need {wanted:,}")
 
 
-def glance(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
+def glance(folder: Path, about: Mapping[str, object], arrays: Arrays) -> None:
     """Check the values at some places of every array, in a time independent of their sizes.
 
     Raises:
@@ -187,7 +187,7 @@ def _file(about: Mapping[str, Any], name: str) -> str:
     return f"{name}.{about['arrays'][name]['type']}"
 
 
-def _damaged(folder: Path, about: Mapping[str, Any], name: str, why: str) -> ValueError:
+def _damaged(folder: Path, about: Mapping[str, object], name: str, why: str) -> ValueError:
     return ValueError(f"{folder / _file(about, name)} is damaged: {why}; {_again(folder)}")
 
 

@@ -79,13 +79,13 @@ def _checked(tree: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _object(value: Any, name: str) -> dict[str, Any]:
+def _object(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {value!r:.60}; expected names and values")
     return value
 
 
-def _parts(value: Any, name: str) -> Iterator[dict[str, Any]]:
+def _parts(value: object, name: str) -> Iterator[dict[str, Any]]:
     """The parts of a sequence, nested sequences included."""
     for number, part in enumerate(_all_parts(value, name, 0)):
         if number == MAX_PARTS:
@@ -93,7 +93,7 @@ def _parts(value: Any, name: str) -> Iterator[dict[str, Any]]:
         yield part
 
 
-def _all_parts(value: Any, name: str, depth: int) -> Iterator[dict[str, Any]]:
+def _all_parts(value: object, name: str, depth: int) -> Iterator[dict[str, Any]]:
     if value is None:
         return
     part = _object(value, name)
@@ -109,7 +109,7 @@ def _all_parts(value: Any, name: str, depth: int) -> Iterator[dict[str, Any]]:
         yield from _all_parts(_object(one, name), name, depth + 1)
 
 
-def _growth(part: Mapping[str, Any], name: str) -> float:
+def _growth(part: Mapping[str, object], name: str) -> float:
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in GROWTH:
         raise ValueError(f"{name} {kind!r:.60} is none of the known kinds {', '.join(GROWTH)}")
@@ -132,7 +132,7 @@ def _growth(part: Mapping[str, Any], name: str) -> float:
     return max(1.0, len(content) / len(literal))
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or len(value) > MAX_WORD:
         raise ValueError(f"{name} is {value!r:.60}; expected a text of at most {MAX_WORD} letters")
     return value
@@ -200,7 +200,7 @@ def _ends_soon(pattern: str) -> bool:
     return depth == 0
 
 
-def _check_frame(part: Mapping[str, Any]) -> None:
+def _check_frame(part: Mapping[str, object]) -> None:
     kind = part.get("type")
     if kind not in FRAMES:
         raise ValueError(f"post_processor {kind!r:.60} is none of {', '.join(FRAMES)}")
@@ -226,7 +226,7 @@ def _check_frame(part: Mapping[str, Any]) -> None:
                 raise ValueError(f"post_processor.{name} has no special token for {named!r:.60}")
 
 
-def _check_added(tokens: Any) -> None:
+def _check_added(tokens: object) -> None:
     if not isinstance(tokens, list) or len(tokens) > MAX_ADDED:
         raise ValueError(f"added_tokens must be a list of at most {MAX_ADDED:,} tokens")
     for token in tokens:
@@ -263,7 +263,7 @@ def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
     return {"type": kind, **model}
 
 
-def _is_scored(entry: Any) -> bool:
+def _is_scored(entry: object) -> bool:
     return (
         isinstance(entry, list)
         and len(entry) == 2
@@ -290,7 +290,7 @@ def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def _gpt2(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+def _gpt2(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
     """GPT-2's and BART's files: pairs of letters that stand for bytes."""
     vocabulary = read_json(folder / "vocab.json", MAX_BYTES)
     if any(word.endswith("</w>") for word in vocabulary):
@@ -305,7 +305,7 @@ def _gpt2(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bert(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+def _bert(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
     """BERT's file: whole words, or their pieces after ##."""
     vocabulary = {word: i for i, word in enumerate(_lines(folder / "vocab.txt"))}
     missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocabulary]
@@ -336,7 +336,7 @@ def _lines(path: Path) -> list[str]:
         raise ValueError(f"{path} is no UTF-8 text") from None
 
 
-def as_text(tree: Mapping[str, Any]) -> str:
+def as_text(tree: Mapping[str, object]) -> str:
     """The tree as text for the library. It is written anew, because the library may read a key that
     occurs twice as another value than we do."""
     return json.dumps(tree, ensure_ascii=True)

@@ -42,7 +42,7 @@ SAMPLING = {
 """Sampling settings of published models; their folders hold none."""
 
 
-def _write_bart(folder: Path, settings: Mapping[str, Any], arrays: Arrays) -> None:
+def _write_bart(folder: Path, settings: Mapping[str, object], arrays: Arrays) -> None:
     write_arrays(folder / WEIGHTS_FILE, arrays, metadata={"format": "pt"})
     releases.write_settings(folder, settings)
 
@@ -119,7 +119,7 @@ def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
     return Release(kind, model, sampling, params, origin)
 
 
-def _format(folder: Path, values: Mapping[str, Any]) -> Format:
+def _format(folder: Path, values: Mapping[str, object]) -> Format:
     """The format of a folder with such a config.json. Raises ValueError for an unknown one."""
     said = values.get("model_type")
     if values.keys() & {"codebook_size", "n_embed", "ddconfig"}:

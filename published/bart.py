@@ -92,7 +92,7 @@ MODULES = {
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
-def read_config(values: Mapping[str, Any]) -> ModelConfig:
+def read_config(values: Mapping[str, object]) -> ModelConfig:
     """Our configuration of theirs.
 
     Raises:

@@ -114,7 +114,7 @@ def is_scanned(keys: Collection[str]) -> bool:
     return any(key.startswith(f"{LAYERS['encoder']}s/") for key in keys)
 
 
-def read_config(values: Mapping[str, Any], keys: Collection[str]) -> ModelConfig:
+def read_config(values: Mapping[str, object], keys: Collection[str]) -> ModelConfig:
     """Our configuration of theirs and the keys of its weights.
 
     After the VQGAN's codes theirs has classes without a code, the start and end tokens among them:

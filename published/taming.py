@@ -75,7 +75,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return read_json(path) if path.suffix == ".json" else read_yaml(path)
 
 
-def read_config(values: Mapping[str, Any], keys: Collection[str]) -> VQGANConfig:
+def read_config(values: Mapping[str, object], keys: Collection[str]) -> VQGANConfig:
     """The layout of a VQGAN by its settings: `ddconfig`, n_embed and embed_dim, flat or nested as
     in taming-transformers' own files. `gumbel` decides whether a classifier gives the codes, else
     the model's `target`, else the `keys` of its arrays.
@@ -97,7 +97,7 @@ def read_config(values: Mapping[str, Any], keys: Collection[str]) -> VQGANConfig
     return read_settings(flat, is_gumbel)
 
 
-def _map(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _map(values: Mapping[str, object], name: str) -> Mapping[str, Any]:
     found = values.get(name, {})
     if not isinstance(found, Mapping):
         raise ValueError(f"{name} must hold settings, not {brief(found)}")
@@ -141,7 +141,7 @@ def respell(arrays: Arrays, config: VQGANConfig) -> Arrays:
 
 
 def write_checkpoint(
-    folder: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    folder: Path, settings: Mapping[str, object], arrays: Mapping[str, np.ndarray]
 ) -> None:
     """Write model.safetensors and model.yaml."""
     write_arrays(folder / WEIGHTS_FILE, arrays)

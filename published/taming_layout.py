@@ -43,7 +43,7 @@ BY_LEVEL = {
 INSIDE = {"query": "q", "key": "k", "value": "v", "out": "proj_out", "shortcut": "nin_shortcut"}
 
 
-def read_settings(values: Mapping[str, Any], is_gumbel: bool = False) -> VQGANConfig:
+def read_settings(values: Mapping[str, object], is_gumbel: bool = False) -> VQGANConfig:
     """Our layout for `ddconfig`'s settings with n_embed and embed_dim beside them.
 
     Raises:
@@ -78,19 +78,19 @@ def read_settings(values: Mapping[str, Any], is_gumbel: bool = False) -> VQGANCo
     )
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """The first characters of a value; a yaml's aliases can make a text without end."""
     return reprlib.repr(value)[:60]
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(name: str, value: object) -> int:
     most = MOST.get(name, LARGEST)
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"{name} must be a whole number in 1..{most}, not {brief(value)}")
     return value
 
 
-def _whole_numbers(name: str, values: Any) -> tuple[int, ...]:
+def _whole_numbers(name: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or len(values) > 16 or (name in MOST and not values):
         raise ValueError(f"{name} must be a list of whole numbers, not {brief(values)}")
     return tuple(_whole(name, value) for value in values)

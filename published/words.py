@@ -12,7 +12,7 @@ from weights.settings import read_fields
 def check_words(
     config: ModelConfig,
     program: str,
-    allowed: Mapping[str, Collection[Any]],
+    allowed: Mapping[str, Collection[object]],
     free: Collection[str],
 ) -> None:
     """Raise ValueError for a setting that `program` has no option for: its value is not `allowed`.
@@ -27,7 +27,7 @@ def check_words(
 
 
 def read_transformer(
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     fields: Mapping[str, tuple[str, Any]],
     activations: Mapping[str, str],
 ) -> dict[str, Any]:

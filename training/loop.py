@@ -68,7 +68,7 @@ class Work:
 
 
 def fit(
-    step: Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Mapping[str, Any]]],
+    step: Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Mapping[str, object]]],
     state: TrainState,
     batch_at: Callable[[int], dict[str, np.ndarray]],
     steps: int,
@@ -154,7 +154,7 @@ class _Rows:
         self._clock, self._watch, self._record = clock, watch, record
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
-    def hold(self, done: int, metrics: Mapping[str, Any]) -> None:
+    def hold(self, done: int, metrics: Mapping[str, object]) -> None:
         self._held = done, metrics
 
     def deliver(self, extra: Mapping[str, float] | None = None) -> None:
@@ -194,7 +194,7 @@ def _rescued(
     return stop.shielded(rescue)
 
 
-def to_row(metrics: Mapping[str, Any]) -> Row:
+def to_row(metrics: Mapping[str, object]) -> Row:
     """Numbers by name, and the observables that were due."""
     values = jax.device_get(dict(metrics))
     observed = unpack(values.pop(OBSERVED, ()))

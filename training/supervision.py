@@ -4,7 +4,6 @@ import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -35,7 +34,7 @@ class Supervisor:
     def __init__(
         self,
         config: RunConfig,
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         checkpoints: Checkpoints,
         tracker: Tracker,
         book: Logbook,

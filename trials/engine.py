@@ -26,7 +26,7 @@ KEYS: tuple[str, ...] = tuple(
 """Keys at the top of a sweep file."""
 
 
-def violations(settings: Mapping[str, Any]) -> list[str]:
+def violations(settings: Mapping[str, object]) -> list[str]:
     """The engine's complaints about the settings by its schema, one message each."""
     try:
         found = _sweeps.schema_violations_from_proposed_config(dict(settings))
@@ -36,7 +36,7 @@ def violations(settings: Mapping[str, Any]) -> list[str]:
 
 
 def suggest(
-    settings: Mapping[str, Any], trials: Sequence[Trial], number: int, seed: int
+    settings: Mapping[str, object], trials: Sequence[Trial], number: int, seed: int
 ) -> dict[str, Any] | None:
     """The settings of trial `number`, by name, after these trials; None after the end of a grid. A
     pure function of its arguments: the engine draws from NumPy's generator, seeded here."""
@@ -54,7 +54,7 @@ def suggest(
     return {name: _plain(entry["value"]) for name, entry in run.config.items()}
 
 
-def is_behind(settings: Mapping[str, Any], trials: Sequence[Trial], one: Trial) -> bool:
+def is_behind(settings: Mapping[str, object], trials: Sequence[Trial], one: Trial) -> bool:
     """True if `one`, which runs, should be stopped early in view of the others."""
     if "early_terminate" not in settings:
         return False
@@ -74,7 +74,7 @@ def command(sweep: Mapping[str, Any], settings: Mapping[str, Any], interpreter: 
     return words
 
 
-def _filled(settings: Mapping[str, Any]) -> Any:
+def _filled(settings: Mapping[str, object]) -> Any:
     return _sweeps.SweepConfig(dict(settings))
 
 
@@ -91,6 +91,6 @@ def _run_of(settings: Mapping[str, Any], trial: Trial) -> Any:
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """NumPy's numbers as Python's, so that they are written with their exact values."""
     return value.item() if isinstance(value, np.generic) else value

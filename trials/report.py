@@ -24,7 +24,7 @@ def line_of(sweep: Sweep, trial: Trial) -> str:
     return f"trial {trial.number:3d}  {end:11s}  {value:>9}  {named}  {trial.seconds:.0f} s{why}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A setting for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

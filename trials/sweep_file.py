@@ -107,7 +107,7 @@ def _faults(sweep: Sweep) -> Iterator[tuple[str, str]]:
         yield "", message
 
 
-def _metric_faults(settings: Mapping[str, Any], method: str) -> Iterator[tuple[str, str]]:
+def _metric_faults(settings: Mapping[str, object], method: str) -> Iterator[tuple[str, str]]:
     metric = settings.get("metric")
     named = isinstance(metric, dict) and isinstance(metric.get("name"), str)
     if metric is not None and not named:
@@ -119,7 +119,7 @@ def _metric_faults(settings: Mapping[str, Any], method: str) -> Iterator[tuple[s
         yield "method", f"{needs} needs a metric: its name, and goal: minimize or maximize"
 
 
-def _entry_faults(name: str, entry: Any, method: str) -> Iterator[str]:
+def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
     if not isinstance(entry, dict):
         yield f"{name} must have value:, values: or min: and max:, not {entry!r:.60}"
         return
@@ -146,7 +146,7 @@ def _entry_faults(name: str, entry: Any, method: str) -> Iterator[str]:
         yield message if name in message else f"{name}: {message}"
 
 
-def _is_searched(entry: Any) -> bool:
+def _is_searched(entry: object) -> bool:
     return isinstance(entry, dict) and "value" not in entry and len(entry.get("values", "12")) > 1
 
 

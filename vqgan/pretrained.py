@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -68,7 +68,7 @@ def save(
 
 
 def load(
-    path: str | Path = SHIPPED, config: Mapping[str, Any] | None = None
+    path: str | Path = SHIPPED, config: Mapping[str, object] | None = None
 ) -> tuple[VQGANConfig, Params]:
     """The configuration and float32 parameters of a folder of ours, a folder of vqgan-jax
     (config.json and flax_model.msgpack), or a checkpoint of taming-transformers: a .ckpt or
@@ -82,7 +82,7 @@ def load(
     return found.config, found.params
 
 
-def read(path: str | Path, config: Mapping[str, Any] | None = None) -> Release:
+def read(path: str | Path, config: Mapping[str, object] | None = None) -> Release:
     """Everything in a folder or checkpoint of any known format. Raises as `load` does."""
     path = Path(path)
     if path.name == FLAX_FILE:
@@ -109,7 +109,7 @@ def _is_own(folder: Path) -> bool:
         return (folder / WEIGHTS_FILE).is_file()
 
 
-def _read_own(folder: Path, settings: Mapping[str, Any] | None) -> Release:
+def _read_own(folder: Path, settings: Mapping[str, object] | None) -> Release:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -148,7 +148,7 @@ def _shapes(config: VQGANConfig) -> Params:
     return jax.eval_shape(build(config).init, jax.random.key(0))
 
 
-def _read_flax(folder: Path, settings: Mapping[str, Any] | None) -> Release:
+def _read_flax(folder: Path, settings: Mapping[str, object] | None) -> Release:
     path = folder / CONFIG_FILE
     if settings is None and not path.is_file():
         raise FileNotFoundError(f"no {CONFIG_FILE} in {folder}, which has {FLAX_FILE}")
@@ -161,7 +161,7 @@ def _read_flax(folder: Path, settings: Mapping[str, Any] | None) -> Release:
     return _release(origin, config, gather(file, arrays, plan, np.float32))
 
 
-def _read_taming(file: Path, settings: Mapping[str, Any] | None) -> Release:
+def _read_taming(file: Path, settings: Mapping[str, object] | None) -> Release:
     if file.suffix not in taming.SUFFIXES:
         raise ValueError(f"{file} is no VQGAN; checkpoints end in {', '.join(taming.SUFFIXES)}")
     path = taming.find_config(file)
@@ -224,7 +224,7 @@ def convert(
     folder: str | Path,
     to: Format | None = None,
     dtype: Dtype | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     image_size: int | None = None,
 ) -> str:
     """Write the content of `source` into `folder` as format `to`, by default ours for another

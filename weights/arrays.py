@@ -25,7 +25,7 @@ MOST_HEADER = 16 << 20
 KINDS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
-def write_weights(path: Path, params: Mapping[str, Any], dtype: Dtype) -> None:
+def write_weights(path: Path, params: Mapping[str, object], dtype: Dtype) -> None:
     """Write nested parameters as one safetensors file, with keys such as "encoder/norm/scale".
     Computation is in float32 whatever is stored."""
     write_arrays(path, flatten_dict(params, sep="/"), dtype)
@@ -33,8 +33,8 @@ def write_weights(path: Path, params: Mapping[str, Any], dtype: Dtype) -> None:
 
 def write_arrays(
     path: Path,
-    arrays: Mapping[str, Any],
-    dtype: Any = None,
+    arrays: Mapping[str, object],
+    dtype: object = None,
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, whole or not at all, as `dtype` if one is given. Raises ValueError
@@ -66,7 +66,7 @@ def stored_as(key: str, array: np.ndarray, dtype: Any) -> np.ndarray:
     return stored
 
 
-def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+def read_weights(path: Path, like: Mapping[str, object]) -> dict[str, Any]:
     """The parameters as float32, nested as in `like`, which may hold only shapes.
 
     Raises:
@@ -82,7 +82,7 @@ def read_weights(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     return unflatten_dict(flat, sep="/")
 
 
-def shapes_of(params: Mapping[str, Any]) -> Shapes:
+def shapes_of(params: Mapping[str, object]) -> Shapes:
     """Shapes of nested parameters by path, such as encoder/run0/attention/q/kernel."""
     return {path: tuple(leaf.shape) for path, leaf in flatten_dict(params, sep="/").items()}
 
@@ -125,7 +125,7 @@ def read_arrays(folder: Path, name: str) -> tuple[Path, Arrays]:
     return index, arrays
 
 
-def _is_file_name(value: Any) -> bool:
+def _is_file_name(value: object) -> bool:
     return isinstance(value, str) and Path(value).name == value
 
 

@@ -71,7 +71,7 @@ def _read_map(found: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _read_value(value: Any, path: tuple[str, ...]) -> Any:
+def _read_value(value: object, path: tuple[str, ...]) -> Any:
     if isinstance(value, msgpack.ExtType) and value.code in (ARRAY, SCALAR):
         return _read_array(value.data, "/".join(path))
     if isinstance(value, dict):
@@ -104,14 +104,14 @@ def _join(value: dict[Any, Any], path: tuple[str, ...]) -> np.ndarray:
         raise ValueError(f"the pieces of {name} do not make an array") from None
 
 
-def write_msgpack(path: str | Path, tree: Mapping[str, Any]) -> None:
+def write_msgpack(path: str | Path, tree: Mapping[str, object]) -> None:
     """Write nested maps of arrays in their order, whole or not at all. The bytes equal flax's."""
     with new_file(Path(path)) as beside, beside.open("wb") as file:
         for part in _packed(tree, msgpack.Packer(strict_types=True)):
             file.write(part)
 
 
-def _packed(value: Any, packer: msgpack.Packer) -> Iterator[bytes]:
+def _packed(value: object, packer: msgpack.Packer) -> Iterator[bytes]:
     if isinstance(value, Mapping):
         yield packer.pack_map_header(len(value))
         for key, inner in value.items():

@@ -93,7 +93,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def follow(self, name: str, argument: Any) -> None:
+    def follow(self, name: str, argument: object) -> None:
         if name in CONSTANTS:
             self.stack.append(CONSTANTS[name]())
         elif name in ARGUMENTS:
@@ -122,7 +122,7 @@ class _Machine:
             raise ValueError(f"its pickle remembers something as {place!r:.20}")
         self.memo[place] = self.stack[-1]
 
-    def name(self, module: Any, name: Any) -> None:
+    def name(self, module: object, name: object) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError
         found = Global(module, name)
@@ -155,11 +155,11 @@ class _Machine:
             raise TypeError
 
 
-def _is_key(value: Any) -> bool:
+def _is_key(value: object) -> bool:
     return isinstance(value, str | Global) or (type(value) is int and abs(value) < LARGEST)
 
 
-def _reduce(machine: _Machine, argument: Any) -> None:
+def _reduce(machine: _Machine, argument: object) -> None:
     """Record a call. An ordered dict is made at once, because the next instructions fill it."""
     function, arguments = machine.last(2)
     is_dict = isinstance(function, Global) and str(function) == "collections.OrderedDict"

@@ -56,7 +56,7 @@ def gather(path: Path, arrays: Arrays, plan: Plan, dtype: Any) -> Arrays:
     return found
 
 
-def scatter(plan: Plan, arrays: Mapping[str, Any]) -> Arrays:
+def scatter(plan: Plan, arrays: Mapping[str, object]) -> Arrays:
     """Their arrays by key, made from ours by path."""
     found = {}
     for name, leaf in plan.items():

@@ -55,7 +55,7 @@ class Program:
     """True if a stack's layers can be one array."""
 
 
-def read_origin(values: Mapping[str, Any], formats: Collection[str]) -> Origin | None:
+def read_origin(values: Mapping[str, object], formats: Collection[str]) -> Origin | None:
     """The origin in the settings of a folder of ours. Raises ValueError for a damaged one."""
     origin = values.get("origin")
     if origin is None:
@@ -87,7 +87,7 @@ def describe(arrays: Arrays) -> str | dict[str, str]:
 def save(
     folder: Path,
     values: dict[str, Any],
-    params: Mapping[str, Any],
+    params: Mapping[str, object],
     dtype: Dtype,
     origin: Origin | None,
 ) -> None:
@@ -102,8 +102,8 @@ def save(
 def export(
     folder: Path,
     program: Program,
-    config: Any,
-    params: Mapping[str, Any],
+    config: object,
+    params: Mapping[str, object],
     origin: Origin | None,
     dtype: Dtype | None,
     ignored: Collection[str] = (),
@@ -142,13 +142,13 @@ def _check_origin(there: Any, config: Any, ignored: Collection[str]) -> None:
             )
 
 
-def write_flax(folder: Path, settings: Mapping[str, Any], arrays: Arrays) -> None:
+def write_flax(folder: Path, settings: Mapping[str, object], arrays: Arrays) -> None:
     """Write config.json and flax_model.msgpack in flax's form."""
     write_msgpack(folder / FLAX_FILE, unflatten_dict(arrays, sep="/"))
     write_settings(folder, settings)
 
 
-def write_settings(folder: Path, settings: Mapping[str, Any], indent: int = 2) -> None:
+def write_settings(folder: Path, settings: Mapping[str, object], indent: int = 2) -> None:
     """Write config.json, by default indented as other programs do."""
     text = json.dumps(settings, indent=indent) + "\n"
     write_text(folder / CONFIG_FILE, text)

@@ -47,7 +47,7 @@ def _read_value(name: str, value: Any, default: Any, most: int) -> Any:
     return value
 
 
-def read_own(config_class: type[T], values: Any) -> T:
+def read_own(config_class: type[T], values: object) -> T:
     """An instance of one of our frozen dataclasses, from the values that `dataclasses.asdict` made.
 
     Raises:

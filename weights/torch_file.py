@@ -95,7 +95,7 @@ def _check(found: Global) -> None:
         raise ValueError(f"it would run {name!r:.100}, which has no place among weights")
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     """The text of a name only: the text of anything else may have no end."""
     return str(value) if isinstance(value, Global) else ""
 
@@ -150,7 +150,7 @@ def _place(data: mmap.mmap, member: zipfile.ZipInfo) -> tuple[int, int]:
 def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
     storages: dict[Any, _Storage] = {}
 
-    def refer(identity: Any) -> _Storage:
+    def refer(identity: object) -> _Storage:
         found = _storage(identity)
         storages.setdefault(found.key, found)
         return found
@@ -173,7 +173,7 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
     return tree, places.__getitem__
 
 
-def _state_dict(tree: Any) -> dict[str, Any]:
+def _state_dict(tree: object) -> dict[str, Any]:
     inner = tree.get("state_dict", tree) if isinstance(tree, dict) else None
     if not isinstance(inner, dict) or not inner:
         raise ValueError("it holds no tensors by name")
@@ -192,7 +192,7 @@ def _views(data: mmap.mmap, found: dict[str, Any], place: Place) -> dict[str, np
     return views
 
 
-def _view(data: mmap.mmap, value: Any, place: Place) -> np.ndarray:
+def _view(data: mmap.mmap, value: object, place: Place) -> np.ndarray:
     if isinstance(value, Call) and _name(value.function) == PARAMETER:
         value = value.arguments[0]
     if not (isinstance(value, Call) and _name(value.function) == TENSOR):

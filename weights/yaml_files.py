@@ -53,7 +53,7 @@ def read_nodes(path: Path) -> tuple[dict[str, Any], Node]:
 
 
 def read_settings(
-    path: Path, config_class: type, also: Mapping[str, Any] | None = None
+    path: Path, config_class: type, also: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
     """The settings in a YAML file, typed by the fields of `config_class` and of its nested
     dataclasses. Only settings in the file are returned. A single value may stand for a list if the
@@ -206,7 +206,9 @@ def _is_null(node: Node) -> bool:
     return isinstance(node, ScalarNode) and not node.style and node.value in NULLS
 
 
-def _fields(node: Node, config_class: type, name: str, also: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(
+    node: Node, config_class: type, name: str, also: Mapping[str, object]
+) -> dict[str, Any]:
     if _is_null(node):
         return {}
     if not isinstance(node, MappingNode):
@@ -233,7 +235,7 @@ def _fields(node: Node, config_class: type, name: str, also: Mapping[str, Any]) 
     return _merged(node, read)
 
 
-def _typed(node: Node, hint: Any, name: str, also: Mapping[str, Any]) -> Any:
+def _typed(node: Node, hint: object, name: str, also: Mapping[str, object]) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _fields(node, hint, name, also)
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -255,7 +257,7 @@ def _typed(node: Node, hint: Any, name: str, also: Mapping[str, Any]) -> Any:
     )
 
 
-def _list(node: SequenceNode, kind: Any, name: str) -> list[Any]:
+def _list(node: SequenceNode, kind: object, name: str) -> list[Any]:
     inner = get_args(kind)
     if not inner:
         return [plain_value(one) for one in node.value]
@@ -270,12 +272,12 @@ _NO = object()
 _ORDER: tuple[Any, ...] = (bool, int, float, str)
 
 
-def _strictness(kind: Any) -> int:
+def _strictness(kind: object) -> int:
     """The order of trial: Literals and null first, texts last."""
     return _ORDER.index(kind) if kind in _ORDER else -1
 
 
-def _scalar(node: ScalarNode, kind: Any) -> Any:
+def _scalar(node: ScalarNode, kind: object) -> Any:
     text = node.value
     if get_origin(kind) is Literal:
         return next((choice for choice in get_args(kind) if str(choice) == text), _NO)

@@ -76,7 +76,7 @@ def load(path: str) -> ModuleType:
     return module
 
 
-def check_result(job: str, c: dict[str, Any], result: Any) -> float:
+def check_result(job: str, c: dict[str, Any], result: object) -> float:
     """A number that shows that contestants did the same work: the loss, the number of different
     tokens, or the spread of the pixels. Raises ValueError for an impossible result."""
     shape: tuple[int, ...]

@@ -106,7 +106,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / str(name) for name in names]
 
 
-def _is_name(name: Any) -> bool:
+def _is_name(name: object) -> bool:
     """True if the name is a name of something in the folder itself."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 

@@ -4,7 +4,6 @@ Flickr8k and Flickr30k, and any csv, tsv, jsonl, json or parquet of paths."""
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from data.pictures import MAX_BYTES
 from data.sources import texts
@@ -108,7 +107,7 @@ def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = ""
     return Columns(best[2], "" if known or len(others) != 1 else others[0])
 
 
-def _path_in(value: Any) -> str:
+def _path_in(value: object) -> str:
     """The path that a cell names: a text, a number, or the path of a struct without bytes."""
     if isinstance(value, Mapping):
         value = None if value.get("bytes") else value.get("path")
@@ -168,7 +167,7 @@ def _encoding_note(table: TableFile) -> list[str]:
     return [] if encoding in ("", "utf-8-sig") else [f"captions were read as {encoding}"]
 
 
-def _add(entry: Entry, found: texts.Found, row: Mapping[str, Any], split: str) -> None:
+def _add(entry: Entry, found: texts.Found, row: Mapping[str, object], split: str) -> None:
     entry.captions += found.captions
     entry.notes = list(dict.fromkeys([*entry.notes, *found.notes]))
     entry.split = entry.split or split

@@ -2,7 +2,6 @@
 each other split is held out under its name."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from data.text import clean
 
@@ -16,7 +15,7 @@ SPLITS = {other: ours for ours, others in _OTHERS.items() for other in others}
 """Names in lower case, without a year as in train2017; CelebA's 0, 1 and 2 are among them."""
 
 
-def split_from(value: Any) -> str:
+def split_from(value: object) -> str:
     """Our name of the split that a column, file or folder names; empty for an empty one."""
     if value is None or isinstance(value, bool | float) or value == "":
         return ""

@@ -86,7 +86,7 @@ def caption_columns(names: Iterable[str], column: str = "") -> list[list[str]]:
     return [group for group in groups if group]
 
 
-def from_columns(about: Mapping[str, Any], column: str = "") -> Found:
+def from_columns(about: Mapping[str, object], column: str = "") -> Found:
     """The captions of the first known column that holds a usable one, with `weights` if they
     fit."""
     notes: list[str] = []
@@ -99,7 +99,7 @@ def from_columns(about: Mapping[str, Any], column: str = "") -> Found:
     return Found((), notes)
 
 
-def texts_of(value: Any, depth: int = 0) -> list[Any]:
+def texts_of(value: object, depth: int = 0) -> list[Any]:
     """The texts in a text, a list of texts, or structs that hold them, as COCO's lists of
     {"caption": …}. Other values stay, so that weights keep their places."""
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
@@ -114,7 +114,7 @@ def texts_of(value: Any, depth: int = 0) -> list[Any]:
     return [value]
 
 
-def weighed(texts: Sequence[Any], weights: Any = None) -> Found:
+def weighed(texts: Sequence[object], weights: object = None) -> Found:
     """The usable texts, cleaned, with weights that can be added up."""
     found = Found()
     if not isinstance(weights, list | tuple) or len(weights) != len(texts):
@@ -144,7 +144,7 @@ def weighed(texts: Sequence[Any], weights: Any = None) -> Found:
     return found
 
 
-def _number(weight: Any) -> float | None:
+def _number(weight: object) -> float | None:
     try:
         number = float(weight) if isinstance(weight, int | float) else math.nan
     except OverflowError:

@@ -48,7 +48,7 @@ MOST_NAMED = 6
 ALONE = "independent runs under one launcher each need --parallel.num_processes=1"
 
 
-def check_start(config: Any) -> None:
+def check_start(config: object) -> None:
     """Raises ValueError in every process unless all have the same settings (a dataclass), code,
     packages and environment."""
     if jax.process_count() > 1:
@@ -61,7 +61,7 @@ def settings_of(config: Any) -> dict[str, str]:
     return {name: value for name, value in flat.items() if name not in OWN}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

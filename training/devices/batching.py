@@ -46,7 +46,7 @@ class BatchPlan:
     def examples(self, batch: int) -> int: ...
     @overload
     def examples(self, batch: Array) -> Wide: ...
-    def examples(self, batch: Any) -> Any:
+    def examples(self, batch: object) -> Any:
         """The exact number of examples in all batches before this one; a Wide for a traced number,
         because there may be more than 2³¹."""
         if isinstance(batch, int):

@@ -90,7 +90,7 @@ def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., A
         spec = sharding.partition(path, leaf.shape, sizes)
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(devices.mesh, spec))
 
-    def gathered(params: PyTree, batch: Batch, *more: Any) -> Any:
+    def gathered(params: PyTree, batch: Batch, *more: object) -> Any:
         params = map_named(together, params)
         batch = jax.lax.with_sharding_constraint(batch, devices.rows_sharding)
         return loss(params, batch, *more)
@@ -156,7 +156,7 @@ def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., A
     everywhere, dealt = PartitionSpec(), PartitionSpec(AXIS)
 
     @jax.jit
-    def run(params: PyTree, *rows: Any) -> Any:
+    def run(params: PyTree, *rows: object) -> Any:
         return jax.shard_map(
             lambda params, rows: function(params, *rows),
             mesh=devices.lane,

@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 
@@ -155,7 +154,7 @@ def _stop_too() -> None:
         os._exit(exits.STOPPED)
 
 
-def _in_background(target: Callable[..., None], *arguments: Any) -> None:
+def _in_background(target: Callable[..., None], *arguments: object) -> None:
     threading.Thread(target=target, args=arguments, daemon=True).start()
 
 

@@ -33,7 +33,7 @@ def relayed(lost: Callable[[], None]) -> Iterator[None]:
         yield
         return
 
-    def connect_through(address: str, number: int, *words: Any, **more: Any) -> Any:
+    def connect_through(address: str, number: int, *words: object, **more: Any) -> Any:
         if number == 0:
             return connect(address, number, *words, **more)
         with _without_proxy():
@@ -126,5 +126,5 @@ def _connect(address: str) -> socket.socket | None:
     return None
 
 
-def _in_background(target: Callable[..., None], *arguments: Any) -> None:
+def _in_background(target: Callable[..., None], *arguments: object) -> None:
     threading.Thread(target=target, args=arguments, daemon=True).start()

@@ -4,7 +4,6 @@ in one line when memory runs out."""
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
 
@@ -17,7 +16,7 @@ AUTO = "--training.micro_batch_size=auto finds the most that fits"
 
 
 def check_room(
-    state: Any,
+    state: object,
     batch: Mapping[str, jax.ShapeDtypeStruct],
     devices: Devices,
     room: int | None = None,

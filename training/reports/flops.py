@@ -13,7 +13,7 @@ import jax
 from jax.extend import core
 
 
-def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
+def count_flops(function: Callable[..., Any], *arguments: object) -> int:
     """FLOPs of one call on arrays, or shapes, like these. Recomputation counts each time, a branch
     as its most expensive side, a loop of unknown length once."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)

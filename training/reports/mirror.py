@@ -32,7 +32,7 @@ Message = Mapping[str, Any]
 class Mirror:
     """Takes rows and pictures, and returns at once."""
 
-    def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, object]) -> None:
         """`settings`: the run's resolved configuration."""
         self._waiting: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)
         self._process: subprocess.Popen[str] | None = None

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -37,7 +36,7 @@ class Trace:
         """True if tracing begins or ends after this many updates."""
         return step in (self._start, self._stop) and self._stop > 0
 
-    def _act(self, step: int, _: Any) -> None:
+    def _act(self, step: int, _: object) -> None:
         self._update(step)
 
     def _update(self, step: int) -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from tqdm import tqdm
 
@@ -48,7 +48,7 @@ class Tracker:
         pace: Pace,
         folder: Path,
         restored_step: int,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, object],
         counts: Counts | None = None,
         is_writer: bool = True,
     ) -> None:

@@ -93,7 +93,7 @@ class Checkpoints:
     def save(
         self,
         state: TrainState,
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Write the state, `about` and evaluated `metrics` beside it, unless that step exists. A
@@ -181,7 +181,7 @@ class Checkpoints:
     def resume(
         self,
         like: Callable[[], TrainState],
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         is_eligible: Eligible = lambda step: True,
     ) -> TrainState | None:
         """The newest whole state among the eligible steps, or None if there is none. `like` returns
@@ -200,7 +200,7 @@ class Checkpoints:
         self._set_aside_after(found[0])
         return found[1]
 
-    def _matching(self, like: TrainState, about: Mapping[str, Any], step: int) -> TrainState:
+    def _matching(self, like: TrainState, about: Mapping[str, object], step: int) -> TrainState:
         saved = self.about(step)
         changed = [
             f"{k} (was {saved.get(k)}, now {v})" for k, v in about.items() if saved.get(k) != v

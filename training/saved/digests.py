@@ -47,7 +47,7 @@ def is_digest(text: object) -> bool:
         return False
 
 
-def shape_of(digest: str, like: Any) -> jax.ShapeDtypeStruct:
+def shape_of(digest: str, like: PyTree) -> jax.ShapeDtypeStruct:
     """The shape and dtype that `describe` wrote, with the sharding of `like`."""
     dtype, _, shape = digest.split()[0].rstrip("]").partition("[")
     sizes = tuple(int(size) for size in shape.split(",") if size)
@@ -67,7 +67,7 @@ def check_fit(step: str, expected: Mapping[str, str], wanted: PyTree) -> None:
             )
 
 
-def json_digest(values: Mapping[str, Any]) -> str:
+def json_digest(values: Mapping[str, object]) -> str:
     text = json.dumps(values, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -71,7 +71,7 @@ class FolderSteps:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save(
-        self, step: int, items: Mapping[str, PyTree], words: Any, first: Callable[[], None]
+        self, step: int, items: Mapping[str, PyTree], words: object, first: Callable[[], None]
     ) -> None:
         """Begin to write a step; `first` is called before it can be whole."""
         self._sweep()

@@ -59,8 +59,8 @@ def _refuse(problem: str, names: list[str]) -> None:
 
 def _fit(
     name: str,
-    old: Any,
-    new: Any,
+    old: PyTree,
+    new: PyTree,
     moved: tuple[int, int] | None,
     fetch: Callable[[Any], np.ndarray],
     lines: list[str],

@@ -132,7 +132,7 @@ class ObjectSteps:
         return sorted({step for (step, count), found in parts.items() if found == count})
 
     def save(
-        self, step: int, items: Mapping[str, PyTree], words: Any, first: Callable[[], None]
+        self, step: int, items: Mapping[str, PyTree], words: object, first: Callable[[], None]
     ) -> None:
         """Begin to write a step; `first` is called before it can be whole."""
         problem = None
@@ -231,7 +231,7 @@ class ObjectSteps:
     def restore(self, step: int, wanted: PyTree) -> PyTree:
         """The arrays of a step that `wanted`, a tree of shapes with shardings, asks for."""
 
-        def read(path: str, like: Any) -> jax.Array:
+        def read(path: str, like: PyTree) -> jax.Array:
             array = ts.open(
                 {"driver": "zarr3", "fill_missing_data_reads": False},
                 kvstore=self._store / f"{step}/{object_name(path)}/",

@@ -86,7 +86,7 @@ Read = Callable[[Path], Mapping[str, Any]]
 """config.yaml → the settings in it."""
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> Changes:
     """Settings that differ: dotted name → (old, new) value."""
     before, after = dict(_flat(old)), dict(_flat(new))
     return {
@@ -106,7 +106,7 @@ def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
     return {name: values for name, values in changes.items() if not _is_free(name, allowed)}
 
 
-def held_to(about: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
+def held_to(about: Mapping[str, object], allowed: Sequence[str]) -> dict[str, Any]:
     """The parts of a checkpoint's data that a resume is held to: all, unless `allowed`, patterns of
     settings, names data.records or data.source."""
     if any(fnmatchcase(name, one) for one in allowed for name in ("data.records", "data.source")):
@@ -121,7 +121,7 @@ def _is_free(name: str, allowed: Sequence[str]) -> bool:
     )
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")

@@ -71,7 +71,7 @@ def at_precision(function: Callable[..., Any], precision: MatmulPrecision) -> Ca
     if precision == "default":
         return function
 
-    def precise(*arguments: Any) -> Any:
+    def precise(*arguments: object) -> Any:
         with jax.default_matmul_precision(precision):
             return function(*arguments)
 
