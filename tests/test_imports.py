@@ -56,6 +56,7 @@ BESIDE_THE_PACKAGES = {"train.py", "generate.py", "evaluate.py", "release.py", "
 RUN_AS_MODULES = {
     "vqgan/train.py",
     "data/encode.py",
+    "data/encoded.py",
     "data/emoji.py",
     "data/artists.py",
     "data/check.py",

@@ -24,6 +24,7 @@ CONFIGS = {
     "release": "ReleaseConfig",
     "data.emoji": "EmojiConfig",
     "data.encode": "EncodeConfig",
+    "data.encoded": "EncodedConfig",
     "data.filter": "FilterConfig",
     "data.report": "ReportConfig",
     "vqgan.train": "VQGANRunConfig",

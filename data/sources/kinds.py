@@ -16,7 +16,6 @@ from data.sources.folder import FolderSource
 from data.sources.joined import JoinedSource
 from data.sources.parquet import ParquetTable, holds_pictures
 from data.sources.places import Places
-from data.sources.rows import TableFile, first_rows
 from data.sources.tar import TarSource
 from data.sources.tfrecord import TFRecordSource
 from data.sources.zip import ZipTree
@@ -152,13 +151,6 @@ def _explain(tree: Tree) -> str:
     tables = [n for n in tree.names if ending_of(n) in layouts.TABLES]
     if why := listed.tell_elsewhere(tree, tables):
         return why
-    for name in tables:
-        for row in first_rows(TableFile(tree, name), 1):
-            if {"caption", "encoding"} <= set(row):
-                return (
-                    f"{printable(name)} holds image tokens of another program (column encoding), "
-                    f"not pictures"
-                )
     packed = tree.ending("gz", "bz2", "xz", "zst", "7z", "rar", "tgz")
     return f"{printable(packed[0])} is compressed; unpack it first" if packed else ""
 

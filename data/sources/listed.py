@@ -194,6 +194,11 @@ def tell_elsewhere(tree: Tree, names: Sequence[str]) -> str:
     folders, base64; empty when there are none."""
     for name in names:
         for row in first_rows(TableFile(tree, name), 5):
+            if "encoding" in row:
+                return (
+                    f"{printable(name)} holds image tokens (column encoding), not pictures; "
+                    f"`python -m data.encoded` makes records of them"
+                )
             for column, value in row.items():
                 if isinstance(value, str) and (why := _elsewhere(column, value)):
                     return f"{printable(name)} {why}"

@@ -88,6 +88,9 @@ opened. A path in a table is looked for only among the files of the source, by a
 many of its last parts as are needed: it may be absolute, or of Windows. `--pictures FOLDER` names
 the folder of a table's pictures if they are not beside it.
 
+Tables of captions and codes, as dalle-mini wrote them (columns `caption` and `encoding`), become
+records by `python -m data.encoded encoded/*.parquet --vqgan FOLDER`, with the VQGAN of the codes.
+
 ## Kinds
 
 They are tried in this order; `--kind` names one.

@@ -175,6 +175,7 @@ def test_a_parquet_of_structs_may_hold_paths_alone(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ({"url": "https://e.com/1.jpg", "caption": "a"}, "by their addresses"),
+        ({"caption": "a", "encoding": "[1, 2]"}, "python -m data.encoded"),
         ({"image": "/9j/4AAQSkZJRg", "caption": "a"}, "base64 text in column image"),
     ],
 )
