@@ -89,7 +89,7 @@ class Drawer:
             with telling_rows(self.rows_per_call):
                 read = text_tokens[rows], text_mask[rows], numbers[rows]
                 tokens = np.asarray(self.sample(params, *read, *given))
-                _check_finite([prompts[row] for row in rows], tokens)
+                check_finite([prompts[row] for row in rows], tokens)
                 pictures = self._painted(tokens)
             yield tokens[:count], pictures[:count]
 
@@ -115,14 +115,27 @@ class Drawer:
     def stages(self, image_tokens: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "s y x 3"]:
         """A picture while it was drawn: after each row of image tokens, grey where nothing is
         drawn."""
-        size, width = self.model.grid_size, self.image_size // self.model.grid_size
-        rows = np.arange(size)
-        # The part that is not drawn yet repeats the last row, so that the edge shows no seam.
-        begun = image_tokens.reshape(size, size)[np.minimum(rows, rows[:, None])]
-        stages = self.paint_tokens(begun.reshape(size, -1))
-        for stage, count in zip(stages, rows + 1, strict=True):
-            stage[count * width :] = UNDRAWN
-        return stages
+        rows = range(1, self.model.grid_size + 1)
+        begun = np.stack([self._begun(image_tokens[None], count)[0] for count in rows])
+        painted = zip(self.paint_tokens(begun), rows, strict=True)
+        return np.stack([self._greyed(picture, count) for picture, count in painted])
+
+    def stage(
+        self, image_tokens: Int[np.ndarray, "b n"], rows: int
+    ) -> UInt8[np.ndarray, "b y x 3"]:
+        """Pictures of which so many rows of image tokens are drawn, grey where nothing is drawn."""
+        painted = self._painted(self._begun(image_tokens, rows))
+        return np.stack([self._greyed(picture, rows) for picture in painted])
+
+    def _begun(self, image_tokens: Int[np.ndarray, "b n"], rows: int) -> Int[np.ndarray, "b n"]:
+        """The tokens with the last drawn row repeated below: its edge then shows no seam."""
+        size = self.model.grid_size
+        last = np.minimum(np.arange(size), rows - 1)
+        return image_tokens.reshape(-1, size, size)[:, last].reshape(image_tokens.shape)
+
+    def _greyed(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> UInt8[np.ndarray, "y x 3"]:
+        height = rows * self.image_size // self.model.grid_size
+        return np.concatenate([picture[:height], np.full_like(picture[height:], UNDRAWN)])
 
     def _painted(self, image_tokens: Int[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b y x 3"]:
         pictures, are_finite = self.paint(image_tokens)
@@ -163,7 +176,7 @@ class Drawer:
         return self.tokenizer.encode(prompts, self.model.text_length)[2]
 
 
-def _check_finite(prompts: Sequence[str], image_tokens: Int[np.ndarray, "b n"]) -> None:
+def check_finite(prompts: Sequence[str], image_tokens: Int[np.ndarray, "b n"]) -> None:
     """Raise ValueError if the model's output for a token was not finite."""
     bad = (image_tokens == NOT_FINITE).any(axis=1)
     if bad.any():

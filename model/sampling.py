@@ -92,7 +92,7 @@ def make_sampler(
             "empty_text, or take guidance_scale 1"
         )
     length, start_token = transformer.config.image_length, transformer.decoder_start_token_id
-    allowed = np.arange(_drawable(transformer, codebook_size)) != start_token
+    allowed = np.arange(drawable(transformer, codebook_size)) != start_token
     parts = segments or num_segments(length)
 
     @jax.jit
@@ -110,7 +110,7 @@ def make_sampler(
         doubled = bool(plan) and plan[0].doubled
         params = transformer.lay_out(params)
         decode = transformer.decoder(params)
-        cache = _read_text(transformer, params, text_tokens, text_mask, empty_text, doubled, given)
+        cache = read_text(transformer, params, text_tokens, text_mask, empty_text, doubled, given)
         drawn = jnp.full((len(seeds), length + 1), start_token, jnp.int32)
         if first_tokens is not None and given:
             drawn = drawn.at[:, 1 : given + 1].set(first_tokens)
@@ -177,7 +177,7 @@ def num_codes(transformer: Transformer) -> int:
     return start if start == classes - 1 else classes
 
 
-def _drawable(transformer: Transformer, codebook_size: int | None) -> int:
+def drawable(transformer: Transformer, codebook_size: int | None) -> int:
     """The number of first classes that may be drawn."""
     codes = num_codes(transformer)
     if codebook_size is not None and codebook_size > codes:
@@ -189,18 +189,22 @@ def _drawable(transformer: Transformer, codebook_size: int | None) -> int:
 
 
 def make_noise(
-    keys: Key[Array, " b"], part: Segment, classes: int, config: SamplingConfig
+    keys: Key[Array, " b"],
+    part: Segment,
+    classes: int,
+    config: SamplingConfig,
+    first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "q b v"] | None:
-    """The random part of a segment's logits, as a function of a picture's key and of the position;
-    None without randomness. It is computed before the loop, because its many small operations would
-    cost more in each step than the drawing itself."""
+    """The random part of a segment's logits, as a function of a picture's key and of the position,
+    which counts from `first`; None without randomness. It is computed before the loop, because its
+    many small operations would cost more in each step than the drawing itself."""
     if config.temperature < COLDEST:
         return None
 
     def gumbel(key: Key[Array, ""]) -> Float[Array, " v"]:
         return jax.random.gumbel(key, (classes,))
 
-    positions = jnp.arange(part.start, part.end)
+    positions = first + jnp.arange(part.start, part.end)
     return jax.vmap(lambda position: jax.vmap(gumbel)(fold_keys(keys, position)))(positions)
 
 
@@ -230,12 +234,12 @@ def keep_likely(logits: Float[Array, "b v"], top_k: int, top_p: float) -> Float[
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
-def _read_text(
+def read_text(
     transformer: Transformer,
     params: Params,
     text_tokens: Int[Array, "b t"],
     text_mask: Bool[Array, "b t"],
-    empty_text: EmptyText | None,
+    empty_text: EmptyText | tuple[Array, Array] | None,
     guided: bool,
     length: int,
 ) -> Cache:

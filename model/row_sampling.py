@@ -1,0 +1,136 @@
+"""Draw image tokens a row of the picture at a time, so that each can be shown when it is there.
+
+It draws what model/sampling.py draws, more slowly: the cache has its whole length from the start,
+and the unconditional rows are decoded to the end. In return guidance, temperature and the negative
+text are arguments of its programs: another value compiles nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32, UInt32
+
+from model.config import SamplingConfig
+from model.layers import first_largest
+from model.sampling import (
+    COLDEST,
+    NOT_FINITE,
+    Segment,
+    drawable,
+    keep_likely,
+    make_noise,
+    read_text,
+)
+from model.transformer import Cache, Params, Transformer
+
+Text = tuple[Int[np.ndarray, "..."], Bool[np.ndarray, "..."]]
+"""Tokens and mask of captions, [b, t] each."""
+
+
+@dataclass(frozen=True)
+class RowSampler:
+    """Draws pictures row by row. `config` gives the guidance's window, top_k and top_p; its scale
+    and temperature are those of each call. Only the first `codebook_size` classes are drawn."""
+
+    transformer: Transformer
+    config: SamplingConfig
+    codebook_size: int
+
+    def rows(
+        self,
+        params: Params,
+        text: Text,
+        empty_text: Text,
+        seeds: UInt32[np.ndarray, " b"],
+        guidance_scale: float,
+        temperature: float,
+        kept_tokens: Int[np.ndarray, "b n"] | None = None,
+    ) -> Iterator[Int32[np.ndarray, "b n"]]:
+        """The image tokens after each row, 0 where none are drawn yet. `text` is tokens and mask of
+        each caption, `empty_text` of the one text that guidance leads away from. Tokens of
+        `kept_tokens` stand where they are not negative."""
+        length, width = self.transformer.config.image_length, self.transformer.config.grid_size
+        start = np.full((len(seeds), 1), self.transformer.decoder_start_token_id, np.int32)
+        drawn = jnp.asarray(np.pad(start, ((0, 0), (0, length))))
+        kept = np.full((len(seeds), length), -1) if kept_tokens is None else kept_tokens
+        cache = _read(self, params, text, empty_text)
+        knobs = np.array([guidance_scale, temperature], np.float32)
+        for first in range(0, length, width):
+            given = jnp.asarray(kept[:, first : first + width], jnp.int32)
+            drawn, cache = _draw_row(self, params, seeds, drawn, cache, first, knobs, given)
+            yield np.asarray(drawn[:, 1:])
+
+
+@partial(jax.jit, static_argnums=0)
+def _read(
+    sampler: RowSampler, params: Params, text: tuple[Array, Array], empty_text: tuple[Array, Array]
+) -> Cache:
+    """A cache with room for all tokens: captions in its first half, the empty text behind them."""
+    length = sampler.transformer.config.image_length
+    return read_text(sampler.transformer, params, *text, empty_text, True, length)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=(3, 4))
+def _draw_row(
+    sampler: RowSampler,
+    params: Params,
+    seeds: UInt32[Array, " b"],
+    drawn: Int32[Array, "b m"],
+    cache: Cache,
+    first: Int[Array, ""],
+    knobs: Float[Array, " 2"],
+    kept: Int[Array, "b w"],
+) -> tuple[Int32[Array, "b m"], Cache]:
+    """Draw the tokens from `first` on that `kept` has a place for. `knobs`: guidance scale and
+    temperature."""
+    config, transformer = sampler.config, sampler.transformer
+    decode = transformer.decoder(transformer.lay_out(params))
+    keys = jax.vmap(jax.random.key)(seeds)
+    is_allowed = np.arange(drawable(transformer, sampler.codebook_size))
+    is_allowed = is_allowed != transformer.decoder_start_token_id
+    row = Segment(0, kept.shape[1], 1.0, True)
+    noise = make_noise(keys, row, len(is_allowed), replace(config, temperature=1.0), first)
+    assert noise is not None  # at this temperature
+    begin, stop = (
+        round(share * transformer.config.image_length)
+        for share in (config.guidance_start, config.guidance_end)
+    )
+
+    def step(index: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
+        drawn, cache = carry
+        tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
+        logits, cache = decode(jnp.tile(tokens, (2, 1)), index, cache)
+        scale = jnp.where((begin <= index) & (index < stop), knobs[0], 1.0)
+        logits = _lead(logits[:, 0], scale)[:, : len(is_allowed)]
+        logits = jnp.where(is_allowed[None], logits, -jnp.inf)
+        tokens = _choose(logits, noise[index - first], knobs[1], config)
+        given = jax.lax.dynamic_index_in_dim(kept, index - first, axis=1, keepdims=False)
+        tokens = jnp.where(given >= 0, given, tokens)
+        return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
+
+    return jax.lax.fori_loop(first, first + kept.shape[1], step, (drawn, cache))
+
+
+def _lead(logits: Float[Array, "b2 v"], scale: Float[Array, ""]) -> Float[Array, "b v"]:
+    """As sampling.guide, of a scale that the program does not know."""
+    conditional, unconditional = jnp.split(logits, 2)
+    led = unconditional + scale * (conditional - unconditional)
+    return jnp.where(scale == 1, conditional, led)
+
+
+def _choose(
+    logits: Float[Array, "b v"],
+    noise: Float[Array, "b v"],
+    temperature: Float[Array, ""],
+    config: SamplingConfig,
+) -> Int32[Array, " b"]:
+    """As sampling.sample_tokens, of a temperature that the program does not know."""
+    warm = keep_likely(logits / jnp.maximum(temperature, COLDEST), config.top_k, config.top_p)
+    is_cold = temperature < COLDEST
+    tokens = first_largest(jnp.where(is_cold, logits, warm + noise))
+    is_finite = jnp.isfinite(logits.max(axis=-1))
+    return jnp.where(is_finite, tokens, NOT_FINITE)
