@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from clip.weights import CLIP_FOLDER
 from completing import read_beginning
 from config import run
 from data.grids import picture_grid, save_gif, save_png
@@ -27,14 +28,14 @@ from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import make_room, output_paths, sources_of
 from prompts import known_captions, read_prompts, warn_of_unknown
-from ranking import best_first, open_ranker, scored, tell_scores
+from ranking import Ranker, best_first, open_ranker, scored, tell_scores
 from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.parallel import start
 
 OFTEN = (
     *("checkpoint", "prompts", "pictures", "out", "seed", "guidance_scale", "temperature"),
-    *("negative", "complete", "clip"),
+    *("negative", "complete", "clip", "candidates"),
 )
 """Settings that --help begins with."""
 DEMO = "demo"
@@ -81,8 +82,12 @@ class GenerateConfig(SamplingFlags):
     gif: bool = False
     """Also write each picture as a GIF of how it was drawn, row by row."""
     clip: str | None = None
-    """Folder with CLIP's weights (config.json and model.safetensors) and tokenizer.json: each
-    prompt's pictures are sorted best first on the grid, and the scores are printed."""
+    """A run of python -m clip.train, or a folder with CLIP's weights (config.json and
+    model.safetensors) and tokenizer.json: each prompt's pictures are sorted best first on the grid,
+    and the scores are printed. Default: clip/ beside the checkpoint, if it is there."""
+    candidates: int = 0
+    """Pictures drawn of each prompt. The grid shows those that CLIP scores highest, as many as
+    --pictures says; 0 = no more than these."""
     out: str = "drawn.png"
     """The grid's file, with a folder of the same name without .png beside it for the pictures; or a
     folder, which gets grid.png and the pictures. Other pictures may not be in that folder."""
@@ -99,7 +104,17 @@ class GenerateConfig(SamplingFlags):
         if self.mask is not None and (self.complete is None or self.complete_rows):
             raise ValueError("mask says what of the picture of --complete is drawn anew; give that")
         check_least(self, "", 1, "pictures")
-        check_least(self, "", 0, "rows_per_call", "complete_rows")
+        check_least(self, "", 0, "rows_per_call", "complete_rows", "candidates")
+        if 0 < self.candidates < self.pictures:
+            raise ValueError(
+                f"candidates {self.candidates} are fewer than the {self.pictures} pictures chosen "
+                f"among them; take --candidates={4 * self.pictures}"
+            )
+
+    @property
+    def drawn(self) -> int:
+        """Pictures drawn of each prompt."""
+        return max(self.pictures, self.candidates)
 
 
 def main(config: GenerateConfig) -> None:
@@ -107,15 +122,15 @@ def main(config: GenerateConfig) -> None:
     prompts = [*config.prompts, *read_prompts(config.prompts_file)]
     if not prompts:
         raise ValueError('no prompts: pass --prompts "a red heart" or --prompts_file FILE')
-    if (total := len(prompts) * config.pictures) > MAX_PICTURES:
+    if (total := len(prompts) * config.drawn) > MAX_PICTURES:
         raise ValueError(
-            f"{len(prompts):,} prompt(s) × {config.pictures:,} pictures are {total:,}; at most "
+            f"{len(prompts):,} prompt(s) × {config.drawn:,} pictures are {total:,}; at most "
             f"{MAX_PICTURES:,} are drawn by one command: take fewer, or several with other seeds"
         )
     grid_path, folder = output_paths(config.out)
     checkpoint = open_checkpoint(config.checkpoint)
-    ranker = open_ranker(config.clip) if config.clip else None
-    jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.pictures)]
+    ranker = find_ranker(config, checkpoint)
+    jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.drawn)]
     drawer, settings = open_drawer(checkpoint, total, config)
     # The parameters are released here: only the placed ones are used.
     params, checkpoint = drawer.place(checkpoint.params), replace(checkpoint, params={})
@@ -133,9 +148,23 @@ def main(config: GenerateConfig) -> None:
     on_grid, scores = save_pictures(jobs, judged, folder, config.seed, settings, frames)
     write_grid(grid_path, prompts, config, on_grid, scores, settings)
     print(
-        f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), each also in "
-        f"{folder}/"
+        f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), "
+        f"{'each also' if config.drawn == config.pictures else f'all {config.drawn}'} in {folder}/"
     )
+
+
+def find_ranker(config: GenerateConfig, checkpoint: Checkpoint) -> Ranker | None:
+    """The CLIP that is named, or that stands beside the checkpoint. Raises ValueError where
+    candidates are to be ranked and there is none."""
+    beside = checkpoint.folder / CLIP_FOLDER
+    if config.clip or beside.is_dir():
+        return open_ranker(config.clip or beside)
+    if config.candidates:
+        raise ValueError(
+            "candidates are ranked by a CLIP: train one with `python -m clip.train --data.records="
+            f"{checkpoint.records or 'RECORDS'} --output_dir=runs/clip`, and add --clip=runs/clip"
+        )
+    return None
 
 
 def open_drawer(
@@ -240,17 +269,18 @@ def write_grid(
 ) -> None:
     """Write the pictures of the first prompts, as many as there is room for; if they have scores,
     best first."""
-    per_prompt = min(config.pictures, len(pictures))
+    per_prompt = min(config.drawn, len(pictures))
     count = len(pictures) // per_prompt
     if count < len(prompts):
         print(f"the grid shows the first {count} of {len(prompts)} prompts", file=sys.stderr)
     numbers = np.tile(np.arange(per_prompt), (count, 1))
     blocks = np.stack(pictures[: count * per_prompt]).reshape(count, per_prompt, *pictures[0].shape)
-    if config.clip is not None:
-        table = np.array(scores, np.float32).reshape(len(prompts), config.pictures)
+    if None not in scores:
+        table = np.array(scores, np.float32).reshape(len(prompts), config.drawn)
         for prompt, row in zip(prompts, table.tolist(), strict=True):
             print(tell_scores(prompt, row))
         blocks, numbers = best_first(blocks, table[:count, :per_prompt])
+        blocks, numbers = (part[:, : config.pictures] for part in (blocks, numbers))
     about = {
         "prompts": [clean(prompt) for prompt in prompts[:count]],
         "seed": config.seed,

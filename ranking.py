@@ -14,7 +14,9 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from clip import towers
 from clip.towers import Clip
-from data.text import TextTokenizer, clean, open_tokenizer
+from clip.weights import CLIP_FOLDER
+from data.captions import open_captions
+from data.text import TextTokenizer, clean
 from filling import batches_of
 from pixels import to_floats
 
@@ -77,20 +79,23 @@ class Ranker:
 
 
 def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
-    """CLIP's weights and tokenizer in one folder, as they are published.
+    """CLIP's weights and tokenizer in one folder, as they are published; or a run of clip.train.
 
     Raises:
         ValueError: they are missing or damaged, or do not fit each other.
     """
-    model = towers.load(folder)
-    return Ranker(model, open_clip_tokenizer(Path(folder), model), batch_size)
+    path = Path(folder)
+    own = path / CLIP_FOLDER
+    path = own if own.is_dir() and not (path / "config.json").is_file() else path
+    model = towers.load(path)
+    return Ranker(model, open_clip_tokenizer(path, model), batch_size)
 
 
 def open_clip_tokenizer(folder: Path, model: Clip) -> TextTokenizer:
     """The tokenizer.json in a folder. Raises ValueError if it does not fit `model`."""
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"no tokenizer.json in {folder}; CLIP's own belongs beside its weights")
-    tokenizer = open_tokenizer(folder)
+    tokenizer = open_captions(folder)
     config = model.config
     if tokenizer.vocab_size > config.text_vocab_size:
         raise ValueError(
@@ -104,10 +109,11 @@ def open_clip_tokenizer(folder: Path, model: Clip) -> TextTokenizer:
             f"looks for token {end_id}; use the one that CLIP was trained with"
         )
     (frame,) = tokenizer.token_ids([""])
-    if len(frame) != 2 or frame[-1] != end_id:
+    if len(frame) != 1 + config.has_start or frame[-1] != end_id:
+        wanted = "a start and an end token" if config.has_start else "an end token"
         raise ValueError(
-            f"the tokenizer in {folder} makes {frame} of the empty text; CLIP's makes a start and "
-            f"an end token (its post_processor in tokenizer.json)"
+            f"the tokenizer in {folder} makes {frame} of the empty text; CLIP's makes {wanted} "
+            f"(its post_processor in tokenizer.json)"
         )
     return tokenizer
 

@@ -2,26 +2,32 @@
 of model.safetensors. Radford et al. 2021, arXiv:2103.00020.
 """
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from files import write_text
 from json_files import read_json
-from weights.arrays import read_arrays, shapes_of
-from weights.plans import Leaf, Plan, gather
+from weights.arrays import read_arrays, shapes_of, write_weights
+from weights.plans import Leaf, Plan, gather, scatter
 from weights.settings import MAX_DEPTH, configuring, read_fields
 
 ClipActivation = Literal["quick_gelu", "gelu"]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PIXELS_FILE = "preprocessor_config.json"
+CLIP_FOLDER = "clip"
+"""Of a run of clip.train: its CLIP. Beside a checkpoint: the one that ranks its pictures."""
 LEGACY_END_ID = 2
 """The end token in configurations before 2023. No text has it; with such a configuration the
 largest id of a text counts as its end, as it did before the setting existed."""
+MEANT = "eos_token_id_is_meant"
+"""Of the text_config of ours: whether its end token is that one."""
 
 _TOWER_FIELDS: dict[str, tuple[str, Any]] = {
     "num_hidden_layers": ("depth", 12),
@@ -93,6 +99,8 @@ class ClipConfig:
     patch_size: int
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
+    has_start: bool = True
+    """Whether a text begins with a start token, as in published ones; none of ours does."""
 
     def __post_init__(self) -> None:
         if min(self.feature_dim, self.text_vocab_size, self.text_length) < 1:
@@ -114,7 +122,9 @@ def read_config(folder: Path) -> ClipConfig:
         raise ValueError(f"{path} describes a model of type {kind!r:.60}, not clip")
     statistics = _read_pixel_statistics(folder)
     with configuring(path, "a CLIP"):
-        text = read_fields(_section(values, "text_config"), TEXT_FIELDS)
+        own = _section(values, "text_config")
+        text = read_fields(own, TEXT_FIELDS)
+        is_legacy = text["end_id"] == LEGACY_END_ID and own.get(MEANT) is not True
         image = read_fields(_section(values, "vision_config"), IMAGE_FIELDS)
         if image["num_channels"] != 3:
             raise ValueError(f"num_channels is {image['num_channels']}, but pictures have 3")
@@ -124,11 +134,12 @@ def read_config(folder: Path) -> ClipConfig:
             **read_fields(values, {"projection_dim": ("feature_dim", 512)}),
             text_vocab_size=text["text_vocab_size"],
             text_length=text["text_length"],
-            end_id=None if text["end_id"] == LEGACY_END_ID else text["end_id"],
+            end_id=None if is_legacy else text["end_id"],
             image_size=image["image_size"],
             patch_size=image["patch_size"],
             pixel_mean=statistics["image_mean"],
             pixel_std=statistics["image_std"],
+            has_start=own.get("bos_token_id", 0) is not None,
         )
 
 
@@ -186,6 +197,37 @@ IN_LAYER = {
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 KERNEL_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
 """torch stores kernels as (out, in) and (out, in, y, x), flax as (in, out) and (y, x, in, out)."""
+
+
+def write(folder: Path, config: ClipConfig, params: Mapping[str, Any]) -> None:
+    """Write the files that `read_config` and `read_params` read, the weights as float32."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = flatten_dict(params, sep="/")
+    write_weights(folder / WEIGHTS_FILE, scatter(plan(shapes_of(params)), arrays), "float32")
+    text = _written(TEXT_FIELDS, {**asdict(config), **asdict(config.text)})
+    text |= {"bos_token_id": 0 if config.has_start else None, MEANT: True}
+    image = _written(IMAGE_FIELDS, {**asdict(config), **asdict(config.image), "num_channels": 3})
+    pixels = {"image_mean": config.pixel_mean, "image_std": config.pixel_std}
+    write_json(
+        folder / CONFIG_FILE,
+        {
+            "model_type": "clip",
+            "projection_dim": config.feature_dim,
+            "text_config": text,
+            "vision_config": image,
+        },
+    )
+    write_json(folder / PIXELS_FILE, pixels)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """A JSON object as a file, whole or not at all."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def _written(fields: Mapping[str, tuple[str, Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their names."""
+    return {theirs: values[ours] for theirs, (ours, _) in fields.items()}
 
 
 def read_params(folder: Path, like: Mapping[str, object]) -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""What a CLIP is trained on: each picture is told from other captions, each caption from other
+pictures. Radford et al. 2021, arXiv:2103.00020, figure 3."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+MAX_SCALE = 100.0
+"""What products of features are multiplied by, at most."""
+
+
+class Contrast(NamedTuple):
+    """Means over some pairs of picture and caption."""
+
+    loss: Float[Array, ""]
+    right: Float[Array, ""]
+    """Share of the pictures whose own caption scores highest."""
+    chance: Float[Array, ""]
+    """The same of a guess."""
+    scale: Float[Array, ""]
+
+
+def contrast(
+    images: Float[Array, "b e"],
+    texts: Float[Array, "b e"],
+    log_scale: Float[Array, ""],
+    text_tokens: Int[Array, "b t"],
+) -> Contrast:
+    """The mean of both cross-entropies. Pairs whose captions are equal are all right, in equal
+    shares: nothing could tell them apart."""
+    scale = jnp.minimum(jnp.exp(log_scale), MAX_SCALE)
+    logits = scale * images @ texts.T
+    is_same = (text_tokens[:, None] == text_tokens[None]).all(-1)
+    targets = is_same / is_same.sum(axis=1, keepdims=True)
+    of_images = -(targets * jax.nn.log_softmax(logits, axis=1)).sum(axis=1)
+    of_texts = -(targets * jax.nn.log_softmax(logits.T, axis=1)).sum(axis=1)
+    best = logits.argmax(axis=1)
+    right = jnp.take_along_axis(is_same, best[:, None], axis=1).mean()
+    return Contrast((of_images + of_texts).mean() / 2, right, is_same.mean(), scale)

@@ -1,0 +1,260 @@
+"""The recipe of python -m clip.train: a small CLIP on the captions and pictures of token records.
+
+The pictures are what the records' VQGAN makes of their tokens, as those that are drawn will be.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from clip import weights
+from clip.contrast import MAX_SCALE, Contrast, contrast
+from clip.towers import Clip, Network, Params
+from clip.weights import CLIP_FOLDER, PIXEL_STATISTICS, ClipConfig, TowerConfig
+from data.batches import eval_batches, open_batches
+from data.captions import open_captions
+from data.config import DataConfig
+from data.records import Records, open_whole
+from files import write_text
+from filling import batches_of
+from pixels import to_bytes, to_floats
+from settings import check_least
+from split_names import TRAIN
+from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
+from training.devices import parallel
+from training.devices.batching import BatchPlan
+from training.devices.devices import Devices
+from training.devices.fitting import GB, available_memory
+from training.loop import Hook
+from training.recipe import BatchAt, Recipe, Run, Shapes
+from training.update.state import TrainState
+from training.update.step import Loss, Moment
+from vqgan import autoencoder
+from vqgan import pretrained as pretrained_vqgan
+
+PAINTED = 64
+"""Pictures that the VQGAN paints at a time."""
+
+
+@dataclass(frozen=True)
+class ClipSizes:
+    """Two transformers of one size, and the space of features where they meet."""
+
+    dim: int = 128
+    """Width of both."""
+    depth: int = 3
+    """Layers of each."""
+    num_heads: int = 4
+    """Heads of each."""
+    mlp_dim: int = 512
+    """Hidden width of the feed-forwards."""
+    feature_dim: int = 128
+    """Numbers that stand for a picture or a text."""
+    patch_size: int = 8
+    """Pixels along a side of a patch."""
+
+    def __post_init__(self) -> None:
+        check_least(self, "model", 1, "dim", "depth", "num_heads", "mlp_dim")
+        check_least(self, "model", 1, "feature_dim", "patch_size")
+
+
+@dataclass(frozen=True)
+class ClipTraining(TrainingConfig):
+    """Length, batch, precision and the intervals of periodic work."""
+
+    steps: int = 2000
+    """Optimizer updates in all; 0 = as training.epochs says."""
+    batch_size: int = 64
+    """Pairs per update, over all devices and micro-batches. A picture is told from the captions
+    beside it in its micro-batch, so that small micro-batches are easy."""
+    on_spike: OnSpike = "skip"
+    """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
+    regular checkpoint and skip the batches around it, or off."""
+    eval_every: int = 500
+    """Updates between evaluations on every held-out split; 0 = only at the end."""
+    eval_examples: int = 64
+    """Pictures of each split that an evaluation tells apart."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "training", 2, "batch_size", "eval_examples")
+
+
+@dataclass(frozen=True)
+class ClipRunConfig(RunConfig):
+    """Everything that a CLIP's training run is a function of."""
+
+    name: str = "clip"
+    """Name of the run, in the default folder's name and in the tracker."""
+    training: ClipTraining = field(default_factory=ClipTraining)
+    """Length, batch, precision and intervals."""
+    checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(every=500))
+    """When checkpoints are written and which are kept."""
+    model: ClipSizes = field(default_factory=ClipSizes)
+    """The two towers."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The token records."""
+
+
+def make_recipe(config: ClipRunConfig) -> Recipe:
+    """The recipe of a configuration; paints all pictures. Raises ValueError for records that cannot
+    be held in memory, and patches that do not fit into their pictures."""
+    records = open_whole(config.data.records)
+    pictures = paint(records)
+    sizes = clip_config(config.model, records, pictures.shape[1])
+    # In place of image tokens stand the pictures' numbers, so that batches can be looked up.
+    numbered = replace(records, image_tokens=np.arange(len(records))[:, None])
+
+    def batches(plan: BatchPlan, devices: Devices) -> BatchAt:
+        at = open_batches(numbered, TRAIN, plan.examples, config.seed, share=devices.rows).at
+        return lambda n: with_pixels(at(n), pictures)
+
+    def hooks(run: Run) -> Sequence[Hook]:
+        most = config.training.eval_examples
+        sets = {
+            name: with_pixels(
+                next(eval_batches(numbered, name, min(most, len(records.rows(name))))), pictures
+            )
+            for name in records.held_out_splits
+        }
+
+        def evaluate(step: int, state: TrainState) -> Mapping[str, float]:
+            return judge(sizes, parallel.on_first_device(state.weights), sets)
+
+        return [Hook(config.training.eval_every, evaluate)]
+
+    def finish(run: Run, state: TrainState) -> None:
+        params = parallel.on_first_device(state.weights)
+        if run.devices.is_first:
+            release(sizes, params, records.tokenizer_folder, run.folder / CLIP_FOLDER)
+
+    return Recipe(
+        init=lambda key: nnx.to_pure_dict(nnx.state(Network(sizes, nnx.Rngs(key)))),
+        loss=make_loss(sizes),
+        open_batches=batches,
+        batch_shapes=partial(batch_shapes, sizes),
+        depends_on={"records": records.digest},
+        splits=records.held_out_splits,
+        examples=len(records.rows(TRAIN)),
+        summary=f"{len(records.rows(TRAIN)):,} pictures, {sizes.image_size} pixels along a side",
+        hooks=hooks,
+        finish=finish,
+    )
+
+
+def clip_config(model: ClipSizes, records: Records, image_size: int) -> ClipConfig:
+    """The CLIP of these sizes for these captions and pictures. Raises ValueError for a patch that
+    is no whole part of a picture, and for heads that do not divide the width."""
+    if image_size % model.patch_size:
+        raise ValueError(
+            f"model.patch_size {model.patch_size} does not divide the records' {image_size} pixels;"
+            f" try --model.patch_size={math.gcd(image_size, 8)}"
+        )
+    if model.dim % model.num_heads:
+        raise ValueError(
+            f"model.dim {model.dim} is no multiple of model.num_heads {model.num_heads}"
+        )
+    tower = TowerConfig(model.dim, model.depth, model.num_heads, model.mlp_dim, "quick_gelu", 1e-5)
+    tokenizer = open_captions(records.tokenizer_folder)
+    (frame,) = tokenizer.token_ids([""])
+    return ClipConfig(
+        text=tower,
+        image=tower,
+        feature_dim=model.feature_dim,
+        text_vocab_size=records.text_vocab_size,
+        text_length=records.text_length,
+        end_id=tokenizer.end_id,
+        image_size=image_size,
+        patch_size=model.patch_size,
+        pixel_mean=PIXEL_STATISTICS["image_mean"],
+        pixel_std=PIXEL_STATISTICS["image_std"],
+        has_start=len(frame) == 2,
+    )
+
+
+def paint(records: Records) -> np.ndarray:
+    """The pictures of all records, as uint8 [n, y, x, 3]. Raises ValueError where they take more
+    than half of this machine's memory."""
+    config, params = pretrained_vqgan.load(records.vqgan_folder)
+    model = autoencoder.build(config)
+    need, room = 3 * len(records) * config.image_size**2, available_memory() // 2
+    if need > room:
+        raise ValueError(
+            f"the {len(records):,} pictures of {records.folder} take {need / GB:.3g} GB of "
+            f"{room / GB:.3g} GB; train on a part of them"
+        )
+    show = jax.jit(lambda params, tokens: to_bytes(model.decode(params, tokens)))
+    painted = [
+        np.asarray(show(params, records.image_tokens[rows].astype(np.int32)))[:count]
+        for rows, count in batches_of(min(PAINTED, len(records)), len(records))
+    ]
+    return np.concatenate(painted)
+
+
+def with_pixels(batch: dict[str, np.ndarray], pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """The batch with pictures in place of their numbers."""
+    pixels = pictures[batch["image_tokens"][:, 0]]
+    kept = ("text_tokens", "text_mask", "example_index", "weight")
+    return {"pixels": pixels, **{name: batch[name] for name in kept if name in batch}}
+
+
+def batch_shapes(sizes: ClipConfig, size: int) -> Shapes:
+    """A whole batch, without its memory."""
+    text, side = (size, sizes.text_length), sizes.image_size
+    return {
+        "pixels": jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8),
+        "text_tokens": jax.ShapeDtypeStruct(text, jnp.int32),
+        "text_mask": jax.ShapeDtypeStruct(text, jnp.bool_),
+        "example_index": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def contrast_of(sizes: ClipConfig, params: Params, batch: Mapping[str, Any]) -> Contrast:
+    """The contrast of a batch's pictures and captions."""
+    model = Clip(sizes, params)
+    images = model.image_features(to_floats(batch["pixels"]))
+    texts = model.text_features(batch["text_tokens"], batch["text_mask"])
+    return contrast(images, texts, params["logit_scale"], jnp.asarray(batch["text_tokens"]))
+
+
+def make_loss(sizes: ClipConfig) -> Loss:
+    """The contrast of a micro-batch."""
+
+    def loss(params: Params, batch: Any, keys: Any, moment: Moment) -> tuple[Array, dict]:
+        found = contrast_of(sizes, params, batch)
+        return found.loss, {"train/right": found.right, "train/scale": found.scale}
+
+    return loss
+
+
+def judge(
+    sizes: ClipConfig, params: Params, sets: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, float]:
+    """Of each held-out set the contrast's loss, and the share of pictures whose own caption scores
+    highest among all of the set; `eval/SPLIT/chance` is that of a guess."""
+    values = {}
+    for name, batch in sets.items():
+        found = contrast_of(sizes, params, batch)
+        for figure in ("loss", "right", "chance"):
+            values[f"eval/{name}/{figure}"] = float(getattr(found, figure))
+    return values
+
+
+def release(sizes: ClipConfig, params: Params, tokenizer: Path, folder: Path) -> None:
+    """Write the folder that --clip takes: the weights as transformers' CLIPModel has them, with the
+    scale that training used, and the tokenizer's files."""
+    arrays = jax.tree.map(np.asarray, params)
+    most = np.log(np.float32(MAX_SCALE))
+    weights.write(folder, sizes, {**arrays, "logit_scale": np.minimum(arrays["logit_scale"], most)})
+    for path in tokenizer.iterdir():
+        write_text(folder / path.name, path.read_text(encoding="utf-8"))
+    print(f"{folder}: python generate.py --clip={folder.parent} ranks pictures by it")

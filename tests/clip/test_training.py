@@ -1,0 +1,99 @@
+"""python -m clip.train: it learns which caption belongs to which picture, and ranks by that."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clip import towers, weights
+from clip.contrast import contrast
+from clip.recipe import ClipRunConfig, make_recipe, paint
+from command_line import parse_config
+from config import from_yaml
+from data.records import open_records
+from ranking import open_ranker
+from training.session import train
+
+FLAGS = (
+    "--training.steps=80 --training.batch_size=16 --training.eval_every=0 "
+    "--optim.learning_rate=3e-3 --optim.warmup_steps=5 --model.dim=32 --model.depth=1 "
+    "--model.num_heads=2 --model.mlp_dim=64 --model.feature_dim=16 --model.patch_size=4 "
+    "--parallel.devices=1 --checkpoint.every=0"
+)
+
+
+@pytest.fixture(scope="module")
+def run_of_clip(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip") / "run"
+    places = [f"--data.records={records_folder}", f"--output_dir={folder}"]
+    train(parse_config(ClipRunConfig, [*FLAGS.split(), *places]), make_recipe, from_yaml)
+    return folder
+
+
+def test_it_learns_and_ranks_pictures_of_its_records(
+    run_of_clip: Path, records_folder: Path
+) -> None:
+    rows = [json.loads(line) for line in (run_of_clip / "metrics.jsonl").read_text().splitlines()]
+    learned = [row["train/right"] for row in rows if "train/right" in row]
+    assert np.mean(learned[-10:]) > 2 * np.mean(learned[:10])
+    assert rows[-1]["eval/tone/chance"] < 0.2
+    assert {"eval/tone/loss", "eval/tone/right"} <= rows[-1].keys()
+
+    records = open_records(records_folder)
+    ranker = open_ranker(run_of_clip)
+    chosen = records.rows("train")[:8]
+    captions = [records.examples[i]["caption"] for i in chosen]
+    pictures = paint(records)[chosen]
+    own = ranker.score(captions, pictures)
+    others = ranker.score(captions[1:] + captions[:1], pictures)
+    assert (own > others).mean() >= 0.75
+    assert own.max() <= 100.1
+
+
+def test_what_is_written_is_read_back(run_of_clip: Path, tmp_path: Path) -> None:
+    found = towers.load(run_of_clip / "clip")
+    assert not found.config.has_start
+    assert found.config.end_id == 1
+    weights.write(tmp_path, found.config, found.params)
+    again = towers.load(tmp_path)
+    assert again.config == found.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, found.params)
+
+
+def test_an_end_token_of_number_two_is_meant(run_of_clip: Path, tmp_path: Path) -> None:
+    """In published configurations it is a mistake."""
+    found = towers.load(run_of_clip / "clip")
+    weights.write(tmp_path, replace(found.config, end_id=2, has_start=True), found.params)
+    read = weights.read_config(tmp_path)
+    assert (read.end_id, read.has_start) == (2, True)
+
+
+def test_equal_captions_are_right_for_each_other() -> None:
+    images = jnp.eye(4)
+    tokens = jnp.array([[5, 1], [5, 1], [6, 1], [7, 1]])
+    told_apart = contrast(images, images, jnp.log(100.0), tokens)
+    np.testing.assert_allclose(told_apart.right, 1)
+    np.testing.assert_allclose(told_apart.chance, 6 / 16)
+    swapped = contrast(images, images[jnp.array([1, 0, 2, 3])], jnp.log(100.0), tokens)
+    np.testing.assert_allclose(swapped.loss, told_apart.loss, rtol=1e-6)
+    wrong = contrast(images, images[jnp.array([2, 1, 0, 3])], jnp.log(100.0), tokens)
+    np.testing.assert_allclose(wrong.right, 0.5)
+    np.testing.assert_allclose(contrast(images, images, jnp.log(1e6), tokens).scale, 100, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--model.patch_size=3", "model.patch_size 3 does not divide the records' 8 pixels"),
+        ("--model.num_heads=3", "model.dim 32 is no multiple of model.num_heads 3"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(flag: str, said: str, records_folder: Path) -> None:
+    words = [w for w in FLAGS.split() if not w.startswith(flag.partition("=")[0])]
+    config = parse_config(ClipRunConfig, [*words, flag, f"--data.records={records_folder}"])
+    with pytest.raises(ValueError, match=said):
+        make_recipe(config)
