@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 import adapted
+import hub
 from config import Config, from_yaml
 from data.captions import DALLE_MINI, normalizer_of
 from data.mixture import first_folder
@@ -15,6 +16,7 @@ from model.transformer import Params
 from optim.adapters import merge
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import place_of
+from weights.checksums import check_sums
 from weights.releases import Origin
 from weights.settings import read_own
 from weights.yaml_files import read_yaml
@@ -74,13 +76,14 @@ class SamplingFlags:
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a run folder (its newest step), RUN/checkpoints/STEP, or a release folder, which may be
-    another program's (model/pretrained.py).
+    another program's (model/pretrained.py), or on a hub: hf://USER/NAME.
 
     Raises:
-        ValueError: it is none of these, or damaged.
+        ValueError: it is none of these, or damaged, or cannot be fetched.
     """
-    path = Path(path)
+    path = hub.fetch(path) if hub.is_on_hub(path) else Path(path)
     if (path / pretrained.CONFIG_FILE).is_file():
+        check_sums(path)
         found = pretrained.read(path)
         return Checkpoint(
             path, None, found.model, found.sampling, found.params, None, None, found.origin

@@ -1,6 +1,6 @@
 """Make a release folder of a checkpoint: weights, tokenizer and VQGAN, enough to draw anywhere.
 
-python -m release --checkpoint runs/mine --out releases/mine
+python -m release --checkpoint runs/mine --out releases/mine --licence "CC BY 4.0"
 """
 
 import runtime
@@ -11,13 +11,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip.weights import CLIP_FOLDER
 from config import run
 from copying import copy_folder
 from files import new_folder
 from model import pretrained
 from opening import Checkpoint, open_checkpoint
 from prompts import CAPTIONS_FILE, known_captions
+from release_card import CARD_FILE, write_card
 from weights.arrays import Dtype
+from weights.checksums import write_sums
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,20 @@ class ReleaseConfig:
     checkpoint: str
     """RUN, RUN/checkpoints/STEP, or another release folder."""
     out: str
-    """New folder for config.json, model.safetensors, tokenizer/ and vqgan/."""
+    """New folder for config.json, model.safetensors, tokenizer/, vqgan/, a card and SHA256SUMS."""
     dtype: Dtype = "float16"
     """Precision of the stored weights: float16 halves the file; computing stays in float32."""
     captions: bool = False
     """Also write the distinct training captions into captions.txt. generate.py uses them to say
     which words the model knows."""
+    licence: str = ""
+    """Licence of the pictures and captions that it was trained on, for the card; default: what the
+    records say of each picture."""
+    attribution: str = ""
+    """Whose pictures they are, for the card."""
+    figures: str = ""
+    """File with what `python -m evaluate RUN --json` printed, for the card; default: the last
+    held-out losses."""
 
 
 def release(config: ReleaseConfig) -> None:
@@ -45,8 +56,22 @@ def release(config: ReleaseConfig) -> None:
         )
         for name in ("tokenizer", "vqgan"):
             copy_folder(found.folder / name, folder / name, found.folder)
+        if (found.folder / CLIP_FOLDER).is_dir():
+            copy_folder(found.folder / CLIP_FOLDER, folder / CLIP_FOLDER, found.folder)
         if config.captions:
             _write_captions(found, folder / CAPTIONS_FILE)
+        figures = Path(config.figures) if config.figures else None
+        told = write_card(
+            folder, out.absolute().name, found, config.licence, config.attribution, figures
+        )
+        write_sums(folder)
+    open_checkpoint(out)  # it loads back
+    if not told:
+        print(
+            f"warning: {out / CARD_FILE} does not say whose data it was trained on: add --licence "
+            "and --attribution",
+            file=sys.stderr,
+        )
     step = "" if found.step is None else f" at step {found.step}"
     print(f"{out}: a release of {config.checkpoint}{step}", file=sys.stderr)
 

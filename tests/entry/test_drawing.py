@@ -17,6 +17,7 @@ from model.config import SamplingConfig
 from release import ReleaseConfig, release
 from training.devices.parallel import Devices
 from vqgan import pretrained as pretrained_vqgan
+from weights.checksums import SUMS_FILE
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,7 @@ def test_what_is_no_checkpoint_is_refused(run_folder: Path, tmp_path: Path, name
 
 def test_damaged_releases_are_refused(run_folder: Path, tmp_path: Path) -> None:
     release(ReleaseConfig(str(run_folder), str(tmp_path / "r")))
+    (tmp_path / "r" / SUMS_FILE).unlink()  # it would be the first to refuse
     weights = tmp_path / "r" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"r/model.safetensors cannot be read"):

@@ -16,6 +16,7 @@ from model import pretrained
 from opening import open_checkpoint
 from release import ReleaseConfig, release
 from vqgan import pretrained as pretrained_vqgan
+from weights.checksums import SUMS_FILE
 
 WRONG: list[Any] = [None, [], "x", -1, 10**30, float("nan"), {"a": {"b": [1]}}, True, 1.5, [[[]]]]
 
@@ -25,6 +26,7 @@ def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release, and in it the run's settings."""
     out = tmp_path_factory.mktemp("wrong") / "release"
     release(ReleaseConfig(str(run_folder), str(out)))
+    (out / SUMS_FILE).unlink()  # it would be the first to refuse
     shutil.copy(run_folder / "config.yaml", out / "config.yaml")
     return out
 

@@ -1,0 +1,57 @@
+"""SHA256SUMS of a folder that is given away: `sha256sum -c SHA256SUMS` reads it as well."""
+
+import hashlib
+from pathlib import Path
+
+from files import write_text
+
+SUMS_FILE = "SHA256SUMS"
+MOST_BYTES = 1 << 20
+"""Of the list itself."""
+
+
+def write_sums(folder: Path) -> None:
+    """List the SHA-256 of every file in a folder, by its path there."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS_FILE)
+    lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
+    write_text(folder / SUMS_FILE, "".join(lines))
+
+
+def check_sums(folder: Path) -> None:
+    """Compare the files of a folder with its list; a folder without one is passed over.
+
+    Raises:
+        ValueError: a file is missing or another, or the list is damaged.
+    """
+    path = folder / SUMS_FILE
+    if not path.is_file():
+        return
+    for number, line in enumerate(_lines(path), 1):
+        wanted, _, name = line.partition("  ")
+        inside = Path(name)
+        if len(wanted) != 64 or not name or inside.is_absolute() or ".." in inside.parts:
+            raise ValueError(f"{path}: line {number} is none of a list of checksums: {line!r:.80}")
+        if not (folder / inside).is_file():
+            raise ValueError(f"{folder / inside} is missing, which {path} lists; download it again")
+        if (found := _sum(folder / inside)) != wanted:
+            raise ValueError(
+                f"{folder / inside} is not the file that was released: its SHA-256 is "
+                f"{found[:16]}…, and {path} says {wanted[:16]}…; download it again, or remove "
+                f"{SUMS_FILE} if you changed the file"
+            )
+
+
+def _lines(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    try:
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        return data.decode().splitlines()
+    except ValueError as error:
+        raise ValueError(f"{path} is no list of checksums: {error}") from None
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
