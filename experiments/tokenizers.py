@@ -20,7 +20,7 @@ from vqgan.autoencoder import build
 from vqgan.losses import hue_loss
 from vqgan.objective import make_reconstruction
 from vqgan.pictures import Pictures, reconstruct_all, spread
-from vqgan.recipe import PicturesConfig, read_sets
+from vqgan.sets import PicturesConfig, read_sets
 
 COLUMNS = 16
 SHOWN = 64

@@ -22,7 +22,9 @@ from jaxtyping import install_import_hook
 
 # Not the modules with command-line configurations: the hook shifts the lines of their classes, and
 # on Python 3.13 inspect would no longer find the docstrings that --help is made of.
-WITH_FLAGS = ("artists", "check", "config", "emoji", "encode", "encoding", "recipe", "train")
+WITH_FLAGS = {
+    *("artists", "check", "config", "emoji", "encode", "encoding", "recipe", "sets", "train"),
+}
 PACKAGES = ("clip", "data", "model", "optim", "published", "training", "vqgan", "weights")
 FILES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 NAMES = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in FILES]

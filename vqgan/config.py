@@ -214,9 +214,11 @@ class DiscriminatorConfig:
 class QuantizerConfig:
     """Start and care of the codebook."""
 
-    warmup_steps: int = 1000
-    """Updates before there is a codebook: a good autoencoder gives k-means something to cluster;
-    from the first update on the codebook would collapse."""
+    warmup_share: float = 0.25
+    """Share of the run before there is a codebook: a good autoencoder gives k-means something to
+    cluster; from the first update on the codebook would collapse."""
+    warmup_steps: int | None = None
+    """The same in updates; default: as warmup_share says. 0 keeps the codebook of init_from."""
     refresh_every: int = 500
     """Updates between revivals of unused codes; 0 = never. None happens in the last tenth of a
     run, so that the decoder has learnt every code."""
@@ -224,5 +226,17 @@ class QuantizerConfig:
     """Pictures encoded for k-means, and to find the unused codes."""
 
     def __post_init__(self) -> None:
-        check_least(self, "quantizer", 0, "warmup_steps", "refresh_every")
+        check_least(self, "quantizer", 0, "refresh_every")
         check_least(self, "quantizer", 1, "refresh_pictures")
+        if self.warmup_steps is not None:
+            check_least(self, "quantizer", 0, "warmup_steps")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(
+                f"quantizer.warmup_share {self.warmup_share} must lie in 0..1, below 1"
+            )
+
+    def warmup(self, steps: int) -> int:
+        """Updates before there is a codebook, in a run of so many."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return min(round(self.warmup_share * steps), steps - 1)

@@ -132,14 +132,20 @@ def make_codebook_care(
     return jax.jit(start), jax.jit(refresh)
 
 
-def make_reconstruction(autoencoder: Autoencoder) -> Callable[..., dict[str, Any]]:
-    """A compiled function from (params, pixels uint8) to tokens, reconstruction, psnr and ssim of
-    each picture."""
+def make_reconstruction(
+    autoencoder: Autoencoder, is_quantized: bool = True
+) -> Callable[..., dict[str, Any]]:
+    """A compiled function from (params, pixels uint8) to what evaluation needs of each picture:
+    tokens, reconstruction, psnr and ssim. Not quantised, the decoder sees the latents."""
 
     def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> dict[str, Array]:
         real = to_floats(pixels)
         tokens = autoencoder.encode(params, real)
-        reconstruction = jnp.clip(autoencoder.decode(params, tokens), -1.0, 1.0)
+        if is_quantized:
+            painted = autoencoder.decode(params, tokens)
+        else:
+            painted = autoencoder.paint(params, autoencoder.latents(params, real))
+        reconstruction = jnp.clip(painted, -1.0, 1.0)
         return {
             "tokens": tokens,
             "reconstruction": reconstruction,

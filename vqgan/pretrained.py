@@ -3,9 +3,13 @@
 python -m vqgan.pretrained SRC DST
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

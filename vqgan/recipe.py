@@ -1,7 +1,6 @@
 """The recipe of python -m vqgan.train: an autoencoder with a codebook on pictures."""
 
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.batches import order
-from data.reading import read_pictures, tell_skipped, write_bad_samples
-from data.sources import ReadingConfig, open_source
-from data.splits import split_of
+from data.reading import write_bad_samples
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from pixels import to_floats
 from settings import check_least
-from split_names import GALLERY, TRAIN
+from split_names import TRAIN
 from training.config import CheckpointConfig, GridsConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan, in_updates, make_plan
@@ -44,21 +41,11 @@ from vqgan.objective import (
 )
 from vqgan.pictures import Pictures, PictureStream, make_figures, spread, write_grid
 from vqgan.releasing import release
+from vqgan.sets import PicturesConfig, read_sets
 
 GRID_PICTURES = 64
-HELD_OUT = 0.05
 JUDGED = 4000  # training pictures in the card's figures, at most
 LAST = 0.9  # share of the updates after which codes stay where they are
-
-
-@dataclass(frozen=True)
-class PicturesConfig(ReadingConfig):
-    """The training pictures."""
-
-    source: tuple[str, ...] = field(default=("pictures/all",), metadata={"nargs": "*"})
-    """One or several sources of pictures in any layout of docs/layouts.md: folders, tars, tables,
-    saved data sets; captions are not needed. All pictures are held in memory, at 12 KB for one of
-    64 × 64."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +132,8 @@ class VQGANRunConfig(RunConfig):
             )
 
     def _check_codebook(self) -> None:
-        warmup, steps = self.quantizer.warmup_steps, self.training.steps
+        steps = self.training.steps
+        warmup = self.quantizer.warmup(steps)
         if warmup >= steps:
             raise ValueError(
                 f"quantizer.warmup_steps {warmup} leaves none of the {steps} training.steps to "
@@ -166,12 +154,12 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
     config = in_updates(config, len(sets[TRAIN]))
     autoencoder = build(config.model)
     stream = PictureStream(sets[TRAIN], order, config.seed)
-    warmup, players = config.quantizer.warmup_steps, {}
+    players: dict[str, Player] = {}
     opponent = None
     if config.loss.adversarial:
         opponent = adversarial.Opponent(autoencoder, config.loss, config.discriminator)
         players[adversarial.NAME] = make_discriminator(config, autoencoder)
-    loss = make_loss(autoencoder, config.loss, warmup, opponent)
+    loss = make_loss(autoencoder, config.loss, first_quantized(config), opponent)
     card = lambda run: run.folder / "vqgan" / model_card.FILE  # noqa: E731
 
     def prepare(run: Run) -> None:
@@ -193,7 +181,8 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         depends_on={"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()},
         splits=[*sets, "all"],
         examples=len(sets[TRAIN]),
-        summary=", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items()),
+        summary=", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items())
+        + f"; nothing is quantised before update {first_quantized(config):,}",
         prepare=prepare,
         hooks=partial(make_hooks, config, autoencoder, sets),
         between=make_between(config, autoencoder, stream),
@@ -201,6 +190,12 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         start_from=partial(start_from, config.model),
         finish=finish,
     )
+
+
+def first_quantized(config: VQGANRunConfig) -> int:
+    """Updates before the codebook starts; a grid is there from the first one on."""
+    is_grid = config.model.lookup == "fsq"
+    return 0 if is_grid else config.quantizer.warmup(config.training.steps)
 
 
 def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Player:
@@ -217,7 +212,7 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
         beta2=settings.beta2,
         **off,
     )
-    paint = make_painting(autoencoder, config.quantizer.warmup_steps)
+    paint = make_painting(autoencoder, first_quantized(config))
     reconstruct = lambda params, pixels, moment: paint(params, pixels, moment.step).reconstruction  # noqa: E731
     examples_at = make_plan(config.training).examples
     return Player(
@@ -227,38 +222,6 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
         schedule=make_schedule(optim, config.training.steps, examples_at),
         first_step=config.loss.adversarial_from,
     )
-
-
-def read_sets(
-    data: PicturesConfig, image_size: int
-) -> tuple[dict[str, Pictures], list[tuple[str, str]]]:
-    """All pictures of a source by split, and the names and reasons of those that are skipped.
-    `gallery` pictures are neither trained on nor asked for.
-
-    Raises:
-        ValueError: no picture can be read, or none is left to train on.
-    """
-    source = open_source(data.source, need_captions=False, config=data)
-    print(source.describe(), flush=True)
-    sets: dict[str, list[np.ndarray]] = {TRAIN: []}
-    skipped = []
-    for reading in read_pictures(source, image_size, config=data):
-        if reading.pixels is None or reading.example is None:
-            skipped.append((reading.name, reading.problem))
-            continue
-        split = reading.example.split or split_of(reading.pixels, HELD_OUT)
-        sets.setdefault(split, []).append(reading.pixels)
-    sets.pop(GALLERY, None)
-    told = source.oddities() + ([tell_skipped(skipped, len(source))] if skipped else [])
-    for one in told:
-        print(f"warning: {one}", file=sys.stderr)
-    if not sets[TRAIN]:
-        counts = ", ".join(f"{len(found):,} {name}" for name, found in sets.items() if found)
-        raise ValueError(
-            f"{', '.join(data.source)} leaves no picture to train on: of {len(source):,} are "
-            f"usable {counts or 'none'}; --data.splits=none divides them anew"
-        )
-    return {name: np.stack(pictures) for name, pictures in sets.items()}, skipped
 
 
 def open_batches(stream: PictureStream, shift: int, plan: BatchPlan, devices: Devices) -> BatchAt:
@@ -303,15 +266,14 @@ def make_between(
     """k-means when the warm-up ends, and regular revival of unused codes after it. The pictures are
     the next ones in the stream, so a resumed run does the same."""
     settings, examples_at = config.quantizer, make_plan(config.training).examples
+    warmup = first_quantized(config)
     if config.model.lookup == "fsq":
         return lambda n, state: state
     start, refresh = make_codebook_care(autoencoder)
 
     def care(n: int, state: TrainState) -> TrainState:
-        since = n - settings.warmup_steps
-        is_start = since == 0 and not keeps_codebook(
-            config.init_from, config.model, settings.warmup_steps
-        )
+        since = n - warmup
+        is_start = since == 0 and not keeps_codebook(config.init_from, config.model, warmup)
         every, last = settings.refresh_every, LAST * config.training.steps
         is_due = every > 0 and since > 0 and since % every == 0 and n < last
         if not (is_start or is_due):
@@ -329,22 +291,25 @@ def make_between(
 def make_hooks(
     config: VQGANRunConfig, autoencoder: Autoencoder, sets: Mapping[str, Pictures], run: Run
 ) -> Sequence[Hook]:
-    """Figures of every split, and a grid of held-out pictures with their reconstructions."""
+    """Figures of every split, and a grid of held-out pictures with their reconstructions. Until the
+    codebook starts nothing is quantised in them, as in training."""
     training = config.training
-    reconstruct = make_reconstruction(autoencoder)
+    begin = first_quantized(config)
+    quantized, smooth = make_reconstruction(autoencoder), make_reconstruction(autoencoder, False)
     some = {name: spread([p], training.eval_examples) for name, p in sets.items()}
-    figures = make_figures(reconstruct, some, config.model.codebook_size)
+    codes = config.model.codebook_size
+    figures, before = (make_figures(kind, some, codes) for kind in (quantized, smooth))
     held_out = [p for name, p in sets.items() if name != TRAIN] or [sets[TRAIN]]
     shown = spread(held_out, GRID_PICTURES)
 
     def evaluate(step: int, state: TrainState) -> Mapping[str, float]:
-        return figures(parallel.on_first_device(state.weights))
+        return (figures if step > begin else before)(parallel.on_first_device(state.weights))
 
     def draw(step: int, state: TrainState) -> Mapping[str, Path]:
         path = run.folder / "grids" / f"{step:06d}.png"
         params = parallel.on_first_device(state.weights)
         if run.devices.is_first:
-            write_grid(path, reconstruct, params, shown)
+            write_grid(path, quantized if step > begin else smooth, params, shown)
         return {"reconstructions": path}
 
     return [Hook(training.eval_every, evaluate), Hook(config.grids.every, draw)]

@@ -3,6 +3,11 @@
 python -m vqgan.train --config presets/vqgan_openmoji.yaml --data.source=pictures/all
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import runtime
 
 runtime.prepare()

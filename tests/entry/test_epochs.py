@@ -12,6 +12,7 @@ from tests.entry.test_train import losses, tiny
 from training.config import RunConfig, TrainingConfig
 from training.devices.batching import in_updates
 from training.reports import logbook
+from vqgan.config import QuantizerConfig
 from vqgan.recipe import VQGANRunConfig
 
 
@@ -85,7 +86,7 @@ def test_a_trainer_that_counts_no_examples_refuses_passes() -> None:
 
 
 def test_a_vqgan_s_start_of_the_codebook_is_checked_when_the_updates_are_known() -> None:
-    config = VQGANRunConfig()
+    config = VQGANRunConfig(quantizer=QuantizerConfig(warmup_steps=1000))
     config = dataclasses.replace(
         config, training=dataclasses.replace(config.training, steps=0, epochs=2.0, batch_size=16)
     )

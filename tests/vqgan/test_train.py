@@ -22,7 +22,8 @@ from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig
 from vqgan.losses import reconstruction_loss
 from vqgan.objective import make_codebook_care, make_loss
-from vqgan.recipe import PicturesConfig, PictureTraining, VQGANRunConfig, make_recipe
+from vqgan.recipe import PictureTraining, VQGANRunConfig, make_recipe
+from vqgan.sets import PicturesConfig
 from vqgan.train import main
 
 
@@ -297,3 +298,24 @@ def test_a_discriminator_that_cannot_play_is_refused(run_config, loss, channels,
     layout = DiscriminatorConfig(channels=channels)
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(run_config, loss=loss, discriminator=layout)
+
+
+def test_before_the_codebook_pictures_are_judged_without_it(run_config):
+    """Its random codes would make noise of them, in a run that has only begun."""
+    share = QuantizerConfig(warmup_share=0.5, refresh_every=0, refresh_pictures=32)
+    training = dataclasses.replace(run_config.training, eval_every=1)
+    main(dataclasses.replace(run_config, quantizer=share, training=training))
+    rows = metrics(Path(run_config.output_dir))
+    psnr = [row["eval/all/psnr"] for row in rows if "eval/all/psnr" in row]
+    assert len(psnr) == 6
+    smooth = np.array([row["train/psnr"] for row in rows if "train/psnr" in row])
+    assert abs(psnr[1] - smooth[2]) < 1.5, "as training sees them"
+    assert share.warmup(6) == 3
+    assert share.warmup(1) == 0
+    assert QuantizerConfig(warmup_steps=2).warmup(100) == 2
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_that_leaves_no_codebook_is_refused(share):
+    with pytest.raises(ValueError, match="quantizer.warmup_share"):
+        QuantizerConfig(warmup_share=share)

@@ -1,0 +1,56 @@
+"""The pictures that python -m vqgan.train reads, by split."""
+
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from data.reading import read_pictures, tell_skipped
+from data.sources import ReadingConfig, open_source
+from data.splits import split_of
+from split_names import GALLERY, TRAIN
+from vqgan.pictures import Pictures
+
+HELD_OUT = 0.05
+
+
+@dataclass(frozen=True)
+class PicturesConfig(ReadingConfig):
+    """The training pictures."""
+
+    source: tuple[str, ...] = field(default=("pictures/all",), metadata={"nargs": "*"})
+    """One or several sources of pictures in any layout of docs/layouts.md: folders, tars, tables,
+    saved data sets; captions are not needed. All pictures are held in memory, at 12 KB for one of
+    64 × 64."""
+
+
+def read_sets(
+    data: PicturesConfig, image_size: int
+) -> tuple[dict[str, Pictures], list[tuple[str, str]]]:
+    """All pictures of a source by split, and the names and reasons of those that are skipped.
+    `gallery` pictures are neither trained on nor asked for.
+
+    Raises:
+        ValueError: no picture can be read, or none is left to train on.
+    """
+    source = open_source(data.source, need_captions=False, config=data)
+    print(source.describe(), flush=True)
+    sets: dict[str, list[np.ndarray]] = {TRAIN: []}
+    skipped = []
+    for reading in read_pictures(source, image_size, config=data):
+        if reading.pixels is None or reading.example is None:
+            skipped.append((reading.name, reading.problem))
+            continue
+        split = reading.example.split or split_of(reading.pixels, HELD_OUT)
+        sets.setdefault(split, []).append(reading.pixels)
+    sets.pop(GALLERY, None)
+    told = source.oddities() + ([tell_skipped(skipped, len(source))] if skipped else [])
+    for one in told:
+        print(f"warning: {one}", file=sys.stderr)
+    if not sets[TRAIN]:
+        counts = ", ".join(f"{len(found):,} {name}" for name, found in sets.items() if found)
+        raise ValueError(
+            f"{', '.join(data.source)} leaves no picture to train on: of {len(source):,} are "
+            f"usable {counts or 'none'}; --data.splits=none divides them anew"
+        )
+    return {name: np.stack(pictures) for name, pictures in sets.items()}, skipped
