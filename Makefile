@@ -16,10 +16,10 @@ ON_SECOND := $(addprefix tests/,test_imports.py test_help.py model/test_transfor
   training/test_step.py training/test_loop.py training/test_checkpoint.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test types tests second second-tests slow drills format clean
+.PHONY: help install quickstart app test types tests second second-tests slow drills app-test format clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(VENV)/installed-$(ACCELERATOR) ## the virtual environment with requirements.txt
 
@@ -32,6 +32,9 @@ quickstart: install ## built-in data → a trained model → pictures of prompts
 	@echo "checkpoint: $(RUN)/checkpoints   metrics: $(RUN)/metrics.jsonl"
 	@echo "it knows:   107 everyday things, food, animals, faces, hearts, vehicles, tools, plants, weather"
 	@echo "your turn:  $(BIN)/python generate.py --checkpoint $(RUN) --prompts \"a red heart\" pizza \"a rocket\" --pictures 6 --out $(RUN)/mine.png"
+
+app: $(VENV)/installed-app ## a web page to draw with, http://127.0.0.1:7860
+	$(BIN)/python app.py
 
 test: $(VENV)/installed-dev ## format, lint, types and tests: what CI runs
 	$(BIN)/ruff format --check .
@@ -64,6 +67,9 @@ slow: $(VENV)/installed-dev ## the longer proofs
 drills: $(VENV)/installed-dev ## kill, damage, fill up and poison runs; the figures of all drills come at the end
 	$(BIN)/pytest -vv -n 2 --dist worksteal -m slow -p no:warnings tests/drills tests/entry/test_drills.py
 
+app-test: $(VENV)/installed-app-test ## the web page over HTTP and in Debian's chromium
+	$(BIN)/pytest -m "browser or not slow" tests/app
+
 format: $(VENV)/installed-dev ## put the code into the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -71,17 +77,28 @@ format: $(VENV)/installed-dev ## put the code into the house's format
 clean: ## remove environments and caches, never pictures, records or runs
 	rm -rf .venv* .cache .mypy_cache .pytest_cache .ruff_cache
 
+# A venv that could not get pip, as on Debian without python3-venv, is mended or named.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit("Pastel needs Python 3.11 or newer, and \
+	$(PYTHON) is " + v + ": name another one, such as make install PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV) || $(PYTHON) -m venv --without-pip $(VENV)
 
-$(VENV)/installed-cpu: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+.PHONY: pip
+pip: | $(BIN)/python
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip > /dev/null 2>&1 || \
+	{ echo "$(VENV) has no pip: install your system's package python3-venv, remove $(VENV), and run make again"; exit 2; }
+
+INSTALL = @echo "installing $<: minutes, about 1.3 GB with what it needs"; \
+  $(BIN)/python -m pip install --disable-pip-version-check -r $<
+
+$(VENV)/installed-cpu: requirements.txt | pip
+	$(INSTALL)
 	@touch $@
 
-$(VENV)/installed-gpu $(VENV)/installed-tpu: $(VENV)/installed-%: requirements-%.txt requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-$*.txt
+$(VENV)/installed-gpu $(VENV)/installed-tpu $(VENV)/installed-app $(VENV)/installed-app-test: $(VENV)/installed-%: requirements-%.txt requirements.txt | pip
+	$(INSTALL)
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/installed-dev: requirements-dev.txt requirements.txt | pip
+	$(INSTALL)
 	@touch $@ $(VENV)/installed-cpu

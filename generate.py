@@ -35,7 +35,7 @@ from training.devices.parallel import start
 
 OFTEN = (
     *("checkpoint", "prompts", "pictures", "out", "seed", "guidance_scale", "temperature"),
-    *("negative", "complete", "clip", "candidates"),
+    *("negative", "complete", "clip"),
 )
 """Settings that --help begins with."""
 DEMO = "demo"

@@ -3,10 +3,14 @@
 python -m benchmarks.combinations --records records/starter --steps 60
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from itertools import product

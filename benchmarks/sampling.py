@@ -7,6 +7,11 @@ Weights are random and of the given sizes. The bound: a token cannot come faster
 the decoder's weights, once for all rows, and each row's keys and values so far.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import runtime
 
 runtime.prepare()

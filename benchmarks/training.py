@@ -9,6 +9,11 @@ those of the fastest matrix product on the same device in the same run. Ratios a
 rounds in which each update is made once. On a single core (`taskset -c 0`) all times are CPU time.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import runtime
 
 runtime.prepare()

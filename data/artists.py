@@ -8,6 +8,11 @@ tones come from the table data/openmoji.tsv.gz. The tars look like anybody's, wi
 each picture.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import hashlib
 import importlib.metadata
 import json

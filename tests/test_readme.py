@@ -20,6 +20,8 @@ HELD_BY_OTHERS = {"docs/layouts.md"}  # written by a test, which holds its comma
 CONFIGS = {
     "train": "Config",
     "generate": "GenerateConfig",
+    "app": "AppConfig",
+    "clip.train": "ClipRunConfig",
     "evaluate": "EvaluateConfig",
     "release": "ReleaseConfig",
     "data.emoji": "EmojiConfig",

@@ -45,7 +45,8 @@ def plain(distribution: str) -> str:
 
 
 def distributions_of(module: str) -> set[str]:
-    return {plain(name) for name in DISTRIBUTIONS.get(module, ())}
+    """The distributions that provide a module; of one that is not installed, its own name."""
+    return {plain(name) for name in DISTRIBUTIONS.get(module, (module,))}
 
 
 def without_optional_imports(tree: ast.Module) -> ast.Module:
@@ -78,6 +79,7 @@ def test_everything_imported_is_in_the_requirements(path: Path) -> None:
 
 def test_what_tests_and_optional_imports_need_is_in_the_requirements_of_development() -> None:
     required = required_by("requirements.txt", "requirements-dev.txt")
+    required |= required_by("requirements-app.txt", "requirements-app-test.txt")
     for path in IN_OUR_ENVIRONMENT:
         assert not not_required(first_names(syntax(path)), required), path
 

@@ -35,6 +35,8 @@ def test_a_checkpoint_is_a_run_a_step_or_a_release(run_folder: Path, tmp_path: P
         assert (one.model, one.sampling) == (found[0].model, found[0].sampling)
         jax.tree.map(np.testing.assert_array_equal, one.params, found[0].params)
     assert sorted(p.name for p in out.iterdir()) == [
+        "README.md",
+        "SHA256SUMS",
         "config.json",
         "model.safetensors",
         "tokenizer",
