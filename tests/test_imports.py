@@ -33,6 +33,7 @@ ALLOWED = {
         "weights",
     },
     "hub": set(),
+    "influence": {"data", "drawing", "influence", "model"},
     "release_card": {"data", "model", "opening", "scores"},
     "drawing": {"data", "drawing", "drawing_memory", "model", "opening", "training", "vqgan"},
     "drawing_memory": {"drawing_memory", "training"},
