@@ -43,6 +43,7 @@ def commands() -> list[str]:
     """Every command of a shell block that starts Python."""
     parts = [part for page in PAGES for line in shell_lines(page) for part in line.split("; ")]
     parts = [part.removeprefix("do ") for part in parts]
+    parts = [part.partition(" > ")[0] for part in parts if " -c " not in part]
     return [part for part in parts if re.match(r"(\.venv/bin/)?python ", part)]
 
 
@@ -69,6 +70,19 @@ def test_each_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatc
     flags = words[2:] if words[0] == "-m" else words[1:]
     config_class = getattr(importlib.import_module(name), CONFIGS[name])
     assert parse_config(config_class, flags) is not None
+
+
+def test_every_target_of_make_that_is_named_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    lines = [line for page in PAGES for line in shell_lines(page)]
+    named = {line.split()[1] for line in lines if line.startswith("make ")}
+    assert {"install", "app"} <= named <= targets
+
+
+def test_every_block_is_of_shell_or_of_no_language() -> None:
+    """Others would not be looked at."""
+    kinds = {k for text in PAGES.values() for k in re.findall(r"^```(\w+)", text, re.MULTILINE)}
+    assert kinds == {"sh"}
 
 
 def test_every_race_has_a_row_and_every_row_a_race() -> None:
