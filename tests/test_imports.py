@@ -78,6 +78,7 @@ COMPOSERS = {
     "recipe.py",
     "clip/recipe.py",
     "vqgan/recipe.py",
+    "vqgan/sets.py",
     "model/pretrained.py",
     "vqgan/pretrained.py",
 }
