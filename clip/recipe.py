@@ -22,7 +22,6 @@ from clip.towers import Clip, Network, Params
 from clip.weights import CLIP_FOLDER, PIXEL_STATISTICS, ClipConfig, TowerConfig
 from data.batches import eval_batches, open_batches
 from data.captions import open_captions
-from data.config import DataConfig
 from data.records import Records, open_whole
 from files import write_text
 from filling import batches_of
@@ -68,6 +67,14 @@ class ClipSizes:
 
 
 @dataclass(frozen=True)
+class ClipData:
+    """Token records, as `python -m data.encode` writes them."""
+
+    records: str = "records/things"
+    """Folder of token records: captions and pictures as tokens, their tokenizer and their VQGAN."""
+
+
+@dataclass(frozen=True)
 class ClipTraining(TrainingConfig):
     """Length, batch, precision and the intervals of periodic work."""
 
@@ -101,7 +108,7 @@ class ClipRunConfig(RunConfig):
     """When checkpoints are written and which are kept."""
     model: ClipSizes = field(default_factory=ClipSizes)
     """The two towers."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: ClipData = field(default_factory=ClipData)
     """The token records."""
 
 
