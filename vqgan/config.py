@@ -214,11 +214,11 @@ class DiscriminatorConfig:
 class QuantizerConfig:
     """Start and care of the codebook."""
 
+    warmup_steps: int | None = None
+    """Updates before there is a codebook; default: as warmup_share says. 0 keeps the codebook of init_from."""
     warmup_share: float = 0.25
     """Share of the run before there is a codebook: a good autoencoder gives k-means something to
     cluster; from the first update on the codebook would collapse."""
-    warmup_steps: int | None = None
-    """The same in updates; default: as warmup_share says. 0 keeps the codebook of init_from."""
     refresh_every: int = 500
     """Updates between revivals of unused codes; 0 = never. None happens in the last tenth of a
     run, so that the decoder has learnt every code."""

@@ -34,7 +34,9 @@ def test_a_word_s_influence_is_what_hiding_it_changes(opened: Any) -> None:
     chosen = jnp.asarray(drawn)[None, :, None]
     with_it, without = (
         jnp.take_along_axis(
-            jax.nn.log_softmax(model.apply(params, text, jnp.asarray(one), inputs)), chosen, -1
+            jax.nn.log_softmax(model.apply(params, jnp.asarray(text), jnp.asarray(one), inputs)),
+            chosen,
+            -1,
         )
         for one in (mask, hidden)
     )
