@@ -215,7 +215,8 @@ class QuantizerConfig:
     """Start and care of the codebook."""
 
     warmup_steps: int | None = None
-    """Updates before there is a codebook; default: as warmup_share says. 0 keeps the codebook of init_from."""
+    """Updates before there is a codebook; default: as warmup_share says. 0 keeps the codebook of
+    init_from."""
     warmup_share: float = 0.25
     """Share of the run before there is a codebook: a good autoencoder gives k-means something to
     cluster; from the first update on the codebook would collapse."""
