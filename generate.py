@@ -52,7 +52,7 @@ class GenerateConfig(SamplingFlags):
     """The prompts, the model, and the place for the pictures."""
 
     checkpoint: str = DEMO
-    """Default: the demo, which knows 107 everyday things (demo/MODEL_CARD.md). Or else
+    """Default: the demo, which knows 394 everyday things (demo/MODEL_CARD.md). Or else
     RUN, RUN/checkpoints/STEP, a release folder (config.json and model.safetensors), or one of
     DALL·E mini's (config.json and flax_model.msgpack)."""
     tokenizer: str | None = None
