@@ -236,7 +236,7 @@ def test_tables_that_name_no_picture_say_what_they_hold(tmp_path: Path) -> None:
         open_source(tmp_path)
     (tmp_path / "a.tsv").unlink()
     (tmp_path / "a.jsonl").write_text('{"caption": "a", "encoding": [1, 2]}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl holds image tokens of another program"):
+    with pytest.raises(ValueError, match=r"a\.jsonl holds image tokens \(column encoding\)"):
         open_source(tmp_path)
 
 
