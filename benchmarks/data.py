@@ -9,6 +9,11 @@ its own; its memory is without pages of files. Batches are in training's order. 
 datasets read the same examples, shuffled in buffers of 1,000. Rates are per second of CPU time.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import functools
 import io
 import itertools

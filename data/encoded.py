@@ -4,6 +4,11 @@
 python -m data.encoded encoded/*.parquet --vqgan VQGAN_OF_THE_CODES --out records/mine
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import json
 import tempfile
 import zlib

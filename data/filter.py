@@ -3,6 +3,11 @@
 python -m data.filter records/mine --out records/chosen --rules 'words>=3' 'similarity>=0.28'
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field

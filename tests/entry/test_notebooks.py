@@ -78,6 +78,8 @@ def test_inference_draws_from_a_run(run_folder: Path, tmp_path: Path, kernel: st
         pictures=2,
         temperature=1.0,
         scales=[1.0, 3.0],
+        temperatures=[1.0],
+        negative="dark bar 1",
         out=str(out),
     )
     folder = {"metadata": {"path": str(ROOT / "notebooks")}}  # where Jupyter starts it
@@ -85,7 +87,7 @@ def test_inference_draws_from_a_run(run_folder: Path, tmp_path: Path, kernel: st
 
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     shown = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
-    assert len(shown) == 3, "the prompts, the seeds and the guidance scales"
+    assert len(shown) == 6, "one of each part that draws"
     printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
     assert "draws the first picture from above again: True" in printed
     with Image.open(out) as saved, Image.open(io.BytesIO(base64.b64decode(shown[0]))) as seen:
