@@ -1,5 +1,5 @@
-"""What a rule of data.filter may ask of an example: the source's columns, and what follows from its
-caption and its size."""
+"""Columns that a rule of data.filter may name: the source's, and those derived from an example's
+caption and size."""
 
 import re
 import unicodedata

@@ -19,7 +19,7 @@ ARRAYS = {
 EXTRA = {"view_tokens": "u16", "pixel_hashes": "u64"}
 """Arrays that may be absent: more views of each picture; which picture each example is."""
 TRAINED_ON = (*ARRAYS, "view_tokens")
-"""What the records' digest is of."""
+"""Arrays that the records' digest covers."""
 _KEYS: dict[str, type] = {
     "grid_size": int,
     "text_length": int,

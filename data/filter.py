@@ -29,7 +29,7 @@ from split_names import TRAIN
 FILTERED = "filtered.jsonl"
 OFTEN = ("records", "out", "rules", "exact_duplicates", "near_duplicates")
 _AT_ONCE = 4096  # examples copied at a time
-_LOOKED_AT = 64  # side of the pictures that near duplicates are told by
+_LOOKED_AT = 64  # side of the pictures that near duplicates are found with
 _MADE_ANEW = (
     *("format", "count", "grid_size", "image_length", "text_length", "split_names", "counts"),
     *("source", "sources", "reading", "arrays", "digest", "digests", "tokenizer_digest"),
@@ -69,7 +69,7 @@ class FilterConfig:
 
 @dataclass
 class Removed:
-    """What one rule did."""
+    """The result of one rule."""
 
     rule: str
     looked_at: int
@@ -102,7 +102,7 @@ def main(config: FilterConfig) -> None:
 def choose(
     records: Records, rules: list[Rule], config: FilterConfig
 ) -> tuple[Bool[np.ndarray, " n"], dict[int, str], list[Removed]]:
-    """Which examples stay; of each that does not, the rule that removed it; and the table."""
+    """The examples that stay; for each other one the rule that removed it; and the table."""
     kept, why, table = np.ones(len(records), bool), dict[int, str](), list[Removed]()
 
     def remove(done: Removed, places: Any) -> None:

@@ -23,8 +23,8 @@ _ENCODINGS = (
     *("cp1252", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1251", "cp1253", "cp1255"),
     *("cp1256", "koi8_r"),
 )
-"""What captions that are no UTF-8 are guessed to be. Central Europe's cp1250 is not told from
-cp1252 by a few words: it must be named."""
+"""Guesses for captions that are not UTF-8. A few words do not distinguish Central Europe's cp1250
+from cp1252: it must be named."""
 _KOREAN = (0xB0, 0xC9)  # first bytes of syllables in EUC-KR
 _CHINESE = (0xB0, 0xD8)  # first bytes of the frequent characters in GB 2312
 
@@ -55,7 +55,7 @@ def _is_wide(encoding: str) -> bool:
 
 
 def is_other_encoding(data: bytes) -> bool:
-    """Whether bytes are neither UTF-8 nor known to be UTF-16."""
+    """True if bytes are neither UTF-8 nor known to be UTF-16."""
     if _certain(data):
         return False
     try:
@@ -98,7 +98,7 @@ def _pairs(data: bytes) -> Iterable[tuple[int, int]]:
 
 
 def _is_text(data: bytes, encoding: str) -> bool:
-    """Whether it decodes, without controls and letters that no alphabet has."""
+    """True if it decodes, without controls and letters that no alphabet has."""
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
@@ -142,15 +142,15 @@ def _wide(texts: list[bytes]) -> str:
 
 
 def _is_half_width(data: bytes) -> bool:
-    """Whether it is mostly half-width kana in cp932, as KOI8-R would be."""
+    """True if it is mostly half-width kana in cp932, as KOI8-R would be."""
     letters = [letter for letter in data.decode("cp932", "ignore") if letter > "\x7f"]
     return 2 * sum("\uff61" <= letter < "\uffa0" for letter in letters) > len(letters)
 
 
 def _is_latin(data: bytes) -> bool:
-    """Whether two thirds of the letters beyond ASCII stand alone between ASCII ones, as accents and
-    quotation marks do; other scripts write whole words of them. Too few words for statistics say
-    so: "café" could be "cafй"."""
+    """True if two thirds of the letters beyond ASCII stand alone between ASCII ones, as accents and
+    quotation marks do; other scripts write whole words of them. It decides for too few words for
+    statistics: "café" could be "cafй"."""
     runs = _BEYOND_ASCII.findall(data)
     alone = sum(len(run) == 1 and run in _LATIN for run in runs)
     return 3 * alone >= 2 * sum(len(run) for run in runs)

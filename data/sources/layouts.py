@@ -183,7 +183,7 @@ def _table_names(tree: Tree) -> list[str]:
 
 
 def tell_unused(tree: Tree, sought: str) -> str:
-    """What was looked for, with what there is that might be meant instead."""
+    """The text `sought`, with files and folders that may be meant instead."""
     tables = [name for name in tree.ending(*TABLES, "txt") if _last(name).lower() != "readme.txt"]
     if tables:
         others = ", ".join(printable(name) for name in tables[:3])

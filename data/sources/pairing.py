@@ -113,7 +113,7 @@ class _Texts:
         return found
 
     def unused(self) -> list[int]:
-        """Those that belong to no picture."""
+        """Caption files without a picture."""
         every = (place for found in self._exact.values() for p in found.values() for place in p)
         return sorted(set(every) - self._used)
 

@@ -34,7 +34,7 @@ class TableFile:
     """Of one that is neither UTF-8 nor UTF-16; guessed where nothing is said."""
 
     def __str__(self) -> str:
-        """What messages call it."""
+        """The table's name in messages."""
         return printable(str(self.tree.folder / self.name))
 
     def read(self, most: int) -> bytes:

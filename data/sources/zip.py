@@ -109,7 +109,7 @@ def _cannot(name: str, error: Exception) -> ValueError:
 
 
 def _is_hidden(part: str) -> bool:
-    """Whether it is what macOS adds, or hidden as in a folder."""
+    """True for members that macOS adds, or that are hidden as in a folder."""
     return part.startswith((".", "__MACOSX"))
 
 

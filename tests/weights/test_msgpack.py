@@ -98,7 +98,7 @@ def leaf(shape: Any, kind: Any, data: Any) -> bytes:
         (vendor.packb({"a": {"b": None}}), "a/b is no array but NoneType"),
         (vendor.packb({"a": {"b": vendor.ExtType(9, b"")}}), "a/b is no array but ExtType"),
         (vendor.packb({"a": {b"b": {}}}), "a has the key b'b', which is no text"),
-        (vendor.packb({"a": {msgpack.PIECES: True, "shape": {}}}), "the pieces of a are not"),
+        (vendor.packb({"a": {msgpack.PIECES: True, "shape": {}}}), "the pieces of a do not make"),
         (vendor.packb([1]), "max_array_len"),
         (vendor.packb(3), "it holds no map of arrays"),
         (vendor.packb({}) + b"more", "4 bytes follow its end"),
