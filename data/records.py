@@ -22,7 +22,7 @@ from data.soundness import check_shapes, check_whole, glance, remember, was_chec
 from data.sources.config import PLAIN, ReadingConfig
 from split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 
-LARGE = 1 << 30
+LARGE = 1 << 28
 """Bytes. Larger records are not read whole before they are trained on."""
 
 
@@ -171,7 +171,7 @@ def open_records(folder: str | Path) -> Records:
 
 def open_whole(folder: str | Path) -> Records:
     """Open records and read all of them, unless these very files were read whole before, or are
-    larger than a gigabyte; then a line says so.
+    larger than 256 MB; then a line says so.
 
     Raises:
         ValueError: the records are missing or damaged; the message names the file.

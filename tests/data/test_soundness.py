@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data import records
 from data.records import Records, open_records, open_whole
 from data.soundness import SEEN, stamp, was_checked
 from data.text import train_tokenizer
@@ -171,3 +172,12 @@ def test_opening_reads_a_few_places_however_many_there_are(tmp_path: Path) -> No
         return sum(read)
 
     assert places(1000) == places(5000)
+
+
+def test_large_records_are_not_read_whole_before_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(records, "LARGE", 10)
+    monkeypatch.setattr(records, "check_whole", lambda *_: pytest.fail("read whole"))
+    open_whole(folder)
+    assert f"`python -m data.check {folder}` reads all of it" in capsys.readouterr().out
