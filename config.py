@@ -39,6 +39,10 @@ class Config(RunConfig):
     """The token records."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How pictures are drawn, in the run's grids and by generate.py and evaluate.py afterwards."""
+    text_encoder: str = ""
+    """Folder of another program's text encoder to start from (BART, CLIP or T5: config.json and
+    model.safetensors): it sets model.encoder. Encode captions with --tokenizer=FOLDER, too. With
+    init_from or branch_from, weights are theirs, and only the settings are taken from it."""
     choose_sampling: bool = False
     """After the last update, draw some of the run's own captions with several guidance scales and
     temperatures, and write the best into RUN/sampling.yaml. Drawing uses that file if it exists."""

@@ -25,6 +25,7 @@ from model.transformer import Params, Transformer
 from opening import parts_of
 from optim.adapters import split
 from settings import to_tree
+from text_start import start_text
 from training.devices import fitting, parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
@@ -95,6 +96,7 @@ def make_recipe(config: Config) -> Recipe:
         hooks=hooks,
         costs=partial(count_costs, model, config.model),
         start_from=partial(start_from, config),
+        begin=partial(begin, config) if config.text_encoder else None,
         finish=finish,
     )
 
@@ -158,9 +160,8 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
         raise ValueError(f"init_from {path} is another model: {runs.describe(named)}")
     moved = (found.model.start_token, model.start_token)
     rows = {"image_embedding/tokens": moved} if moved[0] != moved[1] else {}
-    fetch = lambda leaf: np.asarray(parallel.on_first_device(leaf))  # noqa: E731
     base, own = split(fresh)
-    params, lines = fit_params(found.params, base, rows, fetch)
+    params, lines = fit_params(found.params, base, rows, fetched)
     parts = parts_of(found)
     normalizer = captions.DALLE_MINI if parts.normalize_text else captions.CLEAN
     records = first_folder(config.data.records)
@@ -183,6 +184,16 @@ def evaluation_sets(data: DataConfig, records: Records) -> dict[str, tuple[Recor
         name = "validation" if "validation" not in sets else f"validation_{other.folder.name}"
         sets[name] = (other, None)
     return sets
+
+
+def begin(config: Config, fresh: Params) -> tuple[Params, list[str]]:
+    """Fresh parameters with the text encoder of another program, and lines about it."""
+    return start_text(config, fresh, fetched)
+
+
+def fetched(leaf: jax.Array) -> np.ndarray:
+    """An array on the devices, brought here."""
+    return np.asarray(parallel.on_first_device(leaf))
 
 
 def make_evaluation(

@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 from config import Config, from_yaml, run
 from recipe import make_recipe
+from text_start import describe_changes, with_text_encoder
 from training.session import train
 
 OFTEN = (
@@ -26,7 +27,10 @@ OFTEN = (
 
 def main(config: Config) -> None:
     """One run, new or resumed."""
-    train(config, make_recipe, from_yaml)
+    whole = with_text_encoder(config)
+    if changed := describe_changes(config.model, whole.model):
+        print(f"text_encoder {config.text_encoder} sets {changed}", flush=True)
+    train(whole, make_recipe, from_yaml)
 
 
 if __name__ == "__main__":

@@ -122,10 +122,10 @@ def read_config(folder: Path) -> ClipConfig:
         raise ValueError(f"{path} describes a model of type {kind!r:.60}, not clip")
     statistics = _read_pixel_statistics(folder)
     with configuring(path, "a CLIP"):
-        own = _section(values, "text_config")
+        own = section(values, "text_config")
         text = read_fields(own, TEXT_FIELDS)
         is_legacy = text["end_id"] == LEGACY_END_ID and own.get(MEANT) is not True
-        image = read_fields(_section(values, "vision_config"), IMAGE_FIELDS)
+        image = read_fields(section(values, "vision_config"), IMAGE_FIELDS)
         if image["num_channels"] != 3:
             raise ValueError(f"num_channels is {image['num_channels']}, but pictures have 3")
         return ClipConfig(
@@ -143,7 +143,7 @@ def read_config(folder: Path) -> ClipConfig:
         )
 
 
-def _section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The settings of one tower. Old files may have them twice; then NAME_dict is used."""
     found = [values[key] for key in (f"{name}_dict", name) if values.get(key) is not None]
     if found and not isinstance(found[0], dict):

@@ -26,6 +26,7 @@ from jaxtyping import Float32
 
 from data.captions import open_captions
 from data.described import FORMAT, MARKER
+from data.encoder_tokenizers import check_beside
 from data.encoding import OF_CAPTIONS, check_settings, describe, reading_of
 from data.encoding import EncodeConfig as EncodeConfig
 from data.folders import holds
@@ -143,7 +144,9 @@ class _Job:
         check_same(out, self.recipe)
         check_free(out)
         if self.config.tokenizer:  # refused by its own name, and before pictures are encoded
-            open_captions(Path(self.config.tokenizer), self.config.normalizer)
+            folder = Path(self.config.tokenizer)
+            tokenizer = open_captions(folder, self.config.normalizer)
+            check_beside(folder, tokenizer, self.config.text_length)
         print(self.source.describe(), flush=True)
         shards.path.mkdir(parents=True, exist_ok=True)
         stack.enter_context(sole_user(shards.path, "the parts of --out in"))

@@ -8,7 +8,8 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from model.config import ModelConfig, Scores
+from model.choices import Scores
+from model.config import ModelConfig
 from model.init import Branch, branch_gain
 from model.layers import Linear, Norm, dropout, together
 from model.positions import num_offsets, offset_index, rotary_angles, rotate
@@ -71,6 +72,7 @@ def unit_length(x: Float[Array, "b h q e"]) -> Float[Array, "b h q e"]:
 
 SCORE_SCALES: dict[Scores, Callable[[ModelConfig, int], float]] = {
     "dot": lambda config, head_dim: head_dim**-0.5,
+    "unscaled": lambda config, head_dim: 1.0,
     "qk_norm": lambda config, head_dim: head_dim**-0.5,
     "cosine": lambda config, head_dim: 1 / config.cosine_temperature,
 }
@@ -79,6 +81,11 @@ SCORE_SCALES: dict[Scores, Callable[[ModelConfig, int], float]] = {
 def num_heads(config: ModelConfig, branch: Branch) -> int:
     """Query heads of the encoder's attention, or of the decoder's."""
     return config.num_heads if branch == "encoder" else config.decoder_num_heads or config.num_heads
+
+
+def head_dim(config: ModelConfig, branch: Branch) -> int:
+    """Channels of one of these heads."""
+    return config.head_dim or config.dim // num_heads(config, branch)
 
 
 class Attention(nnx.Module):
@@ -100,12 +107,13 @@ class Attention(nnx.Module):
         heads = num_heads(config, branch)
         self.config, self.branch = config, branch
         self.num_heads, self.num_kv_heads = heads, config.num_kv_heads or heads
-        self.head_dim = config.dim // heads
-        kv_dim, wide = self.num_kv_heads * self.head_dim, branch_gain(config, branch)
-        self.q = Linear(config.dim, config.dim, config, dtype, rngs)
+        self.head_dim = head_dim(config, branch)
+        q_dim, kv_dim = (n * self.head_dim for n in (heads, self.num_kv_heads))
+        wide = branch_gain(config, branch)
+        self.q = Linear(config.dim, q_dim, config, dtype, rngs)
         self.k = Linear(config.dim, kv_dim, config, dtype, rngs)
         self.v = Linear(config.dim, kv_dim, config, dtype, rngs, wide)
-        self.out = Linear(config.dim, config.dim, config, dtype, rngs, wide)
+        self.out = Linear(q_dim, config.dim, config, dtype, rngs, wide)
         normed = config.scores == "qk_norm"
         self.q_norm = Norm(self.head_dim, config) if normed else None
         self.k_norm = Norm(self.head_dim, config) if normed else None
@@ -145,14 +153,20 @@ class Attention(nnx.Module):
         mask: Bool[Array, "#b 1 #q k"],
         keys: Key[Array, " b"] | None = None,
         start: int | Array = 0,
+        shared_bias: Float[Array, "h q k"] | None = None,
     ) -> Float[Array, "b q d"]:
+        """Values mixed by the scores; `shared_bias` is added to the scores, beside a bias of its
+        own."""
         config = self.config
+        bias = self._bias(start, q.shape[2], k.shape[2])
+        if shared_bias is not None:
+            bias = shared_bias if bias is None else bias + shared_bias
         weights = weigh(
             q,
             k,
             mask,
             SCORE_SCALES[config.scores](config, self.head_dim),
-            self._bias(start, q.shape[2], k.shape[2]),
+            bias,
             config.sinkhorn_iterations if self.branch == "encoder" else 1,
         )
         mixed = mix(dropout(weights.astype(v.dtype), config.attention_dropout, keys), v)

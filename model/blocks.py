@@ -11,7 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from model.attention import Attention, KeysValues
-from model.config import ModelConfig, Placement
+from model.choices import Placement
+from model.config import ModelConfig
 from model.init import Branch, residual_scale
 from model.layers import FeedForward, Norm, dropout, fold, mlp_dim
 
@@ -70,6 +71,7 @@ PLACEMENTS: dict[Placement, LayerNorms] = {
 
 def layer_norms(config: ModelConfig, branch: Branch) -> list[LayerNorms]:
     """The norms of each layer of the encoder or the decoder."""
+    config = config.for_encoder() if branch == "encoder" else config
     norms = PLACEMENTS[config.placement]
     if branch == "decoder" and norms.decoder_attention is not None:
         norms = replace(norms, attention=norms.decoder_attention)
@@ -140,9 +142,12 @@ class EncoderLayer(nnx.Module):
         x: Float[Array, "b t d"],
         mask: Bool[Array, "b 1 #q t"],
         keys: Key[Array, " b"] | None = None,
+        bias: Float[Array, "h t t"] | None = None,
     ) -> Float[Array, "b t d"]:
+        """The residual stream behind the layer; `bias` is added to the scores."""
         h = self.attention_residual.enter(x)
-        mixed = self.attention(*self.attention.queries_keys_values(h), mask, fold(keys, 0))
+        qkv = self.attention.queries_keys_values(h)
+        mixed = self.attention(*qkv, mask, fold(keys, 0), shared_bias=bias)
         x = self.attention_residual.add(x, mixed, fold(keys, 1))
         h = h if self.parallel else self.mlp_residual.enter(x)
         return self.mlp_residual.add(x, self.mlp(h, fold(keys, 2)), fold(keys, 3))

@@ -4,70 +4,29 @@ Defaults are the quickstart's. Every switch names the paper it comes from and, w
 study measured it, the verdict.
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
 
+from model.choices import (
+    CHOICES,
+    LARGEST,
+    MOST_PARAMETERS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARES,
+    SIZES,
+    Activation,
+    Block,
+    Init,
+    NormName,
+    Placement,
+    Positions,
+    RelativeBias,
+    Remat,
+    Scores,
+    Tying,
+)
+from model.encoder_config import EncoderConfig, given
 from settings import check_least
-
-NormName = Literal["layernorm", "rmsnorm"]
-Placement = Literal["preln", "postln", "normformer", "swinv2", "cogview", "subln"]
-Block = Literal["serial", "parallel"]
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "smelu"]
-Scores = Literal["dot", "cosine", "qk_norm"]
-Positions = Literal["learned", "sinusoidal", "rotary", "none"]
-RelativeBias = Literal["none", "offset", "pair"]
-Tying = Literal["none", "output", "all"]
-Init = Literal["normal", "deepnet", "subln", "palm"]
-Remat = Literal["none", "layer", "dots"]
-CHOICES = {
-    "norm": get_args(NormName),
-    "placement": get_args(Placement),
-    "block": get_args(Block),
-    "activation": get_args(Activation),
-    "scores": get_args(Scores),
-    "positions": get_args(Positions),
-    "relative_bias": get_args(RelativeBias),
-    "tying": get_args(Tying),
-    "init": get_args(Init),
-    "remat": get_args(Remat),
-}
-SIZES = (
-    "dim",
-    "encoder_depth",
-    "decoder_depth",
-    "num_heads",
-    "mlp_dim",
-    "text_vocab_size",
-    "text_length",
-    "image_vocab_size",
-    "grid_size",
-    "sinkhorn_iterations",
-)
-NOT_NEGATIVE = (
-    "decoder_num_heads",
-    "num_kv_heads",
-    "decoder_mlp_dim",
-    "grid_rows",
-    "position_offset",
-    "unroll",
-)
-LARGEST = {
-    "encoder_depth": 1024,
-    "decoder_depth": 1024,
-    "unroll": 1024,
-    "sinkhorn_iterations": 64,
-    "text_length": 1 << 16,
-    "grid_size": 1 << 16,  # a row of any length
-    "grid_rows": 1 << 12,
-    "position_offset": 1 << 12,
-    "text_vocab_size": 1 << 22,
-    "image_vocab_size": 1 << 22,
-}
-"""Largest sizes by field; 2^17 for the others. No published model comes near them: a larger number
-is a mistake, and a message is better than an allocation."""
-MOST_PARAMETERS = 2e12
-SHARES = ("dropout", "attention_dropout", "activation_dropout")
-POSITIVE = ("init_std", "cosine_temperature", "logits_scale", "rotary_base")
 
 
 @dataclass(frozen=True)
@@ -82,7 +41,9 @@ class ModelConfig:
     decoder_depth: int = 3
     """Layers of the image decoder."""
     num_heads: int = 4
-    """Attention heads; each has dim / num_heads channels."""
+    """Attention heads."""
+    head_dim: int = 0
+    """Channels of a head; 0 = dim / num_heads."""
     decoder_num_heads: int = 0
     """Heads of the decoder's attentions; 0 = num_heads."""
     num_kv_heads: int = 0
@@ -113,6 +74,8 @@ class ModelConfig:
     norm: NormName = "rmsnorm"
     """layernorm (Ba et al. 2016, arXiv:1607.06450) or rmsnorm (Zhang & Sennrich 2019,
     arXiv:1910.07467), which is cheaper and was the more stable one in DALL·E mini's study."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance, or the mean square, that a norm divides by."""
     placement: Placement = "preln"
     """Where norms stand in a layer: preln (trains without warm-up; Xiong et al. 2020,
     arXiv:2002.04745), postln (BART), normformer (DALL·E mini; Shleifer et al. 2021,
@@ -146,8 +109,9 @@ class ModelConfig:
     """Biases in dense layers: +15 % time and no better in DALL·E mini's study."""
 
     scores: Scores = "dot"
-    """Attention scores: dot / √head_dim, cosine / cosine_temperature (Swin v2), or qk_norm: dot of
-    normed queries and keys (Dehghani et al. 2023, arXiv:2302.05442), which stops logits growing."""
+    """Attention scores: dot / √head_dim, unscaled (dot, as in T5), cosine / cosine_temperature
+    (Swin v2), or qk_norm: dot of normed queries and keys (Dehghani et al. 2023, arXiv:2302.05442),
+    which stops logits growing."""
     cosine_temperature: float = 0.05
     """Divides cosine scores; a constant."""
     sinkhorn_iterations: int = 1
@@ -201,6 +165,9 @@ class ModelConfig:
     is small; 1 compiles fastest. With remat it is always 1: only a real loop keeps the compiler
     from merging the recomputation away."""
 
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Settings of the text encoder where it is built otherwise than the decoder."""
+
     @property
     def image_length(self) -> int:
         """Image tokens of a picture."""
@@ -211,6 +178,23 @@ class ModelConfig:
         """The decoder's first input."""
         given = self.decoder_start_token_id
         return self.image_vocab_size if given < 0 else given
+
+    def for_encoder(self) -> "ModelConfig":
+        """The settings that the text encoder is built by: `encoder`'s in place of ours. Raises
+        ValueError where they do not go together."""
+        own = given(self.encoder)
+        if not own:
+            return self
+        if self.tying == "all" and own.get("dim", self.dim) != self.dim:
+            raise ValueError(
+                f"model.tying all shares one table of width {self.dim} with the text encoder, "
+                f"whose dim is {own['dim']}; use model.tying none or output"
+            )
+        own |= {"decoder_num_heads": 0, "decoder_mlp_dim": 0, "encoder": EncoderConfig()}
+        try:
+            return replace(self, **own)
+        except ValueError as error:
+            raise ValueError(f"model.encoder ({self.encoder}): {error}") from None
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -234,6 +218,7 @@ class ModelConfig:
         for name in ("num_heads", "decoder_num_heads"):
             self._check_heads(name, getattr(self, name) or self.num_heads)
         self._check_fit()
+        self.for_encoder()
         if (count := self._least_parameters()) > MOST_PARAMETERS:
             raise ValueError(
                 f"these sizes come to more than {count:.1e} parameters; make model.dim "
@@ -248,7 +233,7 @@ class ModelConfig:
         return layers * 2 * dim * (dim + mlp) + tables * dim
 
     def _check_heads(self, name: str, heads: int) -> None:
-        if self.dim % heads:
+        if self.dim % heads and not self.head_dim:
             raise ValueError(
                 f"model.dim {self.dim} is not a multiple of model.{name} {heads}; "
                 f"try dim {self.dim // heads * heads}"
@@ -257,10 +242,11 @@ class ModelConfig:
             raise ValueError(
                 f"model.{name} {heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}"
             )
-        if self.positions == "rotary" and self.dim // heads % 4:
+        if self.positions == "rotary" and (self.head_dim or self.dim // heads) % 4:
             raise ValueError(
                 f"rotary positions turn pairs of channels by row and by column, so a head needs a "
-                f"multiple of 4, not {self.dim // heads} (model.dim {self.dim} / {name} {heads})"
+                f"multiple of 4, not {self.head_dim or self.dim // heads} (model.dim {self.dim} / "
+                f"{name} {heads}, or model.head_dim)"
             )
 
     def _check_fit(self) -> None:

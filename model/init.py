@@ -13,7 +13,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from model.config import Init, ModelConfig
+from model.choices import Init
+from model.config import ModelConfig
 
 Branch = Literal["encoder", "decoder", "cross"]
 """The encoder's attention and feed-forward, the decoder's, or its cross-attention."""

@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, Key, Shaped
 
-from model.config import Activation, ModelConfig
+from model.choices import Activation
+from model.config import ModelConfig
 from model.init import Branch, branch_gain, init_kernel
 from model.products import matmul
 
@@ -108,14 +109,15 @@ class Norm(nnx.Module):
     """The norm that `config.norm` names, with a learned scale or without."""
 
     def __init__(self, dim: int, config: ModelConfig, has_scale: bool = True) -> None:
+        self.epsilon = config.norm_epsilon
         self.scale = nnx.Param(jnp.ones((dim,))) if has_scale else None
         self.bias = nnx.Param(jnp.zeros((dim,))) if config.norm == "layernorm" else None
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         scale = None if self.scale is None else self.scale[...]
         if self.bias is None:
-            return rms_norm(x, scale)
-        return layer_norm(x, scale, self.bias[...])
+            return rms_norm(x, scale, self.epsilon)
+        return layer_norm(x, scale, self.bias[...], self.epsilon)
 
 
 def first_largest(x: Float[Array, "*b v"]) -> Int32[Array, "*b"]:

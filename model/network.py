@@ -20,7 +20,7 @@ from model.blocks import (
 from model.config import ModelConfig
 from model.init import Branch, init_table
 from model.layers import Linear, Norm, along_last, dropout
-from model.positions import sinusoidal
+from model.positions import distance_buckets, sinusoidal
 from model.products import matmul
 
 Params = dict[str, Any]
@@ -66,6 +66,21 @@ class Embedding(nnx.Module):
         return None
 
 
+class BucketBias(nnx.Module):
+    """A bias on all layers' scores by the distance of key and query (T5; Raffel et al. 2020,
+    arXiv:1910.10683)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        own = config.encoder
+        self.buckets, self.distance = own.buckets, own.bucket_distance
+        shape = (own.buckets, config.for_encoder().num_heads)
+        self.table = nnx.Param(config.init_std * jax.random.normal(rngs.params(), shape))
+
+    def __call__(self, length: int) -> Float[Array, "h t t"]:
+        index = distance_buckets(length, self.buckets, self.distance)
+        return self.table[...].astype(jnp.float32)[index].transpose(2, 0, 1)
+
+
 class Stack(nnx.Module):
     """Layers as `run0`, `run1`, …: a run is a group of equal layers, each of its leaves with a
     first axis over them. There is more than one run only if a placement has odd layers."""
@@ -93,19 +108,24 @@ class Network(nnx.Module):
     """All parameters: the two stacks, and the embeddings and norms before and after them."""
 
     def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
-        def final_norm(is_wanted: bool) -> Norm | None:
+        def final_norm(is_wanted: bool, config: ModelConfig) -> Norm | None:
             there = is_wanted and PLACEMENTS[config.placement].final
             return make_norm("bare" if there else "none", config.dim, config)
 
         self.config, self.dtype = config, dtype
+        own = config.for_encoder()
         text_rows = 0 if config.tying == "all" else config.text_vocab_size
-        self.text_embedding = Embedding(text_rows, config.text_length, config, rngs)
-        self.encoder = Stack(EncoderLayer, "encoder", config, dtype, rngs)
-        self.encoder_norm = final_norm(config.encoder_final_norm)
+        self.text_embedding = Embedding(text_rows, config.text_length, own, rngs)
+        self.encoder = Stack(EncoderLayer, "encoder", own, dtype, rngs)
+        self.encoder_bias = BucketBias(config, rngs) if config.encoder.buckets else None
+        self.encoder_norm = final_norm(config.encoder_final_norm, own)
+        self.text_projection = (
+            Linear(own.dim, config.dim, config, dtype, rngs) if own.dim != config.dim else None
+        )
         image_rows = max(config.image_vocab_size, config.start_token + 1)
         self.image_embedding = Embedding(image_rows, config.image_length, config, rngs)
         self.decoder = Stack(DecoderLayer, "decoder", config, dtype, rngs)
-        self.decoder_norm = final_norm(config.decoder_final_norm)
+        self.decoder_norm = final_norm(config.decoder_final_norm, config)
         classes = config.image_vocab_size
         self.head = (
             Linear(config.dim, classes, config, dtype, rngs, may_have_bias=False)
@@ -121,6 +141,10 @@ class Network(nnx.Module):
         own = self.text_embedding.tokens
         table = self._image_table() if own is None else own[...]
         return self.text_embedding(table, tokens, self.dtype, keys=keys)
+
+    def joined(self, states: Float[Array, "b t w"]) -> Float[Array, "b t d"]:
+        """The encoder's states in the width of the decoder."""
+        return states if self.text_projection is None else self.text_projection(states)
 
     def embed_image(
         self,

@@ -50,5 +50,24 @@ def offset_index(rows: int, columns: int) -> Int[np.ndarray, "q k"]:
     return (dy * (2 * columns - 1) + dx).astype(np.int32)
 
 
+def distance_buckets(length: int, buckets: int, distance: int) -> Int[np.ndarray, "q k"]:
+    """For each query and key, the bucket of the distance between them. Raffel et al. 2020,
+    arXiv:1910.10683, section 2.1.
+
+    Keys behind the query have the first half of the buckets, keys in front of it the second. Half
+    of each half are for one distance each; the rest grow in logarithmic steps up to `distance`,
+    beyond which all share the last.
+    """
+    half = buckets // 2
+    exact = half // 2
+    offset = np.arange(length)[None] - np.arange(length)[:, None]
+    far = np.abs(offset)
+    # In float32, as T5 was trained: at powers of two a step's end may round either way.
+    steps = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact))
+    steps = steps / np.float32(np.log(distance / exact)) * np.float32(half - exact)
+    wide = np.minimum(exact + steps.astype(np.int32), half - 1)
+    return (np.where(offset > 0, half, 0) + np.where(far < exact, far, wide)).astype(np.int32)
+
+
 def _frequencies(count: int, base: float) -> Float[np.ndarray, " count"]:
     return base ** (-np.arange(count) / count)

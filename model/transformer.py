@@ -17,9 +17,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from model.attention import num_heads
+from model.attention import head_dim, num_heads
 from model.blocks import DecoderLayer, LayerCache, layer_norms, runs
-from model.config import ModelConfig, Remat
+from model.choices import Remat
+from model.config import ModelConfig
 from model.init import Branch
 from model.layers import fold, join
 from model.network import Network, Params, structure
@@ -86,10 +87,14 @@ class Transformer:
         network = self._network(params)
         x = network.embed_text(text_tokens, fold(keys, 0))
         mask = text_mask.astype(bool)[:, None, None, :]
+        t = x.shape[1]
+        if self.config.encoder.causal:
+            mask = mask & jnp.tril(jnp.ones((1, 1, t, t), bool))
+        bias = None if network.encoder_bias is None else network.encoder_bias(t)
         x = self._through(
-            params, "encoder", x, lambda layer, x, k: layer(x, mask, k), fold(keys, 1)
+            params, "encoder", x, lambda layer, x, k: layer(x, mask, k, bias), fold(keys, 1)
         )
-        return x if network.encoder_norm is None else network.encoder_norm(x)
+        return network.joined(x if network.encoder_norm is None else network.encoder_norm(x))
 
     def apply(
         self,
@@ -161,7 +166,11 @@ class Transformer:
     ) -> Cache:
         """A cache for `length` positions; the caption's keys and values are computed here, once."""
         heads = num_heads(self.config, "decoder")
-        shape = (self.config.num_kv_heads or heads, length, self.config.dim // heads)
+        shape = (
+            self.config.num_kv_heads or heads,
+            length,
+            head_dim(self.config, "decoder"),
+        )
         empty = jnp.zeros((len(text_mask), *shape), self.dtype)
 
         def one(layer: DecoderLayer) -> LayerCache:

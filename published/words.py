@@ -17,8 +17,10 @@ def check_words(
 ) -> None:
     """Raise ValueError for a setting that `program` has no option for: its value is not `allowed`.
     Settings in neither `allowed` nor `free` must have their defaults."""
+    defaults = ModelConfig()
     for field in dataclasses.fields(ModelConfig):
-        value, known = getattr(config, field.name), allowed.get(field.name, [field.default])
+        value, default = (getattr(one, field.name) for one in (config, defaults))
+        known = allowed.get(field.name, [default])
         if field.name not in free and value not in known:
             raise ValueError(
                 f"model.{field.name} {value}: {program} has no word for it, it knows only "

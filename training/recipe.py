@@ -79,5 +79,9 @@ class Recipe:
     start_from: Callable[[str, PyTree], tuple[PyTree, list[str]]] = no_start
     """(--init_from, fresh parameters on the devices) → parameters with its weights, and lines about
     them for the logbook. Raises ValueError for another model's weights."""
+    begin: Callable[[PyTree], tuple[PyTree, list[str]]] | None = None
+    """Fresh parameters on the devices → the parameters that a run without --init_from starts from,
+    and lines about them for the logbook; None: these. Raises ValueError for weights that do not
+    fit."""
     finish: Callable[[Run, TrainState], None] = lambda run, state: None
     """Called on every process once the last update is made, and at each later start."""

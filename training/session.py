@@ -161,10 +161,14 @@ class _Session:
 
     def _init_from(self, source: str) -> tuple[TrainState, list[str]] | None:
         """A fresh state with other weights."""
-        if not source:
+        begin = self._recipe.begin
+        if not source and begin is None:
             return None
         state, _ = self._fresh()
-        params, lines = self._recipe.start_from(source, state.params)
+        if source or begin is None:
+            params, lines = self._recipe.start_from(source, state.params)
+        else:
+            params, lines = begin(state.params)
         params = parallel.place(params, self._run.devices)
         return start_from(self._config, state, params), lines
 

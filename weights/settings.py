@@ -55,15 +55,26 @@ def read_own(config_class: type[T], values: object) -> T:
     """
     if not isinstance(values, dict):
         raise ValueError(f"{values!r:.60} is no {config_class.__name__}")
-    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    known = {one.name: (one.name, one.default) for one in fields}
-    if unknown := sorted(values.keys() - known.keys()):
+    fields = {one.name: one for one in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"it has settings that this version does not know: {unknown}")
-    found = read_fields(values, known)
+    found: dict[str, Any] = {}
     for name, kind in get_type_hints(config_class).items():
-        if get_origin(kind) is Literal and found[name] not in get_args(kind):
-            words = ", ".join(get_args(kind))
-            raise ValueError(f"{name} {found[name]!r:.60} is none of {words}")
+        if name not in values:
+            continue
+        may_be_null = type(None) in get_args(kind)
+        kind = get_args(kind)[0] if may_be_null else kind
+        if dataclasses.is_dataclass(kind):
+            found[name] = read_own(kind, values[name])  # type: ignore[arg-type]
+        elif may_be_null and values[name] is None:
+            found[name] = None
+        else:
+            is_word = get_origin(kind) is Literal
+            sample = ("" if is_word else kind()) if may_be_null else fields[name].default
+            found |= read_fields(values, {name: (name, sample)})
+            if is_word and found[name] not in get_args(kind):
+                words = ", ".join(get_args(kind))
+                raise ValueError(f"{name} {found[name]!r:.60} is none of {words}")
     return config_class(**found)
 
 

@@ -32,6 +32,7 @@ FREE_ON_RESUME = (
     "output_dir",
     "allow_changes",
     "init_from",  # read before the first update only
+    "text_encoder",
     "branch_from",
     "name",
     "data.records",  # its content's digest is compared instead

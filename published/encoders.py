@@ -1,0 +1,251 @@
+"""Text encoders of other programs in our words: BART's, CLIP's text tower, T5's.
+
+Each is a ModelConfig whose encoder it is, and a table of the keys of its arrays in
+model.safetensors, as transformers' torch models are saved. BART: Lewis et al. 2019,
+arXiv:1910.13461; CLIP: Radford et al. 2021, arXiv:2103.00020; T5: Raffel et al. 2020,
+arXiv:1910.10683.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from clip import weights as clip
+from model import transformer
+from model.config import ModelConfig
+from model.encoder_config import EncoderConfig, taken_from
+from model.transformer import Params
+from published import bart
+from weights.arrays import Arrays, Shapes, read_arrays, shapes_of
+from weights.plans import Leaf, Plan, gather
+from weights.releases import WEIGHTS_FILE
+from weights.settings import read_fields
+
+OF_ENCODER = ("text_embedding", "encoder", "encoder_bias", "encoder_norm")
+"""The parts of our parameters that a text encoder of another program has."""
+T5_FIELDS: dict[str, tuple[str, Any]] = {
+    "d_model": ("dim", 512),
+    "d_kv": ("head_dim", 64),
+    "d_ff": ("mlp_dim", 2048),
+    "num_layers": ("encoder_depth", 6),
+    "num_heads": ("num_heads", 8),
+    "vocab_size": ("text_vocab_size", 32128),
+    "layer_norm_epsilon": ("norm_epsilon", 1e-6),
+    "feed_forward_proj": ("activation", "relu"),
+    "relative_attention_num_buckets": ("buckets", 32),
+    "relative_attention_max_distance": ("bucket_distance", 128),
+}
+"""Their field → ours and transformers' default."""
+FEED_FORWARD = {
+    "relu": ("relu", False),
+    "gelu": ("gelu", False),
+    "gelu_new": ("gelu_tanh", False),
+    "silu": ("silu", False),
+    "gated-relu": ("relu", True),
+    "gated-gelu": ("gelu_tanh", True),  # t5 v1.1's gelu is the approximate one
+    "gated-silu": ("silu", True),
+}
+"""T5's word → activation, and whether it is gated."""
+IN_T5: dict[str, str] = {
+    **{f"attention/{ours}": f"layer.0.SelfAttention.{ours}" for ours in "qkv"},
+    "attention/out": "layer.0.SelfAttention.o",
+    "attention_residual/norm_before": "layer.0.layer_norm",
+    "mlp_residual/norm_before": "layer.1.layer_norm",
+    "mlp/down": "layer.1.DenseReluDense.wo",
+}
+IN_CLIP = {
+    "norm_attention": "attention_residual/norm_before",
+    **{name: f"attention/{name}" for name in ("q", "k", "v", "out")},
+    "norm_mlp": "mlp_residual/norm_before",
+    "up": "mlp/up",
+    "down": "mlp/down",
+}
+"""The parts of a layer of clip/towers.py → a layer's here."""
+NAMED = 5
+
+
+def _read_clip(values: Mapping[str, Any]) -> ModelConfig:
+    values = clip.section(values, "text_config") if "text_config" in values else values
+    found = read_fields(values, clip.TEXT_FIELDS)
+    names = ("dim", "num_heads", "mlp_dim", "text_vocab_size", "text_length", "activation")
+    config = ModelConfig(
+        **{name: found[name] for name in names},
+        encoder_depth=found["depth"],
+        norm="layernorm",
+        norm_epsilon=found["epsilon"],
+        use_bias=True,
+        use_glu=False,
+        embedding_norm=False,
+    )
+    return replace(config, encoder=taken_from(config, causal=True))
+
+
+def _read_bart(values: Mapping[str, Any]) -> ModelConfig:
+    config = bart.read_config(values)
+    return replace(config, tying="none", encoder=taken_from(config))
+
+
+def _read_t5(values: Mapping[str, Any]) -> ModelConfig:
+    found = read_fields(values, T5_FIELDS)
+    word = found["activation"]
+    if word not in FEED_FORWARD:
+        raise ValueError(f"feed_forward_proj {word:.60} is none of {', '.join(FEED_FORWARD)}")
+    found["activation"], use_glu = FEED_FORWARD[word]
+    own = {name: found.pop(name) for name in ("buckets", "bucket_distance")}
+    config = ModelConfig(
+        **found,
+        use_glu=use_glu,
+        scores="unscaled",
+        positions="none",
+        embedding_norm=False,
+    )
+    return replace(config, encoder=taken_from(config, **own))
+
+
+def _in_t5(shapes: Shapes) -> dict[str, str]:
+    """The parts of a layer: a gated one has two first products."""
+    if any("/mlp/gate/" in path for path in shapes):
+        ups = {"mlp/up": "wi_0", "mlp/gate": "wi_1"}
+    else:
+        ups = {"mlp/up": "wi"}
+    return IN_T5 | {ours: f"layer.1.DenseReluDense.{theirs}" for ours, theirs in ups.items()}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A program's settings, and where it has the arrays of its encoder."""
+
+    read: Callable[[Mapping[str, Any]], ModelConfig]
+    tables: Mapping[str, tuple[str, ...]]
+    """Path of ours → the key there, or keys of which the first that is there counts."""
+    layers: str
+    """In front of a layer's number."""
+    modules: Callable[[Shapes], Mapping[str, str]]
+    """Part of a layer of ours → its name there."""
+    has_length: bool = True
+    """Whether it has positions for so many tokens only."""
+
+
+def _norm(ours: str, theirs: str) -> dict[str, tuple[str, ...]]:
+    return {f"{ours}/scale": (f"{theirs}.weight",), f"{ours}/bias": (f"{theirs}.bias",)}
+
+
+_CLIP = Layout(
+    _read_clip,
+    {
+        "text_embedding/tokens": (clip.TABLES["text/tokens"],),
+        "text_embedding/positions": (clip.TABLES["text/positions"],),
+        **_norm("encoder_norm", clip.MODULES["text/norm"]),
+    },
+    clip.LAYERS["text"],
+    lambda shapes: {ours: clip.IN_LAYER[part] for part, ours in IN_CLIP.items()},
+)
+_T5 = Layout(
+    _read_t5,
+    {
+        "text_embedding/tokens": ("encoder.embed_tokens.weight", "shared.weight"),
+        "encoder_bias/table": (
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        ),
+        **_norm("encoder_norm", "encoder.final_layer_norm"),
+    },
+    "encoder.block",
+    _in_t5,
+    has_length=False,
+)
+LAYOUTS = {
+    "bart": Layout(
+        _read_bart,
+        {
+            "text_embedding/tokens": ("encoder.embed_tokens.weight", "shared.weight"),
+            "text_embedding/positions": ("encoder.embed_positions.weight",),
+            **_norm("text_embedding/norm", "encoder.layernorm_embedding"),
+        },
+        "encoder.layers",
+        lambda shapes: bart.MODULES,
+    ),
+    "clip": _CLIP,
+    "clip_text_model": _CLIP,
+    "t5": _T5,
+    "mt5": _T5,
+}
+"""model_type in config.json → its layout. Keys are without "model." in front, as BART has it."""
+
+
+def layout_of(values: Mapping[str, Any]) -> Layout:
+    """The layout of a config.json. Raises ValueError for one without a text encoder known here."""
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in LAYOUTS:
+        raise ValueError(f"model_type {kind!r:.60} is none of {', '.join(LAYOUTS)}")
+    return LAYOUTS[kind]
+
+
+def with_encoder(model: ModelConfig, theirs: ModelConfig) -> ModelConfig:
+    """The settings of `model` with the text encoder of `theirs`.
+
+    Raises:
+        ValueError: `model` says something else about the encoder, or they do not go together.
+    """
+    if model.encoder not in (EncoderConfig(), theirs.encoder):
+        raise ValueError(f"it is {theirs.encoder}, and model.encoder says {model.encoder}")
+    if model.tying == "all":
+        raise ValueError(
+            "model.tying all shares the table of image tokens with the text; use "
+            "--model.tying=output or none"
+        )
+    names = ("encoder_depth", "encoder_final_norm", "sinkhorn_iterations", "text_vocab_size")
+    return replace(model, encoder=theirs.encoder, **{n: getattr(theirs, n) for n in names})
+
+
+def read_params(folder: Path, layout: Layout, theirs: ModelConfig) -> tuple[Params, list[str]]:
+    """The parameters of the encoder as float32, with all positions that it has, and a line about
+    what else is in the file.
+
+    Raises:
+        ValueError: a file is missing or damaged, or its arrays do not fit `theirs`.
+    """
+    path, arrays = read_arrays(folder, WEIGHTS_FILE)
+    arrays = {key.removeprefix("model."): array for key, array in arrays.items()}
+    shapes = shapes_of(transformer.build(theirs).shapes)
+    wanted = {name: s for name, s in shapes.items() if name.partition("/")[0] in OF_ENCODER}
+    plan = _plan(layout, wanted, arrays)
+    keys = [key for leaf in plan.values() for key in leaf.keys]
+    used = {key: arrays.pop(key) for key in keys if key in arrays}
+    found = gather(path, used, plan, np.float32)
+    return unflatten_dict(found, sep="/"), [_describe_rest(folder, arrays)] if arrays else []
+
+
+def _plan(layout: Layout, shapes: Shapes, arrays: Arrays) -> Plan:
+    """Their array for each of ours, given by path and shape."""
+    found: Plan = {}
+    modules = layout.modules(shapes)
+    for path, shape in shapes.items():
+        if path in layout.tables:
+            keys = layout.tables[path]
+            found[path] = Leaf((next((key for key in keys if key in arrays), keys[-1]),), shape)
+            continue
+        module, _, leaf = path.removeprefix("encoder/run0/").rpartition("/")
+        where = f"{modules[module]}.{bart.LEAVES[leaf]}"
+        turned = np.transpose if leaf == "kernel" else np.asarray
+        found[path] = Leaf(
+            tuple(f"{layout.layers}.{i}.{where}" for i in range(shape[0])),
+            shape[:0:-1],
+            True,
+            turned,
+            turned,
+        )
+    return found
+
+
+def _describe_rest(folder: Path, arrays: Arrays) -> str:
+    """Such as "of FOLDER 40 arrays are not used: decoder (38), lm_head (2)"."""
+    groups = Counter(key.partition(".")[0] for key in arrays).most_common()
+    named = ", ".join(f"{group} ({count})" for group, count in groups[:NAMED])
+    more = f" and {len(groups) - NAMED} more kinds" if len(groups) > NAMED else ""
+    size = sum(array.size for array in arrays.values())
+    return f"{len(arrays)} arrays of {folder}, {size:,} numbers, are not used: {named}{more}"

@@ -1,0 +1,175 @@
+"""A text encoder of another program, from its folder to pictures."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import text_start
+import train
+from config import Config, parse_config
+from data.encode import EncodeConfig
+from data.encode import main as encode
+from data.encoder_tokenizers import check_beside
+from data.text import open_tokenizer
+from drawing import make_drawer, open_checkpoint
+from model import transformer
+from release import ReleaseConfig, release
+from tests.entry.test_train import losses, tiny
+from tests.published.text_encoders import T5, write_t5
+from training.saved.runs import copy_once
+
+FEW = ("--training.eval_every=0", "--checkpoint.every=1")
+FROZEN = "--optim.freeze=[text_embedding/*, encoder*]"
+
+
+@pytest.fixture(scope="session")
+def t5(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder: the weights, and a tokenizer with T5's padding and end."""
+    folder = write_t5(tmp_path_factory.mktemp("t5") / "tiny")
+    shutil.copyfile(records_folder / "tokenizer" / "tokenizer.json", folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def records(records_folder: Path, t5: Path) -> Path:
+    """Captions read by its tokenizer."""
+    beside = records_folder.parent
+    encode(
+        EncodeConfig(
+            source=(str(beside / "pictures"),),
+            out=str(beside / "for_t5"),
+            vqgan=str(beside / "vqgan"),
+            tokenizer=str(t5),
+            text_length=8,
+        )
+    )
+    return beside / "for_t5"
+
+
+def fit(
+    records: Path, run: Path, folder: Path, *more: str, steps: int = 2
+) -> dict[str, np.ndarray]:
+    """The weights that a run of so many updates ends with."""
+    few = (*FEW, f"--training.steps={steps}")
+    words = tiny(records, run, f"--text_encoder={folder}", *few, *more)
+    train.main(parse_config(Config, words))
+    found, _ = jax.tree.flatten_with_path(open_checkpoint(run).params)
+    return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in found}
+
+
+def test_frozen_stays_as_in_its_file_and_a_release_draws(
+    records: Path, t5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    found = fit(records, run, t5, FROZEN)
+    there = load_file(t5 / "model.safetensors")
+    for name, key in (
+        ("text_embedding/tokens", "shared.weight"),
+        ("encoder_norm/scale", "encoder.final_layer_norm.weight"),
+        ("encoder_bias/table", text_key("relative_attention_bias")),
+    ):
+        np.testing.assert_array_equal(found[name], there[key])
+    up = there["encoder.block.1.layer.1.DenseReluDense.wi_0.weight"].T
+    np.testing.assert_array_equal(found["encoder/run0/mlp/up/kernel"][1], up)
+    assert found["text_projection/kernel"].shape == (T5["d_model"], 16)
+    said = "".join(capsys.readouterr())
+    assert "sets model.encoder_depth (was 1, now 2)" in said
+    assert "2 arrays" in said
+    assert "are not used: decoder (1), lm_head (1)" in said
+    release(ReleaseConfig(str(run), str(tmp_path / "release"), dtype="float32"))
+    pictures = []
+    for folder in (run, tmp_path / "release"):
+        opened = open_checkpoint(folder)
+        drawer = make_drawer(transformer.build(opened.model), opened.sampling, folder, 2)
+        pictures.append(drawer.draw(opened.params, ["tan bar 1", "dark bar 2"], [1, 2]))
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+
+
+def text_key(ending: str) -> str:
+    return f"encoder.block.0.layer.0.SelfAttention.{ending}.weight"
+
+
+def test_tuned_moves_every_part_and_a_run_resumes_without_the_folder(
+    records: Path, t5: Path, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    copy_once(t5, gone)
+    found = fit(records, tmp_path / "run", gone)
+    there = load_file(t5 / "model.safetensors")
+    for name, key in (
+        ("text_embedding/tokens", "shared.weight"),
+        ("encoder_bias/table", text_key("relative_attention_bias")),
+    ):
+        assert not np.array_equal(found[name], there[key])
+        np.testing.assert_allclose(found[name], there[key], atol=0.1)  # but began there
+    shutil.rmtree(gone)
+    fit(records, tmp_path / "run", gone, steps=3)
+    assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_what_does_not_fit_is_refused_by_name(
+    records: Path, records_folder: Path, t5: Path, tmp_path: Path
+) -> None:
+    def settled(folder: Path, *more: str, at: Path = records) -> Config:
+        words = tiny(at, tmp_path / "run", f"--text_encoder={folder}", *more)
+        return text_start.with_text_encoder(parse_config(Config, words))
+
+    other = tmp_path / "other"
+    copy_once(t5, other)
+    words = json.loads((other / "tokenizer.json").read_text())
+    words["model"]["merges"] = words["model"]["merges"][:-1]
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    for folder, more, said in (
+        (other, (), f"encode again with --tokenizer={other}"),
+        (tmp_path / "none", (), "has no config.json"),
+        (t5, ("--model.encoder.dim=32",), "model.encoder says dim=32"),
+        (records / "vqgan", (), "config.json is no configuration of a text encoder: model_type"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            settled(folder, *more)
+    config = settled(t5)
+    assert config.model.encoder.buckets == T5["relative_attention_num_buckets"]
+    assert text_start.with_text_encoder(config) == config
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    about = {"model_type": "clip_text_model", "max_position_embeddings": 5}
+    (clip / "config.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="text_length 8 is more than the 5 tokens"):
+        settled(clip)
+    arrays = load_file(t5 / "model.safetensors")
+    arrays["shared.weight"] = arrays["shared.weight"][:, :3].copy()
+    save_file(arrays, other / "model.safetensors")
+    fresh = transformer.build(config.model).init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"first shared.weight: \(300, 3\) instead of"):
+        text_start.start_text(replace(config, text_encoder=str(other)), fresh, np.asarray)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"eos_token_id": 3}, "has eos_token_id 1, and .*config.json says 3"),
+        ({"pad_token_id": 5}, "has pad_token_id 0, and .*config.json says 5"),
+        ({"vocab_size": 100}, "tokens, and vocab_size in .* is 100"),
+        ({"model_type": "bart", "max_position_embeddings": 6}, "use --text_length=6 or less"),
+    ],
+    ids=["end", "padding", "size", "length"],
+)
+def test_a_tokenizer_beside_another_config_is_refused(
+    t5: Path, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    """And CLIP's old configurations, whose end and padding are of nobody, are not."""
+    tokenizer = open_tokenizer(t5)
+    check_beside(t5, tokenizer, 8)
+    (tmp_path / "config.json").write_text(json.dumps({**T5, **changes}))
+    with pytest.raises(ValueError, match=said):
+        check_beside(tmp_path, tokenizer, 8)
+    old = {"eos_token_id": 2, "pad_token_id": 1, "vocab_size": 300}
+    about = {"model_type": "clip", "text_config": old}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    check_beside(tmp_path, tokenizer, 8)

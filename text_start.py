@@ -1,0 +1,108 @@
+"""The text encoder of another program as a start: --text_encoder=FOLDER."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import Config, from_yaml
+from data.captions import CLEAN, check_same, words_of
+from data.mixture import first_folder
+from json_files import read_json
+from model.config import ModelConfig
+from model.pretrained import TOKENIZER_FILES
+from model.transformer import Params
+from published import encoders
+from settings import to_tree
+from training.saved import runs
+from training.saved.finetuning import fit_params
+from weights.releases import CONFIG_FILE
+from weights.settings import configuring
+
+
+def with_text_encoder(config: Config) -> Config:
+    """The configuration with the settings of the encoder that text_encoder names. A run that has
+    them already keeps them where the folder is gone.
+
+    Raises:
+        ValueError: the folder holds no such encoder, or it does not fit the settings or the
+            records.
+    """
+    if not config.text_encoder:
+        return config
+    folder = Path(config.text_encoder)
+    saved = Path(config.output_dir or "") / "config.yaml"
+    if not folder.exists() and config.output_dir and saved.is_file():
+        old = from_yaml(Config, saved)
+        if old.text_encoder == config.text_encoder:
+            return dataclasses.replace(config, model=encoders.with_encoder(config.model, old.model))
+    layout, theirs = _read_settings(folder)
+    if layout.has_length and config.model.text_length > theirs.text_length:
+        raise ValueError(
+            f"model.text_length {config.model.text_length} is more than the {theirs.text_length} "
+            f"tokens that text_encoder {folder} has positions for; encode captions with "
+            f"--text_length={theirs.text_length}, and use --model.text_length={theirs.text_length}"
+        )
+    try:
+        model = encoders.with_encoder(config.model, theirs)
+    except ValueError as error:
+        raise ValueError(f"text_encoder {folder} does not fit: {error}") from None
+    _check_tokenizer(folder, Path(first_folder(config.data.records)))
+    return dataclasses.replace(config, model=model)
+
+
+def start_text(
+    config: Config, fresh: Params, fetch: Callable[[Any], np.ndarray]
+) -> tuple[Params, list[str]]:
+    """The fresh parameters with those of the text encoder in their place, and lines about it for
+    the logbook. `fetch` brings an array of `fresh` here.
+
+    Raises:
+        ValueError: naming the file, and the array that is missing or of another shape.
+    """
+    folder = Path(config.text_encoder)
+    layout, theirs = _read_settings(folder)
+    found, rest = encoders.read_params(folder, layout, theirs)
+    own = {name: fresh[name] for name in found}
+    params, lines = fit_params(found, own, {}, fetch)
+    return {**fresh, **params}, [f"text encoder of {folder}: {_describe(theirs)}", *rest, *lines]
+
+
+def _read_settings(folder: Path) -> tuple[encoders.Layout, ModelConfig]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"text_encoder {folder} has no {CONFIG_FILE}; name a folder of BART, CLIP or T5 with "
+            "config.json and model.safetensors"
+        )
+    values = read_json(path)
+    with configuring(path, "a text encoder"):
+        layout = encoders.layout_of(values)
+        return layout, layout.read(values)
+
+
+def _check_tokenizer(folder: Path, records: Path) -> None:
+    """Raise ValueError where the records' captions were read by another tokenizer than the
+    encoder's: it would see other words."""
+    ours = records / "tokenizer"
+    if not ours.is_dir() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return
+    if words_of(folder) != words_of(ours):
+        raise ValueError(
+            f"the captions of {records} were read by another tokenizer than that of text_encoder "
+            f"{folder}; encode again with --tokenizer={folder}"
+        )
+    check_same(folder, CLEAN, ours, str(folder))
+
+
+def describe_changes(before: ModelConfig, after: ModelConfig) -> str:
+    """Such as "model.encoder_depth (was 2, now 12)", for the terminal."""
+    changes = runs.differences(to_tree(before), to_tree(after))
+    told = {name: values for name, values in changes.items() if not name.startswith("encoder.")}
+    return runs.describe({f"model.{name}": values for name, values in told.items()})
+
+
+def _describe(theirs: ModelConfig) -> str:
+    return f"{theirs.encoder_depth} layers of width {theirs.dim}, {theirs.text_vocab_size:,} tokens"
