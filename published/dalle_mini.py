@@ -12,6 +12,7 @@ import numpy as np
 
 from model.blocks import LayerNorms, Norms, layer_norms
 from model.config import Init, ModelConfig
+from model.encoder_config import EncoderConfig
 from model.init import Branch
 from published.words import check_words, read_transformer, square_grid, write_transformer
 from weights.plans import Leaf, Plan
@@ -72,6 +73,9 @@ NOT_THE_FUNCTION = ("use_cache", "use_scan")
 """Switches beginning with use_ that may be true without an effect on the function."""
 ALLOWED: dict[str, Collection[Any]] = {
     "num_kv_heads": (0,),
+    "head_dim": (0,),
+    "norm_epsilon": (1e-5,),
+    "encoder": (EncoderConfig(),),
     "position_offset": (0,),
     "embedding_norm": (True,),
     "block": ("serial",),
