@@ -15,6 +15,8 @@ from model.loss_config import LossConfig
 from training.config import GridsConfig, RunConfig
 
 T = TypeVar("T")
+OF_ADAM = ("adam", "adamw", "nadamw", "lion", "schedule_free")
+"""Optimizers whose update does not depend on the size of the gradient, entry by entry."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ class Config(RunConfig):
     choose_sampling: bool = False
     """After the last update, draw some of the run's own captions with several guidance scales and
     temperatures, and write the best into RUN/sampling.yaml. Drawing uses that file if it exists."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.base_dim and self.optim.name not in OF_ADAM:
+            raise ValueError(
+                f"model.base_dim {self.model.base_dim} is for {', '.join(OF_ADAM)}, not "
+                f"{self.optim.name}, whose rates change with width in another way; use "
+                "--model.base_dim=0"
+            )
 
 
 def from_yaml(config_class: type[T], path: Path) -> T:

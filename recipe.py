@@ -18,7 +18,7 @@ from data.grids import picture_grid, save_png
 from data.mixture import check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_whole
 from drawing import make_drawer, open_checkpoint, picture_seed
-from model import transformer
+from model import looking, transformer
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
 from model.transformer import Params, Transformer
@@ -37,6 +37,7 @@ from training.reports.metrics import Costs, peak_flops
 from training.saved import runs
 from training.saved.finetuning import fit_params
 from training.update.build import make_state
+from training.update.observables import Update
 from training.update.state import TrainState
 
 GRID_CAPTIONS = 6
@@ -89,6 +90,8 @@ def make_recipe(config: Config) -> Recipe:
         open_batches=batches,
         batch_shapes=partial(batch_shapes, config.model),
         depends_on=sets.digests,
+        rates=[("matrices", 1 / config.model.width)] if config.model.base_dim else (),
+        look_inside=partial(look, model),
         splits=list(evaluated),
         examples=sets.num_training,
         summary=f"{sets.num_training:,} pictures",
@@ -98,6 +101,14 @@ def make_recipe(config: Config) -> Recipe:
         start_from=partial(start_from, config),
         begin=partial(begin, config) if config.text_encoder else None,
         finish=finish,
+    )
+
+
+def look(model: Transformer, update: Update) -> Mapping[str, jax.Array]:
+    """What training.observe shows of the transformer (model/looking.py)."""
+    assert update.again is not None
+    return looking.finish(
+        update.again.over_rows(partial(looking.look_inside, model, update.params))
     )
 
 

@@ -12,6 +12,7 @@ from model.choices import Scores
 from model.config import ModelConfig
 from model.init import Branch, branch_gain
 from model.layers import Linear, Norm, dropout, together
+from model.notes import entropy, note
 from model.positions import num_offsets, offset_index, rotary_angles, rotate
 from model.products import product, product_of_rows
 
@@ -52,8 +53,11 @@ def weigh(
     scores = scores if bias is None else scores + bias[None]
     scores = jnp.where(mask, scores, HIDDEN)
     if sinkhorn_iterations > 1:
-        return sinkhorn(scores, mask, sinkhorn_iterations)
-    return jax.nn.softmax(scores, axis=-1)
+        weights = sinkhorn(scores, mask, sinkhorn_iterations)
+    else:
+        weights = jax.nn.softmax(scores, axis=-1)
+    note("attention", lambda: entropy(weights).mean())
+    return weights
 
 
 def mix(weights: Float[Array, "b h q k"], v: Float[Array, "b g k e"]) -> Float[Array, "b h q e"]:
@@ -71,9 +75,9 @@ def unit_length(x: Float[Array, "b h q e"]) -> Float[Array, "b h q e"]:
 
 
 SCORE_SCALES: dict[Scores, Callable[[ModelConfig, int], float]] = {
-    "dot": lambda config, head_dim: head_dim**-0.5,
+    "dot": lambda config, head_dim: (head_dim * config.width) ** -0.5,
     "unscaled": lambda config, head_dim: 1.0,
-    "qk_norm": lambda config, head_dim: head_dim**-0.5,
+    "qk_norm": lambda config, head_dim: (head_dim * config.width) ** -0.5,
     "cosine": lambda config, head_dim: 1 / config.cosine_temperature,
 }
 

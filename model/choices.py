@@ -46,6 +46,7 @@ NOT_NEGATIVE = (
     "grid_rows",
     "position_offset",
     "unroll",
+    "base_dim",
 )
 LARGEST = {
     "encoder_depth": 1024,

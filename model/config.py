@@ -150,6 +150,11 @@ class ModelConfig:
     init_std: float = 0.02
     """Standard deviation of initial weights and embeddings; palm ignores it."""
 
+    base_dim: int = 0
+    """μP (Yang et al. 2022, arXiv:2203.03466): the width for which the learning rate and init_std
+    were tuned. A model of another dim starts, scores and is trained so that they stay right, with
+    optimizers of adam's family; mlp_dim and the like are to grow with dim. 0 = off."""
+
     dropout: float = 0.0
     """Share of residual-branch outputs and embeddings dropped in training."""
     attention_dropout: float = 0.0
@@ -172,6 +177,12 @@ class ModelConfig:
     def image_length(self) -> int:
         """Image tokens of a picture."""
         return (self.grid_rows or self.grid_size) * self.grid_size
+
+    @property
+    def width(self) -> float:
+        """How many times as wide it is as the model that its settings were tuned for; 1 without
+        base_dim."""
+        return self.dim / (self.base_dim or self.dim)
 
     @property
     def start_token(self) -> int:

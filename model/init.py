@@ -64,8 +64,10 @@ def residual_scale(config: ModelConfig, branch: Branch) -> float:
 def init_kernel(
     d_in: int, d_out: int, config: ModelConfig, rngs: nnx.Rngs, gain: float = 1.0
 ) -> Float[Array, "d_in d_out"]:
-    """A kernel of a dense layer."""
-    std = d_in**-0.5 if config.init == "palm" else config.init_std * gain
+    """A kernel of a dense layer. With base_dim its standard deviation falls with the root of the
+    width, as palm's does anyway."""
+    of_width = config.width**-0.5
+    std = d_in**-0.5 if config.init == "palm" else config.init_std * of_width * gain
     return std * jax.random.normal(rngs.params(), (d_in, d_out))
 
 

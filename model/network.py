@@ -128,7 +128,7 @@ class Network(nnx.Module):
         self.decoder_norm = final_norm(config.decoder_final_norm, config)
         classes = config.image_vocab_size
         self.head = (
-            Linear(config.dim, classes, config, dtype, rngs, may_have_bias=False)
+            Linear(config.dim, classes, config, dtype, rngs, config.width**0.5, False)
             if config.tying == "none"
             else None
         )
@@ -164,7 +164,8 @@ class Network(nnx.Module):
         else:
             kernel = self._image_table()[: config.image_vocab_size].T
         logits = matmul(x, kernel, self.dtype)
-        logits = logits if config.logits_scale == 1 else logits * config.logits_scale
+        scale = config.logits_scale / config.width
+        logits = logits if scale == 1 else logits * scale
         if self.logits_bias is None:
             return logits
         return logits + along_last(jax.lax.stop_gradient(self.logits_bias[...]), logits)

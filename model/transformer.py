@@ -24,6 +24,7 @@ from model.config import ModelConfig
 from model.init import Branch
 from model.layers import fold, join
 from model.network import Network, Params, structure
+from model.notes import at, note
 from model.products import PANEL_ROWS, in_panels
 
 REMAT: dict[Remat, Callable[[Callable], Callable]] = {
@@ -233,7 +234,9 @@ class Transformer:
         network = self._network(params)
         if _is_laid_out(params):
             for index, layer in enumerate(self._layers(params, network, branch)):
-                x = call(layer, x, fold(keys, index))
+                with at(f"{branch}/{index}"):
+                    x = call(layer, x, fold(keys, index))
+                    note("activation", lambda x=x: jnp.square(x.astype(jnp.float32)).mean())
             return x
         first = 0
         for run in getattr(network, branch).runs():

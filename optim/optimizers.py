@@ -3,7 +3,7 @@
 So the learning rate is a function of the finished updates alone and no count hides in a state.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from optim.averaging import schedule_free
 from optim.config import OptimConfig, Optimizer
 from optim.freezing import freeze
 from optim.layers import per_layer
-from optim.paths import parse_rate
+from optim.paths import Factor, parse_rate
 from optim.rates import scale_rates
 from optim.soap import soap
 from optim.spread import LOCAL, Spread
@@ -25,19 +25,20 @@ _MuonSides = optax.contrib.MuonDimensionNumbers
 
 
 def make_optimizer(
-    config: OptimConfig, spread: Spread = LOCAL
+    config: OptimConfig, spread: Spread = LOCAL, rates: Sequence[Factor] = ()
 ) -> optax.GradientTransformationExtraArgs:
     """Clip by global norm, find the direction, add decoupled weight decay, multiply by the factors
-    of optim.rates; frozen leaves get 0.
+    of optim.rates, and by `rates`; frozen leaves get 0.
 
     `spread` deals the work that can be shared to the devices. `update` takes `learning_rate=`,
     which palm_adafactor's weight decay and schedule_free need.
     """
-    rates = scale_rates([parse_rate(text) for text in config.rates])
+    own = [parse_rate(text) for text in config.rates]
+    scaled = optax.chain(scale_rates(own), scale_rates(rates, must_match=False))
     decay, around = _weight_decay(config), AROUND.get(config.name, lambda config, steps: steps)
-    steps = [DIRECTIONS[config.name](config, spread), decay, rates]
+    steps = [DIRECTIONS[config.name](config, spread), decay, scaled]
     if config.independent_decay:
-        steps = [steps[0], rates, decay]
+        steps = [steps[0], scaled, decay]
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         *around(config, steps),

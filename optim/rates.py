@@ -11,7 +11,7 @@ from optim.paths import GROUPS, Factor, check_patterns, make_factor, matches
 from trees import map_named
 
 
-def scale_rates(rates: Sequence[Factor]) -> optax.GradientTransformation:
+def scale_rates(rates: Sequence[Factor], must_match: bool = True) -> optax.GradientTransformation:
     """Updates times their factors. `init` raises ValueError for a pattern that matches nothing."""
     if not rates:
         return optax.identity()
@@ -19,7 +19,7 @@ def scale_rates(rates: Sequence[Factor]) -> optax.GradientTransformation:
 
     def init(params: PyTree) -> optax.EmptyState:
         names = jax.tree.leaves(map_named(lambda name, _: name, params))
-        for pattern, _ in rates:
+        for pattern, _ in rates if must_match else ():
             if pattern not in GROUPS or not any(matches(n, GROUPS[pattern]) for n in names):
                 check_patterns("rates", [pattern], names)
         return optax.EmptyState()

@@ -61,6 +61,7 @@ FIXED: dict[str, Any] = {
     "tying": "all",
     "position_offset": 2,
     "logits_bias": True,
+    "base_dim": 0,
 }
 """Our settings that make a transformer BART."""
 FREE = {ours for ours, _ in FIELDS.values()} | {

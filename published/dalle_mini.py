@@ -85,6 +85,7 @@ ALLOWED: dict[str, Collection[Any]] = {
     "tying": ("none", "output"),
     "logits_scale": (1.0,),
     "logits_bias": (False,),
+    "base_dim": (0,),
 }
 FREE = {ours for ours, _ in FIELDS.values()} | {
     *("grid_size", "grid_rows", "decoder_start_token_id", "closing_norm_scale"),

@@ -1,6 +1,7 @@
 """Every sweeps/*.yaml suits wandb's own engine, and names flags and a metric of train.py."""
 
 import importlib
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,8 +58,24 @@ def setting(config: Config, name: str) -> Any:
     return value
 
 
-def test_there_are_sweeps() -> None:
-    assert {path.stem for path in FILES} >= {"baseline", "learning_rate"}
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Values by the names of their flags, of settings that may hold sections."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        found |= {f"{name}.{part}".rstrip("."): one for part, one in inner.items()}
+    return found
+
+
+def test_there_are_sweeps_and_each_opens_with_question_command_cost_and_answer() -> None:
+    assert {path.stem for path in FILES} >= {"baseline", "learning_rate", "optimizers", "width"}
+    for path in FILES:
+        opening = path.read_text().partition("program:")[0]
+        assert f"python sweep.py sweeps/{path.name}" in opening, path
+        if "experiments/workloads" in path.read_text():
+            assert "?" in opening, path
+            assert "# Answer: " in opening, path
+            assert re.search(r"^# \d+ runs of .*second", opening, re.MULTILINE), path
 
 
 @of_each_sweep
@@ -71,8 +88,8 @@ def test_wandb_takes_it_and_train_knows_every_flag(
     suggested = sweeps.next_run(sweep, []).config
     assert suggested.keys() == sweep["parameters"].keys()
     config = parse_config(Config, flags_of(sweep, suggested))
-    for name, entry in suggested.items():
-        assert setting(config, name) == entry["value"], name
+    for name, value in flat({name: entry["value"] for name, entry in suggested.items()}).items():
+        assert setting(config, name) == value, name
     assert config.output_dir is None, "every run of a sweep needs a new folder"
     assert config.tracker.wandb == "online"
 

@@ -15,6 +15,7 @@ ParamDtype = Literal["float32", "bfloat16"]
 MatmulPrecision = Literal["default", "high", "highest"]
 ParallelMode = Literal["pmap", "mesh"]
 OnSpike = Literal["off", "skip", "rollback"]
+Looks = Literal["off", "economy", "business", "full"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class TrainingConfig:
     norms_every: int = 0
     """Updates between rows with the norms of gradient, weights and update of every tensor, by
     layer, and the ratio of update to weights; 0 = never."""
+    observe: Looks = "off"
+    """What is looked at inside of an update: economy (no pass more: sizes, histograms, distance
+    from the start, and from 2 micro-batches or devices on the noise scale, GSNR, norm and
+    inner-product test), business (a second gradient and a forward pass: where the update lands,
+    activations, entropies), full (products with the Hessian: largest eigenvalue, trace)."""
+    observe_every: int = 50
+    """Updates between such looks."""
     log_every: int = 10
     """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
     update."""
@@ -109,6 +117,7 @@ class TrainingConfig:
             *(self, "training", 0, "log_every", "eval_every", "eval_examples", "norms_every"),
             *("spike_patience", "rollback_batches", "bad_update_budget"),
         )
+        check_least(self, "training", 1, "observe_every")
         for text in self.skip_batches:
             parse_range(text)
         if self.stop_after:
@@ -156,10 +165,10 @@ class GridsConfig:
     """Grids of pictures that are drawn while a run trains, into RUN/grids."""
 
     every: int = 250
-    """Updates between grids; 0 = only at the end."""
+    """Updates between grids; 0 = only at the end, −1 = none at all."""
 
     def __post_init__(self) -> None:
-        check_least(self, "grids", 0, "every")
+        check_least(self, "grids", -1, "every")
 
 
 @dataclass(frozen=True)
@@ -271,6 +280,9 @@ class RunConfig:
     RUN/checkpoints/STEP. The decay of the learning rate may be another than there."""
     name: str = "pastel"
     """Name of the run, in the default folder's name and in the tracker."""
+    note: str = ""
+    """The question that the run is to answer, for its logbook; python -m experiments.logbook
+    collects those of all runs."""
     seed: int = 0
     """Seed of everything drawn at random: initialisation, data order, dropout, noise. 32 bits."""
     optim: OptimConfig = field(default_factory=OptimConfig)

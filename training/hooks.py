@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from training.update.observables import whole_norm
+from training.update.precision import widen
 from training.update.state import TrainState
 
 EvalLoss = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
@@ -26,3 +29,17 @@ def evaluate_loss(
         return values
 
     return evaluate
+
+
+def measure_distance(begin: Callable[[], Any]) -> Callable[[int, TrainState], dict[str, float]]:
+    """A hook that gives the L2 norm of the way from the parameters `begin()`, made when it is first
+    due, to those of the state."""
+    held: list[Any] = []
+    away = jax.jit(lambda a, b: whole_norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)))
+
+    def measure(step: int, state: TrainState) -> dict[str, float]:
+        if not held:
+            held.append(begin())
+        return {"look/distance": float(away(state.params, held[0]))}
+
+    return measure

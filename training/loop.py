@@ -26,13 +26,13 @@ Show = Callable[[int, str, Path], None]
 class Hook:
     """Periodic work after finished updates: `action(step, state)` may return values for that
     step's row of metrics, and files of pictures. `every` = 0 means only after the last update,
-    where each hook runs."""
+    where each hook runs but one with −1."""
 
     every: int
     action: Callable[[int, TrainState], Mapping[str, float] | Mapping[str, Path] | None]
 
     def is_due(self, step: int, is_last: bool) -> bool:
-        return is_last or (self.every > 0 and step % self.every == 0)
+        return (is_last and self.every >= 0) or (self.every > 0 and step % self.every == 0)
 
 
 def stop_at_nan(step: int, row: Row) -> None:

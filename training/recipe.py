@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
+from optim.paths import Factor
 from training.devices.batching import BatchPlan
 from training.devices.parallel import Devices
 from training.loop import Hook
 from training.reports.metrics import NO_COSTS, Costs
-from training.update.observables import Observable
+from training.update.observables import Observable, Update
 from training.update.players import Players
 from training.update.state import TrainState
 from training.update.step import Loss
@@ -58,8 +59,13 @@ class Recipe:
     depends_on: Mapping[str, str]
     """Dependencies of a run besides its settings, such as the data's digest. They are saved with
     each checkpoint, and must be the same on resume."""
+    look_inside: Callable[[Update], Mapping[str, Array]] | None = None
+    """What training.observe shows of the model itself."""
     players: Players = field(default_factory=dict)
     """Further sets of parameters that are trained beside the model's, by name."""
+    rates: Sequence[Factor] = ()
+    """Factors of the learning rate that the model wants, by patterns of paths, besides those of
+    optim.rates."""
     observables: Sequence[Observable] = ()
     """Values computed inside of an update, besides those that every recipe has."""
     splits: Sequence[str] = ()

@@ -15,6 +15,7 @@ from training.config import RunConfig, TrainingConfig
 from training.devices import agreement, parallel, peers, processes
 from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan, micro_batch_size
 from training.devices.shortage import check_room, telling
+from training.hooks import measure_distance
 from training.loop import Hook, Outlets, Work, fit
 from training.recipe import Recipe, Run
 from training.reports.logbook import Logbook
@@ -213,11 +214,13 @@ class _Session:
             steps = config.training.steps
             print(describe_course(config.optim, steps, self._plan.examples), flush=True)
         batch_at = recipe.open_batches(self._plan, run.devices)
-        hooks = [*recipe.hooks(run), traced]
+        hooks = [*recipe.hooks(run), *self._distance(), traced]
         update = make_update(
             *(config, recipe.loss, run.devices, run.micro_batch, self._plan),
             observables=recipe.observables,
             players=recipe.players,
+            rates=recipe.rates,
+            look_inside=recipe.look_inside,
         )
         print("compiling; the first update takes a while", flush=True)
         step = parallel.compile_step(update, run.devices)
@@ -237,6 +240,21 @@ class _Session:
                 )
             except RollbackError as error:
                 state = supervisor.roll_back(error)
+
+    def _distance(self) -> list[Hook]:
+        """A hook that logs how far the weights have moved from where the run began. It holds
+        these; after --branch_from nobody knows them."""
+        config, training, devices = self._config, self._config.training, self._run.devices
+        if training.observe == "off" or config.branch_from:
+            return []
+
+        def begin() -> Any:
+            fresh = parallel.create(lambda: self._create().params, devices)
+            if not config.init_from:
+                return fresh
+            return parallel.place(self._recipe.start_from(config.init_from, fresh)[0], devices)
+
+        return [Hook(training.observe_every, measure_distance(begin))]
 
     @contextlib.contextmanager
     def _open_checkpoints(self) -> Iterator[Checkpoints]:
@@ -281,6 +299,8 @@ class _Session:
         if devices.is_first:
             starts.write_start(folder, to_yaml(self._config), devices.describe())
         self._book.note("resume" if step else "start", step, f"on {devices.describe()}")
+        if self._config.note:
+            self._book.note("question", step, self._config.note)
         if self._epochs:
             self._book.tell("length", step, self._describe_length())
         if changes:

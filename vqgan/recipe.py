@@ -202,7 +202,7 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
     """The discriminator as a player, with an Adam of its own on the schedule of `optim`."""
     settings = config.discriminator
     off: dict[str, Any] = dict.fromkeys(("weight_decay", "ema_decay"), 0.0)
-    off |= dict.fromkeys(("nesterov", "independent_decay"), False)
+    off |= {"nesterov": False, "independent_decay": False}
     off |= dict.fromkeys(("freeze", "train_only", "rates"), ())
     optim = replace(
         config.optim,

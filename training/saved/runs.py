@@ -35,6 +35,9 @@ FREE_ON_RESUME = (
     "text_encoder",
     "branch_from",
     "name",
+    "note",
+    "training.observe",
+    "training.observe_every",
     "data.records",  # its content's digest is compared instead
     "data.source",
     "data.validation",  # evaluated only

@@ -1,7 +1,7 @@
 """The update and the first state of a configuration: optimizer, schedule, averages and devices put
 around a loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -13,13 +13,15 @@ from optim.averaging import make_average
 from optim.ema import init_ema
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
+from optim.paths import Factor
 from optim.schedules import make_schedule, make_warm_up
 from training.config import RunConfig
 from training.devices import fitting, parallel
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
 from training.devices.parallel import Devices
 from training.recipe import Recipe
-from training.update.observables import Observable, tensor_norms
+from training.update.looks import make_looks
+from training.update.observables import Observable, Update, tensor_norms
 from training.update.players import Player, Players
 from training.update.precision import widen
 from training.update.spikes import init_guard
@@ -35,14 +37,19 @@ def make_update(
     plan: BatchPlan | None = None,
     observables: Sequence[Observable] = (),
     players: Players = MappingProxyType({}),
+    rates: Sequence[Factor] = (),
+    look_inside: Callable[[Update], Mapping[str, Array]] | None = None,
 ) -> Step:
     """The update, for `parallel.compile_step`. `size`: examples a device holds at a time, `plan`:
     the examples of each batch; None: as configured."""
     training, examples_at = config.training, (plan or make_plan(config.training)).examples
     size = size or micro_batch_size(training, devices)
+    shares = devices.num_shares if devices.mode == "pmap" else 1
+    parts = max(training.batch_size // (size * devices.num_shares), 1) * shares
+    looks = make_looks(training.observe, training.observe_every, parts, look_inside)
     return make_train_step(
         parallel.gather_before(loss, devices),
-        make_optimizer(config.optim, parallel.spread(devices)),
+        make_optimizer(config.optim, parallel.spread(devices), rates),
         make_schedule(config.optim, training.steps, examples_at),
         parallel.count_micro_batches(devices, size),
         parallel.mean_over(devices),
@@ -50,9 +57,10 @@ def make_update(
             settings=training,
             is_warm=make_warm_up(config.optim, examples_at),
             update_ema=make_average(config.optim),
-            observables=[Observable(training.norms_every, tensor_norms), *observables],
+            observables=[Observable(training.norms_every, tensor_norms), *looks, *observables],
             players={name: _gathered(player, devices) for name, player in players.items()},
             is_trained=make_is_trained(config.optim.freeze, config.optim.trained),
+            shares=shares,
         ),
     )
 
@@ -100,6 +108,8 @@ def choose_micro_batch(config: RunConfig, recipe: Recipe, devices: Devices) -> i
             *(config, recipe.loss, devices, size),
             observables=recipe.observables,
             players=recipe.players,
+            rates=recipe.rates,
+            look_inside=recipe.look_inside,
         ),
         make_state(config, recipe.init, recipe.players),
         recipe.batch_shapes,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from optim.freezing import with_zeros
 from trees import is_stacked, named_leaves
@@ -38,6 +38,34 @@ class Update(NamedTuple):
     """Finished updates before this one."""
     metrics: Mapping[str, Array]
     """Means over the batch that the loss gave."""
+    again: "Again | None" = None
+    """What may be computed once more of the same batch."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """The batch of an update, and functions of it; all but `parts_at` give means over the batch."""
+
+    parts: PyTree
+    """Gradients of this device's micro-batches, stacked; None unless an observable wants them."""
+    losses: Array | None
+    """Their losses."""
+    count: int
+    """How many there are over all devices."""
+    size: int
+    """Examples of each."""
+    trained: PyTree
+    """The trained parameters, before the update."""
+    parts_at: Callable[[PyTree], tuple[PyTree, Array]]
+    """Trained parameters → gradients and losses of this device's micro-batches."""
+    gradient_at: Callable[[PyTree], PyTree]
+    """Trained parameters → gradient."""
+    over_rows: Callable[[Callable[[Any], Any]], Any]
+    """A function of the rows of a micro-batch that gives a tree of means → their means."""
+    mean: Callable[[PyTree], PyTree]
+    """Values of a device → their means over the devices."""
+    key: Key[Array, ""]
+    """Of the update."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +75,8 @@ class Observable:
     every: int
     look: Callable[[Update], Mapping[str, Array]]
     """Names → numbers or vectors, the same names and shapes at each update."""
+    wants_parts: bool = False
+    """Whether it reads the gradients of micro-batches, which take memory."""
 
 
 @partial(
@@ -71,17 +101,17 @@ def observe(table: Sequence[Observable], update: Update) -> tuple[Observed, ...]
 
 
 def _observe(one: Observable, update: Update) -> Observed:
-    shapes = jax.eval_shape(one.look, update)
+    shapes = jax.eval_shape(lambda: one.look(update))
     names = tuple(shapes)
     lengths = tuple(int(shapes[n].size) if shapes[n].ndim else None for n in names)
 
-    def compute(update: Update) -> Array:
+    def compute() -> Array:
         found = one.look(update)
         return jnp.concatenate([jnp.ravel(found[name]).astype(jnp.float32) for name in names])
 
     zeros = jnp.zeros(sum(1 if length is None else length for length in lengths), jnp.float32)
     is_due = (update.step + 1) % one.every == 0
-    return Observed(jax.lax.cond(is_due, compute, lambda _: zeros, update), is_due, names, lengths)
+    return Observed(jax.lax.cond(is_due, compute, lambda: zeros), is_due, names, lengths)
 
 
 def unpack(observed: Sequence[Observed]) -> dict[str, Number]:
@@ -96,6 +126,12 @@ def unpack(observed: Sequence[Observed]) -> dict[str, Number]:
             row[name] = float(part[0]) if length is None else part.tolist()
             start += len(part)
     return row
+
+
+def whole_norm(tree: PyTree) -> Array:
+    """L2 norm of all leaves together, in float32."""
+    squares = [jnp.square(leaf.astype(jnp.float32)).sum() for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
 def tensor_norms(update: Update) -> Mapping[str, Array]:

@@ -2,43 +2,29 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Int, Key, PyTree
+from jaxtyping import Array, Bool, PyTree
 
-from optim.accumulate import accumulate
 from optim.freezing import IsTrained, trained_part, with_trained
 from optim.loss_scale import adjust
 from training.config import TrainingConfig
+from training.update.gradients import LOSS, Gradients, step_key
+from training.update.gradients import Batch as Batch
+from training.update.gradients import Loss as Loss
+from training.update.gradients import Means as Means
+from training.update.gradients import Metrics as Metrics
+from training.update.gradients import Moment as Moment
+from training.update.gradients import example_keys as example_keys
 from training.update.observables import OBSERVED, Observable, Update, observe
 from training.update.players import MODEL, Players, move_players
 from training.update.precision import TAG, at_precision, round_like, widen
 from training.update.spikes import judge, keep_unless
 from training.update.state import TrainState
 
-Batch = dict[str, Array]
-Metrics = dict[str, Array]
-Means = Mapping[str, Array | Partial]
-"""Means over rows. `Partial(function, *means)` is a metric that is not itself a mean, such as a
-perplexity: the function gets the means over all micro-batches and devices."""
-
-
-class Moment(NamedTuple):
-    """Arguments of a loss besides parameters, batch and keys."""
-
-    step: Int[Array, ""]
-    """Finished updates."""
-    players: Mapping[str, PyTree] = {}
-    """Parameters of all that are trained together (see players.py), by name; the model's own as
-    `model`."""
-
-
-Loss = Callable[[PyTree, Batch, Key[Array, " b"], Moment], tuple[Array, Means]]
-"""(parameters, batch, a key for each example, moment) → (the objective, metrics)"""
 Observed = dict[str, Any]
 """Metrics, and under OBSERVED a dict of the values of observables.py"""
 Step = Callable[[TrainState, Batch], tuple[TrainState, Observed]]
@@ -49,16 +35,6 @@ MicroBatches = Callable[[int], int]
 """Rows of a batch, as the step sees them → the number of micro-batches they are taken in"""
 IsWarm = Callable[[Array], Array]
 """Finished updates → whether the learning rate's warm-up is over"""
-
-
-def example_keys(state: TrainState, example_index: Int[Array, " b"]) -> Key[Array, " b"]:
-    """A key for each example of an update, the same on any device and in any micro-batch."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(step_key(state), example_index)
-
-
-def step_key(state: TrainState) -> Key[Array, ""]:
-    """The key from which all randomness of an update derives."""
-    return jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
 
 
 PLAIN = TrainingConfig(on_spike="off")
@@ -78,6 +54,8 @@ class Extras:
     observables: Sequence[Observable] = ()
     players: Players = field(default_factory=dict)
     """The state holds a state for each of them."""
+    shares: int = 1
+    """Shares of a batch, of which a step sees one."""
 
 
 NO_EXTRAS = Extras()
@@ -91,13 +69,15 @@ def make_train_step(
     mean_over_devices: Callable[[PyTree], PyTree] = lambda tree: tree,
     extras: Extras = NO_EXTRAS,
 ) -> Step:
-    """The update for a loss, a pure function. `mean_over_devices`: see parallel.py.
+    """The update for a loss, a pure function of one share of a batch. `mean_over_devices`: see parallel.py.
 
     If the state has a guard (training/update/spikes.py), an update that would do harm leaves
     parameters, optimizer and averages unchanged.
     """
     settings, is_trained, players = extras.settings, extras.is_trained, extras.players
     move = _make_move(optimizer, extras.update_ema, is_trained)
+    observables = [one for one in extras.observables if one.every]
+    wants_parts = any(one.wants_parts for one in observables)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Observed]:
         rows = len(batch["example_index"])
@@ -105,24 +85,21 @@ def make_train_step(
         trained = trained_part(state.params, is_trained)
         moment = Moment(state.step, _parameters(state))
 
-        def mean_gradient(loss: Loss, params: PyTree, name: str) -> tuple[PyTree, Metrics]:
-            found = _mean_gradient(loss, state, params, batch, count, moment, name)
-            grads, means = mean_over_devices(found)
-            return grads, {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
-
+        found = Gradients(state, batch, count, moment, mean_over_devices, extras.shares)
         model_loss = lambda part, *more: loss(with_trained(state.params, part), *more)  # noqa: E731
-        grads, metrics = mean_gradient(model_loss, trained, "train/loss")
+        grads, metrics, parts = found.at(model_loss, trained, LOSS, wants_parts)
         learning_rate = schedule(state.step)
         metrics["norm/grad"] = optax.tree.norm(grads)
         metrics["schedule/learning_rate"] = learning_rate
 
         updates, new = move(state, trained, grads, learning_rate)
         if state.players is not None:
-            own = lambda player, params: mean_gradient(player.loss, params, "loss")  # noqa: E731
+            own = lambda player, params: found.at(player.loss, params, "loss")[:2]  # noqa: E731
             moved_players, told = move_players(players, state.players, state.step, own)
             new, metrics = new._replace(players=moved_players), metrics | told
-        seen = Update(grads, state.params, updates, new.opt_state, state.step, metrics)
-        observed = observe(extras.observables, seen)
+        again = found.again(model_loss, widen(trained), parts)
+        seen = Update(grads, state.params, updates, new.opt_state, state.step, metrics, again)
+        observed = observe(observables, seen)
         metrics["norm/params"] = optax.tree.norm(widen(new.params))
         new, metrics = _guarded(
             *(state, new, metrics, settings, extras.is_warm(state.step)),
@@ -166,34 +143,6 @@ def _parameters(state: TrainState) -> dict[str, PyTree]:
     """The parameters of the model and of each player, by name."""
     others = {name: player.params for name, player in (state.players or {}).items()}
     return {MODEL: state.params, **others}
-
-
-def _mean_gradient(
-    loss: Loss,
-    state: TrainState,
-    params: PyTree,
-    batch: Batch,
-    micro_batches: int,
-    moment: Moment,
-    name: str,
-) -> tuple[PyTree, Means]:
-    """Gradient of `params`, and metrics with the objective as `name`, averaged over the
-    micro-batches, without the loss scale."""
-    scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
-
-    def scaled(params: PyTree, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
-        value, metrics = loss(params, part, keys, moment)
-        return value * scale, {name: value, **metrics}
-
-    def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[PyTree, Means]:
-        part, key_data = part_and_keys
-        keys = jax.random.wrap_key_data(key_data)
-        grads, metrics = jax.grad(scaled, has_aux=True)(params, part, keys)
-        return widen(grads), metrics
-
-    keys = example_keys(state, batch["example_index"])
-    grads, metrics = accumulate(gradient, (batch, jax.random.key_data(keys)), micro_batches)
-    return jax.tree.map(lambda g: g / scale, grads), metrics
 
 
 def _guarded(

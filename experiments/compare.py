@@ -1,0 +1,181 @@
+"""Does a run look as it should? Its losses beside those of runs that went well.
+
+python -m experiments.compare runs/quickstart
+python -m experiments.compare runs/valley/003 --reference results/references/starter.json
+python -m experiments.compare runs/a runs/b runs/c --write results/references/starter.json
+
+A reference holds means and standard deviations over seeds at some updates, committed small.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from command_line import run
+from experiments.logbook import is_run, settings_of
+from files import write_bytes
+from training.reports import metrics
+
+REFERENCES = Path("results/references")
+POINTS = 24
+"""Updates that a reference keeps."""
+WINDOW = 0.05
+"""Share of the updates so far over which the training loss is averaged."""
+FAR = 3.0
+"""Standard deviations from which on a difference is worth a word."""
+CAUSES = (
+    (lambda at, now: at <= 0.2 and now > 0, "a learning rate that is too low, or a long warm-up"),
+    (
+        lambda at, now: now > 0,
+        "a learning rate that is too high or too low (sweeps/valley.yaml), "
+        "records with other captions or pictures, or fewer examples an update",
+    ),
+    (
+        lambda at, now: now < 0,
+        "fewer examples (the run learns them by heart: look at eval/), or "
+        "less token_noise and caption_dropout",
+    ),
+)
+"""(share of the reference's length, difference in deviations) → what usually causes it."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Which run, and beside what."""
+
+    runs: tuple[str, ...] = field(
+        default=(),
+        metadata={"nargs": "+", "positional": True, "help": "A run, or with --write several."},
+    )
+    """Folder of the run."""
+    reference: str = ""
+    """A reference's file. Default: results/references/NAME.json by the run's name."""
+    write: str = ""
+    """Write the reference that these runs, which differ in their seeds, make."""
+
+
+def main(config: CompareConfig) -> None:
+    """Print the run beside its reference, or write a reference."""
+    runs = [Path(name) for name in config.runs]
+    for one in runs:
+        if not is_run(one):
+            raise ValueError(f"{one} is no run's folder; name one, such as runs/quickstart")
+    if config.write:
+        reference = make_reference(runs)
+        write_bytes(Path(config.write), (json.dumps(reference, indent=1) + "\n").encode())
+        print(f"written: {config.write}, {reference['seeds']} seeds")
+        return
+    if len(runs) != 1:
+        raise ValueError(f"{len(runs)} runs: one is compared; --write takes several")
+    path = Path(config.reference) if config.reference else find_reference(runs[0])
+    reference = read_reference(path)
+    print("\n".join(compare(reference, metrics.read(runs[0] / "metrics.jsonl"), path.stem)))
+
+
+def find_reference(run_folder: Path) -> Path:
+    """The reference of the run's name. Raises ValueError naming those that there are."""
+    from weights.yaml_files import read_yaml
+
+    name = str(read_yaml(run_folder / "config.yaml").get("name", ""))
+    path = REFERENCES / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(one.stem for one in REFERENCES.glob("*.json"))) or "none yet"
+        raise ValueError(f"no reference of {name!r}; name one with --reference; there are {there}")
+    return path
+
+
+def read_reference(path: Path) -> dict[str, Any]:
+    """A reference's file. Raises ValueError where it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert found["seeds"] >= 1
+        assert all(
+            len(c["mean"]) == len(c["step"]) == len(c["sd"]) for c in found["curves"].values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(f"{path} is no reference: {error!r:.100}") from None
+    return found
+
+
+def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
+    """Means and deviations over runs that differ in their seeds alone. Raises ValueError where
+    they differ in more, or in their length."""
+    settings = [settings_of(one) for one in runs]
+    for one, own in zip(runs, settings, strict=True):
+        names = own.keys() | settings[0].keys()
+        odd = [n for n in sorted(names - {"seed"}) if own.get(n) != settings[0].get(n)]
+        if odd:
+            raise ValueError(f"{one} differs from {runs[0]} in {', '.join(odd[:5])}")
+    rows = [metrics.read(one / "metrics.jsonl") for one in runs]
+    steps = {int(of_run[-1]["step"]) if of_run else 0 for of_run in rows}
+    if len(steps) > 1 or steps == {0}:
+        raise ValueError(
+            f"the runs ended after {sorted(steps)} updates; they must be of one length"
+        )
+    last = steps.pop()
+    kept = sorted({max(round(last * (i + 1) / POINTS), 1) for i in range(POINTS)})
+    names = {n for of_run in rows for row in of_run for n in row if n.startswith("eval/")}
+    curves = {}
+    for name in sorted({"train/loss"} | names):
+        series = [curve(of_run, name) for of_run in rows]
+        at = kept if name == "train/loss" else sorted(set.intersection(*map(set, series)))
+        values = np.array([[one[step] for step in at] for one in series])
+        spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(at))
+        curves[name] = {
+            "step": at,
+            "mean": [round(float(v), 5) for v in values.mean(0)],
+            "sd": [round(float(v), 5) for v in spread],
+        }
+    return {"seeds": len(runs), "curves": curves}
+
+
+def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
+    """Step → value; of the training loss the mean over the last WINDOW of the updates so far."""
+    found = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), float)}
+    if name != "train/loss":
+        return found
+    steps, values = list(found), np.array(list(found.values()))
+    return {
+        step: float(values[max(0, i + 1 - max(int(WINDOW * step), 1)) : i + 1].mean())
+        for i, step in enumerate(steps)
+    }
+
+
+def compare(
+    reference: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
+) -> list[str]:
+    """A line for each point that the run has reached, the newest ones last, and what usually causes
+    the last difference."""
+    lines, causes = [], []
+    for metric, own in reference["curves"].items():
+        yours = curve(rows, metric)
+        reached = [i for i, step in enumerate(own["step"]) if step in yours]
+        for i in reached[-4:]:
+            step, mean, spread = own["step"][i], own["mean"][i], own["sd"][i]
+            value = yours[step]
+            lines.append(
+                f"{metric}: at update {step} {name} stands at {mean:.3f} ± {spread:.3f}; "
+                f"yours at {value:.3f}"
+            )
+        if reached:
+            i = reached[-1]
+            away = (yours[own["step"][i]] - own["mean"][i]) / max(
+                own["sd"][i], 0.01 * abs(own["mean"][i]), 1e-9
+            )
+            if not math.isfinite(away) or abs(away) > FAR:
+                at = own["step"][i] / own["step"][-1]
+                cause = next(text for fits, text in CAUSES if fits(at, away))
+                side = "above" if away > 0 else "below"
+                causes.append(f"{metric}: {abs(away):.0f} deviations {side}; usually {cause}")
+    if not lines:
+        raise ValueError("the run has reached no update that the reference knows")
+    return [*lines, *(causes or [f"within {FAR:g} deviations of {reference['seeds']} seeds"])]
+
+
+if __name__ == "__main__":
+    run(main, CompareConfig, prog="python -m experiments.compare", about=__doc__ or "")

@@ -1,0 +1,180 @@
+"""The rules of a contest between settings, as pure functions of its logs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
+RATIO = 4.0
+"""AlgoPerf's largest ratio of a performance profile."""
+DRAWS = 10_000
+"""Of a bootstrap interval."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of an entry, as the log has it."""
+
+    entry: str
+    kind: str
+    """tuning or score"""
+    length: int
+    """Updates that it was to make, with a decay of its own."""
+    seed: int
+    trial: int
+    """Number of its settings among the trials of the entry's space."""
+    value: float
+    """The metric after the last update; infinite where the run failed."""
+    train_seconds: float
+    """Of all updates, without compilation, evaluation and saving."""
+    compile_seconds: float
+    other_seconds: float
+    """Start, evaluation and saving."""
+
+
+def halton(number: int, dimension: int) -> float:
+    """Entry `number` ≥ 0 of the van der Corput sequence in the base of that dimension's prime, in
+    0..1; the first entry, 0, is left out. Halton 1960."""
+    base, rest, scale, found = PRIMES[dimension], number + 1, 1.0, 0.0
+    while rest:
+        scale /= base
+        rest, digit = divmod(rest, base)
+        found += scale * digit
+    return found
+
+
+def draw(space: Mapping[str, Mapping[str, Any]], number: int) -> dict[str, Any]:
+    """Trial `number` of a space: each setting has log: [low, high], uniform: [low, high], either
+    with of: 1 for 1 − value, or values: [...].
+
+    Raises:
+        ValueError: a range has another form, or there are more settings than primes here.
+    """
+    if len(space) > len(PRIMES):
+        raise ValueError(f"a space has at most {len(PRIMES)} settings, not {len(space)}")
+    found = {}
+    for dimension, (name, entry) in enumerate(space.items()):
+        at = halton(number, dimension)
+        if list(entry) == ["values"]:
+            found[name] = entry["values"][int(at * len(entry["values"]))]
+            continue
+        [kind] = [k for k in ("log", "uniform") if k in entry] or [""]
+        low, high = entry.get(kind) or (math.nan, math.nan)
+        if set(entry) - {kind, "of"} or not low < high or (kind == "log" and low <= 0):
+            raise ValueError(
+                f"{name}: {dict(entry)} is neither log: [low, high] with 0 < low < high, nor "
+                "uniform: [low, high], nor values: [...]"
+            )
+        value = low * (high / low) ** at if kind == "log" else low + (high - low) * at
+        found[name] = float(f"{entry['of'] - value if 'of' in entry else value:.6g}")
+    return found
+
+
+def holds(values: Sequence[float], target: float, margin: float) -> bool:
+    """Whether an entry has reached the target: (target − mean) · √n is over the margin, as in
+    modded-nanogpt's third track, where it is 0.004."""
+    mean = float(np.mean(values)) if len(values) else math.inf
+    return math.isfinite(mean) and (target - mean) * math.sqrt(len(values)) > margin
+
+
+def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
+    """The bootstrap's percentile interval of the mean; NaN for fewer than two values."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return math.nan, math.nan
+    rng = np.random.default_rng(0)
+    means = rng.choice(np.array(values), (DRAWS, len(values))).mean(1)
+    low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)
+
+
+def best_trial(results: Sequence[Result], length: int) -> int | None:
+    """The trial with the lowest mean over the tuning seeds at this length; None without one."""
+    values: dict[int, list[float]] = {}
+    for one in results:
+        if one.kind == "tuning" and one.length == length:
+            values.setdefault(one.trial, []).append(one.value)
+    finite = {t: float(np.mean(v)) for t, v in values.items() if np.isfinite(np.mean(v))}
+    return min(finite, key=finite.__getitem__) if finite else None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an entry reached."""
+
+    entry: str
+    steps: float
+    """The shortest length at whose end it holds; infinite where there is none."""
+    seconds: float
+    """Mean seconds of training of the runs of that length."""
+    means: Mapping[int, tuple[float, float, float, int]]
+    """Length → mean, ends of its interval, number of seeds."""
+    compile_seconds: float
+    other_seconds: float
+
+
+def score(entry: str, results: Sequence[Result], target: float, margin: float) -> Score:
+    """The score of one entry's results; only runs of kind `score` count. An entry that misses the
+    target at every length gets infinity.
+
+    Raises:
+        ValueError: a seed is used both for tuning and for the score.
+    """
+    own = [one for one in results if one.entry == entry]
+    scored = [one for one in own if one.kind == "score"]
+    if both := {one.seed for one in scored} & {one.seed for one in own if one.kind == "tuning"}:
+        raise ValueError(f"{entry}: seeds {sorted(both)} are used for tuning and for the score")
+    means, steps, seconds = {}, math.inf, math.inf
+    for length in sorted({one.length for one in scored}):
+        runs = [one for one in scored if one.length == length]
+        values = [one.value for one in runs]
+        means[length] = (float(np.mean(values)), *interval(values), len(values))
+        if steps == math.inf and holds(values, target, margin):
+            steps = float(length)
+            seconds = float(np.mean([one.train_seconds for one in runs]))
+    average = lambda name: float(np.mean([getattr(one, name) for one in scored or own]))  # noqa: E731
+    return Score(entry, steps, seconds, means, average("compile_seconds"), average("other_seconds"))
+
+
+def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) -> dict[str, float]:
+    """AlgoPerf's score: for each entry the area under its performance profile from 1 to `largest`,
+    over `largest` − 1. `times`: entry → its time on each workload, infinite where it missed. The
+    profile at τ is the share of workloads on which the entry took at most τ times the best."""
+    table = np.array(list(times.values()), np.float64)
+    best = table.min(0)
+    ratios = np.where(np.isfinite(table), table / np.where(np.isfinite(best), best, 1.0), np.inf)
+    areas = np.clip(largest - ratios, 0.0, largest - 1).mean(1) / (largest - 1)
+    return dict(zip(times, areas.tolist(), strict=True))
+
+
+def describe(scores: Sequence[Score], target: float, margin: float, budget: int) -> str:
+    """The rules and the table, as Markdown, the fastest entry first."""
+    shown = lambda x: "missed" if math.isinf(x) else f"{x:.4g}"  # noqa: E731
+    lengths = sorted({length for one in scores for length in one.means})
+    lines = [
+        f"Target {target}, {budget} quasi-random trials of tuning for each entry and length. Each "
+        "length has a decay of its own; lengths are compared at their end alone, which is fixed "
+        f"for all seeds. An entry holds if (target − mean) · √n > {margin}. Seeds of tuning do not "
+        "count. Time is that of the updates: compilation, and start, evaluation and saving, stand "
+        "apart. In brackets: 95 % of a bootstrap.",
+        "",
+        "| entry | steps to target | seconds | "
+        + " | ".join(f"after {length}" for length in lengths)
+        + " | compiling, s | other, s |",
+        "| --- " * (5 + len(lengths)) + "|",
+    ]
+    for one in sorted(scores, key=lambda s: (s.steps, s.seconds, s.entry)):
+        cells = [
+            "–"
+            if length not in one.means
+            else "{:.4f} [{:.4f}, {:.4f}], n {}".format(*one.means[length])
+            for length in lengths
+        ]
+        rest = f"{one.compile_seconds:.1f} | {one.other_seconds:.1f}"
+        lines.append(
+            f"| {one.entry} | {shown(one.steps)} | {shown(one.seconds)} | {' | '.join(cells)} | "
+            f"{rest} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,144 @@
+"""The logbooks of all runs as one page, and the outcome of one.
+
+python -m experiments.logbook
+python -m experiments.logbook runs/quickstart --outcome "weight decay 0.1 is no better than 0.05"
+
+It writes runs/LOGBOOK.md: a row a run with its question (--note of train.py), the settings in which
+it differs from the baseline, the last held-out losses, and its outcome.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from command_line import run
+from files import write_bytes
+from training.reports import logbook, metrics
+from weights.yaml_files import read_yaml
+
+PAGE = "LOGBOOK.md"
+UNTOLD = ("output_dir", "allow_changes", "name", "note")
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class LogbookConfig:
+    """Which runs, and what one of them found out."""
+
+    runs: str = field(
+        default="runs",
+        metadata={"nargs": "?", "positional": True, "help": "Folder of runs, or one run."},
+    )
+    """A folder with runs in it, or with --outcome one run."""
+    baseline: str = ""
+    """The run that the others are compared with. Default: the oldest one."""
+    outcome: str = ""
+    """A line to add to the run's logbook."""
+
+
+def main(config: LogbookConfig) -> None:
+    """Add an outcome, or write the page of all runs and print where it is."""
+    folder = Path(config.runs)
+    if config.outcome:
+        if not is_run(folder):
+            raise ValueError(f"--outcome: {folder} is no run's folder; name one")
+        logbook.Logbook(folder).note("outcome", None, config.outcome)
+        print(f"{folder}: outcome noted")
+        return
+    found = find_runs(folder)
+    if not found:
+        raise ValueError(f"{folder} holds no runs; name a folder that does")
+    baseline = Path(config.baseline) if config.baseline else found[0]
+    if not is_run(baseline):
+        raise ValueError(f"--baseline: {baseline} is no run's folder")
+    write_bytes(folder / PAGE, page(found, baseline).encode())
+    print(f"written: {folder / PAGE}, {len(found)} runs")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is one of a run."""
+    return (folder / "config.yaml").is_file()
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The folders of runs in a folder, at any depth up to three, the oldest first."""
+    if is_run(folder):
+        return [folder]
+    found = {
+        path.parent
+        for depth in ("*", "*/*", "*/*/*")
+        for path in folder.glob(f"{depth}/config.yaml")
+    }
+    return sorted(found, key=lambda one: ((one / "config.yaml").stat().st_mtime, one.name))
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        found |= {f"{prefix}{name}": value} if inner is None else inner
+    return found
+
+
+def settings_of(run_folder: Path) -> dict[str, Any]:
+    """A run's settings by their dotted names, without those that say nothing about it."""
+    return {
+        name: value
+        for name, value in flat(read_yaml(run_folder / "config.yaml")).items()
+        if name not in UNTOLD
+    }
+
+
+def last_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The last evaluated values by name; of a run that evaluated nothing, its last loss."""
+    found = {
+        name: value
+        for row in rows
+        for name, value in row.items()
+        if name.startswith("eval/") and isinstance(value, float)
+    }
+    if not found and rows and isinstance(rows[-1].get("train/loss"), float):
+        return {"train/loss": rows[-1]["train/loss"]}
+    return found
+
+
+def page(runs: Sequence[Path], baseline: Path) -> str:
+    """The Markdown page of these runs."""
+    base = settings_of(baseline)
+    lines = [
+        "# Logbook of all runs",
+        "",
+        f"What changed is beside {baseline.name}. Own lines belong into a run's own {PAGE}.",
+        "",
+        "| run | question | what changed | updates | result | outcome |",
+        "| --- | --- | --- | ---: | --- | --- |",
+    ]
+    for one in runs:
+        own, rows, entries = (
+            settings_of(one),
+            metrics.read(one / "metrics.jsonl"),
+            logbook.read(one),
+        )
+        changes = [f"{n} {own.get(n)}" for n in sorted(own) if own.get(n) != base.get(n)]
+        more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+        cells = [
+            one.name,
+            _last(entries, "question"),
+            ("baseline" if one == baseline else ", ".join(changes[:SHOWN]) + more),
+            str(rows[-1].get("step", 0) if rows else 0),
+            ", ".join(f"{name} {value:.4g}" for name, value in last_losses(rows).items()),
+            _last(entries, "outcome") or _last(entries, "abort") or _last(entries, "end"),
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _last(entries: Sequence[Mapping[str, Any]], event: str) -> str:
+    texts = [str(entry.get("text", "")) for entry in entries if entry.get("event") == event]
+    return " ".join(texts[-1].split()) if texts else ""
+
+
+if __name__ == "__main__":
+    run(main, LogbookConfig, prog="python -m experiments.logbook", about=__doc__ or "")

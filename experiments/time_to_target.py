@@ -1,0 +1,228 @@
+"""A leaderboard with a rule: how many updates, and how many seconds, to a target?
+
+python -m experiments.time_to_target experiments/contests/starter.yaml
+
+The contest fixes data, tokens, architecture and batch; an entry is a file of settings and the space
+they are tuned in. Every run is a line of OUT/runs.jsonl with its command, and the table is made of
+these lines alone. The same command goes on where it was stopped; --table makes the table only.
+"""
+
+import dataclasses
+import json
+import math
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from command_line import run
+from experiments.contest import Result, best_trial, describe, draw, score
+from files import write_bytes
+from training.reports import metrics
+from weights.yaml_files import read_yaml
+
+LOG, TABLE = "runs.jsonl", "table.md"
+
+
+@dataclass(frozen=True)
+class TimeToTargetConfig:
+    """Which contest, and where its runs go."""
+
+    contest: str = field(metadata={"nargs": None, "positional": True, "help": "Contest to run."})
+    """A YAML file, such as experiments/contests/starter.yaml."""
+    out: str = ""
+    """Folder of the log and the table. Default: results/time_to_target/NAME."""
+    runs: str = ""
+    """Folder of the runs themselves. Default: runs/time_to_target/NAME."""
+    entries: tuple[str, ...] = ()
+    """Names of the only entries to run; none = all."""
+    seconds: float = 0.0
+    """Begin no run after so many seconds; 0 = no limit."""
+    table: bool = False
+    """Make the table of the runs there are, and run nothing."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A contest's file, read."""
+
+    workload: str
+    metric: str
+    target: float
+    margin: float
+    budget: int
+    """Trials of each entry and length."""
+    lengths: tuple[int, ...]
+    tuning_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    entries: Mapping[str, Mapping[str, Any]]
+    """Name → `settings` that are fixed, and the `space` of those that are tuned."""
+
+
+def read_contest(path: Path) -> Contest:
+    """The contest of a file. Raises ValueError naming the file and what is wrong in it."""
+    values = read_yaml(path)
+    names = [one.name for one in dataclasses.fields(Contest)]
+    if set(values) != set(names):
+        odd = sorted(set(values) ^ set(names))
+        raise ValueError(f"{path}: {', '.join(odd)}: a contest has {', '.join(names)}")
+    for name in ("lengths", "tuning_seeds", "seeds"):
+        values[name] = tuple(values[name])
+    contest = Contest(**values)
+    if both := set(contest.seeds) & set(contest.tuning_seeds):
+        raise ValueError(f"{path}: seeds {sorted(both)} are used for tuning and for the score")
+    for name, entry in contest.entries.items():
+        try:
+            draw(entry.get("space", {}), 0)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: entry {name}: {error}") from None
+    return contest
+
+
+def main(config: TimeToTargetConfig) -> None:
+    """Tune and score every entry, then print the table and write it."""
+    path = Path(config.contest)
+    contest = read_contest(path)
+    out = Path(config.out or f"results/time_to_target/{path.stem}")
+    runs = Path(config.runs or f"runs/time_to_target/{path.stem}")
+    if unknown := set(config.entries) - set(contest.entries):
+        known = ", ".join(contest.entries)
+        raise ValueError(f"{path} has no entry {', '.join(sorted(unknown))}; there are {known}")
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    names = config.entries or tuple(contest.entries)
+    while not config.table:
+        if config.seconds and time.monotonic() - began > config.seconds:
+            print(f"{config.seconds:g} s are over; the same command goes on")
+            break
+        job = next(jobs(contest, names, read_log(out / LOG)), None)
+        if job is None:
+            break
+        _run(contest, out / LOG, runs, *job)
+    text = make_table(contest, read_log(out / LOG))
+    write_bytes(out / TABLE, text.encode())
+    print(text)
+
+
+def jobs(
+    contest: Contest, names: Sequence[str], done: Sequence[Result]
+) -> Iterator[tuple[str, str, int, int, int]]:
+    """What is left to run, as (entry, kind, length, trial, seed): the tuning first, every entry's
+    trial before the next one's, then the score of the best trial of each length."""
+    known = {(r.entry, r.kind, r.length, r.trial, r.seed) for r in done}
+    wanted = [
+        (entry, "tuning", length, trial, seed)
+        for trial in range(contest.budget)
+        for length in contest.lengths
+        for entry in names
+        for seed in contest.tuning_seeds
+    ]
+    yield from (job for job in wanted if job not in known)
+    for seed in contest.seeds:
+        for length in contest.lengths:
+            for entry in names:
+                trial = best_trial([one for one in done if one.entry == entry], length)
+                job = (entry, "score", length, -1 if trial is None else trial, seed)
+                if trial is not None and job not in known:
+                    yield job
+
+
+def command_of(
+    contest: Contest, entry: str, length: int, trial: int, seed: int, folder: Path
+) -> list[str]:
+    """The command of a run, evaluated at its end alone."""
+    own = contest.entries[entry]
+    settings = {**own.get("settings", {}), **draw(own.get("space", {}), trial)}
+    fixed = {"training.steps": length, "training.eval_every": 0, "seed": seed}
+    flags = [f"--{name}={json.dumps(value)}" for name, value in (settings | fixed).items()]
+    return [
+        *("python", "train.py", f"--config={contest.workload}", *flags),
+        *(f"--name={entry}", f"--output_dir={folder}"),
+    ]
+
+
+def _run(
+    contest: Contest,
+    log: Path,
+    runs: Path,
+    entry: str,
+    kind: str,
+    length: int,
+    trial: int,
+    seed: int,
+) -> None:
+    """Make a run, or go on with it, and append its line to the log."""
+    folder = runs / f"{entry}-{length}-{trial}-{seed}"
+    words = command_of(contest, entry, length, trial, seed, folder)
+    runs.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with folder.with_suffix(".log").open("ab") as file:
+        done = subprocess.run(
+            [sys.executable, *words[1:]], stdout=file, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode == 75:
+        raise SystemExit(75)
+    wall = time.monotonic() - began
+    result = measured(contest, folder, done.returncode == 0, wall)
+    line = {
+        "entry": entry,
+        "kind": kind,
+        "length": length,
+        "trial": trial,
+        "seed": seed,
+        **result,
+        "command": shlex.join(words),
+    }
+    with log.open("a", encoding="utf-8") as file_of_lines:
+        file_of_lines.write(json.dumps(line) + "\n")
+    print(f"{entry} {kind} length {length} trial {trial} seed {seed}: {result}", flush=True)
+
+
+def measured(contest: Contest, folder: Path, is_done: bool, wall: float) -> dict[str, Any]:
+    """Value and times of a run, out of its metrics.jsonl. What its first update takes longer than
+    the others is compilation. A run that failed has no value."""
+    path = folder / "metrics.jsonl"
+    rows = metrics.read(path) if path.is_file() else []
+    times = [row["time/step_ms"] / 1000 for row in rows if row.get("time/step_ms") is not None]
+    usual = float(np.median(times[1:])) if len(times) > 1 else 0.0
+    compiling = max(times[0] - usual, 0.0) if times else 0.0
+    training = sum(times) - compiling
+    value = rows[-1].get(contest.metric) if rows and is_done else None
+    return {
+        "value": value,
+        "train_seconds": round(training, 2),
+        "compile_seconds": round(compiling, 2),
+        "other_seconds": round(max(wall - training - compiling, 0.0), 2),
+    }
+
+
+def read_log(path: Path) -> list[Result]:
+    """The results of a log's lines. Raises ValueError naming a line that is damaged."""
+    if not path.is_file():
+        return []
+    names, found = [one.name for one in dataclasses.fields(Result)], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            row["value"] = math.inf if row["value"] is None else float(row["value"])
+            found.append(Result(**{name: row[name] for name in names}))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is damaged: {error!r:.100}") from None
+    return found
+
+
+def make_table(contest: Contest, results: Sequence[Result]) -> str:
+    """The table of a contest's results."""
+    names = [name for name in contest.entries if any(one.entry == name for one in results)]
+    scores = [score(name, results, contest.target, contest.margin) for name in names]
+    return describe(scores, contest.target, contest.margin, contest.budget)
+
+
+if __name__ == "__main__":
+    run(main, TimeToTargetConfig, prog="python -m experiments.time_to_target", about=__doc__ or "")

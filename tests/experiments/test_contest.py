@@ -1,0 +1,167 @@
+"""The rules of a contest, and the tables that are committed, from their logs."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command_line import parse_config
+from config import Config
+from experiments.contest import (
+    Result,
+    best_trial,
+    draw,
+    halton,
+    holds,
+    interval,
+    profile_areas,
+    score,
+)
+from experiments.time_to_target import (
+    LOG,
+    TABLE,
+    TimeToTargetConfig,
+    command_of,
+    jobs,
+    main,
+    make_table,
+    measured,
+    read_contest,
+    read_log,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+CONTESTS = sorted((ROOT / "experiments" / "contests").glob("*.yaml"))
+
+
+def result(kind: str, length: int, seed: int, value: float, trial: int = 0) -> Result:
+    return Result("adamw", kind, length, seed, trial, value, 10.0 * length, 5.0, 3.0)
+
+
+def test_halton_s_numbers_are_the_published_ones() -> None:
+    assert [halton(n, 0) for n in range(5)] == [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8]
+    np.testing.assert_allclose([halton(n, 1) for n in range(4)], [1 / 3, 2 / 3, 1 / 9, 4 / 9])
+
+
+def test_trials_are_drawn_within_their_ranges() -> None:
+    space: dict[str, Any] = {
+        "rate": {"log": [1e-4, 1e-2]},
+        "beta": {"log": [0.02, 0.5], "of": 1},
+        "name": {"values": ["a", "b"]},
+    }
+    drawn = [draw(space, n) for n in range(50)]
+    assert drawn[0]["rate"] == pytest.approx(1e-3)
+    assert all(1e-4 < one["rate"] < 1e-2 and 0.5 <= one["beta"] <= 0.98 for one in drawn)
+    assert {one["name"] for one in drawn} == {"a", "b"}
+    for wrong in ({"log": [0, 1]}, {"uniform": [2, 1]}, {"range": [0, 1]}):
+        with pytest.raises(ValueError, match=r"rate: .* is neither log"):
+            draw({"rate": wrong}, 0)
+
+
+def test_an_entry_holds_by_the_published_rule() -> None:
+    """(target − mean) · √n > margin: 0.0015 · 2 is not over 0.004, 0.0025 · 2 is."""
+    assert not holds([3.2785] * 4, 3.28, 0.004)
+    assert holds([3.2775] * 4, 3.28, 0.004)
+    assert not holds([3.0, math.inf], 3.28, 0.004)
+    assert not holds([], 3.28, 0.004)
+
+
+def test_an_interval_is_near_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).normal(2.0, 0.1, 400)
+    low, high = interval(values.tolist())
+    half = 1.96 * values.std() / 20
+    np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=1e-3)
+    assert math.isnan(interval([1.0])[0])
+
+
+def test_the_score_is_the_shortest_length_that_holds_at_its_own_end() -> None:
+    results = [
+        *(result("tuning", 100, 0, v, t) for t, v in enumerate([3.9, 3.5, math.inf])),
+        *(result("score", 100, s, 3.6, 1) for s in (1, 2)),
+        *(result("score", 200, s, 3.4, 1) for s in (1, 2)),
+    ]
+    found = score("adamw", results, target=3.5, margin=0.004)
+    assert (found.steps, found.seconds) == (200, 2000)
+    assert found.means[100][0] == pytest.approx(3.6)
+    assert best_trial(results, 100) == 1
+    missed = score("adamw", results, target=3.0, margin=0.004)
+    assert math.isinf(missed.steps)
+    with pytest.raises(ValueError, match=r"seeds \[1\] are used for tuning and for the score"):
+        score("adamw", [*results, result("tuning", 100, 1, 3.4)], 3.5, 0.004)
+
+
+def test_areas_are_those_of_the_profiles() -> None:
+    """By brute force: the mean over τ of the share of workloads within τ of the best."""
+    times = {"a": [1.0, 3.0, math.inf], "b": [2.0, 1.0, math.inf], "c": [math.inf, 2.5, math.inf]}
+    taus = np.linspace(1, 4, 30_001)
+    best = np.min(list(times.values()), axis=0)
+    for name, area in profile_areas(times).items():
+        ratios = [
+            t / b if math.isfinite(t) else math.inf for t, b in zip(times[name], best, strict=True)
+        ]
+        brute = np.mean([np.less_equal.outer(ratios, taus).mean(0)])
+        assert area == pytest.approx(brute, abs=1e-3), name
+
+
+def test_what_is_left_to_run_follows_the_log_and_ends(tmp_path: Path) -> None:
+    contest = read_contest(CONTESTS[0])
+    done: list[Result] = []
+    names = ("adamw", "sgd")
+    while (job := next(jobs(contest, names, done), None)) is not None:
+        entry, kind, length, trial, seed = job
+        value = 5.0 - 0.1 * trial if entry == "adamw" else 4.5 + trial
+        done.append(Result(entry, kind, length, seed, trial, value, 1.0, 1.0, 1.0))
+    lengths, budget = len(contest.lengths), contest.budget
+    assert len(done) == 2 * lengths * (budget * len(contest.tuning_seeds) + len(contest.seeds))
+    scored = {(one.entry, one.trial) for one in done if one.kind == "score"}
+    assert scored == {("adamw", budget - 1), ("sgd", 0)}
+    assert "| adamw |" in make_table(contest, done)
+
+
+@pytest.mark.parametrize("path", CONTESTS, ids=lambda path: path.stem)
+def test_every_entry_s_command_is_understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    contest = read_contest(path)
+    for entry in contest.entries:
+        for trial in range(contest.budget):
+            words = command_of(contest, entry, 150, trial, 7, Path("runs/x"))
+            config = parse_config(Config, words[2:])
+            assert (config.training.steps, config.seed) == (150, 7)
+
+
+def test_times_leave_compilation_and_evaluation_out(tmp_path: Path) -> None:
+    times = [5000.0, 100.0, 100.0, 120.0]
+    rows = [{"step": n + 1, "time/step_ms": t} for n, t in enumerate(times)]
+    rows[-1]["eval/tone/loss"] = 3.5
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    contest = read_contest(CONTESTS[0])
+    assert measured(contest, tmp_path, True, 9.0) == {
+        "value": 3.5,
+        "train_seconds": 0.42,
+        "compile_seconds": 4.9,
+        "other_seconds": 3.68,
+    }
+    assert measured(contest, tmp_path, False, 9.0)["value"] is None
+
+
+def test_the_command_makes_the_table_and_refuses_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {**result("score", 150, 101, 3.9).__dict__, "command": "python train.py"}
+    (tmp_path / LOG).write_text(json.dumps(line) + "\n")
+    main(TimeToTargetConfig(str(CONTESTS[0]), out=str(tmp_path), table=True))
+    assert (tmp_path / TABLE).read_text() in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has no entry adagrad; there are sgd"):
+        main(TimeToTargetConfig(str(CONTESTS[0]), entries=("adagrad",), table=True))
+    (tmp_path / LOG).write_text('{"entry": 1}\n')
+    with pytest.raises(ValueError, match="line 1 is damaged"):
+        read_log(tmp_path / LOG)
+
+
+@pytest.mark.parametrize("log", sorted(ROOT.glob(f"results/time_to_target/*/{LOG}")), ids=str)
+def test_a_committed_table_is_that_of_its_log(log: Path) -> None:
+    contest = read_contest(ROOT / "experiments" / "contests" / f"{log.parent.name}.yaml")
+    assert (log.parent / TABLE).read_text() == make_table(contest, read_log(log))

@@ -1,0 +1,119 @@
+"""The loss of one batch around the weights, along the update and along the Hessian's directions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from training.update.observables import Again, Update, whole_norm
+
+LANCZOS = 12
+"""Products for the largest eigenvalue."""
+PROBES = 4
+"""Products for the trace."""
+TAG = 0x6C6F6F6B  # apart from the keys of examples
+FLOOR = 1e-6
+"""Least relative variance of a measured value in the fit."""
+
+
+def parabola(update: Update) -> Mapping[str, Array]:
+    """look/alpha: where the update lands in the parabola that losses and slopes at both its ends
+    fit best, by their variances over the parts of the batch: −1 where it began, 0 at the bottom, 1
+    as high on the far side; −1 too where it bends down (Mutschler & Zell 2020; Cockpit)."""
+    again = _again(update)
+    length = whole_norm(update.updates)
+    moved = jax.tree.map(lambda p, u: p + u, again.trained, update.updates)
+    assert again.losses is not None
+    values = []
+    for grads, losses in ((again.parts, again.losses), again.parts_at(moved)):
+        slopes = sum(
+            (g * u[None]).sum(tuple(range(1, g.ndim)))
+            for g, u in zip(jax.tree.leaves(grads), jax.tree.leaves(update.updates), strict=True)
+        )
+        values += [_moments(again, losses), _moments(again, slopes)]
+    (first, first_spread), (slope, slope_spread), (last, last_spread), (end, end_spread) = values
+    seen = jnp.stack([jnp.zeros(()), last - first, slope, end])
+    spread = jnp.stack([first_spread, last_spread, slope_spread, end_spread])
+    rows = jnp.array([[1.0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 1, 2]])
+    weights = 1 / (spread + FLOOR * jnp.square(seen).max() + 1e-30)
+    weighted = rows * (weights / weights.max())[:, None]
+    normal = jnp.matmul(rows.T, weighted, precision="highest")
+    _, fall, bend = jnp.linalg.solve(normal, jnp.matmul(weighted.T, seen, precision="highest"))
+    alpha = jnp.where(bend > 0, -2 * bend / jnp.where(fall == 0, -1.0, fall) - 1, -1.0)
+    return {"look/alpha": jnp.where(length > 0, alpha, -1.0)}
+
+
+def _moments(again: Again, values: Array) -> tuple[Array, Array]:
+    """Mean over the parts, and the variance of that mean."""
+    mean = again.mean({"mean": values.mean()})["mean"]
+    square = again.mean({"square": jnp.square(values - mean).mean()})["square"]
+    return mean, square / max(again.count - 1, 1)
+
+
+def top_eigenvalue(update: Update) -> Mapping[str, Array]:
+    """look/hessian_top: the largest eigenvalue of the Hessian, by Lanczos' iteration."""
+    again = _again(update)
+    start = _signs(again, 0)
+    zeros = jax.tree.map(jnp.zeros_like, start)
+    unit = _scaled(start, 1 / whole_norm(start))
+
+    def turn(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
+        before, now, beta = state
+        image = _hessian_times(again, now)
+        alpha = _dot(image, now)
+        rest = jax.tree.map(lambda w, v, old: w - alpha * v - beta * old, image, now, before)
+        beta = whole_norm(rest)
+        return (now, _scaled(rest, 1 / jnp.maximum(beta, 1e-20)), beta), (alpha, beta)
+
+    _, (alphas, betas) = jax.lax.scan(turn, (zeros, unit, jnp.float32(0)), None, length=LANCZOS)
+    # Once the Krylov space is exhausted, what follows is rounding and belongs to no eigenvector.
+    alive = jnp.cumprod(jnp.concatenate([jnp.ones(1), betas[:-1] > 1e-5 * jnp.abs(alphas).max()]))
+    links = betas[:-1] * alive[1:]
+    matrix = jnp.diag(jnp.where(alive > 0, alphas, alphas[0]))
+    matrix += jnp.diag(links, 1) + jnp.diag(links, -1)
+    return {"look/hessian_top": jnp.linalg.eigvalsh(matrix)[-1]}
+
+
+def trace(update: Update) -> Mapping[str, Array]:
+    """look/hessian_trace: the mean of vᵀ H v over vectors of random signs (Hutchinson 1990)."""
+    again = _again(update)
+
+    def one(total: Array, number: Array) -> tuple[Array, None]:
+        signs = _signs(again, number + 1)
+        return total + _dot(signs, _hessian_times(again, signs)), None
+
+    total, _ = jax.lax.scan(one, jnp.float32(0), jnp.arange(PROBES))
+    return {"look/hessian_trace": total / PROBES}
+
+
+def _again(update: Update) -> Again:
+    assert update.again is not None
+    return update.again
+
+
+def _hessian_times(again: Again, vector: PyTree) -> Any:
+    return jax.jvp(again.gradient_at, (again.trained,), (vector,))[1]
+
+
+def _signs(again: Again, number: int | Array) -> Any:
+    """A vector of random signs, the same on all devices."""
+    key = jax.random.fold_in(jax.random.fold_in(again.key, TAG), number)
+    leaves, treedef = jax.tree.flatten(again.trained)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        treedef,
+        [
+            jax.random.rademacher(k, leaf.shape, jnp.float32)
+            for k, leaf in zip(keys, leaves, strict=True)
+        ],
+    )
+
+
+def _scaled(tree: PyTree, factor: Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf * factor, tree)
+
+
+def _dot(a: PyTree, b: PyTree) -> Any:
+    return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -1,0 +1,121 @@
+"""What may be looked at inside of an update, as a table by price.
+
+economy costs no pass over the batch: norms, histograms, and what the gradients of micro-batches or
+devices say about the batch's size. business adds a second gradient and a forward pass, full adds
+products with the Hessian. After Cockpit: Schneider et al. 2021, arXiv:2102.06604.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from optim.freezing import with_zeros
+from training.config import Looks
+from training.update.curvature import parabola, top_eigenvalue, trace
+from training.update.observables import Observable, Update, whole_norm
+from trees import is_stacked, named_leaves
+
+TINY = 1e-30
+DECADES = 14
+"""Bins of a histogram: below 1e-10, twelve decades from there, and 100 and above."""
+
+
+def sizes(update: Update) -> Mapping[str, Array]:
+    """Norms of gradient and update, and the update's over the weights'."""
+    moved, weights = whole_norm(update.updates), whole_norm(update.params)
+    return {
+        "look/gradient": whole_norm(update.grads),
+        "look/update": moved,
+        "look/update_to_weights": moved / jnp.maximum(weights, TINY),
+    }
+
+
+def histograms(update: Update) -> Mapping[str, Array]:
+    """For every tensor, of a stack for every layer, how many entries of the gradient and of the
+    weights are of which order of magnitude."""
+    trees = {"grad": with_zeros(update.grads, update.params), "param": update.params}
+    return {
+        f"histogram/{kind}/{name}": counts
+        for kind, tree in trees.items()
+        for name, leaf in named_leaves(tree)
+        for name, counts in _layers(name, leaf)
+    }
+
+
+def _layers(name: str, leaf: Array) -> list[tuple[str, Array]]:
+    if not is_stacked(name):
+        return [(name, _decades(leaf))]
+    return [(f"{name}/{layer}", _decades(leaf[layer])) for layer in range(len(leaf))]
+
+
+def _decades(leaf: Array) -> Array:
+    size = jnp.log10(jnp.maximum(jnp.abs(leaf.astype(jnp.float32)), 1e-11))
+    place = jnp.clip(jnp.floor(size).astype(jnp.int32) + 11, 0, DECADES - 1)
+    return jnp.stack([(place == bin).sum() for bin in range(DECADES)]).astype(jnp.float32)
+
+
+def spread_of_gradients(update: Update) -> Mapping[str, Array]:
+    """What the gradients of micro-batches, or devices, say about the batch:
+
+    - noise_scale: trace of the gradients' covariance over the squared norm of their mean, in
+      examples: a batch that much larger than this hardly helps (McCandlish et al. 2018,
+      arXiv:1812.06162); NaN where the mean is lost in noise
+    - gsnr: the squared mean over the variance, of an example, averaged over the parameters (Liu et
+      al. 2020, arXiv:2001.07384)
+    - norm_test: relative error of the mean gradient (Byrd et al. 2012), and inner_product_test: of
+      its length alone (Bollapragada et al. 2018, arXiv:1710.11258); above 1 the batch is too small
+    """
+    again, grads = update.again, update.grads
+    assert again is not None
+    count, size = again.count, again.size
+    away = jax.tree.map(lambda g, mean: jnp.square(g - mean[None]).mean(0), again.parts, grads)
+    variance = jax.tree.map(lambda v: v * size * count / (count - 1), again.mean(away))
+    of_trace, square = _sum(variance), jnp.square(whole_norm(grads))
+    dots = sum(jax.tree.leaves(jax.tree.map(_dots, again.parts, grads)))
+    inner = again.mean({"inner": jnp.square(dots).mean()})["inner"]
+    signal = square - of_trace / (count * size)
+    ratios = jax.tree.map(lambda mean, v: jnp.square(mean) / (v + TINY), grads, variance)
+    entries = sum(leaf.size for leaf in jax.tree.leaves(grads))
+    relative = inner / jnp.maximum(square**2, TINY)
+    return {
+        "look/noise_scale": jnp.where(signal > 0, of_trace / signal, jnp.nan),
+        "look/gsnr": _sum(ratios) / entries,
+        "look/norm_test": jnp.sqrt(of_trace / (count * size * jnp.maximum(square, TINY))),
+        "look/inner_product_test": jnp.sqrt(jnp.maximum(relative - 1, 0) / (count - 1)),
+    }
+
+
+def _dots(parts: Array, mean: Array) -> Array:
+    """Of each part of one tensor with the mean."""
+    return (parts * mean[None]).sum(tuple(range(1, parts.ndim)))
+
+
+def _sum(tree: PyTree) -> Any:
+    return sum(leaf.sum() for leaf in jax.tree.leaves(tree))
+
+
+Look = Callable[[Update], Mapping[str, Array]]
+TABLE: dict[Looks, tuple[tuple[Look, bool], ...]] = {
+    "off": (),
+    "economy": ((sizes, False), (histograms, False), (spread_of_gradients, True)),
+    "business": ((parabola, True),),
+    "full": ((top_eigenvalue, False), (trace, False)),
+}
+"""What each price adds to the ones before it, and whether it reads the parts' gradients."""
+
+
+def make_looks(price: Looks, every: int, parts: int, more: Look | None = None) -> list[Observable]:
+    """The observables of a price, the cheaper ones first. `parts`: micro-batches over all devices,
+    of which a single one has no spread; `more`: the model's own, from business on."""
+    prices = list(TABLE)
+    chosen = [row for name in prices[: prices.index(price) + 1] for row in TABLE[name]]
+    if more is not None and prices.index(price) >= prices.index("business"):
+        chosen.append((more, False))
+    return [
+        Observable(every, look, wants_parts)
+        for look, wants_parts in chosen
+        if parts > 1 or look is not spread_of_gradients
+    ]
