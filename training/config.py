@@ -91,6 +91,10 @@ class TrainingConfig:
     norms_every: int = 0
     """Updates between rows with the norms of gradient, weights and update of every tensor, by
     layer, and the ratio of update to weights; 0 = never."""
+    lr_range_test: bool = False
+    """Raise the learning rate from 1/1000 of optim.learning_rate to 100 times it over
+    training.steps, draw RUN/lr_range.svg, and name a rate to start from (Smith 2015,
+    arXiv:1506.01186). No spike and no NaN ends such a run."""
     observe: Looks = "off"
     """What is looked at inside of an update: economy (no pass more: sizes, histograms, distance
     from the start, and from 2 micro-batches or devices on the noise scale, GSNR, norm and

@@ -18,8 +18,10 @@ from training.devices.shortage import check_room, telling
 from training.hooks import measure_distance
 from training.loop import Hook, Outlets, Work, fit
 from training.recipe import Recipe, Run
+from training.reports import metrics, range_test
 from training.reports.logbook import Logbook
 from training.reports.metrics import Counts
+from training.reports.range_test import unbroken
 from training.reports.tracing import Trace
 from training.reports.trackers import Tracker
 from training.saved import runs, starts
@@ -60,7 +62,7 @@ def _train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Trai
         micro_batch_size(config.training, devices)  # refused before a folder is made
     recipe = agreement.together(lambda: make_recipe(config))
     agreement.check(recipe.depends_on)
-    epochs, config = config.training.epochs, in_updates(config, recipe.examples)
+    epochs, config = config.training.epochs, unbroken(in_updates(config, recipe.examples))
     check_keep_best(config.checkpoint, recipe.splits)
     largest = recipe.batch_shapes(max(make_plan(config.training).sizes))
     create = make_state(config, recipe.init, recipe.players)
@@ -318,6 +320,8 @@ class _Session:
         self._book.note("end" if done == steps else "stop", done, f"step {done} of {steps}")
         print(f"{folder}: step {done} of {steps}", end="")
         print("" if done == steps else "; the same command goes on from here", flush=True)
+        if self._config.training.lr_range_test and done == steps and self._run.devices.is_first:
+            print(range_test.report(folder, metrics.read(folder / "metrics.jsonl")), flush=True)
 
     def _leave(self, checkpoints: Checkpoints, tracker: Tracker) -> None:
         """End a process that is to stop while its main thread is busy, as in a

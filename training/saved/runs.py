@@ -67,7 +67,7 @@ OURS = {
     *("config.yaml.new", "environment.json.new", "metrics.jsonl.new"),
     *("LOGBOOK.md", "logbook.jsonl", "skips.json", "skips.json.new"),
     *("checkpoints", "grids", "tokenizer", "vqgan", "tokenizer.new", "vqgan.new", "wandb"),
-    *("tensorboard", "profile"),
+    *("tensorboard", "profile", "lr_range.svg"),
     ".lock",
 }
 

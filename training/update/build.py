@@ -20,6 +20,7 @@ from training.devices import fitting, parallel
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
 from training.devices.parallel import Devices
 from training.recipe import Recipe
+from training.reports.range_test import rising
 from training.update.looks import make_looks
 from training.update.observables import Observable, Update, tensor_norms
 from training.update.players import Player, Players
@@ -47,10 +48,13 @@ def make_update(
     shares = devices.num_shares if devices.mode == "pmap" else 1
     parts = max(training.batch_size // (size * devices.num_shares), 1) * shares
     looks = make_looks(training.observe, training.observe_every, parts, look_inside)
+    schedule = make_schedule(config.optim, training.steps, examples_at)
+    if training.lr_range_test:
+        schedule = rising(config.optim.learning_rate, training.steps)
     return make_train_step(
         parallel.gather_before(loss, devices),
         make_optimizer(config.optim, parallel.spread(devices), rates),
-        make_schedule(config.optim, training.steps, examples_at),
+        schedule,
         parallel.count_micro_batches(devices, size),
         parallel.mean_over(devices),
         Extras(

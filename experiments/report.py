@@ -1,0 +1,248 @@
+"""Runs as one HTML page that needs no network: curves, settings, logbooks, pictures.
+
+python -m experiments.report runs/sweeps/valley --out report.html
+"""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from command_line import run
+from experiments.logbook import find_runs, last_losses, settings_of
+from files import write_bytes
+from svg import Points, colour, parallel, plot
+from training.reports import logbook, metrics
+
+SMOOTHING = 0.05
+"""Share of a run over which the training loss is averaged."""
+RATE = "optim.learning_rate"
+QUIET = ("seed",)
+GRIDS = 3
+"""Pictures of a run that are shown: first, middle, last."""
+LARGEST = 2_000_000
+"""Bytes of a picture that is put into the page."""
+STYLE = "body{font:14px sans-serif;margin:2em;max-width:70em}table{border-collapse:collapse}\
+td,th{border:1px solid #ccc;padding:2px 6px;text-align:left}img{max-width:30em;margin:4px}"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Which runs, and where the page goes."""
+
+    runs: tuple[str, ...] = field(
+        default=("runs",),
+        metadata={"nargs": "+", "positional": True, "help": "Runs, or folders with runs in them."},
+    )
+    """Folders of runs, or folders with runs in them."""
+    out: str = "report.html"
+    """The page."""
+    metric: str = ""
+    """What runs are ranked by; the lowest is best. Default: the first evaluated loss."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What the page shows of a run."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    entries: Sequence[Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    def value(self, metric: str) -> float:
+        """The metric's last value; NaN where there is none."""
+        found = [row[metric] for row in self.rows if isinstance(row.get(metric), float)]
+        return float(found[-1]) if found else float("nan")
+
+
+def main(config: ReportConfig) -> None:
+    """Write the page and say where it is."""
+    folders = [one for name in config.runs for one in find_runs(Path(name))]
+    runs = [
+        RunData(one, settings_of(one), metrics.read(one / "metrics.jsonl"), logbook.read(one))
+        for one in dict.fromkeys(folders)
+    ]
+    if not runs:
+        raise ValueError(
+            f"{', '.join(config.runs)}: there are no runs; name folders that hold some"
+        )
+    evaluated = [name for one in runs for name in last_losses(one.rows)]
+    metric = config.metric or min(evaluated, default="train/loss")
+    if config.metric and all(np.isnan(one.value(metric)) for one in runs):
+        known = ", ".join(sorted(set(evaluated))) or "none"
+        raise ValueError(f"--metric {metric}: no run has it; there are {known}")
+    write_bytes(Path(config.out), page(runs, metric).encode())
+    print(f"written: {config.out}, {len(runs)} runs by {metric}")
+
+
+def page(runs: Sequence[RunData], metric: str) -> str:
+    """The page."""
+    searched = differing(runs)
+    parts = [
+        f"<h1>{len(runs)} runs</h1>",
+        _table(runs, metric, searched),
+        f"<h2>Loss</h2><p>Training loss averaged over {SMOOTHING:.0%} of a run. Dashed: events of "
+        "the logbooks; their text shows under the pointer.</p>",
+        *(_curves(runs, x, "train/loss") for x in ("examples", "hours")),
+        f"<h2>{html.escape(metric)}</h2>",
+        *(_curves(runs, x, metric) for x in ("examples", "hours") if metric != "train/loss"),
+        _valley(runs, metric, searched),
+        _influence(runs, metric, searched),
+        "<h2>Pictures</h2>",
+        *(_pictures(one) for one in runs),
+        "<h2>Every setting</h2>",
+        *(_settings(one) for one in runs),
+    ]
+    title = html.escape(f"Pastel: {len(runs)} runs")
+    return (
+        f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        + "\n".join(part for part in parts if part)
+        + "\n"
+    )
+
+
+def differing(runs: Sequence[RunData]) -> list[str]:
+    """Names of the settings in which the runs differ, but for the seed."""
+    names = sorted({name for one in runs for name in one.settings} - set(QUIET))
+    return [n for n in names if len({repr(one.settings.get(n)) for one in runs}) > 1]
+
+
+def smoothed(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> Points:
+    """Points of a metric; of the training loss means over SMOOTHING of the run."""
+    found = [
+        (row.get(x, row.get("step", 0)), row[name]) for row in rows if _is_number(row.get(name))
+    ]
+    found = [(at, value) for at, value in found if _is_number(at)]
+    if name != "train/loss" or not found:
+        return found
+    width = max(int(SMOOTHING * len(found)), 1)
+    sums = np.concatenate([[0.0], np.cumsum([value for _, value in found])])
+    ends = np.arange(1, len(found) + 1)
+    starts = np.maximum(ends - width, 0)
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    return [(at, float(mean)) for (at, _), mean in zip(found, means, strict=True)]
+
+
+def influence(runs: Sequence[RunData], metric: str, names: Sequence[str]) -> dict[str, float]:
+    """Share of the metric's variance between the groups of runs with one value of a setting (η²),
+    of numbers with many values between their quarters; the largest first."""
+    values = np.array([one.value(metric) for one in runs])
+    good = np.isfinite(values)
+    whole = values[good].var() if good.any() else 0.0
+    found = {}
+    for name in names if whole > 0 else ():
+        own = [one.settings.get(name) for one, is_good in zip(runs, good, strict=True) if is_good]
+        groups: dict[Any, list[float]] = {}
+        for key, value in zip(_quarters(own), values[good], strict=True):
+            groups.setdefault(key, []).append(float(value))
+        between = sum(len(g) * (np.mean(g) - values[good].mean()) ** 2 for g in groups.values())
+        found[name] = float(between / (len(own) * whole))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _quarters(values: Sequence[Any]) -> list[Any]:
+    """Numbers of more than four values as the quarter in which they stand; others as text."""
+    if len(set(map(repr, values))) <= 4 or not all(map(_is_number, values)):
+        return [repr(value) for value in values]
+    return np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values).tolist()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _curves(runs: Sequence[RunData], x: str, name: str) -> str:
+    lines = {one.name: smoothed(one.rows, x, name) for one in runs}
+    place = {one.name: {row.get("step"): row.get(x) for row in one.rows} for one in runs}
+    marks = [
+        (float(at), f"{one.name}: {entry.get('event')} {entry.get('text')}")
+        for one in runs
+        for entry in one.entries
+        if (at := place[one.name].get(entry.get("step"))) is not None
+    ]
+    return plot(lines, x, name, marks=marks)
+
+
+def _valley(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
+    if RATE not in searched:
+        return ""
+    points = {one.name: [(float(one.settings[RATE]), one.value(metric))] for one in runs}
+    return "<h2>Learning rates</h2>" + plot(points, RATE, metric, log_x=True, dots=True)
+
+
+def _influence(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
+    shares = influence(runs, metric, searched)
+    if not shares:
+        return ""
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{share:.0%}</td></tr>"
+        for name, share in shares.items()
+    )
+    good = [one for one in runs if np.isfinite(one.value(metric))]
+    names = list(shares)[:7]
+    lines = [[*(_place(one, n, good) for n in names), one.value(metric)] for one in good]
+    return (
+        "<h2>Which setting moved the result most</h2><p>Share of the result's variance between "
+        "runs of different values. Settings that change together cannot be told apart.</p>"
+        f"<table>{rows}</table>" + parallel([*names, metric], lines, [one.name for one in good])
+    )
+
+
+def _place(one: RunData, name: str, runs: Sequence[RunData]) -> float:
+    """A number as it is, a word by its place among those there are."""
+    values: list[Any] = [run.settings.get(name) for run in runs]
+    own: Any = one.settings.get(name)
+    if all(map(_is_number, values)):
+        return float(own)
+    return float(sorted(map(repr, values)).index(repr(own)))
+
+
+def _table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
+    heads = ["", "run", metric, "updates", "seed", *searched]
+    lines = []
+    order = sorted(range(len(runs)), key=lambda i: (np.isnan(v := runs[i].value(metric)), v))
+    for i in order:
+        one = runs[i]
+        step = one.rows[-1].get("step", 0) if one.rows else 0
+        shown = [one.name, f"{one.value(metric):.4f}", step, one.settings.get("seed")]
+        shown += [one.settings.get(name) for name in searched]
+        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in shown)
+        lines.append(f'<tr><td style="background:{colour(i)}">&nbsp;</td>{cells}</tr>')
+    titles = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
+    return f"<table><tr>{titles}</tr>{''.join(lines)}</table>"
+
+
+def _pictures(one: RunData) -> str:
+    files = sorted((one.folder / "grids").glob("*.png"))
+    files = [file for file in files if file.stat().st_size <= LARGEST]
+    chosen = (
+        [files[round(i * (len(files) - 1) / (GRIDS - 1))] for i in range(GRIDS)] if files else []
+    )
+    images = "".join(
+        f'<img alt="{html.escape(file.stem)}" title="{html.escape(file.stem)}" '
+        f'src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}">'
+        for file in dict.fromkeys(chosen)
+    )
+    return f"<p>{html.escape(one.name)}<br>{images}</p>" if images else ""
+
+
+def _settings(one: RunData) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
+        for name, value in one.settings.items()
+    )
+    summary = f"<summary>{html.escape(one.name)}</summary>"
+    return f"<details>{summary}<table>{rows}</table></details>"
+
+
+if __name__ == "__main__":
+    run(main, ReportConfig, prog="python -m experiments.report", about=__doc__ or "")

@@ -1,0 +1,148 @@
+"""Plots as SVG in text: lines, points and parallel axes, for pages without a network."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Points = Sequence[tuple[float, float]]
+COLOURS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b"),
+    *("#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+)
+WIDTH, HEIGHT, LEFT, LOW = 640, 300, 60, 40
+MOST = 400
+"""Points of a line that are drawn."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range of numbers on a line of pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def at(self, value: float) -> float:
+        """Where a value stands, in pixels."""
+        scale = math.log if self.is_log else float
+        low, high = scale(self.low), scale(self.high)
+        share = (scale(value) - low) / (high - low) if high > low else 0.5
+        return round(self.start + share * (self.end - self.start), 1)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Five values from one end to the other."""
+        if self.is_log:
+            return [self.low * (self.high / self.low) ** (i / 4) for i in range(5)]
+        return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
+
+
+def colour(number: int) -> str:
+    """The colour of line `number`."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def finite(points: Points, log_x: bool = False) -> list[tuple[float, float]]:
+    """The points that can be drawn, thinned to MOST."""
+    kept = [
+        (x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)
+    ]
+    every = max(len(kept) // MOST, 1)
+    return kept[::every] + (kept[-1:] if kept and (len(kept) - 1) % every else [])
+
+
+def plot(
+    lines: Mapping[str, Points],
+    x_name: str,
+    y_name: str,
+    *,
+    log_x: bool = False,
+    dots: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """An SVG of lines, or of dots, by name; `marks` are vertical lines with a text that shows under
+    the pointer. Empty where there is nothing to draw."""
+    drawn = {name: finite(points, log_x) for name, points in lines.items()}
+    everything = [point for points in drawn.values() for point in points]
+    if not everything:
+        return ""
+    xs, ys = [x for x, _ in everything], [y for _, y in everything]
+    across = Axis(min(xs), max(xs), LEFT, WIDTH - 10, log_x)
+    up = Axis(min(ys), max(ys), HEIGHT - LOW, 10)
+    parts = [_frame(across, up, x_name, y_name)]
+    for x, text in marks:
+        if across.low <= x <= across.high:
+            parts.append(
+                f'<line x1="{across.at(x)}" x2="{across.at(x)}" y1="10" y2="{HEIGHT - LOW}" '
+                f'stroke="#999" stroke-dasharray="3 3"><title>{html.escape(text)}</title></line>'
+            )
+    for number, (name, points) in enumerate(drawn.items()):
+        title = f"<title>{html.escape(name)}</title>"
+        if dots:
+            parts += [
+                f'<circle cx="{across.at(x)}" cy="{up.at(y)}" r="4" fill="{colour(number)}">'
+                f"{title}</circle>"
+                for x, y in points
+            ]
+            continue
+        way = " ".join(f"{across.at(x)},{up.at(y)}" for x, y in points)
+        parts.append(
+            f'<polyline points="{way}" fill="none" stroke="{colour(number)}" stroke-width="1.5">'
+            f"{title}</polyline>"
+        )
+    return _svg(WIDTH, HEIGHT, parts)
+
+
+def parallel(names: Sequence[str], rows: Sequence[Sequence[float]], titles: Sequence[str]) -> str:
+    """An SVG of parallel axes, one for each name; a row is a line with a value on each of them."""
+    if not rows or len(names) < 2:
+        return ""
+    columns = list(zip(*rows, strict=True))
+    gap = (WIDTH - 2 * LEFT) / (len(names) - 1)
+    axes = [Axis(min(c), max(c), HEIGHT - LOW, 20) for c in columns]
+    parts = []
+    for i, (name, axis) in enumerate(zip(names, axes, strict=True)):
+        x = LEFT + i * gap
+        parts += [
+            f'<line x1="{x}" x2="{x}" y1="20" y2="{HEIGHT - LOW}" stroke="#333"/>',
+            _text(x, HEIGHT - 20, name, "middle"),
+            _text(x + 3, HEIGHT - LOW, f"{axis.low:.3g}", "start"),
+            _text(x + 3, 20, f"{axis.high:.3g}", "start"),
+        ]
+    for number, (row, title) in enumerate(zip(rows, titles, strict=True)):
+        way = " ".join(
+            f"{LEFT + i * gap:.1f},{axis.at(value)}"
+            for i, (axis, value) in enumerate(zip(axes, row, strict=True))
+        )
+        parts.append(
+            f'<polyline points="{way}" fill="none" stroke="{colour(number)}" opacity="0.8">'
+            f"<title>{html.escape(title)}</title></polyline>"
+        )
+    return _svg(WIDTH, HEIGHT, parts)
+
+
+def _frame(across: Axis, up: Axis, x_name: str, y_name: str) -> str:
+    bottom = HEIGHT - LOW
+    parts = [
+        f'<path d="M{LEFT},10 V{bottom} H{WIDTH - 10}" fill="none" stroke="#333"/>',
+        _text((LEFT + WIDTH) / 2, HEIGHT - 4, x_name, "middle"),
+        _text(LEFT, 9, y_name, "start"),
+    ]
+    parts += [_text(across.at(t), bottom + 14, f"{t:.3g}", "middle") for t in across.ticks]
+    parts += [_text(LEFT - 4, up.at(t) + 4, f"{t:.3g}", "end") for t in up.ticks]
+    return "".join(parts)
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="10" text-anchor="{anchor}">'
+        f"{html.escape(text)}</text>"
+    )
+
+
+def _svg(width: int, height: int, parts: Sequence[str]) -> str:
+    box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>'
