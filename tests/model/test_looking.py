@@ -1,11 +1,16 @@
 """Looks inside of the model against NumPy."""
 
+from dataclasses import replace
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from model import looking, transformer
 from model.attention import weigh
+from model.loss import cross_entropy
 from model.notes import note, taking
 from tests.tiny import TINY
 
@@ -42,6 +47,33 @@ def test_every_layer_is_named_and_tokens_and_predictions_have_their_entropies() 
     np.testing.assert_allclose(found["entropy/tokens"], -(shares * np.log(shares)).sum(), rtol=1e-5)
     assert 0.95 * np.log(20) < found["entropy/prediction"] <= np.log(20) + 1e-4  # untrained
     assert all(0 < value < 50 for value in found.values())
+
+
+def test_the_transformer_s_loss_has_products_with_its_hessian() -> None:
+    """Its products have gradients written by hand, which must be differentiable once more: along a
+    direction, the change of the gradient over a small step."""
+    model = transformer.build(replace(TINY, encoder_depth=1, decoder_depth=1))
+    rng = np.random.default_rng(0)
+    text, tokens = (jnp.int32(rng.integers(0, 20, (2, n))) for n in (6, 9))
+
+    def loss(params: Any) -> jax.Array:
+        logits = model.apply(params, text, jnp.ones((2, 6), bool), tokens)
+        return cross_entropy(logits, tokens).mean()
+
+    def product(params: Any, direction: Any) -> tuple[Any, Any]:
+        return jax.jvp(jax.grad(loss), (params,), (direction,))
+
+    params = model.init(jax.random.key(0))
+    direction = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
+    found = jax.jit(product)(params, direction)[1]
+    step = 1e-2
+    ends = [
+        jax.jit(jax.grad(loss))(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction))
+        for s in (step, -step)
+    ]
+    away = jax.tree.map(lambda a, b: (a - b) / (2 * step), *ends)
+    error = optax.tree.norm(jax.tree.map(jnp.subtract, found, away)) / optax.tree.norm(found)
+    assert error < 0.02
 
 
 def test_outside_of_a_look_a_note_computes_nothing() -> None:

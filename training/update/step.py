@@ -69,7 +69,8 @@ def make_train_step(
     mean_over_devices: Callable[[PyTree], PyTree] = lambda tree: tree,
     extras: Extras = NO_EXTRAS,
 ) -> Step:
-    """The update for a loss, a pure function of one share of a batch. `mean_over_devices`: see parallel.py.
+    """The update for a loss, a pure function of one share of a batch. `mean_over_devices`: see
+    parallel.py.
 
     If the state has a guard (training/update/spikes.py), an update that would do harm leaves
     parameters, optimizer and averages unchanged.
