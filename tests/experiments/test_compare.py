@@ -20,7 +20,11 @@ def make_run(
     (folder / "config.yaml").write_text(json.dumps(values | settings))
     rows = []
     for step in range(1, 101):
-        row = {"step": step, "train/loss": 3 - step / 100 + NOISE[seed] + more}
+        row = {
+            "step": step,
+            "hours": step / 1000,
+            "train/loss": 3 - step / 100 + NOISE[seed] + more,
+        }
         if step % 50 == 0:
             row["eval/tone/loss"] = 4 - step / 100 + NOISE[seed] + more
         rows.append(json.dumps(row) + "\n")

@@ -134,7 +134,7 @@ def test_every_entry_s_command_is_understood(path: Path, monkeypatch: pytest.Mon
 
 def test_times_leave_compilation_and_evaluation_out(tmp_path: Path) -> None:
     times = [5000.0, 100.0, 100.0, 120.0]
-    rows = [{"step": n + 1, "time/step_ms": t} for n, t in enumerate(times)]
+    rows = [{"step": n + 1, "hours": 0.1, "time/step_ms": t} for n, t in enumerate(times)]
     rows[-1]["eval/tone/loss"] = 3.5
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     contest = read_contest(CONTESTS[0])

@@ -64,9 +64,9 @@ def test_the_transformer_s_loss_has_products_with_its_hessian() -> None:
         return jax.jvp(jax.grad(loss), (params,), (direction,))
 
     params = model.init(jax.random.key(0))
-    direction = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
+    direction = jax.tree.map(lambda p: 0.02 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
     found = jax.jit(product)(params, direction)[1]
-    step = 1e-2
+    step = 0.05
     ends = [
         jax.jit(jax.grad(loss))(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction))
         for s in (step, -step)
