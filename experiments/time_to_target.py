@@ -140,7 +140,8 @@ def command_of(
     own = contest.entries[entry]
     settings = {**own.get("settings", {}), **draw(own.get("space", {}), trial)}
     fixed = {"training.steps": length, "training.eval_every": 0, "seed": seed}
-    flags = [f"--{name}={json.dumps(value)}" for name, value in (settings | fixed).items()]
+    shown = lambda value: value if isinstance(value, str) else json.dumps(value)  # noqa: E731
+    flags = [f"--{name}={shown(value)}" for name, value in (settings | fixed).items()]
     return [
         *("python", "train.py", f"--config={contest.workload}", *flags),
         *(f"--name={entry}", f"--output_dir={folder}"),
