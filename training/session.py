@@ -21,7 +21,6 @@ from training.recipe import Recipe, Run
 from training.reports import metrics, range_test
 from training.reports.logbook import Logbook
 from training.reports.metrics import Counts
-from training.reports.range_test import unbroken
 from training.reports.tracing import Trace
 from training.reports.trackers import Tracker
 from training.saved import runs, starts
@@ -62,7 +61,8 @@ def _train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Trai
         micro_batch_size(config.training, devices)  # refused before a folder is made
     recipe = agreement.together(lambda: make_recipe(config))
     agreement.check(recipe.depends_on)
-    epochs, config = config.training.epochs, unbroken(in_updates(config, recipe.examples))
+    epochs, config = config.training.epochs, in_updates(config, recipe.examples)
+    config = range_test.unbroken(config)
     check_keep_best(config.checkpoint, recipe.splits)
     largest = recipe.batch_shapes(max(make_plan(config.training).sizes))
     create = make_state(config, recipe.init, recipe.players)
@@ -244,17 +244,16 @@ class _Session:
                 state = supervisor.roll_back(error)
 
     def _distance(self) -> list[Hook]:
-        """A hook that logs how far the weights have moved from where the run began. It holds
-        these; after --branch_from nobody knows them."""
+        """A hook that logs how far the weights are from the run's first, unless it is a branch."""
         config, training, devices = self._config, self._config.training, self._run.devices
         if training.observe == "off" or config.branch_from:
             return []
 
         def begin() -> Any:
-            fresh = parallel.create(lambda: self._create().params, devices)
-            if not config.init_from:
-                return fresh
-            return parallel.place(self._recipe.start_from(config.init_from, fresh)[0], devices)
+            start = parallel.create(lambda: self._create().params, devices)
+            if config.init_from:
+                start = parallel.place(self._recipe.start_from(config.init_from, start)[0], devices)
+            return start
 
         return [Hook(training.observe_every, measure_distance(begin))]
 
