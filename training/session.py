@@ -245,17 +245,19 @@ class _Session:
 
     def _distance(self) -> list[Hook]:
         """A hook that logs how far the weights are from the run's first, unless it is a branch."""
-        config, training, devices = self._config, self._config.training, self._run.devices
-        if training.observe == "off" or config.branch_from:
+        config, devices = self._config, self._run.devices
+        if config.training.observe == "off" or config.branch_from:
             return []
 
         def begin() -> Any:
-            start = parallel.create(lambda: self._create().params, devices)
-            if config.init_from:
-                start = parallel.place(self._recipe.start_from(config.init_from, start)[0], devices)
-            return start
+            start, source = (
+                parallel.create(lambda: self._create().params, devices),
+                config.init_from,
+            )
+            given = self._recipe.start_from(source, start)[0] if source else start
+            return parallel.place(given, devices)
 
-        return [Hook(training.observe_every, measure_distance(begin))]
+        return [Hook(config.training.observe_every, measure_distance(begin))]
 
     @contextlib.contextmanager
     def _open_checkpoints(self) -> Iterator[Checkpoints]:
