@@ -245,17 +245,14 @@ class _Session:
 
     def _distance(self) -> list[Hook]:
         """A hook that logs how far the weights are from the run's first, unless it is a branch."""
-        config, devices = self._config, self._run.devices
-        if config.training.observe == "off" or config.branch_from:
+        if (config := self._config).training.observe == "off" or config.branch_from:
             return []
 
         def begin() -> Any:
-            start, source = (
-                parallel.create(lambda: self._create().params, devices),
-                config.init_from,
-            )
-            given = self._recipe.start_from(source, start)[0] if source else start
-            return parallel.place(given, devices)
+            start = parallel.create(lambda: self._create().params, self._run.devices)
+            if source := config.init_from:
+                start = self._recipe.start_from(source, start)[0]
+            return parallel.place(start, self._run.devices)
 
         return [Hook(config.training.observe_every, measure_distance(begin))]
 
