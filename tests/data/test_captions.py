@@ -78,7 +78,7 @@ def test_weights_and_records_have_the_same_normaliser_or_other_words(
     ours.parent.mkdir()
     captions.copy_tokenizer(made, ours, "clean")
     assert captions.check_same(made, "clean", ours, "runs/a") == []
-    message = r"runs/a .* normaliser dalle_mini, .*records went through clean; encode again with "
+    message = r"runs/a .* normaliser dalle_mini, .*records through clean; encode again with "
     with pytest.raises(ValueError, match=message + rf"--tokenizer={made} --normalizer=dalle_mini"):
         captions.check_same(made, "dalle_mini", ours, "runs/a")
     captions.check_kept(made, ours)

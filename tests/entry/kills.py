@@ -16,13 +16,13 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     newest checkpoint is an earlier one. It has to, or the test fails."""
     original = session.fit
 
-    def fit_until_batch(step, state, batch_at, steps, **rest):
+    def fit_until_batch(step, state, batch_at, *rest):
         def broken(n: int):
             if n == BATCH:
                 raise KeyboardInterrupt
             return batch_at(n)
 
-        return original(step, state, broken, steps, **rest)
+        return original(step, state, broken, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr(session, "fit", fit_until_batch)
