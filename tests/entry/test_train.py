@@ -206,7 +206,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     wrong = {
-        "--model.dmi=3": "did you mean --model.dim?",
+        "--model.dmi=3": "did you mean --model.dim or --model.encoder.dim?",
         "--training.steps=none": "training.steps",
         "--optim.clip_norm=.nan": "optim.clip_norm is nan",
         "--config=presets/nope.yaml": "there are: presets/",
