@@ -22,7 +22,7 @@ import dataclasses
 import json
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -169,20 +169,12 @@ def read_config(benchmark: TrainingBenchmark) -> Config:
     flags = [f"--{setting}" for setting in benchmark.settings]
     if benchmark.preset:
         return parse_config(Config, [f"--config={benchmark.preset}", *flags])
-    small = [f"--{name}={value}" for name, value in leaves("model", to_tree(small_model()))]
+    sizes = {k: v for k, v in to_tree(small_model()).items() if not isinstance(v, dict)}
+    small = [f"--model.{name}={value}" for name, value in sizes.items()]
     small += ["--training.batch_size=8", "--loss.caption_dropout=0"]
     given = {flag.partition("=")[0] for flag in flags}
     kept = [flag for flag in small if flag.partition("=")[0] not in given]
     return parse_config(Config, [*kept, *flags])
-
-
-def leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Each setting of a tree with its path behind `name`."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from leaves(f"{name}.{key}", inner)
-    else:
-        yield name, value
 
 
 def begin(config: Config, bench: Workbench) -> Update:

@@ -7,6 +7,11 @@ python -m experiments.compare runs/a runs/b runs/c --write results/references/st
 A reference holds means and standard deviations over seeds at some updates, committed small.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import json
 import math
 from collections.abc import Mapping, Sequence

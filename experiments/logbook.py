@@ -7,6 +7,11 @@ It writes runs/LOGBOOK.md: a row a run with its question (--note of train.py), t
 it differs from the baseline, the last held-out losses, and its outcome.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

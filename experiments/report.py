@@ -3,6 +3,11 @@
 python -m experiments.report runs/sweeps/valley --out report.html
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import base64
 import html
 from collections.abc import Mapping, Sequence

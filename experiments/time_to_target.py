@@ -7,12 +7,16 @@ they are tuned in. Every run is a line of OUT/runs.jsonl with its command, and t
 these lines alone. The same command goes on where it was stopped; --table makes the table only.
 """
 
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import dataclasses
 import json
 import math
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

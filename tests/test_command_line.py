@@ -115,7 +115,9 @@ def test_a_flag_behind_a_dash_of_typography_is_no_prompt(dash: str) -> None:
 
 
 def test_a_word_without_a_flag_asks_for_quotes() -> None:
-    with pytest.raises(ValueError, match=r"^shards/1.tar shards/2.tar stands .*put quotes"):
+    with pytest.raises(
+        ValueError, match=r"^shards/1.tar shards/2.tar follows no flag that takes it; put quotes"
+    ):
         parse_config(Settings, ["--data.folder", "shards/0.tar", "shards/1.tar", "shards/2.tar"])
 
 

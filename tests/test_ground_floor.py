@@ -13,6 +13,7 @@ import pytest
 from filling import batches_of, filled
 from optim.optimizers import STACKS
 from optim.shampoo import ShampooState
+from optim.soap import SoapState
 from pixels import to_bytes, to_floats
 from settings import check_least
 from trees import is_stacked, map_named, named_leaves
@@ -53,7 +54,7 @@ def test_what_is_below_a_run_is_stacked_and_nothing_else() -> None:
 
 
 def test_the_optimizer_s_stacks_are_parts_of_its_state() -> None:
-    assert set(STACKS) <= set(ShampooState._fields)
+    assert set(STACKS) <= {*ShampooState._fields, *SoapState._fields}
 
 
 @dataclass(frozen=True)
