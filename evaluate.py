@@ -54,6 +54,8 @@ OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns",
 """Words of prompts that are omitted from the grid."""
 GRID_PICTURES, GRID_FILE = 30, "held_out.png"
 DEFAULT_PROMPTS = 64
+Pictures = Mapping[str, np.ndarray]
+"""Pictures by split."""
 Grid = tuple[list[str], np.ndarray]
 """Prompts, and a picture of each: [prompt, 1, y, x, 3]."""
 
@@ -120,6 +122,7 @@ def main(config: EvaluateConfig) -> None:
         selection = replace(selection, num_training=config.max_prompts or DEFAULT_PROMPTS)
     exam = open_exam(records, drawers[0].image_size, selection)
     check_total(exam, drawers[0].image_size, config.pictures)
+    repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
     results: list[dict[str, Answers]] = []
     likeness: list[dict[str, dict[str, Row]]] = []
     grid: Grid | None = None
@@ -128,8 +131,8 @@ def main(config: EvaluateConfig) -> None:
         if not results:
             grid = make_grid(exam, drawn)
         results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
-        likeness.append(likenesses(lens, exam, drawer, drawn))
-    report = make_report(exam, drawers[0], results, config, unseen)
+        likeness.append(likenesses(lens, exam, drawn, repainted))
+    report = make_report(exam, repainted, results, config, unseen)
     report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
     report["seen_by"] = lens.name
     print(json.dumps(report) if config.json else as_text(report), flush=True)
@@ -260,17 +263,18 @@ def draw(
 
 
 def likenesses(
-    lens: Lens, exam: Exam, drawer: Drawer, drawn: Mapping[str, np.ndarray]
+    lens: Lens, exam: Exam, drawn: Pictures, repainted: Pictures
 ) -> dict[str, dict[str, Row]]:
     """Per split, how like real pictures and their prompts the drawn ones are."""
     return {
-        split: compare(lens, exam, split, pictures, repaint(exam, drawer, split))
+        split: compare(lens, exam, split, pictures, repainted[split])
         for split, pictures in drawn.items()
     }
 
 
 def repaint(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:
-    """The real pictures of a split's prompts as the VQGAN paints them: [prompt, y, x, 3]."""
+    """The real pictures of a split's prompts as the VQGAN paints them: [prompt, y, x, 3]. All the
+    checkpoints have the same VQGAN."""
     return drawer.paint_tokens(exam.records.image_tokens[exam.rows[split]].astype(np.int32))
 
 
@@ -290,7 +294,7 @@ def make_grid(exam: Exam, drawn: Mapping[str, np.ndarray]) -> Grid:
 
 def make_report(
     exam: Exam,
-    drawer: Drawer,
+    repainted: Pictures,
     results: Sequence[Mapping[str, Answers]],
     config: EvaluateConfig,
     unseen: Mapping[str, list[str]],
@@ -299,20 +303,20 @@ def make_report(
     if there are several, else over the prompts. `training`, if it was drawn: the same."""
     splits = [split for split in exam.rows if split != TRAIN]
     report = {
-        **figures(exam, drawer, results, config, splits),
+        **figures(exam, repainted, results, config, splits),
         "pictures": config.pictures,
         "half": config.half,
         "gallery": len(exam.gallery.features),
     }
     if TRAIN in exam.rows:
-        report["training"] = figures(exam, drawer, results, config, [TRAIN])
+        report["training"] = figures(exam, repainted, results, config, [TRAIN])
         report["never_seen"] = {split: len(some) for split, some in unseen.items()}
     return report
 
 
 def figures(
     exam: Exam,
-    drawer: Drawer,
+    repainted: Pictures,
     results: Sequence[Mapping[str, Answers]],
     config: EvaluateConfig,
     splits: Sequence[str],
@@ -338,7 +342,7 @@ def figures(
         for path, scores in zip(config.checkpoints, runs, strict=True):
             report["runs"][path][split] = scores
         report["chance"][split] = means(exam.gallery.chance(exam.targets[split]))
-        report["ceiling"][split] = means(exam.judge(split, repaint(exam, drawer, split)[:, None]))
+        report["ceiling"][split] = means(exam.judge(split, repainted[split][:, None]))
     return report
 
 
