@@ -48,6 +48,8 @@ OFTEN = (
 _PER_DEVICE = 64
 """Pictures that a device encodes at a time: one program, whatever the number of devices."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SHOWN = 6
+"""Captions from names that are printed."""
 _WAIT = 0.5  # seconds between looks at what other processes have finished
 
 
@@ -90,6 +92,8 @@ def _encode(job: "_Job") -> None:
             print(f"warning: {oddity}", file=sys.stderr)
     shards.remove()
     print(f"{job.out}: {_counts(job.out)}")
+    if job.config.captions == "names":
+        print(f"captions such as: {', '.join(open_records(job.out).some_captions(_SHOWN))}")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ FAR = 0.5
 """Share of a prompt's words below which no caption is near."""
 NEARLY = 0.75
 """Similarity of spelling, as difflib measures it, from which two words count as nearly the same."""
+ARTICLES = frozenset(("a", "an", "the"))
+"""Words that no picture shows: captions without them are not far from prompts with them."""
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -51,9 +53,9 @@ def words_in(captions: Iterable[str]) -> set[str]:
 
 
 def unknown_words(prompts: Iterable[str], known: set[str]) -> list[str]:
-    """The unknown words of the prompts, each once, in their order."""
+    """The unknown words of the prompts, each once, in their order, without articles."""
     words = (word for prompt in prompts for word in words_of(prompt))
-    return [word for word in dict.fromkeys(words) if word not in known]
+    return [word for word in dict.fromkeys(words) if word not in known | ARTICLES]
 
 
 def tell_unknown(words: Sequence[str], most: int = 20) -> str:
@@ -75,7 +77,8 @@ class Nearest:
         """The share of the prompt's words in the nearest caption, weighted by rarity, in 0..1; and
         the nearest captions, best first. A word with nearly the spelling of a caption's counts
         half. An empty prompt is near to all: 1 and no captions."""
-        asked = dict.fromkeys(words_of(prompt))
+        words = words_of(prompt)
+        asked = dict.fromkeys(w for w in words if w in self._counts or w not in ARTICLES)
         whole = sum(self._weight(word) for word in asked)
         if not whole:
             return 1.0, []

@@ -11,11 +11,13 @@ from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, Source, Unus
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.encodings import guess, is_other_encoding
 from data.sources.files import Tree
-from data.sources.names import caption_from_name
+from data.sources.names import caption_from_name, count_named
 from data.sources.pairing import Pair, pair
 from data.sources.splits import split_from, splits_of
 
 LOOKED_AT = 200  # caption files from which the encoding of a source is guessed
+NOT_BESIDE = "none of its pictures has a .txt or .json of the same name beside it"
+NOT_NAMED = "their names are numbers, or say what a camera or program writes"
 
 
 class FolderSource(Source):
@@ -35,11 +37,14 @@ class FolderSource(Source):
         self._pairs = pairs
         # Of images/ beside captions/ the pictures may be in train/ and val/ as well.
         self._splits = splits_of([tree.names[one.picture] for one in pairs])
-        is_named = config.captions == "names"
-        self.num_captioned = len(pairs) if is_named else sum(bool(p.texts) for p in pairs)
+        if config.captions == "names":
+            self.num_captioned = count_named(tree.names[one.picture] for one in pairs)
+            self.sought = NOT_NAMED
+        else:
+            self.num_captioned = sum(bool(one.texts) for one in pairs)
+            self.sought = NOT_BESIDE
         self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
         self.about = beside_about("a folder of pictures", config)
-        self.sought = "none of its pictures has a .txt or .json of the same name beside it"
 
     @property
     def files(self) -> list[Path]:  # type: ignore[override]

@@ -63,11 +63,14 @@ def _in_zips(tree: ZipTree, config: ReadingConfig) -> Source:
     source = next(filter(None, (kind.open(tree, config) for kind in kinds)), None)
     if source is None:
         source = FolderSource(tree, config)
-        source.sought = layouts.tell_unused(tree, source.sought)
+        source.sought = layouts.tell_unused(tree, source.sought, config)
     source.about += f" in {counted(len(tree.files), 'zip')}"
     source.damage |= tree.damage
     return source
 
+
+_WITH_NAMES = ("folder", "apart", "tar")
+"""Kinds of sources whose captions may be the names of the pictures."""
 
 KINDS = (
     Kind("arrow", "what datasets.save_to_disk wrote", layouts.open_arrow),
@@ -99,6 +102,12 @@ def open_source(
         sources: list[Source] = [TarSource([Path(one) for one in paths], None, config)]
     else:
         sources = [_open(one, config) for one in paths]
+    for one in sources if config.captions == "names" else ():
+        if one.kind not in _WITH_NAMES and len(one):
+            raise ValueError(
+                f"{printable(str(one.path))} is {one.about}, whose pictures have no names of their "
+                "own: omit --captions=names"
+            )
     source = sources[0] if len(sources) == 1 else JoinedSource(sources)
     named = printable(", ".join(paths))
     if not len(source):
@@ -142,7 +151,7 @@ def _open(path: str, config: ReadingConfig) -> Source:
         raise ValueError(f"no pictures in {printable(str(folder))}: {why}")
     pictures = FolderSource(tree, config)
     if not pictures.num_captioned:
-        pictures.sought = layouts.tell_unused(tree, pictures.sought)
+        pictures.sought = layouts.tell_unused(tree, pictures.sought, config)
     return pictures
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from data.sources import arrow, listed, texts
 from data.sources.base import Source, Unused, counted, printable
 from data.sources.columns import ColumnSource
-from data.sources.config import ReadingConfig
+from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import Tree, ending_of, is_picture
 from data.sources.folder import FolderSource
-from data.sources.names import words_of
+from data.sources.names import caption_from_name, words_of
 from data.sources.pairing import pair
 from data.sources.parquet import ParquetTable, holds_pictures
 from data.sources.places import Places
@@ -68,7 +68,8 @@ def open_metadata(tree: Tree, config: ReadingConfig) -> Source | None:
 def open_beside(tree: Tree, config: ReadingConfig) -> Source | None:
     """Captions beside at least half of the pictures, or in their names."""
     source = FolderSource(tree, config)
-    return source if len(source) and 2 * source.num_captioned >= len(source) else None
+    is_named = config.captions == "names"
+    return source if len(source) and (is_named or 2 * source.num_captioned >= len(source)) else None
 
 
 def open_tables(tree: Tree, config: ReadingConfig) -> Source | None:
@@ -159,7 +160,7 @@ def open_file_tables(tree: Tree, names: Sequence[str], config: ReadingConfig) ->
 def _open_listed(
     tree: Tree, names: Sequence[str], config: ReadingConfig, kind: str, about: str
 ) -> Source | None:
-    if not names or not tree.pictures:
+    if not names or not tree.pictures or config.captions == "names":
         return None
     entries, used, unused = listed.read_tables(tree, Places(tree), names, config)
     if not entries:
@@ -182,12 +183,16 @@ def _table_names(tree: Tree) -> list[str]:
     return [name for name in free if ending_of(name) in TABLES or name in texts]
 
 
-def tell_unused(tree: Tree, sought: str) -> str:
+def tell_unused(tree: Tree, sought: str, config: ReadingConfig = PLAIN) -> str:
     """The text `sought`, with files and folders that may be meant instead."""
     tables = [name for name in tree.ending(*TABLES, "txt") if _last(name).lower() != "readme.txt"]
     if tables:
         others = ", ".join(printable(name) for name in tables[:3])
         sought += f" (there are {others}, which name none of its pictures)"
+    said = sorted(c[0][0] for c in map(caption_from_name, tree.pictures) if c)
+    if said and config.captions != "names":
+        some = ", ".join(f'"{printable(one)}"' for one in said[:: max(len(said) // 3, 1)][:3])
+        sought += f"; if their names are captions ({some} …), say --captions=names"
     folders = sorted({_class_of(name) for name in tree.pictures} - {""})
     if len(folders) > 1:
         some = ", ".join(printable(name) for name in folders[:3])

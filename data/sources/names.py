@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 
 from data.sources.base import Captions
 from data.text import clean
@@ -9,6 +10,13 @@ from data.text import clean
 _BETWEEN = re.compile(r"[\W_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _NUMBER = re.compile(r"^[0-9]+$")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_SAYS_NOTHING = re.compile(
+    r"images?|img|dsc[nf]?|dcim|pict?|picture|photo|foto|bild|scan|screenshot|pxl|mvi|imgp|cimg|"
+    r"gopr|whatsapp|download|unnamed|untitled|copy|kopie|from|at|am|pm|"
+    r"[a-z]{1,4}[0-9]{4,}|(?=.*[0-9])[0-9a-f]{8,}"  # P1010012, a hash
+)
+"""A word of a camera, phone or program, in a name that nobody chose."""
 
 
 def words_of(name: str) -> str:
@@ -18,6 +26,14 @@ def words_of(name: str) -> str:
 
 
 def caption_from_name(file: str) -> Captions:
-    """The words of a file's name, without its ending; none if the name is numbers alone."""
-    words = words_of(os.path.splitext(file.rpartition("/")[2])[0])
-    return ((words, 1.0),) if words else ()
+    """The words of a file's name, without its ending. None if they say nothing: numbers, hashes, or
+    what a camera or program writes, such as IMG_4711, P1010012 or "Screenshot (3)"."""
+    stem = os.path.splitext(file.rpartition("/")[2])[0]
+    words = words_of(_UUID.sub("", stem))
+    is_said = any(not _SAYS_NOTHING.fullmatch(word) for word in words.split())
+    return ((words, 1.0),) if is_said else ()
+
+
+def count_named(files: Iterable[str]) -> int:
+    """How many of the files have a caption in their names."""
+    return sum(map(bool, map(caption_from_name, files)))

@@ -26,7 +26,15 @@ from data.sources.base import (
 )
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
-from data.sources.folder import LOOKED_AT, beside_about, example_beside, guess_encoding
+from data.sources.folder import (
+    LOOKED_AT,
+    NOT_BESIDE,
+    NOT_NAMED,
+    beside_about,
+    example_beside,
+    guess_encoding,
+)
+from data.sources.names import count_named
 from data.sources.pairing import Pair, pair
 from data.sources.splits import splits_of
 from data.sources.tar_format import Listing, list_members
@@ -91,6 +99,13 @@ def _plain(name: str) -> str:
     return name
 
 
+def _count_captioned(index: TarIndex, config: ReadingConfig) -> int:
+    """How many pictures of a tar have a caption where the settings look for it."""
+    if config.captions == "names":
+        return count_named(index.listing.names[one.picture] for one in index.pairs)
+    return sum(bool(one.texts) for one in index.pairs)
+
+
 def _parts(listing: Listing) -> list[tuple[int, int]]:
     """Ranges of members in which every name is unique. Tars may be joined, with or without the
     blocks that end one."""
@@ -119,7 +134,7 @@ class TarSource(Source):
         for tar in tars:
             index = index_tar(tar)
             counts.append(len(index.pairs))
-            self.num_captioned += sum(bool(one.texts) for one in index.pairs)
+            self.num_captioned += _count_captioned(index, config)
             self.unused.join(index.unused)
             if index.listing.damage:
                 self.damage[os.path.relpath(tar, self.path)] = index.listing.damage
@@ -128,7 +143,7 @@ class TarSource(Source):
         self._splits = splits_of(names, by_file=True) if config.splits == "own" else []
         self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
         self.about = beside_about(counted(len(tars), "webdataset tar"), config)
-        self.sought = "none of its pictures has a .txt or .json of the same name beside it"
+        self.sought = NOT_NAMED if config.captions == "names" else NOT_BESIDE
         if tables := _tables(self.unused):
             self.sought += f" (there is {tables}: unpack the tars, tables in them are not read)"
 

@@ -1,16 +1,19 @@
 """Captions of folders, tars and tables: encodings, lines, names of columns, weights, splits."""
 
 import json
+import tarfile
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data.reading import Notes, read_pictures
 from data.sources import ReadingConfig, open_source, texts
 from data.sources.base import Unused
-from data.sources.names import words_of
+from data.sources.names import caption_from_name, words_of
 from data.sources.pairing import pair
 from data.sources.splits import split_from
 from tests.data.samples import picture
@@ -201,6 +204,66 @@ def test_words_are_taken_from_names() -> None:
     assert words_of("redPanda (2)") == "red panda"
     assert words_of("IMG_0001") == "img"
     assert words_of("0001") == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("IMG_4711.JPG", "DSC00123.jpg", "P1010012.png", "0001.png", "photo (3).jpg"),
+        *("Screenshot from 2020-01-01 12-00-00.png", "IMG-20190101-WA0001.jpg"),
+        *("d41d8cd98f00b204e9800998ecf8427e.webp", "3f2a9c1e-12ab-4cde-9f01-0a1b2c3d4e5f.png"),
+    ],
+)
+def test_a_name_that_nobody_chose_is_no_caption(name: str) -> None:
+    assert not caption_from_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        *(("my dog IMG_4711.JPG", "my dog img"), ("a photo of a cat.png", "a photo of a cat")),
+        *(("flower10.png", "flower10"), ("dumper_mirror-02.png", "dumper mirror")),
+    ],
+)
+def test_one_chosen_word_makes_a_name_a_caption(name: str, caption: str) -> None:
+    assert caption_from_name(name) == ((caption, 1.0),)
+
+
+def named(path: Path, *, tarred: bool) -> Path:
+    """Three pictures, two with a name that says something, and a table of other captions."""
+    folder = path / "named"
+    names = ("Brown_Fish-01.png", "sub/lemon (2).png", "sub/IMG_0001.png")
+    table = "".join(f'{{"file_name": "{name}", "text": "other"}}\n' for name in names)
+    folder_of(folder, {**dict.fromkeys(names, "picture"), "metadata.jsonl": table})
+    if not tarred:
+        return folder
+    with tarfile.open(path / "named.tar", "w") as tar:
+        for name in names:
+            tar.add(folder / name, name)
+    return path / "named.tar"
+
+
+@pytest.mark.parametrize("tarred", [False, True])
+def test_names_are_captions_where_they_are_asked_for(tmp_path: Path, tarred: bool) -> None:
+    source = open_source(named(tmp_path, tarred=tarred), config=ReadingConfig(captions="names"))
+    assert source.num_captioned == 2
+    assert {text for e in source for text, _ in e.captions} == {"brown fish", "lemon"}
+
+
+def test_a_folder_without_captions_says_which_its_names_would_give(tmp_path: Path) -> None:
+    folder_of(tmp_path / "x", {"Brown_Fish-01.png": "picture", "IMG_2.png": "picture"})
+    told = r'if their names are captions \("brown fish" …\), say --captions=names'
+    with pytest.raises(ValueError, match=told):
+        open_source(tmp_path / "x")
+
+
+def test_names_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [picture(0)], "caption": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"no names of their own: omit --captions=names$"):
+        open_source(tmp_path / "x.parquet", config=ReadingConfig(captions="names"))
+    folder_of(tmp_path / "y", {"IMG_1.png": "picture"})
+    with pytest.raises(ValueError, match=r"their names are numbers, or say what a camera"):
+        open_source(tmp_path / "y", config=ReadingConfig(captions="names"))
 
 
 def test_several_sources_are_one(tmp_path: Path) -> None:

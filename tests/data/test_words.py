@@ -1,6 +1,6 @@
 """data/words.py: words of captions, and those that no training caption has."""
 
-from data.words import Nearest, tell_far, tell_unknown, unknown_words, words_of
+from data.words import Nearest, tell_far, tell_unknown, unknown_words, words_in, words_of
 
 
 def test_words_are_small_letters_without_marks() -> None:
@@ -53,3 +53,10 @@ def test_what_is_far_from_all_captions_is_told_with_the_nearest() -> None:
     many = tell_far([f"submarine {i}" for i in range(9)], nearest)
     assert len(many) == 6
     assert many[-1] == "4 more prompts are as far"
+
+
+def test_an_article_is_neither_unknown_nor_far_from_captions_without_one() -> None:
+    captions = ["red apple", "lemon", "tiger"]
+    assert unknown_words(["a red apple", "The tiger"], words_in(captions)) == []
+    assert Nearest(captions).find("a red apple") == (1.0, ["red apple"])
+    assert tell_far(["a tiger", "the lemon"], Nearest(captions)) == []
