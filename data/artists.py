@@ -34,6 +34,7 @@ from data.artist_sets import (
 )
 from data.artist_splits import assign_splits
 from data.artist_things import Subset, choose
+from data.artist_words import WORDS
 from data.drawings import TABLE, digest, rasterise, read_table
 from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji
@@ -46,7 +47,13 @@ LICENSES = "LICENSES.md"
 PICTURES_PER_TAR = 1000
 RECIPE = tuple(
     Path(__file__).parent / name
-    for name in ("artists.py", "artist_sets.py", "artist_splits.py", "artist_things.py")
+    for name in (
+        "artists.py",
+        "artist_sets.py",
+        "artist_splits.py",
+        "artist_things.py",
+        "artist_words.py",
+    )
 )
 
 
@@ -167,27 +174,38 @@ def own_keywords(emojis: Sequence[Emoji]) -> dict[str, tuple[str, ...]]:
 def captions_of(drawing: Drawing, synonyms: Sequence[str]) -> list[tuple[str, float]]:
     """Weighted captions; the first is the exam's prompt. Three quarters name the style."""
     style, name = drawing.style, drawing.emoji.name
-    with_article = " ".join(filter(None, (article(drawing.emoji), name)))
     captions = [
-        (f"{with_article}, {style} style", 0.3),
+        (with_article(drawing.emoji, name) + f", {style} style", 0.3),
         (f"{name}, {style} style", 0.2),
-        (f"{with_article} in {style} style", 0.05),
+        (with_article(drawing.emoji, name) + f" in {style} style", 0.05),
         (f"{style} {name}", 0.05),
         (name, 0.15),
-        (with_article, 0.1),
+        (with_article(drawing.emoji, name), 0.1),
     ]
     other = [*synonyms, *plural(name)] or [name]
     captions += [(f"{word}, {style} style", 0.1 / len(other)) for word in other]
     captions += [(word, 0.05 / len(other)) for word in other]
+    typed = WORDS.get(name, ())
+    for word in typed:
+        named = with_article(drawing.emoji, word)
+        captions += [(f"{named}, {style} style", 0.2 / len(typed)), (word, 0.15 / len(typed))]
+        captions += [(named, 0.15 / len(typed))]
+    total = sum(weight for _, weight in captions)
     merged: dict[str, float] = {}
     for text, weight in captions:
-        merged[text] = merged.get(text, 0.0) + weight
+        merged[text] = merged.get(text, 0.0) + weight / total
     return list(merged.items())
 
 
-def article(emoji: Emoji) -> str:
-    """a, an or nothing: flags, symbols, keycaps and plurals have none."""
-    name = emoji.name
+def with_article(emoji: Emoji, name: str) -> str:
+    """A name of the emoji with its article before it, if it has one."""
+    return f"{article(emoji, name)} {name}".strip()
+
+
+def article(emoji: Emoji, name: str = "") -> str:
+    """a, an or nothing for the emoji's name, or another name of it: flags, symbols, keycaps and
+    plurals have none."""
+    name = name or emoji.name
     if emoji.group in ("flags", "symbols") or not name[:1].isalpha() or ":" in name:
         return ""
     if re.search(r"[^su]s$", name.split(" with ")[0]) or name.startswith(("man ", "woman ")):

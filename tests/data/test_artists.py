@@ -24,7 +24,8 @@ from data.artist_sets import (
     write_shipped,
 )
 from data.artist_splits import assign_splits
-from data.artist_things import THINGS, Subset, choose
+from data.artist_things import EVERYDAY, THINGS, Subset, choose
+from data.artist_words import WORDS
 from data.artists import (
     ArtistsConfig,
     article,
@@ -203,6 +204,14 @@ def test_synonyms_are_keywords_that_no_other_thing_has(emojis: list[Emoji]) -> N
     assert not set(found[cat.hexcode]) & set(other.tags)
     for one in (rocket, cat):
         assert one.name not in found[one.hexcode]
+
+
+def test_people_s_own_words_for_a_thing_are_a_third_of_its_captions(emojis: list[Emoji]) -> None:
+    captions = captions_of(Drawing(emoji_named(emojis, "automobile"), "noto", "", ""), ())
+    assert {"car", "a car", "a car, noto style"} < {text for text, _ in captions}
+    share = sum(weight for text, weight in captions if "car" in text.split(",")[0].split())
+    assert share == pytest.approx(1 / 3)
+    assert set(WORDS) <= EVERYDAY
 
 
 def test_plurals() -> None:

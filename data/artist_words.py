@@ -1,0 +1,135 @@
+"""What people call the things whose names in Unicode's table are other words: a car, not an
+automobile."""
+
+_WORDS = """automobile: car
+oncoming automobile: car
+racing car: race car
+locomotive: steam train
+delivery truck: truck, lorry
+fire engine: fire truck
+sailboat: boat
+motor scooter: scooter
+bicycle: bike
+airplane: plane
+high-speed train: bullet train
+vertical traffic light: traffic light
+snowman: snow man
+dog face: dog, happy dog
+cat face: cat
+pig face: pig
+cow face: cow
+rabbit face: rabbit, bunny
+monkey face: monkey
+mouse face: mouse
+tiger face: tiger
+horse face: horse
+dragon face: dragon
+honeybee: bee
+lady beetle: ladybug
+hatching chick: chick
+baby chick: chick
+ewe: sheep
+tropical fish: fish
+blowfish: pufferfish
+red apple: apple
+green apple: apple
+tangerine: orange, mandarin
+ear of corn: corn
+hot pepper: chili
+kiwi fruit: kiwi
+meat on bone: meat
+poultry leg: chicken leg, drumstick
+hamburger: burger
+doughnut: donut
+french fries: fries, chips
+green salad: salad
+cheese wedge: cheese
+baguette bread: baguette
+soft ice cream: ice cream cone
+shortcake: cake, slice of cake
+birthday cake: cake
+chocolate bar: chocolate
+honey pot: honey
+glass of milk: milk
+hot beverage: coffee, cup of coffee, tea
+beer mug: beer
+wine glass: wine, red wine
+cocktail glass: cocktail
+red heart: heart, love
+grinning face: happy face, smiley
+crying face: sad face
+angry face: mad face
+face with tears of joy: laughing face
+smiling face with sunglasses: cool face
+smiling face with heart-eyes: love face
+smiling face with halo: angel
+smiling face with horns: devil
+pile of poo: poop
+alien monster: space invader
+hourglass done: hourglass
+globe showing europe-africa: earth, globe, planet
+snow-capped mountain: mountain
+beach with umbrella: beach
+desert island: island
+house with garden: house, home
+office building: building
+cityscape: city
+evergreen tree: tree, pine tree
+deciduous tree: tree
+full moon: moon
+crescent moon: moon
+high voltage: lightning
+cloud with rain: rain
+cloud with snow: snow
+cloud with lightning: thunderstorm
+sun with face: sun
+droplet: drop of water
+water wave: wave, sea
+jack-o-lantern: halloween pumpkin, pumpkin
+blossom: flower
+cherry blossom: flower, pink flower
+hibiscus: flower
+gem stone: diamond
+wrapped gift: present, gift
+television: tv
+telephone: phone
+mobile phone: phone, smartphone
+desktop computer: computer
+computer mouse: mouse
+optical disk: cd
+light bulb: lamp
+soccer ball: football
+american football: football
+baseball: ball
+game die: dice
+video game: game controller
+pool 8 ball: billiard ball
+framed picture: painting
+artist palette: palette
+paintbrush: brush
+t-shirt: shirt
+jeans: trousers
+running shoe: shoe, sneaker
+high-heeled shoe: high heels
+top hat: hat
+necktie: tie
+party popper: party
+musical note: music
+musical keyboard: piano
+magnifying glass tilted left: magnifying glass
+dollar banknote: money
+envelope: letter, mail
+package: box
+postbox: mailbox
+wastebasket: trash can, bin
+straight ruler: ruler
+locked: lock, padlock
+couch and lamp: sofa, couch
+crossed swords: swords
+dagger: knife"""
+
+WORDS: dict[str, tuple[str, ...]] = {
+    name: tuple(words.split(", "))
+    for name, words in (line.split(": ") for line in _WORDS.splitlines())
+}
+"""By a thing's name, what people type for it. Two things may share a word: a dog and a dog's face."""
