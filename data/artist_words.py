@@ -132,4 +132,4 @@ WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split(", "))
     for name, words in (line.split(": ") for line in _WORDS.splitlines())
 }
-"""By a thing's name, what people type for it. Two things may share a word: a dog and a dog's face."""
+"""By a thing's name, what people type for it. Two things may share a word: a dog, and its face."""
