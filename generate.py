@@ -10,7 +10,7 @@ runtime.prepare()
 import dataclasses
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from drawing_memory import rows_for
 from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import make_room, output_paths, sources_of
-from prompts import known_captions, read_prompts, warn_of_unknown
+from prompts import in_english, known_captions, read_prompts, warn_of_unknown
 from ranking import Ranker, best_first, open_ranker, scored, tell_scores
 from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
@@ -129,6 +129,8 @@ def main(config: GenerateConfig) -> None:
         )
     grid_path, folder = output_paths(config.out)
     checkpoint = open_checkpoint(config.checkpoint)
+    captions = known_captions(checkpoint.folder, checkpoint.records)
+    prompts = in_english(prompts, captions)
     ranker = find_ranker(config, checkpoint)
     jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.drawn)]
     drawer, settings = open_drawer(checkpoint, total, config)
@@ -141,7 +143,7 @@ def main(config: GenerateConfig) -> None:
         read_beginning(drawer, config.complete, config.complete_rows, config.mask),
     )
     make_room(grid_path, folder, sources_of(checkpoint.records))
-    warn_of_prompts(prompts, config.negative, drawer, checkpoint)
+    warn_of_prompts(prompts, config.negative, drawer, captions)
     tokens: deque[np.ndarray] = deque()
     judged = scored(ranker, [job.prompt for job in jobs], setting_aside(drawn, tokens))
     frames = (drawer.stages(tokens.popleft()) for _ in jobs) if config.gif else None
@@ -194,17 +196,17 @@ def open_drawer(
 
 
 def warn_of_prompts(
-    prompts: list[str], negative: str, drawer: Drawer, checkpoint: Checkpoint
+    prompts: list[str], negative: str, drawer: Drawer, captions: Sequence[str] | None
 ) -> None:
     """Warn of parts of the prompts that the model does not read or cannot know."""
     texts = [*prompts, *([negative] if negative else [])]
     if cut := drawer.num_cut(texts):
         print(
             f"warning: {cut} of {len(texts)} prompts are longer than the model's "
-            f"{checkpoint.model.text_length} text tokens and were truncated",
+            f"{drawer.model.text_length} text tokens and were truncated",
             file=sys.stderr,
         )
-    warn_of_unknown(texts, known_captions(checkpoint.folder, checkpoint.records))
+    warn_of_unknown(texts, captions)
 
 
 def setting_aside(

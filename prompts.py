@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.languages import to_english
 from data.records import open_records
 from data.words import (
     Nearest,
@@ -47,6 +48,17 @@ def _read_file(path: Path) -> bytes:
         raise ValueError(f"no prompts_file at {path}")
     with path.open("rb") as file:
         return file.read(MOST_BYTES + 1)
+
+
+def in_english(prompts: Sequence[str], captions: Sequence[str] | None) -> list[str]:
+    """The prompts, with names of things in other languages put into the captions' English. Each
+    that changes is printed. They stay as they are if the captions are unknown."""
+    words = words_in(captions or ())
+    read = [to_english(prompt, words) for prompt in prompts] if captions else [*prompts]
+    for prompt, english in dict(zip(prompts, read, strict=True)).items():
+        if prompt != english:
+            print(f'"{prompt:.80}" is drawn as "{english:.80}"', file=sys.stderr)
+    return read
 
 
 def warn_of_unknown(prompts: Sequence[str], captions: Sequence[str] | None) -> None:

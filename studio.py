@@ -7,13 +7,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from data.languages import to_english
 from data.text import clean
 from data.words import Nearest, tell_far, tell_unknown, unknown_words, words_in
 from drawing import Drawer, check_finite, make_drawer, picture_seed
@@ -102,6 +103,7 @@ class Studio:
         Raises:
             ValueError: the weights give NaN.
         """
+        asked = self.in_english(asked)
         size = next(size for size in SIZES if size >= asked.number)
         numbers = np.minimum(np.arange(size), asked.number - 1)
         seeds = [picture_seed(asked.seed, asked.prompt, int(number)) for number in numbers]
@@ -123,8 +125,11 @@ class Studio:
 
     def remarks(self, asked: Request) -> list[str]:
         """What the model does not know or read of a request, a line each."""
-        texts = [text for text in (asked.prompt, asked.negative) if text]
+        english = self.in_english(asked)
+        texts = [text for text in (english.prompt, asked.negative) if text]
         lines = []
+        if english.prompt != asked.prompt:
+            lines.append(f'it is drawn as "{english.prompt}"')
         if self.drawer.num_cut(texts):
             length = self.drawer.model.text_length
             lines.append(f"only the first {length} text tokens of it are read")
@@ -133,6 +138,12 @@ class Studio:
             lines += [tell_unknown(words)] if words else []
             lines += tell_far(texts, self._nearest)
         return lines
+
+    def in_english(self, asked: Request) -> Request:
+        """The request, with the name of a thing in another language put into the captions'."""
+        if not self.captions:
+            return asked
+        return replace(asked, prompt=to_english(asked.prompt, self._words))
 
     @cached_property
     def styles(self) -> list[str]:
