@@ -26,6 +26,7 @@ from opening import parts_of
 from optim.adapters import split
 from settings import to_tree
 from text_start import start_text
+from training import shared
 from training.devices import fitting, parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
@@ -221,7 +222,10 @@ def make_evaluation(
         name: partial(eval_batches, *where, size, most=most, share=devices.rows)
         for name, where in evaluated.items()
     }
-    return evaluate_loss(parallel.compile_sums(make_eval_loss(model), devices), sets)
+    compiled = shared.program(
+        "evaluation", config, lambda: parallel.compile_sums(make_eval_loss(model), devices)
+    )
+    return evaluate_loss(compiled, sets)
 
 
 def make_grids(

@@ -3,6 +3,11 @@
 python sweep.py sweeps/learning_rate.yaml --count 16
 """
 
+import runtime
+
+runtime.prepare()
+
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +18,10 @@ from command_line import parse_config, run
 from files import write_bytes
 from training import exits
 from training.saved.runs import sole_user
-from trials import engine, report
+from trials import engine, processes, report
 from trials.ledger import LEDGER, Trial, read_ledger
-from trials.search import Search, Stop
+from trials.processes import Running
+from trials.search import Search, Start, Stop
 from trials.sweep_file import Sweep, read_sweep
 
 COPY = "sweep.yaml"
@@ -35,6 +41,10 @@ class SweepConfig:
     out: str = ""
     """Folder of the sweep: the runs, trials.jsonl, results.csv and plots. Default:
     runs/sweeps/NAME, by the file's name. The same command goes on with what is there."""
+    one_process: bool = False
+    """Make all runs of train.py in this process: those that differ in seed, length and learning
+    rate alone compile once, and have the results of fresh processes, bit for bit. For runs of
+    seconds, on one device, without early_terminate."""
     resume: bool = False
     """Refuse to begin anew: the folder must hold trials of this file."""
     seed: int = 0
@@ -60,8 +70,14 @@ def main(config: SweepConfig) -> None:
         )
     folder = Path(config.out or f"runs/sweeps/{sweep.path.stem}").absolute()
     check_flags(sweep, folder)
+    if config.one_process:
+        check_one_process(sweep, config.parallel)
     open_folder(folder, sweep, config.resume)
-    with sole_user(folder), Stop().listening(exits.STOP_SIGNALS) as stop:
+    with (
+        sole_user(folder),
+        Stop().listening(exits.STOP_SIGNALS) as stop,
+        _starting(sweep, stop, config.one_process) as start,
+    ):
         search = Search(
             sweep,
             folder,
@@ -70,6 +86,7 @@ def main(config: SweepConfig) -> None:
             count=count,
             parallel=config.parallel,
             seed=config.seed,
+            start=start,
         )
         trials = search.run(stop)
     written = report.write(folder, sweep, trials)
@@ -99,6 +116,36 @@ def open_folder(folder: Path, sweep: Sweep, must_exist: bool) -> None:
         raise ValueError(f"{folder} holds something else; name another --out")
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(copy, content)
+
+
+def check_one_process(sweep: Sweep, parallel: int) -> None:
+    """Raise ValueError if the runs of this sweep need processes of their own."""
+    if Path(sweep.settings["program"]) != Path("train.py"):
+        raise ValueError(f"{sweep.at('program')}: --one_process is for train.py")
+    if "early_terminate" in sweep.settings or parallel > 1:
+        why = "early_terminate" if "early_terminate" in sweep.settings else f"--parallel={parallel}"
+        raise ValueError(f"--one_process makes one run after the other to its end, without {why}")
+
+
+@contextlib.contextmanager
+def _starting(sweep: Sweep, stop: Stop, one_process: bool) -> Iterator[Start]:
+    """How the runs of this sweep start; a stop that a run in this process gets is the sweep's."""
+    if not one_process:
+        yield processes.start
+        return
+    from one_process import train_here
+    from training.shared import shared
+
+    def start(folder: Path, trial: Trial, words: Sequence[str], metric: str | None) -> Running:
+        flags = words[words.index(sweep.settings["program"]) + 1 :]
+        one = processes.run_here(
+            *(folder, trial, metric, lambda log: train_here(flags, log), exits.STOPPED)
+        )
+        stop.is_asked |= one.is_told
+        return one
+
+    with shared():
+        yield start
 
 
 def words_of(sweep: Sweep, trial: Trial, run: Path, wandb: str) -> list[str]:

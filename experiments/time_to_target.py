@@ -46,6 +46,9 @@ class TimeToTargetConfig:
     """Folder of the runs themselves. Default: runs/time_to_target/NAME."""
     entries: tuple[str, ...] = ()
     """Names of the only entries to run; none = all."""
+    one_process: bool = False
+    """Make all runs in this process: those that differ in seed, length and learning rate alone
+    compile once, and end with the same weights. Their seconds are not those of fresh processes."""
     seconds: float = 0.0
     """Begin no run after so many seconds; 0 = no limit."""
     table: bool = False

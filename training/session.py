@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import jax
 from optim.freezing import make_is_trained, trained_part
 from optim.schedules import describe_course
 from settings import to_tree, to_yaml
-from training import exits
+from training import exits, shared
 from training.config import RunConfig, TrainingConfig
 from training.devices import agreement, parallel, peers, processes
 from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan, micro_batch_size
@@ -32,7 +33,13 @@ from training.signals import StopSignal
 from training.skips import Skips
 from training.spans import parse_ramp
 from training.supervision import RollbackError, Supervisor
-from training.update.build import choose_micro_batch, make_state, make_update, start_from
+from training.update.build import (
+    choose_micro_batch,
+    make_state,
+    make_update,
+    schedule_of,
+    start_from,
+)
 from training.update.state import TrainState
 
 C = TypeVar("C", bound=RunConfig)
@@ -177,7 +184,7 @@ class _Session:
 
     def _fresh(self) -> tuple[TrainState, list[str]]:
         """A state before the first update."""
-        return parallel.create(self._create, self._run.devices), []
+        return shared.create(self._create, self._config, self._run.devices), []
 
     def _make_plan(self, start: int, skips: Skips, changes: runs.Changes | None) -> BatchPlan:
         """The batches of the whole run: unchanged until `start`, from there on as configured.
@@ -217,7 +224,8 @@ class _Session:
             print(describe_course(config.optim, steps, self._plan.examples), flush=True)
         batch_at = recipe.open_batches(self._plan, run.devices)
         hooks = [*recipe.hooks(run), *self._distance(), traced]
-        update = make_update(
+        make = partial(
+            make_update,
             *(config, recipe.loss, run.devices, run.micro_batch, self._plan),
             observables=recipe.observables,
             players=recipe.players,
@@ -225,7 +233,10 @@ class _Session:
             look_inside=recipe.look_inside,
         )
         print("compiling; the first update takes a while", flush=True)
-        step = parallel.compile_step(update, run.devices)
+        schedule = schedule_of(config, self._plan)
+        step = shared.compile_step(
+            lambda rate: make(schedule=rate), schedule, config, run.devices
+        )
         stop.agree = processes.Agreement()
         outlets = Outlets(supervisor.record, supervisor.show, supervisor.watch)
         while True:

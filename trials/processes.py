@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -57,12 +57,30 @@ class MetricTail:
             self._rows.append((step, math.nan if value is None else float(value)))
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A trial that ran in this process and has ended, in the form of a process."""
+
+    returncode: int
+
+    def poll(self) -> int:
+        return self.returncode
+
+    wait = poll
+
+    def send_signal(self, number: int) -> None:
+        """Nothing: it has ended."""
+
+    def kill(self) -> None:
+        """Nothing: it has ended."""
+
+
 @dataclass
 class Running:
     """A trial whose process runs."""
 
     trial: Trial
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Ended
     log: Path
     tail: MetricTail
     began: float = field(default_factory=time.monotonic)
@@ -106,6 +124,19 @@ def start(sweep: Path, trial: Trial, words: Sequence[str], metric: str | None) -
     with log.open("ab") as file:
         process = _popen(words, file)
     return Running(trial, process, log, MetricTail(folder / "metrics.jsonl", metric))
+
+
+def run_here(
+    sweep: Path, trial: Trial, metric: str | None, train: Callable[[Path], int], stopped: int
+) -> Running:
+    """A trial that `train`, called with its log, has run in this process; `stopped` is the exit
+    code of a run that is to go on."""
+    folder, began = folder_of(sweep, trial.number), time.monotonic()
+    _wait_for_left_over(folder)
+    log = folder.with_suffix(".log")
+    code = train(log)
+    tail = MetricTail(folder / "metrics.jsonl", metric)
+    return Running(trial, Ended(code), log, tail, began, is_told=code == stopped)
 
 
 def last_line(log: Path) -> str:

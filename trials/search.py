@@ -21,6 +21,8 @@ well."""
 Words = Callable[[Trial, Path], Sequence[str]]
 """(trial, its run's folder) → the command that makes it"""
 Tell = Callable[[Trial], None]
+Start = Callable[[Path, Trial, Sequence[str], str | None], Running]
+"""(the sweep's folder, trial, its command, the metric's name) → the trial, begun"""
 
 
 class Stop:
@@ -58,6 +60,7 @@ class Search:
     """Most trials; None: until the grid has been walked."""
     parallel: int = 1
     seed: int = 0
+    start: Start = processes.start
     _running: list[Running] = field(default_factory=list)
 
     def run(self, stop: Stop) -> list[Trial]:
@@ -103,7 +106,7 @@ class Search:
 
     def _start(self, trial: Trial) -> None:
         words = self.words(trial, folder_of(self.folder, trial.number))
-        self._running.append(processes.start(self.folder, trial, words, self.sweep.metric))
+        self._running.append(self.start(self.folder, trial, words, self.sweep.metric))
 
     def _look(self, one: Running, trials: dict[int, Trial], ledger: Ledger, stop: Stop) -> None:
         has_ended = one.process.poll() is not None  # before the last rows are read

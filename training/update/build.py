@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import jax
+import optax
 from jaxtyping import Array, PyTree
 
 from optim.averaging import make_average
@@ -40,21 +42,19 @@ def make_update(
     players: Players = MappingProxyType({}),
     rates: Sequence[Factor] = (),
     look_inside: Callable[[Update], Mapping[str, Array]] | None = None,
+    schedule: optax.Schedule | None = None,
 ) -> Step:
     """The update, for `parallel.compile_step`. `size`: examples a device holds at a time, `plan`:
-    the examples of each batch; None: as configured."""
+    the examples of each batch, `schedule`: the learning rate; None: as configured."""
     training, examples_at = config.training, (plan or make_plan(config.training)).examples
     size = size or micro_batch_size(training, devices)
     shares = devices.num_shares if devices.mode == "pmap" else 1
     parts = max(training.batch_size // (size * devices.num_shares), 1) * shares
     looks = make_looks(training.observe, training.observe_every, parts, look_inside)
-    schedule = make_schedule(config.optim, training.steps, examples_at)
-    if training.lr_range_test:
-        schedule = rising(config.optim.learning_rate, training.steps)
     return make_train_step(
         parallel.gather_before(loss, devices),
         make_optimizer(config.optim, parallel.spread(devices), rates),
-        schedule,
+        schedule or schedule_of(config, plan),
         parallel.count_micro_batches(devices, size),
         parallel.mean_over(devices),
         Extras(
@@ -69,25 +69,37 @@ def make_update(
     )
 
 
+def schedule_of(config: RunConfig, plan: BatchPlan | None = None) -> optax.Schedule:
+    """The learning rate of each update, by the number of finished ones."""
+    training, examples_at = config.training, (plan or make_plan(config.training)).examples
+    if training.lr_range_test:
+        return rising(config.optim.learning_rate, training.steps)
+    return make_schedule(config.optim, training.steps, examples_at)
+
+
 def _gathered(player: Player, devices: Devices) -> Player:
     return replace(player, loss=parallel.gather_before(player.loss, devices))
 
 
 def make_state(
     config: RunConfig, init: Callable[[Array], PyTree], players: Players = MappingProxyType({})
-) -> Callable[[], TrainState]:
-    """A function that makes the state before the first update."""
+) -> Callable[..., TrainState]:
+    """A function that makes the state before the first update, of the configuration's seed or of
+    another one."""
     create = partial(
         TrainState.create,
         init,
         make_optimizer(config.optim),
-        config.seed,
-        config.training.compute_dtype,
+        compute_dtype=config.training.compute_dtype,
         param_dtype=config.training.param_dtype,
         init_ema=init_ema if config.optim.averages else None,
         players=players,
     )
-    return lambda: create()._replace(guard=init_guard(config.training))
+
+    def make(seed: Any = config.seed) -> TrainState:
+        return create(seed)._replace(guard=init_guard(config.training))
+
+    return make
 
 
 def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainState:

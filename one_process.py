@@ -1,0 +1,34 @@
+"""Runs of train.py in this process, one after the other; they share compiled programs."""
+
+import contextlib
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import terminal
+from config import Config, from_yaml, parse_config
+from recipe import make_recipe
+from text_start import with_text_encoder
+from training import exits
+from training.session import train
+
+
+def train_here(flags: Sequence[str], log: Path) -> int:
+    """The exit code that train.py would have with these flags. What it prints is appended to
+    `log`. Runs within `training.shared.shared()` compile together."""
+    with (
+        log.open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        try:
+            train(with_text_encoder(parse_config(Config, flags)), make_recipe, from_yaml)
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else exits.FAULT
+        except Exception as error:
+            if (line := terminal.explain(error)) is None:
+                traceback.print_exc()
+                return exits.FAULT
+            print(line)
+            return exits.REFUSED
+    return exits.FINISHED

@@ -1,0 +1,105 @@
+"""Compiled programs that several runs of one process share.
+
+Within `shared()`, runs that differ in seed, length and learning rate alone compile once: the
+learning rate of each update is then an argument of the program, not a constant in it. The results
+are those of a process of its own, bit for bit (tests/training/test_shared.py).
+"""
+
+import contextlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import optax
+
+from settings import to_tree
+from training.config import RunConfig
+from training.devices import parallel
+from training.devices.devices import Devices
+from training.update.state import TrainState
+from training.update.step import Batch, Observed, Step
+
+T = TypeVar("T")
+MOST = 24
+"""Programs that are kept; the one that was used longest ago goes first."""
+RATE = "learning_rate"
+"""Name of the learning rate in the batches of a shared update."""
+FREE = {
+    *("output_dir", "name", "note", "seed", "grids", "checkpoint", "tracker", "sampling"),
+    *("training.steps", "training.epochs", "training.eval_every", "training.log_every"),
+    *("optim.learning_rate", "optim.schedule", "optim.decay_fraction", "optim.decay_steps"),
+    *("optim.decay_shape", "optim.final_fraction", "optim.power", "optim.rsqrt_steps"),
+    *("optim.transition_steps", "optim.transition_begin", "optim.decay_rate", "optim.staircase"),
+    *("optim.rewarm_from", "optim.rewarm_steps"),
+}
+"""Settings in which runs with the same programs may differ."""
+
+_programs: OrderedDict[str, Any] | None = None
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """While open, the runs of this process share their programs."""
+    global _programs
+    before, _programs = _programs, OrderedDict()
+    try:
+        yield
+    finally:
+        _programs = before
+
+
+def program(kind: str, config: RunConfig, make: Callable[[], T]) -> T:
+    """`make()`, or what it returned for a run with the same programs."""
+    if _programs is None:
+        return make()
+    key = f"{kind} {_key(config)}"
+    found = _programs.pop(key, None)
+    _programs[key] = make() if found is None else found
+    if len(_programs) > MOST:
+        _programs.popitem(last=False)
+    return _programs[key]
+
+
+def create(
+    make: Callable[..., TrainState], config: RunConfig, devices: Devices
+) -> TrainState:
+    """The state before the first update; `make(seed)` traces it."""
+    if _programs is None:
+        return parallel.create(make, devices)
+    own = parallel.shardings(jax.eval_shape(make), devices)
+    seed = np.uint32(config.seed & 0xFFFFFFFF)
+    return program("create", config, lambda: jax.jit(make, out_shardings=own))(seed)
+
+
+def compile_step(
+    make: Callable[..., Step], schedule: optax.Schedule, config: RunConfig, devices: Devices
+) -> parallel.CompiledStep:
+    """The compiled update; `make(schedule)` builds it."""
+    if _programs is None or devices.mode != "pmap" or len(devices) > 1:
+        return parallel.compile_step(make(schedule), devices)
+
+    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Observed]:
+        rows = {name: array for name, array in batch.items() if name != RATE}
+        return make(lambda step: batch[RATE][0])(state, rows)
+
+    compiled = program("update", config, lambda: parallel.compile_step(update, devices))
+    rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(config.training.steps)))
+    return lambda state, batch: compiled(
+        state, {**batch, RATE: rates[int(state.step)].reshape(1)}
+    )
+
+
+def _key(config: RunConfig) -> str:
+    """The settings that decide what is compiled."""
+    tree = to_tree(config)
+    free = FREE - ({"optim.learning_rate"} if config.optim.independent_decay else set())
+    kept = {
+        f"{name}.{own}" if own else name: value
+        for name, part in tree.items()
+        for own, value in (part.items() if isinstance(part, dict) else [("", part)])
+        if name not in free and f"{name}.{own}" not in free
+    }
+    return json.dumps(kept, sort_keys=True)
