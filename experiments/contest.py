@@ -29,7 +29,8 @@ class Result:
     value: float
     """The metric after the last update; infinite where the run failed."""
     train_seconds: float
-    """Of all updates, without compilation, evaluation and saving."""
+    """Of all updates, without compilation, evaluation and saving; NaN: not measured, and so are the
+    other times."""
     compile_seconds: float
     other_seconds: float
     """Start, evaluation and saving."""
@@ -141,8 +142,11 @@ def score(entry: str, results: Sequence[Result], target: float, margin: float) -
 def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) -> dict[str, float]:
     """AlgoPerf's score: for each entry the area under its performance profile from 1 to `largest`,
     over `largest` − 1. `times`: entry → its time on each workload, infinite where it missed. The
-    profile at τ is the share of workloads on which the entry took at most τ times the best."""
+    profile at τ is the share of workloads on which the entry took at most τ times the best. NaN
+    for all where a time was not measured."""
     table = np.array(list(times.values()), np.float64)
+    if np.isnan(table).any():
+        return dict.fromkeys(times, math.nan)
     best = table.min(0)
     ratios = np.where(np.isfinite(table), table / np.where(np.isfinite(best), best, 1.0), np.inf)
     areas = np.clip(largest - ratios, 0.0, largest - 1).mean(1) / (largest - 1)
@@ -151,7 +155,6 @@ def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) 
 
 def describe(scores: Sequence[Score], target: float, margin: float, budget: int) -> str:
     """The rules and the table, as Markdown, the fastest entry first."""
-    shown = lambda x: "missed" if math.isinf(x) else f"{x:.4g}"  # noqa: E731
     lengths = sorted({length for one in scores for length in one.means})
     lines = [
         f"Target {target}, {budget} quasi-random trials of tuning for each entry and length. Each "
@@ -165,16 +168,53 @@ def describe(scores: Sequence[Score], target: float, margin: float, budget: int)
         + " | compiling, s | other, s |",
         "| --- " * (5 + len(lengths)) + "|",
     ]
-    for one in sorted(scores, key=lambda s: (s.steps, s.seconds, s.entry)):
+    for one in sorted(scores, key=_rank):
         cells = [
             "–"
             if length not in one.means
             else "{:.4f} [{:.4f}, {:.4f}], n {}".format(*one.means[length])
             for length in lengths
         ]
-        rest = f"{one.compile_seconds:.1f} | {one.other_seconds:.1f}"
-        lines.append(
-            f"| {one.entry} | {shown(one.steps)} | {shown(one.seconds)} | {' | '.join(cells)} | "
-            f"{rest} |"
-        )
+        times = (_shown(one.compile_seconds), _shown(one.other_seconds))
+        row = (one.entry, _shown(one.steps), _shown(one.seconds), *cells, *times)
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
+
+
+def describe_areas(contests: Sequence[Sequence[Score]]) -> str:
+    """The areas under the profiles of the entries that all contests have, as Markdown."""
+    names = [one.entry for one in contests[0]]
+    for scores in contests[1:]:
+        names = [name for name in names if name in {one.entry for one in scores}]
+    tracks = {}
+    for track in ("steps", "seconds"):
+        times = {
+            name: [
+                getattr(one, track) for scores in contests for one in scores if one.entry == name
+            ]
+            for name in names
+        }
+        tracks[track] = profile_areas(times)
+    lines = [
+        f"Area under the performance profile over {len(contests)} contests, up to {RATIO:g} times "
+        "the best; AlgoPerf's score. Fewer than three contests say little.",
+        "",
+        "| entry | steps | seconds |",
+        "| --- | --- | --- |",
+    ]
+    for name in sorted(names, key=lambda name: -tracks["steps"][name]):
+        areas = " | ".join(_shown(tracks[track][name]) for track in tracks)
+        lines.append(f"| {name} | {areas} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rank(score: Score) -> tuple[float, float, float, str]:
+    """Fewest updates first, then least time, then the lowest mean after the longest training."""
+    last = score.means[max(score.means)][0] if score.means else math.inf
+    return score.steps, 0.0 if math.isnan(score.seconds) else score.seconds, last, score.entry
+
+
+def _shown(number: float) -> str:
+    if math.isnan(number):
+        return "not measured"
+    return "missed" if math.isinf(number) else f"{number:.4g}"

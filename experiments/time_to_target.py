@@ -2,9 +2,10 @@
 
 python -m experiments.time_to_target experiments/contests/starter.yaml
 
-The contest fixes data, tokens, architecture and batch; an entry is a file of settings and the space
-they are tuned in. Every run is a line of OUT/runs.jsonl with its command, and the table is made of
+The contest fixes data, tokens, architecture and batch; an entry is settings and the space they are
+tuned in. Every run is a line of OUT/NAME/runs.jsonl with its command, and the table is made of
 these lines alone. The same command goes on where it was stopped; --table makes the table only.
+After several contests each entry gets AlgoPerf's area under its performance profile.
 """
 
 import sys
@@ -12,6 +13,11 @@ import sys
 if __name__ == "__main__" and not __package__:  # started as a file, without -m
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
+import runtime
+
+runtime.prepare()
+
+import contextlib
 import dataclasses
 import json
 import math
@@ -26,9 +32,20 @@ from typing import Any
 import numpy as np
 
 from command_line import run
-from experiments.contest import Result, best_trial, describe, draw, score
+from experiments.contest import (
+    Result,
+    Score,
+    best_trial,
+    describe,
+    describe_areas,
+    draw,
+    score,
+)
 from files import write_bytes
+from one_process import train_here
+from training import exits
 from training.reports import metrics
+from training.shared import shared
 from weights.yaml_files import read_yaml
 
 LOG, TABLE = "runs.jsonl", "table.md"
@@ -36,19 +53,21 @@ LOG, TABLE = "runs.jsonl", "table.md"
 
 @dataclass(frozen=True)
 class TimeToTargetConfig:
-    """Which contest, and where its runs go."""
+    """Which contests, and where their runs go."""
 
-    contest: str = field(metadata={"nargs": None, "positional": True, "help": "Contest to run."})
-    """A YAML file, such as experiments/contests/starter.yaml."""
-    out: str = ""
-    """Folder of the log and the table. Default: results/time_to_target/NAME."""
-    runs: str = ""
-    """Folder of the runs themselves. Default: runs/time_to_target/NAME."""
+    contests: tuple[str, ...] = field(
+        default=(), metadata={"nargs": "+", "positional": True, "help": "Contests to run."}
+    )
+    """YAML files, such as experiments/contests/starter.yaml."""
+    out: str = "results/time_to_target"
+    """A folder of the contest's name in it holds its log and its table."""
+    runs: str = "runs/time_to_target"
+    """A folder of the contest's name in it holds the runs themselves."""
     entries: tuple[str, ...] = ()
     """Names of the only entries to run; none = all."""
     one_process: bool = False
     """Make all runs in this process: those that differ in seed, length and learning rate alone
-    compile once, and end with the same weights. Their seconds are not those of fresh processes."""
+    compile once, and end with the same weights. Their seconds are not measured."""
     seconds: float = 0.0
     """Begin no run after so many seconds; 0 = no limit."""
     table: bool = False
@@ -93,16 +112,24 @@ def read_contest(path: Path) -> Contest:
 
 
 def main(config: TimeToTargetConfig) -> None:
-    """Tune and score every entry, then print the table and write it."""
-    path = Path(config.contest)
+    """Tune and score every entry of each contest, then print the tables and write them."""
+    began, scores = time.monotonic(), []
+    sharing = shared() if config.one_process else contextlib.nullcontext()
+    with sharing:
+        for name in config.contests:
+            scores.append(_hold(Path(name), config, began))
+    if len(scores) > 1:
+        print(describe_areas(scores))
+
+
+def _hold(path: Path, config: TimeToTargetConfig, began: float) -> list[Score]:
+    """Run what is left of a contest; write and print its table."""
     contest = read_contest(path)
-    out = Path(config.out or f"results/time_to_target/{path.stem}")
-    runs = Path(config.runs or f"runs/time_to_target/{path.stem}")
+    out, runs = Path(config.out) / path.stem, Path(config.runs) / path.stem
     if unknown := set(config.entries) - set(contest.entries):
         known = ", ".join(contest.entries)
         raise ValueError(f"{path} has no entry {', '.join(sorted(unknown))}; there are {known}")
     out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
     names = config.entries or tuple(contest.entries)
     while not config.table:
         if config.seconds and time.monotonic() - began > config.seconds:
@@ -111,10 +138,12 @@ def main(config: TimeToTargetConfig) -> None:
         job = next(jobs(contest, names, read_log(out / LOG)), None)
         if job is None:
             break
-        _run(contest, out / LOG, runs, *job)
-    text = make_table(contest, read_log(out / LOG))
+        _run(contest, out / LOG, runs, config.one_process, *job)
+    results = read_log(out / LOG)
+    text = make_table(contest, results)
     write_bytes(out / TABLE, text.encode())
     print(text)
+    return scores_of(contest, results)
 
 
 def jobs(
@@ -159,6 +188,7 @@ def _run(
     contest: Contest,
     log: Path,
     runs: Path,
+    one_process: bool,
     entry: str,
     kind: str,
     length: int,
@@ -170,14 +200,19 @@ def _run(
     words = command_of(contest, entry, length, trial, seed, folder)
     runs.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with folder.with_suffix(".log").open("ab") as file:
-        done = subprocess.run(
-            [sys.executable, *words[1:]], stdout=file, stderr=subprocess.STDOUT, check=False
-        )
-    if done.returncode == 75:
-        raise SystemExit(75)
-    wall = time.monotonic() - began
-    result = measured(contest, folder, done.returncode == 0, wall)
+    text = folder.with_name(folder.name + ".log")
+    if one_process:
+        code = train_here(words[2:], text)
+    else:
+        with text.open("ab") as file:
+            code = subprocess.run(
+                [sys.executable, *words[1:]], stdout=file, stderr=subprocess.STDOUT, check=False
+            ).returncode
+    if code == exits.STOPPED:
+        raise SystemExit(code)
+    result = measured(contest, folder, code == 0, time.monotonic() - began)
+    if one_process:
+        result |= {name: None for name in result if name.endswith("_seconds")}
     line = {
         "entry": entry,
         "kind": kind,
@@ -219,6 +254,8 @@ def read_log(path: Path) -> list[Result]:
         try:
             row = json.loads(line)
             row["value"] = math.inf if row["value"] is None else float(row["value"])
+            for name in ("train_seconds", "compile_seconds", "other_seconds"):
+                row[name] = math.nan if row[name] is None else float(row[name])
             found.append(Result(**{name: row[name] for name in names}))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number} is damaged: {error!r:.100}") from None
@@ -227,9 +264,14 @@ def read_log(path: Path) -> list[Result]:
 
 def make_table(contest: Contest, results: Sequence[Result]) -> str:
     """The table of a contest's results."""
-    names = [name for name in contest.entries if any(one.entry == name for one in results)]
-    scores = [score(name, results, contest.target, contest.margin) for name in names]
+    scores = scores_of(contest, results)
     return describe(scores, contest.target, contest.margin, contest.budget)
+
+
+def scores_of(contest: Contest, results: Sequence[Result]) -> list[Score]:
+    """The scores of the entries that have runs."""
+    names = [name for name in contest.entries if any(one.entry == name for one in results)]
+    return [score(name, results, contest.target, contest.margin) for name in names]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,13 +32,7 @@ from training.signals import StopSignal
 from training.skips import Skips
 from training.spans import parse_ramp
 from training.supervision import RollbackError, Supervisor
-from training.update.build import (
-    choose_micro_batch,
-    make_state,
-    make_update,
-    schedule_of,
-    start_from,
-)
+from training.update.build import choose_micro_batch, make_state, start_from, updates_of
 from training.update.state import TrainState
 
 C = TypeVar("C", bound=RunConfig)
@@ -224,19 +217,9 @@ class _Session:
             print(describe_course(config.optim, steps, self._plan.examples), flush=True)
         batch_at = recipe.open_batches(self._plan, run.devices)
         hooks = [*recipe.hooks(run), *self._distance(), traced]
-        make = partial(
-            make_update,
-            *(config, recipe.loss, run.devices, run.micro_batch, self._plan),
-            observables=recipe.observables,
-            players=recipe.players,
-            rates=recipe.rates,
-            look_inside=recipe.look_inside,
-        )
+        updates = updates_of(config, recipe, run.devices, run.micro_batch, self._plan)
         print("compiling; the first update takes a while", flush=True)
-        schedule = schedule_of(config, self._plan)
-        step = shared.compile_step(
-            lambda rate: make(schedule=rate), schedule, config, run.devices
-        )
+        step = shared.compile_step(updates, self._plan, config, run.devices)
         stop.agree = processes.Agreement()
         outlets = Outlets(supervisor.record, supervisor.show, supervisor.watch)
         while True:

@@ -13,17 +13,18 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import optax
 
 from settings import to_tree
 from training.config import RunConfig
 from training.devices import parallel
+from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
+from training.update.build import schedule_of
 from training.update.state import TrainState
 from training.update.step import Batch, Observed, Step
 
 T = TypeVar("T")
-MOST = 24
+MOST = 32
 """Programs that are kept; the one that was used longest ago goes first."""
 RATE = "learning_rate"
 """Name of the learning rate in the batches of a shared update."""
@@ -63,9 +64,7 @@ def program(kind: str, config: RunConfig, make: Callable[[], T]) -> T:
     return _programs[key]
 
 
-def create(
-    make: Callable[..., TrainState], config: RunConfig, devices: Devices
-) -> TrainState:
+def create(make: Callable[..., TrainState], config: RunConfig, devices: Devices) -> TrainState:
     """The state before the first update; `make(seed)` traces it."""
     if _programs is None:
         return parallel.create(make, devices)
@@ -75,21 +74,20 @@ def create(
 
 
 def compile_step(
-    make: Callable[..., Step], schedule: optax.Schedule, config: RunConfig, devices: Devices
+    updates: Callable[..., Step], plan: BatchPlan, config: RunConfig, devices: Devices
 ) -> parallel.CompiledStep:
-    """The compiled update; `make(schedule)` builds it."""
+    """The compiled update; `updates(schedule=…)` builds it."""
     if _programs is None or devices.mode != "pmap" or len(devices) > 1:
-        return parallel.compile_step(make(schedule), devices)
+        return parallel.compile_step(updates(), devices)
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Observed]:
         rows = {name: array for name, array in batch.items() if name != RATE}
-        return make(lambda step: batch[RATE][0])(state, rows)
+        return updates(schedule=lambda step: batch[RATE][0])(state, rows)
 
     compiled = program("update", config, lambda: parallel.compile_step(update, devices))
-    rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(config.training.steps)))
-    return lambda state, batch: compiled(
-        state, {**batch, RATE: rates[int(state.step)].reshape(1)}
-    )
+    schedule = jax.jit(jax.vmap(schedule_of(config, plan)))
+    rates = np.asarray(schedule(np.arange(config.training.steps)))
+    return lambda state, batch: compiled(state, {**batch, RATE: rates[int(state.step)].reshape(1)})
 
 
 def _key(config: RunConfig) -> str:
@@ -102,4 +100,4 @@ def _key(config: RunConfig) -> str:
         for own, value in (part.items() if isinstance(part, dict) else [("", part)])
         if name not in free and f"{name}.{own}" not in free
     }
-    return json.dumps(kept, sort_keys=True)
+    return type(config).__qualname__ + json.dumps(kept, sort_keys=True)

@@ -151,14 +151,43 @@ def test_the_command_makes_the_table_and_refuses_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = {**result("score", 150, 101, 3.9).__dict__, "command": "python train.py"}
-    (tmp_path / LOG).write_text(json.dumps(line) + "\n")
-    main(TimeToTargetConfig(str(CONTESTS[0]), out=str(tmp_path), table=True))
-    assert (tmp_path / TABLE).read_text() in capsys.readouterr().out
+    contest, own = str(CONTESTS[0]), tmp_path / CONTESTS[0].stem
+    own.mkdir()
+    (own / LOG).write_text(json.dumps(line) + "\n")
+    main(TimeToTargetConfig((contest,), out=str(tmp_path), table=True))
+    assert (own / TABLE).read_text() == capsys.readouterr().out.removesuffix("\n")
     with pytest.raises(ValueError, match="has no entry adagrad; there are sgd"):
-        main(TimeToTargetConfig(str(CONTESTS[0]), entries=("adagrad",), table=True))
-    (tmp_path / LOG).write_text('{"entry": 1}\n')
+        main(TimeToTargetConfig((contest,), entries=("adagrad",), table=True))
+    (own / LOG).write_text('{"entry": 1}\n')
     with pytest.raises(ValueError, match="line 1 is damaged"):
-        read_log(tmp_path / LOG)
+        read_log(own / LOG)
+
+
+def test_several_contests_end_with_the_areas(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """adamw is first in one of two and misses in the other; adam takes twice as long, and wins."""
+    logs = {"one": {"adamw": (100, 3.0), "adam": (200, 3.0)}, "two": {"adamw": (100, 9.0)}}
+    logs["two"]["adam"] = (100, 3.0)
+    for name, entries in logs.items():
+        (tmp_path / f"{name}.yaml").write_text(CONTESTS[0].read_text())
+        (tmp_path / name).mkdir()
+        lines = [
+            {**result("score", length, 101, value).__dict__, "entry": entry}
+            for entry, (length, value) in entries.items()
+        ]
+        (tmp_path / name / LOG).write_text("".join(json.dumps(one) + "\n" for one in lines))
+    contests = tuple(str(tmp_path / f"{name}.yaml") for name in logs)
+    main(TimeToTargetConfig(contests, out=str(tmp_path), table=True))
+    areas = capsys.readouterr().out.split("Area under")[1]
+    assert "| adam | 0.8333 | 0.8333 |" in areas
+    assert "| adamw | 0.5 | 0.5 |" in areas
+
+
+def test_seconds_that_were_not_measured_are_called_so() -> None:
+    one = Result("adamw", "score", 100, 1, 0, 3.0, math.nan, math.nan, math.nan)
+    contest = read_contest(CONTESTS[0])
+    assert "| adamw | 100 | not measured |" in make_table(contest, [one])
 
 
 @pytest.mark.parametrize("log", sorted(ROOT.glob(f"results/time_to_target/*/{LOG}")), ids=str)

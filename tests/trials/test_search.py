@@ -121,6 +121,33 @@ def test_a_grid_is_walked_once_and_by_several_at_a_time(tmp_path: Path) -> None:
     assert rows(run(tmp_path, sweep, None)) == rows(trials)  # nothing is left to do
 
 
+def test_a_sweep_of_one_process_ends_and_stops_as_others_do(tmp_path: Path) -> None:
+    """Trials that this process runs itself: one is stopped at first, one fails."""
+    sweep = sweep_of(tmp_path, GRID)
+    (tmp_path / "out").mkdir()
+    stop, ends = Stop(), [75, 0, 2, 0]
+
+    def start(folder: Path, trial: Trial, words: Sequence[str], metric: str | None) -> Any:
+        def train(log: Path) -> int:
+            path = folder_of(folder, trial.number) / "metrics.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"step": 1, "loss": float(trial.number)}) + "\n")
+            log.write_text("words\n")
+            return ends.pop(0)
+
+        one = search.processes.run_here(folder, trial, metric, train, stopped=75)
+        stop.is_asked |= one.is_told
+        return one
+
+    first = Search(sweep, tmp_path / "out", words, print, None, start=start).run(stop)
+    assert [trial.end for trial in first] == [None]
+    stop.is_asked = False
+    then = Search(sweep, tmp_path / "out", words, print, None, start=start).run(stop)
+    assert [trial.end for trial in then] == ["finished", "failed", "finished"]
+    assert then[1].reason == "exit code 2: words"
+    assert [trial.values for trial in then] == [(0.0,), (1.0,), (2.0,)]
+
+
 def test_a_stopped_sweep_saves_its_runs_and_goes_on(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, GRID)
     out, stop = tmp_path / "out", Stop()

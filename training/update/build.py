@@ -69,6 +69,24 @@ def make_update(
     )
 
 
+def updates_of(
+    config: RunConfig,
+    recipe: Recipe,
+    devices: Devices,
+    size: int | None = None,
+    plan: BatchPlan | None = None,
+) -> Callable[..., Step]:
+    """`make_update` of a recipe; `schedule=` may still be given."""
+    return partial(
+        make_update,
+        *(config, recipe.loss, devices, size, plan),
+        observables=recipe.observables,
+        players=recipe.players,
+        rates=recipe.rates,
+        look_inside=recipe.look_inside,
+    )
+
+
 def schedule_of(config: RunConfig, plan: BatchPlan | None = None) -> optax.Schedule:
     """The learning rate of each update, by the number of finished ones."""
     training, examples_at = config.training, (plan or make_plan(config.training)).examples
@@ -120,13 +138,7 @@ def choose_micro_batch(config: RunConfig, recipe: Recipe, devices: Devices) -> i
     return fitting.find_micro_batch(
         make_plan(config.training),
         devices,
-        lambda size: make_update(
-            *(config, recipe.loss, devices, size),
-            observables=recipe.observables,
-            players=recipe.players,
-            rates=recipe.rates,
-            look_inside=recipe.look_inside,
-        ),
+        lambda size: updates_of(config, recipe, devices, size)(),
         make_state(config, recipe.init, recipe.players),
         recipe.batch_shapes,
     )

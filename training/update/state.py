@@ -42,7 +42,7 @@ class TrainState(NamedTuple):
         cls,
         init: Callable[[Array], PyTree],
         optimizer: optax.GradientTransformation,
-        seed: int,
+        seed: int | UInt32[Array, ""],
         compute_dtype: str = "float32",
         *,
         param_dtype: ParamDtype = "float32",
