@@ -9,6 +9,7 @@ from typing import Any, Literal
 from data.captions import CLEAN, normalizer_of
 from data.folders import digest_folder
 from data.sources import PLAIN, ReadingConfig, Source
+from data.sources.remote import RemotePath
 from data.text import check_vocab_size
 
 OF_CAPTIONS = ("tokenizer", "normalizer", "text_length")
@@ -127,11 +128,14 @@ def fingerprint(source: Source) -> str:
     """A hash of the source's files: of their content or, for a large source, of their sizes and
     times."""
     stats = [_size_and_time(file) for file in source.files]
-    whole = sum(size for size, _ in stats) <= _HASHED_WHOLE
+    # An address tells one version of its files from the next.
+    is_remote = any(isinstance(file, RemotePath) for file in source.files)
+    whole = not is_remote and sum(size for size, _ in stats) <= _HASHED_WHOLE
     hashed = hashlib.blake2b(digest_size=8)
     for file, (size, changed) in zip(source.files, stats, strict=True):
         content = _content(file) if whole else str(changed).encode()
-        name = os.path.relpath(file, source.path)
+        is_there = isinstance(file, RemotePath)
+        name = str(file) if is_there else os.path.relpath(file, source.path)
         hashed.update(f"{name}:{size}:".encode(errors="surrogateescape") + content)
     return hashed.hexdigest()
 

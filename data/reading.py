@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from data.pictures import UnreadablePictureError, size_of
 from data.sources import PLAIN, Example, ReadingConfig, Source, printable
+from data.sources.addresses import RemoteError
 from data.views import NO_VIEWS, Views, make_views
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -92,9 +93,19 @@ def read_pictures(
         return _read(source, int(index), image_size, need_captions, config, views)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
-        for reading in _ahead(pool, read, wanted, ahead):
+        readings = _ahead(pool, read, wanted, ahead)
+        while (reading := _next(readings)) is not None:
             share.add(reading)
             yield reading
+
+
+def _next(readings: Iterator[Reading]) -> Reading | None:
+    """The next one, if there is one. Raises OSError where the network failed: a picture that cannot
+    be reached is not a bad one."""
+    try:
+        return next(readings, None)
+    except RemoteError as error:
+        raise OSError(f"{error}; the same command goes on once it can be read") from None
 
 
 def _ahead(

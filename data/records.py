@@ -19,6 +19,7 @@ from data.described import ARRAYS, EXTRA, damaged, read_about
 from data.described import MARKER as MARKER
 from data.examples import Examples
 from data.soundness import check_shapes, check_whole, glance, remember, was_checked
+from data.sources.addresses import scheme_of
 from data.sources.config import PLAIN, ReadingConfig
 from split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 
@@ -133,9 +134,9 @@ class Records:
 
     @property
     def sources(self) -> list[str]:
-        """Paths of the pictures' sources, as `open_source` takes them."""
+        """Paths and addresses of the pictures' sources, as `open_source` takes them."""
         names = self.about.get("sources", [self.about["source"]])
-        return [os.path.normpath(self.folder / name) for name in names]
+        return [n if scheme_of(n) else os.path.normpath(self.folder / n) for n in names]
 
     @property
     def reading(self) -> ReadingConfig:

@@ -18,6 +18,7 @@ from data.described import ARRAYS, EXTRA, FORMAT, MARKER, TRAINED_ON
 from data.examples import ExampleWriter
 from data.folders import digest_folder
 from data.reading import bad_lines
+from data.sources.addresses import scheme_of, without_secrets
 from data.sources.config import PLAIN, ReadingConfig
 from files import new_folder
 
@@ -183,8 +184,13 @@ def write_records(
 
 
 def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> dict[str, Any]:
-    """The source's paths relative to `out`, and the settings of reading."""
-    relative = [os.path.relpath(os.path.expanduser(one), out.absolute()) for one in sources]
+    """The source's paths relative to `out` or its addresses, and the settings of reading."""
+    relative = [
+        without_secrets(one)
+        if scheme_of(one)
+        else os.path.relpath(os.path.expanduser(one), out.absolute())
+        for one in sources
+    ]
     return {"source": relative[0], "sources": relative, "reading": asdict(reading)}
 
 

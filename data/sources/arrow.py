@@ -6,6 +6,7 @@ from typing import Any
 
 from data.sources.base import printable
 from data.sources.columns import Table, check_group
+from data.sources.remote import RemotePath
 from data.sources.splits import split_from
 
 MARKERS = ("dataset_info.json", "state.json", "dataset_dict.json")
@@ -31,7 +32,7 @@ class ArrowTable(Table):
 
         before = pa.total_allocated_bytes()
         try:
-            mapped = pa.memory_map(str(file))
+            mapped = pa.memory_map(file.copied() if isinstance(file, RemotePath) else str(file))
             try:
                 reader: Any = pa.ipc.open_stream(mapped)
                 batches = iter(reader)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedIOBase
 from pathlib import Path
+from typing import cast
 
 from data.sources.base import Unused
 
@@ -103,6 +104,8 @@ def walk(folder: Path) -> Tree:
     """All files below a folder. Hidden ones (macOS writes ._0001.jpg) are skipped, and so are pipes
     and sockets, which would keep a reader waiting. A linked folder is followed, each folder once,
     so that circles end. Links to nowhere stay, and are reported as unreadable."""
+    if (tree := getattr(folder, "tree", None)) is not None:  # a folder at an address
+        return cast(Tree, tree())
     unused = Unused()
     names = [os.path.relpath(path, folder) for path in _walk(folder, unused)]
     return Tree(folder, [name.replace(os.sep, "/") for name in names], unused)

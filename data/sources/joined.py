@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.sources.base import Example, Source, Unused
 from data.sources.parts import SourceOfParts
+from data.sources.remote import RemotePath
 
 
 class JoinedSource(SourceOfParts):
@@ -17,13 +18,15 @@ class JoinedSource(SourceOfParts):
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
         self.divide(map(len, sources))
-        self.path = Path(os.path.commonpath([one.path.absolute() for one in sources]))
+        paths = [one.path.absolute() for one in sources]
+        is_remote = any(isinstance(path, RemotePath) for path in paths)
+        self.path = paths[0] if is_remote else Path(os.path.commonpath(paths))
         self.damage, self.unused = {}, Unused()
         for one in sources:
             self.damage |= one.damage
             self.unused.join(one.unused)
         self.num_captioned = sum(one.num_captioned for one in sources)
-        parts = [f"{one.path.name} ({one.about}, {len(one):,})" for one in sources]
+        parts = [f"{name_of(one)} ({one.about}, {len(one):,})" for one in sources]
         self.about = f"{len(sources)} sources, {', '.join(parts)}"
         self.sought = "none of them has any"
 
@@ -36,6 +39,11 @@ class JoinedSource(SourceOfParts):
         """An example of one source, with the source's name in front of its key and file."""
         source = self._sources[part]
         example = source[place]
-        name = source.path.name
+        name = name_of(source)
         file = f"{name}/{example.file}" if example.file else name
         return replace(example, key=f"{name}/{example.key}", file=file)
+
+
+def name_of(source: Source) -> str:
+    """The last part of a source's path or address."""
+    return str(source.path).rstrip("/").rpartition("/")[2]

@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from data.sources import layouts, listed
+from data.sources import layouts, listed, remote
+from data.sources.addresses import HUB, RemoteError, check_scheme, find, scheme_of, without_secrets
 from data.sources.base import Source, counted, printable
 from data.sources.columns import ColumnSource
 from data.sources.config import PLAIN, ReadingConfig
@@ -20,7 +22,6 @@ from data.sources.tar import TarSource
 from data.sources.tfrecord import TFRecordSource
 from data.sources.zip import ZipTree
 
-_ADDRESS = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?:/|(?<=pipe:))")
 _HUB = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+$")
 
 Opener = Callable[[Tree, ReadingConfig], Source | None]
@@ -96,6 +97,13 @@ def open_source(
     """
     _check(config)
     paths = [str(path)] if isinstance(path, str | Path) else [str(one) for one in path]
+    try:
+        return _open_all(paths, need_captions, config)
+    except RemoteError as error:
+        raise ValueError(str(error)) from None
+
+
+def _open_all(paths: list[str], need_captions: bool, config: ReadingConfig) -> Source:
     if not paths:
         raise ValueError("no source is named")
     if len(paths) > 1 and all(one.endswith(".tar") and Path(one).is_file() for one in paths):
@@ -109,7 +117,7 @@ def open_source(
                 "own: omit --captions=names"
             )
     source = sources[0] if len(sources) == 1 else JoinedSource(sources)
-    named = printable(", ".join(paths))
+    named = printable(", ".join(map(_shown, paths)))
     if not len(source):
         reasons = "; ".join(f"{name}: {why}" for name, why in list(source.damage.items())[:3])
         reasons = reasons or "; ".join(source.unused.sentences())
@@ -126,6 +134,10 @@ def open_source(
     return source
 
 
+def _shown(path: str) -> str:
+    return without_secrets(path) if "://" in path else path
+
+
 def _check(config: ReadingConfig) -> None:
     """Raise ValueError for an unknown kind."""
     if config.kind and config.kind not in {kind.name for kind in KINDS}:
@@ -134,11 +146,49 @@ def _check(config: ReadingConfig) -> None:
 
 
 def _open(path: str, config: ReadingConfig) -> Source:
-    """The source at one path, glob, list or range."""
+    """The source at one path, address, glob, list or range."""
+    if scheme_of(path) and not Path(path).exists():
+        return _open_address(path, config)
     folder = Path(os.path.expanduser(path))
-    if not folder.is_dir():
-        return _open_files(_find(path), config)
-    tree = walk(folder)
+    if folder.is_dir():
+        return _open_tree(walk(folder), config)
+    if _HUB.match(path) and not folder.exists():
+        return _open_from_hub(path, config)
+    return _open_files(_find(path), config)
+
+
+def _open_address(address: str, config: ReadingConfig) -> Source:
+    """The source at an address: files by their endings, anything else as a folder."""
+    import braceexpand
+
+    if check_scheme(address) == "hf" and not address.startswith((HUB, "hf://buckets/")):
+        name = address.removeprefix("hf://")
+        raise ValueError(f"{printable(address)} is no data set of the hub; try {HUB}{name}")
+    found = [one for pattern in braceexpand.braceexpand(address) for one in find(pattern)]
+    if not found:
+        raise ValueError(f"{printable(address)} matches nothing")
+    if all(ending_of(urlsplit(one).path) in _FILES for one in found):
+        return _open_files(remote.open_files(found), config)
+    if len(found) > 1:
+        return JoinedSource([_open_address(one, config) for one in found])
+    return _open_tree(remote.open_folder(found[0]).tree(), config)
+
+
+def _open_from_hub(name: str, config: ReadingConfig) -> Source:
+    """The data set of the Hugging Face hub that has a name which no folder here has."""
+    try:
+        return _open_address(f"{HUB}{name}", config)
+    except RemoteError as error:
+        raise ValueError(
+            f"there is no {printable(name)} on this machine, and as a data set of the Hugging Face "
+            f"hub {error}; save it where there is a network: "
+            f"datasets.load_dataset({name!r}).save_to_disk(FOLDER)"
+        ) from None
+
+
+def _open_tree(tree: Tree, config: ReadingConfig) -> Source:
+    """The source in a folder, of the first kind that it looks like."""
+    folder = tree.folder
     if config.pictures:
         tables = [tree.path(name) for name in tree.ending(*layouts.TABLES, "txt")]
         return _open_tables(tables, config)
@@ -168,24 +218,14 @@ def _find(path: str) -> list[Path]:
     """The files that a path, glob, list or range names."""
     import braceexpand
 
-    address = _ADDRESS.match(path)
-    if address and not Path(path).exists():
-        raise ValueError(
-            f"{printable(path)} is an address ({address[1]}); pictures are read from the disks of "
-            f"this machine: download them or mount it first"
-        )
     whole = Path(os.path.expanduser(path))
     patterns = [str(whole)] if whole.exists() else braceexpand.braceexpand(str(whole))
     found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
     for one in found:
         if not one.exists():
-            hub = (
-                f"; a data set of the Hugging Face hub must be saved first: "
-                f"datasets.load_dataset({str(one)!r}).save_to_disk(FOLDER)"
-            )
             raise ValueError(
                 f"there is no {printable(str(one))}: a source is a folder of pictures or tars, or "
-                f"tars, tables or zips" + (hub if _HUB.match(str(one)) else "")
+                f"tars, tables or zips"
             )
         if not one.is_file() or ending_of(one.name) not in _FILES:
             known = ", ".join(f".{ending}" for ending in _FILES)

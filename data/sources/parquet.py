@@ -22,7 +22,7 @@ class ParquetTable(Table):
         is_divided = len(set(names)) > 1
         for file, split in zip(files, names, strict=True):
             try:
-                with pq.ParquetFile(file) as opened:
+                with file.open("rb") as bytes_, pq.ParquetFile(bytes_) as opened:
                     about, schema = opened.metadata, opened.schema_arrow
             except (pa.ArrowException, OSError) as error:
                 raise _unreadable(file, error) from None
@@ -42,7 +42,7 @@ class ParquetTable(Table):
 
         file, number = self._groups[group]
         try:
-            with pq.ParquetFile(file) as opened:
+            with file.open("rb") as bytes_, pq.ParquetFile(bytes_) as opened:
                 return opened.read_row_group(number, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(file, error) from None
@@ -55,7 +55,8 @@ def holds_pictures(path: Path) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        schema = pq.read_schema(path)
+        with path.open("rb") as opened:
+            schema = pq.read_schema(opened)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
     return any(_holds_bytes(one.type) for one in schema)

@@ -128,7 +128,7 @@ class TarSource(Source):
         self, tars: Sequence[Path], folder: Path | None = None, config: ReadingConfig = PLAIN
     ) -> None:
         common = os.path.commonpath([tar.absolute().parent for tar in tars])
-        self.path, self.files, self.config = folder or Path(common), list(tars), config
+        self.path, self.files, self.config = folder or type(tars[0])(common), list(tars), config
         self.damage, self.unused, self.num_captioned = {}, Unused(), 0
         counts = array("q")
         for tar in tars:

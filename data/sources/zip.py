@@ -27,7 +27,7 @@ class ZipTree(Tree):
     def __init__(self, files: Sequence[Path], loose: Tree | None = None) -> None:
         self.files, self.damage = list(files), dict[str, str]()
         is_alone = len(files) == 1 and loose is None
-        common = Path(os.path.commonpath([file.absolute().parent for file in files]))
+        common = type(files[0])(os.path.commonpath([file.absolute().parent for file in files]))
         folder = files[0] if is_alone else common if loose is None else loose.folder
         super().__init__(folder, [], Unused())
         self._places: dict[str, tuple[Path, str]] = {}
@@ -101,7 +101,7 @@ def _open(file: Path, process: int) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=16)
 def _opened(file: Path, process: int, size: int, time: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(file)
+    return zipfile.ZipFile(file.open("rb"))
 
 
 def _cannot(name: str, error: Exception) -> ValueError:

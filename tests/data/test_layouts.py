@@ -14,7 +14,9 @@ from config import parse_config
 from data.encode import EncodeConfig, reading_of
 from data.reading import read_pictures
 from data.sources import Source, open_source
+from data.sources.addresses import PACKAGES
 from data.sources.kinds import KINDS
+from data.sources.remote import MOST_KEPT
 from data.sources.splits import SPLITS
 from data.sources.texts import CAPTION_NAMES
 from tests.data.layouts import LAYOUTS, N
@@ -68,6 +70,21 @@ def page() -> str:
         kinds="\n".join(f"| `{kind.name}` | {kind.about} |" for kind in KINDS),
         splits="\n".join(f"| `{ours}` | {', '.join(others)} |" for ours, others in splits.items()),
         names=", ".join(CAPTION_NAMES),
+        addresses=_address_rows(),
+        kept=MOST_KEPT >> 30,
+    )
+
+
+def _address_rows() -> str:
+    schemes: dict[str, list[str]] = {}
+    for scheme, package in PACKAGES.items():
+        if scheme == "memory":  # of one process
+            continue
+        schemes.setdefault(package, []).append(f"`{scheme}://`")
+    installed = {"fsspec[http]", "fsspec", "huggingface_hub"}
+    return "\n".join(
+        f"| {', '.join(some)} | {'nothing more' if p in installed else f'`pip install {p}`'} |"
+        for p, some in schemes.items()
     )
 
 
@@ -82,14 +99,31 @@ pictures and read. `python -m data.encode` prints the line in the last column fi
 
 Several sources are read one after the other: `--source first second`. `--data.source` of `python
 -m vqgan.train` takes the same layouts; it needs no captions. Quote globs and ranges: `--source
-'shards/{{000..123}}.tar'`. Addresses (`https://`, `s3://`, `gs://`, `hf://`) are refused:
-download or mount them first. Links to folders are followed, each folder once. Pipes are never
+'shards/{{000..123}}.tar'`. Links to folders are followed, each folder once. Pipes are never
 opened. A path in a table is looked for only among the files of the source, by as
 many of its last parts as are needed: it may be absolute, or of Windows. `--pictures FOLDER` names
 the folder of a table's pictures if they are not beside it.
 
 Tables of captions and codes, as dalle-mini wrote them (columns `caption` and `encoding`), become
 records by `python -m data.encoded encoded/*.parquet --vqgan FOLDER`, with the VQGAN of the codes.
+
+## Addresses
+
+A source may be an address, in any layout above: `--source s3://bucket/pictures`, `--source
+'https://host/{{000..123}}.tar'`, `--source 'gs://bucket/*.tar'`, `--source hf://datasets/USER/NAME`
+or, where no folder here has that name, `--source USER/NAME`.
+
+| address | needs |
+| --- | --- |
+{addresses}
+
+Each file is copied to the temporary folder (`TMPDIR`) when it is read, checked against its size,
+and removed after others, so shards of any number take about {kept} GB; a saved data set stays as a
+whole. A folder of a web server is what its page lists. Users, passwords and queries of an address
+are used, and neither printed nor kept in the records. A failing network is no bad picture: after four tries the command stops, and goes on when
+it is given again. Keys come from the environment, as fsspec's packages read them
+(`AWS_ACCESS_KEY_ID`, `HF_TOKEN` …; `FSSPEC_S3_ANON=true` for public buckets). Other schemes are
+refused by name. `pipe:` never runs anything.
 
 ## Kinds
 

@@ -282,17 +282,6 @@ def test_several_sources_are_one(tmp_path: Path) -> None:
     assert [e.key for e in open_source(tars, need_captions=False)] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(
-    "address", ["https://x.org/a.tar", "s3://b/a", "gs://b/{0..3}.tar", "hf://datasets/a/b"]
-)
-def test_an_address_is_refused_by_its_name(address: str) -> None:
-    scheme = address.partition(":")[0]
-    with pytest.raises(ValueError, match=rf"is an address \({scheme}\).*download them or mount"):
-        open_source(address)
-    with pytest.raises(ValueError, match=r"there is no nlphuji/flickr30k.*save_to_disk"):
-        open_source("nlphuji/flickr30k")
-
-
 def test_tables_that_name_no_picture_say_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("a bird\thttp://x.org/1.jpg\n")
     with pytest.raises(ValueError, match=r"a\.tsv names pictures by their addresses"):
