@@ -48,7 +48,8 @@ def without_secrets(address: str) -> str:
 
 def check_scheme(address: str) -> str:
     """The scheme of an address. Raises ValueError, naming it, if it is not read."""
-    scheme, known = scheme_of(address), ", ".join(f"{name}://" for name in PACKAGES)
+    scheme = scheme_of(address)
+    known = ", ".join(f"{name}://" for name in PACKAGES if name != "memory")
     shown = printable(address)
     if scheme == "pipe":
         raise ValueError(

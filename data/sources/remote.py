@@ -226,6 +226,8 @@ def open_folder(address: str) -> RemotePath:
     is_web = scheme_of(address) in ("http", "https")
     root = base if is_web else str(system._strip_protocol(address)).rstrip("/") + "/"
     found: dict[str, Any] = calling(shown, lambda: system.find(base, maxdepth=32, detail=True))
+    if not found:  # web servers that cannot be reached are found empty
+        calling(shown, lambda: system.ls(base), PAUSES)
     entries = {}
     for full, info in found.items():
         name = full.removeprefix(root) if full.startswith(root) else ""

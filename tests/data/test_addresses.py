@@ -161,6 +161,10 @@ def test_a_transfer_that_breaks_off_is_tried_again_and_refused(tmp_path: Path, s
     write_tar(tmp_path / "fails" / "0.tar", {"0.png": picture(0), "0.txt": b"a"})
     with pytest.raises(ValueError, match=r"/fails/0\.tar cannot be read: "):
         open_source(f"{served}/fails/0.tar")
+    with pytest.raises(ValueError, match=r"/nothing cannot be read: it is not there"):
+        open_source(f"{served}/nothing")
+    with pytest.raises(ValueError, match=r"127.0.0.1:9/x cannot be read: .*[Cc]onnect"):
+        open_source("http://127.0.0.1:9/x")
     assert len([one for one in _Server.asked if one.endswith("0.tar")]) >= 2
 
 

@@ -120,10 +120,10 @@ or, where no folder here has that name, `--source USER/NAME`.
 Each file is copied to the temporary folder (`TMPDIR`) when it is read, checked against its size,
 and removed after others, so shards of any number take about {kept} GB; a saved data set stays as a
 whole. A folder of a web server is what its page lists. Users, passwords and queries of an address
-are used, and neither printed nor kept in the records. A failing network is no bad picture: after four tries the command stops, and goes on when
-it is given again. Keys come from the environment, as fsspec's packages read them
-(`AWS_ACCESS_KEY_ID`, `HF_TOKEN` …; `FSSPEC_S3_ANON=true` for public buckets). Other schemes are
-refused by name. `pipe:` never runs anything.
+are used, and neither printed nor kept in the records. A failing network is no bad picture: after
+four tries the command stops, and goes on when it is given again. Keys come from the environment,
+as fsspec's packages read them (`AWS_ACCESS_KEY_ID`, `HF_TOKEN` …; `FSSPEC_S3_ANON=true` for public
+buckets). Other schemes are refused by name. `pipe:` never runs anything.
 
 ## Kinds
 
