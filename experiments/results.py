@@ -1,0 +1,248 @@
+"""Tables and plots of finished sweeps, committed with the logs that they are made of.
+
+python -m experiments.results runs/sweeps/valley
+python -m experiments.results
+
+The first writes results/sweeps/valley.jsonl, a line for each run with its command, and the table
+and the plot beside it. Without a folder every table and plot is made anew of its log.
+"""
+
+import sys
+
+if __name__ == "__main__" and not __package__:  # started as a file, without -m
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from command_line import run
+from experiments.logbook import flat
+from files import write_bytes
+from json_files import parse_json
+from svg import Points, plot
+from training.reports import metrics
+from trials import engine
+from trials.ledger import Trial, folder_of, read_ledger
+from trials.sweep_file import read_sweep
+
+SEED = "seed"
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's 97.5 % quantiles for 1 to 9 degrees of freedom."""
+MOST = 4
+"""Values of a setting up to which its effect is a line for each of them."""
+
+
+@dataclass(frozen=True)
+class ResultsConfig:
+    """Which sweeps, and where their results stand."""
+
+    sweeps: tuple[str, ...] = field(
+        default=(), metadata={"nargs": "*", "positional": True, "help": "Folders of sweeps."}
+    )
+    """Folders that sweep.py wrote; none = those whose logs are in `out` already."""
+    out: str = "results/sweeps"
+    """Folder of the logs, the tables and the plots."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a sweep, as its line has it."""
+
+    settings: Mapping[str, Any]
+    """The searched settings by name, the seed among them."""
+    value: float
+    """The sweep's metric at the end; infinite where the run failed."""
+    spikes: int
+    """Updates that the guard took for spikes, or that were not finite."""
+
+
+def main(config: ResultsConfig) -> None:
+    """Write the logs of the sweeps, then tables and plots."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in config.sweeps:
+        folder = Path(name)
+        lines = "".join(json.dumps(line) + "\n" for line in collect(folder))
+        write_bytes(out / f"{folder.name}.jsonl", lines.encode())
+    names = [Path(name).name for name in config.sweeps]
+    for log in sorted(out.glob("*.jsonl")):
+        if names and log.stem not in names:
+            continue
+        rows = read_log(log)
+        text = make_table(rows)
+        write_bytes(log.with_suffix(".md"), text.encode())
+        if picture := draw(rows):
+            write_bytes(log.with_suffix(".svg"), picture.encode())
+        print(f"{log.stem}\n\n{text}")
+
+
+def collect(folder: Path) -> Iterator[dict[str, Any]]:
+    """A line for each run of a sweep that has ended, in the order of their numbers."""
+    sweep = read_sweep(folder / "sweep.yaml")
+    for trial in sorted(read_ledger(folder), key=lambda one: one.number):
+        if trial.end is None:
+            continue
+        words = engine.command(sweep.settings, trial.settings, "python")
+        words = [word for word in words if not word.startswith("--tracker.wandb=")]
+        yield {
+            "settings": {name: trial.settings[name] for name in sweep.searched},
+            "end": trial.end,
+            sweep.metric or "value": trial.value,
+            "spikes": _spikes(folder, trial),
+            "command": shlex.join(words),
+        }
+
+
+def _spikes(folder: Path, trial: Trial) -> int:
+    path = folder_of(folder, trial.number) / "metrics.jsonl"
+    rows = metrics.read(path) if path.is_file() else []
+    return sum(bool(row.get("guard/event")) for row in rows)
+
+
+def read_log(path: Path) -> list[Row]:
+    """The runs of a log. Raises ValueError naming a line that is damaged."""
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        where = f"{path}, line {number}"
+        row = parse_json(line, where)
+        try:
+            settings = flat(row["settings"])
+            [value] = [row[n] for n in row if n not in ("settings", "end", "spikes", "command")]
+            is_good = row["end"] == "finished" and value is not None
+            found.append(Row(settings, float(value) if is_good else math.inf, int(row["spikes"])))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{where} is damaged: {error!r:.100}") from None
+    return found
+
+
+def groups_of(rows: Sequence[Row], left_out: Sequence[str] = (SEED,)) -> dict[tuple, list[Row]]:
+    """The runs by the values of their settings but those left out, in the order of the runs."""
+    found: dict[tuple, list[Row]] = {}
+    for row in rows:
+        key = tuple(str(value) for name, value in row.settings.items() if name not in left_out)
+        found.setdefault(key, []).append(row)
+    return found
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and half of its 95 % interval by Student's t; NaN for one value or more than ten."""
+    degrees = len(values) - 1
+    if not 1 <= degrees <= len(T_95) or not np.isfinite(values).all():
+        return float(np.mean(values)), math.nan
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(np.mean(values)), T_95[degrees - 1] * error
+
+
+def make_table(rows: Sequence[Row]) -> str:
+    """The results as Markdown: every setting with its mean, and the effects of single settings."""
+    names = [name for name in rows[0].settings if name != SEED]
+    groups = groups_of(rows)
+    means = {key: float(np.mean([row.value for row in group])) for key, group in groups.items()}
+    lowest = min(means, key=means.__getitem__)
+    lines = [
+        f"{len(rows)} runs. In brackets: half of a 95 % interval (Student's t over the seeds). The "
+        "difference is to the lowest mean, paired by seed.",
+        "",
+        f"| {' | '.join(names)} | runs | mean | deviation | difference | spikes |",
+        "| --- " * (len(names) + 5) + "|",
+    ]
+    for key, group in groups.items():
+        values = [row.value for row in group]
+        spread = f"{np.std(values, ddof=1):.3f}" if len(values) > 1 and _finite(values) else "–"
+        away = "lowest" if key == lowest else _shown(_paired(group, groups[lowest]))
+        cells = [*key, str(len(group)), _shown(values), spread, away]
+        lines.append(f"| {' | '.join(cells)} | {sum(row.spikes for row in group)} |")
+    return "\n".join([*lines, *_effects(rows, names)]) + "\n"
+
+
+def _effects(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """The lines of a table: what a single setting changes, all others and the seed the same."""
+    lines = []
+    for name in names:
+        values = list(dict.fromkeys(row.settings[name] for row in rows))
+        if len(names) < 2 or not 2 <= len(values) <= MOST:
+            continue
+        base = [row for row in rows if row.settings[name] == values[0]]
+        for value in values[1:]:
+            own = [row for row in rows if row.settings[name] == value]
+            away = _paired(own, base, (name,))
+            if not away:
+                continue
+            mean, half = mean_interval(away)
+            is_settled = abs(mean) > half
+            verdict = "not settled" if not is_settled else "lower" if mean < 0 else "higher"
+            cells = (name, str(value), str(values[0]), str(len(away)), _shown(away), verdict)
+            lines.append(f"| {' | '.join(cells)} |")
+    if not lines:
+        return []
+    head = "| setting | value | instead of | seeds | difference | loss |"
+    return ["", "Single settings, averaged over all others:", "", head, "| --- " * 6 + "|", *lines]
+
+
+def _paired(
+    own: Sequence[Row], other: Sequence[Row], left_out: Sequence[str] | None = None
+) -> list[float]:
+    """For each seed that both have, the mean difference own − other between runs that agree in all
+    settings, or in all but those left out; without `left_out` only the seed must agree."""
+    name_of = lambda row: tuple(  # noqa: E731
+        str(value)
+        for name, value in row.settings.items()
+        if name == SEED or (left_out is not None and name not in left_out)
+    )
+    there = {name_of(row): row for row in other}
+    by_seed: dict[Any, list[float]] = {}
+    for row in own:
+        if name_of(row) in there:
+            away = row.value - there[name_of(row)].value
+            by_seed.setdefault(row.settings.get(SEED), []).append(away)
+    return [float(np.mean(values)) for values in by_seed.values()]
+
+
+def _finite(values: Sequence[float]) -> bool:
+    return bool(np.isfinite(values).all())
+
+
+def _shown(values: Sequence[float]) -> str:
+    """Mean and half of its interval."""
+    if not len(values) or not _finite(values):
+        return "failed" if len(values) else "–"
+    mean, half = mean_interval(values)
+    return f"{mean:.3f}" + ("" if math.isnan(half) else f" [± {half:.3f}]")
+
+
+def draw(rows: Sequence[Row]) -> str:
+    """The value against the numeric setting with the most values, as SVG: a line for each of the
+    other settings, or for each seed. Empty where no setting is a number."""
+    spans = {
+        name: {row.settings[name] for row in rows}
+        for name in rows[0].settings
+        if name != SEED and all(isinstance(row.settings[name], int | float) for row in rows)
+    }
+    if not spans:
+        return ""
+    across = max(spans, key=lambda name: len(spans[name]))
+    others = [name for name in rows[0].settings if name not in (across, SEED)] or [SEED]
+    lines: dict[str, Points] = {}
+    for row in rows:
+        label = ", ".join(f"{name} {row.settings[name]}" for name in others if name in row.settings)
+        if label not in lines:
+            same = [
+                r for r in rows if all(r.settings.get(n) == row.settings.get(n) for n in others)
+            ]
+            means = {
+                x: float(np.mean([r.value for r in same if r.settings[across] == x]))
+                for x in sorted({r.settings[across] for r in same})
+            }
+            lines[label] = list(means.items())
+    return plot(lines, across, "loss", log_x=min(spans[across]) > 0)
+
+
+if __name__ == "__main__":
+    run(main, ResultsConfig, prog="python -m experiments.results", about=__doc__ or "")

@@ -1,0 +1,122 @@
+"""Tables of sweeps: their statistics, and the committed ones, from their logs."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.results import (
+    ResultsConfig,
+    Row,
+    collect,
+    draw,
+    main,
+    make_table,
+    mean_interval,
+    read_log,
+)
+from trials.ledger import Ledger, Trial
+
+ROOT = Path(__file__).parent.parent.parent
+LOGS = sorted((ROOT / "results" / "sweeps").glob("*.jsonl"))
+SWEEP = """\
+program: train.py
+method: grid
+metric: {name: eval/tone/loss, goal: minimize}
+parameters:
+  optim.learning_rate: {values: [0.1, 0.2]}
+  seed: {values: [0, 1]}
+  training.steps: {value: 3}
+"""
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
+def test_a_committed_table_is_that_of_its_log(log: Path) -> None:
+    rows = read_log(log)
+    assert log.with_suffix(".md").read_text() == make_table(rows)
+    plot = log.with_suffix(".svg")
+    assert (plot.read_text() if plot.is_file() else "") == draw(rows)
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
+def test_a_log_is_of_the_sweep_of_its_name(log: Path) -> None:
+    """Every line has the command that made it, and its settings are in it."""
+    assert (ROOT / "sweeps" / f"{log.stem}.yaml").is_file()
+    for line in log.read_text().splitlines():
+        row = json.loads(line)
+        assert row["command"].startswith("python train.py --config=")
+        if "seed" in row["settings"]:
+            assert f"--seed={row['settings']['seed']}" in row["command"]
+
+
+def test_an_interval_is_student_s() -> None:
+    """Student's t of five values: mean ± 2.776 · s/√5."""
+    values = [1.0, 2.0, 4.0, 4.0, 9.0]
+    mean, half = mean_interval(values)
+    assert mean == 4.0
+    assert half == pytest.approx(2.776 * np.std(values, ddof=1) / math.sqrt(5))
+    assert math.isnan(mean_interval([1.0])[1])
+    assert math.isnan(mean_interval([1.0, math.inf])[1])
+
+
+def rows_of(values: dict[tuple[str, float, int], float]) -> list[Row]:
+    return [
+        Row({"norm": norm, "rate": rate, "seed": seed}, value, 1)
+        for (norm, rate, seed), value in values.items()
+    ]
+
+
+def test_a_table_pairs_seeds_and_calls_what_is_not_settled() -> None:
+    """b is 0.5 lower with every rate and seed, up to 0.01; the rate changes nothing on average."""
+    noise = {0: 0.0, 1: 5.0, 2: -3.0}  # of the seeds, which pairs take away
+    values = {
+        (norm, rate, seed): 3.0 + noise[seed] - 0.5 * (norm == "b") + 0.01 * seed * (norm == "b")
+        for norm in "ab"
+        for rate in (0.1, 0.2)
+        for seed in range(3)
+    }
+    table = make_table(rows_of(values))
+    assert "| a | 0.1 | 3 | 3.667 [± 10.040] | 4.041 | 0.490 [± 0.025] | 3 |" in table
+    assert "| norm | b | a | 3 | -0.490 [± 0.025] | lower |" in table
+    assert "| rate | 0.2 | 0.1 | 3 | 0.000 [± 0.000] | not settled |" in table
+    assert table.count("| lowest |") == 1
+    values[("a", 0.1, 1)] = math.inf
+    table = make_table(rows_of(values))
+    assert "| a | 0.1 | 3 | failed | – | failed | 3 |" in table
+
+
+def test_a_sweep_becomes_a_log_a_table_and_a_plot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "rates", tmp_path / "results"
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(SWEEP)
+    ledger = Ledger(folder)
+    ends = [2.0, 3.0, 2.5, None]
+    for number, value in enumerate(ends):
+        settings = {
+            "optim.learning_rate": 0.1 * (1 + number // 2),
+            "seed": number % 2,
+            "training.steps": 3,
+        }
+        ledger.begin(Trial(number, settings))
+        if value is not None:
+            ledger.end(Trial(number, settings, "finished", (9.0, value), 1.0))
+    (folder / "001").mkdir()
+    rows = [{"step": n, "hours": 0.1, "guard/event": float(n == 2)} for n in (1, 2, 3)]
+    (folder / "001" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    lines = list(collect(folder))
+    assert [line["spikes"] for line in lines] == [0, 1, 0]
+    assert lines[1]["eval/tone/loss"] == 3.0
+    assert "--optim.learning_rate=0.1 --seed=1 --training.steps=3" in lines[1]["command"]
+    main(ResultsConfig((str(folder),), str(out)))
+    assert "| 0.1 | 2 | 2.500 [± 6.353] |" in (out / "rates.md").read_text()
+    assert (out / "rates.svg").read_text().startswith("<svg")
+    (out / "rates.md").unlink()
+    main(ResultsConfig(out=str(out)))
+    assert (out / "rates.md").read_text() in capsys.readouterr().out
+    (out / "rates.jsonl").write_text('{"settings": 1}\n')
+    with pytest.raises(ValueError, match=r"rates.jsonl, line 1 is damaged"):
+        read_log(out / "rates.jsonl")
