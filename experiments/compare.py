@@ -4,7 +4,8 @@ python -m experiments.compare runs/quickstart
 python -m experiments.compare runs/valley/003 --reference results/references/starter.json
 python -m experiments.compare runs/a runs/b runs/c --write results/references/starter.json
 
-A reference holds means and standard deviations over seeds at some updates, committed small.
+A reference holds means and standard deviations over seeds at some updates, and the settings that
+made them, committed small.
 """
 
 import sys
@@ -33,20 +34,31 @@ WINDOW = 0.05
 """Share of the updates so far over which the training loss is averaged."""
 FAR = 3.0
 """Standard deviations from which on a difference is worth a word."""
+SAYS_NOTHING = ("seed", "data.", "grids.", "sampling.", "checkpoint.", "tracker.", "parallel.")
+"""Beginnings of the names of settings that a reference does not keep."""
+MOST = 5
+"""Settings unlike the reference's that are named."""
 CAUSES = (
-    (lambda at, now: at <= 0.2 and now > 0, "a learning rate that is too low, or a long warm-up"),
     (
-        lambda at, now: now > 0,
+        lambda at, now, metric: at <= 0.2 and now > 0,
+        "a learning rate that is too low, or a long warm-up",
+    ),
+    (
+        lambda at, now, metric: now > 0,
         "a learning rate that is too high or too low (sweeps/valley.yaml), "
         "records with other captions or pictures, or fewer examples an update",
     ),
     (
-        lambda at, now: now < 0,
+        lambda at, now, metric: metric.startswith("eval/"),
+        "better settings, or held-out pictures that training has seen",
+    ),
+    (
+        lambda at, now, metric: True,
         "fewer examples (the run learns them by heart: look at eval/), or "
         "less token_noise and caption_dropout",
     ),
 )
-"""(share of the reference's length, difference in deviations) → what usually causes it."""
+"""(share of the reference's length, difference in deviations, metric) → what usually causes it."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +84,16 @@ def main(config: CompareConfig) -> None:
             raise ValueError(f"{one} is no run's folder; name one, such as runs/quickstart")
     if config.write:
         reference = make_reference(runs)
-        write_bytes(Path(config.write), (json.dumps(reference, indent=1) + "\n").encode())
-        print(f"written: {config.write}, {reference['seeds']} seeds")
+        Path(config.write).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(Path(config.write), (json.dumps(reference) + "\n").encode())
+        print(f"written: {config.write}, seeds: {reference['seeds']}")
         return
     if len(runs) != 1:
         raise ValueError(f"{len(runs)} runs: one is compared; --write takes several")
     path = Path(config.reference) if config.reference else find_reference(runs[0])
     reference = read_reference(path)
-    print("\n".join(compare(reference, metrics.read(runs[0] / "metrics.jsonl"), path.stem)))
+    lines = compare(reference, metrics.read(runs[0] / "metrics.jsonl"), path.stem)
+    print("\n".join([*lines, *unlike(reference, runs[0], path.stem)]))
 
 
 def find_reference(run_folder: Path) -> Path:
@@ -99,6 +113,7 @@ def read_reference(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         assert found["seeds"] >= 1
+        assert isinstance(found["settings"], dict)
         assert all(
             len(c["mean"]) == len(c["step"]) == len(c["sd"]) for c in found["curves"].values()
         )
@@ -136,7 +151,22 @@ def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
             "mean": [round(float(v), 5) for v in values.mean(0)],
             "sd": [round(float(v), 5) for v in spread],
         }
-    return {"seeds": len(runs), "curves": curves}
+    return {"seeds": len(runs), "curves": curves, "settings": _kept(settings[0])}
+
+
+def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: v for name, v in settings.items() if not name.startswith(SAYS_NOTHING)}
+
+
+def unlike(reference: Mapping[str, Any], run_folder: Path, name: str) -> list[str]:
+    """A line about the settings that the run and the reference have both, with other values."""
+    own, there = _kept(settings_of(run_folder)), reference["settings"]
+    odd = [n for n in sorted(own.keys() & there.keys()) if own[n] != there[n]]
+    if not odd:
+        return []
+    told = ", ".join(f"{n} {own[n]} ({name}: {there[n]})" for n in odd[:MOST])
+    more = f" and {len(odd) - MOST} more" if len(odd) > MOST else ""
+    return [f"settings that differ: {told}{more}"]
 
 
 def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
@@ -174,12 +204,13 @@ def compare(
             )
             if not math.isfinite(away) or abs(away) > FAR:
                 at = own["step"][i] / own["step"][-1]
-                cause = next(text for fits, text in CAUSES if fits(at, away))
+                cause = next(text for fits, text in CAUSES if fits(at, away, metric))
                 side = "above" if away > 0 else "below"
                 causes.append(f"{metric}: {abs(away):.0f} deviations {side}; usually {cause}")
     if not lines:
         raise ValueError("the run has reached no update that the reference knows")
-    return [*lines, *(causes or [f"within {FAR:g} deviations of {reference['seeds']} seeds"])]
+    seeds = f"{reference['seeds']} seeds" if reference["seeds"] > 1 else "a single seed"
+    return [*lines, *(causes or [f"within {FAR:g} deviations of {seeds}"])]
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ CONFIGS = {
     "experiments.compare": "CompareConfig",
     "experiments.logbook": "LogbookConfig",
     "experiments.report": "ReportConfig",
+    "experiments.results": "ResultsConfig",
     "experiments.time_to_target": "TimeToTargetConfig",
     "sweep": "SweepConfig",
     "benchmarks.sampling": "SamplingBenchmark",

@@ -9,6 +9,8 @@ import pytest
 from experiments import compare, logbook
 from training.reports.logbook import Logbook
 
+ROOT = Path(__file__).parent.parent.parent
+REFERENCES = sorted((ROOT / "results" / "references").glob("*.json"))
 NOISE = {0: 0.0, 1: 0.02, 2: -0.02}
 
 
@@ -36,7 +38,7 @@ def test_a_reference_has_means_and_deviations_and_a_run_is_told_where_it_stands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [make_run(tmp_path / str(seed), seed) for seed in NOISE]
-    path = tmp_path / "starter.json"
+    path = tmp_path / "new" / "starter.json"
     compare.main(compare.CompareConfig(tuple(map(str, runs)), write=str(path)))
     found = compare.read_reference(path)
     tone = found["curves"]["eval/tone/loss"]
@@ -49,15 +51,28 @@ def test_a_reference_has_means_and_deviations_and_a_run_is_told_where_it_stands(
     assert "eval/tone/loss: at update 100 starter stands at 3.000 ± 0.020; yours at 3.500" in said
     assert "deviations above; usually a learning rate that is too high or too low" in said
     compare.main(compare.CompareConfig((str(runs[1]),), reference=str(path)))
-    assert "within 3 deviations of 3 seeds" in capsys.readouterr().out
+    assert capsys.readouterr().out[-31:] == "within 3 deviations of 3 seeds\n"
+    steep = make_run(tmp_path / "steep", 1, optim={"learning_rate": 0.3})
+    compare.main(compare.CompareConfig((str(steep),), reference=str(path)))
+    said = capsys.readouterr().out
+    assert said.endswith("settings that differ: optim.learning_rate 0.3 (starter: 0.1)\n")
+
+
+@pytest.mark.parametrize("path", REFERENCES, ids=lambda path: path.stem)
+def test_a_committed_reference_is_small_and_belongs_to_settings_that_are_here(path: Path) -> None:
+    compare.read_reference(path)
+    assert path.stat().st_size < 20_000
+    folders = [ROOT / "presets", ROOT / "experiments" / "workloads"]
+    assert any((folder / f"{path.stem}.yaml").is_file() for folder in folders)
 
 
 def test_runs_that_differ_in_more_than_their_seeds_make_no_reference(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a", 0), make_run(tmp_path / "b", 1, optim={"learning_rate": 1})]
     with pytest.raises(ValueError, match=r"differs from .* in optim\.learning_rate"):
         compare.make_reference(runs)
-    with pytest.raises(ValueError, match="no reference of 'starter'"):
-        compare.main(compare.CompareConfig((str(runs[0]),)))
+    other = make_run(tmp_path / "c", 0, name="nobody")
+    with pytest.raises(ValueError, match="no reference of 'nobody'; .* there are quickstart, "):
+        compare.main(compare.CompareConfig((str(other),)))
     with pytest.raises(ValueError, match="is no run's folder"):
         compare.main(compare.CompareConfig((str(tmp_path),)))
 
