@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.languages import to_english
+from data.languages import English
 from data.records import open_records
 from data.words import (
     Nearest,
@@ -51,10 +51,12 @@ def _read_file(path: Path) -> bytes:
 
 
 def in_english(prompts: Sequence[str], captions: Sequence[str] | None) -> list[str]:
-    """The prompts, with names of things in other languages put into the captions' English. Each
-    that changes is printed. They stay as they are if the captions are unknown."""
-    words = words_in(captions or ())
-    read = [to_english(prompt, words) for prompt in prompts] if captions else [*prompts]
+    """The prompts, with the names of things as captions have them: without an article that these
+    do not have, and in English. Each that changes is printed. They stay as they are if the captions
+    are unknown."""
+    if not captions:
+        return [*prompts]
+    read = [*map(English(captions).read, prompts)]
     for prompt, english in dict(zip(prompts, read, strict=True)).items():
         if prompt != english:
             print(f'"{prompt:.80}" is drawn as "{english:.80}"', file=sys.stderr)

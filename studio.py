@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from data.languages import to_english
+from data.languages import English
 from data.text import clean
 from data.words import Nearest, tell_far, tell_unknown, unknown_words, words_in
 from drawing import Drawer, check_finite, make_drawer, picture_seed
@@ -140,10 +140,8 @@ class Studio:
         return lines
 
     def in_english(self, asked: Request) -> Request:
-        """The request, with the name of a thing in another language put into the captions'."""
-        if not self.captions:
-            return asked
-        return replace(asked, prompt=to_english(asked.prompt, self._words))
+        """The request, with the name of its thing as captions have it."""
+        return replace(asked, prompt=self._english.read(asked.prompt)) if self.captions else asked
 
     @cached_property
     def styles(self) -> list[str]:
@@ -156,6 +154,10 @@ class Studio:
         articled = [c for c in self.captions if re.match("an? ", c) and " style" not in c]
         plain = articled or [caption for caption in self.captions if not STYLE.fullmatch(caption)]
         return Nearest(plain).some(most) if plain else []
+
+    @cached_property
+    def _english(self) -> English:
+        return English(self.captions)
 
     @cached_property
     def _nearest(self) -> Nearest:

@@ -2,16 +2,16 @@
 package. A model whose captions are English is asked in any of them."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import cache
 
-from data.words import words_of
+from data.words import words_in, words_of
 
 ARTICLE = re.compile(
-    r"(?:an?|the|eine?n?|der|die|das|une?|les?|la|un[ao]?|el|il|lo|l'|um[a]?|o|bir|sebuah|seekor)\s*"
-    r"(?<=[\s'])",
-    re.IGNORECASE,
+    r"^(?:an?|the|eine?n?|der|die|das|une?|les?|la|un[ao]?|el|il|lo|l'|um[a]?|o|bir|sebuah|seekor)\s*"
+    r"(?<=[\s'])"
 )
+"""An article at the start of a name in small letters, with the space behind it."""
 
 
 @cache
@@ -38,19 +38,30 @@ def english_names() -> dict[str, str]:
     return {name: english for name, english in names.items() if name not in own}
 
 
-def to_english(prompt: str, words: Collection[str]) -> str:
-    """The prompt with the name of its thing in English, if a word of it is not among the captions'
-    `words` and all of its English name are. Otherwise the prompt as it is. What stands behind a
-    comma, such as a style, stays."""
-    thing, comma, rest = prompt.partition(",")
-    if all(word in words for word in words_of(thing)):
-        return prompt
-    plain = " ".join(thing.casefold().split())
-    for name in (plain, ARTICLE.sub("", plain, count=1) if ARTICLE.match(plain) else plain):
-        english = english_names().get(name)
-        if english and all(word in words for word in words_of(english)):
+class English:
+    """Puts prompts into the words of a model's captions, as far as names of things go."""
+
+    def __init__(self, captions: Iterable[str]) -> None:
+        self._captions = frozenset(_plain(caption) for caption in captions)
+        self._words = words_in(self._captions)
+
+    def read(self, prompt: str) -> str:
+        """The prompt with the name of its thing as captions have it: "sun" for "the sun", "cat" for
+        "eine Katze". It stays as it is if it is a caption, or if no caption has the name. What
+        stands behind a comma, such as a style, stays."""
+        thing, comma, rest = prompt.partition(",")
+        plain = _plain(thing)
+        bare = ARTICLE.sub("", plain, count=1)
+        if plain in self._captions:
+            return prompt
+        if bare in self._captions:
+            return bare + comma + rest
+        if self._words.issuperset(words_of(bare)):
+            return prompt
+        english = english_names().get(plain) or english_names().get(bare)
+        if english and self._words.issuperset(words_of(english)):
             return english + comma + rest
-    return prompt
+        return prompt
 
 
 def _plain(name: str) -> str:

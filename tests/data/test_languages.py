@@ -2,22 +2,20 @@
 
 import pytest
 
-from data.languages import english_names, to_english
+from data.languages import English, english_names
 
-WORDS = {
-    "a",
-    "foot",
+CAPTIONS = [
+    "a cat",
     "cat",
-    "face",
-    "red",
-    "apple",
+    "Red apple",
+    "a pizza",
     "pizza",
     "rocket",
-    "style",
-    "noto",
-    "an",
-    "rose",
-}
+    "a rose",
+    "foot",
+    "a blue cat",
+]
+ENGLISH = English([*CAPTIONS, "sun", "the cat of the house", "noto style"])
 
 
 @pytest.mark.parametrize(
@@ -31,31 +29,36 @@ WORDS = {
         ("ROTER  APFEL", "red apple"),
         ("ピザ", "pizza"),
         ("صاروخ", "rocket"),
+        ("the sun", "sun"),
+        ("The sun, blob style", "sun, blob style"),
+        ("una pizza", "pizza"),
+        ("a rocket", "rocket"),
     ],
 )
 def test_names_of_other_languages_become_the_captions_own(prompt: str, english: str) -> None:
-    assert to_english(prompt, WORDS) == english
+    assert ENGLISH.read(prompt) == english
 
 
 @pytest.mark.parametrize(
     "prompt",
     [
         "a cat",
-        "rose",
+        "A rose",
         "a blue cat",
         "",
         ",",
-        "Haus",
+        "Fahrrad",
+        "the blue rocket",
+        "theatre",
         "eine blaue Katze",
-        ":katze:",
         "the",
         "l'",
         "pie",
     ],
 )
 def test_others_stay_as_they_are(prompt: str) -> None:
-    """Known words, English ones (pie is a foot in Spanish), unknown things, and sentences."""
-    assert to_english(prompt, WORDS) == prompt
+    """Captions, English words (pie is a foot in Spanish), unknown things, and sentences."""
+    assert ENGLISH.read(prompt) == prompt
 
 
 def test_all_thirteen_languages_are_read() -> None:
