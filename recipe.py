@@ -18,6 +18,7 @@ from data.grids import picture_grid, save_png
 from data.mixture import check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_whole
 from drawing import make_drawer, open_checkpoint, picture_seed
+from files import write_text
 from model import looking, transformer
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
@@ -52,7 +53,7 @@ FREE_IN_TUNING = {
 
 def make_recipe(config: Config) -> Recipe:
     """The recipe of a configuration. Raises ValueError if the records do not fit the model."""
-    sets = open_sets(config.data.records)
+    sets = open_sets(config.data.records, config.data.filter)
     records, evaluated = sets.first, evaluation_sets(config.data, sets.first)
     check_sizes(config.model, records)
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
@@ -65,6 +66,9 @@ def make_recipe(config: Config) -> Recipe:
         captions.check_kept(run.folder / "tokenizer", records.tokenizer_folder)
         runs.copy_once(records.tokenizer_folder, run.folder / "tokenizer")
         runs.copy_once(records.vqgan_folder, run.folder / "vqgan")
+        if sets.table:
+            print("\n".join(sets.table), flush=True)
+            write_text(run.folder / "filter.txt", "".join(f"{line}\n" for line in sets.table))
 
     def finish(run: Run, state: TrainState) -> None:
         is_due = config.choose_sampling and have_room_to_draw(config, model, run.devices)

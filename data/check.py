@@ -31,6 +31,7 @@ def main(config: CheckConfig) -> None:
     for folder in map(Path, config.records):
         records = open_records(folder)
         files = list(check_whole(folder, records.about, records.arrays, records.examples))
+        records.columns.check()
         remember(folder)
         print(f"{folder}: {len(records):,} pictures in {len(files)} arrays, as they were written")
 

@@ -11,16 +11,18 @@ if __name__ == "__main__" and not __package__:  # started as a file, without -m
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from data.columns import DERIVED, Rule, parse_rule, value_of
+from data.columns import DERIVED, Rule, parse_rule
 from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
 from data.reading import read_pictures
 from data.records import Records, open_whole
+from data.rules import Removed, against, tell
 from data.sources import open_source, printable
 from data.writing import Part, new_records
 from files import check_free, write_text
@@ -67,17 +69,6 @@ class FilterConfig:
     again."""
 
 
-@dataclass
-class Removed:
-    """The result of one rule."""
-
-    rule: str
-    looked_at: int
-    removed: int = 0
-    without_column: int = 0
-    """Removed ones, or kept ones with --missing, that have no such column."""
-
-
 def main(config: FilterConfig) -> None:
     """Write the records that stay, and print what each rule removed."""
     rules = [parse_rule(text) for text in config.rules]
@@ -116,32 +107,13 @@ def choose(
         remove(done, np.flatnonzero(repeated(_hashes(records))))
     for rule in rules:
         done = Removed(printable(rule.text), int(kept.sum()))
-        remove(done, _against(records, rule, np.flatnonzero(kept), config.missing, done))
+        remove(done, against(records, rule, np.flatnonzero(kept), done, config.missing))
     if config.near_duplicates:
         rows = np.flatnonzero(kept)
         done = Removed(f"near duplicates, {config.near_duplicates} bits", len(rows))
         hashes = _perceptual(records, rows)
         remove(done, [rows[place] for place, _ in near(hashes, config.near_duplicates)])
     return kept, why, table
-
-
-def _against(
-    records: Records, rule: Rule, rows: Int64[np.ndarray, " m"], missing: bool, done: Removed
-) -> list[int]:
-    """The rows that do not meet a rule."""
-    removed = []
-    for row in map(int, rows):
-        value = value_of(records.examples[row], rule.column)
-        done.without_column += value is None
-        if not (missing if value is None else rule.keeps(value)):
-            removed.append(row)
-    if len(rows) and done.without_column == len(rows):
-        columns = sorted({*records.examples[int(rows[0])], *DERIVED} - {"source_index"})
-        raise ValueError(
-            f"rule {printable(rule.text)}: no example has the column {printable(rule.column)}; "
-            f"there are {printable(', '.join(columns))}"
-        )
-    return removed
 
 
 def _hashes(records: Records) -> np.ndarray:
@@ -201,6 +173,8 @@ def write(
 
 def _parts(records: Records, rows: Int64[np.ndarray, " m"]) -> Iterator[Part]:
     offsets, more = records.caption_offsets, records.more_views
+    has_columns, kept = bool(records.columns.names), set(rows.tolist())
+    columns = (row for place, row in enumerate(records.columns.rows()) if place in kept)
     for start in range(0, len(rows), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
         counts = offsets[some + 1] - offsets[some]
@@ -220,17 +194,8 @@ def _parts(records: Records, rows: Int64[np.ndarray, " m"]) -> Iterator[Part]:
             pixel_hashes=None
             if records.pixel_hashes is None
             else np.asarray(records.pixel_hashes[some], np.uint64),
+            columns=list(islice(columns, len(some))) if has_columns else None,
         )
-
-
-def tell(table: list[Removed], left: int) -> list[str]:
-    """The table as lines of text."""
-    lines = [f"{'rule':40} {'looked at':>12} {'removed':>12} {'no column':>12}"]
-    for row in table:
-        lines.append(
-            f"{row.rule:40} {row.looked_at:12,} {row.removed:12,} {row.without_column:12,}"
-        )
-    return [*lines, f"{'left':40} {left:12,}"]
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ def _part(
         shard.skipped,
         shard.view_tokens if views.count > 1 else None,
         shard.pixel_hashes,
+        shard.columns,
     )
     return part, num_cut
 

@@ -18,6 +18,7 @@ from data.batches import Batch, Batches, open_batches
 from data.captions import words_of
 from data.order import hash_of
 from data.records import Records, open_whole
+from data.rules import describe, keep_for_training, tell
 from split_names import TRAIN
 
 _PART = 7  # the purpose of a random number, mixed into its key
@@ -31,6 +32,10 @@ class RecordSets:
     parts: tuple[Records, ...]
     weights: tuple[int, ...]
     """How many examples of each are drawn in a cycle."""
+    rules: tuple[str, ...] = ()
+    """Rules that their training examples meet."""
+    table: tuple[str, ...] = ()
+    """What each rule removed, as lines of text."""
 
     @property
     def first(self) -> Records:
@@ -44,12 +49,13 @@ class RecordSets:
 
     @property
     def digests(self) -> dict[str, str]:
-        """A digest of each folder and, for several, the weights."""
+        """A digest of each folder, the weights of several, and the rules if there are any."""
+        rules = {"filter of records": describe(self.parts, self.rules)} if self.rules else {}
         if len(self.parts) == 1:
-            return {"records": self.first.digest}
+            return {"records": self.first.digest, **rules}
         found = {f"records {i}": one.digest for i, one in enumerate(self.parts[1:], start=2)}
         weights = ":".join(map(str, self.weights))
-        return {"records": self.first.digest, **found, "weights of records": weights}
+        return {"records": self.first.digest, **found, "weights of records": weights, **rules}
 
 
 def parse_records(text: str) -> list[tuple[str, Fraction | None]]:
@@ -91,16 +97,17 @@ def _parse_one(part: str, text: str) -> tuple[str, Fraction | None]:
     return folder, weight
 
 
-def open_sets(text: str) -> RecordSets:
-    """Open the folders that data.records names.
+def open_sets(text: str, rules: tuple[str, ...] = ()) -> RecordSets:
+    """Open the folders that data.records names, with the training examples that meet the rules.
 
     Raises:
-        ValueError: a folder is missing or damaged, or not made like the first.
+        ValueError: a folder is missing or damaged, not made like the first, or nothing is left.
     """
     named = parse_records(text)
     parts = tuple(open_whole(folder) for folder, _ in named)
     for other in parts[1:]:
         check_alike(parts[0], other)
+    parts, table = _kept(parts, rules)
     weights = [w or Fraction(len(r.rows(TRAIN))) for (_, w), r in zip(named, parts, strict=True)]
     for records, weight in zip(parts, weights, strict=True):
         if not weight:
@@ -111,7 +118,21 @@ def open_sets(text: str) -> RecordSets:
         whole = [weight // gcd(*whole) for weight in whole]
     if sum(whole) > _MOST_CYCLE:
         raise ValueError(f"data.records {text}: give weights with fewer digits")
-    return RecordSets(parts, tuple(whole))
+    return RecordSets(parts, tuple(whole), rules, table)
+
+
+def _kept(
+    parts: tuple[Records, ...], rules: tuple[str, ...]
+) -> tuple[tuple[Records, ...], tuple[str, ...]]:
+    """The folders with the examples that meet the rules, and the table of each."""
+    if not rules:
+        return parts, ()
+    found, lines = [], list[str]()
+    for one in parts:
+        kept, table = keep_for_training(one, rules)
+        found.append(kept)
+        lines += [str(one.folder), *tell(table, len(kept.rows(TRAIN)))]
+    return tuple(found), tuple(lines)
 
 
 def check_alike(ours: Records, other: Records) -> None:

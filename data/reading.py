@@ -142,7 +142,8 @@ def _read(
         pixels = example.picture(image_size, config)
         width, height = size_of(example.data)
         sizes = {"width": str(width), "height": str(height)}
-        kept = replace(kept, attributes={**kept.attributes, **sizes})
+        columns = {**kept.columns, "width": width, "height": height}
+        kept = replace(kept, attributes={**kept.attributes, **sizes}, columns=columns)
         return Reading(index, kept, pixels, views=make_views(example, pixels, config, views))
     except UnreadablePictureError as error:
         return Reading(index, kept, None, str(error))

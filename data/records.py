@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from data.array_files import open_array
+from data.column_files import ColumnFiles
 from data.described import ARRAYS, EXTRA, damaged, read_about
 from data.described import MARKER as MARKER
 from data.examples import Examples
@@ -45,20 +46,29 @@ class Records:
     """Image tokens of further views: example i has the rows i × more_views and so on."""
     pixel_hashes: np.ndarray | None = None
     """A hash of each example's picture as it was encoded."""
+    kept: np.ndarray | None = None
+    """Whether each example is trained on, where data.filter chooses; None = all are."""
 
     def __len__(self) -> int:
         return len(self.image_tokens)
 
     def rows(self, split: str) -> Int64[np.ndarray, " m"]:
-        """Indices of the examples of a split, in order; empty for an unknown split."""
+        """Indices of the examples of a split, in order; empty for an unknown split. Of `train`
+        only those that data.filter keeps."""
         if split not in self.split_names:
             return np.zeros(0, np.int64)
-        return np.flatnonzero(self.split == self.split_names.index(split)).astype(np.int64)
+        found = np.flatnonzero(self.split == self.split_names.index(split)).astype(np.int64)
+        return found if self.kept is None or split != TRAIN else found[self.kept[found]]
 
     @cached_property
     def examples(self) -> Examples:
         """The metadata of each example, read one at a time."""
         return Examples(self.folder)
+
+    @cached_property
+    def columns(self) -> ColumnFiles:
+        """The columns of the source, if they were kept."""
+        return ColumnFiles(self.folder, len(self))
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

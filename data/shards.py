@@ -19,7 +19,7 @@ from files import new_file, sweep, write_text
 from json_files import read_json
 
 PLAN = "encoding.json"
-_FORMAT = 1
+_FORMAT = 2
 _MOST_HEAD = 1 << 24  # bytes of a shard's first line
 
 
@@ -34,6 +34,8 @@ class Shard:
     captions: list[Captions] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    columns: list[dict[str, Any]] = field(default_factory=list)
+    """The source's own columns."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)
 
@@ -116,7 +118,8 @@ class ShardFolder:
         most = max(shard.image_tokens.max(initial=0), shard.view_tokens.max(initial=0))
         kind = "<u2" if most < 1 << 16 else "<u4"
         tokens = (shard.image_tokens.astype(kind), shard.view_tokens.astype(kind))
-        rows = list(zip(shard.captions, shard.splits, shard.examples, strict=True))
+        lists = (shard.captions, shard.splits, shard.examples, shard.columns)
+        rows = list(zip(*lists, strict=True))
         text = json.dumps({"rows": rows, "skipped": shard.skipped}).encode("ascii")
         hashes = shard.pixel_hashes.astype("<u8")
         body = b"".join([*(array.tobytes() for array in (*tokens, hashes)), text])
@@ -175,6 +178,7 @@ def _parse(body: bytes, head: ShardHead) -> Shard:
     shard.captions = [tuple((text, weight) for text, weight in row[0]) for row in said["rows"]]
     shard.splits = [row[1] for row in said["rows"]]
     shard.examples = [row[2] for row in said["rows"]]
+    shard.columns = [row[3] for row in said["rows"]]
     shard.skipped = [(name, why) for name, why in said["skipped"]]
     shard.notes.join(head.notes, head.first)
     return shard

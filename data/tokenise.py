@@ -166,6 +166,7 @@ def _together(
 def _note(found: Shard, index: int, example: Example, split: str) -> None:
     found.captions.append((("", 1.0),) if split == GALLERY else example.captions)
     found.splits.append(split)
+    found.columns.append(dict(example.columns))
     found.examples.append(
         {
             "key": example.key,

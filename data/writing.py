@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int32, Int64, UInt64
 
 from copying import copy_folder
 from data.array_files import ArrayWriter, digest_arrays
+from data.column_files import ColumnWriter
 from data.described import ARRAYS, EXTRA, FORMAT, MARKER, TRAINED_ON
 from data.examples import ExampleWriter
 from data.folders import digest_folder
@@ -46,6 +47,8 @@ class Part:
     """The tokens of further views of the same pictures, one picture after the other."""
     pixel_hashes: UInt64[np.ndarray, " n"] | None = None
     """A hash of the pixels of each example's picture."""
+    columns: Sequence[Mapping[str, Any]] | None = None
+    """The columns of the source's row of each example."""
 
 
 class RecordsWriter:
@@ -66,6 +69,8 @@ class RecordsWriter:
         self._arrays: dict[str, ArrayWriter] = {}
         self._examples = stack.enter_context(ExampleWriter(folder))
         self._bad = stack.enter_context((folder / BAD_SAMPLES).open("w", encoding="utf-8"))
+        self._columns = ColumnWriter(folder)
+        stack.callback(self._columns.close)
         self._captions = 0
 
     def add(self, part: Part) -> None:
@@ -90,6 +95,8 @@ class RecordsWriter:
         self._captions += len(part.text_tokens)
         self.counts.update(part.splits)
         self._examples.add(part.examples)
+        if part.columns is not None:
+            self._columns.add(part.columns)
 
     def _open(self, name: str) -> ArrayWriter:
         if name not in self._arrays:

@@ -4,9 +4,10 @@ decide."""
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,6 +38,8 @@ class Example:
     """Name inside that file when it is a tar or a table."""
     notes: tuple[str, ...] = ()
     """Odd things about the captions that were mended, such as another encoding."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """All columns of the source's row: numbers, truth values and texts, lists as JSON."""
     missing: str = ""
     """Why there are no bytes, if there are none."""
 

@@ -28,6 +28,7 @@ IMAGE_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category")
 _MAX_GROUP = 4 << 30
+_MOST_DEPTH = 4  # of lists and structs in a column
 _LOCK = threading.Lock()
 
 
@@ -76,7 +77,10 @@ class ColumnSource(Source):
                 f"{names}"
             )
         once = [name for name in table.schema.names if table.schema.names.count(name) == 1]
-        self._others = [name for name in once if _is_plain(table.schema, name)]
+        self._others = [name for name in once if not _has_bytes(table.schema.field(name).type)]
+        for name in once:
+            if name not in self._others and name != self._image:
+                self.unused.add("columns of bytes beside the pictures", name)
         columns = (self._image, *self._captions, self._label, *self._others)
         self._columns = tuple(dict.fromkeys(name for name in columns if name))
         self.num_captioned = len(self) if self._captions or self._label else 0
@@ -94,7 +98,7 @@ class ColumnSource(Source):
         at = index - (self._ends[group - 1] if group else 0)
         with _LOCK:
             rows = _load(self._table, group, self._columns)
-        about = {name: rows[name][at].as_py() for name in self._columns if name != self._image}
+        about = {name: _value(rows[name][at]) for name in self._columns if name != self._image}
         data, missing, note = self._bytes(rows[self._image][at])
         if self._label:
             found = self._labelled(about[self._label])
@@ -104,10 +108,18 @@ class ColumnSource(Source):
         split = ""
         if self.config.splits == "own":
             split = split_from(about.get("split")) or self._table.splits[group]
-        notes = (*found.notes, *((note,) if note else ()))
-        attributes = texts.attributes_from(about)
+        columns, more = texts.columns_from(about)
         return Example(
-            f"{index:08d}", data, found.captions, split, attributes, "", str(index), notes, missing
+            f"{index:08d}",
+            data,
+            found.captions,
+            split,
+            texts.attributes_from(about),
+            "",
+            str(index),
+            (*found.notes, *((note,) if note else ()), *more),
+            columns,
+            missing,
         )
 
     def _bytes(self, value: Any) -> tuple[bytes, str, str]:
@@ -210,14 +222,31 @@ def _holds_texts(kind: Any, depth: int = 0) -> bool:
     return t.is_string(kind) or t.is_large_string(kind)
 
 
-def _is_plain(schema: Any, name: str) -> bool:
+def _value(scalar: Any) -> Any:
+    """A cell in Python's terms; its number as text where there are none, as for a time in a zone
+    that nobody knows."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, LookupError, ImportError):
+        return str(getattr(scalar, "value", ""))
+
+
+def _has_bytes(kind: Any, depth: int = 0) -> bool:
+    """Whether a type holds bytes at some depth: they may be pictures, which nothing here opens."""
     import pyarrow.types as t
 
-    if name not in schema.names:
-        return False
-    kind = schema.field(name).type
-    kind = kind.value_type if name == "weights" and t.is_list(kind) else kind
-    return t.is_string(kind) or t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind)
+    if t.is_struct(kind) and depth < _MOST_DEPTH:
+        return any(_has_bytes(one.type, depth + 1) for one in kind)
+    if t.is_nested(kind):
+        is_list = t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)
+        return not is_list or depth >= _MOST_DEPTH or _has_bytes(kind.value_type, depth + 1)
+    return not (
+        t.is_string(kind)
+        or t.is_large_string(kind)
+        or t.is_primitive(kind)
+        or t.is_decimal(kind)
+        or t.is_null(kind)
+    )
 
 
 def check_group(path: object, size: int) -> None:

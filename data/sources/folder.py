@@ -111,5 +111,6 @@ def example_beside(
     if config.captions == "names":
         captions, found.notes = caption_from_name(member or file), []
     split = split_from(about.get("split")) if config.splits == "own" else ""
-    attributes = texts.attributes_from(about)
-    return Example(key, data, captions, split, attributes, file, member, tuple(found.notes))
+    columns, more = texts.columns_from(about)
+    attributes, notes = texts.attributes_from(about), (*found.notes, *more)
+    return Example(key, data, captions, split, attributes, file, member, notes, columns)

@@ -4,6 +4,7 @@ Flickr8k and Flickr30k, and any csv, tsv, jsonl, json or parquet of paths."""
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data.pictures import MAX_BYTES
 from data.sources import texts
@@ -30,6 +31,7 @@ class Entry:
     captions: list[tuple[str, float]] = field(default_factory=list)
     split: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -73,6 +75,7 @@ class ListedSource(Source):
             one.attributes,
             one.name,
             notes=tuple(one.notes),
+            columns=one.columns,
         )
 
 
@@ -169,7 +172,9 @@ def _encoding_note(table: TableFile) -> list[str]:
 
 def _add(entry: Entry, found: texts.Found, row: Mapping[str, object], split: str) -> None:
     entry.captions += found.captions
-    entry.notes = list(dict.fromkeys([*entry.notes, *found.notes]))
+    columns, more = texts.columns_from(row)
+    entry.columns |= columns
+    entry.notes = list(dict.fromkeys([*entry.notes, *found.notes, *more]))
     entry.split = entry.split or split
     entry.attributes |= texts.attributes_from(row)
 

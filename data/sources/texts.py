@@ -24,6 +24,7 @@ _NOT_KEPT = {
 }
 _MOST_COLUMNS, _LONGEST = 40, 300
 MAX_CAPTIONS = 100
+_LONGEST_CELL = 1 << 16  # characters of a column's value
 _SAFE = (1e-6, 1e6)  # weights between these can be added up in float32
 _MAX_DEPTH = 3
 _TAG = re.compile(
@@ -161,8 +162,8 @@ def unescape(text: str) -> str:
 
 
 def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
-    """The plain columns as text: those of numbers and of short texts, besides captions. They are
-    kept beside the records, to filter by."""
+    """The plain columns as text: those of numbers and of short texts, besides captions. They stand
+    in each example's line; data/column_files.py keeps all of them."""
     kept = {
         name: str(value)
         for name, value in about.items()
@@ -170,3 +171,27 @@ def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
         if name and len(name) <= _LONGEST and len(str(value)) <= _LONGEST
     }
     return dict(list(kept.items())[:_MOST_COLUMNS])
+
+
+def columns_from(about: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """All columns of a row that can be kept, and notes about the others. Numbers, texts and truth
+    values stay; lists and structs become JSON; anything else becomes text."""
+    kept: dict[str, Any] = {}
+    notes = []
+    for name, value in about.items():
+        if not isinstance(name, str) or not name or value is None:
+            continue
+        if isinstance(value, bytes):
+            notes.append(f"column {name:.60} holds bytes and is not kept")
+            continue
+        if isinstance(value, list | dict | tuple):
+            value = json.dumps(value, ensure_ascii=False, default=str)
+        elif not isinstance(value, bool | int | float | str):
+            value = str(value)
+        if isinstance(value, str) and len(value) > _LONGEST_CELL:
+            notes.append(
+                f"texts of column {name:.60} beyond {_LONGEST_CELL:,} letters are not kept"
+            )
+        else:
+            kept[name] = value
+    return kept, notes

@@ -65,6 +65,7 @@ class TFRecordSource(SourceOfParts):
             if k not in _IMAGE_KEYS
         }
         found = texts.from_columns(about, self.config.caption_column)
+        columns, more = texts.columns_from(about)
         split = split_from(about.get("split")) if self.config.splits == "own" else ""
         return Example(
             key,
@@ -74,7 +75,8 @@ class TFRecordSource(SourceOfParts):
             texts.attributes_from(about),
             path.name,
             str(at),
-            tuple(found.notes),
+            (*found.notes, *more),
+            columns,
             "" if data else "no picture in this record",
         )
 
@@ -109,7 +111,24 @@ def _value(feature: bytes) -> Any:
         values = [value for number, value in _fields(content) if number == 1]
         if kind == 1:
             return values[0] if len(values) == 1 else [decode(v)[0] for v in values]
+        if kind in (2, 3):
+            packed = b"".join(values)
+            numbers = _floats(packed) if kind == 2 else _integers(packed)
+            return numbers[0] if len(numbers) == 1 else numbers
     return None
+
+
+def _floats(packed: bytes) -> list[float]:
+    return [one for (one,) in struct.iter_unpack("<f", packed[: len(packed) // 4 * 4])]
+
+
+def _integers(packed: bytes) -> list[int]:
+    """Numbers of 64 bits in two's complement."""
+    numbers, at = [], 0
+    while at < len(packed):
+        value, at = _varint(packed, at)
+        numbers.append(value - (1 << 64) if value >= 1 << 63 else value)
+    return numbers
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:

@@ -112,10 +112,11 @@ def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
 
 def held_to(about: Mapping[str, object], allowed: Sequence[str]) -> dict[str, Any]:
     """The parts of a checkpoint's data that a resume is held to: all, unless `allowed`, patterns of
-    settings, names data.records or data.source."""
+    settings, names data.records or data.source; without the rules if it names data.filter."""
     if any(fnmatchcase(name, one) for one in allowed for name in ("data.records", "data.source")):
         return {}
-    return dict(about)
+    is_free = any(fnmatchcase("data.filter", one) for one in allowed)
+    return {k: v for k, v in about.items() if not (is_free and k == "filter of records")}
 
 
 def _is_free(name: str, allowed: Sequence[str]) -> bool:

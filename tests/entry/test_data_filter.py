@@ -1,0 +1,44 @@
+"""train.py --data.filter: fewer examples, a table beside the run, a resume held to the rules."""
+
+from pathlib import Path
+
+import pytest
+
+import train
+from config import Config, parse_config
+from data.records import open_records
+from split_names import TRAIN
+from tests.entry.test_train import tiny
+from training.reports import metrics
+
+
+def test_a_run_trains_on_what_meets_the_rules_and_resumes_with_the_same_ones(
+    records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--training.eval_every=0", "--grids.every=0"]
+    records = open_records(records_folder)
+    rows = records.rows(TRAIN).tolist()
+    left = [
+        row
+        for row in rows
+        if records.examples[row]["caption"] != records.examples[rows[0]]["caption"]
+    ]
+    rule = f"caption!={records.examples[rows[0]]['caption']}"
+
+    def go(steps: int, *more: str) -> None:
+        words = tiny(records_folder, tmp_path / "run", *quick, f"--training.steps={steps}", *more)
+        train.main(parse_config(Config, words))
+
+    go(2, "--data.filter", rule)
+    said = (tmp_path / "run" / "filter.txt").read_text()
+    assert said in capsys.readouterr().out
+    assert said.splitlines()[-1].split() == ["left", f"{len(left):,}"]
+    assert 0 < len(left) < len(rows)
+    with pytest.raises(ValueError, match=r"data\.filter"):
+        go(4)
+    with pytest.raises(ValueError, match=r"data\.filter"):
+        go(4, "--data.filter", "words>=1")
+    go(4, "--data.filter", rule)
+    assert metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 4
+    go(6, "--data.filter", "words>=1", "--allow_changes=data.filter")
+    assert metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 6
