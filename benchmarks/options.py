@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
         "training.matmul_precision": ("default", "highest"),
     },
     "observables": {"training.norms_every": (0, 1), "training.on_spike": ("off", "skip")},
+    "looks": {"training.observe": ("off", "economy", "business", "full")},
     "average": {"optim.ema_decay": (0.0, 0.999)},
     "accumulation": {"training.accumulation_steps": (1, 4)},
     "noise": {"loss.caption_dropout": (0.0, 0.1), "loss.token_noise": (0.0, 0.3)},
@@ -95,6 +96,10 @@ def choose(config: Config, key: str, value: object) -> Config:
     """The configuration with the option. Raises ValueError if it does not go with the others."""
     if key == "training.accumulation_steps":
         config = change(config, "training.micro_batch_size", 0)  # else that would decide
+    if key == "training.observe":
+        config = change(
+            config, "training.observe_every", 1
+        )  # else most rounds would look at nothing
     return change(config, key, value)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from benchmarks.machine import choose_clock
 from config import Config
 from model import transformer
 from model.loss import make_loss
+from recipe import look
 from training.devices import parallel
 from training.devices.parallel import Devices
 from training.update.build import make_state, make_update
@@ -42,7 +44,7 @@ class Update:
         empty = jnp.zeros((1, config.model.text_length), jnp.int32)
         codes = config.model.image_vocab_size
         loss = make_loss(model, (empty, empty == 0), codes, config.loss)
-        step = make_update(config, loss, bench.devices)
+        step = make_update(config, loss, bench.devices, look_inside=partial(look, model))
         self.config, self.finished = config, 0
         self._create, self._bench = make_state(config, model.init), bench
         shapes = jax.eval_shape(self._create)

@@ -164,6 +164,12 @@ def test_micro_batches_of_a_preset_do_not_hide_what_accumulation_costs() -> None
     assert micro_batch_size(chosen.training, start(ParallelConfig(devices=1))) == 16
 
 
+def test_what_is_looked_at_is_looked_at_in_every_timed_update() -> None:
+    plain = benchmark.read_config(benchmark.TrainingBenchmark())
+    chosen = options.choose(plain, "training.observe", "business")
+    assert (chosen.training.observe, chosen.training.observe_every) == ("business", 1)
+
+
 def test_settings_stand_above_the_preset() -> None:
     preset = str(ROOT / "presets" / "dalle_mini.yaml")
     asked = benchmark.TrainingBenchmark(preset, ("training.batch_size=64",))
