@@ -117,12 +117,12 @@ def main(config: TimeToTargetConfig) -> None:
     sharing = shared() if config.one_process else contextlib.nullcontext()
     with sharing:
         for name in config.contests:
-            scores.append(_hold(Path(name), config, began))
+            scores.append(_finish(Path(name), config, began))
     if len(scores) > 1:
         print(describe_areas(scores))
 
 
-def _hold(path: Path, config: TimeToTargetConfig, began: float) -> list[Score]:
+def _finish(path: Path, config: TimeToTargetConfig, began: float) -> list[Score]:
     """Run what is left of a contest; write and print its table."""
     contest = read_contest(path)
     out, runs = Path(config.out) / path.stem, Path(config.runs) / path.stem
