@@ -107,18 +107,27 @@ class Score:
 
     entry: str
     steps: float
-    """The shortest length at whose end it holds; infinite where there is none."""
+    """The shortest length at whose end it holds; infinite where there is none, NaN where runs are
+    still to come."""
     seconds: float
     """Mean seconds of training of the runs of that length."""
     means: Mapping[int, tuple[float, float, float, int]]
     """Length → mean, ends of its interval, number of seeds."""
     compile_seconds: float
     other_seconds: float
+    tuned: Mapping[int, tuple[int, int, float]]
+    """Length → number of trials, the best of them, its mean over the tuning seeds."""
 
 
-def score(entry: str, results: Sequence[Result], target: float, margin: float) -> Score:
+def score(
+    entry: str,
+    results: Sequence[Result],
+    target: float,
+    margin: float,
+    lengths: Sequence[int] = (),
+) -> Score:
     """The score of one entry's results; only runs of kind `score` count. An entry that misses the
-    target at every length gets infinity.
+    target at every length gets infinity, or NaN where runs of one of `lengths` are still to come.
 
     Raises:
         ValueError: a seed is used both for tuning and for the score.
@@ -135,8 +144,22 @@ def score(entry: str, results: Sequence[Result], target: float, margin: float) -
         if steps == math.inf and holds(values, target, margin):
             steps = float(length)
             seconds = float(np.mean([one.train_seconds for one in runs]))
+    if steps == math.inf and set(lengths) - set(means):
+        steps = seconds = math.nan
     average = lambda name: float(np.mean([getattr(one, name) for one in scored or own]))  # noqa: E731
-    return Score(entry, steps, seconds, means, average("compile_seconds"), average("other_seconds"))
+    times = average("compile_seconds"), average("other_seconds")
+    return Score(entry, steps, seconds, means, *times, _tuned(own))
+
+
+def _tuned(results: Sequence[Result]) -> dict[int, tuple[int, int, float]]:
+    """Length → number of trials, the best one, its mean value, of one entry's tuning."""
+    found = {}
+    for length in sorted({one.length for one in results if one.kind == "tuning"}):
+        of_length = [one for one in results if one.kind == "tuning" and one.length == length]
+        if (best := best_trial(of_length, length)) is not None:
+            value = float(np.mean([one.value for one in of_length if one.trial == best]))
+            found[length] = (len({one.trial for one in of_length}), best, value)
+    return found
 
 
 def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) -> dict[str, float]:
@@ -156,6 +179,8 @@ def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) 
 def describe(scores: Sequence[Score], target: float, margin: float, budget: int) -> str:
     """The rules and the table, as Markdown, the fastest entry first."""
     lengths = sorted({length for one in scores for length in one.means})
+    names = ["entry", "steps to target", "seconds", *(f"after {length}" for length in lengths)]
+    names += ["compiling, s", "other, s"]
     lines = [
         f"Target {target}, {budget} quasi-random trials of tuning for each entry and length. Each "
         "length has a decay of its own; lengths are compared at their end alone, which is fixed "
@@ -163,10 +188,8 @@ def describe(scores: Sequence[Score], target: float, margin: float, budget: int)
         "count. Time is that of the updates: compilation, and start, evaluation and saving, stand "
         "apart. In brackets: 95 % of a bootstrap.",
         "",
-        "| entry | steps to target | seconds | "
-        + " | ".join(f"after {length}" for length in lengths)
-        + " | compiling, s | other, s |",
-        "| --- " * (5 + len(lengths)) + "|",
+        f"| {' | '.join(names)} |",
+        "| --- " * len(names) + "|",
     ]
     for one in sorted(scores, key=_rank):
         cells = [
@@ -178,6 +201,11 @@ def describe(scores: Sequence[Score], target: float, margin: float, budget: int)
         times = (_shown(one.compile_seconds), _shown(one.other_seconds))
         row = (one.entry, _shown(one.steps), _shown(one.seconds), *cells, *times)
         lines.append(f"| {' | '.join(row)} |")
+    head = "| entry | updates | trials | best trial | its value on the tuning seeds |"
+    lines += ["", "The tuning, which does not count:", "", head, "| --- " * 5 + "|"]
+    for one in scores:
+        for length, (trials, best, value) in one.tuned.items():
+            lines.append(f"| {one.entry} | {length} | {trials} | {best} | {value:.4f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -211,7 +239,8 @@ def describe_areas(contests: Sequence[Sequence[Score]]) -> str:
 def _rank(score: Score) -> tuple[float, float, float, str]:
     """Fewest updates first, then least time, then the lowest mean after the longest training."""
     last = score.means[max(score.means)][0] if score.means else math.inf
-    return score.steps, 0.0 if math.isnan(score.seconds) else score.seconds, last, score.entry
+    steps = math.inf if math.isnan(score.steps) else score.steps
+    return steps, 0.0 if math.isnan(score.seconds) else score.seconds, last, score.entry
 
 
 def _shown(number: float) -> str:

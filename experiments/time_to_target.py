@@ -271,7 +271,8 @@ def make_table(contest: Contest, results: Sequence[Result]) -> str:
 def scores_of(contest: Contest, results: Sequence[Result]) -> list[Score]:
     """The scores of the entries that have runs."""
     names = [name for name in contest.entries if any(one.entry == name for one in results)]
-    return [score(name, results, contest.target, contest.margin) for name in names]
+    target, margin, lengths = contest.target, contest.margin, contest.lengths
+    return [score(name, results, target, margin, lengths) for name in names]
 
 
 if __name__ == "__main__":

@@ -87,8 +87,11 @@ def test_the_score_is_the_shortest_length_that_holds_at_its_own_end() -> None:
     assert (found.steps, found.seconds) == (200, 2000)
     assert found.means[100][0] == pytest.approx(3.6)
     assert best_trial(results, 100) == 1
+    assert found.tuned == {100: (3, 1, 3.5)}
     missed = score("adamw", results, target=3.0, margin=0.004)
     assert math.isinf(missed.steps)
+    assert math.isnan(score("adamw", results, 3.0, 0.004, lengths=(100, 200, 300)).steps)
+    assert score("adamw", results, 3.5, 0.004, lengths=(100, 200, 300)).steps == 200
     with pytest.raises(ValueError, match=r"seeds \[1\] are used for tuning and for the score"):
         score("adamw", [*results, result("tuning", 100, 1, 3.4)], 3.5, 0.004)
 
@@ -167,14 +170,22 @@ def test_several_contests_end_with_the_areas(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """adamw is first in one of two and misses in the other; adam takes twice as long, and wins."""
-    logs = {"one": {"adamw": (100, 3.0), "adam": (200, 3.0)}, "two": {"adamw": (100, 9.0)}}
-    logs["two"]["adam"] = (100, 3.0)
+    logs: dict[str, dict[str, dict[int, float]]] = {
+        "one": {"adamw": {100: 2.0}, "adam": {100: 9.0, 200: 2.0}},
+        "two": {"adamw": {100: 9.0, 200: 9.0}, "adam": {100: 2.0}},
+    }
+    text = CONTESTS[0].read_text()
+    assert (read_contest(CONTESTS[0]).target, read_contest(CONTESTS[0]).lengths) == (
+        2.32,
+        (100, 200),
+    )
     for name, entries in logs.items():
-        (tmp_path / f"{name}.yaml").write_text(CONTESTS[0].read_text())
+        (tmp_path / f"{name}.yaml").write_text(text)
         (tmp_path / name).mkdir()
         lines = [
             {**result("score", length, 101, value).__dict__, "entry": entry}
-            for entry, (length, value) in entries.items()
+            for entry, values in entries.items()
+            for length, value in values.items()
         ]
         (tmp_path / name / LOG).write_text("".join(json.dumps(one) + "\n" for one in lines))
     contests = tuple(str(tmp_path / f"{name}.yaml") for name in logs)
@@ -185,7 +196,7 @@ def test_several_contests_end_with_the_areas(
 
 
 def test_seconds_that_were_not_measured_are_called_so() -> None:
-    one = Result("adamw", "score", 100, 1, 0, 3.0, math.nan, math.nan, math.nan)
+    one = Result("adamw", "score", 100, 1, 0, 2.0, math.nan, math.nan, math.nan)
     contest = read_contest(CONTESTS[0])
     assert "| adamw | 100 | not measured |" in make_table(contest, [one])
 
