@@ -25,10 +25,9 @@ from data.exam import (
     Exam,
     Half,
     Selection,
-    choose_prompts,
-    held_out,
-    never_seen,
+    find_unseen,
     open_exam,
+    with_prompts,
 )
 from data.folders import digest_folder
 from data.grids import picture_grid, save_png
@@ -116,7 +115,11 @@ def main(config: EvaluateConfig) -> None:
     grid_path = place_of_grid(checkpoints[0], config.grid)
     drawers = open_drawers(checkpoints, config)
     lens = open_lens(config.clip)
-    selection = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
+    asked = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
+    selection = with_prompts(records, asked)
+    if selection != asked:
+        print("few pictures are held out: both halves of them are asked for", file=sys.stderr)
+        config = replace(config, half=selection.half)
     unseen = find_unseen(records, selection)
     if unseen:
         selection = replace(selection, num_training=config.max_prompts or DEFAULT_PROMPTS)
@@ -161,15 +164,6 @@ def place_of_grid(checkpoint: Checkpoint, grid: str | None) -> Path | None:
         print(f"no grid of what is drawn: {error}", file=sys.stderr)
         return None
     return path
-
-
-def find_unseen(records: Records, selection: Selection) -> dict[str, list[str]]:
-    """Prompts of the splits where most are of things that training never showed, by split."""
-    rows = {
-        split: choose_prompts(records, split, selection) for split in held_out(records, selection)
-    }
-    unseen = {split: never_seen(records, chosen) for split, chosen in rows.items()}
-    return {split: some for split, some in unseen.items() if len(some) > len(rows[split]) / 2}
 
 
 def check_total(exam: Exam, side: int, pictures: int) -> None:

@@ -57,6 +57,10 @@ RECIPE = tuple(
 )
 
 
+OFTEN = ("subset", "out")
+"""Settings that --help begins with."""
+
+
 @dataclass(frozen=True)
 class ArtistsConfig:
     """The pictures to write, and the folder for them."""
@@ -225,4 +229,4 @@ def plural(name: str) -> Iterator[str]:
 if __name__ == "__main__":
     from config import run
 
-    run(main, ArtistsConfig, prog="python -m data.artists", about=__doc__ or "")
+    run(main, ArtistsConfig, prog="python -m data.artists", about=__doc__ or "", often=OFTEN)

@@ -42,6 +42,10 @@ TEMPLATES = (
 STARTER_SUBGROUPS = ("body-parts", "geometric", "time")
 
 
+OFTEN = ("subset", "out")
+"""Settings that --help begins with."""
+
+
 @dataclass(frozen=True)
 class EmojiConfig:
     """The pictures to write, and the folder for them."""
@@ -164,4 +168,4 @@ def write_tars(
 if __name__ == "__main__":
     from config import run
 
-    run(main, EmojiConfig, prog="python -m data.emoji", about=__doc__ or "")
+    run(main, EmojiConfig, prog="python -m data.emoji", about=__doc__ or "", often=OFTEN)

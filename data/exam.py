@@ -63,15 +63,13 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
     Raises:
         ValueError: there are no held-out examples, or the pictures are gone.
     """
-    rows = {
-        split: choose_prompts(records, split, selection) for split in held_out(records, selection)
-    }
-    rows = {split: chosen for split, chosen in rows.items() if len(chosen)}
+    asked = prompts_of(records, selection)
+    rows = {split: chosen for split, chosen in asked.items() if len(chosen)}
     if not rows:
         counts = ", ".join(f"{len(records.rows(s))} {s}" for s in records.split_names)
         raise ValueError(
-            f"{records.folder} has no held-out prompts to draw ({counts}; half {selection.half}); "
-            f"encode with a larger --held_out, or use --half=all"
+            f"{records.folder} has no held-out prompts to draw ({counts}); encode with a larger "
+            "--held_out"
         )
     if selection.num_training:
         rows[TRAIN] = evenly(records.rows(TRAIN), selection.num_training)
@@ -103,6 +101,26 @@ def never_seen(records: Records, rows: Int64[np.ndarray, " p"]) -> list[str]:
             is_new = words is not None and bool(unknown_words([example["caption"]], words))
         captions += [example["caption"]] if is_new else []
     return captions
+
+
+def find_unseen(records: Records, selection: Selection) -> dict[str, list[str]]:
+    """Prompts of the splits where most are of things that training never showed, by split."""
+    rows = prompts_of(records, selection)
+    unseen = {split: never_seen(records, chosen) for split, chosen in rows.items()}
+    return {split: some for split, some in unseen.items() if len(some) > len(rows[split]) / 2}
+
+
+def with_prompts(records: Records, selection: Selection) -> Selection:
+    """The selection, or with both halves where it has no prompts: few pictures are held out."""
+    both = replace(selection, half="all")
+    found, of_both = (prompts_of(records, one).values() for one in (selection, both))
+    return both if any(map(len, of_both)) and not any(map(len, found)) else selection
+
+
+def prompts_of(records: Records, selection: Selection) -> dict[str, Int64[np.ndarray, " _"]]:
+    """Per split, the examples whose captions are asked for."""
+    splits = held_out(records, selection)
+    return {split: choose_prompts(records, split, selection) for split in splits}
 
 
 def held_out(records: Records, selection: Selection) -> list[str]:

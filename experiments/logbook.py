@@ -89,11 +89,12 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def settings_of(run_folder: Path) -> dict[str, Any]:
     """A run's settings by their dotted names, without those that say nothing about it."""
-    return {
-        name: value
-        for name, value in flat(read_yaml(run_folder / "config.yaml")).items()
-        if name not in UNTOLD
-    }
+    return told(read_yaml(run_folder / "config.yaml"))
+
+
+def told(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their dotted names, without those that say nothing about a run."""
+    return {name: value for name, value in flat(tree).items() if name not in UNTOLD}
 
 
 def last_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from command_line import run
-from experiments.logbook import find_runs, last_losses, settings_of
+from experiments.logbook import find_runs, last_losses, settings_of, told
 from files import write_bytes
 from svg import Points, colour, parallel, plot
 from training.reports import logbook, metrics
@@ -71,22 +71,44 @@ class RunData:
 
 def main(config: ReportConfig) -> None:
     """Write the page and say where it is."""
-    folders = [one for name in config.runs for one in find_runs(Path(name))]
+    runs = read_runs(config.runs)
+    metric = config.metric or metric_of(runs)
+    if config.metric and all(np.isnan(one.value(metric)) for one in runs):
+        known = ", ".join(sorted({n for one in runs for n in last_losses(one.rows)})) or "none"
+        raise ValueError(f"--metric {metric}: no run has it; there are {known}")
+    write_bytes(Path(config.out), page(runs, metric).encode())
+    print(f"written: {config.out}, {len(runs)} runs by {metric}")
+
+
+def metric_of(runs: Sequence[RunData]) -> str:
+    """The first evaluated loss of these runs."""
+    return min((name for one in runs for name in last_losses(one.rows)), default="train/loss")
+
+
+def read_runs(names: Sequence[str]) -> list[RunData]:
+    """The runs in these folders, each once. Raises ValueError if there are none."""
+    folders = [one for name in names for one in find_runs(Path(name))]
     runs = [
         RunData(one, settings_of(one), metrics.read(one / "metrics.jsonl"), logbook.read(one))
         for one in dict.fromkeys(folders)
     ]
     if not runs:
-        raise ValueError(
-            f"{', '.join(config.runs)}: there are no runs; name folders that hold some"
-        )
-    evaluated = [name for one in runs for name in last_losses(one.rows)]
-    metric = config.metric or min(evaluated, default="train/loss")
-    if config.metric and all(np.isnan(one.value(metric)) for one in runs):
-        known = ", ".join(sorted(set(evaluated))) or "none"
-        raise ValueError(f"--metric {metric}: no run has it; there are {known}")
-    write_bytes(Path(config.out), page(runs, metric).encode())
-    print(f"written: {config.out}, {len(runs)} runs by {metric}")
+        raise ValueError(f"{', '.join(names)}: there are no runs; name folders that hold some")
+    return runs
+
+
+def wandb_runs(project: str) -> list[RunData]:
+    """The runs of a project on wandb, "ENTITY/PROJECT", with the account that `wandb login` knows;
+    they have no logbooks. Raises ValueError if there are none."""
+    import wandb
+
+    found = [
+        RunData(Path(project) / one.name, told(one.config), list(one.scan_history()), ())
+        for one in wandb.Api().runs(project)
+    ]
+    if not found:
+        raise ValueError(f"the wandb project {project} has no runs")
+    return found
 
 
 def page(runs: Sequence[RunData], metric: str) -> str:
@@ -94,13 +116,13 @@ def page(runs: Sequence[RunData], metric: str) -> str:
     searched = differing(runs)
     parts = [
         f"<h1>{len(runs)} runs</h1>",
-        _table(runs, metric, searched),
+        table(runs, metric, searched),
         f"<h2>Loss</h2><p>Training loss averaged over {SMOOTHING:.0%} of a run. Dashed: events of "
         "the logbooks; their text shows under the pointer.</p>",
-        *(_curves(runs, x, "train/loss") for x in ("examples", "hours")),
+        *(curves(runs, x, "train/loss") for x in ("examples", "hours")),
         f"<h2>{html.escape(metric)}</h2>",
-        *(_curves(runs, x, metric) for x in ("examples", "hours") if metric != "train/loss"),
-        _valley(runs, metric, searched),
+        *(curves(runs, x, metric) for x in ("examples", "hours") if metric != "train/loss"),
+        *(f"<h2>Learning rates</h2>{one}" for one in [valley(runs, metric)] if one),
         _influence(runs, metric, searched),
         "<h2>Pictures</h2>",
         *(_pictures(one) for one in runs),
@@ -165,7 +187,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _curves(runs: Sequence[RunData], x: str, name: str) -> str:
+def curves(runs: Sequence[RunData], x: str, name: str) -> str:
+    """An SVG of a metric over examples or hours, with the events of the logbooks."""
     lines = {one.name: smoothed(one.rows, x, name) for one in runs}
     place = {one.name: {row.get("step"): row.get(x) for row in one.rows} for one in runs}
     marks = [
@@ -177,11 +200,12 @@ def _curves(runs: Sequence[RunData], x: str, name: str) -> str:
     return plot(lines, x, name, marks=marks)
 
 
-def _valley(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
-    if RATE not in searched:
+def valley(runs: Sequence[RunData], metric: str) -> str:
+    """An SVG of the metric over the learning rate; empty unless the rates differ."""
+    if RATE not in differing(runs):
         return ""
     points = {one.name: [(float(one.settings[RATE]), one.value(metric))] for one in runs}
-    return "<h2>Learning rates</h2>" + plot(points, RATE, metric, log_x=True, dots=True)
+    return plot(points, RATE, metric, log_x=True, dots=True)
 
 
 def _influence(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
@@ -192,14 +216,18 @@ def _influence(runs: Sequence[RunData], metric: str, searched: Sequence[str]) ->
         f"<tr><td>{html.escape(name)}</td><td>{share:.0%}</td></tr>"
         for name, share in shares.items()
     )
-    good = [one for one in runs if np.isfinite(one.value(metric))]
-    names = list(shares)[:7]
-    lines = [[*(_place(one, n, good) for n in names), one.value(metric)] for one in good]
     return (
         "<h2>Which setting moved the result most</h2><p>Share of the result's variance between "
         "runs of different values. Settings that change together cannot be told apart.</p>"
-        f"<table>{rows}</table>" + parallel([*names, metric], lines, [one.name for one in good])
+        f"<table>{rows}</table>" + coordinates(runs, metric, list(shares)[:7])
     )
+
+
+def coordinates(runs: Sequence[RunData], metric: str, names: Sequence[str]) -> str:
+    """An SVG of parallel axes: these settings, then the metric; a line is a run that has it."""
+    good = [one for one in runs if np.isfinite(one.value(metric))]
+    lines = [[*(_place(one, n, good) for n in names), one.value(metric)] for one in good]
+    return parallel([*names, metric], lines, [one.name for one in good])
 
 
 def _place(one: RunData, name: str, runs: Sequence[RunData]) -> float:
@@ -211,7 +239,8 @@ def _place(one: RunData, name: str, runs: Sequence[RunData]) -> float:
     return float(sorted(map(repr, values)).index(repr(own)))
 
 
-def _table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
+def table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
+    """An HTML table of the runs, the best first, with these settings."""
     heads = ["", "run", metric, "updates", "seed", *searched]
     lines = []
     order = sorted(range(len(runs)), key=lambda i: (np.isnan(v := runs[i].value(metric)), v))

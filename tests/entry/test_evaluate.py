@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from PIL import Image
 
 import evaluate as evaluate_module
 from config import parse_config, run
-from data.exam import Selection, choose_gallery, choose_prompts, never_seen, open_exam
+from data.exam import Selection, choose_gallery, choose_prompts, never_seen, open_exam, with_prompts
 from data.records import Records, open_records
 from drawing import open_checkpoint
 from evaluate import (
@@ -190,6 +191,18 @@ def test_where_training_never_showed_the_like_it_says_so_and_draws_training_capt
     assert report["never_seen"] == {"tone": 5}
     prompts = json.loads(read_png_about(run / "held_out.png")["prompts"])
     assert len([p for p in prompts if p.endswith(" (trained on)")]) == 5
+
+
+def test_both_halves_are_asked_for_where_one_holds_no_prompt(records: Records) -> None:
+    tone = records.rows("tone")
+    halves = {zlib.crc32(records.examples[int(i)]["key"].encode()) % 2: i for i in tone}
+    assert with_prompts(records, Selection()) == Selection()
+    split = records.arrays["split"].copy()
+    split[tone] = records.split_names.index("train")
+    split[halves[0]] = records.split_names.index("tone")  # one prompt, of the tune half
+    few = dataclasses.replace(records, split=split)
+    assert with_prompts(few, Selection()) == Selection(half="all")
+    assert with_prompts(few, Selection(half="tune")) == Selection(half="tune")
 
 
 def test_things_never_seen_are_known_by_concept_or_by_word(records: Records) -> None:
