@@ -16,7 +16,7 @@ ON_SECOND := $(addprefix tests/,test_imports.py test_help.py model/test_transfor
   training/test_step.py training/test_loop.py training/test_checkpoint.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart app test types tests second second-tests slow drills app-test format clean
+.PHONY: help install quickstart app test types tests second second-tests slow drills app-test format badges clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -73,6 +73,11 @@ app-test: $(VENV)/installed-app-test ## the web page over HTTP and in Debian's c
 format: $(VENV)/installed-dev ## put the code into the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+badges: ## your name in the notebooks' addresses: make badges OWNER=you
+	@test -n "$(OWNER)" || { echo "make badges OWNER=the name of your account on GitHub" >&2; exit 2; }
+	@sed -i.old -E 's#(github(\.com)?)/[A-Za-z0-9_-]+/pastel#\1/$(OWNER)/pastel#g' notebooks/*.ipynb
+	@rm notebooks/*.ipynb.old
 
 clean: ## remove environments and caches, never pictures, records or runs
 	rm -rf .venv* .cache .mypy_cache .pytest_cache .ruff_cache

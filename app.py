@@ -30,7 +30,7 @@ except ImportError:  # requirements-app.txt is not installed: main says so
 OFTEN = ("checkpoint", "port", "host")
 """Settings that --help begins with."""
 WAITING = 64
-"""Requests that may wait; later ones are told to come again."""
+"""Most requests in the queue; further ones are refused."""
 CSS = """
 img {image-rendering: pixelated}
 footer {display: none !important}
@@ -90,7 +90,7 @@ Shown = list[tuple[Any, str]]
 
 
 def draw_known(studio: Studio, count: int) -> Shown:
-    """Some captions that the model was trained on, drawn."""
+    """Pictures of some training captions, each with its caption."""
     captions = studio.known(count) if count else []
     if not captions:
         return []
@@ -104,7 +104,8 @@ def show(picture: np.ndarray) -> Any:
 
 
 def make_drawing(studio: Studio) -> Callable[..., Iterator[tuple[Shown, str]]]:
-    """What the button does: the gallery after each row of image tokens, and a line about it."""
+    """The function that the button calls. It yields the gallery after each row of image tokens, and
+    remarks about the request."""
 
     def draw(*values: Any) -> Iterator[tuple[Shown, str]]:
         try:

@@ -9,7 +9,7 @@ from data.pictures import read_picture
 from drawing import Drawer
 
 LIGHT = 128
-"""Brightness, of 0…255, from which a mask is drawn anew."""
+"""Least brightness, in 0…255, of the parts of a mask that are drawn anew."""
 
 
 def read_beginning(

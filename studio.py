@@ -55,7 +55,7 @@ def request(
     temperature: Any = 1.0,
     seed: Any = 0,
 ) -> Request:
-    """A request of whatever came over the network. Texts are cleaned and cut to LONGEST letters.
+    """A request from untrusted values. Texts are cleaned and truncated to LONGEST characters.
 
     Raises:
         ValueError: a text is none, or a number is not in its range.
@@ -95,7 +95,7 @@ class Studio:
     sampling: SamplingConfig
     """The model's own settings."""
     captions: Sequence[str]
-    """Those it was trained on; none where they are not known."""
+    """Its training captions; empty if they are not known."""
 
     def draw(self, asked: Request) -> Iterator[UInt8[np.ndarray, "k y x 3"]]:
         """The pictures after each row of image tokens, the finished ones last.

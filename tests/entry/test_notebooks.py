@@ -4,6 +4,9 @@ import ast
 import base64
 import io
 import json
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +16,15 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 from PIL import Image
 
+from tests.entry.conftest import MODEL
 from tests.png_texts import read_png_about
 
+ADDRESS = r"github(?:\.com)?/([\w-]+)/pastel"
+SMALL = ("--training.batch_size=8", "--training.eval_every=0")
+SAME_MODEL = [
+    f"--model.{name}={getattr(MODEL, name)}"
+    for name in ("dim", "encoder_depth", "decoder_depth", "num_heads", "mlp_dim", "grid_size")
+]
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 of_each_notebook = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -70,8 +80,110 @@ def test_a_notebook_defines_nothing_and_shows_what_it_draws(path: Path) -> None:
 @of_each_notebook
 def test_its_outputs_are_there_and_name_no_folder_of_ours(path: Path) -> None:
     outputs = [o for cell in read(path).cells for o in cell.get("outputs", [])]
-    assert [o for o in outputs if "image/png" in o.get("data", {})]
+    assert [o for o in outputs if {"image/png", "image/svg+xml"} & set(o.get("data", {}))]
     assert not [o for o in outputs if "/work" in o.get("text", "") or "/home" in o.get("text", "")]
+
+
+def execute(notebook: nbformat.NotebookNode, kernel: str) -> tuple[list[str], str]:
+    """Run it where Jupyter starts it. Its pictures, PNG in base64 and SVG; and what it printed."""
+    folder = {"metadata": {"path": str(ROOT / "notebooks")}}
+    NotebookClient(notebook, timeout=600, kernel_name=kernel, resources=folder).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    data = [o.get("data", {}) for o in outputs]
+    shown = [one.get("image/png", one.get("image/svg+xml")) for one in data]
+    printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+    return [picture for picture in shown if picture], printed
+
+
+def set_up(path: Path) -> str:
+    """The cell that finds or fetches the code."""
+    found = [c.source for c in read(path).cells if c.cell_type == "code" and "git" in c.source]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_all_notebooks_name_one_repository_and_are_set_up_alike() -> None:
+    assert len({set_up(path) for path in FILES}) == 1
+    named = {one for path in FILES for one in re.findall(ADDRESS, path.read_text())}
+    assert len(named) == 1
+    for path in FILES:
+        badge = read(path).cells[0].source.splitlines()[0]
+        assert badge.endswith(
+            f"/github/{named.copy().pop()}/pastel/blob/main/notebooks/{path.name})"
+        )
+
+
+def test_a_fork_puts_its_name_into_all_of_them_by_one_command(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    for path in FILES:
+        shutil.copy(path, tmp_path / "notebooks")
+    command = ["make", "-f", str(ROOT / "Makefile"), "badges", "OWNER=some-one"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    for path in FILES:
+        text = (tmp_path / "notebooks" / path.name).read_text()
+        assert set(re.findall(ADDRESS, text)) == {"some-one"}
+        nbformat.validate(nbformat.reads(text, 4))
+    refused = subprocess.run(command[:-1], cwd=tmp_path, check=False, capture_output=True)
+    assert b"make badges OWNER=" in refused.stderr
+
+
+def test_own_pictures_go_from_a_folder_to_a_drawing(
+    run_folder: Path, records_folder: Path, tmp_path: Path, kernel: str
+) -> None:
+    notebook = with_parameters(
+        read(ROOT / "notebooks" / "own_pictures.ipynb"),
+        source=str(records_folder.parent / "pictures"),
+        captions="beside",
+        passes=1.0,
+        start=str(run_folder),
+        prompts=["tan bar 3"],
+        records=str(tmp_path / "records"),
+        run=str(tmp_path / "run"),
+        flags=[*SMALL, *SAME_MODEL, "--grids.every=0"],
+    )
+    shown, printed = execute(notebook, kernel)
+    assert len(shown) == 3, "pictures, losses, drawings"
+    assert "40 pictures" in printed
+    assert (tmp_path / "run" / "sampling.yaml").is_file()
+
+
+def test_the_quickstart_draws(records_folder: Path, tmp_path: Path, kernel: str) -> None:
+    notebook = with_parameters(
+        read(ROOT / "notebooks" / "quickstart.ipynb"),
+        source=str(records_folder.parent / "pictures"),
+        steps=2,
+        prompts=["tan bar 3"],
+        records=str(tmp_path / "records"),
+        run=str(tmp_path / "run"),
+        flags=[*SMALL, "--model.dim=16", "--model.decoder_depth=1", "--grids.every=0"],
+    )
+    shown, printed = execute(notebook, kernel)
+    assert len(shown) == 3, "pictures, losses, drawings"
+    assert "step 2 of 2" in printed or (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
+def test_the_analysis_shows_a_sweep(tmp_path: Path, kernel: str) -> None:
+    for number, rate in enumerate((0.001, 0.002, 0.004)):
+        run = tmp_path / f"{number}"
+        run.mkdir()
+        (run / "config.yaml").write_text(f"seed: 0\noptim:\n  learning_rate: {rate}\n")
+        rows = [
+            {
+                "step": k,
+                "hours": 0.1,
+                "examples": 8 * k,
+                "train/loss": 5.0 - k,
+                "eval/tone/loss": 4.0 - number,
+            }
+            for k in (1, 2)
+        ]
+        (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    notebook = with_parameters(
+        read(ROOT / "notebooks" / "sweep_analysis.ipynb"), runs=[str(tmp_path)]
+    )
+    shown, printed = execute(notebook, kernel)
+    assert len(shown) == 4, "two curves, the valley, parallel coordinates"
+    assert "100%  optim.learning_rate" in printed
 
 
 def test_inference_draws_from_a_run(run_folder: Path, tmp_path: Path, kernel: str) -> None:
@@ -88,13 +200,8 @@ def test_inference_draws_from_a_run(run_folder: Path, tmp_path: Path, kernel: st
         negative="dark bar 1",
         out=str(out),
     )
-    folder = {"metadata": {"path": str(ROOT / "notebooks")}}  # where Jupyter starts it
-    NotebookClient(notebook, timeout=120, kernel_name=kernel, resources=folder).execute()
-
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    shown = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    shown, printed = execute(notebook, kernel)
     assert len(shown) == 6, "one of each part that draws"
-    printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
     assert "draws the first picture from above again: True" in printed
     with Image.open(out) as saved, Image.open(io.BytesIO(base64.b64decode(shown[0]))) as seen:
         assert saved.tobytes() == seen.tobytes()
