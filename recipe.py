@@ -58,6 +58,8 @@ def make_recipe(config: Config) -> Recipe:
     check_sizes(config.model, records)
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
     captions.check_described(records.folder, records.about.get("text"), records.text_length)
+    if config.output_dir:  # before the run's folder is touched
+        captions.check_kept(Path(config.output_dir, "tokenizer"), records.tokenizer_folder)
     tokenizer = captions.open_captions(records.tokenizer_folder)
     tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
     empty_text = jnp.asarray(tokens), jnp.asarray(mask)

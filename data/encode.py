@@ -193,7 +193,7 @@ def check_same(out: Path, recipe: dict[str, Any]) -> None:
         for name, now in ((name, recipe.get(name)) for name in differing)
     )
     more = ""
-    if records.pixel_hashes is not None and not {"vqgan", "views"} & set(differing):
+    if records.pixel_hashes is not None and not {"vqgan", "views", "reading"} & set(differing):
         more = f"; with --reuse {out} the pictures that it has are not encoded again"
         more += "" if "tokenizer" in differing else f" (--tokenizer {out / 'tokenizer'}: its words)"
     raise ValueError(

@@ -26,7 +26,7 @@ class ParquetTable(Table):
                     about, schema = opened.metadata, opened.schema_arrow
             except (pa.ArrowException, OSError) as error:
                 raise _unreadable(file, error) from None
-            if self.schema is not None and schema.names != self.schema.names:
+            if self.schema is not None and sorted(schema.names) != sorted(self.schema.names):
                 raise ValueError(f"{file} has other columns than {self.files[0].name}")
             self.schema = schema if self.schema is None else self.schema
             for i in range(about.num_row_groups):

@@ -5,13 +5,19 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from data import report
+from data import encode, report
+from data import filter as filtering
+from data.encode import EncodeConfig
+from data.filter import FilterConfig
 from data.report import ReportConfig, by_reason, spread
 from data.report_page import Picture, Report, page
 from tests.data.samples import picture
+from tests.tiny import TINY_VQGAN
+from vqgan import autoencoder, pretrained
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">&\udc80\x1b'
 
@@ -82,6 +88,37 @@ def test_a_source_is_told_with_its_copies_and_what_is_wrong(
         report.main(ReportConfig(str(folder), str(tmp_path / "a.html")))
     with pytest.raises(ValueError, match="name a .html file"):
         report.main(ReportConfig(str(folder), str(tmp_path / "a.txt")))
+
+
+def test_records_are_told_with_their_reconstructions_codes_filters_and_skipped_pictures(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    params = autoencoder.build(TINY_VQGAN).init(jax.random.key(0))
+    pretrained.save(tmp_path / "vqgan", TINY_VQGAN, params)
+    folder = make_folder(6)
+    (folder / "003.png").write_bytes(b"<html>")
+    (folder / "005.png").write_bytes(picture(1))
+    records, chosen = tmp_path / "records", tmp_path / "chosen"
+    given = {"out": str(records), "vqgan": str(tmp_path / "vqgan"), "vocab_size": 300}
+    encode.main(EncodeConfig(source=(str(folder),), held_out=0.0, text_length=12, **given))  # type: ignore[arg-type]
+    report.main(ReportConfig(str(records), str(tmp_path / "a.html"), pictures=3))
+    made = (tmp_path / "a.html").read_text()
+    assert "<figure>" in made
+    assert len(re.findall(r"[\d.]+ dB", made)) == 3
+    assert f"of {TINY_VQGAN.codebook_size:,} codes are used; perplexity" in made
+    assert "a web page, no picture" in made
+    assert "001.png and 005.png" in made
+    assert "5 (5 train)" in made
+    filtering.main(FilterConfig(str(records), str(chosen), ("caption!~number 2",)))
+    report.main(ReportConfig(str(chosen), str(tmp_path / "b.html"), pictures=3))
+    made = (tmp_path / "b.html").read_text()
+    assert "caption!~number 2" in made
+    assert "exact duplicates" in made
+    assert "3 (3 train)" in made
+    for file in folder.iterdir():
+        file.unlink()
+    report.main(ReportConfig(str(chosen), str(tmp_path / "c.html"), pictures=3))
+    assert "3 (3 train)" in (tmp_path / "c.html").read_text()
 
 
 def test_places_are_spread_and_reasons_counted() -> None:

@@ -1,5 +1,6 @@
 """train.py --data.filter: fewer examples, a table beside the run, a resume held to the rules."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import train
 from config import Config, parse_config
 from data.records import open_records
+from recipe import make_recipe
 from split_names import TRAIN
 from tests.entry.test_train import tiny
 from training.reports import metrics
@@ -42,3 +44,15 @@ def test_a_run_trains_on_what_meets_the_rules_and_resumes_with_the_same_ones(
     assert metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 4
     go(6, "--data.filter", "words>=1", "--allow_changes=data.filter")
     assert metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 6
+
+
+def test_another_normaliser_is_refused_before_the_run_is_touched(
+    records_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(records_folder / "tokenizer", run / "tokenizer")
+    (run / "tokenizer" / "pastel.json").write_text('{"normalizer": "dalle_mini"}')
+    config = parse_config(Config, tiny(records_folder, run))
+    with pytest.raises(ValueError, match=r"normaliser dalle_mini.*resume with the records"):
+        make_recipe(config)
+    assert [one.name for one in run.iterdir()] == ["tokenizer"]
