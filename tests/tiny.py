@@ -1,6 +1,14 @@
-"""The smallest models that have everything."""
+"""The smallest models that have everything, and their programs, each compiled once a worker."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
 
 from model.config import ModelConfig
+from model.transformer import Transformer, build
+from vqgan import autoencoder
 from vqgan.config import VQGANConfig
 
 TINY = ModelConfig(
@@ -26,3 +34,21 @@ TINY_VQGAN = VQGANConfig(
     codebook_size=32,
 )
 """16 × 16 pixels, 2 × 2 tokens, 32 codes."""
+
+
+@cache
+def first_params(config: ModelConfig, seed: int = 0) -> Any:
+    """The float32 parameters of a model before any update. Callers must not donate them."""
+    return jax.jit(build(config).init)(jax.random.key(seed))
+
+
+@cache
+def first_vqgan(config: VQGANConfig, seed: int = 0) -> Any:
+    """The parameters of a VQGAN before any update. Callers must not donate them."""
+    return jax.jit(autoencoder.build(config).init)(jax.random.key(seed))
+
+
+@cache
+def full_pass(model: Transformer) -> Callable[..., jax.Array]:
+    """`model.apply`, compiled once for all tests that call it with the same shapes."""
+    return jax.jit(model.apply)

@@ -50,6 +50,7 @@ def test_the_contestant_trains() -> None:
 
 
 @pytest.mark.usefixtures("driver")
+@pytest.mark.slow
 def test_the_contestant_draws_other_tokens_each_time() -> None:
     run, _ = contestant.make_sampler(SIZES)
     first, second = run(0), run(1)
@@ -65,6 +66,7 @@ def test_the_contestant_encodes_and_decodes() -> None:
     assert contestant.make_decoder(sizes)[0](0).shape == (2, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_the_sampling_benchmark_prints_a_row_for_each_number_of_pictures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -53,6 +53,7 @@ def test_only_what_has_adapters_moves_and_a_release_is_what_the_run_draws(
     np.testing.assert_array_equal(pictures[0], pictures[1])
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_straight_through(
     records_folder: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,11 +48,18 @@ def examples(run: Path) -> list[int]:
 SPARING = ["--optim.schedule_unit=examples", "--training.param_dtype=bfloat16"]
 
 
-def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
-    records_folder: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def straight_run(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run with the settings of the file. Tests must not write into it."""
+    run = tmp_path_factory.mktemp("straight") / "run"
     train.main(parse_config(Config, tiny(records_folder, run)))
+    return run
+
+
+def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
+    records_folder: Path, straight_run: Path
+) -> None:
+    run = straight_run
     rows = metrics.read(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert [row["step"] for row in rows if "eval/tone/loss" in row] == [4, 8, 12]
@@ -74,17 +81,23 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
 @pytest.mark.parametrize(
     "settings",
     [
-        ["--optim.name=adamw"],
-        ["--training.compute_dtype=float16"],
+        [],
+        pytest.param(["--training.compute_dtype=float16"], marks=pytest.mark.slow),
         ['--training.batch_ramp=["6:16"]', *SPARING],
     ],
     ids=["adamw", "float16", "ramp"],
 )
 def test_stopped_and_resumed_equals_straight_through(
-    records_folder: Path, tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
+    records_folder: Path,
+    straight_run: Path,
+    tmp_path: Path,
+    settings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    train.main(parse_config(Config, tiny(records_folder, straight, *settings)))
+    straight, resumed = straight_run, tmp_path / "resumed"
+    if settings:
+        straight = tmp_path / "straight"
+        train.main(parse_config(Config, tiny(records_folder, straight, *settings)))
 
     config = parse_config(Config, tiny(records_folder, resumed, *settings))
     with killed(monkeypatch):
@@ -93,7 +106,7 @@ def test_stopped_and_resumed_equals_straight_through(
     train.main(config)
     assert losses(resumed) == losses(straight)
     assert examples(resumed) == examples(straight)
-    if settings[0].startswith("--training.batch_ramp"):
+    if SPARING[0] in settings:
         assert examples(resumed) == [8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 144]
     one, other = weights(straight, tmp_path / "a"), weights(resumed, tmp_path / "b")
     assert one.keys() == other.keys()
@@ -119,10 +132,9 @@ def test_a_longer_run_goes_on_and_other_flags_are_refused(
 
 
 def test_other_weights_are_a_start_with_a_larger_vocabulary_and_frozen_layers(
-    records_folder: Path, tmp_path: Path
+    records_folder: Path, straight_run: Path, tmp_path: Path
 ) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    train.main(parse_config(Config, tiny(records_folder, first)))
+    first, second = straight_run, tmp_path / "second"
     tuned = tiny(
         records_folder,
         second,

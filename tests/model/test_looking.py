@@ -12,7 +12,7 @@ from model import looking, transformer
 from model.attention import weigh
 from model.loss import cross_entropy
 from model.notes import note, taking
-from tests.tiny import TINY
+from tests.tiny import TINY, first_params
 
 
 def test_attention_s_entropy_is_that_of_its_weights() -> None:
@@ -63,12 +63,13 @@ def test_the_transformer_s_loss_has_products_with_its_hessian() -> None:
     def product(params: Any, direction: Any) -> tuple[Any, Any]:
         return jax.jvp(jax.grad(loss), (params,), (direction,))
 
-    params = model.init(jax.random.key(0))
+    params = first_params(model.config)
     direction = jax.tree.map(lambda p: 0.02 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
     found = jax.jit(product)(params, direction)[1]
     step = 0.05
+    gradient = jax.jit(jax.grad(loss))
     ends = [
-        jax.jit(jax.grad(loss))(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction))
+        gradient(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction))
         for s in (step, -step)
     ]
     away = jax.tree.map(lambda a, b: (a - b) / (2 * step), *ends)

@@ -42,15 +42,17 @@ def moved(dim: int, base_dim: int) -> tuple[float, float]:
         return -chosen.mean(), logits
 
     @jax.jit
-    def train(params: Any) -> tuple[jax.Array, jax.Array]:
-        first, state = loss(params)[1], optimizer.init(params)
-        for _ in range(STEPS):
-            grads, _ = jax.grad(loss, has_aux=True)(params)
-            updates, state = optimizer.update(grads, state, params)
-            params = jax.tree.map(lambda p, u: p - RATE * u, params, updates)
-        return first, loss(params)[1]
+    def update(params: Any, state: Any) -> tuple[Any, Any, jax.Array]:
+        grads, logits = jax.grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return jax.tree.map(lambda p, u: p - RATE * u, params, updates), state, logits
 
-    first, last = train(model.init(jax.random.key(0)))
+    params = jax.jit(model.init)(jax.random.key(0))
+    state, seen = jax.jit(optimizer.init)(params), []
+    for _ in range(STEPS + 1):
+        params, state, logits = update(params, state)
+        seen.append(logits)
+    first, last = seen[0], seen[-1]
     size = lambda x: float(jnp.sqrt(jnp.square(x).mean()))  # noqa: E731
     return size(first), size(last - first)
 

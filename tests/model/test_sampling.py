@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from model.sampling import (
     sample_tokens,
 )
 from model.transformer import Transformer
+from tests.tiny import TINY, first_params, full_pass
 
 EMPTY = (np.array([[1, 0, 0, 0, 0, 0]], np.int32), np.arange(6)[None] < 1)
 GREEDY = SamplingConfig(guidance_scale=1.0, temperature=0.0)
@@ -38,15 +40,33 @@ def texts(first: int = 0) -> tuple[jax.Array, jax.Array]:
     return tokens, jnp.arange(6)[None] < lengths
 
 
-@pytest.fixture
-def model(tiny: ModelConfig) -> Transformer:
-    return transformer.build(tiny)
+MODEL = transformer.build(TINY)
 
 
-@pytest.fixture
-def params(model: Transformer) -> Any:
+@cache
+def sampler(
+    config: SamplingConfig,
+    model: Transformer = MODEL,
+    codebook_size: int | None = None,
+    segments: int | None = None,
+) -> Sampler:
+    """One sampler for all tests, so that its program is compiled once."""
+    return make_sampler(model, config, EMPTY, codebook_size, segments)
+
+
+def large(config: ModelConfig) -> Any:
     """Weights so large that the model is sure of something, and captions matter."""
-    return jax.tree.map(lambda p: p * 12 if p.ndim > 1 else p, model.init(jax.random.key(0)))
+    return jax.tree.map(lambda p: p * 12 if p.ndim > 1 else p, first_params(config))
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return MODEL
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    return large(TINY)
 
 
 def seeds(*numbers: int) -> jax.Array:
@@ -58,7 +78,7 @@ def teacher_forced(
 ) -> jax.Array:
     start = jnp.full((len(drawn), 1), model.decoder_start_token_id)
     inputs = jnp.concatenate([start, drawn[:, :-1]], axis=1)
-    return jax.jit(model.apply)(params, text, mask, inputs)
+    return full_pass(model)(params, text, mask, inputs)
 
 
 def guided_logits(
@@ -78,14 +98,14 @@ def test_greedy_tokens_are_the_argmax_of_teacher_forced_logits(
     model: Transformer, params: Any
 ) -> None:
     text, mask = texts()
-    drawn = make_sampler(model, GREEDY, EMPTY)(params, text, mask, seeds(0, 1, 2))
+    drawn = sampler(GREEDY)(params, text, mask, seeds(0, 1, 2))
     logits = teacher_forced(model, params, text, mask, drawn)
     assert drawn.shape == (3, 9)
     assert (drawn == logits.argmax(-1)).all()
 
 
 def test_guidance_leads_away_from_the_empty_caption(model: Transformer, params: Any) -> None:
-    drawn = make_sampler(model, GUIDED, EMPTY)(params, *texts(), seeds(0, 1, 2))
+    drawn = sampler(GUIDED)(params, *texts(), seeds(0, 1, 2))
     assert (drawn == guided_logits(model, params, drawn, GUIDED).argmax(-1)).all()
     assert (drawn != teacher_forced(model, params, *texts(), drawn).argmax(-1)).any()
 
@@ -130,7 +150,7 @@ def test_the_text_is_encoded_once(tiny: ModelConfig, params: Any) -> None:
 
 
 def test_a_row_does_not_depend_on_its_neighbours(model: Transformer, params: Any) -> None:
-    sample = make_sampler(model, WILD, EMPTY)
+    sample = sampler(WILD)
     text, mask = texts()
     other_text, other_mask = texts(first=5)
     here = sample(params, text, mask, seeds(7, 8, 9))
@@ -146,7 +166,7 @@ def test_a_row_does_not_depend_on_its_neighbours(model: Transformer, params: Any
 
 
 def test_in_float32_the_batch_size_changes_no_picture(model: Transformer, params: Any) -> None:
-    sample, count = make_sampler(model, WILD, EMPTY), 128
+    sample, count = sampler(WILD), 128
     text, mask = (np.tile(part, (43, 1))[:count] for part in texts())
     numbers = np.arange(count, dtype=np.uint32)
     drawn = {
@@ -177,7 +197,7 @@ def test_in_half_precision_neighbours_change_nothing(
 def test_a_seed_draws_the_same_picture_and_another_seed_another(
     model: Transformer, params: Any
 ) -> None:
-    sample = make_sampler(model, WILD, EMPTY)
+    sample = sampler(WILD)
     text, mask = (jnp.repeat(part[:1], 3, axis=0) for part in texts())
     first, second, same = sample(params, text, mask, seeds(3, 4, 3))
     assert (first == same).all()
@@ -190,14 +210,13 @@ def test_segments_do_not_change_what_is_drawn(
 ) -> None:
     text, mask = texts()
     drawn, expected = (
-        make_sampler(model, WILD, EMPTY, segments=s)(params, text, mask, seeds(0, 1, 2))
-        for s in (segments, None)
+        sampler(WILD, segments=s)(params, text, mask, seeds(0, 1, 2)) for s in (segments, None)
     )
     assert (drawn == expected).all()
 
 
 def test_laid_out_parameters_draw_the_same(model: Transformer, params: Any) -> None:
-    sample = make_sampler(model, WILD, EMPTY)
+    sample = sampler(WILD)
     inputs = *texts(), seeds(0, 1, 2)
     laid_out, drawn = model.lay_out(params), sample(params, *inputs)
     assert (sample(laid_out, *inputs) == drawn).all()
@@ -214,10 +233,10 @@ def test_laid_out_parameters_draw_the_same(model: Transformer, params: Any) -> N
 )
 def test_joined_products_draw_the_same(tiny: ModelConfig, switches: dict) -> None:
     model = transformer.build(dataclasses.replace(tiny, **switches))
-    params = jax.tree.map(lambda p: p * 12 if p.ndim > 1 else p, model.init(jax.random.key(0)))
+    params = large(model.config)
     joined, inputs = model.lay_out(params, rows=6), (*texts(), seeds(0, 1, 2))
     assert joined["decoder"]["layer0"]["attention"]["k"]["kernel"].size == 0
-    sample = make_sampler(model, WILD, EMPTY)
+    sample = sampler(WILD, model)
     assert (sample(joined, *inputs) == sample(params, *inputs)).all()
 
 
@@ -232,12 +251,20 @@ def test_laid_out_weights_are_held_once(tiny: ModelConfig, dtype: str) -> None:
     assert analysis.temp_size_in_bytes < 0.15 * weights
 
 
-@pytest.mark.parametrize("config", [GUIDED, WILD, GREEDY, WINDOWED])
-@pytest.mark.parametrize("given", [1, 4, 7, 9])
+BEGUN = [(WINDOWED, 1), (WINDOWED, 4), (WINDOWED, 9), (GUIDED, 4), (WILD, 1), (GREEDY, 7)]
+OTHERS = [
+    pytest.param(config, given, marks=pytest.mark.slow)
+    for config in (GUIDED, WILD, GREEDY, WINDOWED)
+    for given in (1, 4, 7, 9)
+    if (config, given) not in BEGUN
+]
+
+
+@pytest.mark.parametrize(("config", "given"), [*BEGUN, *OTHERS])
 def test_a_picture_is_completed_as_it_was_begun(
     model: Transformer, params: Any, config: SamplingConfig, given: int
 ) -> None:
-    sample = make_sampler(model, config, EMPTY)
+    sample = sampler(config)
     inputs = params, *texts(), seeds(0, 1, 2)
     whole = sample(*inputs)
     assert (sample(*inputs, whole[:, :given]) == whole).all()
@@ -250,7 +277,7 @@ def test_a_picture_is_completed_as_it_was_begun(
 
 
 def test_guidance_holds_inside_its_window_only(model: Transformer, params: Any) -> None:
-    drawn = make_sampler(model, WINDOWED, EMPTY)(params, *texts(), seeds(0, 1, 2))
+    drawn = sampler(WINDOWED)(params, *texts(), seeds(0, 1, 2))
     assert (drawn == guided_logits(model, params, drawn, WINDOWED).argmax(-1)).all()
     everywhere = dataclasses.replace(WINDOWED, guidance_start=0.0, guidance_end=1.0)
     assert (drawn != guided_logits(model, params, drawn, everywhere).argmax(-1)).any()
@@ -266,10 +293,10 @@ def test_behind_the_window_the_empty_caption_is_not_decoded() -> None:
     assert rows(guidance_start=0.5, guidance_end=0.5) == [False] * 4
 
 
-@pytest.mark.parametrize("start", [0, 7, 19])
+@pytest.mark.parametrize("start", [0, pytest.param(7, marks=pytest.mark.slow), 19])
 def test_the_start_token_is_never_drawn(tiny: ModelConfig, start: int) -> None:
     model = transformer.build(dataclasses.replace(tiny, decoder_start_token_id=start))
-    params = model.init(jax.random.key(0))
+    params = first_params(model.config)
     flat = SamplingConfig(temperature=1000.0)  # every class is about as likely as any other
     text, mask = (jnp.tile(part, (100, 1)) for part in texts())
     drawn = make_sampler(model, flat, EMPTY)(params, text, mask, jnp.arange(300, dtype=jnp.uint32))
@@ -280,10 +307,10 @@ def test_the_start_token_is_never_drawn(tiny: ModelConfig, start: int) -> None:
 def test_where_the_model_gives_no_finite_number_the_token_says_so(
     model: Transformer, params: Any, value: float
 ) -> None:
-    whole = make_sampler(model, WILD, EMPTY)(params, *texts(), seeds(1, 2, 3))
+    whole = sampler(WILD)(params, *texts(), seeds(1, 2, 3))
     assert (whole != NOT_FINITE).all()
     broken = jax.tree.map(lambda leaf: leaf * value, params)
-    assert (make_sampler(model, WILD, EMPTY)(broken, *texts(), seeds(1, 2, 3)) == NOT_FINITE).all()
+    assert (sampler(WILD)(broken, *texts(), seeds(1, 2, 3)) == NOT_FINITE).all()
 
 
 @pytest.mark.parametrize("temperature", [1e-31, 1e-42, 1e-45])

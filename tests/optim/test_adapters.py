@@ -130,7 +130,10 @@ def test_all_functions_of_the_model_see_the_sum(tiny: ModelConfig) -> None:
     assert shapes_of(model.shapes) == shapes_of(params)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon", "shampoo", "adafactor"])
+@pytest.mark.parametrize(
+    "name",
+    ["muon", "shampoo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("adamw", "adafactor"))],
+)
 def test_only_they_have_optimizer_state_and_the_base_keeps_its_bits(
     tiny: ModelConfig, name: Optimizer
 ) -> None:
@@ -160,7 +163,13 @@ def test_more_of_the_base_is_trained_beside_them_where_it_is_named(tiny: ModelCo
     assert moved == ["text_embedding/tokens"]
 
 
-@pytest.mark.parametrize("places", [{"mode": "pmap"}, {"mode": "mesh", "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"mode": "mesh", "fsdp": 2, "tensor": 2},
+        pytest.param({"mode": "pmap"}, marks=pytest.mark.slow),
+    ],
+)
 def test_they_are_the_same_on_any_devices(tiny: ModelConfig, places: dict[str, Any]) -> None:
     optim = replace(OPTIM, clip_norm=0.0)
     _, alone = trained(tiny, optim, ParallelConfig(devices=1))

@@ -68,5 +68,5 @@ def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[
 def test_metrics_are_those_of_the_whole_batch(name: str) -> None:
     whole = metrics_of(name, 1, 1, "pmap")
     assert CASES[name] in whole
-    for way in WAYS if name == "transformer" else WAYS[-1:]:
+    for way in WAYS[:2] if name == "transformer" else WAYS[-1:]:
         assert metrics_of(name, *way) == pytest.approx(whole, rel=2e-5, abs=1e-6), way

@@ -87,7 +87,7 @@ def assert_near(a: TrainState, b: TrainState, relative: float = 1e-5) -> None:
     assert max(np.abs(x - y).max() for x, y in pairs) <= 0.1 * RATE
 
 
-@named([PMAP, DATA, FSDP, TENSOR])
+@named([PMAP, FSDP, *(pytest.param(one, marks=pytest.mark.slow) for one in (DATA, TENSOR))])
 def test_ten_steps_are_the_same_as_on_one_device(config: ParallelConfig) -> None:
     assert_near(trained(ONE), trained(config))
 

@@ -91,7 +91,7 @@ def test_the_state_is_held_once_and_given_on(config: ParallelConfig) -> None:
     assert found.output_size_in_bytes - own < FEW  # metrics
 
 
-@named([ONE, PMAP, FSDP])
+@named([ONE, FSDP, pytest.param(PMAP, marks=pytest.mark.slow)])
 def test_memory_grows_with_the_micro_batch_only(config: ParallelConfig) -> None:
     few, _, _ = measured(config, 16, 2)
     many, _, _ = measured(config, 32, 4)

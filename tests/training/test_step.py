@@ -1,7 +1,8 @@
 """The update is the same whatever the micro-batches and the devices, and it learns."""
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,35 @@ def batch_of(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+@cache
+def update(
+    config: ModelConfig,
+    optim: OptimConfig,
+    steps: int,
+    devices: int,
+    accumulation_steps: int,
+    dtype: str,
+    param_dtype: ParamDtype,
+    noise: float,
+) -> tuple[parallel.Devices, Callable[[], TrainState], parallel.CompiledStep]:
+    """The devices, a program that makes a fresh state, and one that updates it."""
+    model, optimizer = transformer.build(config, dtype), make_optimizer(optim)
+    empty = jnp.zeros((1, config.text_length), jnp.int32)
+    places = parallel.start(ParallelConfig(devices=devices))
+    step = make_train_step(
+        make_loss(
+            *(model, (empty, empty == 0), config.image_vocab_size),
+            LossConfig(caption_dropout=noise, token_noise=noise),
+        ),
+        optimizer,
+        make_schedule(optim, steps),
+        accumulation_steps,
+        parallel.mean_over(places),
+    )
+    create = partial(TrainState.create, model.init, optimizer, 0, dtype, param_dtype=param_dtype)
+    return places, jax.jit(create), parallel.compile_step(step, places)
+
+
 def train(
     config: ModelConfig,
     *,
@@ -50,24 +80,10 @@ def train(
 ) -> tuple[TrainState, list[dict]]:
     """A few updates with every kind of randomness on."""
     optim = optim or OptimConfig(learning_rate=1e-2, warmup_steps=1, decay_fraction=0.0)
-    model = transformer.build(config, dtype)
-    optimizer = make_optimizer(optim)
-    empty = jnp.zeros((1, config.text_length), jnp.int32)
-    places = parallel.start(ParallelConfig(devices=devices))
-    step = make_train_step(
-        make_loss(
-            *(model, (empty, empty == 0), config.image_vocab_size),
-            LossConfig(caption_dropout=noise, token_noise=noise),
-        ),
-        optimizer,
-        make_schedule(optim, steps),
-        accumulation_steps,
-        parallel.mean_over(places),
+    places, create, run = update(
+        *(config, optim, steps, devices, accumulation_steps, dtype, param_dtype, noise)
     )
-    run = parallel.compile_step(step, places)
-    create = partial(TrainState.create, model.init, optimizer, 0, dtype, param_dtype=param_dtype)
-    state = jax.jit(create)()
-    state = parallel.place(state, places)
+    state = parallel.place(create(), places)
     rows = []
     for _ in range(steps):
         state, metrics = run(state, batch_of(config))
@@ -89,7 +105,7 @@ def noisy(tiny: ModelConfig) -> ModelConfig:
     return dataclasses.replace(tiny, dropout=0.1, unroll=1)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_micro_batches_equal_one_batch(noisy: ModelConfig, parts: int) -> None:
     # SGD: AdamW's division by the root of tiny squares would magnify rounding.
     optim = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=1, decay_fraction=0.0)
@@ -98,7 +114,7 @@ def test_micro_batches_equal_one_batch(noisy: ModelConfig, parts: int) -> None:
     assert_near(whole, split, 1e-6)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_many_devices_equal_one(noisy: ModelConfig, devices: int) -> None:
     one, first = train(noisy)
     many, rows = train(noisy, devices=devices)
@@ -107,15 +123,17 @@ def test_many_devices_equal_one(noisy: ModelConfig, devices: int) -> None:
 
 
 def test_the_same_run_gives_the_same_bits(noisy: ModelConfig) -> None:
-    a, b = train(noisy, devices=2)[0], train(noisy, devices=2)[0]
+    a = train(noisy, devices=2)[0]
+    update.cache_clear()  # traced and compiled anew
+    b = train(noisy, devices=2)[0]
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.mark.parametrize(
     ("dtype", "param_dtype"),
     [
-        ("float32", "float32"),
-        ("bfloat16", "float32"),
+        pytest.param("float32", "float32", marks=pytest.mark.slow),
+        pytest.param("bfloat16", "float32", marks=pytest.mark.slow),
         ("float16", "float32"),
         ("bfloat16", "bfloat16"),
     ],

@@ -83,7 +83,8 @@ def test_bayes_finds_the_best_setting_within_its_budget(tmp_path: Path) -> None:
     assert rows(read_ledger(tmp_path / "out")) == rows(trials)
 
 
-def test_one_that_was_killed_three_times_ends_with_the_same_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed_in", [[2], pytest.param([0, 2, 4], marks=pytest.mark.slow)])
+def test_one_that_was_killed_ends_with_the_same_table(tmp_path: Path, killed_in: list[int]) -> None:
     """Killed as by kill -9: in the middle of a trial, which goes on where it was."""
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
@@ -99,7 +100,7 @@ def test_one_that_was_killed_three_times_ends_with_the_same_table(tmp_path: Path
     )
     out = tmp_path / "killed" / "out"
     out.mkdir()
-    for number in (0, 2, 4):
+    for number in killed_in:
         process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
         half = folder_of(out, number) / "metrics.jsonl"
         while process.poll() is None and not (half.is_file() and half.read_text().count("\n") > 1):

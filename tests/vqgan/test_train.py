@@ -13,6 +13,7 @@ from PIL import Image
 from config import from_yaml
 from optim.config import OptimConfig
 from pixels import to_floats
+from tests.tiny import TINY_VQGAN, first_vqgan
 from training.config import CheckpointConfig, GridsConfig
 from training.session import train
 from training.update.build import make_state
@@ -40,11 +41,10 @@ def source(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run_config(tiny_vqgan, source, tmp_path):
+def config_of(source, folder):
     return VQGANRunConfig(
-        output_dir=str(tmp_path / "run"),
-        model=tiny_vqgan,
+        output_dir=str(folder),
+        model=TINY_VQGAN,
         data=PicturesConfig(source=(str(source),)),
         quantizer=QuantizerConfig(warmup_steps=2, refresh_every=2, refresh_pictures=32),
         training=PictureTraining(steps=6, batch_size=4, eval_every=0),
@@ -53,27 +53,39 @@ def run_config(tiny_vqgan, source, tmp_path):
     )
 
 
+@pytest.fixture
+def run_config(source, tmp_path):
+    return config_of(source, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def straight(source, tmp_path_factory):
+    """A whole run of these settings. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    main(config_of(source, folder))
+    return folder
+
+
 def metrics(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     measured = ("hours", "time/", "speed/", "memory/")
     return [{k: v for k, v in row.items() if not k.startswith(measured)} for row in rows]
 
 
-def test_stop_and_resume_equal_a_straight_run(run_config, tmp_path):
-    main(run_config)
+def test_stop_and_resume_equal_a_straight_run(run_config, straight, tmp_path):
     stopped = tmp_path / "stopped"  # as if killed after its checkpoint at step 3
-    shutil.copytree(tmp_path / "run", stopped)
+    shutil.copytree(straight, stopped)
     for name in ("checkpoints/6", "vqgan", "grids"):
         shutil.rmtree(stopped / name)
     main(dataclasses.replace(run_config, output_dir=str(stopped)))
-    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "stopped")
+    assert [row["step"] for row in metrics(straight)] == [1, 2, 3, 4, 5, 6]
+    assert metrics(straight) == metrics(stopped)
     for name in (pretrained.WEIGHTS_FILE, pretrained.CONFIG_FILE):
-        released = [tmp_path / run / "vqgan" / name for run in ("run", "stopped")]
+        released = [run / "vqgan" / name for run in (straight, stopped)]
         assert released[0].read_bytes() == released[1].read_bytes()
-    card = (tmp_path / "run" / "vqgan" / "MODEL_CARD.md").read_text()
+    card = (straight / "vqgan" / "MODEL_CARD.md").read_text()
     assert "6 updates" in card
-    assert len(list((tmp_path / "run" / "grids").glob("*.png"))) == 1
+    assert len(list((straight / "grids").glob("*.png"))) == 1
 
 
 def test_a_warm_codebook_moves_only_with_the_loss_of_quantized_pictures(tiny_vqgan):
@@ -119,7 +131,7 @@ def test_a_run_without_time_for_a_codebook_is_refused(run_config):
 @pytest.fixture
 def given(tiny_vqgan, tmp_path):
     """A folder of weights to start from, and what is in it."""
-    pretrained.save(tmp_path / "given", tiny_vqgan, build(tiny_vqgan).init(jax.random.key(7)))
+    pretrained.save(tmp_path / "given", tiny_vqgan, first_vqgan(tiny_vqgan, 7))
     return str(tmp_path / "given"), pretrained.load(tmp_path / "given")[1]
 
 
@@ -148,7 +160,12 @@ def test_a_run_starts_from_given_weights_and_keeps_their_codebook(run_config, gi
 
 
 @pytest.mark.parametrize(
-    ("warmup", "changes"), [(1, {}), (0, {"codebook_size": 16}), (0, {"codebook_size": 48})]
+    ("warmup", "changes"),
+    [
+        (1, {}),
+        (0, {"codebook_size": 48}),
+        pytest.param(0, {"codebook_size": 16}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_new_codebook_is_started_by_kmeans(run_config, given, warmup, changes):
     found, old = tune(run_config, given[0], warmup, **changes), given[1]
@@ -209,15 +226,17 @@ def test_a_grid_is_trained_with_and_released_without_a_codebook(grid_config):
 
 def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
     autoencoder = build(grid_config.model)
-    params = autoencoder.init(jax.random.key(0))
+    params = first_vqgan(grid_config.model)
     loss = make_loss(autoencoder, LossConfig(), 10**6)
     pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
     moment = Moment(jax.numpy.array(0))
     batch = {"pixels": jax.numpy.asarray(pixels)}
     keys = jax.random.split(jax.random.key(1), 4)
-    value, gradient = jax.value_and_grad(lambda p: loss(p, batch, keys, moment)[0])(params)
+    value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, keys, moment)[0]))
+    value, gradient = value_and_grad(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["encoder"]["to_code"]))
-    off_grid = autoencoder.paint(params, autoencoder.latents(params, to_floats(batch["pixels"])))
+    passed = jax.jit(lambda p, x: autoencoder.paint(p, autoencoder.latents(p, x)))
+    off_grid = passed(params, to_floats(batch["pixels"]))
     painted = reconstruction_loss(to_floats(batch["pixels"]), off_grid, LossConfig())
     assert float(value) != pytest.approx(float(painted), rel=1e-6)  # quantised from the start
 
@@ -275,14 +294,13 @@ def test_both_players_move_and_resume_bit_for_bit(game_config, tmp_path):
     assert set(released) == {"encoder", "decoder", "codebook"}
 
 
-def test_without_weight_there_is_no_second_player(run_config, game_config):
+def test_without_weight_there_is_no_second_player(straight, game_config):
     none = LossConfig(adversarial=0.0, adversarial_from=10**6)
     off = dataclasses.replace(game_config, loss=none)
     assert make_recipe(off).players == {}
     state = last_state(dataclasses.replace(off, output_dir=f"{off.output_dir}_off"))
     assert state.players is None
-    main(run_config)
-    rows = metrics(Path(run_config.output_dir))
+    rows = metrics(straight)
     assert rows == metrics(Path(f"{off.output_dir}_off"))
     assert not any("discriminator" in name or "adversarial" in name for name in rows[-1])
 
