@@ -34,7 +34,7 @@ from data.grids import picture_grid, save_png
 from data.records import Records, open_records
 from drawing import Drawer, make_drawer, picture_seed
 from drawing_memory import ROWS_PER_CALL
-from likeness import Lens, Row, compare, mean_of, open_lens
+from likeness import Row, compare, mean_of, measure_real, open_lens
 from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import check_grid, check_is_png
@@ -126,6 +126,7 @@ def main(config: EvaluateConfig) -> None:
     exam = open_exam(records, drawers[0].image_size, selection)
     check_total(exam, drawers[0].image_size, config.pictures)
     repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
+    yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}
     results: list[dict[str, Answers]] = []
     likeness: list[dict[str, dict[str, Row]]] = []
     grid: Grid | None = None
@@ -134,7 +135,7 @@ def main(config: EvaluateConfig) -> None:
         if not results:
             grid = make_grid(exam, drawn)
         results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
-        likeness.append(likenesses(lens, exam, drawn, repainted))
+        likeness.append({split: compare(lens, yardsticks[split], drawn[split]) for split in drawn})
     report = make_report(exam, repainted, results, config, unseen)
     report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
     report["seen_by"] = lens.name
@@ -254,16 +255,6 @@ def draw(
             bar.update(len(batch))
     pictures = np.concatenate(drawn)
     return pictures.reshape(-1, config.pictures, *pictures.shape[1:])
-
-
-def likenesses(
-    lens: Lens, exam: Exam, drawn: Pictures, repainted: Pictures
-) -> dict[str, dict[str, Row]]:
-    """Per split, how like real pictures and their prompts the drawn ones are."""
-    return {
-        split: compare(lens, exam, split, pictures, repainted[split])
-        for split, pictures in drawn.items()
-    }
 
 
 def repaint(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:

@@ -47,18 +47,36 @@ def open_lens(clip: str | None) -> Lens:
     return Lens(f"the CLIP in {clip}", ranker.image_features, ranker)
 
 
-def compare(
-    lens: Lens, exam: Exam, split: str, drawn: UInt8[np.ndarray, "p k y x 3"], repainted: Pictures
-) -> dict[str, Row]:
-    """Figures of what was drawn for a split's prompts, of real pictures drawn by lot (chance), and
-    of the prompts' own as the VQGAN paints them (ceiling). One prompt alone has no Fréchet
-    distance; where there are too few other pictures, those drawn by lot are fewer."""
+@dataclass(frozen=True)
+class Yardstick:
+    """The real pictures that a split's drawn ones are compared with, the same for all runs."""
+
+    prompts: Sequence[str]
+    real: Float[np.ndarray, "p f"]
+    """Features of the prompts' own pictures."""
+    rows: Mapping[str, Row]
+    """Figures of real pictures drawn by lot (chance), and of the prompts' own as the VQGAN paints
+    them (ceiling)."""
+
+
+def measure_real(lens: Lens, exam: Exam, split: str, repainted: Pictures) -> Yardstick:
+    """The yardstick of a split. Where there are too few other pictures, fewer are drawn by lot."""
     targets = exam.targets[split]
     prompts, real = exam.prompts(split), lens.features(exam.gallery.pictures[targets])
     others = np.setdiff1d(np.arange(len(exam.gallery.pictures)), targets)
     by_lot = exam.gallery.pictures[evenly(others, len(targets))]
-    rows = {"drawn": drawn, "chance": by_lot[:, None], "ceiling": repainted[:, None]}
-    return {name: _figures(lens, prompts, real, pictures) for name, pictures in rows.items()}
+    pictures = {"chance": by_lot[:, None], "ceiling": repainted[:, None]}
+    rows = {name: _figures(lens, prompts, real, some) for name, some in pictures.items()}
+    return Yardstick(prompts, real, rows)
+
+
+def compare(
+    lens: Lens, yardstick: Yardstick, drawn: UInt8[np.ndarray, "p k y x 3"]
+) -> dict[str, Row]:
+    """Figures of the drawn pictures, followed by the yardstick's rows. One prompt alone has no
+    Fréchet distance."""
+    found = _figures(lens, yardstick.prompts, yardstick.real, drawn)
+    return {"drawn": found, **yardstick.rows}
 
 
 def _figures(

@@ -16,6 +16,7 @@ from PIL import Image
 import evaluate as evaluate_module
 from config import parse_config, run
 from data.exam import Selection, choose_gallery, choose_prompts, never_seen, open_exam, with_prompts
+from data.gallery import picture_features
 from data.records import Records, open_records
 from drawing import open_checkpoint
 from evaluate import (
@@ -26,6 +27,7 @@ from evaluate import (
     means,
     open_drawers,
 )
+from likeness import Lens, compare, measure_real
 from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source
 from tests.png_texts import read_png_about
@@ -70,6 +72,22 @@ def test_likeness_stands_beside_chance_and_ceiling(
     assert set(rows["drawn"]) == {"frechet", "diversity"}
     assert set(rows["ceiling"]) == {"frechet"}
     assert rows["chance"]["frechet"] < rows["drawn"]["frechet"]  # random weights draw noise
+
+
+def test_real_pictures_are_looked_at_once_for_all_runs(records: Records) -> None:
+    exam, seen = open_exam(records, 8, Selection(half="all")), []
+
+    def features(pictures: np.ndarray) -> np.ndarray:
+        seen.append(len(pictures))
+        return picture_features(pictures)
+
+    real, lens = exam.gallery.pictures[exam.targets["tone"]], Lens("counted", features)
+    yardstick = measure_real(lens, exam, "tone", real)
+    seen.clear()
+    runs = [compare(lens, yardstick, real[:, None]) for _ in range(2)]
+    assert seen == [8, 8]  # what either has drawn
+    assert runs[0] == runs[1]
+    assert runs[0]["drawn"] == runs[0]["ceiling"]
 
 
 def test_clip_is_what_the_likeness_is_seen_by(
