@@ -1,6 +1,7 @@
 """The commands and files that the README and docs/ name are real, and docs/code.md names every
 file."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -147,5 +148,38 @@ def test_sentences_and_lines_are_short(page: str) -> None:
 
 def test_the_walk_through_a_run_names_each_file_once() -> None:
     named = re.findall(r"\]\(\.\./([\w/]+\.py)\)", PAGES["docs/one_run.md"])
-    assert len(named) >= 40
     assert len(named) == len(set(named))
+    spine = ("session.py", "recipe.py", "update/build.py", "update/step.py", "supervision.py")
+    needed = {name for part in spine for name in imports_of(ROOT / "training" / part)}
+    assert {f"{one.replace('.', '/')}.py" for one in needed} - {"training/spans.py"} <= set(named)
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of training/ that a file imports."""
+    nodes = [
+        one for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.ImportFrom)
+    ]
+    names = {
+        n for one in nodes for n in (one.module, *(f"{one.module}.{a.name}" for a in one.names))
+    }
+    is_file = lambda name: (ROOT / f"{name.replace('.', '/')}.py").is_file()  # noqa: E731
+    return {name for name in names if name and name.startswith("training.") and is_file(name)}
+
+
+def test_the_walk_refers_to_its_own_steps() -> None:
+    page = PAGES["docs/one_run.md"]
+    steps = dict(re.findall(r"^(\d+)\. (.*(?:\n {2,}.*)*)", page, re.MULTILINE))
+    assert list(steps) == [str(n + 1) for n in range(len(steps))]
+    about = page.partition("## Where the way is not straight")[2]
+    for number, name in {
+        "15": "make_recipe",
+        "18": "make_state",
+        "26": "_first_state",
+        "32": "open_batches",
+        "33": "hooks",
+        "34": "make_update",
+        "35": "compile_step",
+        "36": "fit",
+    }.items():
+        assert name in steps[number]
+        assert re.search(rf"\b{number}\b", about), number
