@@ -45,6 +45,14 @@ def check_least(config: object, prefix: str, least: int, *names: str) -> None:
             raise ValueError(f"{dotted} {limit}, not {getattr(config, name)}")
 
 
+def check_multiple(name: str, number: int, of: str, part: int) -> None:
+    """Raise ValueError for a number that parts of a size do not fill."""
+    if number % part:
+        nearest = max(number // part, 1) * part
+        tries = f"; try {name.rpartition('.')[2]} {nearest}"
+        raise ValueError(f"{name} {number} is not a multiple of {of} {part}{tries}")
+
+
 def to_tree(config: Any) -> dict[str, Any]:
     """A configuration as nested dicts of plain values."""
     return dataclasses.asdict(config)

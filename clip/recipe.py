@@ -26,7 +26,7 @@ from data.records import Records, open_whole
 from files import write_text
 from filling import batches_of
 from pixels import to_bytes, to_floats
-from settings import check_least
+from settings import check_least, check_multiple
 from split_names import TRAIN
 from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
@@ -64,6 +64,7 @@ class ClipSizes:
     def __post_init__(self) -> None:
         check_least(self, "model", 1, "dim", "depth", "num_heads", "mlp_dim")
         check_least(self, "model", 1, "feature_dim", "patch_size")
+        check_multiple("model.dim", self.dim, "model.num_heads", self.num_heads)
 
 
 @dataclass(frozen=True)
@@ -159,16 +160,12 @@ def make_recipe(config: ClipRunConfig) -> Recipe:
 
 
 def clip_config(model: ClipSizes, records: Records, image_size: int) -> ClipConfig:
-    """The CLIP of these sizes for these captions and pictures. Raises ValueError for a patch that
-    is no whole part of a picture, and for heads that do not divide the width."""
+    """The CLIP of these sizes for these captions and pictures. Raises ValueError if the patches do
+    not fill a picture."""
     if image_size % model.patch_size:
         raise ValueError(
             f"model.patch_size {model.patch_size} does not divide the records' {image_size} pixels;"
             f" try --model.patch_size={math.gcd(image_size, 8)}"
-        )
-    if model.dim % model.num_heads:
-        raise ValueError(
-            f"model.dim {model.dim} is no multiple of model.num_heads {model.num_heads}"
         )
     tower = TowerConfig(model.dim, model.depth, model.num_heads, model.mlp_dim, "quick_gelu", 1e-5)
     tokenizer = open_captions(records.tokenizer_folder)
@@ -247,7 +244,7 @@ def judge(
     sizes: ClipConfig, params: Params, sets: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, float]:
     """Of each held-out set the contrast's loss, and the share of pictures whose own caption scores
-    highest among all of the set; `eval/SPLIT/chance` is that of a guess."""
+    highest among all of the set; `eval/SPLIT/chance` is the share of a guess."""
     values = {}
     for name, batch in sets.items():
         found = contrast_of(sizes, params, batch)

@@ -26,7 +26,7 @@ from model.choices import (
     Tying,
 )
 from model.encoder_config import EncoderConfig, given
-from settings import check_least
+from settings import check_least, check_multiple
 
 
 @dataclass(frozen=True)
@@ -244,15 +244,9 @@ class ModelConfig:
         return layers * 2 * dim * (dim + mlp) + tables * dim
 
     def _check_heads(self, name: str, heads: int) -> None:
-        if self.dim % heads and not self.head_dim:
-            raise ValueError(
-                f"model.dim {self.dim} is not a multiple of model.{name} {heads}; "
-                f"try dim {self.dim // heads * heads}"
-            )
-        if heads % (self.num_kv_heads or heads):
-            raise ValueError(
-                f"model.{name} {heads} is not a multiple of model.num_kv_heads {self.num_kv_heads}"
-            )
+        if not self.head_dim:
+            check_multiple("model.dim", self.dim, f"model.{name}", heads)
+        check_multiple(f"model.{name}", heads, "model.num_kv_heads", self.num_kv_heads or heads)
         if self.positions == "rotary" and (self.head_dim or self.dim // heads) % 4:
             raise ValueError(
                 f"rotary positions turn pairs of channels by row and by column, so a head needs a "

@@ -89,11 +89,10 @@ def test_equal_captions_are_right_for_each_other() -> None:
     ("flag", "said"),
     [
         ("--model.patch_size=3", "model.patch_size 3 does not divide the records' 8 pixels"),
-        ("--model.num_heads=3", "model.dim 32 is no multiple of model.num_heads 3"),
+        ("--model.num_heads=3", "model.dim 32 is not a multiple of model.num_heads 3; try dim 30"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(flag: str, said: str, records_folder: Path) -> None:
     words = [w for w in FLAGS.split() if not w.startswith(flag.partition("=")[0])]
-    config = parse_config(ClipRunConfig, [*words, flag, f"--data.records={records_folder}"])
     with pytest.raises(ValueError, match=said):
-        make_recipe(config)
+        make_recipe(parse_config(ClipRunConfig, [*words, flag, f"--data.records={records_folder}"]))
