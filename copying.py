@@ -34,7 +34,7 @@ def copy_file(source: Path, target: Path, within: Path) -> None:
     """Copy one file's content. Raises ValueError as `copy_folder` does."""
     check_inside(source, within)
     if not source.is_file():
-        raise ValueError(f"{source} is no file; nothing of that kind is copied")
+        raise ValueError(f"{source} is not a file; nothing of that kind is copied")
     shutil.copyfile(source, target)
 
 

@@ -47,7 +47,7 @@ def parse_json(data: bytes, name: object) -> Any:
 def _read(path: Path, most: int) -> bytes:
     try:
         if path.exists() and not path.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         with path.open("rb") as file:
             data = file.read(most + 1)
     except (OSError, ValueError) as error:

@@ -30,7 +30,7 @@ def read_prompts(path: str | None) -> list[str]:
     if len(data) > MOST_BYTES:
         raise ValueError(f"prompts_file {path} has more than {MOST_BYTES:,} bytes")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.count(b"\0") > len(data) / 4:
-        raise ValueError(f"prompts_file {path} is no UTF-8 text but UTF-16 or binary")
+        raise ValueError(f"prompts_file {path} is not UTF-8 text but UTF-16 or binary")
     lines = data.decode("utf-8-sig", "replace").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()

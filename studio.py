@@ -124,7 +124,7 @@ class Studio:
         return tokens, mask
 
     def remarks(self, asked: Request) -> list[str]:
-        """What the model does not know or read of a request, a line each."""
+        """Lines about the words of a request that the model does not know or read."""
         english = self.in_english(asked)
         texts = [text for text in (english.prompt, asked.negative) if text]
         lines = []

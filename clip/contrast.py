@@ -1,4 +1,4 @@
-"""What a CLIP is trained on: each picture is told from other captions, each caption from other
+"""The loss of a CLIP: each picture is told apart from other captions, each caption from other
 pictures. Radford et al. 2021, arXiv:2103.00020, figure 3."""
 
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 MAX_SCALE = 100.0
-"""What products of features are multiplied by, at most."""
+"""The largest factor of products of features."""
 
 
 class Contrast(NamedTuple):

@@ -58,7 +58,7 @@ class Rule:
     operand: str
 
     def keeps(self, value: Any) -> bool:
-        """Whether an example with this value stays. Raises ValueError for one that is no number,
+        """Whether an example with this value stays. Raises ValueError for one that is not a number,
         where numbers are compared."""
         if self.sign in _NUMERIC:
             return _NUMERIC[self.sign](_number(self.column, value), float(self.operand))

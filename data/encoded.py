@@ -160,7 +160,7 @@ def _codes(value: Any) -> Int32[np.ndarray, " k"] | None:
     except (ValueError, RecursionError):
         return None
     is_list = codes.ndim == 1 and codes.size and codes.dtype.kind in "iu"
-    # Numbers beyond 32 bits are no codes of any VQGAN; they are told as such.
+    # Numbers beyond 32 bits are not codes of any VQGAN; the message says so.
     return np.clip(codes, -1, (1 << 31) - 1).astype(np.int32) if is_list else None
 
 

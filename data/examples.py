@@ -40,7 +40,7 @@ class Examples(Sequence[dict[str, Any]]):
         path = self._folder / OFFSETS
         lines = self._folder / LINES
         if not lines.is_file():
-            raise ValueError(f"{lines} is no file; make the records anew")
+            raise ValueError(f"{lines} is not a file; make the records anew")
         if path.is_file() and path.stat().st_size >= 8:
             if path.stat().st_size % 8 == 0:
                 offsets = np.asarray(np.memmap(path, "<i8", "r"))

@@ -148,7 +148,7 @@ def _charsmap_growth(value: Any) -> float:
     try:
         data = base64.b64decode(value, validate=True)
     except (TypeError, ValueError):
-        raise ValueError("precompiled_charsmap is no base64 text") from None
+        raise ValueError("precompiled_charsmap is not base64 text") from None
     start = 4 + int.from_bytes(data[:4], "little")
     if start > len(data) or (start - 4) % 4:
         raise ValueError("precompiled_charsmap is truncated")
@@ -333,7 +333,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return data.decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no UTF-8 text") from None
+        raise ValueError(f"{path} is not UTF-8 text") from None
 
 
 def as_text(tree: Mapping[str, object]) -> str:

@@ -81,7 +81,7 @@ def main(config: CompareConfig) -> None:
     runs = [Path(name) for name in config.runs]
     for one in runs:
         if not is_run(one):
-            raise ValueError(f"{one} is no run's folder; name one, such as runs/quickstart")
+            raise ValueError(f"{one} is not a run's folder; name one, such as runs/quickstart")
     if config.write:
         reference = make_reference(runs)
         Path(config.write).parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def read_reference(path: Path) -> dict[str, Any]:
             len(c["mean"]) == len(c["step"]) == len(c["sd"]) for c in found["curves"].values()
         )
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(f"{path} is no reference: {error!r:.100}") from None
+        raise ValueError(f"{path} is not a reference: {error!r:.100}") from None
     return found
 
 

@@ -38,7 +38,7 @@ class Result:
 
 def halton(number: int, dimension: int) -> float:
     """Entry `number` ≥ 0 of the van der Corput sequence in the base of that dimension's prime, in
-    0..1; the first entry, 0, is left out. Halton 1960."""
+    0..1; the first entry, 0, is skipped. Halton 1960."""
     base, rest, scale, found = PRIMES[dimension], number + 1, 1.0, 0.0
     while rest:
         scale /= base

@@ -47,7 +47,7 @@ def main(config: LogbookConfig) -> None:
     folder = Path(config.runs)
     if config.outcome:
         if not is_run(folder):
-            raise ValueError(f"--outcome: {folder} is no run's folder; name one")
+            raise ValueError(f"--outcome: {folder} is not a run's folder; name one")
         logbook.Logbook(folder).note("outcome", None, config.outcome)
         print(f"{folder}: outcome noted")
         return
@@ -56,7 +56,7 @@ def main(config: LogbookConfig) -> None:
         raise ValueError(f"{folder} holds no runs; name a folder that does")
     baseline = Path(config.baseline) if config.baseline else found[0]
     if not is_run(baseline):
-        raise ValueError(f"--baseline: {baseline} is no run's folder")
+        raise ValueError(f"--baseline: {baseline} is not a run's folder")
     write_bytes(folder / PAGE, page(found, baseline).encode())
     print(f"written: {folder / PAGE}, {len(found)} runs")
 

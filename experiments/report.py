@@ -47,7 +47,7 @@ class ReportConfig:
     out: str = "report.html"
     """The page."""
     metric: str = ""
-    """What runs are ranked by; the lowest is best. Default: the first evaluated loss."""
+    """The metric that ranks the runs; the lowest is best. Default: the first evaluated loss."""
 
 
 @dataclass(frozen=True)

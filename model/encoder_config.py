@@ -81,8 +81,8 @@ class EncoderConfig:
         check_least(self, "model.encoder", 2, "bucket_distance")
         if self.buckets % 4 or self.buckets > MOST_BUCKETS:
             raise ValueError(
-                f"model.encoder.buckets {self.buckets} is no multiple of 4 up to {MOST_BUCKETS:,}; "
-                "T5 has 32"
+                f"model.encoder.buckets {self.buckets} is not a multiple of 4 up to "
+                f"{MOST_BUCKETS:,}; T5 has 32"
             )
         if self.buckets and self.bucket_distance <= self.buckets // 4:
             raise ValueError(

@@ -137,7 +137,7 @@ def _format(folder: Path, values: Mapping[str, object]) -> Format:
         return "dalle_mini"
     if said != "bart":
         raise ValueError(
-            f"{folder / CONFIG_FILE} is no configuration of this transformer: it has neither "
+            f"{folder / CONFIG_FILE} is not a configuration of this transformer: it has neither "
             f"'model', as ours have, nor the model_type dallebart or bart, but {said!r:.60}"
         )
     pickles = [file.name for file in sorted(folder.glob("pytorch_model*.bin"))]

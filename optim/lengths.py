@@ -29,20 +29,20 @@ def parse_length(name: str, given: int | str) -> Length:
     """The length that a setting names; a number without a unit counts updates.
 
     Raises:
-        ValueError: naming the setting, when it is no length.
+        ValueError: naming the setting, when it is not a length.
     """
     found = FORM.fullmatch(str(given).strip())
     number = None if found is None else _whole(found[1].replace("_", ""), SUFFIXES[found[2]])
     if found is None or number is None or number > MOST:
         raise ValueError(
-            f"optim.{name} {given!r} is no length; write a whole number and its unit, such as "
+            f"optim.{name} {given!r} is not a length; write a whole number and its unit, such as "
             "'2000 updates' or '1M examples'"
         )
     return Length(number, "examples" if (found[3] or "").startswith("example") else "updates")
 
 
 def _whole(digits: str, factor: int) -> int | None:
-    """digits · factor, such as 1.5 · 1000; None where that is no whole number."""
+    """digits · factor, such as 1.5 · 1000; None where that is not a whole number."""
     whole, _, fraction = digits.partition(".")
     number, rest = divmod(int(whole + fraction) * factor, 10 ** len(fraction))
     return None if rest else number

@@ -56,7 +56,7 @@ def test_a_folder_that_is_a_link_itself_is_refused(
 
 def test_pipes_are_refused_and_not_waited_for(release: Path, tmp_path: Path) -> None:
     os.mkfifo(release / "vqgan" / "pipe")
-    with pytest.raises(ValueError, match="pipe is no file"):
+    with pytest.raises(ValueError, match="pipe is not a file"):
         copy_folder(release / "vqgan", tmp_path / "out")
 
 

@@ -205,7 +205,7 @@ class CheckpointConfig:
         metric = self.keep_best.removeprefix("-")
         if metric and not metric.startswith("eval/"):
             raise ValueError(
-                f"checkpoint.keep_best {self.keep_best} is no evaluated metric, such as "
+                f"checkpoint.keep_best {self.keep_best} is not an evaluated metric, such as "
                 "eval/tone/loss"
             )
         scheme, is_url, _ = self.folder.partition("://")

@@ -6,8 +6,8 @@ def parse_range(text: str) -> tuple[int, int]:
     start, found, stop = text.partition(":")
     if not found or not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
         raise ValueError(
-            f"training.skip_batches {text!r} is no range a:b with a < b, such as 1000:1200, which "
-            "skips the batches of updates 1001 to 1200"
+            f"training.skip_batches {text!r} is not a range a:b with a < b, such as 1000:1200, "
+            "which skips the batches of updates 1001 to 1200"
         )
     return int(start), int(stop)
 
@@ -17,8 +17,8 @@ def parse_ramp(text: str) -> tuple[int, int]:
     start, _, size = text.partition(":")
     if not start.isdecimal() or not size.isdecimal() or not int(start) or not int(size):
         raise ValueError(
-            f"training.batch_ramp {text!r} is no BATCH:SIZE, such as 1000:1024, from batch 1000 on "
-            "1024 examples"
+            f"training.batch_ramp {text!r} is not BATCH:SIZE, such as 1000:1024, from batch 1000 "
+            "on 1024 examples"
         )
     return int(start), int(size)
 
@@ -28,7 +28,7 @@ def parse_trace(text: str) -> tuple[int, int]:
     start, _, stop = text.partition(":")
     if not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
         raise ValueError(
-            f"training.profile {text!r} is no range a:b with a < b, such as 100:110 for updates "
+            f"training.profile {text!r} is not a range a:b with a < b, such as 100:110 for updates "
             "101 to 110"
         )
     return int(start), int(stop)

@@ -144,7 +144,7 @@ def _read_safetensors(path: Path) -> Arrays:
 def _check_header(path: Path) -> None:
     """Raise ValueError for arrays of an unsupported type, before any is read."""
     if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size)) if size <= MOST_HEADER else None

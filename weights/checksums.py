@@ -49,7 +49,7 @@ def _lines(path: Path) -> list[str]:
             raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
         return data.decode().splitlines()
     except ValueError as error:
-        raise ValueError(f"{path} is no list of checksums: {error}") from None
+        raise ValueError(f"{path} is not a list of checksums: {error}") from None
 
 
 def _sum(path: Path) -> str:

@@ -66,7 +66,7 @@ def _read_map(found: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Any]:
         raise ValueError(f"{'/'.join(path[:3])}/… is nested more than {DEEPEST} deep")
     for key in found:
         if not isinstance(key, str):
-            raise ValueError(f"{'/'.join(path)} has the key {key!r:.60}, which is no text")
+            raise ValueError(f"{'/'.join(path)} has the key {key!r:.60}, which is not text")
         found[key] = _read_value(found[key], (*path, key))  # in place: bytes go as arrays come
     return found
 
@@ -76,7 +76,7 @@ def _read_value(value: object, path: tuple[str, ...]) -> Any:
         return _read_array(value.data, "/".join(path))
     if isinstance(value, dict):
         return _join(value, path) if PIECES in value else _read_map(value, path)
-    raise ValueError(f"{'/'.join(path)} is no array but {type(value).__name__}")
+    raise ValueError(f"{'/'.join(path)} is not an array but {type(value).__name__}")
 
 
 def _read_array(data: bytes, name: str) -> np.ndarray:
@@ -87,7 +87,7 @@ def _read_array(data: bytes, name: str) -> np.ndarray:
         if not (fits and len(shape) <= DEEPEST // 2 and isinstance(buffer, bytes)):
             raise ValueError("its shape is none")
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
-        raise ValueError(f"{name} is no array of numbers") from None
+        raise ValueError(f"{name} is not an array of numbers") from None
     if math.prod(shape) * dtype.itemsize != len(buffer):
         raise ValueError(f"{name} of shape {tuple(shape)} and {kind} has {len(buffer)} bytes")
     return np.frombuffer(buffer, dtype).reshape(shape)

@@ -85,4 +85,4 @@ def configuring(path: Path | str, what: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} is no configuration of {what}: {reason}") from None
+        raise ValueError(f"{path} is not a configuration of {what}: {reason}") from None

@@ -104,7 +104,7 @@ def _storage(identity: Any) -> _Storage:
     usual = isinstance(identity, tuple) and len(identity) >= 5
     kind, dtype, key, _, count, *view = identity if usual else [None] * 5
     if kind != "storage" or _name(dtype) not in STORAGES or not isinstance(key, str):
-        raise ValueError(f"it refers to {reprlib.repr(identity):.100}, which is no storage")
+        raise ValueError(f"it refers to {reprlib.repr(identity):.100}, which is not a storage")
     return _Storage(STORAGES[_name(dtype)], key, count, view[0][1] if view and view[0] else 0)
 
 
@@ -157,7 +157,7 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
 
     for said in (OLD_MAGIC, OLD_PROTOCOL):
         if read_pickle(data, _check, refer) != said:
-            raise ValueError("it is no torch file")
+            raise ValueError("it is not a torch file")
     _check_order(read_pickle(data, _check, refer)["little_endian"] is True)
     tree = read_pickle(data, _check, refer)
     places: dict[str, tuple[int, int]] = {}
@@ -184,7 +184,7 @@ def _views(data: mmap.mmap, found: dict[str, Any], place: Place) -> dict[str, np
     views = {}
     for key, value in found.items():
         if not isinstance(key, str):
-            raise ValueError(f"it has the key {reprlib.repr(key):.100}, which is no text")
+            raise ValueError(f"it has the key {reprlib.repr(key):.100}, which is not text")
         try:
             views[key] = _view(data, value, place)
         except (ValueError, KeyError, TypeError) as error:
@@ -196,7 +196,7 @@ def _view(data: mmap.mmap, value: object, place: Place) -> np.ndarray:
     if isinstance(value, Call) and _name(value.function) == PARAMETER:
         value = value.arguments[0]
     if not (isinstance(value, Call) and _name(value.function) == TENSOR):
-        raise ValueError("it is no tensor")
+        raise ValueError("it is not a tensor")
     storage, offset, shape, strides, *_ = value.arguments
     begin, size = place(storage.key)
     count, numbers = storage.count, (storage.count, storage.start, offset, *shape, *strides)

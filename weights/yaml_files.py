@@ -110,7 +110,7 @@ def _blaming(path: Path) -> Iterator[None]:
 
 def _read(path: Path) -> str:
     if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -118,7 +118,7 @@ def _read(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is no UTF-8 text (byte {error.start})") from None
+        raise ValueError(f"it is not UTF-8 text (byte {error.start})") from None
 
 
 class _ShallowLoader(yaml.SafeLoader):
@@ -160,7 +160,7 @@ class _Checker:
     def _check_key(self, key: Node, lines: dict[str, int]) -> None:
         line = key.start_mark.line + 1
         if not isinstance(key, ScalarNode):
-            raise ValueError(f"line {line} has a key that is no text")
+            raise ValueError(f"line {line} has a key that is not text")
         if key.value in lines:
             raise ValueError(
                 f"{key.value!r:.60} stands there twice, in lines {lines[key.value]} and {line}; "
@@ -212,7 +212,7 @@ def _fields(
     if _is_null(node):
         return {}
     if not isinstance(node, MappingNode):
-        raise ValueError(f"{name or 'it'} is no section of settings but {_brief(node)}")
+        raise ValueError(f"{name or 'it'} is not a section of settings but {_brief(node)}")
     hints = get_type_hints(config_class)
     several = {
         one.name for one in dataclasses.fields(config_class) if one.metadata.get("nargs") in SEVERAL

@@ -33,7 +33,7 @@ _PLAIN = np.array([32 <= byte < 127 or byte in b"\t\r\n" for byte in range(256)]
 
 
 def decode(data: bytes, encoding: str = "") -> tuple[str, str]:
-    """The text, and the name of the encoding if it is no UTF-8.
+    """The text, and the name of the encoding if it is not UTF-8.
 
     `encoding` is what bytes are that are neither UTF-8 nor known to be UTF-16; without one it is
     guessed from these bytes alone.
@@ -126,7 +126,7 @@ def guess(texts: Iterable[bytes]) -> str:
 
 def _wide(texts: list[bytes]) -> str:
     """UTF-16 of Chinese or Japanese letters alone, in which no byte is zero: nearly all of them are
-    of few blocks, and as one of the encodings of bytes it is no text."""
+    of few blocks, and as one of the encodings of bytes it is not text."""
     if any(len(text) % 2 for text in texts):
         return ""
     whole = b"".join(texts)[:50_000]

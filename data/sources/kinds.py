@@ -263,7 +263,7 @@ def _open_tables(files: Sequence[Path], config: ReadingConfig) -> Source:
         raise ValueError("pictures needs a table as its source, and there is none")
     elsewhere = Path(os.path.expanduser(config.pictures)) if config.pictures else None
     if elsewhere and not elsewhere.is_dir():
-        raise ValueError(f"pictures {printable(str(elsewhere))} is no folder")
+        raise ValueError(f"pictures {printable(str(elsewhere))} is not a folder")
     tree = walk(elsewhere or files[0].parent)
     # An absolute name stays what it is below any folder.
     names = [str(file.absolute()) if elsewhere else file.name for file in files]

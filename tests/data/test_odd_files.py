@@ -34,9 +34,9 @@ def lie(path: Path, place: int, value: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: pipe(r / LINES), f"{LINES} is no file"),
-        (lambda r: pipe(r / LINES) or (r / OFFSETS).unlink(), f"{LINES} is no file"),
-        (lambda r: (r / LINES).unlink(), f"{LINES} is no file"),
+        (lambda r: pipe(r / LINES), f"{LINES} is not a file"),
+        (lambda r: pipe(r / LINES) or (r / OFFSETS).unlink(), f"{LINES} is not a file"),
+        (lambda r: (r / LINES).unlink(), f"{LINES} is not a file"),
         (lambda r: lie(r / OFFSETS, 1, 2**62), f"{LINES} is damaged: line 1 is from byte 0 to 4"),
         (lambda r: lie(r / OFFSETS, 1, -5), f"{LINES} is damaged: line 1 is from byte 0 to -5"),
         (lambda r: (r / OFFSETS).write_bytes(bytes(13)), f"{OFFSETS} does not fit {LINES}"),

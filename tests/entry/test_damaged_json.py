@@ -135,7 +135,7 @@ def test_an_id_of_wandb_is_one_or_its_file_is_named(tmp_path: Path, content: byt
 
 def test_an_id_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "wandb_id.txt")
-    with pytest.raises(ValueError, match="wandb_id.txt is no file"):
+    with pytest.raises(ValueError, match="wandb_id.txt is not a file"):
         mirror._lasting_id(tmp_path / "wandb_id.txt")
 
 

@@ -79,7 +79,7 @@ def test_damaged_releases_are_refused(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"r/model.safetensors cannot be read"):
         open_checkpoint(tmp_path / "r")
     (tmp_path / "r" / "config.json").write_text('{"model": {"size": 3}}')
-    with pytest.raises(ValueError, match="is no configuration"):
+    with pytest.raises(ValueError, match="is not a configuration"):
         open_checkpoint(tmp_path / "r")
 
 

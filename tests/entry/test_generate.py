@@ -99,7 +99,7 @@ def test_prompts_that_cannot_be_read_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "utf16").write_text("red heart", encoding="utf-16")
-    with pytest.raises(ValueError, match=r"utf16 is no UTF-8 text but UTF-16"):
+    with pytest.raises(ValueError, match=r"utf16 is not UTF-8 text but UTF-16"):
         read_prompts(str(tmp_path / "utf16"))
     with pytest.raises(ValueError, match="no prompts_file at"):
         read_prompts(str(tmp_path))

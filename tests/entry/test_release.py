@@ -62,7 +62,7 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(ValueError, match="line 1 is none of a list of checksums"):
         check_sums(tmp_path)
     (tmp_path / SUMS_FILE).write_bytes(b"\xff\xfe\0")
-    with pytest.raises(ValueError, match="is no list of checksums"):
+    with pytest.raises(ValueError, match="is not a list of checksums"):
         check_sums(tmp_path)
 
 

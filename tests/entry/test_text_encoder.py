@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_refused_by_name(
         (other, (), f"encode again with --tokenizer={other}"),
         (tmp_path / "none", (), "has no config.json"),
         (t5, ("--model.encoder.dim=32",), "model.encoder says dim=32"),
-        (records / "vqgan", (), "config.json is no configuration of a text encoder: model_type"),
+        (records / "vqgan", (), "config.json is not a configuration of a text encoder: model_type"),
     ):
         with pytest.raises(ValueError, match=said):
             settled(folder, *more)

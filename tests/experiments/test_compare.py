@@ -73,7 +73,7 @@ def test_runs_that_differ_in_more_than_their_seeds_make_no_reference(tmp_path: P
     other = make_run(tmp_path / "c", 0, name="nobody")
     with pytest.raises(ValueError, match="no reference of 'nobody'; .* there are quickstart, "):
         compare.main(compare.CompareConfig((str(other),)))
-    with pytest.raises(ValueError, match="is no run's folder"):
+    with pytest.raises(ValueError, match="is not a run's folder"):
         compare.main(compare.CompareConfig((str(tmp_path),)))
 
 

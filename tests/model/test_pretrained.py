@@ -231,10 +231,10 @@ def test_a_file_that_is_not_what_it_claims_is_named(
         ('{"model": {"use_bias": "no"}, "sampling": {}}', "use_bias must be true or false"),
         ('{"model": {"encoder_depth": 1000000000}, "sampling": {}}', "encoder_depth must be in"),
         ('{"model": 5, "sampling": {}}', "neither 'model'"),
-        ('{"model": {}, "sampling": 5}', "config.json is no configuration"),
-        ('{"model": {"colour": 8}, "sampling": {}}', "config.json is no configuration .*colour"),
-        ('{"model": {}}', "config.json is no configuration"),
-        ('{"model": {}, "sampling": {}, "origin": 5}', "config.json is no configuration"),
+        ('{"model": {}, "sampling": 5}', "config.json is not a configuration"),
+        ('{"model": {"colour": 8}, "sampling": {}}', "config.json is not a configuration .*colour"),
+        ('{"model": {}}', "config.json is not a configuration"),
+        ('{"model": {}, "sampling": {}, "origin": 5}', "config.json is not a configuration"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(text: str, message: str, ours: Path) -> None:
@@ -263,7 +263,9 @@ def test_a_damaged_origin_is_refused(damage: Any, message: str, tmp_path: Path) 
     pretrained.convert(FOLDER, tmp_path / "ours")
     origin = read_json(tmp_path / "ours" / "config.json")["origin"]
     edit(tmp_path / "ours", origin=origin | damage if isinstance(damage, dict) else damage)
-    with pytest.raises(ValueError, match=f"config.json is no configuration .*{message}") as raised:
+    with pytest.raises(
+        ValueError, match=f"config.json is not a configuration .*{message}"
+    ) as raised:
         pretrained.load(tmp_path / "ours")
     assert "\n" not in str(raised.value)
 

@@ -112,7 +112,7 @@ def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: Unit) ->
     config = replace(
         CONFIG, schedule="exponential", staircase=True, schedule_unit=unit, warmup_steps=0
     )
-    # A compiler may divide by n as × 1/n, which at these n is no whole number any more.
+    # A compiler may divide by n as × 1/n, which at these n is not a whole number any more.
     ones = np.arange(1, 301, dtype=np.float32)
     lengths = [int(n) for n in ones[np.float32(1) / ones * ones != 1]]
     assert {41, 47, 293} <= set(lengths)
@@ -185,10 +185,10 @@ def test_the_warm_up_is_over_when_it_is_counted_to_be() -> None:
         ("decay_fraction", 2.0, "decay_fraction 2.0 is not within 0..1"),
         ("final_fraction", -0.1, "final_fraction -0.1 is not within 0..1"),
         ("rsqrt_steps", 0, "rsqrt_steps must be at least 1, not 0"),
-        ("rewarm_steps", -1, "rewarm_steps -1 is no length; write a whole number and its unit"),
-        ("warmup_steps", "5 %", "warmup_steps '5 %' is no length"),
-        ("warmup_steps", "1.5 updates", "warmup_steps '1.5 updates' is no length"),
-        ("decay_steps", "2e3", "decay_steps '2e3' is no length"),
+        ("rewarm_steps", -1, "rewarm_steps -1 is not a length; write a whole number and its unit"),
+        ("warmup_steps", "5 %", "warmup_steps '5 %' is not a length"),
+        ("warmup_steps", "1.5 updates", "warmup_steps '1.5 updates' is not a length"),
+        ("decay_steps", "2e3", "decay_steps '2e3' is not a length"),
         ("power", 0.0, "power 0.0 must be positive"),
     ],
 )

@@ -140,7 +140,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
 def test_a_configuration_that_is_none_is_refused(
     wrong: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=f"config.json is no configuration .*{message}"):
+    with pytest.raises(ValueError, match=f"config.json is not a configuration .*{message}"):
         pretrained.load(folder_with(tmp_path, weights(), **wrong))
 
 

@@ -62,8 +62,8 @@ def test_a_plan_goes_on_from_another_at_the_example_where_it_was() -> None:
 @pytest.mark.parametrize(
     ("ramp", "message"),
     [
-        (("10",), "'10' is no BATCH:SIZE, such as 1000:1024"),
-        (("0:8",), "'0:8' is no BATCH:SIZE"),
+        (("10",), "'10' is not BATCH:SIZE, such as 1000:1024"),
+        (("0:8",), "'0:8' is not BATCH:SIZE"),
         (("5:8", "5:16"), "must rise: from batch 5 on 16 examples, after 8 from batch 5 on"),
         (("5:4",), "from batch 5 on 4 examples, after 4 from batch 0 on"),
     ],

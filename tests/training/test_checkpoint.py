@@ -252,4 +252,4 @@ def test_a_pipe_in_a_step_is_not_waited_for(tmp_path: Path) -> None:
                 assert_same(checkpoints.resume(lambda: state_of(4), {}), state_of(4, step=1))
         except ValueError as error:
             told.append(str(error))
-        assert f"{pipe} is no file, but a pipe" in told[0]
+        assert f"{pipe} is not a file, but a pipe" in told[0]

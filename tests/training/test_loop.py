@@ -133,7 +133,7 @@ def test_a_damaged_row_is_named_and_no_good_one_is_lost(tmp_path) -> None:
     broken = "\n".join([lines[0], "?", lines[2]]) + "\n"
     path.write_text(broken)
     for read in (lambda: metrics.MetricsFile(path, 1, lambda step: 4 * step), metrics_of(path)):
-        with pytest.raises(ValueError, match="line 2 is no row of metrics"):
+        with pytest.raises(ValueError, match="line 2 is not a row of metrics"):
             read()
         assert path.read_text() == broken
 

@@ -58,7 +58,7 @@ def test_a_split_that_is_not_held_out_is_told_at_the_start() -> None:
         check_keep_best(CheckpointConfig(keep_best="eval/b/loss"), ["a"])
     with pytest.raises(ValueError, match="none: no split is held out"):
         check_keep_best(CheckpointConfig(keep_best="eval/a/loss"), [])
-    with pytest.raises(ValueError, match="train/loss is no evaluated metric"):
+    with pytest.raises(ValueError, match="train/loss is not an evaluated metric"):
         CheckpointConfig(keep_best="-train/loss")
 
 

@@ -84,7 +84,7 @@ def test_a_damaged_origin_is_named(tmp_path: Path, origin: Any) -> None:
     pretrained.convert(FLAX, tmp_path / "ours")
     path = tmp_path / "ours" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "origin": origin}))
-    with pytest.raises(ValueError, match="config.json is no configuration of a VQGAN"):
+    with pytest.raises(ValueError, match="config.json is not a configuration of a VQGAN"):
         pretrained.load(tmp_path / "ours")
 
 

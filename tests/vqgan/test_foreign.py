@@ -107,7 +107,7 @@ def test_one_checkpoint_of_several_is_not_guessed(checkpoint: Path) -> None:
 def test_settings_that_cannot_be_said_are_named(changes: dict[str, Any], message: str) -> None:
     values = settings()
     flat = {**values.pop("ddconfig"), **values, **changes}
-    with pytest.raises(ValueError, match=f"config is no configuration of a VQGAN: .*{message}"):
+    with pytest.raises(ValueError, match=f"config is not a configuration of a VQGAN: .*{message}"):
         pretrained.load(GUMBEL, flat)
 
 

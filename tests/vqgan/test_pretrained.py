@@ -54,7 +54,7 @@ def test_a_cut_file_is_named(saved):
     for name in (pretrained.WEIGHTS_FILE, pretrained.CONFIG_FILE):
         path = folder / name
         path.write_bytes(path.read_bytes()[:100])
-        with pytest.raises(ValueError, match=f"{name} (cannot be read|is no configuration)"):
+        with pytest.raises(ValueError, match=f"{name} (cannot be read|is not a configuration)"):
             pretrained.load(folder)
 
 
@@ -93,7 +93,7 @@ def test_settings_of_another_kind_are_refused(saved, changes):
     folder, _ = saved
     path = folder / pretrained.CONFIG_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    with pytest.raises(ValueError, match="config.json is no configuration"):
+    with pytest.raises(ValueError, match="config.json is not a configuration"):
         pretrained.load(folder)
 
 
@@ -101,5 +101,5 @@ def test_settings_of_another_kind_are_refused(saved, changes):
 def test_a_configuration_that_is_no_object_is_refused(saved, text):
     folder, _ = saved
     (folder / pretrained.CONFIG_FILE).write_text(text)
-    with pytest.raises(ValueError, match="config.json is no configuration"):
+    with pytest.raises(ValueError, match="config.json is not a configuration"):
         pretrained.load(folder)

@@ -53,6 +53,6 @@ def test_what_is_no_setting_is_named(values: Any, message: str) -> None:
 
 def test_whatever_is_wrong_is_one_line_that_names_the_file() -> None:
     for error in (ValueError("first\nsecond"), TypeError("first"), OverflowError("first")):
-        said = pytest.raises(ValueError, match="^x.json is no configuration of a thing: first$")
+        said = pytest.raises(ValueError, match="^x.json is not a configuration of a thing: first$")
         with said, configuring("x.json", "a thing"):
             raise error

@@ -216,11 +216,11 @@ BOMB = b"]q\0" + b"".join(b"0]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1,
 STORAGE = b"(U\7storagectorch\nFloatStorage\nU\0010U\3cpuK\6tQ"
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
 ENDLESS = {
-    "value": (BOMB, "a: it is no tensor"),
+    "value": (BOMB, "a: it is not a tensor"),
     "storage": (b"(U\7storage" + BOMB + b"K\0K\0K\0tQ", "it refers to"),
     "shape": (REBUILD + b"(" + STORAGE + b"K\0" + BOMB + b")tR", "its shape and strides"),
-    "loop": (b"ctorch._utils\n_rebuild_parameter\n]q\0Rq\1h\0h\1a0", "a: it is no tensor"),
-    "depth": (b"(" * 5000 + b"t" * 5000, "a: it is no tensor"),
+    "loop": (b"ctorch._utils\n_rebuild_parameter\n]q\0Rq\1h\0h\1a0", "a: it is not a tensor"),
+    "depth": (b"(" * 5000 + b"t" * 5000, "a: it is not a tensor"),
     "identity": (b"(" * 5000 + b"t" * 5000 + b"Q", "it refers to"),
 }
 

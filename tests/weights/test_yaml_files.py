@@ -102,9 +102,9 @@ def test_merged_settings_give_way_to_a_section_s_own(tmp_path: Path) -> None:
         ("inner: {texts: 5}", "inner.texts must be a list of text"),
         ("inner: {until: null}", "inner.until must be text, not null"),
         ("inner: {spike: away}", "inner.spike must be one of off, skip, null"),
-        ("inner: 5", "inner is no section of settings but '5'"),
-        ("[]", "it is no section of settings but a list"),
-        ("? [a]\n: 1", "a key that is no text"),
+        ("inner: 5", "inner is not a section of settings but '5'"),
+        ("[]", "it is not a section of settings but a list"),
+        ("? [a]\n: 1", "a key that is not text"),
         ("folder: !!python/object/apply:os.system [ls]", "has the tag"),
         ("folder: !!binary aGk=", "has the tag"),
         ("folder: \x1b[2J", "not allowed"),
@@ -123,7 +123,7 @@ def test_what_cannot_be_meant_is_one_line_with_the_file_and_in_no_time(
 
 
 def test_a_folder_and_a_missing_file_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="it is no file"):
+    with pytest.raises(ValueError, match="it is not a file"):
         read_yaml(tmp_path)
     with pytest.raises(ValueError, match="No such file"):
         read_yaml(tmp_path / "none.yaml")

@@ -157,7 +157,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def _damaged(path: Path, number: int) -> ValueError:
     return ValueError(
-        f"{path}: line {number} is no row of metrics; repair it, or move the file away"
+        f"{path}: line {number} is not a row of metrics; repair it, or move the file away"
     )
 
 

@@ -116,7 +116,7 @@ def _lasting_id(path: Path) -> str:
     if not path.exists():
         path.write_text(secrets.token_hex(4))
     if not path.is_file():
-        raise ValueError(f"{path} is no file; move it away, and another is made")
+        raise ValueError(f"{path} is not a file; move it away, and another is made")
     with path.open("rb") as file:
         found = file.read(MOST_ID).decode("utf-8", errors="replace").strip()
     if not re.fullmatch(r"[\w.-]{1,64}", found):

@@ -144,4 +144,4 @@ class FolderSteps:
 def _check_plain(path: Path) -> None:
     """Raise ValueError for a pipe or a device, because reading it would wait for ever."""
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{path} is no file, but a pipe or a device")
+        raise ValueError(f"{path} is not a file, but a pipe or a device")
