@@ -145,7 +145,7 @@ def test_the_data_package_knows_no_jax(path: Path) -> None:
         ("orbax", "training/saved/disk.py"),
         ("tensorstore", "training/saved/remote.py"),
         ("huggingface_hub", "hub.py"),
-        ("wandb", "training/reports/mirror.py trials/engine.py"),
+        ("wandb", "training/reports/mirror.py trials/engine.py experiments/report.py"),
         ("tensorboardX", "training/reports/board.py"),
     ],
 )

@@ -28,6 +28,7 @@ CONFIGS = {
     "clip.train": "ClipRunConfig",
     "evaluate": "EvaluateConfig",
     "release": "ReleaseConfig",
+    "data.artists": "ArtistsConfig",
     "data.emoji": "EmojiConfig",
     "data.encode": "EncodeConfig",
     "data.encoded": "EncodedConfig",

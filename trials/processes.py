@@ -105,7 +105,7 @@ class Running:
         """The trial with its end; `end` is None if it was interrupted, and is to go on."""
         code = self.process.returncode
         values = tuple(self.tail.read()[: self.stopped_at])
-        seconds = self.trial.seconds + time.monotonic() - self.began
+        seconds = round(self.trial.seconds + time.monotonic() - self.began, 1)  # as in the ledger
         trial = replace(self.trial, values=values, seconds=seconds)
         if self.stopped_at is not None:
             return replace(trial, end="stopped")

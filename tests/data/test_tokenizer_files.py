@@ -111,7 +111,7 @@ CHARSMAP = base64.b64encode(bytes(4) + b"x" * 9000 + b"\0").decode()
         ({"normalizer": sequence(*[{"type": "ByteLevel"}] * 3)}, "64 times longer"),
         ({"normalizer": sequence(*[{"type": "Lowercase"}] * 17)}, "more than 16 parts"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": CHARSMAP}}, "225 times"),
-        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}}, "no base64"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}}, "is not base64"),
         ({"normalizer": {"type": "Python", "code": "x"}}, "'Python' is none of the known kinds"),
         ({"normalizer": []}, r"normalizer is \[\]; expected names and values"),
         ({"pre_tokenizer": {"type": "Sequence"}}, "expected a list of parts"),

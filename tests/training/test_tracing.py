@@ -51,5 +51,5 @@ def test_there_is_a_trace(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["5", "5:5", "a:b", "-1:4"])
 def test_a_range_has_two_ends(text: str) -> None:
-    with pytest.raises(ValueError, match="no range a:b with a < b"):
+    with pytest.raises(ValueError, match="is not a range a:b with a < b"):
         TrainingConfig(profile=text)
