@@ -178,13 +178,14 @@ def own_keywords(emojis: Sequence[Emoji]) -> dict[str, tuple[str, ...]]:
 def captions_of(drawing: Drawing, synonyms: Sequence[str]) -> list[tuple[str, float]]:
     """Weighted captions; the first is the exam's prompt. Three quarters name the style."""
     style, name = drawing.style, drawing.emoji.name
+    articled = with_article(drawing.emoji, name)
     captions = [
-        (with_article(drawing.emoji, name) + f", {style} style", 0.3),
+        (f"{articled}, {style} style", 0.3),
         (f"{name}, {style} style", 0.2),
-        (with_article(drawing.emoji, name) + f" in {style} style", 0.05),
+        (f"{articled} in {style} style", 0.05),
         (f"{style} {name}", 0.05),
         (name, 0.15),
-        (with_article(drawing.emoji, name), 0.1),
+        (articled, 0.1),
     ]
     other = [*synonyms, *plural(name)] or [name]
     captions += [(f"{word}, {style} style", 0.1 / len(other)) for word in other]

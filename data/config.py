@@ -16,15 +16,7 @@ class DataConfig:
     validation: str = ""
     """A second folder of token records, whose loss is evaluated beside the held-out splits; none of
     its examples is trained on."""
-    filter: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "nargs": "*",
-            "help": "Rules that training examples must meet, in quotes, as data.filter takes them: "
-            "'similarity>=0.28' 'words>=3'. Held-out examples stay. What each rule removed is "
-            "printed and kept as RUN/filter.txt.",
-        },
-    )
+    filter: tuple[str, ...] = field(default=(), metadata={"nargs": "*"})
     """Rules that training examples must meet, in quotes, as data.filter takes them:
     'similarity>=0.28' 'words>=3'. Held-out examples stay. What each rule removed is printed and
     kept as RUN/filter.txt."""
