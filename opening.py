@@ -101,6 +101,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"no checkpoint at {path}: looked for a run folder (config.yaml and checkpoints/), a "
             f"step in one (RUN/checkpoints/STEP) and a release (config.json and model.safetensors)"
         )
+    check_sums(run)  # of its tokenizer and its VQGAN
     where = place_of(run, config.checkpoint.folder)
     step, params, digest = _restore(where, step, config)
     sampling = _sampling(run, config)

@@ -41,6 +41,7 @@ from training.saved.finetuning import fit_params
 from training.update.build import make_state
 from training.update.observables import Update
 from training.update.state import TrainState
+from weights.checksums import SUMS_FILE, check_sums, write_sums
 
 GRID_CAPTIONS = 6
 # Settings of the model in which the weights to start from may differ.
@@ -66,8 +67,7 @@ def make_recipe(config: Config) -> Recipe:
 
     def prepare(run: Run) -> None:
         captions.check_kept(run.folder / "tokenizer", records.tokenizer_folder)
-        runs.copy_once(records.tokenizer_folder, run.folder / "tokenizer")
-        runs.copy_once(records.vqgan_folder, run.folder / "vqgan")
+        keep_parts(records, run.folder)
         if sets.table:
             print("\n".join(sets.table), flush=True)
             write_text(run.folder / "filter.txt", "".join(f"{line}\n" for line in sets.table))
@@ -188,6 +188,17 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     lines += compare_splits(found.records, records, path)
     step = "" if found.step is None else f" at step {found.step}"
     return {**params, **own}, [f"weights of {path}{step}", *lines]
+
+
+def keep_parts(records: Records, run: Path) -> None:
+    """Copy tokenizer and VQGAN of the records into a run, once, with a list of their checksums. A
+    run from before these lists gets one. Raises ValueError if a part was changed since."""
+    runs.copy_once(records.tokenizer_folder, run / "tokenizer")
+    runs.copy_once(records.vqgan_folder, run / "vqgan")
+    if (run / SUMS_FILE).is_file():
+        check_sums(run)
+    else:
+        write_sums(run, ("tokenizer", "vqgan"))
 
 
 def evaluation_sets(data: DataConfig, records: Records) -> dict[str, tuple[Records, str | None]]:

@@ -1,6 +1,8 @@
-"""SHA256SUMS of a folder that is given away: `sha256sum -c SHA256SUMS` reads it as well."""
+"""SHA256SUMS of a folder that is given away, or of the parts that a run keeps: `sha256sum -c
+SHA256SUMS` reads it as well."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from files import write_text
@@ -10,9 +12,11 @@ MOST_BYTES = 1 << 20
 """Of the list itself."""
 
 
-def write_sums(folder: Path) -> None:
-    """List the SHA-256 of every file in a folder, by its path there."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS_FILE)
+def write_sums(folder: Path, below: Sequence[str] = (".",)) -> None:
+    """List the SHA-256 of every file in a folder, or only below some folders in it, by its path
+    there."""
+    found = (path for name in below for path in (folder / name).rglob("*"))
+    paths = sorted(path for path in found if path.is_file() and path.name != SUMS_FILE)
     lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     write_text(folder / SUMS_FILE, "".join(lines))
 
@@ -32,12 +36,15 @@ def check_sums(folder: Path) -> None:
         if len(wanted) != 64 or not name or inside.is_absolute() or ".." in inside.parts:
             raise ValueError(f"{path}: line {number} is none of a list of checksums: {line!r:.80}")
         if not (folder / inside).is_file():
-            raise ValueError(f"{folder / inside} is missing, which {path} lists; download it again")
+            raise ValueError(
+                f"{folder / inside} is missing, which {path} lists; put it back, or download it "
+                "again"
+            )
         if (found := _sum(folder / inside)) != wanted:
             raise ValueError(
-                f"{folder / inside} is not the file that was released: its SHA-256 is "
-                f"{found[:16]}…, and {path} says {wanted[:16]}…; download it again, or remove "
-                f"{SUMS_FILE} if you changed the file"
+                f"{folder / inside} was changed: its SHA-256 is {found[:16]}…, and {path} says "
+                f"{wanted[:16]}…; put the file back or download it again, or remove {SUMS_FILE} if "
+                "the change is meant"
             )
 
 

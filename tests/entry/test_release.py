@@ -1,13 +1,16 @@
 """What is given away: checked by its list of files, with a card, and found on a hub."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import hub
+from data.records import open_records
 from opening import open_checkpoint
+from recipe import keep_parts
 from release import ReleaseConfig, release
 from release_card import licences
 from weights.checksums import SUMS_FILE, check_sums
@@ -47,13 +50,37 @@ def test_a_file_that_is_another_or_missing_is_refused_by_name(given: Path, name:
     path = given / name
     right = path.read_bytes()
     path.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
-    with pytest.raises(ValueError, match=f"{name} is not the file that was released"):
+    with pytest.raises(ValueError, match=f"{name} was changed: its SHA-256"):
         open_checkpoint(given)
     path.unlink()
     with pytest.raises(ValueError, match=f"{name} is missing, which .*{SUMS_FILE} lists"):
         open_checkpoint(given)
     path.write_bytes(right)
     open_checkpoint(given)
+
+
+@pytest.fixture
+def trained(run_folder: Path, records_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the run, with the parts that train.py puts there."""
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    keep_parts(open_records(records_folder), run)
+    return run
+
+
+@pytest.mark.parametrize("name", ["tokenizer/pastel.json", "vqgan/config.json"])
+def test_a_part_of_a_run_that_was_changed_by_hand_is_refused(
+    trained: Path, records_folder: Path, name: str
+) -> None:
+    open_checkpoint(trained)
+    changed = trained / name
+    changed.write_bytes(changed.read_bytes().replace(b"clean", b"dalle_mini") + b"\n")
+    with pytest.raises(ValueError, match=f"{name} was changed: .*remove {SUMS_FILE} if the change"):
+        open_checkpoint(trained)
+    with pytest.raises(ValueError, match=f"{name} was changed"):  # nor is it trained on
+        keep_parts(open_records(records_folder), trained)
+    (trained / SUMS_FILE).unlink()
+    open_checkpoint(trained)
 
 
 @pytest.mark.parametrize("line", ["0" * 64 + "  ../../etc/passwd", "nonsense", "0" * 64 + "  /x"])

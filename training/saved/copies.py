@@ -17,7 +17,7 @@ from training.saved.remote import Store, names, open_store, reachable
 
 GROWING = ("metrics.jsonl", "logbook.jsonl", "LOGBOOK.md", "environment.json", "skips.json")
 """Files that only grow: of two, the longer one is newer."""
-FILES = (*GROWING, "config.yaml", "wandb_id.txt")
+FILES = (*GROWING, "config.yaml", "wandb_id.txt", "SHA256SUMS")
 FOLDERS = ("tokenizer", "vqgan", "grids", "tensorboard")
 IN_PARTS = ("metrics.jsonl", "logbook.jsonl", "tensorboard/")
 Parts = dict[str, list[int]]

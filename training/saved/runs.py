@@ -5,7 +5,8 @@ RUN/environment.json   for each start: command, commit, package versions, device
 RUN/metrics.jsonl      one row per update
 RUN/LOGBOOK.md         what happened to the run, and logbook.jsonl for programs
 RUN/skips.json         skipped batches
-RUN/checkpoints/STEP   RUN/grids/*.png   RUN/tokenizer/   RUN/vqgan/
+RUN/checkpoints/STEP   RUN/grids/*.png
+RUN/tokenizer/         RUN/vqgan/, and RUN/SHA256SUMS of both
 
 With checkpoint.folder the steps are stored there, with copies of the rest
 (training/saved/copies.py).
@@ -67,7 +68,7 @@ OURS = {
     *("config.yaml.new", "environment.json.new", "metrics.jsonl.new"),
     *("LOGBOOK.md", "logbook.jsonl", "skips.json", "skips.json.new"),
     *("checkpoints", "grids", "tokenizer", "vqgan", "tokenizer.new", "vqgan.new", "wandb"),
-    *("tensorboard", "profile", "lr_range.svg"),
+    *("tensorboard", "profile", "lr_range.svg", "SHA256SUMS"),
     ".lock",
 }
 
