@@ -1,5 +1,6 @@
 """Token records out of tables that hold image tokens already, as dalle-mini wrote them: a column
-`encoding` of codes and one of captions. No picture is needed.
+`encoding` of codes and one of captions. No picture is needed. Every other column is kept, for
+data.filter.
 
 python -m data.encoded encoded/*.parquet --vqgan VQGAN_OF_THE_CODES --out records/mine
 """
@@ -13,7 +14,7 @@ import json
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, o
 from data.reading import tell_skipped
 from data.sources import Captions, printable, texts
 from data.sources.files import walk
-from data.sources.rows import TableFile, read_rows
+from data.sources.rows import BEYOND, TableFile, read_rows
 from data.sources.splits import split_from
 from data.text import check_vocab_size, train_tokenizer
 from data.writing import Part, new_records
@@ -80,7 +81,11 @@ class _Rows:
     captions: list[Captions] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    columns: list[dict[str, Any]] = field(default_factory=list)
+    """The other columns of each row."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    """How many rows hold something that is not kept, by a text about it."""
 
 
 def main(config: EncodedConfig) -> None:
@@ -100,6 +105,8 @@ def main(config: EncodedConfig) -> None:
     num_cut = write(config, found, vqgan.codebook_size)
     if found.skipped:
         print(tell_skipped(found.skipped, len(found.skipped) + len(found.tokens)))
+    for note, count in found.notes.items():
+        print(f"{count:,} rows: {note}")
     if num_cut:
         print(f"{num_cut:,} captions were truncated to text_length {config.text_length}")
     counts = ", ".join(f"{n:,} {name}" for name, n in sorted(Counter(found.splits).items()))
@@ -124,7 +131,8 @@ def read(config: EncodedConfig, length: int, codebook_size: int) -> _Rows:
                 found.skipped.append((name, "no codes" if tokens is None else "no caption"))
                 continue
             _check(name, tokens, length, codebook_size, config.vqgan)
-            _add(found, name, tokens, captions, split_from(row.get("split")), config.held_out)
+            others = {k: v for k, v in row.items() if k not in (config.column, BEYOND)}
+            _add(found, name, tokens, captions, others, config.held_out)
     if TRAIN not in found.splits:
         raise ValueError(
             f"{', '.join(config.tables)} leave nothing to train on: {len(found.tokens):,} usable "
@@ -134,12 +142,23 @@ def read(config: EncodedConfig, length: int, codebook_size: int) -> _Rows:
 
 
 def _add(
-    found: _Rows, name: str, tokens: np.ndarray, captions: Captions, split: str, held_out: float
+    found: _Rows,
+    name: str,
+    tokens: np.ndarray,
+    captions: Captions,
+    others: Mapping[str, Any],
+    held_out: float,
 ) -> None:
+    """Add a usable row, with its other columns."""
     is_held_out = zlib.crc32(tokens.astype("<i4").tobytes()) < held_out * 2**32
+    split = split_from(others.get("split"))
     found.splits.append(split or (HELD_OUT if is_held_out else TRAIN))
     example = {"key": name, "source_index": len(found.tokens), "file": name, "member": ""}
-    found.examples.append({**example, "caption": captions[0][0], "split": found.splits[-1]})
+    example |= {"caption": captions[0][0], "split": found.splits[-1]}
+    found.examples.append({**example, **texts.attributes_from(others)})
+    columns, notes = texts.columns_from(others)
+    found.columns.append(columns)
+    found.notes.update(dict.fromkeys(notes, 1))
     found.tokens.append(tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.uint32))
     found.captions.append(captions)
 
@@ -202,6 +221,7 @@ def write(config: EncodedConfig, found: _Rows, codebook_size: int) -> int:
             found.splits,
             found.examples,
             found.skipped,
+            columns=found.columns,
         )
         with new_records(
             Path(config.out),

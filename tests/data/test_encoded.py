@@ -10,6 +10,7 @@ import pytest
 from data import encoded
 from data.encoded import EncodedConfig
 from data.records import open_whole
+from data.rules import keep_for_training
 from tests.data.layouts import write_parquet
 
 VQGAN = "vqgan/openmoji"  # 64 of 1,024 codes
@@ -40,6 +41,26 @@ def test_codes_become_records_as_they_are(name: str, tmp_path: Path) -> None:
     assert records.codebook_size == 1024
     assert 0 < len(records.rows("held_out")) < 12
     assert (records.folder / "vqgan" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+def test_the_other_columns_are_kept_for_filters(name: str, tmp_path: Path) -> None:
+    path, out = tmp_path / name, tmp_path / "records"
+    columns = {"caption": CAPTIONS, "encoding": CODES, "score": [i / 8 for i in range(12)]}
+    columns |= {"licence": ["cc0", None] * 6, "tags": [["a", "b"]] * 12}
+    if name == "a.parquet":
+        write_parquet(path, columns)
+    else:
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    encoded.main(EncodedConfig((str(path),), VQGAN, str(out), held_out=0.0, vocab_size=300))
+    records = open_whole(out)
+    assert records.columns.names == {"caption", "score", "licence", "tags"}  # not the codes
+    assert list(records.columns.values("score")) == columns["score"]
+    assert list(records.columns.values("licence")) == columns["licence"]
+    assert list(records.columns.values("tags")) == ['["a", "b"]'] * 12
+    kept, _ = keep_for_training(records, ("score>=1", "licence=cc0"))
+    assert kept.rows("train").tolist() == [8, 10]
 
 
 def test_rows_without_codes_or_caption_are_skipped_and_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from training.config import CheckpointConfig, TrainingConfig
-from training.saved import checkpoint
+from training.saved import checkpoint, disk
 from training.saved.checkpoint import Checkpoints
 from training.saved.digests import leaf_digests
 from training.update.spikes import init_guard
@@ -253,3 +253,45 @@ def test_a_pipe_in_a_step_is_not_waited_for(tmp_path: Path) -> None:
         except ValueError as error:
             told.append(str(error))
         assert f"{pipe} is not a file, but a pipe" in told[0]
+
+
+def test_a_save_that_does_not_fit_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with Checkpoints(tmp_path, CheckpointConfig(), lambda _, text: told.append(text)) as them:
+        them.save(state_of(4, step=1), {})
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        roomy = disk.shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: roomy._replace(free=100_000))
+        them.save(state_of(4, step=2), {})
+        assert told == [
+            "the checkpoint of step 2 could not be written: No space left on device: 0.0 MB are to "
+            "be written, and 0.1 MB are free; older steps are as they were (1)"
+        ]
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+        monkeypatch.undo()
+        them.save(state_of(4, step=3), {})
+        assert them.steps() == [1, 3]
+        assert_same(them.resume(lambda: state_of(4), {}), state_of(4, step=3))
+
+
+def test_the_rest_of_a_failed_save_is_removed_though_late_writes_make_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, late = tmp_path / "7.orbax-checkpoint-tmp-0" / "params", iter(range(3 * disk.SWEEPS))
+
+    def fail(*_: Any, **__: Any) -> None:
+        half.mkdir(parents=True)
+        raise OSError("No space left on device")
+
+    def sleep(_: float) -> None:
+        if next(late, None) is not None:
+            half.mkdir(parents=True, exist_ok=True)
+
+    with Checkpoints(tmp_path, CheckpointConfig(), lambda *_: None) as them:
+        them.save(state_of(4, step=1), {})
+        monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
+        monkeypatch.setattr(disk.time, "sleep", sleep)
+        them.save(state_of(4, step=7), {})
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["1"]

@@ -26,7 +26,7 @@ from training.saved.digests import (
     leaf_digests,
     shape_of,
 )
-from training.saved.disk import FolderSteps
+from training.saved.disk import FolderSteps, NoRoomError
 from training.saved.remote import ObjectSteps, UnreachableError, is_remote
 from training.saved.saving import to_keep
 from training.update.state import TrainState
@@ -345,6 +345,8 @@ def _items(state: TrainState) -> dict[str, PyTree]:
 
 def _first_line(error: BaseException) -> str:
     """The line of an error that names the cause, without other software's lines around it."""
+    if isinstance(error, NoRoomError):
+        return str(error)
     known = re.search(CAUSES, str(error))
     lines = [line for line in str(error).splitlines() if line.strip()]
     return known[0] if known else (lines[0][:300] if lines else type(error).__name__)

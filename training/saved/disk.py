@@ -16,6 +16,8 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from training.devices.processes import from_first
+
 
 @functools.cache
 def quieten() -> None:
@@ -36,6 +38,14 @@ def quieten() -> None:
 
 
 SWEEPS, SWEEP_SECONDS = 4, 0.05
+"""Looks in a row that find no rest of a failed save, and the time between two."""
+MOST_SWEEPS = 200
+BESIDES = 1 << 18
+"""Bytes of a step besides its arrays, about."""
+
+
+class NoRoomError(OSError):
+    """A save that was not begun because it cannot fit."""
 
 
 class FolderSteps:
@@ -75,10 +85,21 @@ class FolderSteps:
     ) -> None:
         """Begin to write a step; `first` is called before it can be whole."""
         self._sweep()
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items))))
         self._failed.discard(step)
         first()
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args))
+
+    def _check_room(self, size: int) -> None:
+        """Raise NoRoomError if so many bytes are more than the disk has, in all processes alike. A
+        write that fails midway leaves others under way."""
+        free = from_first(lambda: shutil.disk_usage(self._folder).free)
+        if free < size + BESIDES:
+            raise NoRoomError(
+                f"No space left on device: {size / 1e6:,.1f} MB are to be written, and "
+                f"{free / 1e6:,.1f} MB are free"
+            )
 
     def wait(self) -> None:
         """Wait until the last step is whole. Raises the error of its save."""
@@ -91,11 +112,16 @@ class FolderSteps:
         self._manager = self._open()
 
     def _sweep(self) -> None:
-        """Remove the rests of failed saves. Writes that were under way then may make a folder
-        again."""
-        for _ in range(SWEEPS if self._failed else 0):
-            for half in (h for step in self._failed for h in self._folder.glob(f"{step}.*tmp*")):
+        """Remove the rests of failed saves, until several looks in a row find none: writes that
+        were under way then may make a folder again."""
+        clean = 0
+        for _ in range(MOST_SWEEPS if self._failed else 0):
+            rests = [h for step in self._failed for h in self._folder.glob(f"{step}.*tmp*")]
+            for half in rests:
                 shutil.rmtree(half, ignore_errors=True)
+            clean = 0 if rests else clean + 1
+            if clean == SWEEPS:
+                return
             time.sleep(SWEEP_SECONDS)
 
     def tidy(self) -> None:

@@ -170,8 +170,9 @@ class ObjectSteps:
                 assume_metadata=not is_first,
             ).result()
             writes += [array[index].write(data) for index, data in held]
-        for write in writes:
-            write.result()
+        problems = [write.exception() for write in writes]  # none is under way after this
+        if failed := [problem for problem in problems if problem is not None]:
+            raise failed[0]
         if is_first:
             self._store.write(f"{step}/about.json", json.dumps(words)).result()
         self._store.write(f"whole/{step}.{me}-of-{jax.process_count()}", b"whole").result()
