@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,10 +33,11 @@ from data.grids import picture_grid, save_png
 from data.records import Records, open_records
 from drawing import Drawer, make_drawer, picture_seed
 from drawing_memory import ROWS_PER_CALL
+from held_out_grid import Grid, make_grid, place_of_grid
 from likeness import Row, compare, mean_of, measure_real, open_lens
 from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
-from outputs import check_grid, check_is_png
+from ranking import Ranker, best_first, check_candidates, find_ranker
 from scores import as_text, interval_of_prompts, interval_of_runs, means
 from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
@@ -49,14 +49,9 @@ OFTEN = (
     *("guidance_scale", "temperature"),
 )
 """Settings that --help begins with."""
-OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
-"""Words of prompts that are omitted from the grid."""
-GRID_PICTURES, GRID_FILE = 30, "held_out.png"
 DEFAULT_PROMPTS = 64
 Pictures = Mapping[str, np.ndarray]
 """Pictures by split."""
-Grid = tuple[list[str], np.ndarray]
-"""Prompts, and a picture of each: [prompt, 1, y, x, 3]."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,10 @@ class EvaluateConfig(SamplingFlags):
     """Half of the held-out prompts, by crc32 of the example's key: settings are chosen on the tune
     half and reported on the other."""
     pictures: int = 4
-    """Pictures drawn of each prompt."""
+    """Pictures of each prompt that are judged."""
+    candidates: int = 0
+    """Pictures drawn of each prompt; of them those are judged that CLIP scores highest, as many as
+    --pictures says. 0 = no more than these."""
     max_prompts: int = DEFAULT_PROMPTS
     """Most prompts of each split; 0 = all of the half."""
     splits: tuple[str, ...] = field(
@@ -94,8 +92,9 @@ class EvaluateConfig(SamplingFlags):
     """PNG file for a grid of drawn held-out prompts; default: held_out.png in the first run's
     folder. Empty (--grid=): none."""
     clip: str | None = None
-    """Folder of CLIP's weights and tokenizer.json, for the Fréchet distance and CLIP's score;
-    without it the distance is one of shapes and colours."""
+    """Folder of CLIP's weights and tokenizer.json, or a run of clip.train. It ranks the candidates;
+    default: clip/ beside the first checkpoint. Without candidates it gives the Fréchet distance and
+    a score, otherwise the distance is one of shapes and colours."""
     seed: int = 0
     """Another seed draws other pictures."""
     compute_dtype: ComputeDtype = "float32"
@@ -105,7 +104,8 @@ class EvaluateConfig(SamplingFlags):
 
     def __post_init__(self) -> None:
         check_least(self, "", 1, "pictures", "rows_per_call")
-        check_least(self, "", 0, "max_prompts")
+        check_least(self, "", 0, "max_prompts", "candidates")
+        check_candidates(self.candidates, self.pictures)
 
 
 def main(config: EvaluateConfig) -> None:
@@ -114,7 +114,12 @@ def main(config: EvaluateConfig) -> None:
     records = open_common_records(checkpoints, config)
     grid_path = place_of_grid(checkpoints[0], config.grid)
     drawers = open_drawers(checkpoints, config)
-    lens = open_lens(config.clip)
+    ranker = None
+    if config.candidates:  # a CLIP's score of pictures that it chose itself would be no evidence
+        ranker = find_ranker(
+            config.clip, checkpoints[0].folder, config.candidates, checkpoints[0].records
+        )
+    lens = open_lens(None if ranker else config.clip)
     asked = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
     selection = with_prompts(records, asked)
     if selection != asked:
@@ -124,14 +129,16 @@ def main(config: EvaluateConfig) -> None:
     if unseen:
         selection = replace(selection, num_training=config.max_prompts or DEFAULT_PROMPTS)
     exam = open_exam(records, drawers[0].image_size, selection)
-    check_total(exam, drawers[0].image_size, config.pictures)
+    check_total(exam, drawers[0].image_size, max(config.pictures, config.candidates))
     repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
     yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}
     results: list[dict[str, Answers]] = []
     likeness: list[dict[str, dict[str, Row]]] = []
     grid: Grid | None = None
     for checkpoint, drawer in zip(checkpoints, drawers, strict=True):
-        drawn = {split: draw(drawer, checkpoint, exam, split, config) for split in exam.targets}
+        drawn = {
+            split: draw(drawer, checkpoint, exam, split, config, ranker) for split in exam.targets
+        }
         if not results:
             grid = make_grid(exam, drawn)
         results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
@@ -143,28 +150,6 @@ def main(config: EvaluateConfig) -> None:
     if grid_path and grid is not None:  # last: a disk that is full by now costs no score
         save_png(grid_path, picture_grid(*grid), {"prompts": grid[0]})
         print(f"{grid_path}: {len(grid[0])} prompts", file=sys.stderr)
-
-
-def place_of_grid(checkpoint: Checkpoint, grid: str | None) -> Path | None:
-    """The grid's file: `grid`, unless it is empty, or by default a file in the folder of a run.
-    None if it cannot be written there.
-
-    Raises:
-        ValueError: it cannot be written, and was named.
-    """
-    if grid:
-        check_is_png(Path(grid), "grid")
-        check_grid(Path(grid), "--grid")
-        return Path(grid)
-    path = checkpoint.folder / GRID_FILE
-    if grid is not None or checkpoint.records is None:
-        return None
-    try:
-        check_grid(path, "--grid")
-    except ValueError as error:
-        print(f"no grid of what is drawn: {error}", file=sys.stderr)
-        return None
-    return path
 
 
 def check_total(exam: Exam, side: int, pictures: int) -> None:
@@ -242,10 +227,17 @@ def open_drawers(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> l
 
 
 def draw(
-    drawer: Drawer, checkpoint: Checkpoint, exam: Exam, split: str, config: EvaluateConfig
+    drawer: Drawer,
+    checkpoint: Checkpoint,
+    exam: Exam,
+    split: str,
+    config: EvaluateConfig,
+    ranker: Ranker | None = None,
 ) -> np.ndarray:
-    """Drawn pictures of a split's prompts: [prompt, picture, y, x, 3]."""
-    jobs = [(prompt, k) for prompt in exam.prompts(split) for k in range(config.pictures)]
+    """Drawn pictures of a split's prompts, [prompt, picture, y, x, 3]: of the candidates, if there
+    are some, those that `ranker` scores highest."""
+    prompts, count = exam.prompts(split), max(config.pictures, config.candidates)
+    jobs = [(prompt, k) for prompt in prompts for k in range(count)]
     seeds = [picture_seed(config.seed, prompt, k) for prompt, k in jobs]
     batches = drawer.draw_batches(checkpoint.params, [prompt for prompt, _ in jobs], seeds)
     with tqdm(total=len(jobs), desc=f"drawing {split}", unit=" pictures", disable=None) as bar:
@@ -254,27 +246,17 @@ def draw(
             drawn.append(batch)
             bar.update(len(batch))
     pictures = np.concatenate(drawn)
-    return pictures.reshape(-1, config.pictures, *pictures.shape[1:])
+    blocks = pictures.reshape(-1, count, *pictures.shape[1:])
+    if ranker:
+        scores = ranker.score([prompt for prompt, _ in jobs], pictures)
+        blocks, _ = best_first(blocks, scores.reshape(-1, count))
+    return blocks[:, : config.pictures]
 
 
 def repaint(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:
     """The real pictures of a split's prompts as the VQGAN paints them: [prompt, y, x, 3]. All the
     checkpoints have the same VQGAN."""
     return drawer.paint_tokens(exam.records.image_tokens[exam.rows[split]].astype(np.int32))
-
-
-def make_grid(exam: Exam, drawn: Mapping[str, np.ndarray]) -> Grid:
-    """The first picture of each prompt, as many of each split as look well on a page; training
-    captions say that they are some."""
-    share = GRID_PICTURES // len(drawn)
-    prompts, pictures = [], []
-    for split, of_split in drawn.items():
-        asked = exam.prompts(split)
-        kind = [i for i, prompt in enumerate(asked) if not any(w in prompt for w in OFFENSIVE)]
-        mark = " (trained on)" if split == TRAIN else ""
-        prompts += [asked[i] + mark for i in kind[:share]]
-        pictures.append(of_split[kind[:share], :1])
-    return prompts, np.concatenate(pictures)
 
 
 def make_report(
@@ -290,6 +272,7 @@ def make_report(
     report = {
         **figures(exam, repainted, results, config, splits),
         "pictures": config.pictures,
+        "candidates": config.candidates,
         "half": config.half,
         "gallery": len(exam.gallery.features),
     }

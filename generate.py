@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clip.weights import CLIP_FOLDER
 from completing import read_beginning
 from config import run
 from data.grids import picture_grid, save_gif, save_png
@@ -28,7 +27,7 @@ from model import transformer
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from outputs import make_room, output_paths, sources_of
 from prompts import in_english, known_captions, read_prompts, warn_of_unknown
-from ranking import Ranker, best_first, open_ranker, scored, tell_scores
+from ranking import best_first, check_candidates, find_ranker, scored, tell_scores
 from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.parallel import start
@@ -105,11 +104,7 @@ class GenerateConfig(SamplingFlags):
             raise ValueError("mask says what of the picture of --complete is drawn anew; give that")
         check_least(self, "", 1, "pictures")
         check_least(self, "", 0, "rows_per_call", "complete_rows", "candidates")
-        if 0 < self.candidates < self.pictures:
-            raise ValueError(
-                f"candidates {self.candidates} are fewer than the {self.pictures} pictures chosen "
-                f"among them; take --candidates={4 * self.pictures}"
-            )
+        check_candidates(self.candidates, self.pictures)
 
     @property
     def drawn(self) -> int:
@@ -131,7 +126,7 @@ def main(config: GenerateConfig) -> None:
     checkpoint = open_checkpoint(config.checkpoint)
     captions = known_captions(checkpoint.folder, checkpoint.records)
     prompts = in_english(prompts, captions)
-    ranker = find_ranker(config, checkpoint)
+    ranker = find_ranker(config.clip, checkpoint.folder, config.candidates, checkpoint.records)
     jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.drawn)]
     drawer, settings = open_drawer(checkpoint, total, config)
     # The parameters are released here: only the placed ones are used.
@@ -153,20 +148,6 @@ def main(config: GenerateConfig) -> None:
         f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), "
         f"{'each also' if config.drawn == config.pictures else f'all {config.drawn}'} in {folder}/"
     )
-
-
-def find_ranker(config: GenerateConfig, checkpoint: Checkpoint) -> Ranker | None:
-    """The CLIP that is named, or that stands beside the checkpoint. Raises ValueError where
-    candidates are to be ranked and there is none."""
-    beside = checkpoint.folder / CLIP_FOLDER
-    if config.clip or beside.is_dir():
-        return open_ranker(config.clip or beside)
-    if config.candidates:
-        raise ValueError(
-            "candidates are ranked by a CLIP: train one with `python -m clip.train --data.records="
-            f"{checkpoint.records or 'RECORDS'} --output_dir=runs/clip`, and add --clip=runs/clip"
-        )
-    return None
 
 
 def open_drawer(

@@ -91,6 +91,22 @@ def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
     return Ranker(model, open_clip_tokenizer(path, model), batch_size)
 
 
+def find_ranker(
+    named: str | None, beside: Path, candidates: int, records: str | None
+) -> Ranker | None:
+    """The CLIP that is `named`, or that stands in the checkpoint's folder `beside`. Raises
+    ValueError where candidates are to be ranked and there is none."""
+    own = beside / CLIP_FOLDER
+    if named or own.is_dir():
+        return open_ranker(named or own)
+    if candidates:
+        raise ValueError(
+            "candidates are ranked by a CLIP: train one with `python -m clip.train --data.records="
+            f"{records or 'RECORDS'} --output_dir=runs/clip`, and add --clip=runs/clip"
+        )
+    return None
+
+
 def open_clip_tokenizer(folder: Path, model: Clip) -> TextTokenizer:
     """The tokenizer.json in a folder. Raises ValueError if it does not fit `model`."""
     if not (folder / "tokenizer.json").is_file():
@@ -135,6 +151,15 @@ def best_first(
     """The pictures of each prompt sorted by falling score, and their numbers in that order."""
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(pictures, order[:, :, None, None, None], axis=1), order
+
+
+def check_candidates(candidates: int, pictures: int) -> None:
+    """Raise ValueError where fewer candidates are drawn than pictures are chosen among them."""
+    if 0 < candidates < pictures:
+        raise ValueError(
+            f"candidates {candidates} are fewer than the {pictures} pictures chosen among them; "
+            f"take --candidates={4 * pictures}"
+        )
 
 
 def tell_scores(prompt: str, scores: Sequence[float], most: int = 5) -> str:

@@ -79,8 +79,9 @@ def as_text(report: Mapping[str, Any]) -> str:
     lines = []
     for split in report["splits"]:
         count, pictures = report["prompts"][split], report["pictures"]
+        chosen = f", the best of {n} by CLIP" if (n := report["candidates"]) else ""
         half = HALVES[report["half"]]
-        lines.append(f"{split}: {count} held-out prompts × {pictures} pictures, {half}")
+        lines.append(f"{split}: {count} held-out prompts × {pictures} pictures{chosen}, {half}")
         if new := report.get("never_seen", {}).get(split):
             lines.append(
                 f"  {new} of them name things that training never showed: expect only chance there"

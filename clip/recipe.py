@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from clip import weights
 from clip.contrast import MAX_SCALE, Contrast, contrast
 from clip.towers import Clip, Network, Params
+from clip.views import ViewConfig, random_views
 from clip.weights import CLIP_FOLDER, PIXEL_STATISTICS, ClipConfig, TowerConfig
 from data.batches import eval_batches, open_batches
 from data.captions import open_captions
@@ -109,6 +110,8 @@ class ClipRunConfig(RunConfig):
     """When checkpoints are written and which are kept."""
     model: ClipSizes = field(default_factory=ClipSizes)
     """The two towers."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """How pictures are changed each time that they are seen."""
     data: ClipData = field(default_factory=ClipData)
     """The token records."""
 
@@ -147,7 +150,7 @@ def make_recipe(config: ClipRunConfig) -> Recipe:
 
     return Recipe(
         init=lambda key: nnx.to_pure_dict(nnx.state(Network(sizes, nnx.Rngs(key)))),
-        loss=make_loss(sizes),
+        loss=make_loss(sizes, config.views),
         open_batches=batches,
         batch_shapes=partial(batch_shapes, sizes),
         depends_on={"records": records.digest},
@@ -222,19 +225,22 @@ def batch_shapes(sizes: ClipConfig, size: int) -> Shapes:
     }
 
 
-def contrast_of(sizes: ClipConfig, params: Params, batch: Mapping[str, Any]) -> Contrast:
-    """The contrast of a batch's pictures and captions."""
+def contrast_of(
+    sizes: ClipConfig, params: Params, batch: Mapping[str, Any], pictures: Float[Array, "b y x 3"]
+) -> Contrast:
+    """The contrast of pictures and a batch's captions."""
     model = Clip(sizes, params)
-    images = model.image_features(to_floats(batch["pixels"]))
+    images = model.image_features(pictures)
     texts = model.text_features(batch["text_tokens"], batch["text_mask"])
     return contrast(images, texts, params["logit_scale"], jnp.asarray(batch["text_tokens"]))
 
 
-def make_loss(sizes: ClipConfig) -> Loss:
-    """The contrast of a micro-batch."""
+def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss:
+    """The contrast of a micro-batch, its pictures changed at random."""
 
     def loss(params: Params, batch: Any, keys: Any, moment: Moment) -> tuple[Array, dict]:
-        found = contrast_of(sizes, params, batch)
+        pictures = random_views(views, keys, to_floats(batch["pixels"]))
+        found = contrast_of(sizes, params, batch, pictures)
         return found.loss, {"train/right": found.right, "train/scale": found.scale}
 
     return loss
@@ -247,7 +253,7 @@ def judge(
     highest among all of the set; `eval/SPLIT/chance` is the share of a guess."""
     values = {}
     for name, batch in sets.items():
-        found = contrast_of(sizes, params, batch)
+        found = contrast_of(sizes, params, batch, to_floats(batch["pixels"]))
         for figure in ("loss", "right", "chance"):
             values[f"eval/{name}/{figure}"] = float(getattr(found, figure))
     return values

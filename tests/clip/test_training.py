@@ -22,7 +22,7 @@ FLAGS = (
     "--training.steps=80 --training.batch_size=16 --training.eval_every=0 "
     "--optim.learning_rate=3e-3 --optim.warmup_steps=5 --model.dim=32 --model.depth=1 "
     "--model.num_heads=2 --model.mlp_dim=64 --model.feature_dim=16 --model.patch_size=4 "
-    "--parallel.devices=1 --checkpoint.every=0"
+    "--parallel.devices=1 --checkpoint.every=0 --views.shift=0 --views.zoom=1 --views.colour=0"
 )
 
 

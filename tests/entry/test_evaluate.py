@@ -21,6 +21,7 @@ from data.records import Records, open_records
 from drawing import open_checkpoint
 from evaluate import (
     EvaluateConfig,
+    draw,
     interval_of_prompts,
     interval_of_runs,
     main,
@@ -28,6 +29,7 @@ from evaluate import (
     open_drawers,
 )
 from likeness import Lens, compare, measure_real
+from ranking import open_ranker
 from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source
 from tests.png_texts import read_png_about
@@ -101,6 +103,32 @@ def test_clip_is_what_the_likeness_is_seen_by(
     text = evaluate(capsys, *asked)
     assert f"likeness, by the CLIP in {clip}:" in text
     assert "CLIP score: 100 × the cosine" in text
+
+
+def test_of_the_candidates_those_are_judged_that_clip_scores_highest(
+    run_folder: Path, tmp_path: Path, records: Records, capsys: pytest.CaptureFixture
+) -> None:
+    """A CLIP beside the run is used without being named. It gives no score of its own choice."""
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    words = [run, "--half=all", "--pictures=2", "--candidates=3", "--json", "--grid="]
+    with pytest.raises(ValueError, match="candidates are ranked by a CLIP: train one with"):
+        evaluate(capsys, *words)
+    ranker = open_ranker(write_clip(run / "clip"))
+    report = json.loads(evaluate(capsys, *words))
+    assert (report["candidates"], report["seen_by"]) == (3, "shape and colour")
+
+    config = parse_config(EvaluateConfig, [str(word) for word in words])
+    checkpoint = open_checkpoint(run)
+    (drawer,) = open_drawers([checkpoint], config)
+    exam = open_exam(records, drawer.image_size, Selection(half="all"))
+    kept = draw(drawer, checkpoint, exam, "tone", config, ranker)
+    drawn = draw(drawer, checkpoint, exam, "tone", dataclasses.replace(config, pictures=3))
+    prompts = exam.prompts("tone")
+    assert kept.shape[:2] == (len(prompts), 2)
+    for prompt, best, candidates in zip(prompts, kept, drawn, strict=True):
+        scores = ranker.score([prompt] * 3, candidates)
+        np.testing.assert_array_equal(best, candidates[np.argsort(-scores, kind="stable")[:2]])
 
 
 def test_the_table_names_every_question(run_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,53 @@
+"""The grid of pictures that evaluate draws of held-out prompts, and its place."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from data.exam import TRAIN, Exam
+from opening import Checkpoint
+from outputs import check_grid, check_is_png
+
+OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
+"""Words of prompts that are omitted from the grid."""
+GRID_PICTURES, GRID_FILE = 30, "held_out.png"
+Grid = tuple[list[str], np.ndarray]
+"""Prompts, and a picture of each: [prompt, 1, y, x, 3]."""
+
+
+def place_of_grid(checkpoint: Checkpoint, grid: str | None) -> Path | None:
+    """The grid's file: `grid`, unless it is empty, or by default a file in the folder of a run.
+    None if it cannot be written there.
+
+    Raises:
+        ValueError: it cannot be written, and was named.
+    """
+    if grid:
+        check_is_png(Path(grid), "grid")
+        check_grid(Path(grid), "--grid")
+        return Path(grid)
+    path = checkpoint.folder / GRID_FILE
+    if grid is not None or checkpoint.records is None:
+        return None
+    try:
+        check_grid(path, "--grid")
+    except ValueError as error:
+        print(f"no grid of what is drawn: {error}", file=sys.stderr)
+        return None
+    return path
+
+
+def make_grid(exam: Exam, drawn: Mapping[str, np.ndarray]) -> Grid:
+    """The first picture of each prompt, as many of each split as look well on a page; training
+    captions say that they are some."""
+    share = GRID_PICTURES // len(drawn)
+    prompts, pictures = [], []
+    for split, of_split in drawn.items():
+        asked = exam.prompts(split)
+        kind = [i for i, prompt in enumerate(asked) if not any(w in prompt for w in OFFENSIVE)]
+        mark = " (trained on)" if split == TRAIN else ""
+        prompts += [asked[i] + mark for i in kind[:share]]
+        pictures.append(of_split[kind[:share], :1])
+    return prompts, np.concatenate(pictures)
