@@ -25,7 +25,7 @@ from drawing import make_drawer, picture_seed
 from files import write_text
 from model.config import SamplingConfig
 from model.transformer import Params, Transformer
-from opening import SAMPLING_FILE
+from opening import SAMPLING_FILE, Parts
 from weights.yaml_files import read_yaml
 
 PAIRS = ((1.0, 1.0), (1.0, 0.7), (1.5, 0.7), (2.0, 0.7), (2.0, 0.4))
@@ -45,6 +45,14 @@ class Trial:
     right: float
     blank: float
 
+    @property
+    def as_text(self) -> str:
+        """A line of a table."""
+        return (
+            f"guidance {self.guidance_scale:g}, temperature {self.temperature:g}: "
+            f"{100 * self.right:.0f} % right, {100 * self.blank:.0f} % blank"
+        )
+
 
 def choose(
     config: Config, model: Transformer, records: Records, folder: Path, step: int, params: Params
@@ -52,7 +60,9 @@ def choose(
     """Draw with each pair, print the results, and write the choice into the run's folder. If the
     real pictures are gone or the weights are damaged, a line says why nothing is chosen."""
     try:
-        trials, real = try_pairs(config, model, records, folder, params)
+        trials, real = try_pairs(
+            PAIRS, config.sampling, config.seed, model, records, folder, params
+        )
     except (ValueError, OSError) as error:
         print(f"guidance and temperature are not chosen: {error}", file=sys.stderr, flush=True)
         return
@@ -62,31 +72,36 @@ def choose(
     found = {"step": step, "sampling": asdict(chosen), "tried": tried}
     write_text(folder / SAMPLING_FILE, yaml.safe_dump(found, sort_keys=False))
     for trial in trials:
-        mark = " (taken)" if trial == best else ""
-        print(
-            f"guidance {trial.guidance_scale:g}, temperature {trial.temperature:g}: "
-            f"{100 * trial.right:.0f} % right, {100 * trial.blank:.0f} % blank{mark}"
-        )
+        print(f"{trial.as_text}{' (taken)' if trial == best else ''}")
     print(f"{folder / SAMPLING_FILE}: drawing uses it unless flags say otherwise", flush=True)
 
 
 def try_pairs(
-    config: Config, model: Transformer, records: Records, folder: Path, params: Params
+    pairs: Sequence[tuple[float, float]],
+    sampling: SamplingConfig,
+    seed: int,
+    model: Transformer,
+    records: Records,
+    parts: Parts | Path,
+    params: Params,
 ) -> tuple[list[Trial], float]:
-    """The result of each pair, and the share of blank pictures among the real ones."""
+    """The result of each pair of guidance and temperature, and the share of blank pictures among
+    the real ones. Raises ValueError if the real pictures are gone."""
     rows = choose_rows(records, PROMPTS)
     prompts = [records.examples[row]["caption"] for row in rows]
-    seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
+    seeds = [picture_seed(seed, prompt, 0) for prompt in prompts]
     drawers = [
-        make_drawer(model, with_pair(config.sampling, *pair), folder, rows_per_call=len(rows))
-        for pair in PAIRS
+        make_drawer(model, with_pair(sampling, *pair), parts, rows_per_call=len(rows))
+        for pair in pairs
     ]
     gallery, targets = open_gallery(records, rows, drawers[0].image_size)
-    print(f"choosing guidance and temperature: {len(PAIRS)} × {len(rows)} pictures", flush=True)
+    print(
+        f"choosing guidance and temperature: {len(pairs)} × {len(rows)} pictures", file=sys.stderr
+    )
     drawn = [drawer.draw(params, prompts, seeds) for drawer in drawers]
     limit = min(BLANK, float(np.median(spreads(gallery.pictures))) / 2)
     trials = []
-    for (guidance, temperature), pictures in zip(PAIRS, drawn, strict=True):
+    for (guidance, temperature), pictures in zip(pairs, drawn, strict=True):
         blank = are_blank(pictures, limit)
         right = (gallery.judge(pictures, targets)["concept"] > 0) & ~blank
         trials.append(Trial(guidance, temperature, float(right.mean()), float(blank.mean())))

@@ -11,12 +11,15 @@ runtime.prepare()
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from choosing import Trial, try_pairs
+from common_records import open_common_records
 from config import run
 from data.exam import (
     TRAIN,
@@ -30,12 +33,15 @@ from data.exam import (
 )
 from data.folders import digest_folder
 from data.grids import picture_grid, save_png
-from data.records import Records, open_records
+from data.records import Records
 from drawing import Drawer, make_drawer, picture_seed
 from drawing_memory import ROWS_PER_CALL
-from held_out_grid import Grid, make_grid, place_of_grid
+from evaluation_page import check_is_page, choose_shown, page
+from files import write_text
+from held_out_grid import make_grid, place_of_grid
 from likeness import Row, compare, mean_of, measure_real, open_lens
 from model import transformer
+from model.config import SamplingConfig
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from ranking import Ranker, best_first, check_candidates, find_ranker
 from scores import as_text, interval_of_prompts, interval_of_runs, means
@@ -91,6 +97,18 @@ class EvaluateConfig(SamplingFlags):
     grid: str | None = None
     """PNG file for a grid of drawn held-out prompts; default: held_out.png in the first run's
     folder. Empty (--grid=): none."""
+    page: str | None = None
+    """HTML file with the figures and, for 60 prompts, the real picture, the drawn ones, and the
+    real one that the first of them is nearest to."""
+    pairs: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "nargs": "*",
+            "help": "GUIDANCE:TEMPERATURE, such as 1:1 1.5:0.4: 32 prompts of the tune half are "
+            "drawn with each, by the first checkpoint.",
+        },
+    )
+    """Pairs that are tried on the half on which settings are chosen."""
     clip: str | None = None
     """Folder of CLIP's weights and tokenizer.json, or a run of clip.train. It ranks the candidates;
     default: clip/ beside the first checkpoint. Without candidates it gives the Fréchet distance and
@@ -106,13 +124,30 @@ class EvaluateConfig(SamplingFlags):
         check_least(self, "", 1, "pictures", "rows_per_call")
         check_least(self, "", 0, "max_prompts", "candidates")
         check_candidates(self.candidates, self.pictures)
+        for pair in self.pairs:
+            parse_pair(pair)
+
+
+def parse_pair(word: str) -> tuple[float, float]:
+    """Guidance and temperature. Raises ValueError for anything else than two numbers."""
+    guidance, _, temperature = word.partition(":")
+    try:
+        pair = float(guidance), float(temperature)
+        SamplingConfig(guidance_scale=pair[0], temperature=pair[1])
+    except ValueError as error:
+        raise ValueError(
+            f"pairs {word!r}: not GUIDANCE:TEMPERATURE like 1.5:0.4 ({error})"
+        ) from None
+    return pair
 
 
 def main(config: EvaluateConfig) -> None:
-    """Judge every checkpoint and print the table or the JSON, then write the grid."""
+    """Judge every checkpoint and print the table or the JSON, then write the grid and the page."""
     checkpoints = [open_checkpoint(path) for path in config.checkpoints]
-    records = open_common_records(checkpoints, config)
+    records = open_common_records(checkpoints, config.records)
     grid_path = place_of_grid(checkpoints[0], config.grid)
+    if config.page:
+        check_is_page(Path(config.page))
     drawers = open_drawers(checkpoints, config)
     ranker = None
     if config.candidates:  # a CLIP's score of pictures that it chose itself would be no evidence
@@ -120,6 +155,42 @@ def main(config: EvaluateConfig) -> None:
             config.clip, checkpoints[0].folder, config.candidates, checkpoints[0].records
         )
     lens = open_lens(None if ranker else config.clip)
+    config, exam, unseen = ask(records, drawers[0], config)
+    repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
+    yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}
+    results: list[dict[str, Answers]] = []
+    likeness: list[dict[str, dict[str, Row]]] = []
+    first: dict[str, np.ndarray] = {}
+    for checkpoint, drawer in zip(checkpoints, drawers, strict=True):
+        drawn = {
+            split: draw(drawer, checkpoint, exam, split, config, ranker) for split in exam.targets
+        }
+        first = first or drawn
+        results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
+        likeness.append({split: compare(lens, yardsticks[split], drawn[split]) for split in drawn})
+    report = make_report(exam, repainted, results, config, unseen)
+    report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
+    report["seen_by"] = lens.name
+    trials = try_all(checkpoints[0], records, config)
+    report["pairs"] = [asdict(trial) for trial in trials]
+    lines = [as_text(report), *(trial.as_text for trial in trials)]
+    print(json.dumps(report) if config.json else "\n".join(lines), flush=True)
+    if grid_path:  # last: a disk that is full by now costs no score
+        grid = make_grid(exam, first)
+        save_png(grid_path, picture_grid(*grid), {"prompts": grid[0]})
+        print(f"{grid_path}: {len(grid[0])} prompts", file=sys.stderr)
+    if config.page:
+        title = f"Evaluation of {config.checkpoints[0]}"
+        shown = choose_shown(exam, first, results[0])
+        write_text(Path(config.page), page(title, report, shown, trials))
+        print(f"{config.page}: figures and pictures", file=sys.stderr)
+
+
+def ask(
+    records: Records, drawer: Drawer, config: EvaluateConfig
+) -> tuple[EvaluateConfig, Exam, dict[str, list[str]]]:
+    """The exam, with the half that it asks for, and prompts of which training showed nothing.
+    Raises ValueError for more pictures than memory holds."""
     asked = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
     selection = with_prompts(records, asked)
     if selection != asked:
@@ -128,28 +199,19 @@ def main(config: EvaluateConfig) -> None:
     unseen = find_unseen(records, selection)
     if unseen:
         selection = replace(selection, num_training=config.max_prompts or DEFAULT_PROMPTS)
-    exam = open_exam(records, drawers[0].image_size, selection)
-    check_total(exam, drawers[0].image_size, max(config.pictures, config.candidates))
-    repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
-    yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}
-    results: list[dict[str, Answers]] = []
-    likeness: list[dict[str, dict[str, Row]]] = []
-    grid: Grid | None = None
-    for checkpoint, drawer in zip(checkpoints, drawers, strict=True):
-        drawn = {
-            split: draw(drawer, checkpoint, exam, split, config, ranker) for split in exam.targets
-        }
-        if not results:
-            grid = make_grid(exam, drawn)
-        results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
-        likeness.append({split: compare(lens, yardsticks[split], drawn[split]) for split in drawn})
-    report = make_report(exam, repainted, results, config, unseen)
-    report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
-    report["seen_by"] = lens.name
-    print(json.dumps(report) if config.json else as_text(report), flush=True)
-    if grid_path and grid is not None:  # last: a disk that is full by now costs no score
-        save_png(grid_path, picture_grid(*grid), {"prompts": grid[0]})
-        print(f"{grid_path}: {len(grid[0])} prompts", file=sys.stderr)
+    exam = open_exam(records, drawer.image_size, selection)
+    check_total(exam, drawer.image_size, max(config.pictures, config.candidates))
+    return config, exam, unseen
+
+
+def try_all(checkpoint: Checkpoint, records: Records, config: EvaluateConfig) -> list[Trial]:
+    """The results of config.pairs, if there are some."""
+    if not config.pairs:
+        return []
+    model = transformer.build(checkpoint.model, config.compute_dtype)
+    sampling, parts = config.over(checkpoint.sampling), parts_of(checkpoint)
+    pairs = [parse_pair(pair) for pair in config.pairs]
+    return try_pairs(pairs, sampling, config.seed, model, records, parts, checkpoint.params)[0]
 
 
 def check_total(exam: Exam, side: int, pictures: int) -> None:
@@ -161,53 +223,6 @@ def check_total(exam: Exam, side: int, pictures: int) -> None:
         raise ValueError(
             f"{prompts:,} prompts × {pictures:,} pictures take {need / GB:,.1f} GB of "
             f"{room / GB:,.1f} GB; take --pictures={max(1, pictures * room // need)} or fewer"
-        )
-
-
-def open_common_records(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> Records:
-    """The records of all the runs.
-
-    Raises:
-        ValueError: they are not the same, or not what the runs were trained on, or made with
-            another VQGAN than a run paints with.
-    """
-    folders = [config.records or checkpoint.records for checkpoint in checkpoints]
-    for folder, checkpoint in zip(folders, checkpoints, strict=True):
-        if folder is None:
-            raise ValueError(f"{checkpoint.folder} does not know its data; name --records")
-        if open_records(folder).digest != open_records(str(folders[0])).digest:
-            raise ValueError(
-                f"{checkpoint.folder} was trained on {folder}, {checkpoints[0].folder} on "
-                f"{folders[0]}, which is other data; evaluate them apart, or name --records"
-            )
-    records = open_records(str(folders[0]))
-    for checkpoint in checkpoints:
-        check_records(checkpoint, records, chosen=config.records is not None)
-    return records
-
-
-def check_records(checkpoint: Checkpoint, records: Records, chosen: bool) -> None:
-    """Raise ValueError where a score would be about something else; only warn about other
-    examples if they were `chosen`."""
-    ours, theirs = (digest_folder(p) for p in (checkpoint.folder / "vqgan", records.vqgan_folder))
-    if ours != theirs:
-        raise ValueError(
-            f"{records.folder} was encoded with another VQGAN ({theirs}) than the one that "
-            f"{checkpoint.folder} paints with ({ours}); name --records encoded with "
-            f"{checkpoint.folder / 'vqgan'}"
-        )
-    if checkpoint.records_digest == records.digest:
-        return
-    if chosen:
-        print(
-            f"warning: {checkpoint.folder} does not say that it was trained on {records.folder}; "
-            f"pictures of its training may be among the prompts",
-            file=sys.stderr,
-        )
-    elif checkpoint.records_digest is not None:
-        raise ValueError(
-            f"{checkpoint.folder} was trained on records {checkpoint.records_digest}, but "
-            f"{records.folder} holds {records.digest} now; name --records"
         )
 
 

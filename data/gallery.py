@@ -159,6 +159,11 @@ class Gallery:
         answers["both"] = np.multiply(answers["concept"], answers["style"])
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
 
+    def nearest(self, drawn: UInt8[np.ndarray, "b y x 3"]) -> Int64[np.ndarray, " b"]:
+        """The index among `pictures` of the real picture that each drawn one is nearest to."""
+        first = np.unique(self.distinct, return_index=True)[1]
+        return first[(picture_features(drawn) @ self.features.T).argmax(axis=1)]
+
     def chance(self, targets: Int64[np.ndarray, " b"]) -> dict[str, Float[np.ndarray, " b"]]:
         """The mean of `judge` over distinct real pictures drawn by lot."""
         count = len(self.features)

@@ -1,29 +1,13 @@
-"""The HTML of data.report: one page without scripts that loads nothing from anywhere."""
+"""The HTML of data.report."""
 
-import base64
-import html
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-table { border-collapse: collapse; margin: .5rem 0 }
-td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
-figure { margin: 0 } figure img { width: 48%; image-rendering: pixelated; border: 1px solid #ddd }
-figcaption { font-size: 13px; overflow-wrap: anywhere } .faint { color: #777 }
-svg { display: block; margin: .5rem 0 } svg rect { fill: #4a78b5 } svg text { font-size: 11px }
-.words span { display: inline-block; margin-right: 1.1rem }
-"""
+from html_page import document, image, section, table, text
 
 
 @dataclass
@@ -60,68 +44,27 @@ class Report:
 def page(report: Report) -> str:
     """The whole page."""
     parts = [
-        f"<h1>{_text(report.title)}</h1>",
-        _table((), report.summary),
-        _section("Pictures", _pictures(report.pictures)),
-        _section(f"Lengths of captions, in {report.length_unit}", _histogram(report.lengths)),
-        _section("Words", _words(report.words)),
-        _section("Codes of the codebook", _codes(report.code_counts)),
-        _section("Duplicates", _groups(report.groups)),
-        _section("Filters", _filters(report.filters)),
-        _section("Skipped pictures", _skipped(report.skipped)),
+        f"<h1>{text(report.title)}</h1>",
+        table((), report.summary),
+        section("Pictures", _pictures(report.pictures)),
+        section(f"Lengths of captions, in {report.length_unit}", _histogram(report.lengths)),
+        section("Words", _words(report.words)),
+        section("Codes of the codebook", _codes(report.code_counts)),
+        section("Duplicates", _groups(report.groups)),
+        section("Filters", _filters(report.filters)),
+        section("Skipped pictures", _skipped(report.skipped)),
     ]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{_text(report.title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
-
-
-def _text(value: object) -> str:
-    """Any text as HTML, with nothing in it that a browser would obey, lone surrogates included."""
-    return html.escape(str(value).encode(errors="backslashreplace").decode())
-
-
-def _section(title: str, body: str) -> str:
-    return f"<h2>{_text(title)}</h2>\n{body or '<p class=faint>none</p>'}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table whose numbers stand at the right."""
-    rows = list(rows)
-    if not rows:
-        return ""
-    is_number = [isinstance(cell, int | float) for cell in rows[0]]
-    kinds = [" class=n" if number else "" for number in is_number]
-    head = "".join(f"<th{k}>{_text(h)}</th>" for h, k in zip(heads, kinds, strict=False))
-    body = "".join(
-        "<tr>" + "".join(f"<td{k}>{_cell(c)}</td>" for c, k in zip(r, kinds, strict=True)) + "</tr>"
-        for r in rows
-    )
-    return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
-
-
-def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int | float) else _text(value)
-
-
-def _image(pixels: UInt8[np.ndarray, "y x 3"]) -> str:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    return document(report.title, parts)
 
 
 def _pictures(pictures: Iterable[Picture]) -> str:
     figures = []
     for one in pictures:
-        images = [_image(pixels) for pixels in (one.pixels, one.again) if pixels is not None]
+        images = [image(pixels) for pixels in (one.pixels, one.again) if pixels is not None]
         decibels = "" if one.decibels is None else f", {one.decibels:.1f} dB"
         figures.append(
-            f"<figure>{' '.join(images)}<figcaption>{_text(one.caption)}<br>"
-            f"<span class=faint>{_text(one.about)}{decibels}</span></figcaption></figure>"
+            f"<figure>{' '.join(images)}<figcaption>{text(one.caption)}<br>"
+            f"<span class=faint>{text(one.about)}{decibels}</span></figcaption></figure>"
         )
     return f"<div class=pictures>{''.join(figures)}</div>" if figures else ""
 
@@ -152,7 +95,7 @@ def _bars(counts: Sequence[int]) -> str:
 
 
 def _words(words: Sequence[tuple[str, int]]) -> str:
-    spans = (f"<span>{_text(w)} <span class=faint>{n:,}</span></span>" for w, n in words)
+    spans = (f"<span>{text(w)} <span class=faint>{n:,}</span></span>" for w, n in words)
     return f"<p class=words>{' '.join(spans)}</p>" if words else ""
 
 
@@ -181,15 +124,15 @@ def _bars_plain(values: Sequence[float]) -> str:
 
 
 def _groups(groups: Sequence[tuple[str, list[Picture]]]) -> str:
-    return "".join(f"<p>{_text(why)}</p>{_pictures(pictures)}" for why, pictures in groups)
+    return "".join(f"<p>{text(why)}</p>{_pictures(pictures)}" for why, pictures in groups)
 
 
 def _filters(filters: Iterable[dict[str, Any]]) -> str:
     names = ("rule", "looked_at", "removed", "without_column")
     rows = [tuple(one.get(name, "") for name in names) for one in filters]
-    return _table(("rule", "looked at", "removed", "without the column"), rows)
+    return table(("rule", "looked at", "removed", "without the column"), rows)
 
 
 def _skipped(skipped: Iterable[tuple[str, int, list[str]]]) -> str:
     rows = [(why, count, ", ".join(names)) for why, count, names in skipped]
-    return _table(("reason", "pictures", "such as"), rows)
+    return table(("reason", "pictures", "such as"), rows)

@@ -17,7 +17,12 @@ def pictures(side: int = 16) -> jax.Array:
     """Sixteen pictures without sharp edges, in −0.5..0.5."""
     y, x = jnp.mgrid[:side, :side] / side
     phases = jnp.arange(16)[:, None, None, None]
-    return 0.5 * jnp.sin(3 * y[None, :, :, None] + 2 * x[None, :, :, None] + phases + jnp.arange(3.0)[None, None, None])
+    return 0.5 * jnp.sin(
+        3 * y[None, :, :, None]
+        + 2 * x[None, :, :, None]
+        + phases
+        + jnp.arange(3.0)[None, None, None]
+    )
 
 
 def test_without_changes_a_picture_stays_as_it_is() -> None:

@@ -111,7 +111,14 @@ def test_of_the_candidates_those_are_judged_that_clip_scores_highest(
     """A CLIP beside the run is used without being named. It gives no score of its own choice."""
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
-    words = [run, "--half=all", "--pictures=2", "--candidates=3", "--json", "--grid="]
+    words: list[str | Path] = [
+        run,
+        "--half=all",
+        "--pictures=2",
+        "--candidates=3",
+        "--json",
+        "--grid=",
+    ]
     with pytest.raises(ValueError, match="candidates are ranked by a CLIP: train one with"):
         evaluate(capsys, *words)
     ranker = open_ranker(write_clip(run / "clip"))
@@ -129,6 +136,44 @@ def test_of_the_candidates_those_are_judged_that_clip_scores_highest(
     for prompt, best, candidates in zip(prompts, kept, drawn, strict=True):
         scores = ranker.score([prompt] * 3, candidates)
         np.testing.assert_array_equal(best, candidates[np.argsort(-scores, kind="stable")[:2]])
+
+
+def test_the_page_shows_figures_pictures_and_pairs(
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("choosing.PROMPTS", 4)
+    path = tmp_path / "evaluation.html"
+    asked: list[str | Path] = [run_folder, FEW, "--half=all", "--json", "--grid=", f"--page={path}"]
+    report = json.loads(evaluate(capsys, *asked, "--pairs", "1:1", "2:0.5"))
+    assert [(one["guidance_scale"], one["temperature"]) for one in report["pairs"]] == [
+        (1.0, 1.0),
+        (2.0, 0.5),
+    ]
+    text = path.read_text()
+    # eight prompts: their own picture, two drawn ones, and the nearest to the first
+    assert text.count("<img ") == 8 * 4
+    right = report["splits"]["tone"]["concept"] * 8 * 2
+    assert text.count("<span class=right>") == pytest.approx(right)
+    assert text.count("temperature 0.5") == 1
+    assert "://" not in text
+
+
+@pytest.mark.parametrize("pair", ["1", "1:warm", "0.5:-1", "nan:1"])
+def test_a_pair_that_is_not_two_numbers_is_refused(pair: str) -> None:
+    with pytest.raises(ValueError, match="not GUIDANCE:TEMPERATURE"):
+        EvaluateConfig(("run",), pairs=(pair,))
+
+
+def test_a_page_that_cannot_be_written_is_told_before_drawing(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="name a .html file"):
+        evaluate(capsys, run_folder, f"--page={tmp_path / 'page.png'}")
+    with pytest.raises(ValueError, match="there is no folder"):
+        evaluate(capsys, run_folder, f"--page={tmp_path / 'gone' / 'page.html'}")
 
 
 def test_the_table_names_every_question(run_folder: Path, capsys: pytest.CaptureFixture) -> None:

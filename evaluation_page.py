@@ -1,0 +1,151 @@
+"""The page of --page: evaluate's figures, and beside each prompt its own real picture, the drawn
+ones, and the real picture that the first of them is nearest to."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from choosing import Trial
+from data.exam import TRAIN, Answers, Exam
+from html_page import document, image, section, table, text
+from likeness import COLUMNS as LIKENESS
+from scores import COLUMNS, percent, with_interval
+
+PROMPTS = 60
+"""Prompts with pictures, of all splits together."""
+PICTURES = 8
+"""Drawn pictures of each, at most."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt of the page."""
+
+    prompt: str
+    real: UInt8[np.ndarray, "y x 3"]
+    drawn: UInt8[np.ndarray, "k y x 3"]
+    are_right: Sequence[bool]
+    """For each drawn one, whether the nearest real picture shows the prompt's concept."""
+    nearest: UInt8[np.ndarray, "y x 3"]
+    about_nearest: str
+
+
+def check_is_page(path: Path) -> None:
+    """Raise ValueError unless the file is named as a page, and its folder is there."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"page {path}: it is a page; name a .html file")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"page {path}: there is no folder {path.absolute().parent}")
+
+
+def choose_shown(
+    exam: Exam, drawn: Mapping[str, UInt8[np.ndarray, "p k y x 3"]], answers: Mapping[str, Answers]
+) -> dict[str, list[Shown]]:
+    """The first prompts of each split, an equal number of each."""
+    share = max(1, PROMPTS // len(drawn))
+    return {
+        split: list(_shown(exam, split, pictures[:share], answers[split]))
+        for split, pictures in drawn.items()
+    }
+
+
+def _shown(
+    exam: Exam, split: str, drawn: UInt8[np.ndarray, "p k y x 3"], answers: Answers
+) -> Iterator[Shown]:
+    gallery, targets = exam.gallery, exam.targets[split][: len(drawn)]
+    nearest = gallery.nearest(drawn[:, 0])
+    for i, (prompt, own, near) in enumerate(
+        zip(exam.prompts(split), targets, nearest, strict=False)
+    ):
+        about = str(gallery.attributes[near].get("caption", ""))
+        kind = "trained on" if gallery.in_training[near] else "held out"
+        yield Shown(
+            prompt,
+            gallery.pictures[own],
+            drawn[i, :PICTURES],
+            [bool(right) for right in answers["concept"][i, :PICTURES] == 1],
+            gallery.pictures[near],
+            f"{about} ({kind})",
+        )
+
+
+def page(
+    title: str,
+    report: Mapping[str, Any],
+    shown: Mapping[str, Sequence[Shown]],
+    trials: Sequence[Trial] = (),
+) -> str:
+    """The whole page, of make_report's figures."""
+    parts = [f"<h1>{text(title)}</h1>", _summary(report)]
+    for split in report["splits"]:
+        parts.append(section(f"Held-out prompts: {split}", _figures(report, split)))
+    if "training" in report:
+        parts.append(section("Training captions", _figures(report["training"], TRAIN)))
+    parts.append(section(f"Likeness, by {report['seen_by']}", _likeness(report["likeness"])))
+    if trials:
+        parts.append(section("Guidance and temperature, on the tune half", trial_table(trials)))
+    parts += [section(f"Pictures: {split}", _pictures(some)) for split, some in shown.items()]
+    return document(title, parts)
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    chosen = f", the best of {count} by CLIP" if (count := report["candidates"]) else ""
+    return (
+        f"<p>{report['pictures']} pictures of each prompt{chosen}; found among "
+        f"{report['gallery']:,} distinct real pictures. Per cent, with a 95 % interval.</p>"
+    )
+
+
+def _figures(report: Mapping[str, Any], split: str) -> str:
+    scores, widths = report["splits"][split], report["interval"][split]
+    rows = [("drawn", *(with_interval(scores[q], widths[q]) for q in scores))]
+    for name in ("chance", "ceiling"):
+        rows.append((name, *(percent(report[name][split].get(q)) for q in scores)))
+    return table(("", *(COLUMNS.get(q, q) for q in scores)), rows)
+
+
+def _likeness(likeness: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    rows = [
+        (f"{split} {name}", *(f"{row[c]:.3f}" if c in row else "–" for c in LIKENESS))
+        for split, of_split in likeness.items()
+        for name, row in of_split.items()
+    ]
+    return table(("", *LIKENESS.values()), rows)
+
+
+def trial_table(trials: Sequence[Trial]) -> str:
+    """A row for each guidance, a column for each temperature: right and blank pictures."""
+    temperatures = sorted({trial.temperature for trial in trials})
+    found = {(trial.guidance_scale, trial.temperature): trial for trial in trials}
+    rows = []
+    for guidance in sorted({trial.guidance_scale for trial in trials}):
+        cells = [_trial(found.get((guidance, temperature))) for temperature in temperatures]
+        rows.append((f"guidance {guidance:g}", *cells))
+    return table(("", *(f"temperature {one:g}" for one in temperatures)), rows)
+
+
+def _trial(trial: Trial | None) -> str:
+    if trial is None:
+        return "–"
+    blank = f", {100 * trial.blank:.0f} % blank" if trial.blank else ""
+    return f"{100 * trial.right:.0f} % right{blank}"
+
+
+def _pictures(shown: Iterable[Shown]) -> str:
+    """A row a prompt; a drawn picture with a frame is right."""
+    rows = []
+    for one in shown:
+        drawn = "".join(
+            f"<span class={'right' if right else 'wrong'}>{image(picture)}</span>"
+            for picture, right in zip(one.drawn, one.are_right, strict=True)
+        )
+        rows.append(
+            f"<tr><td>{text(one.prompt)}</td><td>{image(one.real)}</td><td>{drawn}</td>"
+            f"<td>{image(one.nearest)}</td><td class=faint>{text(one.about_nearest)}</td></tr>"
+        )
+    heads = "<tr><th>prompt</th><th>its own</th><th>drawn</th><th>nearest to the first</th></tr>"
+    return f"<table class=prompts>{heads}{''.join(rows)}</table>" if rows else ""
