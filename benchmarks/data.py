@@ -5,8 +5,10 @@ python -m benchmarks.data --largest 10000000
 
 Records are synthetic: 256 image tokens and a caption of 64 text tokens each. 10 million of them
 take 8 GB of disk. They are opened as train.py opens them, until the first batch, in a process of
-its own; its memory is without pages of files. Batches are in training's order. webdataset and
-datasets read the same examples, shuffled in buffers of 1,000. Rates are per second of CPU time.
+its own, after the system was asked to forget their pages; its memory is without pages of files.
+Batches are in training's order. webdataset and datasets read the same examples, shuffled in buffers
+of 1,000; these rates are per second of CPU time. data.encode is beside its VQGAN alone, by the
+clock: measure it on a machine that does nothing else.
 """
 
 import sys
@@ -14,33 +16,29 @@ import sys
 if __name__ == "__main__" and not __package__:  # started as a file, without -m
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
-import functools
-import io
 import itertools
 import json
 import multiprocessing
-import tarfile
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.records import measure_reading
+from benchmarks.encoding import measure_encoding
+from benchmarks.readers import measure_readers
 from config import run
 from data.batches import open_batches
-from data.records import Records, open_records, open_whole
+from data.records import open_records, open_whole
 from data.writing import Part, new_records
 from files import write_text
 from settings import check_least
 from split_names import TRAIN
 
 IMAGE_LENGTH, TEXT_LENGTH, VOCABULARY = 256, 64, 16_384
-BUFFER = 1000
 _PART = 50_000  # examples written at a time
 
 
@@ -56,11 +54,15 @@ class DataBenchmark:
     """Examples of a batch."""
     seconds: float = 2.0
     """CPU seconds that each reader is timed for."""
+    encode_pictures: int = 1024
+    """Pictures that data.encode and its VQGAN alone encode; 0 = not measured."""
+    vqgan: str = "vqgan/general"
+    """Folder of that VQGAN."""
     out: str = ""
     """A JSON file for all figures."""
 
     def __post_init__(self) -> None:
-        check_least(self, "", 0, "peer_examples")
+        check_least(self, "", 0, "peer_examples", "encode_pictures")
         check_least(self, "", 1, "largest", "batch_size")
 
 
@@ -71,28 +73,34 @@ class Opened:
     examples: int
     open_seconds: float
     """Until the first batch is there."""
+    read_mb: float
+    """Read from the disk until then."""
     memory_mb: float
     batch_ms: float
 
 
 def main(benchmark: DataBenchmark) -> None:
     """Print a table of sizes, then one of readers."""
-    found: dict[str, Any] = {"sizes": [], "readers": {}}
+    found: dict[str, Any] = {"sizes": [], "readers": {}, "encoding": {}}
     with tempfile.TemporaryDirectory() as temporary:
-        print("| examples | opened and first batch, s | memory, MB | a batch, ms |")
-        print("| ---: | ---: | ---: | ---: |")
+        print(
+            "| examples | opened and first batch, s | read for it, MB | memory, MB | a batch, ms |"
+        )
+        print("| ---: | ---: | ---: | ---: | ---: |")
         for count in sizes_to(benchmark.largest):
             folder = Path(temporary) / f"of{count}"
             write_synthetic(folder, count)
             row = measure_alone(folder, benchmark.batch_size)
             print(
-                f"| {row.examples:,} | {row.open_seconds:.2f} | {row.memory_mb:.0f} | "
-                f"{row.batch_ms:.2f} |",
+                f"| {row.examples:,} | {row.open_seconds:.2f} | {row.read_mb:.1f} | "
+                f"{row.memory_mb:.0f} | {row.batch_ms:.2f} |",
                 flush=True,
             )
             found["sizes"].append(asdict(row))
         if benchmark.peer_examples:
             found["readers"] = print_readers(Path(temporary), benchmark)
+        if benchmark.encode_pictures:
+            found["encoding"] = print_encoding(Path(temporary), benchmark)
     if benchmark.out:
         write_text(Path(benchmark.out), json.dumps(found, indent=1) + "\n")
 
@@ -138,19 +146,37 @@ def measure_alone(folder: Path, batch_size: int) -> Opened:
 
 def measure(folder: Path, batch_size: int) -> Opened:
     """Open records as train.py does, and read batches."""
-    before, start = _memory(), time.perf_counter()
+    forget(folder)
+    before, read, start = _memory(), _read_bytes(), time.perf_counter()
     records = open_whole(folder)
     batches = open_batches(records, TRAIN, batch_size, seed=0)
     batches.at(0)
     records.some_captions(6)
-    seconds = time.perf_counter() - start
+    seconds, read = time.perf_counter() - start, _read_bytes() - read
     times = []
     for step in range(1, 33):
         start = time.perf_counter()
         batches.at(step)
         times.append(time.perf_counter() - start)
     memory = (_memory() - before) / 1e6
-    return Opened(len(records), seconds, memory, 1000 * float(np.median(times)))
+    return Opened(len(records), seconds, read / 1e6, memory, 1000 * float(np.median(times)))
+
+
+def forget(folder: Path) -> None:
+    """Ask the system to forget the pages of a folder's files, as if they were of last week."""
+    for path in folder.rglob("*") if hasattr(os, "posix_fadvise") else ():
+        if path.is_file():
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)  # what is not on the disk yet cannot be forgotten
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+
+
+def _read_bytes() -> int:
+    """Bytes that this process has had read from disks."""
+    path = Path("/proc/self/io")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
 
 def _memory() -> int:
@@ -161,77 +187,27 @@ def _memory() -> int:
     return 0
 
 
-def print_readers(folder: Path, benchmark: DataBenchmark) -> dict[str, float]:
+def print_readers(folder: Path, benchmark: DataBenchmark) -> dict[str, dict[str, float]]:
     """Examples a second of each reader, of the same examples."""
     write_synthetic(folder / "same", benchmark.peer_examples)
     records = open_records(folder / "same")
-    size = benchmark.batch_size
-    batches = open_batches(records, TRAIN, size, seed=0)
-    rates = {"Pastel": measure_reading(batches, size, benchmark.seconds)}
-    for name, opener in (("webdataset", open_webdataset), ("datasets", open_datasets)):
-        rates[name] = rate(opener(records, folder, size), benchmark.seconds)
-    print("\n| reader | examples a second | Pastel is faster |")
+    found = measure_readers(records, folder, benchmark.batch_size, benchmark.seconds)
+    for how, rates in found.items():
+        print(f"\n| {how} | examples a second | Pastel is faster |")
+        print("| --- | ---: | ---: |")
+        for name, value in rates.items():
+            print(f"| {name} | {value:,.0f} | {rates['Pastel'] / value:.1f} × |", flush=True)
+    return found
+
+
+def print_encoding(folder: Path, benchmark: DataBenchmark) -> dict[str, float]:
+    """Pictures a second of data.encode and of its VQGAN alone."""
+    found = measure_encoding(folder, Path(benchmark.vqgan), benchmark.encode_pictures)
+    print("\n| to tokens | pictures a second | share |")
     print("| --- | ---: | ---: |")
-    for name, value in rates.items():
-        print(f"| {name} | {value:,.0f} | {rates['Pastel'] / value:.1f} × |")
-    return rates
-
-
-def rate(epoch: Callable[[], Iterator[Any]], seconds: float) -> float:
-    """Examples a second of CPU time, out of as many epochs as it takes."""
-    stream = itertools.chain.from_iterable(epoch() for _ in itertools.count())
-    next(stream)
-    start, count = time.process_time(), 0
-    while time.process_time() - start < seconds:
-        count += len(next(stream)["image_tokens"])
-    return count / (time.process_time() - start)
-
-
-def open_webdataset(records: Records, folder: Path, size: int) -> Callable[[], Iterator[Any]]:
-    """A tar with a .npy for each kind of tokens, read by webdataset."""
-    import webdataset
-
-    with ExitStack() as stack:
-        tar = stack.enter_context(tarfile.open(folder / "same.tar", "w"))
-        for number in range(len(records)):
-            for name in ("image_tokens", "text_tokens"):
-                file = io.BytesIO()
-                np.save(file, np.asarray(getattr(records, name)[number]))
-                member = tarfile.TarInfo(f"{number:09}.{name}.npy")
-                member.size = file.tell()
-                file.seek(0)
-                tar.addfile(member, file)
-
-    def parse(sample: dict[str, Any]) -> dict[str, np.ndarray]:
-        load = functools.partial(np.load, allow_pickle=False)
-        names = ("image_tokens", "text_tokens")
-        return {name: load(io.BytesIO(sample[f"{name}.npy"])) for name in names}
-
-    def stack_all(samples: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return {name: np.stack([one[name] for one in samples]) for name in samples[0]}
-
-    def epoch() -> Iterator[Any]:
-        opened = webdataset.WebDataset(str(folder / "same.tar"), shardshuffle=False)
-        shuffled = opened.shuffle(BUFFER).map(parse)
-        return iter(shuffled.batched(size, collation_fn=stack_all, partial=False))
-
-    return epoch
-
-
-def open_datasets(records: Records, folder: Path, size: int) -> Callable[[], Iterator[Any]]:
-    """A saved data set of Hugging Face's `datasets`, streamed."""
-    import datasets
-
-    columns = {name: np.asarray(getattr(records, name)) for name in ("image_tokens", "text_tokens")}
-    datasets.disable_progress_bars()
-    datasets.Dataset.from_dict(columns).save_to_disk(folder / "same.arrow")
-    saved = datasets.load_from_disk(folder / "same.arrow").with_format("numpy")
-
-    def epoch() -> Iterator[Any]:
-        stream = saved.to_iterable_dataset().shuffle(seed=0, buffer_size=BUFFER)
-        return iter(stream.iter(size, drop_last_batch=True))
-
-    return epoch
+    print(f"| {benchmark.vqgan} alone | {found.alone:,.1f} | 1 |")
+    print(f"| data.encode | {found.encode:,.1f} | {found.share:.2f} |", flush=True)
+    return {**asdict(found), "share": found.share}
 
 
 if __name__ == "__main__":

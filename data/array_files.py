@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import mmap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "i64": "<i8", "f32": "<f4"}
 """Element types, by the ending of the file's name."""
 _CHUNK = 1 << 22  # bytes hashed at a time
+READ_AHEAD = 1 << 24
+"""Bytes of an array up to which the system may read ahead of what is asked for: it reads up to 4 MB
+at each of the places, and so the whole of many arrays for a few rows of them."""
 
 
 def open_array(folder: Path, name: str, about: Mapping[str, Any]) -> np.ndarray:
@@ -22,10 +26,32 @@ def open_array(folder: Path, name: str, about: Mapping[str, Any]) -> np.ndarray:
     found = path.stat().st_size if path.is_file() else 0
     if found != expected:
         raise ValueError(f"{path} has {found:,} bytes, not {expected:,}; make the records anew")
-    if not expected:
-        return np.zeros(shape, dtype)
-    # A plain array view: np.memmap's own indexing is several times slower.
-    return np.asarray(np.memmap(path, dtype, "r", shape=shape))
+    return open_mapped(path, dtype).reshape(shape) if expected else np.zeros(shape, dtype)
+
+
+def open_mapped(path: Path, dtype: np.dtype | str) -> np.ndarray:
+    """A file that is not empty, as an array that is read where it is asked for and not ahead."""
+    # A plain array: np.memmap's own indexing is several times slower.
+    return np.frombuffer(open_bytes(path), dtype)
+
+
+def open_bytes(path: Path) -> mmap.mmap:
+    """A file that is not empty, as bytes that are read where they are asked for and not ahead."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
+
+
+def read_ahead(array: np.ndarray) -> None:
+    """Have the system read ahead in the file of a mapped array again."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    base = base.obj if isinstance(base, memoryview) else base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_NORMAL"):
+        base.madvise(mmap.MADV_NORMAL)
 
 
 class ArrayWriter:

@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from data.array_files import read_ahead
 from data.order import hash_of, windowed
 from data.order import order as order
 from data.records import Records
@@ -65,13 +66,15 @@ class Batches:
 
     def read(self, positions: Int64[np.ndarray, " b"]) -> Batch:
         """The examples at some positions of the stream: text_tokens, text_mask, image_tokens."""
-        count = len(self.rows)
-        examples = self.rows[_order(self.seed, positions, count, self.window)]
-        epochs = positions // count
+        examples, epochs = self.examples(positions), positions // len(self.rows)
         batch = _gather(self.records, examples, self._captions(examples, epochs))
         if self.records.view_tokens is not None:
             batch["image_tokens"] = self._views(batch["image_tokens"], examples, epochs)
         return batch
+
+    def examples(self, positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
+        """The rows of the records at some positions of the stream."""
+        return self.rows[_order(self.seed, positions, len(self.rows), self.window)]
 
     def _views(
         self,
@@ -119,6 +122,8 @@ def open_batches(
         ValueError: the split is unknown or empty.
     """
     examples_at = batch_size if callable(batch_size) else partial(operator.mul, batch_size)
+    for array in records.arrays.values() if window else ():
+        read_ahead(array)  # windows are read nearly so
     rows = _rows(records, split, examples_at(1))
     return Batches(records, rows, examples_at, seed, share, window)
 

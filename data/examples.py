@@ -5,6 +5,7 @@ file is searched for line ends once, when the first example is read.
 """
 
 import json
+import mmap
 import operator
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -13,6 +14,8 @@ from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Int64
+
+from data.array_files import open_bytes, open_mapped
 
 LINES, OFFSETS = "examples.jsonl", "examples.i64"
 KINDS: dict[str, type] = {"key": str, "source_index": int, "caption": str, "split": str}
@@ -43,11 +46,16 @@ class Examples(Sequence[dict[str, Any]]):
             raise ValueError(f"{lines} is not a file; make the records anew")
         if path.is_file() and path.stat().st_size >= 8:
             if path.stat().st_size % 8 == 0:
-                offsets = np.asarray(np.memmap(path, "<i8", "r"))
+                offsets = open_mapped(path, "<i8")
                 if offsets[0] == 0 and offsets[-1] == lines.stat().st_size:
                     return offsets
             raise ValueError(f"{path} does not fit {LINES} beside it; make the records anew")
         return _find_lines(lines)
+
+    @cached_property
+    def _lines(self) -> mmap.mmap:
+        """The file's bytes, read where a line is asked for."""
+        return open_bytes(self._folder / LINES)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -69,11 +77,8 @@ class Examples(Sequence[dict[str, Any]]):
         path = self._folder / LINES
         if not 0 <= begin < end <= begin + MOST_BYTES:
             raise ValueError(f"{path} is damaged: line {place + 1} is from byte {begin} to {end}")
-        with path.open("rb") as file:
-            file.seek(begin)
-            line = file.read(end - begin)
         try:
-            example = json.loads(line)
+            example = json.loads(self._lines[begin:end])
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged in line {place + 1}: {error}") from None
         if not isinstance(example, dict):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from data.array_files import open_array
+from data.array_files import READ_AHEAD, open_array, read_ahead
 from data.column_files import ColumnFiles
 from data.described import ARRAYS, EXTRA, damaged, read_about
 from data.described import MARKER as MARKER
@@ -57,7 +57,9 @@ class Records:
         only those that data.filter keeps."""
         if split not in self.split_names:
             return np.zeros(0, np.int64)
-        found = np.flatnonzero(self.split == self.split_names.index(split)).astype(np.int64)
+        found = np.flatnonzero(self.split == self.split_names.index(split)).astype(
+            np.int64, copy=False
+        )
         return found if self.kept is None or split != TRAIN else found[self.kept[found]]
 
     @cached_property
@@ -176,7 +178,11 @@ def open_records(folder: str | Path) -> Records:
     names = [name for name in (*ARRAYS, *EXTRA) if name in about["arrays"]]
     arrays = {name: open_array(folder, name, about) for name in names}
     check_shapes(folder, about, arrays)
+    read_ahead(arrays["split"])  # it is read whole
     glance(folder, about, arrays)
+    for array in arrays.values():
+        if array.nbytes <= READ_AHEAD:
+            read_ahead(array)
     return Records(folder, about, **arrays)
 
 

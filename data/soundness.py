@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from data.array_files import read_ahead
 from data.described import TRAINED_ON
 from data.examples import Examples
 from data.folders import digest_folder
@@ -85,6 +86,7 @@ def check_whole(
     said = about.get("digests")
     digests = said if isinstance(said, dict) else {}
     for name, array in arrays.items():
+        read_ahead(array)
         alone = hashlib.blake2b(digest_size=8)
         both = (alone, hashed) if name in TRAINED_ON else (alone,)
         if name in TRAINED_ON:

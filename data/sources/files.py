@@ -38,6 +38,12 @@ def ending_of(name: str) -> str:
     return ending.lower() if dot and stem else ""
 
 
+def is_hidden(part: str) -> bool:
+    """True for a part of a path that a system keeps for itself: macOS's ._0001.jpg and __MACOSX,
+    a notebook's .ipynb_checkpoints, the thumbnails of a NAS in @eaDir, a bin of deleted files."""
+    return part.startswith((".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE"))
+
+
 @dataclass
 class Tree:
     """The files below a folder by their relative names, sorted."""
@@ -101,9 +107,9 @@ OTHERS = frozenset((*_OF_OTHERS, *CAPTION_ENDINGS, *TABLE_ENDINGS))
 
 
 def walk(folder: Path) -> Tree:
-    """All files below a folder. Hidden ones (macOS writes ._0001.jpg) are skipped, and so are pipes
-    and sockets, which would keep a reader waiting. A linked folder is followed, each folder once,
-    so that circles end. Links to nowhere stay, and are reported as unreadable."""
+    """All files below a folder. Hidden ones are skipped, and so are pipes and sockets, which would
+    keep a reader waiting. A linked folder is followed, each folder once, so that circles end. Links
+    to nowhere stay, and are reported as unreadable."""
     if (tree := getattr(folder, "tree", None)) is not None:  # a folder at an address
         return cast(Tree, tree())
     unused = Unused()
@@ -128,10 +134,10 @@ def _walk(folder: Path, unused: Unused) -> Iterator[str]:
                 folders[:] = []
                 continue
             been.add((stat.st_dev, stat.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
             links = [name for name in folders if os.path.islink(os.path.join(here, name))]
             linked += [os.path.join(here, name) for name in links]
-            for path in (os.path.join(here, name) for name in sorted(names) if name[0] != "."):
+            for path in (os.path.join(here, name) for name in sorted(names) if not is_hidden(name)):
                 if os.path.isfile(path) or not os.path.exists(path):
                     yield path
                 else:

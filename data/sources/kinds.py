@@ -13,7 +13,7 @@ from data.sources.addresses import HUB, RemoteError, check_scheme, find, scheme_
 from data.sources.base import Source, counted, printable
 from data.sources.columns import ColumnSource
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import Tree, ending_of, walk
+from data.sources.files import Tree, ending_of, is_picture, walk
 from data.sources.folder import FolderSource
 from data.sources.joined import JoinedSource
 from data.sources.parquet import ParquetTable, holds_pictures
@@ -221,6 +221,13 @@ def _find(path: str) -> list[Path]:
     whole = Path(os.path.expanduser(path))
     patterns = [str(whole)] if whole.exists() else braceexpand.braceexpand(str(whole))
     found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
+    gone = [one for one in found if not one.exists()]
+    if 0 < len(gone) < len(found):
+        raise ValueError(
+            f"{printable(path)} names {len(found):,} files, of which {len(gone):,} are not there, "
+            f"such as {printable(str(gone[0]))}; '{printable(str(gone[0].parent))}/*"
+            f"{printable(gone[0].suffix)}' names those that are there"
+        )
     for one in found:
         if not one.exists():
             raise ValueError(
@@ -270,5 +277,15 @@ def _open_tables(files: Sequence[Path], config: ReadingConfig) -> Source:
     source = layouts.open_file_tables(tree, names, config)
     if source is None:
         why = listed.tell_elsewhere(tree, names)
+        if not why and all(is_picture(first) for first in map(_first_line, files)):
+            why = (
+                f"{printable(str(files[0]))} is a list of pictures without captions: name the "
+                "folder of the pictures instead"
+            )
         raise ValueError(why or f"{files[0]} names no picture in {tree.folder}")
     return source
+
+
+def _first_line(file: Path) -> str:
+    with file.open("rb") as opened:
+        return opened.readline(4096).decode(errors="replace").strip()

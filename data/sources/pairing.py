@@ -2,10 +2,12 @@
 
 They are sought in this order: the same name (1.jpg, 1.txt), the whole name (1.jpg.txt), both of
 these in another letter case or Unicode form, and names up to their first dot, as in a webdataset.
+There 1.input.jpg and 1.output.txt belong together too, if both are the only ones of their 1.
 """
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from data.sources.base import Unused
@@ -36,6 +38,7 @@ def pair(
     """
     texts = _Texts(names, endings)
     plain = {_stem(names[i]) for i in pictures} if is_webdataset else set()
+    firsts = Counter(_first(names[i]) for i in pictures) if is_webdataset else Counter[str]()
     pairs = []
     for place in pictures:
         name = names[place]
@@ -45,7 +48,7 @@ def pair(
             if first in plain:
                 unused.add("further pictures of a sample", name)
                 continue
-            found = texts.take(first, name)
+            found = texts.take(first, name) or texts.parted(first, name, firsts)
         pairs.append(Pair(key, place, tuple(sorted(found.items(), key=_rank(endings)))))
     for place in texts.unused():
         unused.add("caption files without a picture", names[place])
@@ -111,6 +114,16 @@ class _Texts:
             found[ending] = (alike or places)[0]
         self._used.update(found.values())
         return found
+
+    def parted(self, first: str, name: str, pictures: Mapping[str, int]) -> dict[str, int]:
+        """The files of a sample whose members have words between its name and their endings; none
+        unless there are one picture and one caption of that name, and none of the words is a
+        number: 22.05.png and 22.06.txt differ."""
+        stems = self._firsts.get(first, [])
+        if pictures.get(first) != 1 or len(stems) != 1:
+            return {}
+        words = [stem[len(first) + 1 :] for stem in (_stem(name), stems[0])]
+        return self.take(stems[0], name) if all(map(str.isalpha, words)) else {}
 
     def unused(self) -> list[int]:
         """Caption files without a picture."""

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from data.sources.addresses import PAUSES, calling, open_system, scheme_of, without_secrets
 from data.sources.base import Unused
-from data.sources.files import Tree, is_picture
+from data.sources.files import Tree, is_hidden, is_picture
 
 MOST_KEPT = 4 << 30
 """Bytes of copies on the disk; a larger file is kept alone."""
@@ -202,7 +202,7 @@ def open_files(addresses: list[str]) -> list[Path]:
     entries: dict[str, _Entry] = {}
     for number, (address, info) in enumerate(zip(addresses, about, strict=True)):
         name = unquote(urlsplit(address).path if "?" in address else address).rpartition("/")[2]
-        if name in entries or name.startswith(".") or not name:
+        if name in entries or is_hidden(name) or not name:
             name = f"{number:06d}/{name.lstrip('.') or 'file'}"
         entries[name] = _entry(str(info["name"]), without_secrets(address), info)
     first = without_secrets(addresses[0])
@@ -233,7 +233,7 @@ def open_folder(address: str) -> RemotePath:
         name = full.removeprefix(root) if full.startswith(root) else ""
         name = unquote(name.partition("?")[0]) if is_web else name
         parts = name.split("/")
-        if name and not any(part in ("", "..") or part.startswith(".") for part in parts):
+        if name and not any(part in ("", "..") or is_hidden(part) for part in parts):
             entries[name] = (full, info)
     if is_web:  # whose lists tell no sizes
         with ThreadPoolExecutor(_AT_ONCE) as pool:

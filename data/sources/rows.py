@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count, islice
 from typing import Any
 
@@ -12,7 +14,7 @@ from data.sources import texts
 from data.sources.base import printable
 from data.sources.columns import check_group
 from data.sources.encodings import decode, encoding_of
-from data.sources.files import Tree, ending_of
+from data.sources.files import Tree, ending_of, is_picture
 
 Row = dict[str, Any]
 BEYOND = "\0beyond"
@@ -145,17 +147,54 @@ def _separated(table: TableFile) -> Iterator[Row]:
         first = next(lines, "")
         separator = next((s for s in "\t|;" if s in first), ",")
         is_quoted = separator in ",;" or '"' in first
-        quoting: Any = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-        rows = csv.reader(chain([first], lines), delimiter=separator, quoting=quoting)
+        rows = _cells(chain([first], lines), separator, is_quoted)
         names = [name.strip() for name in next(rows, [])]
         if len(names) < 2:
             return
         if any("." in name or "/" in name for name in names):
-            rows = chain([names], rows)  # type: ignore[assignment]
+            rows = chain([names], rows)
             names = [f"col{i}" for i in range(len(names))]
         for row in rows:
             if row:
                 yield _named(names, row, separator)
+
+
+def _cells(lines: Iterator[str], separator: str, is_quoted: bool) -> Iterator[list[str]]:
+    """The cells of each row. A quote that nothing closes is a letter: its row ends where the next
+    line alone has as many cells and a picture's name in the same one."""
+    plain = partial(csv.reader, delimiter=separator, quoting=csv.QUOTE_NONE)
+    quoted = partial(csv.reader, delimiter=separator)
+    if not is_quoted:
+        yield from plain(lines)
+        return
+    width, places = 0, set[int]()
+
+    def is_row(line: str) -> bool:
+        alone = next(quoted([line]), [])
+        return len(alone) >= width and bool(places & _places_of_pictures(alone))
+
+    def record(taken: list[str]) -> Iterator[str]:
+        yield taken[0]
+        for line in lines:
+            if is_row(line):
+                waiting.append(line)
+                return
+            taken.append(line)
+            yield line
+
+    waiting = deque[str]()
+    while (line := waiting.popleft() if waiting else next(lines, None)) is not None:
+        places = places or _places_of_pictures(next(plain([line]), []))
+        taken = [line]
+        row = next(quoted(record(taken)), [])
+        if waiting:
+            row = next(plain([" ".join(part.strip("\r\n") for part in taken)]), [])
+        width = width or len(row)
+        yield row
+
+
+def _places_of_pictures(row: list[str]) -> set[int]:
+    return {place for place, cell in enumerate(row) if is_picture(cell.strip())}
 
 
 def _named(names: list[str], row: list[str], separator: str) -> Row:

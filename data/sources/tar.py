@@ -25,7 +25,7 @@ from data.sources.base import (
     printable,
 )
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
+from data.sources.files import CAPTION_ENDINGS, ending_of, is_hidden, is_picture
 from data.sources.folder import (
     LOOKED_AT,
     NOT_BESIDE,
@@ -72,14 +72,16 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
     pairs = []
     for begin, end in _parts(listing):
         names = [_plain(n) if n[:1] in ("/", ".") else n for n in listing.names[begin:end]]
-        kept = [i for i, name in enumerate(names) if listing.sizes[begin + i]]
-        pictures = [i for i in kept if is_picture(names[i])]
+        kept = [_is_kept(name, listing.sizes[begin + i]) for i, name in enumerate(names)]
+        pictures = [i for i, name in enumerate(names) if kept[i] and is_picture(name)]
         for i, name in enumerate(names):
             if not listing.sizes[begin + i]:
                 unused.add("members without a byte", f"{path.name}/{name}")
+            elif not kept[i]:
+                unused.add("hidden members, such as macOS adds", f"{path.name}/{name}")
             elif not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
                 unused.add("members that are neither pictures nor captions", f"{path.name}/{name}")
-        texts = [name if listing.sizes[begin + i] else "" for i, name in enumerate(names)]
+        texts = [name if kept[i] else "" for i, name in enumerate(names)]
         pairs += [
             Pair(p.key, begin + p.picture, tuple((e, begin + i) for e, i in p.texts))
             for p in pair(texts, pictures, unused, is_webdataset=True)
@@ -90,6 +92,10 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
 def _tables(unused: Unused) -> str:
     found = [n for names in unused.names.values() for n in names if ending_of(n) in _TABLES]
     return ", ".join(map(printable, found))
+
+
+def _is_kept(name: str, size: int) -> bool:
+    return size > 0 and not any(is_hidden(part) for part in name.split("/") if part != "..")
 
 
 def _plain(name: str) -> str:

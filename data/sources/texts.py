@@ -15,6 +15,7 @@ from data.text import clean
 CAPTION_NAMES = (
     *("captions", "caption", "text", "txt", "prompt", "prompts", "sentences", "sentence", "raw"),
     *("sentids_text", "comment", "comments", "description", "alt_text", "alttext", "alt", "title"),
+    *("conversations", "messages"),
 )
 """Columns and JSON keys that hold captions, in the order in which they are tried; letter case does
 not matter, and NAME_0, NAME_1 … are the captions of one picture."""
@@ -24,9 +25,13 @@ _NOT_KEPT = {
 }
 _MOST_COLUMNS, _LONGEST = 40, 300
 MAX_CAPTIONS = 100
+MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
+"""Words that programs write where there is no text."""
+_ANSWERS = ("gpt", "assistant", "model")
+"""Speakers of a conversation about a picture whose words are its captions."""
 _LONGEST_CELL = 1 << 16  # characters of a column's value
 _SAFE = (1e-6, 1e6)  # weights between these can be added up in float32
-_MAX_DEPTH = 3
+_MAX_DEPTH = 4
 _TAG = re.compile(
     r"</?(?:a|abbr|b|big|br|center|code|div|em|font|h[1-6]|i|img|li|ol|p|small|span|strong|sub|sup|u|ul)"
     r"(?:\s[^<>]{0,200})?/?>",
@@ -102,8 +107,12 @@ def from_columns(about: Mapping[str, object], column: str = "") -> Found:
 
 def texts_of(value: object, depth: int = 0) -> list[Any]:
     """The texts in a text, a list of texts, or structs that hold them, as COCO's lists of
-    {"caption": …}. Other values stay, so that weights keep their places."""
+    {"caption": …}, or the answers of a conversation. Other values stay, so that weights keep their
+    places."""
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
+        if isinstance(speaker := value.get("from", value.get("role")), str):
+            said = value.get("value", value.get("content"))
+            return texts_of(said, depth + 1) if speaker.lower() in _ANSWERS else []
         for group in caption_columns([n for n in value if isinstance(n, str)]):
             texts = [t for name in group for t in texts_of(value[name], depth + 1)]
             if any(isinstance(t, str) and t.strip() for t in texts):
@@ -126,6 +135,9 @@ def weighed(texts: Sequence[object], weights: object = None) -> Found:
     for text, weight in zip(texts, weights, strict=True):
         cleaned = clean(unescape(text)) if isinstance(text, str) else ""
         number = _number(weight)
+        if cleaned in MISSING:
+            cleaned = ""
+            found.notes.append("captions such as nan, None or null are taken for missing ones")
         if cleaned and number is None:
             found.notes.append("captions whose weight is not a positive number are skipped")
         elif cleaned and number is not None:

@@ -12,7 +12,7 @@ from typing import cast
 
 from data.sources.base import Unused, printable
 from data.sources.encodings import decode
-from data.sources.files import Tree, is_picture
+from data.sources.files import Tree, is_hidden, is_picture
 
 _MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte of each
 _LOCK = threading.Lock()
@@ -55,7 +55,7 @@ class ZipTree(Tree):
         names: dict[str, str] = {}
         for one in found:
             parts = [part for part in _name_of(one).split("/") if part not in ("", ".", "..")]
-            if not one.is_dir() and parts and not any(map(_is_hidden, parts)):
+            if not one.is_dir() and parts and not any(map(is_hidden, parts)):
                 if "/".join(parts) in names:
                     self.unused.add("members of a name that comes twice", one.filename)
                 names["/".join(parts)] = one.filename
@@ -106,11 +106,6 @@ def _opened(file: Path, process: int, size: int, time: int) -> zipfile.ZipFile:
 
 def _cannot(name: str, error: Exception) -> ValueError:
     return ValueError(f"{printable(name)} cannot be unpacked: {printable(str(error))}")
-
-
-def _is_hidden(part: str) -> bool:
-    """True for members that macOS adds, or that are hidden as in a folder."""
-    return part.startswith((".", "__MACOSX"))
 
 
 def _name_of(member: zipfile.ZipInfo) -> str:

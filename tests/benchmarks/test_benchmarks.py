@@ -91,11 +91,15 @@ def test_a_token_needs_the_weights_once_and_the_cache_of_every_row(tiny: ModelCo
 def test_records_are_opened_and_read_beside_others(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    settings = data.DataBenchmark(400, 300, 16, 0.02, str(tmp_path / "found.json"))
+    out = str(tmp_path / "found.json")
+    settings = data.DataBenchmark(400, 300, 16, 0.02, 10, "vqgan/openmoji", out)
     data.main(settings)
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["examples"] for row in found["sizes"]] == [400]
-    assert set(found["readers"]) == {"Pastel", "webdataset", "datasets"}
-    assert all(rate > 0 for rate in found["readers"].values())
+    assert set(found["readers"]) == {"tokenised before", "tokenised on the way"}
+    for rates in found["readers"].values():
+        assert set(rates) == {"Pastel", "webdataset", "datasets"}
+        assert all(rate > 0 for rate in rates.values())
+    assert found["encoding"]["share"] > 0
     assert "| 400 |" in capsys.readouterr().out
     assert data.sizes_to(1_000_000) == [10_000, 100_000, 1_000_000]

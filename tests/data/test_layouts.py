@@ -20,6 +20,7 @@ from data.sources.remote import MOST_KEPT
 from data.sources.splits import SPLITS
 from data.sources.texts import CAPTION_NAMES
 from tests.data.layouts import LAYOUTS, N
+from tests.data.test_faults_elsewhere import FAULTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
 
@@ -72,6 +73,14 @@ def page() -> str:
         names=", ".join(CAPTION_NAMES),
         addresses=_address_rows(),
         kept=MOST_KEPT >> 30,
+        faults="\n".join(f"| {what} | {_links(where)} | {here} |" for what, where, here in FAULTS),
+    )
+
+
+def _links(where: str) -> str:
+    """Links to issues, of "OWNER/NAME#NUMBER OWNER/NAME#NUMBER"."""
+    return ", ".join(
+        f"[{one}](https://github.com/{one.replace('#', '/issues/')})" for one in where.split()
     )
 
 
@@ -137,10 +146,11 @@ They are tried in this order; `--kind` names one.
 
 Columns and JSON keys are tried in this order, in any letter case, and `NAME_0`, `NAME_1` … as
 captions of one picture: {names}. `--caption_column` names another. Values may be texts, lists, or
-structs of them; `weights` beside `captions` says how often each is drawn. Text is UTF-8 or
-UTF-16, with or without a mark. Any other encoding is guessed and printed; `--caption_encoding`
-names it. HTML's entities and inline tags are decoded. A file of captions belongs to a picture of
-the same name, in the same letter case and Unicode form if there is one.
+structs of them, or conversations, of which the answers count; `weights` beside `captions` says how
+often each is drawn. Text is UTF-8 or UTF-16, with or without a mark. Any other encoding is guessed
+and printed; `--caption_encoding` names it. HTML's entities and inline tags are decoded. A file of
+captions belongs to a picture of the same name, in the same letter case and Unicode form if there is
+one.
 
 ## Splits
 
@@ -159,6 +169,14 @@ install pillow-heif`. Orientation is applied, colour profiles become sRGB, 16 bi
 `--fit crop` keeps the middle square, `pad` all of a picture on `--background`, `stretch` all of
 it out of shape. `--truncated keep` uses truncated JPEGs. Skipped pictures are counted by their
 reasons and named in `bad_samples.jsonl` of the records; above `--max_bad_fraction` encoding stops.
+
+## Met in other programs
+
+Faults that people reported elsewhere, tried here; tests/data/test_faults_elsewhere.py holds them.
+
+| what is found | reported to | here |
+| --- | --- | --- |
+{faults}
 """
 
 

@@ -76,6 +76,36 @@ def test_any_step_is_the_same_whatever_was_read_before_and_whoever_reads_it() ->
     np.testing.assert_array_equal(larger, read(straight, range(60)))
 
 
+@pytest.mark.parametrize("window", [0, 2])
+def test_with_weights_and_views_50_resumes_by_1_2_and_4_processes_read_the_same(
+    window: int,
+) -> None:
+    sets, views = sets_of(40, 26, weights=(3, 2)), np.uint16([10_000, 20_000, 30_000])
+    with_views = (
+        replace(one, view_tokens=(one.image_tokens[:, None] + views[:, None]).reshape(-1, 2))
+        for one in sets.parts
+    )
+    sets = replace(sets, parts=tuple(with_views))
+    straight = open_mixture(sets, 20, window=window)
+    batches = [straight.at(step) for step in range(130)]
+    for count in (1, 2, 4):
+        parts = [
+            open_mixture(sets, 20, window=window, share=lambda n, i=i, c=count: np.arange(i, n, c))
+            for i in range(count)
+        ]
+        for step in np.random.default_rng(count).integers(0, 130, 50):  # in no order
+            for i, part in enumerate(parts):
+                for name, array in part.at(int(step)).items():
+                    np.testing.assert_array_equal(array, batches[step][name][i::count])
+    found = np.concatenate([batch["image_tokens"][:, 0] for batch in batches])
+    assert set((found // 10_000).tolist()) == {0, 1, 2, 3}  # all views
+    for number, records in enumerate(sets.parts):
+        own = found[found % 10_000 // 1000 == number] % 10_000
+        rows = records.rows("train") + 1000 * number
+        for epoch in own[: len(own) // len(rows) * len(rows)].reshape(-1, len(rows)):
+            assert sorted(epoch.tolist()) == rows.tolist()
+
+
 def test_one_folder_alone_has_the_order_that_it_always_had() -> None:
     from data.batches import open_batches
 

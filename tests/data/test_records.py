@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data import writing
+from data.batches import open_batches
 from data.described import ARRAYS
 from data.records import Records, compare_splits, open_records
 from data.writing import write_records
@@ -162,3 +163,34 @@ def test_a_start_from_weights_says_when_held_out_pictures_may_have_trained_them(
     assert "it is not known how its own" in compare_splits(gone, new, "w")[0]
     write(tmp_path / "named", held_out_by="look 1")
     assert compare_splits(old, tmp_path / "named", "w") == []
+
+
+def test_a_few_rows_of_large_records_do_not_have_all_of_them_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "r").folder
+    maps = Path("/proc/self/smaps")
+    if not maps.exists():
+        pytest.skip("only Linux tells")
+
+    def in_any_order() -> set[str]:
+        """Files that are mapped with the advice not to read ahead."""
+        found, name = set(), ""
+        for line in maps.read_text().splitlines():
+            if str(folder) in line:
+                name = Path(line).stem
+            elif line.startswith("VmFlags") and name:
+                found |= {name} if "rr" in line.split() else set()
+                name = ""
+        return found
+
+    small = open_records(folder)
+    assert not in_any_order()
+    monkeypatch.setattr("data.records.READ_AHEAD", 0)
+    large = open_records(folder)
+    assert small.examples[0] == large.examples[0]
+    assert {"image_tokens", "text_tokens", "examples"} <= in_any_order()
+    assert "split" not in in_any_order()  # it is read whole
+    del small
+    open_batches(large, "train", 1, seed=0, window=4)
+    assert not in_any_order() & set(large.arrays)

@@ -18,7 +18,7 @@ from tests.tiny import TINY_VQGAN
 from vqgan import autoencoder, pretrained
 
 pytestmark = pytest.mark.slow
-COUNT, SHARD, KILLS = 600, 24, 10
+COUNT, SHARD, KILLS = 600, 12, 20
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,95 @@
+"""What do further views give a few hundred pictures? Held-out losses of runs that differ in their
+number alone, at the same numbers of updates.
+
+    python -m experiments.views pictures/mine --views 1 4 16 --seeds 0 1 --steps 600
+
+The pictures are encoded once for each number of views, with the same tokenizer and the same
+held-out pictures, and presets/own.yaml is trained on them from random weights. The table has the
+lowest held-out loss of each run, the update at which it was, and the last one, in nats per image
+token.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LOSS = "eval/held_out/loss"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The held-out losses of one run."""
+
+    views: int
+    seed: int
+    losses: dict[int, float]
+    """By the number of updates."""
+
+    @property
+    def best(self) -> int:
+        """The update of the lowest loss."""
+        return min(self.losses, key=lambda step: self.losses[step])
+
+
+def main() -> None:
+    """Encode, train, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("--views", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--held_out", type=float, default=0.15)
+    parser.add_argument("--out", type=Path, default=Path("runs/views"))
+    parser.add_argument("more", nargs="*", help="further flags of train.py, behind --")
+    given = parser.parse_args()
+    found = []
+    for views in given.views:
+        records = given.out / f"records{views}"
+        call(
+            *("-m", "data.encode", f"--source={given.source}", f"--out={records}"),
+            *(f"--views={views}", f"--held_out={given.held_out}"),
+        )
+        for seed in given.seeds:
+            run = given.out / f"views{views}_seed{seed}"
+            call(
+                *("train.py", "--config=presets/own.yaml", f"--data.records={records}"),
+                *(f"--output_dir={run}", f"--seed={seed}", "--training.epochs=0"),
+                *(f"--training.steps={given.steps}", "--choose_sampling=false", "--grids.every=0"),
+                f"--training.eval_every={max(given.steps // 20, 1)}",
+                *given.more,
+            )
+            found.append(Run(views, seed, read_losses(run / "metrics.jsonl")))
+    print("\n".join(table(found)))
+
+
+def call(*words: str) -> None:
+    """Run a command of this repository; the same command goes on where it was stopped."""
+    subprocess.run([sys.executable, *words], check=True)
+
+
+def read_losses(path: Path) -> dict[int, float]:
+    """The held-out losses in a run's metrics.jsonl, by the number of updates."""
+    rows = map(json.loads, path.read_text("utf-8").splitlines())
+    return {row["step"]: row[LOSS] for row in rows if LOSS in row}
+
+
+def table(runs: Sequence[Run]) -> list[str]:
+    """Rows of a table: each number of views, with the mean over its seeds."""
+    lines = ["| views | lowest held-out loss | at update | last | runs |", "|" + " ---: |" * 5]
+    for views in sorted({run.views for run in runs}):
+        some = [run for run in runs if run.views == views]
+        lowest = statistics.mean(run.losses[run.best] for run in some)
+        last = statistics.mean(run.losses[max(run.losses)] for run in some)
+        places = ", ".join(f"{run.best:,}" for run in some)
+        each = ", ".join(f"{run.losses[run.best]:.3f}" for run in some)
+        lines.append(f"| {views} | {lowest:.3f} ({each}) | {places} | {last:.3f} | {len(some)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
