@@ -80,7 +80,7 @@ def test_any_step_is_the_same_whatever_was_read_before_and_whoever_reads_it() ->
 def test_with_weights_and_views_50_resumes_by_1_2_and_4_processes_read_the_same(
     window: int,
 ) -> None:
-    sets, views = sets_of(40, 26, weights=(3, 2)), np.uint16([10_000, 20_000, 30_000])
+    sets, views = sets_of(40, 26, weights=(3, 2)), np.array([1, 2, 3], np.uint16) * 10_000
     with_views = (
         replace(one, view_tokens=(one.image_tokens[:, None] + views[:, None]).reshape(-1, 2))
         for one in sets.parts
