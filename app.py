@@ -34,7 +34,12 @@ WAITING = 64
 CSS = """
 img {image-rendering: pixelated}
 footer {display: none !important}
-.grid-wrap {max-height: none !important; min-height: 0 !important; height: auto !important}
+.grid-wrap {max-height: none !important; min-height: 0 !important; height: auto !important;
+  overflow: visible !important}
+.thumbnail-lg {aspect-ratio: auto !important; height: auto !important}
+.thumbnail-lg img {aspect-ratio: 1; height: auto !important}
+.caption-label {position: static !important; max-width: 100% !important; text-align: center;
+  border-width: 1px 0 0 !important; border-radius: 0 !important}
 """
 FONT = ["system-ui", "sans-serif"]  # nothing is fetched from elsewhere
 
@@ -142,13 +147,14 @@ def make_page(studio: Studio, known: Shown) -> Any:
                 button = gr.Button("Draw", variant="primary", elem_id="draw")
             with gr.Column(scale=2):
                 pictures = gr.Gallery(
-                    label="Pictures", columns=3, format="png", elem_id="pictures", height="auto"
+                    show_label=False, columns=3, format="png", elem_id="pictures", height="auto"
                 )
                 about = gr.Textbox(label="What the model does not know", interactive=False)
         if known:
+            gr.Markdown("What it knows: choose one")
             below = gr.Gallery(
                 known,
-                label="What it knows: choose one",
+                show_label=False,
                 columns=9,
                 format="png",
                 elem_id="known",

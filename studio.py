@@ -81,7 +81,7 @@ def _number(value: Any, name: str, least: float, most: float) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not least <= value <= most:
         raise ValueError(f"the {name} must be a number in {least:g}…{most:g}")
-    return value
+    return float(value)  # browsers send 2.0 as 2
 
 
 @dataclass(frozen=True)

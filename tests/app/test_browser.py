@@ -1,32 +1,54 @@
 """The page in a headless Chromium, as a visitor uses it: type, draw nine, choose, be hostile.
 
 `make app-test` runs it. It needs Debian's chromium and chromium-driver, and fails without them.
-With PASTEL_SCREENSHOT=docs/app.png it draws with the demo, and leaves a picture of the page.
+With PASTEL_SCREENSHOT=docs/app.png it draws with the demo, and leaves pictures of the page there
+and in docs/app_negative.png.
 """
 
+import io
 import os
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 webdriver = pytest.importorskip(
     "selenium.webdriver", reason="requirements-app-test.txt is not installed: make app-test"
 )
 
 import app
-from studio import open_studio
+from studio import Request, Studio, open_studio, request
 
 pytestmark = pytest.mark.browser
 SCREENSHOT = os.environ.get("PASTEL_SCREENSHOT")
+PROMPTS = ("a red apple", "a green apple") if SCREENSHOT else ("tan bar 3", "light bar 1")
 FINISHED = "img.complete && img.naturalWidth > 0"
+SEEN = """window.seen = new Set();
+    new MutationObserver(() => document.querySelectorAll('#pictures img').forEach(
+        img => window.seen.add(img.src))).observe(document.body,
+        {subtree: true, childList: true, attributes: true, attributeFilter: ['src']});"""
+
+
+class Unhurried(Studio):
+    """The tiny model with the demo's pace: else a row is replaced before a browser has shown it."""
+
+    def draw(self, asked: Request) -> Iterator[np.ndarray]:
+        for pictures in super().draw(asked):
+            yield pictures
+            time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
-def address(run_folder: Path) -> Iterator[str]:
-    studio = open_studio("demo" if SCREENSHOT else str(run_folder))
+def studio(listening: Studio) -> Studio:
+    return open_studio("demo") if SCREENSHOT else Unhurried(**vars(listening))
+
+
+@pytest.fixture(scope="module")
+def address(studio: Studio) -> Iterator[str]:
     page = app.make_page(studio, app.draw_known(studio, 18))
     yield app.launch(page, "127.0.0.1", 0)
     page.close()
@@ -35,7 +57,7 @@ def address(run_folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--window-size=1280,1330", "--disable-gpu"):
+    for flag in ("--headless=new", "--no-sandbox", "--window-size=1280,1560", "--disable-gpu"):
         options.add_argument(flag)
     service = webdriver.ChromeService("/usr/bin/chromedriver")
     driver = webdriver.Chrome(options, service)
@@ -69,47 +91,53 @@ def write(browser: Any, field: str, text: str) -> None:
     browser.execute_script(script, field, text)
 
 
-def draw(browser: Any) -> list[str]:
-    """Press the button, and wait for the last of the stages: they are other pictures each."""
-    before = set(shown(browser, "pictures"))
+def fetched(address: str) -> bytes:
+    """The pixels behind an address."""
+    with urllib.request.urlopen(address, timeout=20) as response:
+        return Image.open(io.BytesIO(response.read())).convert("RGB").tobytes()
+
+
+def draw(browser: Any, studio: Studio, prompt: str, negative: str = "") -> tuple[list[bytes], int]:
+    """Type, press the button, and wait for the pictures that the model gives. Their pixels, and how
+    many others the page showed on the way."""
+    write(browser, "prompt", prompt)
+    write(browser, "negative", negative)
+    scale, heat = studio.sampling.guidance_scale, studio.sampling.temperature
+    asked = request(prompt, negative=negative, number=9, guidance_scale=scale, temperature=heat)
+    *_, last = studio.draw(asked)
+    expected = [app.show(picture).tobytes() for picture in last]
+    browser.execute_script(SEEN)
     browser.find_element("css selector", "#draw").click()
-    wait(lambda: (now := shown(browser, "pictures")) and not set(now) & before)
-    stages: set[str] = set()
-    quiet_since = time.monotonic()
-    while time.monotonic() < quiet_since + 15:
-        if (now := set(shown(browser, "pictures"))) - stages:
-            stages |= now
-            quiet_since = time.monotonic()
-        time.sleep(0.2)
-    draw.stages = len(stages)  # type: ignore[attr-defined]
-    return shown(browser, "pictures")
+    wait(lambda: [fetched(one) for one in shown(browser, "pictures")] == expected, 120)
+    seen = browser.execute_script("return [...window.seen]")
+    return expected, len({fetched(one) for one in seen} - set(expected))
 
 
 def test_a_visitor_draws_nine_chooses_and_draws_with_a_negative_prompt(
-    browser: Any, address: str
+    browser: Any, address: str, studio: Studio
 ) -> None:
     browser.get(address)
     wait(lambda: len(shown(browser, "known")) == 18)
-    write(browser, "prompt", "a red apple" if SCREENSHOT else "tan bar 3")
-    first = draw(browser)
-    assert len(first) == 9
-    assert draw.stages > 9, "they appear row by row"  # type: ignore[attr-defined]
+    prompt, negative = PROMPTS
+    first, on_the_way = draw(browser, studio, prompt)
+    assert on_the_way >= 2, "they appear row by row"
     if SCREENSHOT:
         browser.save_screenshot(SCREENSHOT)
-    write(browser, "negative", "light bar 1")
-    second = draw(browser)
-    assert len(second) == 9
-    assert not set(first) & set(second)
+    second, _ = draw(browser, studio, prompt, negative)
+    changed = [one != other for one, other in zip(first, second, strict=True)]
+    assert all(changed), "a negative prompt changes every picture"
+    if SCREENSHOT:
+        browser.save_screenshot(SCREENSHOT.replace(".png", "_negative.png"))
     browser.find_elements("css selector", "#known img")[2].click()
     typed = "return document.querySelector('#prompt textarea, #prompt input').value"
-    wait(lambda: browser.execute_script(typed) not in ("", "tan bar 3", "a red apple"), 30)
+    wait(lambda: browser.execute_script(typed) not in ("", prompt), 30)
 
 
-def test_a_hostile_prompt_stays_a_text(browser: Any, address: str) -> None:
+def test_a_hostile_prompt_stays_a_text(browser: Any, address: str, studio: Studio) -> None:
     browser.get(address)
     wait(lambda: browser.find_elements("css selector", "#prompt"))
     title = browser.title
-    write(browser, "prompt", "<img src=x onerror=\"document.title='taken'\"> \u202etxet 👩‍👩‍👧")
-    assert len(draw(browser)) == 9
+    prompt = "<img src=x onerror=\"document.title='taken'\"> \u202etxet 👩‍👩‍👧"
+    draw(browser, studio, prompt, prompt)
     assert browser.title == title == "Pastel"
     assert not browser.find_elements("css selector", "img[src='x']")

@@ -65,6 +65,31 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -
             request(**{"prompt": "a cat", field: value})
 
 
+def test_a_negative_prompt_changes_every_picture_and_is_generates(
+    listening: Studio, run_folder: Path
+) -> None:
+    opened = open_checkpoint(run_folder)
+    model = transformer.build(opened.model)
+    seeds = [picture_seed(0, "tan bar 3", number) for number in range(9)]
+    drawn = []
+    for negative in ("", "light bar 1"):
+        asked = request("tan bar 3", negative=negative, number=9, guidance_scale=2.0)
+        *_, pictures = listening.draw(asked)
+        drawer = make_drawer(model, opened.sampling, opened.folder, 9, negative=negative)
+        whole = drawer.draw(listening.params, ["tan bar 3"] * 9, seeds)
+        np.testing.assert_allclose(pictures.astype(int), whole, atol=1)
+        drawn.append(pictures)
+    assert (drawn[0] != drawn[1]).any((1, 2, 3)).all()
+
+
+def test_whole_numbers_of_a_browser_are_drawn_as_others(studio: Studio) -> None:
+    whole = request("tan bar 3", number=1, guidance_scale=2, temperature=1, seed=5.0)
+    same = request("tan bar 3", number=1, guidance_scale=2.0, temperature=1.0, seed=5)
+    assert [type(one) for one in (whole.guidance_scale, whole.temperature)] == [float, float]
+    for one, other in zip(studio.draw(whole), studio.draw(same), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_style_stands_behind_a_comma() -> None:
     assert request("a  cat", " noto style ").prompt == "a cat, noto style"
     assert request("", "noto style").prompt == "noto style"
