@@ -15,7 +15,6 @@ from data.encode import open_encoder
 from data.sources import PLAIN, open_source
 from data.tokenise import PictureEncoder, PictureOptions, encode_span
 
-SIDE = 256
 ROUNDS = 3
 
 
@@ -32,24 +31,31 @@ class Share:
         return self.encode / self.alone
 
 
-def write_photographs(path: Path, count: int) -> None:
-    """A tar of captioned JPEGs of 256 × 256 pixels, as smooth as photographs."""
+def write_photographs(path: Path, count: int, side: int) -> None:
+    """A tar of captioned JPEGs of side × side pixels, as smooth as photographs."""
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
         for number in range(count):
             small = Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8))
             file = io.BytesIO()
-            small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=92)
+            small.resize((side, side), Image.Resampling.BICUBIC).save(file, "JPEG", quality=92)
             for ending, data in (("jpg", file.getvalue()), ("txt", f"picture {number}".encode())):
                 member = tarfile.TarInfo(f"{number:06}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
 
 
-def measure_encoding(folder: Path, vqgan: Path, count: int) -> Share:
+def measure_encoding(folder: Path, vqgan: Path, count: int) -> dict[int, Share]:
+    """The figures of pictures as large as the VQGAN's own, and of those four times as wide."""
+    encoder = open_encoder(vqgan)
+    sides = (encoder.image_size, 4 * encoder.image_size)
+    return {side: _measure(folder / f"{side}.tar", encoder, count, side) for side in sides}
+
+
+def _measure(tar: Path, encoder: PictureEncoder, count: int, side: int) -> Share:
     """Encode `count` pictures in both ways, in turn, so that other work slows both."""
-    write_photographs(folder / "photographs.tar", count)
-    source, encoder = open_source(folder / "photographs.tar"), open_encoder(vqgan)
+    write_photographs(tar, count, side)
+    source = open_source(tar)
     shape = (encoder.batch_size, encoder.image_size, encoder.image_size, 3)
     pixels = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     np.asarray(encoder.encode(pixels))  # compiles

@@ -1,5 +1,7 @@
-"""The same examples to device batches, by Pastel's records, by webdataset and by datasets: captions
-tokenised before, or on the way by the same tokenizer. Rates are examples a second of CPU time."""
+"""The same examples to batches, by Pastel's records, by webdataset and by datasets: their captions
+tokenised before, or on the way by one tokenizer. Each is used as its pages say: webdataset maps
+samples, datasets batches. Rates are examples a second of CPU time.
+"""
 
 import functools
 import io
@@ -7,6 +9,7 @@ import itertools
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,25 @@ from data.text import TextTokenizer, open_tokenizer, train_tokenizer
 from split_names import TRAIN
 
 BUFFER = 1000
-Epoch = Callable[[], Iterator[dict[str, Any]]]
+Batch = dict[str, Any]
+Epoch = Callable[[], Iterator[Batch]]
 Tokenise = Callable[[Sequence[str]], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Examples a second of CPU time."""
+
+    batch: float
+    """To arrays of this process."""
+    device: float
+    """The same, and copied to the device."""
 
 
 def measure_readers(
     records: Records, folder: Path, size: int, seconds: float
-) -> dict[str, dict[str, float]]:
-    """The rate of each reader, by "tokenised before" and "tokenised on the way"."""
+) -> dict[str, dict[str, Rates]]:
+    """The rates of each reader, by "tokenised before" and "tokenised on the way"."""
     tokenizer = _tokenizer(records, folder / "words")
 
     def tokenise(captions: Sequence[str]) -> dict[str, np.ndarray]:
@@ -33,28 +47,33 @@ def measure_readers(
         return {"text_tokens": tokens, "text_mask": mask}
 
     readers = {"Pastel": open_pastel, "webdataset": open_webdataset, "datasets": open_datasets}
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Rates]] = {}
     for how, given in (("tokenised before", None), ("tokenised on the way", tokenise)):
         place = folder / how.replace(" ", "_")
         place.mkdir()
+        epochs = {name: opener(records, place, size, given) for name, opener in readers.items()}
         found[how] = {
-            name: rate(opener(records, place, size, given), seconds)
-            for name, opener in readers.items()
+            name: Rates(rate(epoch, seconds), rate(epoch, seconds, to_device))
+            for name, epoch in epochs.items()
         }
     return found
 
 
-def rate(epoch: Epoch, seconds: float) -> float:
-    """Examples a second of CPU time until they are on the device, out of as many epochs as it
-    takes."""
+def to_device(batch: Batch) -> None:
+    """Copy a batch to the device, and wait for it."""
     import jax
 
+    jax.block_until_ready(jax.device_put(batch))
+
+
+def rate(epoch: Epoch, seconds: float, then: Callable[[Batch], None] = lambda batch: None) -> float:
+    """Examples a second of CPU time, out of as many epochs as it takes; `then` is part of it."""
     stream = itertools.chain.from_iterable(epoch() for _ in itertools.count())
-    jax.block_until_ready(jax.device_put(next(stream)))
+    then(next(stream))
     start, count = time.process_time(), 0
     while time.process_time() - start < seconds:
         batch = next(stream)
-        jax.block_until_ready(jax.device_put(batch))
+        then(batch)
         count += len(batch["image_tokens"])
     return count / (time.process_time() - start)
 
@@ -68,7 +87,7 @@ def open_pastel(records: Records, folder: Path, size: int, tokenise: Tokenise | 
     """Batches in training's order; on the way, captions are read as text for each."""
     batches = open_batches(records, TRAIN, size, seed=0)
 
-    def epoch() -> Iterator[dict[str, Any]]:
+    def epoch() -> Iterator[Batch]:
         for step in range(len(records) // size):
             if tokenise is None:
                 yield batches.at(step)
@@ -96,14 +115,15 @@ def open_webdataset(records: Records, folder: Path, size: int, tokenise: Tokenis
 
     def parse(sample: dict[str, Any]) -> dict[str, Any]:
         load = functools.partial(np.load, allow_pickle=False)
-        text = {"caption": sample["txt"].decode()} if tokenise else {}
-        return {**text, **{name: load(io.BytesIO(sample[f"{name}.npy"])) for name in arrays}}
+        words = tokenise([sample["txt"].decode()]) if tokenise else {}
+        text = {name: rows[0] for name, rows in words.items()}
+        return text | {name: load(io.BytesIO(sample[f"{name}.npy"])) for name in arrays}
 
     def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
-        found = {name: np.stack([one[name] for one in samples]) for name in arrays}
-        return found | (tokenise([one["caption"] for one in samples]) if tokenise else {})
+        names = [name for name in samples[0] if not name.startswith("__")]
+        return {name: np.stack([one[name] for one in samples]) for name in names}
 
-    def epoch() -> Iterator[dict[str, Any]]:
+    def epoch() -> Iterator[Batch]:
         opened = webdataset.WebDataset(str(folder / "same.tar"), shardshuffle=False)
         shuffled = opened.shuffle(BUFFER).map(parse)
         return iter(shuffled.batched(size, collation_fn=together, partial=False))
@@ -130,10 +150,15 @@ def open_datasets(records: Records, folder: Path, size: int, tokenise: Tokenise 
     datasets.Dataset.from_dict(columns).save_to_disk(folder / "same.arrow")
     saved = datasets.load_from_disk(folder / "same.arrow").with_format("numpy")
 
-    def epoch() -> Iterator[dict[str, Any]]:
-        stream = saved.to_iterable_dataset().shuffle(seed=0, buffer_size=BUFFER)
-        for batch in stream.iter(size, drop_last_batch=True):
-            captions = batch.pop("caption", None)
-            yield batch if tokenise is None else batch | tokenise([str(one) for one in captions])
+    def words(batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        assert tokenise is not None
+        return tokenise([str(caption) for caption in batch["caption"]])
+
+    def epoch() -> Iterator[Batch]:
+        stream = saved.to_iterable_dataset()
+        if tokenise:
+            stream = stream.map(words, batched=True, batch_size=size, remove_columns=["caption"])
+        shuffled = stream.shuffle(seed=0, buffer_size=BUFFER)
+        return iter(shuffled.iter(size, drop_last_batch=True))
 
     return epoch

@@ -97,6 +97,8 @@ class Batches:
         """One caption row per example, drawn with the captions' weights."""
         first = self.records.caption_offsets[examples]
         counts = self.records.caption_offsets[examples + 1] - first
+        if counts.max() == 1:
+            return first
         places = np.arange(counts.max())
         captions = first[:, None] + np.minimum(places, counts[:, None] - 1)
         weights = self.records.caption_weights[captions].astype(np.float64)

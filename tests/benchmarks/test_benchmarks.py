@@ -99,7 +99,8 @@ def test_records_are_opened_and_read_beside_others(
     assert set(found["readers"]) == {"tokenised before", "tokenised on the way"}
     for rates in found["readers"].values():
         assert set(rates) == {"Pastel", "webdataset", "datasets"}
-        assert all(rate > 0 for rate in rates.values())
-    assert found["encoding"]["share"] > 0
+        assert all(one["batch"] > one["device"] * 0.5 > 0 for one in rates.values())
+    assert set(found["encoding"]) == {"64", "256"}
+    assert all(one["share"] > 0 for one in found["encoding"].values())
     assert "| 400 |" in capsys.readouterr().out
     assert data.sizes_to(1_000_000) == [10_000, 100_000, 1_000_000]
