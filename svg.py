@@ -10,9 +10,11 @@ COLOURS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b"),
     *("#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
 )
-WIDTH, HEIGHT, LEFT, LOW = 640, 300, 60, 40
+WIDTH, HEIGHT, LEFT, LOW, TOP, RIGHT = 640, 300, 60, 40, 24, 20
 MOST = 400
 """Points of a line that are drawn."""
+FEW = 16
+"""Most points of a line that are marked, and most lines that a legend names."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,27 @@ class Axis:
 
     @property
     def ticks(self) -> list[float]:
-        """Five values from one end to the other."""
+        """Round values within the range: 1, 2 and 5 times a power of ten. Both ends of a range that
+        holds fewer than two."""
         if self.is_log:
-            return [self.low * (self.high / self.low) ** (i / 4) for i in range(5)]
-        return [self.low + (self.high - self.low) * i / 4 for i in range(5)]
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for steps in ((1, 2, 5), (1, 3), (1,)):
+                found = [float(f"{step}e{power}") for power in powers for step in steps]
+                found = [one for one in found if self.low <= one <= self.high]
+                if len(found) <= 9:
+                    break
+        else:
+            found = self._even_ticks()
+        return found if len(found) > 1 else [*dict.fromkeys((self.low, self.high))]
+
+    def _even_ticks(self) -> list[float]:
+        rough = (self.high - self.low) / 4
+        if rough <= 0:
+            return []
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(power * k for k in (1, 2, 5, 10) if power * k >= rough * 0.999)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [float(f"{k * step:.12g}") for k in range(first, last + 1)]
 
 
 def colour(number: int) -> str:
@@ -70,30 +89,42 @@ def plot(
     if not everything:
         return ""
     xs, ys = [x for x, _ in everything], [y for _, y in everything]
-    across = Axis(min(xs), max(xs), LEFT, WIDTH - 10, log_x)
-    up = Axis(min(ys), max(ys), HEIGHT - LOW, 10)
+    across = Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT, log_x)
+    up = Axis(min(ys), max(ys), HEIGHT - LOW, TOP)
     parts = [_frame(across, up, x_name, y_name)]
     for x, text in marks:
         if across.low <= x <= across.high:
             parts.append(
-                f'<line x1="{across.at(x)}" x2="{across.at(x)}" y1="10" y2="{HEIGHT - LOW}" '
+                f'<line x1="{across.at(x)}" x2="{across.at(x)}" y1="{TOP}" y2="{HEIGHT - LOW}" '
                 f'stroke="#999" stroke-dasharray="3 3"><title>{html.escape(text)}</title></line>'
             )
     for number, (name, points) in enumerate(drawn.items()):
         title = f"<title>{html.escape(name)}</title>"
-        if dots:
+        if dots or len(points) <= FEW:
             parts += [
-                f'<circle cx="{across.at(x)}" cy="{up.at(y)}" r="4" fill="{colour(number)}">'
-                f"{title}</circle>"
+                f'<circle cx="{across.at(x)}" cy="{up.at(y)}" r="{4 if dots else 2.5}" '
+                f'fill="{colour(number)}">{title}</circle>'
                 for x, y in points
             ]
+        if dots:
             continue
         way = " ".join(f"{across.at(x)},{up.at(y)}" for x, y in points)
         parts.append(
             f'<polyline points="{way}" fill="none" stroke="{colour(number)}" stroke-width="1.5">'
             f"{title}</polyline>"
         )
-    return _svg(WIDTH, HEIGHT, parts)
+    return _svg(WIDTH, HEIGHT, parts, _legend(list(drawn)))
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    """A line of text for each line of the plot, below it; none for one line alone or for many."""
+    if not 1 < len(names) <= FEW:
+        return []
+    return [
+        f'<rect x="{LEFT}" y="{HEIGHT + 14 * k + 1}" width="9" height="9" fill="{colour(k)}"/>'
+        + _text(LEFT + 14, HEIGHT + 14 * k + 9, name, "start")
+        for k, name in enumerate(names)
+    ]
 
 
 def parallel(names: Sequence[str], rows: Sequence[Sequence[float]], titles: Sequence[str]) -> str:
@@ -108,9 +139,9 @@ def parallel(names: Sequence[str], rows: Sequence[Sequence[float]], titles: Sequ
         x = LEFT + i * gap
         parts += [
             f'<line x1="{x}" x2="{x}" y1="20" y2="{HEIGHT - LOW}" stroke="#333"/>',
-            _text(x, HEIGHT - 20, name, "middle"),
-            _text(x + 3, HEIGHT - LOW, f"{axis.low:.3g}", "start"),
-            _text(x + 3, 20, f"{axis.high:.3g}", "start"),
+            _text(x, HEIGHT - 8, name, "middle"),
+            _text(x, HEIGHT - LOW + 14, f"{axis.low:.3g}", "middle"),
+            _text(x, 14, f"{axis.high:.3g}", "middle"),
         ]
     for number, (row, title) in enumerate(zip(rows, titles, strict=True)):
         way = " ".join(
@@ -127,12 +158,16 @@ def parallel(names: Sequence[str], rows: Sequence[Sequence[float]], titles: Sequ
 def _frame(across: Axis, up: Axis, x_name: str, y_name: str) -> str:
     bottom = HEIGHT - LOW
     parts = [
-        f'<path d="M{LEFT},10 V{bottom} H{WIDTH - 10}" fill="none" stroke="#333"/>',
+        f'<path d="M{LEFT},{TOP} V{bottom} H{WIDTH - RIGHT}" fill="none" stroke="#333"/>',
         _text((LEFT + WIDTH) / 2, HEIGHT - 4, x_name, "middle"),
-        _text(LEFT, 9, y_name, "start"),
+        _text(4, 10, y_name, "start"),
     ]
-    parts += [_text(across.at(t), bottom + 14, f"{t:.3g}", "middle") for t in across.ticks]
-    parts += [_text(LEFT - 4, up.at(t) + 4, f"{t:.3g}", "end") for t in up.ticks]
+    for t in across.ticks:
+        parts.append(f'<path d="M{across.at(t)},{bottom} v4" stroke="#333"/>')
+        parts.append(_text(across.at(t), bottom + 15, f"{t:.6g}", "middle"))
+    for t in up.ticks:
+        parts.append(f'<path d="M{LEFT - 4},{up.at(t)} h4" stroke="#333"/>')
+        parts.append(_text(LEFT - 6, up.at(t) + 4, f"{t:.6g}", "end"))
     return "".join(parts)
 
 
@@ -143,6 +178,10 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     )
 
 
-def _svg(width: int, height: int, parts: Sequence[str]) -> str:
+def _svg(width: int, height: int, parts: Sequence[str], legend: Sequence[str] = ()) -> str:
+    """The picture, on white, as text is black; the legend's lines stand below it."""
+    height += 14 * len(legend) + (6 if legend else 0)
     box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>'
+    ground = f'<rect width="{width}" height="{height}" fill="#fff"/>'
+    inner = "".join((ground, *parts, *legend))
+    return f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" {box}>{inner}</svg>'

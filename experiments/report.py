@@ -10,6 +10,7 @@ if __name__ == "__main__" and not __package__:  # started as a file, without -m
 
 import base64
 import html
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,16 +100,30 @@ def read_runs(names: Sequence[str]) -> list[RunData]:
 
 def wandb_runs(project: str) -> list[RunData]:
     """The runs of a project on wandb, "ENTITY/PROJECT", with the account that `wandb login` knows;
-    they have no logbooks. Raises ValueError if there are none."""
+    they have no logbooks. Runs of one name have their ids behind it. Raises ValueError if there are
+    none."""
     import wandb
 
+    runs = list(wandb.Api().runs(project))
+    often = Counter(one.name for one in runs)
     found = [
-        RunData(Path(project) / one.name, told(one.config), list(one.scan_history()), ())
-        for one in wandb.Api().runs(project)
+        RunData(
+            Path(project) / (one.name if often[one.name] == 1 else f"{one.name} {one.id}"),
+            told(one.config),
+            [{name: _metric(name, row[name]) for name in row} for row in one.scan_history()],
+            (),
+        )
+        for one in runs
     ]
     if not found:
         raise ValueError(f"the wandb project {project} has no runs")
     return found
+
+
+def _metric(name: str, value: Any) -> Any:
+    """A value as metrics.jsonl has it: wandb gives 2.0 back as 2, and NaN as text."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and name != "step"
+    return float(value) if is_whole or value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def page(runs: Sequence[RunData], metric: str) -> str:
@@ -187,15 +202,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def named(runs: Sequence[RunData]) -> dict[str, RunData]:
+    """The runs by their names, or by their whole folders where several have one name."""
+    often = Counter(one.name for one in runs)
+    return {one.name if often[one.name] == 1 else str(one.folder): one for one in runs}
+
+
 def curves(runs: Sequence[RunData], x: str, name: str) -> str:
     """An SVG of a metric over examples or hours, with the events of the logbooks."""
-    lines = {one.name: smoothed(one.rows, x, name) for one in runs}
-    place = {one.name: {row.get("step"): row.get(x) for row in one.rows} for one in runs}
+    by_name = named(runs)
+    lines = {label: smoothed(one.rows, x, name) for label, one in by_name.items()}
+    place = {
+        label: {row.get("step"): row.get(x) for row in one.rows} for label, one in by_name.items()
+    }
     marks = [
-        (float(at), f"{one.name}: {entry.get('event')} {entry.get('text')}")
-        for one in runs
+        (float(at), f"{label}: {entry.get('event')} {entry.get('text')}")
+        for label, one in by_name.items()
         for entry in one.entries
-        if (at := place[one.name].get(entry.get("step"))) is not None
+        if (at := place[label].get(entry.get("step"))) is not None
     ]
     return plot(lines, x, name, marks=marks)
 
@@ -204,7 +228,10 @@ def valley(runs: Sequence[RunData], metric: str) -> str:
     """An SVG of the metric over the learning rate; empty unless the rates differ."""
     if RATE not in differing(runs):
         return ""
-    points = {one.name: [(float(one.settings[RATE]), one.value(metric))] for one in runs}
+    points = {
+        label: [(float(one.settings[RATE]), one.value(metric))]
+        for label, one in named(runs).items()
+    }
     return plot(points, RATE, metric, log_x=True, dots=True)
 
 
@@ -248,11 +275,16 @@ def table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
         one = runs[i]
         step = one.rows[-1].get("step", 0) if one.rows else 0
         shown = [one.name, f"{one.value(metric):.4f}", step, one.settings.get("seed")]
-        shown += [one.settings.get(name) for name in searched]
+        shown += [_short(one.settings.get(name)) for name in searched]
         cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in shown)
         lines.append(f'<tr><td style="background:{colour(i)}">&nbsp;</td>{cells}</tr>')
     titles = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
     return f"<table><tr>{titles}</tr>{''.join(lines)}</table>"
+
+
+def _short(value: Any) -> Any:
+    """A number with four digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _pictures(one: RunData) -> str:
