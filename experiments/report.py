@@ -159,11 +159,11 @@ def differing(runs: Sequence[RunData]) -> list[str]:
 
 
 def smoothed(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> Points:
-    """Points of a metric; of the training loss means over SMOOTHING of the run."""
+    """Finite points of a metric; of the training loss means over SMOOTHING of the run."""
     found = [
         (row.get(x, row.get("step", 0)), row[name]) for row in rows if _is_number(row.get(name))
     ]
-    found = [(at, value) for at, value in found if _is_number(at)]
+    found = [(at, value) for at, value in found if _is_number(at) and np.isfinite(value)]
     if name != "train/loss" or not found:
         return found
     width = max(int(SMOOTHING * len(found)), 1)

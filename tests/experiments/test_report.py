@@ -86,6 +86,7 @@ class WandbRun:
 
     def __init__(self, number: int, name: str) -> None:
         self.id, self.name = f"id{number}", name
+        self.loss = 2 - number / 10
         self.config = {"seed": number, "optim": {"learning_rate": 0.1 * 2**number}}
 
     def scan_history(self) -> Iterator[dict[str, Any]]:
@@ -95,7 +96,7 @@ class WandbRun:
                 "_timestamp": 1.7e9,
                 "step": step,
                 "examples": 8 * step,
-                "train/loss": "NaN" if step == 10 else 2 - self.config["seed"] / 10,
+                "train/loss": "NaN" if step == 10 else self.loss,
                 **({"eval/random/loss": 1} if step == 30 else {}),
             }
 
@@ -104,7 +105,12 @@ def test_a_project_on_wandb_becomes_the_same_page(monkeypatch: pytest.MonkeyPatc
     asked: list[str] = []
     names = ("brisk-sun-1", "same", "same")
     runs = [WandbRun(number, name) for number, name in enumerate(names)]
-    api = types.SimpleNamespace(runs=lambda project: asked.append(project) or iter(runs))
+
+    def answer(project: str) -> Iterator[WandbRun]:
+        asked.append(project)
+        return iter(runs)
+
+    api = types.SimpleNamespace(runs=answer)
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(Api=lambda: api))
     found = report.wandb_runs("me/pastel")
     assert asked == ["me/pastel"]
