@@ -4,7 +4,9 @@ It is the only file that knows jsonargparse.
 """
 
 import argparse
+import copy
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -41,7 +43,6 @@ def _load(text: str) -> Any:
     return text if only_keys else found
 
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
 set_loader("yaml", _load, (ValueError, yaml.YAMLError))
 
 
@@ -100,7 +101,8 @@ def parse_config(
     flags.check_once(words, several)
     known = [one.name for one in settings_of(config_class)]
     flags.check_dashes(words, {"config", "help", *known})
-    parser = _parser(config_class)
+    is_help = not {"-h", "--help"}.isdisjoint(words)
+    parser = copy.deepcopy(_parser(config_class, is_help))  # its defaults change
     parser.opening = help_page.opening(config_class, prog, about, often)
     for file in files:
         given = _flat(flags.read_file(file, config_class, moved, is_saved))
@@ -124,7 +126,11 @@ def parse_config(
     )
 
 
-def _parser(config_class: type) -> "_OneLineParser":
+@functools.cache
+def _parser(config_class: type, is_help: bool) -> "_OneLineParser":
+    """The parser of a class's settings. Only for --help their docstrings are read, which takes
+    longer than all the rest."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=is_help)
     parser = _OneLineParser(usage=argparse.SUPPRESS, allow_abbrev=False)
     parser.add_argument("--config", action="config", help=help_page.CONFIG)
     special: dict[str, Any] = {f.name: f for f in dataclasses.fields(config_class) if f.metadata}

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.batches import Batches, open_batches
 from data.records import Records, open_records
-from data.writing import write_records
+from data.writing import Part, write_records
 from model.config import ModelConfig
 from split_names import TRAIN
 
@@ -25,8 +25,7 @@ def make_records(folder: Path, sizes: ModelConfig, count: int) -> Records:
     captions, length = CAPTIONS * count, sizes.text_length
     lengths = draw(min(8, length), length + 1, captions)
     text = draw(0, sizes.text_vocab_size, captions, length)
-    write_records(
-        folder,
+    part = Part(
         image_tokens=draw(0, sizes.image_vocab_size, count, sizes.image_length),
         text_tokens=np.where(np.arange(length) < lengths[:, None], text, 0),
         text_lengths=lengths,
@@ -34,6 +33,10 @@ def make_records(folder: Path, sizes: ModelConfig, count: int) -> Records:
         caption_weights=np.ones(captions, np.float32),
         splits=[TRAIN] * count,
         examples=[],
+    )
+    write_records(
+        folder,
+        part,
         source=".",
         codebook_size=sizes.image_vocab_size,
         text_vocab_size=sizes.text_vocab_size,

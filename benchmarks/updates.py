@@ -16,6 +16,7 @@ from model.loss import make_loss
 from recipe import look
 from training.devices import parallel
 from training.devices.parallel import Devices
+from training.recipe import Objective
 from training.update.build import make_state, make_update
 
 WARM_UP = 3
@@ -44,7 +45,8 @@ class Update:
         empty = jnp.zeros((1, config.model.text_length), jnp.int32)
         codes = config.model.image_vocab_size
         loss = make_loss(model, (empty, empty == 0), codes, config.loss)
-        step = make_update(config, loss, bench.devices, look_inside=partial(look, model))
+        objective = Objective(loss=loss, look_inside=partial(look, model))
+        step = make_update(config, objective, bench.devices)
         self.config, self.finished = config, 0
         self._create, self._bench = make_state(config, model.init), bench
         shapes = jax.eval_shape(self._create)

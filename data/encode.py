@@ -164,16 +164,16 @@ class _Job:
         return join_shards(
             self.source,
             self.shards,
-            codebook_size,
             CaptionOptions(
                 Path(config.tokenizer) if config.tokenizer else None,
                 config.vocab_size,
                 config.text_length,
                 config.normalizer,
             ),
+            self.pictures,
             self.out,
-            source_names=config.source,
-            pictures=self.pictures,
+            config.source,
+            codebook_size=codebook_size,
             vqgan_folder=Path(config.vqgan),
             recipe=self.recipe,
         )

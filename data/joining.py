@@ -75,16 +75,14 @@ def _check_usable(source: Source, shards: ShardFolder, found: Found, held_out: f
 def join_shards(
     source: Source,
     shards: ShardFolder,
-    codebook_size: int,
     options: CaptionOptions,
-    out: Path,
-    *,
-    source_names: Sequence[str],
     pictures: PictureOptions,
-    vqgan_folder: Path | None = None,
+    out: Path,
+    source_names: Sequence[str],
     **about: Any,
 ) -> list[str]:
-    """Write the records of all shards. Returns sentences about oddities.
+    """Write the records of all shards. Returns sentences about oddities. `about` as for
+    `new_records`: the VQGAN's folder and the size of its codebook are in it.
 
     Raises:
         ValueError: no picture is usable, or none is left to train on.
@@ -105,8 +103,6 @@ def join_shards(
             source=source_names,
             reading=pictures.reading,
             tokenizer_folder=folder,
-            vqgan_folder=vqgan_folder,
-            codebook_size=codebook_size,
             text_vocab_size=tokenizer.vocab_size,
             num_captions_cut=0,
             num_skipped=found.skipped,

@@ -77,17 +77,15 @@ def read_pictures(
     *,
     views: Views = NO_VIEWS,
     ahead: int = _CHUNK,
-    share: BadShare | None = None,
 ) -> Iterator[Reading]:
     """Read the pictures at `indices` (default: all), in that order, without keeping their files'
     bytes. Threads decode at least `ahead` more while the caller works on one.
 
     Raises:
-        ValueError: more than config.max_bad_fraction of the pictures are unusable; `share` may have
-            counted earlier ones.
+        ValueError: more than config.max_bad_fraction of these pictures are unusable.
     """
     wanted = range(len(source)) if indices is None else indices
-    share = share or BadShare(source, config.max_bad_fraction)
+    share = BadShare(source, config.max_bad_fraction)
 
     def read(index: int) -> Reading:
         return _read(source, int(index), image_size, need_captions, config, views)

@@ -1,7 +1,7 @@
 """Spans of a source to shards: pictures through a VQGAN's encoder, captions as they are."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -75,22 +75,27 @@ def encode_span(
     share: BadShare | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Shard:
-    """Walk through a span of the source once, and encode the usable pictures."""
+    """The shard of a span: its usable pictures, encoded in one walk.
+
+    Raises:
+        ValueError: too many pictures are unusable; `share` may have counted earlier spans.
+    """
     queue, each = _Queue(encoder), options.views.count
     none = np.zeros((0, 0), np.int32)
     found = Shard(none, none, np.zeros(0, np.uint64))
     known: dict[int, np.ndarray] = {}
     hashes: list[int] = []
+    share = share or BadShare(source, options.reading.max_bad_fraction)
     for reading in read_pictures(
         source,
         encoder.image_size,
         span,
         need_captions=True,
-        config=options.reading,
+        config=replace(options.reading, max_bad_fraction=1.0),  # `share` judges all spans
         views=options.views,
         ahead=2 * encoder.batch_size // each + 1,
-        share=share,
     ):
+        share.add(reading)
         advance()
         if reading.example is None or reading.pixels is None:
             found.skipped.append((printable(reading.name), printable(reading.problem)))

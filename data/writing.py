@@ -162,32 +162,11 @@ def new_records(
         )
 
 
-def write_records(
-    out: Path,
-    *,
-    splits: Sequence[str],
-    image_tokens: Int32[np.ndarray, "n k"],
-    text_tokens: Int32[np.ndarray, "m t"],
-    text_lengths: Int32[np.ndarray, " m"],
-    caption_offsets: Int64[np.ndarray, " offsets"],
-    caption_weights: Float32[np.ndarray, " m"],
-    examples: Sequence[dict[str, Any]],
-    **about: Any,
-) -> None:
+def write_records(out: Path, part: Part, **about: Any) -> None:
     """Write a folder of records that memory holds, whole or not at all; `about` as for
     `new_records`."""
-    with new_records(out, sorted(set(splits)), **about) as writer:
-        writer.add(
-            Part(
-                image_tokens,
-                text_tokens,
-                text_lengths,
-                caption_offsets,
-                caption_weights,
-                splits,
-                examples,
-            )
-        )
+    with new_records(out, sorted(set(part.splits)), **about) as writer:
+        writer.add(part)
 
 
 def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from training.devices import parallel
 from training.devices.batching import micro_batch_size
 from training.devices.fitting import GB, compile_memory, too_much
 from training.devices.parallel import Devices
+from training.recipe import Objective
 from training.reports.flops import count_flops
 from training.update.build import make_state, make_update
 
@@ -165,7 +166,8 @@ def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, A
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
     empty = jnp.zeros((1, config.model.text_length), jnp.int32)
     codes = config.model.image_vocab_size
-    step = make_update(config, make_loss(model, (empty, empty == 0), codes, config.loss), devices)
+    loss = make_loss(model, (empty, empty == 0), codes, config.loss)
+    step = make_update(config, Objective(loss=loss), devices)
     state = parallel.shapes(make_state(config, model.init), devices)
     return step, state, batch_shapes(config.model, config.training.batch_size)
 

@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,19 @@ from training.shared import shared
 from weights.yaml_files import read_yaml
 
 LOG, TABLE = "runs.jsonl", "table.md"
+
+
+class Job(NamedTuple):
+    """One run of a contest."""
+
+    entry: str
+    kind: str
+    """tuning or score"""
+    length: int
+    """Updates."""
+    trial: int
+    """Which draw of the entry's space; −1: none did well."""
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,7 @@ def _finish(path: Path, config: TimeToTargetConfig, began: float) -> list[Score]
         job = next(jobs(contest, names, read_log(out / LOG)), None)
         if job is None:
             break
-        _run(contest, out / LOG, runs, config.one_process, *job)
+        _run(contest, job, out / LOG, runs, config.one_process)
     results = read_log(out / LOG)
     text = make_table(contest, results)
     write_bytes(out / TABLE, text.encode())
@@ -146,14 +159,12 @@ def _finish(path: Path, config: TimeToTargetConfig, began: float) -> list[Score]
     return scores_of(contest, results)
 
 
-def jobs(
-    contest: Contest, names: Sequence[str], done: Sequence[Result]
-) -> Iterator[tuple[str, str, int, int, int]]:
-    """What is left to run, as (entry, kind, length, trial, seed): the tuning first, every entry's
-    trial before the next one's, then the score of the best trial of each length."""
+def jobs(contest: Contest, names: Sequence[str], done: Sequence[Result]) -> Iterator[Job]:
+    """What is left to run: the tuning first, every entry's trial before the next one's, then the
+    score of the best trial of each length."""
     known = {(r.entry, r.kind, r.length, r.trial, r.seed) for r in done}
     wanted = [
-        (entry, "tuning", length, trial, seed)
+        Job(entry, "tuning", length, trial, seed)
         for trial in range(contest.budget)
         for length in contest.lengths
         for entry in names
@@ -164,40 +175,28 @@ def jobs(
         for length in contest.lengths:
             for entry in names:
                 trial = best_trial([one for one in done if one.entry == entry], length)
-                job = (entry, "score", length, -1 if trial is None else trial, seed)
+                job = Job(entry, "score", length, -1 if trial is None else trial, seed)
                 if trial is not None and job not in known:
                     yield job
 
 
-def command_of(
-    contest: Contest, entry: str, length: int, trial: int, seed: int, folder: Path
-) -> list[str]:
+def command_of(contest: Contest, job: Job, folder: Path) -> list[str]:
     """The command of a run, evaluated at its end alone."""
-    own = contest.entries[entry]
-    settings = {**own.get("settings", {}), **draw(own.get("space", {}), trial)}
-    fixed = {"training.steps": length, "training.eval_every": 0, "seed": seed}
+    own = contest.entries[job.entry]
+    settings = {**own.get("settings", {}), **draw(own.get("space", {}), job.trial)}
+    fixed = {"training.steps": job.length, "training.eval_every": 0, "seed": job.seed}
     shown = lambda value: value if isinstance(value, str) else json.dumps(value)  # noqa: E731
     flags = [f"--{name}={shown(value)}" for name, value in (settings | fixed).items()]
     return [
         *("python", "train.py", f"--config={contest.workload}", *flags),
-        *(f"--name={entry}", f"--output_dir={folder}"),
+        *(f"--name={job.entry}", f"--output_dir={folder}"),
     ]
 
 
-def _run(
-    contest: Contest,
-    log: Path,
-    runs: Path,
-    one_process: bool,
-    entry: str,
-    kind: str,
-    length: int,
-    trial: int,
-    seed: int,
-) -> None:
+def _run(contest: Contest, job: Job, log: Path, runs: Path, one_process: bool) -> None:
     """Make a run, or go on with it, and append its line to the log."""
-    folder = runs / f"{entry}-{length}-{trial}-{seed}"
-    words = command_of(contest, entry, length, trial, seed, folder)
+    folder = runs / f"{job.entry}-{job.length}-{job.trial}-{job.seed}"
+    words = command_of(contest, job, folder)
     runs.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     text = folder.with_name(folder.name + ".log")
@@ -213,18 +212,11 @@ def _run(
     result = measured(contest, folder, code == 0, time.monotonic() - began)
     if one_process:
         result |= {name: None for name in result if name.endswith("_seconds")}
-    line = {
-        "entry": entry,
-        "kind": kind,
-        "length": length,
-        "trial": trial,
-        "seed": seed,
-        **result,
-        "command": shlex.join(words),
-    }
+    line = {**job._asdict(), **result, "command": shlex.join(words)}
     with log.open("a", encoding="utf-8") as file_of_lines:
         file_of_lines.write(json.dumps(line) + "\n")
-    print(f"{entry} {kind} length {length} trial {trial} seed {seed}: {result}", flush=True)
+    told = f"{job.entry} {job.kind} length {job.length} trial {job.trial} seed {job.seed}"
+    print(f"{told}: {result}", flush=True)
 
 
 def measured(contest: Contest, folder: Path, is_done: bool, wall: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Key
 from model.choices import Scores
 from model.config import ModelConfig
 from model.init import Branch, branch_gain
-from model.layers import Linear, Norm, dropout, together
+from model.layers import Joined, Linear, Norm, dropout
 from model.notes import entropy, note
 from model.positions import num_offsets, offset_index, rotary_angles, rotate
 from model.products import product, product_of_rows
@@ -100,6 +100,9 @@ class Attention(nnx.Module):
     first position.
     """
 
+    joined: Joined | None = None
+    """In the form for decoding: stands for q, k and v."""
+
     def __init__(
         self,
         config: ModelConfig,
@@ -130,6 +133,11 @@ class Attention(nnx.Module):
         )
         self.mid_norm = mid_norm
 
+    def join(self) -> None:
+        """Compute queries, keys and values in one product from now on."""
+        self.joined = Joined((self.q, self.k, self.v))
+        del self.q, self.k, self.v
+
     def queries(self, x: Float[Array, "b q d"], start: int | Array = 0) -> Float[Array, "b h q e"]:
         return self._prepare(self.q(x), self.num_heads, self.q_norm, start)
 
@@ -141,8 +149,10 @@ class Attention(nnx.Module):
         self, x: Float[Array, "b q d"], start: int | Array = 0
     ) -> tuple[Float[Array, "b h q e"], Float[Array, "b g q e"], Float[Array, "b g q e"]]:
         """Queries, keys and values of one sequence."""
-        widths = [n * self.head_dim for n in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
-        q, k, v = together(x, (self.q, self.k, self.v), widths)
+        if self.joined is None:
+            q, k, v = self.q(x), self.k(x), self.v(x)
+        else:
+            q, k, v = self.joined.outputs(x)
         return (
             self._prepare(q, self.num_heads, self.q_norm, start),
             self._prepare(k, self.num_kv_heads, self.k_norm, start),

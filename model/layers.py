@@ -59,22 +59,23 @@ class Linear(nnx.Module):
         return y.astype(self.dtype)
 
 
-def together(
-    x: Float[Array, "*b d"], linears: Sequence[Linear], widths: Sequence[int]
-) -> list[Float[Array, "*b _"]]:
-    """The outputs of several dense layers for one input. If `join` has put all their columns into
-    the first, it is one product."""
-    if linears[1].kernel.shape[-1]:
-        return [linear(x) for linear in linears]
-    return jnp.split(linears[0](x), np.cumsum(widths)[:-1].tolist(), axis=-1)
+class Joined(Linear):
+    """Dense layers with one input, as one product: for few rows a wide product is faster than
+    several narrow ones. `Transformer.lay_out` decides where it is used."""
+
+    def __init__(self, linears: Sequence[Linear]) -> None:
+        first = linears[0]
+        self.dtype, self.kernel, self.bias = first.dtype, first.kernel, first.bias
+        self.widths = tuple(one.kernel.shape[-1] for one in linears)
+
+    def outputs(self, x: Float[Array, "*b d"]) -> list[Float[Array, "*b _"]]:
+        """The output of each of them."""
+        return jnp.split(self(x), np.cumsum(self.widths)[:-1].tolist(), axis=-1)
 
 
-def join(linears: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The parameters of dense layers with one input, all columns in the first: for few rows one
-    wide product is faster than several narrow ones."""
-    first, *others = linears
-    joined = {name: jnp.concatenate([one[name] for one in linears], axis=-1) for name in first}
-    return [joined, *({name: leaf[..., :0] for name, leaf in one.items()} for one in others)]
+def join(linears: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The parameters of `Joined`, from those of the dense layers."""
+    return {name: jnp.concatenate([one[name] for one in linears], axis=-1) for name in linears[0]}
 
 
 def along_last(vector: Shaped[Array, " d"], x: Float[Array, "*b d"]) -> Shaped[Array, "*#b d"]:
@@ -156,6 +157,9 @@ def dropout(
 class FeedForward(nnx.Module):
     """Dense → activation (→ × gate; Shazeer 2020, arXiv:2002.05202) → norm if asked → dense."""
 
+    joined: Joined | None = None
+    """In the form for decoding: stands for up and gate."""
+
     def __init__(
         self,
         config: ModelConfig,
@@ -164,7 +168,7 @@ class FeedForward(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ) -> None:
-        self.hidden = hidden = mlp_dim(config, branch)
+        hidden = mlp_dim(config, branch)
         wide = branch_gain(config, branch)
         self.activation = ACTIVATIONS[config.activation]
         self.dropout_rate = config.activation_dropout
@@ -175,15 +179,23 @@ class FeedForward(nnx.Module):
         self.mid_norm = mid_norm
         self.down = Linear(hidden, config.dim, config, dtype, rngs, wide)
 
+    def join(self) -> None:
+        """Compute both outputs of a gated layer in one product from now on."""
+        if self.gate is not None:
+            self.joined = Joined((self.up, self.gate))
+            del self.up, self.gate
+
     def __call__(
         self, x: Float[Array, "b q d"], keys: Key[Array, " b"] | None = None
     ) -> Float[Array, "b q d"]:
-        if self.gate is None:
-            hidden = self.activation(self.up(x).astype(jnp.float32)).astype(x.dtype)
+        if self.joined is not None:
+            up, gate = self.joined.outputs(x)
         else:
-            up, gate = together(x, (self.up, self.gate), (self.hidden, self.hidden))
-            hidden = self.activation(up.astype(jnp.float32)) * gate.astype(jnp.float32)
-            hidden = hidden.astype(x.dtype)
+            up, gate = self.up(x), None if self.gate is None else self.gate(x)
+        hidden = self.activation(up.astype(jnp.float32))
+        if gate is not None:
+            hidden = hidden * gate.astype(jnp.float32)
+        hidden = hidden.astype(x.dtype)
         if self.mid_norm is not None:
             hidden = self.mid_norm(hidden)
         return self.down(dropout(hidden, self.dropout_rate, keys))

@@ -61,7 +61,7 @@ class RowSampler:
         knobs = np.array([guidance_scale, temperature], np.float32)
         for first in range(0, length, width):
             given = jnp.asarray(kept[:, first : first + width], jnp.int32)
-            drawn, cache = _draw_row(self, params, seeds, drawn, cache, first, knobs, given)
+            drawn, cache = _draw_row(self, params, seeds, (drawn, cache), first, knobs, given)
             yield np.asarray(drawn[:, 1:])
 
 
@@ -74,19 +74,18 @@ def _read(
     return read_text(sampler.transformer, params, *text, empty_text, True, length)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=(3, 4))
+@partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _draw_row(
     sampler: RowSampler,
     params: Params,
     seeds: UInt32[Array, " b"],
-    drawn: Int32[Array, "b m"],
-    cache: Cache,
+    so_far: tuple[Int32[Array, "b m"], Cache],
     first: Int[Array, ""],
     knobs: Float[Array, " 2"],
     kept: Int[Array, "b w"],
 ) -> tuple[Int32[Array, "b m"], Cache]:
-    """Draw the tokens from `first` on that `kept` has a place for. `knobs`: guidance scale and
-    temperature."""
+    """The tokens and the cache after the positions from `first` on for which `kept` has a place.
+    `knobs`: guidance scale and temperature."""
     config, transformer = sampler.config, sampler.transformer
     decode = transformer.decoder(transformer.lay_out(params))
     keys = jax.vmap(jax.random.key)(seeds)
@@ -112,7 +111,7 @@ def _draw_row(
         tokens = jnp.where(given >= 0, given, tokens)
         return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
-    return jax.lax.fori_loop(first, first + kept.shape[1], step, (drawn, cache))
+    return jax.lax.fori_loop(first, first + kept.shape[1], step, so_far)
 
 
 def _lead(logits: Float[Array, "b2 v"], scale: Float[Array, ""]) -> Float[Array, "b v"]:

@@ -6,7 +6,7 @@ image tokens: DALL·E mini, Dayma et al. 2021, doi:10.5281/zenodo.5146400.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,8 +213,9 @@ class Transformer:
     def _layers(self, params: Params, network: Network, branch: Branch) -> list[Any]:
         """The layers of a stack, one by one."""
         taken_apart, stack = self.lay_out(params)[branch], getattr(network, branch)
+        is_joined = any("joined" in layer["attention"] for layer in taken_apart.values())
         graphs = [
-            nnx.graphdef(run)
+            nnx.graphdef(join_modules(run) if is_joined else run)
             for run, (_, depth) in zip(
                 stack.runs(), runs(layer_norms(self.config, branch)), strict=True
             )
@@ -270,11 +271,21 @@ def join_layer(layer: Params) -> Params:
     """A decoder layer's parameters, with one product for queries, keys and values, and one for the
     feed-forward's first two."""
     attention, mlp = layer["attention"], layer["mlp"]
-    q, k, v = join([attention[name] for name in ("q", "k", "v")])
-    layer = layer | {"attention": attention | {"q": q, "k": k, "v": v}}
-    if "gate" in mlp:
-        up, gate = join([mlp["up"], mlp["gate"]])
-        layer = layer | {"mlp": mlp | {"up": up, "gate": gate}}
+    layer = layer | {"attention": _joined(attention, ("q", "k", "v"))}
+    return layer | {"mlp": _joined(mlp, ("up", "gate"))} if "gate" in mlp else layer
+
+
+def _joined(part: Params, names: Sequence[str]) -> Params:
+    """The parameters, with `joined` in place of those of the named dense layers."""
+    others = {name: own for name, own in part.items() if name not in names}
+    return {**others, "joined": join([part[name] for name in names])}
+
+
+def join_modules(layer: DecoderLayer) -> DecoderLayer:
+    """A layer that takes the parameters of `join_layer`."""
+    layer = nnx.clone(layer)
+    layer.attention.join()
+    layer.mlp.join()
     return layer
 
 

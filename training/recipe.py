@@ -46,19 +46,11 @@ def nothing(run: Run) -> None:
     """Prepare nothing."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A training run as a value: parameters, loss, data, and the work around the updates."""
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What an update minimises, and what is looked at inside of it."""
 
-    init: Callable[[Key[Array, ""]], PyTree]
-    """Random parameters, in float32."""
     loss: Loss
-    open_batches: Callable[[BatchPlan, Devices], BatchAt]
-    batch_shapes: Callable[[int], Shapes]
-    """The arrays of a whole batch of so many examples as shapes, without their memory."""
-    depends_on: Mapping[str, str]
-    """Dependencies of a run besides its settings, such as the data's digest. They are saved with
-    each checkpoint, and must be the same on resume."""
     look_inside: Callable[[Update], Mapping[str, Array]] | None = None
     """What training.observe shows of the model itself."""
     players: Players = field(default_factory=dict)
@@ -68,6 +60,20 @@ class Recipe:
     optim.rates."""
     observables: Sequence[Observable] = ()
     """Values computed inside of an update, besides those that every recipe has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Objective):
+    """A training run as a value: parameters, loss, data, and the work around the updates."""
+
+    init: Callable[[Key[Array, ""]], PyTree]
+    """Random parameters, in float32."""
+    open_batches: Callable[[BatchPlan, Devices], BatchAt]
+    batch_shapes: Callable[[int], Shapes]
+    """The arrays of a whole batch of so many examples as shapes, without their memory."""
+    depends_on: Mapping[str, str]
+    """Dependencies of a run besides its settings, such as the data's digest. They are saved with
+    each checkpoint, and must be the same on resume."""
     splits: Sequence[str] = ()
     """Names of the held-out splits that the hooks evaluate."""
     examples: int = 0

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ from training.signals import StopSignal
 from training.skips import Skips
 from training.spans import parse_ramp
 from training.supervision import RollbackError, Supervisor
-from training.update.build import choose_micro_batch, make_state, start_from, updates_of
+from training.update.build import choose_micro_batch, make_state, make_update, start_from
 from training.update.state import TrainState
 
 C = TypeVar("C", bound=RunConfig)
@@ -217,7 +218,7 @@ class _Session:
             print(describe_course(config.optim, steps, self._plan.examples), flush=True)
         batch_at = recipe.open_batches(self._plan, run.devices)
         hooks = [*recipe.hooks(run), *self._distance(), traced]
-        updates = updates_of(config, recipe, run.devices, run.micro_batch, self._plan)
+        updates = partial(make_update, config, recipe, run.devices, run.micro_batch, self._plan)
         print("compiling; the first update takes a while", flush=True)
         step = shared.compile_step(updates, self._plan, config, run.devices)
         stop.agree = processes.Agreement()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from data import writing
 from data.batches import open_batches
 from data.described import ARRAYS
 from data.records import Records, compare_splits, open_records
-from data.writing import write_records
+from data.writing import Part, write_records
 
 
 def write(out: Path, **changed: Any) -> Records:
@@ -28,7 +29,10 @@ def write(out: Path, **changed: Any) -> Records:
         "codebook_size": 12,
         "text_vocab_size": 10,
     }
-    write_records(out, **(values | changed))
+    of_part = {one.name for one in fields(Part)}
+    given = (values | changed).items()
+    part = Part(**{name: value for name, value in given if name in of_part})
+    write_records(out, part, **{name: value for name, value in given if name not in of_part})
     return open_records(out)
 
 

@@ -23,6 +23,7 @@ from experiments.contest import (
 from experiments.time_to_target import (
     LOG,
     TABLE,
+    Job,
     TimeToTargetConfig,
     command_of,
     jobs,
@@ -130,7 +131,7 @@ def test_every_entry_s_command_is_understood(path: Path, monkeypatch: pytest.Mon
     contest = read_contest(path)
     for entry in contest.entries:
         for trial in range(contest.budget):
-            words = command_of(contest, entry, 150, trial, 7, Path("runs/x"))
+            words = command_of(contest, Job(entry, "score", 150, trial, 7), Path("runs/x"))
             config = parse_config(Config, words[2:])
             assert (config.training.steps, config.seed) == (150, 7)
 

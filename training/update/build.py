@@ -1,7 +1,7 @@
 """The update and the first state of a configuration: optimizer, schedule, averages and devices put
 around a loss."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -15,33 +15,28 @@ from optim.averaging import make_average
 from optim.ema import init_ema
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
-from optim.paths import Factor
 from optim.schedules import make_schedule, make_warm_up
 from training.config import RunConfig
 from training.devices import fitting, parallel
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
 from training.devices.parallel import Devices
-from training.recipe import Recipe
+from training.recipe import Objective, Recipe
 from training.reports.range_test import rising
 from training.update.looks import make_looks
-from training.update.observables import Observable, Update, tensor_norms
+from training.update.observables import Observable, tensor_norms
 from training.update.players import Player, Players
 from training.update.precision import widen
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import Extras, Loss, Step, make_train_step
+from training.update.step import Extras, Step, make_train_step
 
 
 def make_update(
     config: RunConfig,
-    loss: Loss,
+    objective: Objective,
     devices: Devices,
     size: int | None = None,
     plan: BatchPlan | None = None,
-    observables: Sequence[Observable] = (),
-    players: Players = MappingProxyType({}),
-    rates: Sequence[Factor] = (),
-    look_inside: Callable[[Update], Mapping[str, Array]] | None = None,
     schedule: optax.Schedule | None = None,
 ) -> Step:
     """The update, for `parallel.compile_step`. `size`: examples a device holds at a time, `plan`:
@@ -50,10 +45,10 @@ def make_update(
     size = size or micro_batch_size(training, devices)
     shares = devices.num_shares if devices.mode == "pmap" else 1
     parts = max(training.batch_size // (size * devices.num_shares), 1) * shares
-    looks = make_looks(training.observe, training.observe_every, parts, look_inside)
+    looks = make_looks(training.observe, training.observe_every, parts, objective.look_inside)
     return make_train_step(
-        parallel.gather_before(loss, devices),
-        make_optimizer(config.optim, parallel.spread(devices), rates),
+        parallel.gather_before(objective.loss, devices),
+        make_optimizer(config.optim, parallel.spread(devices), objective.rates),
         schedule or schedule_of(config, plan),
         parallel.count_micro_batches(devices, size),
         parallel.mean_over(devices),
@@ -61,29 +56,15 @@ def make_update(
             settings=training,
             is_warm=make_warm_up(config.optim, examples_at),
             update_ema=make_average(config.optim),
-            observables=[Observable(training.norms_every, tensor_norms), *looks, *observables],
-            players={name: _gathered(player, devices) for name, player in players.items()},
+            observables=[
+                Observable(training.norms_every, tensor_norms),
+                *looks,
+                *objective.observables,
+            ],
+            players={n: _gathered(player, devices) for n, player in objective.players.items()},
             is_trained=make_is_trained(config.optim.freeze, config.optim.trained),
             shares=shares,
         ),
-    )
-
-
-def updates_of(
-    config: RunConfig,
-    recipe: Recipe,
-    devices: Devices,
-    size: int | None = None,
-    plan: BatchPlan | None = None,
-) -> Callable[..., Step]:
-    """`make_update` of a recipe; `schedule=` may still be given."""
-    return partial(
-        make_update,
-        *(config, recipe.loss, devices, size, plan),
-        observables=recipe.observables,
-        players=recipe.players,
-        rates=recipe.rates,
-        look_inside=recipe.look_inside,
     )
 
 
@@ -138,7 +119,7 @@ def choose_micro_batch(config: RunConfig, recipe: Recipe, devices: Devices) -> i
     return fitting.find_micro_batch(
         make_plan(config.training),
         devices,
-        lambda size: updates_of(config, recipe, devices, size)(),
+        lambda size: make_update(config, recipe, devices, size),
         make_state(config, recipe.init, recipe.players),
         recipe.batch_shapes,
     )

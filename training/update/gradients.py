@@ -65,10 +65,7 @@ class Gradients:
     ) -> tuple[PyTree, Metrics, Any]:
         """Gradient, and metrics with the objective as `name`: means over the batch. With
         `wants_parts` gradients and objectives of this device's micro-batches, too, stacked."""
-        found, parts = _mean_gradient(
-            *(loss, self.state, params, self.batch, self.micro_batches, self.moment),
-            *(name, wants_parts),
-        )
+        found, parts = self._mean(loss, params, name, wants_parts)
         grads, means = self.mean_over_devices(found)
         metrics = {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
         return grads, metrics, parts
@@ -90,37 +87,30 @@ class Gradients:
             key=step_key(self.state),
         )
 
+    def _mean(
+        self, loss: Loss, params: PyTree, name: str, wants_parts: bool
+    ) -> tuple[tuple[PyTree, Means], Any]:
+        """Gradient and metrics as `at`, averaged over this device's micro-batches, without the loss
+        scale; and, with `wants_parts`, gradients and objectives of the micro-batches, stacked."""
+        state, batch, count = self.state, self.batch, self.micro_batches
+        scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
-def _mean_gradient(
-    loss: Loss,
-    state: TrainState,
-    params: PyTree,
-    batch: Batch,
-    micro_batches: int,
-    moment: Moment,
-    name: str,
-    parts: bool,
-) -> tuple[tuple[PyTree, Means], Any]:
-    """Gradient of `params`, and metrics with the objective as `name`, averaged over the
-    micro-batches, without the loss scale; and where `parts` is asked for, gradients
-    and objectives of the micro-batches, stacked."""
-    scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
+        def scaled(params: PyTree, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
+            value, metrics = loss(params, part, keys, self.moment)
+            return value * scale, {name: value, **metrics}
 
-    def scaled(params: PyTree, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
-        value, metrics = loss(params, part, keys, moment)
-        return value * scale, {name: value, **metrics}
+        def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[PyTree, Means]:
+            part, key_data = part_and_keys
+            keys = jax.random.wrap_key_data(key_data)
+            grads, metrics = jax.grad(scaled, has_aux=True)(params, part, keys)
+            return widen(grads), metrics
 
-    def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[PyTree, Means]:
-        part, key_data = part_and_keys
-        keys = jax.random.wrap_key_data(key_data)
-        grads, metrics = jax.grad(scaled, has_aux=True)(params, part, keys)
-        return widen(grads), metrics
-
-    keys = example_keys(state, batch["example_index"])
-    both, unscaled = (batch, jax.random.key_data(keys)), partial(jax.tree.map, lambda g: g / scale)
-    if not parts:
-        grads, metrics = accumulate(gradient, both, micro_batches)
-        return (unscaled(grads), metrics), None
-    keep = lambda found: (unscaled(found[0]), found[1][name])  # noqa: E731
-    (grads, metrics), kept = accumulate_parts(gradient, both, micro_batches, keep)
-    return (unscaled(grads), metrics), kept
+        keys = example_keys(state, batch["example_index"])
+        both = batch, jax.random.key_data(keys)
+        unscaled = partial(jax.tree.map, lambda g: g / scale)
+        if not wants_parts:
+            grads, metrics = accumulate(gradient, both, count)
+            return (unscaled(grads), metrics), None
+        keep = lambda found: (unscaled(found[0]), found[1][name])  # noqa: E731
+        (grads, metrics), kept = accumulate_parts(gradient, both, count, keep)
+        return (unscaled(grads), metrics), kept
