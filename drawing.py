@@ -1,6 +1,7 @@
 """From a checkpoint and prompts to pictures: shared by generate.py, evaluate.py, the notebooks and
 the training run's grids."""
 
+import functools
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 
 from data.captions import CLEAN, DALLE_MINI, normalizer_of, open_captions
 from data.text import TextTokenizer, clean
-from drawing_memory import ROWS_PER_CALL, check_rows, telling_rows, within_memory
+from drawing_memory import ROWS_PER_CALL, Program, check_rows, telling_rows, within_memory
 from filling import batches_of
 from model.config import ModelConfig, SamplingConfig
 from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
@@ -29,6 +30,8 @@ from vqgan.config import VQGANConfig
 
 UNDRAWN = 200
 """Grey of parts that are not drawn yet."""
+PROGRAMS = 16
+"""Compiled programs of each kind that a process keeps."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,48 @@ def make_drawer(
     tokenizer = open_captions(parts.tokenizer, DALLE_MINI if parts.normalize_text else CLEAN)
     vqgan, vqgan_params = _open_vqgan(parts)
     _check_fit(model, tokenizer.vocab_size, vqgan, parts)
-    empty_tokens, empty_mask, _ = tokenizer.encode([negative], model.config.text_length)
+    tokens, mask, _ = tokenizer.encode([negative], model.config.text_length)
+    empty = tuple(tokens[0].tolist()), tuple(mask[0].tolist())
+    codes = min(vqgan.codebook_size, num_codes(model))
+    rows = rows_per_call * (1 if sampling.guidance_scale == 1 else 2)
+    sample = _sampler(model, sampling, empty, codes, devices, rows_per_call)
+    paint, tokenise = _painter(vqgan, devices, rows_per_call)
+    vqgan_params = place(vqgan_params, devices)
+    on_cpu = devices.devices[0].platform == "cpu"
+    return Drawer(
+        devices,
+        rows_per_call,
+        model.config,
+        model.config.grid_size * vqgan.factor,
+        codes,
+        tokenizer,
+        lambda params: place(model.lay_out(params, rows if on_cpu else None), devices),
+        sample,
+        lambda image_tokens: paint(vqgan_params, image_tokens),
+        lambda pictures: tokenise(vqgan_params, pictures),
+    )
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _sampler(
+    model: Transformer,
+    sampling: SamplingConfig,
+    empty: tuple[tuple[int, ...], tuple[bool, ...]],
+    codes: int,
+    devices: Devices,
+    rows: int,
+) -> Sampler:
+    """The program that draws image tokens, for so many rows a device. Drawers of other weights of
+    the same model share it. `empty`: tokens and mask of the text that guidance leads away from."""
+    text = np.array([empty[0]], np.int32), np.array([empty[1]], bool)
+    sample = make_sampler(model, sampling, text, codes)
+    return within_memory(deal_rows(sample, devices), devices, rows)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _painter(vqgan: VQGANConfig, devices: Devices, rows: int) -> tuple[Program, Program]:
+    """(the VQGAN's parameters, image tokens) → pictures, and True for each that is finite; and
+    (parameters, pictures) → image tokens."""
     autoencoder = build_autoencoder(vqgan)
 
     @jax.jit
@@ -223,27 +267,7 @@ def make_drawer(
     def tokenise(params: Params, pictures: UInt8[Array, "b y x 3"]) -> Int[Array, "b n"]:
         return autoencoder.encode(params, to_floats(pictures))
 
-    codes = min(vqgan.codebook_size, num_codes(model))
-    rows = rows_per_call * (1 if sampling.guidance_scale == 1 else 2)
-    sample = make_sampler(model, sampling, (empty_tokens, empty_mask), codes)
-    sample_rows, paint_rows = (
-        within_memory(deal_rows(program, devices), devices, rows_per_call)
-        for program in (sample, paint)
-    )
-    vqgan_params = place(vqgan_params, devices)
-    on_cpu = devices.devices[0].platform == "cpu"
-    return Drawer(
-        devices,
-        rows_per_call,
-        model.config,
-        model.config.grid_size * vqgan.factor,
-        codes,
-        tokenizer,
-        lambda params: place(model.lay_out(params, rows if on_cpu else None), devices),
-        sample_rows,
-        lambda image_tokens: paint_rows(vqgan_params, image_tokens),
-        lambda pictures: tokenise(vqgan_params, pictures),
-    )
+    return within_memory(deal_rows(paint, devices), devices, rows), tokenise
 
 
 def _open_vqgan(parts: Parts) -> tuple[VQGANConfig, Params]:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import runtime
 
 runtime.prepare()
 
+import jaxtyping
 from jaxtyping import install_import_hook
 
 # Not the modules with command-line configurations: the hook shifts the lines of their classes, and
@@ -35,6 +37,8 @@ PACKAGES = ("clip", "data", "model", "optim", "published", "training", "vqgan", 
 FILES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 NAMES = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in FILES]
 CHECKED = [name for name in NAMES if name.split(".")[-1] not in WITH_FLAGS]
+WHOLE_RUNS = {"app", "benchmarks", "drills", "entry", "experiments", "trials"}
+"""Folders of tests that start whole programs."""
 install_import_hook(CHECKED, "beartype.beartype")
 
 import jax
@@ -54,6 +58,14 @@ def pytest_collection_finish() -> None:
     """Modules live to the end: no collection looks at them again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Whole runs call functions whose shapes are checked in tests of their own: checked once more,
+    tracing takes twice as long."""
+    jaxtyping.config.update("jaxtyping_disable", item.path.parent.name in WHOLE_RUNS)
+    return (yield)
 
 
 @pytest.fixture

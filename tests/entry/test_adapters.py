@@ -15,7 +15,7 @@ from drawing import make_drawer, open_checkpoint
 from model import pretrained, transformer
 from release import ReleaseConfig, release
 from tests.entry.kills import killed
-from tests.entry.test_train import losses, tiny, weights
+from tests.entry.test_train import WITH_GRID, losses, tiny, weights
 from training.saved.runs import copy_once
 
 RANK = ("--optim.adapters.rank=4", "--optim.learning_rate=0.05")
@@ -35,7 +35,7 @@ def test_only_what_has_adapters_moves_and_a_release_is_what_the_run_draws(
     records_folder: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     kernels = ("--optim.adapters.kernels", "*cross_attention/*", "*mlp/up/*")
-    tune(records_folder, tmp_path / "run", run_folder, *kernels, "--optim.ema_decay=0.9")
+    tune(records_folder, tmp_path / "run", run_folder, *kernels, "--optim.ema_decay=0.9", WITH_GRID)
     before, after = base_of(run_folder), base_of(tmp_path / "run")
     assert before.keys() == after.keys()
     moved = {name for name in before if not np.array_equal(before[name], after[name])}

@@ -17,7 +17,7 @@ from training.reports import metrics
 def test_a_run_trains_on_what_meets_the_rules_and_resumes_with_the_same_ones(
     records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quick = ["--training.eval_every=0", "--grids.every=0"]
+    quick = ["--training.eval_every=0"]
     records = open_records(records_folder)
     rows = records.rows(TRAIN).tolist()
     left = [

@@ -15,7 +15,7 @@ import pytest
 
 import train
 from config import Config, parse_config
-from tests.entry.test_train import TINY, losses, weights
+from tests.entry.test_train import TINY, WITH_GRID, losses, weights
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -88,7 +88,7 @@ def assert_same_weights(one: Path, other: Path, tmp_path: Path) -> None:
 
 def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
-    more = ["--training.steps=6", "--checkpoint.every=3"]
+    more = ["--training.steps=6", "--checkpoint.every=3", WITH_GRID]
     said = finish(start(records_folder, two, *more), 240)
     assert [status for status, *_ in said] == [0, 0], said
     assert "2 processes" in said[0][1]

@@ -17,7 +17,7 @@ def test_a_run_on_two_folders_resumes_and_holds_to_their_weights(
 ) -> None:
     copy, run = tmp_path / "copy", tmp_path / "run"
     shutil.copytree(records_folder, copy)
-    quick = ["--training.eval_every=0", "--grids.every=0", f"--data.validation={copy}"]
+    quick = ["--training.eval_every=0", f"--data.validation={copy}"]
 
     def go(weights: str, steps: int, *more: str) -> None:
         records = f"[{records_folder}:{weights[0]},{copy}:{weights[1]}]"

@@ -45,6 +45,7 @@ def examples(run: Path) -> list[int]:
     return [row["examples"] for row in metrics.read(run / "metrics.jsonl")]
 
 
+WITH_GRID = "--grids.every=0"
 SPARING = ["--optim.schedule_unit=examples", "--training.param_dtype=bfloat16"]
 
 
@@ -52,7 +53,7 @@ SPARING = ["--optim.schedule_unit=examples", "--training.param_dtype=bfloat16"]
 def straight_run(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run with the settings of the file. Tests must not write into it."""
     run = tmp_path_factory.mktemp("straight") / "run"
-    train.main(parse_config(Config, tiny(records_folder, run)))
+    train.main(parse_config(Config, tiny(records_folder, run, WITH_GRID)))
     return run
 
 
@@ -74,14 +75,14 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     start = json.loads((run / "environment.json").read_text())[-1]
     assert {"command", "commit", "versions", "devices"} <= set(start)
     assert parse_config(Config, [f"--config={run}/config.yaml"]) == parse_config(
-        Config, tiny(records_folder, run)
+        Config, tiny(records_folder, run, WITH_GRID)
     )
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        [],
+        [WITH_GRID],
         pytest.param(["--training.compute_dtype=float16"], marks=pytest.mark.slow),
         ['--training.batch_ramp=["6:16"]', *SPARING],
     ],
@@ -95,7 +96,7 @@ def test_stopped_and_resumed_equals_straight_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     straight, resumed = straight_run, tmp_path / "resumed"
-    if settings:
+    if settings != [WITH_GRID]:
         straight = tmp_path / "straight"
         train.main(parse_config(Config, tiny(records_folder, straight, *settings)))
 

@@ -176,13 +176,12 @@ def test_in_float32_the_batch_size_changes_no_picture(model: Transformer, params
                 for i in range(0, count, rows)
             ]
         )
-        for rows in (1, 8, 64)
+        for rows in (1, 64)
     }
-    for rows in (1, 8):
-        assert (drawn[rows] == drawn[64]).all(axis=1).mean() >= 0.999
+    assert (drawn[1] == drawn[64]).all(axis=1).mean() >= 0.999
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_in_half_precision_neighbours_change_nothing(
     tiny: ModelConfig, params: Any, dtype: str
 ) -> None:
@@ -228,9 +227,7 @@ def test_laid_out_parameters_draw_the_same(model: Transformer, params: Any) -> N
     )
 
 
-@pytest.mark.parametrize(
-    "switches", [{}, {"use_bias": True, "num_kv_heads": 1}, {"use_glu": False}]
-)
+@pytest.mark.parametrize("switches", [{}, {"use_bias": True, "num_kv_heads": 1, "use_glu": False}])
 def test_joined_products_draw_the_same(tiny: ModelConfig, switches: dict) -> None:
     model = transformer.build(dataclasses.replace(tiny, **switches))
     params = large(model.config)
