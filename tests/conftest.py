@@ -38,7 +38,8 @@ FILES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
 NAMES = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in FILES]
 CHECKED = [name for name in NAMES if name.split(".")[-1] not in WITH_FLAGS]
 WHOLE_RUNS = {"app", "benchmarks", "drills", "entry", "experiments", "trials"}
-"""Folders of tests that start whole programs."""
+WHOLE_RUNS |= {"test_train.py", "test_training.py"}
+"""Folders and files of tests that start whole programs."""
 install_import_hook(CHECKED, "beartype.beartype")
 
 import jax
@@ -64,7 +65,9 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Whole runs call functions whose shapes are checked in tests of their own: checked once more,
     tracing takes twice as long."""
-    jaxtyping.config.update("jaxtyping_disable", item.path.parent.name in WHOLE_RUNS)
+    jaxtyping.config.update(
+        "jaxtyping_disable", bool({item.path.parent.name, item.path.name} & WHOLE_RUNS)
+    )
     return (yield)
 
 

@@ -48,7 +48,7 @@ def config_of(source, folder):
         data=PicturesConfig(source=(str(source),)),
         quantizer=QuantizerConfig(warmup_steps=2, refresh_every=2, refresh_pictures=32),
         training=PictureTraining(steps=6, batch_size=4, eval_every=0),
-        grids=GridsConfig(every=0),
+        grids=GridsConfig(every=-1),
         checkpoint=CheckpointConfig(every=3),
     )
 
@@ -62,7 +62,7 @@ def run_config(source, tmp_path):
 def straight(source, tmp_path_factory):
     """A whole run of these settings. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("straight") / "run"
-    main(config_of(source, folder))
+    main(dataclasses.replace(config_of(source, folder), grids=GridsConfig(every=0)))
     return folder
 
 
@@ -196,7 +196,7 @@ def test_a_run_from_given_weights_resumes_without_them(run_config, given, tmp_pa
     main(config)
     stopped = tmp_path / "stopped"
     shutil.copytree(tmp_path / "run", stopped)
-    for name in ("checkpoints/6", "vqgan", "grids"):
+    for name in ("checkpoints/6", "vqgan"):
         shutil.rmtree(stopped / name)
     shutil.rmtree(given[0])
     main(dataclasses.replace(config, output_dir=str(stopped)))
@@ -278,7 +278,7 @@ def test_both_players_move_and_resume_bit_for_bit(game_config, tmp_path):
         assert jax.tree.all(moved), moved
     stopped = tmp_path / "stopped"
     shutil.copytree(tmp_path / "run", stopped)
-    for name in ("checkpoints/6", "vqgan", "grids"):
+    for name in ("checkpoints/6", "vqgan"):
         shutil.rmtree(stopped / name)
     resumed = last_state(dataclasses.replace(game_config, output_dir=str(stopped)))
     jax.tree.map(np.testing.assert_array_equal, resumed, straight)
