@@ -10,7 +10,7 @@ runtime.prepare()
 import dataclasses
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from completing import read_beginning
 from config import run
 from data.grids import picture_grid, save_gif, save_png
 from data.text import clean
+from data.words import Captions
 from drawing import Drawer, make_drawer, picture_seed
 from drawing_memory import rows_for
 from model import transformer
@@ -125,7 +126,8 @@ def main(config: GenerateConfig) -> None:
     grid_path, folder = output_paths(config.out)
     checkpoint = open_checkpoint(config.checkpoint)
     captions = known_captions(checkpoint.folder, checkpoint.records)
-    prompts = in_english(prompts, captions)
+    known = Captions(captions) if captions else None
+    prompts = in_english(prompts, known)
     ranker = find_ranker(config.clip, checkpoint.folder, config.candidates, checkpoint.records)
     jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.drawn)]
     drawer, settings = open_drawer(checkpoint, total, config)
@@ -138,7 +140,7 @@ def main(config: GenerateConfig) -> None:
         read_beginning(drawer, config.complete, config.complete_rows, config.mask),
     )
     make_room(grid_path, folder, sources_of(checkpoint.records))
-    warn_of_prompts(prompts, config.negative, drawer, captions)
+    warn_of_prompts(prompts, config.negative, drawer, known)
     tokens: deque[np.ndarray] = deque()
     judged = scored(ranker, [job.prompt for job in jobs], setting_aside(drawn, tokens))
     frames = (drawer.stages(tokens.popleft()) for _ in jobs) if config.gif else None
@@ -177,7 +179,7 @@ def open_drawer(
 
 
 def warn_of_prompts(
-    prompts: list[str], negative: str, drawer: Drawer, captions: Sequence[str] | None
+    prompts: list[str], negative: str, drawer: Drawer, known: Captions | None
 ) -> None:
     """Warn of parts of the prompts that the model does not read or cannot know."""
     texts = [*prompts, *([negative] if negative else [])]
@@ -187,7 +189,7 @@ def warn_of_prompts(
             f"{drawer.model.text_length} text tokens and were truncated",
             file=sys.stderr,
         )
-    warn_of_unknown(texts, captions)
+    warn_of_unknown(texts, known)
 
 
 def setting_aside(

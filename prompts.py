@@ -6,14 +6,7 @@ from pathlib import Path
 
 from data.languages import English
 from data.records import open_records
-from data.words import (
-    Nearest,
-    tell_far,
-    tell_unknown,
-    training_captions,
-    unknown_words,
-    words_in,
-)
+from data.words import Captions, tell_far, tell_unknown, training_captions, unknown_words
 
 CAPTIONS_FILE = "captions.txt"
 """A release's file of the captions that its model was trained on, one a line."""
@@ -50,27 +43,27 @@ def _read_file(path: Path) -> bytes:
         return file.read(MOST_BYTES + 1)
 
 
-def in_english(prompts: Sequence[str], captions: Sequence[str] | None) -> list[str]:
+def in_english(prompts: Sequence[str], known: Captions | None) -> list[str]:
     """The prompts, with the names of things as captions have them: without an article that these
     do not have, and in English. Each that changes is printed. They stay as they are if the captions
     are unknown."""
-    if not captions:
+    if known is None:
         return [*prompts]
-    read = [*map(English(captions).read, prompts)]
+    read = [*map(English(known).read, prompts)]
     for prompt, english in dict(zip(prompts, read, strict=True)).items():
         if prompt != english:
             print(f'"{prompt:.80}" is drawn as "{english:.80}"', file=sys.stderr)
     return read
 
 
-def warn_of_unknown(prompts: Sequence[str], captions: Sequence[str] | None) -> None:
+def warn_of_unknown(prompts: Sequence[str], known: Captions | None) -> None:
     """Print the words in the prompts that no training caption has, and the prompts that are far
     from all of them. Nothing is printed if the captions are unknown."""
-    if not captions:
+    if known is None:
         return
-    if words := unknown_words(prompts, words_in(captions)):
+    if words := unknown_words(prompts, known.words):
         print(tell_unknown(words), file=sys.stderr)
-    for line in tell_far(prompts, Nearest(captions)):
+    for line in tell_far(prompts, known):
         print(line, file=sys.stderr)
 
 

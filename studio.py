@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from data.languages import English
 from data.text import clean
-from data.words import Nearest, tell_far, tell_unknown, unknown_words, words_in
+from data.words import Captions, tell_far, tell_unknown, unknown_words
 from drawing import Drawer, check_finite, make_drawer, picture_seed
 from model import transformer
 from model.config import SamplingConfig
@@ -134,9 +134,9 @@ class Studio:
             length = self.drawer.model.text_length
             lines.append(f"only the first {length} text tokens of it are read")
         if self.captions and texts:
-            words = unknown_words(texts, self._words)
+            words = unknown_words(texts, self._known.words)
             lines += [tell_unknown(words)] if words else []
-            lines += tell_far(texts, self._nearest)
+            lines += tell_far(texts, self._known)
         return lines
 
     def in_english(self, asked: Request) -> Request:
@@ -153,19 +153,15 @@ class Studio:
         """Captions without a style, chosen evenly: things that the model can draw."""
         articled = [c for c in self.captions if re.match("an? ", c) and " style" not in c]
         plain = articled or [caption for caption in self.captions if not STYLE.fullmatch(caption)]
-        return Nearest(plain).some(most) if plain else []
+        return Captions(plain).some(most) if plain else []
 
     @cached_property
     def _english(self) -> English:
-        return English(self.captions)
+        return English(self._known)
 
     @cached_property
-    def _nearest(self) -> Nearest:
-        return Nearest(self.captions)
-
-    @cached_property
-    def _words(self) -> set[str]:
-        return words_in(self.captions)
+    def _known(self) -> Captions:
+        return Captions(self.captions)
 
 
 def open_studio(path: str) -> Studio:

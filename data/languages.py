@@ -2,13 +2,12 @@
 package. A model whose captions are English is asked in any of them."""
 
 import re
-from collections.abc import Iterable
 from functools import cache
 
-from data.words import words_in, words_of
+from data.words import Captions, words_of
 
 ARTICLE = re.compile(
-    r"^(?:an?|the|eine?n?|der|die|das|une?|les?|la|un[ao]?|el|il|lo|l'|um[a]?|o|bir|sebuah|seekor)\s*"
+    r"^(?:an?|the|eine?n?|der|die|das|un[aeo]?|l[aeo]s?|el|il|l'|uma?|o|bir|sebuah|seekor)\s*"
     r"(?<=[\s'])"
 )
 """An article at the start of a name in small letters, with the space behind it."""
@@ -41,9 +40,9 @@ def english_names() -> dict[str, str]:
 class English:
     """Puts prompts into the words of a model's captions, as far as names of things go."""
 
-    def __init__(self, captions: Iterable[str]) -> None:
-        self._captions = frozenset(_plain(caption) for caption in captions)
-        self._words = words_in(self._captions)
+    def __init__(self, known: Captions) -> None:
+        self._captions = frozenset(map(_plain, known.texts))
+        self._words = known.words
 
     def read(self, prompt: str) -> str:
         """The prompt with the name of its thing as captions have it: "sun" for "the sun", "cat" for
@@ -56,10 +55,10 @@ class English:
             return prompt
         if bare in self._captions:
             return bare + comma + rest
-        if self._words.issuperset(words_of(bare)):
+        if self._words >= set(words_of(bare)):
             return prompt
         english = english_names().get(plain) or english_names().get(bare)
-        if english and self._words.issuperset(words_of(english)):
+        if english and self._words >= set(words_of(english)):
             return english + comma + rest
         return prompt
 

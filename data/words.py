@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from data.records import Records
 from data.text import clean
@@ -44,18 +44,13 @@ def training_captions(records: Records) -> list[str] | None:
 def training_words(records: Records) -> set[str] | None:
     """All words of the training captions; None if `training_captions` are None."""
     captions = training_captions(records)
-    return None if captions is None else words_in(captions)
+    return None if captions is None else {word for text in captions for word in words_of(text)}
 
 
-def words_in(captions: Iterable[str]) -> set[str]:
-    """All words of these captions."""
-    return {word for text in captions for word in words_of(text)}
-
-
-def unknown_words(prompts: Iterable[str], known: set[str]) -> list[str]:
+def unknown_words(prompts: Iterable[str], known: Set[str]) -> list[str]:
     """The unknown words of the prompts, each once, in their order, without articles."""
     words = (word for prompt in prompts for word in words_of(prompt))
-    return [word for word in dict.fromkeys(words) if word not in known | ARTICLES]
+    return [word for word in dict.fromkeys(words) if word not in known and word not in ARTICLES]
 
 
 def tell_unknown(words: Sequence[str], most: int = 20) -> str:
@@ -65,13 +60,19 @@ def tell_unknown(words: Sequence[str], most: int = 20) -> str:
     return f"no training caption has {one}: {shown}"
 
 
-class Nearest:
-    """The captions that share the most words with a prompt. Rare words count more."""
+class Captions:
+    """Captions that a model knows, and their words, which are read once. Those near a prompt share
+    the most words with it; rare words count more."""
 
-    def __init__(self, captions: Sequence[str]) -> None:
-        self._captions = list(captions)
-        self._words = [frozenset(words_of(text)) for text in self._captions]
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = list(texts)
+        self._words = [frozenset(words_of(text)) for text in self.texts]
         self._counts = Counter(word for words in self._words for word in words)
+
+    @property
+    def words(self) -> Set[str]:
+        """All their words."""
+        return self._counts.keys()
 
     def find(self, prompt: str, most: int = 3) -> tuple[float, list[str]]:
         """The share of the prompt's words in the nearest caption, weighted by rarity, in 0..1; and
@@ -93,27 +94,27 @@ class Nearest:
         ]
         best = [one for one in sorted(found, reverse=True)[:most] if one[0] > 0]
         share = best[0][0] / whole if best else 0.0
-        return min(share, 1.0), [self._captions[-place] for _, _, place in best]
+        return min(share, 1.0), [self.texts[-place] for _, _, place in best]
 
     def some(self, most: int = 3) -> list[str]:
         """A few captions, evenly chosen."""
-        count = min(most, len(self._captions))
-        return [self._captions[i * len(self._captions) // count] for i in range(count)]
+        count = min(most, len(self.texts))
+        return [self.texts[i * len(self.texts) // count] for i in range(count)]
 
     def _weight(self, word: str) -> float:
-        return math.log1p(len(self._captions) / (1 + self._counts[word]))
+        return math.log1p(len(self.texts) / (1 + self._counts[word]))
 
 
-def tell_far(prompts: Iterable[str], nearest: Nearest, most: int = 5) -> list[str]:
+def tell_far(prompts: Iterable[str], known: Captions, most: int = 5) -> list[str]:
     """One line for each prompt that shares less than half of its words with any one caption, with
     the nearest captions; at most `most` lines."""
     lines = []
     for prompt in dict.fromkeys(prompts):
-        share, captions = nearest.find(prompt)
+        share, captions = known.find(prompt)
         if share >= FAR:
             continue
         near = f"the nearest are: {_quoted(captions)}"
-        said = near if captions else f"it was trained on such as: {_quoted(nearest.some())}"
+        said = near if captions else f"it was trained on such as: {_quoted(known.some())}"
         lines.append(f"no training caption is near {clean(prompt)!r:.80}; {said}")
     more = len(lines) - most
     return lines[:most] + ([f"{more} more prompts are as far"] if more > 0 else [])

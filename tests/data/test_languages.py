@@ -3,6 +3,7 @@
 import pytest
 
 from data.languages import English, english_names
+from data.words import Captions
 
 CAPTIONS = [
     "a cat",
@@ -15,7 +16,7 @@ CAPTIONS = [
     "foot",
     "a blue cat",
 ]
-ENGLISH = English([*CAPTIONS, "sun", "the cat of the house", "noto style"])
+ENGLISH = English(Captions([*CAPTIONS, "sun", "the cat of the house", "noto style"]))
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,8 @@ ENGLISH = English([*CAPTIONS, "sun", "the cat of the house", "noto style"])
         ("the sun", "sun"),
         ("The sun, blob style", "sun, blob style"),
         ("una pizza", "pizza"),
+        ("un pizza", "pizza"),
+        ("las pizza", "pizza"),
         ("a rocket", "rocket"),
     ],
 )

@@ -1,6 +1,6 @@
 """data/words.py: words of captions, and those that no training caption has."""
 
-from data.words import Nearest, tell_far, tell_unknown, unknown_words, words_in, words_of
+from data.words import Captions, tell_far, tell_unknown, unknown_words, words_of
 
 
 def test_words_are_small_letters_without_marks() -> None:
@@ -30,7 +30,7 @@ CAPTIONS = ["a red apple", "a red heart", "a black cat", "two people holding han
 
 
 def test_the_nearest_captions_share_the_rarest_words() -> None:
-    nearest = Nearest(CAPTIONS)
+    nearest = Captions(CAPTIONS)
     assert nearest.find("a red apple") == (1.0, ["a red apple", "a red heart", "a black cat"])
     share, captions = nearest.find("black apples, a red one")  # spelt nearly like apple
     assert captions[:2] == ["a red apple", "a black cat"]
@@ -40,7 +40,7 @@ def test_the_nearest_captions_share_the_rarest_words() -> None:
 
 
 def test_what_is_far_from_all_captions_is_told_with_the_nearest() -> None:
-    nearest = Nearest(CAPTIONS)
+    nearest = Captions(CAPTIONS)
     assert tell_far(["the red apple", "black cats", ""], nearest) == []
     assert tell_far(["a submarine under water", "a submarine under water"], nearest) == [
         "no training caption is near 'a submarine under water'; the nearest are: "
@@ -57,6 +57,6 @@ def test_what_is_far_from_all_captions_is_told_with_the_nearest() -> None:
 
 def test_an_article_is_neither_unknown_nor_far_from_captions_without_one() -> None:
     captions = ["red apple", "lemon", "tiger"]
-    assert unknown_words(["a red apple", "The tiger"], words_in(captions)) == []
-    assert Nearest(captions).find("a red apple") == (1.0, ["red apple"])
-    assert tell_far(["a tiger", "the lemon"], Nearest(captions)) == []
+    assert unknown_words(["a red apple", "The tiger"], Captions(captions).words) == []
+    assert Captions(captions).find("a red apple") == (1.0, ["red apple"])
+    assert tell_far(["a tiger", "the lemon"], Captions(captions)) == []
