@@ -10,19 +10,21 @@ from config import Config, from_yaml, parse_config
 from recipe import make_recipe
 from text_start import with_text_encoder
 from training import exits
+from training.programs import Programs
 from training.session import train
 
 
-def train_here(flags: Sequence[str], log: Path) -> int:
+def train_here(flags: Sequence[str], log: Path, programs: Programs | None = None) -> int:
     """The exit code that train.py would have with these flags. What it prints is appended to
-    `log`. Runs within `training.shared.shared()` compile together."""
+    `log`. Runs with the same `programs` compile together."""
     with (
         log.open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
         try:
-            train(with_text_encoder(parse_config(Config, flags)), make_recipe, from_yaml)
+            config = with_text_encoder(parse_config(Config, flags))
+            train(config, make_recipe, from_yaml, programs)
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else exits.FAULT
         except Exception as error:

@@ -240,7 +240,8 @@ def make_evaluation(
         for name, where in evaluated.items()
     }
     compiled = shared.program(
-        "evaluation", config, lambda: parallel.compile_sums(make_eval_loss(model), devices)
+        *(run.programs, "evaluation", config),
+        lambda: parallel.compile_sums(make_eval_loss(model), devices),
     )
     return evaluate_loss(compiled, sets)
 

@@ -7,7 +7,6 @@ import runtime
 
 runtime.prepare()
 
-import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,11 +72,7 @@ def main(config: SweepConfig) -> None:
     if config.one_process:
         check_one_process(sweep, config.parallel)
     open_folder(folder, sweep, config.resume)
-    with (
-        sole_user(folder),
-        Stop().listening(exits.STOP_SIGNALS) as stop,
-        _starting(sweep, stop, config.one_process) as start,
-    ):
+    with sole_user(folder), Stop().listening(exits.STOP_SIGNALS) as stop:
         search = Search(
             sweep,
             folder,
@@ -86,7 +81,7 @@ def main(config: SweepConfig) -> None:
             count=count,
             parallel=config.parallel,
             seed=config.seed,
-            start=start,
+            start=_start_of(sweep, stop, config.one_process),
         )
         trials = search.run(stop)
     written = report.write(folder, sweep, trials)
@@ -127,25 +122,24 @@ def check_one_process(sweep: Sweep, parallel: int) -> None:
         raise ValueError(f"--one_process makes one run after the other to its end, without {why}")
 
 
-@contextlib.contextmanager
-def _starting(sweep: Sweep, stop: Stop, one_process: bool) -> Iterator[Start]:
+def _start_of(sweep: Sweep, stop: Stop, one_process: bool) -> Start:
     """How the runs of this sweep start; a stop that a run in this process gets is the sweep's."""
     if not one_process:
-        yield processes.start
-        return
+        return processes.start
     from one_process import train_here
-    from training.shared import shared
+    from training.programs import Programs
+
+    programs = Programs()
 
     def start(folder: Path, trial: Trial, words: Sequence[str], metric: str | None) -> Running:
         flags = words[words.index(sweep.settings["program"]) + 1 :]
         one = processes.run_here(
-            *(folder, trial, metric, lambda log: train_here(flags, log), exits.STOPPED)
+            *(folder, trial, metric, lambda log: train_here(flags, log, programs), exits.STOPPED)
         )
         stop.is_asked |= one.is_told
         return one
 
-    with shared():
-        yield start
+    return start
 
 
 def words_of(sweep: Sweep, trial: Trial, run: Path, wandb: str) -> list[str]:

@@ -17,7 +17,6 @@ import runtime
 
 runtime.prepare()
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -44,8 +43,8 @@ from experiments.contest import (
 from files import write_bytes
 from one_process import train_here
 from training import exits
+from training.programs import Programs
 from training.reports import metrics
-from training.shared import shared
 from weights.yaml_files import read_yaml
 
 LOG, TABLE = "runs.jsonl", "table.md"
@@ -127,16 +126,18 @@ def read_contest(path: Path) -> Contest:
 def main(config: TimeToTargetConfig) -> None:
     """Tune and score every entry of each contest, then print the tables and write them."""
     began, scores = time.monotonic(), []
-    sharing = shared() if config.one_process else contextlib.nullcontext()
-    with sharing:
-        for name in config.contests:
-            scores.append(_finish(Path(name), config, began))
+    programs = Programs() if config.one_process else None
+    for name in config.contests:
+        scores.append(_finish(Path(name), config, began, programs))
     if len(scores) > 1:
         print(describe_areas(scores))
 
 
-def _finish(path: Path, config: TimeToTargetConfig, began: float) -> list[Score]:
-    """Run what is left of a contest; write and print its table."""
+def _finish(
+    path: Path, config: TimeToTargetConfig, began: float, programs: Programs | None
+) -> list[Score]:
+    """Run what is left of a contest; write and print its table. The runs share `programs` in this
+    process; None: each has a process of its own."""
     contest = read_contest(path)
     out, runs = Path(config.out) / path.stem, Path(config.runs) / path.stem
     if unknown := set(config.entries) - set(contest.entries):
@@ -151,7 +152,7 @@ def _finish(path: Path, config: TimeToTargetConfig, began: float) -> list[Score]
         job = next(jobs(contest, names, read_log(out / LOG)), None)
         if job is None:
             break
-        _run(contest, job, out / LOG, runs, config.one_process)
+        _run(contest, job, out / LOG, runs, programs)
     results = read_log(out / LOG)
     text = make_table(contest, results)
     write_bytes(out / TABLE, text.encode())
@@ -193,15 +194,15 @@ def command_of(contest: Contest, job: Job, folder: Path) -> list[str]:
     ]
 
 
-def _run(contest: Contest, job: Job, log: Path, runs: Path, one_process: bool) -> None:
+def _run(contest: Contest, job: Job, log: Path, runs: Path, programs: Programs | None) -> None:
     """Make a run, or go on with it, and append its line to the log."""
     folder = runs / f"{job.entry}-{job.length}-{job.trial}-{job.seed}"
     words = command_of(contest, job, folder)
     runs.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     text = folder.with_name(folder.name + ".log")
-    if one_process:
-        code = train_here(words[2:], text)
+    if programs is not None:
+        code = train_here(words[2:], text, programs)
     else:
         with text.open("ab") as file:
             code = subprocess.run(
@@ -210,7 +211,7 @@ def _run(contest: Contest, job: Job, log: Path, runs: Path, one_process: bool) -
     if code == exits.STOPPED:
         raise SystemExit(code)
     result = measured(contest, folder, code == 0, time.monotonic() - began)
-    if one_process:
+    if programs is not None:
         result |= {name: None for name in result if name.endswith("_seconds")}
     line = {**job._asdict(), **result, "command": shlex.join(words)}
     with log.open("a", encoding="utf-8") as file_of_lines:

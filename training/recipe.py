@@ -13,6 +13,7 @@ from optim.paths import Factor
 from training.devices.batching import BatchPlan
 from training.devices.parallel import Devices
 from training.loop import Hook
+from training.programs import Programs
 from training.reports.metrics import NO_COSTS, Costs
 from training.update.observables import Observable, Update
 from training.update.players import Players
@@ -35,6 +36,8 @@ class Run:
     devices: Devices
     micro_batch: int
     """Examples a device holds at a time."""
+    programs: Programs | None = None
+    """Compiled programs that it shares with other runs; None: with none."""
 
 
 def no_start(path: str, fresh: PyTree) -> tuple[PyTree, list[str]]:

@@ -6,9 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
-
-from optim.freezing import make_is_trained, trained_part
 from optim.schedules import describe_course
 from settings import to_tree, to_yaml
 from training import exits, shared
@@ -18,6 +15,7 @@ from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan,
 from training.devices.shortage import check_room, telling
 from training.hooks import measure_distance
 from training.loop import Hook, Outlets, Work, fit
+from training.programs import Programs
 from training.recipe import Recipe, Run
 from training.reports import metrics, range_test
 from training.reports.logbook import Logbook
@@ -33,7 +31,13 @@ from training.signals import StopSignal
 from training.skips import Skips
 from training.spans import parse_ramp
 from training.supervision import RollbackError, Supervisor
-from training.update.build import choose_micro_batch, make_state, make_update, start_from
+from training.update.build import (
+    choose_micro_batch,
+    describe_size,
+    make_state,
+    make_update,
+    start_from,
+)
 from training.update.state import TrainState
 
 C = TypeVar("C", bound=RunConfig)
@@ -41,8 +45,14 @@ Load = Callable[[type[C], Path], C]
 """(class of the configuration, config.yaml) → the configuration."""
 
 
-def train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> TrainState:
-    """The state after the last update. The same configuration again resumes.
+def train(
+    config: C,
+    make_recipe: Callable[[C], Recipe],
+    load: Load[C],
+    programs: Programs | None = None,
+) -> TrainState:
+    """The state after the last update. The same configuration again resumes. `programs`: shared
+    with other runs of this process.
 
     Raises:
         exits.StoppedError: the run was stopped before that, and its state is saved.
@@ -52,10 +62,12 @@ def train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Train
     processes.join(config.parallel, peers.lose_first)
     agreement.check_start(config)
     with peers.watch_peers():
-        return _train(config, make_recipe, load)
+        return _train(config, make_recipe, load, programs)
 
 
-def _train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> TrainState:
+def _train(
+    config: C, make_recipe: Callable[[C], Recipe], load: Load[C], programs: Programs | None
+) -> TrainState:
     """As `train`, in processes that have met and watch each other."""
     devices = parallel.start(config.parallel)
     if config.training.micro_batch_size != "auto":
@@ -70,7 +82,7 @@ def _train(config: C, make_recipe: Callable[[C], Recipe], load: Load[C]) -> Trai
     check_room(parallel.shapes(create, devices), largest, devices)
     read = lambda path: to_tree(load(type(config), path))  # noqa: E731
     folder, changes = processes.from_first(lambda: _open_folder(config, read))
-    run = Run(Path(folder), devices, choose_micro_batch(config, recipe, devices))
+    run = Run(Path(folder), devices, choose_micro_batch(config, recipe, devices), programs)
     state = _Session(config, recipe, run, read, epochs).train(changes)
     recipe.finish(run, state)
     return state
@@ -178,7 +190,8 @@ class _Session:
 
     def _fresh(self) -> tuple[TrainState, list[str]]:
         """A state before the first update."""
-        return shared.create(self._create, self._config, self._run.devices), []
+        run = self._run
+        return shared.create(run.programs, self._create, self._config, run.devices), []
 
     def _make_plan(self, start: int, skips: Skips, changes: runs.Changes | None) -> BatchPlan:
         """The batches of the whole run: unchanged until `start`, from there on as configured.
@@ -211,7 +224,7 @@ class _Session:
         config, recipe, run = self._config, self._recipe, self._run
         if run.devices.is_first:
             recipe.prepare(run)
-        size = _count_params(config, state.params)
+        size = describe_size(config, state.params)
         print(f"{run.folder}: {size} on {run.devices.describe()}, {recipe.summary}")
         if config.optim.counts_examples:
             steps = config.training.steps
@@ -220,7 +233,7 @@ class _Session:
         hooks = [*recipe.hooks(run), *self._distance(), traced]
         updates = partial(make_update, config, recipe, run.devices, run.micro_batch, self._plan)
         print("compiling; the first update takes a while", flush=True)
-        step = shared.compile_step(updates, self._plan, config, run.devices)
+        step = shared.compile_step(run.programs, updates, self._plan, config, run.devices)
         stop.agree = processes.Agreement()
         outlets = Outlets(supervisor.record, supervisor.show, supervisor.watch)
         while True:
@@ -322,13 +335,6 @@ class _Session:
         checkpoints.settle()
         self._note_end(tracker.step)
         peers.stop_all()
-
-
-def _count_params(config: RunConfig, params: Any) -> str:
-    """A text such as "3,456,000 parameters, of which 120,000 are trained"."""
-    part = trained_part(params, make_is_trained(config.optim.freeze, config.optim.trained))
-    size, own = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, part))
-    return f"{size:,} parameters" + (f", of which {own:,} are trained," if own < size else "")
 
 
 def _old_plan(training: TrainingConfig, changes: runs.Changes) -> BatchPlan:

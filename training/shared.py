@@ -1,15 +1,13 @@
-"""Compiled programs that several runs of one process share.
+"""Runs of one process that share their compiled programs.
 
-Within `shared()`, runs that differ in seed, length and learning rate alone compile once: the
-learning rate of each update is then an argument of the program, not a constant in it. The results
-are those of a process of its own, bit for bit (tests/training/test_shared.py).
+Runs that are given the same `Programs` and differ in seed, length and learning rate alone compile
+once: the learning rate of each update is then an argument of the program, not a constant in it. The
+results are those of a process of its own, bit for bit (tests/training/test_shared.py).
 """
 
-import contextlib
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -19,13 +17,12 @@ from training.config import RunConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
+from training.programs import Programs
 from training.update.build import schedule_of
 from training.update.state import TrainState
 from training.update.step import Batch, Observed, Step
 
 T = TypeVar("T")
-MOST = 32
-"""Programs that are kept; the one that was used longest ago goes first."""
 RATE = "learning_rate"
 """Name of the learning rate in the batches of a shared update."""
 FREE = {
@@ -38,53 +35,42 @@ FREE = {
 }
 """Settings in which runs with the same programs may differ."""
 
-_programs: OrderedDict[str, Any] | None = None
 
-
-@contextlib.contextmanager
-def shared() -> Iterator[None]:
-    """While open, the runs of this process share their programs."""
-    global _programs
-    before, _programs = _programs, OrderedDict()
-    try:
-        yield
-    finally:
-        _programs = before
-
-
-def program(kind: str, config: RunConfig, make: Callable[[], T]) -> T:
+def program(programs: Programs | None, kind: str, config: RunConfig, make: Callable[[], T]) -> T:
     """`make()`, or what it returned for a run with the same programs."""
-    if _programs is None:
-        return make()
-    key = f"{kind} {_key(config)}"
-    found = _programs.pop(key, None)
-    _programs[key] = make() if found is None else found
-    if len(_programs) > MOST:
-        _programs.popitem(last=False)
-    return _programs[key]
+    return make() if programs is None else programs.get(f"{kind} {_key(config)}", make)
 
 
-def create(make: Callable[..., TrainState], config: RunConfig, devices: Devices) -> TrainState:
+def create(
+    programs: Programs | None,
+    make: Callable[..., TrainState],
+    config: RunConfig,
+    devices: Devices,
+) -> TrainState:
     """The state before the first update; `make(seed)` traces it."""
-    if _programs is None:
+    if programs is None:
         return parallel.create(make, devices)
     own = parallel.shardings(jax.eval_shape(make), devices)
     seed = np.uint32(config.seed & 0xFFFFFFFF)
-    return program("create", config, lambda: jax.jit(make, out_shardings=own))(seed)
+    return program(programs, "create", config, lambda: jax.jit(make, out_shardings=own))(seed)
 
 
 def compile_step(
-    updates: Callable[..., Step], plan: BatchPlan, config: RunConfig, devices: Devices
+    programs: Programs | None,
+    updates: Callable[..., Step],
+    plan: BatchPlan,
+    config: RunConfig,
+    devices: Devices,
 ) -> parallel.CompiledStep:
     """The compiled update; `updates(schedule=…)` builds it."""
-    if _programs is None or devices.mode != "pmap" or len(devices) > 1:
+    if programs is None or devices.mode != "pmap" or len(devices) > 1:
         return parallel.compile_step(updates(), devices)
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, Observed]:
         rows = {name: array for name, array in batch.items() if name != RATE}
         return updates(schedule=lambda step: batch[RATE][0])(state, rows)
 
-    compiled = program("update", config, lambda: parallel.compile_step(update, devices))
+    compiled = program(programs, "update", config, lambda: parallel.compile_step(update, devices))
     schedule = jax.jit(jax.vmap(schedule_of(config, plan)))
     rates = np.asarray(schedule(np.arange(config.training.steps)))
     return lambda state, batch: compiled(state, {**batch, RATE: rates[int(state.step)].reshape(1)})

@@ -5,19 +5,20 @@ from pathlib import Path
 from config import Config, parse_config
 from one_process import train_here
 from tests.entry.test_train import TINY
-from training import exits, shared
+from training import exits
+from training.programs import Programs
 from training.reports import metrics
 
 
 def test_train_here_is_train_py(records_folder: Path, tmp_path: Path) -> None:
     """The same rows as a run of its own, its text in the log, and its exit codes."""
     flags = [*TINY, f"--data.records={records_folder}", "--training.eval_every=0"]
-    with shared.shared():
-        for name, more in (("a", "--seed=3"), ("b", "--seed=4")):
-            code = train_here([*flags, more, f"--output_dir={tmp_path / name}"], tmp_path / "log")
-            assert code == exits.FINISHED
-        wrong = [*flags, "--optim.beta1=x", f"--output_dir={tmp_path / 'c'}"]
-        assert train_here(wrong, tmp_path / "wrong.log") == exits.REFUSED
+    programs = Programs()
+    for name, more in (("a", "--seed=3"), ("b", "--seed=4")):
+        words = [*flags, more, f"--output_dir={tmp_path / name}"]
+        assert train_here(words, tmp_path / "log", programs) == exits.FINISHED
+    wrong = [*flags, "--optim.beta1=x", f"--output_dir={tmp_path / 'c'}"]
+    assert train_here(wrong, tmp_path / "wrong.log", programs) == exits.REFUSED
     assert "beta1" in (tmp_path / "wrong.log").read_text()
     assert "step 12 of 12" in (tmp_path / "log").read_text()
     train_here([*flags, "--seed=4", f"--output_dir={tmp_path / 'alone'}"], tmp_path / "log")

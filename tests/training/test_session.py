@@ -17,6 +17,7 @@ from optim.config import OptimConfig
 from training.config import CheckpointConfig, OnSpike, ParallelConfig, RunConfig, TrainingConfig
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
+from training.programs import Programs
 from training.recipe import BatchAt, Recipe
 from training.reports import logbook, metrics
 from training.saved import checkpoint, copies
@@ -71,8 +72,8 @@ class World:
             depends_on={},
         )
 
-    def run(self) -> TrainState:
-        return train(self.config, self.recipe, from_yaml)
+    def run(self, programs: Programs | None = None) -> TrainState:
+        return train(self.config, self.recipe, from_yaml, programs)
 
     def events(self) -> list[tuple[str, int | None]]:
         return [(entry["event"], entry["step"]) for entry in logbook.read(self.folder)]

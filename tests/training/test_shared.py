@@ -10,44 +10,53 @@ from config import Config
 from optim.config import OptimConfig
 from tests.training.test_session import TRAINING, World, assert_same
 from training import shared
+from training.programs import Programs
 from training.update.state import TrainState
 
 
-def end_of(folder: Path, seed: int, steps: int, **optim: Any) -> TrainState:
+def end_of(
+    folder: Path, programs: Programs | None, seed: int, steps: int, **optim: Any
+) -> TrainState:
     """The last state of a run of the world's; one batch is poisoned."""
     world = World(folder, {7: float("nan")})
     training = dataclasses.replace(TRAINING, steps=steps)
     world.change(seed=seed, training=training, optim=OptimConfig(clip_norm=1.0, **optim))
-    return world.run()
+    return world.run(programs)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "schedule_free"])
 def test_seeds_rates_and_lengths_share_programs_and_change_nothing(
     tmp_path: Path, name: str
 ) -> None:
+    programs = Programs()
     cases: list[dict[str, Any]] = [
         {"seed": 0, "steps": 12, "learning_rate": 0.01},
         {"seed": 7, "steps": 12, "learning_rate": 0.01},
         {"seed": 7, "steps": 17, "learning_rate": 0.0371},
         {"seed": 7, "steps": 17, "learning_rate": 0.0371, "schedule": "cosine"},
     ]
-    alone = [end_of(tmp_path / f"alone{n}", name=name, **c) for n, c in enumerate(cases)]
-    with shared.shared():
-        together = [end_of(tmp_path / f"same{n}", name=name, **c) for n, c in enumerate(cases)]
-        assert shared._programs is not None
-        assert len(shared._programs) == 2  # the first state and the update
+    alone, together = (
+        [end_of(tmp_path / f"{n}{kind}", kept, name=name, **c) for n, c in enumerate(cases)]
+        for kind, kept in (("alone", None), ("same", programs))
+    )
+    assert len(programs) == 2  # the first state and the update
     for one, other in zip(alone, together, strict=True):
         assert_same(one, other)
 
 
 def test_what_is_compiled_otherwise_is_not_shared(tmp_path: Path) -> None:
-    optim = {"learning_rate": 0.01}
-    with shared.shared():
-        for n, more in enumerate(({}, {"weight_decay": 0.1}, {"beta1": 0.8})):
-            end_of(tmp_path / str(n), 0, 9, **optim, **more)
-        assert shared._programs is not None
-        assert len(shared._programs) == 6
-    assert shared._programs is None
+    optim, programs = {"learning_rate": 0.01}, Programs()
+    for n, more in enumerate(({}, {"weight_decay": 0.1}, {"beta1": 0.8})):
+        end_of(tmp_path / str(n), programs, 0, 9, **optim, **more)
+    assert len(programs) == 6
+
+
+def test_the_program_that_was_used_longest_ago_is_dropped() -> None:
+    programs, made = Programs(most=2), list[str]()
+    for key in "abacab":
+        programs.get(key, lambda key=key: made.append(key) or key)  # type: ignore[misc]
+    assert made == ["a", "b", "c", "b"]
+    assert len(programs) == 2
 
 
 def test_independent_decay_keeps_the_rate_in_the_program() -> None:

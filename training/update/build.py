@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from optim.averaging import make_average
 from optim.ema import init_ema
-from optim.freezing import make_is_trained
+from optim.freezing import make_is_trained, trained_part
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
 from training.config import RunConfig
@@ -123,3 +123,10 @@ def choose_micro_batch(config: RunConfig, recipe: Recipe, devices: Devices) -> i
         make_state(config, recipe.init, recipe.players),
         recipe.batch_shapes,
     )
+
+
+def describe_size(config: RunConfig, params: PyTree) -> str:
+    """A text such as "3,456,000 parameters, of which 120,000 are trained"."""
+    part = trained_part(params, make_is_trained(config.optim.freeze, config.optim.trained))
+    size, own = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, part))
+    return f"{size:,} parameters" + (f", of which {own:,} are trained," if own < size else "")

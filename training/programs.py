@@ -1,0 +1,27 @@
+"""Compiled programs that are kept for runs of the same process."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+MOST = 32
+
+
+class Programs:
+    """Programs by a key. Of more than `most` the one that was used longest ago is dropped."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """The program of this key; `make()` where there is none."""
+        found = self._kept.pop(key, None)
+        self._kept[key] = make() if found is None else found
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return self._kept[key]
