@@ -169,3 +169,6 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
     for node in ast.walk(syntax(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno <= 60, node.name
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            names = [one.arg for one in given if one.arg not in ("self", "cls")]
+            assert len(names) <= 7, f"{node.name} has {len(names)} parameters"

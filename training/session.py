@@ -190,8 +190,7 @@ class _Session:
 
     def _fresh(self) -> tuple[TrainState, list[str]]:
         """A state before the first update."""
-        run = self._run
-        return shared.create(run.programs, self._create, self._config, run.devices), []
+        return shared.create(self._run.programs, self._create, self._config, self._run.devices), []
 
     def _make_plan(self, start: int, skips: Skips, changes: runs.Changes | None) -> BatchPlan:
         """The batches of the whole run: unchanged until `start`, from there on as configured.
