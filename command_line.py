@@ -102,7 +102,8 @@ def parse_config(
     known = [one.name for one in settings_of(config_class)]
     flags.check_dashes(words, {"config", "help", *known})
     is_help = not {"-h", "--help"}.isdisjoint(words)
-    parser = copy.deepcopy(_parser(config_class, is_help))  # its defaults change
+    kept = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
+    parser = copy.deepcopy(kept)  # its defaults change
     parser.opening = help_page.opening(config_class, prog, about, often)
     for file in files:
         given = _flat(flags.read_file(file, config_class, moved, is_saved))

@@ -112,7 +112,7 @@ def make_recipe(config: Config) -> Recipe:
 
 
 def look(model: Transformer, update: Update) -> Mapping[str, jax.Array]:
-    """What training.observe shows of the transformer (model/looking.py)."""
+    """The values that training.observe shows of the transformer itself (model/looking.py)."""
     assert update.again is not None
     return looking.finish(
         update.again.over_rows(partial(looking.look_inside, model, update.params))
@@ -131,8 +131,8 @@ def batch_shapes(model: ModelConfig, size: int) -> Shapes:
 
 
 def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Costs:
-    """The cost of an example in training: its backward pass is twice its forward pass, whatever is
-    recomputed to save memory."""
+    """The cost of one training example. The backward pass counts as twice the forward pass,
+    whatever is recomputed to save memory."""
     text = jax.ShapeDtypeStruct((1, sizes.text_length), jnp.int32)
     mask = jax.ShapeDtypeStruct(text.shape, bool)
     image = jax.ShapeDtypeStruct((1, sizes.image_length), jnp.int32)
@@ -142,7 +142,8 @@ def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Cos
 
 
 def check_sizes(model: ModelConfig, records: Records) -> None:
-    """Raise ValueError if the records hold tokens that the model has no place for."""
+    """Raise ValueError if the model's sizes do not fit the records. The message names the flag to
+    set."""
     for name, wanted, fits in (
         ("grid_size", records.grid_size, model.grid_size == records.grid_size),
         ("text_length", records.text_length, model.text_length == records.text_length),
@@ -221,7 +222,7 @@ def begin(config: Config, fresh: Params) -> tuple[Params, list[str]]:
 
 
 def fetched(leaf: jax.Array) -> np.ndarray:
-    """An array on the devices, brought here."""
+    """The array as numpy; a sharded one is all-gathered."""
     return np.asarray(parallel.on_first_device(leaf))
 
 
@@ -231,8 +232,8 @@ def make_evaluation(
     evaluated: Mapping[str, tuple[Records, str | None]],
     run: Run,
 ) -> Callable[[int, TrainState], Mapping[str, float]]:
-    """A hook's action: the loss on every set of `evaluation_sets`, with at most a micro-batch at a
-    time on a device."""
+    """A hook's action that returns the loss on every set of `evaluation_sets`. A device holds at
+    most a micro-batch at a time."""
     devices, most = run.devices, max(config.training.eval_examples, 1)
     size = devices.num_shares * min(run.micro_batch, -(-most // devices.num_shares))
     sets = {
@@ -249,9 +250,9 @@ def make_evaluation(
 def make_grids(
     config: Config, model: Transformer, records: Records, run: Run
 ) -> Callable[[int, TrainState], Mapping[str, Path] | None]:
-    """A hook's action: the fixed prompts drawn into RUN/grids, always from the same seeds. Process
-    0 draws; the others give it their shards of the weights. Nothing is drawn if a device cannot
-    hold the weights."""
+    """A hook's action that draws the fixed prompts into RUN/grids, always from the same seeds.
+    Process 0 draws; the other processes only take part in all-gathering the weights. Nothing is
+    drawn if a device cannot hold the whole weights."""
     devices = run.devices
     if not have_room_to_draw(config, model, devices):
         return lambda step, state: None
@@ -276,8 +277,8 @@ def make_grids(
 
 
 def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> bool:
-    """True if a device can hold the whole weights, and once more in decoding form, beside its shard
-    of the state; prints a line if not. The result is the same on every process."""
+    """Whether a device can hold the whole weights twice, plain and in decoding form, beside its
+    shard of the state. A line is printed if not. Every process gets the same answer."""
     if devices.fsdp * devices.tensor == 1:
         return True
     width = jnp.dtype(config.training.compute_dtype).itemsize

@@ -26,7 +26,7 @@ OFTEN = (
 
 
 def main(config: Config) -> None:
-    """One run, new or resumed."""
+    """Start a run, or resume it."""
     whole = with_text_encoder(config)
     if changed := describe_changes(config.model, whole.model):
         print(f"text_encoder {config.text_encoder} sets {changed}", flush=True)

@@ -36,7 +36,7 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 
 
 class Linear(nnx.Module):
-    """y = x · kernel (+ bias)."""
+    """A dense layer: y = x @ kernel (+ bias)."""
 
     def __init__(
         self,
@@ -188,17 +188,20 @@ class FeedForward(nnx.Module):
     def __call__(
         self, x: Float[Array, "b q d"], keys: Key[Array, " b"] | None = None
     ) -> Float[Array, "b q d"]:
-        if self.joined is not None:
-            up, gate = self.joined.outputs(x)
-        else:
-            up, gate = self.up(x), None if self.gate is None else self.gate(x)
+        up, *gates = self._outputs(x)
         hidden = self.activation(up.astype(jnp.float32))
-        if gate is not None:
+        for gate in gates:
             hidden = hidden * gate.astype(jnp.float32)
         hidden = hidden.astype(x.dtype)
         if self.mid_norm is not None:
             hidden = self.mid_norm(hidden)
         return self.down(dropout(hidden, self.dropout_rate, keys))
+
+    def _outputs(self, x: Float[Array, "b q d"]) -> list[Float[Array, "b q f"]]:
+        """The hidden channels before the activation and, of a gated layer, their factors."""
+        if self.joined is not None:
+            return self.joined.outputs(x)
+        return [self.up(x)] if self.gate is None else [self.up(x), self.gate(x)]
 
 
 def mlp_dim(config: ModelConfig, branch: Branch) -> int:

@@ -14,10 +14,13 @@ SQUARED = "activation/"
 
 
 def look_inside(model: Transformer, params: Params, batch: Batch) -> dict[str, Array]:
-    """Means over the rows of a batch, without dropout: of each layer the mean square of what leaves
-    it, and the entropy of its attentions over keys (a decoder's second one is to the caption), with
-    padded queries among them; the entropy of the predicted distributions; and how often each class
-    is among the tokens, and predicted."""
+    """Means over the rows of a batch, without dropout, by name:
+
+    - of each layer, the mean square of its output, and the entropy of its attention over the keys,
+      padded queries included (a decoder layer's second entropy is of its attention to the caption)
+    - the entropy of the predicted distributions
+    - how often each class is among the tokens, and among the predictions
+    """
     inputs = shift_right(batch["image_tokens"], model.decoder_start_token_id)
     with taking() as notes:
         laid_out = model.lay_out(params)
@@ -34,8 +37,9 @@ def look_inside(model: Transformer, params: Params, batch: Batch) -> dict[str, A
 
 
 def finish(means: dict[str, Array]) -> dict[str, Array]:
-    """Of means over all rows: roots of mean squares, and the entropies of the classes' shares:
-    entropy/tokens says how much of the codebook the pictures use, entropy/predicted the model."""
+    """The values that are shown, from means over all rows: roots of the mean squares, and entropies
+    of the classes' shares. entropy/tokens says how much of the codebook the pictures use,
+    entropy/predicted how much the model does."""
     found = {
         name: jnp.sqrt(value) if name.startswith(SQUARED) else value
         for name, value in means.items()

@@ -15,7 +15,7 @@ _PLACE: ContextVar[str] = ContextVar("place", default="")
 
 @contextlib.contextmanager
 def taking() -> Iterator[Notes]:
-    """Inside, notes of what is traced are collected, by name."""
+    """A context in which the notes of functions that are traced are collected, by name."""
     notes: Notes = {}
     token = _NOTES.set(notes)
     try:
@@ -26,7 +26,7 @@ def taking() -> Iterator[Notes]:
 
 @contextlib.contextmanager
 def at(place: str) -> Iterator[None]:
-    """Inside, notes are of this place, such as decoder/1."""
+    """A context in which notes belong to this place, such as decoder/1."""
     token = _PLACE.set(place)
     try:
         yield

@@ -37,7 +37,7 @@ def rotate(x: Float[Array, "b h q e"], angles: Float[Array, "q half"]) -> Float[
 
 
 def num_offsets(rows: int, columns: int) -> int:
-    """The number of offsets that two positions of a grid can have."""
+    """The number of different offsets between two positions of a grid."""
     return (2 * rows - 1) * (2 * columns - 1)
 
 

@@ -59,7 +59,7 @@ def _swap(x: Float[Array, "*s m n"]) -> Float[Array, "*s n m"]:
 def _transposed_times(
     a: Float[Array, "*s m k"], b: Float[Array, "*s m n"]
 ) -> Float[Array, "*s k n"]:
-    """aᵀ b, with the narrower one transposed in memory."""
+    """aᵀ @ b, with the narrower one transposed in memory."""
     if a.shape[-1] <= b.shape[-1]:
         return _settled(_swap(a), b)
     return _swap(_settled(_swap(b), a))
@@ -71,7 +71,7 @@ def _rows(x: Float[Array, "*s d"]) -> Float[Array, "r d"]:
 
 @jax.custom_vjp
 def product(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """a b, for as many matrices b as a, or one."""
+    """a @ b. There are as many matrices b as a, or one."""
     return _forward(a, b)
 
 
@@ -96,7 +96,7 @@ product.defvjp(_product_forward, _product_backward)
 
 @jax.custom_vjp
 def product_of_rows(a: Float[Array, "*s m k"], b: Float[Array, "*s n k"]) -> Float[Array, "*s m n"]:
-    """a bᵀ: the product of every row of a with every row of b."""
+    """a @ bᵀ: the product of every row of a with every row of b."""
     return _forward(a, _swap(b))
 
 

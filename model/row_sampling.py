@@ -115,7 +115,7 @@ def _draw_row(
 
 
 def _lead(logits: Float[Array, "b2 v"], scale: Float[Array, ""]) -> Float[Array, "b v"]:
-    """As sampling.guide, of a scale that the program does not know."""
+    """The logits as by sampling.guide, with a scale that is an argument of the program."""
     conditional, unconditional = jnp.split(logits, 2)
     led = unconditional + scale * (conditional - unconditional)
     return jnp.where(scale == 1, conditional, led)
@@ -127,7 +127,8 @@ def _choose(
     temperature: Float[Array, ""],
     config: SamplingConfig,
 ) -> Int32[Array, " b"]:
-    """As sampling.sample_tokens, of a temperature that the program does not know."""
+    """The tokens as by sampling.sample_tokens, with a temperature that is an argument of the
+    program."""
     warm = keep_likely(logits / jnp.maximum(temperature, COLDEST), config.top_k, config.top_p)
     is_cold = temperature < COLDEST
     tokens = first_largest(jnp.where(is_cold, logits, warm + noise))

@@ -32,8 +32,8 @@ def evaluate_loss(
 
 
 def measure_distance(begin: Callable[[], Any]) -> Callable[[int, TrainState], dict[str, float]]:
-    """A hook that gives the L2 norm of the way from the parameters `begin()`, made when it is first
-    due, to those of the state."""
+    """A hook that returns the L2 distance between the parameters and `begin()`, which is called
+    when the hook is first due."""
     held: list[Any] = []
     away = jax.jit(lambda a, b: whole_norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)))
 

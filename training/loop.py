@@ -76,7 +76,7 @@ def fit(
     work: Work,
     stop: StopSignal | None = None,
 ) -> TrainState:
-    """Train until `steps` updates are finished in all, or until `stop` is granted.
+    """Return the state after `steps` updates in all, or after fewer if `stop` is granted.
 
     `batch_at(n)` is the batch of the update that follows n finished ones. Each update's metrics are
     fetched only after the next update has been dispatched, which keeps the accelerator busy. Before
@@ -168,7 +168,7 @@ class _Rows:
 
 
 def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) -> Row:
-    """Numbers of the hooks by name; their pictures are shown."""
+    """Run the hooks and return their numbers by name; their pictures are shown."""
     numbers: Row = {}
     for hook in due:
         for name, value in (hook.action(done, state) or {}).items():
@@ -195,7 +195,7 @@ def _rescued(
 
 
 def to_row(metrics: Mapping[str, object]) -> Row:
-    """Numbers by name, and the observables that were due."""
+    """The row of an update: its metrics as floats, and the observables that were due."""
     values = jax.device_get(dict(metrics))
     observed = unpack(values.pop(OBSERVED, ()))
     return {**{name: float(value) for name, value in values.items()}, **observed}

@@ -89,13 +89,14 @@ def _train(
 
 
 def _open_folder(config: RunConfig, read: runs.Read) -> tuple[str, runs.Changes | None]:
-    """The run's folder, made or found to be one that may be resumed, and the settings changed."""
+    """The run's folder, and the settings that differ from its earlier start; None for a new folder.
+    Raises ValueError if the folder cannot be resumed."""
     folder = Path(config.output_dir) if config.output_dir else runs.new_folder(config.name)
     return str(folder), runs.open_folder(folder, to_tree(config), read)
 
 
 class _Session:
-    """A run that has its folder: what surrounds the loop, opened in order and closed in reverse."""
+    """A run that has its folder: opens what surrounds the loop, and closes it in reverse."""
 
     def __init__(
         self, config: RunConfig, recipe: Recipe, run: Run, read: runs.Read, epochs: float = 0.0
@@ -210,7 +211,7 @@ class _Session:
         return plan
 
     def _like(self) -> TrainState:
-        """Shapes and shardings of a state; only parts that may begin within a run have values."""
+        """Shapes and shardings of a state. Only parts that may begin within a run hold values."""
         devices, create = self._run.devices, self._create
         names = ("loss_scale", "guard", "players")
         begun = parallel.create(lambda: {n: getattr(create(), n) for n in names}, devices)
@@ -337,8 +338,7 @@ class _Session:
 
 
 def _old_plan(training: TrainingConfig, changes: runs.Changes) -> BatchPlan:
-    """The plan of batches by the settings before these changes, for a checkpoint that does not hold
-    one."""
+    """The plan of batches before these changes, for a checkpoint that holds no plan."""
     names = ("batch_size", "batch_ramp")
     old = {name: changes.get(f"training.{name}", (getattr(training, name),))[0] for name in names}
     return BatchPlan(old["batch_size"], tuple(map(parse_ramp, old["batch_ramp"])))

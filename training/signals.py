@@ -26,9 +26,9 @@ PATIENCE = 5.0  # seconds for the main thread to come back
 
 
 def leave_early() -> None:
-    """End this process at once with STOPPED at any of the STOP_SIGNALS, from now on and whenever no
-    StopSignal is entered: there is nothing to save. For entry points, before they import and open
-    things."""
+    """From now on, end this process at once with exit code STOPPED at any of the STOP_SIGNALS,
+    unless a StopSignal is entered. Entry points call it before they import and open things: there
+    is nothing to save yet."""
     here, there = socket.socketpair()
     here.setblocking(False)
 
@@ -45,7 +45,7 @@ def leave_early() -> None:
 
 
 def _heeded() -> list[signal.Signals]:
-    """The STOP_SIGNALS, without a hang-up that this process ignores, as under nohup."""
+    """The STOP_SIGNALS, without SIGHUP if this process ignores it, as under nohup."""
     return [
         number
         for number in exits.STOP_SIGNALS
@@ -92,7 +92,7 @@ class StopSignal:
         self._there.close()
 
     def by(self, duration: str) -> None:
-        """Stop so long after the process began, as at a signal: HH:MM, or "" for never. Raises
+        """Stop when the process has run for so long (HH:MM; "" = never), as at a signal. Raises
         ValueError."""
         if not duration:
             return

@@ -29,7 +29,8 @@ class RollbackError(Exception):
 
 
 class Supervisor:
-    """Gets each row of metrics, and each state to save, of one run."""
+    """Receives each row of metrics and each state of a run, and decides: recorded, saved, stopped
+    or rolled back."""
 
     def __init__(
         self,
@@ -129,7 +130,8 @@ class Supervisor:
             )
 
     def _may_go_back(self, step: int) -> bool:
-        """True if there is a checkpoint, and few rollbacks to it were in vain."""
+        """Whether there is a checkpoint to go back to, and fewer rollbacks to it than are allowed
+        have failed."""
         back = self._way_back(step)
         spikes = (one for one in self.skips.ranges if one.spike is not None)
         in_vain = {one.why for one in spikes if one.step == back}

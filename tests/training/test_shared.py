@@ -1,6 +1,7 @@
 """Runs that share compiled programs end like runs of their own, bit for bit."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,13 @@ def test_what_is_compiled_otherwise_is_not_shared(tmp_path: Path) -> None:
 
 
 def test_the_program_that_was_used_longest_ago_is_dropped() -> None:
-    programs, made = Programs(most=2), list[str]()
-    for key in "abacab":
-        programs.get(key, lambda key=key: made.append(key) or key)  # type: ignore[misc]
+    programs, made = Programs(most=2), []
+
+    def make(key: str) -> str:
+        made.append(key)
+        return key
+
+    assert [programs.get(key, partial(make, key)) for key in "abacab"] == list("abacab")
     assert made == ["a", "b", "c", "b"]
     assert len(programs) == 2
 

@@ -19,9 +19,10 @@ FLOOR = 1e-6
 
 
 def parabola(update: Update) -> Mapping[str, Array]:
-    """look/alpha: where the update lands in the parabola that losses and slopes at both its ends
-    fit best, by their variances over the parts of the batch: −1 where it began, 0 at the bottom, 1
-    as high on the far side; −1 too where it bends down (Mutschler & Zell 2020; Cockpit)."""
+    """look/alpha: where the update ends on the parabola that best fits the losses and slopes before
+    and after it, weighted by their variances over the parts of the batch. −1: where it began; 0: at
+    the minimum; 1: as high on the far side. −1 as well where the parabola bends down (Mutschler &
+    Zell 2020; Cockpit)."""
     again = _again(update)
     length = whole_norm(update.updates)
     moved = jax.tree.map(lambda p, u: p + u, again.trained, update.updates)

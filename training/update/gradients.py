@@ -50,7 +50,7 @@ def step_key(state: TrainState) -> Key[Array, ""]:
 
 @dataclass(frozen=True)
 class Gradients:
-    """What gradients of one update are taken of."""
+    """Computes the gradients of one update."""
 
     state: TrainState
     batch: Batch
@@ -71,7 +71,8 @@ class Gradients:
         return grads, metrics, parts
 
     def again(self, loss: Loss, trained: PyTree, parts: Any) -> Again:
-        """What observables may compute once more; `parts` as `at` gave them."""
+        """Functions that compute parts of this update once more, for observables; `parts` as
+        returned by `at`."""
         held, losses = parts or (None, None)
         rows, count = len(self.batch["example_index"]), self.micro_batches
         return Again(

@@ -34,8 +34,8 @@ def sizes(update: Update) -> Mapping[str, Array]:
 
 
 def histograms(update: Update) -> Mapping[str, Array]:
-    """For every tensor, of a stack for every layer, how many entries of the gradient and of the
-    weights are of which order of magnitude."""
+    """For every tensor, or every layer of a stack: how many entries of the gradient and of the
+    weights have each order of magnitude."""
     trees = {"grad": with_zeros(update.grads, update.params), "param": update.params}
     return {
         f"histogram/{kind}/{name}": counts
@@ -89,7 +89,7 @@ def spread_of_gradients(update: Update) -> Mapping[str, Array]:
 
 
 def _dots(parts: Array, mean: Array) -> Array:
-    """Of each part of one tensor with the mean."""
+    """The dot product of each part of one tensor with the mean."""
     return (parts * mean[None]).sum(tuple(range(1, parts.ndim)))
 
 
@@ -108,8 +108,9 @@ TABLE: dict[Looks, tuple[tuple[Look, bool], ...]] = {
 
 
 def make_looks(price: Looks, every: int, parts: int, more: Look | None = None) -> list[Observable]:
-    """The observables of a price, the cheaper ones first. `parts`: micro-batches over all devices,
-    of which a single one has no spread; `more`: the model's own, from business on."""
+    """The observables of a level of training.observe, with those of the cheaper levels. `parts`:
+    micro-batches over all devices; of a single one there is no spread. `more`: the model's own,
+    from level business on."""
     prices = list(TABLE)
     chosen = [row for name in prices[: prices.index(price) + 1] for row in TABLE[name]]
     if more is not None and prices.index(price) >= prices.index("business"):

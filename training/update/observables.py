@@ -70,7 +70,7 @@ class Again:
 
 @dataclass(frozen=True)
 class Observable:
-    """Computed in every `every`th update; 0 = never."""
+    """A function that is computed in every `every`th update; 0 = never."""
 
     every: int
     look: Callable[[Update], Mapping[str, Array]]
