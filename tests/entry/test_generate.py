@@ -30,7 +30,8 @@ HOSTILE = ["../../etc/passwd", "a\x00b", "\ud800", "w" * 50_000, "</s> <pad>", "
 
 
 def generate(*words: str | Path) -> None:
-    main(parse_config(GenerateConfig, [str(word) for word in words]))
+    """Always so many rows, for one compiled program."""
+    main(parse_config(GenerateConfig, ["--rows_per_call=4", *map(str, words)]))
 
 
 def test_the_grid_and_every_picture_are_written(run_folder: Path, tmp_path: Path) -> None:
