@@ -12,7 +12,7 @@ from data.pictures import read_picture
 from data.splits import split_of
 from split_names import HELD_OUT
 
-COUNT = 300
+COUNT = 100
 
 
 @cache

@@ -116,6 +116,8 @@ def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: Unit) ->
     ones = np.arange(1, 301, dtype=np.float32)
     lengths = [int(n) for n in ones[np.float32(1) / ones * ones != 1]]
     assert {41, 47, 293} <= set(lengths)
+    if unit == "examples":  # the same division, of another count
+        lengths = [41, 47, 293]
 
     def after(step: Array) -> list[Array]:
         schedules = (
