@@ -1,17 +1,17 @@
 """Every column of the source beside the arrays of token records: Parquet files of 65,536 rows each,
 in the order of the examples, read one column at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.columns import Row
 from data.sources import printable
 
 FOLDER = "columns"
 ROWS = 1 << 16
 """Rows of a file, whatever the shards of the encoding were."""
-Row = Mapping[str, Any]
 
 
 class ColumnWriter:

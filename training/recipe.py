@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax
-import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from optim.paths import Factor
 from training.devices.batching import BatchPlan
-from training.devices.parallel import Devices
+from training.devices.fitting import Shapes as Shapes
+from training.devices.parallel import Devices, HostBatch
 from training.loop import Hook
 from training.programs import Programs
 from training.reports.metrics import NO_COSTS, Costs
@@ -20,12 +19,10 @@ from training.update.players import Players
 from training.update.state import TrainState
 from training.update.step import Loss
 
-Batch = dict[str, np.ndarray]
-BatchAt = Callable[[int], Batch]
+BatchAt = Callable[[int], HostBatch]
 """n → this process's rows of the batch of the update that follows n finished ones."""
 Between = Callable[[int, TrainState], TrainState]
 """(n, state) → the state that the update after n finished ones starts from."""
-Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclass(frozen=True)
