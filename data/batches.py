@@ -11,7 +11,6 @@ from functools import lru_cache, partial
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from data.array_files import read_ahead
 from data.order import hash_of, windowed
 from data.order import order as order
 from data.records import Records
@@ -124,8 +123,7 @@ def open_batches(
         ValueError: the split is unknown or empty.
     """
     examples_at = batch_size if callable(batch_size) else partial(operator.mul, batch_size)
-    for array in records.arrays.values() if window else ():
-        read_ahead(array)  # windows are read nearly so
+    records = records.in_order() if window else records
     rows = _rows(records, split, examples_at(1))
     return Batches(records, rows, examples_at, seed, share, window)
 

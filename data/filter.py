@@ -76,7 +76,7 @@ def main(config: FilterConfig) -> None:
         raise ValueError(
             f"near_duplicates {config.near_duplicates} is not between 0 and {MOST_BITS} bits"
         )
-    records, out = open_whole(config.records), Path(config.out)
+    records, out = open_whole(config.records).in_order(), Path(config.out)
     check_free(out)
     kept, why, table = choose(records, rules, config)
     if not (records.rows(TRAIN).size and kept[records.rows(TRAIN)].any()):

@@ -78,6 +78,12 @@ class Records:
         named = {name: getattr(self, name) for name in (*ARRAYS, *EXTRA)}
         return {name: array for name, array in named.items() if array is not None}
 
+    def in_order(self) -> "Records":
+        """These records, for a reader of all rows: the system may read ahead in their files."""
+        for array in self.arrays.values():
+            read_ahead(array)
+        return self
+
     @property
     def more_views(self) -> int:
         """Views of each picture besides the plain one."""

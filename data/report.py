@@ -66,7 +66,7 @@ def main(config: ReportConfig) -> None:
         raise ValueError(f"out {out}: the report is a page; name a .html file")
     check_free(out)
     if (Path(config.data) / MARKER).is_file():
-        report = of_records(open_records(config.data), config)
+        report = of_records(open_records(config.data).in_order(), config)
     else:
         report = of_source(open_source(config.data, need_captions=False), config)
     write_text(out, page(report))
