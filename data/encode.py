@@ -21,9 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float32
-
 from data.captions import open_captions
 from data.described import FORMAT, MARKER
 from data.encoder_tokenizers import check_beside
@@ -45,8 +42,6 @@ OFTEN = (
     *("fit", "text_length"),
 )
 """Settings that --help begins with."""
-_PER_DEVICE = 64
-"""Pictures that a device encodes at a time: one program, whatever the number of devices."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHOWN = 6
 """Captions from names that are printed."""
@@ -203,24 +198,11 @@ def check_same(out: Path, recipe: dict[str, Any]) -> None:
     )
 
 
-def open_encoder(folder: Path, most_devices: int | None = None) -> PictureEncoder:
-    """The VQGAN's encoder as one compiled program, on all devices of this process, or fewer."""
-    import jax
+def open_encoder(folder: Path) -> PictureEncoder:
+    """The VQGAN's encoder, on all devices of this process."""
+    from vqgan import encoder  # which imports jax
 
-    from training.config import ParallelConfig
-    from training.devices import parallel
-    from vqgan import autoencoder, pretrained
-
-    config, params = pretrained.load(folder)
-    devices = parallel.choose(jax.local_devices()[:most_devices], ParallelConfig())
-    compiled = jax.jit(parallel.deal_rows(autoencoder.build(config).encode, devices))
-    params = parallel.place(params, devices)
-
-    def encode(pixels: Float32[np.ndarray, "b y x 3"]) -> Any:
-        return compiled(params, pixels)
-
-    size = _PER_DEVICE * len(devices)
-    return PictureEncoder(config.image_size, config.codebook_size, encode, size)
+    return encoder.open_encoder(folder)
 
 
 def _counts(out: Path) -> str:

@@ -85,6 +85,7 @@ COMPOSERS = {
     "recipe.py",
     "clip/recipe.py",
     "vqgan/recipe.py",
+    "vqgan/encoder.py",
     "vqgan/sets.py",
     "model/pretrained.py",
     "vqgan/pretrained.py",

@@ -15,7 +15,7 @@ import pytest
 
 import files
 from data import encode
-from data.encode import EncodeConfig, open_encoder
+from data.encode import EncodeConfig
 from data.encoding import reading_of
 from data.progress import Progress
 from data.records import open_records
@@ -25,6 +25,7 @@ from data.tokenise import PictureEncoder, PictureOptions, encode_shards
 from tests.data.samples import picture
 from tests.tiny import TINY_VQGAN
 from vqgan import autoencoder, pretrained
+from vqgan.encoder import open_encoder
 
 MakeFolder = Callable[..., Path]
 COUNT, SIZE = 75, 8

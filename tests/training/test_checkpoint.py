@@ -266,8 +266,8 @@ def test_a_save_that_does_not_fit_is_not_begun(
         monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: roomy._replace(free=100_000))
         them.save(state_of(4, step=2), {})
         assert told == [
-            "the checkpoint of step 2 could not be written: No space left on device: 0.0 MB are to "
-            "be written, and 0.1 MB are free; older steps are as they were (1)"
+            "the checkpoint of step 2 could not be written: No space left on device: 0.0 MB to "
+            "write, 0.1 MB free; older steps are as they were (1)"
         ]
         assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
         monkeypatch.undo()

@@ -10,13 +10,13 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from data.encode import open_encoder
 from published import taming_layout
 from tests.torch_files import state_dict, write_zip
 from tests.vqgan.examples import F16, FLAX, GUMBEL, RES1, TORCH_PICKLE
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import VQGANConfig
+from vqgan.encoder import open_encoder
 from weights.msgpack import read_msgpack
 from weights.torch_file import read_torch_file
 

@@ -26,7 +26,7 @@ from training.saved.digests import (
     leaf_digests,
     shape_of,
 )
-from training.saved.disk import FolderSteps, NoRoomError
+from training.saved.disk import FolderSteps
 from training.saved.remote import ObjectSteps, UnreachableError, is_remote
 from training.saved.saving import to_keep
 from training.update.state import TrainState
@@ -38,8 +38,8 @@ T = TypeVar("T")
 OPTIONAL = (".loss_scale", ".guard", ".players")
 """Parts of a state that may begin or end within a run."""
 CAUSES = (
-    "No space left on device|Disk quota exceeded|File too large|Too many open files|"
-    "Read-only file system|Input/output error"
+    r"No space left on device(?:: [\d,.]+ MB to write, [\d,.]+ MB free)?|Disk quota exceeded|"
+    "File too large|Too many open files|Read-only file system|Input/output error"
 )
 """The system's own words, searched for in an error that other software has wrapped."""
 WAIT_BELOW = 256 * 2**20
@@ -345,8 +345,6 @@ def _items(state: TrainState) -> dict[str, PyTree]:
 
 def _first_line(error: BaseException) -> str:
     """The line of an error that names the cause, without other software's lines around it."""
-    if isinstance(error, NoRoomError):
-        return str(error)
     known = re.search(CAUSES, str(error))
     lines = [line for line in str(error).splitlines() if line.strip()]
     return known[0] if known else (lines[0][:300] if lines else type(error).__name__)

@@ -44,10 +44,6 @@ BESIDES = 1 << 18
 """Bytes of a step besides its arrays, about."""
 
 
-class NoRoomError(OSError):
-    """A save that was not begun because it cannot fit."""
-
-
 class FolderSteps:
     """Steps as folders, on a disk that all processes share."""
 
@@ -92,14 +88,12 @@ class FolderSteps:
         self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args))
 
     def _check_room(self, size: int) -> None:
-        """Raise NoRoomError if so many bytes are more than the disk has, in all processes alike. A
+        """Raise OSError if so many bytes are more than the disk has, in all processes alike. A
         write that fails midway leaves others under way."""
         free = from_first(lambda: shutil.disk_usage(self._folder).free)
         if free < size + BESIDES:
-            raise NoRoomError(
-                f"No space left on device: {size / 1e6:,.1f} MB are to be written, and "
-                f"{free / 1e6:,.1f} MB are free"
-            )
+            wanted, there = f"{size / 1e6:,.1f} MB to write", f"{free / 1e6:,.1f} MB free"
+            raise OSError(f"No space left on device: {wanted}, {there}")
 
     def wait(self) -> None:
         """Wait until the last step is whole. Raises the error of its save."""

@@ -1,0 +1,29 @@
+"""A VQGAN's encoder, as what makes token records calls it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from data.tokenise import PictureEncoder
+from training.config import ParallelConfig
+from training.devices import parallel
+from vqgan import autoencoder, pretrained
+
+PER_DEVICE = 64
+"""Pictures that a device encodes at a time: one program, whatever the number of devices."""
+
+
+def open_encoder(folder: Path, most_devices: int | None = None) -> PictureEncoder:
+    """The VQGAN's encoder as one compiled program, on all devices of this process, or fewer."""
+    config, params = pretrained.load(folder)
+    devices = parallel.choose(jax.local_devices()[:most_devices], ParallelConfig())
+    compiled = jax.jit(parallel.deal_rows(autoencoder.build(config).encode, devices))
+    params = parallel.place(params, devices)
+
+    def encode(pixels: Float32[np.ndarray, "b y x 3"]) -> jax.Array:
+        return compiled(params, pixels)
+
+    size = PER_DEVICE * len(devices)
+    return PictureEncoder(config.image_size, config.codebook_size, encode, size)
