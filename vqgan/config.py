@@ -108,7 +108,8 @@ class VQGANConfig:
         if (self.lookup == "fsq") != bool(levels) or any(level < 2 for level in levels):
             raise ValueError(
                 f"lookup fsq and fsq_levels of at least 2 each belong together, not "
-                f"{self.lookup} and {levels}; try --model.lookup=fsq --model.fsq_levels 8 8 8 8"
+                f"{self.lookup} and {levels}; try --model.lookup=fsq "
+                "--model.fsq_levels='[8,8,8,8]' --model.code_dim=4 --model.codebook_size=4096"
             )
         sizes = len(levels), math.prod(levels)
         if levels and (self.code_dim, self.codebook_size) != sizes:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import from_yaml
+from config import from_yaml, parse_config
 from optim.config import OptimConfig
 from pixels import to_floats
 from tests.tiny import TINY_VQGAN, first_vqgan
@@ -20,7 +21,7 @@ from training.update.build import make_state
 from training.update.step import Moment
 from vqgan import pretrained
 from vqgan.autoencoder import build
-from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig
+from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
 from vqgan.losses import reconstruction_loss
 from vqgan.objective import make_codebook_care, make_loss
 from vqgan.recipe import PictureTraining, VQGANRunConfig, make_recipe
@@ -254,6 +255,15 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
 def test_levels_and_sizes_of_a_grid_agree(grid_config, changes, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(grid_config.model, **changes)
+
+
+def test_the_flags_that_a_message_names_make_a_grid():
+    """As a shell reads them."""
+    with pytest.raises(ValueError, match="try") as refusal:
+        VQGANConfig(lookup="fsq")
+    words = shlex.split(str(refusal.value).partition("try ")[2])
+    model = parse_config(VQGANRunConfig, ["--data.source=pictures", *words]).model
+    assert (model.lookup, model.fsq_levels) == ("fsq", (8, 8, 8, 8))
 
 
 @pytest.fixture
