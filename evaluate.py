@@ -310,6 +310,7 @@ def figures(
         "interval": {},
         "chance": {},
         "ceiling": {},
+        "another": {},
         "prompts": {split: len(exam.rows[split]) for split in splits},
         "runs": {str(path): {} for path in config.checkpoints},
     }
@@ -326,6 +327,7 @@ def figures(
             report["runs"][path][split] = scores
         report["chance"][split] = means(exam.gallery.chance(exam.targets[split]))
         report["ceiling"][split] = means(exam.judge(split, repainted[split][:, None]))
+        report["another"][split] = means(exam.gallery.without_itself(exam.targets[split]))
     return report
 
 

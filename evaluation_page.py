@@ -13,7 +13,7 @@ from choosing import Trial
 from data.exam import TRAIN, Answers, Exam
 from html_page import document, image, section, table, text
 from likeness import COLUMNS as LIKENESS
-from scores import COLUMNS, percent, with_interval
+from scores import COLUMNS, YARDSTICKS, percent, with_interval
 
 PROMPTS = 60
 """Prompts with pictures, of all splits together."""
@@ -103,7 +103,7 @@ def _summary(report: Mapping[str, Any]) -> str:
 def _figures(report: Mapping[str, Any], split: str) -> str:
     scores, widths = report["splits"][split], report["interval"][split]
     rows = [("drawn", *(with_interval(scores[q], widths[q]) for q in scores))]
-    for name in ("chance", "ceiling"):
+    for name in YARDSTICKS:
         rows.append((name, *(percent(report[name][split].get(q)) for q in scores)))
     return table(("", *(COLUMNS.get(q, q) for q in scores)), rows)
 

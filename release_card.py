@@ -144,6 +144,8 @@ def _table(path: Path) -> str:
     """The tables of an evaluation, in per cent."""
     report = read_json(path)
     names = {"drawn": "splits", "chance": "chance", "ceiling": "ceiling"}
+    if "another" in report:  # figures of earlier versions lack it
+        names["another"] = "another"
     parts: dict[str, Any] = {row: report.get(name) for row, name in names.items()}
     if not all(isinstance(part, dict) for part in parts.values()):
         raise ValueError(f"figures {path} is not what `python -m evaluate RUN --json` prints")

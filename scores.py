@@ -26,6 +26,13 @@ LEGEND = {
     "gender3way": "of person, man and woman the prompt's is the nearest",
     "nn_is_train": "the nearest real picture was trained on",
 }
+YARDSTICKS = {
+    "chance": "real pictures drawn by lot",
+    "ceiling": "the real pictures themselves as the VQGAN paints them",
+    "another": "the real pictures, each looked for among all others, as a good picture of the "
+    "thing is that is no copy",
+}
+"""Rows that the drawn pictures are compared with."""
 Scores = dict[str, float]
 
 
@@ -95,10 +102,10 @@ def as_text(report: Mapping[str, Any]) -> str:
     over = f"the {len(report['runs'])} runs" if len(report["runs"]) > 1 else "the prompts"
     asked = {q for scores in report["splits"].values() for q in scores}
     columns = "; ".join(f"{COLUMNS[q]}: {LEGEND[q]}" for q in COLUMNS if q in asked)
+    yardsticks = "; ".join(f"{name}: {what}" for name, what in YARDSTICKS.items())
     lines.append(
         f"Per cent; in brackets a 95 % interval over {over}. Found among {report['gallery']:,} "
-        f"distinct real pictures. {columns}. chance: real pictures drawn by lot; ceiling: the real "
-        f"pictures themselves as the VQGAN paints them. {legend(report['likeness'])}"
+        f"distinct real pictures. {columns}. {yardsticks}. {legend(report['likeness'])}"
     )
     return "\n".join(lines)
 
@@ -110,7 +117,7 @@ def _table(split: str, report: Mapping[str, Any]) -> list[str]:
         for path, by_split in report["runs"].items():
             lines.append(row(path, [percent(by_split[split].get(q)) for q in scores]))
     lines.append(row("drawn", [with_interval(scores[q], widths[q]) for q in scores]))
-    for name in ("chance", "ceiling"):
+    for name in YARDSTICKS:
         lines.append(row(name, [percent(report[name][split].get(q)) for q in scores]))
     return lines
 

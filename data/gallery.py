@@ -164,6 +164,23 @@ class Gallery:
         first = np.unique(self.distinct, return_index=True)[1]
         return first[(picture_features(drawn) @ self.features.T).argmax(axis=1)]
 
+    def without_itself(
+        self, targets: Int64[np.ndarray, " b"]
+    ) -> dict[str, Float[np.ndarray, " b"]]:
+        """`concept` for the targets themselves, each looked for among all other real pictures.
+
+        A picture of the right thing that is not the target cannot be expected to do better.
+        """
+        own = self.distinct[targets]
+        similarity = self.features[own] @ self.features.T
+        similarity[np.arange(len(own)), own] = -np.inf
+        nearest = similarity.argmax(axis=1)
+        answers = [
+            picture in self._shown[concept] if concept else np.nan
+            for picture, concept in zip(nearest, self._concepts(targets), strict=True)
+        ]
+        return {"concept": np.asarray(answers, np.float32)}
+
     def chance(self, targets: Int64[np.ndarray, " b"]) -> dict[str, Float[np.ndarray, " b"]]:
         """The mean of `judge` over distinct real pictures drawn by lot."""
         count = len(self.features)

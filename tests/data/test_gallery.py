@@ -66,6 +66,17 @@ def test_identical_pictures_are_one_target_with_both_concepts() -> None:
     assert gallery.chance(np.array([2]))["all_top1"] == pytest.approx(1 / 2)
 
 
+def test_without_itself_a_picture_is_right_by_a_sibling_and_never_by_a_copy() -> None:
+    """The second disc's one sibling is the first; the square has none, its copy is itself."""
+    pictures = np.stack([draw("disc", 100), draw("disc", 110), draw("square", 100)])
+    pictures = np.concatenate([pictures, pictures[2:]])
+    attributes = [{"concept": name} for name in ("disc", "disc", "square", "square")]
+    gallery = Gallery(pictures, [*attributes[:3], {}], np.array([True, False, False, True]))
+    found = gallery.without_itself(np.array([1, 2, 3]))["concept"]
+    np.testing.assert_array_equal(found, [1, 0, np.nan])
+    assert gallery.nearest(pictures[[1, 3]]).tolist() == [1, 2]
+
+
 def test_questions_without_columns_are_not_asked() -> None:
     pictures = np.stack([draw("square", 100), draw("disc", 100)])
     gallery = Gallery(pictures, [{}, {}], np.array([True, False]))

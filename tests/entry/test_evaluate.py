@@ -62,6 +62,7 @@ def test_the_json_holds_scores_beside_chance_and_ceiling(
         | {"nn_is_train": 31 / 40}
     )
     assert set(report["ceiling"]["tone"]) == set(scores)
+    assert set(report["another"]["tone"]) == {"concept"}
 
 
 def test_likeness_stands_beside_chance_and_ceiling(
