@@ -121,4 +121,4 @@ def tell_far(prompts: Iterable[str], known: Captions, most: int = 5) -> list[str
 
 
 def _quoted(captions: Iterable[str]) -> str:
-    return ", ".join(f'"{caption:.80}"' for caption in captions)
+    return ", ".join(f'"{caption.strip():.80}"' for caption in captions)

@@ -17,6 +17,8 @@ _SAYS_NOTHING = re.compile(
     r"[a-z]{1,4}[0-9]{4,}|(?=.*[0-9])[0-9a-f]{8,}"  # P1010012, a hash
 )
 """A word of a camera, phone or program, in a name that nobody chose."""
+_VERSION = re.compile(r"(\s+(final|copy|kopie|edited|v[0-9]+))+$")
+_COUNTED = re.compile(r"\b([^\W\d_]{4,})[0-9]{1,3}\b")
 
 
 def words_of(name: str) -> str:
@@ -26,10 +28,12 @@ def words_of(name: str) -> str:
 
 
 def caption_from_name(file: str) -> Captions:
-    """The words of a file's name, without its ending. None if they say nothing: numbers, hashes, or
+    """The words of a file's name, without its ending, and without what counts files: flower9_final
+    is "flower". None if they say nothing: numbers, hashes, or
     what a camera or program writes, such as IMG_4711, P1010012 or "Screenshot (3)"."""
     stem = os.path.splitext(file.rpartition("/")[2])[0]
     words = words_of(_UUID.sub("", stem))
+    words = _COUNTED.sub(r"\1", _VERSION.sub("", words))
     is_said = any(not _SAYS_NOTHING.fullmatch(word) for word in words.split())
     return ((words, 1.0),) if is_said else ()
 

@@ -222,7 +222,10 @@ def test_a_name_that_nobody_chose_is_no_caption(name: str) -> None:
     ("name", "caption"),
     [
         *(("my dog IMG_4711.JPG", "my dog img"), ("a photo of a cat.png", "a photo of a cat")),
-        *(("flower10.png", "flower10"), ("dumper_mirror-02.png", "dumper mirror")),
+        *(("flower10.png", "flower"), ("dumper_mirror-02.png", "dumper mirror")),
+        *(("DUCK_final.png", "duck"), ("lemon final v2.jpg", "lemon"), ("final.png", "final")),
+        *(("apple - Kopie (2).png", "apple"), ("a final exam.png", "a final exam")),
+        *(("t5.png", "t5"), ("mp3 player.png", "mp3 player"), ("fluent 3d.png", "fluent 3d")),
     ],
 )
 def test_one_chosen_word_makes_a_name_a_caption(name: str, caption: str) -> None:

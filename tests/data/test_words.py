@@ -46,6 +46,7 @@ def test_what_is_far_from_all_captions_is_told_with_the_nearest() -> None:
         "no training caption is near 'a submarine under water'; the nearest are: "
         '"a red apple", "a red heart", "a black cat"'
     ]
+    assert '"a cat", "a dog"' in tell_far(["xylophone"], Nearest([" a cat", " a dog "]))[0]
     assert tell_far(["xylophone"], nearest) == [
         "no training caption is near 'xylophone'; it was trained on such as: "
         '"a red apple", "a red heart", "a black cat"'
