@@ -86,7 +86,7 @@ def metric_of(runs: Sequence[RunData]) -> str:
     return min((name for one in runs for name in last_losses(one.rows)), default="train/loss")
 
 
-def read_runs(names: Sequence[str]) -> list[RunData]:
+def read_runs(names: Sequence[str | Path]) -> list[RunData]:
     """The runs in these folders, each once. Raises ValueError if there are none."""
     folders = [one for name in names for one in find_runs(Path(name))]
     runs = [
@@ -94,7 +94,9 @@ def read_runs(names: Sequence[str]) -> list[RunData]:
         for one in dict.fromkeys(folders)
     ]
     if not runs:
-        raise ValueError(f"{', '.join(names)}: there are no runs; name folders that hold some")
+        raise ValueError(
+            f"{', '.join(map(str, names))}: there are no runs; name folders that hold some"
+        )
     return runs
 
 

@@ -130,6 +130,12 @@ def test_a_project_on_wandb_becomes_the_same_page(monkeypatch: pytest.MonkeyPatc
         report.wandb_runs("me/pastel")
 
 
+def test_folders_without_runs_are_named(tmp_path: Path) -> None:
+    """The notebook gives paths, the command line texts."""
+    with pytest.raises(ValueError, match=f"^{tmp_path}: there are no runs"):
+        report.read_runs([tmp_path])
+
+
 def test_runs_of_one_name_are_all_drawn() -> None:
     rows = [{"step": 1, "examples": 8.0, "train/loss": 2.0}]
     runs = [report.RunData(Path(top) / "runs" / "a", {}, rows, ()) for top in ("x", "y")]
