@@ -25,7 +25,7 @@ from studio import Request, Studio, open_studio, request
 
 pytestmark = pytest.mark.browser
 SCREENSHOT = os.environ.get("PASTEL_SCREENSHOT")
-PROMPTS = ("a red apple", "a pear") if SCREENSHOT else ("tan bar 3", "light bar 1")
+PROMPTS = ("a red apple", "a red heart") if SCREENSHOT else ("tan bar 3", "light bar 1")
 FINISHED = "img.complete && img.naturalWidth > 0"
 SEEN = """window.seen = new Set();
     new MutationObserver(() => document.querySelectorAll('#pictures img').forEach(
