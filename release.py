@@ -14,6 +14,8 @@ from pathlib import Path
 from clip.weights import CLIP_FOLDER
 from config import run
 from copying import copy_folder
+from data.examples_table import EXAMPLES_FILE, write_examples
+from data.records import open_records
 from files import new_folder
 from model import pretrained
 from opening import Checkpoint, open_checkpoint
@@ -36,6 +38,9 @@ class ReleaseConfig:
     captions: bool = False
     """Also write the distinct training captions into captions.txt. generate.py uses them to say
     which words the model knows."""
+    examples: bool = False
+    """Also write the training examples, captions and image tokens, into examples.parquet, for
+    python -m data.encoded: who trains the model further can mix them in."""
     licence: str = ""
     """Licence of the pictures and captions that it was trained on, for the card; default: what the
     records say of each picture."""
@@ -60,6 +65,8 @@ def release(config: ReleaseConfig) -> None:
             copy_folder(found.folder / CLIP_FOLDER, folder / CLIP_FOLDER, found.folder)
         if config.captions:
             _write_captions(found, folder / CAPTIONS_FILE)
+        if config.examples:
+            _write_examples(found, folder / EXAMPLES_FILE)
         figures = Path(config.figures) if config.figures else None
         told = write_card(
             folder, out.absolute().name, found, config.licence, config.attribution, figures
@@ -87,6 +94,13 @@ def _write_captions(found: Checkpoint, path: Path) -> None:
         )
     lines = [" ".join(caption.split()) for caption in captions]
     path.write_text("".join(f"{line}\n" for line in lines if line), encoding="utf-8")
+
+
+def _write_examples(found: Checkpoint, path: Path) -> None:
+    """Write the examples. Raises ValueError if the token records are gone."""
+    if found.records is None:
+        raise ValueError(f"{found.folder} does not know its token records; omit --examples")
+    write_examples(open_records(found.records), path)
 
 
 if __name__ == "__main__":

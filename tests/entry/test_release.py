@@ -5,9 +5,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hub
+from data import encoded
+from data.encoded import EncodedConfig
 from data.records import open_records
 from opening import open_checkpoint
 from recipe import keep_parts
@@ -137,3 +140,25 @@ def test_without_a_network_one_line_says_what_to_do() -> None:
     for address in ("hf://", "hf://one", "hf://a/b/c", "hf:///b"):
         with pytest.raises(ValueError, match="must be hf://USER/NAME"):
             hub.fetch(address)
+
+
+def test_its_examples_become_the_records_that_it_was_trained_on(
+    run_folder: Path, records_folder: Path, tmp_path: Path
+) -> None:
+    release(ReleaseConfig(str(run_folder), str(tmp_path / "bars"), examples=True))
+    about = EncodedConfig(
+        (str(tmp_path / "bars" / "examples.parquet"),),
+        vqgan=str(tmp_path / "bars" / "vqgan"),
+        tokenizer=str(tmp_path / "bars" / "tokenizer"),
+        out=str(tmp_path / "records"),
+        text_length=open_records(records_folder).text_length,
+    )
+    encoded.main(about)
+    again, first = open_records(tmp_path / "records"), open_records(records_folder)
+    rows = first.rows("train")
+    np.testing.assert_array_equal(again.image_tokens, first.image_tokens[rows])
+    starts, stops = first.caption_offsets[rows], first.caption_offsets[rows + 1]
+    texts = [i for a, b in zip(starts, stops, strict=True) for i in range(a, b)]
+    np.testing.assert_array_equal(again.text_tokens, first.text_tokens[texts])
+    np.testing.assert_array_equal(again.caption_weights, first.caption_weights[texts])
+    assert len(again.rows("train")) == len(rows)
