@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from config import run
+from command_line import run
 from data.grids import SHOWN_SIDE, enlarge
 from settings import check_least
 from studio import LONGEST, MAX_SEED, SIZES, Studio, open_studio, request

@@ -21,9 +21,9 @@ from model.config import ModelConfig, SamplingConfig
 from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
 from model.transformer import Params, Transformer
 from opening import Parts
-from opening import open_checkpoint as open_checkpoint
 from pixels import to_bytes, to_floats
-from training.devices.parallel import Devices, deal_rows, place
+from training.devices.devices import Devices
+from training.devices.parallel import deal_rows, place
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig

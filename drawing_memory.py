@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from terminal import is_out_of_memory
+from training.devices.devices import Devices
 from training.devices.fitting import GB, device_memory
-from training.devices.parallel import Devices
 
 ROWS_PER_CALL = 32
 """Pictures drawn at a time on a device by default."""

@@ -19,8 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from choosing import Trial, try_pairs
+from command_line import run
 from common_records import open_common_records
-from config import run
 from data.exam import (
     TRAIN,
     Answers,
@@ -47,8 +47,8 @@ from ranking import Ranker, best_first, check_candidates, find_ranker
 from scores import as_text, interval_of_prompts, interval_of_runs, means
 from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
+from training.devices.devices import find_devices
 from training.devices.fitting import GB, available_memory
-from training.devices.parallel import start
 
 OFTEN = (
     *("checkpoints", "splits", "pictures", "max_prompts", "half", "records", "grid", "json"),
@@ -228,7 +228,7 @@ def check_total(exam: Exam, side: int, pictures: int) -> None:
 
 def open_drawers(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> list[Drawer]:
     """A drawer for each checkpoint. Equal ones share one drawer, compiled once."""
-    devices = start(ParallelConfig())
+    devices = find_devices(ParallelConfig())
     drawers: dict[Any, Drawer] = {}
     chosen = []
     for checkpoint in checkpoints:

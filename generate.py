@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from command_line import run
 from completing import read_beginning
-from config import run
 from data.grids import picture_grid, save_gif, save_png
 from data.text import clean
 from data.words import Captions
@@ -31,7 +31,7 @@ from prompts import in_english, known_captions, read_prompts, warn_of_unknown
 from ranking import best_first, check_candidates, find_ranker, scored, tell_scores
 from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
-from training.devices.parallel import start
+from training.devices.devices import find_devices
 
 OFTEN = (
     *("checkpoint", "prompts", "pictures", "out", "seed", "guidance_scale", "temperature"),
@@ -157,7 +157,7 @@ def open_drawer(
 ) -> tuple[Drawer, Settings]:
     """The drawer, and all settings that decide a picture besides its prompt and seed."""
     sampling = config.over(checkpoint.sampling)
-    devices = start(ParallelConfig())
+    devices = find_devices(ParallelConfig())
     rows = config.rows_per_call or rows_for(total, len(devices))
     model = transformer.build(checkpoint.model, config.compute_dtype)
     parts = parts_of(checkpoint, config.tokenizer, config.vqgan)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import terminal
-from config import Config, from_yaml, parse_config
+from command_line import parse_config
+from config import Config, from_yaml
 from recipe import make_recipe
 from text_start import with_text_encoder
 from training import exits

@@ -17,13 +17,13 @@ from data.config import DataConfig
 from data.grids import picture_grid, save_png
 from data.mixture import check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_whole
-from drawing import make_drawer, open_checkpoint, picture_seed
+from drawing import make_drawer, picture_seed
 from files import write_text
 from model import looking, transformer
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
 from model.transformer import Params, Transformer
-from opening import parts_of
+from opening import open_checkpoint, parts_of
 from optim.adapters import split
 from settings import to_tree
 from text_start import start_text
@@ -31,9 +31,10 @@ from training import shared
 from training.devices import fitting, parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
+from training.devices.fitting import Shapes
 from training.hooks import evaluate_loss
 from training.loop import Hook
-from training.recipe import BatchAt, Recipe, Run, Shapes
+from training.recipe import BatchAt, Recipe, Run
 from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
 from training.saved import runs

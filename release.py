@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip.weights import CLIP_FOLDER
-from config import run
+from command_line import run
 from copying import copy_folder
 from data.examples_table import EXAMPLES_FILE, write_examples
 from data.records import open_records

@@ -12,7 +12,8 @@ from training import signals
 if __name__ == "__main__":
     signals.leave_early()
 
-from config import Config, from_yaml, run
+from command_line import run
+from config import Config, from_yaml
 from recipe import make_recipe
 from text_start import describe_changes, with_text_encoder
 from training.session import train

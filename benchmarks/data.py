@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.encoding import measure_encoding
 from benchmarks.readers import measure_readers
-from config import run
+from command_line import run
 from data.batches import open_batches
 from data.records import open_records, open_whole
 from data.writing import Part, new_records

@@ -43,12 +43,13 @@ from benchmarks.options import (
 from benchmarks.records import make_records, measure_reading, open_training
 from benchmarks.sampling import small_model
 from benchmarks.updates import Update, Workbench, change, time_in_turns
-from config import Config, parse_config, run
+from command_line import parse_config, run
+from config import Config
 from files import write_text
 from model import transformer
 from recipe import count_costs
 from settings import check_least, to_tree
-from training.devices import parallel
+from training.devices.devices import find_devices
 
 CHOICES = (*OPTIONS, "shampoo", "data")
 WANTED = 20
@@ -132,7 +133,7 @@ class Plain:
 def main(benchmark: TrainingBenchmark) -> None:
     """Measure the plain update first, then the chosen options."""
     config = read_config(benchmark)
-    devices = parallel.start(config.parallel)
+    devices = find_devices(config.parallel)
     rounds = 2 if benchmark.quick else benchmark.rounds
     with tempfile.TemporaryDirectory() as folder:
         count = 256 if benchmark.quick else 8192

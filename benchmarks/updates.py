@@ -15,7 +15,7 @@ from model import transformer
 from model.loss import make_loss
 from recipe import look
 from training.devices import parallel
-from training.devices.parallel import Devices
+from training.devices.devices import Devices
 from training.recipe import Objective
 from training.update.build import make_state, make_update
 

@@ -33,11 +33,11 @@ from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.devices.fitting import GB, available_memory
+from training.devices.fitting import GB, Shapes, available_memory
 from training.loop import Hook
-from training.recipe import BatchAt, Recipe, Run, Shapes
+from training.recipe import BatchAt, Recipe, Run
+from training.update.gradients import Loss, LossContext
 from training.update.state import TrainState
-from training.update.step import Loss, Moment
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
 
@@ -238,7 +238,7 @@ def contrast_of(
 def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss:
     """The contrast of a micro-batch, its pictures changed at random."""
 
-    def loss(params: Params, batch: Any, keys: Any, moment: Moment) -> tuple[Array, dict]:
+    def loss(params: Params, batch: Any, keys: Any, context: LossContext) -> tuple[Array, dict]:
         pictures = random_views(views, keys, to_floats(batch["pixels"]))
         found = contrast_of(sizes, params, batch, pictures)
         return found.loss, {"train/right": found.right, "train/scale": found.scale}

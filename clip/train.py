@@ -18,7 +18,8 @@ if __name__ == "__main__":
     signals.leave_early()
 
 from clip.recipe import ClipRunConfig, make_recipe
-from config import from_yaml, run
+from command_line import run
+from config import from_yaml
 from training.session import train
 
 OFTEN = (

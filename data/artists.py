@@ -228,6 +228,6 @@ def plural(name: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    from config import run
+    from command_line import run
 
     run(main, ArtistsConfig, prog="python -m data.artists", about=__doc__ or "", often=OFTEN)

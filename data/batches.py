@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from data.order import hash_of, windowed
-from data.order import order as order
 from data.records import Records
 from filling import filled
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from data.text import TextTokenizer, make_normalizer, open_tokenizer
+from data.normalise import make_normalizer
+from data.text import TextTokenizer, open_tokenizer
 from files import write_text
 from json_files import read_json
 

@@ -166,6 +166,6 @@ def write_tars(
 
 
 if __name__ == "__main__":
-    from config import run
+    from command_line import run
 
     run(main, EmojiConfig, prog="python -m data.emoji", about=__doc__ or "", often=OFTEN)

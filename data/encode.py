@@ -24,8 +24,7 @@ from typing import Any
 from data.captions import open_captions
 from data.described import FORMAT, MARKER
 from data.encoder_tokenizers import check_beside
-from data.encoding import OF_CAPTIONS, check_settings, describe, reading_of
-from data.encoding import EncodeConfig as EncodeConfig
+from data.encoding import OF_CAPTIONS, EncodeConfig, check_settings, describe, reading_of
 from data.folders import holds
 from data.joining import CaptionOptions, join_shards
 from data.progress import Progress
@@ -213,7 +212,7 @@ def _counts(out: Path) -> str:
 
 if __name__ == "__main__":
     import runtime
-    from config import run
+    from command_line import run
 
     runtime.prepare()
     run(main, EncodeConfig, prog="python -m data.encode", about=__doc__ or "", often=OFTEN)

@@ -242,7 +242,7 @@ def write(config: EncodedConfig, found: _Rows, codebook_size: int) -> int:
 
 if __name__ == "__main__":
     import runtime
-    from config import run
+    from command_line import run
 
     runtime.prepare()
     run(main, EncodedConfig, prog="python -m data.encoded", about=__doc__ or "", often=OFTEN)

@@ -200,7 +200,7 @@ def _parts(records: Records, rows: Int64[np.ndarray, " m"]) -> Iterator[Part]:
 
 if __name__ == "__main__":
     import runtime
-    from config import run
+    from command_line import run
 
     runtime.prepare()
     run(main, FilterConfig, prog="python -m data.filter", about=__doc__ or "", often=OFTEN)

@@ -16,8 +16,7 @@ from jaxtyping import Int64
 
 from data.array_files import READ_AHEAD, open_array, read_ahead
 from data.column_files import ColumnFiles
-from data.described import ARRAYS, EXTRA, damaged, read_about
-from data.described import MARKER as MARKER
+from data.described import ARRAYS, EXTRA, MARKER, damaged, read_about
 from data.examples import Examples
 from data.soundness import check_shapes, check_whole, glance, remember, was_checked
 from data.sources.addresses import scheme_of

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from data.described import MARKER
 from data.duplicates import near, perceptual_hash
 from data.reading import Reading, read_pictures
-from data.records import MARKER, Records, open_records
+from data.records import Records, open_records
 from data.report_page import Picture, Report, page
 from data.sources import PLAIN, Source, open_source
 from data.words import words_of
@@ -258,7 +259,7 @@ PLAIN_WITHOUT_END = replace(PLAIN, max_bad_fraction=1.0)
 
 if __name__ == "__main__":
     import runtime
-    from config import run
+    from command_line import run
 
     runtime.prepare()
     run(main, ReportConfig, prog="python -m data.report", about=__doc__ or "")

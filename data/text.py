@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from data.normalise import MAX_CHARACTERS
-from data.normalise import make_normalizer as make_normalizer
 from data.tokenizer_files import as_text, read_tree
 from files import write_text
 from json_files import read_json

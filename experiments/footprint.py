@@ -22,15 +22,16 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 import adapted
-from config import Config, parse_config, run
+from command_line import parse_config, run
+from config import Config
 from model import transformer
 from model.loss import make_loss
 from recipe import batch_shapes
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import micro_batch_size
+from training.devices.devices import Devices, arrange
 from training.devices.fitting import GB, compile_memory, too_much
-from training.devices.parallel import Devices
 from training.recipe import Objective
 from training.reports.flops import count_flops
 from training.update.build import make_state, make_update
@@ -84,7 +85,7 @@ def main(config: FootprintConfig) -> None:
     preset = replace(preset, training=training)
     found = describe_devices(config.topology)
     fsdp = config.fsdp or max(len(found) // config.tensor, 1)
-    devices = parallel.choose(found, ParallelConfig("mesh", 0, fsdp, config.tensor))
+    devices = arrange(found, ParallelConfig("mesh", 0, fsdp, config.tensor))
     rows = micro_batch_size(training, devices) * devices.num_shares
     gib = config.memory_gib or memory_of(found[0])
 

@@ -95,7 +95,7 @@ def make_loss(
     The metric "train/cross_entropy" is the loss without label smoothing and z-loss."""
 
     def loss(
-        params: Params, batch: Batch, keys: Key[Array, " b"], moment: object
+        params: Params, batch: Batch, keys: Key[Array, " b"], context: object
     ) -> tuple[Array, Metrics]:
         text_tokens, text_mask = batch["text_tokens"], batch["text_mask"]
         seen = batch["image_tokens"]

@@ -16,8 +16,8 @@ from PIL import Image
 
 from command_line import parse_config
 from config import from_yaml
-from data.encode import EncodeConfig
 from data.encode import main as encode
+from data.encoding import EncodeConfig
 from data.records import open_records
 from data.sources import Example, ReadingConfig, Source, kinds
 from data.sources.base import Unused
@@ -36,10 +36,10 @@ from training.loop import Hook
 from training.recipe import BatchAt, Recipe, Run
 from training.reports import metrics
 from training.session import train
+from training.update.gradients import LossContext
 from training.update.observables import Observable, Update
 from training.update.players import MODEL, Player
 from training.update.state import TrainState
-from training.update.step import Moment
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.config import VQGANConfig
@@ -56,7 +56,7 @@ def batch(n: int) -> dict[str, np.ndarray]:
     return {"target": target, "example_index": np.arange(4, dtype=np.int32)}
 
 
-def loss(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
+def loss(params: dict, batch: dict, keys: Any, context: LossContext) -> tuple[jax.Array, dict]:
     """Half the squared distance from the targets, so that the gradient is x − their mean."""
     return 0.5 * jnp.square(params["x"][None] - batch["target"]).sum(1).mean(), {}
 
@@ -142,8 +142,10 @@ def test_an_observable_is_a_function_of_the_update(tmp_path: Path) -> None:
 def test_a_second_player_is_a_value(tmp_path: Path) -> None:
     """One that follows the model from the second update on: y ← y − rate · (y − x)."""
 
-    def follow(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
-        away = params["y"] - moment.players[MODEL]["x"]
+    def follow(
+        params: dict, batch: dict, keys: Any, context: LossContext
+    ) -> tuple[jax.Array, dict]:
+        away = params["y"] - context.players[MODEL]["x"]
         return 0.5 * jnp.square(away).sum(), {"away": jnp.abs(away).max()}
 
     follower = Player(
@@ -254,7 +256,7 @@ def line_recipe(config: LineConfig) -> Recipe:
         y = np.float32(config.slope) * x + np.float32(1)
         return {"x": x, "y": y, "example_index": np.arange(size, dtype=np.int32)}
 
-    def loss(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: dict, keys: Any, context: LossContext) -> tuple[jax.Array, dict]:
         away = params["slope"] * batch["x"] + params["offset"] - batch["y"]
         ridge = config.training.ridge * jnp.square(params["slope"])
         return jnp.square(away).mean() + ridge, {"train/away": jnp.abs(away).mean()}

@@ -11,7 +11,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from help_page import first_sentence, is_required, meant
 from settings import settings_of
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "flags": {"weights"},
     "help_page": set(),
     "config": {"command_line", "config", "data", "model", "training"},
-    "one_process": {"config", "recipe", "text_start", "training"},
+    "one_process": {"command_line", "config", "recipe", "text_start", "training"},
     "settings": set(),
     "runtime": set(),
     "adapted": {"model", "optim"},

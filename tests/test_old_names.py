@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import old_names
-from config import Config, from_yaml, parse_config
+from command_line import parse_config
+from config import Config, from_yaml
 from old_names import MOVED
 from settings import Setting, settings_of, to_tree, to_yaml
 from training.saved import runs

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from settings import to_yaml
 from vqgan.recipe import VQGANRunConfig
 

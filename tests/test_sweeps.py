@@ -13,7 +13,8 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from settings import to_tree
 from training.config import TrackerConfig, TrainingConfig
 from training.hooks import evaluate_loss

@@ -9,15 +9,16 @@ from jaxtyping import Array, Key, PyTree
 
 from optim.paths import Factor
 from training.devices.batching import BatchPlan
-from training.devices.fitting import Shapes as Shapes
-from training.devices.parallel import Devices, HostBatch
+from training.devices.devices import Devices
+from training.devices.fitting import Shapes
+from training.devices.parallel import HostBatch
 from training.loop import Hook
 from training.programs import Programs
 from training.reports.metrics import NO_COSTS, Costs
+from training.update.gradients import Loss
 from training.update.observables import Observable, Update
 from training.update.players import Players
 from training.update.state import TrainState
-from training.update.step import Loss
 
 BatchAt = Callable[[int], HostBatch]
 """n → this process's rows of the batch of the update that follows n finished ones."""

@@ -12,6 +12,7 @@ from training import exits, shared
 from training.config import RunConfig, TrainingConfig
 from training.devices import agreement, parallel, peers, processes
 from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan, micro_batch_size
+from training.devices.devices import find_devices
 from training.devices.shortage import check_room, telling
 from training.hooks import measure_distance
 from training.loop import Hook, Outlets, Work, fit
@@ -69,7 +70,7 @@ def _train(
     config: C, make_recipe: Callable[[C], Recipe], load: Load[C], programs: Programs | None
 ) -> TrainState:
     """As `train`, in processes that have met and watch each other."""
-    devices = parallel.start(config.parallel)
+    devices = find_devices(config.parallel)
     if config.training.micro_batch_size != "auto":
         micro_batch_size(config.training, devices)  # refused before a folder is made
     recipe = agreement.together(lambda: make_recipe(config))

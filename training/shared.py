@@ -19,8 +19,9 @@ from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
 from training.programs import Programs
 from training.update.build import schedule_of
+from training.update.gradients import Batch
 from training.update.state import TrainState
-from training.update.step import Batch, Observed, Step
+from training.update.step import Observed, Step
 
 T = TypeVar("T")
 RATE = "learning_rate"

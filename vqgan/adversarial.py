@@ -23,12 +23,12 @@ from vqgan.losses import reconstruction_loss
 NAME = "discriminator"
 """Name of the player."""
 _EPSILON = 1e-4  # added to the divisor, as in taming-transformers
-_MODEL = "model"  # name of the autoencoder's parameters among a moment's players
+_MODEL = "model"  # name of the autoencoder's parameters among a loss context's players
 
 Picture = Float[Array, "b Y X 3"]
 Feature = Float[Array, "b _ _ _"]
 Reconstruct = Callable[[Params, Picture, Any], Picture]
-"""(parameters of the autoencoder, pictures in −1..1, moment) → reconstructions."""
+"""(parameters of the autoencoder, pictures in −1..1, context) → reconstructions."""
 
 
 class Term(NamedTuple):
@@ -132,10 +132,10 @@ def make_discriminator_loss(
     judges correctly. It sees the autoencoder as it was before the update."""
 
     def loss(
-        params: Params, batch: dict[str, Array], keys: Key[Array, " b"], moment: Any
+        params: Params, batch: dict[str, Array], keys: Key[Array, " b"], context: Any
     ) -> tuple[Array, dict[str, Array]]:
         pixels = to_float(batch["pixels"])
-        painted = reconstruct(moment.players[_MODEL], pixels, moment)
+        painted = reconstruct(context.players[_MODEL], pixels, context)
         real, fake = (discriminator.apply(layout, params, x) for x in (pixels, painted))
         on_real, on_fake = discriminator.share_right(real, fake)
         told = {"right_on_real": on_real, "right_on_fake": on_fake}

@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from data.tokenise import PictureEncoder
 from training.config import ParallelConfig
 from training.devices import parallel
+from training.devices.devices import arrange
 from vqgan import autoencoder, pretrained
 
 PER_DEVICE = 64
@@ -18,7 +19,7 @@ PER_DEVICE = 64
 def open_encoder(folder: Path, most_devices: int | None = None) -> PictureEncoder:
     """The VQGAN's encoder as one compiled program, on all devices of this process, or fewer."""
     config, params = pretrained.load(folder)
-    devices = parallel.choose(jax.local_devices()[:most_devices], ParallelConfig())
+    devices = arrange(jax.local_devices()[:most_devices], ParallelConfig())
     compiled = jax.jit(parallel.deal_rows(autoencoder.build(config).encode, devices))
     params = parallel.place(params, devices)
 

@@ -80,10 +80,10 @@ def make_loss(
     paint = make_painting(autoencoder, warmup_steps)
 
     def loss(
-        params: Params, batch: Batch, keys: Key[Array, " b"], moment: Any
+        params: Params, batch: Batch, keys: Key[Array, " b"], context: Any
     ) -> tuple[Array, dict]:
         pixels = to_floats(batch["pixels"])
-        quantized, is_quantized, features, reconstruction = paint(params, pixels, moment.step)
+        quantized, is_quantized, features, reconstruction = paint(params, pixels, context.step)
 
         painted = reconstruction_loss(pixels, reconstruction, config)
         pull = (
@@ -94,8 +94,8 @@ def make_loss(
         counts = quantizer.count(quantized.tokens, autoencoder.config.codebook_size)
         told = {}
         if opponent is not None:
-            is_on = moment.step >= config.adversarial_from
-            term = opponent.term(params, moment.players, is_on, pixels, features, reconstruction)
+            is_on = context.step >= config.adversarial_from
+            term = opponent.term(params, context.players, is_on, pixels, features, reconstruction)
             total += term.value
             told = {"train/adversarial_loss": term.loss, "train/adversarial_weight": term.weight}
         return total, {

@@ -271,7 +271,7 @@ class ConvertConfig:
 
 
 if __name__ == "__main__":
-    from config import run
+    from command_line import run
     from files import new_folder
 
     def main(config: ConvertConfig) -> None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.batches import order
+from data.order import order
 from data.reading import write_bad_samples
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
@@ -22,8 +22,9 @@ from training.config import CheckpointConfig, GridsConfig, OnSpike, RunConfig, T
 from training.devices import parallel
 from training.devices.batching import BatchPlan, in_updates, make_plan
 from training.devices.devices import Devices
+from training.devices.fitting import Shapes
 from training.loop import Hook
-from training.recipe import BatchAt, Between, Recipe, Run, Shapes
+from training.recipe import BatchAt, Between, Recipe, Run
 from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
 from training.update.players import Player
@@ -213,7 +214,7 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
         **off,
     )
     paint = make_painting(autoencoder, first_quantized(config))
-    reconstruct = lambda params, pixels, moment: paint(params, pixels, moment.step).reconstruction  # noqa: E731
+    reconstruct = lambda params, pixels, context: paint(params, pixels, context.step).reconstruction  # noqa: E731
     examples_at = make_plan(config.training).examples
     return Player(
         init=partial(discriminator.init, settings),

@@ -17,7 +17,8 @@ from training import signals
 if __name__ == "__main__":
     signals.leave_early()
 
-from config import from_yaml, run
+from command_line import run
+from config import from_yaml
 from training.session import train
 from vqgan.recipe import VQGANRunConfig, make_recipe
 

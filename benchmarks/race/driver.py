@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks.race import configs
 from benchmarks.race.contestants import Contestant, read_contestant
-from config import run
+from command_line import run
 from settings import check_least
 
 Job = Literal["train", "sample", "encode", "decode"]

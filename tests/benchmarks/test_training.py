@@ -15,13 +15,14 @@ from benchmarks import machine, options
 from benchmarks.options import OPTIONS, ShampooRow, make_row, measure_shampoo
 from benchmarks.records import make_records, open_training
 from benchmarks.updates import Update, Workbench, change, time_in_turns
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from model import transformer
 from model.config import ModelConfig
 from training.config import ParallelConfig
 from training.devices import parallel
 from training.devices.batching import micro_batch_size
-from training.devices.parallel import start
+from training.devices.devices import find_devices
 from training.update.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ class Counted:
 @pytest.fixture
 def bench(tiny: ModelConfig, tmp_path: Path) -> Workbench:
     batches = open_training(make_records(tmp_path / "records", tiny, 40), 8)
-    return Workbench(start(ParallelConfig(devices=1)), [batches.at(0), batches.at(1)])
+    return Workbench(find_devices(ParallelConfig(devices=1)), [batches.at(0), batches.at(1)])
 
 
 def test_it_prints_a_table_of_each_kind(
@@ -161,7 +162,7 @@ def test_micro_batches_of_a_preset_do_not_hide_what_accumulation_costs() -> None
     flags = ("training.batch_size=64", "training.micro_batch_size=64")
     plain = benchmark.read_config(benchmark.TrainingBenchmark(settings=flags))
     chosen = options.choose(plain, "training.accumulation_steps", 4)
-    assert micro_batch_size(chosen.training, start(ParallelConfig(devices=1))) == 16
+    assert micro_batch_size(chosen.training, find_devices(ParallelConfig(devices=1))) == 16
 
 
 def test_what_is_looked_at_is_looked_at_in_every_timed_update() -> None:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 
-from config import parse_config
-from data.encode import EncodeConfig, reading_of
-from data.encoding import fingerprint
+from command_line import parse_config
+from data.encode import reading_of
+from data.encoding import EncodeConfig, fingerprint
 from data.reading import read_pictures
 from data.sources import Source, addresses, open_source, remote
 from data.sources.addresses import PACKAGES, RemoteError

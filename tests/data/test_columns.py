@@ -14,7 +14,7 @@ import pytest
 from data import column_files, encode
 from data import filter as filtering
 from data.column_files import ColumnFiles, ColumnWriter
-from data.encode import EncodeConfig
+from data.encoding import EncodeConfig
 from data.filter import FilterConfig
 from data.mixture import open_sets, open_training
 from data.records import Records, open_records

@@ -13,7 +13,7 @@ import pytest
 
 from data import encode
 from data.captions import normalizer_of, words_of
-from data.encode import EncodeConfig
+from data.encoding import EncodeConfig
 from data.exam import read_real_pictures
 from data.normalise import make_normalizer
 from data.records import Records, open_records

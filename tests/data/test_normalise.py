@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from data import normalise
-from data.normalise import make_splitter, make_steps
-from data.text import make_normalizer
+from data.normalise import make_normalizer, make_splitter, make_steps
 from tests.data.hostile import HOSTILE, LONG
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from config import parse_config
-from data.encode import EncodeConfig, reading_of
+from command_line import parse_config
+from data.encode import reading_of
+from data.encoding import EncodeConfig
 from data.reading import read_pictures
 from data.sources import Source, open_source
 from tests.data.layouts import LAYOUTS, put, write_parquet

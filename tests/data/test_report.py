@@ -11,7 +11,7 @@ import pytest
 
 from data import encode, report
 from data import filter as filtering
-from data.encode import EncodeConfig
+from data.encoding import EncodeConfig
 from data.filter import FilterConfig
 from data.report import ReportConfig, by_reason, spread
 from data.report_page import Picture, Report, page

@@ -15,8 +15,7 @@ import pytest
 
 import files
 from data import encode
-from data.encode import EncodeConfig
-from data.encoding import reading_of
+from data.encoding import EncodeConfig, reading_of
 from data.progress import Progress
 from data.records import open_records
 from data.shards import ShardFolder

@@ -11,7 +11,8 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from data.text import TextTokenizer, clean, make_normalizer, open_tokenizer, train_tokenizer
+from data.normalise import make_normalizer
+from data.text import TextTokenizer, clean, open_tokenizer, train_tokenizer
 from tests.data.hostile import HOSTILE
 
 CAPTIONS = ["a red heart", "a blue cat", "two o’clock", "ein Männlein", "grinning face: dark"] * 3

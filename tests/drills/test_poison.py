@@ -11,7 +11,8 @@ import pytest
 
 import recipe
 import train
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from tests.entry.test_drills import flags, saved
 from tests.entry.test_train import losses
 from training.reports import logbook
@@ -63,9 +64,9 @@ def run(
         loss = make(*words, **more)
 
         def poisoned(
-            params: Any, batch: Batch, keys: jax.Array, moment: Any
+            params: Any, batch: Batch, keys: jax.Array, context: Any
         ) -> tuple[jax.Array, Any]:
-            value, metrics = loss(params, batch, keys, moment)
+            value, metrics = loss(params, batch, keys, context)
             return harm(value, params, batch["is_poison"].any()), metrics
 
         return poisoned

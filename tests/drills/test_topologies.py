@@ -10,7 +10,8 @@ import pytest
 
 import recipe
 import train
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from tests.entry.test_drills import flags
 from tests.entry.test_train import losses, weights
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from config import Config
 from data.config import DataConfig
-from data.encode import EncodeConfig
 from data.encode import main as encode
+from data.encoding import EncodeConfig
 from data.records import open_records
 from model import transformer
 from model.config import ModelConfig, SamplingConfig

@@ -10,9 +10,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import train
-from config import Config, parse_config
-from drawing import make_drawer, open_checkpoint
+from command_line import parse_config
+from config import Config
+from drawing import make_drawer
 from model import pretrained, transformer
+from opening import open_checkpoint
 from release import ReleaseConfig, release
 from tests.entry.kills import killed
 from tests.entry.test_train import WITH_GRID, losses, tiny, weights

@@ -9,7 +9,8 @@ import pytest
 import choosing
 import train
 from choosing import Trial, are_blank, best_of, choose_rows, with_concept
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from data.records import open_records
 from model import transformer
 from opening import SAMPLING_FILE, open_checkpoint

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import train
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from data.records import open_records
 from recipe import make_recipe
 from split_names import TRAIN

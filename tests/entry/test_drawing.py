@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from data.records import open_records
-from drawing import Drawer, make_drawer, open_checkpoint, picture_seed
+from drawing import Drawer, make_drawer, picture_seed
 from drawing_memory import telling_rows, within_memory
 from generate import GenerateConfig
 from model import transformer
 from model.config import SamplingConfig
+from opening import open_checkpoint
 from release import ReleaseConfig, release
-from training.devices.parallel import Devices
+from training.devices.devices import Devices
 from vqgan import pretrained as pretrained_vqgan
 from weights.checksums import SUMS_FILE
 

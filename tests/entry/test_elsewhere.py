@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import train
-from config import Config, parse_config
-from drawing import open_checkpoint
+from command_line import parse_config
+from config import Config
+from opening import open_checkpoint
 from tests.entry.kills import killed
 from tests.entry.test_processes import ROOT, finish, free_port
 from tests.entry.test_train import TINY, losses, tiny

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import train
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from tests.entry.test_train import losses, tiny
 from training.config import RunConfig, TrainingConfig
 from training.devices.batching import in_updates

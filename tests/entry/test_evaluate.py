@@ -14,11 +14,10 @@ import pytest
 from PIL import Image
 
 import evaluate as evaluate_module
-from config import parse_config, run
+from command_line import parse_config, run
 from data.exam import Selection, choose_gallery, choose_prompts, never_seen, open_exam, with_prompts
 from data.gallery import picture_features
 from data.records import Records, open_records
-from drawing import open_checkpoint
 from evaluate import (
     EvaluateConfig,
     draw,
@@ -29,6 +28,7 @@ from evaluate import (
     open_drawers,
 )
 from likeness import Lens, compare, measure_real
+from opening import open_checkpoint
 from ranking import open_ranker
 from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source

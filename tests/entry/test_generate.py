@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 import generate as generate_module
+from command_line import parse_config, run
 from completing import read_beginning, read_mask
-from config import parse_config, run
 from drawing import UNDRAWN, make_drawer
 from generate import GenerateConfig, main
 from model import transformer

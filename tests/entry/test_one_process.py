@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from one_process import train_here
 from tests.entry.test_train import TINY
 from training import exits

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import train
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from tests.entry.test_train import TINY, WITH_GRID, losses, weights
 
 ROOT = Path(__file__).parent.parent.parent

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import train
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from opening import open_checkpoint
 from tests.entry.test_train import tiny
 from training.reports import metrics

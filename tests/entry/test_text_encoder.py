@@ -12,13 +12,15 @@ from safetensors.numpy import load_file, save_file
 
 import text_start
 import train
-from config import Config, parse_config
-from data.encode import EncodeConfig
+from command_line import parse_config
+from config import Config
 from data.encode import main as encode
 from data.encoder_tokenizers import check_beside
+from data.encoding import EncodeConfig
 from data.text import open_tokenizer
-from drawing import make_drawer, open_checkpoint
+from drawing import make_drawer
 from model import transformer
+from opening import open_checkpoint
 from release import ReleaseConfig, release
 from tests.entry.test_train import losses, tiny
 from tests.published.text_encoders import T5, write_t5

@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import train
-from config import Config, parse_config, run
+from command_line import parse_config, run
+from config import Config
 from release import ReleaseConfig, release
 from tests.entry.kills import killed
 from training.reports import logbook, metrics

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from model import pretrained, transformer
 from model.config import SamplingConfig
 from model.sampling import EmptyText, guide, keep_likely, make_sampler

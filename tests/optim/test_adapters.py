@@ -21,6 +21,7 @@ from optim.optimizers import make_optimizer
 from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
+from training.devices.devices import find_devices
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
 from trees import map_named
@@ -46,7 +47,7 @@ def shapes_of(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> list[TrainState]:
     """The states before and after some updates."""
-    devices = parallel.start(places)
+    devices = find_devices(places)
     model = adapted.build(config, optim.adapters)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     optimizer = make_optimizer(optim)

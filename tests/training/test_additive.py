@@ -17,8 +17,10 @@ from optim.optimizers import make_optimizer
 from tests.tiny import TINY, TINY_VQGAN
 from training.config import ParallelConfig, ParallelMode
 from training.devices import parallel
+from training.devices.devices import find_devices
+from training.update.gradients import Loss
 from training.update.state import TrainState
-from training.update.step import Loss, make_train_step
+from training.update.step import make_train_step
 from vqgan import objective
 from vqgan.autoencoder import build
 from vqgan.config import LossConfig
@@ -50,7 +52,7 @@ def of_vqgan() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]:
 def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[str, float]:
     loss, init, batch = of_vqgan() if name == "vqgan" else of_transformer()
     batch["example_index"] = np.arange(ROWS, dtype=np.int32)
-    places = parallel.start(ParallelConfig(devices=devices, mode=mode))
+    places = find_devices(ParallelConfig(devices=devices, mode=mode))
     optimizer = make_optimizer(OptimConfig())
     step = make_train_step(
         parallel.gather_before(loss, places),

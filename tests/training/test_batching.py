@@ -11,16 +11,16 @@ import pytest
 from config import Config
 from optim.config import OptimConfig
 from training.config import ParallelConfig, TrainingConfig
-from training.devices import parallel
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
-from training.devices.parallel import Devices, count_micro_batches
+from training.devices.devices import Devices, find_devices
+from training.devices.parallel import count_micro_batches
 from training.skips import Skips
 
 PLAN = BatchPlan(4, ((10, 8), (13, 24)))
 
 
 def devices(count: int = 4, **more: Any) -> Devices:
-    return parallel.start(ParallelConfig(devices=count, **more))
+    return find_devices(ParallelConfig(devices=count, **more))
 
 
 def test_the_examples_before_a_batch_are_those_of_all_batches_before_it() -> None:

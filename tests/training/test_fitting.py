@@ -12,8 +12,8 @@ from optim.optimizers import make_optimizer
 from training.config import ParallelConfig, ParallelMode
 from training.devices import fitting, parallel
 from training.devices.batching import BatchPlan
+from training.devices.devices import Devices, find_devices
 from training.devices.fitting import available_memory, compile_memory, divisors, find_micro_batch
-from training.devices.parallel import Devices
 from training.update.state import TrainState
 from training.update.step import Step, make_train_step
 
@@ -31,7 +31,7 @@ def create() -> TrainState:
 def make_step(devices: Devices, made: list[int], size: int) -> Step:
     made.append(size)
 
-    def loss(params: dict, batch: dict, keys: jax.Array, moment: object) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         hidden = jnp.tanh(batch["x"] @ params["kernel"])
         return jnp.square(jnp.sin(hidden)).mean(), {}
 
@@ -52,7 +52,7 @@ def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def devices_in(mode: ParallelMode) -> Devices:
-    return parallel.start(ParallelConfig(mode=mode, devices=2, fsdp=2 if mode == "mesh" else 1))
+    return find_devices(ParallelConfig(mode=mode, devices=2, fsdp=2 if mode == "mesh" else 1))
 
 
 def need(devices: Devices, size: int) -> int:

@@ -22,9 +22,11 @@ from optim.paths import matches
 from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
+from training.devices.devices import find_devices
+from training.update.gradients import LossContext
 from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
 from training.update.state import TrainState
-from training.update.step import Extras, Moment, Step, make_train_step
+from training.update.step import Extras, Step, make_train_step
 from trees import map_named
 
 OPTIM = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.0)
@@ -48,8 +50,8 @@ def compose(
     def held(name: str, leaf: Any) -> Any:
         return leaf if matches(name, optim.train_only) else jax.lax.stop_gradient(leaf)
 
-    def loss(params: Any, batch: Any, keys: Any, moment: Moment) -> Any:
-        return inner(map_named(held, params) if is_held else params, batch, keys, moment)
+    def loss(params: Any, batch: Any, keys: Any, context: LossContext) -> Any:
+        return inner(map_named(held, params) if is_held else params, batch, keys, context)
 
     optimizer = make_optimizer(optim)
     step = make_train_step(
@@ -57,7 +59,7 @@ def compose(
         optimizer,
         lambda step: jnp.float32(0.1),
         micro_batches,
-        parallel.mean_over(parallel.start(ParallelConfig(devices=devices))),
+        parallel.mean_over(find_devices(ParallelConfig(devices=devices))),
         extras=Extras(
             settings=TrainingConfig(on_spike="off"),
             observables=[Observable(1, tensor_norms)],
@@ -117,7 +119,7 @@ def test_the_gradient_s_norm_is_that_of_the_trained_part_and_the_rest_keeps_its_
 ) -> None:
     part = dataclasses.replace(OPTIM, train_only=(pattern,))
     step, create = compose(tiny, part, micro_batches=micro_batches, devices=2)
-    places = parallel.start(ParallelConfig(devices=2))
+    places = find_devices(ParallelConfig(devices=2))
     old = jax.jit(create)()
     new, metrics = parallel.compile_step(step, places)(
         parallel.place(jax.tree.map(jnp.copy, old), places), batch_of(tiny)

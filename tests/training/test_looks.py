@@ -13,6 +13,7 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from training.config import ParallelConfig
 from training.devices import parallel
+from training.devices.devices import find_devices
 from training.hooks import measure_distance
 from training.loop import to_row
 from training.update.looks import make_looks
@@ -31,7 +32,7 @@ ORDERS = {  # micro-batches of a device → rows, such that its parts are those 
 }
 
 
-def loss(params: Any, batch: Any, keys: Any, moment: Any) -> tuple[jax.Array, dict]:
+def loss(params: Any, batch: Any, keys: Any, context: Any) -> tuple[jax.Array, dict]:
     away = params["head"]["kernel"][None] - batch["target"]
     return 0.5 * jnp.einsum("bi,ij,bj->b", away, HESSIAN, away).mean(), {}
 
@@ -39,7 +40,7 @@ def loss(params: Any, batch: Any, keys: Any, moment: Any) -> tuple[jax.Array, di
 @cache
 def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
     """The row of the first update, which is due."""
-    devices = parallel.start(config)
+    devices = find_devices(config)
     optimizer = make_optimizer(OptimConfig(name="sgd", beta1=0.0, clip_norm=0.0))
     step = make_train_step(
         parallel.gather_before(loss, devices),

@@ -14,6 +14,7 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from training.config import ParallelConfig
 from training.devices import parallel
+from training.devices.devices import find_devices
 from training.loop import to_row
 from training.reports import metrics as metrics_files
 from training.update.observables import OBSERVED, Observable, Update, unpack
@@ -23,7 +24,7 @@ from training.update.step import Extras, Step, make_train_step
 EDGES = np.linspace(-2, 2, 9)
 
 
-def loss(params: dict, batch: dict, keys: Any, moment: Any) -> tuple[jax.Array, dict]:
+def loss(params: dict, batch: dict, keys: Any, context: Any) -> tuple[jax.Array, dict]:
     away = jnp.square(params["kernel"][None] - batch["target"])
     return away.mean(), {"train/away": away.max()}
 
@@ -34,7 +35,7 @@ def look(update: Update) -> Mapping[str, jax.Array]:
 
 
 def compose(table: list[Observable], config: ParallelConfig) -> tuple[Step, Any, Any]:
-    devices, optimizer = parallel.start(config), make_optimizer(OptimConfig())
+    devices, optimizer = find_devices(config), make_optimizer(OptimConfig())
     step = make_train_step(
         parallel.gather_before(loss, devices),
         optimizer,

@@ -19,6 +19,7 @@ from optim.schedules import make_schedule
 from tests.tiny import TINY
 from training.config import ParallelConfig
 from training.devices import parallel, sharding
+from training.devices.devices import check_batch, find_devices
 from training.hooks import evaluate_loss
 from training.update.state import TrainState
 from training.update.step import make_train_step
@@ -48,7 +49,7 @@ def batch_at(step: int) -> dict[str, np.ndarray]:
 @cache
 def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "adamw"):
     """The devices, a fresh state on them, and the update."""
-    devices = parallel.start(config)
+    devices = find_devices(config)
     optim = OptimConfig(
         name=name, learning_rate=RATE, warmup_steps=1, decay_fraction=0.0, shampoo=SHAMPOO
     )
@@ -138,7 +139,7 @@ def test_an_evaluation_is_the_same_as_on_one_device(config: ParallelConfig) -> N
 
 @named([ONE, PMAP, FSDP, ALL])
 def test_each_device_evaluates_its_rows_only(config: ParallelConfig) -> None:
-    devices = parallel.start(config)
+    devices = find_devices(config)
     seen = []
 
     def count(params: Any, batch: Any) -> tuple[Any, Any]:
@@ -192,7 +193,7 @@ def test_arrays_are_cut_by_the_rules(path: str, shape: tuple, spec: P) -> None:
 
 @named([PMAP, DATA, FSDP, TENSOR])
 def test_one_process_reads_every_row(config: ParallelConfig) -> None:
-    np.testing.assert_array_equal(parallel.start(config).rows(8), np.arange(8))
+    np.testing.assert_array_equal(find_devices(config).rows(8), np.arange(8))
 
 
 @pytest.mark.parametrize(
@@ -204,14 +205,14 @@ def test_one_process_reads_every_row(config: ParallelConfig) -> None:
 )
 def test_devices_that_make_no_mesh_are_refused(config: ParallelConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parallel.start(config)
+        find_devices(config)
 
 
 def test_devices_that_share_rows_do_not_divide_the_batch() -> None:
-    parallel.check_batch(6, parallel.start(TENSOR), 3)
+    check_batch(6, find_devices(TENSOR), 3)
     with pytest.raises(ValueError, match="7 is not a multiple of 2 .* × 3 .*try 6"):
-        parallel.check_batch(7, parallel.start(TENSOR), 3)
+        check_batch(7, find_devices(TENSOR), 3)
 
 
 def test_the_description_names_the_axes() -> None:
-    assert parallel.start(ALL).describe() == "4 × cpu as 1 data × 2 fsdp × 2 tensor"
+    assert find_devices(ALL).describe() == "4 × cpu as 1 data × 2 fsdp × 2 tensor"

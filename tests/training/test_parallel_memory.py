@@ -21,6 +21,7 @@ from optim.schedules import make_schedule
 from tests.tiny import TINY
 from training.config import ParallelConfig
 from training.devices import fitting, parallel
+from training.devices.devices import find_devices
 from training.update.state import TrainState
 from training.update.step import make_train_step
 
@@ -55,7 +56,7 @@ def measured(
 ) -> tuple[Any, Any, int]:
     """What the compiled update takes of a device, the shapes of its state, and bytes of its part of
     the batch."""
-    devices = parallel.start(config)
+    devices = find_devices(config)
     optim = OptimConfig(warmup_steps=1, clip_norm=clip_norm)
     model = transformer.build(MODEL)
     empty = jnp.zeros((1, MODEL.text_length), jnp.int32)
@@ -119,7 +120,7 @@ def test_weights_that_one_device_cannot_hold_are_not_drawn_with(
         (PMAP, 0.0, True),
     ]:
         monkeypatch.setattr(fitting, "device_memory", lambda devices, room=room: int(room))
-        assert recipe.have_room_to_draw(config, model, parallel.start(config_of_devices)) == fits
+        assert recipe.have_room_to_draw(config, model, find_devices(config_of_devices)) == fits
     said = capsys.readouterr().out
     assert said.startswith("no picture grids: whole weights")
     assert said.count("\n") == 1

@@ -18,6 +18,7 @@ from optim.soap import soap
 from tests.training.test_parallel_shampoo import batch_at, distance, init, loss
 from training.config import ParallelConfig
 from training.devices import parallel
+from training.devices.devices import find_devices
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
 
@@ -29,7 +30,7 @@ MESH = ParallelConfig(mode="mesh", fsdp=2, tensor=2)
 def trained(config: ParallelConfig) -> TrainState:
     """The state after some updates of schedule-free AdamW."""
     optim = OptimConfig("schedule_free", RATE, warmup_steps=0, decay_fraction=0.0)
-    devices, optimizer = parallel.start(config), make_optimizer(optim)
+    devices, optimizer = find_devices(config), make_optimizer(optim)
     step = make_train_step(
         parallel.gather_before(loss, devices),
         optimizer,
@@ -74,7 +75,7 @@ def gradients(n: int) -> Any:
 def descend(config: ParallelConfig, finish: Callable[[Any], Any]) -> Any:
     """The last of some directions of SOAP, whose jobs are dealt to those devices; `finish` sees
     the state that it left."""
-    devices = parallel.start(config)
+    devices = find_devices(config)
     rule = soap(SoapConfig(block_size=8, basis_every=2), spread=parallel.spread(devices))
     update: Callable[..., Any] = rule.update
     if devices.mode == "pmap":

@@ -18,6 +18,7 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training.config import ParallelConfig
 from training.devices import parallel
+from training.devices.devices import Devices, find_devices
 from training.update.state import TrainState
 from training.update.step import make_train_step
 
@@ -55,7 +56,7 @@ def init(key: jax.Array) -> Any:
     )
 
 
-def loss(params: Any, batch: Any, keys: Any, moment: Any) -> tuple[jax.Array, dict]:
+def loss(params: Any, batch: Any, keys: Any, context: Any) -> tuple[jax.Array, dict]:
     def layer(x: jax.Array, mlp: Any) -> tuple[jax.Array, None]:
         return x + jnp.tanh(x @ mlp["up"]["kernel"]) @ mlp["down"]["kernel"], None
 
@@ -71,9 +72,9 @@ def batch_at(step: int) -> dict[str, np.ndarray]:
 
 
 @cache
-def compiled(config: ParallelConfig) -> tuple[parallel.Devices, TrainState, Any]:
+def compiled(config: ParallelConfig) -> tuple[Devices, TrainState, Any]:
     """The devices, the state before the first update, on the host, and the update."""
-    devices = parallel.start(config)
+    devices = find_devices(config)
     optim = OptimConfig(
         name="shampoo", learning_rate=RATE, warmup_steps=0, decay_fraction=0.0, shampoo=SHAMPOO
     )

@@ -16,27 +16,33 @@ from optim.optimizers import make_optimizer
 from training import session
 from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig
 from training.devices import parallel
+from training.devices.devices import find_devices
 from training.recipe import Recipe
 from training.reports import metrics
 from training.session import train
+from training.update.gradients import LossContext
 from training.update.players import MODEL, Player
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import Extras, Moment, make_train_step
+from training.update.step import Extras, make_train_step
 
 RATE, FIRST = 0.1, 3
 SGD = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, weight_decay=0.0))
 
 
-def model_loss(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
+def model_loss(
+    params: dict, batch: dict, keys: Any, context: LossContext
+) -> tuple[jax.Array, dict]:
     """Minimised over x: (x − t)² / 2 + x·y, with the critic's y as it is."""
-    x, y = params["x"], moment.players["critic"]["y"]
+    x, y = params["x"], context.players["critic"]["y"]
     return (0.5 * jnp.square(x[None] - batch["target"])).mean() + (x * y).mean(), {}
 
 
-def critic_loss(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
+def critic_loss(
+    params: dict, batch: dict, keys: Any, context: LossContext
+) -> tuple[jax.Array, dict]:
     """Maximises x·y − y² / 2 over y."""
-    x, y = moment.players[MODEL]["x"], params["y"]
+    x, y = context.players[MODEL]["x"], params["y"]
     return (0.5 * jnp.square(y)).mean() - (x * y).mean(), {"gap": jnp.abs(x - y).mean()}
 
 
@@ -76,7 +82,7 @@ LAYOUTS = [
 def test_both_move_as_simultaneous_gradient_steps_in_numpy(
     config: ParallelConfig, micro_batches: int
 ) -> None:
-    devices, players = parallel.start(config), {"critic": critic()}
+    devices, players = find_devices(config), {"critic": critic()}
     step = make_train_step(
         parallel.gather_before(model_loss, devices),
         SGD,
@@ -112,8 +118,8 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
 @pytest.mark.parametrize("who", ["model", "critic"])
 def test_neither_moves_where_one_would_become_nan(who: str) -> None:
     def poisoned(loss: Any) -> Any:
-        def harmed(params: dict, batch: dict, keys: Any, moment: Moment) -> Any:
-            value, metrics = loss(params, batch, keys, moment)
+        def harmed(params: dict, batch: dict, keys: Any, context: LossContext) -> Any:
+            value, metrics = loss(params, batch, keys, context)
             return value * batch["factor"].mean(), metrics
 
         return harmed
@@ -184,7 +190,9 @@ def test_a_run_with_two_players_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_player_may_begin_or_end_where_a_run_is_resumed(tmp_path: Path) -> None:
-    def alone_loss(params: dict, batch: dict, keys: Any, moment: Moment) -> tuple[jax.Array, dict]:
+    def alone_loss(
+        params: dict, batch: dict, keys: Any, context: LossContext
+    ) -> tuple[jax.Array, dict]:
         return jnp.square(params["x"]).sum(), {}
 
     alone = dataclasses.replace(RECIPE, players={}, loss=alone_loss)

@@ -60,7 +60,9 @@ class World:
         return self.batch_at
 
     def recipe(self, config: RunConfig) -> Recipe:
-        def loss(params: dict, batch: dict, keys: jax.Array, moment: Any) -> tuple[jax.Array, dict]:
+        def loss(
+            params: dict, batch: dict, keys: jax.Array, context: Any
+        ) -> tuple[jax.Array, dict]:
             away = jnp.square(params["kernel"][None] - batch["target"])
             return ((away + 1) * batch["factor"]).mean(), {}
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from training.config import ParallelConfig
-from training.devices import parallel
+from training.devices.devices import find_devices
 from training.devices.shortage import check_room, telling
 
 
@@ -28,7 +28,7 @@ def shapes(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
 def test_sizes_are_held_against_the_memory(
     state: tuple[int, ...], batch: tuple[int, ...], told: str
 ) -> None:
-    devices = parallel.start(ParallelConfig(devices=1))
+    devices = find_devices(ParallelConfig(devices=1))
     if not told:
         check_room(shapes(*state), shapes(*batch), devices, room=100_000)
         return

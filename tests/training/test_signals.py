@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from config import Config, parse_config
+from command_line import parse_config
+from config import Config
 from training.config import TrainingConfig
 from training.exits import STOP_SIGNALS
 from training.spans import parse_duration

@@ -33,7 +33,7 @@ def run(
 ) -> tuple[list[TrainState], list[dict[str, float]]]:
     """Updates whose loss is multiplied by `bad[n]`; the states before the first and after each."""
 
-    def loss(params: dict, batch: dict, keys: jax.Array, moment: object) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         distance = jnp.square(params["kernel"] - batch["target"]).mean()
         return (distance + 1) * batch["factor"][0], {}
 
@@ -99,7 +99,7 @@ def test_what_is_no_number_reaches_neither_weights_nor_optimizer_nor_averages(
 
 
 def test_weights_that_would_be_no_number_are_not_made_though_loss_and_gradient_are_one() -> None:
-    def loss(params: dict, batch: dict, keys: jax.Array, moment: object) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         return jnp.square(params["tokens"][0]).sum(), {}  # the other row is not used
 
     optimizer = make_optimizer(OptimConfig(epsilon=0.0))
@@ -182,7 +182,7 @@ def test_norms_of_every_tensor_come_when_they_are_due() -> None:
     params = {"run0": {"kernel": jnp.ones((2, 3))}, "scale": jnp.full((4,), 2.0)}
     optimizer = make_optimizer(OptimConfig())
 
-    def loss(params: dict, batch: dict, keys: jax.Array, moment: object) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         return params["run0"]["kernel"].sum() + params["scale"].sum(), {}
 
     table = [Observable(2, tensor_norms)]

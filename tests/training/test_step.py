@@ -18,6 +18,7 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training.config import ParallelConfig, ParamDtype
 from training.devices import parallel
+from training.devices.devices import Devices, check_batch, find_devices
 from training.update.state import TrainState
 from training.update.step import make_train_step
 
@@ -48,11 +49,11 @@ def update(
     dtype: str,
     param_dtype: ParamDtype,
     noise: float,
-) -> tuple[parallel.Devices, Callable[[], TrainState], parallel.CompiledStep]:
+) -> tuple[Devices, Callable[[], TrainState], parallel.CompiledStep]:
     """The devices, a program that makes a fresh state, and one that updates it."""
     model, optimizer = transformer.build(config, dtype), make_optimizer(optim)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
-    places = parallel.start(ParallelConfig(devices=devices))
+    places = find_devices(ParallelConfig(devices=devices))
     step = make_train_step(
         make_loss(
             *(model, (empty, empty == 0), config.image_vocab_size),
@@ -155,7 +156,7 @@ def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(tiny: Mode
     assert state.loss_scale is not None
 
     def overflowing(
-        params: dict, batch: dict, keys: jax.Array, moment: object
+        params: dict, batch: dict, keys: jax.Array, context: object
     ) -> tuple[jax.Array, dict]:
         return jnp.float32(jnp.inf) * params["head"]["kernel"].sum(), {}
 
@@ -170,13 +171,13 @@ def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(tiny: Mode
 
 
 def test_an_uneven_batch_is_refused_with_the_numbers() -> None:
-    places = parallel.start(ParallelConfig(devices=4))
+    places = find_devices(ParallelConfig(devices=4))
     with pytest.raises(
         ValueError, match="batch_size 100 is not a multiple of 4 device.* × 3 .*try 96"
     ):
-        parallel.check_batch(100, places, 3)
+        check_batch(100, places, 3)
 
 
 def test_more_devices_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="parallel.devices 9 is not possible with 4 cpu"):
-        parallel.start(ParallelConfig(devices=9))
+        find_devices(ParallelConfig(devices=9))

@@ -13,9 +13,11 @@ from pixels import to_floats
 from tests.tiny import first_vqgan
 from training.config import ParallelConfig
 from training.devices import parallel
+from training.devices.devices import find_devices
+from training.update.gradients import LossContext
 from training.update.players import Player
 from training.update.state import TrainState
-from training.update.step import Extras, Moment, make_train_step
+from training.update.step import Extras, make_train_step
 from vqgan import adversarial, discriminator, objective, quantizer
 from vqgan.adversarial import NAME, Opponent, adaptive_weights, kernel_norms
 from vqgan.autoencoder import build
@@ -102,8 +104,8 @@ def game(tiny_vqgan):
     return autoencoder, config, Opponent(autoencoder, config, LAYOUT)
 
 
-def moment_of(step, params):
-    return Moment(jnp.int32(step), {"model": params, NAME: random_params()})
+def context_of(step, params):
+    return LossContext(jnp.int32(step), {"model": params, NAME: random_params()})
 
 
 def test_a_picture_s_norm_is_that_of_the_last_kernel_s_gradient(game):
@@ -138,7 +140,7 @@ def test_the_gradient_is_that_of_the_weighted_terms(game):
     """By plain differentiation, with the weights as constants."""
     autoencoder, config, opponent = game
     params = first_vqgan(autoencoder.config)
-    moment, batch = moment_of(0, params), picture_batch()
+    context, batch = context_of(0, params), picture_batch()
     batch = {name: jnp.asarray(values) for name, values in batch.items()}
     keys = jax.random.split(jax.random.key(1), 8)
     with_term = objective.make_loss(autoencoder, config, 0, opponent)
@@ -149,23 +151,23 @@ def test_the_gradient_is_that_of_the_weighted_terms(game):
     def losses(params):
         painted = paint(params, pixels, jnp.int32(0)).reconstruction
         return discriminator.generator_loss(
-            discriminator.apply(LAYOUT, moment.players[NAME], painted)
+            discriminator.apply(LAYOUT, context.players[NAME], painted)
         )
 
     def by_hand(params, weights):
-        return without(params, batch, keys, moment)[0] + (weights * losses(params)).mean()
+        return without(params, batch, keys, context)[0] + (weights * losses(params)).mean()
 
     painted = jax.jit(paint)(params, pixels, jnp.int32(0))
     on_pixels = lambda x: 8 * reconstruction_loss(pixels, x, config)  # noqa: E731
     on_patches = lambda x: discriminator.generator_loss(  # noqa: E731
-        discriminator.apply(LAYOUT, moment.players[NAME], x)
+        discriminator.apply(LAYOUT, context.players[NAME], x)
     ).sum()
     pull, push = (jax.jit(jax.grad(f))(painted.reconstruction) for f in (on_pixels, on_patches))
     norms = jax.jit(partial(kernel_norms, autoencoder, params, painted.features))
     weights = adaptive_weights(norms(pull), norms(push), config)
     assert np.ptp(weights) > 0.01
     expected = jax.jit(jax.value_and_grad(by_hand))(params, weights)
-    one = lambda params: with_term(params, batch, keys, moment)  # noqa: E731
+    one = lambda params: with_term(params, batch, keys, context)  # noqa: E731
     (value, told), grads = jax.jit(jax.value_and_grad(one, has_aux=True))(params)
     assert value == pytest.approx(float(expected[0]), rel=1e-5)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6), grads, expected[1])
@@ -186,7 +188,7 @@ def test_before_its_first_step_the_term_changes_nothing(game):
 
     @jax.jit
     def both(step):
-        given = batch, keys, moment_of(step, params)
+        given = batch, keys, context_of(step, params)
         return [jax.value_and_grad(f, has_aux=True)(params, *given) for f in (with_term, without)]
 
     ((value, told), grads), ((plain, _), plain_grads) = both(2)
@@ -207,11 +209,11 @@ def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
     batch = {name: jnp.asarray(values) for name, values in picture_batch().items()}
     keys = jax.random.split(jax.random.key(1), 8)
 
-    def before(params, batch, keys, moment):
+    def before(params, batch, keys, context):
         pixels = to_floats(batch["pixels"])
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)
-        is_quantized = moment.step >= 1
+        is_quantized = context.step >= 1
         painted = autoencoder.paint(params, jnp.where(is_quantized, quantized.latents, latents))
         pull = (
             config.codebook * quantized.codebook_loss
@@ -221,20 +223,20 @@ def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
 
     now = lambda *given: objective.make_loss(autoencoder, config, 1)(*given)[0]  # noqa: E731
     for step in (0, 1):
-        given = params, batch, keys, Moment(jnp.int32(step))
+        given = params, batch, keys, LossContext(jnp.int32(step))
         one, other = (jax.jit(jax.value_and_grad(f))(*given) for f in (now, before))
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def update(autoencoder, config, micro_batches, devices):
     """The state and the metrics of two updates of both players."""
-    places = parallel.start(devices)
+    places = find_devices(devices)
     optimizer = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, beta1=0.0))
     rate = lambda step: jnp.float32(1e-2)  # noqa: E731
     loss = objective.make_loss(autoencoder, config, 0, Opponent(autoencoder, config, LAYOUT))
     paint = objective.make_painting(autoencoder, 0)
     own = adversarial.make_discriminator_loss(
-        LAYOUT, lambda p, x, moment: paint(p, x, moment.step).reconstruction, to_floats
+        LAYOUT, lambda p, x, context: paint(p, x, context.step).reconstruction, to_floats
     )
     players = {
         NAME: Player(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.batches import order
+from data.order import order
 from vqgan.pictures import PictureStream, make_figures, shift_pictures, spread, write_grid
 
 

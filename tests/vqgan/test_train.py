@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import from_yaml, parse_config
+from command_line import parse_config
+from config import from_yaml
 from optim.config import OptimConfig
 from pixels import to_floats
 from tests.tiny import TINY_VQGAN, first_vqgan
 from training.config import CheckpointConfig, GridsConfig
 from training.session import train
 from training.update.build import make_state
-from training.update.step import Moment
+from training.update.gradients import LossContext
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
@@ -98,7 +99,7 @@ def test_a_warm_codebook_moves_only_with_the_loss_of_quantized_pictures(tiny_vqg
     @jax.jit
     def codebook_gradient(step):
         batch, keys = {"pixels": jax.numpy.asarray(pixels)}, jax.random.split(jax.random.key(1), 4)
-        return jax.grad(lambda p: loss(p, batch, keys, Moment(step))[0])(params)["codebook"]
+        return jax.grad(lambda p: loss(p, batch, keys, LossContext(step))[0])(params)["codebook"]
 
     assert np.abs(codebook_gradient(2)).max() == 0
     assert np.abs(codebook_gradient(3)).max() > 0
@@ -230,10 +231,10 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
     params = first_vqgan(grid_config.model)
     loss = make_loss(autoencoder, LossConfig(), 10**6)
     pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
-    moment = Moment(jax.numpy.array(0))
+    context = LossContext(jax.numpy.array(0))
     batch = {"pixels": jax.numpy.asarray(pixels)}
     keys = jax.random.split(jax.random.key(1), 4)
-    value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, keys, moment)[0]))
+    value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, keys, context)[0]))
     value, gradient = value_and_grad(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["encoder"]["to_code"]))
     passed = jax.jit(lambda p, x: autoencoder.paint(p, autoencoder.latents(p, x)))

@@ -17,7 +17,7 @@ from optim import wide
 from optim.lengths import updates_for
 from optim.wide import Wide
 from training.config import RunConfig, TrainingConfig
-from training.devices.parallel import Devices, check_batch
+from training.devices.devices import Devices, check_batch
 from training.spans import parse_ramp
 
 C = TypeVar("C", bound=RunConfig)

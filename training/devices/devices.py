@@ -74,7 +74,7 @@ class Devices:
         return f"{text} in {many} processes" if many > 1 else text
 
 
-def start(config: ParallelConfig) -> Devices:
+def find_devices(config: ParallelConfig) -> Devices:
     """The devices to use. Raises ValueError if there are too few, or if they cannot be split so."""
     local = jax.local_devices()
     wanted = os.environ.get("JAX_PLATFORMS", "")
@@ -92,10 +92,10 @@ def start(config: ParallelConfig) -> Devices:
     taken: dict[int, list[jax.Device]] = {}
     for device in jax.devices():
         taken.setdefault(device.process_index, []).append(device)
-    return choose([d for own in taken.values() for d in own[: config.devices or None]], config)
+    return arrange([d for own in taken.values() for d in own[: config.devices or None]], config)
 
 
-def choose(devices: list[Any], config: ParallelConfig) -> Devices:
+def arrange(devices: list[Any], config: ParallelConfig) -> Devices:
     """The devices, arranged. Raises ValueError if they do not make up the mesh."""
     cut = config.fsdp * config.tensor
     if config.mode == "pmap" and cut > 1:

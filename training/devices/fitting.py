@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from training.devices import parallel, processes
 from training.devices.batching import BatchPlan
-from training.devices.parallel import Devices, check_batch
+from training.devices.devices import Devices, check_batch
 from training.update.state import TrainState
 from training.update.step import Step
 

@@ -15,11 +15,9 @@ from jaxtyping import PyTree
 from optim.spread import Spread, over_axis
 from training.devices import sharding
 from training.devices.devices import AXIS, Devices
-from training.devices.devices import check_batch as check_batch
-from training.devices.devices import choose as choose
-from training.devices.devices import start as start
+from training.update.gradients import Batch
 from training.update.state import TrainState
-from training.update.step import Batch, Observed, Step
+from training.update.step import Observed, Step
 from trees import is_stacked, map_named
 
 T = TypeVar("T")

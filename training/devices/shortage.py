@@ -9,8 +9,8 @@ import jax
 
 from terminal import is_out_of_memory
 from training.devices import processes
+from training.devices.devices import Devices
 from training.devices.fitting import GB, available_memory, bytes_on_device, device_memory
-from training.devices.parallel import Devices
 
 AUTO = "--training.micro_batch_size=auto finds the most that fits"
 

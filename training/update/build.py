@@ -19,7 +19,7 @@ from optim.schedules import make_schedule, make_warm_up
 from training.config import RunConfig
 from training.devices import fitting, parallel
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
-from training.devices.parallel import Devices
+from training.devices.devices import Devices
 from training.recipe import Objective, Recipe
 from training.reports.range_test import rising
 from training.update.looks import make_looks

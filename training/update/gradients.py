@@ -24,7 +24,7 @@ Means = Mapping[str, Array | Partial]
 perplexity: the function gets the means over all micro-batches and devices."""
 
 
-class Moment(NamedTuple):
+class LossContext(NamedTuple):
     """Arguments of a loss besides parameters, batch and keys."""
 
     step: Int[Array, ""]
@@ -34,8 +34,8 @@ class Moment(NamedTuple):
     `model`."""
 
 
-Loss = Callable[[PyTree, Batch, Key[Array, " b"], Moment], tuple[Array, Means]]
-"""(parameters, batch, a key for each example, moment) → (the objective, metrics)"""
+Loss = Callable[[PyTree, Batch, Key[Array, " b"], LossContext], tuple[Array, Means]]
+"""(parameters, batch, a key for each example, context) → (the objective, metrics)"""
 
 
 def example_keys(state: TrainState, example_index: Int[Array, " b"]) -> Key[Array, " b"]:
@@ -55,7 +55,7 @@ class Gradients:
     state: TrainState
     batch: Batch
     micro_batches: int
-    moment: Moment
+    context: LossContext
     mean_over_devices: Callable[[PyTree], PyTree]
     shares: int
     """Devices that see other rows, each in a program of its own."""
@@ -97,7 +97,7 @@ class Gradients:
         scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
         def scaled(params: PyTree, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
-            value, metrics = loss(params, part, keys, self.moment)
+            value, metrics = loss(params, part, keys, self.context)
             return value * scale, {name: value, **metrics}
 
         def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[PyTree, Means]:

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 MODEL = "model"
-"""Name of the model's own parameters among a moment's `players`."""
+"""Name of the model's own parameters among a context's `players`."""
 
 
 class PlayerState(NamedTuple):
@@ -31,7 +31,7 @@ class Player:
     init: Callable[[Key[Array, ""]], PyTree]
     """Random parameters, in float32."""
     loss: Callable[..., tuple[Array, Mapping[str, Any]]]
-    """Like the model's loss: (own parameters, batch, keys, moment) → (objective, metrics)."""
+    """Like the model's loss: (own parameters, batch, keys, context) → (objective, metrics)."""
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     """Learning rate, a function of the finished updates of the run."""

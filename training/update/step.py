@@ -12,13 +12,15 @@ from jaxtyping import Array, Bool, PyTree
 from optim.freezing import IsTrained, trained_part, with_trained
 from optim.loss_scale import adjust
 from training.config import TrainingConfig
-from training.update.gradients import LOSS, Gradients, step_key
-from training.update.gradients import Batch as Batch
-from training.update.gradients import Loss as Loss
-from training.update.gradients import Means as Means
-from training.update.gradients import Metrics as Metrics
-from training.update.gradients import Moment as Moment
-from training.update.gradients import example_keys as example_keys
+from training.update.gradients import (
+    LOSS,
+    Batch,
+    Gradients,
+    Loss,
+    LossContext,
+    Metrics,
+    step_key,
+)
 from training.update.observables import OBSERVED, Observable, Update, observe
 from training.update.players import MODEL, Players, move_players
 from training.update.precision import TAG, at_precision, round_like, widen
@@ -84,9 +86,9 @@ def make_train_step(
         rows = len(batch["example_index"])
         count = micro_batches(rows) if callable(micro_batches) else micro_batches
         trained = trained_part(state.params, is_trained)
-        moment = Moment(state.step, _parameters(state))
+        context = LossContext(state.step, _parameters(state))
 
-        found = Gradients(state, batch, count, moment, mean_over_devices, extras.shares)
+        found = Gradients(state, batch, count, context, mean_over_devices, extras.shares)
         model_loss = lambda part, *more: loss(with_trained(state.params, part), *more)  # noqa: E731
         grads, metrics, parts = found.at(model_loss, trained, LOSS, wants_parts)
         learning_rate = schedule(state.step)
