@@ -16,7 +16,7 @@ from data.batches import eval_batches
 from data.config import DataConfig
 from data.grids import picture_grid, save_png
 from data.mixture import check_alike, first_folder, open_sets, open_training
-from data.records import Records, compare_splits, open_whole
+from data.records import Records, compare_splits, open_records, open_whole
 from drawing import make_drawer, picture_seed
 from files import write_text
 from model import looking, transformer
@@ -42,6 +42,7 @@ from training.saved.finetuning import fit_params
 from training.update.build import make_state
 from training.update.observables import Update
 from training.update.state import TrainState
+from translating import translate
 from weights.checksums import SUMS_FILE, check_sums, write_sums
 
 GRID_CAPTIONS = 6
@@ -188,8 +189,12 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     ours = Path(records) / "tokenizer"
     lines = [*captions.check_same(parts.tokenizer, normalizer, ours, path), *lines]
     lines += compare_splits(found.records, records, path)
+    if parts.vqgan.is_dir():
+        params, more = translate(params, found.params, model, parts.vqgan, open_records(records))
+    else:
+        more = [f"{path} has no VQGAN beside it: its image tokens are taken for the records'"]
     step = "" if found.step is None else f" at step {found.step}"
-    return {**params, **own}, [f"weights of {path}{step}", *lines]
+    return {**params, **own}, [f"weights of {path}{step}", *lines, *more]
 
 
 def keep_parts(records: Records, run: Path) -> None:

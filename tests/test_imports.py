@@ -43,6 +43,7 @@ ALLOWED = {
     "drawing": {"data", "drawing", "drawing_memory", "model", "opening", "training", "vqgan"},
     "drawing_memory": {"drawing_memory", "training"},
     "outputs": {"data", "outputs"},
+    "translating": {"data", "model", "vqgan"},
     "text_start": {"config", "data", "model", "published", "training", "weights"},
     "likeness": {"data", "likeness", "ranking"},
     "scores": {"likeness", "scores"},

@@ -1,0 +1,103 @@
+"""Weights that were trained with another VQGAN, as a start on records of this one.
+
+The two number their codes differently. A token is translated by what it paints: pictures of the
+records are painted by their own VQGAN and read by the other one.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float32, Int
+
+from data.records import Records
+from filling import batches_of
+from model.config import ModelConfig
+from model.transformer import Params
+from split_names import TRAIN
+from vqgan import pretrained
+from vqgan.autoencoder import build
+
+TABLES = {"image_embedding/tokens": 0, "head/kernel": 1, "logits_bias": 0}
+"""Path of a table of image tokens → its axis of tokens."""
+TOKENS = 1 << 17
+"""Image tokens that are compared: 32 for each of 4,096 codes."""
+BATCH = 32
+
+
+def translate(
+    fitted: Params, found: Params, model: ModelConfig, theirs: Path, records: Records
+) -> tuple[Params, list[str]]:
+    """`fitted` with the rows of the records' image tokens made of the rows in `found`, and a line
+    about it; unchanged if the VQGAN of the folder `theirs` is the records' own.
+
+    `found` are the weights as they were trained, `fitted` the same in the shapes of `model`.
+
+    Raises:
+        ValueError: words share the table of image tokens.
+    """
+    if _are_equal(theirs, records.vqgan_folder):
+        return fitted, []
+    if model.tying == "all":
+        raise ValueError(
+            f"{records.folder} was encoded with another VQGAN than {theirs}, and in this model "
+            f"words share the table of image tokens; encode with --vqgan {theirs}"
+        )
+    shares = token_shares(records, theirs)
+    old, new = flatten_dict(found, sep="/"), flatten_dict(fitted, sep="/")
+    for name in TABLES.keys() & new.keys():
+        new[name] = _translated(np.asarray(new[name]), np.asarray(old[name]), name, shares)
+    return unflatten_dict(new, sep="/"), [
+        f"{records.folder} was encoded with another VQGAN than {theirs}: each of its "
+        f"{len(shares):,} image tokens begins as the mean of those that paint alike"
+    ]
+
+
+def token_shares(records: Records, theirs: Path) -> Float32[np.ndarray, "ours theirs"]:
+    """How often each token of the other VQGAN is read where a token of the records was painted.
+    Each row sums to 1; that of a token that was not painted is the mean over all places."""
+    ours, our_params = pretrained.load(records.vqgan_folder)
+    other, their_params = pretrained.load(theirs)
+
+    def read(tokens: Int[Array, "b n"]) -> Int[Array, "b m"]:
+        painted = build(ours).decode(our_params, tokens).clip(-1, 1)
+        size = (len(tokens), other.image_size, other.image_size, 3)
+        return build(other).encode(their_params, jax.image.resize(painted, size, "linear"))
+
+    places = _nearest_places(ours.grid_size, other.grid_size)
+    counts = np.zeros((ours.codebook_size, other.codebook_size), np.float32)
+    rows = records.rows(TRAIN)
+    rows = rows[:: max(1, len(rows) * ours.image_length // TOKENS)]
+    compiled = jax.jit(read)
+    for batch, count in batches_of(BATCH, len(rows)):
+        tokens = np.asarray(records.image_tokens[rows[batch]], np.int32)
+        seen = np.asarray(compiled(tokens))[:, places]
+        np.add.at(counts, (tokens[:count], seen[:count]), 1)
+    total = counts.sum(0, keepdims=True)
+    counts = np.where(counts.any(1, keepdims=True), counts, total)
+    return counts / counts.sum(1, keepdims=True)
+
+
+def _nearest_places(ours: int, theirs: int) -> Int[np.ndarray, " n"]:
+    """For each place of a grid of `ours` × `ours`, row-major, the place of the other grid that its
+    centre lies in."""
+    along = ((np.arange(ours) + 0.5) * theirs / ours).astype(int)
+    return (along[:, None] * theirs + along).reshape(-1)
+
+
+def _translated(
+    new: np.ndarray, old: np.ndarray, name: str, shares: Float32[np.ndarray, "ours theirs"]
+) -> np.ndarray:
+    after = np.moveaxis(new.copy(), TABLES[name], 0)
+    before = np.moveaxis(old, TABLES[name], 0)[: shares.shape[1]].astype(np.float32)
+    after[: len(shares)] = np.tensordot(shares, before, 1)
+    return np.moveaxis(after, 0, TABLES[name])
+
+
+def _are_equal(one: Path, other: Path) -> bool:
+    """True if two folders hold the same VQGAN, however it is written."""
+    (config, params), (config_2, params_2) = pretrained.load(one), pretrained.load(other)
+    if config != config_2:  # with one configuration the trees are alike
+        return False
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, params, params_2)))
