@@ -1,7 +1,6 @@
 """The only training loop, for the transformer and for the VQGAN."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,13 +34,13 @@ class Hook:
         return (is_last and self.every >= 0) or (self.every > 0 and step % self.every == 0)
 
 
-def stop_at_nan(step: int, row: Row) -> None:
-    """Raise ValueError if the loss is NaN or infinite."""
-    if not math.isfinite(row.get("train/loss", 0.0)):
-        raise ValueError(
-            f"the loss is {row['train/loss']} at step {step}; no checkpoint of it was written. "
-            "Lower optim.learning_rate in a new run"
-        )
+class RollbackError(Exception):
+    """Raised by a watch: the loop is left at once, and nothing of it is saved."""
+
+    def __init__(self, step: int, text: str) -> None:
+        """`step`: the update that the run goes back before."""
+        super().__init__(text)
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,10 @@ class Outlets:
     """Gets each row."""
     show: Show = lambda step, name, picture: None
     """Gets each picture of a hook."""
-    watch: Callable[[int, Row], None] = stop_at_nan
-    """Sees each row first, and may raise."""
+    watch: Callable[[int, Row], None] = lambda step, row: None
+    """Sees each row first, and may raise RollbackError."""
+    is_over: Callable[[], bool] = lambda: False
+    """True once a row has decided that the run ends; the state is saved first, as at a stop."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Work:
     """Work of a loop besides the updates."""
 
     save: Hook
+    rescue: Callable[[int, TrainState], None] = lambda step, state: None
+    """Gets the last state when an error ends the loop, before the error is raised."""
     hooks: Sequence[Hook] = ()
     between: Callable[[int, TrainState], TrainState] | None = None
     """(n, state) → the state that the update after n finished ones starts from: a VQGAN renews its
@@ -81,42 +84,49 @@ def fit(
     `batch_at(n)` is the batch of the update that follows n finished ones. Each update's metrics are
     fetched only after the next update has been dispatched, which keeps the accelerator busy. Before
     a hook runs they are fetched at once, so a checkpoint is never ahead of the metrics. Before a
-    batch of another size the state is saved: a stop need not wait for the compiler.
+    batch of another size the state is saved: a stop need not wait for the compiler. An error, such
+    as an unreadable batch, is raised once the state before it is saved.
     """
     clock = _Clock()
     rows = _Rows(clock, outlets.watch, outlets.record)
     first = done = int(state.step)
     save_once = _Saves(clock, work.save, first)
     shapes: dict[str, tuple[int, ...]] = {}
-    for n in range(first, steps):
-        if stop is not None and stop.is_granted():
-            break
-        with clock.waiting():
-            batch = batch_at(n)
-        if n > first and _shapes(batch) != shapes:  # the step is compiled anew, which takes long
-            rows.deliver()
-            save_once(n, state)
-            _shield(stop, lambda: None)
-        shapes = _shapes(batch)
-        if work.between is not None:
-            state = work.between(n, state)
-        state, metrics = step(state, batch)
-        _shield(stop, None)
+    renew = work.between or (lambda n, state: state)
+    try:
+        for n in range(first, steps):
+            if outlets.is_over() or (stop is not None and stop.is_granted()):
+                break
+            with clock.waiting():
+                batch = batch_at(n)
+            if n > first and _shapes(batch) != shapes:  # the step is compiled anew: this takes long
+                rows.deliver()
+                save_once(n, state)
+                _shield(stop, lambda: None)
+            shapes = _shapes(batch)
+            state, metrics = step(renew(n, state), batch)
+            done = n + 1
+            _shield(stop, None)
+            rows.hold(done, metrics)
+            due = [hook for hook in work.hooks if hook.is_due(done, is_last=done == steps)]
+            is_saved = work.save.is_due(done, is_last=False)
+            if due or is_saved:
+                jax.block_until_ready(metrics)
+                save = partial(work.save.action, done, state)
+                with clock.paused(), _rescued(stop, rows.deliver, save):
+                    extra = _run_hooks(due, done, state, outlets.show)
+                rows.deliver(extra)
+            if is_saved:
+                save_once(done, state)
         rows.deliver()
-        done = n + 1
-        rows.hold(done, metrics)
-        due = [hook for hook in work.hooks if hook.is_due(done, is_last=done == steps)]
-        is_saved = work.save.is_due(done, is_last=False)
-        if due or is_saved:
-            jax.block_until_ready(metrics)
-            save = partial(work.save.action, done, state)
-            with clock.paused(), _rescued(stop, rows.deliver, save):
-                extra = _run_hooks(due, done, state, outlets.show)
-            rows.deliver(extra)
-        if is_saved:
-            save_once(done, state)
-    rows.deliver()
-    save_once(done, state)
+        save_once(done, state)
+    except RollbackError:
+        raise
+    except Exception:
+        if done > first:
+            rows.deliver_if_possible()
+            work.rescue(done, state)
+        raise
     return state
 
 
@@ -155,16 +165,29 @@ class _Rows:
         self._held: tuple[int, Mapping[str, Any]] | None = None
 
     def hold(self, done: int, metrics: Mapping[str, object]) -> None:
-        self._held = done, metrics
+        """Hold a row, and deliver the one held before."""
+        before, self._held = self._held, (done, metrics)
+        self._deliver(before, {})
 
     def deliver(self, extra: Mapping[str, float] | None = None) -> None:
         """Watch and record the held row, with the values of hooks."""
-        if self._held is None:
+        held, self._held = self._held, None
+        self._deliver(held, extra or {})
+
+    def deliver_if_possible(self) -> None:
+        """As `deliver`, after an error, beside which another one is not worth a word."""
+        with contextlib.suppress(Exception):
+            self.deliver()
+
+    def _deliver(
+        self, held: tuple[int, Mapping[str, Any]] | None, extra: Mapping[str, float]
+    ) -> None:
+        if held is None:
             return
-        (done, metrics), self._held = self._held, None
+        done, metrics = held
         row = to_row(metrics)
         self._watch(done, row)
-        self._record(done, {**row, **self._clock.lap(), **(extra or {})})
+        self._record(done, {**row, **self._clock.lap(), **extra})
 
 
 def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) -> Row:

@@ -15,7 +15,7 @@ from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan,
 from training.devices.devices import find_devices
 from training.devices.shortage import check_room, telling
 from training.hooks import measure_distance
-from training.loop import Hook, Outlets, Work, fit
+from training.loop import Hook, RollbackError, Work, fit
 from training.programs import Programs
 from training.recipe import Recipe, Run
 from training.reports import metrics, range_test
@@ -31,7 +31,7 @@ from training.saved.saving import check_keep_best, make_save_hook
 from training.signals import StopSignal
 from training.skips import Skips
 from training.spans import parse_ramp
-from training.supervision import RollbackError, Supervisor
+from training.supervision import Supervisor
 from training.update.build import (
     choose_micro_batch,
     describe_size,
@@ -141,7 +141,7 @@ class _Session:
                             *(self._book, skips, state),
                         )
                         state = self._loop(state, supervisor, stop, traced)
-                        checkpoints.finish()
+                        supervisor.finish(int(state.step))
                 self._note_end(int(state.step))
         if int(state.step) < steps:
             raise exits.StoppedError
@@ -236,7 +236,6 @@ class _Session:
         print("compiling; the first update takes a while", flush=True)
         step = shared.compile_step(run.programs, updates, self._plan, config, run.devices)
         stop.agree = processes.Agreement()
-        outlets = Outlets(supervisor.record, supervisor.show, supervisor.watch)
         while True:
             save = make_save_hook(config.checkpoint, supervisor.save)
             try:
@@ -245,8 +244,8 @@ class _Session:
                     state,
                     lambda n: batch_at(supervisor.skips.position(n)),
                     config.training.steps,
-                    outlets,
-                    Work(save, hooks, recipe.between),
+                    supervisor.outlets(),
+                    Work(save, supervisor.rescue, hooks, recipe.between),
                     stop,
                 )
             except RollbackError as error:

@@ -8,28 +8,20 @@ from pathlib import Path
 import jax
 
 from training.config import RunConfig
-from training.loop import Row
+from training.loop import Outlets, RollbackError, Row
 from training.reports.logbook import Logbook
 from training.reports.trackers import Tracker
 from training.saved import runs
 from training.saved.checkpoint import Checkpoints
 from training.saved.remote import UnreachableError
-from training.skips import Skips
+from training.skips import SkippedBatches, Skips
 from training.spans import parse_range
-from training.update.spikes import LEVEL, NOT_FINITE, SPIKE
-from training.update.state import TrainState
-
-
-class RollbackError(Exception):
-    """Raised in the loop at a spike with on_spike=rollback; the session rolls back."""
-
-    def __init__(self, step: int, text: str) -> None:
-        super().__init__(text)
-        self.step = step
+from training.update.spikes import LEVEL, NOT_FINITE, SPIKE, forgive
+from training.update.state import TrainState, is_finite
 
 
 class Supervisor:
-    """Receives each row of metrics and each state of a run, and decides: recorded, saved, stopped
+    """Receives each row of metrics and each state of a run, and decides: recorded, saved, ended
     or rolled back."""
 
     def __init__(
@@ -49,10 +41,16 @@ class Supervisor:
         self._like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
+        self._start = int(state.step)
         self._row: Row = {}
         self._overflows = 0
+        self._over = ""
         for text in self._settings.skip_batches:
             self._skip(*parse_range(text), int(state.step), "by hand")
+
+    def outlets(self) -> Outlets:
+        """Itself, as the loop sees it."""
+        return Outlets(self.record, self.show, self.watch, self.is_over)
 
     def show(self, step: int, name: str, picture: Path) -> None:
         """Mirror a picture that a hook made."""
@@ -62,7 +60,17 @@ class Supervisor:
         self._row = row
         self._tracker.record(step, row)
 
+    def is_over(self) -> bool:
+        """Whether the run is to end for the updates that were made."""
+        return bool(self._over)
+
     def save(self, step: int, state: TrainState) -> None:
+        """Save a state with the metrics of its evaluation. The last one of a run that ends for its
+        bad updates gets a whole budget for the resume, and is not saved if it holds a NaN."""
+        if self._over:
+            if not is_finite(state):
+                return
+            state = state._replace(guard=forgive(state.guard))
         self._tracker.sync()
         evaluated = {k: v for k, v in self._row.items() if k.startswith("eval/")}
         self._checkpoints.save(state, self._about, evaluated)
@@ -75,7 +83,7 @@ class Supervisor:
             self._book.tell("skip batches", step, text, first=one.start, stop=one.stop)
 
     def watch(self, step: int, row: Row) -> None:
-        """Log the guard's decision. Raises ValueError if there are too many bad updates, and
+        """Log the guard's decision. After too many bad updates the run is over. Raises
         RollbackError if the run goes back to a checkpoint."""
         self._check_scale(step, row)
         event = row.get("guard/event", 0)
@@ -93,49 +101,84 @@ class Supervisor:
             text = f"{found}: after {self._settings.spike_patience} spikes in a row a new level"
             self._book.tell("level", step, f"{text}; the update was made", **facts)
             return
+        if event == SPIKE and self._settings.on_spike == "rollback" and not self._over:
+            self._consider_rollback(step, found)
+        name = "skip" if event == NOT_FINITE else "spike"
+        self._book.tell(name, step, f"{found}: the update was not made", **facts)
         if row["guard/pressure"] > self._settings.bad_update_budget:
-            raise self._end(
+            self._end(
                 f"more than training.bad_update_budget {self._settings.bad_update_budget} bad "
                 f"updates of about 1,000, the last at step {step} (batch {batch}, {found}); none "
                 f"was made. {_advice(int(event))}"
             )
-        if event == NOT_FINITE:
-            self._book.tell("skip", step, f"{found}: the update was not made", **facts)
-        if event == SPIKE:
-            if self._settings.on_spike == "rollback" and self._may_go_back(step):
-                raise RollbackError(step, found)
-            self._book.tell("spike", step, f"{found}: the update was not made", **facts)
 
-    def _end(self, text: str) -> ValueError:
-        """The error of a run that ends unsaved, with the step that its resume takes."""
+    def _end(self, text: str) -> None:
+        """Note why the run is over. The first reason counts: another update was under way."""
+        self._over = self._over or text
+
+    def finish(self, step: int) -> None:
+        """Wait for the last save. Raises ValueError if it failed, or if the run is over for its
+        updates, with the step that a resume takes."""
+        if not self._over:
+            self._checkpoints.finish()
+            return
+        raise ValueError(f"{self._over}. {self._kept(step)}")
+
+    def rescue(self, step: int, state: TrainState) -> None:
+        """Save the last state of a run that ends by an error, and say what is kept. A save needs
+        all processes of a run, and an error may be of one alone: several save nothing."""
+        if jax.process_count() == 1:
+            with contextlib.suppress(Exception):  # the error may have taken state or disk
+                if is_finite(state):
+                    self.save(step, state)
+        self._book.tell("kept", step, self._kept(step))
+
+    def _kept(self, step: int) -> str:
+        """What is on the disk of a run that ends at a step, and how many updates are lost."""
         self._checkpoints.settle()
-        kept = "the newest checkpoint cannot be seen from here"
-        with contextlib.suppress(UnreachableError):
+        try:
             steps = self._checkpoints.steps()
-            newest = f"the newest checkpoint is of step {steps[-1]}" if steps else ""
-            kept = newest or "none was saved yet"
-        return ValueError(f"{text}. Updates since the last checkpoint are lost: {kept}")
+        except UnreachableError:
+            return "The newest checkpoint cannot be seen from here"
+        if step in steps:
+            return f"The state of step {step} is saved, and a resume goes on from there"
+        if not steps:
+            return f"No checkpoint was saved: {step - self._start} update(s) are lost"
+        newest = f"The newest checkpoint is of step {steps[-1]}"
+        return f"{newest}: {step - steps[-1]} update(s) since then are lost"
 
     def _check_scale(self, step: int, row: Row) -> None:
-        """Raise ValueError if float16 overflows again and again at the lowest loss scale."""
+        """End the run if float16 overflows again and again at the lowest loss scale."""
         if "loss_scale/skipped" not in row:
             return
         at_floor = row["loss_scale/scale"] <= self._settings.loss_scale_floor
         self._overflows = self._overflows + 1 if row["loss_scale/skipped"] and at_floor else 0
         if self._overflows >= self._settings.loss_scale_patience:
-            raise self._end(
+            self._end(
                 f"float16 overflowed in {self._overflows} updates running at the lowest loss scale "
                 f"{self._settings.loss_scale_floor:g}, up to step {step}; train with compute_dtype "
                 "bfloat16 or float32, or a lower learning rate"
             )
 
-    def _may_go_back(self, step: int) -> bool:
-        """Whether there is a checkpoint to go back to, and fewer rollbacks to it than are allowed
-        have failed."""
+    def _consider_rollback(self, step: int, found: str) -> None:
+        """Raise RollbackError if there is a checkpoint before a spike, and fewer rollbacks to it
+        than are allowed have failed. After too many of them the run is over."""
         back = self._way_back(step)
-        spikes = (one for one in self.skips.ranges if one.spike is not None)
-        in_vain = {one.why for one in spikes if one.step == back}
-        return back is not None and len(in_vain) < max(self._settings.spike_patience, 1)
+        in_vain = {one.why for one in self._spikes() if one.step == back}
+        if back is None or len(in_vain) >= max(self._settings.spike_patience, 1):
+            return
+        budget = self._settings.bad_update_budget
+        lately = {one.why for one in self._spikes() if (one.spike or 0) > step - 1000}
+        if len(lately) < budget:
+            raise RollbackError(step, found)
+        self._end(
+            f"a spike at step {step} ({found}) after {len(lately)} rollbacks, as many as "
+            f"training.bad_update_budget allows. {_advice(SPIKE)}"
+        )
+
+    def _spikes(self) -> list[SkippedBatches]:
+        """The batches that were skipped after spikes."""
+        return [one for one in self.skips.ranges if one.spike is not None]
 
     def _way_back(self, step: int) -> int | None:
         """The newest regular checkpoint before a step; a replay has the regular ones too."""
@@ -150,14 +193,7 @@ class Supervisor:
 
     def roll_back(self, error: RollbackError) -> TrainState:
         """The state of the newest regular checkpoint; skips the batches around the spike."""
-        budget, step = self._settings.bad_update_budget, error.step
-        spikes = {one.why: one.spike for one in self.skips.ranges if one.spike is not None}
-        lately = len([spike for spike in spikes.values() if spike > step - 1000])
-        if lately >= budget:
-            raise self._end(
-                f"a spike at step {step} ({error}) after {lately} rollbacks, as many as "
-                f"training.bad_update_budget allows. {_advice(SPIKE)}"
-            )
+        step, spikes = error.step, {one.why for one in self._spikes()}
         every, batch = self._config.checkpoint.every, self.skips.position(step - 1)
         self._checkpoints.settle()
         found = self._checkpoints.resume(

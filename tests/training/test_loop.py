@@ -102,25 +102,47 @@ def test_a_wish_to_stop_is_granted_after_the_update_and_saved() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved() -> None:
-    saved: list[int] = []
+@pytest.mark.parametrize("place", ["batch", "hook", "record"])
+def test_an_error_is_raised_once_the_state_before_it_is_kept(place: str) -> None:
+    """The rows until then are recorded; an error before the first update leaves nothing to keep."""
+    rows: list[int] = []
+    kept: list[tuple[int, int]] = []
 
-    def diverge(
-        state: TrainState, batch: dict[str, np.ndarray]
-    ) -> tuple[TrainState, dict[str, Any]]:
-        loss = jnp.where(state.step < 3, 1.0, jnp.nan)
-        return state._replace(step=state.step + 1), {"train/loss": loss}
+    def fail(where: str, step: int, at: int) -> None:
+        if (where, step) == (place, at):
+            raise OSError(f"{where} {step}")
 
-    with pytest.raises(ValueError, match="the loss is nan at step 4"):
-        fit(
-            diverge,
-            fresh(),
-            lambda n: {"n": np.array(n)},
-            8,
-            outlets=Outlets(record=lambda *_: None),
-            work=Work(save=Hook(2, lambda step, state: saved.append(step))),
+    def run(at: int) -> None:
+        def batch_at(n: int) -> dict[str, np.ndarray]:
+            fail("batch", n, at)
+            return {"n": np.array(n)}
+
+        def record(step: int, row: dict[str, Any]) -> None:
+            rows.append(step)
+            fail("record", step, at)
+
+        work = Work(
+            never(),
+            lambda step, state: kept.append((step, int(state.step))),
+            hooks=[Hook(4, lambda step, state: fail("hook", step, at))],
         )
-    assert saved == [2]
+        with pytest.raises(OSError, match=f"{place} {at}"):
+            fit(count_up, fresh(), batch_at, 9, Outlets(record), work)
+
+    run(4)
+    assert rows == [1, 2, 3, 4]
+    assert kept == [(4, 4)]
+    if place == "batch":
+        run(0)
+        assert kept == [(4, 4)]
+
+
+def test_a_row_that_decides_the_end_ends_the_loop_after_the_update_under_way() -> None:
+    saved, rows = [], []
+    outlets = Outlets(lambda step, row: rows.append(step), is_over=lambda: 3 in rows)
+    save = Hook(0, lambda step, state: saved.append(step))
+    state = fit(count_up, fresh(), lambda n: {"n": np.array(n)}, 9, outlets, Work(save))
+    assert (saved, rows, int(state.step)) == ([4], [1, 2, 3, 4], 4)
 
 
 def test_a_damaged_row_is_named_and_no_good_one_is_lost(tmp_path) -> None:

@@ -21,6 +21,7 @@ from training.programs import Programs
 from training.recipe import BatchAt, Recipe
 from training.reports import logbook, metrics
 from training.saved import checkpoint, copies
+from training.saved.disk import FolderSteps
 from training.session import train
 from training.skips import Skips
 from training.update.state import TrainState
@@ -94,23 +95,28 @@ def assert_same(one: TrainState, other: TrainState) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def killed_at(n: int) -> Callable[[Any], Any]:
-    """A world that a kill interrupts before it takes batch n the first time."""
+def interrupted_at(n: int, error: BaseException) -> Callable[[Any], Any]:
+    """A world that an error interrupts before it takes batch n the first time."""
 
-    def kill(world: World) -> None:
+    def interrupt(world: World) -> None:
         original = world.batch_at
 
         def broken(position: int) -> dict[str, np.ndarray]:
             if position == n:
                 world.batch_at = original  # type: ignore[method-assign]
-                raise KeyboardInterrupt
+                raise error
             return original(position)
 
         world.batch_at = broken  # type: ignore[method-assign]
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(type(error)):
             world.run()
 
-    return kill
+    return interrupt
+
+
+def killed_at(n: int) -> Callable[[Any], Any]:
+    """A world that a kill interrupts before it takes batch n the first time."""
+    return interrupted_at(n, KeyboardInterrupt())
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -172,19 +178,84 @@ def test_no_number_is_skipped_noted_and_the_run_goes_on(tmp_path: Path) -> None:
     assert "step 6: **skip** loss nan, gradient norm nan: the update was not made" in text
 
 
-def test_too_many_bad_updates_end_the_run_with_a_way_out(tmp_path: Path) -> None:
-    world = World(tmp_path / "run", dict.fromkeys(range(12, 20), np.nan))
+def saved_steps(world: World) -> set[int]:
+    return {int(path.name) for path in (world.folder / "checkpoints").glob("[0-9]*")}
+
+
+def test_too_many_bad_updates_end_the_run_with_a_way_out_and_lose_nothing(tmp_path: Path) -> None:
+    later = dict.fromkeys((31, 33, 35), np.nan)
+    world = World(tmp_path / "run", dict.fromkeys(range(12, 20), np.nan) | later)
     with pytest.raises(
-        ValueError, match="budget 3 bad updates.*step 16 .batch 15.*checkpoint is of step 10$"
+        ValueError,
+        match="budget 3 bad updates.*step 16 .batch 15.*state of step 17 is saved, and a resume",
     ):
         world.run()
-    assert world.events()[-1] == ("abort", 15)
-    assert {p.name for p in (world.folder / "checkpoints").glob("[0-9]*")} == {"10"}
+    assert world.events()[-2:] == [("skip", 17), ("abort", 17)]
+    assert saved_steps(world) == {10, 17}
+    assert len(world.losses()) == 17
     world.change(training=dataclasses.replace(TRAINING, skip_batches=("12:20",)))
-    state = world.run()  # the batches are left out by hand
+    state = world.run()  # the batches are left out by hand, and the budget is whole again
     assert int(state.step) == 40
-    assert ("skip batches", 10) in world.events()
-    assert world.taken[-1] == 47
+    assert ("skip batches", 17) in world.events()
+    assert world.taken[-23:] == list(range(20, 43))
+    assert len(world.losses()) == 40
+
+
+def test_the_state_of_a_run_that_the_guard_ended_is_that_of_its_good_updates(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path / "run", dict.fromkeys(range(12, 20), np.nan))
+    with pytest.raises(ValueError, match="state of step 17 is saved"):
+        world.run()
+    good = World(tmp_path / "good", {}, dataclasses.replace(TRAINING, steps=12)).run()
+    with checkpoint.Checkpoints(world.folder / "checkpoints") as checkpoints:
+        found = checkpoints.restore(good, 17)
+    assert_same(found.params, good.params)
+    assert_same(found.opt_state, good.opt_state)
+
+
+def test_a_state_with_a_nan_is_not_saved_and_what_is_lost_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def between(n: int, state: TrainState) -> TrainState:
+        spoilt = {"kernel": state.params["kernel"] * np.nan}
+        return state._replace(params=spoilt) if n == 12 else state
+
+    world, recipe = World(tmp_path / "run", {}), World.recipe
+    monkeypatch.setattr(
+        World, "recipe", lambda *args: dataclasses.replace(recipe(*args), between=between)
+    )
+    with pytest.raises(ValueError, match=r"step 10: 7 update\(s\) since then are lost$"):
+        world.run()
+    assert saved_steps(world) == {10}
+
+
+def test_what_was_done_before_an_error_is_saved(tmp_path: Path) -> None:
+    """As of a disk with the data that goes away and comes back."""
+    straight = World(tmp_path / "straight", {})
+    expected = straight.run()
+    world = World(tmp_path / "run", {})
+    interrupted_at(25, OSError("the disk is away"))(world)
+    assert world.events()[-2:] == [("kept", 25), ("abort", 25)]
+    assert saved_steps(world) == {10, 20, 25}
+    assert_same(world.run(), expected)
+    assert world.losses() == straight.losses()
+
+
+def test_what_an_error_loses_is_counted_if_it_cannot_be_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, save = World(tmp_path / "run", {}), FolderSteps.save
+
+    def save_until_10(self: FolderSteps, step: int, *more: Any) -> None:
+        if step > 10:
+            raise OSError("No space left on device")
+        save(self, step, *more)
+
+    monkeypatch.setattr(FolderSteps, "save", save_until_10)
+    interrupted_at(25, OSError("the disk is away"))(world)
+    told = "The newest checkpoint is of step 10: 15 update(s) since then are lost"
+    assert f"kept: {told}\n" in capsys.readouterr().err
 
 
 def test_a_spike_rolls_back_and_leaves_out_the_batches_around_it(tmp_path: Path) -> None:
@@ -244,10 +315,11 @@ def test_too_many_spikes_end_with_advice_that_helps(tmp_path: Path) -> None:
     assert world.events()[-1] == ("end", 40)
 
 
-def test_a_run_that_ends_before_its_first_save_says_so(tmp_path: Path) -> None:
+def test_a_run_that_ends_before_its_first_save_is_saved(tmp_path: Path) -> None:
     world = World(tmp_path / "run", dict.fromkeys(range(2, 9), np.nan))
-    with pytest.raises(ValueError, match="bad_update_budget 3 .*lost: none was saved yet$"):
+    with pytest.raises(ValueError, match="bad_update_budget 3 .*state of step 7 is saved"):
         world.run()
+    assert saved_steps(world) == {7}
 
 
 def test_rollbacks_have_a_budget(tmp_path: Path) -> None:
@@ -255,7 +327,7 @@ def test_rollbacks_have_a_budget(tmp_path: Path) -> None:
         TRAINING, on_spike="rollback", rollback_batches=0, bad_update_budget=2
     )
     world = World(tmp_path / "run", dict.fromkeys((24, 25, 26, 27), 100.0), training)
-    with pytest.raises(ValueError, match="after 2 rollbacks.*newest checkpoint is of step 20$"):
+    with pytest.raises(ValueError, match="after 2 rollbacks.*state of step 26 is saved"):
         world.run()
 
 
@@ -324,8 +396,11 @@ def test_float16_at_the_floor_ends_with_a_way_out(tmp_path: Path) -> None:
         bad_update_budget=default.bad_update_budget,
     )
     world = World(tmp_path / "run", dict.fromkeys(range(5, 40), np.inf), training)
-    with pytest.raises(ValueError, match="overflowed in 10 updates .* scale 1, up to step 30"):
+    with pytest.raises(
+        ValueError, match="overflowed in 10 updates .* scale 1, up to step 30.*step 30 is saved"
+    ):
         world.run()
+    assert saved_steps(world) == {10, 20, 30}
 
 
 def test_another_batch_size_goes_on_at_the_example_where_the_run_was(tmp_path: Path) -> None:

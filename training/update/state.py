@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from optim.loss_scale import LossScale, init_loss_scale
 from training.config import ParamDtype
@@ -62,3 +62,17 @@ class TrainState(NamedTuple):
             ema=None if init_ema is None else init_ema(params),
             players=init_players(players, jax.random.fold_in(for_params, PLAYERS)),
         )
+
+
+def is_finite(state: TrainState) -> bool:
+    """Whether parameters, averages, optimizer and further players hold no NaN and no infinity.
+    Collective: every process must call it."""
+    held = (state.params, state.ema, state.opt_state, state.players)
+    return bool(
+        _are_finite([x for x in jax.tree.leaves(held) if jnp.issubdtype(x.dtype, jnp.inexact)])
+    )
+
+
+@jax.jit
+def _are_finite(leaves: list[Array]) -> Bool[Array, ""]:
+    return jnp.all(jnp.array([jnp.isfinite(leaf).all() for leaf in leaves]))
