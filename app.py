@@ -27,7 +27,7 @@ try:
 except ImportError:  # requirements-app.txt is not installed: main says so
     gr = None
 
-OFTEN = ("checkpoint", "port", "host")
+FIRST_IN_HELP = ("checkpoint", "port", "host")
 """Settings that --help begins with."""
 WAITING = 64
 """Most requests in the queue; further ones are refused."""
@@ -173,4 +173,4 @@ def make_page(studio: Studio, known: Shown) -> Any:
 
 
 if __name__ == "__main__":
-    run(main, AppConfig, prog="app.py", about=__doc__ or "", often=OFTEN)
+    run(main, AppConfig, prog="app.py", about=__doc__ or "", first=FIRST_IN_HELP)

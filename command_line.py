@@ -71,7 +71,7 @@ def parse_config(
     arguments: Sequence[str] | None = None,
     prog: str = "",
     about: str = "",
-    often: Sequence[str] = (),
+    first: Sequence[str] = (),
     is_saved: bool = False,
 ) -> T:
     """The configuration from flags, over the files named by --config; later files win.
@@ -104,7 +104,7 @@ def parse_config(
     is_help = not {"-h", "--help"}.isdisjoint(words)
     kept = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
     parser = copy.deepcopy(kept)  # its defaults change
-    parser.opening = help_page.opening(config_class, prog, about, often)
+    parser.opening = help_page.opening(config_class, prog, about, first)
     for file in files:
         given = _flat(flags.read_file(file, config_class, moved, is_saved))
         parser.set_defaults(given | flags.taken_back(given, known))
@@ -215,13 +215,13 @@ def run(
     config_class: type[T],
     prog: str,
     about: str,
-    often: Sequence[str] = (),
+    first: Sequence[str] = (),
 ) -> None:
     """Parse the command line and call `main`. A user's mistake is one line on stderr and exit code
     2.
 
-    `about` describes the command, with an example; `often`: the settings that --help begins with,
+    `about` describes the command, with an example; `first`: the settings that --help begins with,
     because most people need them.
     """
     with command(prog):
-        main(parse_config(config_class, prog=prog, about=about, often=often))
+        main(parse_config(config_class, prog=prog, about=about, first=first))

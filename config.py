@@ -1,6 +1,6 @@
-"""The configuration tree of train.py, and configurations out of YAML.
+"""`Config`, all settings of train.py, and `from_yaml`, which reads saved settings.
 
-The parts' frozen dataclasses stand beside the code they configure; this file composes them.
+Each part is a frozen dataclass beside the code that it configures; this file composes them.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from training.config import GridsConfig, RunConfig
 
 T = TypeVar("T")
 OF_ADAM = ("adam", "adamw", "nadamw", "lion", "schedule_free")
-"""Optimizers whose update does not depend on the size of the gradient, entry by entry."""
+"""Optimizers whose update does not depend on the scale of the gradient (μP holds for them)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def from_yaml(config_class: type[T], path: Path) -> T:
     """The configuration in a YAML file that `to_yaml` wrote, in this version or an earlier one.
 
     Raises:
-        ValueError: a key is unknown, or its value of the wrong type.
+        ValueError: a key is unknown, or its value has the wrong type.
     """
     try:
         return parse_config(config_class, [f"--config={path}"], is_saved=True)

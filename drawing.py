@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 
 from data.captions import CLEAN, DALLE_MINI, normalizer_of, open_captions
 from data.text import TextTokenizer, clean
-from drawing_memory import ROWS_PER_CALL, Program, check_rows, telling_rows, within_memory
+from drawing_memory import ROWS_PER_CALL, Program, check_rows, explain_out_of_memory, within_memory
 from filling import batches_of
 from model.config import ModelConfig, SamplingConfig
 from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
@@ -89,7 +89,7 @@ class Drawer:
         numbers = np.array(seeds, np.uint32)
         given = () if first_tokens is None else self._given(first_tokens)
         for rows, count in batches_of(self.batch_size, len(prompts)):
-            with telling_rows(self.rows_per_call):
+            with explain_out_of_memory(self.rows_per_call):
                 read = text_tokens[rows], text_mask[rows], numbers[rows]
                 tokens = np.asarray(self.sample(params, *read, *given))
                 check_finite([prompts[row] for row in rows], tokens)

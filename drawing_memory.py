@@ -46,7 +46,7 @@ def within_memory(
         leaves, structure = jax.tree.flatten(arguments)
         key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if key not in programs:
-            with telling_rows(rows):
+            with explain_out_of_memory(rows):
                 compiled = function.lower(*arguments).compile()
             _check_room(compiled, devices, rows, room(devices))
             programs[key] = compiled
@@ -70,7 +70,7 @@ def _check_room(compiled: Any, devices: Devices, rows: int, room: int) -> None:
 
 
 @contextlib.contextmanager
-def telling_rows(rows: int) -> Iterator[None]:
+def explain_out_of_memory(rows: int) -> Iterator[None]:
     """While open, turn an out-of-memory error into a ValueError that names how many pictures to
     try."""
     try:

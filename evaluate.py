@@ -50,7 +50,7 @@ from training.config import ComputeDtype, ParallelConfig
 from training.devices.devices import find_devices
 from training.devices.fitting import GB, available_memory
 
-OFTEN = (
+FIRST_IN_HELP = (
     *("checkpoints", "splits", "pictures", "max_prompts", "half", "records", "grid", "json"),
     *("guidance_scale", "temperature"),
 )
@@ -332,4 +332,4 @@ def figures(
 
 
 if __name__ == "__main__":
-    run(main, EvaluateConfig, prog="python -m evaluate", about=__doc__ or "", often=OFTEN)
+    run(main, EvaluateConfig, prog="python -m evaluate", about=__doc__ or "", first=FIRST_IN_HELP)

@@ -33,7 +33,7 @@ from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.devices import find_devices
 
-OFTEN = (
+FIRST_IN_HELP = (
     *("checkpoint", "prompts", "pictures", "out", "seed", "guidance_scale", "temperature"),
     *("negative", "complete", "clip"),
 )
@@ -276,4 +276,4 @@ def write_grid(
 
 
 if __name__ == "__main__":
-    run(main, GenerateConfig, prog="generate.py", about=__doc__ or "", often=OFTEN)
+    run(main, GenerateConfig, prog="generate.py", about=__doc__ or "", first=FIRST_IN_HELP)

@@ -16,17 +16,17 @@ MOST = 3
 """Most flags in a suggestion."""
 
 
-def opening(config_class: type, prog: str, about: str, often: Sequence[str]) -> str:
+def opening(config_class: type, prog: str, about: str, first: Sequence[str]) -> str:
     """The first screen of --help: the usage, a description with an example, and the flags of
-    `often`, each in a sentence. Without `often` the required and the positional flags."""
+    `first`, each in a sentence. Without `first` the required and the positional flags."""
     known = {one.name: one for one in settings_of(config_class)}
-    named = often or [one.name for one in known.values() if is_required(one) or _is_word(one)]
+    named = first or [one.name for one in known.values() if is_required(one) or _is_word(one)]
     words = [_word(known[name]) for name in named if name != "config" and is_required(known[name])]
     program = f"python {prog}" if prog.endswith(".py") else prog
     usage = " ".join(["usage:", program, *words, "[--FLAG=VALUE ...]"])
     lines = [usage, "", *about.strip().split("\n")]
     if named:
-        lines += ["", "most needed:" if often else "arguments:"]
+        lines += ["", "most needed:" if first else "arguments:"]
         lines += [line for name in named for line in _row(name, known.get(name))]
     return "\n".join([*lines, "", "all flags, by section:", ""])
 

@@ -1,4 +1,4 @@
-"""The recipe of train.py: the text-to-image transformer on token records."""
+"""The recipe of train.py: trains the text-to-image transformer on token records."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -46,22 +46,26 @@ from translating import translate
 from weights.checksums import SUMS_FILE, check_sums, write_sums
 
 GRID_CAPTIONS = 6
-# Settings of the model in which the weights to start from may differ.
+"""Captions in a picture grid without grids.prompts."""
 FREE_IN_TUNING = {
     *("text_vocab_size", "text_length", "image_vocab_size", "grid_size", "grid_rows"),
     *("decoder_start_token_id", "init", "init_std", "remat", "unroll"),
     *("dropout", "attention_dropout", "activation_dropout"),
 }
+"""Settings of the model that may differ from those of the weights in --init_from."""
 
 
 def make_recipe(config: Config) -> Recipe:
-    """The recipe of a configuration. Raises ValueError if the records do not fit the model."""
+    """The recipe of a configuration. Raises ValueError if the records do not fit the model.
+
+    The functions in it run later: see docs/one_run.md for the order.
+    """
     sets = open_sets(config.data.records, config.data.filter)
     records, evaluated = sets.first, evaluation_sets(config.data, sets.first)
     check_sizes(config.model, records)
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
     captions.check_described(records.folder, records.about.get("text"), records.text_length)
-    if config.output_dir:  # before the run's folder is touched
+    if config.output_dir:  # before anything is written into the folder
         captions.check_kept(Path(config.output_dir, "tokenizer"), records.tokenizer_folder)
     tokenizer = captions.open_captions(records.tokenizer_folder)
     tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
@@ -114,15 +118,15 @@ def make_recipe(config: Config) -> Recipe:
 
 
 def look(model: Transformer, update: Update) -> Mapping[str, jax.Array]:
-    """The values that training.observe shows of the transformer itself (model/looking.py)."""
-    assert update.again is not None
+    """The observable of the transformer: activations and entropies (model/looking.py)."""
+    assert update.recompute is not None
     return looking.finish(
-        update.again.over_rows(partial(looking.look_inside, model, update.params))
+        update.recompute.mean_over_rows(partial(looking.look_inside, model, update.params))
     )
 
 
 def batch_shapes(model: ModelConfig, size: int) -> Shapes:
-    """The shapes of a whole batch, without its memory."""
+    """The shapes of a batch of `size` examples; no memory is allocated."""
     text, image = (size, model.text_length), (size, model.image_length)
     return {
         "text_tokens": jax.ShapeDtypeStruct(text, jnp.int32),
@@ -133,8 +137,8 @@ def batch_shapes(model: ModelConfig, size: int) -> Shapes:
 
 
 def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Costs:
-    """The cost of one training example. The backward pass counts as twice the forward pass,
-    whatever is recomputed to save memory."""
+    """Tokens and FLOPs of one training example, and the FLOP/s of the devices. The backward pass
+    counts as two forward passes; recomputation (model.remat) does not count."""
     text = jax.ShapeDtypeStruct((1, sizes.text_length), jnp.int32)
     mask = jax.ShapeDtypeStruct(text.shape, bool)
     image = jax.ShapeDtypeStruct((1, sizes.image_length), jnp.int32)
@@ -168,8 +172,8 @@ def check_sizes(model: ModelConfig, records: Records) -> None:
 
 
 def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[str]]:
-    """The weights of --init_from in the shapes of `fresh`, and lines about them. Raises ValueError
-    naming the settings of the model, or the arrays, that differ."""
+    """(the weights of --init_from in the shapes of `fresh`, lines for the logbook). Raises
+    ValueError naming the settings or the arrays that differ from this model's."""
     found, model = open_checkpoint(path), config.model
     old, new = to_tree(found.model), to_tree(model)
     differing = runs.differences(
@@ -198,8 +202,8 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
 
 
 def keep_parts(records: Records, run: Path) -> None:
-    """Copy tokenizer and VQGAN of the records into a run, once, with a list of their checksums. A
-    run from before these lists gets one. Raises ValueError if a part was changed since."""
+    """Copy the records' tokenizer and VQGAN into the run's folder, with their checksums. At a
+    resume, check them instead. Raises ValueError if a file was changed since it was copied."""
     runs.copy_once(records.tokenizer_folder, run / "tokenizer")
     runs.copy_once(records.vqgan_folder, run / "vqgan")
     if (run / SUMS_FILE).is_file():
@@ -209,8 +213,9 @@ def keep_parts(records: Records, run: Path) -> None:
 
 
 def evaluation_sets(data: DataConfig, records: Records) -> dict[str, tuple[Records, str | None]]:
-    """Each held-out split, and all examples of the folder data.validation, by their names. Raises
-    ValueError if that folder was not made like the records."""
+    """Name → (records, split) of each evaluated set: the held-out splits, and the folder
+    data.validation as a whole (split None). Raises ValueError if that folder has another tokenizer
+    or VQGAN."""
     sets: dict[str, tuple[Records, str | None]] = {
         name: (records, name) for name in records.held_out_splits
     }
@@ -223,7 +228,7 @@ def evaluation_sets(data: DataConfig, records: Records) -> dict[str, tuple[Recor
 
 
 def begin(config: Config, fresh: Params) -> tuple[Params, list[str]]:
-    """Fresh parameters with the text encoder of another program, and lines about it."""
+    """(fresh parameters with the weights of --text_encoder, lines for the logbook)."""
     return start_text(config, fresh, fetched)
 
 
@@ -238,8 +243,8 @@ def make_evaluation(
     evaluated: Mapping[str, tuple[Records, str | None]],
     run: Run,
 ) -> Callable[[int, TrainState], Mapping[str, float]]:
-    """A hook's action that returns the loss on every set of `evaluation_sets`. A device holds at
-    most a micro-batch at a time."""
+    """An action for a hook: the loss on every set of `evaluation_sets`. A device gets at most a
+    micro-batch at a time."""
     devices, most = run.devices, max(config.training.eval_examples, 1)
     size = devices.num_shares * min(run.micro_batch, -(-most // devices.num_shares))
     sets = {
@@ -247,7 +252,9 @@ def make_evaluation(
         for name, where in evaluated.items()
     }
     compiled = shared.program(
-        *(run.programs, "evaluation", config),
+        run.programs,
+        "evaluation",
+        config,
         lambda: parallel.compile_sums(make_eval_loss(model), devices),
     )
     return evaluate_loss(compiled, sets)
@@ -256,9 +263,9 @@ def make_evaluation(
 def make_grids(
     config: Config, model: Transformer, records: Records, run: Run
 ) -> Callable[[int, TrainState], Mapping[str, Path] | None]:
-    """A hook's action that draws the fixed prompts into RUN/grids, always from the same seeds.
-    Process 0 draws; the other processes only take part in all-gathering the weights. Nothing is
-    drawn if a device cannot hold the whole weights."""
+    """An action for a hook: draws the same prompts with the same seeds into RUN/grids. Process 0
+    draws; the other processes take part in all-gathering the weights. Nothing is drawn if a device
+    cannot hold the whole weights."""
     devices = run.devices
     if not have_room_to_draw(config, model, devices):
         return lambda step, state: None
@@ -283,8 +290,8 @@ def make_grids(
 
 
 def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> bool:
-    """Whether a device can hold the whole weights twice, plain and in decoding form, beside its
-    shard of the state. A line is printed if not. Every process gets the same answer."""
+    """True if a device can hold the whole weights twice (in training and in decoding layout) beside
+    its shard of the state. Prints a line if not. Every process gets the same answer."""
     if devices.fsdp * devices.tensor == 1:
         return True
     width = jnp.dtype(config.training.compute_dtype).itemsize

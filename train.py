@@ -18,21 +18,27 @@ from recipe import make_recipe
 from text_start import describe_changes, with_text_encoder
 from training.session import train
 
-OFTEN = (
-    *("config", "output_dir", "data.records", "training.steps", "training.batch_size"),
-    *("training.micro_batch_size", "optim.learning_rate", "init_from", "grids.prompts"),
+FIRST_IN_HELP = (
+    "config",
+    "output_dir",
+    "data.records",
+    "training.steps",
+    "training.batch_size",
+    "training.micro_batch_size",
+    "optim.learning_rate",
+    "init_from",
+    "grids.prompts",
     "tracker.wandb",
 )
-"""Settings that --help begins with."""
 
 
 def main(config: Config) -> None:
     """Start a run, or resume it."""
-    whole = with_text_encoder(config)
-    if changed := describe_changes(config.model, whole.model):
+    complete = with_text_encoder(config)
+    if changed := describe_changes(config.model, complete.model):
         print(f"text_encoder {config.text_encoder} sets {changed}", flush=True)
-    train(whole, make_recipe, from_yaml)
+    train(complete, make_recipe, from_yaml)
 
 
 if __name__ == "__main__":
-    run(main, Config, prog="train.py", about=__doc__ or "", often=OFTEN)
+    run(main, Config, prog="train.py", about=__doc__ or "", often=FIRST_IN_HELP)

@@ -22,7 +22,7 @@ from command_line import run
 from config import from_yaml
 from training.session import train
 
-OFTEN = (
+FIRST_IN_HELP = (
     *("config", "output_dir", "data.records", "training.steps", "training.batch_size"),
     *("optim.learning_rate", "model.dim", "model.depth", "model.patch_size"),
 )
@@ -35,4 +35,4 @@ def main(config: ClipRunConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(main, ClipRunConfig, prog="python -m clip.train", about=__doc__ or "", often=OFTEN)
+    run(main, ClipRunConfig, prog="python -m clip.train", about=__doc__ or "", first=FIRST_IN_HELP)

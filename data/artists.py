@@ -57,7 +57,7 @@ RECIPE = tuple(
 )
 
 
-OFTEN = ("subset", "out")
+FIRST_IN_HELP = ("subset", "out")
 """Settings that --help begins with."""
 
 
@@ -230,4 +230,6 @@ def plural(name: str) -> Iterator[str]:
 if __name__ == "__main__":
     from command_line import run
 
-    run(main, ArtistsConfig, prog="python -m data.artists", about=__doc__ or "", often=OFTEN)
+    run(
+        main, ArtistsConfig, prog="python -m data.artists", about=__doc__ or "", first=FIRST_IN_HELP
+    )

@@ -42,7 +42,7 @@ TEMPLATES = (
 STARTER_SUBGROUPS = ("body-parts", "geometric", "time")
 
 
-OFTEN = ("subset", "out")
+FIRST_IN_HELP = ("subset", "out")
 """Settings that --help begins with."""
 
 
@@ -168,4 +168,4 @@ def write_tars(
 if __name__ == "__main__":
     from command_line import run
 
-    run(main, EmojiConfig, prog="python -m data.emoji", about=__doc__ or "", often=OFTEN)
+    run(main, EmojiConfig, prog="python -m data.emoji", about=__doc__ or "", first=FIRST_IN_HELP)

@@ -36,7 +36,7 @@ from data.tokenise import PictureEncoder, PictureOptions, encode_shards
 from data.views import Views
 from files import check_free
 
-OFTEN = (
+FIRST_IN_HELP = (
     *("source", "out", "vqgan", "tokenizer", "captions", "caption_column", "kind", "held_out"),
     *("fit", "text_length"),
 )
@@ -215,4 +215,4 @@ if __name__ == "__main__":
     from command_line import run
 
     runtime.prepare()
-    run(main, EncodeConfig, prog="python -m data.encode", about=__doc__ or "", often=OFTEN)
+    run(main, EncodeConfig, prog="python -m data.encode", about=__doc__ or "", first=FIRST_IN_HELP)

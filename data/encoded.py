@@ -36,7 +36,7 @@ from split_names import HELD_OUT, TRAIN
 RULE = "tokens 1"
 """How pictures are held out, as records.json names it: by a hash of their tokens."""
 _ENDINGS = ("parquet", "jsonl", "ndjson", "json", "csv", "tsv")
-OFTEN = ("tables", "out", "vqgan", "tokenizer", "text_length")
+FIRST_IN_HELP = ("tables", "out", "vqgan", "tokenizer", "text_length")
 
 
 @dataclass(frozen=True)
@@ -245,4 +245,6 @@ if __name__ == "__main__":
     from command_line import run
 
     runtime.prepare()
-    run(main, EncodedConfig, prog="python -m data.encoded", about=__doc__ or "", often=OFTEN)
+    run(
+        main, EncodedConfig, prog="python -m data.encoded", about=__doc__ or "", first=FIRST_IN_HELP
+    )

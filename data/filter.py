@@ -22,14 +22,14 @@ from data.columns import DERIVED, Rule, parse_rule
 from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
 from data.reading import read_pictures
 from data.records import Records, open_whole
-from data.rules import Removed, against, tell
+from data.rules import Removed, against, format_table
 from data.sources import open_source, printable
 from data.writing import Part, new_records
 from files import check_free, write_text
 from split_names import TRAIN
 
 FILTERED = "filtered.jsonl"
-OFTEN = ("records", "out", "rules", "exact_duplicates", "near_duplicates")
+FIRST_IN_HELP = ("records", "out", "rules", "exact_duplicates", "near_duplicates")
 _AT_ONCE = 4096  # examples copied at a time
 _LOOKED_AT = 64  # side of the pictures that near duplicates are found with
 _MADE_ANEW = (
@@ -86,7 +86,7 @@ def main(config: FilterConfig) -> None:
             f"{worst.looked_at:,} pictures"
         )
     write(records, out, kept, why, table)
-    print("\n".join(tell(table, int(kept.sum()))))
+    print("\n".join(format_table(table, int(kept.sum()))))
     print(f"{out}: {int(kept.sum()):,} of {len(records):,} pictures")
 
 
@@ -203,4 +203,4 @@ if __name__ == "__main__":
     from command_line import run
 
     runtime.prepare()
-    run(main, FilterConfig, prog="python -m data.filter", about=__doc__ or "", often=OFTEN)
+    run(main, FilterConfig, prog="python -m data.filter", about=__doc__ or "", first=FIRST_IN_HELP)

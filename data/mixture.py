@@ -18,7 +18,7 @@ from data.batches import Batch, Batches, open_batches
 from data.captions import words_of
 from data.order import hash_of
 from data.records import Records, open_whole
-from data.rules import describe, keep_for_training, tell
+from data.rules import describe, format_table, keep_for_training
 from split_names import TRAIN
 
 _PART = 7  # the purpose of a random number, mixed into its key
@@ -131,7 +131,7 @@ def _kept(
     for one in parts:
         kept, table = keep_for_training(one, rules)
         found.append(kept)
-        lines += [str(one.folder), *tell(table, len(kept.rows(TRAIN)))]
+        lines += [str(one.folder), *format_table(table, len(kept.rows(TRAIN)))]
     return tuple(found), tuple(lines)
 
 

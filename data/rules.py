@@ -61,7 +61,7 @@ def _values(records: Records, column: str, rows: Int64[np.ndarray, " m"]) -> Ite
     return (value_of(records.examples[row] | {column: value}, column) for row, value in pairs)
 
 
-def tell(table: list[Removed], left: int) -> list[str]:
+def format_table(table: list[Removed], left: int) -> list[str]:
     """The table as lines of text."""
     lines = [f"{'rule':40} {'looked at':>12} {'removed':>12} {'no column':>12}"]
     for row in table:

@@ -17,14 +17,14 @@ from model.positions import num_offsets, offset_index, rotary_angles, rotate
 from model.products import product, product_of_rows
 
 HIDDEN = jnp.finfo(jnp.float32).min
-"""Score of a position that may not be seen."""
+"""Score of a masked position."""
 KeysValues = tuple[Float[Array, "b g k e"], Float[Array, "b g k e"]]
 
 
 def sinkhorn(
     scores: Float[Array, "b h q k"], mask: Bool[Array, "#b #h #q k"], iterations: int
 ) -> Float[Array, "b h q k"]:
-    """Attention weights normalised over keys, then queries, then keys, … in turn, in log space; 1
+    """Attention weights, normalised in turn over keys, queries, keys, …, in log space. One
     iteration is softmax. Sander et al. 2021, arXiv:2110.11773."""
     for i in range(iterations):
         over = -1 if i % 2 == 0 else -2
@@ -41,9 +41,9 @@ def weigh(
     bias: Float[Array, "h q k"] | None = None,
     sinkhorn_iterations: int = 1,
 ) -> Float[Array, "b h q k"]:
-    """Attention weights: the softmax, in float32, of q · k × scale + bias.
+    """Attention weights: softmax(q · k × scale + bias), in float32.
 
-    Each of the g key heads serves h / g neighbouring query heads. `mask` is True where a query may
+    Each of the g key heads serves h / g consecutive query heads. `mask` is True where a query may
     attend; each query needs at least one such position.
     """
     heads, groups = q.shape[1], k.shape[1]
@@ -61,7 +61,7 @@ def weigh(
 
 
 def mix(weights: Float[Array, "b h q k"], v: Float[Array, "b g k e"]) -> Float[Array, "b h q e"]:
-    """The weighted sum of the values, of each group of query heads over its value head."""
+    """The weighted sums of the values. Each value head serves a group of query heads."""
     heads, groups = weights.shape[1], v.shape[1]
     weights = rearrange(weights, "b (g r) q k -> b g (r q) k", g=groups)
     mixed = product(weights, v)
@@ -69,7 +69,7 @@ def mix(weights: Float[Array, "b h q k"], v: Float[Array, "b g k e"]) -> Float[A
 
 
 def unit_length(x: Float[Array, "b h q e"]) -> Float[Array, "b h q e"]:
-    """Each head's vector divided by its length, in float32."""
+    """Each head's vector scaled to unit length, in float32."""
     wide = x.astype(jnp.float32)
     return (wide / (jnp.linalg.norm(wide, axis=-1, keepdims=True) + 1e-8)).astype(x.dtype)
 
@@ -83,25 +83,25 @@ SCORE_SCALES: dict[Scores, Callable[[ModelConfig, int], float]] = {
 
 
 def num_heads(config: ModelConfig, branch: Branch) -> int:
-    """Query heads of the encoder's attention, or of the decoder's."""
+    """The number of query heads, in the encoder or in the decoder."""
     return config.num_heads if branch == "encoder" else config.decoder_num_heads or config.num_heads
 
 
 def head_dim(config: ModelConfig, branch: Branch) -> int:
-    """Channels of one of these heads."""
+    """Channels of a head, in the encoder or in the decoder."""
     return config.head_dim or config.dim // num_heads(config, branch)
 
 
 class Attention(nnx.Module):
     """Attention with queries from one sequence, and keys and values from another (or the same).
 
-    Queries, keys and values are computed in methods of their own, so that decoding computes keys
-    and values once and keeps them. Positions and norms are applied there. `start` is the sequence's
-    first position.
+    `queries` and `keys_values` are separate methods, so that decoding computes keys and values once
+    and caches them. They apply rotary positions and norms. `start` is the position of the first
+    row.
     """
 
     joined: Joined | None = None
-    """In the form for decoding: stands for q, k and v."""
+    """One dense layer in place of q, k and v, in decoding layout."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Attention(nnx.Module):
         self.mid_norm = mid_norm
 
     def join(self) -> None:
-        """Compute queries, keys and values in one product from now on."""
+        """Replace q, k and v by one dense layer."""
         self.joined = Joined((self.q, self.k, self.v))
         del self.q, self.k, self.v
 
@@ -169,8 +169,8 @@ class Attention(nnx.Module):
         start: int | Array = 0,
         shared_bias: Float[Array, "h q k"] | None = None,
     ) -> Float[Array, "b q d"]:
-        """Values mixed by the scores; `shared_bias` is added to the scores, beside a bias of its
-        own."""
+        """The output of attention, for queries, keys and values of these methods. `shared_bias` is
+        added to the scores, as the layer's own relative bias is."""
         config = self.config
         bias = self._bias(start, q.shape[2], k.shape[2])
         if shared_bias is not None:
@@ -195,7 +195,7 @@ class Attention(nnx.Module):
     def _prepare(
         self, x: Float[Array, "b q f"], heads: int, norm: Norm | None, start: int | Array
     ) -> Float[Array, "b h q e"]:
-        """Queries or keys with norm and position applied, as the product takes them."""
+        """Queries or keys, split into heads, with norm and rotary position applied."""
         x = self._heads(x, heads)
         if norm is not None:
             x = norm(x)
@@ -208,8 +208,8 @@ class Attention(nnx.Module):
         return x
 
     def _bias(self, start: int | Array, q: int, k: int) -> Float[Array, "h q k"] | None:
-        """The relative bias of q positions from `start` on with respect to the first k keys; None
-        without one."""
+        """The relative bias of q positions from `start` on to the first k keys; None without
+        one."""
         if self.relative_bias is None:
             return None
         table = self.relative_bias[...]
@@ -220,7 +220,7 @@ class Attention(nnx.Module):
 
 
 def grid(config: ModelConfig, branch: Branch) -> tuple[int, int]:
-    """Rows and columns of the tokens in a self-attention; text is one row."""
+    """Rows and columns of the tokens in self-attention; text is one row."""
     if branch == "encoder":
         return 1, config.text_length
     return config.image_length // config.grid_size, config.grid_size

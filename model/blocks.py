@@ -1,4 +1,4 @@
-"""Encoder and decoder layers, and the places of their norms."""
+"""Encoder and decoder layers, and the placements of their norms as a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ from model.init import Branch, residual_scale
 from model.layers import FeedForward, Norm, dropout, fold, mlp_dim
 
 Scale = Literal["none", "scaled", "bare"]
-"""No norm, one with a learned scale, or one whose scale the next dense layer can learn."""
+"""No norm; a norm with a learned scale; a norm whose scale the next dense layer can learn."""
 
 
 @dataclass(frozen=True)
 class Norms:
-    """The norms around one residual branch: before it, after it, after the sum."""
+    """The norms around one residual branch: before it, after it, and after the sum."""
 
     before: Scale = "none"
     after: Scale = "none"
@@ -31,22 +31,23 @@ class Norms:
 
 @dataclass(frozen=True)
 class LayerNorms:
-    """The norms of a layer, and the layers that have one more."""
+    """The norms of a layer; with `closing_every`, some layers have one more."""
 
     attention: Norms
     mlp: Norms
     cross: Norms | None = None
     """Around cross-attention; None = as around self-attention."""
     attention_mid: Scale = "none"
-    """In self-attention, between the merged heads and the output's product."""
+    """In attention, before the output projection."""
     mlp_mid: Scale = "none"
-    """In the feed-forward, in front of its last product."""
+    """In the feed-forward, before its last dense layer."""
     decoder_attention: Norms | None = None
     """In place of `attention` in the decoder."""
     closing_every: int = 0
-    """Number of layers after which the residual stream is normed, except after the last one."""
+    """The residual stream is normed after every so many layers, but not after the last; 0 =
+    never."""
     final: bool = True
-    """True if a norm may follow the last layer."""
+    """True if a norm may follow the last layer of the stack."""
 
 
 PLACEMENTS: dict[Placement, LayerNorms] = {
@@ -88,12 +89,12 @@ def layer_norms(config: ModelConfig, branch: Branch) -> list[LayerNorms]:
 
 
 def runs(layers: Sequence[LayerNorms]) -> list[tuple[LayerNorms, int]]:
-    """Groups of neighbouring equal layers, with their sizes: each run is one scan."""
+    """(norms, number of layers) of each run: a group of consecutive equal layers, one scan."""
     return [(norms, len(list(group))) for norms, group in groupby(layers)]
 
 
 def make_norm(kind: Scale, dim: int, config: ModelConfig) -> Norm | None:
-    """The norm of that kind, or None."""
+    """The norm of this kind; None for kind "none"."""
     if kind == "none":
         return None
     return Norm(dim, config, kind == "scaled" or config.force_norm_scale)
@@ -110,7 +111,7 @@ class Residual(nnx.Module):
         self.norm_sum = make_norm(norms.after_sum, config.dim, config)
 
     def enter(self, x: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
-        """The branch's input, from the residual stream."""
+        """The branch's input, computed from the residual stream."""
         return x if self.norm_before is None else self.norm_before(x)
 
     def add(
@@ -124,7 +125,7 @@ class Residual(nnx.Module):
 
 
 class EncoderLayer(nnx.Module):
-    """Self-attention over the caption, then feed-forward; or both at once."""
+    """Self-attention over the caption, then feed-forward; or both in parallel."""
 
     def __init__(
         self, config: ModelConfig, norms: LayerNorms, dtype: jnp.dtype, rngs: nnx.Rngs
@@ -144,7 +145,7 @@ class EncoderLayer(nnx.Module):
         keys: Key[Array, " b"] | None = None,
         bias: Float[Array, "h t t"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """The residual stream behind the layer; `bias` is added to the scores."""
+        """The residual stream after the layer. `bias` is added to the attention scores."""
         h = self.attention_residual.enter(x)
         qkv = self.attention.queries_keys_values(h)
         mixed = self.attention(*qkv, mask, fold(keys, 0), shared_bias=bias)
@@ -156,7 +157,7 @@ class EncoderLayer(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one decoder layer: of the positions drawn so far, and of the caption."""
+    """Keys and values of one decoder layer, of the positions decoded so far and of the caption."""
 
     self_k: Float[Array, "b g n e"]
     self_v: Float[Array, "b g n e"]
@@ -179,8 +180,8 @@ class LayerCache:
 
 
 class DecoderLayer(nnx.Module):
-    """Causal self-attention over the image tokens, attention to the caption, feed-forward; one
-    after the other, or all at once."""
+    """Causal self-attention over the image tokens, cross-attention to the caption, feed-forward;
+    one after the other, or all in parallel."""
 
     def __init__(
         self, config: ModelConfig, norms: LayerNorms, dtype: jnp.dtype, rngs: nnx.Rngs
@@ -203,6 +204,7 @@ class DecoderLayer(nnx.Module):
         text_mask: Bool[Array, "b 1 1 t"],
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b n d"]:
+        """The residual stream after the layer, at all positions at once."""
         h = self.attention_residual.enter(x)
         mixed = self.attention(*self.attention.queries_keys_values(h), mask, fold(keys, 0))
         caption = self.cross_attention.keys_values(encoder_states)
@@ -215,8 +217,9 @@ class DecoderLayer(nnx.Module):
         index: int | Array,
         text_mask: Bool[Array, "b 1 1 t"],
     ) -> tuple[Float[Array, "b q d"], LayerCache]:
-        """Outputs of the positions from `index` on, and the cache with them. They attend to cached
-        positions that are not later; the cache must have room."""
+        """(residual stream after the layer, cache with the new keys and values) at positions from
+        `index` on. Each position attends to the cached ones up to itself. The cache must have
+        room."""
         h = self.attention_residual.enter(x)
         q, k, v = self.attention.queries_keys_values(h, index)
         cache = cache.insert(k, v, index)
@@ -237,8 +240,8 @@ class DecoderLayer(nnx.Module):
         keys: Key[Array, " b"] | None,
         start: int | Array,
     ) -> Float[Array, "b q d"]:
-        """The residual stream with the outputs of self-attention, cross-attention and feed-forward
-        added."""
+        """The residual stream after the layer: adds self-attention's output `mixed`, then computes
+        and adds cross-attention and feed-forward."""
         x = self.attention_residual.add(x, mixed, fold(keys, 1))
         h = h if self.parallel else self.cross_residual.enter(x)
         q = self.cross_attention.queries(h, start)

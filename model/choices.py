@@ -1,4 +1,4 @@
-"""The words that settings of the transformer may have, and the bounds of its numbers."""
+"""Valid values of the transformer's settings: choices of words, and bounds of numbers."""
 
 from typing import Literal, get_args
 
@@ -24,7 +24,7 @@ CHOICES = {
     "init": get_args(Init),
     "remat": get_args(Remat),
 }
-"""Setting → its words."""
+"""Setting → the words that it may have."""
 
 SIZES = (
     "dim",
@@ -60,8 +60,8 @@ LARGEST = {
     "text_vocab_size": 1 << 22,
     "image_vocab_size": 1 << 22,
 }
-"""Largest sizes by field; 2^17 for the others. No published model comes near them: a larger number
-is a mistake, and a message is better than an allocation."""
+"""Setting → its largest value; 2^17 for the others. No published model comes near. A larger number
+is a mistake, and gets a message before memory is allocated."""
 MOST_PARAMETERS = 2e12
 SHARES = ("dropout", "attention_dropout", "activation_dropout")
 POSITIVE = ("init_std", "norm_epsilon", "cosine_temperature", "logits_scale", "rotary_base")

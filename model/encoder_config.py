@@ -1,4 +1,4 @@
-"""Settings of a text encoder that is built otherwise than the decoder, as one of another program is
+"""Settings of a text encoder that differs from the decoder, such as another program's
 (published/encoders.py)."""
 
 from dataclasses import asdict, dataclass, fields
@@ -98,13 +98,13 @@ class EncoderConfig:
 
 
 def given(config: EncoderConfig) -> dict[str, Any]:
-    """The settings that take the place of those of the same name in ModelConfig."""
+    """The settings that replace those of the same name in ModelConfig."""
     return {name: value for name, value in asdict(config).items() if _is_given(name, value)}
 
 
 def taken_from(config: Any, **own: Any) -> EncoderConfig:
-    """The encoder of another ModelConfig as settings that leave nothing to the decoder's, with
-    `own` settings of encoders alone."""
+    """An EncoderConfig with every setting given: those of `config`, and `own` settings that only
+    encoders have."""
     names = (one.name for one in fields(EncoderConfig) if one.name not in OWN)
     return EncoderConfig(**{name: getattr(config, name) for name in names}, **own)
 

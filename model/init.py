@@ -1,4 +1,4 @@
-"""Initial weights: the width of each kernel's distribution, as a table.
+"""Initial weights: the standard deviation of each kernel, as a table of gains.
 
 DeepNet: Wang et al. 2022, arXiv:2203.00555, fig. 2; Sub-LN: Wang et al. 2022, arXiv:2210.06423,
 fig. 2; PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 2.
@@ -22,7 +22,7 @@ Branch = Literal["encoder", "decoder", "cross"]
 
 @dataclass(frozen=True)
 class Gains:
-    """Factors on the kernels of values, outputs and feed-forward, by their place."""
+    """Factors on the kernels of values, attention outputs and feed-forward, by branch."""
 
     encoder: float = 1.0
     decoder: float = 1.0
@@ -48,7 +48,7 @@ GAINS: dict[Init, Callable[[int, int], Gains]] = {
 
 
 def branch_gain(config: ModelConfig, branch: Branch) -> float:
-    """The factor on values, outputs and feed-forward of one kind of block."""
+    """The factor on the kernels of values, attention outputs and feed-forward of a branch."""
     gains = GAINS[config.init](config.encoder_depth, config.decoder_depth)
     return getattr(gains, branch)
 
@@ -64,14 +64,14 @@ def residual_scale(config: ModelConfig, branch: Branch) -> float:
 def init_kernel(
     d_in: int, d_out: int, config: ModelConfig, rngs: nnx.Rngs, gain: float = 1.0
 ) -> Float[Array, "d_in d_out"]:
-    """A kernel of a dense layer. With base_dim its standard deviation falls with the root of the
-    width, as palm's does anyway."""
+    """The random kernel of a dense layer. With model.base_dim its standard deviation falls with the
+    square root of the width (μP), as it does with palm in any case."""
     of_width = config.width**-0.5
     std = d_in**-0.5 if config.init == "palm" else config.init_std * of_width * gain
     return std * jax.random.normal(rngs.params(), (d_in, d_out))
 
 
 def init_table(rows: int, config: ModelConfig, rngs: nnx.Rngs) -> Float[Array, "rows d"]:
-    """An embedding table."""
+    """A random embedding table."""
     std = 1.0 if config.init == "palm" else config.init_std
     return std * jax.random.normal(rngs.params(), (rows, config.dim))

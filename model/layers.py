@@ -1,7 +1,7 @@
-"""The small parts of every block: dense layers, norms, dropout, feed-forward.
+"""Layers that all blocks use: dense layers, norms, dropout, feed-forward.
 
-Parameters are float32; `dtype` is the precision of products and activations. Norms compute in
-float32 for any dtype.
+Parameters are float32; `dtype` is the precision of products and activations. Norms always compute
+in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from model.products import matmul
 
 
 def smelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The smooth ReLU: 0 up to −1, x from 1 on, a parabola between. Shamir et al. 2022,
-    arXiv:2202.06499, eq. 7."""
+    """Smooth ReLU: 0 below −1, x above 1, a parabola between. Shamir et al. 2022, arXiv:2202.06499,
+    eq. 7."""
     return jnp.where(jnp.abs(x) < 1, jnp.square(x + 1) / 4, jax.nn.relu(x))
 
 
@@ -60,8 +60,8 @@ class Linear(nnx.Module):
 
 
 class Joined(Linear):
-    """Dense layers with one input, as one product: for few rows a wide product is faster than
-    several narrow ones. `Transformer.lay_out` decides where it is used."""
+    """Several dense layers with the same input, as one: for few rows one wide product is faster
+    than several narrow ones. `Transformer.lay_out` decides where it is used."""
 
     def __init__(self, linears: Sequence[Linear]) -> None:
         first = linears[0]
@@ -69,17 +69,17 @@ class Joined(Linear):
         self.widths = tuple(one.kernel.shape[-1] for one in linears)
 
     def outputs(self, x: Float[Array, "*b d"]) -> list[Float[Array, "*b _"]]:
-        """The output of each of them."""
+        """The output of each dense layer."""
         return jnp.split(self(x), np.cumsum(self.widths)[:-1].tolist(), axis=-1)
 
 
 def join(linears: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The parameters of `Joined`, from those of the dense layers."""
+    """The parameters of `Joined`, from the parameters of its dense layers."""
     return {name: jnp.concatenate([one[name] for one in linears], axis=-1) for name in linears[0]}
 
 
 def along_last(vector: Shaped[Array, " d"], x: Float[Array, "*b d"]) -> Shaped[Array, "*#b d"]:
-    """The vector with as many axes as x: shapes never promote silently in this repository."""
+    """The vector with as many axes as x, because implicit rank promotion is off in the tests."""
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -122,8 +122,8 @@ class Norm(nnx.Module):
 
 
 def first_largest(x: Float[Array, "*b v"]) -> Int32[Array, "*b"]:
-    """Index of the largest along the last axis, the first if there are several. It is argmax in two
-    passes that XLA on CPU vectorises; XLA's own takes 8 times as long."""
+    """argmax along the last axis; the first index if several are largest. It takes two passes that
+    XLA vectorises on a CPU, where jnp.argmax takes 8 times as long."""
     last = x.shape[-1] - 1
     is_largest = x == x.max(-1, keepdims=True)
     indices = jnp.arange(last + 1, dtype=jnp.int32)
@@ -131,22 +131,23 @@ def first_largest(x: Float[Array, "*b v"]) -> Int32[Array, "*b"]:
 
 
 def fold_keys(keys: Key[Array, " b"], site: int | Array) -> Key[Array, " b"]:
-    """Keys for one place in the network: the same place and example always get the same key."""
+    """The keys folded with `site`, the number of a place in the network: a key of its own for each
+    place and example."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, site)
 
 
 def fold(keys: Key[Array, " b"] | None, site: int | Array) -> Key[Array, " b"] | None:
-    """`fold_keys`, where None (not training) stays None."""
+    """`fold_keys`; None (no dropout) stays None."""
     return None if keys is None else fold_keys(keys, site)
 
 
 def dropout(
     x: Float[Array, " b *s"], rate: float, keys: Key[Array, " b"] | None
 ) -> Float[Array, " b *s"]:
-    """x with a share `rate` set to zero and the rest scaled up; unchanged if `keys` is None (not
-    training).
+    """x with a share `rate` of its values set to zero and the others scaled up; unchanged if `keys`
+    is None.
 
-    Each example has its key, so its mask depends neither on its neighbours nor on its device.
+    Each example has its own key, so its mask depends on neither batch nor device.
     """
     if keys is None or rate == 0.0:
         return x
@@ -155,10 +156,10 @@ def dropout(
 
 
 class FeedForward(nnx.Module):
-    """Dense → activation (→ × gate; Shazeer 2020, arXiv:2002.05202) → norm if asked → dense."""
+    """Dense, activation, optional gate (Shazeer 2020, arXiv:2002.05202), optional norm, dense."""
 
     joined: Joined | None = None
-    """In the form for decoding: stands for up and gate."""
+    """One dense layer in place of up and gate, in decoding layout."""
 
     def __init__(
         self,
@@ -180,7 +181,7 @@ class FeedForward(nnx.Module):
         self.down = Linear(hidden, config.dim, config, dtype, rngs, wide)
 
     def join(self) -> None:
-        """Compute both outputs of a gated layer in one product from now on."""
+        """Replace up and gate by one dense layer; nothing to do without a gate."""
         if self.gate is not None:
             self.joined = Joined((self.up, self.gate))
             del self.up, self.gate
@@ -198,7 +199,7 @@ class FeedForward(nnx.Module):
         return self.down(dropout(hidden, self.dropout_rate, keys))
 
     def _outputs(self, x: Float[Array, "b q d"]) -> list[Float[Array, "b q f"]]:
-        """The hidden channels before the activation and, of a gated layer, their factors."""
+        """[output of up], or [output of up, output of gate]."""
         if self.joined is not None:
             return self.joined.outputs(x)
         return [self.up(x)] if self.gate is None else [self.up(x), self.gate(x)]

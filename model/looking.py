@@ -1,5 +1,5 @@
-"""What goes on inside of the model for a batch: sizes of activations, entropies of attention, of
-predictions and of tokens."""
+"""Statistics of the model on a batch: activations, and entropies of attention, predictions and
+tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,17 @@ from model.notes import entropy, taking
 from model.transformer import Params, Transformer
 
 SQUARED = "activation/"
-"""Values whose names begin so are mean squares, of which `finish` takes the root."""
+"""Prefix of mean squares, of which `finish` takes the root."""
 
 
 def look_inside(model: Transformer, params: Params, batch: Batch) -> dict[str, Array]:
-    """Means over the rows of a batch, without dropout, by name:
+    """Means over the rows of a batch by name, without dropout:
 
-    - of each layer, the mean square of its output, and the entropy of its attention over the keys,
-      padded queries included (a decoder layer's second entropy is of its attention to the caption)
-    - the entropy of the predicted distributions
-    - how often each class is among the tokens, and among the predictions
+    - activation/…: the mean square of each layer's output
+    - attention/…: the entropy of each attention over its keys, padded queries included; a decoder
+      layer's second one is its cross-attention
+    - entropy/prediction: the entropy of the predicted distributions
+    - share/tokens, share/predicted: the frequency of each class among tokens and predictions
     """
     inputs = shift_right(batch["image_tokens"], model.decoder_start_token_id)
     with taking() as notes:
@@ -37,9 +38,9 @@ def look_inside(model: Transformer, params: Params, batch: Batch) -> dict[str, A
 
 
 def finish(means: dict[str, Array]) -> dict[str, Array]:
-    """The values that are shown, from means over all rows: roots of the mean squares, and entropies
-    of the classes' shares. entropy/tokens says how much of the codebook the pictures use,
-    entropy/predicted how much the model does."""
+    """The logged values, computed from the means over all rows: roots of the mean squares, and
+    entropies of the shares. entropy/tokens shows how much of the codebook the pictures use,
+    entropy/predicted how much the model uses."""
     found = {
         name: jnp.sqrt(value) if name.startswith(SQUARED) else value
         for name, value in means.items()

@@ -1,5 +1,5 @@
-"""The training objective: cross-entropy of the image tokens, given the tokens before them and the
-caption."""
+"""The training loss: cross-entropy of each image token, given the caption and the tokens before
+it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +23,11 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Float[Array, "b n"]:
-    """−log softmax(logits)[label], in float32, in nats.
+    """The loss of each token in nats, −log softmax(logits)[label], in float32.
 
-    `label_smoothing` spreads that share of the label over all classes (Szegedy et al. 2015,
-    arXiv:1512.00567); `z_loss` × log² of the softmax's normaliser is added (Chowdhery et al. 2022,
-    arXiv:2204.02311).
+    `label_smoothing` spreads this share of the target over all classes (Szegedy et al. 2015,
+    arXiv:1512.00567). `z_loss` is the weight of the squared log-partition function, which is added
+    (Chowdhery et al. 2022, arXiv:2204.02311).
     """
     logits = logits.astype(jnp.float32)
     wanted = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -38,17 +38,17 @@ def cross_entropy(
 
 
 def shift_right(image_tokens: Int[Array, "b n"], start: int) -> Int[Array, "b n"]:
-    """Decoder inputs: the start token, then every image token but the last."""
+    """Decoder inputs: the start token, then all image tokens but the last."""
     return jnp.pad(image_tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start)
 
 
 def drop_captions(
     batch: Batch, empty_text: EncodedText, rate: float, keys: Key[Array, " b"]
 ) -> tuple[Int[Array, "b t"], Bool[Array, "b t"]]:
-    """The captions with a share of them replaced by the empty one, as text_tokens and text_mask.
+    """(text_tokens, text_mask), with a share `rate` of the captions replaced by the empty one.
 
-    It trains the unconditional half of classifier-free guidance. Ho & Salimans 2022,
-    arXiv:2207.12598.
+    This trains the unconditional half of classifier-free guidance (Ho & Salimans 2022,
+    arXiv:2207.12598).
     """
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)[:, None]
     empty_tokens, empty_mask = empty_text
@@ -63,11 +63,11 @@ def add_token_noise(
     keys: Key[Array, " b"],
     caption_only: float = 0.0,
 ) -> Int[Array, "b n"]:
-    """The tokens with some replaced by random codes, at a rate drawn for each picture from U(0,
-    2p); in a share `caption_only` of the pictures all of them.
+    """The tokens, some of them replaced by random codes. The rate is drawn for each picture from
+    U(0, 2p); for a share `caption_only` of the pictures it is 1.
 
-    On a small data set a decoder that sees clean tokens recognises after two of them which training
-    picture it copies, and stops listening to the caption. The noise prevents that.
+    On a small data set, a decoder that sees clean tokens recognises the training picture after two
+    of them, copies it, and ignores the caption. The noise prevents this.
     """
 
     def one(tokens: Int[Array, " n"], key: Key[Array, ""]) -> Int[Array, " n"]:
@@ -90,9 +90,11 @@ def make_loss(
     codebook_size: int,
     config: LossConfig,
 ) -> Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, Metrics]]:
-    """The loss of a training batch, as a function of one key per example; it is the same at every
-    step. `empty_text` is the encoded empty caption, the same one that sampling guides away from.
-    The metric "train/cross_entropy" is the loss without label smoothing and z-loss."""
+    """A function (params, batch, a key for each example, context) → (loss, metrics).
+
+    `empty_text` is the encoded empty caption, from which sampling guides away. The metric
+    "train/cross_entropy" is the loss without label smoothing and z-loss. The context is not read.
+    """
 
     def loss(
         params: Params, batch: Batch, keys: Key[Array, " b"], context: object
@@ -120,8 +122,8 @@ def make_loss(
 
 
 def make_eval_loss(model: Transformer) -> Callable[[Params, Batch], tuple[Array, Array]]:
-    """The sum over a batch of each picture's mean loss without noise, and the number of pictures;
-    `weight` is 0 for rows that only fill the batch."""
+    """A function (params, batch) → (sum of the pictures' losses, number of pictures), without
+    noise. A picture's loss is the mean over its tokens; rows with `weight` 0 do not count."""
 
     def loss(params: Params, batch: Batch) -> tuple[Array, Array]:
         decoder_inputs = shift_right(batch["image_tokens"], model.decoder_start_token_id)

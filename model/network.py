@@ -1,4 +1,4 @@
-"""All parameters of the transformer: embeddings, the two stacks of layers, the output head."""
+"""The transformer's modules: embeddings, the two stacks of layers, the output head."""
 
 import functools
 from collections.abc import Callable
@@ -27,13 +27,13 @@ Params = dict[str, Any]
 
 
 class Embedding(nnx.Module):
-    """Token embedding plus position, then a norm and dropout, as BART does."""
+    """Token embedding plus position embedding, then a norm and dropout, as in BART."""
 
     def __init__(self, vocab_size: int, length: int, config: ModelConfig, rngs: nnx.Rngs) -> None:
         rows = length + config.position_offset
         is_learned = config.positions == "learned"
         self.config, self.length = config, length
-        # A vocabulary of 0 has no table of its own: the tied embedding is passed in.
+        # With tied embeddings the vocabulary is 0, and the table is an argument of each call.
         self.tokens = nnx.Param(init_table(vocab_size, config, rngs)) if vocab_size else None
         self.positions = nnx.Param(init_table(rows, config, rngs)) if is_learned else None
         self.norm = Norm(config.dim, config) if config.embedding_norm else None
@@ -57,7 +57,7 @@ class Embedding(nnx.Module):
         return dropout(x, config.dropout, keys)
 
     def _positions(self) -> Float[Array, "n d"] | None:
-        """Vectors to be added to the tokens, by position; None if there are none."""
+        """The vector that is added at each position; None without position embeddings."""
         config = self.config
         if self.positions is not None:
             return self.positions[...][config.position_offset :].astype(jnp.float32)
@@ -67,8 +67,8 @@ class Embedding(nnx.Module):
 
 
 class BucketBias(nnx.Module):
-    """A bias on all layers' scores by the distance of key and query (T5; Raffel et al. 2020,
-    arXiv:1910.10683)."""
+    """T5's bias on attention scores by the distance of key and query, shared by all layers (Raffel
+    et al. 2020, arXiv:1910.10683)."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         own = config.encoder
@@ -82,8 +82,9 @@ class BucketBias(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """Layers as `run0`, `run1`, …: a run is a group of equal layers, each of its leaves with a
-    first axis over them. There is more than one run only if a placement has odd layers."""
+    """The layers of encoder or decoder, as `run0`, `run1`, …. A run is a group of equal layers
+    whose parameters are stacked along a first axis. There are several runs only if a norm placement
+    makes some layers different."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class Stack(nnx.Module):
 
 
 class Network(nnx.Module):
-    """All parameters: the two stacks, and the embeddings and norms before and after them."""
+    """All modules: the two stacks, and the embeddings, norms and head around them."""
 
     def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         def final_norm(is_wanted: bool, config: ModelConfig) -> Norm | None:
@@ -143,7 +144,7 @@ class Network(nnx.Module):
         return self.text_embedding(table, tokens, self.dtype, keys=keys)
 
     def joined(self, states: Float[Array, "b t w"]) -> Float[Array, "b t d"]:
-        """The encoder's states in the width of the decoder."""
+        """The encoder's output, projected to the decoder's width if that differs."""
         return states if self.text_projection is None else self.text_projection(states)
 
     def embed_image(
@@ -156,7 +157,7 @@ class Network(nnx.Module):
         return self.image_embedding(self._image_table(), tokens, self.dtype, start, keys)
 
     def logits(self, x: Float[Array, "b q d"]) -> Float[Array, "b q v"]:
-        """Scores of the classes, in float32."""
+        """Logits of the image tokens, in float32."""
         config = self.config
         x = x if self.decoder_norm is None else self.decoder_norm(x)
         if self.head is not None:
@@ -172,13 +173,13 @@ class Network(nnx.Module):
 
     def _image_table(self) -> Float[Array, "v d"]:
         table = self.image_embedding.tokens
-        assert table is not None  # pictures always have their own
+        assert table is not None  # only the text embedding may have no table of its own
         return table[...]
 
 
 @functools.cache
 def structure(config: ModelConfig, dtype: jnp.dtype) -> tuple[Any, Params]:
-    """The network without its arrays, and their shapes; cached per configuration. No memory is
-    allocated."""
+    """(the network's graph without arrays, the shapes of its parameters), cached by configuration.
+    No memory is allocated."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Network(config, dtype, nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)

@@ -1,5 +1,5 @@
-"""Notes of values deep within the model, for whoever traces it inside of `taking`; elsewhere a
-note computes nothing."""
+"""Intermediate values of the model, collected while it is traced inside `taking`. Outside of it
+`note` computes nothing."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ _PLACE: ContextVar[str] = ContextVar("place", default="")
 
 @contextlib.contextmanager
 def taking() -> Iterator[Notes]:
-    """A context in which the notes of functions that are traced are collected, by name."""
+    """A context that collects the values of all calls of `note` in it, by name."""
     notes: Notes = {}
     token = _NOTES.set(notes)
     try:
@@ -26,7 +26,7 @@ def taking() -> Iterator[Notes]:
 
 @contextlib.contextmanager
 def at(place: str) -> Iterator[None]:
-    """A context in which notes belong to this place, such as decoder/1."""
+    """A context whose notes belong to this place, such as decoder/1."""
     token = _PLACE.set(place)
     try:
         yield
@@ -35,7 +35,7 @@ def at(place: str) -> Iterator[None]:
 
 
 def note(name: str, value: Callable[[], Array]) -> None:
-    """`value()` as NAME/PLACE; of several in one place the later ones are NAME/PLACE/1, …"""
+    """Collect `value()` as NAME/PLACE. Later ones of the same place are NAME/PLACE/1, …"""
     notes = _NOTES.get()
     if notes is None:
         return
@@ -45,5 +45,5 @@ def note(name: str, value: Callable[[], Array]) -> None:
 
 
 def entropy(weights: Float[Array, "*s n"]) -> Float[Array, "*s"]:
-    """−Σ w ln w over the last axis, in nats, of weights that sum to 1."""
+    """The entropy in nats of weights that sum to 1: −Σ w ln w over the last axis."""
     return -jnp.sum(weights * jnp.log(jnp.maximum(weights, 1e-30)), -1)

@@ -1,6 +1,6 @@
-"""Positions of tokens: sinusoidal tables, rotations, and offsets for a relative bias.
+"""Positions of tokens: sinusoidal tables, rotary angles, and indices of relative biases.
 
-Text is a grid of one row, so that one function serves text and pictures.
+Text is a grid of one row, so one function serves text and pictures.
 """
 
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ def sinusoidal(length: int, dim: int, base: float) -> Float[np.ndarray, "n d"]:
 def rotary_angles(
     rows: int, columns: int, head_dim: int, base: float
 ) -> Float[np.ndarray, "n half"]:
-    """The angle by which each position turns each pair of channels. Su et al. 2021,
-    arXiv:2104.09864. In a picture half of the pairs turn by row, the others by column."""
+    """The rotation angle of each pair of channels at each position (Su et al. 2021,
+    arXiv:2104.09864). In a picture, half of the pairs rotate by row, the others by column."""
     y, x = np.divmod(np.arange(rows * columns), columns)
     if rows == 1:
         return (x[:, None] * _frequencies(head_dim // 2, base)[None]).astype(np.float32)
@@ -42,8 +42,8 @@ def num_offsets(rows: int, columns: int) -> int:
 
 
 def offset_index(rows: int, columns: int) -> Int[np.ndarray, "q k"]:
-    """The number of the offset, for each query and key. Liu et al. 2021, arXiv:2103.14030, eq.
-    4."""
+    """The index of the offset between each query and each key. Liu et al. 2021, arXiv:2103.14030,
+    eq. 4."""
     y, x = np.divmod(np.arange(rows * columns), columns)
     dy = y[:, None] - y[None] + rows - 1
     dx = x[:, None] - x[None] + columns - 1
@@ -51,18 +51,18 @@ def offset_index(rows: int, columns: int) -> Int[np.ndarray, "q k"]:
 
 
 def distance_buckets(length: int, buckets: int, distance: int) -> Int[np.ndarray, "q k"]:
-    """For each query and key, the bucket of the distance between them. Raffel et al. 2020,
+    """The bucket of the distance between each query and each key. Raffel et al. 2020,
     arXiv:1910.10683, section 2.1.
 
-    Keys behind the query have the first half of the buckets, keys in front of it the second. Half
-    of each half are for one distance each; the rest grow in logarithmic steps up to `distance`,
-    beyond which all share the last.
+    Keys before the query have the first half of the buckets, keys after it the second. In each
+    half, half of the buckets hold one distance each. The others grow in logarithmic steps up to
+    `distance`; larger distances share the last bucket.
     """
     half = buckets // 2
     exact = half // 2
     offset = np.arange(length)[None] - np.arange(length)[:, None]
     far = np.abs(offset)
-    # In float32, as T5 was trained: at powers of two a step's end may round either way.
+    # In float32, as T5 was trained: at powers of two the rounding decides the bucket.
     steps = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(exact))
     steps = steps / np.float32(np.log(distance / exact)) * np.float32(half - exact)
     wide = np.minimum(exact + steps.astype(np.int32), half - 1)

@@ -1,11 +1,10 @@
-"""Products of matrices, written so that XLA on CPU takes its fast kernels; elsewhere plain
-products.
+"""Matrix products for which XLA on a CPU chooses its fast kernels; on accelerators, plain products.
 
-Both operands are float32 or both are half precision; sums and results are float32. Measured with
-XLA on a CPU (jax 0.10), a product that reads its operands in stored order runs at 230 GFLOP/s a
-core in float32 and 470 in bfloat16. A product that reads an operand transposed, as every gradient
-does, falls to 50–110, and in bfloat16 is computed in float32 first. So the gradients are written
-out here, with the smaller operand transposed in memory.
+Both operands are float32, or both are half precision; sums and results are float32. With jax 0.10
+on a CPU, a product that reads its operands in stored order runs at 230 GFLOP/s per core in float32
+and 470 in bfloat16. One that reads an operand transposed, as every gradient does, runs at 50–110,
+and bfloat16 operands are converted to float32 first. So this file defines the gradients itself,
+with the smaller operand transposed in memory.
 """
 
 import jax
@@ -13,15 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 PANEL_WIDTH = 64
-"""Columns of a kernel that are stored together in a panel."""
+"""Columns of a kernel in one panel."""
 PANEL_ROWS = range(2, 5)
-"""Rows for which panels are faster than a plain kernel."""
+"""Numbers of rows for which a kernel in panels is faster."""
 WIDE = 3 << 16
-"""Numbers in a kernel from which its layout matters."""
+"""Least size of a kernel for which its layout matters."""
 TRANSPOSED_ROWS = range(5, 65)
-"""Rows for which transposing the rows first is faster."""
+"""Numbers of rows for which the product with transposed rows is faster."""
 MANY_ROWS = 32
-"""Rows from which operands in half precision are worth a copy in reading order."""
+"""Least number of rows for which a contiguous copy of half-precision operands pays."""
 
 
 def _plain(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
@@ -29,11 +28,10 @@ def _plain(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array,
 
 
 def _settled(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """The product of operands that are stored in memory in the order in which they are read.
+    """a @ b, with both operands contiguous in memory on a CPU.
 
-    The barriers keep a swap of axes, before the product or after it, from being folded into it. The
-    axis of length 1 shows the compiler operands in the usual order; without it XLA does not find
-    its bfloat16 kernel.
+    The barriers keep XLA from folding a transposition, before or after the product, into it.
+    Without the leading axis of length 1 XLA does not choose its bfloat16 kernel.
     """
     hold = jax.lax.optimization_barrier
 
@@ -45,8 +43,8 @@ def _settled(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Arra
 
 
 def _forward(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """The product of x and a kernel. Kernels are stored in reading order; heads, sliced out of
-    channels, are not, and few rows are not worth a copy of them."""
+    """a @ b. Kernels are contiguous already. Attention heads, which are slices of channels, are
+    not; they are copied if there are enough rows."""
     if a.dtype == jnp.float32 or b.ndim == 2 or a.shape[-2] < MANY_ROWS:
         return _plain(a, b)
     return _settled(a, b)
@@ -59,7 +57,7 @@ def _swap(x: Float[Array, "*s m n"]) -> Float[Array, "*s n m"]:
 def _transposed_times(
     a: Float[Array, "*s m k"], b: Float[Array, "*s m n"]
 ) -> Float[Array, "*s k n"]:
-    """aᵀ @ b, with the narrower one transposed in memory."""
+    """aᵀ @ b, with the narrower operand transposed in memory."""
     if a.shape[-1] <= b.shape[-1]:
         return _settled(_swap(a), b)
     return _swap(_settled(_swap(b), a))
@@ -71,7 +69,7 @@ def _rows(x: Float[Array, "*s d"]) -> Float[Array, "r d"]:
 
 @jax.custom_vjp
 def product(a: Float[Array, "*s m k"], b: Float[Array, "*t k n"]) -> Float[Array, "*s m n"]:
-    """a @ b. There are as many matrices b as a, or one."""
+    """a @ b, for as many matrices b as a, or for one b."""
     return _forward(a, b)
 
 
@@ -117,8 +115,8 @@ product_of_rows.defvjp(_of_rows_forward, _of_rows_backward)
 def matmul(
     x: Float[Array, "*b d"], kernel: Float[Array, "d f"] | Float[Array, "p d w"], dtype: jnp.dtype
 ) -> Float[Array, "*b f"]:
-    """x @ kernel with operands in `dtype`; sums and the result are float32. The kernel may be
-    stored in panels (`in_panels`)."""
+    """x @ kernel in float32, with operands rounded to `dtype`. The kernel may be stored in panels
+    (`in_panels`)."""
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if kernel.ndim == 3:
         return _panel_matmul(x, kernel)
@@ -128,8 +126,8 @@ def matmul(
 
 
 def in_panels(kernel: Float[Array, "d f"]) -> Float[Array, "d f"] | Float[Array, "p d w"]:
-    """The kernel with every PANEL_WIDTH columns in one place, so that a product with few rows reads
-    memory in order: on a CPU up to twice as fast. A small kernel is unchanged."""
+    """The kernel with every PANEL_WIDTH columns stored together: a product with few rows then reads
+    memory in order, on a CPU up to twice as fast. A small kernel is unchanged."""
     if kernel.ndim != 2 or kernel.size < WIDE or kernel.shape[1] % PANEL_WIDTH:
         return kernel
     return jnp.moveaxis(kernel.reshape(len(kernel), -1, PANEL_WIDTH), 1, 0)
@@ -143,8 +141,8 @@ def _panel_matmul(x: Float[Array, "*b d"], kernel: Float[Array, "p d w"]) -> Flo
 
 
 def _transposed_matmul(x: Float[Array, "*b d"], kernel: Float[Array, "d f"]) -> Array:
-    """The product with x transposed first. XLA on CPU then calls another library, which for so few
-    rows is 1.2 to 1.4 times as fast."""
+    """x @ kernel with x transposed first. XLA on a CPU then calls another library, which is 1.2 to
+    1.4 times as fast for TRANSPOSED_ROWS."""
     columns = jax.lax.optimization_barrier(x.reshape(-1, x.shape[-1]).T)
     y = jax.lax.dot_general(columns, kernel, (((0,), (0,)), ((), ())))
     return y.reshape(*x.shape[:-1], -1)

@@ -1,8 +1,8 @@
 """The text-to-image transformer: BART's encoder–decoder from a caption to a grid of image tokens.
 
-`build(config)` returns a handle of pure functions over a plain nested dict of parameters. Layers of
-a stack are stacked along a first axis and scanned. BART: Lewis et al. 2019, arXiv:1910.13461; on
-image tokens: DALL·E mini, Dayma et al. 2021, doi:10.5281/zenodo.5146400.
+`build(config)` returns a `Transformer`, a set of pure functions; parameters are a nested dict of
+arrays. Equal layers are stacked along a first axis and scanned. BART: Lewis et al. 2019,
+arXiv:1910.13461; on image tokens: DALL·E mini, Dayma et al. 2021, doi:10.5281/zenodo.5146400.
 """
 
 import functools
@@ -36,45 +36,46 @@ REMAT: dict[Remat, Callable[[Callable], Callable]] = {
         policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     ),
 }
-"""Wrappers that recompute parts of a layer in the backward pass."""
+"""model.remat → a wrapper of a layer that recomputes parts of it in the backward pass."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """The state of decoding: a cache per layer, and the mask of text positions."""
+    """The key/value caches of all decoder layers, and the mask of the caption's tokens."""
 
     layers: list[LayerCache]
     text_mask: Bool[Array, "b t"]
 
     def grown(self, length: int) -> "Cache":
-        """The cache with room for `length` positions. Decoding attends over all the room, and a
-        part taken out of a larger cache would be copied at every step: so it starts small."""
+        """The cache with room for `length` positions. Each step attends over the whole cache, and
+        XLA would copy a slice of a larger one at every step, so a cache starts small and grows."""
         return Cache([layer.grown(length) for layer in self.layers], self.text_mask)
 
 
 DecodeStep = Callable[[Int[Array, "b q"], int | Array, Cache], tuple[Float[Array, "b q v"], Cache]]
+"""(tokens, position of the first one, cache) → (logits, new cache)."""
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """Pure functions of one configuration; `params` come from `init` or from a file."""
+    """The pure functions of one configuration; `params` come from `init` or from a file."""
 
     config: ModelConfig
     dtype: jnp.dtype = field(default_factory=lambda: jnp.dtype(jnp.float32))
 
     @property
     def decoder_start_token_id(self) -> int:
-        """The token before the first image token."""
+        """The token in front of the first image token."""
         return self.config.start_token
 
     @property
     def shapes(self) -> Params:
-        """The parameters as shapes; no memory is allocated."""
+        """The shapes of the parameters; no memory is allocated."""
         return structure(self.config, self.dtype)[1]
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Fresh float32 parameters."""
+        """Random parameters, in float32."""
         return nnx.to_pure_dict(nnx.state(Network(self.config, self.dtype, nnx.Rngs(key))))
 
     def encode(
@@ -84,7 +85,7 @@ class Transformer:
         text_mask: Bool[Array, "b t"],
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """The caption as encoder states. Values at padded positions must not be read."""
+        """The encoder's output for captions. Values at padded positions are undefined."""
         network = self._network(params)
         x = network.embed_text(text_tokens, fold(keys, 0))
         mask = text_mask.astype(bool)[:, None, None, :]
@@ -105,9 +106,9 @@ class Transformer:
         decoder_inputs: Int[Array, "b n"],
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b n v"]:
-        """Float32 logits of every image token, each given the tokens before it and the caption.
+        """Float32 logits of every image token, given the tokens before it and the caption.
 
-        `keys`, one per example, turn dropout on.
+        With `keys`, one for each example, dropout is applied.
         """
         network = self._network(params)
         states = self.encode(params, text_tokens, text_mask, fold(keys, 0))
@@ -125,18 +126,20 @@ class Transformer:
         return network.logits(x)
 
     def lay_out(self, params: Params, rows: int | None = None) -> Params:
-        """The parameters in decoding form: the runs of both stacks split into `layer0`, `layer1`,
-        …, and kernels in the compute dtype. `rows`: how many are decoded at a time on a CPU.
-        Products of one input then become one product, and for few rows large kernels are stored in
-        panels. Accelerators read plain kernels as fast.
+        """The parameters in decoding layout: both stacks split into `layer0`, `layer1`, …, and
+        kernels in the compute dtype.
 
-        All functions take either form. With stacked parameters every call of a decoding loop copies
-        the weights; laid out once, before many calls, they are stored once.
+        `rows` is the number of rows decoded at a time on a CPU; None on an accelerator. On a CPU,
+        products with the same input become one product, and for few rows large kernels are stored
+        in panels (model/products.py).
+
+        All functions take either layout. With stacked parameters each call of a decoding loop
+        copies the weights. Lay them out once, before many calls.
         """
         if _is_laid_out(params):
             return params
 
-        def take_apart(branch: Branch) -> list[Params]:
+        def unstack(branch: Branch) -> list[Params]:
             return [
                 jax.tree.map(lambda leaf: leaf[j], params[branch][f"run{i}"])  # noqa: B023
                 for i, (_, depth) in enumerate(runs(layer_norms(self.config, branch)))
@@ -146,7 +149,7 @@ class Transformer:
         def prepare(path: tuple[Any, ...], leaf: Array | np.ndarray) -> Array:
             return jnp.asarray(leaf, self.dtype if path[-1].key == "kernel" else leaf.dtype)
 
-        layers = {"encoder": take_apart("encoder"), "decoder": take_apart("decoder")}
+        layers = {"encoder": unstack("encoder"), "decoder": unstack("decoder")}
         if rows is not None:
             layers["decoder"] = [join_layer(layer) for layer in layers["decoder"]]
         named = {
@@ -165,7 +168,8 @@ class Transformer:
         text_mask: Bool[Array, "b t"],
         length: int,
     ) -> Cache:
-        """A cache for `length` positions; the caption's keys and values are computed here, once."""
+        """An empty cache with room for `length` positions. It holds the keys and values of the
+        caption, which are computed here, once."""
         heads = num_heads(self.config, "decoder")
         shape = (
             self.config.num_kv_heads or heads,
@@ -181,11 +185,11 @@ class Transformer:
         return Cache(layers, text_mask.astype(bool))
 
     def decoder(self, params: Params) -> DecodeStep:
-        """The function (tokens, index, cache) → logits and the new cache, for decoder inputs
-        `tokens` [b, q] at positions index, index + 1, …, for which the cache must have room.
+        """A function (tokens, index, cache) → (logits, new cache). `tokens` [b, q] are decoder
+        inputs at positions index, index + 1, …; the cache must have room for them.
 
-        Call it once, before the loop: splitting the stack inside of it would copy every weight at
-        every step.
+        Call `decoder` before the decoding loop: unstacking the layers inside the loop would copy
+        all weights at every step.
         """
         network = self._network(params)
         decoder_layers = self._layers(params, network, "decoder")
@@ -204,7 +208,7 @@ class Transformer:
         return decode
 
     def _network(self, params: Params) -> Network:
-        """The network; for laid-out parameters without arrays in its stacks."""
+        """The network with its parameters; in decoding layout its stacks hold no arrays."""
         graph, shapes = structure(self.config, self.dtype)
         if _is_laid_out(params):
             params = params | {"encoder": shapes["encoder"], "decoder": shapes["decoder"]}
@@ -212,8 +216,8 @@ class Transformer:
 
     def _layers(self, params: Params, network: Network, branch: Branch) -> list[Any]:
         """The layers of a stack, one by one."""
-        taken_apart, stack = self.lay_out(params)[branch], getattr(network, branch)
-        is_joined = any("joined" in layer["attention"] for layer in taken_apart.values())
+        unstacked, stack = self.lay_out(params)[branch], getattr(network, branch)
+        is_joined = any("joined" in layer["attention"] for layer in unstacked.values())
         graphs = [
             nnx.graphdef(join_modules(run) if is_joined else run)
             for run, (_, depth) in zip(
@@ -221,7 +225,7 @@ class Transformer:
             )
             for _ in range(depth)
         ]
-        return [nnx.merge(graph, taken_apart[f"layer{i}"]) for i, graph in enumerate(graphs)]
+        return [nnx.merge(graph, unstacked[f"layer{i}"]) for i, graph in enumerate(graphs)]
 
     def _through(
         self,
@@ -231,7 +235,7 @@ class Transformer:
         call: Callable[[Any, Array, Array | None], Array],
         keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b q d"]:
-        """x after the layers of a stack."""
+        """x after all layers of a stack."""
         network = self._network(params)
         if _is_laid_out(params):
             for index, layer in enumerate(self._layers(params, network, branch)):
@@ -252,8 +256,8 @@ class Transformer:
         call: Callable[[Any, Array, Array | None], Array],
         keys: Key[Array, " b"] | None,
     ) -> tuple[Float[Array, "b q d"], int]:
-        """x after a run whose first layer is number `first`, and the number of the next layer.
-        `unroll` layers are laid out at a time."""
+        """(x after a run of equal layers, the number of the layer after it). `first` is the number
+        of the run's first layer."""
         graph, stacked = nnx.split(run)
         depth = jax.tree.leaves(stacked)[0].shape[0]
 
@@ -267,22 +271,32 @@ class Transformer:
         return jax.lax.scan(body, x, (stacked, indices), unroll=unroll)[0], first + depth
 
 
+def build(config: ModelConfig, compute_dtype: DTypeLike = jnp.float32) -> Transformer:
+    """The model of a configuration. Its activations and products have `compute_dtype`."""
+    return Transformer(config, jnp.dtype(compute_dtype))
+
+
+def count_params(config: ModelConfig) -> int:
+    """The number of parameters of a configuration; no memory is allocated."""
+    return sum(leaf.size for leaf in jax.tree.leaves(build(config).shapes))
+
+
 def join_layer(layer: Params) -> Params:
-    """A decoder layer's parameters, with one product for queries, keys and values, and one for the
-    feed-forward's first two."""
+    """A decoder layer's parameters for `join_modules`: one kernel for queries, keys and values, and
+    one for the two inputs of a gated feed-forward."""
     attention, mlp = layer["attention"], layer["mlp"]
     layer = layer | {"attention": _joined(attention, ("q", "k", "v"))}
     return layer | {"mlp": _joined(mlp, ("up", "gate"))} if "gate" in mlp else layer
 
 
 def _joined(part: Params, names: Sequence[str]) -> Params:
-    """The parameters, with `joined` in place of those of the named dense layers."""
+    """The parameters with `joined` in place of the named dense layers."""
     others = {name: own for name, own in part.items() if name not in names}
     return {**others, "joined": join([part[name] for name in names])}
 
 
 def join_modules(layer: DecoderLayer) -> DecoderLayer:
-    """A layer that takes the parameters of `join_layer`."""
+    """The layer in the form that takes the parameters of `join_layer`."""
     layer = nnx.clone(layer)
     layer.attention.join()
     layer.mlp.join()
@@ -290,19 +304,9 @@ def join_modules(layer: DecoderLayer) -> DecoderLayer:
 
 
 def panel(path: tuple[Any, ...], leaf: Array) -> Array:
-    """A kernel in panels."""
+    """The leaf, in panels if it is a kernel."""
     return in_panels(leaf) if path[-1].key == "kernel" else leaf
 
 
 def _is_laid_out(params: Params) -> bool:
     return "layer0" in params["decoder"]
-
-
-def build(config: ModelConfig, compute_dtype: DTypeLike = jnp.float32) -> Transformer:
-    """The model of a configuration, computing in `compute_dtype`."""
-    return Transformer(config, jnp.dtype(compute_dtype))
-
-
-def count_params(config: ModelConfig) -> int:
-    """The number of parameters of a configuration, without making them."""
-    return sum(leaf.size for leaf in jax.tree.leaves(build(config).shapes))

@@ -30,11 +30,11 @@ def find_class(path: Path, name: str) -> type:
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """What one `run(main, Class, prog=…, about=__doc__, often=…)` in the repository says."""
+    """What one `run(main, Class, prog=…, about=__doc__, first=…)` in the repository says."""
 
     config_class: type
     about: str
-    often: tuple[str, ...]
+    first: tuple[str, ...]
 
 
 def command_lines() -> dict[str, CommandLine]:
@@ -48,9 +48,9 @@ def command_lines() -> dict[str, CommandLine]:
                     prog = ast.literal_eval(keywords["prog"])
                     assert ast.unparse(keywords["about"]).startswith("__doc__"), path
                     config_class = find_class(path, ast.unparse(node.args[1]))
-                    often = constant(tree, "OFTEN") if "often" in keywords else ()
+                    first = constant(tree, "FIRST_IN_HELP") if "first" in keywords else ()
                     about = ast.get_docstring(tree) or ""
-                    found[prog] = CommandLine(config_class, about, often)
+                    found[prog] = CommandLine(config_class, about, first)
     return found
 
 
@@ -131,7 +131,7 @@ def test_the_first_screen_has_an_example_and_what_one_always_needs(
 ) -> None:
     one = COMMAND_LINES[prog]
     with pytest.raises(SystemExit):
-        parse_config(one.config_class, ["--help"], prog, one.about, one.often)
+        parse_config(one.config_class, ["--help"], prog, one.about, one.first)
     told = capsys.readouterr().out
     screen = told.splitlines()[:24]
     assert max(map(len, screen)) <= 100
@@ -140,13 +140,13 @@ def test_the_first_screen_has_an_example_and_what_one_always_needs(
     assert any(line.startswith(program) for line in screen), "no example"
     settings = {found.name: found for found in settings_of(one.config_class)}
     required = [name for name, found in settings.items() if is_required(found)]
-    assert (len(one.often) == 10) == (prog in LONG)
-    for name in {*one.often[:5], *required}:
+    assert (len(one.first) == 10) == (prog in LONG)
+    for name in {*one.first[:5], *required}:
         assert name == "config" or name in settings
         words = (f"  --{name}", f"  {name.upper()}")
         assert any(line.startswith(words) for line in screen), name
     opened = told.partition("all flags, by section:")[0]
-    assert all(f"  --{name}" in opened or f"  {name.upper()}" in opened for name in one.often)
+    assert all(f"  --{name}" in opened or f"  {name.upper()}" in opened for name in one.first)
 
 
 def test_no_flag_s_reason_is_cut_within_brackets() -> None:

@@ -1,4 +1,4 @@
-"""Periodic work on a finished state, as functions that training/loop.py's hooks call."""
+"""Actions of hooks (training/loop.py) that every trainer uses: evaluation and distance."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,9 +16,8 @@ EvalLoss = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
 def evaluate_loss(
     loss: EvalLoss, sets: Mapping[str, Callable[[], Iterable[dict[str, np.ndarray]]]]
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """A hook that returns the mean of `loss` over each named set. `loss` returns the sum over a
-    batch and its weight, over all devices if training/devices/parallel.py's compile_sums made
-    it."""
+    """An action that returns the mean loss over each set, as eval/<set>/loss. `loss` returns (sum
+    over a batch, sum of weights), over all devices if `parallel.compile_sums` made it."""
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
         values = {}
@@ -32,8 +31,8 @@ def evaluate_loss(
 
 
 def measure_distance(begin: Callable[[], Any]) -> Callable[[int, TrainState], dict[str, float]]:
-    """A hook that returns the L2 distance between the parameters and `begin()`, which is called
-    when the hook is first due."""
+    """An action that returns the L2 distance of the parameters from `begin()`, as look/distance.
+    `begin` is called once, when the hook is first due."""
     held: list[Any] = []
     away = jax.jit(lambda a, b: whole_norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)))
 

@@ -1,4 +1,4 @@
-"""The only training loop, for the transformer and for the VQGAN."""
+"""The training loop of every trainer: `fit`."""
 
 import contextlib
 import time
@@ -16,16 +16,19 @@ from training.update.observables import OBSERVED, unpack
 from training.update.state import TrainState
 
 Row = dict[str, Any]
-"""Numbers by name; some observables are vectors, as lists."""
+"""The metrics of one update by name: numbers, or lists for vectors such as histograms."""
 Show = Callable[[int, str, Path], None]
-"""(step, name, file of a picture) → nothing"""
+"""(step, name, path of a picture) → None"""
 
 
 @dataclass(frozen=True)
 class Hook:
-    """Periodic work after finished updates: `action(step, state)` may return values for that
-    step's row of metrics, and files of pictures. `every` = 0 means only after the last update,
-    where each hook runs but one with −1."""
+    """Work after every `every`th update, and after the last one. 0 = only after the last; −1 =
+    never.
+
+    `action(step, state)` may return numbers, which join that step's metrics, and paths of
+    pictures.
+    """
 
     every: int
     action: Callable[[int, TrainState], Mapping[str, float] | Mapping[str, Path] | None]
@@ -44,30 +47,30 @@ class RollbackError(Exception):
 
 
 @dataclass(frozen=True)
-class Outlets:
-    """Receivers of a loop's rows and pictures."""
+class Callbacks:
+    """Functions that the loop calls with metrics and pictures."""
 
     record: Callable[[int, Row], None]
-    """Gets each row."""
+    """(step, metrics), after each update."""
     show: Show = lambda step, name, picture: None
-    """Gets each picture of a hook."""
+    """(step, name, path), for each picture that a hook returns."""
     watch: Callable[[int, Row], None] = lambda step, row: None
-    """Sees each row first, and may raise RollbackError."""
+    """(step, metrics), before `record`; it may raise RollbackError."""
     is_over: Callable[[], bool] = lambda: False
-    """True once a row has decided that the run ends; the state is saved first, as at a stop."""
+    """True once the metrics have ended the run; the state is saved first, as at a stop."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """Work of a loop besides the updates."""
+class Hooks:
+    """Work of the loop besides the updates."""
 
     save: Hook
     rescue: Callable[[int, TrainState], None] = lambda step, state: None
-    """Gets the last state when an error ends the loop, before the error is raised."""
-    hooks: Sequence[Hook] = ()
+    """(step, last state), called when an error ends the loop, before the error is raised."""
+    periodic: Sequence[Hook] = ()
+    """Evaluation, pictures, and the like; they run before a save of the same step."""
     between: Callable[[int, TrainState], TrainState] | None = None
-    """(n, state) → the state that the update after n finished ones starts from: a VQGAN renews its
-    codebook."""
+    """(n, state) → the state that update n + 1 starts from. A VQGAN replaces unused codes here."""
 
 
 def fit(
@@ -75,31 +78,32 @@ def fit(
     state: TrainState,
     batch_at: Callable[[int], dict[str, np.ndarray]],
     steps: int,
-    outlets: Outlets,
-    work: Work,
+    callbacks: Callbacks,
+    hooks: Hooks,
     stop: StopSignal | None = None,
 ) -> TrainState:
-    """Return the state after `steps` updates in all, or after fewer if `stop` is granted.
+    """Train until `steps` updates are finished, or until `stop`, and return the state.
 
-    `batch_at(n)` is the batch of the update that follows n finished ones. Each update's metrics are
-    fetched only after the next update has been dispatched, which keeps the accelerator busy. Before
-    a hook runs they are fetched at once, so a checkpoint is never ahead of the metrics. Before a
-    batch of another size the state is saved: a stop need not wait for the compiler. An error, such
-    as an unreadable batch, is raised once the state before it is saved.
+    `step(state, batch)` is the compiled update; `batch_at(n)` is the batch of update n + 1. The
+    metrics of an update are fetched after the next update is dispatched, so the accelerator stays
+    busy. Before a hook or a save they are fetched at once, so a checkpoint is never ahead of the
+    metrics. A batch of another shape makes jax compile again; the state is saved before it, so that
+    a stop need not wait for the compiler. An error, such as an unreadable batch, is raised after
+    the last state is saved.
     """
     clock = _Clock()
-    rows = _Rows(clock, outlets.watch, outlets.record)
+    rows = _Rows(clock, callbacks.watch, callbacks.record)
     first = done = int(state.step)
-    save_once = _Saves(clock, work.save, first)
+    save_once = _Saves(clock, hooks.save, first)
     shapes: dict[str, tuple[int, ...]] = {}
-    renew = work.between or (lambda n, state: state)
+    renew = hooks.between or (lambda n, state: state)
     try:
         for n in range(first, steps):
-            if outlets.is_over() or (stop is not None and stop.is_granted()):
+            if callbacks.is_over() or (stop is not None and stop.is_granted()):
                 break
             with clock.waiting():
                 batch = batch_at(n)
-            if n > first and _shapes(batch) != shapes:  # the step is compiled anew: this takes long
+            if n > first and _shapes(batch) != shapes:  # jax compiles again, which takes long
                 rows.deliver()
                 save_once(n, state)
                 _shield(stop, lambda: None)
@@ -108,13 +112,13 @@ def fit(
             done = n + 1
             _shield(stop, None)
             rows.hold(done, metrics)
-            due = [hook for hook in work.hooks if hook.is_due(done, is_last=done == steps)]
-            is_saved = work.save.is_due(done, is_last=False)
+            due = [hook for hook in hooks.periodic if hook.is_due(done, is_last=done == steps)]
+            is_saved = hooks.save.is_due(done, is_last=False)
             if due or is_saved:
                 jax.block_until_ready(metrics)
-                save = partial(work.save.action, done, state)
+                save = partial(hooks.save.action, done, state)
                 with clock.paused(), _rescued(stop, rows.deliver, save):
-                    extra = _run_hooks(due, done, state, outlets.show)
+                    extra = _run_hooks(due, done, state, callbacks.show)
                 rows.deliver(extra)
             if is_saved:
                 save_once(done, state)
@@ -125,7 +129,7 @@ def fit(
     except Exception:
         if done > first:
             rows.deliver_if_possible()
-            work.rescue(done, state)
+            hooks.rescue(done, state)
         raise
     return state
 
@@ -140,7 +144,7 @@ def _shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 
 
 class _Saves:
-    """Saves a step unless it was the last one saved; its time is not counted as training."""
+    """Saves a step once. The time of a save does not count as training."""
 
     def __init__(self, clock: "_Clock", save: Hook, step: int) -> None:
         self._clock, self._save, self._step = clock, save, step
@@ -153,7 +157,8 @@ class _Saves:
 
 
 class _Rows:
-    """Holds an update's metrics until the next update is under way; fetching them waits for it."""
+    """Holds the metrics of an update until the next one is dispatched: fetching them waits for the
+    device."""
 
     def __init__(
         self,
@@ -170,12 +175,12 @@ class _Rows:
         self._deliver(before, {})
 
     def deliver(self, extra: Mapping[str, float] | None = None) -> None:
-        """Watch and record the held row, with the values of hooks."""
+        """Pass the held metrics to `watch` and `record`, with `extra` numbers of hooks."""
         held, self._held = self._held, None
         self._deliver(held, extra or {})
 
     def deliver_if_possible(self) -> None:
-        """As `deliver`, after an error, beside which another one is not worth a word."""
+        """`deliver` after an error, which counts more than an error of `deliver`."""
         with contextlib.suppress(Exception):
             self.deliver()
 
@@ -191,7 +196,7 @@ class _Rows:
 
 
 def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) -> Row:
-    """Run the hooks and return their numbers by name; their pictures are shown."""
+    """The numbers that the hooks return, by name. Pictures go to `show`."""
     numbers: Row = {}
     for hook in due:
         for name, value in (hook.action(done, state) or {}).items():
@@ -205,8 +210,8 @@ def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) ->
 def _rescued(
     stop: StopSignal | None, deliver: Callable[[], None], save: Callable[[], Any]
 ) -> contextlib.AbstractContextManager[None]:
-    """A context for hooks, which may compile for long: meanwhile the state can be saved without
-    them. If several processes hold the state, all of them must take part."""
+    """A context around hooks, in which a stop saves the state without waiting for them: they may
+    compile for minutes. With several processes a save is collective, so there it waits."""
     if stop is None or jax.process_count() > 1:
         return contextlib.nullcontext()
 
@@ -218,14 +223,14 @@ def _rescued(
 
 
 def to_row(metrics: Mapping[str, object]) -> Row:
-    """The row of an update: its metrics as floats, and the observables that were due."""
+    """The metrics of an update as floats, with the observables that were due."""
     values = jax.device_get(dict(metrics))
     observed = unpack(values.pop(OBSERVED, ()))
     return {**{name: float(value) for name, value in values.items()}, **observed}
 
 
 class _Clock:
-    """Seconds of training between two laps, without those spent in hooks."""
+    """Measures the time of updates, without the time of hooks and saves."""
 
     def __init__(self) -> None:
         self._since = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Compiled programs that are kept for runs of the same process."""
+"""A cache of compiled programs for several runs of one process."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,7 +9,7 @@ MOST = 32
 
 
 class Programs:
-    """Programs by a key. Of more than `most` the one that was used longest ago is dropped."""
+    """Programs by key: a cache of at most `most`, least recently used first out."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -19,7 +19,7 @@ class Programs:
         return len(self._kept)
 
     def get(self, key: str, make: Callable[[], T]) -> T:
-        """The program of this key; `make()` where there is none."""
+        """The program of this key, made by `make()` if the cache does not hold it."""
         found = self._kept.pop(key, None)
         self._kept[key] = make() if found is None else found
         if len(self._kept) > self._most:

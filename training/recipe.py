@@ -1,4 +1,4 @@
-"""A recipe: everything that is trained, as a value. train.py and vqgan/train.py each make one,
+"""A recipe: a training run as a value. train.py, vqgan/train.py and clip/train.py each make one;
 training/session.py trains it."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +21,9 @@ from training.update.players import Players
 from training.update.state import TrainState
 
 BatchAt = Callable[[int], HostBatch]
-"""n → this process's rows of the batch of the update that follows n finished ones."""
+"""n → this process's rows of the batch of update n + 1."""
 Between = Callable[[int, TrainState], TrainState]
-"""(n, state) → the state that the update after n finished ones starts from."""
+"""(n, state after n updates) → the state that update n + 1 starts from."""
 
 
 @dataclass(frozen=True)
@@ -33,34 +33,33 @@ class Run:
     folder: Path
     devices: Devices
     micro_batch: int
-    """Examples a device holds at a time."""
+    """Examples per device in one pass."""
     programs: Programs | None = None
-    """Compiled programs that it shares with other runs; None: with none."""
+    """Compiled programs shared with other runs of this process; None = not shared."""
 
 
 def no_start(path: str, fresh: PyTree) -> tuple[PyTree, list[str]]:
-    """Refuse --init_from, for a recipe that cannot read weights."""
+    """Raise ValueError: this recipe cannot read the weights of --init_from."""
     raise ValueError(f"init_from {path}: this trainer has no weights to start from")
 
 
 def nothing(run: Run) -> None:
-    """Prepare nothing."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What an update minimises, and what is looked at inside of it."""
+    """The parts of a recipe that one update needs."""
 
     loss: Loss
     look_inside: Callable[[Update], Mapping[str, Array]] | None = None
-    """What training.observe shows of the model itself."""
+    """An observable of the model itself, for training.observe from level business on."""
     players: Players = field(default_factory=dict)
     """Further sets of parameters that are trained beside the model's, by name."""
     rates: Sequence[Factor] = ()
-    """Factors of the learning rate that the model wants, by patterns of paths, besides those of
-    optim.rates."""
+    """Factors of the learning rate by patterns of paths, besides those of optim.rates."""
     observables: Sequence[Observable] = ()
-    """Values computed inside of an update, besides those that every recipe has."""
+    """Observables of this recipe, besides those that every recipe has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,33 +67,33 @@ class Recipe(Objective):
     """A training run as a value: parameters, loss, data, and the work around the updates."""
 
     init: Callable[[Key[Array, ""]], PyTree]
-    """Random parameters, in float32."""
+    """Key → random parameters, in float32."""
     open_batches: Callable[[BatchPlan, Devices], BatchAt]
+    """(sizes of the batches, devices) → a function that reads one batch."""
     batch_shapes: Callable[[int], Shapes]
-    """The arrays of a whole batch of so many examples as shapes, without their memory."""
+    """Number of examples → the shapes of a whole batch; no memory is allocated."""
     depends_on: Mapping[str, str]
-    """Dependencies of a run besides its settings, such as the data's digest. They are saved with
-    each checkpoint, and must be the same on resume."""
+    """What a run depends on besides its settings, such as the data's digest. It is saved with each
+    checkpoint, and must be the same on resume."""
     splits: Sequence[str] = ()
     """Names of the held-out splits that the hooks evaluate."""
     examples: int = 0
-    """Number of training examples, for training.epochs; 0 = not known."""
+    """Number of training examples, for training.epochs; 0 = unknown."""
     summary: str = ""
     """A few words about the data, printed at the start."""
     prepare: Callable[[Run], None] = nothing
-    """Puts the run's own files into its folder; called on process 0 before the first update."""
+    """Writes the recipe's files into the run's folder; called on process 0 before training."""
     hooks: Callable[[Run], Sequence[Hook]] = lambda run: ()
-    """Periodic work on finished states."""
+    """Periodic work, such as evaluation."""
     between: Between | None = None
     """Work between updates that may replace the state; a pure function of its arguments."""
     costs: Callable[[Devices], Costs] = lambda devices: NO_COSTS
-    """The costs of an example, for figures of speed."""
+    """Tokens and FLOPs of an example, for speed metrics."""
     start_from: Callable[[str, PyTree], tuple[PyTree, list[str]]] = no_start
-    """(--init_from, fresh parameters on the devices) → parameters with its weights, and lines about
-    them for the logbook. Raises ValueError for another model's weights."""
+    """(--init_from, random parameters on the devices) → (parameters with its weights, lines for the
+    logbook). Raises ValueError if the weights are another model's."""
     begin: Callable[[PyTree], tuple[PyTree, list[str]]] | None = None
-    """Fresh parameters on the devices → the parameters that a run without --init_from starts from,
-    and lines about them for the logbook; None: these. Raises ValueError for weights that do not
-    fit."""
+    """Random parameters on the devices → (initial parameters of a run without --init_from, lines
+    for the logbook). None = the random ones. Raises ValueError for weights that do not fit."""
     finish: Callable[[Run, TrainState], None] = lambda run, state: None
-    """Called on every process once the last update is made, and at each later start."""
+    """Called on every process after the last update, and at each later start."""

@@ -1,8 +1,8 @@
-"""Runs of one process that share their compiled programs.
+"""Compiled programs that several runs of one process share.
 
-Runs that are given the same `Programs` and differ in seed, length and learning rate alone compile
-once: the learning rate of each update is then an argument of the program, not a constant in it. The
-results are those of a process of its own, bit for bit (tests/training/test_shared.py).
+Runs with the same `Programs` that differ only in seed, length and learning rate compile once,
+because the learning rate is an argument of the program, not a constant in it. The results are bit
+for bit those of separate processes (tests/training/test_shared.py).
 """
 
 import json
@@ -25,7 +25,7 @@ from training.update.step import Observed, Step
 
 T = TypeVar("T")
 RATE = "learning_rate"
-"""Name of the learning rate in the batches of a shared update."""
+"""Key of the learning rate in the batches of a shared update."""
 FREE = {
     *("output_dir", "name", "note", "seed", "grids", "checkpoint", "tracker", "sampling"),
     *("training.steps", "training.epochs", "training.eval_every", "training.log_every"),
@@ -34,11 +34,11 @@ FREE = {
     *("optim.transition_steps", "optim.transition_begin", "optim.decay_rate", "optim.staircase"),
     *("optim.rewarm_from", "optim.rewarm_steps"),
 }
-"""Settings in which runs with the same programs may differ."""
+"""Settings that do not change the compiled program."""
 
 
 def program(programs: Programs | None, kind: str, config: RunConfig, make: Callable[[], T]) -> T:
-    """`make()`, or what it returned for a run with the same programs."""
+    """The program of this kind and configuration: made by `make()`, unless `programs` holds it."""
     return make() if programs is None else programs.get(f"{kind} {_key(config)}", make)
 
 
@@ -48,7 +48,7 @@ def create(
     config: RunConfig,
     devices: Devices,
 ) -> TrainState:
-    """The state before the first update; `make(seed)` traces it."""
+    """The state before the first update, created sharded; `make(seed)` is traced."""
     if programs is None:
         return parallel.create(make, devices)
     own = parallel.shardings(jax.eval_shape(make), devices)
@@ -63,7 +63,8 @@ def compile_step(
     config: RunConfig,
     devices: Devices,
 ) -> parallel.CompiledStep:
-    """The compiled update; `updates(schedule=…)` builds it."""
+    """The compiled update. `updates()` builds the step; `updates(schedule=…)` builds it with
+    another learning rate."""
     if programs is None or devices.mode != "pmap" or len(devices) > 1:
         return parallel.compile_step(updates(), devices)
 
@@ -78,7 +79,7 @@ def compile_step(
 
 
 def _key(config: RunConfig) -> str:
-    """The settings that decide what is compiled."""
+    """The settings that change the compiled program, as text."""
     tree = to_tree(config)
     free = FREE - ({"optim.learning_rate"} if config.optim.independent_decay else set())
     kept = {

@@ -1,4 +1,4 @@
-"""Settings of a run that are written as text: ranges of updates, growing batches, durations."""
+"""Parsers of settings that are texts: ranges of updates, batch sizes that grow, durations."""
 
 
 def parse_range(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from training.config import RunConfig
-from training.loop import Outlets, RollbackError, Row
+from training.loop import Callbacks, RollbackError, Row
 from training.reports.logbook import Logbook
 from training.reports.trackers import Tracker
 from training.saved import runs
@@ -48,9 +48,9 @@ class Supervisor:
         for text in self._settings.skip_batches:
             self._skip(*parse_range(text), int(state.step), "by hand")
 
-    def outlets(self) -> Outlets:
+    def callbacks(self) -> Callbacks:
         """Itself, as the loop sees it."""
-        return Outlets(self.record, self.show, self.watch, self.is_over)
+        return Callbacks(self.record, self.show, self.watch, self.is_over)
 
     def show(self, step: int, name: str, picture: Path) -> None:
         """Mirror a picture that a hook made."""
@@ -80,7 +80,7 @@ class Supervisor:
     def _skip(self, start: int, stop: int, step: int, why: str, spike: int | None = None) -> None:
         for one in self.skips.skip(start, stop, step, why, spike):
             text = f"batches {one.start}:{one.stop}, {why}"
-            self._book.tell("skip batches", step, text, first=one.start, stop=one.stop)
+            self._book.announce("skip batches", step, text, first=one.start, stop=one.stop)
 
     def watch(self, step: int, row: Row) -> None:
         """Log the guard's decision. After too many bad updates the run is over. Raises
@@ -99,12 +99,12 @@ class Supervisor:
         }
         if event == LEVEL:
             text = f"{found}: after {self._settings.spike_patience} spikes in a row a new level"
-            self._book.tell("level", step, f"{text}; the update was made", **facts)
+            self._book.announce("level", step, f"{text}; the update was made", **facts)
             return
         if event == SPIKE and self._settings.on_spike == "rollback" and not self._over:
             self._consider_rollback(step, found)
         name = "skip" if event == NOT_FINITE else "spike"
-        self._book.tell(name, step, f"{found}: the update was not made", **facts)
+        self._book.announce(name, step, f"{found}: the update was not made", **facts)
         if row["guard/pressure"] > self._settings.bad_update_budget:
             self._end(
                 f"more than training.bad_update_budget {self._settings.bad_update_budget} bad "
@@ -131,7 +131,7 @@ class Supervisor:
             with contextlib.suppress(Exception):  # the error may have taken state or disk
                 if is_finite(state):
                     self.save(step, state)
-        self._book.tell("kept", step, self._kept(step))
+        self._book.announce("kept", step, self._kept(step))
 
     def _kept(self, step: int) -> str:
         """What is on the disk of a run that ends at a step, and how many updates are lost."""
@@ -204,7 +204,9 @@ class Supervisor:
         assert found is not None  # _way_back saw it
         state = found
         back, wide = int(state.step), self._settings.rollback_batches
-        self._book.tell("rollback", step, f"{error}: back to step {back}", back=back, batch=batch)
+        self._book.announce(
+            "rollback", step, f"{error}: back to step {back}", back=back, batch=batch
+        )
         first = max(batch - wide, self.skips.position(back))
         why = f"spike {len(spikes) + 1}, at step {step}"
         self._skip(first, batch + 1 + wide, back, why, step)

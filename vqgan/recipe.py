@@ -1,4 +1,4 @@
-"""The recipe of python -m vqgan.train: an autoencoder with a codebook on pictures."""
+"""The recipe of python -m vqgan.train: trains a VQGAN on pictures."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ from training.loop import Hook
 from training.recipe import BatchAt, Between, Recipe, Run
 from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
+from training.update.gradients import LossContext
 from training.update.players import Player
 from training.update.state import TrainState
 from vqgan import adversarial, discriminator, model_card
@@ -45,8 +46,10 @@ from vqgan.releasing import release
 from vqgan.sets import PicturesConfig, read_sets
 
 GRID_PICTURES = 64
-JUDGED = 4000  # training pictures in the card's figures, at most
-LAST = 0.9  # share of the updates after which codes stay where they are
+JUDGED = 4000
+"""Most training pictures that the model card's figures are measured on."""
+LAST = 0.9
+"""Share of the updates after which no code is replaced any more."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ class PictureTraining(TrainingConfig):
     eval_examples: int = 512
     """Most pictures of each split in an evaluation."""
     shift: int = 0
-    """Each picture is moved by up to so many pixels along both axes, its border repeated, as if
-    there were more of them. Never flipped: letters and flags have a right way round."""
+    """Shift each picture at random by up to this many pixels along both axes, its border repeated
+    (augmentation). Pictures are never flipped: letters and flags have a right way round."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,12 +84,12 @@ class PictureTraining(TrainingConfig):
 
 @dataclass(frozen=True)
 class VQGANRunConfig(RunConfig):
-    """Everything that decides a VQGAN's training run."""
+    """All settings of a VQGAN's training run."""
 
     init_from: str = ""
     """VQGAN to start from, with a fresh optimizer: a folder such as vqgan/openmoji, or another
-    program's. model.image_size and model.codebook_size may be others than there. Its codebook is
-    gone on with if quantizer.warmup_steps is 0 and the size is the same."""
+    program's. model.image_size and model.codebook_size may differ from its own. Its codebook is
+    kept if quantizer.warmup_steps is 0 and codebook_size is the same."""
     name: str = "vqgan"
     """Name of the run, in the default folder's name and in the tracker."""
     training: PictureTraining = field(default_factory=PictureTraining)
@@ -161,10 +164,12 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         opponent = adversarial.Opponent(autoencoder, config.loss, config.discriminator)
         players[adversarial.NAME] = make_discriminator(config, autoencoder)
     loss = make_loss(autoencoder, config.loss, first_quantized(config), opponent)
-    card = lambda run: run.folder / "vqgan" / model_card.FILE  # noqa: E731
+
+    def card(run: Run) -> Path:
+        return run.folder / "vqgan" / model_card.FILE
 
     def prepare(run: Run) -> None:
-        card(run).unlink(missing_ok=True)  # the release of fewer updates is out of date
+        card(run).unlink(missing_ok=True)  # the release of an earlier end is out of date
         write_bad_samples(run.folder / "bad_samples.jsonl", skipped)
 
     def finish(run: Run, state: TrainState) -> None:
@@ -194,7 +199,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
 
 
 def first_quantized(config: VQGANRunConfig) -> int:
-    """Updates before the codebook starts; a grid is there from the first one on."""
+    """Number of updates before the codebook is used; 0 for a grid (model.lookup fsq)."""
     is_grid = config.model.lookup == "fsq"
     return 0 if is_grid else config.quantizer.warmup(config.training.steps)
 
@@ -214,7 +219,10 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
         **off,
     )
     paint = make_painting(autoencoder, first_quantized(config))
-    reconstruct = lambda params, pixels, context: paint(params, pixels, context.step).reconstruction  # noqa: E731
+
+    def reconstruct(params: Params, pixels: jax.Array, context: LossContext) -> jax.Array:
+        return paint(params, pixels, context.step).reconstruction
+
     examples_at = make_plan(config.training).examples
     return Player(
         init=partial(discriminator.init, settings),
@@ -226,7 +234,7 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
 
 
 def open_batches(stream: PictureStream, shift: int, plan: BatchPlan, devices: Devices) -> BatchAt:
-    """This process's rows of each batch of pictures."""
+    """A function n → this process's rows of the batch of update n + 1."""
 
     def batch_at(n: int) -> dict[str, np.ndarray]:
         start, stop = plan.examples(n), plan.examples(n + 1)
@@ -238,7 +246,7 @@ def open_batches(stream: PictureStream, shift: int, plan: BatchPlan, devices: De
 
 
 def batch_shapes(model: VQGANConfig, size: int) -> Shapes:
-    """The shapes of a whole batch, without its memory."""
+    """The shapes of a batch of `size` pictures; no memory is allocated."""
     pixels = (size, model.image_size, model.image_size, 3)
     return {
         "pixels": jax.ShapeDtypeStruct(pixels, jnp.uint8),
@@ -247,25 +255,29 @@ def batch_shapes(model: VQGANConfig, size: int) -> Shapes:
 
 
 def count_costs(autoencoder: Autoencoder, devices: Devices) -> Costs:
-    """The cost of a picture in training: the backward pass is twice the forward pass."""
+    """Tokens and FLOPs of a picture in training. The backward pass counts as two forward passes."""
     config = autoencoder.config
     pixels = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
     params = jax.eval_shape(autoencoder.init, jax.random.key(0))
-    there_and_back = lambda params, x: autoencoder.paint(params, autoencoder.latents(params, x))  # noqa: E731
+
+    def reconstruct(params: Params, x: jax.Array) -> jax.Array:
+        return autoencoder.paint(params, autoencoder.latents(params, x))
+
     peak = sum(peak_flops(device.device_kind) for device in devices.devices)
-    return Costs(config.image_length, 3.0 * count_flops(there_and_back, params, pixels), peak)
+    return Costs(config.image_length, 3.0 * count_flops(reconstruct, params, pixels), peak)
 
 
 def start_from(model: VQGANConfig, path: str, fresh: Params) -> tuple[Params, list[str]]:
-    """The weights of --init_from, and lines about them. Raises ValueError for another layout."""
+    """(the weights of --init_from, lines for the logbook). Raises ValueError for another layout."""
     return fit(path, model, jax.tree.map(np.asarray, parallel.on_first_device(fresh)))
 
 
 def make_between(
     config: VQGANRunConfig, autoencoder: Autoencoder, stream: PictureStream
 ) -> Between:
-    """k-means when the warm-up ends, and regular revival of unused codes after it. The pictures are
-    the next ones in the stream, so a resumed run does the same."""
+    """A function (n, state) → the state with a renewed codebook: by k-means when the warm-up ends,
+    and with unused codes replaced at intervals after it. It reads the next pictures of the stream,
+    so a resumed run does the same."""
     settings, examples_at = config.quantizer, make_plan(config.training).examples
     warmup = first_quantized(config)
     if config.model.lookup == "fsq":
@@ -292,8 +304,8 @@ def make_between(
 def make_hooks(
     config: VQGANRunConfig, autoencoder: Autoencoder, sets: Mapping[str, Pictures], run: Run
 ) -> Sequence[Hook]:
-    """Figures of every split, and a grid of held-out pictures with their reconstructions. Until the
-    codebook starts nothing is quantised in them, as in training."""
+    """Hooks that evaluate every split, and draw a grid of held-out pictures with their
+    reconstructions. Before the codebook is used, neither quantises, as in training."""
     training = config.training
     begin = first_quantized(config)
     quantized, smooth = make_reconstruction(autoencoder), make_reconstruction(autoencoder, False)

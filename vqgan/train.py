@@ -22,7 +22,7 @@ from config import from_yaml
 from training.session import train
 from vqgan.recipe import VQGANRunConfig, make_recipe
 
-OFTEN = (
+FIRST_IN_HELP = (
     *("config", "output_dir", "data.source", "training.steps", "training.batch_size"),
     *("optim.learning_rate", "init_from", "model.image_size", "model.codebook_size"),
     "tracker.wandb",
@@ -41,5 +41,5 @@ if __name__ == "__main__":
         VQGANRunConfig,
         prog="python -m vqgan.train",
         about=__doc__ or "",
-        often=OFTEN,
+        first=FIRST_IN_HELP,
     )

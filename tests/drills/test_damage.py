@@ -57,7 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, scheme: str) -> Path:
 def outcome(place: str) -> str:
     """Resume from a damaged folder, save on top of it: what became of it. Wrong bits fail."""
     told: list[str] = []
-    with Checkpoints(place, CheckpointConfig(), tell=lambda _, text: told.append(text)) as them:
+    with Checkpoints(place, CheckpointConfig(), log=lambda _, text: told.append(text)) as them:
         found = them.resume(lambda: state_at(0), ABOUT)
         assert found is not None
         step = int(found.step)
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_older_steps_and_training_alone(
     lines: list[str] = []
     try:
         with Checkpoints(
-            disk / "checkpoints", CheckpointConfig(keep=0), tell=lambda _, text: lines.append(text)
+            disk / "checkpoints", CheckpointConfig(keep=0), log=lambda _, text: lines.append(text)
         ) as them:
             them.save(state_at(1), ABOUT)
             them.finish()

@@ -10,7 +10,7 @@ import pytest
 
 from data.records import open_records
 from drawing import Drawer, make_drawer, picture_seed
-from drawing_memory import telling_rows, within_memory
+from drawing_memory import explain_out_of_memory, within_memory
 from generate import GenerateConfig
 from model import transformer
 from model.config import SamplingConfig
@@ -127,7 +127,7 @@ def test_more_pictures_at_a_time_than_memory_holds_are_refused_with_what_fits() 
 
 def test_a_device_without_memory_left_is_told_with_what_to_try() -> None:
     def fail(message: str) -> None:
-        with telling_rows(48):
+        with explain_out_of_memory(48):
             raise jax.errors.JaxRuntimeError(message)
 
     with pytest.raises(ValueError, match="48 picture.* take --rows_per_call=16 or fewer"):

@@ -160,7 +160,7 @@ def test_a_damaged_step_is_named_and_the_one_before_is_taken(tmp_path: Path, pla
             checkpoints.save(state_of(4, step=step), {})
     swap_arrays(tmp_path)
     told: list[tuple[str, str]] = []
-    with Checkpoints(place, CheckpointConfig(), tell=lambda *e: told.append(e)) as checkpoints:
+    with Checkpoints(place, CheckpointConfig(), log=lambda *e: told.append(e)) as checkpoints:
         assert_same(checkpoints.resume(lambda: state_of(4), {}), state_of(4, step=0))
         assert [event for event, _ in told] == ["fallback", "fallback"]
         assert "/2 is damaged: params/a/kernel has other bits than were saved" in told[0][1]

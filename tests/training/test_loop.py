@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training.loop import Hook, Outlets, Work, fit
+from training.loop import Callbacks, Hook, Hooks, fit
 from training.reports import metrics
 from training.signals import StopSignal
 from training.update.state import TrainState
@@ -38,8 +38,8 @@ def test_each_update_gets_one_row_with_the_values_of_its_hooks() -> None:
         fresh(),
         lambda n: {"n": np.array(n)},
         5,
-        outlets=Outlets(record=lambda step, row: rows.append((step, row))),
-        work=Work(hooks=[hook], save=never()),
+        callbacks=Callbacks(record=lambda step, row: rows.append((step, row))),
+        hooks=Hooks(periodic=[hook], save=never()),
     )
     assert [step for step, _ in rows] == [1, 2, 3, 4, 5]
     assert [row["train/loss"] for _, row in rows] == [0, 1, 2, 3, 4]
@@ -54,8 +54,8 @@ def test_a_checkpoint_is_written_after_the_rows_it_relies_on() -> None:
         fresh(2),
         lambda n: {"n": np.array(n)},
         7,
-        outlets=Outlets(record=lambda step, row: events.append(("row", step))),
-        work=Work(save=save),
+        callbacks=Callbacks(record=lambda step, row: events.append(("row", step))),
+        hooks=Hooks(save=save),
     )
     rows = [("row", n) for n in range(3, 8)]
     assert events == [rows[0], ("save", 3), *rows[1:4], ("save", 6), rows[4], ("save", 7)]
@@ -73,8 +73,8 @@ def test_the_state_may_be_renewed_between_updates() -> None:
         fresh(),
         lambda n: {"n": np.array(n)},
         3,
-        outlets=Outlets(record=lambda *_: None),
-        work=Work(save=never(), between=between),
+        callbacks=Callbacks(record=lambda *_: None),
+        hooks=Hooks(save=never(), between=between),
     )
     assert seen == [(0, 0), (1, 1), (2, 2)]
 
@@ -94,8 +94,8 @@ def test_a_wish_to_stop_is_granted_after_the_update_and_saved() -> None:
             batch_at,
             100,
             stop=stop,
-            outlets=Outlets(record=lambda *_: None),
-            work=Work(save=Hook(0, lambda step, state: saved.append(step))),
+            callbacks=Callbacks(record=lambda *_: None),
+            hooks=Hooks(save=Hook(0, lambda step, state: saved.append(step))),
         )
     assert saved == [4]
     assert int(state.step) == 4
@@ -121,13 +121,13 @@ def test_an_error_is_raised_once_the_state_before_it_is_kept(place: str) -> None
             rows.append(step)
             fail("record", step, at)
 
-        work = Work(
+        hooks = Hooks(
             never(),
             lambda step, state: kept.append((step, int(state.step))),
-            hooks=[Hook(4, lambda step, state: fail("hook", step, at))],
+            periodic=[Hook(4, lambda step, state: fail("hook", step, at))],
         )
         with pytest.raises(OSError, match=f"{place} {at}"):
-            fit(count_up, fresh(), batch_at, 9, Outlets(record), work)
+            fit(count_up, fresh(), batch_at, 9, Callbacks(record), hooks)
 
     run(4)
     assert rows == [1, 2, 3, 4]
@@ -139,9 +139,9 @@ def test_an_error_is_raised_once_the_state_before_it_is_kept(place: str) -> None
 
 def test_a_row_that_decides_the_end_ends_the_loop_after_the_update_under_way() -> None:
     saved, rows = [], []
-    outlets = Outlets(lambda step, row: rows.append(step), is_over=lambda: 3 in rows)
+    callbacks = Callbacks(lambda step, row: rows.append(step), is_over=lambda: 3 in rows)
     save = Hook(0, lambda step, state: saved.append(step))
-    state = fit(count_up, fresh(), lambda n: {"n": np.array(n)}, 9, outlets, Work(save))
+    state = fit(count_up, fresh(), lambda n: {"n": np.array(n)}, 9, callbacks, Hooks(save))
     assert (saved, rows, int(state.step)) == ([4], [1, 2, 3, 4], 4)
 
 
@@ -218,9 +218,9 @@ def test_a_stop_that_comes_late_in_an_update_still_saves_it() -> None:
             lambda n: {"n": np.array(n)},
             9,
             stop=stop,
-            outlets=Outlets(record=record),
-            work=Work(
-                hooks=[Hook(1, lambda step, state: None)],
+            callbacks=Callbacks(record=record),
+            hooks=Hooks(
+                periodic=[Hook(1, lambda step, state: None)],
                 save=Hook(0, lambda step, state: saved.append(step)),
             ),
         )
@@ -237,8 +237,8 @@ def test_a_stop_before_the_first_update_trains_and_saves_nothing() -> None:
             lambda n: {"n": np.array(n)},
             9,
             stop=stop,
-            outlets=Outlets(record=lambda *_: None),
-            work=Work(save=Hook(1, lambda step, state: saved.append(step))),
+            callbacks=Callbacks(record=lambda *_: None),
+            hooks=Hooks(save=Hook(1, lambda step, state: saved.append(step))),
         )
     assert (saved, int(state.step)) == ([], 2)
 
@@ -267,8 +267,8 @@ def test_a_stop_while_a_larger_batch_is_compiled_does_not_wait_for_it() -> None:
             lambda n: {"n": np.zeros(1 if n < 3 else 2)},
             5,
             stop=stop,
-            outlets=Outlets(record=lambda step, row: events.append(("row", step))),
-            work=Work(
+            callbacks=Callbacks(record=lambda step, row: events.append(("row", step))),
+            hooks=Hooks(
                 save=Hook(0, lambda step, state: events.append(("save", step))), between=between
             ),
         )

@@ -8,7 +8,7 @@ import pytest
 
 from training.config import ParallelConfig
 from training.devices.devices import find_devices
-from training.devices.shortage import check_room, telling
+from training.devices.shortage import check_room, explain_out_of_memory
 
 
 def shapes(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -44,7 +44,7 @@ def test_sizes_are_held_against_the_memory(
     ],
 )
 def test_memory_that_runs_out_is_one_line_with_what_did_fit(made: int, told: str) -> None:
-    with pytest.raises(ValueError, match=told) as found, telling(8, lambda: made):
+    with pytest.raises(ValueError, match=told) as found, explain_out_of_memory(8, lambda: made):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes")
     assert "\n" not in str(found.value)
 
@@ -53,10 +53,13 @@ def test_real_memory_of_xla_is_told() -> None:
     def grow() -> Any:
         return jax.jit(lambda: jnp.ones((1 << 46,), jnp.int8))().block_until_ready()
 
-    with pytest.raises(ValueError, match="out of memory: 1 example"), telling(1, lambda: 0):
+    with (
+        pytest.raises(ValueError, match="out of memory: 1 example"),
+        explain_out_of_memory(1, lambda: 0),
+    ):
         grow()
 
 
 def test_another_error_is_not_taken_for_it() -> None:
-    with pytest.raises(KeyError), telling(8, lambda: 0):
+    with pytest.raises(KeyError), explain_out_of_memory(8, lambda: 0):
         raise KeyError("a")

@@ -1,5 +1,5 @@
-"""Runs that do not fit in memory: refused by arithmetic before anything is allocated, or reported
-in one line when memory runs out."""
+"""Errors for runs that do not fit in memory: before anything is allocated, or when memory runs
+out."""
 
 import contextlib
 import math
@@ -21,9 +21,9 @@ def check_room(
     devices: Devices,
     room: int | None = None,
 ) -> None:
-    """Raise ValueError in every process if a state (shapes with their shardings) is larger than a
-    device, or a process's share of a whole batch is larger than its machine. `room`: bytes of both;
-    None = as many as there are."""
+    """Raise ValueError in every process if the state (shapes with shardings) is larger than the
+    memory of a device, or a process's share of a batch larger than the machine's. `room` is the
+    memory of both in bytes; None = measured."""
     need = bytes_on_device(state)
     own = processes.from_first(lambda: device_memory(devices)) if room is None else room
     if need > own:
@@ -44,10 +44,10 @@ def check_room(
 
 
 @contextlib.contextmanager
-def telling(micro_batch: int, updates: Callable[[], int]) -> Iterator[None]:
-    """While open, turn an out-of-memory error of training into a ValueError. It names the examples
-    that a device held, whether they fitted before, and the fix. `updates()`: updates made since the
-    start."""
+def explain_out_of_memory(micro_batch: int, updates: Callable[[], int]) -> Iterator[None]:
+    """A context that turns an out-of-memory error of training into a ValueError. The message names
+    the micro-batch, whether it fitted before, and the fix. `updates()` is the number of updates
+    since the start."""
     try:
         yield
     except Exception as error:

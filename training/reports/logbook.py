@@ -1,8 +1,8 @@
 """A run's logbook: RUN/LOGBOOK.md for people, RUN/logbook.jsonl for programs.
 
-Its entries are starts, resumes, changed settings, skipped checkpoints, skipped updates, rollbacks,
-stops and aborts, each with time, step, and the measure taken. People add lines of their own to
-LOGBOOK.md; nothing is ever removed from either.
+Events are starts, resumes, changed settings, skipped checkpoints, skipped updates, rollbacks, stops
+and aborts. Each entry has a time and a step. People may add lines to LOGBOOK.md; no entry is ever
+removed.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ class Logbook:
         self._folder, self._is_writer = folder, is_writer
 
     def note(self, event: str, step: int | None, text: str, **facts: Any) -> None:
-        """Write one entry, of an event such as start, skip or rollback; `facts` are plain values
-        for programs."""
+        """Write one entry. `event` is a word such as start, skip or rollback; `facts` are further
+        plain values for logbook.jsonl."""
         if not self._is_writer:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -34,8 +34,8 @@ class Logbook:
             _append(page, title + line)
             _append(self._folder / "logbook.jsonl", json.dumps(entry) + "\n")
 
-    def tell(self, event: str, step: int | None, text: str, **facts: Any) -> None:
-        """Write an entry, and print it."""
+    def announce(self, event: str, step: int | None, text: str, **facts: Any) -> None:
+        """Write an entry, and print it to stderr."""
         if self._is_writer:
             print(f"{event}: {text}", file=sys.stderr, flush=True)
         self.note(event, step, text, **facts)

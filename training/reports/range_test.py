@@ -1,5 +1,5 @@
-"""A learning rate to start from: it rises while a short run trains, and the loss says where it was
-too high. Smith 2015, arXiv:1506.01186.
+"""Learning-rate range test: the rate rises during a short run, and the loss shows where it is too
+high. Smith 2015, arXiv:1506.01186.
 """
 
 import math
@@ -17,16 +17,17 @@ from training.config import RunConfig
 
 C = TypeVar("C", bound=RunConfig)
 LOWEST, HIGHEST = 1e-3, 100.0
-"""Of the configured rate."""
+"""First and last rate, as factors of the configured one."""
 SMOOTHING = 0.9
-"""Decay of the mean that the loss is smoothed by."""
+"""Decay of the exponential mean of the loss."""
 SHARE = 0.1
-"""Of the rate with the lowest loss: the rate that is named."""
+"""Recommended rate, as a share of the rate with the lowest loss."""
 PLOT = "lr_range.svg"
 
 
-def unbroken(config: C) -> C:
-    """The configuration of a range test that no spike and no NaN ends; any other as it is."""
+def without_guard(config: C) -> C:
+    """The configuration with the guard off, so that no spike or NaN ends a range test; unchanged
+    without training.lr_range_test."""
     training = config.training
     if not training.lr_range_test:
         return config
@@ -35,13 +36,13 @@ def unbroken(config: C) -> C:
 
 
 def rising(rate: float, steps: int) -> Callable[[Array], Array]:
-    """A schedule: finished updates → learning rate, the same factor more at each."""
+    """A schedule, finished updates → learning rate, that grows by a constant factor."""
     growth = math.log(HIGHEST / LOWEST) / max(steps - 1, 1)
     return lambda step: rate * LOWEST * jnp.exp(growth * step.astype(jnp.float32))
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """Exponential means, without the bias of their start."""
+    """Exponential moving averages of the losses, with bias correction."""
     found, mean = [], 0.0
     for number, loss in enumerate(losses, 1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -50,8 +51,8 @@ def smooth(losses: Sequence[float]) -> list[float]:
 
 
 def find_rate(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
-    """The rate to start from, and the one with the lowest smoothed loss. Raises ValueError where
-    the losses never fall."""
+    """(recommended rate, rate with the lowest smoothed loss). Raises ValueError if the loss never
+    falls."""
     smoothed = smooth(losses)
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__, default=0)
     if lowest == 0:
@@ -60,7 +61,8 @@ def find_rate(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, f
 
 
 def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line that names a rate, of the rows of a run's metrics.jsonl; draws RUN/lr_range.svg."""
+    """A line with the recommended rate, computed from the rows of metrics.jsonl. Writes
+    RUN/lr_range.svg."""
     pairs = [(row.get("schedule/learning_rate"), row.get("train/loss")) for row in rows]
     kept = [(float(r), float(v)) for r, v in pairs if r is not None and v is not None]
     rates, losses = [r for r, _ in kept], [v for _, v in kept]

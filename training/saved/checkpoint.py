@@ -32,7 +32,7 @@ from training.saved.saving import to_keep
 from training.update.state import TrainState
 from trees import map_named
 
-Tell = Callable[[str, str], None]
+Log = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
 T = TypeVar("T")
 OPTIONAL = (".loss_scale", ".guard", ".players")
@@ -52,7 +52,7 @@ class DamagedError(ValueError):
     """A step whose files have changed since they were written."""
 
 
-def tell_on_terminal(event: str, text: str) -> None:
+def print_event(event: str, text: str) -> None:
     print(f"{event}: {text}", file=sys.stderr)
 
 
@@ -64,12 +64,12 @@ class Checkpoints:
         self,
         place: Path | str,
         config: CheckpointConfig | None = None,
-        tell: Tell = tell_on_terminal,
+        log: Log = print_event,
         first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the steps; without `config` only for reading. `tell(event, text)` gets every event
+        """Open the steps; without `config` only for reading. `log(event, text)` gets every event
         worth a note; `first` is called with every save before it counts."""
-        self._place, self._config, self._tell, self._first = place, config, tell, first
+        self._place, self._config, self._log, self._first = place, config, log, first
         self._pending: int | None = None
         self._unsaved: str | None = None
         self._is_told = False
@@ -142,7 +142,7 @@ class Checkpoints:
         if not isinstance(error, UnreachableError):
             self._store.clean(step)
             self._whole = ", ".join(map(str, self.steps())) or "none"
-        self._tell("unsaved", f"{self._unsaved}; older steps are as they were ({self._whole})")
+        self._log("unsaved", f"{self._unsaved}; older steps are as they were ({self._whole})")
 
     def _kept(self) -> set[int]:
         """The steps that are kept; a problem with keep_best is logged once."""
@@ -151,7 +151,7 @@ class Checkpoints:
             return set(steps)
         kept, problem = to_keep(steps, self._config, self._metrics)
         if problem and not self._is_told:
-            self._tell("kept", problem)
+            self._log("kept", problem)
             self._is_told = True
         return kept
 
@@ -221,7 +221,7 @@ class Checkpoints:
             try:
                 return step, read(step)
             except DamagedError as error:
-                self._tell("fallback", f"{error}; the step before it is taken")
+                self._log("fallback", f"{error}; the step before it is taken")
         if steps:
             raise ValueError(f"no checkpoint in {self._place} is whole; they are left as they are")
         return None

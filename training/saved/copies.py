@@ -27,9 +27,9 @@ Parts = dict[str, list[int]]
 class Copies:
     """Copies a run's files to FOLDER/run/…. A failed copy is reported once, and tried again."""
 
-    def __init__(self, run: Path, folder: str, tell: Callable[[str, str], None]) -> None:
+    def __init__(self, run: Path, folder: str, log: Callable[[str, str], None]) -> None:
         """`run` is copied to `folder`; without a `folder` nothing is copied."""
-        self._run, self._tell = run, tell
+        self._run, self._log = run, log
         self._store = open_store(folder) if folder else None
         self._copied: dict[Path, tuple[int, int]] = {}
         self._parts: Parts | None = None
@@ -52,7 +52,7 @@ class Copies:
         except Exception as error:
             if not self._is_told:
                 text = " ".join(str(error).split())
-                self._tell("uncopied", f"{self._run} has files that are not copied: {text}")
+                self._log("uncopied", f"{self._run} has files that are not copied: {text}")
             self._is_told = True
 
     def _copy(self, store: Store) -> None:

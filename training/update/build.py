@@ -1,5 +1,5 @@
-"""The update and the first state of a configuration: optimizer, schedule, averages and devices put
-around a loss."""
+"""The update and the first state of a configuration: a loss with its optimizer, schedule, averages
+and devices."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,8 +39,8 @@ def make_update(
     plan: BatchPlan | None = None,
     schedule: optax.Schedule | None = None,
 ) -> Step:
-    """The update, for `parallel.compile_step`. `size`: examples a device holds at a time, `plan`:
-    the examples of each batch, `schedule`: the learning rate; None: as configured."""
+    """The update as a pure function, for `parallel.compile_step`. `size` is the micro-batch of a
+    device, `plan` the sizes of the batches, `schedule` the learning rate; None = as configured."""
     training, examples_at = config.training, (plan or make_plan(config.training)).examples
     size = size or micro_batch_size(training, devices)
     shares = devices.num_shares if devices.mode == "pmap" else 1
@@ -69,7 +69,7 @@ def make_update(
 
 
 def schedule_of(config: RunConfig, plan: BatchPlan | None = None) -> optax.Schedule:
-    """The learning rate of each update, by the number of finished ones."""
+    """A function from finished updates to the learning rate of the next update."""
     training, examples_at = config.training, (plan or make_plan(config.training)).examples
     if training.lr_range_test:
         return rising(config.optim.learning_rate, training.steps)
@@ -83,8 +83,7 @@ def _gathered(player: Player, devices: Devices) -> Player:
 def make_state(
     config: RunConfig, init: Callable[[Array], PyTree], players: Players = MappingProxyType({})
 ) -> Callable[..., TrainState]:
-    """A function that makes the state before the first update, of the configuration's seed or of
-    another one."""
+    """A function (seed = the configuration's) → the state before the first update."""
     create = partial(
         TrainState.create,
         init,
@@ -102,9 +101,9 @@ def make_state(
 
 
 def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainState:
-    """A fresh state with these weights, in the averages and in the optimizer's copies, too."""
+    """The fresh state with these parameters. Averages and optimizer state start from them, too."""
     places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
-    state = state._replace(opt_state=None, params=params)  # frees the old one's memory
+    state = state._replace(opt_state=None, params=params)  # frees the memory of the old arrays
     make = lambda params: make_optimizer(config.optim).init(widen(params))  # noqa: E731
     return state._replace(
         opt_state=jax.jit(make, out_shardings=places)(params),
@@ -113,7 +112,7 @@ def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainSta
 
 
 def choose_micro_batch(config: RunConfig, recipe: Recipe, devices: Devices) -> int:
-    """Examples a device holds at a time: as configured, or as many as fit."""
+    """The micro-batch of a device: the configured one, or with `auto` the largest that fits."""
     if config.training.micro_batch_size != "auto":
         return micro_batch_size(config.training, devices)
     return fitting.find_micro_batch(

@@ -1,4 +1,4 @@
-"""The loss of one batch around the weights, along the update and along the Hessian's directions."""
+"""The curvature of one batch's loss: along the update, and the Hessian's eigenvalue and trace."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,33 +7,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from training.update.observables import Again, Update, whole_norm
+from training.update.observables import Recompute, Update, whole_norm
 
 LANCZOS = 12
-"""Products for the largest eigenvalue."""
+"""Hessian products for the largest eigenvalue."""
 PROBES = 4
-"""Products for the trace."""
-TAG = 0x6C6F6F6B  # apart from the keys of examples
+"""Hessian products for the trace."""
+TAG = 0x6C6F6F6B  # keeps this key different from the keys of examples
 FLOOR = 1e-6
 """Least relative variance of a measured value in the fit."""
 
 
 def parabola(update: Update) -> Mapping[str, Array]:
-    """look/alpha: where the update ends on the parabola that best fits the losses and slopes before
-    and after it, weighted by their variances over the parts of the batch. −1: where it began; 0: at
-    the minimum; 1: as high on the far side. −1 as well where the parabola bends down (Mutschler &
-    Zell 2020; Cockpit)."""
-    again = _again(update)
+    """look/alpha: where on a parabola the update ends. The parabola is fitted to losses and slopes
+    before and after the update, weighted by their variances over the micro-batches. −1 = where the
+    update began; 0 = at the minimum; 1 = on the other side, as high as the beginning. −1 also if
+    the parabola bends down (Mutschler & Zell 2020; Cockpit)."""
+    recompute = _recompute(update)
     length = whole_norm(update.updates)
-    moved = jax.tree.map(lambda p, u: p + u, again.trained, update.updates)
-    assert again.losses is not None
+    moved = jax.tree.map(lambda p, u: p + u, recompute.trained, update.updates)
+    assert recompute.losses is not None
     values = []
-    for grads, losses in ((again.parts, again.losses), again.parts_at(moved)):
+    for grads, losses in ((recompute.parts, recompute.losses), recompute.parts_at(moved)):
         slopes = sum(
             (g * u[None]).sum(tuple(range(1, g.ndim)))
             for g, u in zip(jax.tree.leaves(grads), jax.tree.leaves(update.updates), strict=True)
         )
-        values += [_moments(again, losses), _moments(again, slopes)]
+        values += [_moments(recompute, losses), _moments(recompute, slopes)]
     (first, first_spread), (slope, slope_spread), (last, last_spread), (end, end_spread) = values
     seen = jnp.stack([jnp.zeros(()), last - first, slope, end])
     spread = jnp.stack([first_spread, last_spread, slope_spread, end_spread])
@@ -46,30 +46,30 @@ def parabola(update: Update) -> Mapping[str, Array]:
     return {"look/alpha": jnp.where(length > 0, alpha, -1.0)}
 
 
-def _moments(again: Again, values: Array) -> tuple[Array, Array]:
-    """Mean over the parts, and the variance of that mean."""
-    mean = again.mean({"mean": values.mean()})["mean"]
-    square = again.mean({"square": jnp.square(values - mean).mean()})["square"]
-    return mean, square / max(again.count - 1, 1)
+def _moments(recompute: Recompute, values: Array) -> tuple[Array, Array]:
+    """(mean over the micro-batches, variance of that mean)."""
+    mean = recompute.mean({"mean": values.mean()})["mean"]
+    square = recompute.mean({"square": jnp.square(values - mean).mean()})["square"]
+    return mean, square / max(recompute.count - 1, 1)
 
 
 def top_eigenvalue(update: Update) -> Mapping[str, Array]:
     """look/hessian_top: the largest eigenvalue of the Hessian, by Lanczos' iteration."""
-    again = _again(update)
-    start = _signs(again, 0)
+    recompute = _recompute(update)
+    start = _signs(recompute, 0)
     zeros = jax.tree.map(jnp.zeros_like, start)
     unit = _scaled(start, 1 / whole_norm(start))
 
     def turn(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
         before, now, beta = state
-        image = _hessian_times(again, now)
+        image = _hessian_times(recompute, now)
         alpha = _dot(image, now)
         rest = jax.tree.map(lambda w, v, old: w - alpha * v - beta * old, image, now, before)
         beta = whole_norm(rest)
         return (now, _scaled(rest, 1 / jnp.maximum(beta, 1e-20)), beta), (alpha, beta)
 
     _, (alphas, betas) = jax.lax.scan(turn, (zeros, unit, jnp.float32(0)), None, length=LANCZOS)
-    # Once the Krylov space is exhausted, what follows is rounding and belongs to no eigenvector.
+    # Once the Krylov space is exhausted, later coefficients are rounding errors.
     alive = jnp.cumprod(jnp.concatenate([jnp.ones(1), betas[:-1] > 1e-5 * jnp.abs(alphas).max()]))
     links = betas[:-1] * alive[1:]
     matrix = jnp.diag(jnp.where(alive > 0, alphas, alphas[0]))
@@ -79,29 +79,29 @@ def top_eigenvalue(update: Update) -> Mapping[str, Array]:
 
 def trace(update: Update) -> Mapping[str, Array]:
     """look/hessian_trace: the mean of vᵀ H v over vectors of random signs (Hutchinson 1990)."""
-    again = _again(update)
+    recompute = _recompute(update)
 
     def one(total: Array, number: Array) -> tuple[Array, None]:
-        signs = _signs(again, number + 1)
-        return total + _dot(signs, _hessian_times(again, signs)), None
+        signs = _signs(recompute, number + 1)
+        return total + _dot(signs, _hessian_times(recompute, signs)), None
 
     total, _ = jax.lax.scan(one, jnp.float32(0), jnp.arange(PROBES))
     return {"look/hessian_trace": total / PROBES}
 
 
-def _again(update: Update) -> Again:
-    assert update.again is not None
-    return update.again
+def _recompute(update: Update) -> Recompute:
+    assert update.recompute is not None
+    return update.recompute
 
 
-def _hessian_times(again: Again, vector: PyTree) -> Any:
-    return jax.jvp(again.gradient_at, (again.trained,), (vector,))[1]
+def _hessian_times(recompute: Recompute, vector: PyTree) -> Any:
+    return jax.jvp(recompute.gradient_at, (recompute.trained,), (vector,))[1]
 
 
-def _signs(again: Again, number: int | Array) -> Any:
+def _signs(recompute: Recompute, number: int | Array) -> Any:
     """A vector of random signs, the same on all devices."""
-    key = jax.random.fold_in(jax.random.fold_in(again.key, TAG), number)
-    leaves, treedef = jax.tree.flatten(again.trained)
+    key = jax.random.fold_in(jax.random.fold_in(recompute.key, TAG), number)
+    leaves, treedef = jax.tree.flatten(recompute.trained)
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(
         treedef,

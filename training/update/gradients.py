@@ -1,5 +1,4 @@
-"""Gradients of a loss over a batch: in micro-batches, over devices, and once more for whoever looks
-inside of the update."""
+"""Gradients of a loss over a batch: in micro-batches, then over the devices."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Int, Key, PyTree
 
 from optim.accumulate import accumulate, accumulate_parts
-from training.update.observables import Again
+from training.update.observables import Recompute
 from training.update.precision import widen
 from training.update.state import TrainState
 
@@ -20,26 +19,25 @@ LOSS = "train/loss"
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 Means = Mapping[str, Array | Partial]
-"""Means over rows. `Partial(function, *means)` is a metric that is not itself a mean, such as a
-perplexity: the function gets the means over all micro-batches and devices."""
+"""Metrics of a loss: means over rows. `Partial(function, *means)` is a metric that is a function of
+means, such as a perplexity: the function gets the means over all micro-batches and devices."""
 
 
 class LossContext(NamedTuple):
-    """Arguments of a loss besides parameters, batch and keys."""
+    """What a loss may read besides its parameters, batch and keys."""
 
     step: Int[Array, ""]
     """Finished updates."""
     players: Mapping[str, PyTree] = {}
-    """Parameters of all that are trained together (see players.py), by name; the model's own as
-    `model`."""
+    """Parameters of the model (`model`) and of each further player, by name; see players.py."""
 
 
 Loss = Callable[[PyTree, Batch, Key[Array, " b"], LossContext], tuple[Array, Means]]
-"""(parameters, batch, a key for each example, context) → (the objective, metrics)"""
+"""(parameters, batch, a key for each example, context) → (objective, metrics)."""
 
 
 def example_keys(state: TrainState, example_index: Int[Array, " b"]) -> Key[Array, " b"]:
-    """A key for each example of an update, the same on any device and in any micro-batch."""
+    """A key for each example of an update. It depends on neither device nor micro-batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key(state), example_index)
 
 
@@ -50,7 +48,7 @@ def step_key(state: TrainState) -> Key[Array, ""]:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Computes the gradients of one update."""
+    """The gradients of one update, as functions of loss and parameters."""
 
     state: TrainState
     batch: Batch
@@ -58,24 +56,24 @@ class Gradients:
     context: LossContext
     mean_over_devices: Callable[[PyTree], PyTree]
     shares: int
-    """Devices that see other rows, each in a program of its own."""
+    """Number of devices that each run the step on their own share of the batch (pmap)."""
 
     def at(
         self, loss: Loss, params: PyTree, name: str, wants_parts: bool = False
     ) -> tuple[PyTree, Metrics, Any]:
-        """Gradient, and metrics with the objective as `name`: means over the batch. With
-        `wants_parts` gradients and objectives of this device's micro-batches, too, stacked."""
+        """(gradient, metrics, parts), where gradient and metrics are means over the batch, and the
+        metric `name` is the objective. With `wants_parts`, parts are the gradients and objectives
+        of this device's micro-batches, stacked; None otherwise."""
         found, parts = self._mean(loss, params, name, wants_parts)
         grads, means = self.mean_over_devices(found)
         metrics = {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
         return grads, metrics, parts
 
-    def again(self, loss: Loss, trained: PyTree, parts: Any) -> Again:
-        """Functions that compute parts of this update once more, for observables; `parts` as
-        returned by `at`."""
+    def recompute(self, loss: Loss, trained: PyTree, parts: Any) -> Recompute:
+        """Further passes over the same batch, for observables; `parts` is a result of `at`."""
         held, losses = parts or (None, None)
         rows, count = len(self.batch["example_index"]), self.micro_batches
-        return Again(
+        return Recompute(
             parts=held,
             losses=losses,
             count=count * self.shares,
@@ -83,7 +81,7 @@ class Gradients:
             trained=trained,
             parts_at=lambda params: self.at(loss, params, LOSS, True)[2],
             gradient_at=lambda params: self.at(loss, params, LOSS)[0],
-            over_rows=lambda look: self.mean_over_devices(accumulate(look, self.batch, count)),
+            mean_over_rows=lambda look: self.mean_over_devices(accumulate(look, self.batch, count)),
             mean=self.mean_over_devices,
             key=step_key(self.state),
         )
@@ -91,8 +89,7 @@ class Gradients:
     def _mean(
         self, loss: Loss, params: PyTree, name: str, wants_parts: bool
     ) -> tuple[tuple[PyTree, Means], Any]:
-        """Gradient and metrics as `at`, averaged over this device's micro-batches, without the loss
-        scale; and, with `wants_parts`, gradients and objectives of the micro-batches, stacked."""
+        """`at` for this device alone: means over its micro-batches, divided by the loss scale."""
         state, batch, count = self.state, self.batch, self.micro_batches
         scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 

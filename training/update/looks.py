@@ -1,8 +1,9 @@
-"""What may be looked at inside of an update, as a table by price.
+"""The observables of --training.observe, as a table by cost. After Cockpit: Schneider et al. 2021,
+arXiv:2102.06604.
 
-economy costs no pass over the batch: norms, histograms, and what the gradients of micro-batches or
-devices say about the batch's size. business adds a second gradient and a forward pass, full adds
-products with the Hessian. After Cockpit: Schneider et al. 2021, arXiv:2102.06604.
+`economy` needs no further pass over the batch: norms, histograms, and statistics of the gradients
+of micro-batches. `business` adds a second gradient and a forward pass. `full` adds products with
+the Hessian.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ DECADES = 14
 
 
 def sizes(update: Update) -> Mapping[str, Array]:
-    """Norms of gradient and update, and the update's over the weights'."""
+    """Norms of gradient and update, and the ratio of the update's to the weights'."""
     moved, weights = whole_norm(update.updates), whole_norm(update.params)
     return {
         "look/gradient": whole_norm(update.grads),
@@ -34,8 +35,8 @@ def sizes(update: Update) -> Mapping[str, Array]:
 
 
 def histograms(update: Update) -> Mapping[str, Array]:
-    """For every tensor, or every layer of a stack: how many entries of the gradient and of the
-    weights have each order of magnitude."""
+    """For every tensor, or every layer of a stack: the number of entries of the gradient and of the
+    weights in each decade."""
     trees = {"grad": with_zeros(update.grads, update.params), "param": update.params}
     return {
         f"histogram/{kind}/{name}": counts
@@ -58,24 +59,24 @@ def _decades(leaf: Array) -> Array:
 
 
 def spread_of_gradients(update: Update) -> Mapping[str, Array]:
-    """What the gradients of micro-batches, or devices, say about the batch:
+    """Statistics of the gradients of micro-batches or devices; they show if the batch is too small:
 
-    - noise_scale: trace of the gradients' covariance over the squared norm of their mean, in
-      examples: a batch that much larger than this hardly helps (McCandlish et al. 2018,
-      arXiv:1812.06162); NaN where the mean is lost in noise
-    - gsnr: the squared mean over the variance, of an example, averaged over the parameters (Liu et
-      al. 2020, arXiv:2001.07384)
-    - norm_test: relative error of the mean gradient (Byrd et al. 2012), and inner_product_test: of
-      its length alone (Bollapragada et al. 2018, arXiv:1710.11258); above 1 the batch is too small
+    - noise_scale: the trace of the gradients' covariance over the squared norm of their mean, in
+      examples. A batch much larger than this hardly helps (McCandlish et al. 2018,
+      arXiv:1812.06162). NaN if the noise hides the mean.
+    - gsnr: squared mean over variance of an example's gradient, averaged over the parameters (Liu
+      et al. 2020, arXiv:2001.07384).
+    - norm_test: relative error of the mean gradient (Byrd et al. 2012); inner_product_test: of its
+      length alone (Bollapragada et al. 2018, arXiv:1710.11258). Above 1 the batch is too small.
     """
-    again, grads = update.again, update.grads
-    assert again is not None
-    count, size = again.count, again.size
-    away = jax.tree.map(lambda g, mean: jnp.square(g - mean[None]).mean(0), again.parts, grads)
-    variance = jax.tree.map(lambda v: v * size * count / (count - 1), again.mean(away))
+    recompute, grads = update.recompute, update.grads
+    assert recompute is not None
+    count, size = recompute.count, recompute.size
+    away = jax.tree.map(lambda g, mean: jnp.square(g - mean[None]).mean(0), recompute.parts, grads)
+    variance = jax.tree.map(lambda v: v * size * count / (count - 1), recompute.mean(away))
     of_trace, square = _sum(variance), jnp.square(whole_norm(grads))
-    dots = sum(jax.tree.leaves(jax.tree.map(_dots, again.parts, grads)))
-    inner = again.mean({"inner": jnp.square(dots).mean()})["inner"]
+    dots = sum(jax.tree.leaves(jax.tree.map(_dots, recompute.parts, grads)))
+    inner = recompute.mean({"inner": jnp.square(dots).mean()})["inner"]
     signal = square - of_trace / (count * size)
     ratios = jax.tree.map(lambda mean, v: jnp.square(mean) / (v + TINY), grads, variance)
     entries = sum(leaf.size for leaf in jax.tree.leaves(grads))
@@ -104,13 +105,14 @@ TABLE: dict[Looks, tuple[tuple[Look, bool], ...]] = {
     "business": ((parabola, True),),
     "full": ((top_eigenvalue, False), (trace, False)),
 }
-"""What each price adds to the ones before it, and whether it reads the parts' gradients."""
+"""Level → the observables that it adds to the levels before it; True if one reads the gradients of
+micro-batches."""
 
 
 def make_looks(price: Looks, every: int, parts: int, more: Look | None = None) -> list[Observable]:
-    """The observables of a level of training.observe, with those of the cheaper levels. `parts`:
-    micro-batches over all devices; of a single one there is no spread. `more`: the model's own,
-    from level business on."""
+    """The observables of a level of training.observe, cheaper levels included. `parts` is the
+    number of micro-batches over all devices; with one, their spread is not measured. `more` is an
+    observable of the model, added from level business on."""
     prices = list(TABLE)
     chosen = [row for name in prices[: prices.index(price) + 1] for row in TABLE[name]]
     if more is not None and prices.index(price) >= prices.index("business"):

@@ -1,7 +1,7 @@
-"""Observables: a table of pure functions of an update, computed inside the step.
+"""Observables: pure functions of an update that are computed inside the compiled step.
 
-Each returns named arrays: numbers, or vectors such as histograms or a value per layer. An
-observable that is not due in an update is not computed, on any device.
+Each returns arrays by name: numbers, or vectors such as histograms or values per layer. An
+observable is computed only in the updates in which it is due.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,8 @@ Number = float | list[float]
 
 
 class Update(NamedTuple):
-    """One update, as an observable sees it. Frozen parameters have no array in `grads` and
-    `updates` (optim/freezing.py)."""
+    """One update, the argument of an observable. `grads` and `updates` hold no array for a frozen
+    parameter (optim/freezing.py)."""
 
     grads: PyTree
     """Means over the batch."""
@@ -37,46 +37,47 @@ class Update(NamedTuple):
     step: Int[Array, ""]
     """Finished updates before this one."""
     metrics: Mapping[str, Array]
-    """Means over the batch that the loss gave."""
-    again: "Again | None" = None
-    """What may be computed once more of the same batch."""
+    """The metrics of the loss: means over the batch."""
+    recompute: "Recompute | None" = None
+    """Further passes over the same batch."""
 
 
 @dataclass(frozen=True)
-class Again:
-    """The batch of an update, and functions of it; all but `parts_at` give means over the batch."""
+class Recompute:
+    """Gradients of the batch of an update, and functions that compute more of them. All but
+    `parts_at` return means over the batch."""
 
     parts: PyTree
     """Gradients of this device's micro-batches, stacked; None unless an observable wants them."""
     losses: Array | None
     """Their losses."""
     count: int
-    """How many there are over all devices."""
+    """Number of micro-batches, over all devices."""
     size: int
-    """Examples of each."""
+    """Examples in a micro-batch."""
     trained: PyTree
     """The trained parameters, before the update."""
     parts_at: Callable[[PyTree], tuple[PyTree, Array]]
     """Trained parameters → gradients and losses of this device's micro-batches."""
     gradient_at: Callable[[PyTree], PyTree]
     """Trained parameters → gradient."""
-    over_rows: Callable[[Callable[[Any], Any]], Any]
-    """A function of the rows of a micro-batch that gives a tree of means → their means."""
+    mean_over_rows: Callable[[Callable[[Any], Any]], Any]
+    """(function of a micro-batch that returns a tree of means) → their means over the batch."""
     mean: Callable[[PyTree], PyTree]
-    """Values of a device → their means over the devices."""
+    """Values of this device → their means over the devices."""
     key: Key[Array, ""]
-    """Of the update."""
+    """The random key of the update."""
 
 
 @dataclass(frozen=True)
 class Observable:
-    """A function that is computed in every `every`th update; 0 = never."""
+    """A function `look` that is computed in every `every`th update; 0 = never."""
 
     every: int
     look: Callable[[Update], Mapping[str, Array]]
-    """Names → numbers or vectors, the same names and shapes at each update."""
+    """Update → numbers or vectors by name, with the same names and shapes in each update."""
     wants_parts: bool = False
-    """Whether it reads the gradients of micro-batches, which take memory."""
+    """True if it reads the gradients of the micro-batches, which take memory."""
 
 
 @partial(
@@ -86,17 +87,17 @@ class Observable:
 )
 @dataclass(frozen=True)
 class Observed:
-    """The values of one observable in one array, which is quicker to hand over than many."""
+    """The values of one observable, in one array: it leaves the device faster than many."""
 
-    values: Any  # float32 [n]; jax puts shapes and the like into the same places
+    values: Any  # float32 [n]; jax also stores shapes and shardings here
     is_due: Any  # bool []
     names: tuple[str, ...]
     lengths: tuple[int | None, ...]
-    """Of each name's vector; None: a number."""
+    """Length of each name's vector; None for a number."""
 
 
 def observe(table: Sequence[Observable], update: Update) -> tuple[Observed, ...]:
-    """The values of all observables, for use inside of a compiled step."""
+    """The values of all observables; to be called inside the compiled step."""
     return tuple(_observe(one, update) for one in table if one.every)
 
 
@@ -135,9 +136,9 @@ def whole_norm(tree: PyTree) -> Array:
 
 
 def tensor_norms(update: Update) -> Mapping[str, Array]:
-    """Norms of gradient, weights and update of every tensor, of a stack by layer, such as
-    norm/grad/decoder/run0/mlp/up/kernel/0. Gradient and update of a frozen one have norm 0.
-    ratio/update is the norm of the whole update divided by the norm of the weights."""
+    """L2 norms of gradient, weights and update of every tensor, and of every layer of a stack, such
+    as norm/grad/decoder/run0/mlp/up/kernel/0; 0 for gradient and update of a frozen tensor.
+    ratio/update is the norm of the whole update over the norm of all weights."""
     trees = {
         "grad": with_zeros(update.grads, update.params),
         "param": update.params,

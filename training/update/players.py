@@ -36,12 +36,12 @@ class Player:
     schedule: optax.Schedule
     """Learning rate, a function of the finished updates of the run."""
     first_step: int = 0
-    """Finished updates before the player's first one; it costs nothing until then."""
+    """Number of the run's updates before the player's first one; until then it costs nothing."""
 
 
 Players = Mapping[str, Player]
 Gradient = Callable[[Player, PyTree], tuple[PyTree, dict[str, Array]]]
-"""(player, its parameters) → means over the batch of its gradient and its metrics."""
+"""(player, its parameters) → (gradient, metrics), means over the batch."""
 
 
 def init_players(players: Players, key: Key[Array, ""]) -> dict[str, PlayerState] | None:
@@ -56,8 +56,8 @@ def init_players(players: Players, key: Key[Array, ""]) -> dict[str, PlayerState
 def move_players(
     players: Players, states: Mapping[str, PlayerState], step: Array, gradient: Gradient
 ) -> tuple[dict[str, PlayerState], dict[str, Array]]:
-    """The states after one update, and metrics with the player's name in front, such as
-    discriminator/norm/grad. Metrics of a player that has not begun are NaN."""
+    """(states after one update, metrics). Each metric's name begins with its player's, such as
+    discriminator/norm/grad. It is NaN before the player's first step."""
     found: dict[str, PlayerState] = {}
     metrics: dict[str, Array] = {}
     for name, player in sorted(players.items()):

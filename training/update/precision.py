@@ -1,8 +1,8 @@
-"""The type of stored weights, and the precision of products.
+"""The dtype of stored weights, and the precision of matrix products.
 
-Weights in bfloat16 have 8 bits: rounding to the nearest would lose an update smaller than 1/256 of
-a weight. They are rounded up or down at random instead, each with the probability that makes the
-mean right (Gupta et al. 2015, arXiv:1502.02551), so that small updates add up.
+A bfloat16 weight has 8 significant bits, so rounding to the nearest would lose every update smaller
+than 1/256 of the weight. Weights are therefore rounded stochastically (Gupta et al. 2015,
+arXiv:1502.02551): the mean of the rounding is exact, and small updates add up.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from training.config import MatmulPrecision, ParamDtype
 from training.saved.digests import mix
 from trees import is_stacked, map_named
 
-TAG = 0x726F756E  # apart from the keys of examples
+TAG = 0x726F756E  # keeps this key different from the keys of examples
 
 
 def narrow(params: PyTree, dtype: ParamDtype) -> PyTree:
-    """Matrices and tables rounded to the nearest in `dtype`; norms and biases are unchanged."""
+    """The parameters with matrices and tables rounded to `dtype`; norms and biases unchanged."""
 
     def one(name: str, leaf: Array) -> Array:
         is_matrix = leaf.ndim - is_stacked(name) >= 2
@@ -35,8 +35,8 @@ def widen(params: PyTree) -> PyTree:
 
 
 def round_like(exact: PyTree, kept: PyTree, key: Key[Array, ""]) -> PyTree:
-    """`exact`, in float32, with the dtypes of `kept`. Narrower ones are rounded at random, as a
-    function of the key alone."""
+    """`exact` (float32) in the dtypes of `kept`. Rounding to a narrower dtype is stochastic, and a
+    function of the key."""
     leaves, treedef = jax.tree.flatten(exact)
     rounded = [
         leaf if old.dtype == leaf.dtype else round_randomly(leaf, jax.random.fold_in(key, i))
@@ -46,8 +46,9 @@ def round_like(exact: PyTree, kept: PyTree, key: Key[Array, ""]) -> PyTree:
 
 
 def round_randomly(x: Float32[Array, "*s"], key: Key[Array, ""]) -> Array:
-    """x in bfloat16, the upper half of a float32's bits: random bits are added to the lower half,
-    which is then dropped. Numbers without a lower half, NaN and infinity are unchanged."""
+    """x in bfloat16, stochastically rounded. bfloat16 is the upper half of float32: random bits are
+    added to the lower half, which is then dropped. Values that bfloat16 holds exactly, NaN and
+    infinity are unchanged."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     noise = _noise(x.shape, key) >> 16
     upper = (bits + jnp.where(jnp.isfinite(x), noise, 0)) & jnp.uint32(0xFFFF0000)
@@ -55,8 +56,8 @@ def round_randomly(x: Float32[Array, "*s"], key: Key[Array, ""]) -> Array:
 
 
 def _noise(shape: tuple[int, ...], key: Key[Array, ""]) -> UInt32[Array, "..."]:
-    """A hash of the key and of each place (the finaliser of MurmurHash3), computed at its use.
-    jax's own random bits would take memory, 8 bytes for each."""
+    """32 random bits for each element: a hash of the key and the element's index (the finaliser of
+    MurmurHash3). XLA fuses it into its use; jax.random.bits would allocate 8 bytes per element."""
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     place, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
@@ -67,7 +68,7 @@ def _noise(shape: tuple[int, ...], key: Key[Array, ""]) -> UInt32[Array, "..."]:
 
 
 def at_precision(function: Callable[..., Any], precision: MatmulPrecision) -> Callable[..., Any]:
-    """`function` with its float32 products at that precision, unless they name their own."""
+    """`function` with this precision for float32 products that name none."""
     if precision == "default":
         return function
 

@@ -1,10 +1,10 @@
-"""The guard inside the step: it skips updates that would do harm.
+"""The guard inside the step: it skips harmful updates.
 
-No NaN and no infinity reaches the parameters. A spike is a loss, or a gradient norm, far above the
-last good ones, in units of their median absolute deviation, which single outliers do not move. Many
-spikes in a row from unchanged weights are no accident of a batch: other settings or other data have
-changed the level for good, and it is accepted. training/skips.py has the batches that are skipped
-after a rollback.
+NaN and infinity never reach the parameters. A spike is a loss or a gradient norm far above the
+recent good ones, measured in median absolute deviations, because single outliers do not move the
+median. If many updates in a row are spikes although the weights do not change, the settings or the
+data have changed the level of the loss; the guard then accepts the new level. Batches skipped after
+a rollback are in training/skips.py.
 """
 
 from typing import NamedTuple, TypeVar
@@ -17,15 +17,15 @@ from training.config import TrainingConfig
 
 Metrics = dict[str, Array]
 T = TypeVar("T")
-MEMORY = 1000  # updates over which the pressure of an event fades to a third
-# Deviations count as at least this share of the median loss, or this in the logarithm of the norm:
-# in four quickstart runs no value was then more than 3.1 deviations above.
+MEMORY = 1000  # updates after which a bad update counts a third
+# The least deviation: this share of the median loss, or this in the logarithm of the norm. With it
+# no value of four quickstart runs was more than 3.1 deviations above the median.
 LOSS_FLOOR, NORM_FLOOR = 0.02, 0.1
 FINE, NOT_FINITE, SPIKE, LEVEL = 0, 1, 2, 3
 
 
 class Guard(NamedTuple):
-    """A record of earlier updates, part of the state and so of its checkpoints."""
+    """Losses and norms of recent good updates; part of the state, and so of its checkpoints."""
 
     losses: Float[Array, " w"]
     norms: Float[Array, " w"]
@@ -33,9 +33,9 @@ class Guard(NamedTuple):
     seen: Int[Array, ""]
     """Good updates so far."""
     pressure: Float[Array, ""]
-    """Bad updates lately: each adds one, and all fade."""
+    """Number of recent bad updates; the weight of each decays with the updates after it."""
     refused: Int[Array, ""]
-    """Spikes since the last good update."""
+    """Spikes skipped since the last good update."""
 
 
 def init_guard(settings: TrainingConfig) -> Guard:
@@ -58,10 +58,12 @@ def judge(
     params_norm: Float[Array, ""],
     is_scale_too_high: Bool[Array, ""],
 ) -> tuple[Bool[Array, ""], Guard, Metrics]:
-    """True if an update is good, the new guard, and metrics. `params_norm` is the norm of the
-    updated weights, which may be NaN though loss and gradient are finite (0 / 0 with optim.epsilon
-    0). `is_scale_too_high`: float16 overflowed and has a lower loss scale to try, which does not
-    count as a bad update."""
+    """(True if the update is good, the new guard, metrics).
+
+    `params_norm` is the norm of the updated weights. It can be NaN while loss and gradient are
+    finite, such as 0 / 0 with optim.epsilon 0. `is_scale_too_high`: float16 overflowed, and a lower
+    loss scale can be tried; such an update does not count as bad.
+    """
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(params_norm)
     log_norm = jnp.log(jnp.maximum(norm, 1e-30))
     spike = jnp.bool_(False)
@@ -95,12 +97,12 @@ def judge(
 def _deviations(
     value: Float[Array, ""], window: Float[Array, " w"], floor: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """The distance from the window's median up to the value, in robust standard deviations."""
+    """How far the value is above the window's median, in robust standard deviations."""
     middle = jnp.median(window)
-    deviation = 1.4826 * jnp.median(jnp.abs(window - middle))  # of a normal distribution
+    deviation = 1.4826 * jnp.median(jnp.abs(window - middle))  # σ, if the values are normal
     return (value - middle) / jnp.maximum(jnp.maximum(deviation, floor), 1e-12)
 
 
-def keep_unless(good: Bool[Array, ""], new: T, old: T) -> T:
-    """`new` if the update is good, else `old`, bit for bit."""
+def new_if(good: Bool[Array, ""], new: T, old: T) -> T:
+    """`new` if `good`, else `old`, bit for bit."""
     return jax.tree.map(lambda fresh, kept: jnp.where(good, fresh, kept), new, old)

@@ -18,7 +18,7 @@ PLAYERS = 1
 
 
 class TrainState(NamedTuple):
-    """The state after `step` finished updates. Its random key and the step decide every draw."""
+    """The state after `step` finished updates. Key and step determine every random number."""
 
     step: Int[Array, ""]
     params: PyTree
@@ -26,15 +26,15 @@ class TrainState(NamedTuple):
     key_data: UInt32[Array, "..."]
     loss_scale: LossScale | None
     ema: PyTree = None
-    """Moving average of the parameters, a tree of the same form, if there is one."""
+    """Moving average of the parameters, a tree of the same structure; None without one."""
     guard: Any = None
-    """The record of earlier updates for training/update/spikes.py."""
+    """Recent losses and norms (training/update/spikes.py); None without a guard."""
     players: Any = None
-    """State of each further player by name (training/update/players.py), if there are any."""
+    """State of each further player by name (training/update/players.py); None without any."""
 
     @property
     def weights(self) -> PyTree:
-        """The weights to evaluate and draw with: the average, if there is one."""
+        """The weights to evaluate and draw with: the average if there is one, else `params`."""
         return self.params if self.ema is None else self.ema
 
     @classmethod

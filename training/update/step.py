@@ -24,40 +24,38 @@ from training.update.gradients import (
 from training.update.observables import OBSERVED, Observable, Update, observe
 from training.update.players import MODEL, Players, move_players
 from training.update.precision import TAG, at_precision, round_like, widen
-from training.update.spikes import judge, keep_unless
+from training.update.spikes import judge, new_if
 from training.update.state import TrainState
 
 Observed = dict[str, Any]
-"""Metrics, and under OBSERVED a dict of the values of observables.py"""
+"""Metrics by name; the key OBSERVED holds the values of observables."""
 Step = Callable[[TrainState, Batch], tuple[TrainState, Observed]]
-"""(state, batch) → (new state, metrics, with the values of observables.py under OBSERVED)"""
+"""(state, batch) → (new state, metrics)."""
 UpdateEma = Callable[[PyTree, PyTree, PyTree, Array], PyTree]
-"""(averages, parameters, optimizer's state, finished updates) → averages"""
+"""(averages, parameters, optimizer state, finished updates) → new averages."""
 MicroBatches = Callable[[int], int]
-"""Rows of a batch, as the step sees them → the number of micro-batches they are taken in"""
+"""Number of rows that the step gets → number of micro-batches."""
 IsWarm = Callable[[Array], Array]
-"""Finished updates → whether the learning rate's warm-up is over"""
-
-
+"""Number of finished updates → True once the warm-up of the learning rate is over."""
 PLAIN = TrainingConfig(on_spike="off")
 
 
 @dataclass(frozen=True)
 class Extras:
-    """Parts of an update besides loss, optimizer and schedule."""
+    """Optional parts of an update."""
 
     settings: TrainingConfig = PLAIN
-    """Settings of the guard and of precision."""
+    """Settings of the guard, of the loss scale, and of precision."""
     is_warm: IsWarm = lambda step: jnp.bool_(True)
-    """Until the learning rate is warm, only NaN and infinity count as harm."""
+    """The guard skips spikes only once this is True; it skips NaN and infinity always."""
     update_ema: UpdateEma | None = None
     is_trained: IsTrained | None = None
-    """Other parameters get no gradient, which saves its memory and its computation."""
+    """Path → True for a trained parameter. Frozen ones get no gradient, which saves memory."""
     observables: Sequence[Observable] = ()
     players: Players = field(default_factory=dict)
-    """The state holds a state for each of them."""
+    """Further sets of parameters; the state holds a state for each of them."""
     shares: int = 1
-    """Shares of a batch, of which a step sees one."""
+    """Number of devices that each run the step on their own share of a batch (pmap)."""
 
 
 NO_EXTRAS = Extras()
@@ -71,11 +69,11 @@ def make_train_step(
     mean_over_devices: Callable[[PyTree], PyTree] = lambda tree: tree,
     extras: Extras = NO_EXTRAS,
 ) -> Step:
-    """The update for a loss, a pure function of one share of a batch. `mean_over_devices`: see
-    parallel.py.
+    """A pure function (state, batch) → (new state, metrics) that makes one update.
 
-    If the state has a guard (training/update/spikes.py), an update that would do harm leaves
-    parameters, optimizer and averages unchanged.
+    Gradients are means over the micro-batches, then over the devices (`mean_over_devices`, see
+    training/devices/parallel.py). If the state has a guard (training/update/spikes.py), an update
+    with a NaN or a spike leaves parameters, optimizer state and averages unchanged.
     """
     settings, is_trained, players = extras.settings, extras.is_trained, extras.players
     move = _make_move(optimizer, extras.update_ema, is_trained)
@@ -87,27 +85,38 @@ def make_train_step(
         count = micro_batches(rows) if callable(micro_batches) else micro_batches
         trained = trained_part(state.params, is_trained)
         context = LossContext(state.step, _parameters(state))
+        gradients = Gradients(state, batch, count, context, mean_over_devices, extras.shares)
 
-        found = Gradients(state, batch, count, context, mean_over_devices, extras.shares)
-        model_loss = lambda part, *more: loss(with_trained(state.params, part), *more)  # noqa: E731
-        grads, metrics, parts = found.at(model_loss, trained, LOSS, wants_parts)
+        def model_loss(part: PyTree, *more: Any) -> Any:
+            return loss(with_trained(state.params, part), *more)
+
+        # 1. The gradient of the loss.
+        grads, metrics, parts = gradients.at(model_loss, trained, LOSS, wants_parts)
         learning_rate = schedule(state.step)
         metrics["norm/grad"] = optax.tree.norm(grads)
         metrics["schedule/learning_rate"] = learning_rate
 
+        # 2. The new parameters, of the model and of the other players.
         updates, new = move(state, trained, grads, learning_rate)
         if state.players is not None:
-            own = lambda player, params: found.at(player.loss, params, "loss")[:2]  # noqa: E731
-            moved_players, told = move_players(players, state.players, state.step, own)
-            new, metrics = new._replace(players=moved_players), metrics | told
-        again = found.again(model_loss, widen(trained), parts)
-        seen = Update(grads, state.params, updates, new.opt_state, state.step, metrics, again)
-        observed = observe(observables, seen)
+            moved, player_metrics = move_players(
+                players,
+                state.players,
+                state.step,
+                lambda player, params: gradients.at(player.loss, params, "loss")[:2],
+            )
+            new, metrics = new._replace(players=moved), metrics | player_metrics
+
+        # 3. The observables that are due.
+        recompute = gradients.recompute(model_loss, widen(trained), parts)
+        update = Update(grads, state.params, updates, new.opt_state, state.step, metrics, recompute)
+        observed = observe(observables, update)
         metrics["norm/params"] = optax.tree.norm(widen(new.params))
-        new, metrics = _guarded(
-            *(state, new, metrics, settings, extras.is_warm(state.step)),
-            {name: player.first_step for name, player in players.items()},
-        )
+
+        # 4. The guard: the old state in place of a harmful new one.
+        first_steps = {name: player.first_step for name, player in players.items()}
+        is_warm = extras.is_warm(state.step)
+        new, metrics = _guarded(state, new, metrics, settings, is_warm, first_steps)
         everything = {**metrics, OBSERVED: observed} if observed else metrics
         return new._replace(step=state.step + 1), everything
 
@@ -119,8 +128,8 @@ def _make_move(
     update_ema: UpdateEma | None,
     is_trained: IsTrained | None,
 ) -> Callable[[TrainState, PyTree, PyTree, Array], tuple[PyTree, TrainState]]:
-    """A function: (state, its trained parameters, their gradient, learning rate) → the updates that
-    are added, and the state with the new parameters, optimizer state and averages."""
+    """A function (state, trained parameters, their gradient, learning rate) → (the updates that are
+    added, the state with new parameters, optimizer state and averages)."""
     direction = optax.with_extra_args_support(optimizer).update
 
     def move(
@@ -133,7 +142,7 @@ def _make_move(
         moved = round_like(optax.apply_updates(exact, updates), trained, rounding)
         params = with_trained(state.params, moved)
         new = state._replace(params=params, opt_state=opt_state)
-        if update_ema is not None:  # of frozen parameters it is what they are
+        if update_ema is not None:  # averages of frozen parameters stay equal to them
             before = trained_part(state.ema, is_trained)
             averages = update_ema(before, moved, opt_state, state.step)
             new = new._replace(ema=with_trained(state.ema, averages))
@@ -143,7 +152,7 @@ def _make_move(
 
 
 def _parameters(state: TrainState) -> dict[str, PyTree]:
-    """The parameters of the model and of each player, by name."""
+    """The parameters of the model and of each further player, by name."""
     others = {name: player.params for name, player in (state.players or {}).items()}
     return {MODEL: state.params, **others}
 
@@ -156,14 +165,15 @@ def _guarded(
     is_warm: Bool[Array, ""],
     first_steps: Mapping[str, int],
 ) -> tuple[TrainState, Metrics]:
-    """The new state, or the old one if the update would do harm or float16 overflowed.
+    """The new state, or the old one if the update holds a NaN, is a spike, or overflowed float16.
 
-    Finite gradients may give weights with a NaN, which a lower loss scale would not help.
+    The loss scale falls only for gradients that are not finite: it cannot repair weights that
+    become NaN although their gradient is finite.
     """
     if old.guard is None and old.loss_scale is None:
         return new, metrics
     value, norm = metrics["train/loss"], metrics["norm/grad"]
-    for name in old.players or {}:  # one that waits is NaN
+    for name in old.players or {}:  # before its first step a player's norm is NaN
         bad = (old.step >= first_steps[name]) & ~jnp.isfinite(metrics[f"{name}/norm/grad"])
         norm = jnp.where(bad, jnp.nan, norm)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -173,13 +183,23 @@ def _guarded(
         is_scale_too_high = ~finite & (old.loss_scale.scale > settings.loss_scale_floor)
     guard = None
     if old.guard is not None:
-        good, guard, told = judge(
-            *(old.guard, settings, is_warm, value, norm, metrics["norm/params"]), is_scale_too_high
+        good, guard, guard_metrics = judge(
+            old.guard,
+            settings,
+            is_warm,
+            value,
+            norm,
+            metrics["norm/params"],
+            is_scale_too_high,
         )
-        metrics |= told
-    what = lambda state: (state.params, state.opt_state, state.ema, state.players)  # noqa: E731
-    kept = keep_unless(good, what(new), what(old))
-    new = old._replace(params=kept[0], opt_state=kept[1], ema=kept[2], players=kept[3], guard=guard)
+        metrics |= guard_metrics
+
+    def trained_parts(state: TrainState) -> dict[str, Any]:
+        names = ("params", "opt_state", "ema", "players")
+        return {name: getattr(state, name) for name in names}
+
+    kept = new_if(good, trained_parts(new), trained_parts(old))
+    new = old._replace(**kept, guard=guard)
     if old.loss_scale is not None:
         window, floor = settings.loss_scale_window, settings.loss_scale_floor
         new = new._replace(loss_scale=adjust(old.loss_scale, finite, window, floor))
