@@ -1,5 +1,7 @@
-"""From a checkpoint and prompts to pictures: shared by generate.py, evaluate.py, the notebooks and
-the training run's grids."""
+"""Draws pictures from prompts, for generate.py, evaluate.py, the web page and the grids of a run.
+
+`make_drawer` opens the parts (tokenizer, model, VQGAN); a `Drawer` draws.
+"""
 
 import functools
 import hashlib
@@ -29,39 +31,40 @@ from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig
 
 UNDRAWN = 200
-"""Grey of parts that are not drawn yet."""
+"""Grey value of a picture's part that is not drawn yet."""
 PROGRAMS = 16
-"""Compiled programs of each kind that a process keeps."""
+"""Compiled programs of each kind in the cache."""
 
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws pictures of prompts, always `rows_per_call` at a time on each device: in one compiled
-    program of one shape a picture depends only on its own prompt and seed, bit for bit."""
+    """Draws pictures of prompts, always `rows_per_call` at a time on each device. With one compiled
+    program of one shape, a picture depends only on its prompt and seed, bit for bit."""
 
     devices: Devices
     rows_per_call: int
     model: ModelConfig
     image_size: int
     num_codes: int
-    """Codes that model and VQGAN both know."""
+    """Number of codes that both the model and the VQGAN have."""
     tokenizer: TextTokenizer
     place: Callable[[Params], Params]
-    """Lays parameters out for decoding and puts them on the devices; once for many draws."""
+    """Parameters → parameters in decoding layout, on the devices; call it once for many draws."""
     sample: Sampler
     paint: Callable[[Int[np.ndarray, "b n"]], tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]]
-    """Pictures, and True for each whose values from the VQGAN are finite."""
+    """Image tokens → (pictures, True for each picture whose pixels are finite)."""
     tokenise: Callable[[UInt8[np.ndarray, "b y x 3"]], Int[Array, "b n"]]
+    """Pictures → image tokens."""
 
     @property
     def batch_size(self) -> int:
-        """Pictures drawn at a time, on all devices together."""
+        """Pictures drawn in one call, on all devices."""
         return self.rows_per_call * len(self.devices)
 
     def draw(
         self, params: Params, prompts: Sequence[str], seeds: Sequence[int]
     ) -> UInt8[np.ndarray, "m y x 3"]:
-        """One picture per prompt, all at once."""
+        """One picture for each prompt."""
         return np.concatenate(list(self.draw_batches(params, prompts, seeds)))
 
     def draw_batches(
@@ -71,8 +74,8 @@ class Drawer:
         seeds: Sequence[int],
         first_tokens: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[UInt8[np.ndarray, "b y x 3"]]:
-        """Pictures of the prompts, at most batch_size at a time. Each completes its `first_tokens`,
-        which are negative where they are to be drawn as well."""
+        """Yield the pictures of the prompts, at most batch_size at a time. Image tokens given in
+        `first_tokens` are kept; negative ones are drawn."""
         for _, pictures in self.draw_tokens(params, prompts, seeds, first_tokens):
             yield pictures
 
@@ -83,7 +86,7 @@ class Drawer:
         seeds: Sequence[int],
         first_tokens: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[tuple[Int[np.ndarray, "b n"], UInt8[np.ndarray, "b y x 3"]]]:
-        """The same pictures with their image tokens."""
+        """Yield (image tokens, pictures), otherwise as `draw_batches`."""
         params = self.place(params)
         text_tokens, text_mask, _ = self.tokenizer.encode(prompts, self.model.text_length)
         numbers = np.array(seeds, np.uint32)
@@ -97,8 +100,8 @@ class Drawer:
             yield tokens[:count], pictures[:count]
 
     def _given(self, first_tokens: Int[np.ndarray, " k"]) -> tuple[np.ndarray, ...]:
-        """The sampler's arguments for each row: the tokens before the first that is to be drawn,
-        read at once; and all of them, if later ones are kept."""
+        """The sampler's first_tokens, those before the first drawn token, and its kept_tokens, if
+        later ones are given as well; repeated for each row."""
         is_free = first_tokens < 0
         before = int(is_free.argmax()) if is_free.any() else len(first_tokens)
         rows = [first_tokens[:before]]
@@ -108,7 +111,7 @@ class Drawer:
         return tuple(np.tile(row, (self.batch_size, 1)) for row in rows)
 
     def paint_tokens(self, image_tokens: Int[np.ndarray, "m n"]) -> UInt8[np.ndarray, "m y x 3"]:
-        """The pictures of image tokens."""
+        """The pictures of these image tokens, by the VQGAN's decoder."""
         painted = [
             self._painted(image_tokens[rows].astype(np.int32))[:count]
             for rows, count in batches_of(self.batch_size, len(image_tokens))
@@ -116,8 +119,7 @@ class Drawer:
         return np.concatenate(painted)
 
     def stages(self, image_tokens: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "s y x 3"]:
-        """A picture while it was drawn: after each row of image tokens, grey where nothing is
-        drawn."""
+        """The unfinished picture after each row of image tokens; grey where nothing is drawn."""
         rows = range(1, self.model.grid_size + 1)
         begun = np.stack([self._begun(image_tokens[None], count)[0] for count in rows])
         painted = zip(self.paint_tokens(begun), rows, strict=True)
@@ -126,12 +128,13 @@ class Drawer:
     def stage(
         self, image_tokens: Int[np.ndarray, "b n"], rows: int
     ) -> UInt8[np.ndarray, "b y x 3"]:
-        """Pictures of which so many rows of image tokens are drawn, grey where nothing is drawn."""
+        """The unfinished pictures after `rows` rows of image tokens; grey where nothing is
+        drawn."""
         painted = self._painted(self._begun(image_tokens, rows))
         return np.stack([self._greyed(picture, rows) for picture in painted])
 
     def _begun(self, image_tokens: Int[np.ndarray, "b n"], rows: int) -> Int[np.ndarray, "b n"]:
-        """The tokens with the last drawn row repeated below: its edge then shows no seam."""
+        """The tokens with the last drawn row repeated below it, so that its edge has no seam."""
         size = self.model.grid_size
         last = np.minimum(np.arange(size), rows - 1)
         return image_tokens.reshape(-1, size, size)[:, last].reshape(image_tokens.shape)
@@ -147,10 +150,10 @@ class Drawer:
         return np.asarray(pictures)
 
     def first_tokens(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> Int[np.ndarray, " k"]:
-        """The image tokens of a picture's first rows of tokens, for `draw_batches` to complete.
+        """The image tokens of a picture's first `rows` rows of tokens, for `draw_batches`.
 
         Raises:
-            ValueError: there are not so many rows, or the model knows fewer codes than the VQGAN.
+            ValueError: a picture has fewer rows, or the model has fewer codes than the VQGAN.
         """
         columns = self.model.grid_size
         if not 0 < rows <= columns:
@@ -160,10 +163,10 @@ class Drawer:
     def kept_tokens(
         self, picture: UInt8[np.ndarray, "y x 3"], redrawn: Bool[np.ndarray, " n"]
     ) -> Int[np.ndarray, " n"]:
-        """The image tokens of a picture, −1 where they are to be drawn anew, for `draw_batches`.
+        """The image tokens of a picture, for `draw_batches`; −1 where `redrawn` is True.
 
         Raises:
-            ValueError: the model knows fewer codes than the VQGAN.
+            ValueError: the model has fewer codes than the VQGAN.
         """
         tokens = np.asarray(self.tokenise(picture[None]))[0].astype(np.int32)
         tokens = np.where(redrawn, np.int32(-1), tokens)
@@ -175,12 +178,12 @@ class Drawer:
         return tokens
 
     def num_cut(self, prompts: Sequence[str]) -> int:
-        """The number of prompts that are longer than the model reads."""
+        """The number of prompts that are truncated to the model's text_length."""
         return self.tokenizer.encode(prompts, self.model.text_length)[2]
 
 
 def check_finite(prompts: Sequence[str], image_tokens: Int[np.ndarray, "b n"]) -> None:
-    """Raise ValueError if the model's output for a token was not finite."""
+    """Raise ValueError if the logits of a token were NaN or infinite."""
     bad = (image_tokens == NOT_FINITE).any(axis=1)
     if bad.any():
         raise ValueError(
@@ -198,11 +201,11 @@ def make_drawer(
     devices: Devices | None = None,
     negative: str = "",
 ) -> Drawer:
-    """A drawer for parameters of `model`. A folder as `parts` has tokenizer/ and vqgan/ in it.
+    """A drawer for parameters of `model`. `parts` may be a folder with tokenizer/ and vqgan/.
     Guidance leads away from the text `negative`.
 
     Raises:
-        ValueError: a part is missing, damaged or does not fit the model.
+        ValueError: a part is missing or damaged, or does not fit the model.
     """
     if isinstance(parts, Path):
         own = parts / "tokenizer"
@@ -243,8 +246,9 @@ def _sampler(
     devices: Devices,
     rows: int,
 ) -> Sampler:
-    """The program that draws image tokens, for so many rows a device. Drawers of other weights of
-    the same model share it. `empty`: tokens and mask of the text that guidance leads away from."""
+    """The program that draws image tokens, `rows` at a time on each device. Drawers of the same
+    model with other weights share it. `empty` holds tokens and mask of the text that guidance leads
+    away from."""
     text = np.array([empty[0]], np.int32), np.array([empty[1]], bool)
     sample = make_sampler(model, sampling, text, codes)
     return within_memory(deal_rows(sample, devices), devices, rows)
@@ -252,8 +256,8 @@ def _sampler(
 
 @functools.lru_cache(maxsize=PROGRAMS)
 def _painter(vqgan: VQGANConfig, devices: Devices, rows: int) -> tuple[Program, Program]:
-    """(the VQGAN's parameters, image tokens) → pictures, and True for each that is finite; and
-    (parameters, pictures) → image tokens."""
+    """The VQGAN's two programs: (params, image tokens) → (pictures, True for each finite picture),
+    and (params, pictures) → image tokens."""
     autoencoder = build_autoencoder(vqgan)
 
     @jax.jit
@@ -278,8 +282,8 @@ def _open_vqgan(parts: Parts) -> tuple[VQGANConfig, Params]:
 
 
 def _check_fit(model: Transformer, text_vocab_size: int, vqgan: VQGANConfig, parts: Parts) -> None:
-    """Raise ValueError for parts that cannot work together, and warn of odd ones: a VQGAN can paint
-    any grid of its codes, but the model was probably trained with another VQGAN."""
+    """Raise ValueError for parts that cannot work together. Warn about a VQGAN of another size: it
+    works, but the model was probably trained with another VQGAN."""
     config, codes = model.config, num_codes(model)
     if text_vocab_size > config.text_vocab_size:
         raise ValueError(
@@ -303,6 +307,6 @@ def _check_fit(model: Transformer, text_vocab_size: int, vqgan: VQGANConfig, par
 
 
 def picture_seed(seed: int, prompt: str, number: int) -> int:
-    """The 32-bit seed of one picture: other prompts and pictures do not change it."""
+    """The 32-bit seed of picture `number` of a prompt. It depends on no other prompt or picture."""
     text = f"{seed}\n{number}\n{clean(prompt)}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")

@@ -1,4 +1,4 @@
-"""How many pictures fit in a device's memory at a time, known before they are drawn."""
+"""Memory of drawing: how many pictures fit on a device at a time, checked before they are drawn."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,19 +13,18 @@ from training.devices.fitting import GB, device_memory
 ROWS_PER_CALL = 32
 """Pictures drawn at a time on a device by default."""
 MAX_ROWS = 1 << 16
-"""Pictures at a time on a device: no memory holds more, and a program of more takes long to make.
-"""
+"""Most pictures at a time on a device: more fit in no memory, and compile slowly."""
 Program = Callable[..., Any]
 
 
 def check_rows(rows: int) -> None:
-    """Raise ValueError for an impossible number of pictures at a time."""
+    """Raise ValueError unless 1 ≤ rows ≤ MAX_ROWS."""
     if not 1 <= rows <= MAX_ROWS:
         raise ValueError(f"rows_per_call {rows} must be at least 1 picture, at most {MAX_ROWS:,}")
 
 
 def rows_for(total: int, num_devices: int = 1) -> int:
-    """Rows per call for `total` pictures: a power of two up to 32, so that few programs are ever
+    """Rows per call for `total` pictures: a power of two up to 32, so that few programs are
     compiled."""
     share = -(-total // num_devices)
     return min(ROWS_PER_CALL, 1 << max(share - 1, 0).bit_length())
@@ -34,11 +33,11 @@ def rows_for(total: int, num_devices: int = 1) -> int:
 def within_memory(
     function: Any, devices: Devices, rows: int, room: Callable[[Devices], int] = device_memory
 ) -> Program:
-    """`function`, which is jitted and handles so many `rows` a device, compiled once for each shape
-    of its arguments. It is refused before it runs if it takes more than a device's `room`.
+    """The jitted `function`, compiled once for each shape of its arguments. It handles `rows` rows
+    on each device, and is refused before it runs if it needs more than a device's `room`.
 
     Raises:
-        ValueError: on the call; the message names the number of rows that fit.
+        ValueError: when called; the message names the number of rows that fit.
     """
     programs: dict[Any, Program] = {}
 
@@ -71,7 +70,7 @@ def _check_room(compiled: Any, devices: Devices, rows: int, room: int) -> None:
 
 @contextlib.contextmanager
 def explain_out_of_memory(rows: int) -> Iterator[None]:
-    """While open, turn an out-of-memory error into a ValueError that names how many pictures to
+    """A context that turns an out-of-memory error into a ValueError that says how many pictures to
     try."""
     try:
         yield
@@ -85,7 +84,7 @@ def explain_out_of_memory(rows: int) -> Iterator[None]:
 
 
 def _fewer(rows: int) -> str:
-    """The advice to take fewer rows: a power of two, so that few programs are ever compiled."""
+    """The advice to take fewer rows: a power of two, so that few programs are compiled."""
     if rows < 1:
         return "take --compute_dtype=bfloat16, or a device with more memory"
     return f"take --rows_per_call={1 << (rows.bit_length() - 1)} or fewer"

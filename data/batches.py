@@ -1,6 +1,5 @@
-"""Batches of token records whose order is a pure function of (seed, epoch, step).
-
-Any step can be read first; data/order.py gives the order.
+"""Batches of token records: pure functions of (records, seed, step), so that a run can resume at any
+step. data/order.py gives the order of the examples.
 """
 
 import operator
@@ -17,27 +16,8 @@ from filling import filled
 
 Batch = dict[str, np.ndarray]
 
-_BLOCK = 8192  # positions of the stream whose order is computed together
-_CAPTION, _SPREAD, _VIEW = 2, 3, 4  # the purpose of a random number, mixed into its key
-
-
-@lru_cache(maxsize=16)
-def _block(seed: int, number: int, count: int, window: int) -> Int64[np.ndarray, " n"]:
-    """The order at `_BLOCK` positions together, which costs little more than at a batch of them."""
-    positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK, dtype=np.int64)
-    return windowed(seed, positions, count, window)
-
-
-def _order(
-    seed: int, positions: Int64[np.ndarray, " b"], count: int, window: int
-) -> Int64[np.ndarray, " b"]:
-    """`windowed`, out of blocks."""
-    numbers, places = np.divmod(positions, _BLOCK)
-    found = np.empty_like(positions)
-    for number in np.unique(numbers):
-        chosen = numbers == number
-        found[chosen] = _block(seed, int(number), count, window)[places[chosen]]
-    return found
+_BLOCK = 8192  # positions whose order is computed and cached together
+_CAPTION, _SPREAD, _VIEW = 2, 3, 4  # purposes of random numbers, mixed into their keys
 
 
 @dataclass(frozen=True)
@@ -47,23 +27,22 @@ class Batches:
     records: Records
     rows: Int64[np.ndarray, " m"]
     examples_at: Callable[[int], int]
-    """The number of examples in all batches before a step's. It is exact, and grows by at least 1 a
-    step."""
+    """step → number of examples in all batches before it."""
     seed: int
     share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange
-    """The places of a batch of a given size that this process reads."""
+    """Size of a batch → the places in it that this process reads."""
     window: int = 0
-    """Rows of a window, of which a few are read at a time; 0 = the order is over all rows."""
+    """Rows per window (see data/order.py); 0 = the order is over all rows."""
 
     def at(self, step: int) -> Batch:
-        """The rows of one step's batch that this process reads: text_tokens, text_mask,
-        image_tokens and example_index, the place in the whole batch."""
+        """This process's rows of the batch of a step: text_tokens, text_mask, image_tokens, and
+        example_index, the place of each row in the whole batch."""
         start = self.examples_at(step)
         places = self.share(self.examples_at(step + 1) - start).astype(np.int64)
         return {**self.read(start + places), "example_index": places.astype(np.int32)}
 
     def read(self, positions: Int64[np.ndarray, " b"]) -> Batch:
-        """The examples at some positions of the stream: text_tokens, text_mask, image_tokens."""
+        """The examples at these positions of the stream: text_tokens, text_mask, image_tokens."""
         examples, epochs = self.examples(positions), positions // len(self.rows)
         batch = _gather(self.records, examples, self._captions(examples, epochs))
         if self.records.view_tokens is not None:
@@ -71,7 +50,7 @@ class Batches:
         return batch
 
     def examples(self, positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
-        """The rows of the records at some positions of the stream."""
+        """The rows of the records at these positions of the stream."""
         return self.rows[_order(self.seed, positions, len(self.rows), self.window)]
 
     def _views(
@@ -80,7 +59,7 @@ class Batches:
         examples: Int64[np.ndarray, " b"],
         epochs: Int64[np.ndarray, " b"],
     ) -> Int32[np.ndarray, "b k"]:
-        """The image tokens of one view of each example, all views equally often."""
+        """The image tokens of one view of each example. All views are drawn equally often."""
         more, tokens = self.records.more_views, self.records.view_tokens
         assert tokens is not None
         drawn = (hash_of(self.seed, _VIEW, epochs, examples) % np.uint64(more + 1)).astype(np.int64)
@@ -92,7 +71,7 @@ class Batches:
     def _captions(
         self, examples: Int64[np.ndarray, " b"], epochs: Int64[np.ndarray, " b"]
     ) -> Int64[np.ndarray, " b"]:
-        """One caption row per example, drawn with the captions' weights."""
+        """The row of one caption of each example, drawn by the captions' weights."""
         first = self.records.caption_offsets[examples]
         counts = self.records.caption_offsets[examples + 1] - first
         if counts.max() == 1:
@@ -115,8 +94,8 @@ def open_batches(
     share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
     window: int = 0,
 ) -> Batches:
-    """The training stream of a split. Batches have one size, or `batch_size(n)` is the number of
-    examples before batch n.
+    """The training stream of a split. `batch_size` is a number, or a function n → the number of
+    examples in all batches before batch n.
 
     Raises:
         ValueError: the split is unknown or empty.
@@ -135,10 +114,12 @@ def eval_batches(
     most: int | None = None,
     share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
 ) -> Iterator[Batch]:
-    """Walk a split (None: all examples), or `most` examples spread over it, once, in order, with
-    first captions. The choice is the same in every run. `weight` is 0 for the examples that fill up
-    the last batch, 1 for the others. `share` gives the places of each batch that are read here, as
-    in `Batches`."""
+    """Batches of a split (None = of all examples), once, in order, each example with its first
+    caption. With `most`, that many examples spread over the split, the same in every run.
+
+    `weight` is 0 for examples that only fill up the last batch, and 1 for the others. `share`: see
+    `Batches`.
+    """
     rows = _rows(records, split, batch_size)
     if most is not None and most < len(rows):
         rows = rows[_spread(len(rows), most)]
@@ -147,8 +128,8 @@ def eval_batches(
 
 
 def _spread(count: int, most: int) -> Int64[np.ndarray, " m"]:
-    """`most` places out of `count`, one by lot from each of as many even stretches. The first
-    places may all be of one class, and evenly spaced ones all of one variant."""
+    """`most` places out of `count`: one random place from each of `most` equal intervals. The first
+    places could all show one class, and evenly spaced ones one variant."""
     ends = np.arange(most + 1) * count // most
     lots = hash_of(_SPREAD, np.arange(most)) % np.diff(ends).astype(np.uint64)
     return ends[:-1] + lots.astype(np.int64)
@@ -167,7 +148,27 @@ def _eval_batch(
     }
 
 
+def _order(
+    seed: int, positions: Int64[np.ndarray, " b"], count: int, window: int
+) -> Int64[np.ndarray, " b"]:
+    """`order.windowed` at these positions, from cached blocks."""
+    numbers, places = np.divmod(positions, _BLOCK)
+    found = np.empty_like(positions)
+    for number in np.unique(numbers):
+        chosen = numbers == number
+        found[chosen] = _block(seed, int(number), count, window)[places[chosen]]
+    return found
+
+
+@lru_cache(maxsize=16)
+def _block(seed: int, number: int, count: int, window: int) -> Int64[np.ndarray, " n"]:
+    """The order at the `_BLOCK` positions of one block, which costs little more than one batch."""
+    positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK, dtype=np.int64)
+    return windowed(seed, positions, count, window)
+
+
 def _rows(records: Records, split: str | None, batch_size: int) -> Int64[np.ndarray, " m"]:
+    """The rows of a split. Raises ValueError if it is empty."""
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size} is less than 1")
     rows = np.arange(len(records)) if split is None else records.rows(split)

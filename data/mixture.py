@@ -1,8 +1,8 @@
-"""Several folders of token records as one stream of training examples, by weights.
+"""Several folders of token records as one stream of training examples, mixed by weights.
 
-The order is a pure function of (seed, position), like that of one folder. In each cycle, whose
-length is the sum of the weights, every folder has its positions, evenly spread; they count through
-positions and epochs of its own.
+The order is a pure function of (seed, position), as for one folder. A cycle has as many positions
+as the sum of the weights. In it each folder has `weight` positions, evenly spread. Each folder
+counts its own positions and epochs.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,25 +21,25 @@ from data.records import Records, open_whole
 from data.rules import describe, format_table, keep_for_training
 from split_names import TRAIN
 
-_PART = 7  # the purpose of a random number, mixed into its key
-_MOST_CYCLE = 3 * 10**9  # whose square has 63 bits
+_PART = 7  # purpose of random numbers, mixed into their keys
+_MOST_CYCLE = 3 * 10**9  # its square fits in 63 bits
 
 
 @dataclass(frozen=True)
 class RecordSets:
-    """One or several folders of records that were made alike."""
+    """One or several folders of records with the same tokenizer and VQGAN."""
 
     parts: tuple[Records, ...]
     weights: tuple[int, ...]
-    """How many examples of each are drawn in a cycle."""
+    """Examples of each folder in a cycle."""
     rules: tuple[str, ...] = ()
-    """Rules that their training examples meet."""
+    """The rules of data.filter."""
     table: tuple[str, ...] = ()
-    """What each rule removed, as lines of text."""
+    """Lines of text: how many examples each rule removed."""
 
     @property
     def first(self) -> Records:
-        """The folder that is named first. Its tokenizer, VQGAN and held-out splits are used."""
+        """The first folder. The run uses its tokenizer, VQGAN and held-out splits."""
         return self.parts[0]
 
     @property
@@ -49,7 +49,7 @@ class RecordSets:
 
     @property
     def digests(self) -> dict[str, str]:
-        """A digest of each folder, the weights of several, and the rules if there are any."""
+        """The digest of each folder, their weights if there are several, and the rules if any."""
         rules = {"filter of records": describe(self.parts, self.rules)} if self.rules else {}
         if len(self.parts) == 1:
             return {"records": self.first.digest, **rules}
@@ -59,7 +59,7 @@ class RecordSets:
 
 
 def parse_records(text: str) -> list[tuple[str, Fraction | None]]:
-    """Folders and weights, of "folder" or "[folder:3,folder:1]". The weight is None if not given.
+    """(folder, weight) pairs of "folder" or "[folder:3,folder:1]"; a missing weight is None.
 
     Raises:
         ValueError: a weight is not positive, or only some folders have one.
@@ -74,7 +74,7 @@ def parse_records(text: str) -> list[tuple[str, Fraction | None]]:
 
 
 def first_folder(text: str) -> str:
-    """The folder that data.records names first."""
+    """The first folder in data.records."""
     return parse_records(text)[0][0]
 
 
@@ -98,10 +98,11 @@ def _parse_one(part: str, text: str) -> tuple[str, Fraction | None]:
 
 
 def open_sets(text: str, rules: tuple[str, ...] = ()) -> RecordSets:
-    """Open the folders that data.records names, with the training examples that meet the rules.
+    """Open the folders of data.records, with the training examples that meet the rules.
 
     Raises:
-        ValueError: a folder is missing or damaged, not made like the first, or nothing is left.
+        ValueError: a folder is missing or damaged, has another tokenizer or VQGAN than the first,
+            or has no training examples left.
     """
     named = parse_records(text)
     parts = tuple(open_whole(folder) for folder, _ in named)
@@ -124,7 +125,7 @@ def open_sets(text: str, rules: tuple[str, ...] = ()) -> RecordSets:
 def _kept(
     parts: tuple[Records, ...], rules: tuple[str, ...]
 ) -> tuple[tuple[Records, ...], tuple[str, ...]]:
-    """The folders with the examples that meet the rules, and the table of each."""
+    """(the folders with the examples that meet the rules, the lines of `RecordSets.table`)."""
     if not rules:
         return parts, ()
     found, lines = [], list[str]()
@@ -136,7 +137,8 @@ def _kept(
 
 
 def check_alike(ours: Records, other: Records) -> None:
-    """Raise ValueError, naming the difference, unless both have tokens of the same kinds."""
+    """Raise ValueError, naming the difference, unless both folders have the same kinds of
+    tokens."""
     for name, of in _KINDS.items():
         was, now = of(ours), of(other)
         if was != now:
@@ -177,7 +179,7 @@ class Mixture:
     share: Callable[[int], Int64[np.ndarray, " b"]]
 
     def at(self, step: int) -> Batch:
-        """As `Batches.at`."""
+        """This process's rows of the batch of a step, with the keys of `Batches.at`."""
         start = self.examples_at(step)
         places = self.share(self.examples_at(step + 1) - start).astype(np.int64)
         numbers, positions = self.find(start + places)
@@ -194,11 +196,11 @@ class Mixture:
     def find(
         self, positions: Int64[np.ndarray, " b"]
     ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-        """The folder at each position, and the position in the folder's own stream."""
+        """(number of the folder, position in the folder's own stream) at each position."""
         numbers, own = np.full_like(positions, -1), np.zeros_like(positions)
         left = sum(self.weights)
         cycles, places = np.divmod(positions, left)
-        # Each folder in turn takes its share of the places that the earlier ones left.
+        # Each folder takes its share of the places that earlier folders left free.
         for number, weight in enumerate(self.weights):
             before = places * weight // left
             taken = (numbers < 0) & ((places + 1) * weight // left > before)

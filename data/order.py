@@ -1,35 +1,21 @@
-"""The order of examples: a pure function of (seed, position), at a price that does not grow.
+"""The order of examples: a pure function of (seed, position) that takes constant time and memory.
 
 Each epoch is a permutation: a keyed Feistel network (Luby & Rackoff 1988) over the next power of
-two, walked until it lands inside (Black & Rogaway 2002). Hashes are the finaliser of SplitMix64
-(Steele et al. 2014).
+two, applied again until the result is in range (Black & Rogaway 2002). The hash is the finaliser
+of SplitMix64 (Steele et al. 2014).
 """
 
 import numpy as np
 from jaxtyping import Int64, UInt64
 
 _ROUNDS = 8
-_ORDER, _WINDOWS, _SHIFT = 1, 5, 6  # the purpose of a random number, mixed into its key
-_TOGETHER = 8  # windows whose rows are mixed
-
-
-def _mix(x: UInt64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def hash_of(*parts: int | Int64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
-    """64 random-looking bits that depend on every part and on their order."""
-    state = np.zeros(1, np.uint64)
-    for part in parts:
-        state = _mix(state + np.asarray(part).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-    return state
+_ORDER, _WINDOWS, _SHIFT = 1, 5, 6  # purposes of random numbers, mixed into their keys
+_TOGETHER = 8  # windows whose rows are shuffled together
 
 
 def order(seed: int, positions: Int64[np.ndarray, " b"], count: int) -> Int64[np.ndarray, " b"]:
-    """The index, below `count`, at each position of an endless stream. The stream runs through all
-    indices in a new order every epoch (`count` positions)."""
+    """The index, below `count`, at each position of an endless stream. Each epoch (`count`
+    positions) holds all indices once, in another order."""
     epochs, places = np.divmod(positions, count)
     keys = hash_of(seed, _ORDER, epochs)
     return _walk(keys, places, count)
@@ -48,10 +34,10 @@ def _walk(
 def _permute(
     keys: UInt64[np.ndarray, " b"], x: UInt64[np.ndarray, " b"], count: int
 ) -> UInt64[np.ndarray, " b"]:
-    """A permutation of 0 … 2^bits − 1 per key, where 2^bits is the least power of two ≥ count (and
-    ≥ 4).
+    """A permutation of 0 … 2^bits − 1 per key; 2^bits is the least power of two ≥ count, and ≥ 4.
 
-    The halves may differ by a bit and swap their widths; an even number of rounds restores them.
+    For odd `bits` the halves differ by one bit and swap widths in each round; after an even number
+    of rounds the widths are restored.
     """
     bits = max(2, (count - 1).bit_length())
     width, other = bits - bits // 2, bits // 2
@@ -66,10 +52,10 @@ def _permute(
 def windowed(
     seed: int, positions: Int64[np.ndarray, " b"], count: int, window: int
 ) -> Int64[np.ndarray, " b"]:
-    """As `order`, but with reads that stay near one another: windows of so many rows are visited in
-    a new order every epoch, and only the rows of eight windows are mixed at a time. 0 = `order`.
+    """`order` with local reads: each epoch visits windows of `window` rows in another order, and
+    shuffles only the rows of eight windows at a time. 0 = `order`.
 
-    Windows begin at another row every epoch, so their borders move.
+    The first window begins at another row in each epoch, so the borders move.
     """
     if not window or window * _TOGETHER >= count:
         return order(seed, positions, count)
@@ -82,8 +68,22 @@ def windowed(
         keys = hash_of(seed, _WINDOWS, epochs[chosen], groups[chosen])
         rows[chosen] = groups[chosen] * together + _walk(keys, within[chosen], size)
     numbers, offsets = np.divmod(rows, window)
-    is_whole = numbers < whole  # the rest behind the last whole window stays behind it
+    is_whole = numbers < whole  # the rows after the last whole window stay last
     keys = hash_of(seed, _ORDER, epochs[is_whole])
     numbers[is_whole] = _walk(keys, numbers[is_whole], whole)
     shift = (hash_of(seed, _SHIFT, epochs) % np.uint64(count)).astype(np.int64)
     return (numbers * window + offsets + shift) % count
+
+
+def hash_of(*parts: int | Int64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
+    """64 pseudo-random bits that depend on every part and on their order."""
+    state = np.zeros(1, np.uint64)
+    for part in parts:
+        state = _mix(state + np.asarray(part).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+    return state
+
+
+def _mix(x: UInt64[np.ndarray, " b"]) -> UInt64[np.ndarray, " b"]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,8 +1,8 @@
-"""Token records on disk: captions and pictures as tokens in memory-mapped arrays, and their origin.
+"""Token records: captions and pictures as tokens, in a folder of memory-mapped arrays.
 
-A folder holds records.json, one raw little-endian array per name in ARRAYS, and examples.jsonl with
-its offsets. It also holds copies of the tokenizer and the VQGAN that made the tokens, so it needs
-no other folder.
+The folder holds records.json, one raw little-endian array for each name in ARRAYS, and
+examples.jsonl with its offsets. It also holds the tokenizer and the VQGAN that made the tokens, so
+it is self-contained.
 """
 
 import os
@@ -24,13 +24,13 @@ from data.sources.config import PLAIN, ReadingConfig
 from split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 
 LARGE = 1 << 28
-"""Bytes. Larger records are not read whole before they are trained on."""
+"""Size in bytes above which records are not checked whole before training."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """An opened folder of records. Captions of example i are the rows caption_offsets[i] to
-    caption_offsets[i + 1] of text_tokens."""
+    """An open folder of token records. The captions of example i are the rows caption_offsets[i] to
+    caption_offsets[i + 1] − 1 of text_tokens."""
 
     folder: Path
     about: dict[str, Any]
@@ -42,18 +42,18 @@ class Records:
     caption_weights: np.ndarray
     split: np.ndarray
     view_tokens: np.ndarray | None = None
-    """Image tokens of further views: example i has the rows i × more_views and so on."""
+    """Image tokens of further views. Those of example i begin at row i × more_views."""
     pixel_hashes: np.ndarray | None = None
-    """A hash of each example's picture as it was encoded."""
+    """A hash of each example's encoded picture."""
     kept: np.ndarray | None = None
-    """Whether each example is trained on, where data.filter chooses; None = all are."""
+    """True for each example that meets the rules of data.filter; None = without rules."""
 
     def __len__(self) -> int:
         return len(self.image_tokens)
 
     def rows(self, split: str) -> Int64[np.ndarray, " m"]:
-        """Indices of the examples of a split, in order; empty for an unknown split. Of `train`
-        only those that data.filter keeps."""
+        """The indices of a split's examples, in order; empty for an unknown split. Of `train`, only
+        the examples that meet the rules of data.filter."""
         if split not in self.split_names:
             return np.zeros(0, np.int64)
         found = np.flatnonzero(self.split == self.split_names.index(split)).astype(
@@ -63,43 +63,43 @@ class Records:
 
     @cached_property
     def examples(self) -> Examples:
-        """The metadata of each example, read one at a time."""
+        """The metadata of the examples, read from disk when indexed."""
         return Examples(self.folder)
 
     @cached_property
     def columns(self) -> ColumnFiles:
-        """The columns of the source, if they were kept."""
+        """The columns of the source that were kept."""
         return ColumnFiles(self.folder, len(self))
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that there are, by name."""
+        """The arrays of this folder by name."""
         named = {name: getattr(self, name) for name in (*ARRAYS, *EXTRA)}
         return {name: array for name, array in named.items() if array is not None}
 
     def in_order(self) -> "Records":
-        """These records, for a reader of all rows: the system may read ahead in their files."""
+        """These records, after telling the system that their files are read in order."""
         for array in self.arrays.values():
             read_ahead(array)
         return self
 
     @property
     def more_views(self) -> int:
-        """Views of each picture besides the plain one."""
+        """Further views of each picture, besides the plain one."""
         return 0 if self.view_tokens is None else len(self.view_tokens) // max(len(self), 1)
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """The splits that occur."""
+        """The names of the splits."""
         return tuple(self.about["split_names"])
 
     @property
     def held_out_splits(self) -> list[str]:
-        """The splits whose captions are asked for and never trained on."""
+        """The names of the splits that are evaluated and never trained on."""
         return [name for name in self.split_names if name not in NOT_HELD_OUT]
 
     def some_captions(self, count: int) -> list[str]:
-        """At most `count` distinct captions, of held-out pictures first and then of training
+        """At most `count` distinct captions: of held-out pictures first, then of training
         pictures."""
         found: dict[str, None] = {}
         for split in [*self.held_out_splits, TRAIN]:
@@ -111,32 +111,32 @@ class Records:
 
     @property
     def grid_size(self) -> int:
-        """Image tokens per side."""
+        """Image tokens along one side of a picture."""
         return self.about["grid_size"]
 
     @property
     def image_length(self) -> int:
-        """Image tokens per picture."""
+        """Image tokens of a picture."""
         return self.grid_size**2
 
     @property
     def codebook_size(self) -> int:
-        """Number of different image tokens."""
+        """The number of codes of the VQGAN."""
         return self.about["codebook_size"]
 
     @property
     def text_length(self) -> int:
-        """Tokens per caption row, the end token included."""
+        """Text tokens of a caption row, with the end token and padding."""
         return self.about["text_length"]
 
     @property
     def text_vocab_size(self) -> int:
-        """Number of different text tokens."""
+        """The vocabulary size of the tokenizer."""
         return self.about["text_vocab_size"]
 
     @property
     def digest(self) -> str:
-        """Short hash of everything that training reads."""
+        """A short hash of everything that training reads."""
         return self.about["digest"]
 
     @property
@@ -151,14 +151,14 @@ class Records:
 
     @property
     def sources(self) -> list[str]:
-        """Paths and addresses of the pictures' sources, as `open_source` takes them."""
+        """Paths and addresses of the sources of the pictures, for `open_source`."""
         names = self.about.get("sources", [self.about["source"]])
         return [n if scheme_of(n) else os.path.normpath(self.folder / n) for n in names]
 
     @property
     def reading(self) -> ReadingConfig:
-        """The settings that the pictures were read with. Raises ValueError for another version's
-        settings."""
+        """The settings with which the pictures were read. Raises ValueError for settings of another
+        version."""
         said = self.about.get("reading", {})
         known = {name: type(value) for name, value in asdict(PLAIN).items()}
         if not isinstance(said, dict) or any(type(v) is not known.get(k) for k, v in said.items()):
@@ -167,7 +167,7 @@ class Records:
 
 
 def open_records(folder: str | Path) -> Records:
-    """Open records, and check a few places of each array.
+    """Open records, and check samples of each array.
 
     Raises:
         ValueError: the records are missing, damaged or of another format version; the message names
@@ -183,7 +183,7 @@ def open_records(folder: str | Path) -> Records:
     names = [name for name in (*ARRAYS, *EXTRA) if name in about["arrays"]]
     arrays = {name: open_array(folder, name, about) for name in names}
     check_shapes(folder, about, arrays)
-    read_ahead(arrays["split"])  # it is read whole
+    read_ahead(arrays["split"])  # `rows` reads all of it
     glance(folder, about, arrays)
     for array in arrays.values():
         if array.nbytes <= READ_AHEAD:
@@ -192,8 +192,8 @@ def open_records(folder: str | Path) -> Records:
 
 
 def open_whole(folder: str | Path) -> Records:
-    """Open records and read all of them, unless these very files were read whole before, or are
-    larger than 256 MB; then a line says so.
+    """Open records and check all of them, unless these files were checked before. Records larger
+    than 256 MB are only sampled, and a line says so.
 
     Raises:
         ValueError: the records are missing or damaged; the message names the file.
@@ -214,8 +214,8 @@ def open_whole(folder: str | Path) -> Records:
 
 
 def compare_splits(theirs: str | None, ours: str | Path, weights: str) -> list[str]:
-    """A line if `weights` may have trained on pictures that `ours` hold out: the rule for its
-    records, `theirs`, is another or unknown."""
+    """A warning, as a list of one line, if `weights` may have been trained on pictures that `ours`
+    hold out: its records `theirs` were split by another rule, or are unknown."""
     records = open_records(ours)
     if HELD_OUT not in records.split_names:
         return []

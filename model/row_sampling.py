@@ -1,8 +1,8 @@
-"""Draw image tokens a row of the picture at a time, so that each can be shown when it is there.
+"""Sampling of image tokens row by row, so that the web page can show each row when it is ready.
 
-It draws what model/sampling.py draws, more slowly: the cache has its whole length from the start,
-and the unconditional rows are decoded to the end. In return guidance, temperature and the negative
-text are arguments of its programs: another value compiles nothing.
+It samples the same tokens as model/sampling.py, more slowly: the cache has its full length from the
+start, and the unconditional rows are decoded to the end. In return, guidance, temperature and the
+negative text are arguments of its programs: another value needs no compilation.
 """
 
 from collections.abc import Iterator
@@ -33,8 +33,9 @@ Text = tuple[Int[np.ndarray, "..."], Bool[np.ndarray, "..."]]
 
 @dataclass(frozen=True)
 class RowSampler:
-    """Draws pictures row by row. `config` gives the guidance's window, top_k and top_p; its scale
-    and temperature are those of each call. Only the first `codebook_size` classes are drawn."""
+    """Samples pictures row by row. guidance_start, guidance_end, top_k and top_p are `config`'s;
+    scale and temperature are arguments of each call. Only the first `codebook_size` classes are
+    sampled."""
 
     transformer: Transformer
     config: SamplingConfig
@@ -50,9 +51,9 @@ class RowSampler:
         temperature: float,
         kept_tokens: Int[np.ndarray, "b n"] | None = None,
     ) -> Iterator[Int32[np.ndarray, "b n"]]:
-        """The image tokens after each row, 0 where none are drawn yet. `text` is tokens and mask of
-        each caption, `empty_text` of the one text that guidance leads away from. Tokens of
-        `kept_tokens` stand where they are not negative."""
+        """Yield the image tokens after each row; 0 where none are sampled yet. `text` holds tokens
+        and mask of each caption, `empty_text` of the text from which guidance leads away.
+        Non-negative `kept_tokens` replace sampled ones."""
         length, width = self.transformer.config.image_length, self.transformer.config.grid_size
         start = np.full((len(seeds), 1), self.transformer.decoder_start_token_id, np.int32)
         drawn = jnp.asarray(np.pad(start, ((0, 0), (0, length))))
@@ -69,7 +70,7 @@ class RowSampler:
 def _read(
     sampler: RowSampler, params: Params, text: tuple[Array, Array], empty_text: tuple[Array, Array]
 ) -> Cache:
-    """A cache with room for all tokens: captions in its first half, the empty text behind them."""
+    """A cache with room for all tokens: first the captions' rows, then the empty text's."""
     length = sampler.transformer.config.image_length
     return read_text(sampler.transformer, params, *text, empty_text, True, length)
 
@@ -84,8 +85,8 @@ def _draw_row(
     knobs: Float[Array, " 2"],
     kept: Int[Array, "b w"],
 ) -> tuple[Int32[Array, "b m"], Cache]:
-    """The tokens and the cache after the positions from `first` on for which `kept` has a place.
-    `knobs`: guidance scale and temperature."""
+    """(tokens, cache) after one row, which begins at position `first` and is as long as `kept`.
+    `knobs` holds guidance scale and temperature."""
     config, transformer = sampler.config, sampler.transformer
     decode = transformer.decoder(transformer.lay_out(params))
     keys = jax.vmap(jax.random.key)(seeds)
@@ -115,7 +116,7 @@ def _draw_row(
 
 
 def _lead(logits: Float[Array, "b2 v"], scale: Float[Array, ""]) -> Float[Array, "b v"]:
-    """The logits as by sampling.guide, with a scale that is an argument of the program."""
+    """sampling.guide with a scale that is an argument of the program."""
     conditional, unconditional = jnp.split(logits, 2)
     led = unconditional + scale * (conditional - unconditional)
     return jnp.where(scale == 1, conditional, led)
@@ -127,8 +128,7 @@ def _choose(
     temperature: Float[Array, ""],
     config: SamplingConfig,
 ) -> Int32[Array, " b"]:
-    """The tokens as by sampling.sample_tokens, with a temperature that is an argument of the
-    program."""
+    """sampling.sample_tokens with a temperature that is an argument of the program."""
     warm = keep_likely(logits / jnp.maximum(temperature, COLDEST), config.top_k, config.top_p)
     is_cold = temperature < COLDEST
     tokens = first_largest(jnp.where(is_cold, logits, warm + noise))

@@ -1,8 +1,9 @@
-"""Image tokens drawn for captions: guidance, temperature, top-k, top-p, one cached step a token.
+"""Sampling of image tokens for captions: guidance, temperature, top-k, top-p, with a key/value
+cache.
 
-The decode loop is split into segments. The cache grows from one to the next, so that each attends
-only over the part that is filled by its end. Guidance: Ho & Salimans 2022, arXiv:2207.12598;
-nucleus: Holtzman et al. 2019, arXiv:1904.09751.
+The decoding loop is split into segments. The cache grows from segment to segment, so that early
+steps attend over a short cache. Guidance: Ho & Salimans 2022, arXiv:2207.12598; nucleus sampling
+(top-p): Holtzman et al. 2019, arXiv:1904.09751.
 """
 
 from collections.abc import Callable
@@ -19,38 +20,38 @@ from model.layers import first_largest, fold_keys
 from model.transformer import Cache, DecodeStep, Params, Transformer, build
 
 NOT_FINITE = -1
-"""Drawn in place of a token if the largest logit is NaN or infinite."""
+"""The token that is returned if the largest logit is NaN or infinite."""
 COLDEST = 1e-30
-"""Below this temperature float32 overflows; drawing is greedy there."""
+"""Temperature below which sampling is greedy, because float32 would overflow."""
 Choose = Callable[[Array, Array | None, Array], Array]
-"""(logits [b, c], noise [b, v] or None, position) → tokens [b]"""
+"""(logits [b, c], noise [b, v] or None, position) → tokens [b]."""
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
 Sampler = Callable[..., Int32[Array, "b n"]]
 """(params, text_tokens [b, t], text_mask [b, t], seeds [b], first_tokens [b, m] or None,
-kept_tokens [b, n] or None)."""
+kept_tokens [b, n] or None) → image_tokens [b, n]."""
 
 
 def num_segments(image_length: int) -> int:
-    """Parts of the decode loop: with 4, a step reads 5/8 of the cache on average, with 8, 9/16.
-    Each part adds to the compile time, so short pictures get fewer."""
+    """The number of segments: with 4, a step reads 5/8 of the full cache on average; with 8, 9/16.
+    Each segment adds to the compile time, so short pictures get fewer."""
     return min(image_length, max(4, min(8, image_length // 32)))
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Positions start … end − 1, drawn by one loop that attends over the first `end` of them."""
+    """Positions start … end − 1, sampled by one loop with a cache of `end` positions."""
 
     start: int
     end: int
     guidance_scale: float
     doubled: bool
-    """True if the unconditional rows are decoded as well: guidance needs all earlier ones."""
+    """True if the unconditional rows are decoded as well, for guidance here or later."""
 
 
 def plan_segments(
     image_length: int, config: SamplingConfig, segments: int, first: int = 0
 ) -> list[Segment]:
-    """The decode loop in parts, from position `first` on, split where guidance begins and ends."""
+    """The segments from position `first` on. Guidance begins and ends at a border of segments."""
     begin, stop = (
         round(share * image_length) for share in (config.guidance_start, config.guidance_end)
     )
@@ -73,17 +74,17 @@ def make_sampler(
     codebook_size: int | None = None,
     segments: int | None = None,
 ) -> Sampler:
-    """The jitted function (params, text_tokens, text_mask, seeds, first_tokens=None,
-    kept_tokens=None) → image_tokens [b, n].
+    """A jitted function (params, text_tokens, text_mask, seeds, first_tokens=None,
+    kept_tokens=None) → image_tokens [b, n]. A token is NOT_FINITE if the model returns NaN.
 
-    Row i is a function of seeds[i] and its own caption: other rows of the batch do not change it.
-    `first_tokens` [b, m] are the first image tokens of each picture, which it completes.
-    `kept_tokens` [b, n] replace drawn ones wherever they are not negative, and later tokens depend
-    on them. `params` may be stacked, or laid out (`Transformer.lay_out`), which spares a copy per
-    call. `empty_text` is the encoded empty caption, which guidance leads away from. Only the first
-    `codebook_size` classes are drawn, because the VQGAN has no others, and never the start token.
-    Without `codebook_size` every other class may be drawn, an end token among them. A token is
-    NOT_FINITE if the model gives NaN.
+    Row i depends only on seeds[i] and its own caption, not on other rows. `params` may be stacked,
+    or in decoding layout (`Transformer.lay_out`), which saves a copy per call. `first_tokens`
+    [b, m] are the given first tokens of each picture. Non-negative `kept_tokens` [b, n] replace
+    sampled ones, and later tokens depend on them.
+
+    `empty_text` is the encoded empty caption, from which guidance leads away. Only the first
+    `codebook_size` classes are sampled, because the VQGAN has no others. Without `codebook_size`
+    every class but the start token may be sampled, an end token included.
     """
     transformer = build(model) if isinstance(model, ModelConfig) else model
     if empty_text is None and config.guidance_scale != 1:
@@ -118,7 +119,7 @@ def make_sampler(
             _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
         choose = _make_choice(allowed, config, kept_tokens)
         for part in plan:
-            if doubled and not part.doubled:  # guidance is over: drop the other half
+            if doubled and not part.doubled:  # guidance is over: drop the unconditional rows
                 cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
             noise = make_noise(keys, part, len(allowed), config)
             drawn, cache = _draw_segment(decode, part, drawn, cache, noise, choose)
@@ -130,8 +131,8 @@ def make_sampler(
 def _make_choice(
     allowed: Bool[np.ndarray, " v"], config: SamplingConfig, kept: Int[Array, "b n"] | None
 ) -> Choose:
-    """The choice of tokens from logits. Only the classes that are `allowed` are drawn, the first
-    ones of the head. A token that is `kept` is not drawn."""
+    """A function (logits, noise, position) → tokens. It samples `allowed` classes, which are the
+    first ones of the head; `kept` tokens replace sampled ones."""
 
     def choose(
         logits: Float[Array, "b c"], noise: Float[Array, "b v"] | None, index: Array
@@ -140,7 +141,7 @@ def _make_choice(
         if not allowed.all():
             logits = jnp.where(allowed[None], logits, -jnp.inf)
         tokens = sample_tokens(logits, noise, config)
-        is_finite = jnp.isfinite(logits.max(axis=-1))  # the largest of some with a NaN is NaN
+        is_finite = jnp.isfinite(logits.max(axis=-1))  # with a NaN among them the max is NaN
         tokens = jnp.where(is_finite, tokens, NOT_FINITE)
         return tokens if kept is None else jnp.where(kept[:, index] >= 0, kept[:, index], tokens)
 
@@ -155,7 +156,8 @@ def _draw_segment(
     noise: Float[Array, "q b v"] | None,
     choose: Choose,
 ) -> tuple[Int32[Array, "b m"], Cache]:
-    """Draw the tokens of one segment: `drawn` holds the start token and the earlier ones."""
+    """(`drawn` with the tokens of this segment, the cache after them). `drawn` begins with the
+    start token."""
 
     def step(
         index: Array, carry: tuple[Int32[Array, "b m"], Cache]
@@ -171,14 +173,15 @@ def _draw_segment(
 
 
 def num_codes(transformer: Transformer) -> int:
-    """The number of first classes that may be a code. A start token that is the last class, as in
-    DALL·E mini's models, is not one."""
+    """The number of classes that are codes of a VQGAN. In DALL·E mini's models the last class is
+    the start token, not a code."""
     classes, start = transformer.config.image_vocab_size, transformer.decoder_start_token_id
     return start if start == classes - 1 else classes
 
 
 def drawable(transformer: Transformer, codebook_size: int | None) -> int:
-    """The number of first classes that may be drawn."""
+    """The number of classes that may be sampled, from the first on. Raises ValueError if the
+    codebook is larger than the model's head."""
     codes = num_codes(transformer)
     if codebook_size is not None and codebook_size > codes:
         raise ValueError(
@@ -195,9 +198,9 @@ def make_noise(
     config: SamplingConfig,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "q b v"] | None:
-    """The random part of a segment's logits, as a function of a picture's key and of the position,
-    which counts from `first`; None without randomness. It is computed before the loop, because its
-    many small operations would cost more in each step than the drawing itself."""
+    """Gumbel noise for a segment's logits, a function of key and position; None if sampling is
+    greedy. Positions count from `first`. It is computed before the loop: inside it, its many small
+    operations would take longer than a decoding step."""
     if config.temperature < COLDEST:
         return None
 
@@ -211,7 +214,7 @@ def make_noise(
 def sample_tokens(
     logits: Float[Array, "b v"], noise: Float[Array, "b v"] | None, config: SamplingConfig
 ) -> Int32[Array, " b"]:
-    """One token per row: the likeliest, or, with Gumbel noise, one drawn by its probability."""
+    """One token per row: the likeliest, or with Gumbel noise a sample of the distribution."""
     if noise is None or config.temperature < COLDEST:
         return first_largest(logits)
     logits = keep_likely(logits / config.temperature, config.top_k, config.top_p)
@@ -219,16 +222,16 @@ def sample_tokens(
 
 
 def keep_likely(logits: Float[Array, "b v"], top_k: int, top_p: float) -> Float[Array, "b v"]:
-    """The logits, −∞ for all but the top_k likeliest tokens (0 = all), and among these for all but
-    the fewest whose probabilities, scaled to sum to one, reach top_p. Tokens as likely as the last
-    kept one stay."""
+    """The logits, −∞ outside of the top_k likeliest tokens (0 = all). Of these, only the fewest
+    whose renormalised probabilities reach top_p stay. Tokens as likely as the last kept one stay,
+    too."""
     vocab_size = logits.shape[-1]
     if not 0 < top_k < vocab_size and top_p >= 1:
         return logits
     falling, _ = jax.lax.top_k(logits, top_k if 0 < top_k < vocab_size else vocab_size)
     probabilities = jax.nn.softmax(falling, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    # The likeliest token always stays, for any rounding of the sums.
+    # The likeliest token stays, however the sums are rounded.
     needed = (before < top_p).at[:, 0].set(True) if top_p < 1 else jnp.ones(falling.shape, bool)
     least = jnp.where(needed, falling, jnp.inf).min(axis=-1, keepdims=True)
     return jnp.where(logits >= least, logits, -jnp.inf)
@@ -243,8 +246,8 @@ def read_text(
     guided: bool,
     length: int,
 ) -> Cache:
-    """The cache with the captions read, once, and room for `length` tokens. Guided: rows b to 2b
-    hold the empty caption."""
+    """A cache for the captions, with room for `length` tokens. If `guided`, its rows b to 2b − 1
+    are for the empty caption."""
     rows = jnp.arange(len(text_tokens))
     if guided and empty_text is not None:
         text_tokens = jnp.concatenate([text_tokens, empty_text[0]])
@@ -255,7 +258,8 @@ def read_text(
 
 
 def guide(logits: Float[Array, "b2 v"], scale: float) -> Float[Array, "b v"]:
-    """The conditional logits (first half), led away from the unconditional ones (second half)."""
+    """Guided logits: unconditional + scale × (conditional − unconditional). The first half of the
+    rows is conditional, the second unconditional."""
     conditional, unconditional = jnp.split(logits, 2)
     if scale == 1:
         return conditional
