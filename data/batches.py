@@ -1,5 +1,5 @@
-"""Batches of token records: pure functions of (records, seed, step), so that a run can resume at any
-step. data/order.py gives the order of the examples.
+"""Batches of token records. Each is a pure function of (records, seed, step), so a run can
+resume at any step. data/order.py gives the order of the examples.
 """
 
 import operator

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 def accumulate_parts(
     gradient: Callable[[Any], Any], batch: Any, micro_batches: int, keep: Callable[[Any], Any]
 ) -> tuple[Any, Any]:
-    """As `accumulate`, and of each micro-batch `keep(found)`, stacked: as much memory more."""
+    """(the result of `accumulate`, `keep(gradient)` of every micro-batch, stacked)."""
     parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
     first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
@@ -24,11 +24,10 @@ def accumulate_parts(
 
 
 def accumulate(gradient: Callable[[Any], Any], batch: Any, micro_batches: int) -> Any:
-    """Mean of `gradient(micro_batch)`, any tree of arrays, over equal parts of the batch.
+    """The mean of `gradient(micro_batch)`, any tree of arrays, over equal parts of the batch.
 
-    One micro-batch is in memory at a time: `micro_batches` times less than the whole batch.
-    Micro-batch i has every `micro_batches`th row from i on, so that each device holds an equal part
-    of every micro-batch where rows are sharded.
+    Activations of one micro-batch are in memory at a time. Micro-batch i has the rows i,
+    i + micro_batches, …, so that each device holds an equal part of it if rows are sharded.
     """
     if micro_batches == 1:
         return gradient(batch)

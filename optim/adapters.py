@@ -1,9 +1,9 @@
-"""Adapters: a product of two thin matrices, added to a kernel that stays as it is (LoRA; Hu et al.
+"""Low-rank adapters: the product of two thin matrices is added to a frozen kernel (LoRA; Hu et al.
 2021, arXiv:2106.09685).
 
 They are a subtree of the parameters, under ADAPTERS, with the kernels' paths: the kernel at
 decoder/run0/mlp/up/kernel has adapters/decoder/run0/mlp/up/kernel/a and …/b. So optimizer,
-sharding, averages and checkpoints treat them like any other parameters.
+sharding, averages and checkpoints treat them like other parameters.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def init_adapters(key: Key[Array, ""], params: Any, config: AdapterConfig) -> di
 
 
 def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters without their adapters, and a dict that holds nothing but the adapters."""
+    """(the parameters without their adapters, a dict with only the adapters)."""
     base = {name: part for name, part in params.items() if name != ADAPTERS}
     return base, {name: part for name, part in params.items() if name == ADAPTERS}
 
@@ -62,7 +62,8 @@ def _merged(base: Any, adapters: Mapping[str, Any], scale: float) -> Any:
 def _add(
     kernel: Float[Array, "*n i o"], a: Float[Array, "*n i r"], b: Float[Array, "*n r o"], scale: Any
 ) -> Float[Array, "*n i o"]:
-    """In float32 on every device: training and a release are to have the same weights."""
+    """kernel + scale · a @ b, in float32 on every device, so that training and a release have the
+    same weights."""
     wide, a, b = (jnp.asarray(leaf, jnp.float32) for leaf in (kernel, a, b))
     return wide + scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 

@@ -1,5 +1,7 @@
-"""Schedule-free learning: steps are taken from one point, gradients at another, and the point that
-is evaluated is their average. Defazio et al. 2024, arXiv:2405.15682; optax.contrib has it.
+"""Averages of the weights: schedule-free learning, and the exponential moving average of ema.py.
+
+Schedule-free learning (Defazio et al. 2024, arXiv:2405.15682; optax.contrib) evaluates a running
+average of its iterates, and takes gradients at a point between the two.
 """
 
 from collections.abc import Callable
@@ -17,8 +19,9 @@ from optim.ema import make_ema
 def schedule_free(
     inner: optax.GradientTransformation, beta: float
 ) -> optax.GradientTransformationExtraArgs:
-    """optax's schedule_free around `inner`, which has no momentum, for a step that multiplies the
-    direction by the learning rate. The trained parameters are y; `averaged` gives x."""
+    """optax's schedule_free around `inner`, which has no momentum. The result is a direction: the
+    training step multiplies it by the learning rate. The trained parameters are y; `averaged`
+    returns x."""
 
     def rule(rate: Any) -> optax.GradientTransformationExtraArgs:
         downhill = optax.chain(inner, optax.scale(-1.0), optax.stateless(_times(rate)))
@@ -38,15 +41,15 @@ def schedule_free(
 
 
 def averaged(params: PyTree, opt_state: Any) -> Any:
-    """x, the point to evaluate, of trained parameters y and the optimizer's state that belongs to
-    them, in which schedule_free is somewhere."""
+    """x, the parameters to evaluate, from the trained parameters y and their optimizer state, which
+    holds one schedule_free state."""
     [state] = (part for part in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(part))
     return optax.contrib.schedule_free_eval_params(state, params)
 
 
 def make_average(config: OptimConfig) -> Callable[[Any, Any, Any, Array], Any] | None:
-    """A function: (averages, trained parameters, optimizer's state, finished updates) → averages,
-    as the training step takes it; None where none are kept."""
+    """A function (averages, trained parameters, optimizer state, finished updates) → new averages,
+    for the training step; None if the configuration keeps none."""
     if config.name == "schedule_free":
         return lambda averages, params, opt_state, step: averaged(params, opt_state)
     return make_ema(config.ema_decay)

@@ -1,4 +1,4 @@
-"""Frozen parameters, by patterns of their paths."""
+"""Frozen parameters by patterns of their paths."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,28 +12,28 @@ from optim.paths import check_patterns, matches
 from trees import map_named
 
 IsTrained = Callable[[str], bool]
-"""Path of a parameter → whether it is trained"""
+"""Path of a parameter → True if it is trained."""
 
 
 def make_is_trained(
     frozen: tuple[str, ...] = (), train_only: tuple[str, ...] = ()
 ) -> IsTrained | None:
-    """A function: path → whether it matches no pattern of `frozen`, and one of `train_only` if
-    there are any. None where everything is trained."""
+    """A function from a path to True if it matches no pattern of `frozen`, and a pattern of
+    `train_only` if there are any. None if everything is trained."""
     if not frozen and not train_only:
         return None
     return lambda name: (not train_only or matches(name, train_only)) and not matches(name, frozen)
 
 
 def trained_part(params: PyTree, is_trained: IsTrained | None) -> Any:
-    """The tree with an `optax.MaskedNode`, which holds no array, in place of frozen parameters."""
+    """The tree with an empty `optax.MaskedNode` in place of each frozen parameter."""
     if is_trained is None:
         return params
     return map_named(lambda name, p: p if is_trained(name) else optax.MaskedNode(), params)
 
 
 def with_trained(params: PyTree, part: Any) -> Any:
-    """`params` with the arrays of `part`, a tree that `trained_part` gave, in their place."""
+    """`params` with the arrays of `part`, a result of `trained_part`, in their places."""
     return jax.tree.map(
         lambda new, old: old if _is_frozen(new) else new, part, params, is_leaf=_is_frozen
     )
@@ -53,11 +53,11 @@ def freeze(
     frozen: tuple[str, ...] = (),
     train_only: tuple[str, ...] = (),
 ) -> optax.GradientTransformationExtraArgs:
-    """Zero for parameters that match `frozen`, or that do not match a non-empty `train_only`.
+    """`optimizer` for the trained parameters (see `make_is_trained`), zero updates for the others.
 
-    They have no state in the optimizer and no part in the norm that it clips by. `update` also
-    takes trees that `trained_part` gave. `init` raises ValueError for a pattern that matches
-    nothing, and when nothing is left to train.
+    Frozen parameters have no optimizer state and do not count in the norm for clipping. `update`
+    also takes results of `trained_part`. `init` raises ValueError for a pattern that matches
+    nothing, and if nothing is left to train.
     """
     is_trained = make_is_trained(frozen, train_only)
     if is_trained is None:

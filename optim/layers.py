@@ -1,4 +1,4 @@
-"""Transformations that treat each layer of a stack as a tensor of its own."""
+"""Optimizers that treat each layer of a stack as a tensor of its own."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from trees import is_stacked, map_named
 
 UNSTACKED = 0
 State = dict[str, PyTree]
-"""States by number of layers."""
+"""Number of layers → the state of the parameters with so many layers."""
 
 
 def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """`inner`, mapped over the layers of every parameter below a `run<digits>`.
 
-    For one that looks at a whole tensor, at its norm or its rows, but not at several. The state is
-    a dict of inner states by number of layers, "layers0" for what is not in a stack.
+    It is for transformations that compute with a whole tensor, such as its norm or its rows. The
+    state is a dict of inner states by number of layers; "layers0" is for unstacked parameters.
     """
 
     def mapped(function: Any, layers: int) -> Any:
@@ -54,7 +54,7 @@ def _layer_counts(tree: PyTree) -> list[int]:
 
 
 def _only(tree: PyTree, layers: int) -> Any:
-    """The tree without the leaves that have another number of layers."""
+    """The tree, masked except for leaves with this number of layers."""
     return map_named(
         lambda name, leaf: leaf if _layers(name, leaf) == layers else optax.MaskedNode(), tree
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 Unit = Literal["updates", "examples"]
 ExamplesAt = Callable[[int], int]
-"""Finished updates → examples seen in them."""
+"""Finished updates → examples seen."""
 FORM = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kMB]?)\s*(updates?|examples?)?")
 SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 MOST = 2**62
@@ -26,10 +26,10 @@ class Length:
 
 
 def parse_length(name: str, given: int | str) -> Length:
-    """The length that a setting names; a number without a unit counts updates.
+    """The length in the setting optim.`name`. A number without a unit counts updates.
 
     Raises:
-        ValueError: naming the setting, when it is not a length.
+        ValueError: the setting is not a length.
     """
     found = FORM.fullmatch(str(given).strip())
     number = None if found is None else _whole(found[1].replace("_", ""), SUFFIXES[found[2]])
@@ -42,20 +42,20 @@ def parse_length(name: str, given: int | str) -> Length:
 
 
 def _whole(digits: str, factor: int) -> int | None:
-    """digits · factor, such as 1.5 · 1000; None where that is not a whole number."""
+    """digits × factor, such as 1.5 × 1000; None if that is not a whole number."""
     whole, _, fraction = digits.partition(".")
     number, rest = divmod(int(whole + fraction) * factor, 10 ** len(fraction))
     return None if rest else number
 
 
 def from_start(length: Length, unit: Unit, examples_at: ExamplesAt | None) -> int:
-    """The first point of a run, counted in `unit`, at which it has had this length."""
+    """The length in `unit`, from the start of the run on."""
     return span(length, Length(0, "updates"), unit, examples_at)
 
 
 def span(length: Length, start: Length, unit: Unit, examples_at: ExamplesAt | None) -> int:
-    """The length from `start` on in `unit`: the given number, or, in the other unit, the number
-    that the batches there have."""
+    """The length in `unit`, from `start` on. The sizes of the batches there convert the other
+    unit."""
     if length.unit == unit:
         return length.number
     if unit == "updates":
@@ -66,7 +66,7 @@ def span(length: Length, start: Length, unit: Unit, examples_at: ExamplesAt | No
 
 
 def last_span(length: Length, steps: int, unit: Unit, examples_at: ExamplesAt | None) -> int:
-    """The same for the length that ends with update `steps`."""
+    """The length in `unit`, if it ends with update `steps`."""
     if length.unit == unit:
         return length.number
     end = _seen(steps, examples_at)
@@ -76,7 +76,7 @@ def last_span(length: Length, steps: int, unit: Unit, examples_at: ExamplesAt | 
 
 
 def updates_for(examples: int, examples_at: ExamplesAt | None) -> int:
-    """The least number of updates that see so many examples."""
+    """The least number of updates that see at least this many examples."""
     return bisect_left(range(MOST), examples, key=lambda n: _seen(n, examples_at))
 
 

@@ -1,6 +1,7 @@
-"""Optimizers by name. Each gives a direction; the training step multiplies it by the learning rate.
+"""Optimizers by name, as optax transformations that return a direction.
 
-So the learning rate is a function of the finished updates alone and no count hides in a state.
+The training step multiplies the direction by the learning rate. So the learning rate is a function
+of the finished updates alone, and no optimizer state holds a counter for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +28,12 @@ _MuonSides = optax.contrib.MuonDimensionNumbers
 def make_optimizer(
     config: OptimConfig, spread: Spread = LOCAL, rates: Sequence[Factor] = ()
 ) -> optax.GradientTransformationExtraArgs:
-    """Clip by global norm, find the direction, add decoupled weight decay, multiply by the factors
-    of optim.rates, and by `rates`; frozen leaves get 0.
+    """The optimizer of a configuration: clips by global norm, computes the direction, adds
+    decoupled weight decay, and multiplies by the factors of optim.rates and of `rates`. Frozen
+    parameters get 0.
 
-    `spread` deals the work that can be shared to the devices. `update` takes `learning_rate=`,
-    which palm_adafactor's weight decay and schedule_free need.
+    `spread` distributes work over the devices. `update` takes `learning_rate=`, which
+    palm_adafactor's weight decay and schedule_free need.
     """
     own = [parse_rate(text) for text in config.rates]
     scaled = optax.chain(scale_rates(own), scale_rates(rates, must_match=False))
@@ -53,7 +55,8 @@ def _adam(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
 
 
 def _adafactor(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
-    """Factored with updates clipped to a root mean square of 1, or as PaLM has it: neither."""
+    """adafactor: factored, with updates clipped to a root mean square of 1. palm_adafactor: neither
+    factored nor clipped, as in PaLM."""
     factored = config.name == "adafactor"
     whole = optax.adafactor(
         factored=factored,
@@ -61,15 +64,15 @@ def _adafactor(config: OptimConfig, spread: Spread) -> optax.GradientTransformat
         clipping_threshold=1.0 if factored else None,
         momentum=config.beta1 or None,
     )
-    return per_layer(optax.chain(whole, optax.scale(-1.0)))  # optax's goes downhill already
+    return per_layer(optax.chain(whole, optax.scale(-1.0)))  # optax returns −direction
 
 
 def _muon(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
-    """Kernels get muon, scaled by 0.2 √(longer side) so that one learning rate suits it and adam
-    (Liu et al. 2025, arXiv:2502.16982). The rest gets `_adam`: optax would use its Nesterov form.
+    """muon for kernels, scaled by 0.2 √(longer side), so that it and adam need the same learning
+    rate (Liu et al. 2025, arXiv:2502.16982); `_adam` for the rest, where optax would use Nesterov.
     """
     kernels = optax.contrib.muon(
-        learning_rate=-1.0,  # it would go downhill
+        learning_rate=-1.0,  # optax returns −rate × direction
         beta=config.beta1,
         eps=config.epsilon,
         muon_weight_dimension_numbers=_sides,
@@ -111,15 +114,15 @@ DIRECTIONS: dict[Optimizer, Callable[[OptimConfig, Spread], optax.GradientTransf
 AROUND: dict[Optimizer, Around] = {
     "schedule_free": lambda c, steps: [schedule_free(optax.chain(*steps), c.beta1)],
 }
-"""Transformations around direction, weight decay and factors, for optimizers that need more."""
+"""Wrappers of (direction, weight decay, factors), for optimizers that need one."""
 
 STACKS = (*shampoo.STACKS, "bases")
-"""Parts of an optimizer's state, by name, below which every array is a stack of matrices."""
+"""Names in an optimizer's state below which every array is a stack of matrices."""
 
 
 def _weight_decay(config: OptimConfig) -> optax.GradientTransformation:
-    """Adds weight_decay · parameter, which the step multiplies by the learning rate; independent
-    decay is divided by the highest one, so that the schedule's share of it is left."""
+    """Adds weight_decay × parameter, which the step multiplies by the learning rate. Independent
+    decay is divided by the peak learning rate, so that only the schedule's shape scales it."""
     if not config.weight_decay:
         return optax.identity()
     if config.name == "palm_adafactor":
@@ -129,7 +132,8 @@ def _weight_decay(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationExtraArgs:
-    """Adds learning_rate · parameter, which the step multiplies by the learning rate once more."""
+    """Adds weight_decay × learning_rate × parameter, which the step multiplies by the learning rate
+    again."""
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, *, learning_rate: Any = None, **_: Any
@@ -149,13 +153,14 @@ def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationE
 
 
 def is_decayed(params: PyTree) -> Any:
-    """True for the kernels of dense and convolution layers: never norms, biases, embeddings."""
+    """A tree of bools: True for kernels of dense and convolution layers, False for norms, biases
+    and embeddings."""
     return map_named(lambda name, _: name.split("/")[-1] == "kernel", params)
 
 
 def _sides(params: PyTree) -> Any:
-    """For muon: the inputs' and the outputs' axes of each kernel; None for parameters that
-    adam trains, the kernel of the logits among them."""
+    """For muon: the input and output axes of each kernel; None for parameters that adam trains,
+    which include the kernel of the logits."""
 
     def of_leaf(name: str, leaf: Any) -> _MuonSides | None:
         first = int(is_stacked(name))

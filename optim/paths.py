@@ -1,4 +1,4 @@
-"""Patterns of parameters' paths."""
+"""Patterns of parameter paths, such as decoder/*kernel."""
 
 import difflib
 import math
@@ -6,28 +6,28 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 SHOWN = 4
-"""Paths named at most where none matches."""
+"""Most paths in an error message."""
 Factor = tuple[str, float]
-"""A pattern of paths, or a name of GROUPS, and the factor."""
+"""(a pattern of paths or a name of GROUPS, the factor)."""
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "embeddings": ("*tokens", "*positions", "*relative_bias", "*codebook"),
     "head": ("head/*",),
     "matrices": ("encoder/*kernel", "decoder/*kernel"),
     "norms": ("*norm/scale", "*norm/bias", "*norm_*/scale", "*norm_*/bias"),
 }
-"""Names for the patterns that are wanted most."""
+"""Names for common patterns."""
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """True if one of the patterns is for this path; `*` stands for anything, slashes too."""
+    """True if one of the patterns matches the path. `*` matches any text, slashes included."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check_patterns(
     field: str, patterns: Iterable[str], names: Sequence[str], what: str = "parameters"
 ) -> None:
-    """Raises ValueError for a pattern of the setting optim.`field` that matches none of the names,
-    with those nearest to it."""
+    """Raise ValueError for a pattern of the setting optim.`field` that matches no name. The message
+    has the nearest names."""
     for pattern in patterns:
         if not any(matches(name, [pattern]) for name in names):
             near = difflib.get_close_matches(pattern.strip("*"), names, n=SHOWN, cutoff=0.0)
@@ -38,7 +38,7 @@ def check_patterns(
 
 
 def parse_rate(text: str) -> Factor:
-    """A pattern and its factor, out of PATTERN:FACTOR. Raises ValueError for any other text."""
+    """(pattern, factor) of a text PATTERN:FACTOR. Raises ValueError for any other text."""
     pattern, _, number = text.rpartition(":")
     try:
         factor = float(number)
@@ -53,7 +53,7 @@ def parse_rate(text: str) -> Factor:
 
 
 def make_factor(rates: Sequence[Factor]) -> Callable[[str], float]:
-    """A function: path → the factor of the first pattern that matches it, 1 where none does."""
+    """A function from a path to the factor of the first pattern that matches it; 1 if none does."""
 
     def factor_of(name: str) -> float:
         found = (f for pattern, f in rates if matches(name, GROUPS.get(pattern, (pattern,))))

@@ -1,4 +1,4 @@
-"""Factors of the learning rate, by patterns of parameters' paths."""
+"""Factors of the learning rate by patterns of parameter paths."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,8 @@ from trees import map_named
 
 
 def scale_rates(rates: Sequence[Factor], must_match: bool = True) -> optax.GradientTransformation:
-    """Updates times their factors. `init` raises ValueError for a pattern that matches nothing."""
+    """A transformation that multiplies updates by their factors. `init` raises ValueError for a
+    pattern that matches nothing."""
     if not rates:
         return optax.identity()
     factor_of = make_factor(rates)

@@ -1,4 +1,4 @@
-"""Learning rate as a function of the finished updates alone."""
+"""Learning-rate schedules: pure functions of the number of finished updates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from optim.lengths import Length, from_start, last_span, span
 from optim.wide import Wide
 
 Clock = Callable[[Any], Any]
-"""Finished updates → examples seen in them: an int gives an int, a traced array a Wide."""
+"""Finished updates → examples seen. An int gives an int, a traced array gives a Wide."""
 OPT_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
 class Course:
-    """A schedule's lengths, all counted in its unit, of updates or of examples."""
+    """The lengths of a schedule, all in its unit: updates or examples."""
 
     config: OptimConfig
     end: int
@@ -36,10 +36,11 @@ class Course:
 def make_schedule(
     config: OptimConfig, steps: int, examples_at: Clock | None = None
 ) -> optax.Schedule:
-    """Linear warm-up, then the course that `config.schedule` names, over `steps` updates in all.
+    """A function from finished updates to the learning rate: linear warm-up, then the shape that
+    `config.schedule` names, over `steps` updates in all.
 
-    `examples_at(step)` are the examples seen after that many updates. Raises ValueError when it is
-    missing where something is counted in examples.
+    `examples_at(step)` is the number of examples seen after `step` updates. Raises ValueError if it
+    is None and a length is in examples.
     """
     clock, course = _clock(config, examples_at), make_course(config, steps, examples_at)
     shape = COURSES[config.schedule]
@@ -58,28 +59,28 @@ def make_schedule(
 
 
 def make_warm_up(config: OptimConfig, examples_at: Clock | None = None) -> Callable[[Array], Array]:
-    """A function: finished updates → whether the warm-up is over, as `make_schedule` counts it."""
+    """A function from finished updates to True once the warm-up is over."""
     clock = _clock(config, examples_at)
     end = from_start(config.length("warmup_steps"), config.schedule_unit, examples_at)
     return lambda step: ~wide.less(clock(step), wide.wide(end))
 
 
 def describe_course(config: OptimConfig, steps: int, examples_at: Clock) -> str:
-    """A line about a schedule that counts examples: its settings, and their lengths."""
+    """A line about a schedule that counts examples, with its lengths in examples."""
     course = make_course(config, steps, examples_at)
     counted = {"warmup_steps": course.warmup, "decay_steps": course.decay}
-    told = (
+    parts = (
         f"{name} {config.length(name) if config.length(name).number else 'as decay_fraction'}"
         f" = {number:,}"
         for name, number in counted.items()
         if number and (name == "warmup_steps" or config.schedule == "hold")
     )
-    return f"learning rate by {config.schedule_unit}, {course.end:,} in all: {', '.join(told)}"
+    return f"learning rate by {config.schedule_unit}, {course.end:,} in all: {', '.join(parts)}"
 
 
 def make_course(config: OptimConfig, steps: int, examples_at: Clock | None) -> Course:
-    """The lengths of a configuration, counted in its `schedule_unit`. One given in the other unit
-    is as long as the batches there make it."""
+    """The lengths of a configuration in its `schedule_unit`. The sizes of the batches convert
+    lengths that are given in the other unit."""
     unit = config.schedule_unit
     lengths = {name: config.length(name) for name in config.LENGTHS}
     transition, begin = lengths["transition_steps"], lengths["transition_begin"]
@@ -102,7 +103,7 @@ def make_course(config: OptimConfig, steps: int, examples_at: Clock | None) -> C
 
 
 def _clock(config: OptimConfig, examples_at: Clock | None) -> Callable[[Array], Wide]:
-    """The updates or examples that the schedule counts, after so many updates."""
+    """A function from finished updates to the schedule's unit: updates or examples."""
     if config.schedule_unit == "updates":
         return lambda step: wide.times(step, 1)
     if examples_at is None:
@@ -111,8 +112,8 @@ def _clock(config: OptimConfig, examples_at: Clock | None) -> Callable[[Array], 
 
 
 def _hold(course: Course, now: Wide) -> Array:
-    """1, then down over the last steps. Only this fall depends on the end: a longer run is the same
-    run until its decay begins."""
+    """1, then a decay over the last steps. Only the decay depends on the end, so a longer run is
+    the same run until its decay begins."""
     left = jnp.clip(_until(course.end, now) / float(course.decay), 0.0, 1.0)
     config = course.config
     return _down_to(config.final_fraction or 0.0, FALLS[config.decay_shape](left))
@@ -131,13 +132,13 @@ def _polynomial(course: Course, now: Wide) -> Array:
 
 
 def _cosine(course: Course, now: Wide) -> Array:
-    """Half a period from the end of the warm-up on. Loshchilov & Hutter 2016, arXiv:1608.03983."""
+    """Half a cosine after the warm-up. Loshchilov & Hutter 2016, arXiv:1608.03983."""
     left = _left_after_warmup(course, now)
     return _down_to(course.config.final_fraction or 0.0, FALLS["cosine"](left))
 
 
 def _exponential(course: Course, now: Wide) -> Array:
-    """× decay_rate over each transition_steps, smoothly or in steps."""
+    """A factor decay_rate per transition_steps, smoothly or in stairs."""
     config = course.config
     since = wide.minus(now, wide.wide(course.transition_begin))
     passed = wide.to_float(since) / float(course.transition)
@@ -178,14 +179,14 @@ def _down_to(final: float, share: Array) -> Array:
 
 
 def _if(is_used: bool, length: Length, unit: Any, examples_at: Clock | None) -> int:
-    """The length from the start on; 1 where the schedule does not use it."""
+    """The length in `unit`; 1 if the schedule does not use it."""
     return from_start(length, unit, examples_at) if is_used else 1
 
 
 def _check_constant(length: Length, steps: int, unit: str, examples_at: Clock | None) -> None:
-    """Raises ValueError where a length that comes again and again would be another each time."""
+    """Raise ValueError if a repeated length would change, because the batches grow."""
     if examples_at is not None and examples_at(steps) != steps * examples_at(1):
         raise ValueError(
-            f"optim.transition_steps {length} comes again and again, and batches grow; give it in "
-            f"{unit}, as optim.schedule_unit"
+            f"optim.transition_steps {length} is repeated, and batches grow; give it in {unit}, as "
+            "optim.schedule_unit"
         )

@@ -1,8 +1,8 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner. Vyas et al. 2024, arXiv:2409.11321.
 
-As in the authors' code the first gradient only starts the statistics and moves nothing; the squares
-are permuted with the basis, whose columns are sorted by falling eigenvalue; and no update is made
-in a basis that knows its own gradient.
+Details follow the authors' code. The first gradient only initialises the statistics; its update is
+0. Columns of the basis are sorted by descending eigenvalue, and the squares are permuted with them.
+An update uses the basis from before its own gradient.
 """
 
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ class SoapState(NamedTuple):
     matrices."""
 
     step: Int[Array, ""]
-    """Gradients seen, of which the first moved nothing."""
+    """Number of gradients seen; the first gave no update."""
     statistics: Any
     bases: Any
     squares: Any
-    """In the basis."""
+    """Second moments, in the eigenbasis."""
     momentum: Any
-    """Of the gradients as they are."""
+    """First moments, not rotated."""
 
 
 @dataclass(frozen=True)
 class Soap:
-    """`init` and `update` of the transformation that gives the direction of SOAP's update."""
+    """`init` and `update` of the optax transformation that returns SOAP's direction."""
 
     config: SoapConfig
     beta1: float = 0.95

@@ -1,4 +1,5 @@
-"""Independent jobs spread over devices by functions given as values: no mesh is known here."""
+"""Independent jobs distributed over devices. The functions that distribute them are values, so this
+file knows no mesh."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,13 +10,13 @@ from jaxtyping import Array
 
 
 class Spread(NamedTuple):
-    """How n jobs, the rows of a first axis that `devices` divides, are shared among devices."""
+    """How jobs, the rows of an array, are distributed over devices."""
 
     devices: int = 1
-    """Devices that take part; the jobs are padded to a multiple of it."""
+    """Number of devices; jobs are padded to a multiple of it."""
     deal: Callable[[Callable[[Array], Any], Array], Any] = lambda work, jobs: work(jobs)
-    """`work(jobs)`, each device doing its equal part of the jobs, by order of devices; the results
-    are gathered in the order of the jobs."""
+    """(work, jobs) → work(jobs). Each device computes an equal part; the results are gathered in
+    the order of the jobs."""
     whole: Callable[[Array], Array] = lambda array: array
     """All-gathers an array that may be sharded over the devices."""
 
@@ -24,7 +25,7 @@ LOCAL = Spread()
 
 
 def spread_jobs(job: Callable[[Array], Any], jobs: Array, spread: Spread = LOCAL) -> Any:
-    """`jax.vmap(job)(jobs)`, each device computing its share. `job` may return a tree."""
+    """`jax.vmap(job)(jobs)`, where each device computes its part. `job` may return a tree."""
     count = jobs.shape[0]
     fill = jnp.broadcast_to(jobs[:1], (-count % spread.devices, *jobs.shape[1:]))
     results = spread.deal(jax.vmap(job), jnp.concatenate([jobs, fill]))
@@ -32,8 +33,8 @@ def spread_jobs(job: Callable[[Array], Any], jobs: Array, spread: Spread = LOCAL
 
 
 def over_axis(name: str, devices: int) -> Spread:
-    """Over an axis of `jax.pmap`, `jax.shard_map` or `jax.vmap` with that many members, each of
-    which gets all results."""
+    """A Spread over a named axis of `jax.pmap`, `jax.shard_map` or `jax.vmap` of size `devices`.
+    Every device gets all results."""
 
     def deal(work: Callable[[Array], Any], jobs: Array) -> Any:
         size = jobs.shape[0] // devices

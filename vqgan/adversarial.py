@@ -1,8 +1,9 @@
-"""The game of the autoencoder and its discriminator (VQGAN; Esser et al. 2020, arXiv:2012.09841).
+"""The adversarial loss of autoencoder and discriminator (VQGAN; Esser et al. 2020,
+arXiv:2012.09841).
 
-The discriminator's term is weighted, as in the paper, by a ratio of gradient norms at the decoder's
-last kernel: the pixel terms' over the discriminator's. Here each picture has its own ratio, not one
-for a batch, so that micro-batches and devices make no difference.
+As in the paper, the discriminator's term is weighted by a ratio of gradient norms at the decoder's
+last kernel: the reconstruction loss's over the adversarial loss's. Here each picture has its own
+ratio, so that the result does not depend on micro-batches or devices.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from vqgan.losses import reconstruction_loss
 NAME = "discriminator"
 """Name of the player."""
 _EPSILON = 1e-4  # added to the divisor, as in taming-transformers
-_MODEL = "model"  # name of the autoencoder's parameters among a loss context's players
+_MODEL = "model"  # key of the autoencoder's parameters in a loss context's players
 
 Picture = Float[Array, "b Y X 3"]
 Feature = Float[Array, "b _ _ _"]
@@ -32,18 +33,18 @@ Reconstruct = Callable[[Params, Picture, Any], Picture]
 
 
 class Term(NamedTuple):
-    """The discriminator's part of the autoencoder's objective."""
+    """The adversarial term of the autoencoder's loss."""
 
     value: Float[Array, ""]
     weight: Float[Array, ""]
-    """Mean of the pictures' weights."""
+    """The mean of the pictures' weights."""
     loss: Float[Array, ""]
     """Minus the mean logit of the reconstructions; NaN before the term begins."""
 
 
 @dataclass(frozen=True)
 class Opponent:
-    """The autoencoder's term against a discriminator: pure functions."""
+    """Computes the adversarial term of the autoencoder's loss."""
 
     autoencoder: Autoencoder
     config: LossConfig
@@ -58,11 +59,11 @@ class Opponent:
         features: Feature,
         reconstruction: Picture,
     ) -> Term:
-        """The term for reconstructions that are `autoencoder.project(params, features)`. Until
-        `is_on` it is 0, and the discriminator is not run.
+        """The term for `reconstruction` = autoencoder.project(params, features). While `is_on` is
+        False it is 0, and the discriminator does not run.
 
-        Its gradient is computed here, for its norm, and attached to the reconstruction: automatic
-        differentiation would run the discriminator backwards a second time.
+        The gradient is computed here, because its norm is needed, and attached to the
+        reconstruction. Otherwise differentiation would run the discriminator's backward pass twice.
         """
         fixed = jax.lax.stop_gradient
         given = fixed((params, players[NAME], pixels, features, reconstruction))
@@ -73,10 +74,11 @@ class Opponent:
     def _on(
         self, params: Params, judge: Params, pixels: Picture, features: Feature, painted: Picture
     ) -> tuple[Array, Array, Array, Array]:
-        """Value, mean weight, loss, and gradient with respect to the reconstruction."""
-        # Means over pictures are computed as sums, so that an entry of a gradient depends on one
-        # picture only.
-        on_pixels = lambda x: len(pixels) * reconstruction_loss(pixels, x, self.config)  # noqa: E731
+        """(value, mean weight, loss, gradient with respect to the reconstruction)."""
+
+        # Sums over pictures instead of means: each picture's gradient then depends on it alone.
+        def on_pixels(x: Picture) -> Array:
+            return len(pixels) * reconstruction_loss(pixels, x, self.config)
 
         def on_patches(x: Picture) -> tuple[Array, Array]:
             losses = discriminator.generator_loss(discriminator.apply(self.layout, judge, x))
@@ -99,7 +101,7 @@ class Opponent:
 def adaptive_weights(
     on_pixels: Float[Array, " b"], on_patches: Float[Array, " b"], config: LossConfig
 ) -> Float[Array, " b"]:
-    """Weights of the pictures' terms, from the norms of the two gradients."""
+    """The weight of each picture's term, from the norms of its two gradients."""
     ratios = on_pixels / (on_patches + _EPSILON)
     return config.adversarial * jnp.clip(ratios, 0.0, config.adversarial_limit)
 
@@ -107,8 +109,8 @@ def adaptive_weights(
 def kernel_norms(
     autoencoder: Autoencoder, params: Params, features: Feature, gradient: Picture
 ) -> Float[Array, " b"]:
-    """Norm, for each picture, of the gradient of the decoder's last kernel, from the gradient of
-    the reconstruction."""
+    """For each picture, the norm of the gradient with respect to the decoder's last kernel, from
+    the gradient with respect to the reconstruction."""
     head = params["decoder"]["head"]
 
     def one(features: Array, gradient: Array) -> Array:
@@ -128,8 +130,9 @@ def make_discriminator_loss(
     reconstruct: Reconstruct,
     to_float: Callable[[Array], Array],
 ) -> Callable[..., tuple[Array, dict[str, Array]]]:
-    """The discriminator's loss of a batch {"pixels" uint8}, with the shares of patches that it
-    judges correctly. It sees the autoencoder as it was before the update."""
+    """The discriminator's loss of a batch {"pixels" uint8}, as a function like the model's loss.
+    Its metrics are the shares of patches that it classifies correctly. It gets the autoencoder from
+    before the update."""
 
     def loss(
         params: Params, batch: dict[str, Array], keys: Key[Array, " b"], context: Any
@@ -138,7 +141,7 @@ def make_discriminator_loss(
         painted = reconstruct(context.players[_MODEL], pixels, context)
         real, fake = (discriminator.apply(layout, params, x) for x in (pixels, painted))
         on_real, on_fake = discriminator.share_right(real, fake)
-        told = {"right_on_real": on_real, "right_on_fake": on_fake}
-        return discriminator.hinge_loss(real, fake), told
+        shares = {"right_on_real": on_real, "right_on_fake": on_fake}
+        return discriminator.hinge_loss(real, fake), shares
 
     return loss

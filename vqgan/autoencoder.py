@@ -1,8 +1,7 @@
-"""Pictures to image tokens and back: a plan of layers on either side of a codebook.
+"""The VQGAN: an autoencoder whose latents are codes, from pictures to image tokens and back.
 
-A layout is a list of layers, not code: `encoder_plan` and `decoder_plan` return it, so the small
-fast layout and taming-transformers' f16 (Esser et al. 2020, arXiv:2012.09841) run through the same
-lines.
+A layout is a list of layers, which `encoder_plan` and `decoder_plan` return. So the same code runs
+the small default layout and taming-transformers' f16 (Esser et al. 2020, arXiv:2012.09841).
 """
 
 import math
@@ -31,17 +30,17 @@ from vqgan.layers import (
 
 Arrays = Array | np.ndarray
 PRECISION = "float32"
-"""Precision of products in `encode` and `decode`. Accelerators would round factors by default, and
-their records would hold other tokens than a CPU's."""
+"""Precision of products in `encode` and `decode`. With an accelerator's default precision, records
+would hold other tokens than those made on a CPU."""
 
 
 class Resampler(NamedTuple):
-    """The step from one level to the next."""
+    """The layers between two levels."""
 
     down: str
     up: str
     changes_channels: bool
-    """True if it changes the number of channels too; else the next block does."""
+    """True if they change the number of channels; otherwise the next block does."""
     kernel: int
     factor: int
 
@@ -54,7 +53,7 @@ RESAMPLERS: dict[Resampling, Resampler] = {
 
 
 def encoder_plan(config: VQGANConfig) -> tuple[Layer, ...]:
-    """Layers from pixels to codes that are not yet quantised."""
+    """The encoder's layers, from pixels to latents before quantisation."""
     edge, resampler = config.edge_kernel, RESAMPLERS[config.resampling]
     width = config.stem_channels
     plan = [Layer("stem", "fold", 3, width, edge, config.patch_size)]
@@ -74,7 +73,7 @@ def encoder_plan(config: VQGANConfig) -> tuple[Layer, ...]:
 
 
 def decoder_plan(config: VQGANConfig) -> tuple[Layer, ...]:
-    """Layers from codes to pixels."""
+    """The decoder's layers, from codes to pixels."""
     edge, resampler = config.edge_kernel, RESAMPLERS[config.resampling]
     latent, width = config.latent_channels, config.channels[-1]
     plan = [
@@ -95,7 +94,7 @@ def decoder_plan(config: VQGANConfig) -> tuple[Layer, ...]:
 
 
 def _level(config: VQGANConfig, level: int, width: int, blocks: int) -> Iterator[Layer]:
-    """Residual blocks of one level, each followed by attention if the configuration asks for it at
+    """The residual blocks of one level, each followed by attention if attention_resolutions has
     this resolution."""
     channels = config.channels[level]
     side = config.image_size // config.patch_size // 2**level
@@ -114,14 +113,13 @@ def _middle(config: VQGANConfig) -> Iterator[Layer]:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Pure functions of arrays and parameters {"encoder", "decoder", "codebook"}. A configuration
-    with a classifier has "classifier" as well; with fsq there is no "codebook"."""
+    """Pure functions of arrays and parameters {"encoder", "decoder", "codebook"}. With model.lookup
+    classifier, "classifier" is added; with fsq, "codebook" is missing."""
 
     config: VQGANConfig
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters. k-means over the trained encoder's outputs fills the codebook
-        later."""
+        """Random parameters. Training later replaces the codebook by k-means over latents."""
         encoder_key, decoder_key, code_key = jax.random.split(key, 3)
         shape = (self.config.codebook_size, self.config.code_dim)
         params: Params = {
@@ -136,31 +134,31 @@ class Autoencoder:
         return params
 
     def place(self, latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        """Codes or latents in the space of comparison: on the unit sphere if codes are normalised;
-        with fsq in the box of its grid."""
+        """Codes or latents in the space where they are compared: on the unit sphere with
+        model.normalize_codes, in the box of the grid with fsq."""
         if self.config.fsq_levels:
             return quantizer.bound(latents, self.config.fsq_levels)
         return quantizer.normalize(latents) if self.config.normalize_codes else latents
 
     def codes(self, params: Params) -> Float[Array, "k c"]:
-        """The codebook in the form that is compared and decoded."""
+        """The codebook, in the space where codes are compared."""
         if self.config.fsq_levels:
             return quantizer.fsq_grid(self.config.fsq_levels)
         return self.place(jnp.asarray(params["codebook"]))
 
     def latents(self, params: Params, pixels: Float[Arrays, "b Y X 3"]) -> Float[Array, "b y x c"]:
-        """The encoder's outputs before quantisation; pixels in −1..1."""
+        """The encoder's output before quantisation, for pixels in −1..1."""
         given = _as_jax((params["encoder"], pixels))
         return self.place(apply_plan(encoder_plan(self.config), *given))
 
     def paint(self, params: Params, latents: Float[Arrays, "b y x c"]) -> Float[Array, "b Y X 3"]:
-        """The decoder on latents, quantised or not; float32, not clipped."""
+        """The decoder's output for latents, quantised or not: float32, not clipped."""
         return self.project(params, self.features(params, latents))
 
     def features(
         self, params: Params, latents: Float[Arrays, "b y x c"]
     ) -> Float[Array, "b _ _ _"]:
-        """Input of the decoder's last convolution."""
+        """The input of the decoder's last convolution."""
         # Codes of unit length reach the decoder with unit variance.
         on_sphere = self.config.normalize_codes and not self.config.fsq_levels
         gain = self.config.code_dim**0.5 if on_sphere else 1.0
@@ -170,12 +168,12 @@ class Autoencoder:
         return head_features(head, decoder[head.name], x)
 
     def project(self, params: Params, features: Float[Array, "b _ _ _"]) -> Float[Array, "b Y X 3"]:
-        """The decoder's last convolution, whose kernel is decoder/head/conv/kernel."""
+        """The output of the decoder's last convolution, with kernel decoder/head/conv/kernel."""
         head = decoder_plan(self.config)[-1]
         return project_head(head, _as_jax(params["decoder"][head.name]), features)
 
     def encode(self, params: Params, pixels: Float[Arrays, "b Y X 3"]) -> Int[Array, "b n"]:
-        """Image tokens of pictures in −1..1, row-major."""
+        """The image tokens of pictures with pixels in −1..1, row-major."""
         side = self.config.image_size
         if pixels.shape[1:] != (side, side, 3):
             raise ValueError(f"pictures are {pixels.shape[1:]}, this VQGAN reads {(side, side, 3)}")
@@ -184,17 +182,17 @@ class Autoencoder:
         return tokens.reshape(len(pixels), -1)
 
     def look_up(self, params: Params, latents: Float[Array, "b y x c"]) -> Int[Array, "b y x"]:
-        """The index of each latent's code."""
+        """The index of the code of each latent."""
         if self.config.lookup == "classifier":
             return first_largest(conv(_as_jax(params["classifier"]), latents))
         return quantizer.nearest(self.codes(params), latents)
 
     def decode(self, params: Params, image_tokens: Int[Arrays, "b n"]) -> Float[Array, "b Y X 3"]:
-        """Pictures of image tokens, float32. The decoder may overshoot −1..1; the caller clips. Any
-        square of tokens will do, because all layers are convolutions or attention.
+        """The pictures of image tokens, float32. Pixels may exceed −1..1; the caller clips them.
 
-        Tokens beyond the codebook are read as its last code: an output head may have more classes
-        than there are codes.
+        Any square number of tokens is valid, because all layers are convolutions or attention.
+        Tokens beyond the codebook become its last code: a model's head may have more classes than
+        there are codes.
         """
         side = math.isqrt(image_tokens.shape[1])
         tokens = jnp.minimum(image_tokens, self.config.codebook_size - 1)
@@ -204,10 +202,10 @@ class Autoencoder:
 
 
 def _as_jax(tree: Any) -> Any:
-    """The tree with NumPy arrays, of parameters or pictures, as jax arrays."""
+    """The tree with NumPy arrays as jax arrays."""
     return jax.tree.map(jnp.asarray, tree)
 
 
 def build(config: VQGANConfig) -> Autoencoder:
-    """The autoencoder of a configuration; parameters stay outside of it."""
+    """The autoencoder of a configuration."""
     return Autoencoder(config)

@@ -1,4 +1,4 @@
-"""The training loss of a VQGAN, and the care of its codebook between updates."""
+"""The training loss of a VQGAN, and the renewal of its codebook between updates."""
 
 import math
 from collections.abc import Callable
@@ -24,21 +24,21 @@ _CHUNK = 64  # pictures encoded at a time, for memory
 
 
 class Painted(NamedTuple):
-    """Pictures after the autoencoder in training."""
+    """The autoencoder's results for a training batch."""
 
     quantized: quantizer.Quantized
     is_quantized: Any
-    """True once the decoder sees codes."""
+    """True if the decoder gets codes, False if it gets the latents."""
     features: Array
-    """Input of the decoder's last convolution."""
+    """The input of the decoder's last convolution."""
     reconstruction: Array
 
 
 def make_painting(autoencoder: Autoencoder, warmup_steps: int) -> Callable[..., Painted]:
-    """A function of (parameters, pixels in −1..1, finished updates) that returns `Painted`.
+    """A function (parameters, pixels in −1..1, finished updates) → `Painted`.
 
-    In the first `warmup_steps` updates nothing is quantised: the decoder sees the latents
-    themselves. A grid of fsq exists from the first update on.
+    In the first `warmup_steps` updates the decoder gets latents that are not quantised. With fsq
+    they are quantised from the first update on.
     """
     is_grid = autoencoder.config.lookup == "fsq"
 
@@ -59,16 +59,15 @@ def make_loss(
     warmup_steps: int,
     opponent: Opponent | None = None,
 ) -> Loss:
-    """The training loss of a batch {"pixels" uint8}, with a discriminator's term if there is an
-    `opponent`.
+    """The loss of a batch {"pixels" uint8}, as a function (params, batch, keys, context) → (loss,
+    metrics). With an `opponent` it has the discriminator's term.
 
-    A grid of fsq has no codebook or commitment loss. The perplexity is a Partial: it is computed
-    from the mean shares of the codes over all micro-batches. The loss uses no random numbers, so it
-    ignores the training step's keys.
+    With fsq there is no codebook or commitment loss. The perplexity is computed from the mean
+    shares of the codes over all micro-batches. The keys are not used.
 
     Raises:
-        ValueError: lookup by a classifier, which would not learn here; or a file of
-            perceptual_weights that is no VGG-16.
+        ValueError: model.lookup is classifier, which this loss cannot train; or
+            loss.perceptual_weights is not a VGG-16.
     """
     is_grid = autoencoder.config.lookup == "fsq"
     if autoencoder.config.lookup == "classifier":
@@ -76,7 +75,7 @@ def make_loss(
             "model.lookup classifier is for published weights only; train with nearest"
         )
     if config.perceptual:
-        open_vgg(config.perceptual_weights)  # a wrong file is named before anything is compiled
+        open_vgg(config.perceptual_weights)  # raises for a wrong file, before compilation
     paint = make_painting(autoencoder, warmup_steps)
 
     def loss(
@@ -92,18 +91,18 @@ def make_loss(
         )
         total = painted if is_grid else painted + is_quantized * pull
         counts = quantizer.count(quantized.tokens, autoencoder.config.codebook_size)
-        told = {}
+        more = {}
         if opponent is not None:
             is_on = context.step >= config.adversarial_from
             term = opponent.term(params, context.players, is_on, pixels, features, reconstruction)
             total += term.value
-            told = {"train/adversarial_loss": term.loss, "train/adversarial_weight": term.weight}
+            more = {"train/adversarial_loss": term.loss, "train/adversarial_weight": term.weight}
         return total, {
             "train/reconstruction_loss": painted,
             "train/code_distance": quantized.commitment_loss,
             "train/perplexity": Partial(quantizer.perplexity, counts / counts.sum()),
             "train/psnr": metrics.psnr(pixels, reconstruction).mean(),
-            **told,
+            **more,
         }
 
     return loss
@@ -112,9 +111,8 @@ def make_loss(
 def make_codebook_care(
     autoencoder: Autoencoder,
 ) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """Two compiled functions from (params, pixels uint8 [m, …], key) to a codebook: the first
-    starts it by k-means over the latents of these pictures, the second renews the codes that none
-    of them uses."""
+    """Two compiled functions (params, pixels uint8 [m, …], key) → codebook. The first computes it
+    by k-means over the pictures' latents; the second replaces the codes that no latent uses."""
 
     def gather(params: Params, pixels: UInt8[Array, "m y x 3"]) -> Float[Array, "k c"]:
         chunk = math.gcd(len(pixels), _CHUNK)
@@ -135,8 +133,8 @@ def make_codebook_care(
 def make_reconstruction(
     autoencoder: Autoencoder, is_quantized: bool = True
 ) -> Callable[..., dict[str, Any]]:
-    """A compiled function from (params, pixels uint8) to what evaluation needs of each picture:
-    tokens, reconstruction, psnr and ssim. Not quantised, the decoder sees the latents."""
+    """A compiled function (params, pixels uint8) → {tokens, reconstruction, psnr, ssim} of each
+    picture. With `is_quantized` False, the decoder gets the latents."""
 
     def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> dict[str, Array]:
         real = to_floats(pixels)

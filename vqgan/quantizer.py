@@ -1,11 +1,11 @@
-"""The codebook: nearest codes, gradients past them, k-means start and revival of unused codes.
+"""The codebook: nearest codes, straight-through gradients, k-means, restart of unused codes.
 
 Straight-through estimator and losses: van den Oord et al. 2017, arXiv:1711.00937. Codes of unit
 length: Yu et al. 2021, arXiv:2110.04627. k-means and restarts: Łańcucki et al. 2020,
 arXiv:2005.08520, Dhariwal et al. 2020, arXiv:2005.00341.
 
-Everything is a pure function of its arguments. Nothing is counted from step to step, so a resumed
-run needs only its parameters.
+All functions are pure, and no state is kept between updates, so a resumed run needs only its
+parameters.
 """
 
 from typing import NamedTuple
@@ -19,51 +19,51 @@ from model.layers import first_largest
 
 
 class Quantized(NamedTuple):
-    """The results of quantising latents in a training step."""
+    """Quantised latents, and their losses."""
 
     latents: Float[Array, "b y x c"]
-    """The codes, with the gradient of the latents they replace."""
+    """The codes; their gradient goes to the latents that they replace (straight through)."""
     tokens: Int[Array, "b y x"]
     codebook_loss: Float[Array, ""]
     """Pulls codes to their latents."""
     commitment_loss: Float[Array, ""]
-    """Keeps the encoder near the codes."""
+    """Pulls latents to their codes."""
 
 
-_MARGIN = 1e-3  # or the outer levels would need infinite latents
+_MARGIN = 1e-3  # without it the outer levels would need infinite latents
 
 
 def normalize(latents: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """Scale to unit length."""
+    """The latents, scaled to unit length."""
     return latents * jax.lax.rsqrt(jnp.square(latents).sum(-1, keepdims=True) + 1e-12)
 
 
 def bound(latents: Float[Array, "*b c"], levels: tuple[int, ...]) -> Float[Array, "*b c"]:
-    """Each number squashed so that its nearest level is a point of `fsq_grid`: into −1..1, or a
-    step less above for an even number of levels."""
+    """The latents, squashed by tanh into the box of `fsq_grid`: −1..1, or one step less at the
+    upper end for an even number of levels."""
     count = jnp.broadcast_to(jnp.array(levels, latents.dtype), latents.shape)
-    reach = (count - 1) * (1 + _MARGIN) / 2  # in steps, a little beyond the outer levels
-    middle = jnp.where(count % 2 == 0, 0.5, 0.0)  # an even number of levels has 0 among them too
+    reach = (count - 1) * (1 + _MARGIN) / 2  # in steps, just beyond the outer levels
+    middle = jnp.where(count % 2 == 0, 0.5, 0.0)  # so that 0 is a level for even counts, too
     steps = jnp.tanh(latents + jnp.arctanh(middle / reach)) * reach - middle
     return steps / (count // 2)
 
 
 def fsq_grid(levels: tuple[int, ...]) -> Float[Array, "k c"]:
-    """All points of the grid, the last number changing fastest."""
+    """All points of the grid; the last coordinate changes fastest."""
     places = np.stack(np.meshgrid(*map(np.arange, levels), indexing="ij"), axis=-1)
     half = np.array(levels) // 2
     return jnp.asarray((places.reshape(-1, len(levels)) - half) / half, jnp.float32)
 
 
 def nearest(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Int[Array, "*b"]:
-    """Index of the code at the smallest Euclidean distance."""
+    """The index of the code at the smallest Euclidean distance from each latent."""
     half_square = 0.5 * jnp.square(codes).sum(-1)
     flat = latents.reshape(-1, latents.shape[-1])
     return first_largest(flat @ codes.T - half_square[None]).reshape(latents.shape[:-1])
 
 
 def quantize(codes: Float[Array, "k c"], latents: Float[Array, "b y x c"]) -> Quantized:
-    """Replace each latent by its nearest code, straight through for the gradient."""
+    """Each latent replaced by its nearest code, with straight-through gradients."""
     fixed = jax.lax.stop_gradient
     tokens = nearest(fixed(codes), fixed(latents))
     chosen = codes[tokens]
@@ -76,17 +76,17 @@ def quantize(codes: Float[Array, "k c"], latents: Float[Array, "b y x c"]) -> Qu
 
 
 def squared_distance(a: Float[Array, "*b c"], b: Float[Array, "*#b c"]) -> Float[Array, "*b"]:
-    """Squared Euclidean distance."""
+    """The squared Euclidean distance over the last axis."""
     return jnp.square(a - b).sum(-1)
 
 
 def count(tokens: Int[Array, "*b"], codebook_size: int) -> Int[Array, " k"]:
-    """The number of times that each code occurs."""
+    """The number of occurrences of each code."""
     return jnp.zeros((codebook_size,), jnp.int32).at[tokens.reshape(-1)].add(1)
 
 
 def usage(counts: Int[Array, " k"]) -> Float[Array, ""]:
-    """Share of the codebook that occurs at all."""
+    """The share of codes that occur at all."""
     return (counts > 0).mean()
 
 
@@ -99,10 +99,11 @@ def perplexity(counts: Num[Array, " k"]) -> Float[Array, ""]:
 def kmeans(
     latents: Float[Array, "m c"], codebook_size: int, key: Key[Array, ""], iterations: int = 10
 ) -> Float[Array, "k c"]:
-    """Codes at the means of clusters of latents; each is the nearest code of some latent.
+    """Codes by k-means: the means of clusters of latents.
 
-    Seeds are drawn ∝ squared distance to the seeds so far (k-means++; Arthur and Vassilvitskii
-    2007). Otherwise the background, which is most of a drawing, would take the whole codebook.
+    Seeds are drawn with probability ∝ squared distance to the earlier seeds (k-means++; Arthur and
+    Vassilvitskii 2007). With uniform seeds, the background would take most of the codebook, because
+    it is most of a drawing.
     """
     if len(latents) < codebook_size:
         raise ValueError(f"k-means of {codebook_size} codes needs as many latents: {len(latents)}")
@@ -125,7 +126,8 @@ def _draw_seeds(
 
 
 def _move(codes: Float[Array, "k c"], latents: Float[Array, "m c"]) -> Float[Array, "k c"]:
-    """Each code moved to the mean of its latents; a code without latents stays."""
+    """The codes after one iteration: each at the mean of its latents; a code without latents
+    stays."""
     tokens = nearest(codes, latents)
     counts = count(tokens, len(codes))[:, None]
     sums = jnp.zeros_like(codes).at[tokens].add(latents)
@@ -135,10 +137,10 @@ def _move(codes: Float[Array, "k c"], latents: Float[Array, "m c"]) -> Float[Arr
 def restart_unused(
     codes: Float[Array, "k c"], latents: Float[Array, "m c"], key: Key[Array, ""]
 ) -> tuple[Float[Array, "k c"], Int[Array, ""]]:
-    """The codes with unused ones moved to latents far from their codes, and how many were unused.
+    """(the codes with unused ones replaced by latents, the number of unused ones).
 
-    The new places are distinct latents drawn ∝ squared distance to their code (Gumbel top-k), the
-    rule of the k-means seeds. Used codes stay unchanged.
+    The new codes are distinct latents, drawn with probability ∝ squared distance to their code
+    (Gumbel top-k), as the seeds of k-means are. Used codes stay unchanged.
     """
     tokens = nearest(codes, latents)
     unused = count(tokens, len(codes)) == 0

@@ -242,7 +242,7 @@ def test_a_length_of_the_other_unit_is_as_long_as_the_batches_there_make_it() ->
     assert (examples.end, examples.warmup, examples.decay) == (120, 48, 24)
     assert (examples.rewarm_from, examples.rewarm) == (36, 12)
     falling = replace(config, schedule="exponential", transition_steps="5 updates")
-    with pytest.raises(ValueError, match="transition_steps 5 updates comes again and again"):
+    with pytest.raises(ValueError, match="transition_steps 5 updates is repeated"):
         make_schedule(falling, 20, plan.examples)
 
 
