@@ -41,4 +41,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(main, Config, prog="train.py", about=__doc__ or "", often=FIRST_IN_HELP)
+    run(main, Config, prog="train.py", about=__doc__ or "", first=FIRST_IN_HELP)

@@ -1,7 +1,7 @@
-"""Batches that are skipped, by hand or after a spike.
+"""Batches that are skipped, by training.skip_batches or after a spike.
 
-At a spike PaLM (arXiv:2204.02311, §5.1) went back about 100 updates and skipped 200 to 500 batches.
-The same batches did not spike with other parameters: the pair does.
+At a spike, PaLM (arXiv:2204.02311, §5.1) went back about 100 updates and skipped 200 to 500
+batches. The same batches caused no spike with other parameters.
 """
 
 import json
@@ -18,19 +18,21 @@ MOST = 2**62
 
 @dataclass(frozen=True)
 class SkippedBatches:
-    """Batches start:stop that are never trained on (again), numbered as if none were skipped."""
+    """Batches start … stop − 1, which are not trained on again. Numbers count all batches, skipped
+    ones included."""
 
     start: int
     stop: int
     step: int
-    """Finished updates at the time of the decision: earlier updates stay unchanged."""
+    """Finished updates when the skip was decided; earlier updates are not affected."""
     why: str
     spike: int | None = None
-    """Step at which the loss or the gradient jumped; None = by hand."""
+    """The step of the spike; None for training.skip_batches."""
 
 
 def read_ranges(path: Path) -> list[SkippedBatches]:
-    """The ranges of a RUN/skips.json; none if there is no file. Raises ValueError."""
+    """The ranges in a RUN/skips.json; empty if there is no file. Raises ValueError if it is
+    damaged."""
     ranges = []
     for number, one in enumerate(read_list(path), 1):
         kinds = {**dict.fromkeys(("start", "stop", "step"), int), "why": str}
@@ -49,26 +51,26 @@ def read_ranges(path: Path) -> list[SkippedBatches]:
 
 
 class Skips:
-    """A map from updates to batches, past the skipped ones. It is stored in RUN/skips.json, so that
-    a resumed run, or a replay, takes the same batches."""
+    """A map from updates to batches that jumps over skipped ones. It is stored in RUN/skips.json,
+    so that a resumed run takes the same batches."""
 
     def __init__(self, path: Path, is_writer: bool = True) -> None:
         self._path, self._is_writer = path, is_writer
         self.ranges: list[SkippedBatches] = []
-        # Among several processes the first one's file counts: the others may have no such disk.
+        # Process 0's file counts: other processes may not see its disk.
         found = from_first(lambda: [vars(one) for one in read_ranges(path)])
         self.ranges = [SkippedBatches(**one) for one in found]
 
     def position(self, n: int) -> int:
-        """The batch of the update that follows `n` finished ones."""
+        """The number of the batch of update n + 1."""
         for one in self.ranges:
             if n >= one.start:
                 n += one.stop - one.start
         return n
 
     def examples(self, n: int, examples_at: Callable[[int], int]) -> int:
-        """The number of examples in `n` updates. `examples_at(batch)` counts the examples of all
-        batches before that one."""
+        """The number of examples in `n` updates. `examples_at(batch)` is the number of examples in
+        all batches before this one."""
         batch = self.position(n)
         skipped = (one for one in self.ranges if one.start < batch)
         return examples_at(batch) - sum(
@@ -78,8 +80,8 @@ class Skips:
     def skip(
         self, start: int, stop: int, step: int, why: str, spike: int | None = None
     ) -> list[SkippedBatches]:
-        """Skip start:stop from `step` finished updates on, and return the ranges that are new.
-        Finished updates stay unchanged."""
+        """Skip the batches start … stop − 1 that no finished update has used, and return the new
+        ranges. `step` is the number of finished updates."""
         free = [(max(start, self.position(step)), stop)]
         for old in self.ranges:
             free = [piece for one in free for piece in _without(one, old)]

@@ -1,7 +1,7 @@
-"""The number of examples in each batch, and how many of them a device holds at a time.
+"""The sizes of batches and of micro-batches.
 
-Batches may grow: a small one is worth more per example early, a large one uses the devices better
-late (PaLM: 512, 1,024, 2,048; arXiv:2204.02311, table 2).
+Batches may grow during a run: small ones learn more per example early, large ones use the devices
+better late (PaLM: 512, 1,024, 2,048; arXiv:2204.02311, table 2).
 """
 
 import math
@@ -22,16 +22,16 @@ from training.spans import parse_ramp
 
 C = TypeVar("C", bound=RunConfig)
 BATCHES = "batches"
-"""Where a checkpoint notes the parts of the plan that it was trained by."""
+"""Key of a checkpoint's JSON with the batch sizes of the updates before it."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Batches of `first` examples until the ramp begins. The ramp is pairs of a batch and the size
-    of all from it on. The batches rise; in a configuration the sizes rise, too.
+    """The size of every batch: `first`, until the ramp begins. The ramp is a list of pairs (batch,
+    size of this and later batches), in ascending order of batches.
 
-    The ramp counts batches. Update n + 1 takes batch n unless batches are skipped
-    (training/skips.py): then the ramp is as many updates early as batches were skipped.
+    The ramp counts batches, not updates. They differ only if batches are skipped
+    (training/skips.py); then the ramp comes earlier by as many updates.
     """
 
     first: int
@@ -39,7 +39,7 @@ class BatchPlan:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """All sizes of batches, in order."""
+        """The sizes of batches, in order."""
         return self.first, *(size for _, size in self.ramp)
 
     @overload
@@ -47,8 +47,8 @@ class BatchPlan:
     @overload
     def examples(self, batch: Array) -> Wide: ...
     def examples(self, batch: object) -> Any:
-        """The exact number of examples in all batches before this one; a Wide for a traced number,
-        because there may be more than 2³¹."""
+        """The exact number of examples in all batches before this one. A traced number gives a
+        Wide, because there may be more than 2³¹."""
         if isinstance(batch, int):
             return sum(size * count for size, count in self._counts(batch, min, max))
         counts = self._counts(batch, jnp.minimum, jnp.maximum)
@@ -56,12 +56,12 @@ class BatchPlan:
 
     @property
     def parts(self) -> list[tuple[int, int]]:
-        """Pairs of a batch and the size of all from it on, from batch 0 on."""
+        """Pairs (batch, size of this and later batches), the first of them for batch 0."""
         return [(0, self.first), *self.ramp]
 
     def after(self, before: Sequence[Sequence[int]], batch: int) -> "BatchPlan":
-        """A plan with the parts of `before` up to this batch, and its own after it. So a run that
-        resumes with other sizes goes on at the next example."""
+        """The plan with the parts of `before` up to `batch`, and its own parts after it. So a run
+        that resumes with other sizes continues at the next example."""
         if not all(_is_part(one) for one in before) or (before and before[0][0] != 0):
             raise ValueError(f"the checkpoint says that its batches were {before!r:.80}")
         own = max((one for one in self.parts if one[0] <= batch), key=lambda one: one[0])
@@ -73,7 +73,7 @@ class BatchPlan:
     def _counts(
         self, batch: Any, least: Callable[..., Any], most: Callable[..., Any]
     ) -> Iterator[tuple[int, Any]]:
-        """For each size, how many batches of it come before this batch."""
+        """(size, number of batches of this size before `batch`) for each size."""
         parts = self.parts
         for i, (start, size) in enumerate(parts):
             count = most(batch - start, 0)
@@ -87,16 +87,16 @@ def _is_part(one: Any) -> bool:
 
 
 def make_plan(training: TrainingConfig) -> BatchPlan:
-    """The plan of a configuration."""
+    """The sizes of the batches of a configuration."""
     return BatchPlan(training.batch_size, tuple(map(parse_ramp, training.batch_ramp)))
 
 
 def in_updates(config: C, examples: int) -> C:
-    """The configuration with training.steps in place of training.epochs, if that is set: the least
-    number of updates whose batches hold so many passes over the examples.
+    """The configuration with training.epochs, if it is set, converted to training.steps: the least
+    number of updates that see each example so many times.
 
     Raises:
-        ValueError: the number of examples is unknown.
+        ValueError: the number of examples is unknown (0).
     """
     training = config.training
     if not training.epochs:
@@ -109,12 +109,12 @@ def in_updates(config: C, examples: int) -> C:
 
 
 def micro_batch_size(training: TrainingConfig, devices: Devices) -> int:
-    """Examples that a device holds at a time, the same in all batches of the plan: the configured
-    number, or its share of the first batch over accumulation_steps.
+    """Examples in a device's micro-batch, the same for all batches: training.micro_batch_size, or a
+    device's share of the first batch divided by training.accumulation_steps.
 
     Raises:
-        ValueError: a batch cannot be dealt to the devices in such parts, or fitting.py has to find
-            them.
+        ValueError: a batch is not a multiple of the devices' micro-batches; or the setting is
+            `auto`, which training/devices/fitting.py handles.
     """
     plan, parts = make_plan(training), training.accumulation_steps
     if training.micro_batch_size == "auto":

@@ -1,4 +1,4 @@
-"""The devices of a run, their arrangement, and the rows of a batch that each holds."""
+"""The devices of a run: which there are, how they are arranged, and which rows each one gets."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ AXIS = sharding.DATA
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices of a run, over all processes."""
+    """The devices of a run, of all processes."""
 
     devices: tuple[jax.Device, ...]
     mode: ParallelMode = "pmap"
@@ -32,24 +32,24 @@ class Devices:
 
     @property
     def is_first(self) -> bool:
-        """True on process 0, which alone writes arrays that are not sharded."""
+        """True in process 0, which alone writes files, except for sharded arrays."""
         return jax.process_index() == 0
 
     @property
     def num_shares(self) -> int:
-        """The number of parts into which the rows of a batch are dealt."""
+        """The number of parts into which the rows of a batch are sharded."""
         return len(self) // self.tensor
 
     @cached_property
     def mesh(self) -> Mesh:
-        """The devices by data, fsdp and tensor."""
+        """The devices as a mesh with the axes data, fsdp and tensor."""
         shape = (self.num_shares // self.fsdp, self.fsdp, self.tensor)
         kinds = (AxisType.Auto,) * len(shape)
         return jax.make_mesh(shape, sharding.AXES, axis_types=kinds, devices=self.devices)
 
     @cached_property
     def lane(self) -> Mesh:
-        """All devices in a row, as a mesh of one axis."""
+        """The devices as a mesh with one axis."""
         return Mesh(np.array(self.devices), (AXIS,))
 
     @property
@@ -60,7 +60,7 @@ class Devices:
         return NamedSharding(self.mesh, sharding.ROWS)
 
     def rows(self, batch_size: int) -> Int64[np.ndarray, " b"]:
-        """The rows of a batch that this process's devices hold, in rising order."""
+        """The rows of a batch that this process's devices hold, in ascending order."""
         parts = self.rows_sharding.addressable_devices_indices_map((batch_size,)).values()
         every = np.arange(batch_size, dtype=np.int64)
         return np.unique(np.concatenate([every[index] for index in parts if index is not None]))
@@ -75,7 +75,8 @@ class Devices:
 
 
 def find_devices(config: ParallelConfig) -> Devices:
-    """The devices to use. Raises ValueError if there are too few, or if they cannot be split so."""
+    """The configured devices of all processes. Raises ValueError if there are too few, or if they
+    do not fit the configured mesh."""
     local = jax.local_devices()
     wanted = os.environ.get("JAX_PLATFORMS", "")
     if local[0].platform == "cpu" and wanted != "cpu" and shutil.which("nvidia-smi"):
@@ -96,14 +97,15 @@ def find_devices(config: ParallelConfig) -> Devices:
 
 
 def arrange(devices: list[Any], config: ParallelConfig) -> Devices:
-    """The devices, arranged. Raises ValueError if they do not make up the mesh."""
-    cut = config.fsdp * config.tensor
-    if config.mode == "pmap" and cut > 1:
+    """The given devices in the configured arrangement. Raises ValueError if their number does not
+    fit the mesh."""
+    parts = config.fsdp * config.tensor
+    if config.mode == "pmap" and parts > 1:
         raise ValueError(
             f"parallel.fsdp {config.fsdp} and parallel.tensor {config.tensor} shard the state, but "
             "pmap holds it whole on each device; add --parallel.mode=mesh"
         )
-    if len(devices) % cut:
+    if len(devices) % parts:
         raise ValueError(
             f"parallel.fsdp {config.fsdp} × parallel.tensor {config.tensor} does not divide "
             f"{len(devices)} device(s)"
@@ -112,7 +114,7 @@ def arrange(devices: list[Any], config: ParallelConfig) -> Devices:
 
 
 def check_batch(batch_size: int, devices: Devices, accumulation_steps: int) -> None:
-    """Raise ValueError unless every device gets equally many examples in every micro-batch."""
+    """Raise ValueError unless each device gets the same number of examples in each micro-batch."""
     share = devices.num_shares * accumulation_steps
     if batch_size % share:
         near = max(batch_size // share, 1) * share

@@ -1,4 +1,4 @@
-"""Memory of the compiled step on a device, and the largest micro-batch that fits."""
+"""The memory of the compiled step, and the largest micro-batch that fits on a device."""
 
 import math
 import os
@@ -36,15 +36,15 @@ def find_micro_batch(
     batch: Callable[[int], Shapes],
     limit: int | None = None,
 ) -> int:
-    """The most examples a device can hold at a time, among the divisors of its share of all
-    batches. The step is compiled for the largest, and for the next one only if that does not fit.
-    On an accelerator one update is tried, too.
+    """The largest micro-batch that fits on a device, among the divisors of its share of a batch.
+    The step is compiled for the largest divisor first. On an accelerator one update is run as well.
+    Prints a line for each attempt.
 
-    `make_step(size)` is the update for a micro-batch, `batch(size)` are shapes of a whole batch;
-    `limit`: a device's bytes; None = as many as there are. Prints the result.
+    `make_step(size)` is the update with this micro-batch, `batch(size)` the shapes of a whole
+    batch, and `limit` the memory of a device in bytes; None = measured.
 
     Raises:
-        ValueError: not even one example at a time fits; the message says by how much.
+        ValueError: a micro-batch of one example does not fit; the message says by how much.
     """
     for size in plan.sizes:
         check_batch(size, devices, 1)
@@ -94,8 +94,8 @@ def compile_memory(
         found = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         own = bytes_on_device(state)
-        told = say_by_how_much(str(error), own / 2**30)
-        raise (ValueError if told.startswith(NO_PROGRAM) else DoesNotFitError)(told) from None
+        text = say_by_how_much(str(error), own / 2**30)
+        raise (ValueError if text.startswith(NO_PROGRAM) else DoesNotFitError)(text) from None
     return {
         "state and batch": found.argument_size_in_bytes,
         "new state beside the old": found.output_size_in_bytes - found.alias_size_in_bytes,

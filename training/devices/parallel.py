@@ -1,7 +1,8 @@
-"""Devices. The only file that knows pmap and meshes: everything else sees one batch and one state.
+"""Parallelism: one update over all devices, by pmap or on a mesh. Only this folder knows of either;
+other code sees one batch and one state.
 
-pmap shards the batch's rows over the devices and replicates the state. mesh has three axes, and
-shards the state over two of them by the rules of training/devices/sharding.py.
+pmap shards the rows of a batch over the devices and replicates the state. A mesh has three axes,
+and shards the state over two of them by the rules in training/devices/sharding.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,33 +23,35 @@ from trees import is_stacked, map_named
 
 T = TypeVar("T")
 HostBatch = dict[str, np.ndarray]
-"""This process's rows of a batch, by what they are."""
+"""This process's rows of a batch, by name."""
 CompiledStep = Callable[[TrainState, HostBatch], tuple[TrainState, Observed]]
-"""(state, this process's rows of the batch) → (new state, metrics)"""
+"""(state, this process's rows of the batch) → (new state, metrics)."""
 
 
 def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
-    """A function from rows of a batch, as the step sees them, to the number of micro-batches of
-    `size` examples per device. In pmap a step sees one device's rows, on a mesh all."""
+    """A function from the number of rows that a step gets to the number of micro-batches, of `size`
+    examples per device. With pmap a step gets one device's rows, on a mesh the whole batch."""
     rows = size * (1 if devices.mode == "pmap" else devices.num_shares)
-    return lambda seen: max(seen // rows, 1)  # a rollback may come to batches of before a resume
+    return lambda seen: max(seen // rows, 1)  # a rollback may reach smaller batches of the past
 
 
 def mean_over(devices: Devices) -> Callable[[PyTree], PyTree]:
-    """The mean over the devices, for use inside a step that `compile_step` compiles. On a mesh the
-    step is one program that sees the whole batch, so its means are over all devices already. They
-    are constrained to the parameters' sharding, so that the optimizer's sharding does not reach the
-    activations."""
+    """A function from a tree to its mean over the devices, for use inside a step of `compile_step`.
+
+    On a mesh the step is one program over the whole batch, so its means are over all devices
+    already. There the tree is constrained to the parameters' sharding, so that the optimizer's
+    sharding does not spread to the activations.
+    """
     if devices.mode == "pmap" and len(devices) == 1:
-        return lambda tree: tree  # XLA would hold the gradients twice, before and after
+        return lambda tree: tree  # with a pmean XLA would hold the gradients twice
     if devices.mode == "pmap":
         return lambda tree: jax.lax.pmean(tree, AXIS)
     return lambda tree: jax.lax.with_sharding_constraint(tree, shardings(tree, devices))
 
 
 def spread(devices: Devices) -> Spread:
-    """Functions by which an optimizer spreads jobs over the devices, inside such a step. On a mesh
-    the jobs come and go sharded as the state is, and no device ever holds all of them. A gradient
+    """Functions with which an optimizer distributes jobs over the devices, inside a step. On a mesh
+    the jobs enter and leave in the state's sharding, and no device holds all of them. A gradient
     that needs another sharding is all-gathered first."""
     if devices.mode == "pmap":
         return over_axis(AXIS, len(devices))
@@ -74,10 +77,10 @@ def spread(devices: Devices) -> Spread:
 
 
 def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
-    """`loss` with embeddings and other matrices outside of the layers all-gathered over `fsdp`
-    before it, and its rows kept in their sharding. Without this the compiler may carry the sharding
-    of an embedding into the activations, and copy them whole ("involuntary full
-    rematerialization"). The scan all-gathers layers one by one."""
+    """`loss`, with matrices outside of the stacks (such as embeddings) all-gathered over `fsdp`
+    first, and the batch constrained to its sharding. Otherwise XLA may carry the sharding of an
+    embedding into the activations, and copy them whole ("involuntary full rematerialization"). The
+    layers of a stack are all-gathered one by one, by the scan."""
     if devices.mode == "pmap":
         return loss
     sizes = {**devices.mesh.shape, sharding.FSDP: 1}
@@ -97,7 +100,7 @@ def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., A
 
 
 def shardings(tree: PyTree, devices: Devices) -> PyTree[NamedSharding]:
-    """The sharding of each leaf of a state, or of parameters."""
+    """The sharding of each leaf of a state or of parameters."""
     if devices.mode == "pmap":
         whole = NamedSharding(devices.lane, PartitionSpec())
         return jax.tree.map(lambda _: whole, tree)
@@ -109,7 +112,7 @@ def shardings(tree: PyTree, devices: Devices) -> PyTree[NamedSharding]:
 
 
 def shapes(make: Callable[[], T], devices: Devices) -> T:
-    """Shapes, types and shardings of the result of `create`, without its memory."""
+    """The shapes, dtypes and shardings of `create(make, devices)`; no memory is allocated."""
     found = jax.eval_shape(make)
     return jax.tree.map(
         lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
@@ -119,13 +122,12 @@ def shapes(make: Callable[[], T], devices: Devices) -> T:
 
 
 def place(tree: T, devices: Devices) -> T:
-    """The state, or the parameters, on the devices, in their shardings."""
+    """The state or the parameters, copied to the devices in their shardings."""
     return jax.device_put(tree, shardings(tree, devices))
 
 
 def create(make: Callable[[], T], devices: Devices) -> T:
-    """The result of `make()`, computed sharded on its devices: no device ever holds a whole sharded
-    array."""
+    """The result of `make()`, created sharded: no device ever holds a whole sharded array."""
     return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), devices))()
 
 
@@ -190,11 +192,11 @@ def compile_sums(
 
 
 def compile_step(step: Step, devices: Devices) -> CompiledStep:
-    """The update over all devices, as a function of a placed state and this process's rows of the
-    batch (`Devices.rows`).
+    """The compiled update over all devices: (state, this process's rows of the batch) → (new state,
+    metrics). `Devices.rows` says which rows are a process's.
 
-    The state has no device axis before and after it, so a checkpoint has one layout for any
-    devices. The old state's memory is reused for the new one.
+    The state has no device axis, so a checkpoint has the same layout for any number of devices. The
+    memory of the old state is reused (donated).
     """
     if devices.mode == "mesh":
         return _compile_mesh(step, devices)
@@ -202,7 +204,7 @@ def compile_step(step: Step, devices: Devices) -> CompiledStep:
 
 
 def _compile_pmap(step: Step, devices: Devices) -> CompiledStep:
-    """Data parallelism: the state is the same on all devices."""
+    """Data parallelism in one process: the state is replicated."""
     mapped = _map(step, devices)
     return lambda state, batch: mapped(state, deal(batch, devices))
 
@@ -219,15 +221,15 @@ def _map(step: Step, devices: Devices) -> Any:
 
 
 def deal(batch: HostBatch, devices: Devices) -> Mapping[str, jax.Array | np.ndarray]:
-    """One process's batch in the form that the program of `lower_step` takes."""
+    """This process's rows in the form that the program of `lower_step` takes."""
     if devices.mode == "mesh":
         return put_rows(batch, devices)
     return {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
 
 
 def lower_step(step: Step, devices: Devices, state: TrainState, batch: Mapping[str, Any]) -> Any:
-    """The program of `compile_step` before compilation; its compiled form reports its memory. Only
-    shapes of the whole batch and of the state are used."""
+    """The program of `compile_step`, lowered; its compiled form reports its memory. Of the state
+    and the whole batch only the shapes are used."""
     parts: tuple[int, ...] = ()
     if devices.mode == "mesh":
         mapped = jit_step(step, devices, state)
@@ -250,8 +252,8 @@ def _compile_map(step: Step, devices: Devices) -> CompiledStep:
 
 
 def _map_globally(step: Step, devices: Devices) -> Any:
-    """pmap's program for several processes. pmap itself gives each process arrays of its own, and
-    no common checkpoint could be written of them."""
+    """Data parallelism in several processes, by shard_map. pmap would return arrays that belong to
+    one process, of which no common checkpoint can be written."""
     return jax.jit(
         jax.shard_map(
             step,
@@ -277,7 +279,7 @@ def _compile_mesh(step: Step, devices: Devices) -> CompiledStep:
 
 
 def jit_step(step: Step, devices: Devices, state: TrainState) -> Any:
-    """The update on a mesh, for states with the shardings of this one (arrays, or shapes)."""
+    """The jitted update on a mesh, for states with the shardings of `state` (arrays or shapes)."""
     own = jax.tree.map(lambda leaf: leaf.sharding, state)
     whole = NamedSharding(devices.mesh, PartitionSpec())
     return jax.jit(
@@ -289,7 +291,7 @@ def jit_step(step: Step, devices: Devices, state: TrainState) -> Any:
 
 
 def put_rows(batch: HostBatch, devices: Devices) -> dict[str, jax.Array]:
-    """This process's rows as its part of one global batch."""
+    """The global batch, of which this process holds these rows."""
     there = devices.rows_sharding
     if jax.process_count() == 1:
         return jax.device_put(batch, there)

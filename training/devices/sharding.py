@@ -1,9 +1,10 @@
-"""How arrays of a training state are sharded over a mesh, by the paths of the parameters.
+"""Sharding rules: which axis of an array of the training state is sharded over which mesh axis, by
+the path of the parameter.
 
-The mesh has three axes. The rows of a batch are sharded over `data` and `fsdp`. Over `fsdp` every
-matrix is sharded as well, and all-gathered where a layer needs it (Rajbhandari et al. 2019,
-arXiv:1910.02054, stage 3). Over `tensor` matrices stay sharded, and a product of two is summed
-once (Shoeybi et al. 2019, arXiv:1909.08053).
+The rows of a batch are sharded over `data` and `fsdp`. Matrices are sharded over `fsdp`, and
+all-gathered when a layer needs them (Rajbhandari et al. 2019, arXiv:1910.02054, stage 3). Over
+`tensor` matrices are never gathered; the products of two of them are summed once (Shoeybi et al.
+2019, arXiv:1909.08053).
 """
 
 import re
@@ -27,7 +28,8 @@ TENSOR_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
     (r"(^|/)logits_bias$", (-1,)),
     (_OF_OPTIMIZER, (-1,)),
 )
-"""Path of a parameter → the axis that is sharded over `tensor`: the first that can be divided."""
+"""Path of a parameter → candidates for the axis that is sharded over `tensor`; the first one that
+can be divided is taken."""
 
 JOBS: tuple[tuple[Any, ...], ...] = (
     (None, FSDP, TENSOR),
@@ -35,36 +37,36 @@ JOBS: tuple[tuple[Any, ...], ...] = (
     ((TENSOR, FSDP), None, None),
     ((TENSOR, FSDP, DATA), None, None),
 )
-"""Shardings of square matrices when each device works on a few of them: first the state's, last by
-matrices, and in between such that each move exchanges parts."""
+"""The shardings through which stacked square matrices move before each device works on some of
+them: from the state's sharding to whole matrices per device, by exchanges of parts."""
 
 
 def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
     """The mesh axis of each axis of a parameter, or of an optimizer's array whose path ends with
-    the parameter's. The first axis of a stack, of layers or of an optimizer's matrices, is never
-    sharded. Vectors are sharded only by the rules."""
+    the parameter's. The first axis of a stack is never sharded. Vectors are sharded only by
+    TENSOR_RULES."""
     axes: list[str | None] = [None] * len(shape)
     first = int(is_stacked(path) or re.search(_OF_OPTIMIZER, path) is not None)
 
-    def may_cut(axis: int, name: str) -> bool:
+    def can_shard(axis: int, name: str) -> bool:
         free = axis >= first and axes[axis] is None
         return free and shape[axis] >= sizes[name] and shape[axis] % sizes[name] == 0
 
     if sizes[TENSOR] > 1:
-        wanted = next((cuts for rule, cuts in TENSOR_RULES if re.search(rule, path)), ())
-        for axis in (cut + len(shape) for cut in wanted):
-            if TENSOR not in axes and may_cut(axis, TENSOR):
+        wanted = next((found for rule, found in TENSOR_RULES if re.search(rule, path)), ())
+        for axis in (place + len(shape) for place in wanted):
+            if TENSOR not in axes and can_shard(axis, TENSOR):
                 axes[axis] = TENSOR
     if sizes[FSDP] > 1 and len(shape) - first >= 2:
-        able = [axis for axis in range(first, len(shape)) if may_cut(axis, FSDP)]
+        able = [axis for axis in range(first, len(shape)) if can_shard(axis, FSDP)]
         if able:
             axes[max(able, key=lambda axis: shape[axis])] = FSDP
     return PartitionSpec(*axes)
 
 
 def job_ways(shape: Sequence[int], sizes: Mapping[str, int]) -> list[PartitionSpec]:
-    """JOBS for an array of this shape, whose first axis all devices divide. Other axes are
-    replicated if they cannot be divided."""
+    """JOBS for an array of this shape, whose first axis is a multiple of the devices. Other axes
+    are replicated if they cannot be divided."""
 
     def of_axis(axis: int, name: Any) -> Any:
         return name if axis == 0 or name is None or shape[axis] % sizes[name] == 0 else None

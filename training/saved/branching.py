@@ -1,5 +1,7 @@
-"""A new run that goes on from a checkpoint of another with another end. The decay of the learning
-rate can branch off any step of its hold (Hägele et al. 2024, arXiv:2405.18392)."""
+"""--branch_from: a new run that continues another run's checkpoint, with another end.
+
+A decay of the learning rate can branch off any earlier step (Hägele et al. 2024, arXiv:2405.18392).
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,7 +18,7 @@ from training.skips import read_ranges
 from training.update.state import TrainState
 
 MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
-"""Settings that may differ between a branch and the run it leaves, besides those that may differ on
+"""Settings in which a branch may differ from its source, besides those that may differ on
 resume."""
 Tree = Mapping[str, Any]
 
@@ -29,9 +31,10 @@ def branch(
     about: Tree,
     like: TrainState,
 ) -> tuple[TrainState, list[str], list[list[int]]]:
-    """The whole state saved in `source`, RUN or RUN/checkpoints/STEP, a line about it, and the
-    parts of the plan of its batches. `like` has its shapes and shardings. The folder of `run` gets
-    the rows of metrics and the skipped batches until then; RUN stays unchanged.
+    """(state saved in `source`, a line about it, the batch sizes before it).
+
+    `source` is RUN or RUN/checkpoints/STEP, and `like` has shapes and shardings of the state. The
+    folder of `run` gets copies of the metrics and of the skipped batches; RUN is not changed.
 
     Raises:
         ValueError: there is no such step, or it has other settings, data or shapes.
@@ -61,7 +64,8 @@ def branch(
 
 
 def find_step(source: Path) -> tuple[Path, int | None]:
-    """The run, and the step if one is named. Raises ValueError if there is no run."""
+    """(run, step), where step is None if `source` names none. Raises ValueError if there is no
+    run."""
     is_step = source.parent.name == "checkpoints" and source.name.isdecimal()
     run, step = (source.parent.parent, int(source.name)) if is_step else (source, None)
     if not (run / "config.yaml").is_file():
@@ -70,8 +74,8 @@ def find_step(source: Path) -> tuple[Path, int | None]:
 
 
 def _copy_past(run: Path, folder: Path, step: int) -> None:
-    """Copy the rows of metrics, of which the tracker keeps those up to `step`, and the batches that
-    were skipped by then."""
+    """Copy the metrics, of which the tracker keeps those up to `step`, and the batches skipped up
+    to `step`."""
     if (run / "metrics.jsonl").is_file():
         copy_file(run / "metrics.jsonl", folder / "metrics.jsonl", run)
     if (run / "skips.json").is_file():

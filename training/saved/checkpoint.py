@@ -1,9 +1,9 @@
-"""Checkpoints of a run: all training state in one atomic step, in a folder or an object store.
+"""Checkpoints of a run: the whole training state, saved atomically, in a folder or an object store.
 
-A step holds the parameters, the rest of the state, averaged parameters if there are any, and one
-JSON, "about". It lists the run's dependencies, the digest of every array, and its own. Everything
-that is read is compared with them. The newest whole step is used; training moves damaged ones
-aside.
+A step holds the parameters, the rest of the state, averaged parameters if there are any, and a
+JSON. The JSON has the run's dependencies (`about`), the digest of every array, and a digest of
+itself. Everything that is read is compared with its digest. A resume takes the newest undamaged
+step, and moves damaged ones aside.
 """
 
 import contextlib
@@ -36,16 +36,16 @@ Log = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
 T = TypeVar("T")
 OPTIONAL = (".loss_scale", ".guard", ".players")
-"""Parts of a state that may begin or end within a run."""
+"""Parts of a state that a checkpoint may lack, or hold in addition."""
 CAUSES = (
     r"No space left on device(?:: [\d,.]+ MB to write, [\d,.]+ MB free)?|Disk quota exceeded|"
     "File too large|Too many open files|Read-only file system|Input/output error"
 )
-"""The system's own words, searched for in an error that other software has wrapped."""
+"""The operating system's messages, searched for in errors that libraries have wrapped."""
 WAIT_BELOW = 256 * 2**20
-"""Bytes a process has to write below which training waits until they are on the disk: a kill then
-costs at most the updates since the last save. More is written while training goes on, and a kill
-costs the updates made during that as well."""
+"""Bytes per process below which training waits for a save, so that a kill loses only the updates
+since that save. A larger save is written in the background; a kill during it loses the updates made
+since then, too."""
 
 
 class DamagedError(ValueError):
@@ -53,6 +53,7 @@ class DamagedError(ValueError):
 
 
 def print_event(event: str, text: str) -> None:
+    """Print an event to stderr."""
     print(f"{event}: {text}", file=sys.stderr)
 
 
@@ -67,8 +68,8 @@ class Checkpoints:
         log: Log = print_event,
         first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the steps; without `config` only for reading. `log(event, text)` gets every event
-        worth a note; `first` is called with every save before it counts."""
+        """Open the steps; without `config`, only for reading. `log(event, text)` reports events such
+        as a failed save; `first()` is called during each save, before it is complete."""
         self._place, self._config, self._log, self._first = place, config, log, first
         self._pending: int | None = None
         self._unsaved: str | None = None
@@ -96,8 +97,8 @@ class Checkpoints:
         about: Mapping[str, object],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Write the state, `about` and evaluated `metrics` beside it, unless that step exists. A
-        save that fails is logged, and training goes on; `finish` makes it an error."""
+        """Write the state with `about` and its evaluated `metrics`, unless that step exists. A
+        failed save is logged, and training continues; `finish` raises it."""
         self.settle()
         items, step = _items(state), int(state.step)
         words: dict[str, Any] = {"about": dict(about), "metrics": dict(metrics or {})}
@@ -111,12 +112,12 @@ class Checkpoints:
             self._store.save(step, items, words, self._first)
         except Exception as error:
             self._give_up(error)
-        # The same on every process, of which each writes about its share.
+        # The condition is the same in every process, which writes about its share.
         if sum(leaf.nbytes for leaf in jax.tree.leaves(items)) < WAIT_BELOW * jax.process_count():
             self.settle()
 
     def settle(self) -> None:
-        """Wait for the save under way; then delete the steps that are not to be kept."""
+        """Wait for the save in progress, then delete the steps that are not kept."""
         if self._pending is None:
             return
         try:
@@ -125,15 +126,15 @@ class Checkpoints:
             self._give_up(error)
             return
         self._pending = None
-        if jax.process_index() > 0:  # one decides: the others would see what it has deleted so far
+        if jax.process_index() > 0:  # process 0 decides: others could see a half-deleted list
             return
         with contextlib.suppress(UnreachableError):
             for step in set(self.steps()) - self._kept():
-                with contextlib.suppress(Exception):  # a full or slow disk: again at the next save
+                with contextlib.suppress(Exception):  # tried again at the next save
                     self._store.delete(step)
 
     def _give_up(self, error: Exception) -> None:
-        """Report once that a save failed, and remove the rest of it."""
+        """Log that a save failed, and remove its files."""
         step, self._pending = self._pending, None
         assert step is not None
         reason = _first_line(error)
@@ -145,7 +146,7 @@ class Checkpoints:
         self._log("unsaved", f"{self._unsaved}; older steps are as they were ({self._whole})")
 
     def _kept(self) -> set[int]:
-        """The steps that are kept; a problem with keep_best is logged once."""
+        """The steps to keep. A problem with checkpoint.keep_best is logged once."""
         steps = self.steps()
         if self._config is None:
             return set(steps)
@@ -162,7 +163,7 @@ class Checkpoints:
             return {}
 
     def finish(self) -> None:
-        """Wait for the save under way. Raises ValueError if the last one failed."""
+        """Wait for the save in progress. Raises ValueError if the last save failed."""
         self.settle()
         if self._unsaved is not None:
             raise ValueError(
@@ -184,13 +185,13 @@ class Checkpoints:
         about: Mapping[str, object],
         is_eligible: Eligible = lambda step: True,
     ) -> TrainState | None:
-        """The newest whole state among the eligible steps, or None if there is none. `like` returns
-        the argument of `restore`, and is called only if there is a step. Newer steps are moved
-        aside: training will come to them again.
+        """The newest undamaged state among the eligible steps; None if there are no steps. `like()`
+        returns the argument of `restore`. Newer steps are moved aside, because training will write
+        them again.
 
         Raises:
-            ValueError: it was trained on other data than `about` says, such as other records; it
-                does not fit; or all steps are damaged.
+            ValueError: the state was trained on other data than `about` says; it does not fit; or
+                all steps are damaged.
         """
         if jax.process_index() == 0:
             self._store.tidy()
@@ -215,7 +216,7 @@ class Checkpoints:
     def _newest_whole(
         self, read: Callable[[int], T], is_eligible: Eligible = lambda step: True
     ) -> tuple[int, T] | None:
-        """The newest whole step and the result of `read` on it; None if there are no steps."""
+        """(newest undamaged step, `read(step)`); None if there are no steps."""
         steps = [step for step in reversed(from_first(self.steps)) if is_eligible(step)]
         for step in steps:
             try:
@@ -227,7 +228,7 @@ class Checkpoints:
         return None
 
     def _set_aside_after(self, newest: int) -> None:
-        """Rename later steps, to make room for new ones with their numbers."""
+        """Rename later steps, so that new ones can have their numbers."""
         for step in self.steps() if jax.process_index() == 0 else ():
             if step > newest:
                 self._store.set_aside(step)
@@ -235,10 +236,10 @@ class Checkpoints:
         self._store.reload()
 
     def restore(self, like: TrainState, step: int) -> TrainState:
-        """The state of a step, placed like `like`, of arrays or shapes that know their shardings.
+        """The state of a step, in the shardings of `like` (arrays, or shapes with shardings).
 
-        If a loss scale, a guard or players begin with this run, or have another size in it, the
-        arrays in `like` are taken. Averages begin as the parameters.
+        A loss scale, guard or player that the step lacks, or holds in another size, is taken from
+        `like`. Missing averages start from the parameters.
 
         Raises:
             ValueError: a shape differs; DamagedError: names the damaged array.
@@ -269,8 +270,8 @@ class Checkpoints:
         return restored._replace(params=found["params"], ema=ema)
 
     def restore_params(self, like: PyTree, step: int) -> PyTree:
-        """The parameters of a step, averaged ones if there are any; `like` has their shapes and the
-        dtypes that they get."""
+        """The parameters of a step, or their averages if it has any, in the shapes, dtypes and
+        shardings of `like`."""
         saved = self.digests(step)
         item = "ema" if any(name.startswith("ema/") for name in saved) else "params"
 
@@ -284,7 +285,7 @@ class Checkpoints:
         return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found, like)
 
     def newest_params(self, like: PyTree) -> tuple[int, PyTree] | None:
-        """Step and parameters of the newest whole step; None if there are no steps."""
+        """(step, parameters) of the newest undamaged step; None if there are no steps."""
         return self._newest_whole(lambda step: self.restore_params(like, step))
 
     def _restore(self, step: int, wanted: dict[str, PyTree]) -> dict[str, PyTree]:
@@ -307,13 +308,13 @@ class Checkpoints:
                 if not isinstance(words[name], dict):
                     raise ValueError(f"{name} in its JSON is {words[name]!r:.40}")
             if wrong := [key for key, one in words["digests"].items() if not is_digest(one)]:
-                raise ValueError(f"the digest of {wrong[0]!r:.60} in its JSON is none")
+                raise ValueError(f"the digest of {wrong[0]!r:.60} in its JSON is not valid")
         return words
 
     @contextlib.contextmanager
     def _readable(self, step: int, together: bool = True) -> Iterator[None]:
-        """Turn problems with a step's files into one line that names it. `together`: a problem of
-        one process is raised in all; otherwise they would wait for it."""
+        """A context that turns errors of a step's files into DamagedError with one line that names
+        the step. With `together`, an error in one process is raised in all, so that none waits."""
         name, problem = self._store.name(step), None
         try:
             yield
@@ -329,14 +330,13 @@ class Checkpoints:
             raise DamagedError(f"checkpoint {name} is damaged: {reason}") from problem
 
     def close(self) -> None:
-        """Wait for the saves under way."""
+        """Wait for the save in progress."""
         self.settle()
         self._store.close()
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
-    """The arrays to save: parameters as their trees, the rest flat by path, however optax nests
-    it."""
+    """The arrays to save: parameters as trees, the rest as a flat dict (optax may nest anew)."""
     rest, _ = jax.tree.flatten_with_path(state._replace(params=None, ema=None))
     flat = {jax.tree_util.keystr(k): leaf for k, leaf in rest}
     averaged = {} if state.ema is None else {"ema": state.ema}
@@ -344,7 +344,7 @@ def _items(state: TrainState) -> dict[str, PyTree]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The line of an error that names the cause, without other software's lines around it."""
+    """The line of an error that names the cause, without the lines of libraries around it."""
     known = re.search(CAUSES, str(error))
     lines = [line for line in str(error).splitlines() if line.strip()]
     return known[0] if known else (lines[0][:300] if lines else type(error).__name__)

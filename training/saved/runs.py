@@ -1,4 +1,4 @@
-"""A run's folder: one that is new, or one that the same command resumes, but never another's.
+"""A run's folder: made for a new run, or checked before a resume.
 
 RUN/config.yaml        the resolved configuration
 RUN/environment.json   for each start: command, commit, package versions, devices
@@ -26,9 +26,8 @@ from copying import copy_folder
 from old_names import is_old_name_of
 from training.saved import copies, remote, starts
 
-# Settings that may differ between a run and its resumption: they do not change the trajectory,
-# except that more `steps` re-plan the decay of the learning rate. Names, or groups that end with a
-# dot.
+# Settings that may differ when a run is resumed, because they do not change past updates: names,
+# or groups that end with a dot. More `steps` move the decay of the learning rate.
 FREE_ON_RESUME = (
     "output_dir",
     "allow_changes",
@@ -45,7 +44,7 @@ FREE_ON_RESUME = (
     "training.steps",
     "training.epochs",
     "training.micro_batch_size",  # up to rounding
-    "training.skip_batches",  # of what is still to come, and noted in the logbook
+    "training.skip_batches",  # only future batches; written into the logbook
     "training.bad_update_budget",
     "training.loss_scale_patience",
     "training.stop_after",
@@ -61,8 +60,8 @@ FREE_ON_RESUME = (
     "parallel.",
     "tracker.",
 )
-UNTOLD = ("output_dir", "allow_changes")  # differences that are no news
-# Files that a start may leave behind when it ends before its first update.
+UNLOGGED = ("output_dir", "allow_changes")
+"""Changed settings that are not logged."""
 OURS = {
     *("config.yaml", "environment.json", "metrics.jsonl", "wandb_id.txt"),
     *("config.yaml.new", "environment.json.new", "metrics.jsonl.new"),
@@ -71,11 +70,12 @@ OURS = {
     *("tensorboard", "profile", "lr_range.svg", "SHA256SUMS"),
     ".lock",
 }
+"""Names of files that a start without an update may leave in the folder."""
 
 
 def new_folder(name: str) -> Path:
-    """Make runs/DATE-NAME, with a number behind it if another run, started in the same second, has
-    that already."""
+    """Make and return runs/DATE-NAME, with a number added if a run of the same second has that
+    name."""
     base = Path("runs") / f"{time.strftime('%Y-%m-%d-%H%M%S')}-{name}"
     base.parent.mkdir(exist_ok=True)
     more = (base.with_name(f"{base.name}-{i}") for i in itertools.count(2))
@@ -92,7 +92,7 @@ Read = Callable[[Path], Mapping[str, Any]]
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> Changes:
-    """Settings that differ: dotted name → (old, new) value."""
+    """Dotted name → (old value, new value) of each setting that differs."""
     before, after = dict(_flat(old)), dict(_flat(new))
     return {
         name: (before.get(name), after.get(name))
@@ -107,13 +107,13 @@ def describe(changes: Changes) -> str:
 
 
 def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
-    """The changes that prevent a resume; `allowed` are patterns of names."""
+    """The changes that forbid a resume. `allowed` holds patterns of names."""
     return {name: values for name, values in changes.items() if not _is_free(name, allowed)}
 
 
 def held_to(about: Mapping[str, object], allowed: Sequence[str]) -> dict[str, Any]:
-    """The parts of a checkpoint's data that a resume is held to: all, unless `allowed`, patterns of
-    settings, names data.records or data.source; without the rules if it names data.filter."""
+    """The parts of `about` that must be the same on resume: all; none if `allowed`, patterns of
+    settings, has data.records or data.source; all but the rules if it has data.filter."""
     if any(fnmatchcase(name, one) for one in allowed for name in ("data.records", "data.source")):
         return {}
     is_free = any(fnmatchcase("data.filter", one) for one in allowed)
@@ -136,14 +136,14 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes | None:
-    """Make the folder, or check that it may be resumed. Returns the settings that have changed
-    since, or None if nothing was trained yet.
+    """Make the folder, or check that it may be resumed. Returns the changed settings, or None if
+    nothing was trained there yet.
 
-    `read(path)` reads a config.yaml into a tree like `config`, whose `allow_changes` are patterns
-    of settings that may differ.
+    `read(path)` reads a config.yaml into a tree like `config`. `config["allow_changes"]` holds
+    patterns of settings that may differ.
 
     Raises:
-        ValueError: the folder holds something else, or a run with other settings.
+        ValueError: the folder is not a run's, or its run has other settings.
     """
     if folder.is_file():
         raise ValueError(f"output_dir {folder} is a file; name a folder")
@@ -156,13 +156,13 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
                 f"{path} is a pipe, socket or device, which a run cannot use; remove it"
             )
     strange = sorted({path.name for path in folder.iterdir()} - OURS)
-    if strange and not is_run:  # in a run people put what they like
+    if strange and not is_run:  # people may put files of their own into a run
         raise ValueError(
             f"output_dir {folder} holds something that is not a run ({strange[0]}); "
             "name another folder"
         )
     if is_run:
-        starts.read(environment)  # a damaged one is refused before anything is trained
+        starts.read(environment)  # raises if it is damaged, before anything is trained
     place = _find_checkpoints(folder, config)
     if not _has_content(place):
         if is_run:
@@ -170,8 +170,8 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
         return None  # nothing was trained here yet: other settings are no contradiction
     if not saved.is_file():
         raise ValueError(
-            f"output_dir {folder} holds checkpoints but no config.yaml to tell what they are of; "
-            "name another folder"
+            f"output_dir {folder} holds checkpoints but no config.yaml, so their settings are "
+            "unknown; name another folder"
         )
     changed = differences(read(saved), config)
     allowed = config.get("allow_changes", ())
@@ -181,17 +181,16 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
             f"output_dir {folder} holds a run with other settings: {describe(other)}; resume it "
             f"with the same, name another output_dir, or add --allow_changes {' '.join(other)}"
         )
-    return {name: values for name, values in changed.items() if name not in UNTOLD}
+    return {name: values for name, values in changed.items() if name not in UNLOGGED}
 
 
 def place_of(run: Path, folder: str) -> str:
-    """The place of a run's checkpoints, for checkpoint.Checkpoints; `folder` is its
-    checkpoint.folder."""
+    """The place of a run's checkpoints: its checkpoint.folder, or RUN/checkpoints without one."""
     return folder or str(run / "checkpoints")
 
 
 def _find_checkpoints(run: Path, config: Mapping[str, Any]) -> str:
-    """The place of a run's checkpoints. Files that were copied there come back into the run."""
+    """The place of a run's checkpoints. Copies of the run's files there are fetched into `run`."""
     named = config.get("checkpoint", {}).get("folder", "")
     if named and not remote.is_remote(named):
         if Path(named).is_file():
@@ -204,7 +203,7 @@ def _find_checkpoints(run: Path, config: Mapping[str, Any]) -> str:
 
 
 def _has_content(place: str) -> bool:
-    """True if the place holds anything but interrupted saves."""
+    """True if the place holds more than interrupted saves."""
     if remote.is_remote(place):
         return bool(remote.ObjectSteps(place).steps())
     others = (path for path in Path(place).glob("*") if path.name != "run")
@@ -212,7 +211,7 @@ def _has_content(place: str) -> bool:
 
 
 def _check_left(run: Path, place: str, read: Read) -> None:
-    """Raise ValueError if the run's checkpoints were elsewhere, and none is here."""
+    """Raise ValueError if the run's checkpoints are in another place, and none is in this one."""
     try:
         saved = read(run / "config.yaml")
     except ValueError:  # of another version: nothing was trained with it
@@ -227,11 +226,10 @@ def _check_left(run: Path, place: str, read: Read) -> None:
 
 @contextlib.contextmanager
 def sole_user(folder: Path, flag: str = "output_dir") -> Iterator[None]:
-    """Hold the folder, which `flag` named, against a second process that would write into it; a
-    kill lets it go.
+    """A context that locks the folder against a second process. A killed process releases the lock.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds the lock; the message names `flag`.
     """
     try:
         import fcntl
@@ -253,7 +251,7 @@ def sole_user(folder: Path, flag: str = "output_dir") -> Iterator[None]:
 
 
 def copy_once(source: Path, target: Path) -> None:
-    """Copy a folder into the run, whole or not at all, unless it is there."""
+    """Copy a folder into the run, atomically, unless it is there already."""
     if not target.exists():
         with files.new_folder(target) as folder:
             copy_folder(source, folder, source.parent)

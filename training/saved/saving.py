@@ -1,4 +1,4 @@
-"""Times of checkpoints, and the choice of those to keep."""
+"""When checkpoints are saved, and which of them are kept."""
 
 import math
 import time
@@ -15,8 +15,8 @@ from training.update.state import TrainState
 
 
 def make_save_hook(config: CheckpointConfig, save: Callable[[int, TrainState], Any]) -> Hook:
-    """Saves every checkpoint.every updates, every checkpoint.minutes since the last save, and at
-    each step that is to be kept for ever; in all processes at the same step."""
+    """A hook that saves every checkpoint.every updates, checkpoint.minutes after the last save, and
+    every checkpoint.keep_every updates; in all processes at the same step."""
     clock = Clock(config.minutes * 60.0)
 
     def action(step: int, state: TrainState) -> None:
@@ -27,20 +27,20 @@ def make_save_hook(config: CheckpointConfig, save: Callable[[int, TrainState], A
 
 
 class Clock:
-    """A clock for saves by time. Among several processes, process 0's clock counts."""
+    """A timer for saves. With several processes, process 0's clock counts."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
-        """`seconds` between saves; 0: never."""
+        """`seconds` is the time between saves; 0 = never."""
         self._seconds, self._now, self._agree = seconds, now, Agreement()
         self.start()
 
     def start(self) -> None:
-        """Begin to count anew; called after a save, at the same step in every process."""
+        """Restart the timer; called after a save, at the same step in every process."""
         self._since = self._now()
         self._agree.forget()
 
     def is_over(self) -> bool:
-        """True once the time is over; called once an update, in every process."""
+        """True once the time is over; called once per update, in every process."""
         if not self._seconds:
             return False
         is_mine = jax.process_index() == 0 and self._now() - self._since >= self._seconds
@@ -49,7 +49,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class SaveHook(Hook):
-    """A hook by the number of updates, and by the clock."""
+    """A hook that is due by the number of updates or by the timer."""
 
     keep_every: int
     clock: Clock
@@ -77,8 +77,8 @@ def to_keep(
     config: CheckpointConfig,
     metrics_of: Callable[[int], Mapping[str, float]],
 ) -> tuple[set[int], str]:
-    """The steps to keep (the newest, the best by keep_best, and the permanent ones), and the
-    problem with keep_best, if any: then all steps are kept. A NaN is never best."""
+    """(the steps to keep, the problem with keep_best or ""). Kept are the newest, the best by
+    keep_best, and those of keep_every. With a problem all steps are kept. A NaN is never best."""
     if not config.keep:
         return set(steps), ""
     kept = set(steps[-config.keep :])
