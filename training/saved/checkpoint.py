@@ -68,8 +68,8 @@ class Checkpoints:
         log: Log = print_event,
         first: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the steps; without `config`, only for reading. `log(event, text)` reports events such
-        as a failed save; `first()` is called during each save, before it is complete."""
+        """Open the steps; without `config`, only for reading. `log(event, text)` reports events
+        (a failed save); `first()` is called during each save, before it is complete."""
         self._place, self._config, self._log, self._first = place, config, log, first
         self._pending: int | None = None
         self._unsaved: str | None = None
