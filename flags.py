@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import clone
 import old_names
 from settings import Setting, settings_of
 from weights.yaml_files import SEVERAL, read_settings
@@ -33,9 +34,9 @@ def take_files(words: list[str]) -> tuple[list[str], list[Path]]:
             others.append(word)
             continue
         name = name if has_value else next(rest, "")
-        files.append(Path(os.path.expanduser(name)))
+        files.append(clone.find(os.path.expanduser(name)))
         if not files[-1].is_file():
-            presets = (Path(__file__).parent / "presets").glob("*.yaml")
+            presets = (clone.ROOT / "presets").glob("*.yaml")
             known = ", ".join(sorted(f"presets/{p.name}" for p in presets))
             raise ValueError(f"no preset or config file {name!r}; there are: {known}")
     return others, files

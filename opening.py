@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 import adapted
+import clone
 import hub
 from config import Config, from_yaml
 from data.captions import DALLE_MINI, normalizer_of
@@ -81,7 +82,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ValueError: it is none of these, or damaged, or cannot be fetched.
     """
-    path = hub.fetch(path) if hub.is_on_hub(path) else Path(path)
+    path = hub.fetch(path) if hub.is_on_hub(path) else clone.find(path)
     if (path / pretrained.CONFIG_FILE).is_file():
         check_sums(path)
         found = pretrained.read(path)
@@ -167,10 +168,10 @@ def parts_of(
         own = folder  # other programs keep the tokenizer's files beside the weights
     if tokenizer is None and not own.is_dir():
         raise ValueError(f"no tokenizer in {folder}; name one with --tokenizer")
-    trained_with = own if own.is_dir() else Path(str(tokenizer))
+    trained_with = own if own.is_dir() else clone.find(str(tokenizer))
     return Parts(
-        Path(tokenizer) if tokenizer else own,
-        Path(vqgan) if vqgan else folder / "vqgan",
+        clone.find(tokenizer) if tokenizer else own,
+        clone.find(vqgan) if vqgan else folder / "vqgan",
         checkpoint.normalize_text or normalizer_of(trained_with) == DALLE_MINI,
         vqgan is not None,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
+import clone
 from clip import towers
 from clip.towers import Clip
 from clip.weights import CLIP_FOLDER
@@ -84,7 +85,7 @@ def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
     Raises:
         ValueError: they are missing or damaged, or do not fit each other.
     """
-    path = Path(folder)
+    path = clone.find(folder)
     own = path / CLIP_FOLDER
     path = own if own.is_dir() and not (path / "config.json").is_file() else path
     model = towers.load(path)

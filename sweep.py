@@ -9,10 +9,11 @@ runtime.prepare()
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import clone
 from command_line import parse_config, run
 from files import write_bytes
 from training import exits
@@ -61,7 +62,9 @@ class SweepConfig:
 
 def main(config: SweepConfig) -> None:
     """Check the file, try settings until the budget is used, and print the best."""
-    sweep = read_sweep(Path(config.file))
+    sweep = read_sweep(clone.find(config.file))
+    program = str(clone.find(sweep.settings["program"]))
+    sweep = replace(sweep, settings={**sweep.settings, "program": program})
     count = config.count or sweep.run_cap
     if not count and sweep.settings["method"] != "grid":
         raise ValueError(
@@ -115,7 +118,7 @@ def open_folder(folder: Path, sweep: Sweep, must_exist: bool) -> None:
 
 def check_one_process(sweep: Sweep, parallel: int) -> None:
     """Raise ValueError if the runs of this sweep need processes of their own."""
-    if Path(sweep.settings["program"]) != Path("train.py"):
+    if not _is_ours(sweep.settings["program"], "train.py"):
         raise ValueError(f"{sweep.at('program')}: --one_process is for train.py")
     if "early_terminate" in sweep.settings or parallel > 1:
         why = "early_terminate" if "early_terminate" in sweep.settings else f"--parallel={parallel}"
@@ -184,13 +187,17 @@ def _variants(sweep: Sweep, first: dict[str, Any]) -> Iterator[tuple[str, dict[s
                 yield name, {**first, name: value}
 
 
+def _is_ours(program: str, name: str) -> bool:
+    return Path(program) in (Path(name), clone.ROOT / name)
+
+
 def _config_class(program: str) -> type | None:
     """The configuration class of a program of ours; None for another."""
-    if Path(program) == Path("train.py"):
+    if _is_ours(program, "train.py"):
         from config import Config
 
         return Config
-    if Path(program) == Path("vqgan/train.py"):
+    if _is_ours(program, "vqgan/train.py"):
         from vqgan.recipe import VQGANRunConfig
 
         return VQGANRunConfig

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import clone
 from data.captions import open_captions
 from data.described import FORMAT, MARKER
 from data.encoder_tokenizers import check_beside
@@ -52,6 +53,7 @@ def main(config: EncodeConfig) -> None:
     from training.config import ParallelConfig
     from training.devices import agreement, peers, processes
 
+    config = clone.with_found(config, "vqgan", "tokenizer")
     check_settings(config)
     processes.join(ParallelConfig(**vars(config.parallel)), peers.lose_first)
     agreement.check_start(config)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+import clone
 from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
 from data.reading import tell_skipped
 from data.sources import Captions, printable, texts
@@ -100,6 +101,7 @@ def main(config: EncodedConfig) -> None:
         check_vocab_size(config.vocab_size)
     out = Path(config.out)
     check_free(out)
+    config = clone.with_found(config, "vqgan", "tokenizer")
     vqgan, _ = pretrained.load(config.vqgan)
     found = read(config, vqgan.image_length, vqgan.codebook_size)
     num_cut = write(config, found, vqgan.codebook_size)

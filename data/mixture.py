@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+import clone
 from data.batches import Batch, Batches, open_batches
 from data.captions import words_of
 from data.order import hash_of
@@ -74,8 +75,8 @@ def parse_records(text: str) -> list[tuple[str, Fraction | None]]:
 
 
 def first_folder(text: str) -> str:
-    """The first folder in data.records."""
-    return parse_records(text)[0][0]
+    """The first folder in data.records, as `open_records` finds it."""
+    return str(clone.find(parse_records(text)[0][0]))
 
 
 def _parse_one(part: str, text: str) -> tuple[str, Fraction | None]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+import clone
 from data.array_files import READ_AHEAD, open_array, read_ahead
 from data.column_files import ColumnFiles
 from data.described import ARRAYS, EXTRA, MARKER, damaged, read_about
@@ -173,7 +174,7 @@ def open_records(folder: str | Path) -> Records:
         ValueError: the records are missing, damaged or of another format version; the message names
             the file.
     """
-    folder = Path(folder)
+    folder = clone.find(folder)
     if not (folder / MARKER).is_file():
         raise ValueError(
             f"no token records in {folder}; make them with "

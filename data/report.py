@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+import clone
 from data.described import MARKER
 from data.duplicates import near, perceptual_hash
 from data.reading import Reading, read_pictures
@@ -66,7 +67,7 @@ def main(config: ReportConfig) -> None:
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"out {out}: the report is a page; name a .html file")
     check_free(out)
-    if (Path(config.data) / MARKER).is_file():
+    if (clone.find(config.data) / MARKER).is_file():
         report = of_records(open_records(config.data).in_order(), config)
     else:
         report = of_source(open_source(config.data, need_captions=False), config)

@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
+import clone
 from command_line import run
 from experiments.logbook import is_run, settings_of
 from files import write_bytes
 from training.reports import metrics
 
-REFERENCES = Path("results/references")
+REFERENCES = clone.ROOT / "results" / "references"
 POINTS = 24
 """Updates that a reference keeps."""
 WINDOW = 0.05
@@ -90,7 +91,7 @@ def main(config: CompareConfig) -> None:
         return
     if len(runs) != 1:
         raise ValueError(f"{len(runs)} runs: one is compared; --write takes several")
-    path = Path(config.reference) if config.reference else find_reference(runs[0])
+    path = clone.find(config.reference) if config.reference else find_reference(runs[0])
     reference = read_reference(path)
     lines = compare(reference, metrics.read(runs[0] / "metrics.jsonl"), path.stem)
     print("\n".join([*lines, *unlike(reference, runs[0], path.stem)]))

@@ -19,6 +19,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax.typing import DTypeLike
 
+import clone
 from copying import copy_file, copy_folder
 from json_files import read_json
 from model import transformer
@@ -106,7 +107,7 @@ def save(
 
 def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
     """Everything in a folder of any known format. Raises ValueError as `load` does."""
-    folder = Path(folder)
+    folder = clone.find(folder)
     path = folder / CONFIG_FILE
     values = read_json(path)
     kind = _format(folder, values)
@@ -193,7 +194,7 @@ def convert(
     Raises:
         ValueError: `source` cannot be read, or `to` cannot express it.
     """
-    source, folder = Path(source), Path(folder)
+    source, folder = clone.find(source), Path(folder)
     release = read(source)
     format = releases.target(source, release.format == "pastel", release.origin, to)
     write(folder, release, format, dtype)

@@ -51,6 +51,7 @@ ALLOWED = {
     "prompts": {"data", "prompts"},
     "ranking": {"clip", "data", "ranking"},
     "studio": {"data", "drawing", "model", "opening", "prompts", "studio"},
+    "clone": set(),
     "copying": set(),
     "files": set(),
     "json_files": set(),
@@ -63,7 +64,17 @@ ALLOWED = {
     "terminal": set(),
 }
 GROUND_FLOOR = {  # all may import them
-    *("copying", "files", "filling", "html_page", "json_files", "old_names", "pixels", "settings"),
+    *(
+        "clone",
+        "copying",
+        "files",
+        "filling",
+        "html_page",
+        "json_files",
+        "old_names",
+        "pixels",
+        "settings",
+    ),
     *("split_names", "svg", "terminal", "trees"),
 }
 # Entry points compose the parts and may import all of them; nothing imports an entry point.

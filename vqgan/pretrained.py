@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+import clone
 from json_files import read_json
 from published import taming, taming_layout
 from vqgan.autoencoder import build
@@ -88,7 +89,7 @@ def load(
 
 def read(path: str | Path, config: Mapping[str, object] | None = None) -> Release:
     """Everything in a folder or checkpoint of any known format. Raises as `load` does."""
-    path = Path(path)
+    path = clone.find(path)
     if path.name == FLAX_FILE:
         path = path.parent
     if path.is_file():
@@ -242,7 +243,7 @@ def convert(
     if image_size is not None:
         resized = resize(release.config, image_size)
         release, to = dataclasses.replace(release, config=resized, origin=None), to or "pastel"
-    format = releases.target(Path(source), release.format == "pastel", release.origin, to)
+    format = releases.target(clone.find(source), release.format == "pastel", release.origin, to)
     write(folder, release, format, dtype)
     return format
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import clone
 from copying import copy_file
 from files import write_text
 from training.devices.batching import BATCHES
@@ -39,7 +40,7 @@ def branch(
     Raises:
         ValueError: there is no such step, or it has other settings, data or shapes.
     """
-    other, step = find_step(Path(source))
+    other, step = find_step(clone.find(source))
     old = read(other / "config.yaml")
     allowed = (*MAY_DIFFER, *settings["allow_changes"])
     refused = runs.refused(runs.differences(old, settings), allowed)

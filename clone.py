@@ -1,0 +1,41 @@
+"""What belongs to this clone, such as demo/ and presets/, found from any working directory; imports
+nothing of ours."""
+
+import functools
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Any)
+ROOT = Path(__file__).parent
+
+
+def find(path: str | Path) -> Path:
+    """The path as given; where nothing is there, the same path inside the clone, if that exists.
+
+    If both exist, the one as given is taken, and a line on stderr names the other. Absolute paths
+    and those with .. are as given.
+    """
+    given = Path(path)
+    inside = ROOT / given
+    if given.is_absolute() or ".." in given.parts or not os.path.exists(inside):
+        return given
+    if not os.path.exists(given):
+        return inside
+    if not os.path.samefile(given, inside):
+        _tell_both(given)
+    return given
+
+
+def with_found(config: T, *names: str) -> T:
+    """A dataclass with the paths of these fields found, where they name any."""
+    named = [name for name in names if getattr(config, name)]
+    return replace(config, **{name: str(find(getattr(config, name))) for name in named})
+
+
+@functools.cache
+def _tell_both(path: Path) -> None:
+    """Say once that a path names two things."""
+    print(f"{path} here is taken; the clone's own is {ROOT / path}", file=sys.stderr)
