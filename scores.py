@@ -27,10 +27,9 @@ LEGEND = {
     "nn_is_train": "the nearest real picture was trained on",
 }
 YARDSTICKS = {
-    "chance": "real pictures drawn by lot",
-    "ceiling": "the real pictures themselves as the VQGAN paints them",
-    "another": "the real pictures, each looked for among all others, as a good picture of the "
-    "thing is that is no copy",
+    "chance": "random real pictures",
+    "ceiling": "the real pictures, reconstructed by the VQGAN",
+    "another": "each real picture among all other real ones, as a good picture that is no copy",
 }
 """Rows that the drawn pictures are compared with."""
 Scores = dict[str, float]

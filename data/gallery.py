@@ -182,7 +182,7 @@ class Gallery:
         return {"concept": np.asarray(answers, np.float32)}
 
     def chance(self, targets: Int64[np.ndarray, " b"]) -> dict[str, Float[np.ndarray, " b"]]:
-        """The mean of `judge` over distinct real pictures drawn by lot."""
+        """The mean of `judge` over distinct random real pictures."""
         count = len(self.features)
         concepts = self._concepts(targets)
         answers = {
