@@ -39,7 +39,7 @@ from drawing_memory import ROWS_PER_CALL
 from evaluation_page import check_is_page, choose_shown, page
 from files import write_text
 from held_out_grid import make_grid, place_of_grid
-from likeness import Row, compare, mean_of, measure_real, open_lens
+from likeness import Row, compare, mean_of, measure_real, open_lens, tell_clip
 from model import transformer
 from model.config import SamplingConfig
 from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
@@ -155,6 +155,8 @@ def main(config: EvaluateConfig) -> None:
             config.clip, checkpoints[0].folder, config.candidates, checkpoints[0].records
         )
     lens = open_lens(None if ranker else config.clip)
+    if config.clip:
+        print(tell_clip(config.clip, config.pictures, config.candidates), file=sys.stderr)
     config, exam, unseen = ask(records, drawers[0], config)
     repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
     yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}

@@ -47,6 +47,15 @@ def open_lens(clip: str | None) -> Lens:
     return Lens(f"the CLIP in {clip}", ranker.image_features, ranker)
 
 
+def tell_clip(clip: str, pictures: int, candidates: int) -> str:
+    """A line that says what evaluate uses a CLIP for."""
+    if candidates:
+        chosen = f"chooses {pictures} of {candidates} candidates"
+        return f"the CLIP in {clip} {chosen}; likeness is by shape and colour"
+    measured = "measures likeness and gives a score"
+    return f"the CLIP in {clip} {measured}; it chooses no pictures without --candidates"
+
+
 @dataclass(frozen=True)
 class Yardstick:
     """The real pictures that a split's drawn ones are compared with, the same for all runs."""

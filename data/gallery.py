@@ -141,18 +141,14 @@ class Gallery:
 
         `targets`: the index of each prompt's own picture in the gallery.
         """
-        similarity = picture_features(drawn) @ self.features.T
-        own = self.distinct[targets]
+        similarity, own = self._similarity(picture_features(drawn)), self.distinct[targets]
         reached = similarity[np.arange(len(drawn)), own] + _ROUNDING
         ahead = (similarity > reached[:, None]).sum(axis=1)
         nearest = np.where(ahead == 0, own, similarity.argmax(axis=1))
         answers = {
             "all_top1": ahead < 1,
             "all_top5": ahead < 5,
-            "concept": [
-                picture in self._shown[concept] if concept else np.nan
-                for picture, concept in zip(nearest, self._concepts(targets), strict=True)
-            ],
+            "concept": self._are_right(nearest, targets),
             **{name: self._choose(name, drawn, targets) for name in CHOICES},
             "nn_is_train": self._trained[nearest],
         }
@@ -162,7 +158,7 @@ class Gallery:
     def nearest(self, drawn: UInt8[np.ndarray, "b y x 3"]) -> Int64[np.ndarray, " b"]:
         """The index among `pictures` of the real picture that each drawn one is nearest to."""
         first = np.unique(self.distinct, return_index=True)[1]
-        return first[(picture_features(drawn) @ self.features.T).argmax(axis=1)]
+        return first[self._similarity(picture_features(drawn)).argmax(axis=1)]
 
     def without_itself(
         self, targets: Int64[np.ndarray, " b"]
@@ -172,14 +168,24 @@ class Gallery:
         A picture of the right thing that is not the target cannot be expected to do better.
         """
         own = self.distinct[targets]
-        similarity = self.features[own] @ self.features.T
+        similarity = self._similarity(self.features[own])
         similarity[np.arange(len(own)), own] = -np.inf
-        nearest = similarity.argmax(axis=1)
+        return {"concept": self._are_right(similarity.argmax(axis=1), targets)}
+
+    def _similarity(self, features: Float[np.ndarray, "b f"]) -> Float[np.ndarray, "b m"]:
+        """The similarity of pictures with these features to each distinct picture."""
+        return features @ self.features.T
+
+    def _are_right(
+        self, found: Int64[np.ndarray, " b"], targets: Int64[np.ndarray, " b"]
+    ) -> Float[np.ndarray, " b"]:
+        """1 where a distinct picture that was found shows its target's concept, 0 where it does
+        not, NaN where there is none."""
         answers = [
             picture in self._shown[concept] if concept else np.nan
-            for picture, concept in zip(nearest, self._concepts(targets), strict=True)
+            for picture, concept in zip(found, self._concepts(targets), strict=True)
         ]
-        return {"concept": np.asarray(answers, np.float32)}
+        return np.array(answers, np.float32)
 
     def chance(self, targets: Int64[np.ndarray, " b"]) -> dict[str, Float[np.ndarray, " b"]]:
         """The mean of `judge` over distinct random real pictures."""

@@ -1,6 +1,7 @@
 """Words of captions: those in a prompt that no training caption has, and the nearest captions."""
 
 import difflib
+import itertools
 import math
 import re
 from collections import Counter
@@ -26,19 +27,29 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(clean(text).lower().replace("’", "'").replace("‘", "'"))
 
 
-def training_captions(records: Records) -> list[str] | None:
-    """The distinct training captions as the model read them, in their order. None if they are too
-    many, or if their tokenizer has no tokenizer.json."""
+def captions_of(records: Records, rows: Iterable[int]) -> list[list[str]] | None:
+    """The captions of each of these examples, as the model read them. None if their tokenizer has
+    no tokenizer.json."""
     import tokenizers
 
     file = records.tokenizer_folder / "tokenizer.json"
-    if len(records.text_tokens) > MAX_CAPTIONS or not file.is_file():
+    if not file.is_file():
         return None
-    offsets = records.caption_offsets
-    lengths = records.text_lengths.tolist()
-    captions = [i for row in records.rows(TRAIN) for i in range(offsets[row], offsets[row + 1])]
-    rows = [records.text_tokens[i, : lengths[i]].tolist() for i in captions]
-    return list(dict.fromkeys(tokenizers.Tokenizer.from_file(str(file)).decode_batch(rows)))
+    tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    offsets, lengths = records.caption_offsets, records.text_lengths.tolist()
+    spans = [range(offsets[row], offsets[row + 1]) for row in rows]
+    tokens = [records.text_tokens[i, : lengths[i]].tolist() for span in spans for i in span]
+    texts = iter(tokenizer.decode_batch(tokens))
+    return [[next(texts) for _ in span] for span in spans]
+
+
+def training_captions(records: Records) -> list[str] | None:
+    """The distinct training captions as the model read them, in their order. None if they are too
+    many, or if their tokenizer has no tokenizer.json."""
+    if len(records.text_tokens) > MAX_CAPTIONS:
+        return None
+    found = captions_of(records, records.rows(TRAIN))
+    return None if found is None else list(dict.fromkeys(itertools.chain(*found)))
 
 
 def training_words(records: Records) -> set[str] | None:

@@ -27,7 +27,7 @@ from evaluate import (
     means,
     open_drawers,
 )
-from likeness import Lens, compare, measure_real
+from likeness import Lens, compare, measure_real, tell_clip
 from opening import open_checkpoint
 from ranking import open_ranker
 from tests.entry.clip_folders import write_clip
@@ -101,9 +101,21 @@ def test_clip_is_what_the_likeness_is_seen_by(
     report = json.loads(evaluate(capsys, *asked, "--json"))
     for row in report["likeness"]["tone"].values():
         assert -100 <= row["clip_score"] <= 100
-    text = evaluate(capsys, *asked)
+    main(parse_config(EvaluateConfig, [str(word) for word in asked]))
+    text, said = capsys.readouterr()
     assert f"likeness, by the CLIP in {clip}:" in text
     assert "CLIP score: 100 × the cosine" in text
+    assert said.count(f"{tell_clip(str(clip), 4, 0)}\n") == 1
+
+
+def test_one_line_says_what_the_clip_is_used_for() -> None:
+    assert tell_clip("c", 2, 8) == (
+        "the CLIP in c chooses 2 of 8 candidates; likeness is by shape and colour"
+    )
+    assert tell_clip("c", 4, 0) == (
+        "the CLIP in c measures likeness and gives a score; it chooses no pictures without "
+        "--candidates"
+    )
 
 
 def test_of_the_candidates_those_are_judged_that_clip_scores_highest(
