@@ -13,69 +13,38 @@ import sys
 if __name__ == "__main__" and not __package__:  # started as a file, without -m
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
-import hashlib
-import importlib.metadata
 import json
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.artist_config import (
+    LICENSES,
+    MARKER,
+    PICTURES_PER_TAR,
+    ArtistsConfig,
+    describe,
+    find_sets,
+)
 from data.artist_sets import (
     Drawing,
     IconSet,
-    fetch_packages,
     join,
     licenses,
-    open_sets,
-    read_shipped,
 )
 from data.artist_splits import assign_splits
-from data.artist_things import Subset, choose
+from data.artist_things import choose
 from data.artist_words import WORDS
-from data.drawings import TABLE, digest, rasterise, read_table
+from data.drawings import digest, rasterise, read_table
 from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji
+from data.wording import plural, with_article
 from files import check_free, new_folder
 from json_files import read_json
 
-MARKER = "artists.json"
-PACKAGES = Path("pictures/packages")
-LICENSES = "LICENSES.md"
-PICTURES_PER_TAR = 1000
-RECIPE = tuple(
-    Path(__file__).parent / name
-    for name in (
-        "artists.py",
-        "artist_sets.py",
-        "artist_splits.py",
-        "artist_things.py",
-        "artist_words.py",
-    )
-)
-
-
 FIRST_IN_HELP = ("subset", "out")
 """Settings that --help begins with."""
-
-
-@dataclass(frozen=True)
-class ArtistsConfig:
-    """The pictures to write, and the folder for them."""
-
-    out: str = "pictures/things"
-    """Folder for the tars; it must be new, or hold what the same command wrote before."""
-    packages: str = ""
-    """Folder of the npm packages, packed or not. Default: for things the drawings in this
-    repository; for the others pictures/packages, where npm pack puts missing packages."""
-    subset: Subset = "things"
-    """Subset of the things: about a hundred (things), about four hundred that people ask for first
-    (everyday), those that six artists and more have drawn, without people, flags, clocks and
-    buttons (common), or all, with skin tones."""
-    image_size: int = 64
-    """Width and height in pixels; the shipped VQGAN reads 64."""
 
 
 def main(config: ArtistsConfig) -> None:
@@ -90,28 +59,6 @@ def main(config: ArtistsConfig) -> None:
     counts = ", ".join(f"{count} {split}" for split, count in counts_of(out / MARKER).items())
     num_concepts = read_json(out / MARKER).get("num_concepts")
     print(f"{out}: {num_concepts} things by {len(sets)} artists: {counts}")
-
-
-def find_sets(config: ArtistsConfig) -> list[IconSet]:
-    """The artists' drawings: of a named folder, shipped, or fetched."""
-    if config.packages:
-        return open_sets(Path(config.packages))
-    if config.subset == "things":
-        return read_shipped()
-    fetch_packages(PACKAGES)
-    return open_sets(PACKAGES)
-
-
-def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> dict[str, Any]:
-    """All settings and sources that decide the bytes of the tars."""
-    versions = {one.package: one.version for one in sets}
-    content = b"".join(path.read_bytes() for path in (TABLE, *RECIPE))
-    return {
-        "subset": config.subset,
-        "image_size": config.image_size,
-        "packages": {**versions, "resvg-py": importlib.metadata.version("resvg-py")},
-        "recipe": hashlib.blake2b(content, digest_size=8).hexdigest(),
-    }
 
 
 def write_pictures(out: Path, sets: Sequence[IconSet], description: Mapping[str, Any]) -> None:
@@ -200,31 +147,6 @@ def captions_of(drawing: Drawing, synonyms: Sequence[str]) -> list[tuple[str, fl
     for text, weight in captions:
         merged[text] = merged.get(text, 0.0) + weight / total
     return list(merged.items())
-
-
-def with_article(emoji: Emoji, name: str) -> str:
-    """A name of the emoji with its article before it, if it has one."""
-    return f"{article(emoji, name)} {name}".strip()
-
-
-def article(emoji: Emoji, name: str = "") -> str:
-    """a, an or nothing for the emoji's name, or another name of it: flags, symbols, keycaps and
-    plurals have none."""
-    name = name or emoji.name
-    if emoji.group in ("flags", "symbols") or not name[:1].isalpha() or ":" in name:
-        return ""
-    if re.search(r"[^su]s$", name.split(" with ")[0]) or name.startswith(("man ", "woman ")):
-        return ""
-    return "an" if name[0] in "aeiou" else "a"
-
-
-def plural(name: str) -> Iterator[str]:
-    """The plural of a plain name of one or two words."""
-    if re.fullmatch(r"[a-z]+( [a-z]+)?", name) and not name.endswith("s"):
-        if re.search(r"[^aeiou]y$", name):
-            yield f"{name[:-1]}ies"
-        else:
-            yield f"{name}es" if re.search(r"(x|ch|sh)$", name) else f"{name}s"
 
 
 if __name__ == "__main__":

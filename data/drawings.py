@@ -58,9 +58,9 @@ def rasterise(drawings: Mapping[str, Path | str], image_size: int) -> dict[str, 
     }
 
 
-def draw(drawing: Path | str, image_size: int) -> bytes:
-    """One drawing as a PNG file. No system fonts are used: a scan of them at every call would make
-    this four times slower."""
+def draw(drawing: Path | str, image_size: int, ground: str | None = "white") -> bytes:
+    """One drawing as a PNG file, on a ground or, with None, on nothing. No system fonts are used: a
+    scan of them at every call would make this four times slower."""
     import resvg_py
 
     return bytes(
@@ -69,7 +69,7 @@ def draw(drawing: Path | str, image_size: int) -> bytes:
             svg_path=str(drawing) if isinstance(drawing, Path) else None,
             width=image_size,
             height=image_size,
-            background="white",
+            background=ground,
             skip_system_fonts=True,
         )
     )

@@ -87,6 +87,7 @@ RUN_AS_MODULES = {
     "data/emoji.py",
     "data/artists.py",
     "data/check.py",
+    "data/composed.py",
     "data/filter.py",
     "data/report.py",
 }

@@ -29,6 +29,7 @@ CONFIGS = {
     "evaluate": "EvaluateConfig",
     "release": "ReleaseConfig",
     "data.artists": "ArtistsConfig",
+    "data.composed": "ComposedConfig",
     "data.emoji": "EmojiConfig",
     "data.encode": "EncodeConfig",
     "data.encoded": "EncodedConfig",

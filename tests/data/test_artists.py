@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data.artist_config import ArtistsConfig
 from data.artist_sets import (
     SHIPPED,
     STYLES,
@@ -26,17 +27,11 @@ from data.artist_sets import (
 from data.artist_splits import assign_splits
 from data.artist_things import EVERYDAY, THINGS, Subset, choose
 from data.artist_words import WORDS
-from data.artists import (
-    ArtistsConfig,
-    article,
-    captions_of,
-    main,
-    own_keywords,
-    plural,
-)
+from data.artists import captions_of, main, own_keywords
 from data.drawings import read_table
 from data.openmoji_splits import Emoji
 from data.sources import open_source
+from data.wording import article, plural
 
 LICENSES = {"fluent-emoji": "MIT", "openmoji": "CC-BY-SA-4.0"}
 

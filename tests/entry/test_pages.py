@@ -21,6 +21,7 @@ BEGUN = {
     "app.py": "tests/app/test_studio.py",
     "sweep.py": "tests/entry/test_sweep.py",
     "data.artists": "tests/data/test_artists.py",
+    "data.composed": "tests/data/test_composing.py",
     "data.emoji": "tests/data/test_emoji.py",
     "vqgan.pretrained": "tests/vqgan/test_shipped.py",
     "experiments.footprint": "tests/experiments/test_footprint.py",

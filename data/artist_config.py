@@ -1,0 +1,69 @@
+"""The settings of data.artists and data.composed, the drawings they name, and what decides their
+bytes."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.artist_sets import IconSet, fetch_packages, open_sets, read_shipped
+from data.artist_things import Subset
+from data.drawings import TABLE
+
+MARKER = "artists.json"
+PACKAGES = Path("pictures/packages")
+LICENSES = "LICENSES.md"
+PICTURES_PER_TAR = 1000
+RECIPE = tuple(
+    Path(__file__).parent / name
+    for name in (
+        "artists.py",
+        "artist_config.py",
+        "artist_sets.py",
+        "artist_splits.py",
+        "artist_things.py",
+        "artist_words.py",
+        "wording.py",
+    )
+)
+
+
+@dataclass(frozen=True)
+class ArtistsConfig:
+    """The pictures to write, and the folder for them."""
+
+    out: str = "pictures/things"
+    """Folder for the tars; it must be new, or hold what the same command wrote before."""
+    packages: str = ""
+    """Folder of the npm packages, packed or not. Default: for things the drawings in this
+    repository; for the others pictures/packages, where npm pack puts missing packages."""
+    subset: Subset = "things"
+    """Subset of the things: about a hundred (things), about four hundred that people ask for first
+    (everyday), those that six artists and more have drawn, without people, flags, clocks and
+    buttons (common), or all, with skin tones."""
+    image_size: int = 64
+    """Width and height in pixels; the shipped VQGAN reads 64."""
+
+
+def find_sets(config: ArtistsConfig) -> list[IconSet]:
+    """The artists' drawings: of a named folder, shipped, or fetched."""
+    if config.packages:
+        return open_sets(Path(config.packages))
+    if config.subset == "things":
+        return read_shipped()
+    fetch_packages(PACKAGES)
+    return open_sets(PACKAGES)
+
+
+def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> dict[str, Any]:
+    """All settings and sources that decide the bytes of the tars."""
+    versions = {one.package: one.version for one in sets}
+    content = b"".join(path.read_bytes() for path in (TABLE, *RECIPE))
+    return {
+        "subset": config.subset,
+        "image_size": config.image_size,
+        "packages": {**versions, "resvg-py": importlib.metadata.version("resvg-py")},
+        "recipe": hashlib.blake2b(content, digest_size=8).hexdigest(),
+    }

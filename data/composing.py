@@ -1,0 +1,187 @@
+"""Further pictures of drawings: in another colour, several of them, two beside each other.
+
+A thing that was drawn once is known in one colour and alone. Repainted and arranged, it shows what
+the words "blue", "three" and "and" mean, for any thing.
+"""
+
+import io
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from data.artist_sets import Drawing
+from data.artist_words import WORDS
+from data.colour_words import COLOURS, WHITE_NAME, Repainter, name_of
+from data.drawings import draw
+from data.openmoji_splits import crc
+from data.wording import article, plural
+from split_names import TRAIN
+
+COLOURED, COUNTED, BESIDE = 5, 2, 2
+"""Pictures of each kind that are made of one drawing."""
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+PLACES: Mapping[int, Sequence[tuple[float, float]]] = {
+    2: ((0.0, 0.25), (0.5, 0.25)),
+    3: ((0.25, 0.0), (0.0, 0.5), (0.5, 0.5)),
+    4: ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)),
+}
+"""Left and upper edge of each copy, in shares of the picture; a copy has half its side."""
+HELD_OUT = 8
+"""One in so many pairs of thing and colour, thing and number, thing and thing is never trained on,
+by any artist."""
+_COLOUR = re.compile(rf"\b({'|'.join([*COLOURS, WHITE_NAME])})\b ?")
+
+Layer = Float[np.ndarray, "y x 4"]
+"""Red, green, blue and opacity in 0..1."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One picture and what is said about it."""
+
+    key: str
+    pixels: UInt8[np.ndarray, "y x 3"]
+    about: Mapping[str, Any]
+    """captions, weights, split, concept, style and what the picture is composed of."""
+
+
+def compose(drawings: Sequence[Drawing], side: int) -> Iterator[Composed]:
+    """The composed pictures of all drawings, of `side` pixels, in order. No other drawing is shown,
+    so give those that are trained on."""
+    by_style = {
+        style: [one for one in drawings if one.style == style]
+        for style in dict.fromkeys(one.style for one in drawings)
+    }
+    for one in drawings:
+        words = words_for(one)
+        if not words:
+            continue
+        yield from recoloured(one, words, side)
+        yield from counted(one, words, side)
+        yield from beside(one, words, by_style[one.style], side)
+
+
+def words_for(drawing: Drawing) -> list[str]:
+    """What the thing is called where its colour is said: an apple, not a red apple."""
+    names = [_COLOUR.sub("", drawing.emoji.name), *WORDS.get(drawing.emoji.name, ())]
+    return [name for name in dict.fromkeys(names) if name and not _COLOUR.search(name)]
+
+
+def recoloured(drawing: Drawing, words: Sequence[str], side: int) -> Iterator[Composed]:
+    """The drawing in other colours and, if it has a clear one, in its own."""
+    layer = open_layer(drawing, side)
+    rgb, alpha = layer[..., :3], layer[..., 3]
+    own = name_of(rgb, alpha)
+    if own is not None:
+        yield _of_colour(drawing, words, own, layer, is_own=True)
+    others = [name for name in COLOURS if name != own]
+    others.sort(key=lambda name: crc(f"{drawing.key}:{name}"))
+    repainter = Repainter(rgb, alpha)
+    painted = ((name, repainter.paint(name)) for name in others)
+    found = ((name, pixels) for name, pixels in painted if pixels is not None)
+    for name, pixels in itertools.islice(found, COLOURED):
+        shown = np.concatenate([pixels, alpha[..., None]], -1)
+        yield _of_colour(drawing, words, name, shown, is_own=False)
+
+
+def _of_colour(
+    drawing: Drawing, words: Sequence[str], colour: str, layer: Layer, is_own: bool
+) -> Composed:
+    """A picture with its colour named. A drawing's own colour is always trained on: its picture is
+    known anyway."""
+    phrases = [_with_article(f"{colour} {word}", article(drawing.emoji, word)) for word in words]
+    held_out = not is_own and crc(f"{drawing.emoji.concept}:{colour}") % HELD_OUT == 0
+    return Composed(
+        f"{drawing.key}-{colour}",
+        on_white([layer], [(0.0, 0.0)], len(layer)),
+        {
+            **captions_of(phrases, drawing.style),
+            "split": "colour" if held_out else TRAIN,
+            "concept": drawing.emoji.concept,
+            "colour": colour,
+            "style": drawing.style,
+        },
+    )
+
+
+def counted(drawing: Drawing, words: Sequence[str], side: int) -> Iterator[Composed]:
+    """Several copies of the drawing."""
+    plurals = [many for word in words for many in plural(word)]
+    numbers = sorted(NUMBERS, key=lambda n: crc(f"{drawing.key}:{n}"))[:COUNTED]
+    layer = open_layer(drawing, side // 2)
+    for n in numbers if plurals else ():
+        held_out = crc(f"{drawing.emoji.concept}:{n}") % HELD_OUT == 0
+        phrases = [f"{NUMBERS[n]} {many}" for many in plurals] + [f"{n} {plurals[0]}"]
+        yield Composed(
+            f"{drawing.key}-{n}",
+            on_white([layer] * n, PLACES[n], side),
+            {
+                **captions_of(phrases, drawing.style),
+                "split": "number" if held_out else TRAIN,
+                "concept": drawing.emoji.concept,
+                "number": NUMBERS[n],
+                "style": drawing.style,
+            },
+        )
+
+
+def beside(
+    drawing: Drawing, words: Sequence[str], others: Sequence[Drawing], side: int
+) -> Iterator[Composed]:
+    """The drawing to the left of another one by the same artist."""
+    ranked = sorted(others, key=lambda other: crc(f"{drawing.key}+{other.key}"))
+    for other in itertools.islice((o for o in ranked if o is not drawing), BESIDE):
+        their_words = words_for(other)
+        if not their_words:
+            continue
+        ours, theirs = (
+            [_with_article(word, article(one.emoji, word)) for word in known]
+            for one, known in ((drawing, words), (other, their_words))
+        )
+        pair = sorted((drawing.emoji.concept, other.emoji.concept))
+        layers = [open_layer(one, side // 2) for one in (drawing, other)]
+        yield Composed(
+            f"{drawing.key}+{other.emoji.hexcode.lower()}",
+            on_white(layers, PLACES[2], side),
+            {
+                **captions_of([f"{a} and {b}" for a in ours for b in theirs], drawing.style),
+                "split": "pair" if crc("+".join(pair)) % HELD_OUT == 0 else TRAIN,
+                "concept": f"{drawing.emoji.concept}+{other.emoji.concept}",
+                "style": drawing.style,
+            },
+        )
+
+
+def captions_of(phrases: Sequence[str], style: str) -> dict[str, list[Any]]:
+    """Captions and weights: each phrase with the artist's name and, as often, without."""
+    captions = [*(f"{phrase}, {style} style" for phrase in phrases), *phrases]
+    return {"captions": captions, "weights": [round(1 / len(captions), 6)] * len(captions)}
+
+
+def _with_article(phrase: str, own: str) -> str:
+    """The phrase with a or an, if the thing has an article at all."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}" if own else phrase
+
+
+def open_layer(drawing: Drawing, side: int) -> Layer:
+    """A drawing on nothing."""
+    picture = Image.open(io.BytesIO(draw(drawing.svg, side, ground=None))).convert("RGBA")
+    return np.asarray(picture, np.float32) / 255
+
+
+def on_white(
+    layers: Sequence[Layer], places: Sequence[tuple[float, float]], side: int
+) -> UInt8[np.ndarray, "side side 3"]:
+    """The layers side by side on a white picture; places are in shares of it."""
+    picture = np.ones((side, side, 3), np.float32)
+    for layer, (left, top) in zip(layers, places, strict=True):
+        x, y = round(left * side), round(top * side)
+        part = picture[y : y + len(layer), x : x + len(layer)]
+        part += layer[..., 3:] * (layer[..., :3] - part)
+    return (picture * 255).round().astype(np.uint8)
