@@ -172,7 +172,7 @@ def test_the_walk_refers_to_its_own_steps() -> None:
     page = PAGES["docs/one_run.md"]
     steps = dict(re.findall(r"^(\d+)\. (.*(?:\n {2,}.*)*)", page, re.MULTILINE))
     assert list(steps) == [str(n + 1) for n in range(len(steps))]
-    about = page.partition("## Where the way is not straight")[2]
+    about = page.partition("## Where the order is not straight")[2]
     for number, name in {
         "15": "make_recipe",
         "18": "make_state",
