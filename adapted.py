@@ -1,4 +1,4 @@
-"""The transformer with adapters beside its parameters: every function merges them first."""
+"""The transformer with low-rank adapters: every function merges them into the parameters first."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,24 +18,24 @@ TAG = 0x61646170  # apart from the keys of the other parameters
 
 @dataclass(frozen=True)
 class AdaptedTransformer(Transformer):
-    """A transformer whose parameters have adapters (optim/adapters.py). Parameters that are merged
-    already, or laid out, are accepted unchanged."""
+    """A transformer whose parameters may hold adapters (optim/adapters.py). Merged parameters, and
+    those in decoding layout, are used unchanged."""
 
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
 
     @property
     def shapes(self) -> Params:
-        """The parameters and their adapters as shapes; no memory is allocated."""
+        """The shapes of parameters and adapters; no memory is allocated."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Fresh float32 parameters and adapters. The parameters equal those without adapters."""
+        """Random float32 parameters and adapters. The parameters equal those without adapters."""
         params = super().init(key)
         own = init_adapters(jax.random.fold_in(key, TAG), params, self.adapters)
         return {**params, ADAPTERS: own}
 
     def merged(self, params: Params) -> Params:
-        """The parameters with their adapters merged, in the layout without adapters."""
+        """The parameters with their adapters merged, in the structure without adapters."""
         return merge(params, self.adapters)
 
     def encode(

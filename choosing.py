@@ -1,9 +1,9 @@
-"""Guidance and temperature chosen for a run on its own captions, into RUN/sampling.yaml.
+"""Chooses guidance and temperature for a run on its own captions, into RUN/sampling.yaml.
 
-A few captions are drawn with each of PAIRS: held-out ones of the tune half first, then training
-ones. A picture is right if the nearest real one shows the same thing: its concept or, in records
-without concepts, the same caption. Pairs that draw more blank pictures than there are real ones are
-out. Of the others the one with the most right pictures is taken.
+Some captions are drawn with each of PAIRS: held-out ones of the tune half first, then training
+ones. A picture is right if the nearest real one has the same concept, or the same caption in
+records without concepts. Pairs that draw a larger share of blank pictures than the real ones are
+rejected. Of the others, the one with the most right pictures is chosen.
 """
 
 import sys
@@ -29,16 +29,16 @@ from opening import SAMPLING_FILE, Parts
 from weights.yaml_files import read_yaml
 
 PAIRS = ((1.0, 1.0), (1.0, 0.7), (1.5, 0.7), (2.0, 0.7), (2.0, 0.4))
-"""Guidance scales and temperatures that are tried."""
+"""Pairs (guidance scale, temperature) that are tried."""
 PROMPTS = 32
 GALLERY = 2000
 BLANK = 8.0
-"""Standard deviation of a picture's values, of 255, below which it is one flat colour."""
+"""Standard deviation of pixel values, of 255, below which a picture is blank."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The results of a pair: shares of pictures."""
+    """A pair and its results: the shares of right and of blank pictures."""
 
     guidance_scale: float
     temperature: float
@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def as_text(self) -> str:
-        """A line of a table."""
+        """A line such as "guidance 2, temperature 0.4: 81 % right, 0 % blank"."""
         return (
             f"guidance {self.guidance_scale:g}, temperature {self.temperature:g}: "
             f"{100 * self.right:.0f} % right, {100 * self.blank:.0f} % blank"
@@ -57,8 +57,8 @@ class Trial:
 def choose(
     config: Config, model: Transformer, records: Records, folder: Path, step: int, params: Params
 ) -> None:
-    """Draw with each pair, print the results, and write the choice into the run's folder. If the
-    real pictures are gone or the weights are damaged, a line says why nothing is chosen."""
+    """Draw with each pair, print the results, and write the best pair into the run's folder. If the
+    real pictures are missing or the weights are damaged, nothing is chosen, and a line says why."""
     try:
         trials, real = try_pairs(
             PAIRS, config.sampling, config.seed, model, records, folder, params
@@ -85,8 +85,8 @@ def try_pairs(
     parts: Parts | Path,
     params: Params,
 ) -> tuple[list[Trial], float]:
-    """The result of each pair of guidance and temperature, and the share of blank pictures among
-    the real ones. Raises ValueError if the real pictures are gone."""
+    """(the result of each pair, the share of blank pictures among the real ones). Raises ValueError
+    if the real pictures are missing."""
     rows = choose_rows(records, PROMPTS)
     prompts = [records.examples[row]["caption"] for row in rows]
     seeds = [picture_seed(seed, prompt, 0) for prompt in prompts]
@@ -114,8 +114,8 @@ def with_pair(sampling: SamplingConfig, guidance: float, temperature: float) -> 
 
 
 def choose_rows(records: Records, count: int) -> Int64[np.ndarray, " p"]:
-    """Examples whose captions are drawn: held-out ones of the tune half, then training ones,
-    evenly."""
+    """The rows of the examples whose captions are drawn: held-out ones of the tune half first, then
+    training ones, evenly spaced."""
     tune = Selection(half="tune", max_prompts=0)
     held = [choose_prompts(records, split, tune) for split in records.held_out_splits]
     rows = evenly(np.concatenate([*held, np.zeros(0, np.int64)]), count)
@@ -125,8 +125,8 @@ def choose_rows(records: Records, count: int) -> Int64[np.ndarray, " p"]:
 def open_gallery(
     records: Records, rows: Int64[np.ndarray, " p"], image_size: int
 ) -> tuple[Gallery, Int64[np.ndarray, " p"]]:
-    """The real pictures, and the places of `rows` among them. Raises ValueError if the pictures are
-    gone."""
+    """(the real pictures, the places of `rows` among them). Raises ValueError if the pictures are
+    missing."""
     chosen = choose_gallery(records, rows, GALLERY)
     examples = [records.examples[i] for i in chosen]
     pictures = read_real_pictures(records, examples, image_size)
@@ -136,30 +136,30 @@ def open_gallery(
 
 
 def with_concept(example: dict[str, Any]) -> dict[str, Any]:
-    """The example, with its caption as the concept if it has none."""
+    """The example; without a concept it gets its caption as one."""
     return {**example, "concept": example.get("concept") or clean(example["caption"]).lower()}
 
 
 def are_blank(pictures: UInt8[np.ndarray, "b y x 3"], limit: float) -> Bool[np.ndarray, " b"]:
-    """True for each picture that is one flat colour."""
+    """True for each picture whose standard deviation is below `limit`."""
     return spreads(pictures) < limit
 
 
 def spreads(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float64[np.ndarray, " b"]:
-    """The standard deviation of each picture's values, of 255."""
+    """The standard deviation of each picture's pixel values, of 255."""
     return pictures.reshape(len(pictures), -1).std(axis=1)
 
 
 def best_of(trials: Sequence[Trial], real_blank: float) -> Trial:
-    """The pair with the most right pictures among those that draw no more blank pictures than the
-    real ones hold, else among those that draw the fewest. Among equals the hottest wins, then the
-    least guided."""
+    """The pair with the most right pictures, among the pairs whose share of blank ones is at most
+    the real pictures'; if there is none, among those with the fewest blank ones. Of equals, the one
+    with the highest temperature, then the lowest guidance."""
     least = max(real_blank, min(trial.blank for trial in trials))
     able = [trial for trial in trials if trial.blank <= least]
     return max(able, key=lambda one: (one.right, one.temperature, -one.guidance_scale))
 
 
 def is_chosen(folder: Path, step: int) -> bool:
-    """True if this was done for the run at this step."""
+    """True if SAMPLING_FILE was chosen at this step of the run."""
     path = folder / SAMPLING_FILE
     return path.is_file() and read_yaml(path).get("step") == step

@@ -1,6 +1,6 @@
-"""The one command-line parser of every entry point: words and YAML files to frozen dataclasses.
+"""The command-line parser of all commands: flags and YAML files → frozen dataclasses.
 
-It is the only file that knows jsonargparse.
+It is the only file that uses jsonargparse.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from weights.yaml_files import SEVERAL, parse_yaml, plain_value
 
 T = TypeVar("T")
 TEXTS = {"name", "prompts"}
-"""Fields in which a ~ at the start is a letter, not a home."""
+"""Fields in which a ~ at the start is text, not the home folder."""
 
 
 def _load(text: str) -> Any:
-    """The value of one word of the command line, within the bounds of files."""
+    """The parsed value of one word of the command line, with the same bounds as files."""
     if text[:1] in ("[", "{"):
         try:
             return json.loads(text, object_pairs_hook=without_repeats)
@@ -59,7 +59,7 @@ class _OneLineParser(jsonargparse.ArgumentParser):
 
 
 class _Several(argparse.Action):
-    """Adds the words of each time the flag is given."""
+    """Collects the words of a flag that is given several times."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         self.given = [*getattr(self, "given", []), *values]
@@ -74,18 +74,19 @@ def parse_config(
     first: Sequence[str] = (),
     is_saved: bool = False,
 ) -> T:
-    """The configuration from flags, over the files named by --config; later files win.
+    """The configuration from flags and from the files of --config. Flags override files, later
+    files override earlier ones.
 
-    Fields with metadata {"nargs": "*"} take several words, and their flag may be given several
-    times; any other may not. Top-level fields with {"positional": True} stand without a flag's
-    name. A bool's flag alone means true. A trailing `=None`, as wandb's agent writes it, means
-    null. A ~ at the start of a path is the home folder. A file or flag that sets one of the two
-    settings in flags.EITHER resets the other. A setting that moved (old_names.py) is refused by its
-    new name, or read with a line on stderr; `is_saved`: the files are a run's, in which every old
-    name is read.
+    - Fields with metadata {"nargs": "*"} take several words; their flag may be given several times.
+    - Top-level fields with {"positional": True} have no flag name.
+    - The flag of a bool without a value means true. A trailing `=None`, as wandb's agent writes it,
+      means null. A ~ at the start of a path is the home folder.
+    - A file or flag that sets one of the two settings in flags.EITHER resets the other.
+    - A renamed setting (old_names.py) is refused with its new name, or read with a line on stderr.
+      With `is_saved`, the files are a run's, and every old name is read.
 
     Raises:
-        ValueError: names the flag and, for a misspelt one, the nearest known flag.
+        ValueError: the message names the flag and, for a misspelt one, the nearest known flag.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     fields: tuple[Any, ...] = dataclasses.fields(config_class)  # type: ignore[arg-type]
@@ -217,11 +218,11 @@ def run(
     about: str,
     first: Sequence[str] = (),
 ) -> None:
-    """Parse the command line and call `main`. A user's mistake is one line on stderr and exit code
-    2.
+    """Parse the command line and call `main`. A user's mistake ends with one line on stderr and
+    exit code 2.
 
-    `about` describes the command, with an example; `first`: the settings that --help begins with,
-    because most people need them.
+    `about` describes the command, with an example. `first` are the settings that --help shows
+    first, because most people need them.
     """
     with command(prog):
         main(parse_config(config_class, prog=prog, about=about, first=first))

@@ -1,4 +1,4 @@
-"""A picture to complete: some of its image tokens are kept, and others are drawn anew."""
+"""Completion of a picture (--complete): some of its image tokens are kept, the others are drawn."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ from data.pictures import read_picture
 from drawing import Drawer
 
 LIGHT = 128
-"""Least brightness, in 0…255, of the parts of a mask that are drawn anew."""
+"""Brightness, in 0…255, from which a pixel of a mask is redrawn."""
 
 
 def read_beginning(
     drawer: Drawer, complete: str | None, rows: int, mask: str | None
 ) -> Int[np.ndarray, " k"] | None:
-    """The image tokens that every picture begins with: the first `rows` rows of the picture file
-    `complete` (0: its upper half); with a mask all of them, −1 where they are drawn anew. None
+    """The given image tokens of the picture file `complete`, for `Drawer.draw_batches`: its first
+    `rows` rows (0 = the upper half), or with a mask all tokens, −1 where it is redrawn. None
     without a picture.
 
     Raises:
-        ValueError: a file is not a picture, or nothing of it would be kept or drawn.
+        ValueError: a file is not a picture, or nothing would be kept or drawn.
     """
     if complete is None:
         return None
@@ -32,9 +32,9 @@ def read_beginning(
 
 
 def read_mask(mask: str, grid_size: int, image_size: int) -> Bool[np.ndarray, "y x"]:
-    """The image tokens that are drawn anew, as a mask: those that a mask's light parts, or a
-    rectangle such as "0.25,0.5,0.75,1" (left, top, right, bottom as shares of the picture), cover
-    by half or more."""
+    """True for each image token that is redrawn: at least half of it is light in the mask's file,
+    or inside of a rectangle such as "0.25,0.5,0.75,1" (left, top, right, bottom, as shares of the
+    picture)."""
     inside = _rectangle(mask, image_size)
     light = (_read(mask, "--mask", image_size) >= LIGHT).all(-1) if inside is None else inside
     width = image_size // grid_size

@@ -1,4 +1,4 @@
-"""The words of a command line before they are parsed: files, old names, repeated flags."""
+"""Prepares the words of a command line for the parser: files, old names, repeated flags."""
 
 import json
 import os
@@ -15,14 +15,13 @@ from weights.yaml_files import SEVERAL, read_settings
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"
 EITHER = {"training.steps": 0, "training.epochs": 0.0}
-"""Settings that exclude each other, with their neutral values: a flag for one resets the other one
-that a preset sets."""
+"""Settings that exclude each other, with their neutral values. A flag for one resets the other."""
 Load = Callable[[str], Any]
-"""One value of the command line → the parsed value."""
+"""One word of the command line → the parsed value."""
 
 
 def take_files(words: list[str]) -> tuple[list[str], list[Path]]:
-    """The words without --config, and the files that it names."""
+    """(the words without --config, the files of --config)."""
     others: list[str] = []
     files: list[Path] = []
     rest = iter(words)
@@ -45,7 +44,7 @@ def take_files(words: list[str]) -> tuple[list[str], list[Path]]:
 def read_file(
     file: Path, config_class: type, moved: Mapping[str, Setting], is_saved: bool = False
 ) -> dict[str, Any]:
-    """The settings of a file by their new names, with a line about old ones unless `is_saved`."""
+    """The settings of a file under their new names. Old names are printed, unless `is_saved`."""
     tree = read_settings(file, config_class, {old: new.kind for old, new in moved.items()})
     try:
         found = old_names.rename(tree, moved)
@@ -57,7 +56,7 @@ def read_file(
 
 
 def with_new_names(words: list[str], moved: Mapping[str, Setting], load: Load) -> list[str]:
-    """The words with the new names of the flags that have moved.
+    """The words with the new names of renamed flags.
 
     Raises:
         ValueError: an old name is refused, or is inside a section that is given as a whole.
@@ -78,7 +77,7 @@ def with_new_names(words: list[str], moved: Mapping[str, Setting], load: Load) -
 
 
 def _tell_moved(found: list[str], where: str = "") -> None:
-    """Raise ValueError for old names that are refused; print the others on stderr."""
+    """Print the old names on stderr. Raises ValueError for those that are refused."""
     refused = [name for name in found if not old_names.MOVED[name].is_accepted]
     if refused:
         raise ValueError(f"{where}{old_names.describe(refused)}; use the new name")
@@ -93,7 +92,7 @@ def several_valued(config_class: type) -> set[str]:
 
 
 def _flags(words: list[str]) -> Iterator[tuple[int, str]]:
-    """The places of the flags, and their names."""
+    """Yield (index, name) of each flag."""
     for i, word in enumerate(words):
         if word == "--":
             return
@@ -107,14 +106,14 @@ def names(words: list[str]) -> set[str]:
 
 
 def taken_back(given: Collection[str], known: Collection[str]) -> dict[str, Any]:
-    """A neutral value for each setting of EITHER that is not given, if another one is."""
+    """Setting → neutral value, for each setting of EITHER that is not given while the other is."""
     if not EITHER.keys() & set(given):
         return {}
     return {name: zero for name, zero in EITHER.items() if name not in given and name in known}
 
 
 def check_once(words: list[str], several: set[str]) -> None:
-    """Raise ValueError for a flag that takes one value and is given twice."""
+    """Raise ValueError if a flag that takes one value is given twice."""
     names = [name for _, name in _flags(words) if name not in several and not name.endswith("+")]
     for name in names:
         if (count := names.count(name)) > 1:
@@ -132,8 +131,8 @@ def check_once(words: list[str], several: set[str]) -> None:
 
 
 def check_dashes(words: list[str], known: set[str]) -> None:
-    """Raise ValueError for a flag with a typographic dash, as text programs and web pages write --:
-    it would be one more prompt. `known`: the names of all flags."""
+    """Raise ValueError for a flag with a typographic dash, which word processors and web pages
+    write in place of --; it would be read as a prompt. `known` holds the names of all flags."""
     for word in words:
         name = word.partition("=")[0].lstrip(DASHES)
         if word[:1] in DASHES and word and name in known:
@@ -143,7 +142,7 @@ def check_dashes(words: list[str], known: set[str]) -> None:
 
 
 def gather(words: list[str], several: set[str], load: Load) -> list[str]:
-    """Each flag of a section that takes several values once, with a list of all its values."""
+    """The words, where each flag in `several` occurs once, with a list of all its values."""
     found: dict[str, list[str]] = {}
     left = list(words)
     for i, name in reversed(list(_flags(words))):
@@ -158,7 +157,7 @@ def gather(words: list[str], several: set[str], load: Load) -> list[str]:
 
 
 def _listed(given: list[str], load: Load) -> list[str]:
-    """The values of one flag: words, or a single list of them as a sweep's agent writes it."""
+    """The values of one flag: its words, or the list in its only word, as sweep agents write it."""
     if len(given) == 1 and given[0][:1] == "[" and not Path(given[0]).exists():
         try:
             found = load(given[0])

@@ -37,13 +37,12 @@ FIRST_IN_HELP = (
     *("checkpoint", "prompts", "pictures", "out", "seed", "guidance_scale", "temperature"),
     *("negative", "complete", "clip"),
 )
-"""Settings that --help begins with."""
 DEMO = "demo"
-"""The trained model that stands in this repository."""
+"""The trained model in this repository."""
 MAX_PICTURES = 1_000_000
-"""Pictures of one command: their prompts are held at once."""
+"""Most pictures of one command: their prompts are in memory together."""
 MAX_IN_GRID = 900
-"""Pictures on one grid; all are written one by one in any case."""
+"""Most pictures on the grid; each picture is also written as its own file."""
 Settings = dict[str, str | int | float | None]
 
 
@@ -114,7 +113,7 @@ class GenerateConfig(SamplingFlags):
 
 
 def main(config: GenerateConfig) -> None:
-    """Draw, write each picture as it comes, then the grid."""
+    """Draw the prompts, write each picture when it is ready, then the grid."""
     prompts = [*config.prompts, *read_prompts(config.prompts_file)]
     if not prompts:
         raise ValueError('no prompts: pass --prompts "a red heart" or --prompts_file FILE')
@@ -131,7 +130,7 @@ def main(config: GenerateConfig) -> None:
     ranker = find_ranker(config.clip, checkpoint.folder, config.candidates, checkpoint.records)
     jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.drawn)]
     drawer, settings = open_drawer(checkpoint, total, config)
-    # The parameters are released here: only the placed ones are used.
+    # From here on only the placed parameters are used; this frees the others.
     params, checkpoint = drawer.place(checkpoint.params), replace(checkpoint, params={})
     drawn = drawer.draw_tokens(
         params,
@@ -155,7 +154,7 @@ def main(config: GenerateConfig) -> None:
 def open_drawer(
     checkpoint: Checkpoint, total: int, config: GenerateConfig
 ) -> tuple[Drawer, Settings]:
-    """The drawer, and all settings that decide a picture besides its prompt and seed."""
+    """(the drawer, all settings that determine a picture besides its prompt and seed)."""
     sampling = config.over(checkpoint.sampling)
     devices = find_devices(ParallelConfig())
     rows = config.rows_per_call or rows_for(total, len(devices))
@@ -181,7 +180,7 @@ def open_drawer(
 def warn_of_prompts(
     prompts: list[str], negative: str, drawer: Drawer, known: Captions | None
 ) -> None:
-    """Warn of parts of the prompts that the model does not read or cannot know."""
+    """Warn about prompts that are truncated, and about words that the model cannot know."""
     texts = [*prompts, *([negative] if negative else [])]
     if cut := drawer.num_cut(texts):
         print(
@@ -195,7 +194,7 @@ def warn_of_prompts(
 def setting_aside(
     drawn: Iterator[tuple[np.ndarray, np.ndarray]], tokens: deque[np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """The pictures of each batch; their image tokens are appended to `tokens`."""
+    """Yield the pictures of each batch, and append their image tokens to `tokens`."""
     for of_batch, pictures in drawn:
         tokens.extend(of_batch)
         yield pictures
@@ -225,8 +224,8 @@ def save_pictures(
     settings: Settings,
     frames: Iterator[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], list[float | None]]:
-    """Write each picture as soon as it is drawn, and its `frames`. Returns the pictures that the
-    grid has room for, and all scores."""
+    """Write each picture as soon as it is drawn, and its GIF of `frames`. Returns (the pictures for
+    the grid, all scores)."""
     kept: list[np.ndarray] = []
     scores: list[float | None] = []
     with tqdm(total=len(jobs), desc="drawing", unit=" pictures", disable=None) as bar:
@@ -252,8 +251,7 @@ def write_grid(
     scores: list[float | None],
     settings: Settings,
 ) -> None:
-    """Write the pictures of the first prompts, as many as there is room for; if they have scores,
-    best first."""
+    """Write the grid of the first prompts, as many as fit; scored pictures stand best first."""
     per_prompt = min(config.drawn, len(pictures))
     count = len(pictures) // per_prompt
     if count < len(prompts):

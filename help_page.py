@@ -17,8 +17,8 @@ MOST = 3
 
 
 def opening(config_class: type, prog: str, about: str, first: Sequence[str]) -> str:
-    """The first screen of --help: the usage, a description with an example, and the flags of
-    `first`, each in a sentence. Without `first` the required and the positional flags."""
+    """The first screen of --help: usage, description with an example, and the flags in `first`,
+    each with one sentence. Without `first`, the required and the positional flags."""
     known = {one.name: one for one in settings_of(config_class)}
     named = first or [one.name for one in known.values() if is_required(one) or _is_word(one)]
     words = [_word(known[name]) for name in named if name != "config" and is_required(known[name])]
@@ -32,14 +32,14 @@ def opening(config_class: type, prog: str, about: str, first: Sequence[str]) -> 
 
 
 def is_required(one: Setting) -> bool:
-    """True if the command does not run without it."""
+    """True if the setting has no default."""
     field = one.field
     has_default = field.default is not dataclasses.MISSING
     return not has_default and field.default_factory is dataclasses.MISSING
 
 
 def _is_word(one: Setting) -> bool:
-    """True if it is given without its flag's name."""
+    """True if the setting is a positional argument."""
     return bool(one.field.metadata.get("positional"))
 
 
@@ -49,7 +49,7 @@ def _word(one: Setting) -> str:
 
 
 def _row(name: str, one: Setting | None) -> list[str]:
-    """A flag and the first sentence of its reason."""
+    """The lines of a flag, with the first sentence of its description."""
     if one is None:
         flag, reason = "--config=FILE", CONFIG
     else:

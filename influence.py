@@ -1,7 +1,7 @@
-"""Which words of a prompt each part of a drawn picture depends on: for the notebooks.
+"""The influence of each word of a prompt on each part of a drawn picture, for the notebooks.
 
-Each token of the text is hidden in turn. Where the picture's tokens become less likely without it,
-it was listened to. Attention weights say where a model looks, this says what it takes from there.
+Each word is masked in turn. Image tokens that become less likely without it depend on it. Attention
+weights show where a model looks; this shows what it uses.
 """
 
 import jax
@@ -14,9 +14,9 @@ from filling import batches_of
 from model.transformer import Params, Transformer
 
 DIM = 0.2
-"""Brightness of the parts of a picture that do not depend on a word at all."""
+"""Brightness of the parts of a picture that do not depend on the word."""
 ROWS = 8
-"""Texts that are read at a time."""
+"""Texts per call of the model."""
 
 
 def influence(
@@ -26,9 +26,9 @@ def influence(
     prompt: str,
     image_tokens: Int[np.ndarray, " n"],
 ) -> tuple[list[str], Float[np.ndarray, "m y x"]]:
-    """The prompt's words, and for each word and image token by how many nats the token is more
-    likely with the word than without it. Words are what stands between spaces; a word that is cut
-    off has no influence."""
+    """(words, influence), where influence [word, y, x] is the increase of each image token's
+    log-likelihood by the word, in nats. Words are separated by spaces; a truncated word has no
+    influence."""
     words = prompt.split()
     ends = [len(_tokens(drawer, " ".join(words[: i + 1]))) for i in range(len(words))]
     text, mask, _ = drawer.tokenizer.encode([prompt], drawer.model.text_length)
@@ -41,7 +41,7 @@ def influence(
 
 
 def _tokens(drawer: Drawer, text: str) -> list[int]:
-    """The ids of a text in front of its end token."""
+    """The token ids of a text, without its end token."""
     row, mask, _ = drawer.tokenizer.encode([text], drawer.model.text_length)
     return row[mask].tolist()[:-1]
 
@@ -53,7 +53,7 @@ def _likelihoods(
     masks: Bool[np.ndarray, "m t"],
     image_tokens: Int[np.ndarray, " n"],
 ) -> Float[np.ndarray, "m n"]:
-    """The logarithm of each image token's probability, given each of the texts."""
+    """The log-probability of each image token, given each of the texts."""
     tokens = jnp.asarray(image_tokens, jnp.int32)
     inputs = jnp.concatenate([jnp.array([model.decoder_start_token_id]), tokens[:-1]])
 
@@ -73,7 +73,7 @@ def _likelihoods(
 def light_up(
     picture: UInt8[np.ndarray, "y x 3"], shares: Float[np.ndarray, "a b"], most: float
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """The picture, bright where a word's influence is `most` nats or more, dim where it is none."""
+    """The picture, dimmed where a word's influence is below `most` nats."""
     side = len(picture) // len(shares)
     weights = np.clip(shares / max(most, 1e-6), 0, 1).repeat(side, 0).repeat(side, 1)
     return (picture * (DIM + (1 - DIM) * weights[..., None])).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""From the path of a checkpoint to a trained model and all that drawing with it needs."""
+"""Opens a checkpoint: the model, its parameters, and the parts that drawing needs."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,30 +23,30 @@ from weights.settings import read_own
 from weights.yaml_files import read_yaml
 
 SAMPLING_FILE = "sampling.yaml"
-"""A run's file of sampling settings that choosing.py chose."""
+"""A run's file with the sampling settings that choosing.py chose."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model, and all that drawing with it needs."""
+    """An opened checkpoint: settings and parameters of a trained model."""
 
     folder: Path
-    """This folder also holds tokenizer/ and vqgan/."""
+    """The folder of the run or release, which also holds tokenizer/ and vqgan/."""
     step: int | None
     """Finished updates; None for a release, which does not record them."""
     model: ModelConfig
     sampling: SamplingConfig
     params: Params
     records: str | None
-    """The token records in the run's configuration; None for a release."""
+    """The token records that it was trained on, as configured; None for a release."""
     records_digest: str | None
-    """The digest of these records at that time (Records.digest); None if it is unknown."""
+    """The digest of these records at the time of training; None if it is unknown."""
     origin: Origin | None = None
-    """The other program that it comes from, if any."""
+    """The program that made the weights; None for ours."""
 
     @property
     def normalize_text(self) -> bool:
-        """True if the program that it comes from normalised captions as DALL·E mini does."""
+        """True if that program normalised captions as DALL·E mini does."""
         return self.origin is not None and self.origin.config.get("normalize_text") is True
 
 
@@ -68,19 +68,18 @@ class SamplingFlags:
     """Draw only among the tokens that make up this probability; default: the checkpoint's."""
 
     def over(self, sampling: SamplingConfig) -> SamplingConfig:
-        """`sampling`, with the flags that were given in place."""
-
+        """`sampling` with the given flags in place of its values."""
         names = [one.name for one in fields(SamplingConfig)]
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(sampling, **given)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a run folder (its newest step), RUN/checkpoints/STEP, or a release folder, which may be
-    another program's (model/pretrained.py), or on a hub: hf://USER/NAME.
+    """Open a run folder (its newest step), RUN/checkpoints/STEP, a release folder, a folder of
+    another program (model/pretrained.py), or hf://USER/NAME.
 
     Raises:
-        ValueError: it is none of these, or damaged, or cannot be fetched.
+        ValueError: the path is none of these, or damaged, or cannot be downloaded.
     """
     path = hub.fetch(path) if hub.is_on_hub(path) else clone.find(path)
     if (path / pretrained.CONFIG_FILE).is_file():
@@ -111,8 +110,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _sampling(run: Path, config: Config) -> SamplingConfig:
-    """The sampling settings of a run: those chosen for it, or else its configuration's. Raises
-    ValueError for a damaged file."""
+    """The sampling settings of a run: those of SAMPLING_FILE, or else its configuration's. Raises
+    ValueError if the file is damaged."""
     path = run / SAMPLING_FILE
     if not path.is_file():
         return config.sampling
@@ -123,15 +122,14 @@ def _sampling(run: Path, config: Config) -> SamplingConfig:
 
 
 def _restore(where: str, step: int | None, config: Config) -> tuple[int, Params, str | None]:
-    """The step, its parameters with their adapters merged, and the digest of the records saved
-    beside them."""
+    """(step, parameters with adapters merged, digest of the records saved with them)."""
     adapters = config.optim.adapters
     shapes = adapted.build(config.model, adapters).shapes
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
     with Checkpoints(where) as checkpoints:
         if step is None:
-            found = checkpoints.newest_params(like)  # a damaged step is passed over, with a line
+            found = checkpoints.newest_params(like)  # a damaged step is skipped, with a line
             if found is None:
                 raise ValueError(f"{where} holds no step")
             step, params = found
@@ -144,23 +142,23 @@ def _restore(where: str, step: int | None, config: Config) -> tuple[int, Params,
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts for drawing beside the model: its tokenizer and its VQGAN."""
+    """The folders of tokenizer and VQGAN with which a model draws."""
 
     tokenizer: Path
     vqgan: Path
     normalize_text: bool = False
-    """True if captions go through DALL·E mini's normaliser, as its models were trained."""
+    """True if captions go through DALL·E mini's normaliser, with which its models were trained."""
     are_given: bool = False
-    """True if named by hand: then an odd part is only warned of."""
+    """True if the user named the VQGAN: then one of another size gets a warning, not an error."""
 
 
 def parts_of(
     checkpoint: Checkpoint, tokenizer: str | None = None, vqgan: str | None = None
 ) -> Parts:
-    """The checkpoint's own tokenizer and VQGAN, or those named instead.
+    """The checkpoint's own tokenizer and VQGAN, or the given ones.
 
     Raises:
-        ValueError: the checkpoint has no tokenizer and none is named.
+        ValueError: the checkpoint has no tokenizer, and none is given.
     """
     folder = checkpoint.folder
     own = folder / "tokenizer"

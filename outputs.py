@@ -1,4 +1,4 @@
-"""Places for drawn pictures: checked before drawing, never among pictures of others."""
+"""Output files of drawing: checked before drawing, and never among the pictures of other people."""
 
 import contextlib
 import itertools
@@ -13,13 +13,13 @@ from data.records import open_records
 from files import check_writable
 
 MAX_LOOKED_AT = 10_000
-"""Most entries of a folder that are checked for pictures of others."""
+"""Most entries of a folder that are searched for other people's pictures."""
 OTHER_PICTURES = {".svg", ".heic", ".heif", ".avif", ".jxl", ".mp4", ".mov"}
 RUN_FILES = ("config.yaml", "config.json")
 
 
 def output_paths(out: str) -> tuple[Path, Path]:
-    """The grid's file, and the folder of the single pictures.
+    """(the grid's file, the folder of the single pictures).
 
     Raises:
         ValueError: `out` names a picture file that is not a PNG, or is another file.
@@ -34,7 +34,7 @@ def output_paths(out: str) -> tuple[Path, Path]:
 
 
 def check_is_png(path: Path, flag: str, or_folder: bool = False) -> None:
-    """Raise ValueError for a name with the ending of another picture format."""
+    """Raise ValueError if the name ends like another picture format."""
     ending = path.suffix.lower()
     is_picture = ending in Image.registered_extensions() or ending in OTHER_PICTURES
     if path.is_dir() or ending == ".png" or (or_folder and not is_picture):
@@ -44,8 +44,8 @@ def check_is_png(path: Path, flag: str, or_folder: bool = False) -> None:
 
 
 def make_room(grid_path: Path, folder: Path, sources: Sequence[str] = ()) -> None:
-    """Make the folders and check that files can be written, before hours of drawing. `sources`: the
-    pictures that the model was trained on.
+    """Make the folders, and check that files can be written, before hours of drawing. `sources` are
+    the pictures that the model was trained on.
 
     Raises:
         ValueError: they cannot be written, or would replace or mix with pictures that were not
@@ -66,22 +66,22 @@ def make_room(grid_path: Path, folder: Path, sources: Sequence[str] = ()) -> Non
 
 
 def sources_of(records: str | None) -> list[str]:
-    """The pictures that token records were made of, if they still exist."""
+    """The sources of the records' pictures; empty if the records are missing."""
     with contextlib.suppress(ValueError, OSError):
         return open_records(records).sources if records else []
     return []
 
 
 def check_grid(path: Path, flag: str) -> None:
-    """Raise ValueError unless a grid may be written there; its folder is made."""
+    """Make the grid's folder. Raises ValueError if a grid may not be written there."""
     if path.is_file() and path.stat().st_size and not is_drawn(path):
         raise ValueError(f"{path} is there and was not drawn by this program; name another {flag}")
     check_writable(path, flag)
 
 
 def _check_outside(path: Path, source: str) -> None:
-    """Raise ValueError for a place among the training pictures: training on the source again would
-    train on the drawn ones."""
+    """Raise ValueError for a place among the training pictures: the next training on that folder
+    would include the drawn ones."""
     if not Path(source).is_dir():
         return
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source))
@@ -93,8 +93,7 @@ def _check_outside(path: Path, source: str) -> None:
 
 
 def _pictures_of_others(folder: Path) -> Iterator[Path]:
-    """Pictures and tars below a folder that were not drawn here, in the order in which they are
-    found."""
+    """Yield the pictures and tars below a folder that Pastel did not draw."""
     endings = set(Image.registered_extensions()) | OTHER_PICTURES | {".tar"}
     entries = (
         Path(parent, name)
@@ -108,7 +107,7 @@ def _pictures_of_others(folder: Path) -> Iterator[Path]:
 
 
 def _enter(folders: list[str], names: list[str]) -> bool:
-    """True if a folder may hold pictures of others: a run or a release holds its own grids."""
+    """True if a folder may hold other people's pictures: runs and releases hold their own grids."""
     if any(name in names for name in RUN_FILES):
         folders.clear()
         return False

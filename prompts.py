@@ -1,4 +1,4 @@
-"""Prompts of the command line and of files, and the words in them that a model can know."""
+"""Prompts of the command line and of files, and warnings about words that a model cannot know."""
 
 import sys
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from data.records import open_records
 from data.words import Captions, tell_far, tell_unknown, training_captions, unknown_words
 
 CAPTIONS_FILE = "captions.txt"
-"""A release's file of the captions that its model was trained on, one a line."""
-
+"""A release's file with the captions that its model was trained on, one per line."""
 MOST_BYTES = 1 << 26
+"""Largest size of a file of prompts."""
 
 
 def read_prompts(path: str | None) -> list[str]:
-    """The lines of a file, or of standard input for "-". Empty lines at the end do not count;
-    others are the empty prompt."""
+    """The lines of a file, or of standard input for "-". An empty line is the empty prompt; empty
+    lines at the end are ignored."""
     if path is None:
         return []
     data = _read_standard_input() if path == "-" else _read_file(Path(path))
@@ -44,9 +44,8 @@ def _read_file(path: Path) -> bytes:
 
 
 def in_english(prompts: Sequence[str], known: Captions | None) -> list[str]:
-    """The prompts, with the names of things as captions have them: without an article that these
-    do not have, and in English. Each that changes is printed. They stay as they are if the captions
-    are unknown."""
+    """The prompts in the words of the captions: in English, and without an article if the captions
+    have none. Each change is printed. Without known captions, the prompts are unchanged."""
     if known is None:
         return [*prompts]
     read = [*map(English(known).read, prompts)]
@@ -57,8 +56,8 @@ def in_english(prompts: Sequence[str], known: Captions | None) -> list[str]:
 
 
 def warn_of_unknown(prompts: Sequence[str], known: Captions | None) -> None:
-    """Print the words in the prompts that no training caption has, and the prompts that are far
-    from all of them. Nothing is printed if the captions are unknown."""
+    """Print the words of the prompts that no training caption has, and the prompts that are unlike
+    all captions. Without known captions, nothing is printed."""
     if known is None:
         return
     if words := unknown_words(prompts, known.words):
@@ -69,7 +68,7 @@ def warn_of_unknown(prompts: Sequence[str], known: Captions | None) -> None:
 
 def known_captions(folder: Path, records: str | None) -> list[str] | None:
     """The captions that a model was trained on, from its release folder or its token records; None
-    if both are gone or do not hold them."""
+    if neither has them."""
     try:
         if (folder / CAPTIONS_FILE).is_file():
             return (folder / CAPTIONS_FILE).read_text(encoding="utf-8").splitlines()

@@ -22,13 +22,13 @@ from filling import batches_of
 from pixels import to_floats
 
 BATCH_SIZE = 32
-"""Pictures, or prompts, that CLIP sees at a time by default."""
+"""Pictures or prompts per call of CLIP, by default."""
 
 
 @dataclass(frozen=True)
 class Ranker:
-    """A CLIP with its tokenizer. It sees exactly `batch_size` pictures at a time: in one compiled
-    program a score depends only on its own picture and prompt, bit for bit."""
+    """A CLIP with its tokenizer. It always gets `batch_size` pictures: with one compiled program, a
+    score depends only on its own picture and prompt, bit for bit."""
 
     clip: Clip
     tokenizer: TextTokenizer
@@ -37,14 +37,14 @@ class Ranker:
     def score(
         self, prompts: Sequence[str], pictures: UInt8[np.ndarray, "m y x 3"]
     ) -> Float32[np.ndarray, " m"]:
-        """The score of each picture with the prompt of the same number."""
+        """The score of picture i with prompt i, for each i."""
         return np.array([score for _, score in self.score_batches(prompts, [pictures])], np.float32)
 
     def score_batches(
         self, prompts: Sequence[str], batches: Iterable[UInt8[np.ndarray, "b y x 3"]]
     ) -> Iterator[tuple[UInt8[np.ndarray, "y x 3"], float]]:
-        """Every picture with its score, as the batches come. Picture i belongs to prompt i; equal
-        prompts, one after the other or not, are read once."""
+        """Yield (picture, score) for each picture of the batches. Picture i belongs to prompt i;
+        equal prompts are encoded once."""
         distinct = list(dict.fromkeys(prompts))
         row = {prompt: i for i, prompt in enumerate(distinct)}
         texts = self.text_features(distinct)
@@ -55,7 +55,7 @@ class Ranker:
             yield from zip(pictures, scores.tolist(), strict=True)
 
     def text_features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "m e"]:
-        """CLIP's features of prompts, truncated to the tokens it reads with the end token kept."""
+        """CLIP's features of prompts, truncated to its text length with the end token kept."""
         tokens, mask, _ = self.tokenizer.encode(prompts, self.clip.config.text_length)
         return self._in_batches(
             len(prompts), lambda rows: self.clip.text_features(tokens[rows], mask[rows])
@@ -72,7 +72,7 @@ class Ranker:
     def _in_batches(
         self, total: int, features: Callable[[Int[np.ndarray, " b"]], Float[Array, "b e"]]
     ) -> Float32[np.ndarray, "m e"]:
-        """Features of rows 0, 1, …, always batch_size of them at a time."""
+        """The features of `total` rows, computed batch_size at a time."""
         found = [np.empty((0, self.clip.config.feature_dim), np.float32)]
         for rows, count in batches_of(self.batch_size, total):
             found.append(np.asarray(features(rows))[:count])
@@ -80,7 +80,7 @@ class Ranker:
 
 
 def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
-    """CLIP's weights and tokenizer in one folder, as they are published; or a run of clip.train.
+    """The ranker of a folder with CLIP's published weights and tokenizer, or of a clip.train run.
 
     Raises:
         ValueError: they are missing or damaged, or do not fit each other.
@@ -95,8 +95,8 @@ def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
 def find_ranker(
     named: str | None, beside: Path, candidates: int, records: str | None
 ) -> Ranker | None:
-    """The CLIP that is `named`, or that stands in the checkpoint's folder `beside`. Raises
-    ValueError where candidates are to be ranked and there is none."""
+    """The ranker of the folder `named`, or of clip/ in the checkpoint's folder `beside`; None
+    without either. Raises ValueError if candidates need one and there is none."""
     own = beside / CLIP_FOLDER
     if named or own.is_dir():
         return open_ranker(named or own)
@@ -109,7 +109,7 @@ def find_ranker(
 
 
 def open_clip_tokenizer(folder: Path, model: Clip) -> TextTokenizer:
-    """The tokenizer.json in a folder. Raises ValueError if it does not fit `model`."""
+    """The tokenizer of a folder. Raises ValueError if it does not fit `model`."""
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"no tokenizer.json in {folder}; CLIP's own belongs beside its weights")
     tokenizer = open_captions(folder)
@@ -140,7 +140,7 @@ def scored(
     prompts: Sequence[str],
     batches: Iterable[UInt8[np.ndarray, "b y x 3"]],
 ) -> Iterator[tuple[UInt8[np.ndarray, "y x 3"], float | None]]:
-    """Every picture with its score, or with None without a ranker."""
+    """Yield (picture, score) for each picture; scores are None without a ranker."""
     if ranker is None:
         return ((picture, None) for pictures in batches for picture in pictures)
     return ranker.score_batches(prompts, batches)
@@ -149,13 +149,13 @@ def scored(
 def best_first(
     pictures: UInt8[np.ndarray, "p k y x 3"], scores: Float32[np.ndarray, "p k"]
 ) -> tuple[UInt8[np.ndarray, "p k y x 3"], Int[np.ndarray, "p k"]]:
-    """The pictures of each prompt sorted by falling score, and their numbers in that order."""
+    """(the pictures of each prompt by descending score, their numbers in that order)."""
     order = np.argsort(-scores, axis=1, kind="stable")
     return np.take_along_axis(pictures, order[:, :, None, None, None], axis=1), order
 
 
 def check_candidates(candidates: int, pictures: int) -> None:
-    """Raise ValueError where fewer candidates are drawn than pictures are chosen among them."""
+    """Raise ValueError if there are fewer candidates than pictures to choose."""
     if 0 < candidates < pictures:
         raise ValueError(
             f"candidates {candidates} are fewer than the {pictures} pictures chosen among them; "

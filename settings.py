@@ -14,7 +14,7 @@ class Setting:
     """A field of a configuration, or of a section in it."""
 
     name: str
-    """Dotted, from the top."""
+    """The dotted name, such as optim.learning_rate."""
     kind: Any
     field: dataclasses.Field[Any]
     owner: type
@@ -27,7 +27,7 @@ class Setting:
 
 
 def settings_of(config_class: type, prefix: str = "") -> Iterator[Setting]:
-    """Every field of a configuration's class; a section comes before its fields."""
+    """Yield every field of a configuration's class; a section comes before its fields."""
     kinds = get_type_hints(config_class)
     for one in dataclasses.fields(config_class):
         found = Setting(f"{prefix}{one.name}", kinds[one.name], one, config_class)
@@ -37,7 +37,7 @@ def settings_of(config_class: type, prefix: str = "") -> Iterator[Setting]:
 
 
 def check_least(config: object, prefix: str, least: int, *names: str) -> None:
-    """Raise ValueError for a setting of the section `prefix` that is below `least`."""
+    """Raise ValueError if a setting of the section `prefix` is below `least`."""
     for name in names:
         if getattr(config, name) < least:
             limit = f"must be at least {least}" if least else "cannot be negative"
@@ -46,7 +46,7 @@ def check_least(config: object, prefix: str, least: int, *names: str) -> None:
 
 
 def check_multiple(name: str, number: int, of: str, part: int) -> None:
-    """Raise ValueError for a number that parts of a size do not fill."""
+    """Raise ValueError if `number` is not a multiple of `part`."""
     if number % part:
         nearest = max(number // part, 1) * part
         tries = f"; try {name.rpartition('.')[2]} {nearest}"

@@ -1,6 +1,6 @@
-"""One trained model that stays open, and draws requests of strangers row by row: behind app.py.
+"""The open model behind app.py: it draws untrusted requests, row by row.
 
-One program serves every prompt, negative text, guidance, temperature and seed.
+One compiled program serves every prompt, negative text, guidance, temperature and seed.
 """
 
 import math
@@ -26,9 +26,9 @@ from opening import open_checkpoint, parts_of
 from prompts import known_captions
 
 SIZES = (1, 4, 9)
-"""Pictures that are drawn at a time: a program each, compiled once."""
+"""Numbers of pictures drawn at a time; there is one compiled program for each."""
 LONGEST = 500
-"""Characters of a prompt that are read."""
+"""Characters after which a prompt is truncated."""
 MAX_GUIDANCE, MAX_TEMPERATURE, MAX_SEED = 20.0, 5.0, 2**32 - 1
 STYLE = re.compile(r"(.+), (.+ style)")
 """Captions of several artists' pictures, such as "a cat, noto style"."""
@@ -36,7 +36,7 @@ STYLE = re.compile(r"(.+), (.+ style)")
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody wants drawn; made by `request`."""
+    """A checked request, made by `request`."""
 
     prompt: str
     negative: str
@@ -58,7 +58,7 @@ def request(
     """A request from untrusted values. Texts are cleaned and truncated to LONGEST characters.
 
     Raises:
-        ValueError: a text is none, or a number is not in its range.
+        ValueError: a value is not a text, or not a number in its range.
     """
     words = [_text(prompt, "prompt"), _text(style, "style")]
     return Request(
@@ -86,22 +86,22 @@ def _number(value: Any, name: str, least: float, most: float) -> float:
 
 @dataclass(frozen=True)
 class Studio:
-    """An open model. `draw` is for one caller at a time."""
+    """An open model. `draw` may have one caller at a time."""
 
     drawer: Drawer
     params: Params
-    """As the drawer placed them."""
+    """The parameters, as `drawer.place` returns them."""
     sampler: RowSampler
     sampling: SamplingConfig
     """The model's own settings."""
     captions: Sequence[str]
-    """Its training captions; empty if they are not known."""
+    """The captions that the model was trained on; empty if they are unknown."""
 
     def draw(self, asked: Request) -> Iterator[UInt8[np.ndarray, "k y x 3"]]:
-        """The pictures after each row of image tokens, the finished ones last.
+        """Yield the pictures after each row of image tokens; the last ones are finished.
 
         Raises:
-            ValueError: the weights give NaN.
+            ValueError: the model returns NaN.
         """
         asked = self.in_english(asked)
         size = next(size for size in SIZES if size >= asked.number)
@@ -124,7 +124,7 @@ class Studio:
         return tokens, mask
 
     def remarks(self, asked: Request) -> list[str]:
-        """Lines about the words of a request that the model does not know or read."""
+        """Warnings about words of a request that the model does not know, or that are truncated."""
         english = self.in_english(asked)
         texts = [text for text in (english.prompt, asked.negative) if text]
         lines = []
@@ -140,17 +140,17 @@ class Studio:
         return lines
 
     def in_english(self, asked: Request) -> Request:
-        """The request, with the name of its thing as captions have it."""
+        """The request, with the prompt in the words of the captions."""
         return replace(asked, prompt=self._english.read(asked.prompt)) if self.captions else asked
 
     @cached_property
     def styles(self) -> list[str]:
-        """Styles that captions name behind a comma, the most frequent first."""
+        """The styles in the captions ("…, noto style"), the most frequent first."""
         found = (STYLE.fullmatch(caption) for caption in self.captions)
         return [style for style, _ in Counter(m[2] for m in found if m).most_common(20)]
 
     def known(self, most: int = 18) -> list[str]:
-        """Captions without a style, chosen evenly: things that the model can draw."""
+        """Some captions without a style, evenly spaced: things that the model can draw."""
         articled = [c for c in self.captions if re.match("an? ", c) and " style" not in c]
         plain = articled or [caption for caption in self.captions if not STYLE.fullmatch(caption)]
         return Captions(plain).some(most) if plain else []
@@ -165,7 +165,7 @@ class Studio:
 
 
 def open_studio(path: str) -> Studio:
-    """The model of a checkpoint. Raises ValueError as `opening.open_checkpoint` does."""
+    """The open model of a checkpoint. Raises ValueError as `opening.open_checkpoint` does."""
     checkpoint = open_checkpoint(path)
     model = transformer.build(checkpoint.model)
     drawer = make_drawer(model, checkpoint.sampling, parts_of(checkpoint), SIZES[-1])

@@ -1,6 +1,7 @@
-"""The end of a command, and safe printing; imports nothing of ours.
+"""Exit codes of commands, and safe printing; imports nothing of ours.
 
-A result is never lost because nobody reads the messages, or because the terminal lacks a letter.
+A command keeps its result even if nobody reads its output, or if the terminal's encoding lacks a
+character.
 """
 
 import codecs
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 MISTAKE, INTERRUPTED = 2, 130
-"""Exit codes: the user can mend it, with one line on stderr; stopped with Ctrl-C."""
+"""Exit codes: a user's mistake, with one line on stderr; stopped with Ctrl-C."""
 
 PLAIN = {
     "×": "x",
@@ -38,8 +39,8 @@ READER_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO)
 
 
 def open_standard_streams() -> None:
-    """Open the null device for a closed standard input, output or error. Otherwise a file opened
-    later would get its number, and with it the text that libraries print."""
+    """Open the null device for a closed standard input, output or error. Otherwise the next opened
+    file would get its number, and receive the text that libraries print."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -52,8 +53,8 @@ def open_standard_streams() -> None:
 
 @contextlib.contextmanager
 def command(prog: str) -> Iterator[None]:
-    """Run a command's body: a mistake of its user is one line on stderr and exit code 2, Ctrl-C is
-    exit code 130, and a reader of its output who goes away changes nothing."""
+    """A context for a command's body. A user's mistake ends it with one line on stderr and exit
+    code 2, Ctrl-C with exit code 130. It continues if the reader of its output goes away."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Patient(sys.stdout, True), _Patient(sys.stderr, False)
     try:
@@ -75,8 +76,7 @@ def command(prog: str) -> Iterator[None]:
 
 
 def explain(error: Exception) -> str | None:
-    """One line about a problem that a user can mend; None for a fault of ours, which needs its
-    traceback."""
+    """One line about an error that a user can fix; None for a bug, which needs its traceback."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return text or "out of memory"
@@ -102,9 +102,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def printable(text: str) -> str:
-    r"""The text in a form that is safe for a terminal. Names and messages of others can hold
-    sequences that move its cursor, set its title or answer for it, so control characters are
-    spelled as \x1b."""
+    r"""The text, safe for a terminal: control characters are escaped as \x1b. Untrusted names and
+    messages could otherwise move the cursor, set the title, or send input."""
     if text.isprintable():
         return text
     body = text.strip("\r")  # only progress bars begin or end with one
@@ -114,8 +113,8 @@ def printable(text: str) -> str:
 
 
 def _is_harmless(letter: str) -> bool:
-    """True for visible characters, spaces, joiners of emoji, and lone surrogates, which no encoding
-    has."""
+    """True for visible characters, spaces, joiners of emoji, and lone surrogates (which no encoding
+    can write)."""
     return (
         letter.isprintable()
         or letter in "\u00a0\u3000\u200d\u200c"
@@ -128,7 +127,7 @@ def _spelled(letter: str) -> str:
 
 
 def is_without_devices(error: BaseException) -> bool:
-    """True if jax found none of the devices that it was to use; its error may have no text."""
+    """True if jax found none of the requested devices; its error may have no text."""
     if "nable to initialize backend" in str(error):
         return isinstance(error, RuntimeError)
     frame = error.__traceback__

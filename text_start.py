@@ -1,4 +1,4 @@
-"""The text encoder of another program as a start: --text_encoder=FOLDER."""
+"""--text_encoder=FOLDER: training starts from the text encoder of another program."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,8 +23,8 @@ from weights.settings import configuring
 
 
 def with_text_encoder(config: Config) -> Config:
-    """The configuration with the settings of the encoder that text_encoder names. A run that has
-    them already keeps them where the folder is gone.
+    """The configuration with the settings of the encoder in `text_encoder`. A run that has them
+    already keeps them if the folder is missing.
 
     Raises:
         ValueError: the folder holds no such encoder, or it does not fit the settings or the
@@ -56,8 +56,8 @@ def with_text_encoder(config: Config) -> Config:
 def start_text(
     config: Config, fresh: Params, fetch: Callable[[Any], np.ndarray]
 ) -> tuple[Params, list[str]]:
-    """The fresh parameters with those of the text encoder in their place, and lines about it for
-    the logbook. `fetch` brings an array of `fresh` here.
+    """(the fresh parameters with the text encoder's weights, lines for the logbook). `fetch`
+    returns an array of `fresh` as numpy.
 
     Raises:
         ValueError: naming the file, and the array that is missing or of another shape.
@@ -84,8 +84,8 @@ def _read_settings(folder: Path) -> tuple[encoders.Layout, ModelConfig]:
 
 
 def _check_tokenizer(folder: Path, records: Path) -> None:
-    """Raise ValueError where the records' captions were read by another tokenizer than the
-    encoder's: it would see other words."""
+    """Raise ValueError if the records were encoded with another tokenizer than the text encoder's:
+    their token ids would mean other words."""
     ours = records / "tokenizer"
     if not ours.is_dir() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return
@@ -98,10 +98,10 @@ def _check_tokenizer(folder: Path, records: Path) -> None:
 
 
 def describe_changes(before: ModelConfig, after: ModelConfig) -> str:
-    """Such as "model.encoder_depth (was 2, now 12)", for the terminal."""
+    """A text such as "model.encoder_depth (was 2, now 12)"."""
     changes = runs.differences(to_tree(before), to_tree(after))
-    told = {name: values for name, values in changes.items() if not name.startswith("encoder.")}
-    return runs.describe({f"model.{name}": values for name, values in told.items()})
+    shown = {name: values for name, values in changes.items() if not name.startswith("encoder.")}
+    return runs.describe({f"model.{name}": values for name, values in shown.items()})
 
 
 def _describe(theirs: ModelConfig) -> str:
