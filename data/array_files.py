@@ -1,4 +1,4 @@
-"""Raw little-endian arrays of token records, one file each, memory-mapped."""
+"""The array files of token records: raw little-endian numbers, memory-mapped."""
 
 import hashlib
 import math
@@ -13,8 +13,8 @@ DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "i64": "<i8", "
 """Element types, by the ending of the file's name."""
 _CHUNK = 1 << 22  # bytes hashed at a time
 READ_AHEAD = 1 << 24
-"""Bytes of an array up to which the system may read ahead of what is asked for: it reads up to 4 MB
-at each of the places, and so the whole of many arrays for a few rows of them."""
+"""Size in bytes up to which the system may read ahead in an array. It reads up to 4 MB at each
+access, so a few rows would read all of a large array."""
 
 
 def open_array(folder: Path, name: str, about: Mapping[str, Any]) -> np.ndarray:
@@ -30,13 +30,13 @@ def open_array(folder: Path, name: str, about: Mapping[str, Any]) -> np.ndarray:
 
 
 def open_mapped(path: Path, dtype: np.dtype | str) -> np.ndarray:
-    """A file that is not empty, as an array that is read where it is asked for and not ahead."""
+    """A non-empty file as a memory-mapped array, without reading ahead."""
     # A plain array: np.memmap's own indexing is several times slower.
     return np.frombuffer(open_bytes(path), dtype)
 
 
 def open_bytes(path: Path) -> mmap.mmap:
-    """A file that is not empty, as bytes that are read where they are asked for and not ahead."""
+    """A non-empty file as memory-mapped bytes, without reading ahead."""
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
@@ -45,7 +45,7 @@ def open_bytes(path: Path) -> mmap.mmap:
 
 
 def read_ahead(array: np.ndarray) -> None:
-    """Have the system read ahead in the file of a mapped array again."""
+    """Let the system read ahead in the file of a mapped array."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -80,8 +80,8 @@ def digest_arrays(
     split_names: Sequence[str],
     trained_on: Collection[str],
 ) -> dict[str, Any]:
-    """One digest of all arrays that are trained on, and one of each array, read from their files.
-    `arrays` gives types and shapes."""
+    """{"digest": a digest of all arrays that training reads, …, and a digest of each array}, from
+    their files. `arrays` has types and shapes."""
     hashed = hashlib.blake2b("\n".join(split_names).encode(), digest_size=8)
     digests = {}
     for name, about in arrays.items():

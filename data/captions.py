@@ -1,8 +1,8 @@
-"""How captions become tokens: a tokenizer together with the normaliser in front of it.
+"""The tokenizer of captions together with its normaliser.
 
-pastel.json in the tokenizer's folder names the normaliser of its captions, so the name travels into
-records, runs and releases. A folder of DALL·E mini names it as normalize_text in its config.json,
-which stands beside the tokenizer's files or, in our releases, one folder up.
+pastel.json in the tokenizer's folder names the normaliser, so it is copied into records, runs and
+releases. In folders of DALL·E mini it is normalize_text in config.json, which is beside the
+tokenizer's files or, in our releases, one folder up.
 """
 
 import hashlib
@@ -52,14 +52,14 @@ def _asks_for_normalizing(config: Mapping[str, object]) -> bool:
 
 
 def open_captions(folder: Path, normalizer: Normalizer | None = None) -> TextTokenizer:
-    """The tokenizer of a folder behind `normalizer`, by default the one that the folder names.
-    Raises ValueError as `open_tokenizer` and `normalizer_of` do."""
+    """The tokenizer of a folder, with `normalizer` before it; None = the folder's. Raises
+    ValueError as `open_tokenizer` and `normalizer_of` do."""
     chosen = normalizer or normalizer_of(folder)
     return open_tokenizer(folder, make_normalizer() if chosen == DALLE_MINI else None)
 
 
 def copy_tokenizer(source: Path, folder: Path, normalizer: Normalizer) -> None:
-    """Copy only a tokenizer's files out of a folder, and note the normaliser beside them."""
+    """Copy the tokenizer's files out of a folder, and write the normaliser's name beside them."""
     if source.is_file():
         source, names = source.parent, [source.name]
     else:
@@ -71,7 +71,7 @@ def copy_tokenizer(source: Path, folder: Path, normalizer: Normalizer) -> None:
 
 
 def describe(folder: Path, text_length: int) -> dict[str, Any]:
-    """A description of tokenizer and normaliser, for records to keep and to compare."""
+    """A description of tokenizer and normaliser, which records store and compare."""
     tokenizer = open_captions(folder)
     return {
         "normalizer": normalizer_of(folder),
@@ -83,7 +83,7 @@ def describe(folder: Path, text_length: int) -> dict[str, Any]:
 
 
 def words_of(folder: Path) -> str:
-    """Short hash of a tokenizer's vocabulary files."""
+    """A short hash of a tokenizer's vocabulary files."""
     hashed = hashlib.blake2b(digest_size=8)
     for name in _FILES:
         if (folder / name).is_file():
@@ -109,7 +109,7 @@ def check_described(records: Path, said: object, text_length: int) -> None:
 
 
 def check_kept(kept: Path, ours: Path) -> None:
-    """Raise ValueError if a run keeps another tokenizer or normaliser than its records have."""
+    """Raise ValueError if a run's tokenizer or normaliser differs from its records'."""
     if not kept.is_dir():
         return
     was, now = ((words_of(f), normalizer_of(f)) for f in (kept, ours))

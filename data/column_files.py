@@ -1,5 +1,5 @@
-"""Every column of the source beside the arrays of token records: Parquet files of 65,536 rows each,
-in the order of the examples, read one column at a time."""
+"""The columns of the source in token records: Parquet files of 65,536 rows in the order of the
+examples, read one column at a time."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -11,11 +11,11 @@ from data.sources import printable
 
 FOLDER = "columns"
 ROWS = 1 << 16
-"""Rows of a file, whatever the shards of the encoding were."""
+"""Rows of a file; the shards of the encoding do not change it."""
 
 
 class ColumnWriter:
-    """Writes rows, one for each example, file by file."""
+    """Writes a row for each example, file by file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
@@ -55,12 +55,12 @@ class ColumnWriter:
 
 
 def _safe(text: str) -> str:
-    """Without lone surrogates, which no Parquet file holds."""
+    """The text without lone surrogates, which Parquet cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _array(values: Sequence[Any]) -> Any:
-    """One column: numbers where all of them are, else texts."""
+    """A column of numbers if all values are numbers, else of texts."""
     import pyarrow as pa
 
     kinds = {type(value) for value in values if value is not None}
@@ -75,7 +75,7 @@ def _array(values: Sequence[Any]) -> Any:
 
 
 class ColumnFiles:
-    """The columns beside records, if there are any."""
+    """The columns of a folder of records; it may have none."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder, self._count = folder / FOLDER, count
@@ -107,13 +107,13 @@ class ColumnFiles:
         ) - {""}
 
     def check(self) -> None:
-        """Read all of it. Raises ValueError if that cannot be done."""
+        """Read all columns. Raises ValueError if a file is damaged."""
         for path, about in self._files:
             for name in about.schema.to_arrow_schema().names:
                 self._read(path, [name])
 
     def values(self, name: str) -> Iterator[Any]:
-        """A column's value for each example, None where there is none."""
+        """Yield the value of a column for each example; None if the example has none."""
         for path, about in self._files:
             if name in about.schema.to_arrow_schema().names:
                 yield from self._read(path, [name]).column(0).to_pylist()
@@ -121,7 +121,7 @@ class ColumnFiles:
                 yield from (None for _ in range(about.num_rows))
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The columns of each example that have a value."""
+        """Yield the columns of each example that have a value."""
         for path, about in self._files:
             names = [n for n in about.schema.to_arrow_schema().names if n]
             for batch in self._read(path, names).to_batches(4096) if names else ():

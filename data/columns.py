@@ -1,5 +1,4 @@
-"""Columns that a rule of data.filter may name: the source's, and those derived from an example's
-caption and size."""
+"""The columns in rules of data.filter: the source's, and those computed from caption and size."""
 
 import re
 import unicodedata
@@ -26,7 +25,7 @@ def _aspect(row: Row) -> float | None:
 
 
 def script_of(text: str) -> str:
-    """The script of most of its letters, such as latin, cyrillic or cjk; none without letters."""
+    """The script of most letters, such as latin, cyrillic or cjk; "none" without letters."""
     letters = (unicodedata.name(c, "").partition(" ")[0].lower() for c in text if c.isalpha())
     return next((name for name, _ in Counter(letters).most_common(1)), "none")
 
@@ -37,11 +36,11 @@ DERIVED: dict[str, tuple[str, Callable[[Row], Any]]] = {
     "script": ("script of most letters of the caption", lambda row: script_of(row["caption"])),
     "aspect": ("longer side of the picture by the shorter", _aspect),
 }
-"""Columns that no source needs to have: in words, and how they are found."""
+"""Computed columns: name → (description, function of an example)."""
 
 
 def value_of(row: Row, column: str) -> Any:
-    """The value of a column in a row; None where there is none."""
+    """The value of a column in a row; None if the row does not have it."""
     found = row.get(column)
     if found in (None, "") and column in DERIVED:
         return DERIVED[column][1](row)
@@ -50,7 +49,7 @@ def value_of(row: Row, column: str) -> Any:
 
 @dataclass(frozen=True)
 class Rule:
-    """A column, a comparison and what it is compared with."""
+    """A column, a comparison, and the value to compare with."""
 
     text: str
     column: str
@@ -58,8 +57,8 @@ class Rule:
     operand: str
 
     def keeps(self, value: Any) -> bool:
-        """Whether an example with this value stays. Raises ValueError for one that is not a number,
-        where numbers are compared."""
+        """True if an example with this value meets the rule. Raises ValueError if numbers are
+        compared and the value is not a number."""
         if self.sign in _NUMERIC:
             return _NUMERIC[self.sign](_number(self.column, value), float(self.operand))
         if self.sign in ("~", "!~"):
@@ -84,7 +83,7 @@ def _equal(value: Any, operand: str) -> bool:
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule such as `similarity>=0.28`, `license=cc-by`, `url!~shutterstock`.
+    """Parse a rule such as `similarity>=0.28`, `license=cc-by`, `url!~shutterstock`.
 
     Raises:
         ValueError: it has no comparison, or its number or pattern cannot be read.

@@ -1,4 +1,4 @@
-"""records.json, which describes token records: its keys and their types."""
+"""records.json, the description of token records: its keys and their types."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ ARRAYS = {
     "split": "u8",
 }
 EXTRA = {"view_tokens": "u16", "pixel_hashes": "u64"}
-"""Arrays that may be absent: more views of each picture; which picture each example is."""
+"""Optional arrays: tokens of further views, and a hash of each picture."""
 TRAINED_ON = (*ARRAYS, "view_tokens")
 """Arrays that the records' digest covers."""
 _KEYS: dict[str, type] = {
@@ -32,7 +32,7 @@ _KEYS: dict[str, type] = {
     "digest": str,
 }
 _TEXTS = ("tokenizer_digest", "vqgan_digest", "held_out_by")
-"""Keys that may be absent."""
+"""Optional keys."""
 _MOST = 2**40  # bytes, rows and places that sizes may come to
 
 
@@ -74,7 +74,7 @@ def _is_names(said: object) -> bool:
 
 
 def _is_array(said: object, name: str) -> bool:
-    """True if records.json gives the type and shape that opening an array needs."""
+    """True if `said` has the type and the shape of an array."""
     if not isinstance(said, dict) or not isinstance(said.get("shape"), list):
         return False
     sizes = all(type(size) is int and 0 <= size < _MOST for size in said["shape"])

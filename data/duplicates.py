@@ -1,5 +1,5 @@
-"""Pictures that come several times: exactly, by a hash of their pixels, or nearly, by a perceptual
-hash (pHash: Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions)."""
+"""Duplicate pictures: exact ones by a hash of the pixels, near ones by a perceptual hash (pHash:
+Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions)."""
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -10,12 +10,12 @@ from PIL import Image
 
 _SIDE, _KEPT = 32, 8
 MOST_BITS = 16
-"""Hashes that differ in more bits are of different pictures."""
+"""Most bits in which the hashes of near duplicates may differ."""
 
 
 def perceptual_hash(pixels: UInt8[np.ndarray, "y x 3"]) -> int:
-    """64 bits that copies of another size, format or brightness nearly share: which of the lowest
-    frequencies of the brightness are above their median."""
+    """A 64-bit hash that copies of another size, format or brightness nearly share: True for each
+    of the lowest frequencies of the brightness that is above their median."""
     grey = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     frequencies = (_COSINES @ np.asarray(grey, np.float64) @ _COSINES.T)[:_KEPT, :_KEPT].ravel()
     return int.from_bytes(np.packbits(frequencies > np.median(frequencies[1:])).tobytes(), "big")
@@ -30,7 +30,7 @@ _COSINES = _cosines()
 
 
 def repeated(hashes: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """True for each but the first of the same hash."""
+    """True for each hash that occurred before."""
     _, first = np.unique(hashes, return_index=True)
     is_repeated = np.ones(len(hashes), bool)
     is_repeated[first] = False
@@ -38,11 +38,11 @@ def repeated(hashes: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 
 
 def near(hashes: Iterable[int], bits: int) -> Iterator[tuple[int, int]]:
-    """Places of hashes that differ in at most `bits` bits from one before, with the place of that
-    one. A hash that does is itself no original, so a chain of small steps is not one group.
+    """Yield (place, original) of each hash that differs in at most `bits` bits from an earlier
+    original. A near duplicate is no original, so a chain of small differences is not one group.
 
-    Two hashes that differ in `bits` bits share one of `bits` + 1 stretches of bits, by which
-    candidates are found.
+    Two hashes that differ in `bits` bits agree in one of `bits` + 1 groups of bits; these groups
+    are the index.
     """
     edges = np.linspace(0, 64, bits + 2).astype(int).tolist()
     stretches = [(a, (1 << (b - a)) - 1) for a, b in pairwise(edges)]

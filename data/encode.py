@@ -1,11 +1,10 @@
-"""Captioned pictures to token records, the form that train.py reads.
+"""Encode captioned pictures as token records, which train.py reads.
 
 python -m data.encode --source FOLDER_OR_TARS --out records/mine
 
-Finished parts are kept in OUT.parts until all are there, so that the same command goes on after a
-kill or a full disk. All devices of this machine encode; start the command in several processes, as
-train.py, and each encodes its share into one folder on a disk that all of them see. The records
-are the same bytes whoever made them.
+Finished parts are stored in OUT.parts, so that the same command resumes after a kill or a full
+disk. All devices of this machine encode. In several processes, started as for train.py, each
+encodes its share into one folder on a common disk. The records are the same bytes in any case.
 """
 
 import sys
@@ -45,11 +44,11 @@ FIRST_IN_HELP = (
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHOWN = 6
 """Captions from names that are printed."""
-_WAIT = 0.5  # seconds between looks at what other processes have finished
+_WAIT = 0.5  # seconds between two checks of other processes' shards
 
 
 def main(config: EncodeConfig) -> None:
-    """Encode unless it is done; print the number of examples in each split."""
+    """Encode, unless the records are finished; print the number of examples in each split."""
     from training.config import ParallelConfig
     from training.devices import agreement, peers, processes
 
@@ -67,7 +66,7 @@ def main(config: EncodeConfig) -> None:
 
 
 def _encode(job: "_Job") -> None:
-    """Make this process's share of the shards; process 0 then joins all of them."""
+    """Encode this process's shards; then process 0 joins all shards."""
     import jax
 
     number, count = jax.process_index(), jax.process_count()
@@ -94,7 +93,7 @@ def _encode(job: "_Job") -> None:
 
 @contextlib.contextmanager
 def _saying_what_remains(shards: ShardFolder) -> Iterator[None]:
-    """What ends the encoding early says that the same command goes on."""
+    """A context that adds to an error or interrupt how the encoding is resumed."""
     try:
         yield
     except OSError as error:
@@ -112,7 +111,7 @@ def _done(shards: ShardFolder) -> str:
 
 
 class _Job:
-    """A source, what it is to become, and where its shards are until then."""
+    """One encoding: the source, the settings, and the folder of its shards."""
 
     def __init__(self, config: EncodeConfig) -> None:
         self.config, self.out = config, Path(config.out)
@@ -129,8 +128,8 @@ class _Job:
         self.shards = ShardFolder(folder, len(self.source), config.shard_size)
 
     def open(self, stack: contextlib.ExitStack) -> bool:
-        """Whether the records are there already; else the folder of the shards is made, and held
-        against other processes than this job's until the stack is closed.
+        """True if the records are finished already. Otherwise make the folder of the shards, and
+        lock it against other commands until `stack` is closed.
 
         Raises:
             ValueError: `out` or the folder of shards holds something else, or is in use.
@@ -139,11 +138,11 @@ class _Job:
 
         out, shards = self.out, self.shards
         if holds(out, MARKER, {"format": FORMAT, "recipe": self.recipe}):
-            shards.remove()  # of a process that was killed at its very end
+            shards.remove()  # left by a process that was killed at its end
             return True
         check_same(out, self.recipe)
         check_free(out)
-        if self.config.tokenizer:  # refused by its own name, and before pictures are encoded
+        if self.config.tokenizer:  # raises before pictures are encoded
             folder = Path(self.config.tokenizer)
             tokenizer = open_captions(folder, self.config.normalizer)
             check_beside(folder, tokenizer, self.config.text_length)
@@ -155,7 +154,7 @@ class _Job:
         return False
 
     def join(self, codebook_size: int) -> list[str]:
-        """Write the records; returns sentences about what was odd."""
+        """Write the records, and return warnings."""
         config = self.config
         return join_shards(
             self.source,
@@ -176,8 +175,8 @@ class _Job:
 
 
 def check_same(out: Path, recipe: dict[str, Any]) -> None:
-    """Raise ValueError if `out` holds records of another source or other settings; the message
-    names them."""
+    """Raise ValueError if `out` holds records of another source or of other settings; the message
+    names the differences."""
     if not (out / MARKER).is_file():
         return
     records = open_records(out)

@@ -1,4 +1,4 @@
-"""What data.encode is asked for, and what its records are therefore a function of."""
+"""Settings of data.encode, and the description of everything that determines its records."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from data.sources.remote import RemotePath
 from data.text import check_vocab_size
 
 OF_CAPTIONS = ("tokenizer", "normalizer", "text_length")
-"""Parts of a recipe that shards do not depend on."""
+"""Parts of the description that do not change the shards."""
 _HASHED_WHOLE = 256 << 20  # bytes; a larger source is recognised by file sizes and times
 
 
@@ -77,7 +77,7 @@ class EncodeConfig(ReadingConfig):
 
 
 def check_settings(config: EncodeConfig) -> None:
-    """Raise ValueError for settings that cannot be."""
+    """Raise ValueError for impossible settings."""
     for name, folder in (("vqgan", config.vqgan), ("tokenizer", config.tokenizer)):
         if folder is not None and not Path(folder).is_dir():
             raise ValueError(f"{name} folder {folder} does not exist")
@@ -96,7 +96,7 @@ def check_settings(config: EncodeConfig) -> None:
 
 
 def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
-    """A short description of everything that decides the records, to be stored and compared."""
+    """A description of everything that determines the records, which is stored and compared."""
     tokenizer = {"vocab_size": config.vocab_size}
     chosen = config.normalizer or (
         normalizer_of(Path(config.tokenizer)) if config.tokenizer else CLEAN
@@ -120,7 +120,7 @@ def _views(config: EncodeConfig) -> dict[str, Any]:
 
 
 def reading_of(config: EncodeConfig) -> ReadingConfig:
-    """The settings of reading alone."""
+    """The part of the settings that says how pictures are read."""
     return ReadingConfig(**{one.name: getattr(config, one.name) for one in fields(ReadingConfig)})
 
 
@@ -128,7 +128,7 @@ def fingerprint(source: Source) -> str:
     """A hash of the source's files: of their content or, for a large source, of their sizes and
     times."""
     stats = [_size_and_time(file) for file in source.files]
-    # An address tells one version of its files from the next.
+    # The fingerprint of a remote file distinguishes its versions.
     is_remote = any(isinstance(file, RemotePath) for file in source.files)
     whole = not is_remote and sum(size for size, _ in stats) <= _HASHED_WHOLE
     hashed = hashlib.blake2b(digest_size=8)

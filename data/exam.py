@@ -1,4 +1,4 @@
-"""Held-out prompts of token records, and the real pictures among which drawn ones are judged."""
+"""The exam of evaluate.py: held-out prompts of records, and the real pictures to compare with."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Answers = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Selection:
-    """The prompts that are drawn, and the pictures among which they are looked for."""
+    """Settings: which prompts are drawn, and which real pictures they are compared with."""
 
     splits: tuple[str, ...] = ()
     """By default every held-out split."""
@@ -30,27 +30,26 @@ class Selection:
     """Of each split; 0 = all."""
     max_gallery: int = 20_000
     num_training: int = 0
-    """Number of training captions that are asked for as well, evenly chosen, as the split
-    "train"."""
+    """Number of training captions that are drawn as well, evenly chosen, as the split "train"."""
 
 
 @dataclass(frozen=True)
 class Exam:
-    """The prompts of each split, and the real pictures they are looked for among."""
+    """The prompts of each split, and the real pictures they are compared with."""
 
     records: Records
     gallery: Gallery
     rows: dict[str, Int64[np.ndarray, " p"]]
-    """Per split, the prompts' examples in the records."""
+    """Split → the rows of its prompts' examples in the records."""
     targets: dict[str, Int64[np.ndarray, " p"]]
-    """The same as indices into the gallery."""
+    """Split → the indices of these examples in the gallery."""
 
     def prompts(self, split: str) -> list[str]:
-        """The first caption of each."""
+        """The first caption of each example of a split."""
         return [self.records.examples[i]["caption"] for i in self.rows[split]]
 
     def judge(self, split: str, pictures: UInt8[np.ndarray, "p k y x 3"]) -> Answers:
-        """0 or 1 (or NaN, see Gallery.judge) per question, as [prompt, picture]."""
+        """Question → answers [prompt, picture]: 0, 1 or NaN, as by Gallery.judge."""
         count, per_prompt = pictures.shape[:2]
         targets = np.repeat(self.targets[split], per_prompt)
         answers = self.gallery.judge(pictures.reshape(-1, *pictures.shape[2:]), targets)
@@ -61,7 +60,7 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
     """The prompts and the real pictures of an evaluation.
 
     Raises:
-        ValueError: there are no held-out examples, or the pictures are gone.
+        ValueError: there are no held-out examples, or the pictures are missing.
     """
     asked = prompts_of(records, selection)
     rows = {split: chosen for split, chosen in asked.items() if len(chosen)}
@@ -88,8 +87,8 @@ def evenly(rows: Int64[np.ndarray, " n"], most: int) -> Int64[np.ndarray, " m"]:
 
 
 def never_seen(records: Records, rows: Int64[np.ndarray, " p"]) -> list[str]:
-    """Captions of examples that training showed nothing of: no training example has their concept
-    or, without concepts, a word of the caption."""
+    """The captions of examples whose concept no training example has; in records without concepts,
+    of which no training caption has a word."""
     training = [records.examples[i] for i in records.rows(TRAIN)]
     concepts = {example["concept"] for example in training if "concept" in example}
     words = None if concepts else training_words(records)
@@ -104,27 +103,28 @@ def never_seen(records: Records, rows: Int64[np.ndarray, " p"]) -> list[str]:
 
 
 def find_unseen(records: Records, selection: Selection) -> dict[str, list[str]]:
-    """Prompts of the splits where most are of things that training never showed, by split."""
+    """Split → prompts of things that training never showed, for splits in which most are."""
     rows = prompts_of(records, selection)
     unseen = {split: never_seen(records, chosen) for split, chosen in rows.items()}
     return {split: some for split, some in unseen.items() if len(some) > len(rows[split]) / 2}
 
 
 def with_prompts(records: Records, selection: Selection) -> Selection:
-    """The selection, or with both halves where it has no prompts: few pictures are held out."""
+    """The selection; if its half has no prompts, because few pictures are held out, with both
+    halves."""
     both = replace(selection, half="all")
     found, of_both = (prompts_of(records, one).values() for one in (selection, both))
     return both if any(map(len, of_both)) and not any(map(len, found)) else selection
 
 
 def prompts_of(records: Records, selection: Selection) -> dict[str, Int64[np.ndarray, " _"]]:
-    """Per split, the examples whose captions are asked for."""
+    """Split → the rows of the examples whose captions are drawn."""
     splits = held_out(records, selection)
     return {split: choose_prompts(records, split, selection) for split in splits}
 
 
 def held_out(records: Records, selection: Selection) -> list[str]:
-    """The splits that are asked for."""
+    """The selected splits."""
     known = [name for name in records.split_names if name not in NOT_HELD_OUT]
     for name in selection.splits:
         if name not in known:
@@ -133,7 +133,7 @@ def held_out(records: Records, selection: Selection) -> list[str]:
 
 
 def choose_prompts(records: Records, split: str, selection: Selection) -> Int64[np.ndarray, " p"]:
-    """Examples of one half of a split, at most max_prompts, chosen by a hash of their keys."""
+    """The rows of one half of a split, at most max_prompts, chosen by a hash of their keys."""
     hashes = {int(i): zlib.crc32(records.examples[i]["key"].encode()) for i in records.rows(split)}
     halves = {"tune": (0,), "report": (1,), "all": (0, 1)}[selection.half]
     of_half = sorted((i for i in hashes if hashes[i] % 2 in halves), key=lambda i: hashes[i])
@@ -143,7 +143,8 @@ def choose_prompts(records: Records, split: str, selection: Selection) -> Int64[
 def choose_gallery(
     records: Records, needed: Int64[np.ndarray, " p"], limit: int
 ) -> Int64[np.ndarray, " n"]:
-    """All examples in order; of more than `limit`, the needed ones and an even choice of others."""
+    """The rows of all examples in order; of more than `limit`, the needed ones and an even choice
+    of the others."""
     others = np.setdiff1d(np.arange(len(records)), needed)
     room = min(len(others), max(limit - len(needed), 0))
     even = np.arange(room) * len(others) // max(room, 1)
@@ -156,7 +157,7 @@ def read_real_pictures(
     """The pixels of the examples, from the source that the records name.
 
     Raises:
-        ValueError: the pictures are gone, or other pictures have taken their places.
+        ValueError: the pictures are missing, or others are in their places.
     """
     try:
         reading = replace(records.reading, max_bad_fraction=1.0)
@@ -177,8 +178,9 @@ def read_real_pictures(
 
 
 def _checked(reading: Reading, example: Mapping[str, Any]) -> UInt8[np.ndarray, "y x 3"]:
-    """The pixels, if the picture is still the example's. A file that was added or removed moves all
-    later ones. Keys of a table are only places, so the caption must agree too."""
+    """The pixels. Raises ValueError if the picture is no longer the example's: a file that was
+    added or removed moves all later ones. Keys of a table are row numbers, so the caption must
+    agree, too."""
     if reading.example:
         captions = [text for text, _ in reading.example.captions[:1]]
         was, now = [example["key"], example["caption"]], [reading.example.key, *captions]

@@ -1,7 +1,7 @@
-"""Metadata of each example beside its tokens: one JSON line each, read one at a time.
+"""Metadata of the examples in token records: one JSON line per example, read when indexed.
 
 examples.i64 holds the offset of each line, and the end of the last. Older records lack it; then the
-file is searched for line ends once, when the first example is read.
+first access searches the file for line ends.
 """
 
 import json
@@ -26,9 +26,8 @@ _CHUNK = 1 << 24  # bytes searched at a time
 
 
 class Examples(Sequence[dict[str, Any]]):
-    """Per example: key, source_index, file, member, caption (the first one), split, and the
-    source's attributes, such as concept and tone. Opening takes no time; each access reads one
-    line.
+    """A sequence of dicts: key, source_index, file, member, caption (the first one), split, and the
+    source's attributes, such as concept and tone. Each access reads one line.
 
     Raises:
         ValueError: on access, if a line is not a JSON object.
@@ -39,7 +38,7 @@ class Examples(Sequence[dict[str, Any]]):
 
     @cached_property
     def _offsets(self) -> Int64[np.ndarray, " offsets"]:
-        """Byte offsets: one more than there are examples."""
+        """The byte offset of each line, and the end of the last."""
         path = self._folder / OFFSETS
         lines = self._folder / LINES
         if not lines.is_file():
@@ -54,7 +53,7 @@ class Examples(Sequence[dict[str, Any]]):
 
     @cached_property
     def _lines(self) -> mmap.mmap:
-        """The file's bytes, read where a line is asked for."""
+        """The bytes of the file, memory-mapped."""
         return open_bytes(self._folder / LINES)
 
     def __len__(self) -> int:
@@ -101,7 +100,7 @@ class _Line(dict[str, Any]):
 
 
 class ExampleWriter:
-    """Writes the lines, and where they begin, part by part."""
+    """Writes the lines and their offsets, part by part."""
 
     def __init__(self, folder: Path) -> None:
         self._lines, self._offsets = ((folder / n).open("wb") for n in (LINES, OFFSETS))
@@ -109,7 +108,7 @@ class ExampleWriter:
         self._offsets.write(bytes(8))
 
     def add(self, examples: Iterable[dict[str, Any]]) -> None:
-        """Append a line each."""
+        """Append one line for each example."""
         ends = []
         for example in examples:
             # In ASCII: the name of a file or folder need not be UTF-8.

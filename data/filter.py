@@ -1,4 +1,4 @@
-"""Token records without the examples that rules remove; what each removed stands in the new ones.
+"""Copy the examples of token records that meet rules into new records.
 
 python -m data.filter records/mine --out records/chosen --rules 'words>=3' 'similarity>=0.28'
 """
@@ -93,7 +93,7 @@ def main(config: FilterConfig) -> None:
 def choose(
     records: Records, rules: list[Rule], config: FilterConfig
 ) -> tuple[Bool[np.ndarray, " n"], dict[int, str], list[Removed]]:
-    """The examples that stay; for each other one the rule that removed it; and the table."""
+    """(True for each example that stays, row → rule for each removed one, the table)."""
     kept, why, table = np.ones(len(records), bool), dict[int, str](), list[Removed]()
 
     def remove(done: Removed, places: Any) -> None:
@@ -117,8 +117,7 @@ def choose(
 
 
 def _hashes(records: Records) -> np.ndarray:
-    """A number for each picture, the same for the same ones: of its pixels or, in older records, of
-    its tokens."""
+    """A hash of each picture: of its pixels or, in older records, of its tokens."""
     if records.pixel_hashes is not None:
         return np.asarray(records.pixel_hashes)
     _, numbers = np.unique(np.asarray(records.image_tokens), axis=0, return_inverse=True)
@@ -147,7 +146,7 @@ def write(
     why: dict[int, str],
     table: list[Removed],
 ) -> None:
-    """Write the kept examples as records of their own, with the table and the removed ones."""
+    """Write the kept examples as new records, with the table and a list of the removed ones."""
 
     about = {k: v for k, v in records.about.items() if k not in _MADE_ANEW}
     before = records.about.get("filters")

@@ -1,4 +1,4 @@
-"""Folders of ours: the JSON file that describes one, and a hash of its content."""
+"""The JSON file that describes a folder of ours, and a hash of the folder's content."""
 
 import hashlib
 import json
@@ -21,8 +21,8 @@ def holds(path: Path, marker: str, description: dict[str, Any]) -> bool:
 
 
 def counts_of(path: Path) -> dict[str, int]:
-    """The number of pictures in each split, by the JSON file that describes a folder of ours.
-    Raises ValueError if the file does not hold such numbers."""
+    """Split → number of pictures, from the JSON file that describes a folder of ours. Raises
+    ValueError if the file does not have these numbers."""
     counts = read_json(path).get("counts")
     if not isinstance(counts, dict) or not all(type(n) is int for n in counts.values()):
         raise ValueError(f"{path} does not say counts of pictures; remove {path.parent}")

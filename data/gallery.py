@@ -1,9 +1,8 @@
-"""Does a drawn picture show its prompt? Nearest real pictures by hand-made features, no network.
+"""Judges drawn pictures by the nearest real ones, with features of colour and shape; no network.
 
-The features are colour away from white paper, and a histogram of oriented gradients (Dalal &
-Triggs, CVPR 2005) for the shape. The gallery is every distinct real picture, training ones
-included: against a gallery of held-out pictures alone, a copy of a training sibling would pass for
-the right answer.
+Colour is the difference from white paper; shape is a histogram of oriented gradients (Dalal &
+Triggs, CVPR 2005). The gallery has every distinct real picture, training ones included. With
+held-out pictures alone, a copy of a similar training picture would pass for the right answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 COLOUR_GRID = 16
-"""Cells per side on which colour is compared."""
+"""Cells per side in which colour is compared."""
 GREY_SIDE = 32
-"""Pixels per side of the grey picture whose gradients are taken."""
+"""Pixels per side of the grey picture whose gradients are computed."""
 SHAPE_GRID = 8
 """Cells per side of the gradient histograms."""
 ORIENTATIONS = 6
@@ -28,12 +27,12 @@ _ROUNDING = 1e-6  # pictures whose distances differ by less in float32 tie; the 
 
 @dataclass(frozen=True)
 class Choice:
-    """A forced choice among the real siblings that agree in `same` and differ in `attribute`."""
+    """A forced choice among real pictures that agree in `same` and differ in `attribute`."""
 
     same: tuple[str, ...]
     attribute: str
     values: tuple[str, ...] = ()
-    """All of these values must exist. If none are named, any two values that occur are enough."""
+    """The values that must all exist; empty = any two values."""
 
 
 CHOICES = {
@@ -45,9 +44,10 @@ CHOICES = {
 
 
 def picture_features(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float[np.ndarray, "b f"]:
-    """Colour and shape, each of unit length; the dot product of two rows is their similarity.
+    """The features of pictures: colour and shape, each of unit length. The dot product of two rows
+    is their similarity.
 
-    White is the zero of the colour part, so that an empty background does not count as agreement.
+    White is zero in the colour part, so that two empty backgrounds do not count as similar.
     """
     features = np.zeros((len(pictures), COLOUR_GRID**2 * 3 + SHAPE_GRID**2 * ORIENTATIONS), "f4")
     for i in range(0, len(pictures), _CHUNK):
@@ -57,7 +57,7 @@ def picture_features(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float[np.ndarray
 
 
 def pool(pictures: Float[np.ndarray, "b y x 3"], side: int) -> Float[np.ndarray, "b s s 3"]:
-    """Mean over each cell of a side × side grid; pixels on a border count by the shared area."""
+    """The mean over each cell of a side × side grid; pixels on a border count by their area."""
     count, height, width, _ = pictures.shape
     rows = _shares(height, side) @ pictures.reshape(count, height, width * 3)
     return _shares(width, side) @ rows.reshape(count, side, width, 3)
@@ -96,18 +96,18 @@ def _unit_length(x: Float[np.ndarray, "b g g c"]) -> Float[np.ndarray, "b f"]:
 
 
 def distinct_pictures(pictures: UInt8[np.ndarray, "b y x 3"]) -> Int64[np.ndarray, " b"]:
-    """For each picture a number from 0 on, in order of appearance; identical pictures share it."""
+    """A number for each picture, from 0 on in order of appearance; identical pictures share it."""
     seen: dict[bytes, int] = {}
     return np.array([seen.setdefault(p.tobytes(), len(seen)) for p in pictures], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """The real pictures among which a drawn picture looks for its own."""
+    """The real pictures with which drawn ones are compared."""
 
     pictures: UInt8[np.ndarray, "n y x 3"]
     attributes: Sequence[Mapping[str, str | None]]
-    """Per picture; `concept`, `tone`, `gender`, `role` and `style` are read, if they are there."""
+    """The attributes of each picture; `concept`, `tone`, `gender`, `role` and `style` are read."""
     in_training: Bool[np.ndarray, " n"]
 
     def __post_init__(self) -> None:
@@ -120,12 +120,12 @@ class Gallery:
 
     @cached_property
     def distinct(self) -> Int64[np.ndarray, " n"]:
-        """The number of the distinct picture that each picture is."""
+        """The number of each picture, which identical pictures share."""
         return distinct_pictures(self.pictures)
 
     @cached_property
     def features(self) -> Float[np.ndarray, "m f"]:
-        """One row per distinct picture."""
+        """The features of each distinct picture."""
         return picture_features(self.pictures[np.unique(self.distinct, return_index=True)[1]])
 
     @cached_property
@@ -137,9 +137,9 @@ class Gallery:
     def judge(
         self, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, " b"]
     ) -> dict[str, Float[np.ndarray, " b"]]:
-        """0 or 1 per drawn picture and question; NaN if the question does not apply to it.
+        """Question → answers for the drawn pictures: 0, 1, or NaN if the question does not apply.
 
-        `targets`: the index of each prompt's own picture in the gallery.
+        `targets` are the indices of the prompts' own pictures in the gallery.
         """
         similarity, own = self._similarity(picture_features(drawn)), self.distinct[targets]
         reached = similarity[np.arange(len(drawn)), own] + _ROUNDING
@@ -156,16 +156,17 @@ class Gallery:
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
 
     def nearest(self, drawn: UInt8[np.ndarray, "b y x 3"]) -> Int64[np.ndarray, " b"]:
-        """The index among `pictures` of the real picture that each drawn one is nearest to."""
+        """The index in `pictures` of the real picture nearest to each drawn one."""
         first = np.unique(self.distinct, return_index=True)[1]
         return first[self._similarity(picture_features(drawn)).argmax(axis=1)]
 
     def without_itself(
         self, targets: Int64[np.ndarray, " b"]
     ) -> dict[str, Float[np.ndarray, " b"]]:
-        """`concept` for the targets themselves, each looked for among all other real pictures.
+        """The answers to `concept` for the real pictures `targets`, each compared with all others.
 
-        A picture of the right thing that is not the target cannot be expected to do better.
+        It is a bound for drawn pictures: they cannot be expected to do better than another real
+        picture of the thing.
         """
         own = self.distinct[targets]
         similarity = self._similarity(self.features[own])
@@ -208,8 +209,8 @@ class Gallery:
         return {name: np.asarray(answer, np.float32) for name, answer in answers.items()}
 
     def _chance_of_both(self, target: int) -> float:
-        """The share of distinct real pictures with the right concept that are nearest to the
-        target among its siblings in style."""
+        """The share of distinct real pictures that have the right concept, and that are nearer to
+        the target than to its siblings in style."""
         concept = self.attributes[target].get("concept")
         if not concept or not self._siblings("style", target):
             return np.nan
@@ -222,7 +223,7 @@ class Gallery:
 
     @cached_property
     def _shown(self) -> dict[str, set[int]]:
-        """The distinct pictures that show each concept; identical pictures may show several."""
+        """Concept → the distinct pictures that show it; identical pictures may show several."""
         shown: dict[str, set[int]] = {}
         for picture, example in zip(self.distinct, self.attributes, strict=True):
             if concept := example.get("concept"):
@@ -232,7 +233,8 @@ class Gallery:
     def _choose(
         self, name: str, drawn: UInt8[np.ndarray, "b y x 3"], targets: Int64[np.ndarray, " b"]
     ) -> list[float]:
-        """1 if the drawn picture is nearest to its target among the siblings, by pixels; else 0."""
+        """1 for each drawn picture that is nearer to its target than to the siblings, by pixels;
+        else 0."""
         answers = []
         for picture, target in zip(drawn, targets.tolist(), strict=True):
             siblings = self._siblings(name, target)
@@ -252,7 +254,7 @@ class Gallery:
 
     @cached_property
     def _families(self) -> dict[str, dict[tuple, dict[str, int]]]:
-        """For each choice, the pictures that agree in its `same`, by their value of `attribute`."""
+        """Choice → the pictures that agree in its `same`, by their value of `attribute`."""
         families: dict[str, dict[tuple, dict[str, int]]] = {name: {} for name in CHOICES}
         for name, choice in CHOICES.items():
             for index, example in enumerate(self.attributes):

@@ -1,5 +1,5 @@
-"""Shards to one folder of token records, captions through a tokenizer on the way: the same folder
-whatever the size of the shards, and whoever made them."""
+"""Joins shards to one folder of token records, and tokenises the captions. The result does not
+depend on the size of the shards or on the processes that made them."""
 
 import tempfile
 from collections import Counter
@@ -29,16 +29,17 @@ class CaptionOptions:
     """Settings for captions."""
 
     tokenizer: Path | None
-    """An existing tokenizer; None trains one on the training captions."""
+    """The tokenizer's folder; None = train one on the training captions."""
     vocab_size: int
     text_length: int
     normalizer: Normalizer | None = None
-    """Applied to captions before the tokenizer; None: the one that the tokenizer's folder names."""
+    """Applied to captions before the tokenizer; None = the one that the tokenizer's folder names.
+    """
 
 
 @dataclass(frozen=True)
 class Found:
-    """The contents of all shards, in numbers."""
+    """Numbers about the content of all shards."""
 
     splits: Mapping[str, int]
     skipped: int
@@ -60,8 +61,8 @@ def _sum_up(shards: ShardFolder) -> Found:
 
 
 def _check_usable(source: Source, shards: ShardFolder, found: Found, held_out: float) -> None:
-    """Raise ValueError where no picture can be used, or none is left to train on. The shards are
-    removed then: with the settings that mend it they are of no use."""
+    """Raise ValueError if no picture is usable, or none is left to train on. The shards are removed
+    then, because other settings need other shards."""
     if found.usable and found.splits.get(TRAIN):
         return
     problem = _nothing_to_train_on(source, found, held_out)
@@ -81,8 +82,8 @@ def join_shards(
     source_names: Sequence[str],
     **about: Any,
 ) -> list[str]:
-    """Write the records of all shards. Returns sentences about oddities. `about` as for
-    `new_records`: the VQGAN's folder and the size of its codebook are in it.
+    """Write the records of all shards, and return warnings. `about` is as for `new_records`, with
+    the VQGAN's folder and the size of its codebook.
 
     Raises:
         ValueError: no picture is usable, or none is left to train on.
@@ -132,7 +133,7 @@ def _training_texts(shards: Iterable[Shard]) -> Iterator[str]:
 
 
 def _first_skipped(shards: ShardFolder, most: int) -> list[tuple[str, str]]:
-    """The first skipped pictures, and why they were skipped."""
+    """(name, reason) of the first skipped pictures."""
     skipped: list[tuple[str, str]] = []
     for number, head in enumerate(shards.heads()):
         if head.skipped and len(skipped) < most:

@@ -1,5 +1,4 @@
-"""Names of things in 13 languages besides English: those that every emoji has, by the `emoji`
-package. A model whose captions are English is asked in any of them."""
+"""Prompts in 13 other languages: names of things → English, by the `emoji` package's names."""
 
 import re
 from functools import cache
@@ -10,15 +9,15 @@ ARTICLE = re.compile(
     r"^(?:an?|the|eine?n?|der|die|das|un[aeo]?|l[aeo]s?|el|il|l'|uma?|o|bir|sebuah|seekor)\s*"
     r"(?<=[\s'])"
 )
-"""An article at the start of a name in small letters, with the space behind it."""
+"""An article at the start of a lower-case name, with the space after it."""
 
 
 @cache
 def english_names() -> dict[str, str]:
-    """English names by their names in the other languages, in small letters.
+    """Name in another language → English name, in lower case.
 
-    Of several English names for one word the shortest is taken: 猫 is a cat, not a cat's face.
-    English words are not in it: pie is Spanish for foot, too.
+    Of several English names the shortest is taken: 猫 is a cat, not a cat's face. English words are
+    not in it: pie is Spanish for foot, too.
     """
     import emoji
 
@@ -38,16 +37,16 @@ def english_names() -> dict[str, str]:
 
 
 class English:
-    """Puts prompts into the words of a model's captions, as far as names of things go."""
+    """Translates names of things in prompts into the words of a model's captions."""
 
     def __init__(self, known: Captions) -> None:
         self._captions = frozenset(map(_plain, known.texts))
         self._words = known.words
 
     def read(self, prompt: str) -> str:
-        """The prompt with the name of its thing as captions have it: "sun" for "the sun", "cat" for
-        "eine Katze". It stays as it is if it is a caption, or if no caption has the name. What
-        stands behind a comma, such as a style, stays."""
+        """The prompt, with the name of its thing in the captions' words: "sun" for "the sun", "cat"
+        for "eine Katze". It is unchanged if it is a caption, or if no caption has the name. Text
+        after a comma, such as a style, is kept."""
         thing, comma, rest = prompt.partition(",")
         plain = _plain(thing)
         bare = ARTICLE.sub("", plain, count=1)

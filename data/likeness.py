@@ -1,15 +1,15 @@
-"""Sets of pictures compared as sets: how near to real ones, and how different from one another."""
+"""Statistics of sets of pictures: the Fréchet distance of two sets, and the diversity of one."""
 
 import numpy as np
 from jaxtyping import Float
 
 
 def frechet_distance(a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]) -> float:
-    """Squared Fréchet distance between the normal distributions that fit two sets of features.
+    """The squared Fréchet distance between normal distributions fitted to two sets of features.
 
     |μa − μb|² + tr(Σa + Σb − 2 (Σa Σb)^½), Heusel et al. 2017, arXiv:1706.08500. It is 0 for
-    equal sets, and too large for few pictures: compare only sets of the same sizes. With Σ = XᵀX,
-    tr (Σa Σb)^½ is the sum of the singular values of Xa Xbᵀ, so no root of a matrix is needed.
+    equal sets, and biased for small ones: compare only sets of the same sizes. With Σ = XᵀX,
+    tr (Σa Σb)^½ is the sum of the singular values of Xa Xbᵀ, so no matrix root is needed.
 
     Raises:
         ValueError: a set has fewer than two rows.
@@ -24,13 +24,13 @@ def frechet_distance(a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]) -
 
 
 def _short(x: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "r f"]:
-    """Rows with the same XᵀX, no more of them than there are features."""
+    """At most as many rows as there are features, with the same XᵀX."""
     return x if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(x, mode="r"))
 
 
 def diversity(features: Float[np.ndarray, "p k f"]) -> float | None:
-    """Mean distance, 1 − cosine, between two pictures of one prompt: 0 where all are one picture.
-    None for one picture a prompt."""
+    """The mean distance, 1 − cosine, between two pictures of the same prompt; 0 if they are equal.
+    None with one picture per prompt."""
     prompts, count, _ = features.shape
     if count < 2:
         return None

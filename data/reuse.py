@@ -1,5 +1,5 @@
-"""Tokens of pictures that were encoded before, found by a hash of the pixels: of a source that grew
-only the new pictures are encoded."""
+"""--reuse: tokens of pictures that were encoded before, found by a hash of the pixels. Of a source
+that grew, only the new pictures are encoded."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ class KnownPictures(Mapping[int, Int32[np.ndarray, "v k"]]):
 
 
 def open_known(folder: Path, vqgan_digest: str, views: int, flips: bool) -> KnownPictures:
-    """The pictures of records.
+    """The encoded pictures of a folder of records.
 
     Raises:
         ValueError: another VQGAN made them, their views differ, or they have no hashes.

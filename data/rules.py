@@ -1,4 +1,4 @@
-"""Rules about columns, applied to token records: by data.filter, and by train.py --data.filter."""
+"""Applies rules about columns to token records, for data.filter and for train.py --data.filter."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,22 +16,22 @@ from split_names import TRAIN
 
 @dataclass
 class Removed:
-    """The result of one rule."""
+    """How many examples a rule checked and removed."""
 
     rule: str
     looked_at: int
     removed: int = 0
     without_column: int = 0
-    """Removed ones, or kept ones with --missing, that have no such column."""
+    """Examples without the rule's column; they are removed, or kept with --missing."""
 
 
 def against(
     records: Records, rule: Rule, rows: Int64[np.ndarray, " m"], done: Removed, missing: bool
 ) -> list[int]:
-    """The rows that do not meet a rule. `missing`: whether those without its column meet it.
+    """The rows that do not meet a rule. With `missing`, rows without its column meet it.
 
     Raises:
-        ValueError: none has the column; the message names those that there are.
+        ValueError: no row has the column; the message lists the columns.
     """
     removed = []
     for row, value in zip(map(int, rows), _values(records, rule.column, rows), strict=True):
@@ -48,7 +48,8 @@ def against(
 
 
 def _values(records: Records, column: str, rows: Int64[np.ndarray, " m"]) -> Iterator[object]:
-    """The column of each row: of the example's own keys first, then of the kept columns."""
+    """The values of a column in these rows: from the examples' own keys, or from the kept
+    columns."""
     if column in KINDS or column not in records.columns.names:
         return (value_of(records.examples[row], column) for row in map(int, rows))
     wanted = np.zeros(len(records), bool)
@@ -72,11 +73,12 @@ def format_table(table: list[Removed], left: int) -> list[str]:
 
 
 def keep_for_training(records: Records, rules: Sequence[str]) -> tuple[Records, list[Removed]]:
-    """Records whose training examples meet the rules, and what each rule removed. Held-out examples
+    """(records whose training examples meet the rules, the result of each rule). Held-out examples
     stay, so losses stay comparable.
 
     Raises:
-        ValueError: a rule cannot be read, names no column, or nothing is left to train on.
+        ValueError: a rule cannot be parsed, its column does not exist, or nothing is left to train
+            on.
     """
     kept, table = np.ones(len(records), bool), list[Removed]()
     for rule in map(parse_rule, rules):
@@ -96,7 +98,7 @@ def keep_for_training(records: Records, rules: Sequence[str]) -> tuple[Records, 
 
 
 def describe(parts: Sequence[Records], rules: Sequence[str]) -> str:
-    """The rules, and a short hash of the examples that they keep."""
+    """A text with the rules, and a short hash of the examples that they keep."""
     hashed = hashlib.blake2b(digest_size=4)
     for one in parts:
         hashed.update(b"" if one.kept is None else np.packbits(one.kept).tobytes())

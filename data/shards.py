@@ -1,5 +1,5 @@
-"""The finished parts of an encoding. Each is a file that appears whole, so a kill loses at most the
-shard in progress, and the same command resumes after the finished ones."""
+"""Shards: the finished parts of an encoding. Each is written atomically, so a kill loses at most
+one, and the same command resumes after the finished ones."""
 
 import hashlib
 import json
@@ -42,31 +42,31 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardHead:
-    """The first line of a shard's file: its contents in numbers."""
+    """The first line of a shard's file: numbers about its content."""
 
     kind: str
-    """Type of its tokens, as numpy names it."""
+    """Numpy's name of the tokens' dtype."""
     tokens: tuple[int, int]
-    """Pictures and tokens of each."""
+    """(pictures, tokens per picture)."""
     views: int
     splits: Mapping[str, int]
     skipped: Mapping[str, int]
-    """By reason."""
+    """Reason → number of skipped pictures."""
     notes: Mapping[str, int]
     first: Mapping[str, str]
-    """The first picture of each note."""
+    """Note → the first picture that it is about."""
     size: int
-    """Bytes behind the line."""
+    """Bytes after the first line."""
     digest: str
 
     @property
     def seen(self) -> int:
-        """Pictures of the source that were looked at."""
+        """Number of the source's pictures in this shard, skipped ones included."""
         return self.tokens[0] + sum(self.skipped.values())
 
 
 class ShardFolder:
-    """The shards of one encoding: number i is of the pictures i × size up to (i + 1) × size."""
+    """The shards of one encoding. Shard i has the pictures i × size … (i + 1) × size − 1."""
 
     def __init__(self, path: Path, total: int, size: int) -> None:
         self.path, self.total, self.size = path, total, size
@@ -74,7 +74,7 @@ class ShardFolder:
         self._heads: dict[int, ShardHead] = {}
 
     def span(self, number: int) -> range:
-        """The places of a shard's pictures in the source."""
+        """The indices of a shard's pictures in the source."""
         return range(number * self.size, min((number + 1) * self.size, self.total))
 
     def file(self, number: int) -> Path:
@@ -82,7 +82,7 @@ class ShardFolder:
         return self.path / f"{number:06}.shard"
 
     def head(self, number: int) -> ShardHead | None:
-        """The head of a finished shard; None if it does not exist or is cut off."""
+        """The head of a finished shard; None if the file does not exist or is truncated."""
         if number in self._heads:
             return self._heads[number]
         try:
@@ -98,7 +98,7 @@ class ShardFolder:
         return self._heads.get(number)
 
     def heads(self) -> Iterator[ShardHead]:
-        """The heads of the finished shards, in their order."""
+        """Yield the heads of the finished shards, in order."""
         return (h for number in range(self.count) if (h := self.head(number)) is not None)
 
     def num_done(self) -> int:
@@ -106,7 +106,7 @@ class ShardFolder:
         return sum(head.seen for head in self.heads())
 
     def bad_share(self) -> tuple[int, Counter[str]]:
-        """The number of pictures in all finished shards, and of skipped ones by reason."""
+        """(number of pictures in the finished shards, number of skipped ones by reason)."""
         seen, bad = 0, Counter[str]()
         for head in self.heads():
             seen += head.seen
@@ -114,7 +114,7 @@ class ShardFolder:
         return seen, bad
 
     def write(self, number: int, shard: Shard) -> None:
-        """Write a shard, whole or not at all."""
+        """Write a shard, atomically."""
         most = max(shard.image_tokens.max(initial=0), shard.view_tokens.max(initial=0))
         kind = "<u2" if most < 1 << 16 else "<u4"
         tokens = (shard.image_tokens.astype(kind), shard.view_tokens.astype(kind))
@@ -139,7 +139,7 @@ class ShardFolder:
             file.write(body)
 
     def read(self, number: int) -> Shard:
-        """A finished shard. Removes it and raises ValueError if it is damaged."""
+        """The content of a finished shard. A damaged one is removed, and raises ValueError."""
         head = self.head(number)
         body = b""
         if head is not None:
@@ -158,7 +158,7 @@ class ShardFolder:
         return (self.read(number) for number in range(self.count))
 
     def remove(self) -> None:
-        """Remove all of it."""
+        """Remove the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -189,7 +189,7 @@ def _digest(body: bytes) -> str:
 
 
 def open_shards(shards: ShardFolder, plan: Mapping[str, Any]) -> None:
-    """Write down the plan: everything that decides the shards.
+    """Write the plan, which is everything that determines the shards, into the folder.
 
     Raises:
         ValueError: the folder has shards of another plan, or holds something else.

@@ -1,5 +1,8 @@
-"""Compare token records with their digests. Every opening checks a few places; `python -m
-data.check` and the first training on a machine read them whole."""
+"""Checks of token records against their digests.
+
+Opening records checks samples of each array. `python -m data.check`, and the first training on a
+machine, read all of them.
+"""
 
 import contextlib
 import hashlib
@@ -18,7 +21,7 @@ from data.examples import Examples
 from data.folders import digest_folder
 
 SEEN = ".checked.json"
-"""A file beside the records: the names, sizes and times of files that were read and found whole."""
+"""A file beside the records: names, sizes and times of the files that were read and undamaged."""
 _GLANCE = 64  # places looked at in each array
 _CHUNK = 1 << 16  # rows read at a time
 
@@ -26,7 +29,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
-    """Raise ValueError, naming the file, if arrays do not fit each other or records.json."""
+    """Raise ValueError, naming the file, if the arrays do not fit each other or records.json."""
     count, captions = len(arrays["image_tokens"]), len(arrays["text_tokens"])
     extra = []
     if "view_tokens" in arrays:
@@ -52,7 +55,7 @@ def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None
 
 
 def glance(folder: Path, about: Mapping[str, object], arrays: Arrays) -> None:
-    """Check the values at some places of every array, in a time independent of their sizes.
+    """Check samples of every array, in a time that does not depend on their sizes.
 
     Raises:
         ValueError: a value is impossible; the message names the file.
@@ -77,7 +80,7 @@ def glance(folder: Path, about: Mapping[str, object], arrays: Arrays) -> None:
 def check_whole(
     folder: Path, about: Mapping[str, Any], arrays: Arrays, examples: Examples
 ) -> Iterator[str]:
-    """Read everything, and yield the name of each file that is whole.
+    """Read all files, and yield the name of each undamaged one.
 
     Raises:
         ValueError: a file is damaged; the message names the first.
@@ -120,7 +123,7 @@ def check_whole(
 
 
 def was_checked(folder: Path) -> bool:
-    """True if these files were read whole before. Their sizes, times and inodes are compared."""
+    """True if `remember` was called for these files. Sizes, times and inodes are compared."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         for place in _places(folder):
             if place.is_file() and json.loads(place.read_bytes()) == stamp(folder):
@@ -129,7 +132,7 @@ def was_checked(folder: Path) -> bool:
 
 
 def remember(folder: Path) -> None:
-    """Note beside the files, or else in the user's cache, that they were read whole."""
+    """Record beside the files, or in the user's cache, that they are undamaged."""
     for place in _places(folder):
         if place.exists() and not place.is_file():  # a pipe would wait for a reader
             continue
@@ -140,7 +143,7 @@ def remember(folder: Path) -> None:
 
 
 def stamp(folder: Path) -> dict[str, list[int]]:
-    """Size, time and inode of each file. A copy has other inodes, and so has a restored file."""
+    """Name → [size, time, inode] of each file. Copied or restored files have other inodes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEEN)
     stats = {str(p.relative_to(folder)): p.stat() for p in files}
     return {name: [s.st_size, s.st_mtime_ns, s.st_ino] for name, s in stats.items()}
@@ -163,7 +166,7 @@ def _check_values(
     part: np.ndarray,
     places: Int64[np.ndarray, " p"],
 ) -> None:
-    """Raise ValueError for impossible values of an array; `places` are the rows of `part`."""
+    """Raise ValueError for impossible values in `part`, the rows `places` of an array."""
     lowest, end = {
         "image_tokens": (0, about["codebook_size"]),
         "view_tokens": (0, about["codebook_size"]),

@@ -1,9 +1,9 @@
-"""Captions to fixed-length rows of text tokens: cleaning, a byte-level BPE, other tokenizers.
+"""Captions → rows of text tokens of one length: cleaning, a byte-level BPE, other tokenizers.
 
-A tokenizer of BART's kind (dalle-mini's) frames a caption as <s> caption </s>, our own as caption
-</s>. The frame of the empty caption is the prompt that guidance leads away from.
+Our tokenizers encode a caption as "caption </s>", BART's and DALL·E mini's as "<s> caption </s>".
+Without a caption only these special tokens are left: guidance leads away from that prompt.
 
-Sennrich et al. 2016, arXiv:1508.07909 (BPE); bytes as its alphabet, so no text is unknown.
+BPE: Sennrich et al. 2016, arXiv:1508.07909. Its alphabet is bytes, so no text is unknown.
 """
 
 import unicodedata
@@ -27,7 +27,7 @@ _USUAL = {
     "eos_token": (END, "[SEP]", "<|endoftext|>", "<eos>", "[EOS]"),
     "pad_token": (PAD, "[PAD]"),
 }
-"""Usual names of special tokens, for folders whose tokenizer_config.json names none."""
+"""Common names of special tokens, for folders whose tokenizer_config.json names none."""
 _BYTES = 256
 _REPLACED = {
     **dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}"),  # lone surrogates
@@ -36,14 +36,14 @@ _REPLACED = {
 
 
 def clean(caption: str) -> str:
-    """The caption in a form that tokenizers accept: composed (NFC), one space between words, no
-    lone surrogates and no NUL, at most 4,096 characters."""
+    """The caption in a form that tokenizers accept: NFC, one space between words, without lone
+    surrogates and NUL, at most 4,096 characters."""
     cut = caption[: 2 * MAX_CHARACTERS].translate(_REPLACED)  # spaces may shrink it later
     return " ".join(unicodedata.normalize("NFC", cut).split())[:MAX_CHARACTERS]
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Raise ValueError where a tokenizer of so few tokens cannot be trained."""
+    """Raise ValueError if no tokenizer with so few tokens can be trained."""
     smallest = _BYTES + 2
     if vocab_size < smallest:
         raise ValueError(
@@ -55,7 +55,7 @@ def check_vocab_size(vocab_size: int) -> None:
 def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path) -> None:
     """Train a byte-level BPE on `captions` and save it as `folder`/tokenizer.json.
 
-    It ignores case and the shape of quotes. Few captions may give a smaller vocabulary.
+    It ignores case, and normalises quotes. Few captions may give a smaller vocabulary.
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -84,23 +84,23 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path) -> N
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """Turns captions into rows of token ids that end with the end token."""
+    """Encodes captions as rows of token ids that end with the end token."""
 
     vocab_size: int
     end_id: int
     pad_id: int
     token_ids: Callable[[list[str]], list[list[int]]]
-    """Ids of prepared captions with the tokenizer's own special tokens, of any length."""
+    """Prepared captions → token ids with special tokens, of any length."""
     prepare: Callable[[str], str] = clean
-    """Applied to a caption first; afterwards the tokenizer accepts it."""
+    """Caption → caption that the tokenizer accepts; applied first."""
 
     def encode(
         self, captions: Sequence[str], text_length: int
     ) -> tuple[Int32[np.ndarray, "b t"], Bool[np.ndarray, "b t"], int]:
-        """Return text_tokens, text_mask (True = real token) and how many captions were truncated.
+        """(text_tokens, text_mask, number of truncated captions); the mask is True for real tokens.
 
-        The empty caption is the end token alone (after the start token, if there is one), so that
-        no mask is False throughout.
+        The empty caption is the end token (after the start token, if there is one), so each row of
+        the mask has a True.
         """
         text_tokens = np.full((len(captions), text_length), self.pad_id, np.int32)
         text_mask = np.zeros((len(captions), text_length), bool)
@@ -119,12 +119,11 @@ def open_tokenizer(path: Path, normalize: Callable[[str], str] | None = None) ->
     """The tokenizer of a tokenizer.json, of a folder with one, or of the older files
     (data/tokenizer_files.py). Nothing in them is executed.
 
-    With `normalize` (make_normalizer(), if a model's config sets normalize_text) captions go
-    through it, not through `clean`. A blank caption stays empty: it is the prompt of unconditional
-    rows.
+    With `normalize`, captions go through it instead of `clean`. A blank caption stays empty: it is
+    the unconditional prompt.
 
     Raises:
-        ValueError: there is no tokenizer, it is damaged, or it marks no end of text.
+        ValueError: there is no tokenizer, it is damaged, or it has no end token.
     """
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file() or path.is_dir():
@@ -173,12 +172,13 @@ def _read_fast(path: Path) -> Any:
 def _started(
     bare_ids: Callable[[list[str]], list[list[int]]], start_id: int
 ) -> Callable[[list[str]], list[list[int]]]:
-    """BART's frame, for files that have its tokens but no post-processor to add them."""
+    """`token_ids` with BART's special tokens added, for files without a post-processor."""
     return lambda captions: [[start_id, *ids] for ids in bare_ids(captions)]
 
 
 def _special_id(id_of: Callable[[str], int | None], settings: Path, role: str) -> int | None:
-    """The token that the settings name for this role, or else one with a usual name."""
+    """The id of the special token that the settings name for this role, or that has a common
+    name."""
     named = _special_name(settings, role)
     ids = [id_of(name) for name in (_USUAL[role] if named is None else (named,))]
     return next((i for i in ids if i is not None), None)
@@ -202,7 +202,8 @@ def _no_end(path: Path, settings: Path) -> ValueError:
 
 @contextmanager
 def _blaming(what: str) -> Iterator[None]:
-    """Turn any failure of a library on a foreign file into a ValueError of one line."""
+    """A context that turns a library's error about an untrusted file into a ValueError of one
+    line."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

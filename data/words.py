@@ -1,4 +1,4 @@
-"""Words of captions: those in a prompt that no training caption has, and the nearest captions."""
+"""Compares prompts with training captions: unknown words, and the nearest captions."""
 
 import difflib
 import itertools
@@ -12,23 +12,23 @@ from data.text import clean
 from split_names import TRAIN
 
 MAX_CAPTIONS = 300_000
-"""Records with more captions are not read for their words: that would take seconds."""
+"""Most captions of records that are read for their words; more would take seconds."""
 FAR = 0.5
-"""Share of a prompt's words below which no caption is near."""
+"""A prompt is far from a caption that has a smaller share of its words."""
 NEARLY = 0.75
-"""Similarity of spelling, as difflib measures it, from which two words count as nearly the same."""
+"""Similarity by difflib from which two words count as the same, such as plural and singular."""
 ARTICLES = frozenset(("a", "an", "the"))
-"""Words that no picture shows: captions without them are not far from prompts with them."""
+"""Words that are ignored in comparisons."""
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in their order, in small letters."""
+    """The words of a text in their order, in lower case."""
     return WORD.findall(clean(text).lower().replace("’", "'").replace("‘", "'"))
 
 
 def captions_of(records: Records, rows: Iterable[int]) -> list[list[str]] | None:
-    """The captions of each of these examples, as the model read them. None if their tokenizer has
+    """The captions of each of these examples, decoded from their tokens. None if the tokenizer has
     no tokenizer.json."""
     import tokenizers
 
@@ -44,8 +44,8 @@ def captions_of(records: Records, rows: Iterable[int]) -> list[list[str]] | None
 
 
 def training_captions(records: Records) -> list[str] | None:
-    """The distinct training captions as the model read them, in their order. None if they are too
-    many, or if their tokenizer has no tokenizer.json."""
+    """The distinct training captions, decoded from their tokens, in their order. None if there are
+    too many, or if the tokenizer has no tokenizer.json."""
     if len(records.text_tokens) > MAX_CAPTIONS:
         return None
     found = captions_of(records, records.rows(TRAIN))
@@ -53,7 +53,7 @@ def training_captions(records: Records) -> list[str] | None:
 
 
 def training_words(records: Records) -> set[str] | None:
-    """All words of the training captions; None if `training_captions` are None."""
+    """All words of the training captions; None if `training_captions` returns None."""
     captions = training_captions(records)
     return None if captions is None else {word for text in captions for word in words_of(text)}
 
@@ -72,8 +72,8 @@ def tell_unknown(words: Sequence[str], most: int = 20) -> str:
 
 
 class Captions:
-    """Captions that a model knows, and their words, which are read once. Those near a prompt share
-    the most words with it; rare words count more."""
+    """Captions, with their words. The captions nearest to a prompt share the most words with it;
+    rare words count more."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)
@@ -82,7 +82,7 @@ class Captions:
 
     @property
     def words(self) -> Set[str]:
-        """All their words."""
+        """All words of the captions."""
         return self._counts.keys()
 
     def find(self, prompt: str, most: int = 3) -> tuple[float, list[str]]:
@@ -117,8 +117,8 @@ class Captions:
 
 
 def tell_far(prompts: Iterable[str], known: Captions, most: int = 5) -> list[str]:
-    """One line for each prompt that shares less than half of its words with any one caption, with
-    the nearest captions; at most `most` lines."""
+    """At most `most` lines, one for each prompt that shares less than half of its words with every
+    caption, with the nearest captions."""
     lines = []
     for prompt in dict.fromkeys(prompts):
         share, captions = known.find(prompt)

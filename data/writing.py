@@ -42,7 +42,7 @@ class Part:
     examples: Sequence[dict[str, Any]]
     """One per example, or none."""
     bad_samples: Sequence[tuple[str, str]] = ()
-    """Names and reasons."""
+    """(name, reason) of each skipped picture."""
     view_tokens: Int32[np.ndarray, "views k"] | None = None
     """The tokens of further views of the same pictures, one picture after the other."""
     pixel_hashes: UInt64[np.ndarray, " n"] | None = None
@@ -52,7 +52,7 @@ class Part:
 
 
 class RecordsWriter:
-    """Appends parts to the files of a folder that is not whole yet."""
+    """Appends parts to the files of an unfinished folder."""
 
     def __init__(
         self, folder: Path, stack: ExitStack, split_names: Sequence[str], kinds: dict[str, str]
@@ -106,11 +106,11 @@ class RecordsWriter:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the arrays so far."""
+        """Name → shape of each array so far."""
         return {name: array.shape for name, array in self._arrays.items()}
 
     def describe(self) -> dict[str, Any]:
-        """The entries of records.json about the arrays, whose files must be closed."""
+        """The entries of records.json about the arrays. Their files must be closed."""
         shapes = {name: self.shapes[name] for name in (*ARRAYS, *EXTRA) if name in self.shapes}
         said = {name: {"type": self._kinds[name], "shape": shape} for name, shape in shapes.items()}
         return {"arrays": said, **digest_arrays(self.folder, said, self.names, TRAINED_ON)}
@@ -127,9 +127,9 @@ def new_records(
     vqgan_folder: Path | None = None,
     **about: Any,
 ) -> Iterator[RecordsWriter]:
-    """Yield a writer whose records appear in `out` at the end, whole or not at all.
+    """A context with a writer. At its end the records appear in `out`, atomically.
 
-    `about` must give codebook_size and text_vocab_size; other keys are kept unchanged.
+    `about` must have codebook_size and text_vocab_size; other keys are stored unchanged.
     """
     kinds = ARRAYS | EXTRA
     for size, names in _WIDE.items():
@@ -163,8 +163,7 @@ def new_records(
 
 
 def write_records(out: Path, part: Part, **about: Any) -> None:
-    """Write a folder of records that memory holds, whole or not at all; `about` as for
-    `new_records`."""
+    """Write records that are in memory into a folder, atomically; `about` as for `new_records`."""
     with new_records(out, sorted(set(part.splits)), **about) as writer:
         writer.add(part)
 
