@@ -1,7 +1,6 @@
-"""Picture grids with their prompts written under them, and PNG files that record how they were
-drawn.
+"""Picture grids with prompts as labels, and PNG files with metadata.
 
-Pictures are enlarged by whole numbers without smoothing, so every drawn pixel is visible.
+Pictures are enlarged by whole factors without smoothing, so every pixel is visible.
 """
 
 import json
@@ -40,9 +39,9 @@ def picture_grid(
     scale: int | None = None,
     notes: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
-    """A page of the k pictures of each prompt with the prompt under them: one block per line or,
-    for k = 1, several. `columns`: pictures side by side; `notes`: a short line under each
-    picture."""
+    """A page with the k pictures of each prompt, and the prompt below them: one block per line; for
+    k = 1, several. `columns` is the number of pictures side by side; `notes` are short lines below
+    the pictures."""
     count, per_prompt, height, width, _ = pictures.shape
     if count != len(prompts) or not count or not per_prompt:
         raise ValueError(f"{len(prompts)} prompts do not name {count} × {per_prompt} pictures")
@@ -68,8 +67,8 @@ def picture_grid(
 
 
 def _fitting_columns(count: int, per_prompt: int) -> int:
-    """Blocks per line. Single pictures fill a page a bit wider than high; blocks stand in equal
-    lines of at most 10."""
+    """The number of blocks per line: single pictures fill a page that is a bit wider than high;
+    blocks are in equal lines of at most 10."""
     if per_prompt == 1:
         wanted = (count * 1.6) ** 0.5
         return min(count, min(range(4, 13), key=lambda n: abs(n - wanted) + -count % n))
@@ -77,7 +76,7 @@ def _fitting_columns(count: int, per_prompt: int) -> int:
 
 
 class _Page:
-    """An empty page of blocks of one size, with room for lines of text below each."""
+    """A page of blocks of one size, with room for lines of text below each."""
 
     def __init__(self, columns: int, size: tuple[int, int], lines: list[list[str]]) -> None:
         self._columns, self._width = columns, size[0]
@@ -90,17 +89,17 @@ class _Page:
         self._pen = ImageDraw.Draw(self.image)
 
     def corner(self, block: int) -> tuple[int, int]:
-        """Left and top of a block, counted along the lines of the page."""
+        """(left, top) of a block; blocks are numbered line by line."""
         line, column = divmod(block, self._columns)
         return MARGIN + column * (self._width + GAP), self._tops[line]
 
     def note(self, text: str, left: int, top: int, width: int) -> None:
-        """A faint line under a picture, if it is wide enough."""
+        """Write a grey line below a picture, if the picture is wide enough."""
         if (length := _note_font().getlength(text)) <= width:
             self._pen.text((left + (width - length) / 2, top), text, FAINT, _note_font())
 
     def write(self, lines: list[str], left: int, top: int, centred: bool) -> None:
-        """Lines of text, one below the other."""
+        """Write lines of text, one below the other."""
         for i, line in enumerate(lines):
             font = _font_for(line)
             indent = (self._width - font.getlength(line)) / 2 if centred else 0
@@ -114,8 +113,7 @@ def enlarge(picture: UInt8[np.ndarray, "y x 3"], scale: int) -> Image.Image:
 
 
 def _wrap(prompt: str, width: int, max_lines: int) -> list[str]:
-    """The prompt in lines that fit, broken between words where possible, truncated with an
-    ellipsis."""
+    """The prompt in lines that fit, broken between words if possible; an ellipsis truncates it."""
     lines: list[str] = []
     rest = clean(prompt) or EMPTY_PROMPT
     font = _font_for(rest)
@@ -146,7 +144,7 @@ def _note_font() -> Font:
 
 @cache
 def _fonts() -> list[Font]:
-    """Pillow's own font, the same on every machine, then those that know more letters."""
+    """Pillow's own font, which every machine has, then fonts with more characters."""
     fonts: list[Font] = [ImageFont.load_default(TEXT_SIZE)]
     for name in OTHER_FONTS:
         try:
@@ -171,8 +169,8 @@ def save_png(
     picture: UInt8[np.ndarray, "y x 3"] | Image.Image,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a PNG, whole or not at all, with text fields (`prompt`, `seed`, `settings`, …). Values
-    that are not text are written as JSON."""
+    """Write a PNG, atomically, with text fields (`prompt`, `seed`, `settings`, …). Values that are
+    not text are written as JSON."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     info = PngInfo()
     for name, value in (about or {}).items():
@@ -186,7 +184,7 @@ def save_png(
 def save_gif(
     path: Path, frames: UInt8[np.ndarray, "s y x 3"], about: str, seconds: float = 2.0
 ) -> None:
-    """Write an animation of `seconds` seconds, whole or not at all. It rests on its end."""
+    """Write an animation of `seconds` seconds, atomically. It pauses at its end."""
     scale = max(1, round(SHOWN_SIDE / frames.shape[2]))
     first, *others = (enlarge(frame, scale) for frame in frames)
     each = max(20, round(1000 * seconds / len(frames)))

@@ -1,4 +1,4 @@
-"""Bytes of a picture file to a square of pixels. The bytes are not trusted."""
+"""Picture files → square pixels. The bytes of a file are not trusted."""
 
 import io
 import threading
@@ -43,7 +43,7 @@ class UnreadablePictureError(ValueError):
 
 
 class _Memory:
-    """Limits how many pictures are decoded at the same time by the memory that they need."""
+    """Limits the memory of pictures that are decoded at the same time."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -51,7 +51,7 @@ class _Memory:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes are free. One picture alone is always let in."""
+        """A context that waits until `size` bytes are free. One picture alone never waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._taken or self._taken + size <= MAX_MEMORY)
             self._taken += size
@@ -73,8 +73,8 @@ def read_picture(
     background: str = "white",
     keep_truncated: bool = False,
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """The first frame as a square in sRGB, upright, over the background where transparent. `fit`
-    keeps the middle (`crop`), pads with bars (`pad`) or changes the aspect ratio (`stretch`).
+    """The first frame as an upright square in sRGB; transparent parts show the background. `fit`
+    crops to the middle (`crop`), adds bars (`pad`) or changes the aspect ratio (`stretch`).
 
     Raises:
         UnreadablePictureError: the picture is damaged, too large, or of a format that is not in
@@ -108,7 +108,7 @@ def read_picture(
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Width and height of a picture that can be read, upright."""
+    """(width, height) of a readable picture, upright."""
     with Image.open(io.BytesIO(data), formats=_formats()) as picture:
         width, height = picture.size
         is_turned = picture.getexif().get(0x0112) in (5, 6, 7, 8)
@@ -117,7 +117,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    """The formats that are read. HEIC, an iPhone's, needs pillow-heif."""
+    """The readable formats. HEIC, an iPhone's format, needs pillow-heif."""
     try:
         import pillow_heif
     except ImportError:
@@ -178,8 +178,8 @@ _TRUNCATED = threading.Lock()
 
 
 def _reduced(picture: Image.Image, image_size: int, background: str) -> Image.Image:
-    """The whole picture in RGB, still several times as large as needed. It is reduced strip by
-    strip, so that a large picture is never held in several copies."""
+    """The whole picture in RGB, several times as large as needed. It is reduced strip by strip, so
+    that a large picture has no further copies in memory."""
     factor = max(min(picture.size) // (4 * image_size), 1)
     rows = max(_STRIP // picture.width // factor, 1) * factor
     if picture.height <= rows:
@@ -204,7 +204,7 @@ def _reduced(picture: Image.Image, image_size: int, background: str) -> Image.Im
 def _on_background(
     part: Image.Image, picture: Image.Image, factor: int, background: str
 ) -> Image.Image:
-    """One strip of a picture in sRGB, reduced, over the background where it is transparent."""
+    """One strip of a picture in sRGB, reduced; transparent parts show the background."""
     profile = picture.info.get("icc_profile")
     if part.mode.startswith("I") or part.mode == "F":
         part = _eight_bits(part, picture)
@@ -222,8 +222,8 @@ def _on_background(
 
 
 def _eight_bits(part: Image.Image, picture: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or of fractions, scaled by what the whole picture holds; Pillow would
-    clip it."""
+    """A strip of 16-bit, 32-bit or float grey, scaled to 8 bits by the range of the whole picture;
+    Pillow would clip it."""
     values = np.asarray(part)
     most = 255.0
     if not part.mode.startswith("I;16"):

@@ -1,5 +1,5 @@
-"""Decoded pictures of a source, read ahead on threads. Unusable pictures are reported and
-skipped."""
+"""Reads and decodes the pictures of a source ahead, on threads; unusable ones are skipped and
+reported."""
 
 import json
 import os
@@ -26,18 +26,18 @@ _JUDGED_FROM = 200  # pictures, below which a share of bad ones says little
 
 @dataclass(frozen=True)
 class Reading:
-    """One picture of a source: its pixels, or the reason why it has none."""
+    """One picture of a source: its pixels, or the reason why it is unusable."""
 
     index: int
     example: Example | None
     pixels: UInt8[np.ndarray, "y x 3"] | None
     problem: str = ""
     views: Sequence[UInt8[np.ndarray, "y x 3"]] = ()
-    """Further views of the picture, where some are asked for."""
+    """Further views of the picture; empty unless they are requested."""
 
     @property
     def name(self) -> str:
-        """The picture's name, as a person would look for it."""
+        """The picture's name for messages."""
         if self.example is None:
             return f"picture {self.index}"
         member, file = self.example.member, self.example.file
@@ -45,7 +45,7 @@ class Reading:
 
 
 class BadShare:
-    """Counts unusable pictures, and stops when they are too large a share of those seen."""
+    """Counts unusable pictures, and raises if their share is too large."""
 
     def __init__(
         self, source: Source, most: float, seen: int = 0, bad: Mapping[str, int] = NOTHING
@@ -78,8 +78,8 @@ def read_pictures(
     views: Views = NO_VIEWS,
     ahead: int = _CHUNK,
 ) -> Iterator[Reading]:
-    """Read the pictures at `indices` (default: all), in that order, without keeping their files'
-    bytes. Threads decode at least `ahead` more while the caller works on one.
+    """Yield the pictures at `indices` (default: all), in this order, without the bytes of their
+    files. Threads decode at least `ahead` pictures in advance.
 
     Raises:
         ValueError: more than config.max_bad_fraction of these pictures are unusable.
@@ -98,8 +98,8 @@ def read_pictures(
 
 
 def _next(readings: Iterator[Reading]) -> Reading | None:
-    """The next one, if there is one. Raises OSError where the network failed: a picture that cannot
-    be reached is not a bad one."""
+    """The next picture; None at the end. Raises OSError if the network failed, because that picture
+    is not unusable."""
     try:
         return next(readings, None)
     except RemoteError as error:
@@ -109,7 +109,7 @@ def _next(readings: Iterator[Reading]) -> Reading | None:
 def _ahead(
     pool: ThreadPoolExecutor, read: Callable[[int], Reading], wanted: Sequence[int], least: int
 ) -> Iterator[Reading]:
-    """The readings in order; `least` of them, and up to a chunk more, are begun ahead."""
+    """Yield the readings in order; `least` of them, and up to a chunk more, are read ahead."""
     waiting: deque[Future[Reading]] = deque()
     for start in range(0, len(wanted), _CHUNK):
         waiting.extend(pool.submit(read, index) for index in wanted[start : start + _CHUNK])
@@ -148,7 +148,7 @@ def _read(
 
 
 class Notes:
-    """Captions that were mended, counted by kind over a whole source."""
+    """Counts of captions that were repaired, by kind, for a whole source."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -162,12 +162,12 @@ class Notes:
             self.first.setdefault(note, reading.name)
 
     def join(self, counts: Mapping[str, int], first: Mapping[str, str]) -> None:
-        """Add those of later pictures."""
+        """Add the counts of later pictures."""
         self.counts.update(counts)
         self.first = {**first, **self.first}
 
     def sentences(self) -> list[str]:
-        """One sentence for each kind, with the number of pictures and the first one's name."""
+        """A sentence for each kind, with the number of pictures and the name of the first."""
         return [
             f"{note}: {count:,} pictures, the first is {printable(self.first[note])}"
             for note, count in sorted(self.counts.items())
@@ -175,8 +175,8 @@ class Notes:
 
 
 def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, count: int | None = None) -> str:
-    """One sentence with the number of skipped pictures, by default of those given, and the first
-    few names."""
+    """A sentence with the number of skipped pictures (default: of those given) and the first few
+    names."""
     count = len(skipped) if count is None else count
     named = ", ".join(f"{printable(name)} ({printable(why)})" for name, why in skipped[:5])
     more = f" and {count - 5:,} more" if count > 5 else ""
@@ -184,11 +184,11 @@ def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, count: int | No
 
 
 def bad_lines(skipped: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """One JSON line for each skipped picture: its name and the reason."""
+    """Yield a JSON line for each skipped picture, with its name and the reason."""
     return (json.dumps({"picture": name, "reason": why}) + "\n" for name, why in skipped)
 
 
 def write_bad_samples(path: Path, skipped: Iterable[tuple[str, str]]) -> None:
-    """Write one JSON line for each skipped picture: its name and the reason."""
+    """Write a JSON line for each skipped picture, with its name and the reason."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(bad_lines(skipped))

@@ -1,9 +1,8 @@
-"""Held-out pictures, chosen by their look, so that copies stay on one side.
+"""The choice of held-out pictures by a perceptual hash, so that copies are in the same split.
 
-A copy may have another size, file format or name. The picture's hash comes from eight coarse
-frequencies of the brightness, even from left to right, each rounded to a cell of a grid. Of 2,000
-pictures 0.2 % fell into another cell at twice the size, 0.7 % as JPEG of quality 92 and 2 % as
-lossy WebP.
+A copy may have another size, file format or name. The hash is computed from eight low frequencies
+of the brightness, symmetric from left to right, each rounded to a grid. Of 2,000 pictures 0.2 % had
+another hash at twice the size, 0.7 % as JPEG of quality 92, and 2 % as lossy WebP.
 """
 
 import zlib
@@ -15,7 +14,7 @@ from data.gallery import pool
 from split_names import HELD_OUT, TRAIN
 
 RULE = "look 1"
-"""The rule's name, which is saved in the records. Another rule holds out other pictures."""
+"""The name of this rule, which records store. Another rule holds out other pictures."""
 
 _SIDE = 8  # mean brightness over so many cells a side
 _DOWN, _RIGHT = (0, 1, 2, 3, 4, 0, 1, 2), (0, 0, 0, 0, 0, 2, 2, 2)  # even: mirrored copies agree

@@ -1,4 +1,4 @@
-"""Spans of a source to shards: pictures through a VQGAN's encoder, captions as they are."""
+"""Pictures of a source → shards: pictures as image tokens, captions as text."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,9 +28,9 @@ class PictureEncoder:
     image_size: int
     codebook_size: int
     encode: Callable[[Float32[np.ndarray, "b y x 3"]], Any]
-    """Gives Int32[b k], which may still be computed when it returns."""
+    """Pixels → tokens Int32[b k], which may still be computed when it returns."""
     batch_size: int = 64
-    """Pictures per call; always exactly so many, for one compiled program."""
+    """Pictures per call, always the same number, for one compiled program."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PictureOptions:
     reading: ReadingConfig
     views: Views = NO_VIEWS
     known: Known = field(default_factory=dict)
-    """Tokens that need not be computed again."""
+    """Tokens that are known already."""
 
 
 def encode_shards(
@@ -52,7 +52,7 @@ def encode_shards(
     numbers: Iterable[int],
     progress: Progress,
 ) -> None:
-    """Make those shards of these numbers that do not exist.
+    """Write the shards of these numbers that do not exist yet.
 
     Raises:
         ValueError: more than reading.max_bad_fraction of the pictures so far are unusable.
@@ -75,10 +75,10 @@ def encode_span(
     share: BadShare | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Shard:
-    """The shard of a span: its usable pictures, encoded in one walk.
+    """The shard of a span of the source: its usable pictures, encoded.
 
     Raises:
-        ValueError: too many pictures are unusable; `share` may have counted earlier spans.
+        ValueError: too many pictures are unusable, those of earlier spans in `share` included.
     """
     queue, each = _Queue(encoder), options.views.count
     none = np.zeros((0, 0), np.int32)
@@ -117,7 +117,7 @@ def encode_span(
 
 
 class _Queue:
-    """Squares on their way through the encoder, which works on one batch while the next is read."""
+    """Encodes pictures in batches; a batch is computed while the next one is read."""
 
     def __init__(self, encoder: PictureEncoder) -> None:
         self._encoder = encoder
@@ -126,7 +126,7 @@ class _Queue:
         self._done: list[Int32[np.ndarray, "b k"]] = []
 
     def add(self, reading: Reading) -> None:
-        """All views of a picture."""
+        """Add all views of a picture."""
         for square in (reading.pixels, *reading.views):
             if square is not None:
                 self._waiting.append(square)
@@ -148,7 +148,7 @@ class _Queue:
             self._done.append(tokens)
 
     def finish(self) -> Int32[np.ndarray, "b k"]:
-        """The tokens of all squares, in their order."""
+        """The tokens of all added pictures, in their order."""
         if self._waiting:
             self._begin()
         self._end(self._begun)
@@ -158,7 +158,7 @@ class _Queue:
 def _together(
     fresh: Int32[np.ndarray, "b own"], known: Mapping[int, np.ndarray], count: int, views: int
 ) -> Int32[np.ndarray, "n v k"]:
-    """The tokens of `count` pictures, of which some are known and the others fresh."""
+    """The tokens of `count` pictures: `known` ones by place, and `fresh` ones for the others."""
     width = fresh.shape[1] if len(fresh) else next(iter(known.values())).shape[1]
     tokens = np.zeros((count, views, width), np.int32)
     is_fresh = np.ones(count, bool)

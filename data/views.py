@@ -1,7 +1,7 @@
-"""Further views of a picture: moved, closer and, on request, mirrored.
+"""Further views of a picture (augmentation): random crops, mirrored on request.
 
-The picture is decoded a quarter larger than needed. A square of it, at least as large as needed, is
-scaled down: so a view moves and comes closer, and has no invented edge.
+The picture is decoded a quarter larger than needed. A random square of it, at least as large as
+needed, is scaled down, so that no view has invented borders.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ class Views:
 
     count: int = 1
     flips: bool = False
-    """Whether half of the further views are mirrored."""
+    """True if half of the further views are mirrored."""
 
 
 NO_VIEWS = Views()
@@ -32,7 +32,7 @@ NO_VIEWS = Views()
 def make_views(
     example: Example, pixels: UInt8[np.ndarray, "y x 3"], config: ReadingConfig, views: Views
 ) -> list[UInt8[np.ndarray, "y x 3"]]:
-    """The views besides the plain one. Their places are a function of `pixels`, the plain one."""
+    """The further views of a picture. Their positions depend on `pixels`, the plain view."""
     if views.count == 1:
         return []
     size = len(pixels)
@@ -41,7 +41,7 @@ def make_views(
 
 
 def _draws(pixels: UInt8[np.ndarray, "y x 3"], number: int) -> tuple[int, ...]:
-    """Four numbers below _ROOM."""
+    """Four pseudo-random numbers below _ROOM."""
     hashed = hashlib.blake2b(pixels.tobytes(), digest_size=8, salt=b"view %d" % number)
     return tuple(int(x) for x in np.frombuffer(hashed.digest(), "<u2"))
 

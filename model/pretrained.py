@@ -1,4 +1,4 @@
-"""Transformers in folders: our release folders, DALL·E mini's and BART's, read and written.
+"""Read, write and convert transformers: our release folders, DALL·E mini's and BART's.
 
 python -m model.pretrained SRC DST
 """
@@ -35,7 +35,7 @@ from weights.settings import configuring, read_own
 Format = Literal["pastel", "dalle_mini", "bart"]
 WHAT = "this transformer"
 NOT_THE_FUNCTION = {"remat", "unroll", "dropout", "attention_dropout", "activation_dropout"}
-"""Settings that may differ from the original program's."""
+"""Settings that do not change the function of the weights."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt"),
@@ -106,7 +106,7 @@ def save(
 
 
 def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
-    """Everything in a folder of any known format. Raises ValueError as `load` does."""
+    """The whole content of a folder of any known format. Raises ValueError as `load` does."""
     folder = clone.find(folder)
     path = folder / CONFIG_FILE
     values = read_json(path)
@@ -125,7 +125,7 @@ def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
 
 
 def _format(folder: Path, values: Mapping[str, object]) -> Format:
-    """The format of a folder with such a config.json. Raises ValueError for an unknown one."""
+    """The format of a folder by its config.json. Raises ValueError if it is unknown."""
     said = values.get("model_type")
     if values.keys() & {"codebook_size", "n_embed", "ddconfig"}:
         raise ValueError(

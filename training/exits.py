@@ -13,11 +13,11 @@ import terminal
 FINISHED = 0
 """The last update was made and saved."""
 FAULT = 1
-"""A fault of the program: a traceback."""
+"""A bug, with its traceback."""
 REFUSED = terminal.MISTAKE
-"""A wrong input, or a machine that cannot go on (a full disk, too little memory): one line."""
+"""A wrong input, a full disk or too little memory, with one line on stderr."""
 PEER_LOST = 3
-"""Another process of the run is gone; the same command on every machine resumes."""
+"""Another process of the run died; the same command on every machine resumes."""
 STOPPED = 75
 """Stopped by a signal or a time limit: the state is saved, and the same command resumes.
 sysexits.h has this number for a failure that another try mends."""
@@ -33,14 +33,14 @@ STOP_SIGNALS = tuple(
 
 
 class StoppedError(SystemExit):
-    """A run was asked to stop, and is saved. It ends an entry point with STOPPED."""
+    """A run was stopped, and its state is saved. The process exits with STOPPED."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED)
 
 
 def status_of(error: BaseException) -> int:
-    """The exit code of an entry point that ends by this error."""
+    """The exit code of a command that ends with this error."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else FAULT
     if isinstance(error, Exception):

@@ -1,7 +1,8 @@
-"""Signals that ask a run to stop, and Ctrl-C: the state is saved, and the exit code is STOPPED.
+"""Signals that stop a run, and Ctrl-C: the state is saved, and the exit code is STOPPED.
 
-Python's own handlers wait until C++ returns, which may take half an hour during a compilation. So a
-thread watches as well: if the main thread does not come back, it saves and ends the process.
+Python's signal handlers run only when C++ returns, which may take half an hour during a
+compilation. So a thread waits for signals, too: if the main thread does not react, it saves the
+state and ends the process.
 
 This file imports nothing slow, because it is imported first.
 """
@@ -21,14 +22,14 @@ from training import exits
 from training.spans import parse_duration
 
 STARTED = time.monotonic()
-"""The time when this process began, as near as Python knows; training.stop_after counts from it."""
+"""The time when this file was imported; training.stop_after counts from it."""
 PATIENCE = 5.0  # seconds for the main thread to come back
 
 
 def leave_early() -> None:
-    """From now on, end this process at once with exit code STOPPED at any of the STOP_SIGNALS,
-    unless a StopSignal is entered. Entry points call it before they import and open things: there
-    is nothing to save yet."""
+    """End this process at once with exit code STOPPED at any of the STOP_SIGNALS, until a
+    StopSignal is entered. Entry points call it before their slow imports, when there is nothing to
+    save."""
     here, there = socket.socketpair()
     here.setblocking(False)
 
@@ -45,7 +46,7 @@ def leave_early() -> None:
 
 
 def _heeded() -> list[signal.Signals]:
-    """The STOP_SIGNALS, without SIGHUP if this process ignores it, as under nohup."""
+    """The STOP_SIGNALS; without SIGHUP if this process ignores it, as under nohup."""
     return [
         number
         for number in exits.STOP_SIGNALS
@@ -54,17 +55,17 @@ def _heeded() -> list[signal.Signals]:
 
 
 class StopSignal:
-    """Turns the STOP_SIGNALS and Ctrl-C into a wish that the loop grants after the current update.
-    A second Ctrl-C interrupts at once."""
+    """A context in which STOP_SIGNALS and Ctrl-C request a stop, which the loop grants after the
+    current update. A second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        """Until `shield` is called there is nothing to rescue, and the thread may end the
-        process."""
+        """Until `shield` is called there is no state to save; the thread may end the process."""
         self.received = False
         self.leave: Callable[[], None] = lambda: None
-        """Called last in a process that the thread ends; it may not need the main thread."""
+        """Called last in a process that the thread ends; it must not need the main thread."""
         self.agree: Callable[[bool], bool] = lambda received: received
-        """(received here) → True if the run stops: its processes must agree."""
+        """(True if this process got a signal) → True if the run stops, the same in all processes.
+        """
         self._rescue: Callable[[], None] | None = lambda: None
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
@@ -92,8 +93,8 @@ class StopSignal:
         self._there.close()
 
     def by(self, duration: str) -> None:
-        """Stop when the process has run for so long (HH:MM; "" = never), as at a signal. Raises
-        ValueError."""
+        """Request a stop when the process has run for `duration` (HH:MM; "" = never). Raises
+        ValueError for another text."""
         if not duration:
             return
 
@@ -108,12 +109,12 @@ class StopSignal:
         self._timer.start()
 
     def is_granted(self) -> bool:
-        """True if the run is to stop now; asked once an update, in every process."""
+        """True if the run must stop now; called once per update, in every process."""
         return self.agree(self.received)
 
     def shield(self, rescue: Callable[[], None] | None) -> None:
-        """From now on the thread may end the process after `rescue()`; None: it must not, because
-        the main thread has the state. Waits for a rescue under way, which does not return."""
+        """Allow the thread to end the process after `rescue()`; None = forbid it, because the main
+        thread uses the state. If a rescue is running, this call waits and does not return."""
         with self._lock:
             self._rescue = rescue
 

@@ -1,7 +1,7 @@
-"""A discriminator of patches, and the hinge losses of the game.
+"""A patch discriminator, and its hinge losses.
 
-It has a logit for each patch: positive if it takes the patch for a real picture's. There is no
-batch norm, so a picture's logits depend on no other picture.
+It returns a logit for each patch; positive means real. There is no batch norm, so a picture's
+logits depend on no other picture.
 """
 
 from itertools import pairwise
@@ -19,8 +19,8 @@ _FOLDED = 2  # side of a level's kernel, in 2 × 2 squares of pixels
 
 
 def init(config: DiscriminatorConfig, key: Key[Array, ""]) -> Params:
-    """Random parameters: a convolution for each level, with a norm from the second level on, and
-    the convolution of the logit."""
+    """Random parameters: a convolution for each level, a norm from the second level on, and the
+    convolution that gives the logits."""
     keys = jax.random.split(key, len(config.channels) + 1)
     params: Params = {}
     for level, (c_in, c_out) in enumerate(pairwise((3, *config.channels))):
@@ -45,16 +45,16 @@ def apply(config: DiscriminatorConfig, params: Params, pixels: Float[Array, "b Y
 
 
 def hinge_loss(real: Logits, fake: Logits) -> Float[Array, ""]:
-    """Loss of the discriminator: 1 with logits of 0, and 0 if all logits are beyond ±1 on the right
-    side. Lim & Ye 2017, arXiv:1705.02894."""
+    """The discriminator's loss: 1 for logits of 0; 0 if all are beyond ±1 with the right sign. Lim
+    & Ye 2017, arXiv:1705.02894."""
     return (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean()) / 2
 
 
 def generator_loss(fake: Logits) -> Float[Array, " b"]:
-    """Loss of each reconstruction: minus its mean logit."""
+    """The autoencoder's loss for each reconstruction: minus its mean logit."""
     return -fake.mean((1, 2))
 
 
 def share_right(real: Logits, fake: Logits) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Shares of patches that are judged correctly: of real pictures, and of reconstructions."""
+    """(share of real patches classified as real, share of reconstructed ones as fake)."""
     return jnp.float32(real > 0).mean(), jnp.float32(fake < 0).mean()

@@ -1,4 +1,4 @@
-"""A VQGAN's encoder, as what makes token records calls it."""
+"""A VQGAN's encoder as one compiled program, for data.encode."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from training.devices.devices import arrange
 from vqgan import autoencoder, pretrained
 
 PER_DEVICE = 64
-"""Pictures that a device encodes at a time: one program, whatever the number of devices."""
+"""Pictures per device and call."""
 
 
 def open_encoder(folder: Path, most_devices: int | None = None) -> PictureEncoder:
-    """The VQGAN's encoder as one compiled program, on all devices of this process, or fewer."""
+    """The encoder, on at most `most_devices` devices of this process; None = all."""
     config, params = pretrained.load(folder)
     devices = arrange(jax.local_devices()[:most_devices], ParallelConfig())
     compiled = jax.jit(parallel.deal_rows(autoencoder.build(config).encode, devices))

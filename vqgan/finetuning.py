@@ -1,7 +1,7 @@
-"""Weights of another VQGAN as a start: the same layers, at any picture size and with any codebook.
+"""--init_from of a VQGAN: weights of the same layers, for any picture size and any codebook.
 
-All layers are convolutions or attention, so a network that was trained on 64 × 64 pixels works on
-128 × 128 ones, with four times the tokens.
+All layers are convolutions or attention, so weights that were trained on 64 × 64 pixels work on
+128 × 128 pixels, with four times the tokens.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ FREE = ("image_size", "codebook_size")
 
 
 def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, list[str]]:
-    """The weights of a folder or checkpoint for a model of `config`, and lines about them. A
-    codebook of another size is taken from `fresh`: k-means has to start it.
+    """(the weights of a folder or checkpoint for `config`, lines for the logbook). A codebook of
+    another size is taken from `fresh`; k-means then initialises it.
 
     Raises:
         FileNotFoundError, ValueError: as pretrained.load; or the weights are another model's.
@@ -41,8 +41,7 @@ def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, l
 
 
 def keeps_codebook(path: str, config: VQGANConfig, warmup_steps: int) -> bool:
-    """True if the codebook of the weights is kept: it has the right size and there is no warm-up.
-    Otherwise k-means makes a new one."""
+    """True if the codebook of the weights is kept: its size is the same, without a warm-up."""
     return bool(path) and not warmup_steps and _codes(path) == config.codebook_size
 
 

@@ -1,6 +1,6 @@
-"""The kinds of layer in an autoencoder: each an `init` and an `apply` in one table.
+"""The kinds of layers in an autoencoder, as a table of `init` and `apply` functions.
 
-Pictures are NHWC and float32 throughout; the codebook does not tolerate half precision.
+Pictures are NHWC in float32; with half precision the codebook does not train.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Picture = Float[Array, "b _ _ _"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of an autoencoder's plan."""
+    """One layer in the plan of an autoencoder."""
 
     name: str
     kind: str
@@ -29,9 +29,9 @@ class Layer:
     c_in: int
     c_out: int
     kernel: int = 3
-    """Side of the convolution, if the kind allows several."""
+    """Side of the convolution."""
     factor: int = 1
-    """Places folded into channels, or unfolded from them, along each axis."""
+    """Positions along each axis that are folded into channels, or unfolded from them."""
     norm: Norm = "rmsnorm"
 
 
@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 def init_conv(
     key: Key[Array, ""], c_in: int, c_out: int, kernel: int = 3, gain: float = 1.0
 ) -> Params:
-    """A kernel with variance gain² / fan-in, and no bias at first."""
+    """A random kernel with variance gain² / fan-in, and a bias of 0."""
     scale = gain / (kernel * kernel * c_in) ** 0.5
     return {
         "kernel": scale * jax.random.normal(key, (kernel, kernel, c_in, c_out)),
@@ -54,7 +54,7 @@ def init_conv(
 
 
 def conv(params: Params, x: Picture, stride: int = 1, padding: str | tuple = "SAME") -> Picture:
-    """A convolution in NHWC; a 1 × 1 one is a plain product, which XLA runs faster."""
+    """A convolution in NHWC. A 1 × 1 convolution is a matrix product, which XLA runs faster."""
     kernel = params["kernel"]
     if kernel.shape[:2] == (1, 1):
         return x @ kernel[0, 0] + _per_channel(params["bias"])
@@ -65,10 +65,10 @@ def conv(params: Params, x: Picture, stride: int = 1, padding: str | tuple = "SA
 
 
 def conv_of_doubled(params: Params, x: Picture) -> Picture:
-    """A 3 × 3 convolution of the picture at twice its size (nearest neighbour), at 4/9 of the cost.
+    """A 3 × 3 convolution of x after nearest-neighbour upsampling by 2, at 4/9 of the cost.
 
-    Each pixel of a doubled 2 × 2 square sees only 2 × 2 places of x. Taps on the same place are
-    summed, and one 2 × 2 convolution gives all four pixels.
+    Each pixel of an upsampled 2 × 2 square depends on 2 × 2 positions of x only. Taps on the same
+    position are summed, and one 2 × 2 convolution gives all four pixels.
     """
     height, width, c_out = *x.shape[1:3], params["kernel"].shape[-1]
     kernels = [part for half in _halve(params["kernel"], 0) for part in _halve(half, 1)]
@@ -79,7 +79,7 @@ def conv_of_doubled(params: Params, x: Picture) -> Picture:
 
 
 def _halve(kernel: Float[Array, "_ _ _ _"], axis: int) -> tuple[Array, Array]:
-    """Three taps along an axis, as the even and the odd pixels of a doubled picture see them."""
+    """The kernels for the even and the odd pixels along an axis of the upsampled picture."""
     before, middle, after = jnp.split(kernel, 3, axis)
     even = jnp.concatenate([before, middle + after], axis)
     return even, jnp.concatenate([before + middle, after], axis)
@@ -90,12 +90,13 @@ def _per_channel(values: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
 
 
 def rms_norm(params: Params, x: Picture) -> Picture:
-    """Unit root-mean-square over channels."""
+    """x scaled to unit root-mean-square over channels."""
     return layers.rms_norm(x, params["scale"], epsilon=1e-6)
 
 
 def group_norm(params: Params, x: Picture, groups: int = 32) -> Picture:
-    """Zero mean and unit variance in each group of channels. Wu & He 2018, arXiv:1803.08494."""
+    """x with zero mean and unit variance in each group of channels. Wu & He 2018,
+    arXiv:1803.08494."""
     group = jnp.arange(x.shape[-1]) // (x.shape[-1] // groups)
     same_group = jnp.float32(group[:, None] == group[None]) * (groups / x.shape[-1])
 
@@ -116,13 +117,13 @@ NORMS: dict[Norm, Callable[[Params, Picture], Picture]] = {
 
 
 def init_norm(kind: Norm, channels: int) -> Params:
-    """Scale one; a group norm also has a bias, as it subtracts the mean."""
+    """Initial parameters: a scale of 1 and, for a group norm, a bias of 0."""
     bias = {"bias": jnp.zeros((channels,))} if kind == "groupnorm" else {}
     return {"scale": jnp.ones((channels,)), **bias}
 
 
 def fold(x: Picture, factor: int) -> Picture:
-    """Each factor × factor square of places becomes one place with factor² times the channels."""
+    """x with each factor × factor square of positions as one position with factor² × channels."""
     return rearrange(x, "b (y p) (x q) c -> b y x (p q c)", p=factor, q=factor)
 
 
@@ -173,12 +174,12 @@ def _init_head(layer: Layer, key: Key[Array, ""]) -> Params:
 
 
 def head_features(layer: Layer, params: Params, x: Picture) -> Picture:
-    """Input of a head's convolution."""
+    """The input of a head's convolution."""
     return jax.nn.silu(NORMS[layer.norm](params["norm"], x))
 
 
 def project_head(layer: Layer, params: Params, features: Picture) -> Picture:
-    """Output of a head from the input of its convolution."""
+    """The output of a head, from the input of its convolution."""
     return unfold(conv(params["conv"], features), layer.factor)
 
 
@@ -242,7 +243,7 @@ KINDS: dict[str, Kind] = {
 
 
 def init_plan(plan: tuple[Layer, ...], key: Key[Array, ""]) -> Params:
-    """Parameters by name of every layer that has some."""
+    """Name → random parameters of each layer that has any."""
     keys = jax.random.split(key, len(plan))
     found = {
         layer.name: KINDS[layer.kind].init(layer, k) for layer, k in zip(plan, keys, strict=True)
@@ -251,7 +252,7 @@ def init_plan(plan: tuple[Layer, ...], key: Key[Array, ""]) -> Params:
 
 
 def apply_plan(plan: tuple[Layer, ...], params: Params, x: Picture) -> Picture:
-    """The picture after every layer in turn."""
+    """x after all layers of the plan."""
     for layer in plan:
         x = KINDS[layer.kind].apply(layer, params.get(layer.name, {}), x)
     return x

@@ -1,7 +1,7 @@
-"""Losses of a reconstruction: weighted L1 and L2, edges, hue, structure, and what VGG sees.
+"""Losses of a reconstruction: weighted L1 and L2, edges, hue, structure, and LPIPS.
 
-Plain error alone paints rare hues grey-brown and outlines soft, because a drawing is mostly white,
-black and skin. vqgan/adversarial.py adds a discriminator's term.
+With L1 and L2 alone, rare hues become grey-brown and outlines soft, because most of a drawing is
+white, black and skin. vqgan/adversarial.py adds a discriminator's term.
 """
 
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ Picture = Float[Array, "b y x 3"]
 def reconstruction_loss(
     pixels: Picture, reconstruction: Picture, config: LossConfig
 ) -> Float[Array, ""]:
-    """The weighted sum of the terms, averaged over pictures in −1..1. Raises ValueError for a file
-    of loss.perceptual_weights that is no VGG-16."""
+    """The weighted sum of the terms, averaged over pictures in −1..1. Raises ValueError if
+    loss.perceptual_weights is not a VGG-16."""
     residual = reconstruction - pixels
     weight = 1 + config.saturation * (pixels.max(-1, keepdims=True) - pixels.min(-1, keepdims=True))
     seen = jnp.zeros(())

@@ -1,7 +1,4 @@
-"""Similarity of a reconstruction and its picture: PSNR and SSIM, one figure for each picture.
-
-Both take pictures in 0..1. The figure of a set of pictures is the mean over the pictures.
-"""
+"""PSNR and SSIM of a reconstruction, one value per picture. The value of a set is the mean."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +6,7 @@ from jaxtyping import Array, Float
 
 SSIM_WINDOW = 7
 LUMA = (0.299, 0.587, 0.114)
-"""Rec. 601 weights of red, green and blue in grey."""
+"""Rec. 601 weights of red, green and blue."""
 
 
 def psnr(
@@ -45,7 +42,7 @@ def _grey(pixels: Float[Array, "b Y X 3"]) -> Float[Array, "b Y X"]:
 
 
 def _window_mean(x: Float[Array, "b Y X"]) -> Float[Array, "b y x"]:
-    """Mean in the window at every place where it fits: two banded products, fast everywhere."""
+    """The mean over the window at every position where it fits, as two banded matrix products."""
     rows, columns = (jnp.asarray(_band(side), x.dtype) for side in x.shape[1:])
     return jnp.einsum("yY,bYX,xX->byx", rows, x, columns)
 

@@ -1,8 +1,8 @@
-"""How different two pictures look to a network that knows photographs: LPIPS by VGG-16.
+"""LPIPS, the perceptual distance of two pictures by features of VGG-16.
 
-Zhang et al. 2018, arXiv:1801.03924; the features are those of Simonyan & Zisserman 2014,
-arXiv:1409.1556. The weights are a file of the user's: VGG-16 alone, or with LPIPS's own weights of
-its channels, as in the package lpips or inside of a checkpoint of taming-transformers.
+Zhang et al. 2018, arXiv:1801.03924; VGG-16: Simonyan & Zisserman 2014, arXiv:1409.1556. The user
+provides the weights: VGG-16 alone, or with LPIPS's channel weights, as in the package lpips or in a
+checkpoint of taming-transformers.
 """
 
 import re
@@ -20,11 +20,11 @@ from model.layers import along_last
 from weights.arrays import check_numbers, read_arrays
 
 STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Numbers of the convolutions of each stage, as torchvision counts them. A stage halves the
-picture of the one before, and its last features are compared."""
+"""torchvision's numbers of the convolutions of each stage. A stage begins by halving its input, and
+its last features are compared."""
 SHIFT = np.array([[[[-0.030, -0.088, -0.188]]]], np.float32)
 SCALE = np.array([[[[0.458, 0.448, 0.450]]]], np.float32)
-"""Mean and spread of photographs' colours in −1..1."""
+"""Mean and standard deviation of photographs' colours in −1..1."""
 _CONVOLUTION = re.compile(r"(?:^|\.)(?:features|slice[1-5])\.(\d+)\.(weight|bias)$")
 _CHANNELS = re.compile(r"(?:^|\.)lin(?:s\.)?([0-4])\.model\.\d+\.weight$")
 
@@ -34,7 +34,7 @@ Channels = Float[np.ndarray, " o"]
 
 
 class Vgg(NamedTuple):
-    """Five stages of 3 × 3 convolutions, and the weight of each channel behind a stage."""
+    """Five stages of 3 × 3 convolutions, and the weight of each channel after a stage."""
 
     stages: Sequence[Sequence[tuple[Kernel, Channels]]]
     channels: Sequence[Channels]
@@ -42,7 +42,7 @@ class Vgg(NamedTuple):
 
 @cache
 def open_vgg(path: str) -> Vgg:
-    """The network in a safetensors file; without LPIPS's weights all channels count alike.
+    """The network in a safetensors file. Without LPIPS's weights, all channels have weight 1.
 
     Raises:
         ValueError: the file is missing or damaged, or holds another network.
@@ -91,8 +91,8 @@ def _check(file: Path, key: str, array: np.ndarray, shape: tuple[int, ...]) -> N
 
 
 def distance(vgg: Vgg, a: Picture, b: Picture) -> Float[Array, " b"]:
-    """LPIPS of each pair of pictures in −1..1: the squared difference of features of length 1,
-    weighted by channel, averaged over places, summed over stages.
+    """LPIPS of each pair of pictures in −1..1: squared differences of unit-length features,
+    weighted by channel, averaged over positions, summed over stages.
 
     Raises:
         ValueError: the pictures are too small to be halved four times.
@@ -127,6 +127,6 @@ def _halve(x: Float[Array, "b y x c"]) -> Float[Array, "b _ _ c"]:
 
 
 def _unit_length(x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
-    """Features over their length; 0 stays 0, with a gradient of 0."""
+    """Features scaled to unit length; 0 stays 0, with a gradient of 0."""
     length = jnp.sqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-20)
     return x / (length + 1e-10)

@@ -1,4 +1,4 @@
-"""Batches of pictures, a pure function of the update; figures and grids of reconstructions."""
+"""Batches of pictures as pure functions of the update; evaluation and grids of reconstructions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,21 +23,21 @@ _EVAL_BATCH = 64
 
 
 class PictureStream:
-    """Endless training pictures. `order(seed, positions, count)` gives the index of the picture at
-    each position."""
+    """An endless stream of training pictures. `order(seed, positions, count)` returns the index of
+    the picture at each position."""
 
     def __init__(self, pictures: Pictures, order: Order, seed: int) -> None:
         self.pictures, self.seed = pictures, seed
         self._order = order
 
     def next_pictures(self, position: int, count: int) -> Pictures:
-        """`count` pictures from a position of the stream on."""
+        """`count` pictures of the stream, from `position` on."""
         positions = position + np.arange(count, dtype=np.int64)
         return self.pictures[self._order(self.seed, positions, len(self.pictures))]
 
     def batch(self, n: int, start: int, count: int, shift: int) -> dict[str, np.ndarray]:
-        """The batch of the update after n finished ones: `count` pictures from position `start` of
-        the stream on, each shifted a little."""
+        """The batch of update n + 1: `count` pictures from position `start` of the stream on, each
+        shifted at random by up to `shift` pixels."""
         random = np.random.default_rng((self.seed, n))
         offsets = random.integers(0, 2 * shift + 1, (count, 2))
         return {
@@ -47,7 +47,7 @@ class PictureStream:
 
 
 def shift_pictures(pictures: Pictures, offsets: Int[np.ndarray, "_ 2"], shift: int) -> Pictures:
-    """Move each picture by shift − offset pixels along y and x; its border is repeated."""
+    """The pictures, each shifted by shift − offset pixels along y and x, its border repeated."""
     height, width = pictures.shape[1:3]
     padded = np.pad(pictures, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="edge")
     rows = offsets[:, :1] + np.arange(height)[None]
@@ -69,9 +69,8 @@ def reconstruct_all(
 def make_figures(
     reconstruct: Reconstruct, sets: Mapping[str, Pictures], codebook_size: int
 ) -> Callable[[Params], dict[str, float]]:
-    """A function from parameters to PSNR and SSIM of each set, as means over its pictures, and of
-    all held-out pictures together, with the use of the codebook. The set `train` is not held
-    out."""
+    """A function params → metrics: the mean PSNR and SSIM of each set and of all held-out pictures
+    together, and the share of codes in use. The set `train` is not held out."""
 
     def figures(params: Params) -> dict[str, float]:
         results = {name: reconstruct_all(reconstruct, params, p) for name, p in sets.items()}
@@ -91,7 +90,7 @@ def make_figures(
 
 
 def spread(pictures: Sequence[Pictures], count: int) -> Pictures:
-    """At most `count` pictures, evenly spaced over all of the given sets."""
+    """At most `count` pictures, evenly spaced over the given sets."""
     together = np.concatenate(pictures)
     chosen = np.linspace(0, len(together) - 1, min(count, len(together))).round().astype(int)
     return together[np.unique(chosen)]
@@ -100,7 +99,7 @@ def spread(pictures: Sequence[Pictures], count: int) -> Pictures:
 def write_grid(
     path: Path, reconstruct: Reconstruct, params: Params, pictures: Pictures, columns: int = 16
 ) -> None:
-    """A PNG of rows of pictures, each row followed by the row of their reconstructions."""
+    """Write a PNG with rows of pictures, each followed by the row of their reconstructions."""
     painted = to_bytes(reconstruct_all(reconstruct, params, pictures)["reconstruction"])
     rows = []
     for start in range(0, len(pictures), columns):

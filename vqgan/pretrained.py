@@ -1,4 +1,4 @@
-"""VQGANs in folders: ours, vqgan-jax's and taming-transformers' checkpoints, read and written.
+"""Read, write and convert VQGANs: our folders, vqgan-jax's, and taming-transformers' checkpoints.
 
 python -m vqgan.pretrained SRC DST
 """
@@ -34,7 +34,7 @@ from weights.settings import configuring, read_own
 Format = Literal["pastel", "vqgan_jax", "taming"]
 WHAT = "a VQGAN"
 SHIPPED = Path(__file__).parent / "openmoji"
-"""The tokenizer of the built-in data; its MODEL_CARD.md describes how it was made."""
+"""The VQGAN of the OpenMoji data; its MODEL_CARD.md says how it was made."""
 PROGRAMS = {
     "vqgan_jax": Program(
         taming.read_config,
@@ -88,7 +88,7 @@ def load(
 
 
 def read(path: str | Path, config: Mapping[str, object] | None = None) -> Release:
-    """Everything in a folder or checkpoint of any known format. Raises as `load` does."""
+    """The whole content of a folder or checkpoint of any known format. Raises as `load` does."""
     path = clone.find(path)
     if path.name == FLAX_FILE:
         path = path.parent
@@ -104,7 +104,7 @@ def read(path: str | Path, config: Mapping[str, object] | None = None) -> Releas
 
 
 def _is_own(folder: Path) -> bool:
-    """True if a folder's config.json is ours, or too damaged to tell."""
+    """True if a folder's config.json is ours, or damaged."""
     if not (folder / CONFIG_FILE).is_file():
         return False
     try:
@@ -134,7 +134,7 @@ def _read_own(folder: Path, settings: Mapping[str, object] | None) -> Release:
 
 
 def _check_kind(folder: Path) -> None:
-    """Raise ValueError for a folder of another kind, naming the kind."""
+    """Raise ValueError for a folder that is not a VQGAN's; the message names its kind."""
     inside = folder / "vqgan"
     more = f"; its VQGAN is {inside}" if inside.is_dir() else ""
     if (folder / "config.yaml").is_file() and not (folder / CONFIG_FILE).is_file():
@@ -149,7 +149,7 @@ def _check_kind(folder: Path) -> None:
 
 
 def _shapes(config: VQGANConfig) -> Params:
-    """Shapes of a configuration's parameters; no memory is allocated."""
+    """The shapes of a configuration's parameters; no memory is allocated."""
     return jax.eval_shape(build(config).init, jax.random.key(0))
 
 

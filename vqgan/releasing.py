@@ -1,4 +1,4 @@
-"""The release folder of a finished run, evaluated as it was written."""
+"""The release folder of a finished run, and the evaluation of its stored weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +18,8 @@ def release(
     sets: Mapping[str, Pictures],
     folder: Path,
 ) -> None:
-    """Write FOLDER/vqgan with a card. Its figures are computed on the pictures in `sets` with the
-    float16 weights that were written."""
+    """Write FOLDER/vqgan with a card. Its figures are measured on the pictures in `sets`, with the
+    float16 weights that are stored."""
     out = folder / "vqgan"
     pretrained.save(out, model, params)
     _, params = pretrained.load(out)

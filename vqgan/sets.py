@@ -27,8 +27,8 @@ class PicturesConfig(ReadingConfig):
 def read_sets(
     data: PicturesConfig, image_size: int
 ) -> tuple[dict[str, Pictures], list[tuple[str, str]]]:
-    """All pictures of a source by split, and the names and reasons of those that are skipped.
-    `gallery` pictures are neither trained on nor asked for.
+    """(split → all pictures of a source, (name, reason) of each skipped one). `gallery` pictures
+    are not read.
 
     Raises:
         ValueError: no picture can be read, or none is left to train on.

@@ -31,7 +31,7 @@ FIRST_IN_HELP = (
 
 
 def main(config: VQGANRunConfig) -> None:
-    """One run, new or resumed; at its end RUN/vqgan is a release folder."""
+    """Start a run, or resume it. At its end, RUN/vqgan is a release folder."""
     train(config, make_recipe, from_yaml)
 
 

@@ -1,8 +1,8 @@
-"""Floating-point operations of a function, counted from its jaxpr, at any size.
+"""Counts the FLOPs of a function from its jaxpr, without running it.
 
-XLA's own cost analysis counts the body of a scan once and does not know a custom kernel's work. A
-jaxpr tells how often each product is computed. Only products and convolutions count, as is the
-custom (Kaplan et al. 2020, arXiv:2001.08361, appendix B): the rest is bound by memory.
+XLA's cost analysis counts the body of a scan once, and ignores custom kernels. A jaxpr shows how
+often each product is computed. By convention only matrix products and convolutions count (Kaplan et
+al. 2020, arXiv:2001.08361, appendix B); other operations are bound by memory.
 """
 
 import math
@@ -14,8 +14,8 @@ from jax.extend import core
 
 
 def count_flops(function: Callable[..., Any], *arguments: object) -> int:
-    """FLOPs of one call on arrays, or shapes, like these. Recomputation counts each time, a branch
-    as its most expensive side, a loop of unknown length once."""
+    """The FLOPs of one call with these arrays or shapes. Recomputation counts each time, a
+    conditional as its most expensive branch, a loop of unknown length as one iteration."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -36,7 +36,7 @@ def _of_equation(equation: Any) -> int:
 
 
 def _inner(equation: Any) -> Iterator[Any]:
-    """The jaxprs inside of an equation: bodies of loops, branches, called functions."""
+    """Yield the jaxprs inside an equation: bodies of loops, branches, called functions."""
     for value in equation.params.values():
         for one in value if isinstance(value, list | tuple) else (value,):
             if isinstance(one, core.ClosedJaxpr):
@@ -46,7 +46,7 @@ def _inner(equation: Any) -> Iterator[Any]:
 
 
 def _of_product(equation: Any) -> int:
-    """FLOPs of a product: a multiplication and an addition per number of the result and summand."""
+    """The FLOPs of a product: a multiplication and an addition per output element and summand."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)

@@ -1,4 +1,4 @@
-"""A trace of a few updates by jax's profiler, in RUN/profile, for xprof or TensorBoard."""
+"""training.profile: a trace of some updates by jax's profiler, in RUN/profile."""
 
 import contextlib
 import sys
@@ -15,17 +15,17 @@ FOLDER = "profile"
 
 
 class Trace:
-    """Traces the updates of a range. Without a range, or after it, nothing is traced. Among several
-    processes the first is traced."""
+    """Traces the updates of a range, in process 0. Without a range nothing is traced."""
 
     def __init__(self, text: str, run: Path) -> None:
-        """`text`: training.profile."""
+        """`text` is training.profile."""
         self._start, self._stop = parse_trace(text) if text else (0, 0)
         self._folder, self._is_on = run / FOLDER, False
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[Hook]:
-        """The hook that begins and ends the trace, for a loop that begins after `step` updates."""
+        """A context with the hook that starts and stops the trace, for a loop that starts after
+        `step` updates."""
         self._update(step)
         try:
             yield _TraceHook(0, self._act, self)

@@ -1,9 +1,9 @@
-"""Copies of a run's other files, stored beside its checkpoints when those are elsewhere
-(checkpoint.folder), so that the same command resumes in an empty folder on another machine.
+"""Copies of a run's files in checkpoint.folder, so that the same command resumes in an empty folder
+on another machine.
 
-Process 0 writes into the run's own folder, and people read there. Files that only grow are copied
-in parts, NAME and then NAME+PLACE, where PLACE is the byte at which the part begins. A save copies
-the bytes since the last one, however long the history is.
+The run itself writes into its own folder. Files that only grow are copied in parts, NAME and then
+NAME+OFFSET, where OFFSET is the byte at which a part begins. So a save copies only the bytes since
+the last one.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ from training.saved import starts
 from training.saved.remote import Store, names, open_store, reachable
 
 GROWING = ("metrics.jsonl", "logbook.jsonl", "LOGBOOK.md", "environment.json", "skips.json")
-"""Files that only grow: of two, the longer one is newer."""
+"""Files that only grow: of two copies, the longer one is newer."""
 FILES = (*GROWING, "config.yaml", "wandb_id.txt", "SHA256SUMS")
 FOLDERS = ("tokenizer", "vqgan", "grids", "tensorboard")
 IN_PARTS = ("metrics.jsonl", "logbook.jsonl", "tensorboard/")
 Parts = dict[str, list[int]]
-"""For each name in the folder, the places where its parts begin."""
+"""Name of a file → the offsets at which its parts begin."""
 
 
 class Copies:
-    """Copies a run's files to FOLDER/run/…. A failed copy is reported once, and tried again."""
+    """Copies a run's files to FOLDER/run/…. The first failure is logged; each copy tries again."""
 
     def __init__(self, run: Path, folder: str, log: Callable[[str, str], None]) -> None:
-        """`run` is copied to `folder`; without a `folder` nothing is copied."""
+        """Copies go from `run` to `folder`; without a `folder` nothing is copied."""
         self._run, self._log = run, log
         self._store = open_store(folder) if folder else None
         self._copied: dict[Path, tuple[int, int]] = {}
@@ -43,7 +43,7 @@ class Copies:
         self.copy()
 
     def copy(self) -> None:
-        """Copy the files that have changed since."""
+        """Copy the files that changed since the last call."""
         if self._store is None:
             return
         try:
@@ -80,8 +80,8 @@ class Copies:
 
 
 def _add(store: Store, name: str, path: Path, begins: list[int]) -> None:
-    """Copy the bytes of the file beyond its parts. Parts beyond the file's end, after a rollback or
-    a resume took rows back, are removed, the last one first."""
+    """Copy the bytes of the file after its parts. If a rollback or a resume shortened the file,
+    parts beyond its end are removed first, the last one first."""
     end = 0
     with path.open("rb") as file:
         while begins:
@@ -102,7 +102,7 @@ def _part(name: str, begin: int) -> str:
 
 
 def _find_parts(store: Store) -> Parts:
-    """The copies in the folder, by the names in the run's."""
+    """The parts of the files in the store."""
     found: Parts = {}
     for one in names(store, "run/"):
         name, plus, begin = one.rpartition("+")
@@ -116,7 +116,7 @@ def _read(store: Store, name: str) -> bytes:
 
 
 def _join(store: Store, name: str, begins: list[int]) -> bytes:
-    """A file from its parts, as far as they follow on one another."""
+    """The content of a file, from its consecutive parts."""
     data = b""
     for begin, read in [(begin, store.read(_part(name, begin))) for begin in begins]:
         if begin != len(data):
@@ -126,8 +126,7 @@ def _join(store: Store, name: str, begins: list[int]) -> bytes:
 
 
 def fetch(run: Path, folder: str) -> None:
-    """Bring back files that the run lacks, or has shorter, from the folder. The settings come from
-    the newest checkpoint.
+    """Copy the files that the run lacks, or has shorter, from `folder` back into `run`.
 
     Raises:
         ValueError: the files are another run's.
@@ -153,7 +152,7 @@ def fetch(run: Path, folder: str) -> None:
 
 
 def _check_same_run(path: Path, store: Store, folder: str) -> None:
-    """Raise ValueError if the first starts of both differ; `path` is the run's own file."""
+    """Raise ValueError if the first starts of run and copy differ. `path` is the run's file."""
     with reachable(store):
         copied = store.read(f"run/{path.name}").result()
     if copied.state != "value" or not path.is_file():

@@ -1,9 +1,9 @@
-"""A digest of every array of a state, computed on the devices that hold it.
+"""Digests of the arrays of a state, computed on the devices that hold them.
 
-Orbax writes atomically but does not notice a flipped bit. So the bits of each array are folded to
-64: two sums over all places, modulo 2³², of the bits mixed with their place. A sum does not depend
-on order, so the layout over devices and processes does not matter. Mixing is one to one, so a
-single changed number is always noticed.
+Orbax writes atomically, but does not detect a flipped bit. The digest of an array has 64 bits: two
+sums modulo 2³² over all elements, of the element's bits mixed with its index. Sums do not depend on
+order, so the sharding does not matter. Mixing is one-to-one, so one changed element always changes
+the digest.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ def _fold(leaf: Shaped[Array, "..."]) -> UInt32[Array, "2"]:
 
 
 def mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """The finaliser of MurmurHash3: one to one, and every bit reaches every other."""
+    """The finaliser of MurmurHash3, a bijection in which each bit affects every other."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

@@ -1,5 +1,5 @@
-"""Checkpoints in a folder, by orbax: each step is written beside its place and renamed when it is
-whole. Only this file knows orbax."""
+"""Checkpoints in a folder, by orbax: a step is written to a temporary name, and renamed when it is
+complete. Only this file uses orbax."""
 
 import contextlib
 import functools
@@ -21,9 +21,9 @@ from training.devices.processes import from_first
 
 @functools.cache
 def quieten() -> None:
-    """Keep orbax's own messages from the terminal, once a process, when its first folder opens:
-    training/saved/checkpoint.py reports problems in a line. If one write fails, orbax closes its
-    event loop, and writes that finish later complain, some in a thread of tensorstore's."""
+    """Hide orbax's own messages, once per process: training/saved/checkpoint.py reports problems in
+    one line. If a write fails, orbax closes its event loop, and writes that finish later print
+    errors, some from a thread of tensorstore."""
     for noisy in ("absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     print_error, print_unraisable = sys.excepthook, sys.unraisablehook
@@ -38,10 +38,10 @@ def quieten() -> None:
 
 
 SWEEPS, SWEEP_SECONDS = 4, 0.05
-"""Looks in a row that find no rest of a failed save, and the time between two."""
+"""Consecutive checks that must find no files of a failed save, and the seconds between them."""
 MOST_SWEEPS = 200
 BESIDES = 1 << 18
-"""Bytes of a step besides its arrays, about."""
+"""Approximate bytes of a step besides its arrays."""
 
 
 class FolderSteps:
@@ -79,7 +79,7 @@ class FolderSteps:
     def save(
         self, step: int, items: Mapping[str, PyTree], words: object, first: Callable[[], None]
     ) -> None:
-        """Begin to write a step; `first` is called before it can be whole."""
+        """Start to write a step; `first` is called before it can be complete."""
         self._sweep()
         self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items))))
         self._failed.discard(step)
@@ -88,26 +88,26 @@ class FolderSteps:
         self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args))
 
     def _check_room(self, size: int) -> None:
-        """Raise OSError if so many bytes are more than the disk has, in all processes alike. A
-        write that fails midway leaves others under way."""
+        """Raise OSError in all processes if the disk has fewer free bytes. A write that fails
+        midway would leave other writes running."""
         free = from_first(lambda: shutil.disk_usage(self._folder).free)
         if free < size + BESIDES:
             wanted, there = f"{size / 1e6:,.1f} MB to write", f"{free / 1e6:,.1f} MB free"
             raise OSError(f"No space left on device: {wanted}, {there}")
 
     def wait(self) -> None:
-        """Wait until the last step is whole. Raises the error of its save."""
+        """Wait until the last step is complete. Raises the error of its save."""
         self._manager.wait_until_finished()
 
     def clean(self, step: int) -> None:
-        """Remove the rest of a failed save, and open orbax anew."""
+        """Remove the files of a failed save, and reopen orbax."""
         self._failed.add(step)
         self.close()
         self._manager = self._open()
 
     def _sweep(self) -> None:
-        """Remove the rests of failed saves, until several looks in a row find none: writes that
-        were under way then may make a folder again."""
+        """Remove the files of failed saves, until several consecutive checks find none: writes that
+        still run may make a folder again."""
         clean = 0
         for _ in range(MOST_SWEEPS if self._failed else 0):
             rests = [h for step in self._failed for h in self._folder.glob(f"{step}.*tmp*")]
@@ -119,10 +119,10 @@ class FolderSteps:
             time.sleep(SWEEP_SECONDS)
 
     def tidy(self) -> None:
-        """Orbax removes the rests of interrupted saves when it is opened."""
+        """Nothing to do: orbax removes interrupted saves when it opens the folder."""
 
     def delete(self, step: int) -> None:
-        """Delete a step, by process 0 alone: orbax would wait for the others to delete it too."""
+        """Delete a step, in process 0 only. Orbax's own method would wait for all processes."""
         if jax.process_index() == 0:
             shutil.rmtree(self._folder / str(step))
 
@@ -133,18 +133,18 @@ class FolderSteps:
         (self._folder / str(step)).rename(aside)
 
     def reload(self) -> None:
-        """Read the folder's list of steps anew."""
+        """Read the list of steps again."""
         self._manager.reload()
 
     def words(self, step: int) -> Any:
-        """The JSON saved with a step. Orbax's own reading would wait for all other processes."""
+        """The JSON of a step. Orbax's own method would wait for all processes."""
         path = self._folder / str(step) / "about" / "metadata"
         _check_plain(path)
         return json.loads(path.read_text("utf-8"))
 
     def restore(self, step: int, wanted: Mapping[str, PyTree]) -> dict[str, PyTree]:
-        """The arrays of a step that `wanted`, trees of shapes with shardings, asks for. Processes
-        do not wait for each other, because one process may find its part damaged."""
+        """The arrays of a step, for trees of shapes with shardings. Processes do not wait for each
+        other, because one of them may find its part damaged."""
         folder = self._folder / str(step)
         for path in folder.rglob("*"):
             _check_plain(path)
@@ -162,6 +162,6 @@ class FolderSteps:
 
 
 def _check_plain(path: Path) -> None:
-    """Raise ValueError for a pipe or a device, because reading it would wait for ever."""
+    """Raise ValueError for a pipe or a device, because reading it would block for ever."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is not a file, but a pipe or a device")

@@ -1,7 +1,7 @@
-"""Weights of another run as a start: fitting arrays are taken, tables may grow, others are refused.
+"""--init_from: weights of another run, fitted to this model.
 
-A vocabulary or a table of positions may have another length: common rows are kept, and new rows are
-a fresh model's.
+Arrays must have the same shapes. Only the tables of a vocabulary or of positions may have another
+length: common rows are kept, and further rows are a fresh model's.
 """
 
 import re
@@ -31,13 +31,13 @@ def fit_params(
     moved_rows: Mapping[str, tuple[int, int]],
     fetch: Callable[[Any], np.ndarray] = np.asarray,
 ) -> tuple[PyTree, list[str]]:
-    """`found` with the shapes and dtypes of `fresh`, and a line about each table of another length.
+    """(`found` in the shapes and dtypes of `fresh`, a line about each table of another length).
 
-    `moved_rows` are rows of such tables that have another number now: path → (old, new). `fetch`
-    brings an array of `fresh` here.
+    `moved_rows` are rows of tables that changed their number: path → (old, new). `fetch` returns an
+    array of `fresh` as numpy.
 
     Raises:
-        ValueError: naming arrays that do not fit.
+        ValueError: arrays do not fit; the message names them.
     """
     have = dict(named_leaves(found))
     want = named_leaves(fresh)

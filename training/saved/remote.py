@@ -1,9 +1,9 @@
-"""Checkpoints in an object store (gs://, s3://), which needs no disk that processes share.
+"""Checkpoints in an object store (gs://, s3://), for processes without a common disk.
 
-Every array is a Zarr, in the pieces of its sharding over the devices. Each process writes its
-pieces and then a marker. A step is whole when all markers are there, because a store can replace
-one object at a time but rename none. Tensorstore, which orbax depends on, speaks to Google Cloud
-Storage and S3 itself; orbax (0.12.8) does not support S3. A file:// URL behaves like such a store.
+Every array is a Zarr, chunked as it is sharded over the devices. Each process writes its chunks and
+then a marker. A step is complete when all markers exist, because a store can replace single objects
+but rename none. Tensorstore accesses Google Cloud Storage and S3; orbax (0.12.8) does not support
+S3. A file:// URL behaves like such a store.
 """
 
 import contextlib
@@ -28,19 +28,18 @@ Store = ts.KvStore
 SCHEMES = ("gs://", "s3://", "file://")
 RETRIES = {"max_retries": 7, "initial_delay": "500ms", "max_delay": "8s"}  # about half a minute
 READERS = 8
-"""Arrays read at a time."""
+"""Arrays that are read at the same time."""
 PIECE_BYTES = 128 * 2**20
-"""Larger pieces of arrays are halved: S3 accepts at most 5 GB at once, and several at a time are
-faster."""
+"""Largest chunk: S3 accepts at most 5 GB at once, and several chunks at a time are faster."""
 UNREACHABLE = (
     *("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"),
     *("PERMISSION_DENIED", "UNAUTHENTICATED", "INTERNAL"),
 )
-"""Words of tensorstore's errors that mean the store, not its objects."""
+"""Words in tensorstore's errors that are about the store, not about an object."""
 
 
 class UnreachableError(OSError):
-    """A store that does not answer, or refuses access; its objects may be whole."""
+    """A store that does not answer or refuses access; its objects may be undamaged."""
 
 
 def is_remote(place: object) -> bool:
@@ -48,8 +47,8 @@ def is_remote(place: object) -> bool:
 
 
 def open_store(place: str) -> Store:
-    """Objects by name below a URL, or files in a folder. Credentials are found as Google's and
-    Amazon's own tools find them; AWS_ENDPOINT_URL names another server that speaks S3.
+    """The objects below a URL, or the files of a folder. Credentials are found in the same way as
+    by Google's and Amazon's tools; AWS_ENDPOINT_URL names another server with the S3 protocol.
 
     Raises:
         ValueError: there is no such place.
@@ -78,12 +77,12 @@ def _open_store(url: str) -> Store:
 
 
 def below(prefix: str) -> ts.KvStore.KeyRange:
-    """All names that begin with `prefix`, which ends with a slash."""
+    """The range of names that begin with `prefix`, which ends with a slash."""
     return ts.KvStore.KeyRange(prefix, prefix[:-1] + chr(ord("/") + 1))
 
 
 def names(store: Store, prefix: str) -> list[str]:
-    """Names below `prefix`, without it.
+    """The names below `prefix`, without it.
 
     Raises:
         UnreachableError: the store cannot be reached.
@@ -95,8 +94,8 @@ def names(store: Store, prefix: str) -> list[str]:
 
 @contextlib.contextmanager
 def reachable(store: Store, *more: str) -> Iterator[None]:
-    """Turn errors of a store that cannot be reached into an UnreachableError of one line: those of
-    UNREACHABLE, and of `more`."""
+    """A context that turns a store's errors with words of UNREACHABLE, or of `more`, into an
+    UnreachableError of one line."""
     try:
         yield
     except Exception as error:
@@ -124,7 +123,7 @@ class ObjectSteps:
         return f"{address(self._store)}{step}"
 
     def steps(self) -> list[int]:
-        """Steps of which every process wrote its part, oldest first."""
+        """The complete steps, oldest first."""
         parts: dict[tuple[int, int], int] = {}
         for name in names(self._store, "whole/"):
             step, count = int(name.partition(".")[0]), int(name.rpartition("-")[2])
@@ -134,7 +133,7 @@ class ObjectSteps:
     def save(
         self, step: int, items: Mapping[str, PyTree], words: object, first: Callable[[], None]
     ) -> None:
-        """Begin to write a step; `first` is called before it can be whole."""
+        """Start to write a step; `first` is called before it can be complete."""
         problem = None
         if jax.process_index() == 0:
             try:
@@ -178,7 +177,7 @@ class ObjectSteps:
         self._store.write(f"whole/{step}.{me}-of-{jax.process_count()}", b"whole").result()
 
     def wait(self) -> None:
-        """Wait until the last step is whole. Raises the error of its save."""
+        """Wait until the last step is complete. Raises the error of its save."""
         writing, self._writing = self._writing, None
         if writing is None:
             return
@@ -192,7 +191,7 @@ class ObjectSteps:
             raise problem or UnreachableError("another process could not write its part")
 
     def clean(self, step: int) -> None:
-        """Remove the rest of a failed save, if possible."""
+        """Remove the objects of a failed save, if possible."""
         with contextlib.suppress(Exception):
             self.delete(step)
 
@@ -201,7 +200,7 @@ class ObjectSteps:
             self._remove(step)
 
     def _remove(self, step: int) -> None:
-        """Remove a step, its markers first: from then on it does not count."""
+        """Remove a step, its markers first, so that it no longer counts."""
         with reachable(self._store):
             for name in names(self._store, "whole/"):
                 if name.startswith(f"{step}."):
@@ -209,7 +208,7 @@ class ObjectSteps:
             self._store.delete_range(below(f"{step}/")).result()
 
     def tidy(self) -> None:
-        """Remove the rests of interrupted saves."""
+        """Remove the objects of interrupted saves."""
         with reachable(self._store, "NOT_FOUND"):
             found = {name.decode().partition("/")[:2] for name in self._store.list().result()}
             begun = {int(first) for first, slash in found if slash and first.isdecimal()}
@@ -230,7 +229,7 @@ class ObjectSteps:
             return json.loads(self._store.read(f"{step}/about.json").result().value)
 
     def restore(self, step: int, wanted: PyTree) -> PyTree:
-        """The arrays of a step that `wanted`, a tree of shapes with shardings, asks for."""
+        """The arrays of a step, for a tree of shapes with shardings."""
 
         def read(path: str, like: PyTree) -> jax.Array:
             array = ts.open(
@@ -256,13 +255,13 @@ class ObjectSteps:
 
 
 def object_name(path: str) -> str:
-    """The name in a store of the array at a path, such as params/a/kernel or
-    rest/opt_state/0/mu/a/kernel. It has no characters with a meaning to stores or their tools."""
+    """The object name of the array at a path, such as params/a/kernel or
+    rest/opt_state/0/mu/a/kernel, without characters that are special to stores or their tools."""
     return re.sub(r"\W+", "/", path).strip("/")
 
 
 def _cut(leaf: jax.Array) -> tuple[int, ...]:
-    """The shape of the pieces: the shape of the shards on the devices, or a share of it."""
+    """The shape of the chunks: the shape of the shards on the devices, or a part of it."""
     shape = [max(size, 1) for size in leaf.sharding.shard_shape(leaf.shape)]
     for axis in range(leaf.ndim):
         while math.prod(shape) * leaf.dtype.itemsize > PIECE_BYTES and shape[axis] % 2 == 0:
@@ -271,6 +270,6 @@ def _cut(leaf: jax.Array) -> tuple[int, ...]:
 
 
 def _pieces(leaf: jax.Array) -> list[tuple[Any, np.ndarray]]:
-    """Copies of the pieces that this process writes: training goes on in their memory."""
+    """Copies of the chunks that this process writes, because training reuses their memory."""
     held = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
     return [(shard.index, np.array(shard.data)) for shard in held]

@@ -1,4 +1,4 @@
-"""RUN/environment.json: for each start of a run its command, commit, package versions, devices."""
+"""RUN/environment.json: command, commit, package versions and devices of each start of a run."""
 
 import importlib.metadata
 import json
@@ -19,7 +19,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The starts of a run, oldest first; empty if there is no file.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file is damaged.
     """
     try:
         return _checked(read_list(path), path)
@@ -28,7 +28,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def parse(data: bytes, name: str) -> list[dict[str, Any]]:
-    """The starts in a copy's content. Raises ValueError with the name."""
+    """The starts in the bytes of an environment.json. Raises ValueError with its `name`."""
     return _checked(as_list(parse_json(data, name), name), name)
 
 
@@ -40,7 +40,7 @@ def _checked(starts: list[dict[str, Any]], name: object) -> list[dict[str, Any]]
 
 
 def write_start(folder: Path, config_yaml: str, devices: str) -> None:
-    """Record this start; warn if package versions have changed since the one before."""
+    """Add this start to environment.json. Warn if package versions changed since the last one."""
     write_text(folder / "config.yaml", config_yaml)
     path = folder / "environment.json"
     starts = read(path)
