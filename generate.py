@@ -124,7 +124,7 @@ def main(config: GenerateConfig) -> None:
         )
     grid_path, folder = output_paths(config.out)
     checkpoint = open_checkpoint(config.checkpoint)
-    captions = known_captions(checkpoint.folder, checkpoint.records)
+    captions = known_captions(checkpoint.folder, checkpoint.all_records)
     known = Captions(captions) if captions else None
     prompts = in_english(prompts, known)
     ranker = find_ranker(config.clip, checkpoint.folder, config.candidates, checkpoint.records)

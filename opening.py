@@ -10,7 +10,7 @@ import clone
 import hub
 from config import Config, from_yaml
 from data.captions import DALLE_MINI, normalizer_of
-from data.mixture import first_folder
+from data.mixture import folders_of
 from model import pretrained
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
@@ -43,6 +43,13 @@ class Checkpoint:
     """The digest of these records at the time of training; None if it is unknown."""
     origin: Origin | None = None
     """The program that made the weights; None for ours."""
+    more_records: tuple[str, ...] = ()
+    """The further folders of a run that was trained on several."""
+
+    @property
+    def all_records(self) -> list[str]:
+        """Every folder of token records that it was trained on; empty for a release."""
+        return [] if self.records is None else [self.records, *self.more_records]
 
     @property
     def normalize_text(self) -> bool:
@@ -105,8 +112,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     where = place_of(run, config.checkpoint.folder)
     step, params, digest = _restore(where, step, config)
     sampling = _sampling(run, config)
-    records = first_folder(config.data.records)
-    return Checkpoint(run, step, config.model, sampling, params, records, digest)
+    records, *more = folders_of(config.data.records)
+    return Checkpoint(
+        run, step, config.model, sampling, params, records, digest, more_records=tuple(more)
+    )
 
 
 def _sampling(run: Path, config: Config) -> SamplingConfig:

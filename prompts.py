@@ -66,12 +66,15 @@ def warn_of_unknown(prompts: Sequence[str], known: Captions | None) -> None:
         print(line, file=sys.stderr)
 
 
-def known_captions(folder: Path, records: str | None) -> list[str] | None:
-    """The captions that a model was trained on, from its release folder or its token records; None
-    if neither has them."""
+def known_captions(folder: Path, records: Sequence[str]) -> list[str] | None:
+    """The captions that a model was trained on, from its release folder or its folders of token
+    records; None if neither has them."""
     try:
         if (folder / CAPTIONS_FILE).is_file():
             return (folder / CAPTIONS_FILE).read_text(encoding="utf-8").splitlines()
-        return training_captions(open_records(records)) if records else None
+        found = [training_captions(open_records(one)) for one in records]
     except (ValueError, OSError):
         return None
+    if not found or any(captions is None for captions in found):
+        return None
+    return list(dict.fromkeys(caption for captions in found for caption in captions or ()))

@@ -85,7 +85,7 @@ def release(config: ReleaseConfig) -> None:
 
 def _write_captions(found: Checkpoint, path: Path) -> None:
     """Write the captions. Raises ValueError if they are not known."""
-    captions = known_captions(found.folder, found.records)
+    captions = known_captions(found.folder, found.all_records)
     if captions is None:
         raise ValueError(
             f"the training captions of {found.folder} are not known: its token records "

@@ -174,5 +174,5 @@ def open_studio(path: str) -> Studio:
         drawer.place(checkpoint.params),
         RowSampler(model, checkpoint.sampling, drawer.num_codes),
         checkpoint.sampling,
-        [text.strip() for text in known_captions(checkpoint.folder, checkpoint.records) or []],
+        [text.strip() for text in known_captions(checkpoint.folder, checkpoint.all_records) or []],
     )

@@ -76,7 +76,12 @@ def parse_records(text: str) -> list[tuple[str, Fraction | None]]:
 
 def first_folder(text: str) -> str:
     """The first folder in data.records, as `open_records` finds it."""
-    return str(clone.find(parse_records(text)[0][0]))
+    return folders_of(text)[0]
+
+
+def folders_of(text: str) -> list[str]:
+    """The folders in data.records, as `open_records` finds them."""
+    return [str(clone.find(folder)) for folder, _ in parse_records(text)]
 
 
 def _parse_one(part: str, text: str) -> tuple[str, Fraction | None]:

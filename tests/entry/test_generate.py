@@ -393,7 +393,7 @@ def test_words_that_no_training_caption_has_are_told(
     said = capsys.readouterr().err
     assert "no training caption has these words: tan, zebra's" in said  # tan bars are held out
     assert 'no training caption is near "zebra\'s bar"; the nearest are: "' in said
-    assert known_captions(tmp_path, None) is known_captions(tmp_path, str(tmp_path)) is None
+    assert known_captions(tmp_path, []) is known_captions(tmp_path, [str(tmp_path)]) is None
     warn_of_unknown(["zebra"], None)
     assert capsys.readouterr().err == ""
 

@@ -9,6 +9,7 @@ import train
 from command_line import parse_config
 from config import Config
 from opening import open_checkpoint
+from prompts import known_captions
 from tests.entry.test_train import tiny
 from training.reports import metrics
 
@@ -28,7 +29,10 @@ def test_a_run_on_two_folders_resumes_and_holds_to_their_weights(
     go("31", 2)
     row = metrics.read(run / "metrics.jsonl")[-1]
     assert {"eval/tone/loss", "eval/validation/loss"} <= set(row)
-    assert open_checkpoint(run).records == str(records_folder)
+    found = open_checkpoint(run)
+    assert found.records == str(records_folder)
+    assert found.all_records == [str(records_folder), str(copy)]
+    assert known_captions(run, found.all_records) == known_captions(run, [str(copy)])
     said = r"weights of records \(was 3:1, now 1:1\); .* or add --allow_changes data\.records"
     with pytest.raises(ValueError, match=said):
         go("11", 4)
