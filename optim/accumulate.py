@@ -1,21 +1,28 @@
 """Gradient accumulation: the mean over micro-batches, by a scan inside the step."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
+B = TypeVar("B")
+"""A tree of arrays: a batch."""
+T = TypeVar("T")
+"""A tree of arrays: a gradient and its metrics."""
+K = TypeVar("K")
+"""A tree of arrays: what is kept of them."""
+
 
 def accumulate_parts(
-    gradient: Callable[[Any], Any], batch: Any, micro_batches: int, keep: Callable[[Any], Any]
-) -> tuple[Any, Any]:
+    gradient: Callable[[B], T], batch: B, micro_batches: int, keep: Callable[[T], K]
+) -> tuple[T, K]:
     """(the result of `accumulate`, `keep(gradient)` of every micro-batch, stacked)."""
     parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
     first = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
 
-    def add(total: Any, part: Any) -> tuple[Any, Any]:
+    def add(total: T, part: B) -> tuple[T, K]:
         found = gradient(part)
         return jax.tree.map(jnp.add, total, found), keep(found)
 
@@ -23,7 +30,7 @@ def accumulate_parts(
     return jax.tree.map(lambda leaf: leaf / micro_batches, total), kept
 
 
-def accumulate(gradient: Callable[[Any], Any], batch: Any, micro_batches: int) -> Any:
+def accumulate(gradient: Callable[[B], T], batch: B, micro_batches: int) -> T:
     """The mean of `gradient(micro_batch)`, any tree of arrays, over equal parts of the batch.
 
     Activations of one micro-batch are in memory at a time. Micro-batch i has the rows i,

@@ -7,18 +7,17 @@ sharding, averages and checkpoints treat them like other parameters.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from optim.config import ADAPTERS, AdapterConfig
 from optim.paths import check_patterns, matches
 
 
-def init_adapters(key: Key[Array, ""], params: Any, config: AdapterConfig) -> dict[str, Any]:
+def init_adapters(key: Key[Array, ""], params: PyTree, config: AdapterConfig) -> dict[str, PyTree]:
     """Float32 adapters for each kernel of `params` that the patterns name, as a nested dict. `a`
     [layers, inputs, rank] is random and `b` [layers, rank, outputs] is zero, so their product is
     zero at first. A kernel of a stack has adapters for each of its layers.
@@ -37,20 +36,20 @@ def init_adapters(key: Key[Array, ""], params: Any, config: AdapterConfig) -> di
     return unflatten_dict(found, sep="/")
 
 
-def split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(params: Mapping[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     """(the parameters without their adapters, a dict with only the adapters)."""
     base = {name: part for name, part in params.items() if name != ADAPTERS}
     return base, {name: part for name, part in params.items() if name == ADAPTERS}
 
 
-def merge(params: Mapping[str, Any], config: AdapterConfig) -> dict[str, Any]:
+def merge(params: Mapping[str, PyTree], config: AdapterConfig) -> dict[str, PyTree]:
     """The parameters without adapters, each adapted kernel W replaced by W + (alpha / rank) · a · b
     in float32. Parameters without adapters are returned as they are."""
     base, own = split(params)
     return _merged(base, own.get(ADAPTERS, {}), config.alpha / max(config.rank, 1))
 
 
-def _merged(base: Any, adapters: Mapping[str, Any], scale: float) -> Any:
+def _merged(base: PyTree, adapters: Mapping[str, PyTree], scale: float) -> PyTree:
     if not isinstance(base, Mapping):
         return _add(base, adapters["a"], adapters["b"], scale)
     return {
@@ -60,7 +59,10 @@ def _merged(base: Any, adapters: Mapping[str, Any], scale: float) -> Any:
 
 
 def _add(
-    kernel: Float[Array, "*n i o"], a: Float[Array, "*n i r"], b: Float[Array, "*n r o"], scale: Any
+    kernel: Float[Array, "*n i o"],
+    a: Float[Array, "*n i r"],
+    b: Float[Array, "*n r o"],
+    scale: float,
 ) -> Float[Array, "*n i o"]:
     """kernel + scale · a @ b, in float32 on every device, so that training and a release have the
     same weights."""

@@ -5,7 +5,6 @@ average of its iterates, and takes gradients at a point between the two.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +22,18 @@ def schedule_free(
     training step multiplies it by the learning rate. The trained parameters are y; `averaged`
     returns x."""
 
-    def rule(rate: Any) -> optax.GradientTransformationExtraArgs:
+    def rule(rate: Array | float) -> optax.GradientTransformationExtraArgs:
         downhill = optax.chain(inner, optax.scale(-1.0), optax.stateless(_times(rate)))
         return optax.contrib.schedule_free(downhill, learning_rate=rate, b1=beta)
 
     def update(
-        grads: PyTree, state: Any, params: PyTree = None, *, learning_rate: Any = None, **_: Any
-    ) -> tuple[Any, Any]:
+        grads: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        learning_rate: Array | float | None = None,
+        **_: object,
+    ) -> tuple[PyTree, PyTree]:
         if learning_rate is None:
             raise ValueError("schedule_free needs update(…, learning_rate=…)")
         rate = jnp.asarray(learning_rate, jnp.float32)
@@ -40,14 +44,14 @@ def schedule_free(
     return optax.GradientTransformationExtraArgs(rule(0.0).init, update)
 
 
-def averaged(params: PyTree, opt_state: Any) -> Any:
+def averaged(params: PyTree, opt_state: PyTree) -> PyTree:
     """x, the parameters to evaluate, from the trained parameters y and their optimizer state, which
     holds one schedule_free state."""
     [state] = (part for part in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(part))
     return optax.contrib.schedule_free_eval_params(state, params)
 
 
-def make_average(config: OptimConfig) -> Callable[[Any, Any, Any, Array], Any] | None:
+def make_average(config: OptimConfig) -> Callable[[PyTree, PyTree, PyTree, Array], PyTree] | None:
     """A function (averages, trained parameters, optimizer state, finished updates) → new averages,
     for the training step; None if the configuration keeps none."""
     if config.name == "schedule_free":
@@ -55,9 +59,9 @@ def make_average(config: OptimConfig) -> Callable[[Any, Any, Any, Array], Any] |
     return make_ema(config.ema_decay)
 
 
-def _times(rate: Array | float) -> Any:
+def _times(rate: Array | float) -> Callable[[PyTree, PyTree], PyTree]:
     return lambda updates, params: jax.tree.map(lambda u: rate * u, updates)
 
 
-def _is_state(part: Any) -> bool:
+def _is_state(part: object) -> bool:
     return isinstance(part, optax.contrib.ScheduleFreeState)

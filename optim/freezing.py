@@ -1,7 +1,6 @@
 """Frozen parameters by patterns of their paths."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,26 +24,26 @@ def make_is_trained(
     return lambda name: (not train_only or matches(name, train_only)) and not matches(name, frozen)
 
 
-def trained_part(params: PyTree, is_trained: IsTrained | None) -> Any:
+def trained_part(params: PyTree, is_trained: IsTrained | None) -> PyTree:
     """The tree with an empty `optax.MaskedNode` in place of each frozen parameter."""
     if is_trained is None:
         return params
     return map_named(lambda name, p: p if is_trained(name) else optax.MaskedNode(), params)
 
 
-def with_trained(params: PyTree, part: Any) -> Any:
+def with_trained(params: PyTree, part: PyTree) -> PyTree:
     """`params` with the arrays of `part`, a result of `trained_part`, in their places."""
     return jax.tree.map(
         lambda new, old: old if _is_frozen(new) else new, part, params, is_leaf=_is_frozen
     )
 
 
-def with_zeros(part: Any, params: PyTree) -> Any:
+def with_zeros(part: PyTree, params: PyTree) -> PyTree:
     """`part` with zeros in place of frozen arrays, in the shapes of `params`."""
     return with_trained(jax.tree.map(jnp.zeros_like, params), part)
 
 
-def _is_frozen(leaf: Any) -> bool:
+def _is_frozen(leaf: object) -> bool:
     return isinstance(leaf, optax.MaskedNode)
 
 
@@ -63,12 +62,12 @@ def freeze(
     if is_trained is None:
         return optimizer
 
-    def labels(params: PyTree) -> Any:
+    def labels(params: PyTree) -> PyTree:
         return map_named(lambda name, _: "trained" if is_trained(name) else "frozen", params)
 
     both = optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
-    def init(params: PyTree) -> Any:
+    def init(params: PyTree) -> PyTree:
         names = jax.tree.leaves(map_named(lambda name, _: name, params))
         check_patterns("freeze", frozen, names)
         check_patterns("train_only", train_only, names)

@@ -1,6 +1,6 @@
 """Optimizers that treat each layer of a stack as a tensor of its own."""
 
-from typing import Any
+from collections.abc import Callable, Sized
 
 import jax
 import optax
@@ -20,7 +20,7 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
     state is a dict of inner states by number of layers; "layers0" is for unstacked parameters.
     """
 
-    def mapped(function: Any, layers: int) -> Any:
+    def mapped(function: Callable[..., PyTree], layers: int) -> Callable[..., PyTree]:
         return function if layers == UNSTACKED else jax.vmap(function)
 
     def init(params: PyTree) -> State:
@@ -45,7 +45,7 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
     return optax.GradientTransformation(init, update)
 
 
-def _layers(name: str, leaf: Any) -> int:
+def _layers(name: str, leaf: Sized) -> int:
     return len(leaf) if is_stacked(name) else UNSTACKED
 
 
@@ -53,12 +53,12 @@ def _layer_counts(tree: PyTree) -> list[int]:
     return sorted(set(jax.tree.leaves(map_named(_layers, tree))))
 
 
-def _only(tree: PyTree, layers: int) -> Any:
+def _only(tree: PyTree, layers: int) -> PyTree:
     """The tree, masked except for leaves with this number of layers."""
     return map_named(
         lambda name, leaf: leaf if _layers(name, leaf) == layers else optax.MaskedNode(), tree
     )
 
 
-def _is_left_out(leaf: Any) -> bool:
+def _is_left_out(leaf: object) -> bool:
     return isinstance(leaf, optax.MaskedNode)

@@ -5,11 +5,10 @@ of the finished updates alone, and no optimizer state holds a counter for it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from optim import shampoo
 from optim.averaging import schedule_free
@@ -79,7 +78,7 @@ def _muon(config: OptimConfig, spread: Spread) -> optax.GradientTransformation:
         consistent_rms=0.2,
     )
 
-    def labels(params: PyTree) -> Any:
+    def labels(params: PyTree) -> PyTree:
         sides = _sides(params)
         return jax.tree.map(
             lambda side: "adam" if side is None else "muon",
@@ -136,8 +135,13 @@ def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationE
     again."""
 
     def update(
-        updates: PyTree, state: Any, params: PyTree = None, *, learning_rate: Any = None, **_: Any
-    ) -> tuple[Any, Any]:
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        learning_rate: Array | float | None = None,
+        **_: object,
+    ) -> tuple[PyTree, PyTree]:
         if learning_rate is None:
             raise ValueError("palm_adafactor's weight decay needs update(…, learning_rate=…)")
         factor = weight_decay * learning_rate
@@ -152,17 +156,17 @@ def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationE
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def is_decayed(params: PyTree) -> Any:
+def is_decayed(params: PyTree) -> PyTree:
     """A tree of bools: True for kernels of dense and convolution layers, False for norms, biases
     and embeddings."""
     return map_named(lambda name, _: name.split("/")[-1] == "kernel", params)
 
 
-def _sides(params: PyTree) -> Any:
+def _sides(params: PyTree) -> PyTree:
     """For muon: the input and output axes of each kernel; None for parameters that adam trains,
     which include the kernel of the logits."""
 
-    def of_leaf(name: str, leaf: Any) -> _MuonSides | None:
+    def of_leaf(name: str, leaf: Array) -> _MuonSides | None:
         first = int(is_stacked(name))
         if not name.endswith("/kernel") or name == "head/kernel" or leaf.ndim < first + 2:
             return None

@@ -1,7 +1,6 @@
 """Factors of the learning rate by patterns of parameter paths."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import optax
@@ -25,7 +24,7 @@ def scale_rates(rates: Sequence[Factor], must_match: bool = True) -> optax.Gradi
                 check_patterns("rates", [pattern], names)
         return optax.EmptyState()
 
-    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         return map_named(lambda name, u: u * factor_of(name), updates), state
 
     return optax.GradientTransformation(init, update)

@@ -35,11 +35,11 @@ class SoapState(NamedTuple):
 
     step: Int[Array, ""]
     """Number of gradients seen; the first gave no update."""
-    statistics: Any
-    bases: Any
-    squares: Any
+    statistics: PyTree
+    bases: PyTree
+    squares: PyTree
     """Second moments, in the eigenbasis."""
-    momentum: Any
+    momentum: PyTree
     """First moments, not rotated."""
 
 
@@ -60,7 +60,9 @@ class Soap:
         )
         return SoapState(jnp.int32(0), make(0.0), make(1.0), zeros(params), zeros(params))
 
-    def update(self, grads: PyTree, state: SoapState, params: PyTree = None) -> tuple[Any, Any]:
+    def update(
+        self, grads: PyTree, state: SoapState, params: PyTree = None
+    ) -> tuple[PyTree, PyTree]:
         plans = self._plans(grads)
         seen = jax.tree.map(self._whole, plans, grads)
         step, is_first = state.step, state.step == 0
@@ -91,12 +93,12 @@ class Soap:
         return direction, SoapState(step + 1, statistics, bases, squares, momentum)
 
     def _turn_bases(
-        self, plans: Any, statistics: Any, before: Any, is_first: Array, is_due: Array
-    ) -> tuple[Any, Any]:
+        self, plans: PyTree, statistics: PyTree, before: PyTree, is_first: Array, is_due: Array
+    ) -> tuple[PyTree, PyTree]:
         """The bases and the squares in them: by eigenvectors at first, by one step of power
         iteration when due, else as they were."""
 
-        def turned(job: Any) -> tuple[Any, Any]:
+        def turned(job: PyTree) -> tuple[PyTree, PyTree]:
             leaves, structure = jax.tree.flatten(statistics)
             found = _in_batches(job, leaves, jax.tree.leaves(before[0]), self.spread)
             parts = zip(*found, strict=True)
@@ -126,7 +128,7 @@ class Soap:
             exclude=own.exclude,
         )
 
-    def _plans(self, params: PyTree) -> Any:
+    def _plans(self, params: PyTree) -> PyTree:
         return map_named(partial(make_plan, self._shape, True), params)
 
 
@@ -148,11 +150,11 @@ def _turn(config: ShampooConfig, spread: Spread, plan: Plan, x: Array, bases: Ma
     return _joined(config, plan, done, x)
 
 
-def _transposed(bases: Any) -> Any:
+def _transposed(bases: PyTree) -> PyTree:
     return jax.tree.map(lambda basis: basis.swapaxes(-1, -2), bases)
 
 
-def _permute(config: ShampooConfig, plan: Plan, x: Array, orders: Any) -> Array:
+def _permute(config: ShampooConfig, plan: Plan, x: Array, orders: PyTree) -> Array:
     """x with its entries along each dimension in those orders."""
     if not plan.sided:
         return x
@@ -190,7 +192,7 @@ def _power_step(job: Float[Array, "n 2*n"]) -> tuple[Array, Array]:
 
 
 def _in_batches(
-    job: Any, statistics: list[Array], bases: list[Array], spread: Spread
+    job: PyTree, statistics: list[Array], bases: list[Array], spread: Spread
 ) -> list[tuple[Array, Array]]:
     """The result of `job` for each pair of stacks of matrices. Matrices of one size are one batch,
     dealt to the devices."""

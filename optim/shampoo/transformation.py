@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Int, PyTree
 
 from optim.config import ShampooConfig
@@ -32,11 +33,11 @@ class ShampooState(NamedTuple):
     """Trees like the parameters; a leaf of the first two is a tuple of tuples of matrices."""
 
     step: Int[Array, ""]
-    statistics: Any
-    preconditioners: Any
-    squares: Any
-    momentum: Any
-    graft_momentum: Any
+    statistics: PyTree
+    preconditioners: PyTree
+    squares: PyTree
+    momentum: PyTree
+    graft_momentum: PyTree
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class Shampoo:
     spread: Spread = LOCAL
     weight_decay: float = 0.0
     """Of the parameter, joins the preconditioned gradient and the graft before the momentum."""
-    graft_rate: Callable[[Array], Any] | None = None
+    graft_rate: Callable[[Array], Array] | None = None
     """Factor of the graft, of the finished updates."""
     by_layer: bool = True
     """A parameter under `run<digits>` is a stack, and each layer a tensor of its own."""
-    root_dtype: Any = jnp.float32
+    root_dtype: DTypeLike = jnp.float32
     """Precision in which roots are computed; they are stored in float32."""
 
     def init(self, params: PyTree) -> ShampooState:
@@ -72,7 +73,7 @@ class Shampoo:
 
     def update(
         self, grads: PyTree, state: ShampooState, params: PyTree = None
-    ) -> tuple[Any, ShampooState]:
+    ) -> tuple[PyTree, ShampooState]:
         grafted, squares = _grafts(
             self.config, self.beta2, self._plans(grads), grads, state.squares
         )
@@ -91,8 +92,8 @@ class Shampoo:
         )
 
     def _precondition(
-        self, grads: PyTree, grafted: Any, state: ShampooState
-    ) -> tuple[Any, Any, Any]:
+        self, grads: PyTree, grafted: PyTree, state: ShampooState
+    ) -> tuple[PyTree, PyTree, PyTree]:
         """Gradients preconditioned, of the graft's length; then the new statistics and roots."""
         config, plans, before = self.config, self._plans(grads), state.preconditioners
         grads = jax.tree.map(lambda p, g: self.spread.whole(g) if p.sided else g, plans, grads)
@@ -112,7 +113,7 @@ class Shampoo:
         shaped = jax.tree.map(partial(_shape, config), plans, grads, grafted, used)
         return shaped, statistics, preconditioners
 
-    def _roots(self, plans: Any, statistics: Any, before: Any) -> Any:
+    def _roots(self, plans: PyTree, statistics: PyTree, before: PyTree) -> PyTree:
         exponents = jax.tree.map(
             lambda plan, of_leaf: jax.tree.map(lambda _: plan.exponent, of_leaf), plans, statistics
         )
@@ -121,7 +122,9 @@ class Shampoo:
         roots = compute_roots(self.config, jobs, self.spread, self.root_dtype)
         return jax.tree.unflatten(structure, roots)
 
-    def _add_momentum(self, shaped: Any, grafted: Any, state: ShampooState) -> tuple[Any, Any, Any]:
+    def _add_momentum(
+        self, shaped: PyTree, grafted: PyTree, state: ShampooState
+    ) -> tuple[PyTree, PyTree, PyTree]:
         """Shampoo's own and the graft's go on side by side; the start step changes over."""
         plans = self._plans(shaped)
         weight = 1 - self.beta1 if self.config.moving_average else 1.0
@@ -139,7 +142,7 @@ class Shampoo:
             direction = jax.tree.map(lambda m, u: weight * u + self.beta1 * m, direction, latest)
         return direction, self._pack(plans, momentum), self._pack(plans, graft_momentum)
 
-    def _pack(self, plans: Any, momentum: Any) -> Any:
+    def _pack(self, plans: PyTree, momentum: PyTree) -> PyTree:
         """As it is kept: in whole numbers where that is asked for and there are columns."""
         if not self.config.quantize_momentum:
             return momentum
@@ -147,7 +150,7 @@ class Shampoo:
             lambda plan, m: quantize(plan.apart(m)) if len(plan.shape) > 1 else m, plans, momentum
         )
 
-    def _plans(self, params: PyTree) -> Any:
+    def _plans(self, params: PyTree) -> PyTree:
         return map_named(partial(make_plan, self.config, self.by_layer), params)
 
 
@@ -157,14 +160,14 @@ def shampoo(config: ShampooConfig, *args: Any, **options: Any) -> optax.Gradient
     return optax.GradientTransformation(rule.init, rule.update)
 
 
-def _when(due: Array, compute: Callable[[], Any], before: Any) -> Any:
+def _when(due: Array, compute: Callable[[], PyTree], before: PyTree) -> PyTree:
     """`compute()` if due; otherwise the value before, at no cost."""
     return jax.lax.cond(due, compute, lambda: before)
 
 
 def _grafts(
-    config: ShampooConfig, beta2: float, plans: Any, grads: PyTree, squares: Any
-) -> tuple[Any, Any]:
+    config: ShampooConfig, beta2: float, plans: PyTree, grads: PyTree, squares: PyTree
+) -> tuple[PyTree, PyTree]:
     """The updates of the graft, layer by layer, and its sums of squares."""
     graft = GRAFTS[config.graft]
     scale = Scale(beta2, config.graft_epsilon, config.graft_clip)
@@ -181,7 +184,7 @@ def _grafts(
 
 
 def _shape(
-    config: ShampooConfig, plan: Plan, gradient: Array, grafted: Array, matrices: Any
+    config: ShampooConfig, plan: Plan, gradient: Array, grafted: Array, matrices: PyTree
 ) -> Array:
     """The preconditioned gradient with the length of the graft's update, layer by layer."""
     if not plan.sided:
