@@ -62,7 +62,7 @@ class AppConfig:
 
 
 def main(config: AppConfig) -> None:
-    """Serve the page until Ctrl-C. Raises ValueError where gradio is not installed."""
+    """Serve the page until Ctrl-C. Raises ValueError if gradio is not installed."""
     if gr is None:
         raise ValueError("the page needs gradio: make app, or pip install -r requirements-app.txt")
     studio = open_studio(config.checkpoint)
@@ -75,8 +75,8 @@ def main(config: AppConfig) -> None:
 
 
 def launch(page: Any, host: str, port: int) -> str:
-    """Serve the page beside this thread, and return its address. Raises OSError for a port that is
-    taken."""
+    """Serve the page in another thread, and return its address. Raises OSError if the port is in
+    use."""
     _, address, _ = page.queue(max_size=WAITING, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port or None,
@@ -91,11 +91,11 @@ def launch(page: Any, host: str, port: int) -> str:
 
 
 Shown = list[tuple[Any, str]]
-"""Pictures of a gallery, each with the line under it."""
+"""Pictures of a gallery, each with its label."""
 
 
 def draw_known(studio: Studio, count: int) -> Shown:
-    """Pictures of some training captions, each with its caption."""
+    """Drawn pictures of some training captions, with the captions as labels."""
     captions = studio.known(count) if count else []
     if not captions:
         return []
@@ -109,8 +109,8 @@ def show(picture: np.ndarray) -> Any:
 
 
 def make_drawing(studio: Studio) -> Callable[..., Iterator[tuple[Shown, str]]]:
-    """The function that the button calls. It yields the gallery after each row of image tokens, and
-    remarks about the request."""
+    """The function that the button calls. It yields (gallery, warnings) after each row of image
+    tokens."""
 
     def draw(*values: Any) -> Iterator[tuple[Shown, str]]:
         try:
@@ -126,8 +126,8 @@ def make_drawing(studio: Studio) -> Callable[..., Iterator[tuple[Shown, str]]]:
 
 
 def make_page(studio: Studio, known: Shown) -> Any:
-    """The page, a gradio.Blocks: what is asked at the left, pictures at the right, and what the
-    model knows below."""
+    """The page, a gradio.Blocks: inputs at the left, pictures at the right, and below them things
+    that the model knows."""
     sampling = studio.sampling
     with gr.Blocks(title="Pastel", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown("# Pastel")

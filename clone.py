@@ -1,4 +1,4 @@
-"""What belongs to this clone, such as demo/ and presets/, found from any working directory; imports
+"""Finds files of this clone, such as demo/ and presets/, from any working directory; imports
 nothing of ours."""
 
 import functools
@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent
 
 
 def find(path: str | Path) -> Path:
-    """The path as given; where nothing is there, the same path inside the clone, if that exists.
+    """The path if it exists; otherwise the same path inside the clone, if that exists.
 
-    If both exist, the one as given is taken, and a line on stderr names the other. Absolute paths
-    and those with .. are as given.
+    If both exist, the path is returned unchanged, and a line on stderr names the other one.
+    Absolute paths and paths with .. are returned unchanged.
     """
     given = Path(path)
     inside = ROOT / given
@@ -30,12 +30,12 @@ def find(path: str | Path) -> Path:
 
 
 def with_found(config: T, *names: str) -> T:
-    """A dataclass with the paths of these fields found, where they name any."""
+    """The dataclass with `find` applied to these fields, unless they are empty."""
     named = [name for name in names if getattr(config, name)]
     return replace(config, **{name: str(find(getattr(config, name))) for name in named})
 
 
 @functools.cache
 def _tell_both(path: Path) -> None:
-    """Say once that a path names two things."""
+    """Print once that a path exists in both places."""
     print(f"{path} here is taken; the clone's own is {ROOT / path}", file=sys.stderr)

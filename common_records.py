@@ -1,4 +1,4 @@
-"""The token records that runs have in common, by which evaluate compares them."""
+"""The token records on which evaluate compares several runs."""
 
 import sys
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from opening import Checkpoint
 
 
 def open_common_records(checkpoints: Sequence[Checkpoint], named: str | None) -> Records:
-    """The records of all the runs, or those that are `named`.
+    """The records that all runs were trained on, or those that are `named`.
 
     Raises:
-        ValueError: they are not the same, or not what the runs were trained on, or made with
-            another VQGAN than a run paints with.
+        ValueError: the runs have different records; or the named ones have another VQGAN or other
+            examples.
     """
     folders = [named or checkpoint.records for checkpoint in checkpoints]
     for folder, checkpoint in zip(folders, checkpoints, strict=True):
@@ -31,8 +31,8 @@ def open_common_records(checkpoints: Sequence[Checkpoint], named: str | None) ->
 
 
 def check_records(checkpoint: Checkpoint, records: Records, chosen: bool) -> None:
-    """Raise ValueError where a score would be about something else; only warn about other
-    examples if they were `chosen`."""
+    """Raise ValueError if the checkpoint's scores on these records would mean something else. If
+    the records were `chosen`, other examples only get a warning."""
     ours, theirs = (digest_folder(p) for p in (checkpoint.folder / "vqgan", records.vqgan_folder))
     if ours != theirs:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Copies of folders that others may have made; imports nothing of ours.
+"""Copies of untrusted folders; imports nothing of ours.
 
-A link in such a folder can point at anything on this machine. A copy would carry its target into a
-run, or into a release that is given away.
+A link in such a folder can point to any file of this machine. A plain copy would put that file into
+a run, or into a release that is given away.
 """
 
 import os

@@ -1,5 +1,5 @@
-"""The page of --page: evaluate's figures, and beside each prompt its own real picture, the drawn
-ones, and the real picture that the first of them is nearest to."""
+"""The HTML page of evaluate --page: its figures, and for each prompt its own real picture, the
+drawn ones, and the real picture nearest to the first of them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ from likeness import COLUMNS as LIKENESS
 from scores import COLUMNS, YARDSTICKS, percent, with_interval
 
 PROMPTS = 60
-"""Prompts with pictures, of all splits together."""
+"""Most prompts with pictures, over all splits."""
 PICTURES = 8
-"""Drawn pictures of each, at most."""
+"""Most drawn pictures of a prompt."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A prompt of the page."""
+    """A prompt of the page, with its pictures."""
 
     prompt: str
     real: UInt8[np.ndarray, "y x 3"]
     drawn: UInt8[np.ndarray, "k y x 3"]
     are_right: Sequence[bool]
-    """For each drawn one, whether the nearest real picture shows the prompt's concept."""
+    """For each drawn picture, True if the nearest real one shows the prompt's concept."""
     nearest: UInt8[np.ndarray, "y x 3"]
     about_nearest: str
 
 
 def check_is_page(path: Path) -> None:
-    """Raise ValueError unless the file is named as a page, and its folder is there."""
+    """Raise ValueError unless the file is named like an HTML page, and its folder exists."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"page {path}: it is a page; name a .html file")
     if not path.absolute().parent.is_dir():
@@ -45,7 +45,7 @@ def check_is_page(path: Path) -> None:
 def choose_shown(
     exam: Exam, drawn: Mapping[str, UInt8[np.ndarray, "p k y x 3"]], answers: Mapping[str, Answers]
 ) -> dict[str, list[Shown]]:
-    """The first prompts of each split, an equal number of each."""
+    """Split → its first prompts, an equal number for each."""
     share = max(1, PROMPTS // len(drawn))
     return {
         split: list(_shown(exam, split, pictures[:share], answers[split]))
@@ -79,7 +79,7 @@ def page(
     shown: Mapping[str, Sequence[Shown]],
     trials: Sequence[Trial] = (),
 ) -> str:
-    """The whole page, of make_report's figures."""
+    """The whole page, as HTML, from the figures of make_report."""
     parts = [f"<h1>{text(title)}</h1>", _summary(report)]
     for split in report["splits"]:
         parts.append(section(f"Held-out prompts: {split}", _figures(report, split)))
@@ -118,7 +118,8 @@ def _likeness(likeness: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def trial_table(trials: Sequence[Trial]) -> str:
-    """A row for each guidance, a column for each temperature: right and blank pictures."""
+    """A table with the shares of right and blank pictures: a row for each guidance, a column for
+    each temperature."""
     temperatures = sorted({trial.temperature for trial in trials})
     found = {(trial.guidance_scale, trial.temperature): trial for trial in trials}
     rows = []
@@ -136,7 +137,7 @@ def _trial(trial: Trial | None) -> str:
 
 
 def _pictures(shown: Iterable[Shown]) -> str:
-    """A row a prompt; a drawn picture with a frame is right."""
+    """A table with a row for each prompt; right pictures have a frame."""
     rows = []
     for one in shown:
         drawn = "".join(

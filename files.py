@@ -1,8 +1,8 @@
-"""New files and folders that appear whole or not at all; imports nothing of ours.
+"""Atomic writes of files and folders; imports nothing of ours.
 
-Until it is whole, a target NAME is written in a hidden folder beside it, `.NAME.XXXXXXXX.new`,
-whose lock its writer holds. A kill leaves that folder behind. The next writer into the same folder
-removes each that nobody holds.
+A file NAME is first written into a hidden, locked folder beside it, `.NAME.XXXXXXXX.new`, and then
+renamed. A kill leaves that folder behind; the next writer into the same place removes it, because
+nobody holds its lock.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from pathlib import Path
 WORKPLACE = re.compile(r"\..+\.[a-z0-9_]{8}\.new")
 LOCK = "lock"
 YOUNG, OLD = 60, 24 * 3600
-"""Seconds. A younger workplace may belong to a writer that is about to lock it; an older one is
-abandoned even where locks do not work."""
+"""Ages in seconds of a hidden folder: a younger one may not be locked yet; an older one is
+abandoned, even if the file system has no locks."""
 
 _swept: set[tuple[Path, int]] = set()
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a place to write to, which becomes `path` at the end. An existing file is replaced
-    then, and stays unchanged on failure. A device or pipe is written directly.
+    """A context with a temporary path, which is renamed to `path` at its end. An existing file is
+    replaced then, and unchanged on failure. Devices and pipes are written directly.
 
     Raises:
         OSError: it cannot be written; the message names `path`.
@@ -48,7 +48,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which becomes `path` at the end; nothing is left on failure.
+    """A context with a temporary folder, which is renamed to `path` at its end; on failure nothing
+    is left.
 
     Raises:
         ValueError: `path` exists and is not an empty folder.
@@ -73,18 +74,18 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file: a reader, or a crash, sees the old one or the new one."""
+    """Write a UTF-8 file, atomically: readers see the old content or the new."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file: a reader, or a crash, sees the old one or the new one."""
+    """Write a file, atomically: readers see the old content or the new."""
     with new_file(path) as beside:
         beside.write_bytes(content)
 
 
 def check_free(path: Path) -> None:
-    """Raise ValueError if writing to `path` would replace or mix with something."""
+    """Raise ValueError if `path` exists and is not an empty folder."""
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():
@@ -92,8 +93,8 @@ def check_free(path: Path) -> None:
 
 
 def check_writable(path: Path, flag: str) -> None:
-    """Raise ValueError unless a file `path` can be written; its folder is made. For a check before
-    long work. `flag`: the flag that names another file."""
+    """Make the folder of `path`. Raises ValueError if the file cannot be written; the message names
+    `flag`. It is called before long work."""
     if path.is_dir():
         raise ValueError(f"{flag} {path} is a folder; name a file")
     try:
@@ -109,7 +110,8 @@ def check_writable(path: Path, flag: str) -> None:
 
 
 def sweep(folder: Path, age: int = 0) -> None:
-    """Remove what killed writers left in a folder at least `age` seconds ago; once per process."""
+    """Remove hidden folders of killed writers that are at least `age` seconds old; once per
+    process."""
     folder = Path(os.path.abspath(folder))
     if (folder, age) in _swept:
         return
@@ -149,8 +151,8 @@ def _lock(file: int) -> bool | None:
 
 @contextlib.contextmanager
 def _workplace(path: Path) -> Iterator[tuple[Path, int]]:
-    """A locked hidden folder beside `path`, removed at the end, and the mode of a new file of this
-    process. Errors in it name `path`."""
+    """A context with (a locked hidden folder beside `path`, the mode of a new file). The folder is
+    removed at the end; errors name `path`."""
     name = path.name.encode()[:200].decode(errors="ignore")  # names have 255 bytes at most
     with contextlib.ExitStack() as stack, _naming(path):
         while True:
@@ -165,7 +167,7 @@ def _workplace(path: Path) -> Iterator[tuple[Path, int]]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let errors while `path` is written name `path`, unless they are about something else."""
+    """A context in which errors of the hidden folder name `path` instead."""
     try:
         yield
     except OSError as error:
@@ -180,7 +182,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _reason(error: OSError, folder: Path) -> str:
-    """The reason of an error, also for NumPy's, which names only how much of an array it wrote."""
+    """The reason of an error, also for NumPy's errors, which name only a number of bytes."""
     with contextlib.suppress(OSError):
         if shutil.disk_usage(folder).free < 1 << 16:
             return os.strerror(errno.ENOSPC)
@@ -188,7 +190,7 @@ def _reason(error: OSError, folder: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have the bytes on the disk, if the system can do that."""
+    """Flush the file to the disk, if the system can."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,4 +1,4 @@
-"""The grid of pictures that evaluate draws of held-out prompts, and its place."""
+"""The picture grid of evaluate: held-out prompts, and the file that it is written to."""
 
 import sys
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns",
 """Words of prompts that are omitted from the grid."""
 GRID_PICTURES, GRID_FILE = 30, "held_out.png"
 Grid = tuple[list[str], np.ndarray]
-"""Prompts, and a picture of each: [prompt, 1, y, x, 3]."""
+"""(prompts, a picture of each [prompt, 1, y, x, 3])."""
 
 
 def place_of_grid(checkpoint: Checkpoint, grid: str | None) -> Path | None:
-    """The grid's file: `grid`, unless it is empty, or by default a file in the folder of a run.
-    None if it cannot be written there.
+    """The grid's file: `grid`, or by default a file in the run's folder. None if `grid` is empty,
+    or if the default cannot be written.
 
     Raises:
-        ValueError: it cannot be written, and was named.
+        ValueError: `grid` cannot be written.
     """
     if grid:
         check_is_png(Path(grid), "grid")
@@ -40,8 +40,8 @@ def place_of_grid(checkpoint: Checkpoint, grid: str | None) -> Path | None:
 
 
 def make_grid(exam: Exam, drawn: Mapping[str, np.ndarray]) -> Grid:
-    """The first picture of each prompt, as many of each split as look well on a page; training
-    captions say that they are some."""
+    """The first picture of each prompt, as many of each split as fit well on a page. Labels mark
+    training captions."""
     share = GRID_PICTURES // len(drawn)
     prompts, pictures = [], []
     for split, of_split in drawn.items():

@@ -1,24 +1,24 @@
-"""hf://USER/NAME as a folder on this machine: the only file that knows Hugging Face's hub."""
+"""hf://USER/NAME as a folder on this machine. Only this file uses Hugging Face's hub."""
 
 import os
 from pathlib import Path
 
 HUB = "hf://"
 FILES = ("*.json", "*.safetensors", "*.msgpack", "*.txt", "*.md", "*.yaml", "SHA256SUMS")
-"""What is fetched: nothing that could be executed."""
+"""Patterns of the downloaded files; none of them can be executed."""
 
 
 def is_on_hub(path: str | Path) -> bool:
-    """Whether a path names a model on the hub."""
+    """True if a path names a model on the hub."""
     return str(path).startswith((HUB, "hf:/"))  # Path makes one slash of two
 
 
 def fetch(path: str | Path) -> Path:
-    """The folder of a model on the hub, fetched where it is not in the hub's cache. An address is
+    """The folder of a model on the hub, downloaded unless it is in the hub's cache. The path is
     hf://USER/NAME or hf://USER/NAME@REVISION.
 
     Raises:
-        ValueError: the address is none, or the hub cannot be reached or has no such model.
+        ValueError: the path is malformed, the hub cannot be reached, or it has no such model.
     """
     name = str(path).removeprefix("hf:").lstrip("/").rstrip("/")
     repository, _, revision = name.partition("@")

@@ -1,18 +1,18 @@
-"""JSON that others may have written: bounded, no key twice; imports nothing of ours."""
+"""Reads untrusted JSON: bounded, and without repeated keys; imports nothing of ours."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 16 << 20
-"""An index of the largest published models has 2 MB."""
+"""Largest file; the index of the largest published models has 2 MB."""
 
 
 def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     """The object in a JSON file of at most `most` bytes.
 
     Raises:
-        ValueError: there is none, it is larger, or it has a key twice.
+        ValueError: the file is missing or larger, is no JSON object, or has a key twice.
     """
     found = parse_json(_read(path, most), path)
     if not isinstance(found, dict):
@@ -24,7 +24,7 @@ def read_list(path: Path, most: int = MAX_BYTES) -> list[dict[str, Any]]:
     """The objects in a JSON file that holds a list of them; empty if there is no file.
 
     Raises:
-        ValueError: it holds something else, is larger, or an object has a key twice.
+        ValueError: the file has other content, is larger, or has a key twice.
     """
     return as_list(parse_json(_read(path, most), path), path) if path.exists() else []
 
@@ -58,7 +58,7 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """An object from its keys and values, for readers' `object_pairs_hook`. Raises ValueError for a
+    """The dict of these pairs, for `object_pairs_hook` of json.loads. Raises ValueError for a
     repeated key, because one of its values would be lost."""
     found = dict(pairs)
     if len(found) != len(pairs):

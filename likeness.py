@@ -1,7 +1,7 @@
-"""Are drawn pictures like real ones, unlike one another, and like their prompts? Figures of sets.
+"""Figures of sets of drawn pictures: Fréchet distance to real ones, diversity, and CLIP score.
 
-Without a network the features are shape and colour, as in the gallery's search. With
-`--clip FOLDER` they are CLIP's, and its score of picture and prompt (arXiv:2104.08718) is added.
+The features are shape and colour, as in data/gallery.py. With `--clip FOLDER` they are CLIP's, and
+the score of picture and prompt (arXiv:2104.08718) is added.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ LEGEND = {
 
 @dataclass(frozen=True)
 class Lens:
-    """The features through which pictures are compared."""
+    """The features with which pictures are compared."""
 
     name: str
     features: Callable[[Pictures], Float[np.ndarray, "n f"]] = picture_features
@@ -40,7 +40,7 @@ class Lens:
 
 
 def open_lens(clip: str | None) -> Lens:
-    """The CLIP in a folder, or shape and colour."""
+    """The features of the CLIP in a folder; without one, shape and colour."""
     if clip is None:
         return Lens("shape and colour")
     ranker = open_ranker(clip)
@@ -58,18 +58,18 @@ def tell_clip(clip: str, pictures: int, candidates: int) -> str:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """The real pictures that a split's drawn ones are compared with, the same for all runs."""
+    """The real pictures that the drawn ones of a split are compared with, the same for all runs."""
 
     prompts: Sequence[str]
     real: Float[np.ndarray, "p f"]
-    """Features of the prompts' own pictures."""
+    """The features of the prompts' own pictures."""
     rows: Mapping[str, Row]
-    """Figures of real pictures drawn by lot (chance), and of the prompts' own as the VQGAN paints
-    them (ceiling)."""
+    """The figures of random real pictures (chance), and of the prompts' own pictures, reconstructed
+    by the VQGAN (ceiling)."""
 
 
 def measure_real(lens: Lens, exam: Exam, split: str, repainted: Pictures) -> Yardstick:
-    """The yardstick of a split. Where there are too few other pictures, fewer are drawn by lot."""
+    """The yardstick of a split. With few other pictures, fewer random ones are taken."""
     targets = exam.targets[split]
     prompts, real = exam.prompts(split), lens.features(exam.gallery.pictures[targets])
     others = np.setdiff1d(np.arange(len(exam.gallery.pictures)), targets)
@@ -82,7 +82,7 @@ def measure_real(lens: Lens, exam: Exam, split: str, repainted: Pictures) -> Yar
 def compare(
     lens: Lens, yardstick: Yardstick, drawn: UInt8[np.ndarray, "p k y x 3"]
 ) -> dict[str, Row]:
-    """Figures of the drawn pictures, followed by the yardstick's rows. One prompt alone has no
+    """The figures of the drawn pictures, followed by the yardstick's rows. A single prompt has no
     Fréchet distance."""
     found = _figures(lens, yardstick.prompts, yardstick.real, drawn)
     return {"drawn": found, **yardstick.rows}
@@ -108,7 +108,7 @@ def _figures(
 
 
 def mean_of(runs: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
-    """The mean over runs of each figure."""
+    """The mean of each figure over the runs."""
     return {
         name: {
             figure: round(float(np.mean([run[name][figure] for run in runs])), 6) for figure in row
@@ -118,7 +118,7 @@ def mean_of(runs: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
 
 
 def as_lines(report: Mapping[str, Mapping[str, Row]], lens: str, label: Callable) -> list[str]:
-    """A table of all splits; `label(name, cells)` makes a line."""
+    """The lines of a table of all splits; `label(name, cells)` makes a line."""
     columns = _columns(report)
     lines = [f"likeness, by {lens}:", label("", [COLUMNS[c] for c in columns])]
     for split, rows in report.items():
@@ -129,7 +129,7 @@ def as_lines(report: Mapping[str, Mapping[str, Row]], lens: str, label: Callable
 
 
 def legend(report: Mapping[str, Mapping[str, Row]]) -> str:
-    """A sentence about the table's columns."""
+    """A sentence that explains the columns of the table."""
     return "; ".join(f"{COLUMNS[c]}: {LEGEND[c]}" for c in _columns(report)) + "."
 
 

@@ -1,4 +1,4 @@
-"""Make a release folder of a checkpoint: weights, tokenizer and VQGAN, enough to draw anywhere.
+"""Make a release folder from a checkpoint: all that is needed to draw on another machine.
 
 python -m release --checkpoint runs/mine --out releases/mine --licence "CC BY 4.0"
 """
@@ -52,7 +52,7 @@ class ReleaseConfig:
 
 
 def release(config: ReleaseConfig) -> None:
-    """Write a release folder, whole or not at all. Raises ValueError if `out` is taken."""
+    """Write a release folder, atomically. Raises ValueError if `out` exists."""
     out = Path(config.out)
     with new_folder(out) as folder:
         found = open_checkpoint(config.checkpoint)
@@ -84,7 +84,7 @@ def release(config: ReleaseConfig) -> None:
 
 
 def _write_captions(found: Checkpoint, path: Path) -> None:
-    """Write the captions. Raises ValueError if they are not known."""
+    """Write captions.txt. Raises ValueError if the captions are unknown."""
     captions = known_captions(found.folder, found.all_records)
     if captions is None:
         raise ValueError(
@@ -97,7 +97,7 @@ def _write_captions(found: Checkpoint, path: Path) -> None:
 
 
 def _write_examples(found: Checkpoint, path: Path) -> None:
-    """Write the examples. Raises ValueError if the token records are gone."""
+    """Write examples.parquet. Raises ValueError if the token records are missing."""
     if found.records is None:
         raise ValueError(f"{found.folder} does not know its token records; omit --examples")
     write_examples(open_records(found.records), path)

@@ -1,5 +1,4 @@
-"""MODEL_CARD.md of a release: what it is, what it was made with, what it reaches, whose the data
-are."""
+"""The card of a release: model, training, figures, and licences of the data."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Answers to evaluate's questions as means, intervals and a table in the README's words."""
+"""The figures of evaluate: means, intervals, and a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ COLUMNS = {
     "gender3way": "right gender",
     "nn_is_train": "training copy",
 }
-"""Titles of the questions in the table."""
+"""Question → title of its column."""
 LEGEND = {
     "all_top1": "the prompt's own picture is the nearest real one",
     "all_top5": "it is among the 5 nearest",
@@ -31,12 +31,12 @@ YARDSTICKS = {
     "ceiling": "the real pictures, reconstructed by the VQGAN",
     "another": "each real picture among all other real ones, as a good picture that is no copy",
 }
-"""Rows that the drawn pictures are compared with."""
+"""Row of the table that drawn pictures are compared with → its explanation."""
 Scores = dict[str, float]
 
 
 def means(answers: Mapping[str, object]) -> Scores:
-    """Mean answer to each question, over the pictures that it applies to."""
+    """The mean answer to each question, over the pictures to which it applies."""
     values = {name: np.asarray(answer, np.float64) for name, answer in answers.items()}
     return {
         name: round(float(np.nanmean(value)), 6)
@@ -46,18 +46,18 @@ def means(answers: Mapping[str, object]) -> Scores:
 
 
 def interval_of_runs(scores: Sequence[float]) -> float:
-    """Half the width of Student's 95 % interval of the mean over two or more training seeds."""
+    """Half the width of Student's 95 % interval of the mean, over two or more training seeds."""
     return round(student_t(len(scores)) * float(np.std(scores, ddof=1)) / len(scores) ** 0.5, 6)
 
 
 def interval_of_prompts(answers: Float[np.ndarray, "p k"]) -> float | None:
-    """Half the width of a 95 % interval of the share of right pictures, for prompts alike to these;
-    None for fewer than two.
+    """Half the width of a 95 % interval of the share of right pictures, over similar prompts; None
+    for fewer than two prompts.
 
-    Wilson's interval (JASA 1927), which is not empty if all are right, as Student's would be.
-    Pictures of one prompt tend to be right together, so they count as fewer independent answers:
-    enough to explain the spread between the prompts, no fewer than there are prompts, no more than
-    pictures.
+    It is Wilson's interval (JASA 1927), which is not empty if all pictures are right, as Student's
+    would be. Pictures of one prompt are correlated, so they count as fewer independent answers. The
+    number follows from the variance between the prompts; it is at least the number of prompts and
+    at most the number of pictures.
     """
     asked = ~np.isnan(answers).any(axis=1)
     by_prompt = answers[asked].mean(axis=1, dtype=np.float64)
@@ -74,7 +74,7 @@ def interval_of_prompts(answers: Float[np.ndarray, "p k"]) -> float | None:
 
 
 def student_t(samples: int) -> float:
-    """Student's t that bounds 95 % on both sides of the mean of so many samples."""
+    """Student's t of a two-sided 95 % interval for the mean of so many samples."""
     from scipy import stats  # comes with jax; half a second to import
 
     return float(stats.t.ppf(0.975, samples - 1))

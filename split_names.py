@@ -1,11 +1,11 @@
-"""Names of splits with a meaning in the code; any package may import this file.
+"""Names of splits that the code knows; any package may import this file.
 
-Every other split is held out: evaluated, and asked for by its name.
+Every other split is held out: it is evaluated under its name.
 """
 
 TRAIN = "train"
 HELD_OUT = "held_out"
-"""The split that is kept from training if a source has no splits of its own."""
+"""The held-out split of a source without splits of its own."""
 GALLERY = "gallery"
-"""Pictures to compare with: neither trained on nor asked for."""
+"""Pictures that evaluation compares with; they are neither trained on nor drawn."""
 NOT_HELD_OUT = (TRAIN, GALLERY)

@@ -1,7 +1,7 @@
-"""Weights that were trained with another VQGAN, as a start on records of this one.
+"""--init_from with weights that were trained with another VQGAN than the records'.
 
-The two number their codes differently. A token is translated by what it paints: pictures of the
-records are painted by their own VQGAN and read by the other one.
+The codes of the two VQGANs differ. Tokens are translated through pictures: the records' VQGAN
+decodes tokens of the records, and the other VQGAN encodes the result.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from vqgan.autoencoder import build
 TABLES = {"image_embedding/tokens": 0, "head/kernel": 1, "logits_bias": 0}
 """Path of a table of image tokens → its axis of tokens."""
 TOKENS = 1 << 17
-"""Image tokens that are compared: 32 for each of 4,096 codes."""
+"""Number of image tokens that are compared: 32 for each of 4,096 codes."""
 BATCH = 32
 
 
@@ -55,8 +55,8 @@ def translate(
 
 
 def token_shares(records: Records, theirs: Path) -> Float32[np.ndarray, "ours theirs"]:
-    """How often each token of the other VQGAN is read where a token of the records was painted.
-    Each row sums to 1; that of a token that was not painted is the mean over all places."""
+    """The frequency of each token of the other VQGAN at the positions of each token of the records.
+    Each row sums to 1; a token that did not occur has the mean over all positions."""
     ours, our_params = pretrained.load(records.vqgan_folder)
     other, their_params = pretrained.load(theirs)
 
@@ -80,8 +80,8 @@ def token_shares(records: Records, theirs: Path) -> Float32[np.ndarray, "ours th
 
 
 def _nearest_places(ours: int, theirs: int) -> Int[np.ndarray, " n"]:
-    """For each place of a grid of `ours` × `ours`, row-major, the place of the other grid that its
-    centre lies in."""
+    """For each position of an `ours` × `ours` grid, row-major, the position in the other grid that
+    contains its centre."""
     along = ((np.arange(ours) + 0.5) * theirs / ours).astype(int)
     return (along[:, None] * theirs + along).reshape(-1)
 
@@ -96,7 +96,7 @@ def _translated(
 
 
 def _are_equal(one: Path, other: Path) -> bool:
-    """True if two folders hold the same VQGAN, however it is written."""
+    """True if two folders hold the same VQGAN, in any format."""
     (config, params), (config_2, params_2) = pretrained.load(one), pretrained.load(other)
     if config != config_2:  # with one configuration the trees are alike
         return False

@@ -1,4 +1,4 @@
-"""Leaves of a tree by their path, and stacks of layers; any package may import this file."""
+"""Names of a tree's leaves by path, and stacks of layers; any package may import this file."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ _RUN = re.compile(r"(^|/)run\d+(/|$)")
 
 
 def path_name(path: Iterable[Any]) -> str:
-    """A path of jax's as "encoder/run0/attention/q/kernel"; a place in a tuple is "[1]"."""
+    """jax's path as text, such as "encoder/run0/attention/q/kernel"; a tuple index is "[1]"."""
     return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
 
 
@@ -23,10 +23,10 @@ def map_named(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> Any:
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    """The leaves with the names of their paths, in jax's order."""
+    """(name, leaf) of each leaf, in jax's order."""
     return [(path_name(path), leaf) for path, leaf in jax.tree.flatten_with_path(tree)[0]]
 
 
 def is_stacked(name: str) -> bool:
-    """True if the first axis of the parameter of this name is over the layers of a run."""
+    """True if the parameter of this name is stacked: its first axis is over the layers of a run."""
     return _RUN.search(name) is not None

@@ -1,5 +1,4 @@
-"""The loss of a CLIP: each picture is told apart from other captions, each caption from other
-pictures. Radford et al. 2021, arXiv:2103.00020, figure 3."""
+"""CLIP's contrastive loss. Radford et al. 2021, arXiv:2103.00020, figure 3."""
 
 from typing import NamedTuple
 
@@ -8,17 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 MAX_SCALE = 100.0
-"""The largest factor of products of features."""
+"""The largest scale of the similarities."""
 
 
 class Contrast(NamedTuple):
-    """Means over some pairs of picture and caption."""
+    """Loss and accuracy, as means over pairs of picture and caption."""
 
     loss: Float[Array, ""]
     right: Float[Array, ""]
-    """Share of the pictures whose own caption scores highest."""
+    """The share of pictures whose own caption scores highest."""
     chance: Float[Array, ""]
-    """The same of a guess."""
+    """The same share for guessing."""
     scale: Float[Array, ""]
 
 
@@ -28,8 +27,8 @@ def contrast(
     log_scale: Float[Array, ""],
     text_tokens: Int[Array, "b t"],
 ) -> Contrast:
-    """The mean of both cross-entropies. Pairs whose captions are equal are all right, in equal
-    shares: nothing could tell them apart."""
+    """The mean of the cross-entropies over pictures and over captions. Equal captions share the
+    target equally, because nothing distinguishes them."""
     scale = jnp.minimum(jnp.exp(log_scale), MAX_SCALE)
     logits = scale * images @ texts.T
     is_same = (text_tokens[:, None] == text_tokens[None]).all(-1)

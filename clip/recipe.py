@@ -1,6 +1,6 @@
-"""The recipe of python -m clip.train: a small CLIP on the captions and pictures of token records.
+"""The recipe of python -m clip.train: trains a small CLIP on token records.
 
-The pictures are what the records' VQGAN makes of their tokens, as those that are drawn will be.
+The pictures are reconstructions by the records' VQGAN, because drawn pictures come from it, too.
 """
 
 import math
@@ -42,7 +42,7 @@ from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
 
 PAINTED = 64
-"""Pictures that the VQGAN paints at a time."""
+"""Pictures per call of the VQGAN."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class ClipTraining(TrainingConfig):
 
 @dataclass(frozen=True)
 class ClipRunConfig(RunConfig):
-    """Everything that a CLIP's training run is a function of."""
+    """All settings of a CLIP's training run."""
 
     name: str = "clip"
     """Name of the run, in the default folder's name and in the tracker."""
@@ -117,8 +117,8 @@ class ClipRunConfig(RunConfig):
 
 
 def make_recipe(config: ClipRunConfig) -> Recipe:
-    """The recipe of a configuration; paints all pictures. Raises ValueError for records that cannot
-    be held in memory, and patches that do not fit into their pictures."""
+    """The recipe of a configuration; reconstructs all pictures. Raises ValueError if they do not
+    fit in memory, or if patches do not fill a picture."""
     records = open_whole(config.data.records)
     pictures = paint(records)
     sizes = clip_config(config.model, records, pictures.shape[1])
@@ -163,8 +163,8 @@ def make_recipe(config: ClipRunConfig) -> Recipe:
 
 
 def clip_config(model: ClipSizes, records: Records, image_size: int) -> ClipConfig:
-    """The CLIP of these sizes for these captions and pictures. Raises ValueError if the patches do
-    not fill a picture."""
+    """The configuration of a CLIP of these sizes for these records. Raises ValueError if the
+    patches do not fill a picture."""
     if image_size % model.patch_size:
         raise ValueError(
             f"model.patch_size {model.patch_size} does not divide the records' {image_size} pixels;"
@@ -189,8 +189,8 @@ def clip_config(model: ClipSizes, records: Records, image_size: int) -> ClipConf
 
 
 def paint(records: Records) -> np.ndarray:
-    """The pictures of all records, as uint8 [n, y, x, 3]. Raises ValueError where they take more
-    than half of this machine's memory."""
+    """The reconstructions of all examples, as uint8 [n, y, x, 3]. Raises ValueError if they take
+    more than half of this machine's memory."""
     config, params = pretrained_vqgan.load(records.vqgan_folder)
     model = autoencoder.build(config)
     need, room = 3 * len(records) * config.image_size**2, available_memory() // 2
@@ -208,14 +208,14 @@ def paint(records: Records) -> np.ndarray:
 
 
 def with_pixels(batch: dict[str, np.ndarray], pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """The batch with pictures in place of their numbers."""
+    """The batch, with the pictures in place of their indices."""
     pixels = pictures[batch["image_tokens"][:, 0]]
     kept = ("text_tokens", "text_mask", "example_index", "weight")
     return {"pixels": pixels, **{name: batch[name] for name in kept if name in batch}}
 
 
 def batch_shapes(sizes: ClipConfig, size: int) -> Shapes:
-    """A whole batch, without its memory."""
+    """The shapes of a batch of `size` examples; no memory is allocated."""
     text, side = (size, sizes.text_length), sizes.image_size
     return {
         "pixels": jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8),
@@ -228,7 +228,7 @@ def batch_shapes(sizes: ClipConfig, size: int) -> Shapes:
 def contrast_of(
     sizes: ClipConfig, params: Params, batch: Mapping[str, Any], pictures: Float[Array, "b y x 3"]
 ) -> Contrast:
-    """The contrast of pictures and a batch's captions."""
+    """The loss and accuracy of pictures and the captions of a batch."""
     model = Clip(sizes, params)
     images = model.image_features(pictures)
     texts = model.text_features(batch["text_tokens"], batch["text_mask"])
@@ -236,7 +236,7 @@ def contrast_of(
 
 
 def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss:
-    """The contrast of a micro-batch, its pictures changed at random."""
+    """The loss of a micro-batch, with its pictures augmented at random."""
 
     def loss(params: Params, batch: Any, keys: Any, context: LossContext) -> tuple[Array, dict]:
         pictures = random_views(views, keys, to_floats(batch["pixels"]))
@@ -249,8 +249,8 @@ def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss:
 def judge(
     sizes: ClipConfig, params: Params, sets: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, float]:
-    """Of each held-out set the contrast's loss, and the share of pictures whose own caption scores
-    highest among all of the set; `eval/SPLIT/chance` is the share of a guess."""
+    """eval/SPLIT/loss of each held-out set; eval/SPLIT/right, the share of pictures whose own
+    caption scores highest in the set; and eval/SPLIT/chance, the same for guessing."""
     values = {}
     for name, batch in sets.items():
         found = contrast_of(sizes, params, batch, to_floats(batch["pixels"]))
@@ -260,8 +260,8 @@ def judge(
 
 
 def release(sizes: ClipConfig, params: Params, tokenizer: Path, folder: Path) -> None:
-    """Write the folder that --clip takes: the weights as transformers' CLIPModel has them, with the
-    scale that training used, and the tokenizer's files."""
+    """Write a folder for --clip: the weights in the format of transformers' CLIPModel, with the
+    scale of training, and the tokenizer's files."""
     arrays = jax.tree.map(np.asarray, params)
     most = np.log(np.float32(MAX_SCALE))
     weights.write(folder, sizes, {**arrays, "logit_scale": np.minimum(arrays["logit_scale"], most)})

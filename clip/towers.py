@@ -1,7 +1,7 @@
-"""CLIP: how well a picture and a text belong together. Radford et al. 2021, arXiv:2103.00020.
+"""CLIP: the similarity of a picture and a text. Radford et al. 2021, arXiv:2103.00020.
 
-`load(folder)` reads published weights; a `Clip` turns pixels and text tokens into features of
-length 1 whose product is their similarity.
+`load(folder)` reads published weights. A `Clip` maps pixels and text tokens to unit-length features
+whose dot product is the similarity.
 """
 
 import functools
@@ -23,7 +23,7 @@ Params = dict[str, Any]
 AnyArray = Array | np.ndarray
 
 PRECISION = "float32"
-"""Precision of products: accelerators would round factors, and two of them score differently."""
+"""Precision of products, so that scores are the same on every device."""
 
 
 class Norm(nnx.Module):
@@ -39,7 +39,7 @@ class Norm(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """One layer: self-attention, then feed-forward, each behind a norm."""
+    """One layer: self-attention, then feed-forward, each after a norm."""
 
     def __init__(self, config: TowerConfig, rngs: nnx.Rngs) -> None:
         self.num_heads = config.num_heads
@@ -67,7 +67,7 @@ class Layer(nnx.Module):
 
 
 def _stack(config: TowerConfig, rngs: nnx.Rngs) -> nnx.Module:
-    """A tower's layers as one module; each leaf has a first axis over them."""
+    """A tower's layers as one module, with parameters stacked along a first axis."""
     return nnx.vmap(lambda r: Layer(config, r))(rngs.split(config.depth))
 
 
@@ -109,8 +109,8 @@ class TextTower(nnx.Module):
 
 
 class ImageTower(nnx.Module):
-    """A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929). Its output at a token of
-    its own, before the patches, is the picture's feature vector."""
+    """A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929). Its output at the class
+    token, before the patches, is the picture's feature vector."""
 
     def __init__(self, config: ClipConfig, rngs: nnx.Rngs) -> None:
         dim, patch, grid = config.image.dim, config.patch_size, config.image_size
@@ -133,7 +133,7 @@ class ImageTower(nnx.Module):
 
 
 class Network(nnx.Module):
-    """All parameters."""
+    """Both towers, and their projections."""
 
     def __init__(self, config: ClipConfig, rngs: nnx.Rngs) -> None:
         self.text = TextTower(config, rngs)
@@ -143,14 +143,14 @@ class Network(nnx.Module):
 
 @functools.cache
 def structure(config: ClipConfig) -> tuple[Any, Params]:
-    """The network without its arrays, and their shapes. No memory is allocated."""
+    """(the network's graph without arrays, the shapes of its parameters), without memory."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)
 
 
 def fit_to_square(pixels: Float[Array, "b y x 3"], size: int) -> Float[Array, "b s s 3"]:
-    """The central square of pictures, `size` pixels wide, resized by bicubic interpolation in
-    CLIP's way: the shorter side becomes `size`, then the picture is cropped. Overshoots are
+    """The central square of pictures, `size` pixels wide, with CLIP's preprocessing: the shorter
+    side is resized to `size` by bicubic interpolation, then the picture is cropped. Values are
     clipped, as in 8-bit pictures."""
     b, height, width, _ = pixels.shape
     if (height, width) == (size, size):
@@ -197,11 +197,11 @@ class Clip:
 
     @property
     def scale(self) -> float:
-        """The factor of a product of features: 100 in most published weights."""
+        """The scale of the similarities: 100 in most published weights."""
         return float(np.exp(self.params["logit_scale"]))
 
     def image_features(self, pixels: Float[AnyArray, "b y x 3"]) -> Float[Array, "b e"]:
-        """Features of length 1; pictures of another size than the model's are resized."""
+        """Unit-length features. Pictures of another size than the model's are resized."""
         is_float = jnp.issubdtype(pixels.dtype, jnp.floating)
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or not is_float:
             raise ValueError(
@@ -215,7 +215,7 @@ class Clip:
         text_tokens: Int[AnyArray, "b t"],
         text_mask: Bool[AnyArray, "b t"] | Int[AnyArray, "b t"] | None = None,
     ) -> Float[Array, "b e"]:
-        """Features of length 1. Each text should hold the end token, because its output is used."""
+        """Unit-length features. Each text must hold the end token, because its output is used."""
         self._check_text(text_tokens)
         tokens = jnp.asarray(text_tokens)
         mask = jnp.ones(tokens.shape, bool) if text_mask is None else jnp.asarray(text_mask, bool)

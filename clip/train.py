@@ -30,7 +30,7 @@ FIRST_IN_HELP = (
 
 
 def main(config: ClipRunConfig) -> None:
-    """One run, new or resumed; at its end RUN/clip is a CLIP for generate.py --clip=RUN."""
+    """Start a run, or resume it. At its end, RUN/clip is a CLIP for generate.py --clip=RUN."""
     train(config, make_recipe, from_yaml)
 
 

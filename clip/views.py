@@ -1,5 +1,5 @@
-"""Pictures moved, scaled and recoloured at random, so that a CLIP of few pictures learns what they
-show and not where each of their pixels is."""
+"""Augmentation of pictures: random shift, zoom and colour, so that a CLIP trained on few pictures
+learns their content, not their pixels."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class ViewConfig:
 def random_views(
     config: ViewConfig, keys: Key[Array, " b"], pictures: Float[Array, "b y x 3"]
 ) -> Float[Array, "b y x 3"]:
-    """The pictures, each changed by its own key. What moves in at an edge continues the edge."""
+    """The pictures, each changed at random by its own key. Border pixels are repeated."""
     return jax.vmap(lambda key, picture: _view(config, key, picture))(keys, pictures)
 
 

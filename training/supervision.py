@@ -1,4 +1,4 @@
-"""The supervisor of a run: it records its rows, saves its states, stops it or rolls it back."""
+"""The supervisor of a run: it records metrics, saves states, and ends the run or rolls it back."""
 
 import contextlib
 import math
@@ -21,8 +21,8 @@ from training.update.state import TrainState, is_finite
 
 
 class Supervisor:
-    """Receives each row of metrics and each state of a run, and decides: recorded, saved, ended
-    or rolled back."""
+    """Receives the metrics of each update and each state to save. It records and saves them, ends
+    the run after too many bad updates, or rolls it back after a spike."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Supervisor:
         skips: Skips,
         state: TrainState,
     ) -> None:
-        """`about` is saved with each checkpoint; `state` is where the loop starts."""
+        """`about` is saved with each checkpoint; `state` is the state that the loop starts from."""
         self._config, self._settings, self._about = config, config.training, about
         self._checkpoints, self._tracker, self._book = checkpoints, tracker, book
         self.skips = skips
@@ -49,24 +49,26 @@ class Supervisor:
             self._skip(*parse_range(text), int(state.step), "by hand")
 
     def callbacks(self) -> Callbacks:
-        """Itself, as the loop sees it."""
+        """The methods that the loop calls."""
         return Callbacks(self.record, self.show, self.watch, self.is_over)
 
     def show(self, step: int, name: str, picture: Path) -> None:
-        """Mirror a picture that a hook made."""
+        """Send a picture of a hook to the tracker."""
         self._tracker.image(step, name, picture)
 
     def record(self, step: int, row: Row) -> None:
+        """Send the metrics of an update to the tracker."""
         self._row = row
         self._tracker.record(step, row)
 
     def is_over(self) -> bool:
-        """Whether the run is to end for the updates that were made."""
+        """True if the run must end because of its updates."""
         return bool(self._over)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Save a state with the metrics of its evaluation. The last one of a run that ends for its
-        bad updates gets a whole budget for the resume, and is not saved if it holds a NaN."""
+        """Save a state with the metrics of its evaluation. If the run ends because of bad updates,
+        its last state gets the full budget again for a resume; it is not saved if it holds a NaN.
+        """
         if self._over:
             if not is_finite(state):
                 return
@@ -83,8 +85,8 @@ class Supervisor:
             self._book.announce("skip batches", step, text, first=one.start, stop=one.stop)
 
     def watch(self, step: int, row: Row) -> None:
-        """Log the guard's decision. After too many bad updates the run is over. Raises
-        RollbackError if the run goes back to a checkpoint."""
+        """Log the guard's decision about an update, and end the run after too many bad updates.
+        Raises RollbackError if the run rolls back to a checkpoint."""
         self._check_scale(step, row)
         event = row.get("guard/event", 0)
         if not event:
@@ -113,20 +115,21 @@ class Supervisor:
             )
 
     def _end(self, text: str) -> None:
-        """Note why the run is over. The first reason counts: another update was under way."""
+        """End the run for this reason. Only the first reason counts: the next update was already
+        dispatched."""
         self._over = self._over or text
 
     def finish(self, step: int) -> None:
-        """Wait for the last save. Raises ValueError if it failed, or if the run is over for its
-        updates, with the step that a resume takes."""
+        """Wait for the last save. Raises ValueError if it failed, or if the run ended because of
+        its updates; the message names the step from which a resume continues."""
         if not self._over:
             self._checkpoints.finish()
             return
         raise ValueError(f"{self._over}. {self._kept(step)}")
 
     def rescue(self, step: int, state: TrainState) -> None:
-        """Save the last state of a run that ends by an error, and say what is kept. A save needs
-        all processes of a run, and an error may be of one alone: several save nothing."""
+        """Save the last state of a run that ends with an error, and log what is saved. With several
+        processes nothing is saved: a save needs all of them, and the error may be in one."""
         if jax.process_count() == 1:
             with contextlib.suppress(Exception):  # the error may have taken state or disk
                 if is_finite(state):
@@ -134,7 +137,8 @@ class Supervisor:
         self._book.announce("kept", step, self._kept(step))
 
     def _kept(self, step: int) -> str:
-        """What is on the disk of a run that ends at a step, and how many updates are lost."""
+        """A sentence about the newest checkpoint of a run that ends at `step`, and about lost
+        updates."""
         self._checkpoints.settle()
         try:
             steps = self._checkpoints.steps()
@@ -161,8 +165,8 @@ class Supervisor:
             )
 
     def _consider_rollback(self, step: int, found: str) -> None:
-        """Raise RollbackError if there is a checkpoint before a spike, and fewer rollbacks to it
-        than are allowed have failed. After too many of them the run is over."""
+        """Raise RollbackError if there is a checkpoint before the spike, and not too many rollbacks
+        to it have failed. After too many rollbacks, end the run."""
         back = self._way_back(step)
         in_vain = {one.why for one in self._spikes() if one.step == back}
         if back is None or len(in_vain) >= max(self._settings.spike_patience, 1):
@@ -181,7 +185,7 @@ class Supervisor:
         return [one for one in self.skips.ranges if one.spike is not None]
 
     def _way_back(self, step: int) -> int | None:
-        """The newest regular checkpoint before a step; a replay has the regular ones too."""
+        """The newest regular checkpoint before a step; a replay saves the same ones."""
         self._checkpoints.settle()  # a save under way is not yet a checkpoint in every process
         return self._regular_before(step)
 
@@ -192,7 +196,8 @@ class Supervisor:
         return max(regular, default=None)
 
     def roll_back(self, error: RollbackError) -> TrainState:
-        """The state of the newest regular checkpoint; skips the batches around the spike."""
+        """The state of the newest regular checkpoint before the spike. The batches around the spike
+        are skipped from now on."""
         step, spikes = error.step, {one.why for one in self._spikes()}
         every, batch = self._config.checkpoint.every, self.skips.position(step - 1)
         self._checkpoints.settle()
@@ -215,7 +220,7 @@ class Supervisor:
 
 
 def _advice(event: int) -> str:
-    """A sentence of advice for resuming after too many bad updates."""
+    """A sentence that advises how to resume after too many bad updates."""
     lower = "Resume with a lower optim.learning_rate (--allow_changes optim.learning_rate)"
     if event == SPIKE:
         return (

@@ -1,8 +1,8 @@
-"""Processes of one run must have the same settings, code, packages and data when they meet.
+"""Checks that all processes of a run have the same settings, code, packages and data.
 
-Each compares one digest with the others'. Where digests differ, the processes exchange the values,
-name the differences, and end: two learning rates would train to the end and save process 0's
-weights.
+The processes compare digests. If they differ, the processes exchange the values, report the
+differences, and end. Otherwise processes with different learning rates, for example, would train to
+the end, and process 0's weights would be saved.
 """
 
 import dataclasses
@@ -42,21 +42,21 @@ OWN = (
     "data.source",
     "data.validation",
 )
-"""Settings that may differ: who and where a process is, and where its copy of the data is stored,
-whose content is compared instead."""
+"""Settings that may differ: the identity of a process, and the place of its copy of the data, whose
+content is compared instead."""
 MOST_NAMED = 6
 ALONE = "independent runs under one launcher each need --parallel.num_processes=1"
 
 
 def check_start(config: object) -> None:
-    """Raises ValueError in every process unless all have the same settings (a dataclass), code,
+    """Raise ValueError in every process unless all have the same settings (a dataclass), code,
     packages and environment."""
     if jax.process_count() > 1:
         check({**settings_of(config), **code(), **packages(), **environment(os.environ)})
 
 
 def settings_of(config: Any) -> dict[str, str]:
-    """Settings that must be the same, by dotted name."""
+    """Dotted name → value of each setting that must be the same."""
     flat = dict(_flat(dataclasses.asdict(config)))
     return {name: value for name, value in flat.items() if name not in OWN}
 
@@ -70,14 +70,14 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def code(root: Path = ROOT) -> dict[str, str]:
-    """The digest of each source file."""
+    """Path → digest of each source file."""
     paths = sorted(path for pattern in CODE for path in root.glob(pattern))
     digest = lambda path: hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()  # noqa: E731
     return {f"the file {path.relative_to(root).as_posix()}": digest(path) for path in paths}
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that compute."""
+    """Name → version of each package that computes."""
     found = {"Python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -88,14 +88,14 @@ def packages() -> dict[str, str]:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables that change results, without the places of XLA's dumps."""
+    """The environment variables that change results, without XLA's dump folders."""
     found = {name: environ.get(name, "") for name in ENVIRONMENT}
     words = (word for word in found["XLA_FLAGS"].split() if not re.match("--xla_dump", word))
     return found | {"XLA_FLAGS": " ".join(sorted(words))}
 
 
 def check(values: Mapping[str, str]) -> None:
-    """Raises ValueError in every process, naming what differs, unless all have these values."""
+    """Raise ValueError in every process, naming the differences, unless all have these values."""
     if jax.process_count() == 1:
         return
     text = json.dumps(dict(values), sort_keys=True)
@@ -107,14 +107,14 @@ def check(values: Mapping[str, str]) -> None:
 
 
 def describe(processes: list[dict[str, str]]) -> str:
-    """The differences between processes, each against process 0."""
+    """A text with the differences of each process from process 0."""
     lines = []
     first, names = processes[0], {name: None for one in processes for name in one}
     for name in names:
         other = next((i for i, one in enumerate(processes) if one.get(name) != first.get(name)), 0)
         if other:
-            told = [f"{_short(one.get(name))}" for one in (first, processes[other])]
-            lines.append(f"{name} ({told[0]} in process 0, {told[1]} in process {other})")
+            here, there = (_short(one.get(name)) for one in (first, processes[other]))
+            lines.append(f"{name} ({here} in process 0, {there} in process {other})")
     more = f", and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
     return (
         f"the processes of this run do not agree: {', '.join(lines[:MOST_NAMED])}{more}; give each "
@@ -127,7 +127,7 @@ def _short(value: str | None) -> str:
 
 
 def gather(text: str) -> list[str]:
-    """The text of every process, in their order."""
+    """The texts of all processes, in their order. Collective."""
     data = text.encode()
     sizes = multihost_utils.process_allgather(np.int32(len(data))).reshape(-1)
     padded = np.frombuffer(data.ljust(max(int(sizes.max()), 1)), np.uint8)
@@ -136,11 +136,11 @@ def gather(text: str) -> list[str]:
 
 
 def together(make: Callable[[], T]) -> T:
-    """The result of `make` here, once it has returned in every process.
+    """The result of `make()`, after it has returned in every process. Collective.
 
     Raises:
-        ValueError: in every process, where it raised a user's mistake in any, such as a file that
-            one machine lacks.
+        ValueError: in every process, if `make` raised it in any, such as for a file that is missing
+            on one machine.
     """
     if jax.process_count() == 1:
         return make()
@@ -150,7 +150,7 @@ def together(make: Callable[[], T]) -> T:
         made.append(make())
     except (ValueError, OSError) as error:
         problem = " ".join(str(error).split()) or type(error).__name__
-    told = [(i, text) for i, text in enumerate(gather(problem)) if text]
-    if told:
-        raise ValueError(problem or f"process {told[0][0]}: {told[0][1]}")
+    problems = [(i, text) for i, text in enumerate(gather(problem)) if text]
+    if problems:
+        raise ValueError(problem or f"process {problems[0][0]}: {problems[0][1]}")
     return made[0]

@@ -1,9 +1,10 @@
-"""Processes of a run watch each other: when one dies, the others end at once and report why.
+"""Processes of a run watch each other: when one dies, the others end at once and report it.
 
-jax.distributed notices as well, after HEARTBEAT_SECONDS, and aborts with a stack trace; until then
-an update waits for ever. Here each process holds a connection to process 0, which the system closes
-when a process dies in any way. Early in the start, or behind a firewall, there is no connection.
-Then the relay to jax's coordinator notices the death of process 0, and jax the death of others.
+jax.distributed detects it only after HEARTBEAT_SECONDS, and then aborts with a stack trace;
+meanwhile an update blocks. Here each process holds a connection to process 0. The operating system
+closes it when either process dies. At the start of a run, and behind a firewall, there is no such
+connection. Then the relay to jax's coordinator detects the death of process 0, and jax the death of
+others.
 """
 
 import atexit
@@ -25,8 +26,8 @@ from training.devices.processes import from_first
 
 CONNECT_SECONDS = 10
 GRACE_SECONDS = 1.0
-"""Seconds for this process to end by the error that ended the other one, such as no whole
-checkpoint: then it has its own line and exit code."""
+"""Seconds in which this process may end with the same error as the other one, such as damaged
+checkpoints, with its own line and exit code."""
 LOST_SECONDS = 4  # for the connections between processes to say so first
 STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax aborts
 _GOODBYE, _STOP = b".", b"!"
@@ -36,8 +37,8 @@ _is_over = threading.Event()
 
 @contextlib.contextmanager
 def watch_peers() -> Iterator[None]:
-    """While open, end this process with a line when another one of the run dies, or ends by an
-    error. Every process must enter."""
+    """A context that ends this process with a line when another process of the run dies or ends
+    with an error. Collective: every process must enter it."""
     if jax.process_count() == 1:
         yield
         return
@@ -58,24 +59,24 @@ def watch_peers() -> Iterator[None]:
 
 
 def lose_first() -> None:
-    """End this process because process 0 is gone, unless it ends by itself."""
+    """End this process because process 0 died, unless it is ending by itself."""
     if not _is_over.wait(LOST_SECONDS):
         _end("process 0 does not answer")
 
 
 def _is_own(error: Exception) -> bool:
-    """True for a runtime error of this device, such as too little memory; False for the network's
-    or another process's."""
+    """True for an error of this process, such as too little memory; False for errors that another
+    process's death causes."""
     return str(error).lstrip().startswith("RESOURCE_EXHAUSTED")
 
 
 def say_goodbye() -> None:
-    """Tell the others that this process ends well."""
+    """Tell the other processes that this one ends without an error."""
     _say(_GOODBYE)
 
 
 def stop_all() -> None:
-    """Ask the other processes to stop too: this one was asked, and ends before it could agree with
+    """Stop the other processes, too: this one was asked to stop, and ends before it can agree with
     them on a step."""
     _say(_STOP)
 
@@ -88,8 +89,8 @@ def _say(word: bytes) -> None:
 
 
 def _hang_up() -> None:
-    """Close the connections, because this process ends by an error. The others must not wait for
-    it."""
+    """Close the connections, because this process ends with an error. Then the others do not wait
+    for it."""
     _is_over.set()
     for line in _lines:
         with contextlib.suppress(OSError):
@@ -114,15 +115,15 @@ def _open_lines() -> Iterator[None]:
 
 
 def _accept(server: socket.socket, word: str) -> None:
-    """Process 0 accepts the connections of the others, who know the word."""
+    """Accept, in process 0, the connections of the others, which send the secret `word`."""
     for _ in range(jax.process_count() - 1):
         try:
             line, _ = server.accept()
             line.settimeout(CONNECT_SECONDS)
-            told = line.recv(len(word), socket.MSG_WAITALL)
+            received = line.recv(len(word), socket.MSG_WAITALL)
         except OSError:  # the run is over
             return
-        if hmac.compare_digest(told, word.encode()):
+        if hmac.compare_digest(received, word.encode()):
             _watch(line)
 
 
@@ -144,7 +145,7 @@ def _listen(line: socket.socket) -> None:
 
 
 def _stop_too() -> None:
-    """Stop as if this process had been asked. If it waits for the one that is gone, it ends
+    """Stop as if this process had got the signal. If it blocks on the stopped process, it ends
     here."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS)

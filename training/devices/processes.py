@@ -1,7 +1,7 @@
-"""Several processes that train one run together, each with devices of its own.
+"""Several processes that train one run, each with its own devices.
 
-Each gets the same command. They meet through jax.distributed. Process 0 alone does work such as
-making the run's folder, and sends the result, or the error, to the others.
+All are started with the same command, and joined by jax.distributed. Only process 0 does work such
+as making the run's folder; it sends the result, or the error, to the others.
 """
 
 import glob
@@ -28,7 +28,7 @@ MESSAGE_BYTES = 4096
 
 
 class Meeting(NamedTuple):
-    """Where processes meet; jax.distributed finds fields that are None."""
+    """The arguments of jax.distributed.initialize; it finds those that are None."""
 
     coordinator: str | None
     num_processes: int | None
@@ -36,12 +36,12 @@ class Meeting(NamedTuple):
 
 
 def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> None:
-    """Meet the other processes, if there are any. No jax computation may have run before.
+    """Join the other processes, if there are any. No jax computation may have run before.
 
-    From then on only process 0 prints to stdout, and `lost` is called when process 0 is gone.
+    After it, only process 0 prints to stdout, and `lost` is called when process 0 dies.
 
     Raises:
-        ValueError: the processes cannot be identified, or they do not come.
+        ValueError: the processes cannot be identified, or some do not appear.
     """
     meeting = find(config, os.environ)
     if meeting is None:
@@ -65,9 +65,8 @@ def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> Non
 
 
 def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
-    """The place where this process meets others, by flags and by its launcher's variables. None if
-    it is alone, as with num_processes=1 whatever the launcher says: that is for several runs under
-    one srun."""
+    """How this process joins others, by flags and by its launcher's variables. None if it is alone.
+    num_processes=1 overrides the launcher, for several runs under one srun."""
     if config.num_processes == 1 and config.process_id in (None, 0):
         return None
     given = Meeting(config.coordinator, config.num_processes, config.process_id)
@@ -99,9 +98,9 @@ def _slurm(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
 
 
 def _take_own_gpus(environ: Mapping[str, str]) -> None:
-    """Set the GPUs of this process under srun and mpirun. By default jax shows each process the one
-    GPU with its number on the node, which suits one process a GPU. The only process of a node takes
-    all GPUs that it was given. Idle GPUs are reported."""
+    """Set the GPUs of this process under srun and mpirun. By default jax gives each process the GPU
+    with its number on the node, which suits one process per GPU. A process that is alone on its
+    node gets all GPUs. Unused GPUs are reported."""
     count = processes_on_node(environ)
     if count is None or "JAX_LOCAL_DEVICE_IDS" in environ:
         return
@@ -118,7 +117,7 @@ def _take_own_gpus(environ: Mapping[str, str]) -> None:
 
 
 def processes_on_node(environ: Mapping[str, str]) -> int | None:
-    """The number of processes that srun or mpirun started on this node; None without them."""
+    """The number of processes that srun or mpirun started on this node; None without a launcher."""
     if "OMPI_COMM_WORLD_LOCAL_SIZE" in environ:
         return int(environ["OMPI_COMM_WORLD_LOCAL_SIZE"])
     count = _num_tasks(environ)
@@ -134,7 +133,7 @@ def _num_tasks(environ: Mapping[str, str]) -> int | None:
 
 
 def _open_mpi(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
-    """One rank of `mpirun`. Until version 4 jax finds the host that it was started on."""
+    """One rank of `mpirun`. Up to version 4, jax finds the host where mpirun was started."""
     if "OMPI_COMM_WORLD_SIZE" not in environ:
         return None
     count, rank = int(environ["OMPI_COMM_WORLD_SIZE"]), int(environ["OMPI_COMM_WORLD_RANK"])
@@ -147,8 +146,8 @@ def _open_mpi(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
 
 
 def _kubernetes(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
-    """One pod of an indexed Job with a headless service as its subdomain. With the package
-    kubernetes, and leave to read pods and jobs, jax asks how many there are."""
+    """One pod of an indexed Job with a headless service as its subdomain. jax asks for the number
+    of pods, with the package kubernetes and permission to read pods and jobs."""
     if "KUBERNETES_SERVICE_HOST" not in environ or "JOB_COMPLETION_INDEX" not in environ:
         return None
     if given.num_processes is None:
@@ -165,7 +164,7 @@ def _kubernetes(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
 
 
 def _tpu_pod(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
-    """One machine of a TPU pod. libtpu and the machine's metadata know the others."""
+    """One machine of a TPU pod. libtpu and the machine's metadata name the others."""
     is_tpu = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
     is_wanted = environ.get("JAX_PLATFORMS", "tpu").startswith("tpu")
     if is_tpu and is_wanted and importlib.util.find_spec("libtpu"):
@@ -178,17 +177,17 @@ LAUNCHERS = (_open_mpi, _slurm, _kubernetes, _tpu_pod)
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """The result of `make` on process 0, which alone calls it; JSON must be able to hold it. Raises
-    ValueError in every process if it does there."""
+    """The result of `make()`, which only process 0 calls; it must be serialisable as JSON. If
+    `make` raises ValueError there, every process does. Collective."""
     if jax.process_count() == 1:
         return make()
-    told = {}
+    message = {}
     if jax.process_index() == 0:
         try:
-            told = {"value": make()}
+            message = {"value": make()}
         except (ValueError, OSError) as error:
-            told = {"error": str(error)[: MESSAGE_BYTES // 8]}
-    text = json.dumps(told).encode()
+            message = {"error": str(error)[: MESSAGE_BYTES // 8]}
+    text = json.dumps(message).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     sent = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(size)[:size], np.uint8))
     heard = json.loads(np.asarray(sent).astype(np.uint8).tobytes())
@@ -198,15 +197,15 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def everywhere(is_well: bool) -> bool:
-    """True if `is_well` is true in all processes. Collective: each waits for all."""
+    """True if `is_well` is True in all processes. Collective."""
     if jax.process_count() == 1:
         return is_well
     return bool(multihost_utils.process_allgather(np.array(is_well)).all())
 
 
 class Agreement:
-    """Processes agree on a wish, such as to stop. All get it at the same call, the one after any of
-    them had it. No process waits: the answer is read one call later."""
+    """An agreement of all processes on a request, such as to stop. If any process requests it in a
+    call, all get True in their next call. No process waits, because answers come one call later."""
 
     def __init__(self) -> None:
         self._mesh = Mesh(np.array(jax.devices()), ("all",))
@@ -223,5 +222,5 @@ class Agreement:
         return before is not None and bool(before)
 
     def forget(self) -> None:
-        """Drop the wish of the last call, in every process."""
+        """Drop the request of the last call, in every process."""
         self._asked = None

@@ -1,8 +1,8 @@
-"""A relay between jax and its coordinator, which is in process 0, inside each process.
+"""A relay in each process between jax and its coordinator, which is in process 0.
 
-When its connection to the coordinator closes, jax aborts the process at once, with a stack trace,
-before we can print a line. The relay keeps jax's end open. training/devices/peers.py ends the
-process with a line, or the relay does; jax would after its heartbeat's time.
+When jax's connection to the coordinator closes, jax aborts the process at once with a stack trace,
+before a line can be printed. The relay keeps jax's connection open. Then training/devices/peers.py
+or the relay ends the process with a line.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 CONNECT = "get_distributed_runtime_client"
-"""jax's function from (the coordinator's HOST:PORT, the process's number, …) to its client."""
+"""Name of jax's function (the coordinator's HOST:PORT, process number, …) → client."""
 NO_PROXY = "no_grpc_proxy"
 CONNECT_SECONDS = 20
 CHUNK = 1 << 16
@@ -24,8 +24,8 @@ _open: list[socket.socket] = []  # or Python would close them
 
 @contextlib.contextmanager
 def relayed(lost: Callable[[], None]) -> Iterator[None]:
-    """While open, jax connects through a relay, which calls `lost` when the coordinator is gone. A
-    jax version that connects in another way is not relayed."""
+    """A context in which jax connects through a relay, which calls `lost` when the coordinator
+    dies. A jax version that connects in another way is not relayed."""
     try:
         library: Any = importlib.import_module("jax._src.lib")._jax
         connect = getattr(library, CONNECT)
@@ -48,7 +48,7 @@ def relayed(lost: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_proxy() -> Iterator[None]:
-    """Keep gRPC from an HTTP proxy's way to this machine."""
+    """A context in which gRPC uses no HTTP proxy for this machine."""
     before = os.environ.get(NO_PROXY)
     others = os.environ.get("no_proxy", "") if before is None else before
     os.environ[NO_PROXY] = f"{others},127.0.0.1".lstrip(",")
@@ -76,7 +76,7 @@ def _accept(server: socket.socket, address: str, lost: Callable[[], None]) -> No
 
 
 def _join(near: socket.socket, address: str, lost: Callable[[], None]) -> None:
-    """Pass on the bytes of either end. If our end closes, the other's is closed too, but not the
+    """Forward bytes in both directions. If jax closes its end, the other end is closed, but not the
     other way round."""
     far = _connect(address)
     if far is None:
@@ -112,7 +112,7 @@ def _read(line: socket.socket) -> bytes:
 
 
 def _connect(address: str) -> socket.socket | None:
-    """A connection once the other process listens; None if it does not for long."""
+    """A connection to the other process, once it listens; None after a timeout."""
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + CONNECT_SECONDS
     while time.monotonic() < deadline:

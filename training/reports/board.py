@@ -1,8 +1,8 @@
-"""A run's metrics and pictures as TensorBoard's event files, in RUN/tensorboard. TensorBoard itself
-is not needed to write them; only this file knows tensorboardX.
+"""Writes metrics and pictures as TensorBoard's event files, into RUN/tensorboard. TensorBoard is
+not needed for it; only this file uses tensorboardX.
 
-Records are written at once, in the thread that trains: the library's own writer would wait for a
-thread of its own, which a full disk ends.
+Records are written at once, in the training thread. The library's own writer would block on its
+thread, which ends when the disk is full.
 """
 
 import math
@@ -20,7 +20,7 @@ FOLDER = "tensorboard"
 
 
 class Board:
-    """Writes rows and pictures. A failed write is reported once, and training goes on."""
+    """Writes rows and pictures. The first failed write is reported, and training continues."""
 
     def __init__(self, config: TrackerConfig, run: Path, restored_step: int) -> None:
         """Open the event file. Rows after `restored_step` of an earlier start are hidden."""
@@ -40,7 +40,7 @@ class Board:
             self.rewind(restored_step)
 
     def log(self, row: Mapping[str, object], step: int) -> None:
-        """The finite numbers of a row."""
+        """Write the finite numbers of a row."""
         if self._writer is None:
             return
         from tensorboardX.proto.summary_pb2 import Summary
@@ -56,7 +56,7 @@ class Board:
         self._write(step, summary=Summary(value=values))
 
     def image(self, name: str, path: Path, step: int) -> None:
-        """A picture file."""
+        """Write a picture file."""
         if self._writer is None:
             return
         from tensorboardX.proto.summary_pb2 import Summary
@@ -76,7 +76,7 @@ class Board:
         self._write(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def rewind(self, step: int) -> None:
-        """Hide rows after this step: a session of TensorBoard's begins here."""
+        """Hide rows after this step, by starting a new session of TensorBoard."""
         if self._writer is None:
             return
         from tensorboardX.proto.event_pb2 import SessionLog

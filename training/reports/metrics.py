@@ -1,4 +1,4 @@
-"""metrics.jsonl, the record of truth: one row per finished update, with its counts and times."""
+"""metrics.jsonl: one row for each finished update, with counts and times."""
 
 import contextlib
 import json
@@ -16,14 +16,14 @@ import jax
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of an example, for figures of speed; 0 where unknown."""
+    """Tokens and FLOPs of an example, for speed metrics; 0 = unknown."""
 
     tokens: int = 0
     """Image tokens of an example."""
     flops: float = 0.0
-    """Floating-point operations of an example in training, by formula."""
+    """FLOPs of an example in training."""
     peak_flops: float = 0.0
-    """Peak operations of all devices together in a second."""
+    """Peak FLOP/s of all devices together."""
 
     def speeds(self, examples_per_s: float) -> dict[str, float]:
         found = {"speed/examples_per_s": examples_per_s}
@@ -57,14 +57,14 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_kind: str) -> float:
-    """Peak FLOP/s of one device, by its name; 0 if unknown, as for CPUs."""
+    """The peak FLOP/s of a device by its name; 0 if unknown, as for CPUs."""
     known = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
     return PEAK_FLOPS[max(known, key=len)] if known else 0.0
 
 
 def memory() -> dict[str, float]:
-    """Most memory used so far, in GB: of the fullest device where it reports any, else of this
-    process."""
+    """The peak memory so far in GB: of the fullest device, or of this process if devices do not
+    report it."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
     # Linux counts in KiB, macOS in bytes.
@@ -75,15 +75,15 @@ def memory() -> dict[str, float]:
 
 
 class Counts(NamedTuple):
-    """The sources of a row's figures, besides the update itself."""
+    """What the counts of a row are computed from."""
 
     examples_at: Callable[[int], int]
-    """Finished updates → examples seen in them; batches may have several sizes."""
+    """Finished updates → examples seen; batches may have several sizes."""
     costs: Costs = NO_COSTS
 
 
 class MetricsFile:
-    """Appends rows, each flushed, so that a killed run keeps all finished updates."""
+    """Appends rows and flushes each, so that a killed run keeps all finished updates."""
 
     def __init__(
         self,
@@ -92,14 +92,14 @@ class MetricsFile:
         examples_at: Callable[[int], int],
         costs: Costs = NO_COSTS,
     ) -> None:
-        """Open the file. Rows beyond `restored_step` are removed: their updates will be done again.
-        `examples_at(step)`: examples seen in so many updates."""
+        """Open the file, and remove the rows after `restored_step`, whose updates will be made
+        again. `examples_at(step)` is the number of examples in `step` updates."""
         self._examples_at, self._costs = examples_at, costs
         self._hours = _cut_after(path, restored_step)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, row: dict[str, float]) -> dict[str, Any]:
-        """Append a row; returns it with examples, hours and speed beside the step."""
+        """Append a row, and return it with step, examples, hours and speed."""
         seconds = row["time/step_ms"] / 1000
         self._hours += seconds / 3600
         examples = self._examples_at(step)
@@ -121,7 +121,7 @@ class MetricsFile:
         return full
 
     def sync(self) -> None:
-        """Flush to the disk, before a checkpoint that relies on it."""
+        """Flush the file to the disk; called before each checkpoint."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -130,14 +130,14 @@ class MetricsFile:
 
 
 def _finite(value: Any) -> Any:
-    """A number, or null if it is NaN or infinite; for a list, each of its numbers."""
+    """The number, or None if it is NaN or infinite; a list element by element."""
     if isinstance(value, list):
         return [_finite(one) for one in value]
     return value if math.isfinite(value) else None
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole rows; a last line truncated by a crash is skipped.
+    """All rows. A last line that a crash truncated is skipped.
 
     Raises:
         ValueError: another line is damaged.
@@ -162,7 +162,7 @@ def _damaged(path: Path, number: int) -> ValueError:
 
 
 def _parse(line: str | bytes) -> dict[str, Any] | None:
-    """The row in a line, or None."""
+    """The row in a line; None if the line is damaged."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -175,8 +175,8 @@ def _parse(line: str | bytes) -> dict[str, Any] | None:
 
 
 def _cut_after(path: Path, step: int) -> float:
-    """Drop rows beyond `step`; returns the hours trained by then. Only the end of the file is read,
-    back to that row.
+    """Remove the rows after `step`, and return the hours trained until then. The file is read
+    backwards, only as far as that row.
 
     Raises:
         ValueError: a line there is damaged.
@@ -201,7 +201,7 @@ def _cut_after(path: Path, step: int) -> float:
 
 
 def _lines_backwards(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file from its last to its first, with their ends and their offsets."""
+    """Yield (offset, line with its end) of a file, from the last line to the first."""
     place, rest = file.seek(0, os.SEEK_END), b""
     while place > 0:
         size = min(BLOCK, place)

@@ -1,8 +1,8 @@
-"""A run's mirror on wandb, in a process of its own: training never waits for it.
+"""Sends metrics and pictures to wandb from a separate process, so that training never waits.
 
-`Mirror` is the trainer's end of a pipe. At the other end this file, run as a program, reads lines
-of JSON: first how to begin, then rows and pictures, until the pipe ends. The pipe ends however the
-trainer ends, so a killed run's mirror is closed as well. Only that end imports wandb.
+`Mirror` is the trainer's end of a pipe. The process at the other end runs this file, and reads
+lines of JSON: the settings first, then rows and pictures, until the pipe closes. The pipe also
+closes when the trainer is killed, so its wandb run ends as well. Only that process imports wandb.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ Message = Mapping[str, Any]
 
 
 class Mirror:
-    """Takes rows and pictures, and returns at once."""
+    """The trainer's end: its methods return at once."""
 
     def __init__(self, config: TrackerConfig, folder: Path, settings: Mapping[str, object]) -> None:
-        """`settings`: the run's resolved configuration."""
+        """`settings` is the run's resolved configuration."""
         self._waiting: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)
         self._process: subprocess.Popen[str] | None = None
         if config.wandb == "off":
@@ -71,11 +71,11 @@ class Mirror:
         self._put({"row": dict(row), "step": step})
 
     def image(self, name: str, path: Path, step: int) -> None:
-        """A picture file, which must stay where it is."""
+        """Send a picture file, which must not be moved afterwards."""
         self._put({"image": name, "path": str(path.resolve()), "step": step})
 
     def finish(self, exit_code: int, seconds: float) -> None:
-        """End the run. wandb has so long before the trainer goes; then it ends by itself."""
+        """End the run, and wait for wandb for at most `seconds`; it then finishes by itself."""
         if self._process is None:
             return
         with contextlib.suppress(queue.Full):
@@ -95,7 +95,7 @@ class Mirror:
             self._process.kill()  # the thread tells
 
     def _send(self, process: subprocess.Popen[str]) -> None:
-        """In a thread: the pipe takes no more while wandb hangs."""
+        """Write to the pipe, in a thread, because the pipe blocks while wandb hangs."""
         assert process.stdin is not None
         try:
             with process.stdin as pipe:
@@ -108,10 +108,10 @@ class Mirror:
 
 
 def _lasting_id(path: Path) -> str:
-    """The run's id on the server: made at its first start, and unique.
+    """The run's id on wandb, which is made at the first start and stored in `path`.
 
     Raises:
-        ValueError: the file holds no id.
+        ValueError: the file does not have an id.
     """
     if not path.exists():
         path.write_text(secrets.token_hex(4))
@@ -125,7 +125,7 @@ def _lasting_id(path: Path) -> str:
 
 
 def _note_id(path: Path, found: str) -> None:
-    """Save the run's real id: a sweep's agent sets its own."""
+    """Store the id that wandb uses: a sweep's agent sets its own."""
     with contextlib.suppress(OSError):  # training reports a full disk
         if path.read_text().strip() != found:
             beside = path.with_name(path.name + ".new")
@@ -138,7 +138,7 @@ def _tell(text: str) -> None:
 
 
 def main() -> None:
-    """The other end of the pipe. A failure is reported once, and ends this process only."""
+    """Run the other end of the pipe. A failure is reported once, and ends only this process."""
     for number in (*STOP_SIGNALS, signal.SIGINT):  # it ends when the pipe does
         signal.signal(number, signal.SIG_IGN)
     messages: queue.Queue[Message | None] = queue.Queue(MOST_WAITING)
@@ -173,7 +173,7 @@ def _read(messages: "queue.Queue[Message | None]") -> None:
 
 
 def _open(begin: Message) -> Any:
-    """A wandb run in the first mode that starts; None if none does."""
+    """A wandb run in the first mode that works; None if none does."""
     for mode in begin["modes"]:
         try:
             import wandb

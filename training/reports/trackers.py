@@ -1,4 +1,5 @@
-"""Places for metrics: metrics.jsonl always, the terminal, and wandb (mirror.py) if asked."""
+"""The tracker: sends metrics to metrics.jsonl, to the terminal, and on request to wandb and
+TensorBoard."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -15,15 +16,14 @@ from training.reports.mirror import Mirror
 
 SHOWN = ("train/loss", "speed/examples_per_s")
 RARE = ("eval/", "ratio/")
-"""Metrics of few rows, which are shown and mirrored whenever they come: from evaluations, and the
-norms of all tensors, with ratio/update."""
+"""Prefixes of rare metrics, whose rows are always shown and mirrored."""
 # Seconds for wandb to end: after the last update, and when training was stopped.
 WAIT_AT_END, WAIT_AT_STOP = 30.0, 3.0
 
 
 @runtime_checkable
 class Pace(Protocol):
-    """A run's length, and how often it logs."""
+    """The length of a run, and its logging interval."""
 
     @property
     def steps(self) -> int: ...
@@ -40,7 +40,7 @@ class Pace(Protocol):
 
 
 class Tracker:
-    """Writes each row to the file, and every `log_every`th to the terminal and to wandb."""
+    """Writes each row to metrics.jsonl, and every `log_every`th row to the other places."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class Tracker:
         counts: Counts | None = None,
         is_writer: bool = True,
     ) -> None:
-        """`settings`: the resolved configuration, for the mirror. `counts`: by default as many
-        examples a step as `pace` has. Among several processes one is the writer. If a rollback may
-        come, the mirror gets rows only by `release`, and at the end."""
+        """`settings` is the resolved configuration, for the mirror. Without `counts` each step has
+        the batch size of `pace`. With several processes one is the writer. If rollbacks are
+        possible, the mirror gets rows only at `release` and at the end."""
         self._may_rewind = pace.on_spike == "rollback"
         self._held: list[tuple[int, Callable[[], None]]] = []
         counts = counts or Counts(lambda step: step * pace.batch_size)
@@ -84,7 +84,7 @@ class Tracker:
         self._mirror.finish(ended if kind is None else exits.FAULT, seconds)
 
     def rewind(self, step: int) -> None:
-        """Training goes on from an earlier step: rows beyond it are removed."""
+        """Remove the rows after an earlier step, from which training continues."""
         self.step = step
         self._held = [(at, send) for at, send in self._held if at <= step]
         self._board.rewind(step)
@@ -93,7 +93,7 @@ class Tracker:
             self._file = self._open(step)
 
     def record(self, step: int, row: dict[str, float]) -> None:
-        """One finished update."""
+        """Record the metrics of a finished update."""
         self.step = step
         if self._file is None:
             return
@@ -113,22 +113,22 @@ class Tracker:
         self._board.image(name, path, step)
 
     def release(self, step: int) -> None:
-        """Send the mirror all rows up to this step: no rollback will take them back."""
+        """Send all rows up to this step to the mirror: no rollback can remove them any more."""
         for at, send in self._held:
             if at <= step:
                 send()
         self._held = [(at, send) for at, send in self._held if at > step]
 
     def _send(self, step: int, send: Callable[[], None]) -> None:
-        """Send to the mirror now or, if a rollback may take the row back, later: wandb cannot
-        forget a row."""
+        """Send to the mirror now or, if a rollback may remove the row, later: wandb cannot delete
+        rows."""
         if self._may_rewind:
             self._held.append((step, send))
         else:
             send()
 
     def sync(self) -> None:
-        """Called before each checkpoint."""
+        """Flush metrics.jsonl; called before each checkpoint."""
         if self._file is not None:
             self._file.sync()
 
@@ -141,7 +141,8 @@ class Tracker:
         self._bar.update(step - self._bar.n)
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
-        """On a terminal the bar has the loss, and a line is for evaluations only."""
+        """Print a row. On a terminal the progress bar shows the loss, and only evaluations get a
+        line."""
         is_bar = self._bar is not None and not self._bar.disable
         if self._bar is not None and is_bar:
             self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}", refresh=False)
