@@ -157,7 +157,7 @@ class Drawer:
         """
         columns = self.model.grid_size
         if not 0 < rows <= columns:
-            raise ValueError(f"a picture has {columns} rows of image tokens; {rows} is none of 1…")
+            raise ValueError(f"a picture has {columns} rows of image tokens; {rows} is not in 1…")
         return self.kept_tokens(picture, np.arange(columns**2) >= rows * columns)[: rows * columns]
 
     def kept_tokens(

@@ -40,7 +40,7 @@ class SweepConfig:
     """Runs at the same time; each takes the devices that it finds."""
     out: str = ""
     """Folder of the sweep: the runs, trials.jsonl, results.csv and plots. Default:
-    runs/sweeps/NAME, by the file's name. The same command goes on with what is there."""
+    runs/sweeps/NAME, by the file's name. The same command resumes with what is there."""
     one_process: bool = False
     """Make all runs of train.py in this process: those that differ in seed, length and learning
     rate alone compile once, and have the results of fresh processes, bit for bit. For runs of
@@ -91,7 +91,7 @@ def main(config: SweepConfig) -> None:
     print(report.table(sweep, trials))
     print("written: " + ", ".join(str(path) for path in written))
     if stop.is_asked:
-        print(f"stopped; the same command goes on in {folder}", file=sys.stderr)
+        print(f"stopped; the same command resumes in {folder}", file=sys.stderr)
         raise SystemExit(exits.STOPPED)
 
 

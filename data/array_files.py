@@ -25,7 +25,7 @@ def open_array(folder: Path, name: str, about: Mapping[str, Any]) -> np.ndarray:
     expected = math.prod(shape) * dtype.itemsize
     found = path.stat().st_size if path.is_file() else 0
     if found != expected:
-        raise ValueError(f"{path} has {found:,} bytes, not {expected:,}; make the records anew")
+        raise ValueError(f"{path} has {found:,} bytes, not {expected:,}; make the records again")
     return open_mapped(path, dtype).reshape(shape) if expected else np.zeros(shape, dtype)
 
 

@@ -99,10 +99,10 @@ def _saying_what_remains(shards: ShardFolder) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        more = f"{error.strerror}; make room, and the same command goes on from {_done(shards)}"
+        more = f"{error.strerror}; make room, and the same command resumes from {_done(shards)}"
         raise OSError(error.errno, more, error.filename) from None
     except KeyboardInterrupt:
-        print(f"stopped; the same command goes on from {_done(shards)}", file=sys.stderr)
+        print(f"stopped; the same command resumes from {_done(shards)}", file=sys.stderr)
         raise
 
 

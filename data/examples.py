@@ -42,13 +42,13 @@ class Examples(Sequence[dict[str, Any]]):
         path = self._folder / OFFSETS
         lines = self._folder / LINES
         if not lines.is_file():
-            raise ValueError(f"{lines} is not a file; make the records anew")
+            raise ValueError(f"{lines} is not a file; make the records again")
         if path.is_file() and path.stat().st_size >= 8:
             if path.stat().st_size % 8 == 0:
                 offsets = open_mapped(path, "<i8")
                 if offsets[0] == 0 and offsets[-1] == lines.stat().st_size:
                     return offsets
-            raise ValueError(f"{path} does not fit {LINES} beside it; make the records anew")
+            raise ValueError(f"{path} does not fit {LINES} beside it; make the records again")
         return _find_lines(lines)
 
     @cached_property

@@ -170,7 +170,7 @@ def _nothing_to_train_on(source: Source, found: Found, held_out: float) -> str:
     if set(counts) != {HELD_OUT}:
         why = (
             f"the source itself calls them {said} (its column or folders of splits); "
-            f"--splits=none divides them anew"
+            f"--splits=none divides them again"
         )
     return f"{source.path} leaves nothing to train on: {found.usable} usable pictures, {why}"
 

@@ -103,7 +103,7 @@ def _next(readings: Iterator[Reading]) -> Reading | None:
     try:
         return next(readings, None)
     except RemoteError as error:
-        raise OSError(f"{error}; the same command goes on once it can be read") from None
+        raise OSError(f"{error}; the same command resumes once it can be read") from None
 
 
 def _ahead(

@@ -150,7 +150,7 @@ class ShardFolder:
             self.file(number).unlink(missing_ok=True)
             self._heads.pop(number, None)
             raise ValueError(
-                f"{self.file(number)} was damaged and is removed; the same command makes it anew"
+                f"{self.file(number)} was damaged and is removed; the same command makes it again"
             )
         return _parse(body, head)
 
@@ -221,6 +221,6 @@ def _tell_other(path: Path, was: Mapping[str, Any], now: Mapping[str, Any], done
     )
     return (
         f"{path} holds {done:,} pictures of an encoding that was broken off, and since then "
-        f"{changed} changed; give the same command to go on with it, remove {path} to start anew, "
+        f"{changed} changed; give the same command to resume it, remove {path} to start again, "
         f"or name another --out"
     )

@@ -151,7 +151,7 @@ def _open_fast(file: Path) -> TextTokenizer:
     size = max(tokenizer.get_vocab().values()) + 1
     (frame,) = token_ids([""])
     if (largest := max([size - 1, *frame])) >= min(size, 2**31):
-        raise ValueError(f"{file}: token {largest} is none of its {size} tokens (2³¹ at most)")
+        raise ValueError(f"{file}: token {largest} is not one of its {size} tokens (2³¹ at most)")
     start_id = tokenizer.token_to_id(_START)
     is_bart = start_id is not None and end_id == tokenizer.token_to_id(END)
     framed_ids = _started(token_ids, start_id) if is_bart and not frame else token_ids

@@ -112,7 +112,7 @@ def _all_parts(value: object, name: str, depth: int) -> Iterator[dict[str, Any]]
 def _growth(part: Mapping[str, object], name: str) -> float:
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in GROWTH:
-        raise ValueError(f"{name} {kind!r:.60} is none of the known kinds {', '.join(GROWTH)}")
+        raise ValueError(f"{name} {kind!r:.60} is not one of the known kinds {', '.join(GROWTH)}")
     if kind == "Precompiled":
         return _charsmap_growth(part.get("precompiled_charsmap"))
     if kind == "Prepend":
@@ -158,7 +158,7 @@ def _charsmap_growth(value: Any) -> float:
 
 def _check_regex(pattern: str) -> None:
     if pattern not in KNOWN and (len(pattern) > MAX_REGEX or not _ends_soon(pattern)):
-        raise ValueError(f"the expression {pattern!r:.80} is none that is known to end soon")
+        raise ValueError(f"the expression {pattern!r:.80} is not known to end soon")
 
 
 ATOM = re.compile(
@@ -203,7 +203,7 @@ def _ends_soon(pattern: str) -> bool:
 def _check_frame(part: Mapping[str, object]) -> None:
     kind = part.get("type")
     if kind not in FRAMES:
-        raise ValueError(f"post_processor {kind!r:.60} is none of {', '.join(FRAMES)}")
+        raise ValueError(f"post_processor {kind!r:.60} is not one of {', '.join(FRAMES)}")
     if kind != "TemplateProcessing":
         return
     known = _object(part.get("special_tokens"), "post_processor.special_tokens")
@@ -238,7 +238,7 @@ def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
     """The model with its kind named; old files do not name it."""
     kind = model.get("type", "BPE" if "merges" in model else "WordLevel")
     if kind not in MODELS:
-        raise ValueError(f"model {kind!r:.60} is none of {', '.join(MODELS)}")
+        raise ValueError(f"model {kind!r:.60} is not one of {', '.join(MODELS)}")
     if model.get("dropout") not in (None, 0):
         raise ValueError("model.dropout draws tokens by lot; remove it")
     for name in ("vocab", "merges"):
@@ -254,7 +254,7 @@ def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
             _text(model[name], f"model.{name}")
     limit = model.get("max_input_chars_per_word", 100)
     if type(limit) is not int or not 0 <= limit <= MAX_WORD:
-        raise ValueError(f"model.max_input_chars_per_word {limit!r:.60} is none of 0..{MAX_WORD}")
+        raise ValueError(f"model.max_input_chars_per_word {limit!r:.60} is not in 0..{MAX_WORD}")
     vocabulary = model.get("vocab")
     if kind == "Unigram" and isinstance(vocabulary, list):
         longest = max((len(one[0]) for one in vocabulary if _is_scored(one)), default=0)

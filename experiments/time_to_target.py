@@ -4,7 +4,7 @@ python -m experiments.time_to_target experiments/contests/starter.yaml
 
 The contest fixes data, tokens, architecture and batch; an entry is settings and the space they are
 tuned in. Every run is a line of OUT/NAME/runs.jsonl with its command, and the table is made of
-these lines alone. The same command goes on where it was stopped; --table makes the table only.
+these lines alone. The same command resumes where it was stopped; --table makes the table only.
 After several contests each entry gets AlgoPerf's area under its performance profile.
 """
 
@@ -147,7 +147,7 @@ def _finish(
     names = config.entries or tuple(contest.entries)
     while not config.table:
         if config.seconds and time.monotonic() - began > config.seconds:
-            print(f"{config.seconds:g} s are over; the same command goes on")
+            print(f"{config.seconds:g} s are over; the same command resumes")
             break
         job = next(jobs(contest, names, read_log(out / LOG)), None)
         if job is None:

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def call(*words: str) -> None:
-    """Run a command of this repository; the same command goes on where it was stopped."""
+    """Run a command of this repository; the same command resumes where it was stopped."""
     subprocess.run([sys.executable, *words], check=True)
 
 

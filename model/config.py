@@ -210,7 +210,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"model.{name} {getattr(self, name)!r} is none of {choices}")
+                raise ValueError(f"model.{name} {getattr(self, name)!r} is not one of {choices}")
         check_least(self, "model", 1, *SIZES)
         check_least(self, "model", 0, *NOT_NEGATIVE)
         for name in (*SIZES, *NOT_NEGATIVE):

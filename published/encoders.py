@@ -94,7 +94,7 @@ def _read_t5(values: Mapping[str, Any]) -> ModelConfig:
     found = read_fields(values, T5_FIELDS)
     word = found["activation"]
     if word not in FEED_FORWARD:
-        raise ValueError(f"feed_forward_proj {word:.60} is none of {', '.join(FEED_FORWARD)}")
+        raise ValueError(f"feed_forward_proj {word:.60} is not one of {', '.join(FEED_FORWARD)}")
     found["activation"], use_glu = FEED_FORWARD[word]
     own = {name: found.pop(name) for name in ("buckets", "bucket_distance")}
     config = ModelConfig(
@@ -181,7 +181,7 @@ def layout_of(values: Mapping[str, Any]) -> Layout:
     """The layout of a config.json. Raises ValueError for one without a text encoder known here."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in LAYOUTS:
-        raise ValueError(f"model_type {kind!r:.60} is none of {', '.join(LAYOUTS)}")
+        raise ValueError(f"model_type {kind!r:.60} is not one of {', '.join(LAYOUTS)}")
     return LAYOUTS[kind]
 
 

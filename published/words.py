@@ -42,7 +42,7 @@ def read_transformer(
     found = read_fields(values, fields)
     if found["activation"] not in activations:
         known = ", ".join(activations)
-        raise ValueError(f"activation_function {found['activation']} is none of {known}")
+        raise ValueError(f"activation_function {found['activation']} is not one of {known}")
     found["activation"] = activations[found["activation"]]
     for size in ("num_heads", "mlp_dim"):
         if found[f"decoder_{size}"] == found[size]:

@@ -324,5 +324,5 @@ def _old_plan(training: TrainingConfig, changes: runs.Changes) -> BatchPlan:
 
 def _leave_early(folder: Path) -> None:
     """End the process before its first update."""
-    print(f"{folder}: stopped before an update; the same command goes on from here", flush=True)
+    print(f"{folder}: stopped before an update; the same command resumes from here", flush=True)
     peers.stop_all()

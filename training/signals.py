@@ -36,7 +36,7 @@ def leave_early() -> None:
     def watch() -> None:
         while there.recv(1)[0] not in exits.STOP_SIGNALS:
             pass
-        print("asked to stop outside of training; the same command goes on from here")
+        print("asked to stop outside of training; the same command resumes from here")
         exits.end_now(exits.STOPPED)
 
     threading.Thread(target=watch, daemon=True).start()

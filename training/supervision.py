@@ -145,7 +145,7 @@ class Supervisor:
         except UnreachableError:
             return "The newest checkpoint cannot be seen from here"
         if step in steps:
-            return f"The state of step {step} is saved, and a resume goes on from there"
+            return f"The state of step {step} is saved, and a resume continues from there"
         if not steps:
             return f"No checkpoint was saved: {step - self._start} update(s) are lost"
         newest = f"The newest checkpoint is of step {steps[-1]}"

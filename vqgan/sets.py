@@ -51,6 +51,6 @@ def read_sets(
         counts = ", ".join(f"{len(found):,} {name}" for name, found in sets.items() if found)
         raise ValueError(
             f"{', '.join(data.source)} leaves no picture to train on: of {len(source):,} are "
-            f"usable {counts or 'none'}; --data.splits=none divides them anew"
+            f"usable {counts or 'none'}; --data.splits=none divides them again"
         )
     return {name: np.stack(pictures) for name, pictures in sets.items()}, skipped

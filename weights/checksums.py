@@ -34,7 +34,7 @@ def check_sums(folder: Path) -> None:
         wanted, _, name = line.partition("  ")
         inside = Path(name)
         if len(wanted) != 64 or not name or inside.is_absolute() or ".." in inside.parts:
-            raise ValueError(f"{path}: line {number} is none of a list of checksums: {line!r:.80}")
+            raise ValueError(f"{path}: line {number} is not a checksum: {line!r:.80}")
         if not (folder / inside).is_file():
             raise ValueError(
                 f"{folder / inside} is missing, which {path} lists; put it back, or download it "

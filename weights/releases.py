@@ -66,7 +66,9 @@ def read_origin(values: Mapping[str, object], formats: Collection[str]) -> Origi
     names: dict[str, tuple[str, Any]] = {"format": ("format", ""), "scanned": ("scanned", False)}
     found = read_fields(origin, names)
     if found["format"] not in formats:
-        raise ValueError(f"origin.format {found['format']!r:.60} is none of {', '.join(formats)}")
+        raise ValueError(
+            f"origin.format {found['format']!r:.60} is not one of {', '.join(formats)}"
+        )
     config, arrays = origin.get("config"), origin.get("arrays")
     if not isinstance(config, dict):
         raise ValueError(f"origin.config must hold settings, not {config!r:.60}")

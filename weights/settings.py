@@ -74,7 +74,7 @@ def read_own(config_class: type[T], values: object) -> T:
             found |= read_fields(values, {name: (name, sample)})
             if is_word and found[name] not in get_args(kind):
                 words = ", ".join(get_args(kind))
-                raise ValueError(f"{name} {found[name]!r:.60} is none of {words}")
+                raise ValueError(f"{name} {found[name]!r:.60} is not one of {words}")
     return config_class(**found)
 
 

@@ -152,7 +152,7 @@ def test_a_failing_network_ends_the_reading_and_is_no_bad_picture(
         memory.pipe(f"/pics/{i}.txt", b"a")
     source = open_source("memory://pics")
     memory.rm("/pics/1.png")
-    with pytest.raises(OSError, match=r"memory://pics/1\.png cannot be read.*same command goes on"):
+    with pytest.raises(OSError, match=r"memory://pics/1\.png cannot be read.*same command resumes"):
         list(read_pictures(source, 8))
 
 

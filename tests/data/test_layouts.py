@@ -131,7 +131,7 @@ Each file is copied to the temporary folder (`TMPDIR`) when it is read, checked 
 and removed after others, so shards of any number take about {kept} GB; a saved data set stays as a
 whole. A folder of a web server is what its page lists. Users, passwords and queries of an address
 are used, and neither printed nor kept in the records. A failing network is no bad picture: after
-four tries the command stops, and goes on when it is given again. Keys come from the environment,
+four tries the command stops, and resumes when it is given again. Keys come from the environment,
 as fsspec's packages read them (`AWS_ACCESS_KEY_ID`, `HF_TOKEN` …; `FSSPEC_S3_ANON=true` for public
 buckets). Other schemes are refused by name. `pipe:` never runs anything.
 

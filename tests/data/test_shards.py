@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         sync(path)
 
     monkeypatch.setattr(files, "_sync", full)
-    said = r"No space left on device; make room, and the same command goes on from \d+ of 75 pict"
+    said = r"No space left on device; make room, and the same command resumes from \d+ of 75 pict"
     with pytest.raises(OSError, match=said) as caught:
         run("again")
     assert "\n" not in str(caught.value)

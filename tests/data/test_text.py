@@ -206,9 +206,9 @@ def test_a_folder_without_a_usable_tokenizer_is_refused(
     [
         (("model", "merges"), [["", "a"]], "cannot be read"),  # panics in Rust
         (("model", "merges"), 5, "cannot be read"),
-        (("model", "vocab", "a"), 2**31, "token 2147483648 is none of its 2147483649 tokens"),
+        (("model", "vocab", "a"), 2**31, "token 2147483648 is not one of its 2147483649 tokens"),
         (("model", "vocab"), {}, "cannot be read|no end token"),
-        (("post_processor", "special_tokens", "</s>", "ids"), [999], "token 999 is none of its"),
+        (("post_processor", "special_tokens", "</s>", "ids"), [999], "token 999 is not one of its"),
         (("added_tokens",), {}, "cannot be read"),
     ],
 )

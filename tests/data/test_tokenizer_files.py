@@ -112,11 +112,11 @@ CHARSMAP = base64.b64encode(bytes(4) + b"x" * 9000 + b"\0").decode()
         ({"normalizer": sequence(*[{"type": "Lowercase"}] * 17)}, "more than 16 parts"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": CHARSMAP}}, "225 times"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}}, "is not base64"),
-        ({"normalizer": {"type": "Python", "code": "x"}}, "'Python' is none of the known kinds"),
+        ({"normalizer": {"type": "Python", "code": "x"}}, "'Python' is not one of the known kinds"),
         ({"normalizer": []}, r"normalizer is \[\]; expected names and values"),
         ({"pre_tokenizer": {"type": "Sequence"}}, "expected a list of parts"),
-        ({"pre_tokenizer": {"type": ["x"]}}, "none of the known kinds"),
-        ({"post_processor": {"type": "Odd"}}, "'Odd' is none of"),
+        ({"pre_tokenizer": {"type": ["x"]}}, "not one of the known kinds"),
+        ({"post_processor": {"type": "Odd"}}, "'Odd' is not one of"),
         (
             {
                 "post_processor": {
@@ -132,7 +132,7 @@ CHARSMAP = base64.b64encode(bytes(4) + b"x" * 9000 + b"\0").decode()
         ({"model": {"type": "WordPiece", "max_input_chars_per_word": 10**9}}, "0..1000"),
         ({"model": {"type": "Unigram", "vocab": [["a" * 300, 0.0]]}}, "at most 256 letters"),
         ({"model": {"type": "Unigram", "vocab": [["a", "b"]]}}, "and their scores"),
-        ({"model": {"type": "Magic"}}, "'Magic' is none of"),
+        ({"model": {"type": "Magic"}}, "'Magic' is not one of"),
         ({"model": None}, "model is None"),
         ({"added_tokens": [{"content": "x"}] * 20_001}, "at most 20,000"),
         ({"added_tokens": [{"content": ""}]}, "is empty"),

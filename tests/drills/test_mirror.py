@@ -102,7 +102,7 @@ def undisturbed(
     [
         ("core killed", "warning: wandb"),  # at its start or later
         ("core stopped", ""),
-        ("mirror killed", "wandb's process is gone"),
+        ("mirror killed", "wandb's process died"),
         ("full disk", ""),
         ("no key", "wandb online does not start: No API key"),
         ("no network", "wandb online does not start"),

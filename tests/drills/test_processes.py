@@ -43,7 +43,7 @@ def kill(both: list[subprocess.Popen], victims: list[int]) -> float:
     for number in {0, 1} - set(victims):
         _, error = both[number].communicate(timeout=60)
         assert both[number].returncode == 3
-        assert "another process of this run is gone" in error
+        assert "another process of this run died" in error
     seconds = time.monotonic() - began
     for victim in victims:
         out, error = both[victim].communicate(timeout=60)
@@ -107,7 +107,7 @@ def test_an_error_in_one_ends_both_in_a_line(
     assert [status for status, *_ in said] == [2, 3], said
     errors = [error.splitlines() for *_, error in said]
     assert errors[0][-1].startswith("train.py: [Errno 21] Is a directory")
-    assert "another process of this run is gone" in errors[1][-1]
+    assert "another process of this run died" in errors[1][-1]
     assert not [line for both in errors for line in both if "Traceback" in line or "F1" in line]
     seconds = time.monotonic() - began
     record_property("figure", f"an error in one of two processes: 2 and 3, after {seconds:.1f} s")

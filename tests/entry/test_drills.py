@@ -134,7 +134,7 @@ def test_sigterm_ends_well(
     out, _ = process.communicate(timeout=60)
     seconds = time.monotonic() - before
     assert process.returncode == 75, out
-    assert "the same command goes on from here" in out
+    assert "the same command resumes from here" in out
     rows = metrics.read(run / "metrics.jsonl")
     if moment != "compiling":
         assert saved(run)["step"] == rows[-1]["step"] >= steps

@@ -123,7 +123,7 @@ def test_processes_agree_on_the_step_to_stop_at(records_folder: Path, tmp_path: 
     said = finish(both, 60)
     assert [status for status, *_ in said] == [75, 75], said
     done = losses(run)[-1][0]
-    assert f"step {done} of 100000; the same command goes on" in said[0][1]
+    assert f"step {done} of 100000; the same command resumes" in said[0][1]
     assert (run / "checkpoints" / str(done)).is_dir()
 
 
@@ -140,7 +140,7 @@ def test_a_dead_peer_ends_the_survivor(records_folder: Path, tmp_path: Path, vic
     seconds = time.monotonic() - began
     both[victim].communicate()
     assert survivor.returncode == 3
-    assert "another process of this run is gone" in error
+    assert "another process of this run died" in error
     assert seconds < 30
 
 
@@ -176,6 +176,6 @@ def test_one_that_fails_alone_before_the_first_update_ends_the_other_in_a_line(
     assert [status for status, *_ in said] == [2, 3], said
     first, second = (error.splitlines() for *_, error in said)
     assert first[-1] == f"train.py: output_dir {run} is in use by another process"
-    assert "another process of this run is gone" in second[-1]
+    assert "another process of this run died" in second[-1]
     # jax would abort with a stack trace, and print F1127 12:00:00
     assert not [line for line in second if "Traceback" in line or line.startswith("F")]

@@ -142,6 +142,6 @@ def test_a_sweep_that_is_told_to_stop_exits_75_and_leaves_no_process(tmp_path: P
     os.kill(process.pid, signal.SIGTERM)
     said = process.communicate()[0]
     assert process.returncode == 75, said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     assert [trial.end for trial in read_ledger(out)] == [None]
     assert "Traceback" not in said

@@ -209,7 +209,7 @@ def test_a_run_that_was_told_to_stop_is_saved_and_exits_75(
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 75
     done = losses(run)[-1][0]
-    assert f"step {done} of 100000; the same command goes on" in out
+    assert f"step {done} of 100000; the same command resumes" in out
     assert (run / "checkpoints" / str(done)).is_dir()
 
 

@@ -249,7 +249,7 @@ def test_a_configuration_that_is_none_is_refused(text: str, message: str, ours: 
     [
         (5, "origin must hold arrays, config, format, scanned, not 5"),
         ({"colour": 1}, "origin must hold"),
-        ({"format": "x"}, "origin.format 'x' is none of dalle_mini, bart"),
+        ({"format": "x"}, "origin.format 'x' is not one of dalle_mini, bart"),
         ({"format": ["bart"]}, "format must be text"),
         ({"arrays": ["float32"]}, r"origin.arrays must be of .*, not \['float32'\]"),
         ({"arrays": 5}, "origin.arrays must be of .*, not 5"),

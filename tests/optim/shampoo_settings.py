@@ -139,4 +139,6 @@ def _check(settings: dict[str, Any]) -> None:
         raise ValueError("Shampoo's lobpcg_topk_precondition is not offered; use 0")
     for name, choices in (("graft_type", get_args(Graft)), ("precondtioner_type", SIDES)):
         if name in settings and _name(settings[name]) not in choices:
-            raise ValueError(f"Shampoo's {name} {settings[name]!r} is none of {', '.join(choices)}")
+            raise ValueError(
+                f"Shampoo's {name} {settings[name]!r} is not one of {', '.join(choices)}"
+            )

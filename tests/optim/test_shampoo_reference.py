@@ -167,7 +167,7 @@ def test_a_rate_inside_the_momentum_gives_the_same_when_constant() -> None:
     [
         ({"block_sise": 8}, "no setting block_sise; did you mean block_size?"),
         ({"zebra": 8}, "no setting zebra; there are learning_rate, block_size, beta1"),
-        ({"graft_type": "adam"}, "graft_type 'adam' is none of sgd, sqrt_n"),
+        ({"graft_type": "adam"}, "graft_type 'adam' is not one of sgd, sqrt_n"),
         ({"lobpcg_topk_precondition": 1}, "lobpcg_topk_precondition is not offered; use 0"),
     ],
 )

@@ -132,7 +132,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
     [
         ({"normalize_before": True}, "normalize_before True: only False"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings False: only True"),
-        ({"activation_function": "tanh"}, "activation_function tanh is none of gelu"),
+        ({"activation_function": "tanh"}, "activation_function tanh is not one of gelu"),
         ({"vocab_size": -1}, "vocab_size must be in 0"),
         ({"decoder_start_token_id": 70}, "start_token"),
     ],

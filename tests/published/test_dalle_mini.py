@@ -120,7 +120,7 @@ def test_what_a_configuration_leaves_out_is_as_in_the_package() -> None:
         ({"encoder_layers": 10**9}, "encoder_layers must be in 0..1024"),
         ({"dropout": float("nan")}, "dropout must be a number"),
         ({"ln_positions": "sandwich"}, "placement 'sandwich'"),
-        ({"activation_function": "tanh"}, "activation_function tanh is none of gelu"),
+        ({"activation_function": "tanh"}, "activation_function tanh is not one of gelu"),
         ({"decoder_start_token_id": 49}, "decoder_start_token_id 49 is beyond image_vocab_size 48"),
         ({"use_bias": 1}, "use_bias must be true or false"),
         ({"normalize_text": "no"}, "normalize_text must be true or false"),

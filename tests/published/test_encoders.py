@@ -198,14 +198,14 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         save_file(changed, tmp_path / "model.safetensors")
         with pytest.raises(ValueError, match=said):
             borrowed(tmp_path, 6)
-    with pytest.raises(ValueError, match="model_type 'gpt2' is none of bart, clip"):
+    with pytest.raises(ValueError, match="model_type 'gpt2' is not one of bart, clip"):
         encoders.layout_of({"model_type": "gpt2"})
     theirs = encoders.layout_of(T5).read(T5)
     with pytest.raises(ValueError, match="tying all shares the table"):
         encoders.with_encoder(
             replace(TINY, tying="all", image_vocab_size=32, decoder_start_token_id=1), theirs
         )
-    with pytest.raises(ValueError, match="feed_forward_proj swish is none of"):
+    with pytest.raises(ValueError, match="feed_forward_proj swish is not one of"):
         encoders.layout_of(T5).read({**T5, "feed_forward_proj": "swish"})
     with pytest.raises(ValueError, match=r"model.encoder \(dim=25\).*try dim 24"):
         ModelConfig(encoder=EncoderConfig(dim=25))

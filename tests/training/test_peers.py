@@ -54,7 +54,7 @@ def test_a_line_that_breaks_off_ends_this_process_in_a_line(
     hear(b"")
     assert done == [exits.PEER_LOST]
     told = capfd.readouterr().err
-    assert "another process of this run is gone (its connection broke off)" in told
+    assert "another process of this run died (its connection broke off)" in told
     assert told.count("\n") == 1
 
 

@@ -98,8 +98,8 @@ def test_jax_does_not_abort_when_process_0_dies() -> None:
             one.communicate()
     assert [one.returncode for one in both] == [-signal.SIGKILL, 3], said
     assert said.splitlines() == [
-        "process 1: another process of this run is gone (process 0 does not answer); the same "
-        "command on every machine goes on from the last checkpoint"
+        "process 1: another process of this run died (process 0 does not answer); the same "
+        "command on every machine resumes from the last checkpoint"
     ]
 
 

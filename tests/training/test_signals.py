@@ -93,7 +93,7 @@ def test_each_signal_of_a_scheduler_or_a_terminal_saves(number: int) -> None:
     found = end_of(heard + BUSY.format(**script, rounds=10**9), number)
     assert found == (75, ["saved", "left"])
     early = EARLY.format(before="pass", rounds=10**9)
-    told = "asked to stop outside of training; the same command goes on from here"
+    told = "asked to stop outside of training; the same command resumes from here"
     assert end_of(heard + early, number) == (75, [told])
 
 
@@ -182,7 +182,7 @@ def test_a_pipe_that_nobody_reads_does_not_keep_a_run_from_saving(tmp_path: Path
 
 @pytest.mark.parametrize("before", ["pass", WITHIN])
 def test_outside_of_training_there_is_nothing_to_wait_for(before: str) -> None:
-    told = "asked to stop outside of training; the same command goes on from here"
+    told = "asked to stop outside of training; the same command resumes from here"
     assert end_of(EARLY.format(before=before, rounds=10**9)) == (75, [told])
 
 

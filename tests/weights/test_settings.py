@@ -38,7 +38,7 @@ def test_settings_out_of_json_are_those_that_went_in() -> None:
         ({"size": 5}, "size 5 is none"),
         ({"share": float("inf")}, "share must be a number, not inf"),
         ({"is_on": "no"}, "is_on must be true or false, not 'no'"),
-        ({"kind": "c"}, "kind 'c' is none of a, b"),
+        ({"kind": "c"}, "kind 'c' is not one of a, b"),
         ({"kind": ["a"]}, "kind must be text"),
         ({"sizes": 3}, "sizes must be a list of whole numbers, not 3"),
         ({"sizes": [1, True]}, "sizes must be a whole number, not True"),

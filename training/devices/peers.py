@@ -161,8 +161,8 @@ def _in_background(target: Callable[..., None], *arguments: object) -> None:
 
 def _end(reason: str) -> None:
     print(
-        f"process {jax.process_index()}: another process of this run is gone ({reason}); the same "
-        "command on every machine goes on from the last checkpoint",
+        f"process {jax.process_index()}: another process of this run died ({reason}); the same "
+        "command on every machine resumes from the last checkpoint",
         file=sys.stderr,
         flush=True,
     )

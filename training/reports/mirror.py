@@ -104,7 +104,7 @@ class Mirror:
                     pipe.flush()
         except OSError:
             if process.wait() != 0:  # else it has reported why
-                _tell("wandb's process is gone; training goes on and metrics.jsonl has every row")
+                _tell("wandb's process died; training goes on and metrics.jsonl has every row")
 
 
 def _lasting_id(path: Path) -> str:

@@ -64,7 +64,7 @@ class RunLog:
         folder, steps = self._run.folder, self._config.training.steps
         self.book.note("end" if done == steps else "stop", done, f"step {done} of {steps}")
         print(f"{folder}: step {done} of {steps}", end="")
-        print("" if done == steps else "; the same command goes on from here", flush=True)
+        print("" if done == steps else "; the same command resumes from here", flush=True)
         if self._config.training.lr_range_test and done == steps and self._run.devices.is_first:
             print(range_test.report(folder, metrics.read(folder / "metrics.jsonl")), flush=True)
 

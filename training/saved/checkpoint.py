@@ -167,7 +167,7 @@ class Checkpoints:
         self.settle()
         if self._unsaved is not None:
             raise ValueError(
-                f"{self._unsaved}; once that is mended, the same command goes on from the last "
+                f"{self._unsaved}; once that is mended, the same command resumes from the last "
                 f"step that is whole ({self._whole})"
             )
 
