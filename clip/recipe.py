@@ -83,15 +83,15 @@ class ClipTraining(TrainingConfig):
     steps: int = 2000
     """Optimizer updates in all; 0 = as training.epochs says."""
     batch_size: int = 64
-    """Pairs per update, over all devices and micro-batches. A picture is told from the captions
-    beside it in its micro-batch, so that small micro-batches are easy."""
+    """Pairs per update, over all devices and micro-batches. A picture is compared with the captions
+    of its micro-batch, so a small micro-batch is an easy task."""
     on_spike: OnSpike = "skip"
-    """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
-    regular checkpoint and skip the batches around it, or off."""
+    """What happens at a spike of the loss or of the gradient's norm: skip this update, or rollback
+    to the newest regular checkpoint and skip the batches around it, or off."""
     eval_every: int = 500
     """Updates between evaluations on every held-out split; 0 = only at the end."""
     eval_examples: int = 64
-    """Pictures of each split that an evaluation tells apart."""
+    """Pictures of each split in an evaluation, which are compared with one another."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

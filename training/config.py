@@ -25,46 +25,46 @@ class TrainingConfig:
     steps: int = 500
     """Optimizer updates in all; 0 = training.epochs decides."""
     epochs: float = 0.0
-    """Length in passes over the training examples, in place of training.steps: as many updates as
-    it takes for their batches to hold so many examples. 0 = training.steps decides."""
+    """Length in passes over the training examples, in place of training.steps. It is converted to
+    updates, rounded up. 0 = training.steps decides."""
     batch_size: int = 32
     """Examples per update, over all devices and micro-batches."""
     batch_ramp: tuple[str, ...] = ()
-    """Larger batches later on: BATCH:SIZE, such as 1000:1024 3000:2048 for 1,024 examples from
-    batch 1000 on. A device's micro-batch stays as it is. Count the schedule in examples then
+    """Batches that grow: BATCH:SIZE, such as 1000:1024 3000:2048 for 1,024 examples from batch 1000
+    on. A device's micro-batch does not change. Count the schedule in examples then
     (optim.schedule_unit)."""
     accumulation_steps: int = 1
     """Micro-batches whose gradients are averaged into one update: the same update with less
     memory."""
     micro_batch_size: MicroBatchSize = 0
-    """Examples a device holds at a time, in place of accumulation_steps. auto: the most that fit in
-    its memory; the step is compiled and, on an accelerator, tried. 0 = accumulation_steps
+    """Examples in a device's micro-batch, in place of accumulation_steps. auto = the most that fit
+    in its memory: the step is compiled and, on an accelerator, run. 0 = accumulation_steps
     decides."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products; optimizer state, norms, softmax and loss stay float32,
     weights follow param_dtype. float16 trains with dynamic loss scaling."""
     param_dtype: ParamDtype = "float32"
-    """Precision of stored matrices and tables. bfloat16 halves their memory (with adamw's state a
-    sixth of all). It costs precision: 8 bits, so each update is rounded, at random, and so is a
-    micro-batch's gradient. Norms, biases, sums of gradients, optimizer state and averages stay
-    float32."""
+    """Precision of stored matrices and tables. bfloat16 halves their memory (a sixth of all memory
+    with adamw's state). It has 8 significant bits, so updates are rounded stochastically, and
+    gradients of micro-batches are rounded, too. Norms, biases, sums of gradients, optimizer state
+    and averages stay float32."""
     matmul_precision: MatmulPrecision = "default"
     """Precision of float32 products in the training step. default is the device's fastest: bfloat16
     on TPUs, TF32 on GPUs. high is about TF32 on TPUs, in three passes, and highest is true float32.
     CPUs always use true float32."""
     on_spike: OnSpike = "skip"
-    """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
-    regular checkpoint and skip the batches around it, or off. An update whose loss or gradient is
-    NaN or infinite is never made, with any setting."""
+    """What happens at a spike of the loss or of the gradient's norm: skip this update, or rollback
+    to the newest regular checkpoint and skip the batches around the spike, or off. An update whose
+    loss or gradient is NaN or infinite is never made, with any setting."""
     spike_threshold: float = 10.0
-    """Height of a jump above the median of the last good updates, in robust standard deviations of
+    """Height of a spike above the median of the last good updates, in robust standard deviations of
     the loss or of the logarithm of the norm. In ordinary runs nothing is above 3.1."""
     spike_window: int = 128
     """Number of good updates in that median. Before there are so many, and in the warm-up of the
     learning rate, nothing is a spike."""
     spike_patience: int = 10
     """Spikes in a row after which the next one counts as a lasting new level, as after a change of
-    settings. Its update is made, and the median starts anew. With on_spike=rollback, so many
+    settings. Its update is made, and the median starts again. With on_spike=rollback, so many
     rollbacks to one checkpoint come first. Less than bad_update_budget."""
     rollback_batches: int = 100
     """With on_spike=rollback: batches skipped before and after the spike, as far back as the
@@ -73,8 +73,8 @@ class TrainingConfig:
     """Updates that may be skipped or rolled back among about the last 1,000; with more the run
     stops."""
     skip_batches: tuple[str, ...] = ()
-    """Batches to skip, by hand: ranges a:b from batch a up to but without b, of batches that are
-    still to come. Update n + 1 takes batch n if none is skipped."""
+    """Future batches to skip: ranges a:b, of batches a to b − 1. Update n + 1 takes batch n if none
+    is skipped."""
     loss_scale_window: int = 200
     """float16: updates without overflow after which the loss scale doubles; an overflow halves
     it."""
@@ -89,21 +89,21 @@ class TrainingConfig:
     profile: str = ""
     """a:b, such as 100:110: a trace of updates a + 1 to b by jax's profiler, in RUN/profile."""
     norms_every: int = 0
-    """Updates between rows with the norms of gradient, weights and update of every tensor, by
-    layer, and the ratio of update to weights; 0 = never."""
+    """Updates between logs of the norms of gradient, weights and update of every tensor, by layer,
+    and of the ratio of update to weights; 0 = never."""
     lr_range_test: bool = False
     """Raise the learning rate from 1/1000 of optim.learning_rate to 100 times it over
     training.steps, draw RUN/lr_range.svg, and name a rate to start from (Smith 2015,
     arXiv:1506.01186). No spike and no NaN ends such a run."""
     observe: Looks = "off"
-    """What is looked at inside of an update: economy (no pass more: sizes, histograms, distance
-    from the start, and from 2 micro-batches or devices on the noise scale, GSNR, norm and
-    inner-product test), business (a second gradient and a forward pass: where the update lands,
-    activations, entropies), full (products with the Hessian: largest eigenvalue, trace)."""
+    """Statistics of updates that are logged: economy (without a further pass: norms, histograms,
+    distance from the start; with 2 micro-batches or devices also noise scale, GSNR, norm and
+    inner-product test), business (a second gradient and a forward pass: alpha, activations,
+    entropies), full (products with the Hessian: largest eigenvalue, trace)."""
     observe_every: int = 50
-    """Updates between such looks."""
+    """Updates between these statistics."""
     log_every: int = 10
-    """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
+    """Updates between metrics on the terminal and in the tracker; metrics.jsonl has every
     update."""
     eval_every: int = 250
     """Updates between evaluations of the loss on every held-out split; 0 = only at the end."""
@@ -182,13 +182,13 @@ class CheckpointConfig:
     every: int = 250
     """Updates between checkpoints; one is always written at the end and on SIGTERM."""
     minutes: float = 0.0
-    """Minutes after which one is written anyway, counted from the one before; with several
-    processes by the clock of process 0. 0 = only the number of updates counts."""
+    """Most minutes between two checkpoints, by the clock of process 0. 0 = only the number of
+    updates counts."""
     keep: int = 3
     """Newest checkpoints kept; older ones are deleted. 0 = all are kept."""
     keep_every: int = 0
-    """Every so many updates a checkpoint is written that is never deleted, such as 50000; for
-    branch_from, and to look back. 0 = none."""
+    """Updates between checkpoints that are never deleted, such as 50000, for branch_from. 0 =
+    none."""
     keep_best: str = ""
     """An evaluated metric, such as eval/tone/loss: the checkpoint with its lowest value is kept
     too, of those written at an evaluated step. With a minus before its name, the highest. A NaN is
@@ -196,8 +196,8 @@ class CheckpointConfig:
 
     folder: str = ""
     """Place for checkpoints: a folder on another disk, or gs://BUCKET/NAME or s3://BUCKET/NAME,
-    which machines without a shared disk need. Metrics, logbook and the like stay in output_dir, are
-    copied there at each save, and come back to an empty output_dir with the same command. Default:
+    which machines without a shared disk need. Other files stay in output_dir, and are copied there
+    at each save. The same command copies them back into an empty output_dir. Default:
     output_dir/checkpoints."""
 
     def __post_init__(self) -> None:
@@ -225,11 +225,11 @@ class ParallelConfig:
     devices: int = 0
     """Devices of each process over which the batch is spread; 0 = all."""
     fsdp: int = 1
-    """With mesh: weights and optimizer state are sharded into so many parts, and all-gathered layer
-    by layer as they are needed. Devices beyond fsdp × tensor hold replicas."""
+    """With mesh: number of shards of weights and optimizer state, which are all-gathered layer by
+    layer when needed. Devices beyond fsdp × tensor hold replicas."""
     tensor: int = 1
-    """With mesh: heads, feed-forwards and vocabularies are sharded into so many parts, which
-    compute together on the same examples; best within one machine."""
+    """With mesh: number of shards of heads, feed-forwards and vocabularies (tensor parallelism);
+    best within one machine."""
     coordinator: str | None = None
     """HOST:PORT of process 0, where the processes of a run meet. Found under SLURM, Open MPI,
     Kubernetes and on TPU pods; else the same on every process."""
@@ -280,8 +280,8 @@ class RunConfig:
     """Weights to start from, with a fresh optimizer: RUN, RUN/checkpoints/STEP, or a release, ours
     or another program's. Tables of a vocabulary or of positions may have another length."""
     branch_from: str = ""
-    """Checkpoint of another run to go on from, with its optimizer and its place in the data: RUN or
-    RUN/checkpoints/STEP. The decay of the learning rate may be another than there."""
+    """Checkpoint of another run to continue from, with its optimizer state and its position in the
+    data: RUN or RUN/checkpoints/STEP. The decay of the learning rate may differ."""
     name: str = "pastel"
     """Name of the run, in the default folder's name and in the tracker."""
     note: str = ""
@@ -304,7 +304,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.init_from and self.branch_from:
-            raise ValueError("init_from starts a fresh optimizer, branch_from goes on; give one")
+            raise ValueError("init_from starts a fresh optimizer, branch_from keeps it; give one")
         if self.optim.adapters.rank and not (self.init_from or self.branch_from):
             raise ValueError(
                 "optim.adapters are trained on top of other weights, which stay as they are; name "

@@ -62,11 +62,11 @@ class PictureTraining(TrainingConfig):
     """Pictures per update, over all devices and micro-batches; small, since on a CPU more updates
     are worth more than larger ones."""
     on_spike: OnSpike = "off"
-    """When the loss or the norm of the gradient jumps: skip this update, or rollback to the newest
-    regular checkpoint and skip the batches around it, or off: the codebook's start is a jump. An
-    update whose loss or gradient is NaN or infinite is never made, whatever this says."""
+    """What happens at a spike of the loss or of the gradient's norm: skip this update, or rollback
+    to the newest regular checkpoint and skip the batches around it, or off, because the start of
+    the codebook is a spike. An update whose loss or gradient is NaN or infinite is never made."""
     log_every: int = 50
-    """Updates between rows shown on the terminal and sent to the tracker; metrics.jsonl has every
+    """Updates between metrics on the terminal and in the tracker; metrics.jsonl has every
     update."""
     eval_every: int = 1000
     """Updates between evaluations on every held-out split; 0 = only at the end."""
