@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from clip import weights
 from clip.contrast import MAX_SCALE, Contrast, contrast
@@ -36,7 +36,7 @@ from training.devices.devices import Devices
 from training.devices.fitting import GB, Shapes, available_memory
 from training.loop import Hook
 from training.recipe import BatchAt, Recipe, Run
-from training.update.gradients import Loss, LossContext
+from training.update.gradients import Batch, Loss, LossContext
 from training.update.state import TrainState
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
@@ -238,7 +238,9 @@ def contrast_of(
 def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss:
     """The loss of a micro-batch, with its pictures augmented at random."""
 
-    def loss(params: Params, batch: Any, keys: Any, context: LossContext) -> tuple[Array, dict]:
+    def loss(
+        params: Params, batch: Batch, keys: Key[Array, " b"], context: LossContext
+    ) -> tuple[Array, dict]:
         pictures = random_views(views, keys, to_floats(batch["pixels"]))
         found = contrast_of(sizes, params, batch, pictures)
         return found.loss, {"train/right": found.right, "train/scale": found.scale}

@@ -5,7 +5,6 @@ in float32.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +72,7 @@ class Joined(Linear):
         return jnp.split(self(x), np.cumsum(self.widths)[:-1].tolist(), axis=-1)
 
 
-def join(linears: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def join(linears: Sequence[dict[str, Array]]) -> dict[str, Array]:
     """The parameters of `Joined`, from the parameters of its dense layers."""
     return {name: jnp.concatenate([one[name] for one in linears], axis=-1) for name in linears[0]}
 

@@ -2,7 +2,6 @@
 it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +88,7 @@ def make_loss(
     empty_text: EncodedText,
     codebook_size: int,
     config: LossConfig,
-) -> Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, Metrics]]:
+) -> Callable[[Params, Batch, Key[Array, " b"], object], tuple[Array, Metrics]]:
     """A function (params, batch, a key for each example, context) → (loss, metrics).
 
     `empty_text` is the encoded empty caption, from which sampling guides away. The metric

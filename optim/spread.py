@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 
 class Spread(NamedTuple):
@@ -14,7 +14,7 @@ class Spread(NamedTuple):
 
     devices: int = 1
     """Number of devices; jobs are padded to a multiple of it."""
-    deal: Callable[[Callable[[Array], Any], Array], Any] = lambda work, jobs: work(jobs)
+    deal: Callable[[Callable[[Array], PyTree], Array], Any] = lambda work, jobs: work(jobs)
     """(work, jobs) → work(jobs). Each device computes an equal part; the results are gathered in
     the order of the jobs."""
     whole: Callable[[Array], Array] = lambda array: array
@@ -24,7 +24,7 @@ class Spread(NamedTuple):
 LOCAL = Spread()
 
 
-def spread_jobs(job: Callable[[Array], Any], jobs: Array, spread: Spread = LOCAL) -> Any:
+def spread_jobs(job: Callable[[Array], PyTree], jobs: Array, spread: Spread = LOCAL) -> PyTree:
     """`jax.vmap(job)(jobs)`, where each device computes its part. `job` may return a tree."""
     count = jobs.shape[0]
     fill = jnp.broadcast_to(jobs[:1], (-count % spread.devices, *jobs.shape[1:]))
@@ -36,7 +36,7 @@ def over_axis(name: str, devices: int) -> Spread:
     """A Spread over a named axis of `jax.pmap`, `jax.shard_map` or `jax.vmap` of size `devices`.
     Every device gets all results."""
 
-    def deal(work: Callable[[Array], Any], jobs: Array) -> Any:
+    def deal(work: Callable[[Array], PyTree], jobs: Array) -> PyTree:
         size = jobs.shape[0] // devices
         own = jax.lax.dynamic_slice_in_dim(jobs, jax.lax.axis_index(name) * size, size)
         return jax.tree.map(lambda part: jax.lax.all_gather(part, name, tiled=True), work(own))

@@ -1,16 +1,16 @@
 """Actions of hooks (training/loop.py) that every trainer uses: evaluation and distance."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from training.update.observables import whole_norm
 from training.update.precision import widen
 from training.update.state import TrainState
 
-EvalLoss = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
+EvalLoss = Callable[[PyTree, dict[str, np.ndarray]], tuple[Array | float, Array | float]]
 
 
 def evaluate_loss(
@@ -30,10 +30,10 @@ def evaluate_loss(
     return evaluate
 
 
-def measure_distance(begin: Callable[[], Any]) -> Callable[[int, TrainState], dict[str, float]]:
+def measure_distance(begin: Callable[[], PyTree]) -> Callable[[int, TrainState], dict[str, float]]:
     """An action that returns the L2 distance of the parameters from `begin()`, as look/distance.
     `begin` is called once, when the hook is first due."""
-    held: list[Any] = []
+    held: list[PyTree] = []
     away = jax.jit(lambda a, b: whole_norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)))
 
     def measure(step: int, state: TrainState) -> dict[str, float]:

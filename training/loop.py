@@ -167,7 +167,7 @@ class _Rows:
         record: Callable[[int, Row], None],
     ) -> None:
         self._clock, self._watch, self._record = clock, watch, record
-        self._held: tuple[int, Mapping[str, Any]] | None = None
+        self._held: tuple[int, Mapping[str, object]] | None = None
 
     def hold(self, done: int, metrics: Mapping[str, object]) -> None:
         """Hold a row, and deliver the one held before."""
@@ -185,7 +185,7 @@ class _Rows:
             self.deliver()
 
     def _deliver(
-        self, held: tuple[int, Mapping[str, Any]] | None, extra: Mapping[str, float]
+        self, held: tuple[int, Mapping[str, object]] | None, extra: Mapping[str, float]
     ) -> None:
         if held is None:
             return
@@ -208,7 +208,7 @@ def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) ->
 
 
 def _rescued(
-    stop: StopSignal | None, deliver: Callable[[], None], save: Callable[[], Any]
+    stop: StopSignal | None, deliver: Callable[[], None], save: Callable[[], object]
 ) -> contextlib.AbstractContextManager[None]:
     """A context around hooks, in which a stop saves the state without waiting for them: they may
     compile for minutes. With several processes a save is collective, so there it waits."""

@@ -5,7 +5,6 @@ import shutil
 import sys
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import jax
 import numpy as np
@@ -96,7 +95,7 @@ def find_devices(config: ParallelConfig) -> Devices:
     return arrange([d for own in taken.values() for d in own[: config.devices or None]], config)
 
 
-def arrange(devices: list[Any], config: ParallelConfig) -> Devices:
+def arrange(devices: list[jax.Device], config: ParallelConfig) -> Devices:
     """The given devices in the configured arrangement. Raises ValueError if their number does not
     fit the mesh."""
     parts = config.fsdp * config.tensor

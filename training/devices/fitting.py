@@ -96,6 +96,7 @@ def compile_memory(
         own = bytes_on_device(state)
         text = say_by_how_much(str(error), own / 2**30)
         raise (ValueError if text.startswith(NO_PROGRAM) else DoesNotFitError)(text) from None
+    assert found is not None  # CPUs, GPUs and TPUs report it
     return {
         "state and batch": found.argument_size_in_bytes,
         "new state beside the old": found.output_size_in_bytes - found.alias_size_in_bytes,

@@ -66,7 +66,7 @@ def spread(devices: Devices) -> Spread:
     def back(result: jax.Array) -> jax.Array:
         return move(result, reversed(sharding.job_ways(result.shape, mesh.shape)[:-1]))
 
-    def deal(work: Callable[[jax.Array], Any], jobs: jax.Array) -> Any:
+    def deal(work: Callable[[jax.Array], PyTree], jobs: jax.Array) -> PyTree:
         jobs = move(jobs, sharding.job_ways(jobs.shape, mesh.shape))
         own = jax.shard_map(
             work, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
@@ -76,7 +76,7 @@ def spread(devices: Devices) -> Spread:
     return Spread(len(devices), deal, lambda array: move(array, [PartitionSpec()]))
 
 
-def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
+def gather_before(loss: Callable[..., T], devices: Devices) -> Callable[..., T]:
     """`loss`, with matrices outside of the stacks (such as embeddings) all-gathered over `fsdp`
     first, and the batch constrained to its sharding. Otherwise XLA may carry the sharding of an
     embedding into the activations, and copy them whole ("involuntary full rematerialization"). The
@@ -85,13 +85,13 @@ def gather_before(loss: Callable[..., Any], devices: Devices) -> Callable[..., A
         return loss
     sizes = {**devices.mesh.shape, sharding.FSDP: 1}
 
-    def together(path: str, leaf: Any) -> Any:
+    def together(path: str, leaf: jax.Array) -> jax.Array:
         if is_stacked(path):
             return leaf
         spec = sharding.partition(path, leaf.shape, sizes)
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(devices.mesh, spec))
 
-    def gathered(params: PyTree, batch: Batch, *more: object) -> Any:
+    def gathered(params: PyTree, batch: Batch, *more: object) -> T:
         params = map_named(together, params)
         batch = jax.lax.with_sharding_constraint(batch, devices.rows_sharding)
         return loss(params, batch, *more)
@@ -145,7 +145,7 @@ def on_first_device(tree: T) -> T:
     return jax.tree.map(first, tree)
 
 
-def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
+def deal_rows(function: Callable[..., T], devices: Devices) -> Callable[..., T]:
     """`function(params, *rows)` with equal shares of the rows on every device, params on each.
 
     Every device runs the program of its own share, so a row's result does not depend on the number
@@ -156,7 +156,7 @@ def deal_rows(function: Callable[..., Any], devices: Devices) -> Callable[..., A
     everywhere, dealt = PartitionSpec(), PartitionSpec(AXIS)
 
     @jax.jit
-    def run(params: PyTree, *rows: object) -> Any:
+    def run(params: PyTree, *rows: object) -> T:
         return jax.shard_map(
             lambda params, rows: function(params, *rows),
             mesh=devices.lane,
@@ -227,7 +227,12 @@ def deal(batch: HostBatch, devices: Devices) -> Mapping[str, jax.Array | np.ndar
     return {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
 
 
-def lower_step(step: Step, devices: Devices, state: TrainState, batch: Mapping[str, Any]) -> Any:
+def lower_step(
+    step: Step,
+    devices: Devices,
+    state: TrainState,
+    batch: Mapping[str, jax.ShapeDtypeStruct | np.ndarray],
+) -> jax.stages.Lowered:
     """The program of `compile_step`, lowered; its compiled form reports its memory. Of the state
     and the whole batch only the shapes are used."""
     parts: tuple[int, ...] = ()
@@ -251,7 +256,7 @@ def _compile_map(step: Step, devices: Devices) -> CompiledStep:
     return lambda state, batch: mapped(state, put_rows(batch, devices))
 
 
-def _map_globally(step: Step, devices: Devices) -> Any:
+def _map_globally(step: Step, devices: Devices) -> jax.stages.Wrapped:
     """Data parallelism in several processes, by shard_map. pmap would return arrays that belong to
     one process, of which no common checkpoint can be written."""
     return jax.jit(
@@ -267,7 +272,7 @@ def _map_globally(step: Step, devices: Devices) -> Any:
 
 
 def _compile_mesh(step: Step, devices: Devices) -> CompiledStep:
-    compiled: Callable[..., Any] | None = None
+    compiled: jax.stages.Wrapped | None = None
 
     def run(state: TrainState, batch: HostBatch) -> tuple[TrainState, Observed]:
         nonlocal compiled
@@ -278,7 +283,7 @@ def _compile_mesh(step: Step, devices: Devices) -> CompiledStep:
     return run
 
 
-def jit_step(step: Step, devices: Devices, state: TrainState) -> Any:
+def jit_step(step: Step, devices: Devices, state: TrainState) -> jax.stages.Wrapped:
     """The jitted update on a mesh, for states with the shardings of `state` (arrays or shapes)."""
     own = jax.tree.map(lambda leaf: leaf.sharding, state)
     whole = NamedSharding(devices.mesh, PartitionSpec())

@@ -6,12 +6,11 @@ length: common rows are kept, and further rows are a fresh model's.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from training.saved.digests import describe
 from trees import named_leaves
@@ -29,7 +28,7 @@ def fit_params(
     found: PyTree,
     fresh: PyTree,
     moved_rows: Mapping[str, tuple[int, int]],
-    fetch: Callable[[Any], np.ndarray] = np.asarray,
+    fetch: Callable[[Array], np.ndarray] = np.asarray,
 ) -> tuple[PyTree, list[str]]:
     """(`found` in the shapes and dtypes of `fresh`, a line about each table of another length).
 
@@ -62,7 +61,7 @@ def _fit(
     old: PyTree,
     new: PyTree,
     moved: tuple[int, int] | None,
-    fetch: Callable[[Any], np.ndarray],
+    fetch: Callable[[Array], np.ndarray],
     lines: list[str],
 ) -> np.ndarray:
     if old.shape == new.shape and moved is None:

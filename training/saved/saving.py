@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
@@ -14,7 +13,7 @@ from training.loop import Hook
 from training.update.state import TrainState
 
 
-def make_save_hook(config: CheckpointConfig, save: Callable[[int, TrainState], Any]) -> Hook:
+def make_save_hook(config: CheckpointConfig, save: Callable[[int, TrainState], object]) -> Hook:
     """A hook that saves every checkpoint.every updates, checkpoint.minutes after the last save, and
     every checkpoint.keep_every updates; in all processes at the same step."""
     clock = Clock(config.minutes * 60.0)

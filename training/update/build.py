@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 from optim.averaging import make_average
 from optim.ema import init_ema
@@ -94,7 +93,7 @@ def make_state(
         players=players,
     )
 
-    def make(seed: Any = config.seed) -> TrainState:
+    def make(seed: int | UInt32[Array, ""] = config.seed) -> TrainState:
         return create(seed)._replace(guard=init_guard(config.training))
 
     return make

@@ -60,7 +60,7 @@ def top_eigenvalue(update: Update) -> Mapping[str, Array]:
     zeros = jax.tree.map(jnp.zeros_like, start)
     unit = _scaled(start, 1 / whole_norm(start))
 
-    def turn(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
+    def turn(state: tuple[PyTree, PyTree, Array], _: None) -> tuple[PyTree, tuple[Array, Array]]:
         before, now, beta = state
         image = _hessian_times(recompute, now)
         alpha = _dot(image, now)
@@ -94,11 +94,11 @@ def _recompute(update: Update) -> Recompute:
     return update.recompute
 
 
-def _hessian_times(recompute: Recompute, vector: PyTree) -> Any:
+def _hessian_times(recompute: Recompute, vector: PyTree) -> PyTree:
     return jax.jvp(recompute.gradient_at, (recompute.trained,), (vector,))[1]
 
 
-def _signs(recompute: Recompute, number: int | Array) -> Any:
+def _signs(recompute: Recompute, number: int | Array) -> PyTree:
     """A vector of random signs, the same on all devices."""
     key = jax.random.fold_in(jax.random.fold_in(recompute.key, TAG), number)
     leaves, treedef = jax.tree.flatten(recompute.trained)
@@ -112,7 +112,7 @@ def _signs(recompute: Recompute, number: int | Array) -> Any:
     )
 
 
-def _scaled(tree: PyTree, factor: Array) -> Any:
+def _scaled(tree: PyTree, factor: Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf * factor, tree)
 
 

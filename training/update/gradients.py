@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ Metrics = dict[str, Array]
 Means = Mapping[str, Array | Partial]
 """Metrics of a loss: means over rows. `Partial(function, *means)` is a metric that is a function of
 means, such as a perplexity: the function gets the means over all micro-batches and devices."""
+
+Parts = tuple[PyTree, Array] | None
+"""Gradients and objectives of this device's micro-batches, stacked, where they are wanted."""
 
 
 class LossContext(NamedTuple):
@@ -60,7 +63,7 @@ class Gradients:
 
     def at(
         self, loss: Loss, params: PyTree, name: str, wants_parts: bool = False
-    ) -> tuple[PyTree, Metrics, Any]:
+    ) -> tuple[PyTree, Metrics, Parts]:
         """(gradient, metrics, parts), where gradient and metrics are means over the batch, and the
         metric `name` is the objective. With `wants_parts`, parts are the gradients and objectives
         of this device's micro-batches, stacked; None otherwise."""
@@ -69,8 +72,14 @@ class Gradients:
         metrics = {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
         return grads, metrics, parts
 
-    def recompute(self, loss: Loss, trained: PyTree, parts: Any) -> Recompute:
+    def recompute(self, loss: Loss, trained: PyTree, parts: Parts) -> Recompute:
         """Further passes over the same batch, for observables; `parts` is a result of `at`."""
+
+        def parts_at(params: PyTree) -> tuple[PyTree, Array]:
+            found = self.at(loss, params, LOSS, True)[2]
+            assert found is not None  # they are wanted
+            return found
+
         held, losses = parts or (None, None)
         rows, count = len(self.batch["example_index"]), self.micro_batches
         return Recompute(
@@ -79,7 +88,7 @@ class Gradients:
             count=count * self.shares,
             size=rows // count,
             trained=trained,
-            parts_at=lambda params: self.at(loss, params, LOSS, True)[2],
+            parts_at=parts_at,
             gradient_at=lambda params: self.at(loss, params, LOSS)[0],
             mean_over_rows=lambda look: self.mean_over_devices(accumulate(look, self.batch, count)),
             mean=self.mean_over_devices,
@@ -88,7 +97,7 @@ class Gradients:
 
     def _mean(
         self, loss: Loss, params: PyTree, name: str, wants_parts: bool
-    ) -> tuple[tuple[PyTree, Means], Any]:
+    ) -> tuple[tuple[PyTree, Means], Parts]:
         """`at` for this device alone: means over its micro-batches, divided by the loss scale."""
         state, batch, count = self.state, self.batch, self.micro_batches
         scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale

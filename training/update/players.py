@@ -6,11 +6,12 @@ All players move at once: each loss sees the others' parameters as they are befo
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, Key, PyTree
 
 MODEL = "model"
@@ -30,7 +31,7 @@ class Player:
 
     init: Callable[[Key[Array, ""]], PyTree]
     """Random parameters, in float32."""
-    loss: Callable[..., tuple[Array, Mapping[str, Any]]]
+    loss: Callable[..., tuple[Array, Mapping[str, Array | Partial]]]
     """Like the model's loss: (own parameters, batch, keys, context) → (objective, metrics)."""
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule

@@ -194,7 +194,7 @@ def _guarded(
         )
         metrics |= guard_metrics
 
-    def trained_parts(state: TrainState) -> dict[str, Any]:
+    def trained_parts(state: TrainState) -> dict[str, PyTree]:
         names = ("params", "opt_state", "ema", "players")
         return {name: getattr(state, name) for name in names}
 
