@@ -1,4 +1,4 @@
-"""Settings that have another name now: one table, for the parser and for run folders."""
+"""Renamed settings, as a table, for the parser and for run folders."""
 
 import re
 from collections.abc import Mapping
@@ -14,8 +14,9 @@ class New:
 
     name: str
     is_accepted: bool = False
-    """True if the old name still works on the command line and in files, with a line about the new
-    one, because scripts of other people use it. Other old names are refused, with the new one."""
+    """True if the old name still works on the command line and in files, with a line on stderr,
+    because other people's scripts use it. Otherwise it is refused, and the message has the new
+    name."""
 
 
 MOVED = {
@@ -28,12 +29,11 @@ MOVED = {
     "training.grid_every": New("grids.every", is_accepted=True),
     "optim.factored_from": New("optim.adafactor.factored_from"),
 }
-"""The old dotted name of a setting → its new one. Older runs resume with every row: their
-config.yaml is read through this table."""
+"""Old dotted name → new one. The config.yaml of an older run is read with all rows."""
 
 
 def moved_in(config_class: type) -> dict[str, Setting]:
-    """Old name → the setting that it is now, for those that `config_class` has."""
+    """Old name → setting, for the settings of `config_class`."""
     settings = {one.name: one for one in settings_of(config_class)}
     return {old: settings[new.name] for old, new in MOVED.items() if new.name in settings}
 

@@ -1,4 +1,4 @@
-"""Runs of train.py in this process, one after the other; they share compiled programs."""
+"""Runs of train.py in this process, one after the other, with shared compiled programs."""
 
 import contextlib
 import traceback
@@ -16,8 +16,8 @@ from training.session import train
 
 
 def train_here(flags: Sequence[str], log: Path, programs: Programs | None = None) -> int:
-    """The exit code that train.py would have with these flags. What it prints is appended to
-    `log`. Runs with the same `programs` compile together."""
+    """Run train.py with these flags in this process, and return its exit code. Output is appended
+    to `log`. Runs with the same `programs` share compiled programs."""
     with (
         log.open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),

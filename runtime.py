@@ -1,6 +1,6 @@
-"""Settings that must be made before jax is imported: allocator, compilation cache, logging.
+"""Process settings that must precede the import of jax: allocator, compilation cache, logging.
 
-Every entry point calls `runtime.prepare()` first. On other systems it does nothing.
+Every entry point calls `runtime.prepare()` first. Only Linux has the allocator's settings.
 """
 
 import ctypes
@@ -41,8 +41,8 @@ def _keep_freed_memory() -> None:
 
 
 def _ask_for_huge_pages(libc: ctypes.CDLL) -> None:
-    """Ask for pages of 2 MB for the memory that malloc will use, if the kernel gives them on
-    request: weights are then read 1.1× as fast. Only addresses are reserved, no memory."""
+    """Request 2 MB pages for malloc's memory, if the kernel provides them on request: weights are
+    then read 1.1× as fast. It reserves addresses, not memory."""
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -1,5 +1,4 @@
-"""Drawings of the same things by eight artists: the icon sets of npm packages, joined by code point
-and by name.
+"""The icon sets of eight artists, from npm packages, joined by code point and by name.
 
 Each package holds one `icons.json` (bodies of SVGs by slug) and some a `chars.json` (slugs by code
 point). Names, groups and skin tones come from OpenMoji's table, which is CLDR's for all emoji.

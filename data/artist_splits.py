@@ -1,5 +1,5 @@
 """Held-out pictures of the artists: pairs of thing and artist, skin tones of such pairs, and whole
-things. crc32 of names decides, as in data/openmoji_splits.py."""
+things. They are chosen by crc32 of names, as in data/openmoji_splits.py."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The things in the artists' pictures: a hundred, everyday ones, common ones, or all."""
+"""Lists of things that the artists have drawn: about a hundred, everyday ones, common ones, all."""
 
 import re
 from collections import Counter

@@ -1,5 +1,4 @@
-"""What people call the things whose names in Unicode's table are other words: a car, not an
-automobile."""
+"""Common names of things, where Unicode's table has another one: car, not automobile."""
 
 _WORDS = """automobile: car
 oncoming automobile: car
@@ -132,4 +131,4 @@ WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split(", "))
     for name, words in (line.split(": ") for line in _WORDS.splitlines())
 }
-"""By a thing's name, what people type for it. Two things may share a word: a dog, and its face."""
+"""Unicode's name of a thing → its common names. Two things may share a name: a dog and its face."""

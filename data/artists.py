@@ -1,4 +1,4 @@
-"""Eight artists draw the same things: pictures, captions and held-out splits, as a folder of tars.
+"""Make a data set of the same things by eight artists: pictures, captions and held-out splits.
 
 python -m data.artists
 

@@ -1,4 +1,4 @@
-"""Read token records whole and compare them with their digests.
+"""Check all bytes of token records against their digests.
 
 python -m data.check records/mine
 """
@@ -27,7 +27,7 @@ class CheckConfig:
 
 
 def main(config: CheckConfig) -> None:
-    """Read each folder whole. Raises ValueError at the first damaged file."""
+    """Check each folder. Raises ValueError at the first damaged file."""
     for folder in map(Path, config.records):
         records = open_records(folder)
         files = list(check_whole(folder, records.about, records.arrays, records.examples))

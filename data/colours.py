@@ -1,4 +1,4 @@
-"""Pictures of any colour profile in sRGB."""
+"""Converts pictures from any colour profile to sRGB."""
 
 import io
 from functools import lru_cache

@@ -1,5 +1,4 @@
-"""Shared parts of the built-in data sets: OpenMoji's table, SVG to pixels, and the hash of a
-picture."""
+"""Common parts of the built-in data sets: OpenMoji's table, SVG → pixels, hashes of pictures."""
 
 import csv
 import gzip

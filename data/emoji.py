@@ -1,4 +1,4 @@
-"""OpenMoji as a data set: pictures, captions, and held-out splits, as a folder of tars.
+"""Make a data set of OpenMoji's pictures: captions and held-out splits, as a folder of tars.
 
 python -m data.emoji --out pictures/starter --subset starter
 

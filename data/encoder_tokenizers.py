@@ -1,4 +1,4 @@
-"""Whether a tokenizer's folder is at one with the text encoder that stands beside it."""
+"""Checks that a tokenizer fits the text encoder in the same folder."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""dalle-mini's caption normaliser: the plain English that its models were trained to read.
+"""DALL·E mini's caption normaliser, with which its models were trained.
 
 Behaviour of `dalle-mini` 0.1.5, with chance replaced by a hash of the caption; no network.
 """

@@ -1,7 +1,7 @@
 """Held-out OpenMoji pictures: unseen skin tones, couples, genders and concepts.
 
-crc32 of names decides, so that no random generator, platform or order of rows can move a picture to
-another split. A held-out picture that equals a training picture is never asked for.
+They are chosen by crc32 of names, so no random generator, platform or order of rows changes them. A
+held-out picture that equals a training picture is not evaluated.
 """
 
 import zlib

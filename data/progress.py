@@ -1,4 +1,4 @@
-"""Progress of an encoding: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of an encoding: a bar on a terminal, elsewhere a line from time to time."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""One HTML page about token records, or about captioned pictures before they are encoded.
+"""Write an HTML page about token records, or about captioned pictures before they are encoded.
 
 python -m data.report records/mine --out report.html
 """
@@ -76,7 +76,7 @@ def main(config: ReportConfig) -> None:
 
 
 def of_source(source: Source, config: ReportConfig) -> Report:
-    """The page of pictures that are not encoded: what data.encode would be given."""
+    """The report on pictures that are not encoded yet."""
     report = Report(f"Pictures {source.path}", [("recognised as", source.describe())])
     report.summary += [("noticed", line) for line in source.oddities()]
     rows = spread(len(source), max(config.looked_at, config.pictures))
@@ -95,7 +95,7 @@ def of_source(source: Source, config: ReportConfig) -> Report:
 
 
 def of_records(records: Records, config: ReportConfig) -> Report:
-    """The page of token records; its pictures come from the source, if that is there."""
+    """The report on token records, with pictures from the source if it exists."""
     report = Report(f"Token records {records.folder}", summary_of(records))
     report.lengths = np.asarray(records.text_lengths).tolist()
     report.length_unit = f"tokens of at most {records.text_length}"
@@ -122,7 +122,7 @@ def of_records(records: Records, config: ReportConfig) -> Report:
 
 
 def summary_of(records: Records) -> list[tuple[str, str]]:
-    """The first table of the page."""
+    """The rows of the first table."""
     about = records.about
     counts = ", ".join(f"{count:,} {name}" for name, count in about["counts"].items())
     captions = len(records.text_tokens)
@@ -140,18 +140,18 @@ def summary_of(records: Records) -> list[tuple[str, str]]:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most so many places, evenly spread over all."""
+    """At most `most` of `count` indices, evenly spaced."""
     return sorted(set(np.linspace(0, count - 1, min(count, most)).astype(int).tolist()))
 
 
 def common_words(captions: Iterable[str]) -> list[tuple[str, int]]:
-    """The most frequent words."""
+    """(word, count) of the most frequent words."""
     counts = Counter(word for caption in captions for word in words_of(caption))
     return counts.most_common(_MOST_WORDS)
 
 
 def by_reason(skipped: Iterable[tuple[str, str]]) -> list[tuple[str, int, list[str]]]:
-    """Reasons, the most frequent first, with the first pictures of each."""
+    """(reason, count, first names), the most frequent first."""
     names: dict[str, list[str]] = {}
     counts = Counter[str]()
     for name, why in skipped:
@@ -162,7 +162,7 @@ def by_reason(skipped: Iterable[tuple[str, str]]) -> list[tuple[str, int, list[s
 
 
 def read_bad_samples(path: Path) -> Iterator[tuple[str, str]]:
-    """Names and reasons of the skipped pictures; none for older records."""
+    """Yield (name, reason) of the skipped pictures; none for older records."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -175,7 +175,7 @@ def read_bad_samples(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_again(records: Records, rows: Sequence[int], size: int) -> tuple[dict[int, Reading], str]:
-    """Row → its picture from the source, or why there are none."""
+    """(row → its picture from the source, the reason why there are none)."""
     indices = [records.examples[row]["source_index"] for row in rows]
     try:
         source = open_source(records.sources, need_captions=False, config=records.reading)
@@ -187,7 +187,7 @@ def read_again(records: Records, rows: Sequence[int], size: int) -> tuple[dict[i
 
 
 def decode(records: Records, rows: Sequence[int]) -> tuple[int, list[UInt8[np.ndarray, "y x 3"]]]:
-    """The side of the VQGAN's pictures, and those that it makes of the tokens."""
+    """(side of the VQGAN's pictures, reconstructions of these rows)."""
     import jax
 
     from pixels import to_bytes
@@ -202,7 +202,7 @@ def decode(records: Records, rows: Sequence[int]) -> tuple[int, list[UInt8[np.nd
 
 
 def duplicates(readings: Sequence[Reading]) -> list[tuple[str, list[Picture]]]:
-    """Groups of pictures that are the same, and of those that are nearly so."""
+    """Groups of equal pictures, and of nearly equal ones, with their titles."""
     places: dict[bytes, list[int]] = {}
     for place, one in enumerate(readings):
         if one.pixels is not None:
@@ -226,7 +226,7 @@ def duplicates(readings: Sequence[Reading]) -> list[tuple[str, list[Picture]]]:
 
 
 def _flat(groups: Sequence[Sequence[int]], readings: Sequence[Reading]) -> list[Picture]:
-    """The first pictures of some groups, a pair each."""
+    """The first two pictures of each group, for some groups."""
     pairs = [(readings[group[0]], readings[group[1]]) for group in groups[:_MOST_GROUPS]]
     shown = []
     for one, other in pairs:
@@ -255,7 +255,7 @@ def _shown(
 
 
 PLAIN_WITHOUT_END = replace(PLAIN, max_bad_fraction=1.0)
-"""Reading that never stops: the report is what tells how much is bad."""
+"""Settings of reading that never stop, because the report shows the share of unusable pictures."""
 
 
 if __name__ == "__main__":

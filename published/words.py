@@ -1,4 +1,4 @@
-"""Shared parts of the configurations of other programs' transformers."""
+"""What the configurations of other programs' transformers have in common."""
 
 import dataclasses
 import math

@@ -1,6 +1,6 @@
-"""wandb's sweep engine, which its server runs too: it suggests trials and stops bad ones early.
+"""wandb's sweep engine, the same as on its server: it suggests trials, and stops bad ones early.
 
-It is the only file that imports the packages `sweeps` and wandb's argument builder.
+Only this file imports the package `sweeps` and wandb's argument builder.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ KEYS: tuple[str, ...] = tuple(
 
 
 def violations(settings: Mapping[str, object]) -> list[str]:
-    """The engine's complaints about the settings by its schema, one message each."""
+    """The engine's error messages about the settings, by its schema."""
     try:
         found = _sweeps.schema_violations_from_proposed_config(dict(settings))
     except Exception as error:  # it fails on some settings that it should judge
@@ -55,7 +55,7 @@ def suggest(
 
 
 def is_behind(settings: Mapping[str, object], trials: Sequence[Trial], one: Trial) -> bool:
-    """True if `one`, which runs, should be stopped early in view of the others."""
+    """True if the running trial `one` should be stopped early, compared with the others."""
     if "early_terminate" not in settings:
         return False
     runs = [_run_of(settings, trial) for trial in (*trials, one)]

@@ -1,7 +1,7 @@
-"""The trials of a sweep: one line of JSON for each trial's begin and end, in FOLDER/trials.jsonl.
+"""The list of a sweep's trials, FOLDER/trials.jsonl: one line of JSON for each start and each end.
 
-A trial's settings are on the disk before its process starts, so a sweep that was killed goes on
-with the same ones.
+A trial's settings are written before its process starts, so a killed sweep resumes with the same
+ones.
 """
 
 import json
@@ -27,9 +27,9 @@ class Trial:
     settings: Mapping[str, Any]
     """Flag → value, as the engine suggested them."""
     end: End | None = None
-    """None: it has not ended, or was interrupted. "stopped": early, by the engine."""
+    """None = running or interrupted; "stopped" = early, by the engine."""
     values: tuple[float, ...] = ()
-    """The metric, each time that it was logged."""
+    """All logged values of the metric."""
     seconds: float = 0.0
     reason: str = ""
     """Why it failed."""

@@ -1,5 +1,5 @@
-"""One trial as a process of its own. Its output goes to FOLDER/NNN.log, and its metric is read from
-its metrics.jsonl."""
+"""A trial as a separate process. Its output goes to FOLDER/NNN.log, and its metric is read from its
+metrics.jsonl."""
 
 import contextlib
 import ctypes
@@ -89,7 +89,7 @@ class Running:
     stopped_at: int | None = None
     """Number of values at which the engine stopped it."""
     is_told: bool = False
-    """True once it was asked to stop."""
+    """True after a request to stop."""
 
     def stop(self) -> None:
         """Ask it to save and end, once."""

@@ -1,4 +1,5 @@
-"""The sweep itself: suggest, start, look, stop early, write down, until the budget is used."""
+"""The sweep: suggest a trial, start it, read its metric, stop it early, record it, until the budget
+is used."""
 
 import contextlib
 import signal
@@ -15,8 +16,7 @@ from trials.sweep_file import Sweep
 
 LOOK_SECONDS = 0.2
 HOPELESS = 3
-"""Number of failed trials, without any other one, that ends the sweep: the next ones would fail as
-well."""
+"""Number of failed first trials that ends the sweep, because the next ones would fail, too."""
 
 Words = Callable[[Trial, Path], Sequence[str]]
 """(trial, its run's folder) → the command that makes it"""

@@ -1,7 +1,7 @@
-"""Sweep files in wandb's format, checked before the first run: a fault is named with its line.
+"""Reads sweep files in wandb's format, and checks them before the first run; errors name the line.
 
-The engine's own schema misses faults that cost a night: bayes without a metric, a grid over a
-range, a misspelt key.
+The engine's schema misses costly errors: bayes without a metric, a grid over a range, a misspelt
+key.
 """
 
 import difflib
@@ -30,7 +30,7 @@ COUNTABLE = ("int_uniform", "q_uniform")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file without faults."""
+    """The content of a checked sweep file."""
 
     path: Path
     settings: Mapping[str, Any]
@@ -80,7 +80,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _faults(sweep: Sweep) -> Iterator[tuple[str, str]]:
-    """Each fault as its key and a description, the plainest first."""
+    """Yield (key, description) of each error, the simplest first."""
     settings = sweep.settings
     for key in settings:
         if key not in engine.KEYS:

@@ -1,4 +1,4 @@
-"""Arrays by key in files: safetensors, flax's msgpack, and several files with an index."""
+"""Reads and writes files of arrays: safetensors, flax's msgpack, several files with an index."""
 
 import errno
 import json
@@ -37,8 +37,8 @@ def write_arrays(
     dtype: object = None,
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file, whole or not at all, as `dtype` if one is given. Raises ValueError
-    for an array that `stored_as` refuses."""
+    """Write a safetensors file, atomically, as `dtype` if it is given. Raises ValueError as
+    `stored_as` does."""
     flat = {key: stored_as(key, np.asarray(array), dtype) for key, array in arrays.items()}
     with new_file(path) as beside:
         try:

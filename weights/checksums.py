@@ -1,5 +1,4 @@
-"""SHA256SUMS of a folder that is given away, or of the parts that a run keeps: `sha256sum -c
-SHA256SUMS` reads it as well."""
+"""SHA256SUMS of a release, and of a run's tokenizer and VQGAN, in the format of `sha256sum -c`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,12 +8,11 @@ from files import write_text
 
 SUMS_FILE = "SHA256SUMS"
 MOST_BYTES = 1 << 20
-"""Of the list itself."""
+"""Largest size of the list."""
 
 
 def write_sums(folder: Path, below: Sequence[str] = (".",)) -> None:
-    """List the SHA-256 of every file in a folder, or only below some folders in it, by its path
-    there."""
+    """Write the SHA-256 of every file of a folder, or of the folders `below` in it."""
     found = (path for name in below for path in (folder / name).rglob("*"))
     paths = sorted(path for path in found if path.is_file() and path.name != SUMS_FILE)
     lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
@@ -22,10 +20,10 @@ def write_sums(folder: Path, below: Sequence[str] = (".",)) -> None:
 
 
 def check_sums(folder: Path) -> None:
-    """Compare the files of a folder with its list; a folder without one is passed over.
+    """Compare the files of a folder with its list; without a list nothing is checked.
 
     Raises:
-        ValueError: a file is missing or another, or the list is damaged.
+        ValueError: a file is missing or was changed, or the list is damaged.
     """
     path = folder / SUMS_FILE
     if not path.is_file():

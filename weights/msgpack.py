@@ -1,6 +1,6 @@
-"""Flax's flax_model.msgpack: nested maps with an array in each leaf, read and written as a stream.
+"""Reads and writes flax's flax_model.msgpack, nested maps of arrays, as a stream.
 
-Flax itself holds the whole file beside its arrays, and names no key if one is damaged. Its layout:
+Flax itself keeps the whole file in memory beside its arrays, and names no damaged key. The format:
 a leaf is the extension 1, which holds (shape, name of the dtype, bytes). An array over 2^30 bytes
 is a map of its shape and of flat pieces, both as maps from "0", "1", ….
 """

@@ -1,8 +1,8 @@
-"""A pickle's instructions followed without calling anything that they name.
+"""Parses pickles without executing them.
 
-Pickle is a small program that builds objects by importing and calling. Here an import gives a
-`Global`, which is only a name, and a call gives a `Call`, which is only a record of it. Numbers,
-texts and containers are returned unchanged. The caller decides what a call means.
+A pickle is a program that builds objects by importing and calling. Here an import returns a
+`Global`, which is only a name, and a call returns a `Call`, which is only a record. Numbers, texts
+and containers are returned unchanged. The caller decides what a call means.
 """
 
 import pickletools
@@ -25,8 +25,8 @@ class Global:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Call:
-    """A call that the pickle asks for and that nobody makes. It has no repr of its own, because its
-    content may be nested so that its text would have no end."""
+    """A call in the pickle, which is not made. It has no repr of its content, because that could be
+    infinite."""
 
     function: Any
     arguments: Any
@@ -49,8 +49,8 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 MOST = 4_000_000  # a checkpoint of 10,000 tensors has about a million
 LARGEST = 1 << 32
-"""Keys that are numbers stay below this. Larger ones can be chosen to share one place in a dict, so
-that each is compared with all before."""
+"""Bound of numbers that are keys. Larger ones could be chosen to collide in a dict, which then
+takes quadratic time."""
 IGNORED = {"PROTO", "FRAME"}
 ARGUMENTS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),

@@ -1,4 +1,4 @@
-"""Another program's layout as a plan: its arrays for each of ours, and how they become ours."""
+"""Plans: tables that map the arrays of another program's file to our parameters."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from weights.arrays import Arrays, Shapes, check_arrays, check_numbers
 
 @dataclass(frozen=True)
 class Leaf:
-    """The place of one of our arrays in another layout."""
+    """Where one of our arrays is in another program's file."""
 
     keys: tuple[str, ...]
     """One key; or, if `by_layer`, one for each layer of a run."""
     shape: tuple[int, ...]
     """Shape of the array at each of these keys."""
     by_layer: bool = False
-    """True if each layer has an array of its own there; ours has a first axis over them."""
+    """True if each layer has its own array there; ours is stacked."""
     to_ours: Callable[[np.ndarray], np.ndarray] = lambda array: array
     to_theirs: Callable[[np.ndarray], np.ndarray] = lambda array: array
 
@@ -41,7 +41,8 @@ def their_shapes(plan: Plan) -> Shapes:
 
 
 def gather(path: Path, arrays: Arrays, plan: Plan, dtype: Any) -> Arrays:
-    """Our arrays in `dtype`, by path. They are taken out of `arrays`, so that few are held twice.
+    """Our arrays in `dtype`, by path. They are removed from `arrays`, so that few are in memory
+    twice.
 
     Raises:
         ValueError: the arrays of the file at `path` do not fit the plan.

@@ -1,4 +1,4 @@
-"""Settings in JSON, ours and other programs': values are checked for type and size."""
+"""Reads settings from JSON, ours and other programs', and checks their types and sizes."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 MAX_SIZE, MAX_DEPTH = 1 << 24, 1 << 10
-"""A larger number in a configuration is damage: no model is that wide or deep."""
+"""Largest width and depth in a configuration; a larger number means that the file is damaged."""
 WORDS = {
     bool: "true or false",
     int: "a whole number",

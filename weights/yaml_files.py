@@ -1,8 +1,8 @@
-"""YAML that others may have written, read as data: bounded, no key twice, typed by the fields.
+"""Reads untrusted YAML: bounded, without repeated keys, typed by the fields of a dataclass.
 
-A few hundred bytes of nested aliases can stand for more values than a machine has memory for, so
-each alias is counted with all its values. YAML 1.1 reads `off` as false, `1e-3` as a text and
-`22:05` as 1,325; here the type of the field decides how a plain word is read.
+A few hundred bytes of nested aliases can mean more values than fit in memory, so each alias counts
+with all its values. YAML 1.1 reads `off` as false, `1e-3` as text and `22:05` as 1,325; here the
+type of the field decides.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_nodes(path: Path) -> tuple[dict[str, Any], Node]:
-    """As `read_yaml`, and the checked nodes, which know their lines. The file is read once."""
+    """(the result of `read_yaml`, the checked nodes with their lines). The file is read once."""
     with _blaming(path):
         node = parse_yaml(_read(path))
         if not isinstance(node, MappingNode):
@@ -70,7 +70,7 @@ def read_settings(
 
 
 def parse_yaml(text: str) -> Node | None:
-    """The checked nodes of a YAML text: walking them always ends.
+    """The checked nodes of a YAML text, of bounded size.
 
     Raises:
         ValueError: the text is not YAML, has a key twice, an unknown tag, or more than the bounds
@@ -86,7 +86,7 @@ def parse_yaml(text: str) -> Node | None:
 
 
 def plain_value(node: Node | None) -> Any:
-    """The values of checked nodes without a field's type: off and no are texts."""
+    """The values of checked nodes without a field's type; off and no are texts."""
     if node is None:
         return None
     if isinstance(node, SequenceNode):
@@ -99,7 +99,7 @@ def plain_value(node: Node | None) -> Any:
 
 @contextmanager
 def _blaming(path: Path) -> Iterator[None]:
-    """Name the file in a ValueError."""
+    """A context that adds the file's name to a ValueError."""
     try:
         yield
     except OSError as error:
@@ -122,7 +122,7 @@ def _read(path: Path) -> str:
 
 
 class _ShallowLoader(yaml.SafeLoader):
-    """A loader that refuses deep nesting at once: PyYAML takes seconds to fail by itself."""
+    """A loader that refuses deep nesting at once; PyYAML itself takes seconds to fail."""
 
     depth = 0
 

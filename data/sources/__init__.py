@@ -1,5 +1,4 @@
-"""Captioned pictures in other people's layouts: one file a kind, and the table of kinds in
-kinds.py."""
+"""Sources of captioned pictures in all layouts: one file per kind, and their table in kinds.py."""
 
 from data.sources.base import Captions, Example, Source, printable
 from data.sources.config import PLAIN, ReadingConfig

@@ -1,5 +1,4 @@
-"""Addresses such as https://, s3://, gs:// and hf://: which are read, with which package, and what
-a failure is called."""
+"""Addresses such as https://, s3://, gs:// and hf://: supported schemes, retries, and errors."""
 
 import re
 import time
@@ -18,17 +17,17 @@ PACKAGES = {
     **dict.fromkeys(("hf",), "huggingface_hub"),
     **dict.fromkeys(("ftp", "memory"), "fsspec"),
 }
-"""Schemes that are read, and the package that each needs. fsspec knows more, some of which would
-run programs or reach back to this machine's files."""
+"""Supported scheme → the package that it needs. fsspec has more schemes, some of which could run
+programs or read files of this machine."""
 HUB = "hf://datasets/"
 PAUSES = (1.0, 4.0, 10.0)
-"""Seconds before a failed copy is tried again."""
+"""Seconds before each retry of a failed download."""
 _ADDRESS = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?:/|:|(?<=pipe:))")
 
 
 class RemoteError(Exception):
-    """An address that cannot be read now. It is no OSError or ValueError: those mark one bad
-    picture, which is counted, while the network's faults must end the reading."""
+    """An address cannot be read now. It is no OSError or ValueError, because those mark a single
+    unusable picture, while errors of the network must end the reading."""
 
 
 def scheme_of(text: str) -> str:
@@ -38,8 +37,8 @@ def scheme_of(text: str) -> str:
 
 
 def without_secrets(address: str) -> str:
-    """The address without user, password and query, which may hold keys: it is printed and kept
-    in records."""
+    """The address without user, password and query, which may hold secrets. It can be printed and
+    stored."""
     scheme, _, rest = address.partition("://")
     rest = re.split(r"[?#]", rest, maxsplit=1)[0] if scheme in ("http", "https") else rest
     host, slash, path = rest.partition("/")
@@ -47,7 +46,7 @@ def without_secrets(address: str) -> str:
 
 
 def check_scheme(address: str) -> str:
-    """The scheme of an address. Raises ValueError, naming it, if it is not read."""
+    """The scheme of an address. Raises ValueError if it is not supported."""
     scheme = scheme_of(address)
     known = ", ".join(f"{name}://" for name in PACKAGES if name != "memory")
     shown = printable(address)
@@ -90,10 +89,10 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 def calling(shown: str, call: Callable[[], T], pauses: tuple[float, ...] = ()) -> T:
-    """The call's result, tried again after each pause.
+    """The result of `call()`, which is tried again after each pause.
 
     Raises:
-        RemoteError: it failed every time, or in a way that waiting does not mend.
+        RemoteError: all tries failed, or a retry would not help.
     """
     for pause in (*pauses, None):
         try:
@@ -109,7 +108,7 @@ def calling(shown: str, call: Callable[[], T], pauses: tuple[float, ...] = ()) -
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in the words of its first cause, without addresses that hold keys."""
+    """The message of the error's first cause, without secrets."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(status := getattr(error, "status", None), int):

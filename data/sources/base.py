@@ -1,5 +1,4 @@
-"""The interface of every kind of source: a sequence of examples, in an order that names alone
-decide."""
+"""The interface of all sources: a sequence of examples, ordered by their names."""
 
 import unicodedata
 from abc import ABC, abstractmethod
@@ -23,25 +22,25 @@ Captions = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class Example:
-    """One picture, still as its file's bytes, and its captions and attributes."""
+    """One picture, as the bytes of its file, with captions and attributes."""
 
     key: str
     data: bytes
     captions: Captions
-    """Cleaned texts with weights that need not sum to one; empty without a usable caption."""
+    """(text, weight) pairs; weights need not sum to one. Empty without a usable caption."""
     split: str
-    """Named by the source itself, else empty."""
+    """The split that the source names; empty if it names none."""
     attributes: dict[str, str]
     file: str
-    """Path of the file, relative to the source."""
+    """The path of the file, relative to the source."""
     member: str = ""
-    """Name inside that file when it is a tar or a table."""
+    """The name inside that file, if it is a tar or a table."""
     notes: tuple[str, ...] = ()
-    """Odd things about the captions that were mended, such as another encoding."""
+    """Repairs of the captions, such as another encoding."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """All columns of the source's row: numbers, truth values and texts, lists as JSON."""
     missing: str = ""
-    """Why there are no bytes, if there are none."""
+    """The reason why there are no bytes; empty if there are some."""
 
     def picture(
         self, image_size: int, reading: ReadingConfig = PLAIN
@@ -66,7 +65,7 @@ class Unused:
             self.names.setdefault(reason, []).append(name)
 
     def join(self, other: "Unused") -> None:
-        """Add the counts of another."""
+        """Add the counts of `other`."""
         for reason, names in other.names.items():
             had = self.names.setdefault(reason, [])
             self.names[reason] = had + names[: _NAMED - len(had)]
@@ -85,22 +84,22 @@ class Source(ABC):
     """A sized, indexable collection of examples."""
 
     kind: str
-    """The source's kind, by its name in the table of kinds."""
+    """The name of its kind in the table of kinds."""
     path: Path
     files: list[Path]
-    """Every file it reads."""
+    """All files that it reads."""
     damage: dict[str, str]
-    """Files that could be read only in part, and why."""
+    """File → reason, for files that could be read only in part."""
     unused: Unused
-    """Files that look as if they belonged to the source and are skipped."""
+    """Skipped files that look as if they belonged to the source."""
     num_captioned: int
     """Pictures that have a caption file or column."""
     num_captions: int | None = None
     """Captions of all pictures; None if they have not been read."""
     about: str
-    """The kind of layout that was recognised, in words."""
+    """A description of the recognised layout."""
     sought: str
-    """The places where captions were looked for."""
+    """A description of the places where captions were searched."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -112,12 +111,12 @@ class Source(ABC):
         return (self[i] for i in range(len(self)))
 
     def oddities(self) -> list[str]:
-        """Sentences about files that are damaged or skipped."""
+        """Sentences about damaged and skipped files."""
         damaged = [printable(f"{name} is damaged: {why}") for name, why in self.damage.items()]
         return damaged + self.unused.sentences()
 
     def describe(self) -> str:
-        """One line: the layout, and the numbers of pictures and captions."""
+        """A line with the layout and the numbers of pictures and captions."""
         return describe(self.path, self)
 
 
@@ -130,13 +129,13 @@ def describe(path: Path, source: Source) -> str:
 
 
 def counted(count: int, thing: str) -> str:
-    """A number of things: 1 tar, 2 tars."""
+    """A text such as "1 tar" or "2 tars"."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def printable(text: str) -> str:
-    r"""The text without control characters, which a terminal would obey. Bytes that are not UTF-8
-    are written as \udc80 and the like."""
+    r"""The text without control characters of terminals. Bytes that are not UTF-8 are escaped, such
+    as \udc80."""
     shown = (
         c
         if c.isprintable() or c == " "

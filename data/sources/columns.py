@@ -1,8 +1,7 @@
 """Tables with pictures in them: folders of `datasets.save_to_disk`, and parquet files.
 
-They are read with pyarrow alone, and only the chosen columns of each row, as they are stored.
-`datasets` would decode every picture column, and with it start Ghostscript, open paths or fetch
-addresses.
+They are read with pyarrow, and only the needed columns. `datasets` would decode every picture
+column, which can start Ghostscript, open paths or download addresses.
 """
 
 import bisect

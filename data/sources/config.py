@@ -1,4 +1,4 @@
-"""How a source is read: what it is, where its captions are, how its pictures become squares."""
+"""Settings of reading sources: kind, place of the captions, conversion to squares."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +14,8 @@ class ReadingConfig:
     """Kind of source, by a name of docs/layouts.md, such as folder, tar or classes; by default it
     is recognised."""
     pictures: str = ""
-    """Folder of the pictures that a table names, where they are not beside it; its paths may be
-    absolute, or of another machine, for only their last parts are compared."""
+    """Folder of the pictures that a table names, if they are not beside it. Paths in the table may
+    be absolute or of another machine, because only their last parts are compared."""
     captions: Literal["beside", "names"] = "beside"
     """Where captions are: in files or columns, or in the names of the picture files
     (Brown_Fish-01.png says "brown fish")."""
@@ -28,17 +28,17 @@ class ReadingConfig:
     """Encoding of captions that are neither UTF-8 nor UTF-16, such as cp1250 or gbk; by default it
     is guessed from them, and printed."""
     splits: Literal["own", "none"] = "own"
-    """Whether the source's own splits (train, val, restval …) are kept, or all of its pictures are
-    divided anew."""
+    """own = keep the source's own splits (train, val, restval …); none = split all pictures
+    again."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """How a picture becomes a square: cropped to its middle, padded with the background, or
-    stretched. Pad if the ends matter."""
+    """Conversion of a picture to a square: crop to its middle, pad with the background, or stretch.
+    Pad if the ends matter."""
     background: str = "white"
     """Colour behind transparent pictures and around padded ones, by name or as #rrggbb."""
     truncated: Literal["keep", "skip"] = "skip"
-    """Whether truncated JPEGs are used as far as they go."""
+    """keep = use the existing part of truncated JPEGs; skip = skip them."""
     max_bad_fraction: float = 0.5
-    """Share of unusable pictures above which reading stops, once 200 were looked at; 1 = never."""
+    """Share of unusable pictures above which reading stops, after the first 200; 1 = never."""
 
     def __post_init__(self) -> None:
         if "{}" not in self.caption_template:

@@ -1,5 +1,5 @@
-"""Which encoding a text is in. UTF-8 and UTF-16 are told for certain, with or without a mark; any
-other is guessed from the bytes, and said."""
+"""Detection of text encodings. UTF-8 and UTF-16 are detected reliably, with or without a byte order
+mark; other encodings are guessed, and the guess is reported."""
 
 import codecs
 import re
@@ -33,10 +33,10 @@ _PLAIN = np.array([32 <= byte < 127 or byte in b"\t\r\n" for byte in range(256)]
 
 
 def decode(data: bytes, encoding: str = "") -> tuple[str, str]:
-    """The text, and the name of the encoding if it is not UTF-8.
+    """(text, name of the encoding if it is not UTF-8).
 
-    `encoding` is what bytes are that are neither UTF-8 nor known to be UTF-16; without one it is
-    guessed from these bytes alone.
+    `encoding` is used for bytes that are neither UTF-8 nor detected as UTF-16; without one it is
+    guessed from these bytes.
     """
     name = _certain(data)
     if not name and (not _is_wide(encoding) or (data.isascii() and not is_other_encoding(data))):
@@ -55,7 +55,7 @@ def _is_wide(encoding: str) -> bool:
 
 
 def is_other_encoding(data: bytes) -> bool:
-    """True if bytes are neither UTF-8 nor known to be UTF-16."""
+    """True if the bytes are neither UTF-8 nor detected as UTF-16."""
     if _certain(data):
         return False
     try:
@@ -65,7 +65,8 @@ def is_other_encoding(data: bytes) -> bool:
 
 
 def encoding_of(head: bytes, encoding: str = "") -> str:
-    """The encoding of a long text, from its beginning; `encoding` where it is not UTF-8 or 16."""
+    """The encoding of a long text, from its beginning; `encoding` if it is neither UTF-8 nor
+    UTF-16."""
     if name := _certain(head):
         return name
     try:
@@ -76,7 +77,8 @@ def encoding_of(head: bytes, encoding: str = "") -> str:
 
 
 def _certain(data: bytes) -> str:
-    """UTF-16 or UTF-32 by its mark; without a mark UTF-16 by zero bytes, which no other has."""
+    """UTF-16 or UTF-32 by the byte order mark; UTF-16 also by zero bytes, which no other encoding
+    has."""
     for mark, name in _MARKS:
         if data.startswith(mark):
             return name
@@ -98,7 +100,7 @@ def _pairs(data: bytes) -> Iterable[tuple[int, int]]:
 
 
 def _is_text(data: bytes, encoding: str) -> bool:
-    """True if it decodes, without controls and letters that no alphabet has."""
+    """True if the bytes decode, without control characters and unassigned letters."""
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
@@ -107,7 +109,8 @@ def _is_text(data: bytes, encoding: str) -> bool:
 
 
 def guess(texts: Iterable[bytes]) -> str:
-    """The encoding of texts that are no UTF-8, by charset-normalizer; the more the surer."""
+    """The encoding of texts that are not UTF-8, by charset-normalizer; more texts give a better
+    guess."""
     import charset_normalizer
 
     parts = list(texts)
@@ -125,8 +128,8 @@ def guess(texts: Iterable[bytes]) -> str:
 
 
 def _wide(texts: list[bytes]) -> str:
-    """UTF-16 of Chinese or Japanese letters alone, in which no byte is zero: nearly all of them are
-    of few blocks, and as one of the encodings of bytes it is not text."""
+    """The variant of UTF-16 if the texts are only Chinese or Japanese characters, so that no byte
+    is zero: nearly all characters are in few blocks, and no other encoding decodes to text."""
     if any(len(text) % 2 for text in texts):
         return ""
     whole = b"".join(texts)[:50_000]
@@ -142,22 +145,22 @@ def _wide(texts: list[bytes]) -> str:
 
 
 def _is_half_width(data: bytes) -> bool:
-    """True if it is mostly half-width kana in cp932, as KOI8-R would be."""
+    """True if the bytes are mostly half-width kana in cp932, as KOI8-R texts are."""
     letters = [letter for letter in data.decode("cp932", "ignore") if letter > "\x7f"]
     return 2 * sum("\uff61" <= letter < "\uffa0" for letter in letters) > len(letters)
 
 
 def _is_latin(data: bytes) -> bool:
-    """True if two thirds of the letters beyond ASCII stand alone between ASCII ones, as accents and
-    quotation marks do; other scripts write whole words of them. It decides for too few words for
-    statistics: "café" could be "cafй"."""
+    """True if two thirds of the letters beyond ASCII are single ones between ASCII letters, like
+    accents and quotation marks; other scripts have whole words of them. It decides if there are too
+    few words for statistics: "café" could be "cafй"."""
     runs = _BEYOND_ASCII.findall(data)
     alone = sum(len(run) == 1 and run in _LATIN for run in runs)
     return 3 * alone >= 2 * sum(len(run) for run in runs)
 
 
 def _is_japanese(encoding: str, data: bytes) -> bool:
-    """Whether a fifth of the letters beyond ASCII are kana; Chinese and Korean have none."""
+    """True if a fifth of the letters beyond ASCII are kana; Chinese and Korean have none."""
     try:
         letters = [letter for letter in data.decode(encoding) if letter > "\x7f"]
     except UnicodeDecodeError:
@@ -166,8 +169,8 @@ def _is_japanese(encoding: str, data: bytes) -> bool:
 
 
 def _is_chinese(data: bytes) -> bool:
-    """Whether all runs beyond ASCII are pairs of bytes that are mostly of frequent characters in
-    GB 2312, of which some are no Korean syllables."""
+    """True if all bytes beyond ASCII are pairs, mostly frequent characters in GB 2312, some of
+    which are not Korean syllables."""
     runs = _BEYOND_ASCII.findall(data)
     if any(len(run) % 2 for run in runs):
         return False

@@ -19,7 +19,7 @@ UNREAD_PICTURES = (
     *("jxl", "psd", "svg", "eps", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
     *("xcf", "exr", "hdr", "ico", "tga", "jxr"),
 )
-"""Formats of pictures that cannot be read. Each file is counted and named as unreadable."""
+"""Unsupported formats of pictures. Each file is counted and named as unreadable."""
 CAPTION_ENDINGS = ("json", "txt", "caption")
 TABLE_ENDINGS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "txt", "token")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
@@ -39,8 +39,8 @@ def ending_of(name: str) -> str:
 
 
 def is_hidden(part: str) -> bool:
-    """True for a part of a path that a system keeps for itself: macOS's ._0001.jpg and __MACOSX,
-    a notebook's .ipynb_checkpoints, the thumbnails of a NAS in @eaDir, a bin of deleted files."""
+    """True for a part of a path that programs made: macOS's ._0001.jpg and __MACOSX, a notebook's
+    .ipynb_checkpoints, thumbnails of a NAS in @eaDir, a bin of deleted files."""
     return part.startswith((".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE"))
 
 
@@ -72,27 +72,27 @@ class Tree:
         return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
     def ending(self, *endings: str) -> list[str]:
-        """The names with one of these endings."""
+        """The names of files with one of these endings."""
         return [name for name in self.names if ending_of(name) in endings]
 
     def path(self, name: str) -> Path:
-        """The file on the disk that it is, or is in."""
+        """The path of the file, or of the archive that contains it."""
         return self.folder / name
 
     def paths(self, names: Iterable[str]) -> list[Path]:
-        """The files on the disk, each once."""
+        """The paths of these files, each once."""
         return list(dict.fromkeys(map(self.path, names)))
 
     def open(self, name: str) -> BufferedIOBase:
-        """Its bytes, to read."""
+        """The file, opened for reading bytes."""
         return self.path(name).open("rb")
 
     def size(self, name: str) -> int:
-        """Number of its bytes."""
+        """The size of the file in bytes."""
         return self.path(name).stat().st_size
 
     def read(self, name: str, limit: int) -> bytes:
-        """The file, or of a longer one just enough to see that it is beyond the limit."""
+        """The bytes of the file; of a longer one, `limit` + 1 bytes."""
         with self.open(name) as file:
             return file.read(limit + 1)
 
@@ -103,13 +103,12 @@ _OF_OTHERS = (
     *("mp4", "mov", "avi", "mp3", "wav", "pdf", "doc", "docx"),
 )
 OTHERS = frozenset((*_OF_OTHERS, *CAPTION_ENDINGS, *TABLE_ENDINGS))
-"""Endings that are never a picture's: such files are not opened to look for one."""
+"""Endings of files that are never pictures, and are not opened to check."""
 
 
 def walk(folder: Path) -> Tree:
-    """All files below a folder. Hidden ones are skipped, and so are pipes and sockets, which would
-    keep a reader waiting. A linked folder is followed, each folder once, so that circles end. Links
-    to nowhere stay, and are reported as unreadable."""
+    """All files below a folder. Hidden files, pipes and sockets are skipped. Linked folders are
+    followed once, so that cycles end. Broken links are kept, and reported as unreadable."""
     if (tree := getattr(folder, "tree", None)) is not None:  # a folder at an address
         return cast(Tree, tree())
     unused = Unused()

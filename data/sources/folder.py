@@ -80,14 +80,14 @@ class FolderSource(Source):
 
 
 def guess_encoding(captions: Iterable[bytes]) -> str:
-    """The encoding of some captions together, since one alone is too short to tell; empty for
+    """The encoding of captions, guessed from all of them, because one alone is too short; empty for
     UTF-8."""
     others = [data for data in captions if is_other_encoding(data)]
     return guess(others) if others else ""
 
 
 def beside_about(what: str, config: ReadingConfig) -> str:
-    """The layout and the place of its captions, in words."""
+    """A description of the layout and of the place of its captions."""
     return f"{what}, captions from their names" if config.captions == "names" else what
 
 

@@ -1,4 +1,4 @@
-"""Several sources as one, in the order in which they are named."""
+"""Several sources as one, in the order in which they are given."""
 
 import os
 from collections.abc import Sequence

@@ -175,7 +175,7 @@ def _open_address(address: str, config: ReadingConfig) -> Source:
 
 
 def _open_from_hub(name: str, config: ReadingConfig) -> Source:
-    """The data set of the Hugging Face hub that has a name which no folder here has."""
+    """The data set of this name on the Hugging Face hub; no folder here has the name."""
     try:
         return _open_address(f"{HUB}{name}", config)
     except RemoteError as error:
@@ -187,7 +187,7 @@ def _open_from_hub(name: str, config: ReadingConfig) -> Source:
 
 
 def _open_tree(tree: Tree, config: ReadingConfig) -> Source:
-    """The source in a folder, of the first kind that it looks like."""
+    """The source in a folder, of the first kind that matches."""
     folder = tree.folder
     if config.pictures:
         tables = [tree.path(name) for name in tree.ending(*layouts.TABLES, "txt")]
@@ -206,7 +206,7 @@ def _open_tree(tree: Tree, config: ReadingConfig) -> Source:
 
 
 def _explain(tree: Tree) -> str:
-    """A reason why there are no pictures, by the files that are there."""
+    """The probable reason why there are no pictures, by the existing files."""
     tables = [n for n in tree.names if ending_of(n) in layouts.TABLES]
     if why := listed.tell_elsewhere(tree, tables):
         return why
@@ -265,7 +265,7 @@ def _open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
 
 
 def _open_tables(files: Sequence[Path], config: ReadingConfig) -> Source:
-    """Tables of pictures that are beside them, or in the folder of the setting."""
+    """Tables of pictures that are beside them, or in the folder `pictures`."""
     if not files:
         raise ValueError("pictures needs a table as its source, and there is none")
     elsewhere = Path(os.path.expanduser(config.pictures)) if config.pictures else None

@@ -1,4 +1,4 @@
-"""Recognition of folders: one function a kind, which returns the source or None."""
+"""Recognises the layout of a folder: one function per kind, which returns the source or None."""
 
 import os
 import re
@@ -22,7 +22,7 @@ TABLES = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "token")
 _NO_CLASSES = re.compile(
     r"^(images?|imgs?|pictures?|photos?|data|files?|n\d{8}|\W*[a-z]?\d*)$", re.IGNORECASE
 )
-"""Names of folders that say nothing: ImageNet's n01440764, digits, single letters."""
+"""Names of folders without a meaning: ImageNet's n01440764, digits, single letters."""
 _MOST_TEXTS = 20  # .txt files that are looked into for a table
 
 
@@ -73,7 +73,7 @@ def open_beside(tree: Tree, config: ReadingConfig) -> Source | None:
 
 
 def open_tables(tree: Tree, config: ReadingConfig) -> Source | None:
-    """Any table of paths and captions; COCO and Flickr among them."""
+    """Any table of paths and captions, including COCO and Flickr."""
     names = _table_names(tree)
     source = _open_listed(tree, names, config, "table", "pictures and tables of captions")
     beside = FolderSource(tree, config) if source else None
@@ -131,7 +131,7 @@ def open_apart(tree: Tree, config: ReadingConfig) -> Source | None:
 
 
 def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
-    """Folders named by class, unless their names say nothing."""
+    """Folders named by class, unless the names have no meaning."""
     classes = {name: _class_of(name) for name in tree.pictures}
     some = set(classes.values())
     named = config.kind == "classes"

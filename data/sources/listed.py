@@ -36,7 +36,7 @@ class Entry:
 
 
 class ListedSource(Source):
-    """Pictures in files whose captions are known already."""
+    """Pictures in files, with captions from a table."""
 
     def __init__(
         self,
@@ -125,8 +125,8 @@ def _is_text(rows: Sequence[Row], name: str) -> bool:
 def read_tables(
     tree: Tree, places: Places, names: Sequence[str], config: ReadingConfig
 ) -> tuple[list[Entry], list[str], Unused]:
-    """The pictures in the tables, each once, in the tables' order; the tables that named them; and
-    the rows and pictures that are skipped."""
+    """(the pictures in the tables, each once, in order; the tables with these pictures; the skipped
+    rows and pictures)."""
     entries: dict[str, Entry] = {}
     used, unused = [], Unused()
     splits = [split_of_path(name, by_file=True) for name in names]
@@ -180,7 +180,8 @@ def _add(entry: Entry, found: texts.Found, row: Mapping[str, object], split: str
 
 
 def split_by_folders(entries: Iterable[Entry]) -> None:
-    """Take train/ and validation/ folders as splits, if all pictures are in such folders."""
+    """Set the splits by folders such as train/ and validation/, if all pictures are in such
+    folders."""
     entries = list(entries)
     splits = splits_of([one.name for one in entries], by_file=True)
     for one, split in zip(entries, splits, strict=bool(splits)):
@@ -195,8 +196,8 @@ def names_of(tree: Tree, tables: Sequence[str]) -> str:
 
 
 def tell_elsewhere(tree: Tree, names: Sequence[str]) -> str:
-    """A sentence about tables whose pictures are not in the source: addresses, paths of other
-    folders, base64; empty when there are none."""
+    """A sentence about tables whose pictures are not in the source (addresses, paths of other
+    folders, base64); empty without such tables."""
     for name in names:
         for row in first_rows(TableFile(tree, name), 5):
             if "encoding" in row:

@@ -1,8 +1,8 @@
 """Pairs of pictures and caption files, by their names alone.
 
-They are sought in this order: the same name (1.jpg, 1.txt), the whole name (1.jpg.txt), both of
+They are searched in this order: the same name (1.jpg, 1.txt), the whole name (1.jpg.txt), both of
 these in another letter case or Unicode form, and names up to their first dot, as in a webdataset.
-There 1.input.jpg and 1.output.txt belong together too, if both are the only ones of their 1.
+There 1.input.jpg and 1.output.txt are a pair as well, if no other files have the name 1.
 """
 
 import unicodedata
@@ -16,12 +16,12 @@ from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A picture and its caption files, as places in the list of names."""
+    """A picture and its caption files, as indices in the list of names."""
 
     key: str
     picture: int
     texts: tuple[tuple[str, int], ...]
-    """Ending and place of each caption file."""
+    """(ending, index) of each caption file."""
 
 
 def pair(
@@ -70,7 +70,7 @@ def _first(name: str) -> str:
 
 
 def fold(name: str) -> str:
-    """A name's form for comparison across letter cases and Unicode forms."""
+    """The name in a form that ignores letter case and Unicode form."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

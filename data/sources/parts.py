@@ -1,4 +1,4 @@
-"""A sequence of examples in several parts, one after the other."""
+"""A source of several parts, one after the other."""
 
 import bisect
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from data.sources.base import Example, Source
 
 
 class SourceOfParts(Source):
-    """A source whose example i is found by its part and its place there."""
+    """A source that finds example i by its part and its place in the part."""
 
     def divide(self, sizes: Iterable[int]) -> None:
         """Set how many examples each part has."""

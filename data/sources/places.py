@@ -1,4 +1,4 @@
-"""Files of pictures that a table names, looked for among the files of the source only."""
+"""Finds the pictures that a table names, among the files of the source only."""
 
 import re
 from functools import cached_property
@@ -12,15 +12,15 @@ _NUMBERED = re.compile(r"#\w+$")  # Flickr8k's 1000.jpg#0
 
 
 class Places:
-    """Names in tables to names of files. Only files that were found by walking are ever opened: a
-    path in somebody's table could point anywhere on this machine, or at a pipe."""
+    """Maps names in tables to files of the source. Only these files are opened, because a path in
+    an untrusted table could name any file or pipe of this machine."""
 
     def __init__(self, tree: Tree | Path) -> None:
         self._tree = tree
 
     @cached_property
     def tree(self) -> Tree:
-        """The files, walked through at first use."""
+        """The files of the source, listed at first use."""
         return walk(self._tree) if isinstance(self._tree, Path) else self._tree
 
     @cached_property
@@ -35,9 +35,9 @@ class Places:
         return found
 
     def find(self, said: str, beside: str = "", split: str = "") -> str | None:
-        """The file of a picture that a table in the folder `beside` names. It is sought by its path
-        from the table or the top, by the most of its last folders, or by its name if that is
-        unique."""
+        """The file that a table in the folder `beside` names; None if there is none. It is searched
+        by its path from the table or from the top, by most equal last folders, or by its name if
+        that is unique."""
         said = _NUMBERED.sub("", said.strip().replace("\\", "/"))
         if not said:
             return None
@@ -54,18 +54,18 @@ class Places:
         return found[0] if len(found) == 1 else None
 
     def count(self, said: str) -> int:
-        """How many pictures have the name, in whatever folder."""
+        """The number of pictures with this name, in any folder."""
         last = _NUMBERED.sub("", said.strip().replace("\\", "/")).rpartition("/")[2]
         return len(self._by_last.get(fold(last), []))
 
     def read(self, said: str, limit: int) -> bytes | None:
-        """The file's bytes; None if it is not among the files."""
+        """The bytes of the file; None if the source does not have it."""
         name = self.find(said)
         return None if name is None else self.tree.read(name, limit)
 
 
 def _alike(name: str, said: str) -> int:
-    """The number of last path components that are the same."""
+    """The number of equal path components, counted from the end."""
     count = 0
     for one, other in zip(reversed(name.split("/")), reversed(said.split("/")), strict=False):
         if fold(one) != fold(other):

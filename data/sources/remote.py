@@ -1,8 +1,8 @@
-"""Files at an address (https://, s3://, gs://, hf:// …) as paths of this machine, through fsspec.
+"""Remote files (https://, s3://, gs://, hf:// …) as paths of this machine, through fsspec.
 
-A file is copied to a temporary folder when it is opened, and the copies that were opened longest
-ago are removed again, so shards of any number pass through a bounded space. Nothing is written to
-the address, and nothing that it names is executed.
+A file is copied to a temporary folder when it is opened, and the least recently opened copies are
+removed, so any number of shards needs bounded disk space. Nothing is written to the address, and
+nothing is executed.
 """
 
 import atexit
@@ -24,14 +24,14 @@ from data.sources.base import Unused
 from data.sources.files import Tree, is_hidden, is_picture
 
 MOST_KEPT = 4 << 30
-"""Bytes of copies on the disk; a larger file is kept alone."""
+"""Most bytes of copies on the disk; a single file may be larger."""
 _PREFIX = "pastel-copies-"
 _AT_ONCE = 16  # addresses asked about together
 _VERSIONS = (
     *("ETag", "etag", "blob_id", "md5Hash", "content_md5", "LastModified", "last_modified"),
     *("updated", "mtime", "modified", "created"),
 )
-"""Keys under which file systems tell one version of a file from the next."""
+"""Keys with which file systems identify the version of a file."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class _Entry:
 
 
 class RemotePath(PosixPath):
-    """A remote file's place among the copies. It reads as its address, and opening it makes the
-    copy."""
+    """The path of a remote file's copy. Its text is the address, and opening it makes the copy."""
 
     def __str__(self) -> str:
         mirror = _mirror_of(self)
@@ -75,12 +74,12 @@ class RemotePath(PosixPath):
             yield
 
     def is_file(self, **_: Any) -> bool:
-        """Whether the address has such a file."""
+        """True if the address has such a file."""
         mirror = _mirror_of(self)
         return mirror is not None and mirror.entry(self) is not None
 
     def exists(self, **_: Any) -> bool:
-        """Whether the address has such a file, or this is its top."""
+        """True if the address has such a file, or this is its top folder."""
         mirror = _mirror_of(self)
         return self.is_file() or (mirror is not None and mirror.root == self.__fspath__())
 
@@ -101,8 +100,8 @@ class RemotePath(PosixPath):
 
 
 class RemoteTree(Tree):
-    """Remote files below an address. Pictures are known by their endings: to look into a file
-    would copy it."""
+    """The remote files below an address. Pictures are recognised by their endings, because reading
+    a file would copy it."""
 
     @property
     def pictures(self) -> list[str]:
@@ -191,10 +190,11 @@ class _Mirror:
 
 
 def open_files(addresses: list[str]) -> list[Path]:
-    """Files at addresses, whose names are the last parts of them; numbered where two have one.
+    """The files at these addresses, named by the last parts of the addresses; equal names are
+    numbered.
 
     Raises:
-        RemoteError: one is not there or cannot be reached.
+        RemoteError: a file does not exist or cannot be reached.
     """
     system = open_system(addresses[0])
     with ThreadPoolExecutor(_AT_ONCE) as pool:

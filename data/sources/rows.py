@@ -33,7 +33,7 @@ class TableFile:
     tree: Tree
     name: str
     encoding: str = ""
-    """Of one that is neither UTF-8 nor UTF-16; guessed where nothing is said."""
+    """The encoding, if it is neither UTF-8 nor UTF-16; empty = guessed."""
 
     def __str__(self) -> str:
         """The table's name in messages."""
@@ -79,7 +79,7 @@ def read_rows(table: TableFile) -> Iterator[Row]:
 
 
 def _lines(file: io.TextIOWrapper, table: TableFile) -> Iterator[str]:
-    """The lines of a file, each of bounded length."""
+    """Yield the lines of a file, each of bounded length."""
     for number in count(1):
         line = file.readline(_MAX_LINE)
         if not line:
@@ -160,8 +160,8 @@ def _separated(table: TableFile) -> Iterator[Row]:
 
 
 def _cells(lines: Iterator[str], separator: str, is_quoted: bool) -> Iterator[list[str]]:
-    """The cells of each row. A quote that nothing closes is a letter: its row ends where the next
-    line alone has as many cells and a picture's name in the same one."""
+    """Yield the cells of each row. An unclosed quote is an ordinary character: its row ends before
+    the next line that has the same number of cells and a picture's name in the same one."""
     plain = partial(csv.reader, delimiter=separator, quoting=csv.QUOTE_NONE)
     quoted = partial(csv.reader, delimiter=separator)
     if not is_quoted:

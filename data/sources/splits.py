@@ -1,5 +1,8 @@
-"""Other people's names of splits in ours: `train` is trained on, `gallery` only compared with, and
-each other split is held out under its name."""
+"""Names of splits in other data sets → ours.
+
+`train` is trained on, `gallery` is only compared with, and each other split is held out under its
+name.
+"""
 
 from collections.abc import Sequence
 
