@@ -55,9 +55,10 @@ class Soap:
 
     def init(self, params: PyTree) -> SoapState:
         plans, zeros = self._plans(params), partial(jax.tree.map, jnp.zeros_like)
-        make = lambda scale: jax.tree.map(  # noqa: E731
-            lambda plan: identities(self._shape, plan, scale), plans
-        )
+
+        def make(scale: float) -> Any:
+            return jax.tree.map(lambda plan: identities(self._shape, plan, scale), plans)
+
         return SoapState(jnp.int32(0), make(0.0), make(1.0), zeros(params), zeros(params))
 
     def update(
@@ -106,9 +107,10 @@ class Soap:
             squares = jax.tree.map(self._whole, plans, before[1])
             return bases, jax.tree.map(partial(_permute, self._shape), plans, squares, orders)
 
-        refreshed = lambda: jax.lax.cond(  # noqa: E731
-            is_first, lambda: turned(_eigenvectors), lambda: turned(_power_step)
-        )
+        def refreshed() -> Any:
+            eigenvectors, power_step = partial(turned, _eigenvectors), partial(turned, _power_step)
+            return jax.lax.cond(is_first, eigenvectors, power_step)
+
         if not jax.tree.leaves(statistics):
             return before
         return jax.lax.cond(is_first | is_due, refreshed, lambda: before)

@@ -72,8 +72,11 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, s
 def code(root: Path = ROOT) -> dict[str, str]:
     """Path → digest of each source file."""
     paths = sorted(path for pattern in CODE for path in root.glob(pattern))
-    digest = lambda path: hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()  # noqa: E731
-    return {f"the file {path.relative_to(root).as_posix()}": digest(path) for path in paths}
+    return {f"the file {path.relative_to(root).as_posix()}": _digest(path) for path in paths}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()
 
 
 def packages() -> dict[str, str]:

@@ -103,7 +103,10 @@ def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainSta
     """The fresh state with these parameters. Averages and optimizer state start from them, too."""
     places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
     state = state._replace(opt_state=None, params=params)  # frees the memory of the old arrays
-    make = lambda params: make_optimizer(config.optim).init(widen(params))  # noqa: E731
+
+    def make(params: PyTree) -> Any:
+        return make_optimizer(config.optim).init(widen(params))
+
     return state._replace(
         opt_state=jax.jit(make, out_shardings=places)(params),
         ema=None if state.ema is None else jax.jit(init_ema)(params),

@@ -118,6 +118,9 @@ class Gradients:
         if not wants_parts:
             grads, metrics = accumulate(gradient, both, count)
             return (unscaled(grads), metrics), None
-        keep = lambda found: (unscaled(found[0]), found[1][name])  # noqa: E731
+
+        def keep(found: tuple[PyTree, Means]) -> tuple[PyTree, Any]:
+            return unscaled(found[0]), found[1][name]
+
         (grads, metrics), kept = accumulate_parts(gradient, both, count, keep)
         return (unscaled(grads), metrics), kept
