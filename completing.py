@@ -42,7 +42,7 @@ def read_mask(mask: str, grid_size: int, image_size: int) -> Bool[np.ndarray, "y
     if not (covered >= 0.5).any():
         raise ValueError(
             f"--mask {mask} covers none of the {grid_size} × {grid_size} image tokens by half: "
-            f"nothing would be drawn; it is light where the picture is drawn anew"
+            f"nothing would be drawn; it must be light where the picture is redrawn"
         )
     return covered >= 0.5
 

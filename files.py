@@ -172,12 +172,12 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        told = error.strerror
+        given = error.strerror
         if isinstance(error, shutil.Error):  # a list of (from, to, what failed)
-            names, told = [], error.args[0][0][2]
+            names, given = [], error.args[0][0][2]
         if names and not any(WORKPLACE.fullmatch(part) for n in names for part in Path(n).parts):
             raise
-        reason = told or _reason(error, path.parent)
+        reason = given or _reason(error, path.parent)
         raise OSError(error.errno or errno.EIO, reason, str(path)) from None
 
 

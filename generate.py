@@ -65,15 +65,15 @@ class GenerateConfig(SamplingFlags):
     )
     """Prompts, one word of the command line each."""
     prompts_file: str | None = None
-    """File with a prompt a line, after those of --prompts; "-" reads standard input."""
+    """File with one prompt per line, added to --prompts; "-" reads standard input."""
     pictures: int = 1
     """Pictures of each prompt."""
     complete: str | None = None
-    """Picture file to complete: its upper part is kept, the rest drawn anew."""
+    """Picture file to complete: its upper part is kept, the rest is drawn."""
     complete_rows: int = 0
     """Rows of image tokens kept of it; 0 = the upper half."""
     mask: str | None = None
-    """Part of the picture that is drawn anew: a picture file's light parts, or a rectangle as
+    """Part of the picture that is redrawn: a picture file's light parts, or a rectangle as
     LEFT,TOP,RIGHT,BOTTOM in shares of the picture, such as 0.5,0.5,1,1. Each token is drawn from
     those above it and to its left."""
     negative: str = ""
@@ -101,7 +101,7 @@ class GenerateConfig(SamplingFlags):
 
     def __post_init__(self) -> None:
         if self.mask is not None and (self.complete is None or self.complete_rows):
-            raise ValueError("mask says what of the picture of --complete is drawn anew; give that")
+            raise ValueError("mask says which part of --complete is redrawn; give --complete, too")
         check_least(self, "", 1, "pictures")
         check_least(self, "", 0, "rows_per_call", "complete_rows", "candidates")
         check_candidates(self.candidates, self.pictures)

@@ -68,12 +68,12 @@ def release(config: ReleaseConfig) -> None:
         if config.examples:
             _write_examples(found, folder / EXAMPLES_FILE)
         figures = Path(config.figures) if config.figures else None
-        told = write_card(
+        has_licence = write_card(
             folder, out.absolute().name, found, config.licence, config.attribution, figures
         )
         write_sums(folder)
     open_checkpoint(out)  # it loads back
-    if not told:
+    if not has_licence:
         print(
             f"warning: {out / CARD_FILE} does not say whose data it was trained on: add --licence "
             "and --attribution",

@@ -46,7 +46,7 @@ class SweepConfig:
     rate alone compile once, and have the results of fresh processes, bit for bit. For runs of
     seconds, on one device, without early_terminate."""
     resume: bool = False
-    """Refuse to begin anew: the folder must hold trials of this file."""
+    """Only resume: the folder must hold trials of this file."""
     seed: int = 0
     """Seed of the engine; each suggestion is a function of it and of the runs before."""
     wandb: Literal["off", "offline", "online"] = "off"

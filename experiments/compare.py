@@ -165,9 +165,9 @@ def unlike(reference: Mapping[str, Any], run_folder: Path, name: str) -> list[st
     odd = [n for n in sorted(own.keys() & there.keys()) if own[n] != there[n]]
     if not odd:
         return []
-    told = ", ".join(f"{n} {own[n]} ({name}: {there[n]})" for n in odd[:MOST])
+    pairs = ", ".join(f"{n} {own[n]} ({name}: {there[n]})" for n in odd[:MOST])
     more = f" and {len(odd) - MOST} more" if len(odd) > MOST else ""
-    return [f"settings that differ: {told}{more}"]
+    return [f"settings that differ: {pairs}{more}"]
 
 
 def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:

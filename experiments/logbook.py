@@ -23,7 +23,7 @@ from training.reports import logbook, metrics
 from weights.yaml_files import read_yaml
 
 PAGE = "LOGBOOK.md"
-UNTOLD = ("output_dir", "allow_changes", "name", "note")
+HIDDEN = ("output_dir", "allow_changes", "name", "note")
 SHOWN = 8
 
 
@@ -89,12 +89,12 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def settings_of(run_folder: Path) -> dict[str, Any]:
     """A run's settings by their dotted names, without those that say nothing about it."""
-    return told(read_yaml(run_folder / "config.yaml"))
+    return shown_settings(read_yaml(run_folder / "config.yaml"))
 
 
-def told(tree: Mapping[str, Any]) -> dict[str, Any]:
+def shown_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by their dotted names, without those that say nothing about a run."""
-    return {name: value for name, value in flat(tree).items() if name not in UNTOLD}
+    return {name: value for name, value in flat(tree).items() if name not in HIDDEN}
 
 
 def last_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

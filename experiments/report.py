@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from command_line import run
-from experiments.logbook import find_runs, last_losses, settings_of, told
+from experiments.logbook import find_runs, last_losses, settings_of, shown_settings
 from files import write_bytes
 from svg import Points, colour, parallel, plot
 from training.reports import logbook, metrics
@@ -111,7 +111,7 @@ def wandb_runs(project: str) -> list[RunData]:
     found = [
         RunData(
             Path(project) / (one.name if often[one.name] == 1 else f"{one.name} {one.id}"),
-            told(one.config),
+            shown_settings(one.config),
             [{name: _metric(name, row[name]) for name in row} for row in one.scan_history()],
             (),
         )

@@ -45,8 +45,8 @@ def main() -> None:
         reconstruct = make_reconstruction(build(config))
         for name, pictures in held_out.items():
             found = reconstruct_all(reconstruct, params, pictures)
-            told = "".join(figures(pictures, found, config.codebook_size))
-            print(f"{path[-20:]:20} {name[-11:]:11}{len(pictures):>9,}{told}", flush=True)
+            text = "".join(figures(pictures, found, config.codebook_size))
+            print(f"{path[-20:]:20} {name[-11:]:11}{len(pictures):>9,}{text}", flush=True)
         painted = reconstruct_all(reconstruct, params, shown)["reconstruction"]
         rows.append(to_bytes(painted))
     if given.grid:

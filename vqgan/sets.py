@@ -44,8 +44,8 @@ def read_sets(
         split = reading.example.split or split_of(reading.pixels, HELD_OUT)
         sets.setdefault(split, []).append(reading.pixels)
     sets.pop(GALLERY, None)
-    told = source.oddities() + ([tell_skipped(skipped, len(source))] if skipped else [])
-    for one in told:
+    warnings = source.oddities() + ([tell_skipped(skipped, len(source))] if skipped else [])
+    for one in warnings:
         print(f"warning: {one}", file=sys.stderr)
     if not sets[TRAIN]:
         counts = ", ".join(f"{len(found):,} {name}" for name, found in sets.items() if found)

@@ -144,8 +144,8 @@ def main(config: RaceConfig) -> None:
             one = start(contestant, order, out)
             running.append(one)
             one.warm_up(config.timeout)  # alone: compiling is not timed, but disturbs
-            told = f"first run {one.answer['first']:.1f} s, check {one.answer['check']:.4g}"
-            print(f"# {contestant.text}: {told}, {one.answer['info']}", flush=True)
+            text = f"first run {one.answer['first']:.1f} s, check {one.answer['check']:.4g}"
+            print(f"# {contestant.text}: {text}, {one.answer['info']}", flush=True)
         for _ in range(config.rounds):
             for one in running:
                 one.run()
