@@ -74,8 +74,8 @@ def main(config: ComposedConfig) -> None:
             counts = write_tars(folder, drawings, config.image_size, license_of)
             (folder / LICENSES).write_text(licenses(sets), encoding="utf-8")
             write_json(folder / MARKER, {**description, "counts": counts})
-    counts = ", ".join(f"{count} {split}" for split, count in counts_of(out / MARKER).items())
-    print(f"{out}: {counts}")
+    parts = ", ".join(f"{count} {split}" for split, count in counts_of(out / MARKER).items())
+    print(f"{out}: {parts}")
 
 
 def trained_on(drawings: Sequence[Drawing]) -> list[Drawing]:

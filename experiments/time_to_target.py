@@ -216,8 +216,8 @@ def _run(contest: Contest, job: Job, log: Path, runs: Path, programs: Programs |
     line = {**job._asdict(), **result, "command": shlex.join(words)}
     with log.open("a", encoding="utf-8") as file_of_lines:
         file_of_lines.write(json.dumps(line) + "\n")
-    text = f"{job.entry} {job.kind} length {job.length} trial {job.trial} seed {job.seed}"
-    print(f"{text}: {result}", flush=True)
+    summary = f"{job.entry} {job.kind} length {job.length} trial {job.trial} seed {job.seed}"
+    print(f"{summary}: {result}", flush=True)
 
 
 def measured(contest: Contest, folder: Path, is_done: bool, wall: float) -> dict[str, Any]:
