@@ -104,7 +104,7 @@ def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainSta
     places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
     state = state._replace(opt_state=None, params=params)  # frees the memory of the old arrays
 
-    def make(params: PyTree) -> Any:
+    def make(params: PyTree) -> PyTree:
         return make_optimizer(config.optim).init(widen(params))
 
     return state._replace(
