@@ -119,7 +119,7 @@ class Gradients:
             grads, metrics = accumulate(gradient, both, count)
             return (unscaled(grads), metrics), None
 
-        def keep(found: tuple[PyTree, Means]) -> tuple[PyTree, Array]:
+        def keep(found: tuple[PyTree, Means]) -> tuple[PyTree, Array | Partial]:
             return unscaled(found[0]), found[1][name]
 
         (grads, metrics), kept = accumulate_parts(gradient, both, count, keep)
