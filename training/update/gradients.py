@@ -118,9 +118,7 @@ class Gradients:
         if not wants_parts:
             grads, metrics = accumulate(gradient, both, count)
             return (unscaled(grads), metrics), None
-
-        def keep(found: tuple[PyTree, Means]) -> tuple[PyTree, Array | Partial]:
-            return unscaled(found[0]), found[1][name]
-
-        (grads, metrics), kept = accumulate_parts(gradient, both, count, keep)
+        (grads, metrics), kept = accumulate_parts(
+            gradient, both, count, lambda found: (unscaled(found[0]), found[1][name])
+        )
         return (unscaled(grads), metrics), kept
