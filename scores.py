@@ -15,6 +15,10 @@ COLUMNS = {
     "concept": "right concept",
     "tone5way": "right tone of 5",
     "gender3way": "right gender",
+    "style": "right style",
+    "colour": "right colour",
+    "number": "right number",
+    "both": "concept and style",
     "nn_is_train": "training copy",
 }
 """Question → title of its column."""
@@ -24,6 +28,10 @@ LEGEND = {
     "concept": "the nearest real picture shows the prompt's concept",
     "tone5way": "of the five skin tones the prompt's is the nearest",
     "gender3way": "of person, man and woman the prompt's is the nearest",
+    "style": "of the styles in which there is a picture of it, the prompt's is the nearest",
+    "colour": "of the colours in which there is a picture of it, the prompt's is the nearest",
+    "number": "of the numbers of it that are shown, the prompt's is the nearest",
+    "both": "concept and style are right",
     "nn_is_train": "the nearest real picture was trained on",
 }
 YARDSTICKS = {

@@ -38,7 +38,9 @@ class Choice:
 CHOICES = {
     "tone5way": Choice(("concept",), "tone", ("1", "2", "3", "4", "5")),
     "gender3way": Choice(("role", "tone"), "gender", ("person", "man", "woman")),
-    "style": Choice(("concept", "tone"), "style"),
+    "style": Choice(("concept", "tone", "colour", "number"), "style"),
+    "colour": Choice(("concept", "style"), "colour"),
+    "number": Choice(("concept", "style"), "number"),
 }
 """Each is asked only if all the siblings exist. Sets without these columns skip the question."""
 

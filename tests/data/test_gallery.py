@@ -42,7 +42,8 @@ def means(answers: dict[str, np.ndarray]) -> dict[str, float]:
 def test_the_real_picture_finds_itself(gallery: Gallery) -> None:
     scores = means(gallery.judge(gallery.pictures[HELD_OUT], HELD_OUT))
     assert scores.pop("nn_is_train") == 0
-    asked = {name: score for name, score in scores.items() if name not in ("style", "both")}
+    others = {"style", "both", "colour", "number"}
+    asked = {name: score for name, score in scores.items() if name not in others}
     assert set(asked.values()) == {1.0}
 
 
@@ -144,6 +145,23 @@ def test_style_has_the_chance_of_the_number_of_artists() -> None:
         chance = means(gallery.chance(targets))
         assert chance["style"] == pytest.approx(1 / len(styles))
         assert chance["both"] == pytest.approx(scores["both"], abs=1e-6)
+
+
+@pytest.mark.parametrize("attribute", ["colour", "number"])
+def test_colours_and_numbers_are_choices_among_one_artist_s_pictures_of_a_thing(
+    attribute: str,
+) -> None:
+    shades = styled("135", 1)
+    attributes = [
+        {"concept": one["concept"], "style": "noto", attribute: one["style"]}
+        for one in shades.attributes
+    ]
+    gallery, target = Gallery(shades.pictures, attributes, shades.in_training), np.array([1])
+    right, other = gallery.pictures[[1]], gallery.pictures[[0]]
+    assert gallery.judge(right, target)[attribute] == 1
+    assert gallery.judge(other, target)[attribute] == 0
+    assert gallery.chance(target)[attribute] == pytest.approx(1 / 3)
+    assert np.isnan(gallery.judge(right, target)["style"]).all()  # there is one artist
 
 
 def test_style_is_not_asked_where_one_artist_drew_the_thing(gallery: Gallery) -> None:
