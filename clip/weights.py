@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from files import write_text
 from json_files import read_json
 from weights.arrays import read_arrays, shapes_of, write_weights
-from weights.plans import Leaf, Plan, gather, scatter
+from weights.plans import TORCH_LEAVES, Leaf, Plan, gather, scatter
 from weights.settings import MAX_DEPTH, configuring, read_fields
 
 ClipActivation = Literal["quick_gelu", "gelu"]
@@ -194,7 +194,6 @@ IN_LAYER = {
     "up": "mlp.fc1",
     "down": "mlp.fc2",
 }
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 KERNEL_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
 """torch stores kernels as (out, in) and (out, in, y, x), flax as (in, out) and (y, x, in, out)."""
 
@@ -252,10 +251,10 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         if path in TABLES:
             keys: tuple[str, ...] = (TABLES[path],)
         elif in_layer:
-            ending = f"{IN_LAYER[part]}.{LEAVES[leaf]}"
+            ending = f"{IN_LAYER[part]}.{TORCH_LEAVES[leaf]}"
             keys = tuple(f"{LAYERS[tower]}.{i}.{ending}" for i in range(shape[0]))
         else:
-            keys = (f"{MODULES[module]}.{LEAVES[leaf]}",)
+            keys = (f"{MODULES[module]}.{TORCH_LEAVES[leaf]}",)
         axes = KERNEL_AXES[len(own)] if leaf == "kernel" else tuple(range(len(own)))
         back = tuple(int(axis) for axis in np.argsort(axes))
         theirs = tuple(own[axis] for axis in back)

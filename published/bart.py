@@ -12,27 +12,15 @@ from typing import Any
 import numpy as np
 
 from model.config import ModelConfig
-from published.words import check_words, read_transformer, square_grid, write_transformer
+from published.words import OF_BART, check_words, read_transformer, square_grid, write_transformer
 from weights.arrays import Arrays
-from weights.plans import Leaf, Plan
+from weights.plans import TORCH_LEAVES, Leaf, Plan
 
 FIELDS: dict[str, tuple[str, Any]] = {
-    "d_model": ("dim", 1024),
-    "encoder_layers": ("encoder_depth", 12),
-    "decoder_layers": ("decoder_depth", 12),
-    "encoder_attention_heads": ("num_heads", 16),
-    "decoder_attention_heads": ("decoder_num_heads", 16),
-    "encoder_ffn_dim": ("mlp_dim", 4096),
-    "decoder_ffn_dim": ("decoder_mlp_dim", 4096),
+    **OF_BART,
     "vocab_size": ("text_vocab_size", 50265),
     "max_position_embeddings": ("text_length", 1024),
-    "activation_function": ("activation", "gelu"),
-    "scale_embedding": ("scale_embedding", False),
     "decoder_start_token_id": ("decoder_start_token_id", 2),
-    "init_std": ("init_std", 0.02),
-    "dropout": ("dropout", 0.1),
-    "attention_dropout": ("attention_dropout", 0.0),
-    "activation_dropout": ("activation_dropout", 0.0),
 }
 """Their field → ours and transformers' default."""
 MUST_BE = {
@@ -90,7 +78,6 @@ MODULES = {
     "mlp/down": "fc2",
     "mlp_residual/norm_sum": "final_layer_norm",
 }
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def read_config(values: Mapping[str, object]) -> ModelConfig:
@@ -166,9 +153,9 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         elif path in TABLES:
             found[path] = Leaf((TABLES[path],), shape)
         elif not rest:
-            found[path] = Leaf((f"{NORMS[module]}.{LEAVES[leaf]}",), shape)
+            found[path] = Leaf((f"{NORMS[module]}.{TORCH_LEAVES[leaf]}",), shape)
         else:
-            where = f"{MODULES[module]}.{LEAVES[leaf]}"
+            where = f"{MODULES[module]}.{TORCH_LEAVES[leaf]}"
             keys = tuple(f"model.{stack}.layers.{i}.{where}" for i in range(shape[0]))
             turned = np.transpose if leaf == "kernel" else np.asarray
             theirs = shape[:0:-1] if leaf == "kernel" else shape[1:]

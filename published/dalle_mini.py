@@ -14,18 +14,12 @@ from model.blocks import LayerNorms, Norms, layer_norms
 from model.config import Init, ModelConfig
 from model.encoder_config import EncoderConfig
 from model.init import Branch
-from published.words import check_words, read_transformer, square_grid, write_transformer
+from published.words import OF_BART, check_words, read_transformer, square_grid, write_transformer
 from weights.plans import Leaf, Plan
 from weights.settings import read_fields
 
 FIELDS: dict[str, tuple[str, Any]] = {
-    "d_model": ("dim", 1024),
-    "encoder_layers": ("encoder_depth", 12),
-    "decoder_layers": ("decoder_depth", 12),
-    "encoder_attention_heads": ("num_heads", 16),
-    "decoder_attention_heads": ("decoder_num_heads", 16),
-    "encoder_ffn_dim": ("mlp_dim", 4096),
-    "decoder_ffn_dim": ("decoder_mlp_dim", 4096),
+    **OF_BART,
     "encoder_vocab_size": ("text_vocab_size", 50264),
     "max_text_length": ("text_length", 64),
     "image_vocab_size": ("image_vocab_size", 16384),
@@ -35,17 +29,11 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "use_final_ln_encoder": ("encoder_final_norm", True),
     "use_final_ln_decoder": ("decoder_final_norm", True),
     "use_deepnet_scaling": ("deepnet_scaling", False),
-    "activation_function": ("activation", "gelu"),
     "use_glu": ("use_glu", True),
     "use_bias": ("use_bias", False),
     "tau_init": ("cosine_temperature", 0.05),
     "sinkhorn_iters": ("sinkhorn_iterations", 1),
     "use_head_scale": ("head_scale", False),
-    "scale_embedding": ("scale_embedding", False),
-    "init_std": ("init_std", 0.02),
-    "dropout": ("dropout", 0.1),
-    "attention_dropout": ("attention_dropout", 0.0),
-    "activation_dropout": ("activation_dropout", 0.0),
 }
 """Their field → ours and the package's default."""
 SWITCHES: dict[str, tuple[str, Any]] = {

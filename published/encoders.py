@@ -22,7 +22,7 @@ from model.encoder_config import EncoderConfig, taken_from
 from model.transformer import Params
 from published import bart
 from weights.arrays import Arrays, Shapes, read_arrays, shapes_of
-from weights.plans import Leaf, Plan, gather
+from weights.plans import TORCH_LEAVES, Leaf, Plan, gather
 from weights.releases import WEIGHTS_FILE
 from weights.settings import read_fields
 
@@ -230,7 +230,7 @@ def _plan(layout: Layout, shapes: Shapes, arrays: Arrays) -> Plan:
             found[path] = Leaf((next((key for key in keys if key in arrays), keys[-1]),), shape)
             continue
         module, _, leaf = path.removeprefix("encoder/run0/").rpartition("/")
-        where = f"{modules[module]}.{bart.LEAVES[leaf]}"
+        where = f"{modules[module]}.{TORCH_LEAVES[leaf]}"
         turned = np.transpose if leaf == "kernel" else np.asarray
         found[path] = Leaf(
             tuple(f"{layout.layers}.{i}.{where}" for i in range(shape[0])),

@@ -8,6 +8,23 @@ from typing import Any
 from model.config import ModelConfig
 from weights.settings import read_fields
 
+OF_BART: dict[str, tuple[str, Any]] = {
+    "d_model": ("dim", 1024),
+    "encoder_layers": ("encoder_depth", 12),
+    "decoder_layers": ("decoder_depth", 12),
+    "encoder_attention_heads": ("num_heads", 16),
+    "decoder_attention_heads": ("decoder_num_heads", 16),
+    "encoder_ffn_dim": ("mlp_dim", 4096),
+    "decoder_ffn_dim": ("decoder_mlp_dim", 4096),
+    "activation_function": ("activation", "gelu"),
+    "scale_embedding": ("scale_embedding", False),
+    "init_std": ("init_std", 0.02),
+    "dropout": ("dropout", 0.1),
+    "attention_dropout": ("attention_dropout", 0.0),
+    "activation_dropout": ("activation_dropout", 0.0),
+}
+"""BART's fields that DALL·E mini's models have too → ours and the default of both."""
+
 
 def check_words(
     config: ModelConfig,

@@ -27,7 +27,7 @@ from model import config as model_config
 from model.blocks import LayerNorms, Norms
 from optim import optimizers
 from optim.config import OptimConfig
-from tests.tiny import TINY
+from tests.tiny import ONE_LEVEL_VQGAN, TINY
 from training.config import CheckpointConfig, RunConfig, TrainingConfig
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
@@ -42,7 +42,6 @@ from training.update.players import MODEL, Player
 from training.update.state import TrainState
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
-from vqgan.config import VQGANConfig
 
 RATE = 0.01
 PLAIN = OptimConfig(
@@ -203,18 +202,8 @@ def test_a_data_source_is_a_class_and_a_row_of_a_table(
     ]
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "swatches.txt").write_text("\n".join(lines))
-    sizes = VQGANConfig(
-        image_size=8,
-        channels=(8,),
-        stem_channels=8,
-        encoder_blocks=(1,),
-        decoder_blocks=(1,),
-        latent_channels=4,
-        code_dim=4,
-        codebook_size=32,
-    )
-    params = autoencoder.build(sizes).init(jax.random.key(1))
-    pretrained_vqgan.save(tmp_path / "vqgan", sizes, params)
+    params = autoencoder.build(ONE_LEVEL_VQGAN).init(jax.random.key(1))
+    pretrained_vqgan.save(tmp_path / "vqgan", ONE_LEVEL_VQGAN, params)
     encode(
         EncodeConfig(
             source=(str(tmp_path / "own"),),

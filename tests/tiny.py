@@ -35,6 +35,18 @@ TINY_VQGAN = VQGANConfig(
 )
 """16 × 16 pixels, 2 × 2 tokens, 32 codes."""
 
+ONE_LEVEL_VQGAN = VQGANConfig(
+    image_size=8,
+    channels=(8,),
+    stem_channels=8,
+    encoder_blocks=(1,),
+    decoder_blocks=(1,),
+    latent_channels=4,
+    code_dim=4,
+    codebook_size=32,
+)
+"""8 × 8 pixels, 2 × 2 tokens, 32 codes."""
+
 
 @cache
 def first_params(config: ModelConfig, seed: int = 0) -> Any:

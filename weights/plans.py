@@ -9,6 +9,9 @@ import numpy as np
 
 from weights.arrays import Arrays, Shapes, check_arrays, check_numbers
 
+TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+"""Our name of an array of a dense layer or a norm → torch's."""
+
 
 @dataclass(frozen=True)
 class Leaf:

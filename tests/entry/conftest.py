@@ -20,13 +20,13 @@ from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from settings import to_yaml
+from tests.tiny import ONE_LEVEL_VQGAN
 from training.config import CheckpointConfig
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import copy_once
 from training.update.state import TrainState
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
-from vqgan.config import VQGANConfig
 
 MODEL = ModelConfig(
     dim=16,
@@ -38,16 +38,6 @@ MODEL = ModelConfig(
     text_length=8,
     image_vocab_size=40,
     grid_size=2,
-)
-VQGAN = VQGANConfig(
-    image_size=8,
-    channels=(8,),
-    stem_channels=8,
-    encoder_blocks=(1,),
-    decoder_blocks=(1,),
-    latent_channels=4,
-    code_dim=4,
-    codebook_size=32,
 )
 TONES = {"1": "light", "2": "pale", "3": "tan", "4": "brown", "5": "dark"}
 
@@ -81,8 +71,8 @@ def records_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     (folder / "pictures").mkdir()
     write_source(folder / "pictures" / "0.tar")
-    params = autoencoder.build(VQGAN).init(jax.random.key(1))
-    pretrained_vqgan.save(folder / "vqgan", VQGAN, params)
+    params = autoencoder.build(ONE_LEVEL_VQGAN).init(jax.random.key(1))
+    pretrained_vqgan.save(folder / "vqgan", ONE_LEVEL_VQGAN, params)
     encode(
         EncodeConfig(
             source=(str(folder / "pictures"),),
