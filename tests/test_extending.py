@@ -161,6 +161,7 @@ def test_a_second_player_is_a_value(tmp_path: Path) -> None:
         x = x - RATE * (x - batch(n)["target"].mean(0))
         y = y - 0.5 * (y - old) if n else y
     np.testing.assert_allclose(state.params["x"], x, rtol=1e-5)
+    assert state.players is not None
     np.testing.assert_allclose(state.players["follower"].params["y"], y, rtol=1e-5)
     assert [row["follower/away"] is None for row in rows(tmp_path)] == [True, False, False, False]
 

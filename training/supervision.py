@@ -72,7 +72,7 @@ class Supervisor:
         if self._over:
             if not is_finite(state):
                 return
-            state = state._replace(guard=forgive(state.guard))
+            state = state._replace(guard=state.guard and forgive(state.guard))
         self._tracker.sync()
         evaluated = {k: v for k, v in self._row.items() if k.startswith("eval/")}
         self._checkpoints.save(state, self._about, evaluated)

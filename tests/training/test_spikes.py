@@ -123,7 +123,9 @@ def test_a_spike_is_skipped_and_forgotten() -> None:
     assert [n for n, event in enumerate(events(rows)) if event] == [20, 25]
     assert events(rows)[20] == 2
     assert_unchanged(states[21], states[20])
-    assert max(np.asarray(states[-1].guard.losses)) < 10  # the window holds good ones only
+    guard = states[-1].guard
+    assert guard is not None
+    assert max(np.asarray(guard.losses)) < 10  # the window holds good ones only
 
 
 def test_so_many_spikes_in_a_row_are_a_new_level() -> None:
@@ -134,7 +136,9 @@ def test_so_many_spikes_in_a_row_are_a_new_level() -> None:
     for n in (20, 21, 22):
         assert_unchanged(states[n + 1], states[n])
     assert not np.array_equal(states[24].params["kernel"], states[23].params["kernel"])
-    assert int(states[24].guard.seen) == 1
+    guard = states[24].guard
+    assert guard is not None
+    assert int(guard.seen) == 1
     again = run(dict.fromkeys(range(20, 40), 50.0) | {38: 5000.0}, 40, settings)[1]
     assert events(again)[32:] == [0, 0, 0, 0, 0, 0, 2, 0]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from optim.loss_scale import LossScale, init_loss_scale
 from training.config import ParamDtype
-from training.update.players import Players, init_players
+from training.update.players import Players, PlayerState, init_players
 from training.update.precision import narrow
+from training.update.spikes import Guard
 
 PLAYERS = 1
 
@@ -27,9 +28,9 @@ class TrainState(NamedTuple):
     loss_scale: LossScale | None
     ema: PyTree = None
     """Moving average of the parameters, a tree of the same structure; None without one."""
-    guard: Any = None
+    guard: Guard | None = None
     """Recent losses and norms (training/update/spikes.py); None without a guard."""
-    players: Any = None
+    players: dict[str, PlayerState] | None = None
     """State of each further player by name (training/update/players.py); None without any."""
 
     @property
