@@ -234,7 +234,7 @@ def test_out_is_a_file_or_a_folder(tmp_path: Path) -> None:
         (["--prompts", "a", "--pictures=1000000000"], "at most 1,000,000 are drawn"),
         (["--prompts", "a", "--rows_per_call=1000000"], "at most 65,536"),
         (["--prompts", "a", "--out=cat.jpg"], "pictures are written as PNG"),
-        (["--prompts", "a", "--mask=0,0,1,1"], "the picture of --complete"),
+        (["--prompts", "a", "--mask=0,0,1,1"], "part of --complete is redrawn"),
         (["--prompts", "a", "--complete=nowhere.png"], "--complete nowhere.png: No such file"),
         (["--prompts", "a", "--top_p=x"], "top_p"),
         (["--prompts", "a", "--tmperature=1"], "did you mean --temperature?"),
@@ -297,7 +297,7 @@ def test_a_picture_is_completed(run_folder: Path, tmp_path: Path) -> None:
     generate(*common, "--complete", begun, "--out", tmp_path / "half")
     half, other = (np.asarray(Image.open(p)) for p in sorted((tmp_path / "half").glob("0*.png")))
     assert (half != other).any()
-    with pytest.raises(ValueError, match="has 2 rows of image tokens; 3 is none"):
+    with pytest.raises(ValueError, match="has 2 rows of image tokens; 3 is not"):
         generate(*common, "--complete", begun, "--complete_rows=3", "--out", tmp_path / "x")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"--complete .*text.png: not a JPEG, PNG, WebP"):
