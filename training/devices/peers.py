@@ -28,7 +28,7 @@ CONNECT_SECONDS = 10
 GRACE_SECONDS = 1.0
 """Seconds in which this process may end with the same error as the other one, such as damaged
 checkpoints, with its own line and exit code."""
-LOST_SECONDS = 4  # for the connections between processes to say so first
+LOST_SECONDS = 2  # for the connections between processes to say so; jax aborts soon after
 STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax aborts
 _GOODBYE, _STOP = b".", b"!"
 _lines: list[socket.socket] = []
