@@ -76,10 +76,7 @@ def to_lch(rgb: RGB) -> LCH:
 
 def to_rgb(lch: LCH) -> RGB:
     """Lightness, chroma and hue as sRGB; what a screen cannot show is clipped."""
-    light, chroma, hue = np.moveaxis(lch, -1, 0)
-    turn = np.radians(hue)
-    lab = np.stack([light, chroma * np.cos(turn), chroma * np.sin(turn)], -1)
-    linear = ((lab @ np.linalg.inv(_TO_LAB).T) ** 3) @ np.linalg.inv(_TO_LMS).T
+    linear = ((_as_lab(lch) @ np.linalg.inv(_TO_LAB).T) ** 3) @ np.linalg.inv(_TO_LMS).T
     linear = linear.clip(0, 1)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
