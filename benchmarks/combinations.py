@@ -35,7 +35,8 @@ class CombinationsConfig:
 
 
 def main(config: CombinationsConfig) -> None:
-    """Train each combination with presets/hands.yaml in a process of its own."""
+    """Train each combination with presets/hands.yaml, each in a separate process, and print its
+    row."""
     print("| precision | norm | micro-batches | optimizer | loss, start → end | ms per update |")
     print("| --- | --- | ---: | --- | --- | ---: |")
     for dtype, norm, parts, optimizer in product(DTYPES, NORMS, ACCUMULATIONS, LEARNING_RATES):

@@ -1,8 +1,8 @@
-"""Pastel in a table with its peers: the adapter that benchmarks/race loads, one function per job.
+"""The adapter through which benchmarks/race runs Pastel. It has one function per job.
 
-Every function takes the driver's dict of sizes and returns (run, info). It calls the very functions
-of train.py, generate.py and data/encode.py. The model is the recipe of `presets` on the driver's
-sizes: pre-RMSNorm, SwiGLU, no biases, separate embeddings.
+Every function takes the driver's dict of sizes and returns (run, info). It calls the same functions
+as train.py, generate.py and data/encode.py. The model has the architecture of the presets in the
+driver's sizes: pre-RMSNorm, SwiGLU, no biases, untied embeddings.
 """
 
 import sys
@@ -40,7 +40,7 @@ DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 def model_config(sizes: Sizes) -> ModelConfig:
-    """The transformer of the driver's sizes."""
+    """The transformer's settings for the driver's sizes."""
     return ModelConfig(
         dim=sizes["d_model"],
         encoder_depth=sizes["enc_layers"],
@@ -55,7 +55,7 @@ def model_config(sizes: Sizes) -> ModelConfig:
 
 
 def vqgan_config(sizes: Sizes) -> VQGANConfig:
-    """taming-transformers' layout of the driver's sizes."""
+    """The settings of a VQGAN like taming-transformers', for the driver's sizes."""
     levels = len(sizes["mult"])
     return VQGANConfig(
         image_size=sizes["px"],
@@ -77,7 +77,7 @@ def vqgan_config(sizes: Sizes) -> VQGANConfig:
 
 
 def make_train_step(sizes: Sizes) -> tuple[Run, Info]:
-    """One whole update from host arrays; the run returns the loss."""
+    """The job "train": `run` does one whole update from host arrays and returns the loss."""
     import configs  # the race's folder is on sys.path
 
     config, dtype = model_config(sizes), DTYPES[sizes["dtype"]]
@@ -112,7 +112,8 @@ def make_train_step(sizes: Sizes) -> tuple[Run, Info]:
 
 
 def make_sampler(sizes: Sizes) -> tuple[Run, Info]:
-    """The drawing of image tokens for the driver's prompts, guided away from its empty one."""
+    """The job "sample": `run` samples image tokens for the driver's prompts, with guidance against
+    its empty prompt."""
     import configs
 
     config = model_config(sizes)
@@ -138,7 +139,7 @@ def make_sampler(sizes: Sizes) -> tuple[Run, Info]:
 
 
 def make_encoder(sizes: Sizes) -> tuple[Run, Info]:
-    """The encoding of random pictures to image tokens."""
+    """The job "encode": `run` encodes random pictures to image tokens."""
     model = autoencoder.build(vqgan_config(sizes))
     params = model.init(jax.random.key(sizes["seed"]))
     shape = sizes["batch"], sizes["px"], sizes["px"], 3
@@ -148,7 +149,7 @@ def make_encoder(sizes: Sizes) -> tuple[Run, Info]:
 
 
 def make_decoder(sizes: Sizes) -> tuple[Run, Info]:
-    """The decoding of random image tokens to pictures."""
+    """The job "decode": `run` decodes random image tokens to pictures."""
     model = autoencoder.build(vqgan_config(sizes))
     params = model.init(jax.random.key(sizes["seed"]))
     shape = sizes["batch"], sizes["image_len"]

@@ -1,14 +1,14 @@
-"""How fast are token records opened and read, at any size, and beside others? Prints tables.
+"""How fast are token records opened and read, at any size and beside other formats? Prints tables.
 
 python -m benchmarks.data
 python -m benchmarks.data --largest 10000000
 
 Records are synthetic: 256 image tokens and a caption of 64 text tokens each. 10 million of them
-take 8 GB of disk. They are opened as train.py opens them, until the first batch, in a process of
-its own, after the system was asked to forget their pages; its memory is without pages of files.
+take 8 GB of disk. A fresh process opens them as train.py does and reads the first batch, after the
+system was asked to drop them from its page cache. Its memory is counted without pages of files.
 Batches are in training's order. webdataset and datasets read the same examples, shuffled in buffers
-of 1,000; these rates are per second of CPU time. data.encode is beside its VQGAN alone, by the
-clock: measure it on a machine that does nothing else.
+of 1,000; these rates are per second of CPU time. data.encode is compared with its VQGAN alone, by
+wall time: measure it on an idle machine.
 """
 
 import sys
@@ -44,22 +44,23 @@ _PART = 50_000  # examples written at a time
 
 @dataclass(frozen=True)
 class DataBenchmark:
-    """Sizes of records, and how long each is read."""
+    """The sizes of records, and how long each reader is timed."""
 
     largest: int = 100_000
-    """Examples of the largest records; those of 10,000 and each ten times more are opened too."""
+    """Examples in the largest records. Records of 10,000, 100,000 … examples below it are opened
+    too."""
     peer_examples: int = 10_000
-    """Examples that webdataset and datasets read as well; 0 = neither is run."""
+    """Examples that webdataset and datasets read too; 0 = do not run them."""
     batch_size: int = 256
-    """Examples of a batch."""
+    """Examples per batch."""
     seconds: float = 2.0
-    """CPU seconds that each reader is timed for."""
+    """CPU seconds for which each reader is timed."""
     encode_pictures: int = 1024
-    """Pictures that data.encode and its VQGAN alone encode; 0 = not measured."""
+    """Pictures that data.encode, and its VQGAN alone, encode; 0 = not measured."""
     vqgan: str = "vqgan/general"
     """Folder of that VQGAN."""
     out: str = ""
-    """A JSON file for all figures."""
+    """A JSON file to write all figures to; empty = none."""
 
     def __post_init__(self) -> None:
         check_least(self, "", 0, "peer_examples", "encode_pictures")
@@ -72,15 +73,15 @@ class Opened:
 
     examples: int
     open_seconds: float
-    """Until the first batch is there."""
+    """Seconds from the start until the first batch has been read."""
     read_mb: float
-    """Read from the disk until then."""
+    """Megabytes read from the disk until then."""
     memory_mb: float
     batch_ms: float
 
 
 def main(benchmark: DataBenchmark) -> None:
-    """Print a table of sizes, then one of readers."""
+    """Print a table of sizes, a table of readers, and a table of encoding."""
     found: dict[str, Any] = {"sizes": [], "readers": {}, "encoding": {}}
     with tempfile.TemporaryDirectory() as temporary:
         print(
@@ -106,13 +107,13 @@ def main(benchmark: DataBenchmark) -> None:
 
 
 def sizes_to(largest: int) -> list[int]:
-    """10,000 and its multiples by ten below `largest`, and `largest`."""
+    """10,000, 100,000 … below `largest`, and `largest`."""
     powers = itertools.takewhile(lambda n: n < largest, (10**i for i in itertools.count(4)))
     return [*powers, largest]
 
 
 def write_synthetic(folder: Path, count: int) -> None:
-    """Write records of random tokens, part by part."""
+    """Write `count` records of random tokens, 50,000 at a time."""
     random = np.random.default_rng(0)
     about: dict[str, Any] = {"codebook_size": VOCABULARY, "text_vocab_size": VOCABULARY}
     with new_records(folder, [TRAIN], source=".", **about) as records:
@@ -138,14 +139,14 @@ def _example(number: int) -> dict[str, Any]:
 
 
 def measure_alone(folder: Path, batch_size: int) -> Opened:
-    """The figures of records in a fresh process."""
+    """The result of `measure` in a fresh process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(measure, (folder, batch_size))
 
 
 def measure(folder: Path, batch_size: int) -> Opened:
-    """Open records as train.py does, and read batches."""
+    """Open records as train.py does, read 33 batches, and return the cost."""
     forget(folder)
     before, read, start = _memory(), _read_bytes(), time.perf_counter()
     records = open_whole(folder)
@@ -163,24 +164,25 @@ def measure(folder: Path, batch_size: int) -> Opened:
 
 
 def forget(folder: Path) -> None:
-    """Ask the system to forget the pages of a folder's files, as if they were of last week."""
+    """Ask the system to drop a folder's files from its page cache, so that they are read from
+    disk."""
     for path in folder.rglob("*") if hasattr(os, "posix_fadvise") else ():
         if path.is_file():
             file = os.open(path, os.O_RDONLY)
-            os.fsync(file)  # what is not on the disk yet cannot be forgotten
+            os.fsync(file)  # a page that is not on the disk yet cannot be dropped
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(file)
 
 
 def _read_bytes() -> int:
-    """Bytes that this process has had read from disks."""
+    """Bytes that this process has read from disks; 0 if the system does not say."""
     path = Path("/proc/self/io")
     lines = path.read_text().splitlines() if path.exists() else []
     return sum(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
 
 def _memory() -> int:
-    """Bytes that this process holds besides pages of files."""
+    """Bytes of memory of this process, without pages of files; 0 if the system does not say."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
@@ -188,7 +190,7 @@ def _memory() -> int:
 
 
 def print_readers(folder: Path, benchmark: DataBenchmark) -> dict[str, Any]:
-    """Examples a second of each reader, of the same examples."""
+    """Print a table of each reader's examples per second, for the same examples."""
     write_synthetic(folder / "same", benchmark.peer_examples)
     records = open_records(folder / "same")
     found = measure_readers(records, folder, benchmark.batch_size, benchmark.seconds)
@@ -206,7 +208,8 @@ def print_readers(folder: Path, benchmark: DataBenchmark) -> dict[str, Any]:
 
 
 def print_encoding(folder: Path, benchmark: DataBenchmark) -> dict[int, Any]:
-    """Pictures a second of data.encode and of its VQGAN alone, by the side of the pictures."""
+    """Print the pictures per second of data.encode and of its VQGAN alone, by the pictures'
+    side."""
     found = measure_encoding(folder, Path(benchmark.vqgan), benchmark.encode_pictures)
     print(f"\n| JPEGs to tokens | {benchmark.vqgan} alone, a second | data.encode | share |")
     print("| --- | ---: | ---: | ---: |")

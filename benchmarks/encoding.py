@@ -1,5 +1,5 @@
-"""The speed of data.encode beside that of its VQGAN alone: pictures a second from a tar of JPEGs to
-tokens, and from pixels that are ready."""
+"""Compares the speed of data.encode, from a tar of JPEGs to tokens, with its VQGAN alone, from
+pixels to tokens. Both in pictures per second."""
 
 import io
 import statistics
@@ -20,19 +20,19 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Share:
-    """Pictures a second, of the middle round."""
+    """Pictures per second, of the median round."""
 
     alone: float
     encode: float
 
     @property
     def share(self) -> float:
-        """The speed of data.encode as a share of the VQGAN's own."""
+        """The speed of data.encode divided by the VQGAN's."""
         return self.encode / self.alone
 
 
 def write_photographs(path: Path, count: int, side: int) -> None:
-    """A tar of captioned JPEGs of side × side pixels, as smooth as photographs."""
+    """Write a tar of captioned JPEGs of side × side pixels, as smooth as photographs."""
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as tar:
         for number in range(count):
@@ -46,14 +46,14 @@ def write_photographs(path: Path, count: int, side: int) -> None:
 
 
 def measure_encoding(folder: Path, vqgan: Path, count: int) -> dict[int, Share]:
-    """The figures of pictures as large as the VQGAN's own, and of those four times as wide."""
+    """The speeds by the side of the pictures: the VQGAN's own size, and four times that."""
     encoder = open_encoder(vqgan)
     sides = (encoder.image_size, 4 * encoder.image_size)
     return {side: _measure(folder / f"{side}.tar", encoder, count, side) for side in sides}
 
 
 def _measure(tar: Path, encoder: PictureEncoder, count: int, side: int) -> Share:
-    """Encode `count` pictures in both ways, in turn, so that other work slows both."""
+    """Encode `count` pictures in both ways, in turns, so that other work slows both alike."""
     write_photographs(tar, count, side)
     source = open_source(tar)
     shape = (encoder.batch_size, encoder.image_size, encoder.image_size, 3)
@@ -72,7 +72,8 @@ def _measure(tar: Path, encoder: PictureEncoder, count: int, side: int) -> Share
 
 
 def _encode_alone(encoder: PictureEncoder, pixels: np.ndarray, count: int) -> None:
-    """As many whole batches as the pictures need, the next one begun while one is computed."""
+    """Encode as many whole batches as `count` pictures need. The next batch is dispatched while one
+    is computed."""
     before = None
     for _ in range(-(-count // encoder.batch_size)):
         begun = encoder.encode(pixels)

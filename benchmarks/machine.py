@@ -1,4 +1,4 @@
-"""The machine's limits, measured: a clock, its fastest product, the memory that a call takes."""
+"""Measures the machine: time, its fastest matrix product, the memory that a call takes."""
 
 import ctypes
 import gc
@@ -20,21 +20,21 @@ PRODUCTS = {
     "cpu": ((2048, 256, 1024), (2048, 1024, 256), (1024, 1024, 1024), (4096, 1024, 1024)),
     "other": ((8192, 8192, 8192), (16384, 8192, 8192), (16384, 4096, 16384)),
 }
-"""Rows, inner size and columns of the products among which the fastest is sought."""
+"""Rows, inner size and columns of the matrix products that are tried."""
 CALLS = 4
-"""Products dispatched at a time, so that an accelerator does not wait for Python."""
+"""Products dispatched together, so that an accelerator does not wait for Python."""
 
 
 def choose_clock() -> Callable[[], float]:
-    """A clock in seconds. On a single core (`taskset -c 0`) it excludes the time of other
-    processes."""
+    """A clock in seconds: CPU time on a single core (`taskset -c 0`), which excludes other
+    processes; else wall time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     alone = cores == 1 and jax.default_backend() == "cpu"
     return time.process_time if alone else time.perf_counter
 
 
 def seconds(call: Callable[[], Any], times: int) -> list[float]:
-    """The seconds that each of several calls took, to its results."""
+    """The seconds of each of `times` calls, until its results are ready."""
     clock, found = choose_clock(), []
     for _ in range(times):
         start = clock()
@@ -44,8 +44,8 @@ def seconds(call: Callable[[], Any], times: int) -> list[float]:
 
 
 def measure_products(dtype: str, rounds: int) -> tuple[float, tuple[int, int, int]]:
-    """FLOPs a second of one device in the fastest product with operands in `dtype` and results in
-    float32, as the model takes them; and its rows, inner size and columns."""
+    """FLOPs per second of one device in its fastest matrix product, and that product's rows, inner
+    size and columns. Operands have `dtype` and results float32, as in the model."""
     shapes = PRODUCTS["cpu" if jax.default_backend() == "cpu" else "other"]
     return max((_measure_product(dtype, shape, rounds), shape) for shape in shapes)
 
@@ -59,10 +59,10 @@ def _measure_product(dtype: str, shape: tuple[int, int, int], rounds: int) -> fl
 
 
 def peak_memory(call: Callable[[], Any]) -> int:
-    """The peak of bytes in arrays and working memory so far, on the fullest device. On a CPU it is
-    measured while `call` runs: the existing arrays, and the growth of the process.
+    """The peak of memory so far on the fullest device, in bytes. On a CPU: the bytes of all arrays,
+    plus the growth of the process while `call` runs.
 
-    If neither can be measured, the peak of the process.
+    If neither can be measured, the peak of the process is returned.
     """
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if "peak_bytes_in_use" in stats[0]:
@@ -79,8 +79,8 @@ def peak_memory(call: Callable[[], Any]) -> int:
 
 
 def _forget_peak() -> bool:
-    """Give freed memory back and restart Linux's count of the process's peak, if possible:
-    runtime.py keeps freed memory, which no call needs. Returns True if it was possible."""
+    """Return freed memory to the system and reset Linux's record of the process's peak. runtime.py
+    keeps freed memory, which would be counted. Returns True if both were possible."""
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,5 @@
-"""The cost of each option of training against the plain update, and of Shampoo against AdamW."""
+"""Measures the cost of each training option relative to the plain update, and of Shampoo relative
+to AdamW."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -30,18 +31,19 @@ OPTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
     "noise": {"loss.caption_dropout": (0.0, 0.1), "loss.token_noise": (0.0, 0.3)},
     "optimizers": {"optim.name": tuple(o for o in get_args(Optimizer) if o != "shampoo")},
 }
-"""Settings by the word that chooses them. The plain update has one of each setting's values."""
+"""Name of an option → the settings that it times. The plain update has one value of each
+setting."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """An option and the plain update, in the same rounds."""
+    """An option compared with the plain update in the same rounds."""
 
     option: str
     ratio: float
     """Median of the rounds' ratios."""
     spread: float
-    """Half of the span of the middle half of the ratios."""
+    """Half of the ratios' interquartile range."""
     seconds: float
     """Median."""
     compiling_seconds: float
@@ -52,19 +54,19 @@ class Row:
 
 @dataclass(frozen=True)
 class ShampooRow:
-    """Shampoo and AdamW on a model, in the same rounds."""
+    """Shampoo compared with AdamW on one model in the same rounds."""
 
     parameters: int
     dim: int
     adamw_seconds: float
     seconds: float
-    """Mean over a period of the roots."""
+    """Mean over `roots_every` updates."""
     seconds_without_roots: float
     seconds_with_roots: float
     roots_share: float
-    """Share of all time."""
+    """Share of Shampoo's time spent on roots."""
     ratio: float
-    """Mean of Shampoo's updates over mean of AdamW's."""
+    """Mean time of Shampoo's updates divided by the mean of AdamW's."""
     adamw_bytes: int
     optimizer_bytes: int
 
@@ -72,8 +74,8 @@ class ShampooRow:
 def measure_options(
     plain: Update, names: Sequence[str], bench: Workbench, rounds: int
 ) -> Iterator[Row | str]:
-    """A row for each value that differs from the plain update's, or a line that says why there is
-    none; and a row of the plain update against itself, which shows the noise."""
+    """A row for each value that differs from the plain update's, or a line with the reason why it
+    cannot be measured; and a row of the plain update against itself, which shows the noise."""
     first, again = time_in_turns([plain, plain], rounds)
     yield make_row("plain, again", plain, again, first)
     for name in names:
@@ -93,20 +95,20 @@ def measure_options(
 
 
 def choose(config: Config, key: str, value: object) -> Config:
-    """The configuration with the option. Raises ValueError if it does not go with the others."""
+    """The configuration with the option. Raises ValueError if it conflicts with other settings."""
     if key == "training.accumulation_steps":
-        config = change(config, "training.micro_batch_size", 0)  # else that would decide
+        config = change(config, "training.micro_batch_size", 0)  # it would override the option
     if key == "training.observe":
         config = change(
             config, "training.observe_every", 1
-        )  # else most rounds would look at nothing
+        )  # else most rounds would compute no looks
     return change(config, key, value)
 
 
 def make_row(
     label: str, update: Update, times: Sequence[float], plain_times: Sequence[float]
 ) -> Row:
-    """An update's row, of its rounds and the plain one's."""
+    """The row of an update, from the seconds of its rounds and of the plain update's."""
     ratios = [own / plain for own, plain in zip(times, plain_times, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     return Row(
@@ -121,14 +123,14 @@ def make_row(
 
 
 def _try(config: Config, bench: Workbench) -> Update:
-    """An update that has been made once. Raises JaxRuntimeError if memory does not suffice."""
+    """The compiled update, after one call. Raises JaxRuntimeError if memory does not suffice."""
     update = Update(config, bench)
     update()
     return update
 
 
 def measure_shampoo(config: Config, bench: Workbench, periods: int) -> ShampooRow:
-    """Updates of AdamW and Shampoo in turns, over `periods` periods of the roots."""
+    """Time updates of AdamW and Shampoo in turns, for `periods` · `roots_every` updates."""
     # A skipped update would not count in Shampoo's state, and the roots would differ.
     config = change(config, "training.on_spike", "off")
     adamw, shampoo = (
@@ -156,7 +158,8 @@ def measure_shampoo(config: Config, bench: Workbench, periods: int) -> ShampooRo
 
 
 def halve(model: ModelConfig) -> ModelConfig:
-    """The model with half the width. Raises ValueError if its heads do not allow that."""
+    """The model with half the width. Raises ValueError if half the width does not suit its
+    heads."""
     return replace(
         model,
         dim=model.dim // 2,

@@ -1,6 +1,7 @@
-"""The same examples to batches, by Pastel's records, by webdataset and by datasets: their captions
-tokenised before, or on the way by one tokenizer. Each is used as its pages say: webdataset maps
-samples, datasets batches. Rates are examples a second of CPU time.
+"""Compares Pastel's records with webdataset and datasets: the same examples, read into batches.
+Captions are tokenised before, or while reading by one tokenizer. Each library is used as its pages
+recommend: webdataset maps samples, datasets maps batches. Rates are examples per second of CPU
+time.
 """
 
 import functools
@@ -28,18 +29,18 @@ Tokenise = Callable[[Sequence[str]], dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Rates:
-    """Examples a second of CPU time."""
+    """Examples per second of CPU time."""
 
     batch: float
-    """To arrays of this process."""
+    """From storage to NumPy arrays."""
     device: float
-    """The same, and copied to the device."""
+    """From storage to arrays on the device."""
 
 
 def measure_readers(
     records: Records, folder: Path, size: int, seconds: float
 ) -> dict[str, dict[str, Rates]]:
-    """The rates of each reader, by "tokenised before" and "tokenised on the way"."""
+    """The rates of each reader, under "tokenised before" and "tokenised on the way"."""
     tokenizer = _tokenizer(records, folder / "words")
 
     def tokenise(captions: Sequence[str]) -> dict[str, np.ndarray]:
@@ -60,14 +61,15 @@ def measure_readers(
 
 
 def to_device(batch: Batch) -> None:
-    """Copy a batch to the device, and wait for it."""
+    """Copy a batch to the device, and wait until it is there."""
     import jax
 
     jax.block_until_ready(jax.device_put(batch))
 
 
 def rate(epoch: Epoch, seconds: float, then: Callable[[Batch], None] = lambda batch: None) -> float:
-    """Examples a second of CPU time, out of as many epochs as it takes; `then` is part of it."""
+    """Examples per second of CPU time, over as many epochs as fill `seconds`. Calls of `then` are
+    included."""
     stream = itertools.chain.from_iterable(epoch() for _ in itertools.count())
     then(next(stream))
     start, count = time.process_time(), 0
@@ -84,7 +86,7 @@ def _tokenizer(records: Records, folder: Path) -> TextTokenizer:
 
 
 def open_pastel(records: Records, folder: Path, size: int, tokenise: Tokenise | None) -> Epoch:
-    """Batches in training's order; on the way, captions are read as text for each."""
+    """Batches in training's order. With `tokenise`, captions are read as text and tokenised."""
     batches = open_batches(records, TRAIN, size, seed=0)
 
     def epoch() -> Iterator[Batch]:
@@ -100,7 +102,8 @@ def open_pastel(records: Records, folder: Path, size: int, tokenise: Tokenise | 
 
 
 def open_webdataset(records: Records, folder: Path, size: int, tokenise: Tokenise | None) -> Epoch:
-    """A tar with a .npy for each kind of tokens, or with captions as .txt, read by webdataset."""
+    """Batches by webdataset, from a tar with a .npy for each kind of tokens; with `tokenise`,
+    captions are .txt."""
     import webdataset
 
     arrays = ["image_tokens", *([] if tokenise else ["text_tokens"])]
@@ -138,7 +141,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def open_datasets(records: Records, folder: Path, size: int, tokenise: Tokenise | None) -> Epoch:
-    """A saved data set of Hugging Face's `datasets`, streamed."""
+    """Batches streamed by Hugging Face's `datasets` from a saved data set."""
     import datasets
 
     columns: dict[str, Any] = {"image_tokens": np.asarray(records.image_tokens)}

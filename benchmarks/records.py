@@ -1,4 +1,4 @@
-"""Token records of random captions and pictures, and the speed of reading batches from them."""
+"""Writes token records of random captions and pictures, and measures how fast batches are read."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from model.config import ModelConfig
 from split_names import TRAIN
 
 CAPTIONS = 2
-"""Captions of each picture."""
+"""Captions per picture."""
 
 
 def make_records(folder: Path, sizes: ModelConfig, count: int) -> Records:
@@ -50,7 +50,7 @@ def open_training(records: Records, batch_size: int) -> Batches:
 
 
 def measure_reading(batches: Batches, batch_size: int, seconds: float) -> float:
-    """Samples per second of one core, for as many batches as are read in `seconds`."""
+    """Samples read per second on one core, measured for `seconds`."""
     batches.at(0)
     start, step = time.process_time(), 0
     while time.process_time() - start < seconds:

@@ -1,10 +1,10 @@
-"""How fast are pictures drawn, and how far is that from what memory allows? Prints a table.
+"""How fast are pictures drawn, and how near is that to the bound by memory? Prints a table.
 
 python -m benchmarks.sampling
 python -m benchmarks.sampling --model.dim=1024 --model.mlp_dim=4096 --compute_dtype=bfloat16
 
-Weights are random and of the given sizes. The bound: a token cannot come faster than memory gives
-the decoder's weights, once for all rows, and each row's keys and values so far.
+Weights are random, in the given sizes. The bound is the memory's bandwidth: for each token the
+decoder's weights must be read once for all rows, and the keys and values so far for each row.
 """
 
 import sys
@@ -50,30 +50,30 @@ def small_model() -> ModelConfig:
 
 
 def guided() -> SamplingConfig:
-    """Guidance, which doubles the rows, and a choice of 50 tokens."""
+    """Sampling with guidance, which doubles the rows, and top-k of 50."""
     return SamplingConfig(guidance_scale=10.0, temperature=1.0, top_k=50)
 
 
 @dataclass(frozen=True)
 class SamplingBenchmark:
-    """The drawing to time, and the number of rounds."""
+    """The model and the sampling to time, and the number of rounds."""
 
     model: ModelConfig = field(default_factory=small_model)
     """The transformer."""
     sampling: SamplingConfig = field(default_factory=guided)
     """How tokens are drawn."""
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of products, of the weights held for them and of the cache."""
+    """Precision of matrix products, of the weights and of the cache."""
     pictures: tuple[int, ...] = (1, 4)
-    """Pictures drawn at a time, one row of the table each."""
+    """Pictures drawn at a time; each number is one row of the table."""
     rounds: int = 7
-    """Timed calls of each; the median is printed."""
+    """Timed calls for each row; the median is printed."""
     bandwidth_megabytes: int = 256
-    """Size of the array that is read to measure the bandwidth: larger than the caches."""
+    """Size of the array that is read to measure the bandwidth; it must exceed the CPU's caches."""
 
 
 def main(config: SamplingBenchmark) -> None:
-    """Measure the bandwidth, then each number of pictures."""
+    """Measure the bandwidth, then print a row for each number of pictures."""
     bandwidth = measure_bandwidth(config.bandwidth_megabytes << 20)
     count, device = transformer.count_params(config.model), jax.devices()[0].device_kind
     print(
@@ -88,15 +88,15 @@ def main(config: SamplingBenchmark) -> None:
 
 
 def measure_bandwidth(size: int) -> float:
-    """The bandwidth, in bytes a second, at which the device sums up an array of `size` bytes; the
-    best of ten."""
+    """Bytes per second at which the device reads and sums an array of `size` bytes: the best of
+    ten."""
     total, x = jax.jit(jnp.sum), jnp.ones((size // 4,), jnp.float32)
     return x.nbytes / min(seconds(lambda: total(x), 11)[1:])
 
 
 def bytes_per_token(model: Transformer, params: Params, rows: int) -> float:
-    """The bytes that one step of `rows` rows must read, on average over a picture: the decoder's
-    weights, and keys and values of the caption and of the tokens so far."""
+    """Bytes that one step for `rows` rows must read, on average over a picture: the decoder's
+    weights, and the keys and values of the caption and of the tokens so far."""
     config, text = model.config, (rows, model.config.text_length)
     states = jax.ShapeDtypeStruct((*text, config.dim), model.dtype)
 
@@ -142,5 +142,5 @@ def _bytes(tree: Any) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_compilation_cache", False)  # or compiling would cost nothing
+    jax.config.update("jax_enable_compilation_cache", False)  # else compiling would take no time
     run(main, SamplingBenchmark, prog="python -m benchmarks.sampling", about=__doc__ or "")

@@ -1,12 +1,13 @@
-"""What does an update of the training step cost, and each of its options? Prints tables.
+"""How long does a training update take, and what does each option cost? Prints tables.
 
 python -m benchmarks.training
 python -m benchmarks.training --preset presets/dalle_mini.yaml --settings training.batch_size=64
 
 Without a preset the model has 12 M parameters, batches of 8, 64 text and 256 image tokens.
-Utilisation is the model's FLOPs (backward twice forward, nothing for what is computed again) over
-those of the fastest matrix product on the same device in the same run. Ratios are medians over
-rounds in which each update is made once. On a single core (`taskset -c 0`) all times are CPU time.
+Utilisation is the model's FLOPs per second divided by those of the fastest matrix product on the
+same device in the same run. The backward pass counts twice the forward pass; recomputation counts
+nothing. Ratios are medians over rounds; each round makes every update once. On a single core
+(`taskset -c 0`) all times are CPU time.
 """
 
 import sys
@@ -53,7 +54,7 @@ from training.devices.devices import find_devices
 
 CHOICES = (*OPTIONS, "shampoo", "data")
 WANTED = 20
-"""Factor by which reading samples should be faster than the step takes them."""
+"""Reading samples should be faster than the step by this factor."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class TrainingBenchmark:
     """The configuration to train, and the options to time."""
 
     preset: str = ""
-    """A YAML of train.py, such as presets/dalle_mini.yaml; none = a small model."""
+    """A YAML of train.py, such as presets/dalle_mini.yaml. Empty = a small model."""
     settings: tuple[str, ...] = field(
         default=(),
         metadata={
             "nargs": "*",
-            "help": "Settings of train.py on top, such as training.batch_size=64 "
+            "help": "Further settings of train.py, such as training.batch_size=64 "
             "training.compute_dtype=bfloat16.",
         },
     )
@@ -75,17 +76,17 @@ class TrainingBenchmark:
         default=CHOICES,
         metadata={
             "nargs": "*",
-            "help": f"Which options are timed, of {' '.join(CHOICES)}; default: all. With no word "
-            "behind it: none, only the plain update.",
+            "help": f"The options to time, out of {' '.join(CHOICES)}; default: all. Without a "
+            "value only the plain update is timed.",
         },
     )
-    """Options that are timed."""
+    """The options to time."""
     rounds: int = 7
     """Timed updates of each option."""
     quick: bool = False
-    """As few updates as show that everything runs; the figures are rough."""
+    """Make few updates, to see that everything runs; the figures are rough."""
     out: str = ""
-    """A JSON file for all figures."""
+    """A JSON file to write all figures to; empty = none."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.options if name not in CHOICES]
@@ -106,27 +107,27 @@ class Plain:
     median_seconds: float
     compiling_seconds: float
     tokens_per_second: float
-    """Image tokens, by the median."""
+    """Image tokens per second, from the median time."""
     model_flops: float
-    """FLOPs of an update."""
+    """The model's FLOPs per update."""
     product_flops: float
-    """FLOPs a second, of all devices, in the fastest product."""
+    """FLOPs per second of all devices in the fastest matrix product."""
     product: tuple[int, int, int]
     """The rows, inner size and columns of that product."""
     weights_bytes: int
     optimizer_bytes: int
     argument_bytes: int
-    """State and batch, as compiled."""
+    """Bytes of state and batch, from the compiled program."""
     temporary_bytes: int
-    """Activations and gradients, as compiled."""
+    """Bytes of activations and gradients, from the compiled program."""
     copied_bytes: int
     """Bytes of the new state that do not reuse the old state's memory."""
     measured_bytes: int
-    """Peak bytes in an update."""
+    """Peak bytes during an update."""
 
     @property
     def utilisation(self) -> float:
-        """The share of the fastest product's pace, by the median."""
+        """The model's FLOPs per second divided by the fastest product's, from the median time."""
         return self.model_flops / self.median_seconds / self.product_flops
 
 
@@ -179,27 +180,29 @@ def read_config(benchmark: TrainingBenchmark) -> Config:
 
 
 def begin(config: Config, bench: Workbench) -> Update:
-    """The plain update, made once. Raises ValueError if memory does not suffice."""
+    """The compiled plain update, after one call. Raises ValueError if memory does not suffice."""
     try:
         update = Update(config, bench)
         update()
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"{config.training.batch_size} examples an update do not go here, take a smaller "
+            f"{config.training.batch_size} examples an update do not fit here; take a smaller "
             f"training.batch_size or more accumulation_steps: {' '.join(str(error).split())[:300]}"
         ) from None
     return update
 
 
 def measure_plain(update: Update, bench: Workbench, rounds: int) -> Plain:
-    """The plain update's figures; its memory first, before others take some."""
+    """The plain update's figures. Memory is measured first, before other updates allocate some."""
     config, devices = update.config, bench.devices
     model = transformer.build(config.model, config.training.compute_dtype)
     (times,) = time_in_turns([update], rounds)
     measured = peak_memory(update)
     product_flops, product = measure_products(config.training.compute_dtype, rounds)
     (more,) = time_in_turns([update], rounds)
-    shares = 1 if jax.default_backend() == "cpu" else len(devices)  # a CPU's devices share it
+    shares = (
+        1 if jax.default_backend() == "cpu" else len(devices)
+    )  # virtual CPU devices share the CPU
     size, median = config.training.batch_size, statistics.median(times + more)
     return Plain(
         parameters=transformer.count_params(config.model),
@@ -223,7 +226,7 @@ def measure_plain(update: Update, bench: Workbench, rounds: int) -> Plain:
 
 
 def print_plain(plain: Plain) -> None:
-    """One figure per row."""
+    """Print one figure per row."""
     rows, inner, columns = plain.product
     whole = 2 * plain.weights_bytes + plain.optimizer_bytes
     compiled = plain.argument_bytes + plain.temporary_bytes + plain.copied_bytes
@@ -259,7 +262,8 @@ def print_plain(plain: Plain) -> None:
 
 
 def print_options(rows: Iterable[Row | str]) -> list[Row]:
-    """Print a row for each option, as it comes; impossible options are listed below."""
+    """Print a row for each option as soon as it is measured, then the options that are not possible
+    here. Returns the rows."""
     print_head(
         "option", "× plain", "±", "update, s", "compiling, s", "activations, MB", "optimizer, MB"
     )
@@ -284,7 +288,7 @@ def print_options(rows: Iterable[Row | str]) -> list[Row]:
 
 
 def print_shampoo(config: Config, bench: Workbench, is_quick: bool) -> list[ShampooRow]:
-    """Print a row for the model and one for the model of half its width."""
+    """Print and return a row for the model, and one for the model with half the width."""
     if is_quick:
         config = change(config, "optim.shampoo", replace(config.optim.shampoo, roots_every=2))
     print_head(
@@ -318,7 +322,7 @@ def print_shampoo(config: Config, bench: Workbench, is_quick: bool) -> list[Sham
 
 
 def print_reading(pace: float, plain: Plain) -> float:
-    """Print the speed of reading batches, and the factor by which it exceeds the update's."""
+    """Print the speed of reading batches. Returns the factor by which it exceeds the update's."""
     times = pace * plain.median_seconds / plain.batch_size
     print_head("data", "samples/s", "times what the update takes")
     print_row("memory-mapped records, one core", f"{pace:.0f}", f"{times:.0f} (wanted: {WANTED})")
@@ -340,5 +344,5 @@ def megabytes(size: float) -> str:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_compilation_cache", False)  # or compiling would cost nothing
+    jax.config.update("jax_enable_compilation_cache", False)  # else compiling would take no time
     run(main, TrainingBenchmark, prog="python -m benchmarks.training", about=__doc__ or "")

@@ -1,4 +1,4 @@
-"""Updates of a configuration, compiled as in train.py and timed in turns."""
+"""Compiles the update of a configuration as train.py does, and times several updates in turns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,25 +20,25 @@ from training.recipe import Objective
 from training.update.build import make_state, make_update
 
 WARM_UP = 3
-"""Untimed updates: the first ones on a CPU take three times as long, for pages of fresh memory."""
+"""Untimed updates. The first ones on a CPU take three times as long: they touch new memory."""
 
 
 @dataclass
 class Workbench:
-    """Devices, batches on the host, and a state for each kind of configuration. Configurations with
-    states of one form take turns with one, so that large models fit."""
+    """Devices, batches on the host, and training states. Configurations whose states have the same
+    shapes share one state, so that large models fit in memory."""
 
     devices: Devices
     batches: Sequence[dict[str, np.ndarray]]
     states: dict[Any, Any] = field(default_factory=dict)
 
     def keep_only(self, update: "Update") -> None:
-        """Free the states of other kinds."""
+        """Free all states but this update's."""
         self.states = {k: state for k, state in self.states.items() if k == update.kind}
 
 
 class Update:
-    """One configuration's update, from a batch on the host to the new state."""
+    """The compiled update of one configuration, from a batch on the host to the new state."""
 
     def __init__(self, config: Config, bench: Workbench) -> None:
         model = transformer.build(config.model, config.training.compute_dtype)
@@ -71,7 +71,7 @@ class Update:
         bench = self._bench
         batch = bench.batches[self.finished % len(bench.batches)]
         state = self._state()
-        del bench.states[self.kind]  # it is donated, and lost where the update fails
+        del bench.states[self.kind]  # it is donated, so it is lost if the update fails
         new, metrics = self._compiled(state, parallel.deal(batch, bench.devices))
         jax.block_until_ready((new, metrics))
         bench.states[self.kind] = new
@@ -88,8 +88,8 @@ class Update:
 def time_in_turns(
     updates: Sequence[Update], rounds: int, warm_up: int = WARM_UP
 ) -> list[list[float]]:
-    """Seconds of `rounds` calls of each, one of each per round, so that a drift of the machine hits
-    all alike."""
+    """The seconds of `rounds` calls of each update. Each round calls every update once, so that a
+    change in the machine's speed affects all alike."""
     clock = choose_clock()
     times: list[list[float]] = [[] for _ in updates]
     for update in updates:
@@ -109,7 +109,7 @@ def tree_bytes(tree: Any) -> int:
 
 def change(config: Config, name: str, value: object) -> Config:
     """The configuration with another value of one setting, such as model.remat. Raises ValueError
-    if it does not go with the others."""
+    if it conflicts with other settings."""
     section, field = name.split(".")
     changed: Any = replace(getattr(config, section), **{field: value})
     return replace(config, **{section: changed})

@@ -1,9 +1,9 @@
-"""A tokenizer's files as data: tokenizer.json, vocab.json and merges.txt, or vocab.txt.
+"""Reads a tokenizer's files: tokenizer.json, vocab.json with merges.txt, or vocab.txt.
 
-A tokenizer.json is a program of parts. Some regular expressions take for ever; replacements by
-longer texts in a row fill the memory; a pattern of counts does so while it is compiled. So each
-part is checked first, and only kinds that are known to end soon are built. Code beside a tokenizer
-is never run.
+A tokenizer.json is a small program. A hostile one can run forever (some regular expressions) or
+fill the memory: by a chain of replacements by longer texts, or while a pattern of counts is
+compiled. So each part is checked first, and only known kinds, with bounded time and memory, are
+accepted. Code beside a tokenizer is never run.
 """
 
 import json
@@ -29,24 +29,24 @@ GROWTH = {
     **dict.fromkeys(("Replace", "Prepend", "BertNormalizer"), 1),
     "ByteLevel": 4,  # each byte becomes a letter
 }
-"""Kinds of normalizers and pre-tokenizers, and the largest factor by which each makes a text
-longer, besides its own texts."""
+"""The known kinds of normalizers and pre-tokenizers, each with the largest factor by which it makes
+a text longer. Texts that a part inserts count extra."""
 FRAMES = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel")
 MODELS = ("BPE", "WordPiece", "Unigram", "WordLevel")
 _CASES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 KNOWN = {_CASES + r"\p{N}{1,3}" + _REST, _CASES + r"\p{N}" + _REST}
-"""Expressions of published tokenizers (cl100k, Llama 3, Qwen 2) that end, though not by the rule of
-`_check_regex`."""
-HOW = "save it as tokenizer.json with the program that it is of"
+"""Expressions of published tokenizers (cl100k, Llama 3, Qwen 2). They run in bounded time, but
+`_ends_soon` cannot show it."""
+HOW = "save it as tokenizer.json with the program that wrote it"
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The content of a tokenizer.json, or of the older files in a folder in that form. Every part
-    is checked to end in bounded time and memory.
+    """The content of a tokenizer.json, or of a folder's older files in the same form. Every part
+    runs in bounded time and memory.
 
     Raises:
-        ValueError: a part is unknown or beyond a bound; the message names file and key.
+        ValueError: a part is unknown or exceeds a limit. The message names the file and the key.
     """
     if path.is_dir():
         path, tree = _old_files(path)
@@ -70,7 +70,7 @@ def _checked(tree: dict[str, Any]) -> dict[str, Any]:
     _check_added(tree.get("added_tokens", []))
     model = _object(tree.get("model"), "model")
     kept = {name: tree.get(name) for name in ("version", "normalizer", "pre_tokenizer")}
-    # No decoder, truncation nor padding: they are not used here.
+    # decoder, truncation and padding are not used here.
     return {
         **kept,
         "post_processor": tree.get("post_processor"),
@@ -139,8 +139,8 @@ def _text(value: object, name: str) -> str:
 
 
 def _charsmap_growth(value: Any) -> float:
-    """The growth by SentencePiece's map: the size of a trie, the trie, and texts that end with
-    NUL."""
+    """The factor by which SentencePiece's character map can lengthen a text. The map holds the size
+    of a trie, the trie, and the replacements, each ended by NUL."""
     import base64
 
     if value is None:
@@ -167,15 +167,15 @@ ATOM = re.compile(
     r"|(?P<letter>\\[pP]\{\^?\w+\}|\\[sSdDwWrnt]|\\[^\w\s]|\[\^?(?:\\[pP]\{\^?\w+\}|\\[sSdDwWrnt]"
     r"|\\[^\w\s]|[^][\\&])+\]|[^][\\(){}*+?|])"
 )
-"""One piece of a regular expression of the plain kind: no references, no looking behind."""
+"""One piece of a simple regular expression: no back references, no lookbehind."""
 
 
 def _ends_soon(pattern: str) -> bool:
-    """True if the shape of an expression shows that its time is proportional to the text. No group
-    is repeated, few pieces are optional, and an unbounded repetition ends its alternative, so that
-    nothing is tried again."""
+    """True if the form of an expression proves that its time is linear in the text's length: no
+    group is repeated, few pieces are optional, and an unbounded repetition is the last piece of its
+    alternative, so that there is no backtracking."""
     place, depth, after = 0, 0, ""
-    choices, is_open = 0, False  # of this alternative
+    choices, is_open = 0, False  # optional pieces, unbounded repetition of this alternative
     while place < len(pattern):
         if (found := ATOM.match(pattern, place)) is None:
             return False
@@ -221,7 +221,7 @@ def _check_frame(part: Mapping[str, object]) -> None:
         for piece in template:
             named = piece.get("SpecialToken") if isinstance(piece, dict) else None
             word = named.get("id") if isinstance(named, dict) else None
-            # The library panics, with lines of its own, over a token that is not there.
+            # The library panics, with its own lines on stderr, when the token is missing.
             if named is not None and not (isinstance(word, str) and word in known):
                 raise ValueError(f"post_processor.{name} has no special token for {named!r:.60}")
 
@@ -235,12 +235,12 @@ def _check_added(tokens: object) -> None:
 
 
 def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
-    """The model with its kind named; old files do not name it."""
+    """The model's settings, with its kind as "type", which old files lack."""
     kind = model.get("type", "BPE" if "merges" in model else "WordLevel")
     if kind not in MODELS:
         raise ValueError(f"model {kind!r:.60} is not one of {', '.join(MODELS)}")
     if model.get("dropout") not in (None, 0):
-        raise ValueError("model.dropout draws tokens by lot; remove it")
+        raise ValueError("model.dropout makes tokens random; remove it")
     for name in ("vocab", "merges"):
         if isinstance(model.get(name), list | dict) and len(model[name]) > MAX_VOCABULARY:
             raise ValueError(f"model.{name} has more than {MAX_VOCABULARY:,} entries")
@@ -259,7 +259,9 @@ def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
     if kind == "Unigram" and isinstance(vocabulary, list):
         longest = max((len(one[0]) for one in vocabulary if _is_scored(one)), default=0)
         if longest > MAX_PIECE or not all(map(_is_scored, vocabulary)):
-            raise ValueError("model.vocab must be of texts of at most 256 letters and their scores")
+            raise ValueError(
+                f"model.vocab must hold texts of at most {MAX_PIECE} letters, each with its score"
+            )
     return {"type": kind, **model}
 
 
@@ -274,7 +276,7 @@ def _is_scored(entry: object) -> bool:
 
 
 def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The older files, from before tokenizer.json, as one."""
+    """The path and the content, in tokenizer.json's form, of a folder's older files."""
     settings = folder / "tokenizer_config.json"
     said = read_json(settings) if settings.is_file() else {}
     readers: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]]
@@ -291,10 +293,10 @@ def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _gpt2(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
-    """GPT-2's and BART's files: pairs of letters that stand for bytes."""
+    """GPT-2's and BART's files: byte-level BPE, whose letters stand for bytes."""
     vocabulary = read_json(folder / "vocab.json", MAX_BYTES)
     if any(word.endswith("</w>") for word in vocabulary):
-        raise ValueError(f"{folder / 'vocab.json'} is of another kind than GPT-2's; {HOW}")
+        raise ValueError(f"{folder / 'vocab.json'} is not of GPT-2's kind; {HOW}")
     lines = _lines(folder / "merges.txt")
     merges = [line for line in lines if line and not line.startswith("#version")]
     spaced = {"add_prefix_space": said.get("add_prefix_space") is True, "trim_offsets": True}
@@ -306,7 +308,7 @@ def _gpt2(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _bert(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
-    """BERT's file: whole words, or their pieces after ##."""
+    """BERT's file: one word a line, or a word's continuation after ##."""
     vocabulary = {word: i for i, word in enumerate(_lines(folder / "vocab.txt"))}
     missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocabulary]
     if missing:
@@ -337,6 +339,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def as_text(tree: Mapping[str, object]) -> str:
-    """The tree as text for the library. It is written anew, because the library may read a key that
-    occurs twice as another value than we do."""
+    """The tree as JSON for the library. The file's own text is not used: of a key that occurs
+    twice, the library may read another value than the one checked here."""
     return json.dumps(tree, ensure_ascii=True)

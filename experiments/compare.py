@@ -1,11 +1,11 @@
-"""Does a run look as it should? Its losses beside those of runs that went well.
+"""Does a run look as it should? Compares its losses with those of a reference.
 
 python -m experiments.compare runs/quickstart
 python -m experiments.compare runs/valley/003 --reference results/references/starter.json
 python -m experiments.compare runs/a runs/b runs/c --write results/references/starter.json
 
-A reference holds means and standard deviations over seeds at some updates, and the settings that
-made them, committed small.
+A reference is a small committed file: means and standard deviations over seeds at some updates, and
+the settings of those runs.
 """
 
 import sys
@@ -30,15 +30,15 @@ from training.reports import metrics
 
 REFERENCES = clone.ROOT / "results" / "references"
 POINTS = 24
-"""Updates that a reference keeps."""
+"""Number of updates at which a reference has the training loss."""
 WINDOW = 0.05
 """Share of the updates so far over which the training loss is averaged."""
 FAR = 3.0
-"""Standard deviations from which on a difference is worth a word."""
-SAYS_NOTHING = ("seed", "data.", "grids.", "sampling.", "checkpoint.", "tracker.", "parallel.")
-"""Beginnings of the names of settings that a reference does not keep."""
+"""A difference of more standard deviations than this is reported."""
+NOT_COMPARED = ("seed", "data.", "grids.", "sampling.", "checkpoint.", "tracker.", "parallel.")
+"""Prefixes of the names of settings that a reference does not store."""
 MOST = 5
-"""Settings unlike the reference's that are named."""
+"""Number of differing settings that are named."""
 CAUSES = (
     (
         lambda at, now, metric: at <= 0.2 and now > 0,
@@ -55,16 +55,17 @@ CAUSES = (
     ),
     (
         lambda at, now, metric: True,
-        "fewer examples (the run learns them by heart: look at eval/), or "
+        "fewer examples (the run memorises them: look at eval/), or "
         "less token_noise and caption_dropout",
     ),
 )
-"""(share of the reference's length, difference in deviations, metric) → what usually causes it."""
+"""Pairs of a test of (share of the reference's length, difference in deviations, metric) and the
+usual cause. The first test that is true counts."""
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Which run, and beside what."""
+    """The run and its reference."""
 
     runs: tuple[str, ...] = field(
         default=(),
@@ -72,13 +73,13 @@ class CompareConfig:
     )
     """Folder of the run."""
     reference: str = ""
-    """A reference's file. Default: results/references/NAME.json by the run's name."""
+    """File of the reference. Default: results/references/NAME.json, with the run's name."""
     write: str = ""
-    """Write the reference that these runs, which differ in their seeds, make."""
+    """File of a new reference, made from these runs. They may differ only in their seeds."""
 
 
 def main(config: CompareConfig) -> None:
-    """Print the run beside its reference, or write a reference."""
+    """Print how the run differs from its reference, or write a reference."""
     runs = [Path(name) for name in config.runs]
     for one in runs:
         if not is_run(one):
@@ -90,27 +91,30 @@ def main(config: CompareConfig) -> None:
         print(f"written: {config.write}, seeds: {reference['seeds']}")
         return
     if len(runs) != 1:
-        raise ValueError(f"{len(runs)} runs: one is compared; --write takes several")
+        raise ValueError(f"{len(runs)} runs: only one can be compared; --write takes several")
     path = clone.find(config.reference) if config.reference else find_reference(runs[0])
     reference = read_reference(path)
     lines = compare(reference, metrics.read(runs[0] / "metrics.jsonl"), path.stem)
-    print("\n".join([*lines, *unlike(reference, runs[0], path.stem)]))
+    print("\n".join([*lines, *differences(reference, runs[0], path.stem)]))
 
 
 def find_reference(run_folder: Path) -> Path:
-    """The reference of the run's name. Raises ValueError naming those that there are."""
+    """The path of the reference with the run's name. Raises ValueError, which lists all references,
+    if it does not exist."""
     from weights.yaml_files import read_yaml
 
     name = str(read_yaml(run_folder / "config.yaml").get("name", ""))
     path = REFERENCES / f"{name}.json"
     if not path.is_file():
         there = ", ".join(sorted(one.stem for one in REFERENCES.glob("*.json"))) or "none yet"
-        raise ValueError(f"no reference of {name!r}; name one with --reference; there are {there}")
+        raise ValueError(
+            f"no reference for {name!r}; name one with --reference; there are: {there}"
+        )
     return path
 
 
 def read_reference(path: Path) -> dict[str, Any]:
-    """A reference's file. Raises ValueError where it is none."""
+    """The content of a reference's file. Raises ValueError if it is not a reference."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         assert found["seeds"] >= 1
@@ -124,8 +128,8 @@ def read_reference(path: Path) -> dict[str, Any]:
 
 
 def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
-    """Means and deviations over runs that differ in their seeds alone. Raises ValueError where
-    they differ in more, or in their length."""
+    """A reference: the means and standard deviations over `runs`, and their settings. Raises
+    ValueError if the runs differ in more than their seeds, or in their length."""
     settings = [settings_of(one) for one in runs]
     for one, own in zip(runs, settings, strict=True):
         names = own.keys() | settings[0].keys()
@@ -136,7 +140,7 @@ def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
     steps = {int(of_run[-1]["step"]) if of_run else 0 for of_run in rows}
     if len(steps) > 1 or steps == {0}:
         raise ValueError(
-            f"the runs ended after {sorted(steps)} updates; they must be of one length"
+            f"the runs ended after {sorted(steps)} updates; they must have the same length"
         )
     last = steps.pop()
     kept = sorted({max(round(last * (i + 1) / POINTS), 1) for i in range(POINTS)})
@@ -156,11 +160,12 @@ def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: v for name, v in settings.items() if not name.startswith(SAYS_NOTHING)}
+    return {name: v for name, v in settings.items() if not name.startswith(NOT_COMPARED)}
 
 
-def unlike(reference: Mapping[str, Any], run_folder: Path, name: str) -> list[str]:
-    """A line about the settings that the run and the reference have both, with other values."""
+def differences(reference: Mapping[str, Any], run_folder: Path, name: str) -> list[str]:
+    """A line that names the settings with different values in the run and the reference; no line if
+    there are none."""
     own, there = _kept(settings_of(run_folder)), reference["settings"]
     odd = [n for n in sorted(own.keys() & there.keys()) if own[n] != there[n]]
     if not odd:
@@ -171,7 +176,8 @@ def unlike(reference: Mapping[str, Any], run_folder: Path, name: str) -> list[st
 
 
 def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
-    """Step → value; of the training loss the mean over the last WINDOW of the updates so far."""
+    """Step → value of a metric. The training loss is averaged over the last WINDOW of the updates
+    so far."""
     found = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), float)}
     if name != "train/loss":
         return found
@@ -185,8 +191,9 @@ def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
 def compare(
     reference: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
 ) -> list[str]:
-    """A line for each point that the run has reached, the newest ones last, and what usually causes
-    the last difference."""
+    """For each metric a line for each of the last 4 updates that the run has reached, then the
+    usual cause of a large difference at the last one. Raises ValueError if there is no such
+    update."""
     lines, causes = [], []
     for metric, own in reference["curves"].items():
         yours = curve(rows, metric)
@@ -209,7 +216,7 @@ def compare(
                 side = "above" if away > 0 else "below"
                 causes.append(f"{metric}: {abs(away):.0f} deviations {side}; usually {cause}")
     if not lines:
-        raise ValueError("the run has reached no update that the reference knows")
+        raise ValueError("the run has not reached the first update of the reference")
     seeds = f"{reference['seeds']} seeds" if reference["seeds"] > 1 else "a single seed"
     return [*lines, *(causes or [f"within {FAR:g} deviations of {seeds}"])]
 

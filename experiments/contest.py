@@ -1,4 +1,4 @@
-"""The rules of a contest between settings, as pure functions of its logs."""
+"""The rules of a contest between settings, as pure functions of the contest's results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,34 +11,34 @@ PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
 RATIO = 4.0
 """AlgoPerf's largest ratio of a performance profile."""
 DRAWS = 10_000
-"""Of a bootstrap interval."""
+"""Resamples of a bootstrap interval."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run of an entry, as the log has it."""
+    """One run of an entry, as it is logged."""
 
     entry: str
     kind: str
     """tuning or score"""
     length: int
-    """Updates that it was to make, with a decay of its own."""
+    """Number of updates of the run. Its learning rate decays over this length."""
     seed: int
     trial: int
-    """Number of its settings among the trials of the entry's space."""
+    """Number of the trial in the entry's space that gave the settings."""
     value: float
-    """The metric after the last update; infinite where the run failed."""
+    """The metric after the last update; infinite if the run failed."""
     train_seconds: float
-    """Of all updates, without compilation, evaluation and saving; NaN: not measured, and so are the
-    other times."""
+    """Seconds of all updates, without compilation, evaluation and saving. NaN: no times were
+    measured."""
     compile_seconds: float
     other_seconds: float
-    """Start, evaluation and saving."""
+    """Seconds of start, evaluation and saving."""
 
 
 def halton(number: int, dimension: int) -> float:
-    """Entry `number` ≥ 0 of the van der Corput sequence in the base of that dimension's prime, in
-    0..1; the first entry, 0, is skipped. Halton 1960."""
+    """Entry `number` ≥ 0, in 0..1, of the van der Corput sequence in base PRIMES[dimension]. The
+    sequence's first entry, 0, is skipped. Halton 1960."""
     base, rest, scale, found = PRIMES[dimension], number + 1, 1.0, 0.0
     while rest:
         scale /= base
@@ -48,11 +48,11 @@ def halton(number: int, dimension: int) -> float:
 
 
 def draw(space: Mapping[str, Mapping[str, Any]], number: int) -> dict[str, Any]:
-    """Trial `number` of a space: each setting has log: [low, high], uniform: [low, high], either
-    with of: 1 for 1 − value, or values: [...].
+    """The settings of trial `number` of a space. Each setting has log: [low, high], or
+    uniform: [low, high], or values: [...]. With of: 1 a log or uniform value v becomes 1 − v.
 
     Raises:
-        ValueError: a range has another form, or there are more settings than primes here.
+        ValueError: a range has another form, or the space has more than 10 settings.
     """
     if len(space) > len(PRIMES):
         raise ValueError(f"a space has at most {len(PRIMES)} settings, not {len(space)}")
@@ -75,14 +75,15 @@ def draw(space: Mapping[str, Mapping[str, Any]], number: int) -> dict[str, Any]:
 
 
 def holds(values: Sequence[float], target: float, margin: float) -> bool:
-    """Whether an entry has reached the target: (target − mean) · √n is over the margin, as in
-    modded-nanogpt's third track, where it is 0.004."""
+    """True if an entry has reached the target: (target − mean) · √n > margin. The rule of
+    modded-nanogpt's third track, whose margin is 0.004."""
     mean = float(np.mean(values)) if len(values) else math.inf
     return math.isfinite(mean) and (target - mean) * math.sqrt(len(values)) > margin
 
 
 def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
-    """The bootstrap's percentile interval of the mean; NaN for fewer than two values."""
+    """The bootstrap percentile interval of the mean; NaN for fewer than two values or a value that
+    is not finite."""
     if len(values) < 2 or not np.isfinite(values).all():
         return math.nan, math.nan
     rng = np.random.default_rng(0)
@@ -92,7 +93,8 @@ def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float
 
 
 def best_trial(results: Sequence[Result], length: int) -> int | None:
-    """The trial with the lowest mean over the tuning seeds at this length; None without one."""
+    """The trial with the lowest mean over the tuning seeds at this length; None if no mean is
+    finite."""
     values: dict[int, list[float]] = {}
     for one in results:
         if one.kind == "tuning" and one.length == length:
@@ -103,20 +105,20 @@ def best_trial(results: Sequence[Result], length: int) -> int | None:
 
 @dataclass(frozen=True)
 class Score:
-    """What an entry reached."""
+    """The result of one entry."""
 
     entry: str
     steps: float
-    """The shortest length at whose end it holds; infinite where there is none, NaN where runs are
-    still to come."""
+    """The shortest length at whose end the entry holds. Infinite if it holds at none; NaN if runs
+    are still missing."""
     seconds: float
-    """Mean seconds of training of the runs of that length."""
+    """Mean training seconds of the runs of that length."""
     means: Mapping[int, tuple[float, float, float, int]]
-    """Length → mean, ends of its interval, number of seeds."""
+    """Length → (mean, lower and upper end of its interval, number of seeds)."""
     compile_seconds: float
     other_seconds: float
     tuned: Mapping[int, tuple[int, int, float]]
-    """Length → number of trials, the best of them, its mean over the tuning seeds."""
+    """Length → (number of trials, best trial, its mean over the tuning seeds)."""
 
 
 def score(
@@ -126,8 +128,8 @@ def score(
     margin: float,
     lengths: Sequence[int] = (),
 ) -> Score:
-    """The score of one entry's results; only runs of kind `score` count. An entry that misses the
-    target at every length gets infinity, or NaN where runs of one of `lengths` are still to come.
+    """The score of one entry. Only runs of kind "score" count. If the target is missed at every
+    length, steps and seconds are infinite, or NaN if runs of one of `lengths` are still missing.
 
     Raises:
         ValueError: a seed is used both for tuning and for the score.
@@ -152,7 +154,7 @@ def score(
 
 
 def _tuned(results: Sequence[Result]) -> dict[int, tuple[int, int, float]]:
-    """Length → number of trials, the best one, its mean value, of one entry's tuning."""
+    """Length → (number of trials, best trial, its mean value), from one entry's tuning runs."""
     found = {}
     for length in sorted({one.length for one in results if one.kind == "tuning"}):
         of_length = [one for one in results if one.kind == "tuning" and one.length == length]
@@ -163,10 +165,10 @@ def _tuned(results: Sequence[Result]) -> dict[int, tuple[int, int, float]]:
 
 
 def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) -> dict[str, float]:
-    """AlgoPerf's score: for each entry the area under its performance profile from 1 to `largest`,
-    over `largest` − 1. `times`: entry → its time on each workload, infinite where it missed. The
-    profile at τ is the share of workloads on which the entry took at most τ times the best. NaN
-    for all where a time was not measured."""
+    """AlgoPerf's score of each entry: the area under its performance profile from 1 to `largest`,
+    divided by `largest` − 1. `times`: entry → its time on each workload, infinite if it missed the
+    target. The profile at τ is the share of workloads on which the entry took at most τ times the
+    best time. All scores are NaN if a time was not measured."""
     table = np.array(list(times.values()), np.float64)
     if np.isnan(table).any():
         return dict.fromkeys(times, math.nan)
@@ -177,16 +179,16 @@ def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) 
 
 
 def describe(scores: Sequence[Score], target: float, margin: float, budget: int) -> str:
-    """The rules and the table, as Markdown, the fastest entry first."""
+    """The rules and the table as Markdown, with the fastest entry first."""
     lengths = sorted({length for one in scores for length in one.means})
     names = ["entry", "steps to target", "seconds", *(f"after {length}" for length in lengths)]
     names += ["compiling, s", "other, s"]
     lines = [
         f"Target {target}, {budget} quasi-random trials of tuning for each entry and length. Each "
-        "length has a decay of its own; lengths are compared at their end alone, which is fixed "
-        f"for all seeds. An entry holds if (target − mean) · √n > {margin}. Seeds of tuning do not "
-        "count. Time is that of the updates: compilation, and start, evaluation and saving, stand "
-        "apart. In brackets: 95 % of a bootstrap.",
+        "length has its own learning rate decay. A length is judged only at its end, which is the "
+        f"same for all seeds. An entry holds if (target − mean) · √n > {margin}. Seeds of tuning "
+        "do not count. Seconds are those of the updates; compilation has its own column, and so "
+        "have start, evaluation and saving (other). In brackets: 95 % bootstrap interval.",
         "",
         f"| {' | '.join(names)} |",
         "| --- " * len(names) + "|",
@@ -210,7 +212,8 @@ def describe(scores: Sequence[Score], target: float, margin: float, budget: int)
 
 
 def describe_areas(contests: Sequence[Sequence[Score]]) -> str:
-    """The areas under the profiles of the entries that all contests have, as Markdown."""
+    """The areas under the performance profiles of the entries that all contests share, as
+    Markdown."""
     names = [one.entry for one in contests[0]]
     for scores in contests[1:]:
         names = [name for name in names if name in {one.entry for one in scores}]
@@ -237,7 +240,8 @@ def describe_areas(contests: Sequence[Sequence[Score]]) -> str:
 
 
 def _rank(score: Score) -> tuple[float, float, float, str]:
-    """Fewest updates first, then least time, then the lowest mean after the longest training."""
+    """A sort key: fewest updates first, then least time, then the lowest mean after the longest
+    training."""
     last = score.means[max(score.means)][0] if score.means else math.inf
     steps = math.inf if math.isnan(score.steps) else score.steps
     return steps, 0.0 if math.isnan(score.seconds) else score.seconds, last, score.entry

@@ -1,4 +1,4 @@
-"""Memory and FLOPs of a preset's training step on a TPU pod that is not there.
+"""Computes memory and FLOPs of a preset's training step on a TPU pod that you do not have.
 
 python -m experiments.footprint presets/billions_6_7.yaml --topology v4:4x4x4
 """
@@ -46,13 +46,13 @@ MEMORY_GIB = {
     "TPU v5p": 95,
     "TPU v6 lite": 32,
 }
-"""Of a device as jax sees it: a core of v2 and v3, a chip of the others."""
+"""Memory of a jax device by its kind: of a core for v2 and v3, of a chip for the others."""
 MEGACORE = ("v4", "v5p")
 TPU_ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",  # what is there
-    "TPU_SKIP_MDS_QUERY": "1",  # ask no metadata server what machine this is
+    "JAX_PLATFORMS": "cpu",  # the devices of this machine
+    "TPU_SKIP_MDS_QUERY": "1",  # do not ask a metadata server for the kind of machine
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu would let one process at a time in
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else libtpu allows one process at a time
 }
 
 
@@ -61,25 +61,25 @@ class FootprintConfig:
     """The preset to compile, and the devices to compile for."""
 
     preset: str = field(metadata={"positional": True, "nargs": None, "help": "a YAML of train.py"})
-    """Such as presets/billions_6_7.yaml."""
+    """The preset, such as presets/billions_6_7.yaml."""
     topology: str = "v4:4x4x4"
-    """Generation and shape of a TPU slice, such as v4:4x4x4, v5e:16x16 or v5p:2x2x2; cpu:8 is so
-    many virtual devices of this machine."""
+    """Generation and shape of a TPU slice, such as v4:4x4x4, v5e:16x16 or v5p:2x2x2; cpu:8 means 8
+    virtual devices of this machine."""
     fsdp: int = 0
-    """Shards of weights and optimizer state; 0 = all that tensor leaves."""
+    """Number of shards of weights and optimizer state; 0 = number of devices / tensor."""
     tensor: int = 1
-    """Shards of heads, feed-forwards and vocabularies."""
+    """Number of shards of heads, feed-forwards and vocabularies."""
     batch_size: int = 0
-    """Examples per update, always; 0 = the preset's."""
+    """Examples per update, constant during the run; 0 = the preset's setting."""
     accumulation_steps: int = 0
-    """Micro-batches per update; 0 = the preset's."""
+    """Micro-batches per update; 0 = the preset's setting."""
     memory_gib: float = 0.0
-    """Memory of a device; 0 = what that device has, of CPUs: any."""
+    """Memory of a device in GiB; 0 = the device's own memory, or no limit for CPUs."""
 
 
 def main(config: FootprintConfig) -> None:
-    """Print the footprint. Raises ValueError if the step does not fit; the message says by how
-    much."""
+    """Print the memory and FLOPs. Raises ValueError if the step does not fit; the message says by
+    how much."""
     preset = parse_config(Config, [f"--config={config.preset}"])
     training = override(preset.training, config)
     preset = replace(preset, training=training)
@@ -106,8 +106,8 @@ def main(config: FootprintConfig) -> None:
 
 
 def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfig:
-    """The settings with the batch that is asked for: a named size has no ramp, named parts no
-    micro-batch."""
+    """The settings with the batch of `config`. A given batch_size removes the preset's batch size
+    ramp; given accumulation_steps remove its micro_batch_size."""
     if config.batch_size:
         training = replace(training, batch_size=config.batch_size, batch_ramp=())
     if config.accumulation_steps:
@@ -117,7 +117,7 @@ def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfi
 
 
 def memory_of(device: Any) -> float:
-    """Memory of a device in GiB; 0 for CPUs. Raises ValueError if it is not known."""
+    """Memory of a device in GiB; 0 for CPUs. Raises ValueError if it is unknown."""
     if device.platform != "cpu" and device.device_kind not in MEMORY_GIB:
         raise ValueError(
             f"the memory of a {device.device_kind} is not known; give it with --memory_gib"
@@ -126,10 +126,10 @@ def memory_of(device: Any) -> float:
 
 
 def describe_devices(topology: str) -> list[Any]:
-    """The devices of a topology, there or not.
+    """The devices of a topology, whether this machine has them or not.
 
     Raises:
-        ValueError: libtpu is missing, or knows no such topology.
+        ValueError: libtpu is missing, or does not know the topology.
     """
     generation, _, shape = topology.partition(":")
     if generation == "cpu":
@@ -137,7 +137,7 @@ def describe_devices(topology: str) -> list[Any]:
     os.environ.update(TPU_ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(f"compiling for a TPU that is not there needs libtpu: {INSTALL}")
+        raise ValueError(f"compiling for a TPU that this machine lacks needs libtpu: {INSTALL}")
     core = "megacore" if generation in MEGACORE else "default"
     try:
         described = topologies.get_topology_desc(topology, "tpu", chip_config_name=core)
@@ -154,16 +154,19 @@ def _virtual_devices(count: int) -> list[Any]:
     try:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # jax has started: what there is must do
+    except RuntimeError:  # jax has started already: use its devices
         pass
     found = jax.devices("cpu")
     if len(found) < count:
-        raise ValueError(f"cpu:{count} needs {count} devices, jax has started with {len(found)}")
+        raise ValueError(
+            f"cpu:{count} needs {count} devices, but jax has started with {len(found)}"
+        )
     return found[:count]
 
 
 def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, Any]]:
-    """The step of a configuration, and shapes of its state and its batch with their shardings."""
+    """The update step of a configuration, and the shapes of its state and its batch, with their
+    shardings."""
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
     empty = jnp.zeros((1, config.model.text_length), jnp.int32)
     codes = config.model.image_vocab_size

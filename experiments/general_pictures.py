@@ -1,13 +1,13 @@
-"""The pictures that the general tokenizer is trained on: emoji of eight artists, clip art, icons,
-photographs and textures of free licences, from npm and Debian packages, as webdataset tars.
+"""Writes the pictures that the general tokenizer is trained on, as webdataset tars: emoji of eight
+artists, clip art, icons, photographs and textures with free licences, from npm and Debian packages.
 
     mkdir deb npm; cd npm; npm pack @iconify-json/noto …    # the names in data/artist_sets.py
     cd ../deb; apt-get download gnome-backgrounds …   # the names in SOURCES and HELD_OUT
     for f in *.deb; do dpkg-deb -x $f ${f%%_*}; done; cd ..
     python -m experiments.general_pictures --npm npm --deb deb --out pictures/general
 
-Nothing is drawn at random: views are chosen by crc32 of a picture's name. Pictures of HELD_OUT
-packages are never trained on.
+Nothing is random: views are chosen by crc32 of a picture's name. Pictures of HELD_OUT packages are
+never trained on.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from data.drawings import digest, rasterise, read_table
 from split_names import NOT_HELD_OUT, TRAIN
 
 SIDE = 64
-SMALLEST = 48  # pixels; smaller pictures would only be blown up
+SMALLEST = 48  # pixels; smaller pictures would only be enlarged
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".svg", ".tga")
-# Package: (which of its files, most views of one picture).
+# Package: (pattern of its files, largest number of views of one picture).
 SOURCES = {
     "openclipart-svg": (r"\.svg$", 1),
     "papirus-icon-theme": (r"/Papirus/64x64/apps/[a-m].*\.svg$", 1),
@@ -74,7 +74,7 @@ _SIGNATURES = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff\xe0|RIFF....WEBP"
 
 
 def main() -> None:
-    """Write the tars and say how many pictures each package gave."""
+    """Write the tars, and print the number of pictures from each package."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("npm", "deb", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -86,8 +86,8 @@ def main() -> None:
 
 
 def write_tar(out: Path, part: str, pictures: Iterator[tuple[str, str, bytes]]) -> None:
-    """Write OUT/PART.tar of PNG and JSON, and OUT/PART.json with the number of pictures by
-    package."""
+    """Write OUT/PART.tar of PNG and JSON files, and OUT/PART.json with the number of pictures from
+    each package."""
     out.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     with tarfile.open(out / f"{part}.tar", "w") as tar:
@@ -104,8 +104,8 @@ def write_tar(out: Path, part: str, pictures: Iterator[tuple[str, str, bytes]]) 
 
 
 def emoji(npm: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Key, split and PNG of the artists' drawings. Their held-out drawings are held out here,
-    too."""
+    """(key, split, PNG) of each of the artists' drawings. Drawings that data.artists holds out are
+    held out here, too."""
     drawings = join(open_sets(npm), read_table())
     pictures = rasterise({one.key: one.svg for one in drawings}, SIDE)
     splits = assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
@@ -116,7 +116,7 @@ def emoji(npm: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def foreign(deb: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Key, split and PNG of the Debian packages' pictures."""
+    """(key, split, PNG) of each picture in the Debian packages."""
     for package, (pattern, views) in SOURCES.items():
         for name, data in files(deb / package, pattern):
             for number, png in enumerate(read(name, data, views)):
@@ -129,7 +129,7 @@ def foreign(deb: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def files(folder: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of the pictures of a package that match a pattern, in archives, too."""
+    """(name, bytes) of each file of a package that matches the pattern, also inside archives."""
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
         name = f"/{path.relative_to(folder)}"
         if not re.search(pattern, name):
@@ -148,11 +148,11 @@ def files(folder: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
 
 
 def read(name: str, data: bytes, views: int) -> Iterator[bytes]:
-    """PNGs of up to `views` views of one picture; none if it cannot be read or is too small."""
+    """The PNGs of up to `views` views of one picture; none if it is unreadable or too small."""
     if name.endswith(".svg"):
         try:
             yield draw_svg(data)
-        except Exception as error:  # clip art of twenty years has all kinds of damage
+        except Exception as error:  # old clip art is damaged in many ways
             print(f"{name}: {error}", file=sys.stderr)
         return
     try:
@@ -174,7 +174,7 @@ def read(name: str, data: bytes, views: int) -> Iterator[bytes]:
 
 
 def draw_svg(data: bytes) -> bytes:
-    """A PNG of an SVG file, whole, in the middle of a white square."""
+    """An SVG drawing as a PNG: the whole drawing, centred in a white square."""
     import resvg_py
 
     png = bytes(
@@ -193,7 +193,8 @@ def draw_svg(data: bytes) -> bytes:
 
 
 def boxes(size: tuple[int, int], name: str, views: int) -> Iterator[Box]:
-    """The central square, then squares of other places and sizes, never smaller than SIDE."""
+    """Up to `views` squares: the central one, then others of different places and sizes. None is
+    smaller than SIDE."""
     width, height = size
     least = min(size)
     yield (width - least) / 2, (height - least) / 2, (width + least) / 2, (height + least) / 2

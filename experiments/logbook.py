@@ -1,10 +1,10 @@
-"""The logbooks of all runs as one page, and the outcome of one.
+"""Writes one page from the logbooks of all runs, or adds an outcome to one logbook.
 
 python -m experiments.logbook
 python -m experiments.logbook runs/quickstart --outcome "weight decay 0.1 is no better than 0.05"
 
-It writes runs/LOGBOOK.md: a row a run with its question (--note of train.py), the settings in which
-it differs from the baseline, the last held-out losses, and its outcome.
+The first command writes runs/LOGBOOK.md. Each run has a row with its question (--note of train.py),
+the settings that differ from the baseline's, the last held-out losses, and its outcome.
 """
 
 import sys
@@ -29,7 +29,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class LogbookConfig:
-    """Which runs, and what one of them found out."""
+    """The runs, or one run and its outcome."""
 
     runs: str = field(
         default="runs",
@@ -37,13 +37,13 @@ class LogbookConfig:
     )
     """A folder with runs in it, or with --outcome one run."""
     baseline: str = ""
-    """The run that the others are compared with. Default: the oldest one."""
+    """The run with which the others are compared. Default: the oldest one."""
     outcome: str = ""
-    """A line to add to the run's logbook."""
+    """A line to add to the logbook of one run."""
 
 
 def main(config: LogbookConfig) -> None:
-    """Add an outcome, or write the page of all runs and print where it is."""
+    """Add an outcome, or write the page of all runs and print its path."""
     folder = Path(config.runs)
     if config.outcome:
         if not is_run(folder):
@@ -62,12 +62,12 @@ def main(config: LogbookConfig) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether the folder is one of a run."""
+    """True if the folder is a run's."""
     return (folder / "config.yaml").is_file()
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folders of runs in a folder, at any depth up to three, the oldest first."""
+    """The runs in a folder, down to a depth of three, the oldest first."""
     if is_run(folder):
         return [folder]
     found = {
@@ -79,7 +79,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names."""
+    """A tree of settings as dotted name → value."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
         inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
@@ -88,17 +88,17 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_of(run_folder: Path) -> dict[str, Any]:
-    """A run's settings by their dotted names, without those that say nothing about it."""
+    """A run's settings as dotted name → value, without those that do not affect it."""
     return shown_settings(read_yaml(run_folder / "config.yaml"))
 
 
 def shown_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their dotted names, without those that say nothing about a run."""
+    """A tree of settings as dotted name → value, without those that do not affect a run."""
     return {name: value for name, value in flat(tree).items() if name not in HIDDEN}
 
 
 def last_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The last evaluated values by name; of a run that evaluated nothing, its last loss."""
+    """Metric → last evaluated value; for a run without evaluations its last training loss."""
     found = {
         name: value
         for row in rows
@@ -116,7 +116,7 @@ def page(runs: Sequence[Path], baseline: Path) -> str:
     lines = [
         "# Logbook of all runs",
         "",
-        f"What changed is beside {baseline.name}. Own lines belong into a run's own {PAGE}.",
+        f"Changes are relative to {baseline.name}. Write your own lines into a run's {PAGE}.",
         "",
         "| run | question | what changed | updates | result | outcome |",
         "| --- | --- | --- | ---: | --- | --- |",

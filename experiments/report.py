@@ -1,4 +1,5 @@
-"""Runs as one HTML page that needs no network: curves, settings, logbooks, pictures.
+"""Writes one HTML page about several runs: curves, settings, logbooks, pictures. It needs no
+network.
 
 python -m experiments.report runs/sweeps/valley --out report.html
 """
@@ -25,20 +26,20 @@ from svg import Points, colour, parallel, plot
 from training.reports import logbook, metrics
 
 SMOOTHING = 0.05
-"""Share of a run over which the training loss is averaged."""
+"""The training loss is averaged over this share of a run."""
 RATE = "optim.learning_rate"
 QUIET = ("seed",)
 GRIDS = 3
-"""Pictures of a run that are shown: first, middle, last."""
+"""Number of a run's pictures that are shown: first, middle, last."""
 LARGEST = 2_000_000
-"""Bytes of a picture that is put into the page."""
+"""Largest size of a picture in the page, in bytes."""
 STYLE = "body{font:14px sans-serif;margin:2em;max-width:70em}table{border-collapse:collapse}\
 td,th{border:1px solid #ccc;padding:2px 6px;text-align:left}img{max-width:30em;margin:4px}"
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Which runs, and where the page goes."""
+    """The runs, and the file of the page."""
 
     runs: tuple[str, ...] = field(
         default=("runs",),
@@ -46,14 +47,14 @@ class ReportConfig:
     )
     """Folders of runs, or folders with runs in them."""
     out: str = "report.html"
-    """The page."""
+    """File of the page."""
     metric: str = ""
     """The metric that ranks the runs; the lowest is best. Default: the first evaluated loss."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What the page shows of a run."""
+    """The data of one run that the page shows."""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -65,13 +66,13 @@ class RunData:
         return f"{self.folder.parent.name}/{self.folder.name}"
 
     def value(self, metric: str) -> float:
-        """The metric's last value; NaN where there is none."""
+        """The metric's last value; NaN if it was never logged."""
         found = [row[metric] for row in self.rows if isinstance(row.get(metric), float)]
         return float(found[-1]) if found else float("nan")
 
 
 def main(config: ReportConfig) -> None:
-    """Write the page and say where it is."""
+    """Write the page and print its path."""
     runs = read_runs(config.runs)
     metric = config.metric or metric_of(runs)
     if config.metric and all(np.isnan(one.value(metric)) for one in runs):
@@ -82,12 +83,12 @@ def main(config: ReportConfig) -> None:
 
 
 def metric_of(runs: Sequence[RunData]) -> str:
-    """The first evaluated loss of these runs."""
+    """The name of the first evaluated loss of these runs."""
     return min((name for one in runs for name in last_losses(one.rows)), default="train/loss")
 
 
 def read_runs(names: Sequence[str | Path]) -> list[RunData]:
-    """The runs in these folders, each once. Raises ValueError if there are none."""
+    """The runs in these folders, without repeats. Raises ValueError if there are none."""
     folders = [one for name in names for one in find_runs(Path(name))]
     runs = [
         RunData(one, settings_of(one), metrics.read(one / "metrics.jsonl"), logbook.read(one))
@@ -101,8 +102,8 @@ def read_runs(names: Sequence[str | Path]) -> list[RunData]:
 
 
 def wandb_runs(project: str) -> list[RunData]:
-    """The runs of a project on wandb, "ENTITY/PROJECT", with the account that `wandb login` knows;
-    they have no logbooks. Runs of one name have their ids behind it. Raises ValueError if there are
+    """The runs of a wandb project "ENTITY/PROJECT", read with the account of `wandb login`. They
+    have no logbooks. Runs that share a name get their ids appended. Raises ValueError if there are
     none."""
     import wandb
 
@@ -123,13 +124,13 @@ def wandb_runs(project: str) -> list[RunData]:
 
 
 def _metric(name: str, value: Any) -> Any:
-    """A value as metrics.jsonl has it: wandb gives 2.0 back as 2, and NaN as text."""
+    """A value as in metrics.jsonl: wandb returns 2.0 as 2, and NaN as text."""
     is_whole = isinstance(value, int) and not isinstance(value, bool) and name != "step"
     return float(value) if is_whole or value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def page(runs: Sequence[RunData], metric: str) -> str:
-    """The page."""
+    """The HTML of the page."""
     searched = differing(runs)
     parts = [
         f"<h1>{len(runs)} runs</h1>",
@@ -155,13 +156,13 @@ def page(runs: Sequence[RunData], metric: str) -> str:
 
 
 def differing(runs: Sequence[RunData]) -> list[str]:
-    """Names of the settings in which the runs differ, but for the seed."""
+    """The names of the settings in which the runs differ, without the seed."""
     names = sorted({name for one in runs for name in one.settings} - set(QUIET))
     return [n for n in names if len({repr(one.settings.get(n)) for one in runs}) > 1]
 
 
 def smoothed(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> Points:
-    """Finite points of a metric; of the training loss means over SMOOTHING of the run."""
+    """The finite points of a metric. The training loss is averaged over SMOOTHING of the run."""
     found = [
         (row.get(x, row.get("step", 0)), row[name]) for row in rows if _is_number(row.get(name))
     ]
@@ -177,8 +178,8 @@ def smoothed(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> Points:
 
 
 def influence(runs: Sequence[RunData], metric: str, names: Sequence[str]) -> dict[str, float]:
-    """Share of the metric's variance between the groups of runs with one value of a setting (η²),
-    of numbers with many values between their quarters; the largest first."""
+    """Setting → η², the share of the metric's variance between groups of runs with the same value,
+    largest first. A numeric setting with many values is grouped by quartile."""
     values = np.array([one.value(metric) for one in runs])
     good = np.isfinite(values)
     whole = values[good].var() if good.any() else 0.0
@@ -194,7 +195,8 @@ def influence(runs: Sequence[RunData], metric: str, names: Sequence[str]) -> dic
 
 
 def _quarters(values: Sequence[Any]) -> list[Any]:
-    """Numbers of more than four values as the quarter in which they stand; others as text."""
+    """The group of each value: the quartile if there are more than four numbers, else the value as
+    text."""
     if len(set(map(repr, values))) <= 4 or not all(map(_is_number, values)):
         return [repr(value) for value in values]
     return np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values).tolist()
@@ -205,13 +207,13 @@ def _is_number(value: Any) -> bool:
 
 
 def named(runs: Sequence[RunData]) -> dict[str, RunData]:
-    """The runs by their names, or by their whole folders where several have one name."""
+    """The runs by name, or by folder if several have the same name."""
     often = Counter(one.name for one in runs)
     return {one.name if often[one.name] == 1 else str(one.folder): one for one in runs}
 
 
 def curves(runs: Sequence[RunData], x: str, name: str) -> str:
-    """An SVG of a metric over examples or hours, with the events of the logbooks."""
+    """An SVG of a metric over examples or hours, with the logbooks' events."""
     by_name = named(runs)
     lines = {label: smoothed(one.rows, x, name) for label, one in by_name.items()}
     place = {
@@ -227,7 +229,7 @@ def curves(runs: Sequence[RunData], x: str, name: str) -> str:
 
 
 def valley(runs: Sequence[RunData], metric: str) -> str:
-    """An SVG of the metric over the learning rate; empty unless the rates differ."""
+    """An SVG of the metric over the learning rate; empty if all rates are equal."""
     if RATE not in differing(runs):
         return ""
     points = {
@@ -253,14 +255,16 @@ def _influence(runs: Sequence[RunData], metric: str, searched: Sequence[str]) ->
 
 
 def coordinates(runs: Sequence[RunData], metric: str, names: Sequence[str]) -> str:
-    """An SVG of parallel axes: these settings, then the metric; a line is a run that has it."""
+    """An SVG with parallel axes: these settings, then the metric. Each run that has the metric is a
+    line."""
     good = [one for one in runs if np.isfinite(one.value(metric))]
     lines = [[*(_place(one, n, good) for n in names), one.value(metric)] for one in good]
     return parallel([*names, metric], lines, [one.name for one in good])
 
 
 def _place(one: RunData, name: str, runs: Sequence[RunData]) -> float:
-    """A number as it is, a word by its place among those there are."""
+    """The position of a run's setting on its axis: a number itself, a word's place among all
+    words."""
     values: list[Any] = [run.settings.get(name) for run in runs]
     own: Any = one.settings.get(name)
     if all(map(_is_number, values)):
@@ -269,7 +273,7 @@ def _place(one: RunData, name: str, runs: Sequence[RunData]) -> float:
 
 
 def table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
-    """An HTML table of the runs, the best first, with these settings."""
+    """An HTML table of the runs with these settings, the best run first."""
     heads = ["", "run", metric, "updates", "seed", *searched]
     lines = []
     order = sorted(range(len(runs)), key=lambda i: (np.isnan(v := runs[i].value(metric)), v))
@@ -285,7 +289,7 @@ def table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
 
 
 def _short(value: Any) -> Any:
-    """A number with four digits, anything else as it is."""
+    """A number with four digits; any other value unchanged."""
     return f"{value:.4g}" if isinstance(value, float) else value
 
 

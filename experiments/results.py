@@ -1,10 +1,11 @@
-"""Tables and plots of finished sweeps, committed with the logs that they are made of.
+"""Writes tables and plots of finished sweeps, and the logs that they are made from, to be
+committed.
 
 python -m experiments.results runs/sweeps/valley
 python -m experiments.results
 
-The first writes results/sweeps/valley.jsonl, a line for each run with its command, and the table
-and the plot beside it. Without a folder every table and plot is made anew of its log.
+The first command writes results/sweeps/valley.jsonl, one line per run with its command, and the
+table and the plot beside it. Without a folder, all tables and plots are made again from their logs.
 """
 
 import sys
@@ -36,31 +37,31 @@ SEED = "seed"
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's 97.5 % quantiles for 1 to 9 degrees of freedom."""
 MOST = 4
-"""Values of a setting up to which its effect is a line for each of them."""
+"""A setting with at most this many values gets a line for each value's effect."""
 
 
 @dataclass(frozen=True)
 class ResultsConfig:
-    """Which sweeps, and where their results stand."""
+    """The sweeps, and the folder of their results."""
 
     sweeps: tuple[str, ...] = field(
         default=(), metadata={"nargs": "*", "positional": True, "help": "Folders of sweeps."}
     )
-    """Folders that sweep.py wrote; none = those whose logs are in `out` already."""
+    """Folders that sweep.py wrote. Empty = all sweeps whose logs are in `out`."""
     out: str = "results/sweeps"
     """Folder of the logs, the tables and the plots."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run of a sweep, as its line has it."""
+    """One run of a sweep: a line of the log."""
 
     settings: Mapping[str, Any]
-    """The searched settings by name, the seed among them."""
+    """Name → value of the searched settings, with the seed."""
     value: float
-    """The sweep's metric at the end; infinite where the run failed."""
+    """The sweep's metric at the end; infinite if the run failed."""
     spikes: int
-    """Updates that the guard took for spikes, or that were not finite."""
+    """Number of updates that were spikes by the guard's rule, or not finite."""
 
 
 def main(config: ResultsConfig) -> None:
@@ -84,7 +85,7 @@ def main(config: ResultsConfig) -> None:
 
 
 def collect(folder: Path) -> Iterator[dict[str, Any]]:
-    """A line for each run of a sweep that has ended, in the order of their numbers."""
+    """A log line for each finished run of a sweep, by number."""
     sweep = read_sweep(folder / "sweep.yaml")
     for trial in sorted(read_ledger(folder), key=lambda one: one.number):
         if trial.end is None:
@@ -107,7 +108,7 @@ def _spikes(folder: Path, trial: Trial) -> int:
 
 
 def read_log(path: Path) -> list[Row]:
-    """The runs of a log. Raises ValueError naming a line that is damaged."""
+    """The runs of a log. Raises ValueError, which names the line, if one is damaged."""
     found = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         where = f"{path}, line {number}"
@@ -122,17 +123,19 @@ def read_log(path: Path) -> list[Row]:
     return found
 
 
-def groups_of(rows: Sequence[Row], left_out: Sequence[str] = (SEED,)) -> dict[tuple, list[Row]]:
-    """The runs by the values of their settings but those left out, in the order of the runs."""
+def groups_of(rows: Sequence[Row], ignored: Sequence[str] = (SEED,)) -> dict[tuple, list[Row]]:
+    """The runs, grouped by the values of all settings except `ignored`, in the order of the
+    runs."""
     found: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = tuple(str(value) for name, value in row.settings.items() if name not in left_out)
+        key = tuple(str(value) for name, value in row.settings.items() if name not in ignored)
         found.setdefault(key, []).append(row)
     return found
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and half of its 95 % interval by Student's t; NaN for one value or more than ten."""
+    """The mean, and half of its 95 % interval by Student's t. The half is NaN for one value or for
+    more than ten."""
     degrees = len(values) - 1
     if not 1 <= degrees <= len(T_95) or not np.isfinite(values).all():
         return float(np.mean(values)), math.nan
@@ -141,7 +144,8 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def make_table(rows: Sequence[Row]) -> str:
-    """The results as Markdown: every setting with its mean, and the effects of single settings."""
+    """The results as Markdown: the mean of each combination of settings, and the effects of single
+    settings."""
     names = [name for name in rows[0].settings if name != SEED]
     groups = groups_of(rows)
     means = {key: float(np.mean([row.value for row in group])) for key, group in groups.items()}
@@ -163,7 +167,8 @@ def make_table(rows: Sequence[Row]) -> str:
 
 
 def _effects(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    """The lines of a table: what a single setting changes, all others and the seed the same."""
+    """The lines of a table: the effect of a single setting while all others and the seed are
+    equal."""
     lines = []
     for name in names:
         values = list(dict.fromkeys(row.settings[name] for row in rows))
@@ -187,14 +192,14 @@ def _effects(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 
 
 def _paired(
-    own: Sequence[Row], other: Sequence[Row], left_out: Sequence[str] | None = None
+    own: Sequence[Row], other: Sequence[Row], ignored: Sequence[str] | None = None
 ) -> list[float]:
-    """For each seed that both have, the mean difference own − other between runs that agree in all
-    settings, or in all but those left out; without `left_out` only the seed must agree."""
+    """For each seed that both have, the mean difference own − other between paired runs. Runs are
+    paired if all settings except `ignored` are equal; with None only the seed must be equal."""
     name_of = lambda row: tuple(  # noqa: E731
         str(value)
         for name, value in row.settings.items()
-        if name == SEED or (left_out is not None and name not in left_out)
+        if name == SEED or (ignored is not None and name not in ignored)
     )
     there = {name_of(row): row for row in other}
     by_seed: dict[Any, list[float]] = {}
@@ -210,7 +215,7 @@ def _finite(values: Sequence[float]) -> bool:
 
 
 def _shown(values: Sequence[float]) -> str:
-    """Mean and half of its interval."""
+    """The mean and half of its interval, as text."""
     if not len(values) or not _finite(values):
         return "failed" if len(values) else "–"
     mean, half = mean_interval(values)
@@ -218,8 +223,8 @@ def _shown(values: Sequence[float]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """The value against the numeric setting with the most values, as SVG: a line for each of the
-    other settings, or for each seed. Empty where no setting is a number."""
+    """An SVG of the value against the numeric setting with the most values. It has a line for each
+    combination of the other settings, or for each seed. Empty if no setting is a number."""
     spans = {
         name: {row.settings[name] for row in rows}
         for name in rows[0].settings

@@ -1,6 +1,6 @@
 """Write data/things.json.gz, the drawings of everyday things in this repository.
 
-python -m experiments.things pictures/packages   # a folder of the npm packages
+python -m experiments.things pictures/packages   # the folder with the npm packages
 
 data/artist_sets.py names the packages, data/artist_things.py the things.
 """

@@ -1,11 +1,11 @@
-"""A leaderboard with a rule: how many updates, and how many seconds, to a target?
+"""A leaderboard: how many updates, and how many seconds, does each entry need to reach a target?
 
 python -m experiments.time_to_target experiments/contests/starter.yaml
 
-The contest fixes data, tokens, architecture and batch; an entry is settings and the space they are
-tuned in. Every run is a line of OUT/NAME/runs.jsonl with its command, and the table is made of
-these lines alone. The same command resumes where it was stopped; --table makes the table only.
-After several contests each entry gets AlgoPerf's area under its performance profile.
+A contest fixes data, tokens, architecture and batch. An entry has fixed settings, and a space of
+tuned ones. Every run is a line of OUT/NAME/runs.jsonl with its command; the table is made from
+these lines only. The same command resumes a stopped contest; --table makes only the table. With
+several contests each entry gets AlgoPerf's score, the area under its performance profile.
 """
 
 import sys
@@ -57,54 +57,55 @@ class Job(NamedTuple):
     kind: str
     """tuning or score"""
     length: int
-    """Updates."""
+    """Number of updates."""
     trial: int
-    """Which draw of the entry's space; −1: none did well."""
+    """Number of the draw from the entry's space; −1: no trial has a finite result."""
     seed: int
 
 
 @dataclass(frozen=True)
 class TimeToTargetConfig:
-    """Which contests, and where their runs go."""
+    """The contests, and the folders of their runs."""
 
     contests: tuple[str, ...] = field(
         default=(), metadata={"nargs": "+", "positional": True, "help": "Contests to run."}
     )
     """YAML files, such as experiments/contests/starter.yaml."""
     out: str = "results/time_to_target"
-    """A folder of the contest's name in it holds its log and its table."""
+    """Folder of results. The log and table of a contest are in OUT/NAME."""
     runs: str = "runs/time_to_target"
-    """A folder of the contest's name in it holds the runs themselves."""
+    """Folder of runs. The runs of a contest are in RUNS/NAME."""
     entries: tuple[str, ...] = ()
-    """Names of the only entries to run; none = all."""
+    """Names of the entries to run; empty = all."""
     one_process: bool = False
-    """Make all runs in this process: those that differ in seed, length and learning rate alone
-    compile once, and end with the same weights. Their seconds are not measured."""
+    """Make all runs in this process. Runs that differ only in seed, length and learning rate
+    compile once. Their weights are the same as from separate processes; their seconds are not
+    measured."""
     seconds: float = 0.0
-    """Begin no run after so many seconds; 0 = no limit."""
+    """Start no further run after this many seconds; 0 = no limit."""
     table: bool = False
-    """Make the table of the runs there are, and run nothing."""
+    """Make the table from the finished runs, without starting any."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """A contest's file, read."""
+    """The content of a contest's file."""
 
     workload: str
     metric: str
     target: float
     margin: float
     budget: int
-    """Trials of each entry and length."""
+    """Number of trials for each entry and length."""
     lengths: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     entries: Mapping[str, Mapping[str, Any]]
-    """Name → `settings` that are fixed, and the `space` of those that are tuned."""
+    """Name → `settings`, which are fixed, and `space`, from which the others are drawn."""
 
 
 def read_contest(path: Path) -> Contest:
-    """The contest of a file. Raises ValueError naming the file and what is wrong in it."""
+    """The contest in a file. Raises ValueError, which names the file and the fault."""
     values = read_yaml(path)
     names = [one.name for one in dataclasses.fields(Contest)]
     if set(values) != set(names):
@@ -136,8 +137,8 @@ def main(config: TimeToTargetConfig) -> None:
 def _finish(
     path: Path, config: TimeToTargetConfig, began: float, programs: Programs | None
 ) -> list[Score]:
-    """Run what is left of a contest; write and print its table. The runs share `programs` in this
-    process; None: each has a process of its own."""
+    """Make the missing runs of a contest, then write and print its table. With `programs` all runs
+    are in this process and share compiled programs; with None each has a separate process."""
     contest = read_contest(path)
     out, runs = Path(config.out) / path.stem, Path(config.runs) / path.stem
     if unknown := set(config.entries) - set(contest.entries):
@@ -147,7 +148,7 @@ def _finish(
     names = config.entries or tuple(contest.entries)
     while not config.table:
         if config.seconds and time.monotonic() - began > config.seconds:
-            print(f"{config.seconds:g} s are over; the same command resumes")
+            print(f"stopped after {config.seconds:g} s; the same command resumes")
             break
         job = next(jobs(contest, names, read_log(out / LOG)), None)
         if job is None:
@@ -161,8 +162,8 @@ def _finish(
 
 
 def jobs(contest: Contest, names: Sequence[str], done: Sequence[Result]) -> Iterator[Job]:
-    """What is left to run: the tuning first, every entry's trial before the next one's, then the
-    score of the best trial of each length."""
+    """The runs that are still missing: first the tuning, trial by trial over all entries; then the
+    score runs of each length's best trial."""
     known = {(r.entry, r.kind, r.length, r.trial, r.seed) for r in done}
     wanted = [
         Job(entry, "tuning", length, trial, seed)
@@ -182,7 +183,7 @@ def jobs(contest: Contest, names: Sequence[str], done: Sequence[Result]) -> Iter
 
 
 def command_of(contest: Contest, job: Job, folder: Path) -> list[str]:
-    """The command of a run, evaluated at its end alone."""
+    """The command of a run, which is evaluated only at its end."""
     own = contest.entries[job.entry]
     settings = {**own.get("settings", {}), **draw(own.get("space", {}), job.trial)}
     fixed = {"training.steps": job.length, "training.eval_every": 0, "seed": job.seed}
@@ -195,7 +196,7 @@ def command_of(contest: Contest, job: Job, folder: Path) -> list[str]:
 
 
 def _run(contest: Contest, job: Job, log: Path, runs: Path, programs: Programs | None) -> None:
-    """Make a run, or go on with it, and append its line to the log."""
+    """Make or resume a run, and append its line to the log."""
     folder = runs / f"{job.entry}-{job.length}-{job.trial}-{job.seed}"
     words = command_of(contest, job, folder)
     runs.mkdir(parents=True, exist_ok=True)
@@ -221,8 +222,8 @@ def _run(contest: Contest, job: Job, log: Path, runs: Path, programs: Programs |
 
 
 def measured(contest: Contest, folder: Path, is_done: bool, wall: float) -> dict[str, Any]:
-    """Value and times of a run, out of its metrics.jsonl. What its first update takes longer than
-    the others is compilation. A run that failed has no value."""
+    """The value and times of a run, from its metrics.jsonl. The extra time of the first update
+    counts as compilation. A failed run has no value."""
     path = folder / "metrics.jsonl"
     rows = metrics.read(path) if path.is_file() else []
     times = [row["time/step_ms"] / 1000 for row in rows if row.get("time/step_ms") is not None]
@@ -239,7 +240,7 @@ def measured(contest: Contest, folder: Path, is_done: bool, wall: float) -> dict
 
 
 def read_log(path: Path) -> list[Result]:
-    """The results of a log's lines. Raises ValueError naming a line that is damaged."""
+    """The results in a log. Raises ValueError, which names the line, if one is damaged."""
     if not path.is_file():
         return []
     names, found = [one.name for one in dataclasses.fields(Result)], []
@@ -256,7 +257,7 @@ def read_log(path: Path) -> list[Result]:
 
 
 def make_table(contest: Contest, results: Sequence[Result]) -> str:
-    """The table of a contest's results."""
+    """The table of a contest's results, as Markdown."""
     scores = scores_of(contest, results)
     return describe(scores, contest.target, contest.margin, contest.budget)
 

@@ -1,9 +1,9 @@
-"""Tokenizers compared on pictures that they were not trained on: dB, SSIM, hue, codes in use.
+"""Compares tokenizers on held-out pictures: PSNR in dB, SSIM, hue error, codes in use.
 
 python -m experiments.tokenizers pictures/general vqgan/openmoji vqgan/general --grid grid.png
 
-One table for each held-out split of the source. The grid has rows of real pictures, each followed
-by one row for each tokenizer, in their order.
+It prints one table for each held-out split of the source. The grid has rows of real pictures; below
+each follows one row per tokenizer, in the order given.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vqgan.sets import PicturesConfig, read_sets
 
 COLUMNS = 16
 SHOWN = 64
-COLOURED = 0.25  # of (max − min of red, green, blue): a pixel with a hue to lose
+COLOURED = 0.25  # a pixel is coloured if max − min of red, green, blue exceeds this
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("tokenizers", nargs="+")
     parser.add_argument("--grid", type=Path)
-    parser.add_argument("--most", type=int, default=1000, help="pictures of a split")
+    parser.add_argument("--most", type=int, default=1000, help="most pictures per split")
     given = parser.parse_args()
     opened = [pretrained.load(path) for path in given.tokenizers]
     sets, _ = read_sets(PicturesConfig(source=(given.source,)), opened[0][0].image_size)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def figures(pictures: Pictures, found: dict[str, np.ndarray], codebook_size: int) -> list[str]:
-    """PSNR, SSIM, error of colour differences in coloured parts, and the codes in use."""
+    """The cells PSNR, SSIM, hue error of coloured pixels, and codes in use."""
     real, painted = to_floats(jnp.asarray(pictures)), jnp.asarray(found["reconstruction"])
     has_hue = (real.max(-1, keepdims=True) - real.min(-1, keepdims=True)) / 2 > COLOURED
     lost = float(hue_loss(jnp.where(has_hue, painted - real, 0.0))) / float(has_hue.mean())
@@ -65,7 +65,8 @@ def figures(pictures: Pictures, found: dict[str, np.ndarray], codebook_size: int
 
 
 def lay_out(kinds: list[Pictures]) -> np.ndarray:
-    """Rows of COLUMNS real pictures, each followed by its reconstructions by each tokenizer."""
+    """The grid: rows of COLUMNS real pictures, each followed by a row of reconstructions per
+    tokenizer."""
     lines = []
     for start in range(0, len(kinds[0]), COLUMNS):
         for kind in kinds:

@@ -1,11 +1,11 @@
-"""What do further views give a few hundred pictures? Held-out losses of runs that differ in their
-number alone, at the same numbers of updates.
+"""Do views (shifted and closer crops) help when there are only a few hundred pictures? Compares the
+held-out losses of runs that differ only in their number of views.
 
     python -m experiments.views pictures/mine --views 1 4 16 --seeds 0 1 --steps 600
 
-The pictures are encoded once for each number of views, with the same tokenizer and the same
-held-out pictures, and presets/own.yaml is trained on them from random weights. The table has the
-lowest held-out loss of each run, the update at which it was, and the last one, in nats per image
+For each number of views the pictures are encoded once, with the same tokenizer and held-out
+pictures; then presets/own.yaml is trained on them from random weights. The table has each run's
+lowest held-out loss, the update at which it was reached, and the last loss, in nats per image
 token.
 """
 
@@ -28,16 +28,16 @@ class Run:
     views: int
     seed: int
     losses: dict[int, float]
-    """By the number of updates."""
+    """Number of updates → loss."""
 
     @property
     def best(self) -> int:
-        """The update of the lowest loss."""
+        """The update with the lowest loss."""
         return min(self.losses, key=lambda step: self.losses[step])
 
 
 def main() -> None:
-    """Encode, train, and print the table."""
+    """Encode the pictures, train the runs, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("--views", type=int, nargs="+", default=[1, 4, 16])
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--held_out", type=float, default=0.15)
     parser.add_argument("--out", type=Path, default=Path("runs/views"))
-    parser.add_argument("more", nargs="*", help="further flags of train.py, behind --")
+    parser.add_argument("more", nargs="*", help="further flags of train.py, after --")
     given = parser.parse_args()
     found = []
     for views in given.views:
@@ -68,18 +68,18 @@ def main() -> None:
 
 
 def call(*words: str) -> None:
-    """Run a command of this repository; the same command resumes where it was stopped."""
+    """Run a command of this repository. A command that was stopped resumes."""
     subprocess.run([sys.executable, *words], check=True)
 
 
 def read_losses(path: Path) -> dict[int, float]:
-    """The held-out losses in a run's metrics.jsonl, by the number of updates."""
+    """Number of updates → held-out loss, from a run's metrics.jsonl."""
     rows = map(json.loads, path.read_text("utf-8").splitlines())
     return {row["step"]: row[LOSS] for row in rows if LOSS in row}
 
 
 def table(runs: Sequence[Run]) -> list[str]:
-    """Rows of a table: each number of views, with the mean over its seeds."""
+    """The lines of the table: a row for each number of views, with means over its seeds."""
     lines = ["| views | lowest held-out loss | at update | last | runs |", "|" + " ---: |" * 5]
     for views in sorted({run.views for run in runs}):
         some = [run for run in runs if run.views == views]

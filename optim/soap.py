@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from optim.config import ShampooConfig, SoapConfig
-from optim.shampoo.blocks import cut, join
+from optim.shampoo.blocks import join_blocks, split_blocks
 from optim.shampoo.preconditioners import (
     Matrices,
     Plan,
@@ -96,8 +96,9 @@ class Soap:
     def _turn_bases(
         self, plans: PyTree, statistics: PyTree, before: PyTree, is_first: Array, is_due: Array
     ) -> tuple[PyTree, PyTree]:
-        """The bases and the squares in them: by eigenvectors at first, by one step of power
-        iteration when due, else as they were."""
+        """The new bases, and the second moments permuted to match. The first update computes
+        eigenvectors; a later one that is due takes one step of power iteration; any other returns
+        `before`."""
 
         def turned(job: PyTree) -> tuple[PyTree, PyTree]:
             leaves, structure = jax.tree.flatten(statistics)
@@ -116,7 +117,7 @@ class Soap:
         return jax.lax.cond(is_first | is_due, refreshed, lambda: before)
 
     def _whole(self, plan: Plan, x: Array) -> Array:
-        return self.spread.whole(x) if plan.sided else x
+        return self.spread.whole(x) if plan.preconditioned else x
 
     @property
     def _shape(self) -> ShampooConfig:
@@ -135,14 +136,15 @@ class Soap:
 
 
 def soap(config: SoapConfig, *args: Any, **options: Any) -> optax.GradientTransformation:
-    """The direction of SOAP's update, for optax. Arguments are the fields of `Soap`."""
+    """An optax transformation that returns the direction of SOAP's update. The arguments are the
+    fields of `Soap`."""
     rule = Soap(config, *args, **options)
     return optax.GradientTransformation(rule.init, rule.update)
 
 
 def _turn(config: ShampooConfig, spread: Spread, plan: Plan, x: Array, bases: Matrices) -> Array:
-    """Along each dimension, the coefficients of x in the basis: Qᵀ x."""
-    if not plan.sided:
+    """Qᵀ x along each dimension: the coefficients of x in the bases."""
+    if not plan.preconditioned:
         return x
     x, done = spread.whole(x), []
     for piece, of_kind in zip(_pieces(config, plan, x), bases, strict=True):
@@ -157,8 +159,8 @@ def _transposed(bases: PyTree) -> PyTree:
 
 
 def _permute(config: ShampooConfig, plan: Plan, x: Array, orders: PyTree) -> Array:
-    """x with its entries along each dimension in those orders."""
-    if not plan.sided:
+    """x with its entries permuted along each dimension."""
+    if not plan.preconditioned:
         return x
     done = []
     for piece, of_kind in zip(_pieces(config, plan, x), orders, strict=True):
@@ -169,23 +171,24 @@ def _permute(config: ShampooConfig, plan: Plan, x: Array, orders: PyTree) -> Arr
 
 
 def _pieces(config: ShampooConfig, plan: Plan, x: Array) -> list[Array]:
-    return cut(x.reshape(plan.layers, *plan.merged), config.block_size)
+    return split_blocks(x.reshape(plan.layers, *plan.merged), config.block_size)
 
 
 def _joined(config: ShampooConfig, plan: Plan, pieces: list[Array], like: Array) -> Array:
-    return join(pieces, plan.merged, config.block_size).reshape(like.shape)
+    return join_blocks(pieces, plan.merged, config.block_size).reshape(like.shape)
 
 
 def _eigenvectors(job: Float[Array, "n 2*n"]) -> tuple[Array, Array]:
-    """Of the statistics in the left half, by falling eigenvalue; nothing to permute."""
+    """The eigenvectors of the statistics (left half of `job`) by descending eigenvalue, and the
+    identity permutation."""
     size = len(job)
     _, vectors = jnp.linalg.eigh(job[:, :size])
     return vectors[:, ::-1], jnp.arange(size)
 
 
 def _power_step(job: Float[Array, "n 2*n"]) -> tuple[Array, Array]:
-    """The basis in the right half, sorted by falling eigenvalue as it now estimates them, then
-    turned once towards the eigenvectors; and that order."""
+    """The basis (right half of `job`) after one step of power iteration, and the permutation of its
+    columns. Columns are first sorted by descending eigenvalue, as the old basis estimates it."""
     size = len(job)
     statistics, basis = job[:, :size], job[:, size:]
     product = jnp.matmul(statistics, basis, precision=jax.lax.Precision.HIGHEST)

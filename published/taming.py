@@ -1,6 +1,6 @@
-"""A VQGAN of taming-transformers: a torch checkpoint, .ckpt or .safetensors, and a yaml.
+"""Reads and writes VQGANs of taming-transformers: a checkpoint (torch or .safetensors) and a yaml.
 
-Both kinds are read, VQModel and GumbelVQ. Arrays that only training needs are skipped, by name.
+Both kinds are read, VQModel and GumbelVQ. Arrays that only training uses are skipped by name.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,8 +29,7 @@ TRAINING_KEYS = {
     *(f"quantize.embedding.{name}" for name in ("cluster_size", "embed_avg")),
 }
 TABLES = ("quantize.embedding.weight", "quantize.embed.weight")
-"""Keys of the codebook: VQModel's and GumbelVQ's, though some versions have them the other way
-round."""
+"""Keys of the codebook: VQModel's, then GumbelVQ's. Some versions use each other's."""
 PROJECTION = "quantize.proj.weight"
 TARGETS = {"nearest": "taming.models.vqgan.VQModel", "classifier": "taming.models.vqgan.GumbelVQ"}
 BESIDE: dict[str, Any] = {"lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"}}
@@ -46,7 +45,7 @@ GUMBEL_BESIDE: dict[str, Any] = {
         },
     }
 }
-"""Training settings without which taming-transformers does not build a model."""
+"""Training settings that taming-transformers requires to build a model."""
 
 
 def find_weights(folder: Path) -> Path | None:
@@ -59,7 +58,8 @@ def find_weights(folder: Path) -> Path | None:
 
 
 def find_config(weights: Path) -> Path | None:
-    """The yaml or json with the checkpoint's name, or the only yaml beside it."""
+    """The yaml or json with the checkpoint's name; else the only yaml beside it; else config.json
+    if there is no yaml; else None."""
     folder = weights.parent
     for stem in (weights.stem, weights.name.split(".")[0]):
         for suffix in CONFIG_SUFFIXES:
@@ -71,14 +71,14 @@ def find_config(weights: Path) -> Path | None:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The settings in a yaml or json file. Raises ValueError if it holds none."""
+    """The settings in a yaml or json file. Raises ValueError if there are none."""
     return read_json(path) if path.suffix == ".json" else read_yaml(path)
 
 
 def read_config(values: Mapping[str, object], keys: Collection[str]) -> VQGANConfig:
-    """The layout of a VQGAN by its settings: `ddconfig`, n_embed and embed_dim, flat or nested as
-    in taming-transformers' own files. `gumbel` decides whether a classifier gives the codes, else
-    the model's `target`, else the `keys` of its arrays.
+    """The VQGANConfig for the settings `ddconfig`, n_embed and embed_dim, flat or nested as in
+    taming-transformers' own files. A setting `gumbel` says whether it is a GumbelVQ; without it the
+    model's `target` says so, and without that the `keys` of its arrays.
 
     Raises:
         ValueError: a setting is missing or not supported; the message names it.
@@ -105,7 +105,8 @@ def _map(values: Mapping[str, object], name: str) -> Mapping[str, Any]:
 
 
 def write_config(config: VQGANConfig) -> dict[str, Any]:
-    """Settings as taming-transformers nests them. Raises ValueError if it has no such option."""
+    """The settings, nested as in taming-transformers' files. Raises ValueError if it lacks an
+    option of ours."""
     flat = write_settings(config)
     params = {name: flat.pop(name) for name in ("embed_dim", "n_embed")}
     gumbel = GUMBEL_BESIDE if config.lookup == "classifier" else {}
@@ -118,10 +119,11 @@ def write_config(config: VQGANConfig) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> Arrays:
-    """The arrays of a model's state dict, without those of its training.
+    """The arrays of a checkpoint, without those that only training uses. Nothing in the file is
+    executed.
 
     Raises:
-        ValueError: the file is missing or damaged. Nothing in it is executed.
+        ValueError: the file is missing or damaged.
     """
     is_torch = path.suffix in TORCH_SUFFIXES
     arrays = read_torch_file(path) if is_torch else read_arrays(path.parent, path.name)[1]
@@ -133,7 +135,7 @@ def read_checkpoint(path: Path) -> Arrays:
 
 
 def respell(arrays: Arrays, config: VQGANConfig) -> Arrays:
-    """The arrays with the codebook under the key of this kind of model."""
+    """The arrays, with the codebook under the usual key for this kind of model."""
     usual, other = TABLES if config.lookup == "nearest" else TABLES[::-1]
     if other in arrays and usual not in arrays:
         arrays[usual] = arrays.pop(other)
@@ -143,7 +145,7 @@ def respell(arrays: Arrays, config: VQGANConfig) -> Arrays:
 def write_checkpoint(
     folder: Path, settings: Mapping[str, object], arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Write model.safetensors and model.yaml."""
+    """Write model.safetensors and model.yaml into `folder`."""
     write_arrays(folder / WEIGHTS_FILE, arrays)
     text = yaml.safe_dump(dict(settings), sort_keys=False)
     write_text(folder / CONFIG_FILE, text)

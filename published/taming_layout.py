@@ -1,5 +1,5 @@
-"""The layout of taming-transformers' VQGANs (Esser et al. 2020, arXiv:2012.09841) in our words: its
-settings, and the array in its checkpoints and in vqgan-jax's for each of our parameters."""
+"""Translates between our VQGANs and taming-transformers' (Esser et al. 2020, arXiv:2012.09841): the
+settings, and for each of our parameters its array in their checkpoints and in vqgan-jax's."""
 
 import re
 import reprlib
@@ -21,7 +21,7 @@ FIXED: dict[str, Any] = {
     "use_linear_attn": False,
     "remap": None,
 }
-"""Settings of some versions, with the only value that is supported here."""
+"""Settings of some versions, each with the only value that is supported here."""
 MOST = {"num_res_blocks": 64, "ch_mult": 64}
 LARGEST = 1 << 24
 
@@ -44,7 +44,7 @@ INSIDE = {"query": "q", "key": "k", "value": "v", "out": "proj_out", "shortcut":
 
 
 def read_settings(values: Mapping[str, object], is_gumbel: bool = False) -> VQGANConfig:
-    """Our layout for `ddconfig`'s settings with n_embed and embed_dim beside them.
+    """The VQGANConfig for the settings of `ddconfig`, n_embed and embed_dim.
 
     Raises:
         ValueError: a setting is missing or not supported; the message names it.
@@ -79,7 +79,8 @@ def read_settings(values: Mapping[str, object], is_gumbel: bool = False) -> VQGA
 
 
 def brief(value: object) -> str:
-    """The first characters of a value; a yaml's aliases can make a text without end."""
+    """The first 60 characters of a value as text. Aliases in a yaml can make the full text
+    endless."""
     return reprlib.repr(value)[:60]
 
 
@@ -97,7 +98,7 @@ def _whole_numbers(name: str, values: object) -> tuple[int, ...]:
 
 
 def write_settings(config: VQGANConfig) -> dict[str, Any]:
-    """The settings of a layout: `ddconfig`'s, n_embed and embed_dim.
+    """The settings for `config`: those of `ddconfig`, n_embed and embed_dim.
 
     Raises:
         ValueError: taming-transformers has no option for one of ours; the message names it.
@@ -118,21 +119,21 @@ def write_settings(config: VQGANConfig) -> dict[str, Any]:
     for name, value in vars(config).items():
         if vars(said)[name] != value:
             raise ValueError(
-                f"{name} {value}: taming-transformers has no word for it; its layout of this size "
-                f"has {vars(said)[name]}"
+                f"{name} {value}: taming-transformers has no setting for it; its VQGAN of this "
+                f"size has {vars(said)[name]}"
             )
     dull = {"in_channels": 3, "out_ch": 3, "dropout": 0.0, "double_z": False}
     return {**values, **dull}
 
 
 def flax_settings(config: VQGANConfig) -> dict[str, Any]:
-    """The settings in vqgan-jax's form. Raises ValueError if it has no such option."""
+    """The settings in vqgan-jax's form. Raises ValueError if it lacks an option of ours."""
     more = {"num_resolutions": len(config.channels), "give_pre_end": False}
     return dict(sorted({**write_settings(config), **more}.items()))
 
 
 def torch_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
-    """The array in a state dict of taming-transformers for each of our parameters."""
+    """For each of our parameters, its array in a state dict of taming-transformers."""
     table = "embedding" if config.lookup == "nearest" else "embed"
     plan = {}
     for path, shape in shapes.items():
@@ -156,7 +157,7 @@ def _to_torch(kernel: Any) -> Any:
 
 
 def flax_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
-    """The array in a file of vqgan-jax for each of our parameters."""
+    """For each of our parameters, its array in a file of vqgan-jax."""
     if config.lookup == "classifier":
         raise ValueError("vqgan-jax has no GumbelVQ; only taming-transformers has")
     plan = {}
@@ -168,7 +169,7 @@ def flax_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Pla
 
 
 def _module(path: str) -> tuple[str, str]:
-    """The module's name in taming-transformers, and the name of our array in it."""
+    """The module's name in taming-transformers, and the last part of our parameter's name."""
     if path == "codebook":
         return "quantize.embedding", "embedding"
     *parents, leaf = path.split("/")

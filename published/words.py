@@ -40,7 +40,7 @@ def check_words(
         known = allowed.get(field.name, [default])
         if field.name not in free and value not in known:
             raise ValueError(
-                f"model.{field.name} {value}: {program} has no word for it, it knows only "
+                f"model.{field.name} {value}: {program} has no setting for it; it has only "
                 f"{' and '.join(str(one) for one in known)}"
             )
 

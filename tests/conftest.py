@@ -1,4 +1,4 @@
-"""Shared by all tests: four CPU devices, shapes checked by machine, one compilation cache."""
+"""Settings of all tests: four CPU devices, shapes checked at run time, one compilation cache."""
 
 import gc
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# Tiny models compile for longer than they run: without LLVM's optimisations 2–3 times faster, and
-# 2–3 times again with XLA's older code for fused loops, where this version still has it.
-# One object file a program costs 20 % less CPU time than 32, whose parts are linked again.
+# Tiny models take longer to compile than to run. Without LLVM's optimisations they compile 2–3
+# times faster, and another 2–3 times with XLA's older code for fused loops, if this version still
+# has it. One object file per program takes 20 % less CPU time than 32, which must be linked.
 FLAGS = [
     "--xla_force_host_platform_device_count=4",
     "--xla_backend_optimization_level=0",
@@ -28,8 +28,8 @@ runtime.prepare()
 import jaxtyping
 from jaxtyping import install_import_hook
 
-# Not the modules with command-line configurations: the hook shifts the lines of their classes, and
-# on Python 3.13 inspect would no longer find the docstrings that --help is made of.
+# Modules with command-line configurations are excluded: the hook shifts the lines of their classes,
+# and on Python 3.13 inspect would not find the docstrings that --help prints.
 WITH_FLAGS = {
     *("artists", "check", "config", "emoji", "encode", "encoding", "recipe", "sets", "train"),
 }
@@ -39,7 +39,7 @@ NAMES = [path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for
 CHECKED = [name for name in NAMES if name.split(".")[-1] not in WITH_FLAGS]
 WHOLE_RUNS = {"app", "benchmarks", "drills", "entry", "experiments", "trials"}
 WHOLE_RUNS |= {"test_train.py", "test_training.py"}
-"""Folders and files of tests that start whole programs."""
+"""Folders and files whose tests start whole programs."""
 install_import_hook(CHECKED, "beartype.beartype")
 
 import jax
@@ -50,21 +50,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 from model.config import ModelConfig
 from tests.tiny import TINY
 
-# Tracing makes and drops hundreds of thousands of small objects, few of them in cycles: with
-# Python's thresholds a fifth of its time goes into looking for those.
+# Tracing makes and drops hundreds of thousands of small objects, few of them in cycles. With
+# Python's default thresholds a fifth of the time goes into garbage collection.
 gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_collection_finish() -> None:
-    """Modules live to the end: no collection looks at them again."""
+    """Freeze the imported modules: they live to the end, so collections need not visit them."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Whole runs call functions whose shapes are checked in tests of their own: checked once more,
-    tracing takes twice as long."""
+    """Switch shape checks off for tests of whole runs. Other tests check the same functions, and
+    the checks double the time of tracing."""
     jaxtyping.config.update(
         "jaxtyping_disable", bool({item.path.parent.name, item.path.name} & WHOLE_RUNS)
     )
@@ -78,7 +78,7 @@ def tiny() -> ModelConfig:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The figures that drills found out, each the property "figure" of its test."""
+    """Print the figures that the drills measured: each is the property "figure" of its test."""
     passed = sorted(terminalreporter.stats.get("passed", []), key=lambda report: report.nodeid)
     properties = [one for report in passed for one in report.user_properties]
     if figures := [text for name, text in properties if name == "figure"]:

@@ -9,17 +9,17 @@ ROOT = Path(__file__).parent.parent
 
 
 def name_of(path: Path) -> str:
-    """The path from the project's root, such as "model/blocks.py"."""
+    """The path relative to the project's root, such as "model/blocks.py"."""
     return path.relative_to(ROOT).as_posix()
 
 
 def part_of(path: Path) -> str:
-    """The package of a file; of a file beside the packages, its own module name."""
+    """The package of a file, or the module name of a file in the project's root."""
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether the file lies in an environment, a cache or the like."""
+    """True if the file is in a virtual environment, a cache or the like."""
     return any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 
 
@@ -33,8 +33,8 @@ def syntax(path: Path) -> ast.Module:
 
 
 def modules(tree: ast.AST) -> set[str]:
-    """Full names of the modules imported anywhere below. `from a import b` gives a.b, where that is
-    a module of ours, and else a."""
+    """Full names of all modules that the tree imports. `from a import b` counts as a.b if that is a
+    module of ours, else as a."""
     return {name for node in ast.walk(tree) for name in _named_by(node)}
 
 
@@ -49,5 +49,5 @@ def _named_by(node: ast.AST) -> Iterator[str]:
 
 
 def first_names(tree: ast.AST) -> set[str]:
-    """First parts of the names of imported modules: packages, and files beside them."""
+    """The first part of each imported module's name: a package, or a file in the root."""
     return {name.partition(".")[0] for name in modules(tree)}

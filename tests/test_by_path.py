@@ -1,4 +1,4 @@
-"""Commands of a package run as files too: python vqgan/train.py is python -m vqgan.train."""
+"""Commands in packages also run as files: python vqgan/train.py is python -m vqgan.train."""
 
 import ast
 import subprocess

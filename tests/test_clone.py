@@ -1,4 +1,4 @@
-"""What belongs to the clone is found from any working directory."""
+"""Files of the clone are found from any working directory."""
 
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def test_a_sweep_of_the_clone_starts_its_program(elsewhere: Path) -> None:
 def test_what_was_made_in_the_clone_is_opened(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As far as the first file that an empty folder lacks, which is named."""
+    """Each fails at the first file that an empty folder lacks, and names it."""
     monkeypatch.setattr(clone, "ROOT", tmp_path / "clone")
     folder = tmp_path / "clone" / name
     folder.mkdir(parents=True)

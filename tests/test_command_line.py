@@ -1,4 +1,5 @@
-"""The command line: no flag twice, quotes asked for, homes written out, nothing but text shown."""
+"""The command line: repeated flags are refused, missing quotes are named, ~ is expanded, and
+control characters are never printed."""
 
 import os
 import subprocess

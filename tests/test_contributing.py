@@ -1,5 +1,5 @@
-"""The blocks of CONTRIBUTING.md are executed as they stand there, with the names of the file that
-they are for, and do what the text says."""
+"""The code blocks of CONTRIBUTING.md are executed unchanged, with the names of the file they are
+for, and do what the text says."""
 
 import dataclasses
 import re
@@ -32,7 +32,8 @@ BLOCKS = re.findall(r"```\w*\n(.*?)```", TEXT, re.DOTALL)
 
 
 def execute(beginning: str, names: Mapping[str, Any]) -> dict[str, Any]:
-    """The names after the block that has a line with this beginning, and before it `names`."""
+    """The names that exist after the block with a line of this beginning has run. It starts with
+    `names`."""
     (block,) = (one for one in BLOCKS if re.search(rf"^{re.escape(beginning)}", one, re.MULTILINE))
     found = dict(names)
     exec(compile(block, "CONTRIBUTING.md", "exec"), found)
@@ -85,7 +86,7 @@ def test_the_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_trainer(tmp_path: Path) -> None:
-    """Two updates; a start with other data is refused, as its comment says."""
+    """Two updates run. A start with other data is refused, as the block's comment says."""
 
     def batches(plan: Any, devices: Devices) -> BatchAt:
         return extending.batch

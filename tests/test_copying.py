@@ -1,4 +1,4 @@
-"""Copies of folders that others made: no link leads out of them."""
+"""Copies of other people's folders: links that lead out of them are refused."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The project is extended by values: each test adds one, and edits no file of the project."""
+"""The project is extended by values. Each test adds one without editing a file of the project."""
 
 import dataclasses
 import io
@@ -50,7 +50,7 @@ PLAIN = OptimConfig(
 
 
 def batch(n: int) -> dict[str, np.ndarray]:
-    """Four targets of update n."""
+    """The four targets of update n."""
     target = np.random.default_rng(n).normal(size=(4, 3)).astype(np.float32)
     return {"target": target, "example_index": np.arange(4, dtype=np.int32)}
 
@@ -70,7 +70,7 @@ RECIPE = Recipe(
 
 
 def run(folder: Path, recipe: Recipe = RECIPE, optim: OptimConfig = PLAIN) -> TrainState:
-    """Four updates of a recipe."""
+    """The state after four updates of a recipe."""
     config = RunConfig(
         output_dir=str(folder),
         optim=optim,
@@ -85,7 +85,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_norm_placement_is_a_row_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that norms a branch's output only, and the sum behind the feed-forward."""
+    """The added placement normalises only a branch's output, and the sum after the feed-forward."""
     monkeypatch.setitem(
         blocks.PLACEMENTS,
         "own",
@@ -111,7 +111,7 @@ def test_a_norm_placement_is_a_row_of_a_table(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_optimizer_is_a_row_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that takes the signs of the gradient: each number moves by the learning rate."""
+    """The added optimizer uses the sign of the gradient: each number moves by the learning rate."""
     signs = optax.stateless(lambda grads, params: jax.tree.map(jnp.sign, grads))
     monkeypatch.setitem(optimizers.DIRECTIONS, "signs", lambda config, spread: signs)
     state = run(tmp_path, optim=dataclasses.replace(PLAIN, name="signs"))  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_an_observable_is_a_function_of_the_update(tmp_path: Path) -> None:
 
 
 def test_a_second_player_is_a_value(tmp_path: Path) -> None:
-    """One that follows the model from the second update on: y ← y − rate · (y − x)."""
+    """The added player follows the model from the second update on: y ← y − rate · (y − x)."""
 
     def follow(
         params: dict, batch: dict, keys: Any, context: LossContext
@@ -167,7 +167,7 @@ def test_a_second_player_is_a_value(tmp_path: Path) -> None:
 
 
 class Swatches(Source):
-    """Plain squares out of a text file of names and colours, such as "deep red,#a00000"."""
+    """Squares of one colour, from a text file with lines such as "deep red,#a00000"."""
 
     def __init__(self, tree: Tree, config: ReadingConfig) -> None:
         self.kind, self.path = "swatches", tree.folder
@@ -194,7 +194,7 @@ def open_swatches(tree: Tree, config: ReadingConfig) -> Source | None:
 def test_a_data_source_is_a_class_and_a_row_of_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its pictures become records as those of any other."""
+    """Its pictures are encoded to records like those of any source."""
     kind = kinds.Kind("swatches", "a text file of colours", open_swatches)
     monkeypatch.setattr(kinds, "KINDS", (*kinds.KINDS, kind))
     lines = [
@@ -222,7 +222,7 @@ def test_a_data_source_is_a_class_and_a_row_of_a_table(
 
 @dataclass(frozen=True)
 class LineTraining(TrainingConfig):
-    """Length and intervals of the second trainer, and a setting of its own."""
+    """Length and intervals of the second trainer's runs, and one setting of its loss."""
 
     ridge: float = 0.0
     """Weight of the squared slope."""
@@ -230,16 +230,16 @@ class LineTraining(TrainingConfig):
 
 @dataclass(frozen=True)
 class LineConfig(RunConfig):
-    """Everything that a run of the second trainer is a function of."""
+    """All settings of the second trainer's runs."""
 
     training: LineTraining = dataclasses.field(default_factory=LineTraining)
     """Length and intervals."""
     slope: float = 2.0
-    """Of the line that the data lie on."""
+    """Slope of the line on which the data are."""
 
 
 def line_recipe(config: LineConfig) -> Recipe:
-    """A straight line through points."""
+    """A recipe that fits a straight line to points."""
 
     def points(n: int, size: int) -> dict[str, np.ndarray]:
         x = np.random.default_rng([config.seed, n]).normal(size=size).astype(np.float32)
@@ -284,7 +284,7 @@ def line_recipe(config: LineConfig) -> Recipe:
 
 
 def test_a_second_trainer_is_a_recipe_and_its_settings(tmp_path: Path) -> None:
-    """With flags, evaluation, checkpoints and resume as train.py has them."""
+    """It has flags, evaluation, checkpoints and resume like train.py."""
 
     def trained(folder: str, steps: int) -> TrainState:
         flags = f"--output_dir={tmp_path / folder} --training.steps={steps} --slope=3"

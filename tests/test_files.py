@@ -1,4 +1,4 @@
-"""files.py: whole or not at all, whatever fails or is killed meanwhile."""
+"""files.py: a file appears whole or not at all, even if the writer fails or is killed."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ with {writer}(Path(sys.argv[1])) as place:
 
 @contextlib.contextmanager
 def small_disk(size: int = 4096) -> Iterator[None]:
-    """No file can grow beyond so many bytes."""
+    """Inside, no file can grow beyond `size` bytes."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
     try:
@@ -42,12 +42,12 @@ def small_disk(size: int = 4096) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test as in a process of its own."""
+    """Reset the module's state, as if each test were a new process."""
     monkeypatch.setattr(files, "_swept", set())
 
 
 def writer(path: Path, is_file: bool) -> subprocess.Popen:
-    """A process that is in the middle of writing."""
+    """Start a process and wait until it is in the middle of writing."""
     code = WRITER.format(writer="new_file" if is_file else "new_folder", is_file=is_file)
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE

@@ -1,4 +1,5 @@
-"""What every package may import: one spelling of a path, a byte, a filled batch and a check."""
+"""Modules that every package may import: paths in trees, bytes of pixels, filled batches,
+checks."""
 
 import subprocess
 import sys

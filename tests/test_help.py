@@ -1,4 +1,4 @@
-"""No flag without its reason: the docstring under every field of a configuration is in --help."""
+"""Every flag is explained: --help prints the docstring under each field of a configuration."""
 
 import ast
 import dataclasses
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def find_class(path: Path, name: str) -> type:
-    """The class of that name, from the file itself or from where the file imports it."""
+    """The class with this name, defined in the file or imported by it."""
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
@@ -30,7 +30,7 @@ def find_class(path: Path, name: str) -> type:
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """What one `run(main, Class, prog=…, about=__doc__, first=…)` in the repository says."""
+    """The arguments of one call `run(main, Class, prog=…, about=__doc__, first=…)`."""
 
     config_class: type
     about: str
@@ -69,8 +69,8 @@ LONG = {
 
 
 def docstrings(config_class: type) -> dict[str, str]:
-    """The string below each field, by the field's name; inherited fields too, unless the class has
-    its own."""
+    """Field → the docstring below it. Inherited fields are included, unless the class redefines
+    them."""
     found: dict[str, str] = {}
     for one in filter(dataclasses.is_dataclass, reversed(config_class.__mro__)):
         tree = ast.parse(inspect.cleandoc(inspect.getsource(one)))
@@ -84,7 +84,7 @@ def docstrings(config_class: type) -> dict[str, str]:
 
 
 def entries(config_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Each flag of the tree, and what --help has to say of it."""
+    """(flag, text that --help must contain) for each setting of the tree."""
     reasons = docstrings(config_class)
     kinds = get_type_hints(config_class)
     for field in dataclasses.fields(config_class):

@@ -1,4 +1,4 @@
-"""Who may import whom, so that the house keeps its walls."""
+"""Import rules: which package may import which."""
 
 import ast
 import importlib
@@ -8,8 +8,8 @@ import pytest
 
 from tests.source_tree import ALL_FILES, FILES, ROOT, first_names, modules, name_of, part_of, syntax
 
-# What each package, and each file beside them, may import of ours. A part that is not named here
-# fails the test: say here what it may import.
+# For each package, and each file in the root: the parts of ours that it may import. A part that is
+# missing here fails the test: add it with its imports.
 ALLOWED = {
     "model": {"model"},
     "vqgan": {"vqgan", "model", "weights"},
@@ -63,7 +63,7 @@ ALLOWED = {
     "trees": set(),
     "terminal": set(),
 }
-GROUND_FLOOR = {  # all may import them
+GROUND_FLOOR = {  # every part may import these
     *(
         "clone",
         "copying",
@@ -93,7 +93,7 @@ RUN_AS_MODULES = {
 }
 ENTRY_POINTS = BESIDE_THE_PACKAGES | RUN_AS_MODULES
 PROGRAMS = {"benchmarks", "experiments"}  # may import everything; they import only one another
-# These compose as well: recipes, and what reads their pictures and weights of all programs.
+# These compose too: recipes, and modules that read pictures or weights of all programs.
 COMPOSERS = {
     "recipe.py",
     "clip/recipe.py",
@@ -112,8 +112,8 @@ PARTS = [
 
 
 def imported_as_module(path: Path) -> set[str]:
-    """Parts of ours that importing the file imports. What stands under `if __name__ == "__main__"`
-    composes, as an entry point does, and does not count."""
+    """The parts of ours that are imported when the file is imported. Imports under
+    `if __name__ == "__main__"` belong to an entry point and do not count."""
     body = [n for n in syntax(path).body if not ast.unparse(n).startswith("if __name__ ==")]
     return first_names(ast.Module(body, [])) & OURS
 

@@ -1,4 +1,4 @@
-"""The linters find what they are there to find: a rule that is switched off is noticed."""
+"""The linters find the faults that they should find. A rule that is switched off is noticed."""
 
 import subprocess
 import sys

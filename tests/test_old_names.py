@@ -1,4 +1,4 @@
-"""Settings that have moved: refused by their new names, or read, and never lost."""
+"""Settings that were renamed: each is refused with its new name, or read; none is lost."""
 
 import dataclasses
 from pathlib import Path

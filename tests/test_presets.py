@@ -1,6 +1,6 @@
-"""Every preset parses, means what tests/golden/ says it means, and tells how to run it.
+"""Every preset parses, resolves to its file in tests/golden/, and its header says how to run it.
 
-After a change of presets or defaults that is meant: python -m tests.test_presets
+After an intended change of presets or defaults: python -m tests.test_presets
 """
 
 import shlex
@@ -21,7 +21,7 @@ of_each_preset = pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.
 
 
 def command_in_header(path: Path) -> tuple[type, list[str]]:
-    """The line of the leading comment that uses the preset, as configuration class and flags."""
+    """The configuration class and the flags of the command in the preset's header."""
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
             break

@@ -1,5 +1,4 @@
-"""The commands and files that the README and docs/ name are real, and docs/code.md names every
-file."""
+"""The commands and files in README and docs/ exist, and docs/code.md names every file."""
 
 import ast
 import importlib
@@ -20,7 +19,7 @@ PATHS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PATHS}
-HELD_BY_OTHERS = {"docs/layouts.md"}  # written by a test, which holds its commands too
+HELD_BY_OTHERS = {"docs/layouts.md"}  # a test writes this page and checks its commands
 CONFIGS = {
     "train": "Config",
     "generate": "GenerateConfig",
@@ -52,7 +51,7 @@ CONFIGS = {
 
 
 def commands() -> list[str]:
-    """Every command of a shell block that starts Python."""
+    """Every command in a shell block that starts Python."""
     parts = [part for page in PAGES for line in shell_lines(page) for part in line.split("; ")]
     parts = [part.removeprefix("do ") for part in parts]
     parts = [part.partition(" > ")[0] for part in parts if " -c " not in part]
@@ -65,7 +64,7 @@ def shell_lines(page: str) -> list[str]:
 
 
 def prose(page: str) -> str:
-    """The page without code blocks, tables, headings and pictures."""
+    """The text of a page without code blocks, tables, headings and pictures."""
     text = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
     return "\n".join(line for line in text.splitlines() if not line.startswith(("|", "#", "!")))
 
@@ -92,7 +91,7 @@ def test_every_target_of_make_that_is_named_is_there() -> None:
 
 
 def test_every_block_is_of_shell_or_of_no_language() -> None:
-    """Others would not be looked at."""
+    """Blocks of another language would not be checked."""
     kinds = {k for text in PAGES.values() for k in re.findall(r"^```(\w+)", text, re.MULTILINE)}
     assert kinds == {"sh"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.source_tree import ALL_FILES, FILES, ROOT, first_names, name_of, part_of, syntax
 
-# Needed by name only: what make targets and editors start, data files, backends of others.
+# Not imported here: programs that make or editors start, data files, backends of other packages.
 USED_WITHOUT_IMPORT = {
     "beartype": "jaxtyping checks shapes with it, tests/conftest.py says",
     "ipykernel": "nbclient runs notebooks in it",
@@ -31,7 +31,7 @@ DISTRIBUTIONS = packages_distributions()
 
 
 def required_by(*names: str) -> set[str]:
-    """Names of the distributions in requirements files, as a package index compares them."""
+    """Names of the distributions in requirements files, normalised as a package index does."""
     found = set()
     for name in names:
         for line in (ROOT / name).read_text().splitlines():
@@ -45,12 +45,12 @@ def plain(distribution: str) -> str:
 
 
 def distributions_of(module: str) -> set[str]:
-    """The distributions that provide a module; of one that is not installed, its own name."""
+    """The distributions that provide a module; its own name if it is not installed."""
     return {plain(name) for name in DISTRIBUTIONS.get(module, (module,))}
 
 
 def without_optional_imports(tree: ast.Module) -> ast.Module:
-    """The module's imports, less those that it does without: of `try: … except ImportError`."""
+    """The module without optional imports, which are those in `try: … except ImportError`."""
     optional = {
         id(statement)
         for node in ast.walk(tree)
@@ -66,7 +66,7 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
 
 
 def not_required(modules: Iterable[str], required: set[str]) -> set[str]:
-    """Modules that neither we nor Python nor a distribution in `required` provide."""
+    """The modules that are not ours, not Python's, and not in a distribution in `required`."""
     others = set(modules) - OURS - FROM_THE_RACE - set(sys.stdlib_module_names)
     return {module for module in others if not distributions_of(module) & required}
 

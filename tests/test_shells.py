@@ -1,4 +1,5 @@
-"""Each line of README, docs/ and the other pages can be pasted into bash, and into macOS's zsh."""
+"""Each command line in README, docs/ and the other pages can be pasted into bash and macOS's
+zsh."""
 
 import re
 import shutil
@@ -24,8 +25,8 @@ WITH_LINES = [page for page in PAGES if shell_lines(page)]
 
 
 def run_lines(shell: list[str], lines: list[str], folder: Path) -> list[str]:
-    """The words of every program that the lines started in an interactive shell, which finds
-    nothing but programs that note them."""
+    """The words of every command that the lines start in an interactive shell. The shell finds only
+    stubs, which note their words."""
     for name in (*(f"bin/{one}" for one in PROGRAMS), *FILES):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ TRAPS = {
 
 
 def traps(line: str) -> list[str]:
-    """What zsh would read otherwise than bash, or not at all."""
+    """The parts of a line that zsh reads differently from bash, or refuses."""
     unquoted = re.sub(r"'[^']*'|\"[^\"]*\"", "q", line)
     found = [told for told, pattern in TRAPS.items() if re.search(pattern, unquoted)]
     not_single = re.sub(r"'[^']*'", "q", line)
@@ -92,10 +93,12 @@ def test_no_line_holds_a_trap(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_command_within_a_sentence_holds_a_trap(page: str) -> None:
-    """Code that starts with a program or a flag."""
+    """Checks inline code that starts with a program or a flag."""
     code = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL))
     started = [
         one for one in code if re.match(r"(python|make|pip|train\.py|generate\.py|--\w)", one)
     ]
-    starless = [one.replace("*", "x") for one in started]  # there it stands for files
+    starless = [
+        one.replace("*", "x") for one in started
+    ]  # a star in a sentence means several files
     assert not [(one, traps(one)) for one in starless if traps(one)]

@@ -1,4 +1,4 @@
-"""Every sweeps/*.yaml suits wandb's own engine, and names flags and a metric of train.py."""
+"""Every sweeps/*.yaml is valid for wandb's engine, and names flags and a metric of train.py."""
 
 import importlib
 import re
@@ -24,8 +24,8 @@ from training.update.state import TrainState
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it speaks to an older pydantic
-    # PyPI's package; by `import`, mypy would take the folder of the same name for it
+    warnings.simplefilter("ignore")  # it was written for an older pydantic
+    # PyPI's package; with `import`, mypy would find the folder sweeps/ in its place
     sweeps: Any = importlib.import_module("sweeps")
 
 HELD_OUT = ("tone", "tone2", "gender", "random")  # the splits of the built-in data
@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def command_line(sweep: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    """What wandb's agent executes: `parameters` as the engine suggests them."""
+    """The command that wandb's agent runs with `parameters` from the engine."""
     macros = create_sweep_command_args({"args": parameters})
     macros |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [sweep["program"]]}
     words: list[str] = []
@@ -60,7 +60,7 @@ def setting(config: Config, name: str) -> Any:
 
 
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Values by the names of their flags, of settings that may hold sections."""
+    """Flag → value, for settings that may contain sections."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         inner = flat(value) if isinstance(value, dict) else {"": value}
@@ -105,7 +105,7 @@ def test_a_parameter_that_is_no_flag_would_be_found() -> None:
 def test_the_mirror_gets_the_metric(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the names of the built-in data's splits, through the hook and the tracker of a run."""
+    """The metric has a name of the built-in data's splits, and passes a run's hook and tracker."""
     logged: dict[str, float] = {}
     mirror = SimpleNamespace(log=lambda row, step: logged.update(row), finish=lambda *_: None)
     monkeypatch.setattr("training.reports.trackers.Mirror", lambda *_: mirror)

@@ -1,4 +1,4 @@
-"""terminal.py: exit codes, terminals of other encodings, readers that go away."""
+"""terminal.py: exit codes, terminals with other encodings, closed pipes."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ with terminal.command("prog"):
 
 
 def say(body: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess:
-    """A command whose body this is, run by the shell with what follows it there."""
+    """Run a command with this body in a shell; `shell` is appended to its command line."""
     code = SAYS.format(body=body)
     command = f'"{sys.executable}" -c "$CODE" {shell}'
     return subprocess.run(
@@ -123,7 +123,7 @@ def test_devices_that_are_not_there_are_one_line() -> None:
 
 
 def test_a_logbook_is_written_in_any_locale_and_of_any_name(tmp_path: Path) -> None:
-    """As under LC_ALL=C, whose encoding has neither the sign of "2 × cpu" nor the folder's name."""
+    """Under LC_ALL=C, whose encoding has neither the × of "2 × cpu" nor the folder's name."""
     script = (
         "import os, sys; from pathlib import Path; from training.reports.logbook import Logbook; "
         "folder = Path(sys.argv[1]); folder.mkdir(); "

@@ -1,4 +1,4 @@
-"""The smallest models that have everything, and their programs, each compiled once a worker."""
+"""The smallest models with all parts, and their programs, compiled once per test worker."""
 
 from collections.abc import Callable
 from functools import cache

@@ -1,4 +1,4 @@
-"""Torch files without torch: pickles put together from their instructions, and both layouts."""
+"""Writes torch files without torch: pickles built from instructions, in both layouts."""
 
 import pickle
 import struct
@@ -21,7 +21,7 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class Name:
-    """An import."""
+    """A pickled import."""
 
     module: str
     name: str
@@ -29,7 +29,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Called:
-    """A call of an import, and the state that it is then given."""
+    """A pickled call of an import, and the state that is then set on the result."""
 
     function: Name
     arguments: tuple
@@ -38,7 +38,7 @@ class Called:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor as torch pickles it: a view of a storage."""
+    """A tensor as torch pickles it: a view into a storage."""
 
     key: str
     kind: str
@@ -47,17 +47,17 @@ class Tensor:
     shape: tuple
     strides: tuple
     view: tuple | None = ()
-    """What the older layout says after the count."""
+    """The field after the count in the older layout."""
 
 
 def tensor(key: str, array: np.ndarray, view: tuple | None = ()) -> Tensor:
-    """The whole of a storage, row by row."""
+    """A tensor that is a whole storage in row-major order."""
     strides = tuple(s // array.itemsize for s in array.strides)
     return Tensor(key, array.dtype.name, array.size, 0, array.shape, strides, view)
 
 
 def instructions(value: Any) -> bytes:
-    """Those that build `value` on a pickle's stack, in protocol 2."""
+    """The protocol 2 instructions that build `value` on a pickle's stack."""
     if isinstance(value, Name):
         return f"c{value.module}\n{value.name}\n".encode()
     if isinstance(value, Called):
@@ -111,7 +111,7 @@ def write_old(path: Path, tree: Any, storages: dict[str, np.ndarray]) -> Path:
 
 
 def state_dict(arrays: dict[str, np.ndarray], is_old: bool = False) -> tuple[dict, dict]:
-    """A tensor of its own storage for each array, and the storages."""
+    """A state dict with one tensor and one storage per array; and the storages."""
     numbered = {key: str(i) for i, key in enumerate(arrays)}
     view: Any = None if is_old else ()
     tensors = {key: tensor(numbered[key], array, view) for key, array in arrays.items()}

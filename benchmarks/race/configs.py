@@ -1,11 +1,11 @@
-"""The sizes, synthetic data and FLOPs that every contestant gets.
+"""The sizes, synthetic data and FLOP counts, the same for every contestant.
 
 The worker puts this folder on sys.path, so that adapters may `import configs`. It runs in each
-contestant's own environment: NumPy is all it needs. Tokens are image tokens everywhere.
+contestant's own environment, so it imports NumPy only. "Tokens" always means image tokens.
 
-FLOPs are counted for the algorithm's matrix products: 2 · rows · inner · columns each, attention in
-full and not halved for causality. Embeddings, norms, softmax, loss and optimizer count nothing; a
-training step is three forward passes.
+FLOPs are those of the matrix products: 2 · rows · inner · columns each, with full attention, not
+halved for causality. Embeddings, norms, softmax, loss and optimizer count nothing. A training step
+counts as three forward passes.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ CONFIGS: dict[str, Sizes] = {
         "image_len": 16,
         "batch": 2,
     },
-    # VQGANs: pictures of `px` pixels, halved after each but the last of `mult`
+    # VQGANs: pictures of px × px pixels, halved after each level of `mult` but the last
     "vq-64": {
         "ch": 64,
         "mult": (1, 2, 2),
@@ -73,11 +73,11 @@ DEFAULTS: Sizes = {
     "threads": 1,
 }
 TOKEN_OF_AN_EMPTY_PROMPT = 2
-FIRST_WORD = 3  # smaller text tokens have a meaning of their own
+FIRST_WORD = 3  # smaller text tokens are special tokens
 
 
 def get(name: str, **changes: Any) -> Sizes:
-    """The sizes of that name, with the defaults and then `changes` on top."""
+    """DEFAULTS, updated by the sizes of this name and then by `changes`."""
     if name not in CONFIGS:
         raise ValueError(f"no sizes {name!r}; there are: {', '.join(CONFIGS)}")
     return {**DEFAULTS, **CONFIGS[name], **changes}
@@ -85,7 +85,7 @@ def get(name: str, **changes: Any) -> Sizes:
 
 def batches(c: Sizes, n: int = 4, batch: int | None = None) -> list[dict[str, np.ndarray]]:
     """`n` batches, the same for all contestants: text [batch, text_len], text_mask (1 = a token)
-    and image [batch, image_len], all int32. Captions are of different lengths."""
+    and image [batch, image_len], all int32. Captions have different lengths."""
     rng = np.random.default_rng(c["seed"])
     rows, text_len = batch or c["batch"], c["text_len"]
     found = []
@@ -99,7 +99,7 @@ def batches(c: Sizes, n: int = 4, batch: int | None = None) -> list[dict[str, np
 
 
 def prompts(c: Sizes, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Text and mask of `batch` prompts, then text and mask of the empty prompt in as many rows."""
+    """Text and mask of `batch` prompts, then text and mask of `batch` empty prompts."""
     first = batches(c, 1, batch)[0]
     empty, empty_mask = np.zeros_like(first["text"]), np.zeros_like(first["text_mask"])
     empty[:, 0], empty_mask[:, 0] = TOKEN_OF_AN_EMPTY_PROMPT, 1
@@ -107,7 +107,7 @@ def prompts(c: Sizes, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 
 
 def job_flops(c: Sizes, job: str) -> float:
-    """FLOPs of one run of a job: an update, or drawing, encoding or decoding one batch."""
+    """FLOPs of one run of a job: one update, or sampling, encoding or decoding one batch."""
     if job == "train":
         return 3 * forward_flops(c)
     if job == "sample":
@@ -117,7 +117,8 @@ def job_flops(c: Sizes, job: str) -> float:
 
 
 def forward_flops(c: Sizes) -> float:
-    """FLOPs of one pass over a batch: a gated encoder–decoder that is given all image tokens."""
+    """FLOPs of a forward pass over a batch: an encoder–decoder with gated feed-forwards, on all
+    image tokens at once."""
     d, f, text, image = (c[name] for name in ("d_model", "ffn", "text_len", "image_len"))
     encoder = c["enc_layers"] * text * (4 * d * d + 3 * d * f + 2 * text * d)
     to_itself, to_text = 4 * d * d + 2 * image * d, 2 * d * d + 2 * text * d
@@ -127,15 +128,15 @@ def forward_flops(c: Sizes) -> float:
 
 
 def decoding_flops(c: Sizes, rows: int) -> float:
-    """FLOPs of the next token of `rows` pictures. Keys and values are cached, the text's are made
-    once, and attention looks at a full cache."""
+    """FLOPs of the next token of `rows` pictures. Keys and values are cached, and those of the text
+    count nothing. Attention is counted over a full cache."""
     d, f, text, image = (c[name] for name in ("d_model", "ffn", "text_len", "image_len"))
     layer = 6 * d * d + 3 * d * f + 2 * image * d + 2 * text * d
     return 2 * rows * (c["dec_layers"] * layer + d * c["image_vocab"])
 
 
 Layer = tuple[str, int, int, int]
-"""Kind, channels in, channels out, height and width of its output."""
+"""(kind, input channels, output channels, height = width of the output)."""
 
 
 def encoder_layers(c: Sizes) -> list[Layer]:

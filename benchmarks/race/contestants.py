@@ -1,4 +1,4 @@
-"""The contestants: a name, the Python that it runs in, its adapter, and its settings."""
+"""The contestants: for each a name, its Python interpreter, its adapter, and its settings."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,7 +9,8 @@ import yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-# glibc keeps freed memory and asks for huge pages: no page faults in a step. Pastel does so itself.
+# glibc keeps freed memory and asks for huge pages, so that a step has no page faults. Pastel does
+# this itself.
 TUNED_MALLOC = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -25,12 +26,12 @@ FAMILIES = {
     "dalle_pytorch": "torch",
     "taming": "torch",
 }
-"""The peers, and the environment of make_peers for each."""
+"""Peer → its virtual environment, made by make_peers."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One line of the table."""
+    """One row of the table."""
 
     text: str
     python: Path
@@ -40,15 +41,14 @@ class Contestant:
 
 
 def read_contestant(text: str, peers: Path) -> Contestant:
-    """The contestant named by `text`, as NAME or NAME:key=value,key=value.
+    """The contestant for `text`, which is NAME or NAME:key=value,key=value.
 
-    A key is one of the sizes or of the adapter's own settings, with a value in YAML (dtype=bf16,
-    use_scan=false). env.NAME=value sets an environment variable, whose + is read as a space;
-    malloc=tuned sets glibc's.
+    A key is a size or a setting of the adapter, with its value in YAML (dtype=bf16,
+    use_scan=false). env.NAME=value sets an environment variable; a + in the value becomes a space.
+    malloc=tuned sets TUNED_MALLOC.
 
     Raises:
-        ValueError: there is no such contestant, its environment is missing, or a setting has no
-            value.
+        ValueError: the name is unknown, its environment is missing, or a setting has no value.
     """
     name, _, options = text.partition(":")
     if name == "pastel":
@@ -59,7 +59,7 @@ def read_contestant(text: str, peers: Path) -> Contestant:
         raise ValueError(f"no contestant {name!r}; there are: pastel, {', '.join(FAMILIES)}")
     if not python.is_file():
         raise ValueError(
-            f"{name} needs {python}, which is not there; run benchmarks/race/make_peers"
+            f"{name} needs {python}, which does not exist; run benchmarks/race/make_peers"
         )
     settings: dict[str, Any] = {}
     environment = dict(os.environ) | QUIET

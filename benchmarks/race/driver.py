@@ -1,11 +1,11 @@
-"""Pastel beside its peers: every figure of the README that names one, and any other race.
+"""Races Pastel against its peers: every README figure that names a peer, and races of your own.
 
 benchmarks/race/make_peers
 python -m benchmarks.race.driver drawing
 
-Each contestant runs in a process and an environment of its own. All compile and warm up; then the
-timed runs go in turns, one of each contestant per round, so that a drift of the machine hits all
-alike. Only the ratios within one table count: two machines may differ by a factor of two.
+Each contestant runs in a separate process and virtual environment. All compile and warm up first.
+Then each round times one run of every contestant, so that a change in the machine's speed affects
+all alike. Compare only ratios within one table: two machines may differ by a factor of two.
 """
 
 import json
@@ -55,43 +55,43 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class RaceConfig:
-    """A figure of the README, or a race of one's own."""
+    """A figure of the README, or a race of your own."""
 
     figure: str = field(
         metadata={
             "positional": True,
             "nargs": None,
-            "help": f"What is raced: {', '.join(FIGURES)}; or {', '.join(get_args(Job))}, "
+            "help": f"A figure: {', '.join(FIGURES)}; or a job: {', '.join(get_args(Job))}, "
             "with --contestants.",
         }
     )
     """A figure of the README, or a job."""
     contestants: tuple[str, ...] = ()
-    """Others than the figure's: names of contestants.py, each with settings of its own, such as
-    [pastel,'hf_bart:dtype=bf16,malloc=tuned']."""
+    """Contestants in place of the figure's: names of contestants.py, each with its own settings,
+    such as [pastel,'hf_bart:dtype=bf16,malloc=tuned']."""
     sizes: str = ""
-    """Others than the figure's: a name of configs.py, such as tiny. Empty = the figure's, and
-    bench-S or vq-64 for a job."""
+    """A name of configs.py, such as tiny. Empty = the figure's sizes; for a job bench-S or
+    vq-64."""
     settings: tuple[str, ...] = ()
-    """Settings of all contestants on top, such as ['batch=4','top_k=256']."""
+    """Further settings of all contestants, such as ['batch=4','top_k=256']."""
     cpus: tuple[int, ...] = ()
-    """Cores that each contestant is bound to. On one core CPU seconds are compared, because other
-    programs' time does not count; on several wall seconds. Empty = the figure's, or core 0."""
+    """Cores that each contestant is bound to. On one core CPU seconds are compared, which exclude
+    other programs; on several cores wall seconds. Empty = the figure's cores, or core 0."""
     rounds: int = 7
-    """Timed runs of each contestant."""
+    """Timed runs per contestant."""
     warm_up: int = 2
-    """Runs before them, the first of which compiles."""
+    """Untimed runs before them. The first one compiles."""
     timeout: float = 400.0
-    """Seconds that a contestant has to compile and warm up."""
+    """Seconds in which a contestant must compile and warm up."""
     peers: str = "~/.cache/pastel-bench"
-    """Where make_peers put the peers' environments."""
+    """Folder in which make_peers made the peers' environments."""
     out: str = "bench-out"
-    """Folder of every run's numbers (results.jsonl) and of the contestants' logs."""
+    """Folder for the numbers of all runs (results.jsonl) and the contestants' logs."""
 
 
 @dataclass
 class Running:
-    """A contestant's process, and the times of its runs."""
+    """A contestant's process and the times of its runs."""
 
     contestant: Contestant
     process: "subprocess.Popen[str]"
@@ -100,13 +100,14 @@ class Running:
     runs: list[dict[str, float]] = field(default_factory=list)
 
     def warm_up(self, timeout: float) -> None:
-        """Wait until it is compiled and warm. Raises ValueError with the reason of a failure."""
+        """Wait until the contestant is compiled and warm. Raises ValueError with the reason if it
+        fails."""
         self.answer = self._next_line(timeout)
         if "error" in self.answer:
-            raise self._failed(f"does not race: {self.answer['error']}")
+            raise self._failed(f"cannot race: {self.answer['error']}")
 
     def run(self) -> None:
-        """One timed run."""
+        """Time one run."""
         assert self.process.stdin is not None
         print("run", file=self.process.stdin, flush=True)
         self.runs.append(self._next_line(None))
@@ -143,7 +144,7 @@ def main(config: RaceConfig) -> None:
         for contestant, order in zip(contestants, orders, strict=True):
             one = start(contestant, order, out)
             running.append(one)
-            one.warm_up(config.timeout)  # alone: compiling is not timed, but disturbs
+            one.warm_up(config.timeout)  # one after the other: compiling disturbs others
             text = f"first run {one.answer['first']:.1f} s, check {one.answer['check']:.4g}"
             print(f"# {contestant.text}: {text}, {one.answer['info']}", flush=True)
         for _ in range(config.rounds):
@@ -157,7 +158,7 @@ def main(config: RaceConfig) -> None:
 
 
 def choose(config: RaceConfig) -> Race:
-    """The race that the command line names. Raises ValueError if it names none."""
+    """The race that the command line asks for. Raises ValueError if there is none."""
     if config.figure in FIGURES:
         known = FIGURES[config.figure]
     elif config.figure in get_args(Job):
@@ -174,13 +175,14 @@ def choose(config: RaceConfig) -> Race:
         (*known.settings, *config.settings),
     )
     if not chosen.contestants:
-        raise ValueError(f"nobody races; say who does {config.figure}: --contestants=[pastel,…]")
+        raise ValueError(f"the job {config.figure} needs contestants: --contestants=[pastel,…]")
     check_least(config, "", 1, "rounds", "warm_up")
     return chosen
 
 
 def make_order(race: Race, contestant: Contestant, warm_up: int) -> dict[str, Any]:
-    """The order for a contestant's worker. Raises ValueError for a setting without a value."""
+    """The job description for a contestant's worker. Raises ValueError for a setting without a
+    value."""
     changes: dict[str, Any] = {}
     for setting in race.settings:
         key, is_set, value = setting.partition("=")
@@ -197,7 +199,7 @@ def make_order(race: Race, contestant: Contestant, warm_up: int) -> dict[str, An
 
 
 def start(contestant: Contestant, order: dict[str, Any], out: Path) -> Running:
-    """The contestant in a process of its own, which begins to compile."""
+    """Start the contestant in a separate process. It begins to compile."""
     log = out / f"{contestant.text.replace('/', '_')[:80]}.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(

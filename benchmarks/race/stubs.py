@@ -1,4 +1,4 @@
-"""Stand-ins for modules that peers import and the measured code never calls."""
+"""Stubs for modules that peers import but that the measured code never calls."""
 
 import importlib.machinery
 import sys
@@ -11,7 +11,8 @@ TORCHVISION = ("torchvision", "torchvision.transforms", "torchvision.models", "t
 
 
 def stub(name: str) -> Any:
-    """An empty module of that name, whose every attribute is an empty class."""
+    """Register and return an empty module of this name. Each of its attributes is an empty
+    class."""
     module: Any = types.ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     module.__path__ = []

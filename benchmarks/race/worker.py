@@ -1,9 +1,9 @@
-"""One contestant in a process and an environment of its own; driver.py starts it.
+"""Runs one contestant in a separate process and environment; driver.py starts it.
 
 python worker.py '{"adapter": …, "job": …, "sizes": …, "cpus": …, "warm_up": …}'
 
-It answers with one line of JSON once it is compiled and warm. Then it reads lines `run`, and
-answers each with the time of one run. Everything else that is printed goes to stderr.
+It prints one line of JSON when it is compiled and warm. Then it answers each input line `run` with
+the times of one run. All other output goes to stderr.
 """
 
 import importlib.util
@@ -31,9 +31,9 @@ MAKERS = {
 
 
 def main(order: dict[str, Any]) -> None:
-    """Prepare, answer, then run once for each line that comes in."""
+    """Prepare, answer, then run once for each input line `run`."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # the libraries' own chatter must not come between the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     try:
         os.sched_setaffinity(0, order["cpus"])
         run, answer = prepare(order)
@@ -50,10 +50,10 @@ def main(order: dict[str, Any]) -> None:
 
 
 def prepare(order: dict[str, Any]) -> tuple[Callable[[int], Any], dict[str, Any]]:
-    """The contestant's run, warm and checked, and the facts for the driver.
+    """The contestant's run function, warm and checked, and the facts for the driver.
 
     Raises:
-        ValueError: the result has another shape than the job's, or is out of range.
+        ValueError: the result has a wrong shape or is out of range.
     """
     job, c = order["job"], {**order["sizes"], "threads": len(order["cpus"])}
     start = time.perf_counter()
@@ -67,18 +67,18 @@ def prepare(order: dict[str, Any]) -> tuple[Callable[[int], Any], dict[str, Any]
 
 
 def load(path: str) -> ModuleType:
-    """The adapter in a file, as a module."""
+    """The module of an adapter's file. Raises ValueError if it is not a Python file."""
     spec = importlib.util.spec_from_file_location("adapter", path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file")
+        raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def check_result(job: str, c: dict[str, Any], result: object) -> float:
-    """A number that shows that contestants did the same work: the loss, the number of different
-    tokens, or the spread of the pixels. Raises ValueError for an impossible result."""
+    """A number that shows whether contestants did the same work: the loss, the number of different
+    tokens, or the pixels' standard deviation. Raises ValueError for an impossible result."""
     shape: tuple[int, ...]
     if job == "train":
         shape, smallest, largest = (), 0.0, np.inf
@@ -98,7 +98,7 @@ def check_result(job: str, c: dict[str, Any], result: object) -> float:
 
 
 def say(answers: TextIO, **values: Any) -> None:
-    """One line of JSON for the driver."""
+    """Send one line of JSON to the driver."""
     print(json.dumps(values), file=answers, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Captions out of bytes: lines, JSON, columns of any of the known names."""
+"""Reads captions from bytes: from lines, from JSON, and from columns with known names."""
 
 import html
 import json
@@ -26,11 +26,11 @@ _NOT_KEPT = {
 _MOST_COLUMNS, _LONGEST = 40, 300
 MAX_CAPTIONS = 100
 MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
-"""Words that programs write where there is no text."""
+"""Words that programs write for a missing text."""
 _ANSWERS = ("gpt", "assistant", "model")
-"""Speakers of a conversation about a picture whose words are its captions."""
+"""Speakers in a conversation about a picture. What they say is used as its captions."""
 _LONGEST_CELL = 1 << 16  # characters of a column's value
-_SAFE = (1e-6, 1e6)  # weights between these can be added up in float32
+_SAFE = (1e-6, 1e6)  # weights in this range can be summed in float32
 _MAX_DEPTH = 4
 _TAG = re.compile(
     r"</?(?:a|abbr|b|big|br|center|code|div|em|font|h[1-6]|i|img|li|ol|p|small|span|strong|sub|sup|u|ul)"
@@ -41,14 +41,14 @@ _TAG = re.compile(
 
 @dataclass
 class Found:
-    """The captions of one picture, and notes about how they were mended."""
+    """The captions of one picture, and notes about repairs and skipped captions."""
 
     captions: Captions = ()
     notes: list[str] = field(default_factory=list)
 
 
 def from_lines(data: bytes, encoding: str = "") -> Found:
-    """The captions in a file of one caption a line."""
+    """The captions in a file with one caption per line."""
     if len(data) > MAX_CAPTION_BYTES:
         return Found(notes=[f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"])
     text, name = decode(data, encoding)
@@ -59,7 +59,7 @@ def from_lines(data: bytes, encoding: str = "") -> Found:
 
 
 def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[Found, dict[str, Any]]:
-    """Captions of a JSON object, list or string, and the object."""
+    """The captions in a JSON object, list or string; and the object, empty if it is not one."""
     if len(data) > MAX_CAPTION_BYTES:
         note = f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"
         return Found(notes=[note]), {}
@@ -93,8 +93,8 @@ def caption_columns(names: Iterable[str], column: str = "") -> list[list[str]]:
 
 
 def from_columns(about: Mapping[str, object], column: str = "") -> Found:
-    """The captions of the first known column that holds a usable one, with `weights` if they
-    fit."""
+    """The captions in the first known column that holds a usable one. The column `weights` is used
+    if it has as many entries."""
     notes: list[str] = []
     for group in caption_columns([n for n in about if isinstance(n, str)], column):
         texts = [text for name in group for text in texts_of(about[name])]
@@ -106,8 +106,8 @@ def from_columns(about: Mapping[str, object], column: str = "") -> Found:
 
 
 def texts_of(value: object, depth: int = 0) -> list[Any]:
-    """The texts in a text, a list of texts, or structs that hold them, as COCO's lists of
-    {"caption": …}, or the answers of a conversation. Other values stay, so that weights keep their
+    """The texts in `value`: a text, a list of texts, structs such as COCO's {"caption": …}, or the
+    answers in a conversation. Values that are not text stay in the list, so that weights keep their
     places."""
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
         if isinstance(speaker := value.get("from", value.get("role")), str):
@@ -125,7 +125,7 @@ def texts_of(value: object, depth: int = 0) -> list[Any]:
 
 
 def weighed(texts: Sequence[object], weights: object = None) -> Found:
-    """The usable texts, cleaned, with weights that can be added up."""
+    """The usable texts, cleaned, with weights that can be summed in float32."""
     found = Found()
     if not isinstance(weights, list | tuple) or len(weights) != len(texts):
         if isinstance(weights, list | tuple):
@@ -166,7 +166,8 @@ def _number(weight: object) -> float | None:
 
 
 def unescape(text: str) -> str:
-    """The text with HTML's entities as letters, twice as web pages need it, and no inline tags."""
+    """The text without inline HTML tags and with HTML entities decoded. They are decoded twice, as
+    web pages often encode them twice."""
     if "&" not in text and "<" not in text:
         return text
     text = text[: 4 * 4096]
@@ -174,8 +175,8 @@ def unescape(text: str) -> str:
 
 
 def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
-    """The plain columns as text: those of numbers and of short texts, besides captions. They stand
-    in each example's line; data/column_files.py keeps all of them."""
+    """The columns of numbers and short texts, except captions, as text. They are stored in each
+    example's line; data/column_files.py stores all columns."""
     kept = {
         name: str(value)
         for name, value in about.items()
@@ -186,8 +187,8 @@ def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def columns_from(about: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """All columns of a row that can be kept, and notes about the others. Numbers, texts and truth
-    values stay; lists and structs become JSON; anything else becomes text."""
+    """The columns of a row that can be stored, and notes about the others. Numbers, texts and
+    booleans are unchanged; lists and structs become JSON; other values become text."""
     kept: dict[str, Any] = {}
     notes = []
     for name, value in about.items():

@@ -1,4 +1,4 @@
-"""Distributed Shampoo: blocked preconditioners, grafts, roots spread over devices."""
+"""Distributed Shampoo: block preconditioners, grafting, and matrix roots shared by the devices."""
 
 from optim.shampoo.transformation import STACKS, ShampooState, shampoo
 

@@ -1,4 +1,4 @@
-"""Tensors split into blocks, so that no preconditioner is larger than a block."""
+"""Splits tensors into blocks and joins them, so that no preconditioner is larger than a block."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -12,7 +12,7 @@ Shape = tuple[int, ...]
 
 
 def merge_shape(shape: Shape, limit: int) -> Shape:
-    """Neighbouring dimensions are merged while their product stays within the limit.
+    """The shape with neighbouring dimensions merged while their product is at most `limit`.
 
     [1, 2, 512, 1, 2048, 1, 3, 4] → [1024, 2048, 12] for 1024. Anil et al. 2020, arXiv:2002.09018.
     """
@@ -25,23 +25,24 @@ def merge_shape(shape: Shape, limit: int) -> Shape:
     return tuple(merged) or shape[:1]
 
 
-def cut(x: Float[Array, "layers ..."], block: int) -> list[Float[Array, "_ ..."]]:
-    """The blocks of every layer, stacked by shape: whole ones, and the rests at the edges.
+def split_blocks(x: Float[Array, "layers ..."], block: int) -> list[Float[Array, "_ ..."]]:
+    """The blocks of every layer: one stack for each shape of block.
 
-    Along a dimension there are blocks of `block` entries (0 = the whole of it) and a rest, so a
-    matrix has up to four kinds. The kinds stand in row-major order, and so do the jobs of each.
+    A dimension is split into blocks of `block` entries (0 = one block for the whole dimension) and
+    a shorter one at its end. A matrix therefore has up to four shapes of block. The stacks are in
+    row-major order, and so are the blocks in each stack.
     """
     return [_stacked(x[_window(kind)], kind) for kind in _kinds(x.shape[1:], block)]
 
 
-def join(pieces: Sequence[Float[Array, "_ ..."]], shape: Shape, block: int) -> Array:
-    """Back to [layers, *shape] from what `cut` made of it."""
+def join_blocks(pieces: Sequence[Float[Array, "_ ..."]], shape: Shape, block: int) -> Array:
+    """The inverse of `split_blocks`: an array [layers, *shape]."""
     kinds = _kinds(shape, block)
     parts = [_laid_out(piece, kind) for piece, kind in zip(pieces, kinds, strict=True)]
     return jnp.block(_nested(parts, [len(_segments(size, block)) for size in shape]))
 
 
-Segment = tuple[int, int, int]  # where it starts, how many blocks, entries of each
+Segment = tuple[int, int, int]  # first entry, number of blocks, entries of a block
 
 
 def _segments(size: int, block: int) -> list[Segment]:
@@ -77,7 +78,7 @@ def _laid_out(piece: Array, kind: tuple[Segment, ...]) -> Array:
 
 
 def _nested(parts: list[Array], counts: Sequence[int]) -> Any:
-    """Row-major parts as the nested lists that jnp.block takes."""
+    """Parts in row-major order, as the nested lists that jnp.block takes."""
     if not counts:
         return parts[0]
     size = len(parts) // counts[0]

@@ -1,6 +1,6 @@
-"""Grafts: the simple optimizers that lend Shampoo the length of their update.
+"""Grafts: simple optimizers. Shampoo's update gets the norm of theirs, tensor by tensor.
 
-Agarwal et al. 2020, arXiv:2002.11803. All act on one tensor; none corrects a bias.
+Agarwal et al. 2020, arXiv:2002.11803. Each acts on one tensor, without bias correction.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ TINY = 1e-16
 
 
 class Scale(NamedTuple):
-    """Inputs of a graft besides the gradient and its sum of squares."""
+    """Settings of a graft."""
 
     beta2: float
     epsilon: float
     largest_rms: float = 0.0
 
 
-Squares = Any  # like the gradient; None where the graft keeps none
+Squares = Any  # second moments, shaped like the gradient; None for a graft without them
 GraftFunction = Callable[[Array, Squares, Scale], tuple[Array, Squares]]
 
 
-def moving(old: Array, new: Array, beta: float) -> Array:
-    """beta · old + (1 − beta) · new, and their sum for beta = 1."""
+def moving_average(old: Array, new: Array, beta: float) -> Array:
+    """beta · old + (1 − beta) · new; for beta = 1, old + new."""
     return beta * old + (1.0 if beta == 1 else 1 - beta) * new
 
 
@@ -40,12 +40,12 @@ def _sqrt_n(gradient: Array, squares: Squares, scale: Scale) -> tuple[Array, Squ
 
 
 def _adagrad(gradient: Array, squares: Squares, scale: Scale) -> tuple[Array, Squares]:
-    squares = moving(squares, jnp.square(gradient), beta=1.0)
+    squares = moving_average(squares, jnp.square(gradient), beta=1.0)
     return gradient / (jnp.sqrt(squares) + scale.epsilon), squares
 
 
 def _rmsprop(gradient: Array, squares: Squares, scale: Scale) -> tuple[Array, Squares]:
-    squares = moving(squares, jnp.square(gradient), scale.beta2)
+    squares = moving_average(squares, jnp.square(gradient), scale.beta2)
     update = gradient / (jnp.sqrt(squares) + scale.epsilon)
     if scale.largest_rms:
         rms = jnp.sqrt(jnp.square(update).mean())
@@ -54,7 +54,7 @@ def _rmsprop(gradient: Array, squares: Squares, scale: Scale) -> tuple[Array, Sq
 
 
 def _normalized(graft: GraftFunction) -> GraftFunction:
-    """The graft of the gradient divided by its norm."""
+    """The graft, applied to the gradient divided by its norm."""
 
     def of_direction(gradient: Array, squares: Squares, scale: Scale) -> tuple[Array, Squares]:
         return graft(gradient / (jnp.linalg.norm(gradient.ravel()) + TINY), squares, scale)

@@ -1,5 +1,4 @@
-"""Statistics of gradients and the preconditioners made of them, for one tensor split into
-blocks."""
+"""The statistics of gradients and the preconditioners computed from them, block by block."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,55 +10,56 @@ from jaxtyping import Array, Float
 
 from optim.config import ShampooConfig
 from optim.paths import matches
-from optim.shampoo.blocks import Shape, cut, join, merge_shape
-from optim.shampoo.grafts import moving
+from optim.shampoo.blocks import Shape, join_blocks, merge_shape, split_blocks
+from optim.shampoo.grafts import moving_average
 from optim.shampoo.roots import inverse_root
 from optim.spread import Spread, spread_jobs
 from trees import is_stacked
 
-# By kind of block and by dimension; each is [jobs, n, n].
+# Indexed by shape of block, then by dimension; each entry is [blocks, n, n].
 Matrices = tuple[tuple[Float[Array, "_ _ _"], ...], ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Shampoo's view of one parameter: `layers` tensors of one shape, split into blocks."""
+    """How Shampoo treats one parameter: as `layers` tensors of one shape, split into blocks."""
 
     layers: int
-    shape: Shape  # of a layer, as the model has it
-    merged: Shape  # as it is split
-    sided: int  # dimensions with a preconditioner, from the first; 0 = none
-    exponent: int
+    shape: Shape  # of one layer in the model
+    merged: Shape  # the same with dimensions merged; this is split into blocks
+    preconditioned: int  # number of leading dimensions with a preconditioner; 0 = none
+    exponent: int  # p of the inverse p-th root
 
-    def apart(self, x: Array) -> Float[Array, "layers ..."]:
-        """By layer."""
+    def split_layers(self, x: Array) -> Float[Array, "layers ..."]:
+        """x as [layers, *shape]."""
         return x.reshape(self.layers, *self.shape)
 
 
 def make_plan(config: ShampooConfig, by_layer: bool, name: str, leaf: Array) -> Plan:
-    """The plan for the parameter with this path."""
+    """The plan for the parameter `leaf` at path `name`. `by_layer` treats a stack of layers layer
+    by layer."""
     stacked = by_layer and is_stacked(name)
     layers, shape = (len(leaf), leaf.shape[1:]) if stacked else (1, leaf.shape)
     merged = merge_shape(shape, config.merge_dims) if config.merge_dims else shape
-    sided = len(merged) - (config.one_sided and len(merged) > 1)
-    left_out = (
+    preconditioned = len(merged) - (config.one_sided and len(merged) > 1)
+    is_excluded = (
         len(shape) < max(config.min_rank, 1)
         or max(shape) > config.max_dim
         or matches(name, config.exclude)
     )
-    sided = 0 if left_out else sided
-    return Plan(layers, shape, merged, sided, config.exponent or 2 * sided)
+    preconditioned = 0 if is_excluded else preconditioned
+    return Plan(layers, shape, merged, preconditioned, config.exponent or 2 * preconditioned)
 
 
 def identities(config: ShampooConfig, plan: Plan, scale: float) -> Matrices:
-    """`scale` times the identity for every block and dimension of a parameter."""
-    if not plan.sided:
+    """`scale` times the identity matrix, for each block and preconditioned dimension."""
+    if not plan.preconditioned:
         return ()
-    pieces = cut(jnp.zeros((plan.layers, *plan.merged), jnp.float32), config.block_size)
+    pieces = split_blocks(jnp.zeros((plan.layers, *plan.merged), jnp.float32), config.block_size)
     return tuple(
         tuple(
             jnp.broadcast_to(scale * jnp.eye(size, dtype=jnp.float32), (len(piece), size, size))
-            for size in piece.shape[1 : 1 + plan.sided]
+            for size in piece.shape[1 : 1 + plan.preconditioned]
         )
         for piece in pieces
     )
@@ -68,12 +68,12 @@ def identities(config: ShampooConfig, plan: Plan, scale: float) -> Matrices:
 def update_statistics(
     config: ShampooConfig, beta: float, plan: Plan, gradient: Array, statistics: Matrices
 ) -> Matrices:
-    """Moving averages of G Gᵀ along each dimension (sums for beta = 1)."""
-    if not plan.sided:
+    """The moving averages of G Gᵀ along each preconditioned dimension (sums for beta = 1)."""
+    if not plan.preconditioned:
         return ()
-    pieces = cut(gradient.reshape(plan.layers, *plan.merged), config.block_size)
+    pieces = split_blocks(gradient.reshape(plan.layers, *plan.merged), config.block_size)
     return tuple(
-        tuple(moving(old, _gram(piece, axis), beta) for axis, old in enumerate(of_kind))
+        tuple(moving_average(old, _gram(piece, axis), beta) for axis, old in enumerate(of_kind))
         for piece, of_kind in zip(pieces, statistics, strict=True)
     )
 
@@ -86,17 +86,18 @@ def _gram(piece: Float[Array, "jobs ..."], axis: int) -> Float[Array, "jobs n n"
 def precondition(
     config: ShampooConfig, plan: Plan, gradient: Array, preconditioners: Matrices
 ) -> Float[Array, "layers ..."]:
-    """The gradient multiplied by its preconditioner along each dimension that has one."""
-    pieces = cut(gradient.reshape(plan.layers, *plan.merged), config.block_size)
+    """The gradient, multiplied along each dimension by its preconditioner where there is one."""
+    pieces = split_blocks(gradient.reshape(plan.layers, *plan.merged), config.block_size)
     done = []
     for piece, of_kind in zip(pieces, preconditioners, strict=True):
         for axis, matrix in enumerate(of_kind):
             piece = jax.vmap(partial(multiply, axis=axis))(matrix, piece)
         done.append(piece)
-    return join(done, plan.merged, config.block_size).reshape(plan.layers, *plan.shape)
+    return join_blocks(done, plan.merged, config.block_size).reshape(plan.layers, *plan.shape)
 
 
 def multiply(matrix: Float[Array, "n n"], x: Array, axis: int) -> Array:
+    """matrixᵀ times x along `axis`."""
     return jnp.moveaxis(jnp.tensordot(matrix, x, (0, axis)), 0, axis)
 
 
@@ -106,9 +107,11 @@ def compute_roots(
     spread: Spread,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> list[Array]:
-    """For each (exponent, statistics, preconditioners before): the new preconditioners.
+    """The new preconditioners of each job (exponent, statistics, old preconditioners).
 
-    All matrices of one size and exponent are one batch, dealt to the devices.
+    Matrices of one size and exponent form one batch, which the devices share. A root whose error is
+    not below `failure_threshold` is dropped, and the old preconditioner is kept. Roots are computed
+    in `dtype`.
     """
     batches: dict[tuple[int, int], list[int]] = {}
     for i, (exponent, statistics, _) in enumerate(jobs):
@@ -120,7 +123,7 @@ def compute_roots(
             inverse_root, p=exponent, ridge=config.matrix_epsilon, relative=config.relative_epsilon
         )
         roots, errors = spread_jobs(root, statistics.astype(dtype), spread)
-        good = (errors < config.failure_threshold)[:, None, None]  # False for NaN
+        good = (errors < config.failure_threshold)[:, None, None]  # an error of NaN is not good
         roots = jnp.where(good, roots.astype(before.dtype), before)
         ends = np.cumsum([len(jobs[i][1]) for i in members])
         found |= dict(zip(members, jnp.split(roots, ends[:-1]), strict=True))

@@ -1,4 +1,4 @@
-"""Inverse p-th roots of symmetric positive semidefinite matrices, by products of matrices alone."""
+"""Inverse p-th roots of symmetric positive semidefinite matrices, by matrix products only."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ State = tuple[Any, ...]
 
 STEPS = 100
 TOLERANCE = 1e-6
-GROWTH = 1.2  # the error may grow so much in a step before the iteration is given up
-SMALLEST = 1e-6  # the largest eigenvalue is not taken to be less
+GROWTH = 1.2  # the iteration stops when the error grows by this factor in one step
+SMALLEST = 1e-6  # lower bound of the largest eigenvalue that scales the ridge
 
 
 def inverse_root(
@@ -22,11 +22,12 @@ def inverse_root(
     relative: bool = True,
     precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
 ) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
-    """(matrix + ridge · λ · I)^(−1/p) and the largest entry of |rootᵖ · matrix − I| it ended with.
+    """(matrix + ridge · λ · I)^(−1/p), and its error: the largest entry of |rootᵖ · matrix − I|.
 
-    λ is the largest eigenvalue, or 1 if not `relative`. Coupled Newton iteration, Guo & Higham
-    2006 and Higham, Functions of Matrices, eq. 7.18: M → I while H → the root, where in every step
-    A = ((p + 1) I − M) / p gives M ← Aᵖ M and H ← H A. When the error grows, the last H counts.
+    λ is the largest eigenvalue, or 1 if not `relative`. The coupled Newton iteration of Guo &
+    Higham 2006 and Higham, Functions of Matrices, eq. 7.18: each step sets
+    A = ((p + 1) I − M) / p, M ← Aᵖ M and H ← H A; M tends to I and H to the root. If the error
+    grows, the iteration stops and the H of the step before is returned.
     """
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     largest = largest_eigenvalue(matrix, precision) if relative else jnp.ones((), matrix.dtype)
@@ -37,7 +38,7 @@ def inverse_root(
     def error_of(product: Array) -> Array:
         return jnp.abs(product - identity).max()
 
-    def goes_on(state: State) -> Array:
+    def continues(state: State) -> Array:
         step, _, _, _, error, growth = state
         return (step < STEPS) & (error > TOLERANCE) & (growth < GROWTH)
 
@@ -52,16 +53,17 @@ def inverse_root(
     scale = (1 + p) / (2 * jnp.linalg.norm(damped))
     product, root = damped * scale, identity * scale ** (1 / p)
     start: State = jnp.int32(0), product, root, root, error_of(product), jnp.ones((), matrix.dtype)
-    _, _, root, before, error, growth = jax.lax.while_loop(goes_on, newton, start)
+    _, _, root, before, error, growth = jax.lax.while_loop(continues, newton, start)
     return jnp.where(growth < GROWTH, root, before), error
 
 
 def largest_eigenvalue(
     matrix: Float[Array, "n n"], precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST
 ) -> Float[Array, ""]:
-    """By power iteration from a fixed vector, until it moves by no more than the tolerance."""
+    """The largest eigenvalue, by power iteration from a fixed vector, until it changes by at most
+    TOLERANCE or after STEPS steps."""
 
-    def goes_on(state: State) -> Array:
+    def continues(state: State) -> Array:
         step, _, value, before = state
         return (step < STEPS) & ((jnp.abs(value - before) > TOLERANCE) | (step == 0))
 
@@ -71,15 +73,16 @@ def largest_eigenvalue(
         image = jnp.matmul(matrix, unit, precision=precision)
         return step + 1, image, jnp.dot(unit, image, precision=precision), value
 
-    # If the iteration is cut short its result depends on the start: this is the published one.
+    # After STEPS steps without convergence the result depends on the start vector. This is the
+    # vector of the published implementation.
     vector = np.random.RandomState(1729).uniform(-1.0, 1.0, len(matrix))
     zero = jnp.zeros((), matrix.dtype)
     start: State = jnp.int32(0), jnp.asarray(vector, matrix.dtype), zero, zero
-    return jax.lax.while_loop(goes_on, multiply, start)[2]
+    return jax.lax.while_loop(continues, multiply, start)[2]
 
 
 def _power(matrix: Array, p: int, precision: jax.lax.PrecisionLike) -> Array:
-    """matrixᵖ for p ≥ 1, by squaring."""
+    """matrixᵖ for p ≥ 1, by repeated squaring."""
     if p == 1:
         return matrix
     half = _power(matrix, p // 2, precision)

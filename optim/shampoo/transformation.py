@@ -21,16 +21,17 @@ from optim.shampoo.preconditioners import (
     precondition,
     update_statistics,
 )
-from optim.shampoo.quantized import quantize, restore
+from optim.shampoo.quantized import dequantize, quantize
 from optim.spread import LOCAL, Spread
 from trees import map_named
 
 STACKS = ("statistics", "preconditioners")
-"""Parts of the state whose arrays are stacks of square matrices, which devices can share."""
+"""Fields of the state whose arrays are stacks of square matrices and can be sharded."""
 
 
 class ShampooState(NamedTuple):
-    """Trees like the parameters; a leaf of the first two is a tuple of tuples of matrices."""
+    """Trees with the structure of the parameters. A leaf of `statistics` and `preconditioners` is a
+    tuple of tuples of matrices."""
 
     step: Int[Array, ""]
     statistics: PyTree
@@ -42,8 +43,8 @@ class ShampooState(NamedTuple):
 
 @dataclass(frozen=True)
 class Shampoo:
-    """`init` and `update` of the transformation that gives the direction of Shampoo's update: the
-    momentum of preconditioned gradients."""
+    """`init` and `update` of the optax transformation for Shampoo. It returns the direction of the
+    update: the momentum of preconditioned gradients."""
 
     config: ShampooConfig
     beta1: float = 0.9
@@ -51,13 +52,14 @@ class Shampoo:
     nesterov: bool = False
     spread: Spread = LOCAL
     weight_decay: float = 0.0
-    """Of the parameter, joins the preconditioned gradient and the graft before the momentum."""
+    """This times the parameter is added to the preconditioned gradient and to the graft, before the
+    momentum."""
     graft_rate: Callable[[Array], Array] | None = None
-    """Factor of the graft, of the finished updates."""
+    """Factor of the graft's update, as a function of the number of finished updates."""
     by_layer: bool = True
-    """A parameter under `run<digits>` is a stack, and each layer a tensor of its own."""
+    """Treat a parameter under `run<digits>` as a stack: each of its layers is a separate tensor."""
     root_dtype: DTypeLike = jnp.float32
-    """Precision in which roots are computed; they are stored in float32."""
+    """Data type in which roots are computed. They are stored in float32."""
 
     def init(self, params: PyTree) -> ShampooState:
         config, plans = self.config, self._plans(params)
@@ -94,9 +96,12 @@ class Shampoo:
     def _precondition(
         self, grads: PyTree, grafted: PyTree, state: ShampooState
     ) -> tuple[PyTree, PyTree, PyTree]:
-        """Gradients preconditioned, of the graft's length; then the new statistics and roots."""
+        """The preconditioned gradients with the graft's norm, the new statistics and the new
+        preconditioners."""
         config, plans, before = self.config, self._plans(grads), state.preconditioners
-        grads = jax.tree.map(lambda p, g: self.spread.whole(g) if p.sided else g, plans, grads)
+        grads = jax.tree.map(
+            lambda p, g: self.spread.whole(g) if p.preconditioned else g, plans, grads
+        )
         statistics = _when(
             state.step % config.statistics_every == 0,
             lambda: jax.tree.map(
@@ -125,12 +130,13 @@ class Shampoo:
     def _add_momentum(
         self, shaped: PyTree, grafted: PyTree, state: ShampooState
     ) -> tuple[PyTree, PyTree, PyTree]:
-        """Shampoo's own and the graft's go on side by side; the start step changes over."""
+        """The direction and the two momenta, Shampoo's and the graft's. The direction follows the
+        graft's momentum before `start_step` and Shampoo's from then on."""
         plans = self._plans(shaped)
         weight = 1 - self.beta1 if self.config.moving_average else 1.0
         momentum, graft_momentum = (
             jax.tree.map(
-                lambda u, m: restore(m).reshape(u.shape) * self.beta1 + weight * u, new, old
+                lambda u, m: dequantize(m).reshape(u.shape) * self.beta1 + weight * u, new, old
             )
             for new, old in ((shaped, state.momentum), (grafted, state.graft_momentum))
         )
@@ -143,11 +149,14 @@ class Shampoo:
         return direction, self._pack(plans, momentum), self._pack(plans, graft_momentum)
 
     def _pack(self, plans: PyTree, momentum: PyTree) -> PyTree:
-        """As it is kept: in whole numbers where that is asked for and there are columns."""
+        """The momentum in its stored form: quantized if `quantize_momentum` is set, except for
+        tensors of one dimension."""
         if not self.config.quantize_momentum:
             return momentum
         return jax.tree.map(
-            lambda plan, m: quantize(plan.apart(m)) if len(plan.shape) > 1 else m, plans, momentum
+            lambda plan, m: quantize(plan.split_layers(m)) if len(plan.shape) > 1 else m,
+            plans,
+            momentum,
         )
 
     def _plans(self, params: PyTree) -> PyTree:
@@ -155,20 +164,21 @@ class Shampoo:
 
 
 def shampoo(config: ShampooConfig, *args: Any, **options: Any) -> optax.GradientTransformation:
-    """The direction of Shampoo's update, for optax. Arguments are the fields of `Shampoo`."""
+    """An optax transformation that returns the direction of Shampoo's update. The arguments are the
+    fields of `Shampoo`."""
     rule = Shampoo(config, *args, **options)
     return optax.GradientTransformation(rule.init, rule.update)
 
 
 def _when(due: Array, compute: Callable[[], PyTree], before: PyTree) -> PyTree:
-    """`compute()` if due; otherwise the value before, at no cost."""
+    """`compute()` if due, else `before` without computing anything."""
     return jax.lax.cond(due, compute, lambda: before)
 
 
 def _grafts(
     config: ShampooConfig, beta2: float, plans: PyTree, grads: PyTree, squares: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """The updates of the graft, layer by layer, and its sums of squares."""
+    """The graft's updates, layer by layer, and its new second moments."""
     graft = GRAFTS[config.graft]
     scale = Scale(beta2, config.graft_epsilon, config.graft_clip)
     if config.graft in WITHOUT_SQUARES:
@@ -176,7 +186,7 @@ def _grafts(
 
     def of_leaf(plan: Plan, gradient: Array, sums: Array) -> tuple[Array, Array]:
         of_layer = jax.vmap(lambda g, s: graft(g, s, scale))
-        update, sums = of_layer(plan.apart(gradient), plan.apart(sums))
+        update, sums = of_layer(plan.split_layers(gradient), plan.split_layers(sums))
         return update.reshape(gradient.shape), sums.reshape(gradient.shape)
 
     both = jax.tree.map(of_leaf, plans, grads, squares)
@@ -186,8 +196,8 @@ def _grafts(
 def _shape(
     config: ShampooConfig, plan: Plan, gradient: Array, grafted: Array, matrices: PyTree
 ) -> Array:
-    """The preconditioned gradient with the length of the graft's update, layer by layer."""
-    if not plan.sided:
+    """The preconditioned gradient with the norm of the graft's update, layer by layer."""
+    if not plan.preconditioned:
         return grafted
     direction = precondition(config, plan, gradient, matrices)
 
@@ -195,4 +205,4 @@ def _shape(
         ratio = jnp.linalg.norm(grafted.ravel()) / (jnp.linalg.norm(direction.ravel()) + TINY)
         return direction * ratio
 
-    return jax.vmap(lengthen)(direction, plan.apart(grafted)).reshape(gradient.shape)
+    return jax.vmap(lengthen)(direction, plan.split_layers(grafted)).reshape(gradient.shape)

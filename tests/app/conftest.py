@@ -1,4 +1,4 @@
-"""The tiny run of tests/entry serves the page as well."""
+"""Fixtures: the page is served with the tiny run of tests/entry."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ from tests.entry.conftest import run_folder as run_folder
 
 @pytest.fixture(scope="module")
 def listening(run_folder: Path) -> Studio:
-    """The tiny run with other weights, large enough for every text to change every picture. The
-    run's own were never trained, and a negative prompt hardly moves them."""
+    """A studio with the tiny run and larger weights, so that every text changes every picture. With
+    the run's own untrained weights a negative prompt changes almost nothing."""
     studio = open_studio(str(run_folder))
     leaves, tree = jax.tree.flatten(studio.params)
     keys = jax.random.split(jax.random.key(0), len(leaves))

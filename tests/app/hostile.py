@@ -1,4 +1,4 @@
-"""Prompts of people who try what a page bears."""
+"""Prompts of people who try to break a page."""
 
 HOSTILE = (
     "x" * 1_000_000,

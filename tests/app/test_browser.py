@@ -34,7 +34,8 @@ SEEN = """window.seen = new Set();
 
 
 class Unhurried(Studio):
-    """The tiny model with the demo's pace: else a row is replaced before a browser has shown it."""
+    """The tiny model, slowed to the demo's pace. Else a row is replaced before a browser shows
+    it."""
 
     def draw(self, asked: Request) -> Iterator[np.ndarray]:
         for pictures in super().draw(asked):
@@ -67,23 +68,23 @@ def browser() -> Iterator[Any]:
 
 
 def wait(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    """What `condition` gives once it is true."""
+    """The value of `condition()`, once it is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, "the page did not come so far"
+        assert time.monotonic() < end, "the page did not reach this state"
         time.sleep(0.3)
     return found
 
 
 def shown(browser: Any, gallery: str) -> list[str]:
-    """Addresses of the pictures of a gallery that the browser could show."""
+    """Addresses of a gallery's pictures that the browser has shown."""
     script = f"""return [...document.querySelectorAll('#{gallery} img')]
         .filter(img => {FINISHED}).map(img => img.src)"""
     return browser.execute_script(script)
 
 
 def write(browser: Any, field: str, text: str) -> None:
-    """Put a text into a field as typing does."""
+    """Set the text of a field as if it were typed."""
     script = """const [id, text] = arguments;
         const area = document.querySelector(`#${id} textarea, #${id} input`);
         Object.getOwnPropertyDescriptor(area.constructor.prototype, 'value').set.call(area, text);
@@ -92,14 +93,14 @@ def write(browser: Any, field: str, text: str) -> None:
 
 
 def fetched(address: str) -> bytes:
-    """The pixels behind an address."""
+    """The pixels of the picture at an address."""
     with urllib.request.urlopen(address, timeout=20) as response:
         return Image.open(io.BytesIO(response.read())).convert("RGB").tobytes()
 
 
 def draw(browser: Any, studio: Studio, prompt: str, negative: str = "") -> tuple[list[bytes], int]:
-    """Type, press the button, and wait for the pictures that the model gives. Their pixels, and how
-    many others the page showed on the way."""
+    """Type, press the button, and wait for the model's pictures. Returns their pixels, and the
+    number of other pictures that the page showed before."""
     write(browser, "prompt", prompt)
     write(browser, "negative", negative)
     scale, heat = studio.sampling.guidance_scale, studio.sampling.temperature

@@ -1,4 +1,5 @@
-"""The page over HTTP, as its clients see it. `make app-test` installs gradio and runs it."""
+"""The page over HTTP, as its clients see it. `make app-test` installs gradio and runs these
+tests."""
 
 import json
 import urllib.error
@@ -58,7 +59,7 @@ def test_hostile_prompts_change_nothing(client: gradio_client.Client, address: s
     for prompt in HOSTILE:
         if "\ud800" in prompt:  # JSON has no place for it
             continue
-        cut = prompt[:500]  # as the page's field does
+        cut = prompt[:500]  # as the page's field truncates it
         gallery, _ = client.predict(*asked(cut, negative=cut), api_name="/draw")
         assert len(gallery) == 1
     with urllib.request.urlopen(address, timeout=20) as response:

@@ -1,4 +1,4 @@
-"""The model behind the page: the same pictures as generate.py's, whatever strangers ask for."""
+"""The model behind the page draws the same pictures as generate.py, also for hostile input."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The benchmarks run, on shapes that take a second."""
+"""The benchmarks run, with shapes that take a second."""
 
 import json
 import sys
@@ -37,7 +37,7 @@ VQGAN_SIZES = {"ch": 32, "mult": (1, 1), "blocks": 1, "attn": 4, "z": 8, "codes"
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The race's `configs`, where a worker lets adapters find it."""
+    """Put the race's folder on sys.path, as a worker does, so that adapters find `configs`."""
     monkeypatch.setitem(sys.modules, "configs", configs)
 
 

@@ -1,4 +1,4 @@
-"""A race: contestants in processes of their own, timed in turns, put into one table."""
+"""A race: contestants in separate processes are timed in turns and printed in one table."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ PLAIN = RaceConfig("train", contestants=("hf_bart", "taming:d_model=3"), sizes="
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RaceConfig:
-    """A race of two peers whose adapters are the one above."""
+    """A race of two peers. Both have the adapter above."""
     python = tmp_path / "torch/bin/python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
@@ -74,7 +74,7 @@ def test_contestants_are_timed_in_turns(
         ({"contestants": ("dalle_mini",)}, "run benchmarks/race/make_peers"),
         ({"contestants": ("hf_brat",)}, "no contestant 'hf_brat'; there are: pastel, dalle_mini"),
         ({"contestants": ("hf_bart:fast",)}, "'fast' of the contestant 'hf_bart:fast' is not of"),
-        ({"contestants": ()}, "nobody races"),
+        ({"contestants": ()}, "needs contestants"),
         ({"sizes": "huge"}, "no sizes 'huge'; there are: bench-S"),
         ({"settings": ("batch",)}, "'batch' is not of the form key=value"),
         ({"figure": "drawings"}, "no figure or job 'drawings'; there are: drawing, "),

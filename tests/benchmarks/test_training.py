@@ -1,4 +1,5 @@
-"""The benchmark of training: its tables on shapes that take seconds, and what its figures mean."""
+"""benchmarks.training: its tables, with shapes that take seconds, and the meaning of its
+figures."""
 
 import json
 import sys
@@ -34,7 +35,7 @@ TINY = (
 
 
 class Named:
-    """An update that only notes that it was made, and how long its turns take."""
+    """A fake update that notes each call and the length of its turns."""
 
     compiling_seconds, temporary_bytes, optimizer_bytes = 1.0, 2, 3
 
@@ -47,7 +48,7 @@ class Named:
 
 
 class Counted:
-    """A compiled step that only counts."""
+    """A fake compiled step that only counts its calls."""
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         return state._replace(step=state.step + 1), {}
@@ -88,7 +89,7 @@ def test_it_prints_a_table_of_each_kind(
     names = [row["option"] for row in others]
     assert names == ["plain, again", "loss.caption_dropout=0.1"]
     assert all(row["ratio"] > 0 and row["temporary_bytes"] > 0 for row in others)
-    assert plain["copied_bytes"] < plain["argument_bytes"] / 10  # the old state is given away
+    assert plain["copied_bytes"] < plain["argument_bytes"] / 10  # the old state is donated
     assert found["data"]["times_update"] > 1
 
 
@@ -129,7 +130,8 @@ def test_updates_with_roots_are_told_from_the_others(
     bench: Workbench, tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def turns(updates: list[Named], rounds: int, warm_up: int) -> list[list[float]]:
-        """10 s for those of Shampoo that compute roots, every third from the first on, else 1 s."""
+        """10 s for Shampoo's updates with roots, which are every third one from the first on; else
+        1 s."""
         start = updates[1].finished + warm_up
         return [[0.5] * rounds, [1.0 if i % 3 else 10.0 for i in range(start, start + rounds)]]
 

@@ -1,4 +1,4 @@
-"""CLIP: equal to transformers' torch CLIP and to a NumPy one, whatever its folder looks like."""
+"""CLIP equals transformers' torch CLIP and a NumPy one, for every kind of folder."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def tiny_clip() -> Clip:
 
 @pytest.fixture(scope="module")
 def vectors() -> Arrays:
-    """Inputs and outputs by name, the pictures as pixels in place of normalised ones."""
+    """The reference's inputs and outputs by name. Pictures are pixels, not normalised."""
     found = {k.split("/")[1]: v for k, v in load_file(f"{TINY}.io.safetensors").items()}
     mean, std = (np.array(v) for v in clip_weights.PIXEL_STATISTICS.values())
     normal = found.pop("pixel_values").transpose(0, 2, 3, 1)
@@ -42,7 +42,7 @@ def vectors() -> Arrays:
 def copy_of(
     folder: Path, change: Change = lambda arrays: None, **settings: dict[str, Any] | Any
 ) -> Path:
-    """The tiny CLIP with other weights and settings (those of a section are merged into it)."""
+    """A copy of the tiny CLIP's folder with other weights and settings. Sections are merged."""
     values = json.loads((TINY / "config.json").read_text())
     for name, value in settings.items():
         section = isinstance(value, dict) and isinstance(values.get(name), dict)
@@ -56,7 +56,7 @@ def copy_of(
 
 
 def logits_per_image(clip: Clip, pixels: Any, *text: Any) -> Any:
-    """Similarity of every picture with every text, times the scale."""
+    """The similarity of every picture with every text, multiplied by the scale."""
     return clip.scale * clip.image_features(pixels) @ clip.text_features(*text).T
 
 
@@ -79,7 +79,7 @@ def norm(x: np.ndarray, weights: Arrays, name: str, epsilon: float) -> np.ndarra
 def numpy_tower(
     x: np.ndarray, weights: Arrays, settings: dict[str, Any], prefix: str, visible: np.ndarray
 ) -> np.ndarray:
-    """The layers on one sequence [t, d], head by head, in float64."""
+    """The output of a tower's layers for one sequence [t, d], head by head, in float64."""
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -105,7 +105,7 @@ def numpy_tower(
 
 
 def numpy_text(folder: Path, tokens: np.ndarray, visible: np.ndarray, end: int) -> np.ndarray:
-    """Features of one text whose end token stands at `end`."""
+    """Features of one text whose end token is at position `end`."""
     settings = json.loads((folder / "config.json").read_text())["text_config"]
     weights = {k: v.astype(float) for k, v in load_file(folder / "model.safetensors").items()}
     x = weights["text_model.embeddings.token_embedding.weight"][tokens]
@@ -141,8 +141,8 @@ def numpy_image(folder: Path, pixels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Towers unlike each other: exact gelu, one layer and two heads here, patches that leave a rim
-    there, and the end token that old configurations name."""
+    """A CLIP with unequal towers: the text tower has exact gelu, one layer and two heads; the
+    picture tower has patches that leave a rim. Its end token is the one in old configurations."""
 
     def change(arrays: Arrays) -> None:
         for name in [n for n in arrays if n.startswith("text_model.encoder.layers.1.")]:
@@ -166,7 +166,7 @@ def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_other_towers_equal_a_numpy_one(other_folder: Path, vectors: Arrays) -> None:
     other, tokens = towers.load(other_folder), vectors["input_ids"].copy()
-    tokens[0, 3] = 2  # which ends nothing: the largest id does
+    tokens[0, 3] = 2  # this is no end token: the largest id is
     mask = vectors["attention_mask"] == 1
     text, image = other.text_features(tokens, mask), other.image_features(vectors["pixels"])
     for i, row in enumerate(tokens):

@@ -1,4 +1,4 @@
-"""python -m clip.train: it learns which caption belongs to which picture, and ranks by that."""
+"""python -m clip.train learns which caption belongs to which picture; the result ranks pictures."""
 
 import json
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_back(run_of_clip: Path, tmp_path: Path) -> None
 
 
 def test_an_end_token_of_number_two_is_meant(run_of_clip: Path, tmp_path: Path) -> None:
-    """In published configurations it is a mistake."""
+    """In published configurations the 2 is a mistake; here it is right."""
     found = towers.load(run_of_clip / "clip")
     weights.write(tmp_path, replace(found.config, end_id=2, has_start=True), found.params)
     read = weights.read_config(tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures changed at random for a CLIP."""
+"""Random changes of pictures for training a CLIP."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_without_changes_a_picture_stays_as_it_is() -> None:
 
 
 def test_a_shift_moves_a_picture_and_continues_its_edge() -> None:
-    """A picture with a ramp along x shows the shift in all of its inner pixels."""
+    """In a picture with a ramp along x, all inner pixels show the shift."""
     ramp = jnp.broadcast_to(jnp.linspace(-1, 1, 17)[None, None, :, None], (16, 17, 17, 3))
     moved = random_views(replace(STILL, shift=0.25), KEYS, ramp)
     by = (ramp - moved)[:, 8, 8, 0] * 8  # pixels

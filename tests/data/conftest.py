@@ -1,4 +1,4 @@
-"""Folders of pictures, and a stand-in for a VQGAN's encoder."""
+"""Fixtures: folders of pictures, and a fake VQGAN encoder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def encoder() -> PictureEncoder:
-    """Four tokens per picture: the mean brightness of its quarters."""
+    """An encoder with four tokens per picture: the mean brightness of each quarter."""
 
     def encode(pixels: np.ndarray) -> np.ndarray:
         quarters = pixels.reshape(len(pixels), 2, 4, 2, 4, 3).mean(axis=(2, 4, 5))

@@ -1,4 +1,4 @@
-"""Captions that have made some part of a text pipeline slow, wrong or fail."""
+"""Captions that once made a part of a text pipeline slow, wrong or fail."""
 
 LONG = 4096  # 10 MB takes the same path, cut to this
 

@@ -1,4 +1,4 @@
-"""The layouts in which people have captioned pictures, each of 20 pictures: name → what is made."""
+"""Makes every known layout of captioned pictures, each with 20 pictures."""
 
 import csv
 import io
@@ -16,19 +16,19 @@ Make = Callable[[Path], None]
 
 
 def put(path: Path, content: str | bytes) -> None:
-    """Write a file and the folders above it."""
+    """Write a file, and make the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def pictures(folder: Path, start: int = 0) -> None:
-    """00.jpg to 19.jpg."""
+    """Write 00.jpg to 19.jpg."""
     for i in range(N):
         put(folder / f"{i:02d}.jpg", picture(start + i, kind="JPEG"))
 
 
 def beside(ending: str, caption: Callable[[int], str] = "bird {}".format) -> Make:
-    """Pictures with a caption file each, of such an ending after the stem."""
+    """A maker of pictures, each with a caption file with this ending."""
 
     def make(folder: Path) -> None:
         pictures(folder)
@@ -39,7 +39,7 @@ def beside(ending: str, caption: Callable[[int], str] = "bird {}".format) -> Mak
 
 
 def table(name: str, columns: str, row: str, folder: str = "", times: int = 1) -> Make:
-    """Pictures and a table of text; {i} and {k} are the picture and the caption."""
+    """A maker of pictures and a text table. {i} is the picture's number and {k} the caption's."""
 
     def make(top: Path) -> None:
         pictures(top / folder)
@@ -190,7 +190,7 @@ def saved_splits(folder: Path) -> None:
 
 
 def hf_table() -> Any:
-    """A data set of `datasets` with captions in caption_0 and caption_1."""
+    """A data set for `datasets` with captions in the columns caption_0 and caption_1."""
     import datasets
 
     rows = {
@@ -289,4 +289,4 @@ LAYOUTS: dict[str, tuple[str, Make, tuple[str, ...], int]] = {
     ),
     "names": ("captions in the names of the files", names, ("--captions=names",), N),
 }
-"""Name → in words, how it is made, the flags that it needs, how many captions it has."""
+"""Name → (description, maker, flags that reading it needs, number of captions)."""

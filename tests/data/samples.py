@@ -1,4 +1,4 @@
-"""Small pictures and tars of them."""
+"""Makes small pictures, and tars of them."""
 
 import io
 import tarfile
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def picture(number: int, size: tuple[int, int] = (12, 10), kind: str = "PNG") -> bytes:
-    """A picture of noise that depends on `number`."""
+    """The file of a noise picture that depends on `number`."""
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind)
@@ -17,7 +17,7 @@ def picture(number: int, size: tuple[int, int] = (12, 10), kind: str = "PNG") ->
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    """A plain tar of these members."""
+    """Write a plain tar with these members."""
     with tarfile.open(path, "w") as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)

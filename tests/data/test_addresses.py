@@ -1,4 +1,5 @@
-"""Sources at addresses: the same examples as of the same files in a folder, and one line else."""
+"""Sources at addresses give the same examples as the same files in a folder, or fail in one
+line."""
 
 import functools
 import http.server
@@ -35,7 +36,7 @@ def memory() -> Iterator[Any]:
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):
-    """A folder, as `python -m http.server` serves it; files below fails/ break off half way."""
+    """Serves a folder like `python -m http.server`, but files under fails/ break off half way."""
 
     asked: ClassVar[list[str]] = []
 
@@ -67,7 +68,7 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 
 def seen(source: Source, *flags: str) -> list[tuple[Any, ...]]:
-    """Everything that encoding takes from a source."""
+    """Everything that encoding reads from a source."""
     config = reading_of(parse_config(EncodeConfig, list(flags)))
     return [
         (r.problem, r.example.key, r.example.captions, r.example.split, r.pixels.tobytes())

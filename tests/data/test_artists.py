@@ -1,4 +1,4 @@
-"""The second built-in data set, on small packages made here: joined, split, captioned, licensed."""
+"""data.artists on small packages that are made here: joining, splits, captions, licences."""
 
 import io
 import json
@@ -41,7 +41,7 @@ def slug_of(emoji: Emoji) -> str:
 
 
 def write_package(folder: Path, name: str, emojis: list[Emoji], with_code_points: bool) -> None:
-    """An icon set as npm has it; every drawing has its own colour."""
+    """Write an icon set like npm's, in which every drawing has a different colour."""
     package = folder / name / "package"
     package.mkdir(parents=True)
     icons = {}
@@ -73,7 +73,8 @@ def emojis() -> list[Emoji]:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory, emojis: list[Emoji]) -> Path:
-    """Eight artists' drawings of the things, of some hands in all tones and of a rude one."""
+    """Packages of eight artists: drawings of the things, some hands in all tones, and a rude
+    gesture."""
     folder = tmp_path_factory.mktemp("packages")
     chosen = [e for e in emojis if e.name in THINGS or e.name.startswith(("waving", "middle"))]
     for name in STYLES:
@@ -233,7 +234,7 @@ def test_the_tars_carry_captions_splits_styles_and_licences(
         assert example.captions[0][0].endswith(f", {example.attributes['style']} style")
     page = (tmp_path / "a" / "LICENSES.md").read_text()
     assert "| openmoji | @iconify-json/openmoji 1.0.0 | drawer of openmoji | CC-BY-SA-4.0 |" in page
-    main(config)  # is seen to be there
+    main(config)  # the second call finds the finished folder
     main(ArtistsConfig(str(tmp_path / "b"), str(packages), "things", 16))
     tars = [(tmp_path / name / "00000.tar").read_bytes() for name in ("a", "b")]
     assert tars[0] == tars[1]

@@ -1,4 +1,4 @@
-"""The order of the data, and what a batch holds."""
+"""The order of the data, and the content of a batch."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +13,8 @@ from data.records import Records
 
 
 def make_records(count: int = 50, weights: tuple[float, ...] = (0.7, 0.15, 0.15)) -> Records:
-    """Example i has image tokens (i, i) and captions whose first token is 4 i, 4 i + 1, …; those
-    of odd i are trained on."""
+    """Records in which example i has image tokens (i, i) and captions that begin with the tokens
+    4 i, 4 i + 1 … Odd i are training examples."""
     rows = count * len(weights)
     owner, which = np.divmod(np.arange(rows), len(weights))
     first = (owner * 4 + which).astype(np.uint16)
@@ -31,7 +31,7 @@ def make_records(count: int = 50, weights: tuple[float, ...] = (0.7, 0.15, 0.15)
 
 
 def read(batches: Batches, steps: int) -> np.ndarray:
-    """The examples of the first steps, in order."""
+    """The indices of the examples of the first `steps` batches, in order."""
     return np.concatenate([batches.at(step)["image_tokens"][:, 0] for step in range(steps)])
 
 
@@ -58,10 +58,10 @@ def test_in_windows_a_stretch_of_the_stream_reads_few_neighbourhoods() -> None:
     count, window = 100_000, 500
     indices = windowed(0, np.arange(count), count, window)
     near = [len(np.unique(part // window)) for part in np.split(indices, 25)]  # of 8 windows each
-    assert max(near) <= 2 * 8  # a window, which begins anywhere, touches two
+    assert max(near) <= 2 * 8  # a window may begin anywhere, so it touches two
     assert np.corrcoef(np.arange(count), indices)[0, 1] < 0.5
     mixed = np.diff(indices[:4000] // window)
-    assert (mixed != 0).mean() > 0.7  # neighbours in the stream are of different windows
+    assert (mixed != 0).mean() > 0.7  # neighbours in the stream come from different windows
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -100,7 +100,7 @@ def test_the_stream_does_not_depend_on_the_batch_size() -> None:
 
 def test_growing_batches_leave_the_stream_as_it_is() -> None:
     records = make_records()
-    before = [0, 4, 8, 12, 24, 36, 63, 90, 117]  # examples in front of each batch
+    before = [0, 4, 8, 12, 24, 36, 63, 90, 117]  # examples before each batch
     even = open_batches(records, "train", 9, seed=4)
     grown = open_batches(records, "train", before.__getitem__, seed=4)
     for name in ("image_tokens", "text_tokens", "text_mask"):
@@ -137,7 +137,7 @@ def test_captions_come_with_their_weights_and_change_with_the_epoch() -> None:
 
 
 def test_the_draw_among_captions_is_by_the_share_of_all_weights_before_it() -> None:
-    """The same draws as by the sums of all captions' weights, which grow with the data."""
+    """The draws equal those from the cumulative sums of all captions' weights."""
     records = make_records(400, weights=(0.5, 3.0, 1e-3, 0.25))
     records.caption_weights[:] = np.random.default_rng(0).uniform(0.1, 2, 1600)
     examples, epochs = np.arange(400), np.repeat(np.arange(4), 100)
@@ -196,8 +196,7 @@ def test_evaluation_reads_each_example_once_with_its_first_caption() -> None:
 
 
 def test_evaluation_of_a_few_is_the_same_however_it_is_dealt() -> None:
-    """Two processes read the halves of each batch, and no example beyond the most that are wanted
-    counts."""
+    """Two processes read half of each batch. Examples beyond the wanted number do not count."""
     records = make_records()
 
     def read_with(size: int, share: Callable[[int], np.ndarray]) -> list[int]:

@@ -1,4 +1,4 @@
-"""The normaliser travels with the tokenizer."""
+"""The caption normaliser is stored with the tokenizer."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,9 @@ def test_records_whose_tokenizer_changed_are_refused_by_name(made: Path, tmp_pat
     for name, value in (("pad_id", 7), ("end_id", 7), ("text_length", 9), ("words", "other")):
         with pytest.raises(ValueError, match=rf"made with {name} {value}, and its tokenizer now"):
             captions.check_described(records, text | {name: value}, 8)
-    write(made / "config.json", {"normalize_text": True})  # as encoded before it travelled
+    write(
+        made / "config.json", {"normalize_text": True}
+    )  # as in records from before it was stored there
     with pytest.raises(ValueError, match="made with normalizer clean, .* now has dalle_mini"):
         captions.check_described(records, None, 8)
 

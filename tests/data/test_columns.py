@@ -1,5 +1,5 @@
-"""Every column of a source stands beside the records, and filters read it; the rules of training
-choose examples, and the order of those stays a function of seed and position alone."""
+"""Every column of a source is stored beside the records and can be filtered. Training's rules
+choose examples, whose order is a function of seed and position only."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ COUNT = 40
 
 
 def about(i: int) -> dict[str, Any]:
-    """A row with columns of every kind, some of which are not in every row."""
+    """A row with columns of every type. Some columns are missing in some rows."""
     return {
         "caption": f"noise number {i}",
         "similarity": i / 100,
@@ -47,7 +47,7 @@ def about(i: int) -> dict[str, Any]:
 def run(
     tmp_path: Path, encoder: PictureEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Records]:
-    """Encode a tar of pictures with their rows."""
+    """A function that encodes a tar of pictures with these rows."""
     members: dict[str, bytes] = {}
     for i in range(COUNT):
         members |= {f"{i:02}.png": picture(i), f"{i:02}.json": json.dumps(about(i)).encode()}
@@ -170,7 +170,7 @@ def test_tables_keep_lists_times_and_numbers_and_name_bytes(tmp_path: Path) -> N
     assert kept["when"]
     assert "mask" not in kept
     assert "skipped 1 columns of bytes beside the pictures: mask" in source.oddities()
-    more = {name: columns[name] for name in reversed(columns)}  # the same in another order
+    more = {name: columns[name] for name in reversed(columns)}  # the same columns in another order
     pq.write_table(pa.table(more), tmp_path / "b.parquet")
     assert [e.captions[0][0] for e in open_source(tmp_path)] == ["a", "b", "a", "b"]
     (tmp_path / "tf").mkdir()

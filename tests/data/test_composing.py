@@ -1,4 +1,4 @@
-"""Composed pictures: named colours, numbers and pairs; what is held out; the same bytes."""
+"""data.composed: named colours, numbers, pairs, held-out combinations; the same bytes each time."""
 
 import itertools
 import json
@@ -129,7 +129,7 @@ def test_held_out_combinations_are_held_out_for_all_artists(pictures: list[Compo
         kind = str(one.about.get("colour") or one.about.get("number") or "and")
         own = "colour" in one.about and crc(f"{one.about['concept']}:{kind}") % HELD_OUT == 0
         if own and one.about["split"] == TRAIN:
-            continue  # the colour that the artist drew it in
+            continue  # the original drawing has this colour
         splits.setdefault((one.about["concept"], kind), set()).add(one.about["split"])
     assert all(len(found) == 1 for found in splits.values())
     assert {TRAIN} in splits.values()
@@ -153,7 +153,7 @@ def test_the_command_shows_only_drawings_that_are_trained_on(
     monkeypatch.setattr(composed, "find_sets", lambda config: sets)
     config = composed.ComposedConfig(out=str(tmp_path / "out"), image_size=32)
     composed.main(config)
-    composed.main(config)  # is there
+    composed.main(config)  # the second call finds the finished folder
     counts = capsys.readouterr().out
     with tarfile.open(tmp_path / "out" / "00000.tar") as tar:
         names = tar.getnames()

@@ -1,4 +1,4 @@
-"""The built-in data set: its splits are those of the trial, and nothing leaks between them."""
+"""data.emoji: its splits are the trial's, and nothing leaks between them."""
 
 import json
 import tarfile
@@ -165,7 +165,7 @@ def test_the_starter_has_496_to_train_and_49_tones_and_keeps_all_pictures(
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a dozen drawings."""
+    """Reduce the table to a dozen drawings."""
     rows = read_table()
     monkeypatch.setattr(emoji_module, "read_table", lambda: rows[:12])
 

@@ -1,4 +1,4 @@
-"""From a source to records: what `python -m data.encode` does."""
+"""`python -m data.encode`: from a source to records."""
 
 import json
 import os
@@ -27,7 +27,7 @@ Encode = Callable[..., Records]
 
 @pytest.fixture
 def run(tmp_path: Path, encoder: PictureEncoder, monkeypatch: pytest.MonkeyPatch) -> Encode:
-    """Call the command with a stand-in for the VQGAN."""
+    """A function that calls the command with a fake VQGAN."""
     (tmp_path / "vqgan").mkdir()
     (tmp_path / "vqgan" / "config.json").write_text("{}")
     monkeypatch.setattr(encode, "open_encoder", lambda folder: encoder)

@@ -1,4 +1,4 @@
-"""data.encoded: tables of captions and codes, as dalle-mini wrote them, to records."""
+"""data.encoded: tables of captions and codes, as dalle-mini wrote them, become records."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CAPTIONS = [f"a bird number {i}" for i in range(12)]
 
 
 def table(path: Path, codes: list[Any], captions: list[Any] = CAPTIONS) -> Path:
-    """A table by the ending of its name."""
+    """Write a table in the format of its suffix."""
     if path.suffix == ".parquet":
         write_parquet(path, {"caption": captions, "encoding": codes})
     elif path.suffix == ".jsonl":

@@ -1,4 +1,4 @@
-"""Which encoding captions are in that are no UTF-8."""
+"""Guessing the encoding of captions that are not UTF-8."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The lines beside the tokens, read one at a time."""
+"""examples.jsonl is read line by line."""
 
 import json
 from pathlib import Path
@@ -58,4 +58,4 @@ def test_captions_for_the_grid_read_so_many_lines_and_no_more(
 
     monkeypatch.setattr(json, "loads", note)
     assert records.some_captions(1) == ["é\u2028"]
-    assert len(read) <= 2  # the tests' type checker looks at one
+    assert len(read) <= 2  # the tests' type checker reads one of them

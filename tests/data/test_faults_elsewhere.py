@@ -1,5 +1,5 @@
-"""Faults that people met in other programs when they read pictures and captions. Each test names
-where; docs/layouts.md says what happens here."""
+"""Faults of other programs in reading pictures and captions do not occur here. Each test names the
+issue; docs/layouts.md says what happens here."""
 
 import io
 import json
@@ -78,9 +78,9 @@ FAULTS = [
         "never loaded; the other columns are read",
     ),
 ]
-"""What was found, where it was reported, and what happens here: a table of docs/layouts.md."""
+"""(fault, issues, what happens here): a table of docs/layouts.md."""
 APPLE = b"\0\5\x16\7" + bytes(80)
-"""What macOS writes into the ._FILE beside a file."""
+"""The content of the file ._NAME that macOS writes beside NAME."""
 
 
 def captions(source: Source) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""data.filter: what each rule removes, and records that are whole afterwards."""
+"""data.filter: what each rule removes; the filtered records are complete."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ N = len(CAPTIONS)
 
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
-    """Six examples with two captions and two views each; the last picture is the first again."""
+    """Six examples with two captions and two views each. The last picture repeats the first."""
     examples = [
         {
             "key": str(i),
@@ -58,7 +58,7 @@ def records(tmp_path: Path) -> Path:
 
 
 def run(records: Path, *rules: str, **settings: object) -> tuple[Path, list[str]]:
-    """Filter; the new folder and the keys that stay."""
+    """Filter the records. Returns the new folder and the keys of the kept examples."""
     out = records.parent / f"out{len(list(records.parent.iterdir()))}"
     filtering.main(FilterConfig(str(records), str(out), rules, **settings))  # type: ignore[arg-type]
     return out, [one["key"] for one in open_whole(out).examples]

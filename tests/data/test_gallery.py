@@ -9,7 +9,7 @@ TONES = [60, 100, 140, 180, 220]
 
 
 def draw(shape: str, shade: int, size: int = 64) -> np.ndarray:
-    """A square, a disc or a bar of one brown shade on white."""
+    """A picture of a square, disc or bar in a brown shade on white."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     inside = {
         "square": (abs(x) < 0.3) & (abs(y) < 0.3),
@@ -21,7 +21,7 @@ def draw(shape: str, shade: int, size: int = 64) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def gallery() -> Gallery:
-    """Three shapes in five shades; the third shade of each is held out."""
+    """A gallery of three shapes in five shades. The third shade of each is held out."""
     rows = [(shape, tone) for shape in ("square", "disc", "bar") for tone in range(1, 6)]
     pictures = np.stack([draw(shape, TONES[tone - 1]) for shape, tone in rows])
     genders = {"square": "woman", "disc": "man", "bar": "person"}
@@ -68,7 +68,8 @@ def test_identical_pictures_are_one_target_with_both_concepts() -> None:
 
 
 def test_without_itself_a_picture_is_right_by_a_sibling_and_never_by_a_copy() -> None:
-    """The second disc's one sibling is the first; the square has none, its copy is itself."""
+    """The second disc has one sibling, the first. The square has none: its copy is the same
+    picture."""
     pictures = np.stack([draw("disc", 100), draw("disc", 110), draw("square", 100)])
     pictures = np.concatenate([pictures, pictures[2:]])
     attributes = [{"concept": name} for name in ("disc", "disc", "square", "square")]
@@ -97,7 +98,7 @@ def test_a_forced_choice_needs_all_its_siblings(gallery: Gallery) -> None:
 
 def test_a_forced_choice_is_about_the_target_and_not_its_namesake(gallery: Gallery) -> None:
     namesake = draw("square", TONES[2])[::-1, ::-1].copy()
-    namesake[:8] = 0  # another picture of the same concept and tone, behind the first
+    namesake[:8] = 0  # another picture of the same concept and tone, after the first
     more = Gallery(
         np.concatenate([gallery.pictures, namesake[None]]),
         [*gallery.attributes, gallery.attributes[2]],
@@ -119,7 +120,8 @@ def test_chance_is_what_random_real_pictures_score(gallery: Gallery) -> None:
 
 
 def styled(styles: str, held_out: int) -> Gallery:
-    """A square, a disc and a bar, each in the shades that are named: 12345 are five artists."""
+    """A gallery of a square, a disc and a bar, each in the named shades. 12345 stand for five
+    artists."""
     rows = [(shape, tone) for shape in ("square", "disc", "bar") for tone in map(int, styles)]
     pictures = np.stack([draw(shape, TONES[tone - 1]) for shape, tone in rows])
     attributes = [{"concept": shape, "style": f"artist {tone}"} for shape, tone in rows]
@@ -161,7 +163,7 @@ def test_colours_and_numbers_are_choices_among_one_artist_s_pictures_of_a_thing(
     assert gallery.judge(right, target)[attribute] == 1
     assert gallery.judge(other, target)[attribute] == 0
     assert gallery.chance(target)[attribute] == pytest.approx(1 / 3)
-    assert np.isnan(gallery.judge(right, target)["style"]).all()  # there is one artist
+    assert np.isnan(gallery.judge(right, target)["style"]).all()  # there is only one artist
 
 
 def test_style_is_not_asked_where_one_artist_drew_the_thing(gallery: Gallery) -> None:

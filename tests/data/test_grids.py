@@ -1,4 +1,4 @@
-"""Labelled picture grids, and what PNG files say about themselves."""
+"""Labelled picture grids, and the texts in PNG files."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def find(page: Image.Image, part: Image.Image) -> bool:
-    """True if the page shows `part` somewhere, pixel by pixel."""
+    """True if the page contains the pixels of `part` somewhere."""
     whole, wanted = np.asarray(page), np.asarray(part)
     corners = np.argwhere((whole == wanted[0, 0]).all(axis=-1))
     height, width, _ = wanted.shape

@@ -1,4 +1,4 @@
-"""Sources that others made to do harm: nothing runs, nothing outside is opened, everything ends."""
+"""Hostile sources: no code of theirs runs, no file outside them is opened, and reading ends."""
 
 import io
 import json
@@ -23,7 +23,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage
 
 
 def saved_table(folder: Path, columns: dict[str, list[Any]], **state: Any) -> Path:
-    """A folder as datasets.save_to_disk leaves it."""
+    """Write a folder like datasets.save_to_disk."""
     import pyarrow as pa
 
     folder.mkdir()

@@ -1,4 +1,5 @@
-"""A thing's name in another language is put into the captions' English, and nothing else is."""
+"""A thing's name in another language is translated to the captions' English; other words are
+not."""
 
 import pytest
 
@@ -60,7 +61,8 @@ def test_names_of_other_languages_become_the_captions_own(prompt: str, english: 
     ],
 )
 def test_others_stay_as_they_are(prompt: str) -> None:
-    """Captions, English words (pie is a foot in Spanish), unknown things, and sentences."""
+    """Captions, English words (pie means foot in Spanish), unknown things and sentences are
+    unchanged."""
     assert ENGLISH.read(prompt) == prompt
 
 

@@ -1,6 +1,6 @@
-"""Each layout is recognised, by its line and its counts; docs/layouts.md says the same.
+"""Each layout is recognised: its line, its counts, and its row in docs/layouts.md agree.
 
-`python -m tests.data.test_layouts` writes the page anew.
+`python -m tests.data.test_layouts` rewrites the page.
 """
 
 import shlex
@@ -27,7 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "layouts.md"
 
 
 def opened(name: str, folder: Path) -> Source:
-    """The layout made in `folder`/NAME and opened with its flags."""
+    """Make the layout in `folder`/NAME, and open it with its flags."""
     _, make, flags, _ = LAYOUTS[name]
     (folder / name).mkdir()
     make(folder / name)
@@ -36,7 +36,7 @@ def opened(name: str, folder: Path) -> Source:
 
 
 def line_of(source: Source, folder: Path) -> str:
-    """The line that is printed, without the test's own folder."""
+    """The printed line, without the path of the test's folder."""
     return source.describe().replace(f"{folder}/", "")
 
 
@@ -57,7 +57,7 @@ def test_the_page_is_what_is_made_from_the_layouts() -> None:
 
 
 def page() -> str:
-    """docs/layouts.md."""
+    """The text of docs/layouts.md."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, (about, _, flags, _) in LAYOUTS.items():
@@ -79,7 +79,7 @@ def page() -> str:
 
 
 def _links(where: str) -> str:
-    """Links to issues, of "OWNER/NAME#NUMBER OWNER/NAME#NUMBER"."""
+    """Markdown links to the issues in "OWNER/NAME#NUMBER OWNER/NAME#NUMBER"."""
     return ", ".join(
         f"[{one}](https://github.com/{one.replace('#', '/issues/')})" for one in where.split()
     )
@@ -88,7 +88,7 @@ def _links(where: str) -> str:
 def _address_rows() -> str:
     schemes: dict[str, list[str]] = {}
     for scheme, package in PACKAGES.items():
-        if scheme == "memory":  # of one process
+        if scheme == "memory":  # exists only within one process
             continue
         schemes.setdefault(package, []).append(f"`{scheme}://`")
     installed = {"fsspec[http]", "fsspec", "huggingface_hub"}

@@ -1,4 +1,4 @@
-"""Fréchet distance and diversity against their definitions."""
+"""Fréchet distance and diversity equal their definitions."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_the_distance_is_that_of_the_definition(n: int, m: int, features: int) -
 
 
 def test_fewer_pictures_than_features_are_no_trouble() -> None:
-    """Between points on two lines at right angles the product of the spreads is 0."""
+    """For points on two orthogonal lines the product of the covariances is 0."""
     a, b = np.zeros((2, 4, 1000))
     a[:, 0], b[:, 1] = [0, 1, 2, 3], [0, 2, 4, 6]
     spread = np.var([0, 1, 2, 3], ddof=1)

@@ -1,4 +1,4 @@
-"""Several folders of records as one stream."""
+"""Several folders of records, read as one stream."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,8 @@ from tests.data.test_batches import make_records
 
 
 def sets_of(*sizes: int, weights: tuple[int, ...]) -> RecordSets:
-    """Folder i has half as many training examples as its size, whose tokens are 1000 i and up."""
+    """Record folders. Half of the examples of folder i are for training; its tokens start at
+    1000 i."""
     parts = []
     for number, size in enumerate(sizes):
         records = make_records(size)
@@ -41,7 +42,7 @@ def test_each_example_comes_once_in_every_epoch_of_its_own_folder(window: int) -
     found = read(open_mixture(sets, 5, window=window), range(200))
     for number, (records, weight) in enumerate(zip(sets.parts, sets.weights, strict=True)):
         own = found[found // 1000 == number]
-        assert len(own) == 200 * weight  # every cycle of 5 has its share
+        assert len(own) == 200 * weight  # every cycle of 5 has the right share
         rows = records.rows("train") + 1000 * number
         for epoch in range(len(own) // len(rows)):
             part = own[epoch * len(rows) : (epoch + 1) * len(rows)]
@@ -145,7 +146,7 @@ def test_other_words_are_refused(text: str, said: str) -> None:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RecordSets]:
-    """`open_sets` of records that are not on a disk; folder a has 20 training examples, b 13."""
+    """`open_sets` for records in memory: folder a has 20 training examples, b has 13."""
     about = {"grid_size": 2, "codebook_size": 64, "text_length": 3, "vqgan_digest": "v"}
 
     def call(text: str, **changed: Any) -> RecordSets:

@@ -1,4 +1,4 @@
-"""dalle-mini's caption normaliser: its published behaviour, and what hostile captions do to it."""
+"""dalle-mini's caption normaliser: its published behaviour, and its time on hostile captions."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Pipes, holes and lies where token records and sources have files: one line, and no waiting."""
+"""Pipes, missing files and false numbers in token records and sources: one line, and no waiting."""
 
 import os
 import tarfile
@@ -66,7 +66,7 @@ def test_what_was_found_whole_is_not_noted_in_a_pipe(
 def test_a_user_without_a_home_has_no_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in containers, whose user the system does not know."""
+    """As in a container whose user is unknown to the system."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     assert soundness._places(tmp_path) == [tmp_path / soundness.SEEN]

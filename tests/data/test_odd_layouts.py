@@ -1,4 +1,4 @@
-"""Layouts that are nearly those of docs/layouts.md: the same names twice, other places, zips."""
+"""Variants of the layouts in docs/layouts.md: repeated names, other places, zips."""
 
 import json
 import unicodedata
@@ -30,7 +30,7 @@ def opened(source: Path, *flags: str) -> Source:
 
 
 def captions(source: Source) -> dict[str, list[str]]:
-    """Name of each picture and its captions, all of which must be readable."""
+    """Name of each picture → its captions. Asserts that all pictures are readable."""
     found = {}
     for reading in read_pictures(source, 8, need_captions=True):
         assert reading.pixels is not None, reading.problem

@@ -1,4 +1,4 @@
-"""Bytes of pictures to pixels."""
+"""Decoding picture files to pixels."""
 
 import io
 import struct
@@ -141,7 +141,7 @@ def test_a_colour_profile_becomes_srgb() -> None:
     plain = read_picture(saved(grey), 8)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert (read_picture(saved(grey, icc_profile=srgb), 8) == plain).all()
-    # One of other colours than the picture's, and one that is none, change nothing.
+    # A profile for other channels than the picture's, and an invalid one, change nothing.
     for wrong in (profile, b"no profile" * 20):
         assert (read_picture(saved(grey, icc_profile=wrong), 8) == plain).all()
     swapped = swapped_profile(srgb)
@@ -156,7 +156,7 @@ def test_a_colour_profile_becomes_srgb() -> None:
 
 
 def swapped_profile(srgb: bytes) -> bytes:
-    """An sRGB profile whose red and green are each other's."""
+    """An sRGB profile with red and green swapped."""
     data = bytearray(srgb)
     count = int.from_bytes(data[128:132], "big")
     places = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
@@ -166,7 +166,7 @@ def swapped_profile(srgb: bytes) -> bytes:
 
 
 def near(pixels: np.ndarray, colour: tuple[int, int, int]) -> bool:
-    """Within what the resampling rings beside an edge."""
+    """True if all pixels have the colour, up to the ringing of resampling beside an edge."""
     return bool((np.abs(pixels.astype(int) - colour) <= 20).all())
 
 
@@ -198,7 +198,7 @@ def test_a_jpeg_that_was_cut_off_is_kept_when_asked() -> None:
 
 
 def test_a_large_transparent_picture_is_not_held_in_many_copies() -> None:
-    """Peak of the process while it reads one of 4,096² in RGBA, which is 64 MB decoded."""
+    """Measures the peak memory of a process that reads 4,096² pixels of RGBA: 64 MB decoded."""
     code = (
         "import io, resource, sys; from PIL import Image\n"
         "from data.pictures import read_picture\n"
@@ -273,7 +273,7 @@ def test_a_large_progressive_jpeg_is_refused_before_it_is_decoded() -> None:
 
 def test_a_picture_of_fractions_is_scaled_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.full((64, 16), 200, np.float32)
-    values[:32] = 0.5  # a dark half is not scaled as if it were all
+    values[:32] = 0.5  # the dark half is scaled like the rest
     data = io.BytesIO()
     Image.fromarray(values).save(data, "TIFF")
     monkeypatch.setattr(pictures, "_STRIP", 16 * 16)

@@ -1,4 +1,4 @@
-"""Settings of reading are looked at before anything is read."""
+"""Settings of reading are checked before anything is read."""
 
 import pytest
 

@@ -178,7 +178,7 @@ def test_a_few_rows_of_large_records_do_not_have_all_of_them_read(
         pytest.skip("only Linux tells")
 
     def in_any_order() -> set[str]:
-        """Files that are mapped with the advice not to read ahead."""
+        """Names of the files that are mapped with the advice not to read ahead."""
         found, name = set(), ""
         for line in maps.read_text().splitlines():
             if str(folder) in line:

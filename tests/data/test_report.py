@@ -32,7 +32,7 @@ class _Tags(HTMLParser):
 
 
 def tags(text: str) -> list[tuple[str, dict[str, str | None]]]:
-    """The tags of a page with their attributes."""
+    """The tags of a page, each with its attributes."""
     parser = _Tags()
     parser.feed(text)
     return parser.found

@@ -1,5 +1,5 @@
-"""Encoding in shards: however often it is broken off, and whoever makes which shard, the records
-are the same bytes, and no picture of a finished shard is encoded again."""
+"""Encoding in shards: the records have the same bytes, however often encoding is interrupted and
+whichever process makes which shard. No picture of a finished shard is encoded again."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ COUNT, SIZE = 75, 8
 
 
 class Counting:
-    """An encoder that counts pictures, and is killed after some."""
+    """An encoder that counts pictures, and raises after a given number."""
 
     def __init__(self, encoder: PictureEncoder) -> None:
         self.seen: list[bytes] = []
@@ -54,7 +54,7 @@ def counting(encoder: PictureEncoder) -> Counting:
 
 @pytest.fixture
 def source(make_folder: MakeFolder) -> Path:
-    """Pictures of which some are unreadable, and some have several or odd captions."""
+    """A folder of pictures. Some are unreadable; some have several or odd captions."""
     folder = make_folder(COUNT)
     (folder / "013.png").write_bytes(b"broken")
     (folder / "014.txt").write_text("one\ntwo\n\nthree")
@@ -92,7 +92,7 @@ def config(tmp_path: Path, source: Path, out: str, **changed: Any) -> EncodeConf
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files of a folder."""
+    """Name → bytes of all files in a folder."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -130,7 +130,7 @@ def test_shards_of_several_processes_join_to_the_same_records(
     expected = content(run("straight"))
     for count in (2, 3):
         counting.left = 0
-        with pytest.raises(KeyboardInterrupt):  # the plan and no shard
+        with pytest.raises(KeyboardInterrupt):  # there is a plan but no shard
             run(f"by{count}")
         counting.left = 10**9
         settings = config(tmp_path, source, "")
@@ -181,7 +181,7 @@ def test_shards_of_something_else_are_not_mixed_in(
     with pytest.raises(ValueError, match=said + "the source's files changed"):
         run("again")
     (source / "000.txt").write_text("noise number 0")
-    run("again", text_length=9)  # of captions alone, which are not in the shards as tokens
+    run("again", text_length=9)  # affects captions only, whose tokens are not in the shards
 
 
 def test_a_second_command_into_the_same_folder_is_refused(
@@ -272,7 +272,7 @@ def test_a_source_that_grew_is_encoded_at_the_price_of_what_is_new(
 ) -> None:
     old = run("old")
     for i in range(5):
-        (source / f"0{i}0more.png").write_bytes(picture(100 + i))  # among the others
+        (source / f"0{i}0more.png").write_bytes(picture(100 + i))  # sorted between the others
         (source / f"0{i}0more.txt").write_text("one more")
     with pytest.raises(ValueError, match=rf"with --reuse {old} the pictures that it has are not"):
         run("old")

@@ -1,4 +1,4 @@
-"""Damaged token records are refused by the file's name."""
+"""Damaged token records are refused, and the message names the file."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Change = Callable[[Path], None]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Token records with a tokenizer and what stands for a VQGAN."""
+    """Token records with a tokenizer and a fake VQGAN."""
     train_tokenizer(["a cat"], 258, tmp_path / "t")
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "config.json").write_text("{}")
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def put(folder: Path, file: str, values: Any) -> None:
-    """Other values of the same size and type."""
+    """Overwrite a file with other values of the same size and type."""
     kind = {"u16": "<u2", "u8": "<u1", "i64": "<i8", "f32": "<f4"}[file.split(".")[1]]
     assert np.array(values, kind).nbytes == (folder / file).stat().st_size
     np.array(values, kind).tofile(folder / file)

@@ -1,4 +1,4 @@
-"""Captions of folders, tars and tables: encodings, lines, names of columns, weights, splits."""
+"""Captions in folders, tars and tables: encodings, lines, column names, weights, splits."""
 
 import json
 import tarfile
@@ -20,7 +20,7 @@ from tests.data.samples import picture
 
 
 def folder_of(path: Path, files: dict[str, bytes | str]) -> Path:
-    """A folder with these files; "picture" stands for one."""
+    """Write these files into a folder. The content "picture" stands for a real picture."""
     for i, (name, content) in enumerate(files.items()):
         target = path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def test_a_source_s_splits_can_be_left_aside(tmp_path: Path) -> None:
 
 
 def paired(*names: str) -> dict[str, list[str]]:
-    """Which captions each picture gets."""
+    """Name of each picture → its captions."""
     pictures = [i for i, name in enumerate(names) if not name.endswith((".txt", ".json"))]
     pairs = pair(names, pictures, Unused())
     return {names[p.picture]: [names[i] for _, i in p.texts] for p in pairs}
@@ -233,7 +233,7 @@ def test_one_chosen_word_makes_a_name_a_caption(name: str, caption: str) -> None
 
 
 def named(path: Path, *, tarred: bool) -> Path:
-    """Three pictures, two with a name that says something, and a table of other captions."""
+    """Write three pictures, two of them with meaningful names, and a table of other captions."""
     folder = path / "named"
     names = ("Brown_Fish-01.png", "sub/lemon (2).png", "sub/IMG_0001.png")
     table = "".join(f'{{"file_name": "{name}", "text": "other"}}\n' for name in names)

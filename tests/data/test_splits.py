@@ -1,4 +1,4 @@
-"""Which pictures are held out."""
+"""The choice of held-out pictures."""
 
 import io
 from functools import cache
@@ -17,7 +17,7 @@ COUNT = 100
 
 @cache
 def drawing(number: int) -> Image.Image:
-    """Smooth blots on a ground of their own colour."""
+    """A picture of smooth blots on a coloured ground; both depend on `number`."""
     random = np.random.default_rng(number)
     coarse = random.integers(0, 255, (10, 10, 3), np.uint8)
     coarse = (0.6 * coarse + 0.4 * random.integers(0, 255, 3)).astype(np.uint8)
@@ -41,7 +41,7 @@ def originals() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def chosen(originals: list[bytes]) -> set[int]:
-    """Those of the originals that are held out."""
+    """The originals that are held out."""
     return held_out(originals)
 
 

@@ -169,7 +169,7 @@ def test_the_normaliser_reads_captions_as_they_were_written(folder: Path) -> Non
 
 
 def save_words(folder: Path, words: list[str], frame: Any = None) -> Path:
-    """A tokenizer.json of whole words, and nothing else in its folder."""
+    """Write a tokenizer.json of whole words into an otherwise empty folder."""
     vocabulary = {word: i for i, word in enumerate(words)}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

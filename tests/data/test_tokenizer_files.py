@@ -1,4 +1,4 @@
-"""Tokenizers of others: data, in bounded time and memory; nothing of theirs is run."""
+"""Other people's tokenizers are read in bounded time and memory, and none of their code is run."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ WORDS = {word: i for i, word in enumerate(["</s>", "<pad>", "<unk>", "a", "b", "
 
 
 def saved(folder: Path, **parts: Any) -> Path:
-    """A tokenizer.json of words with some parts of its own."""
+    """Write a tokenizer.json of words with these parts."""
     tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
     tree = {**json.loads(tokenizer.to_str()), **parts}
     (folder / "tokenizer.json").write_text(json.dumps(tree))
@@ -128,10 +128,10 @@ CHARSMAP = base64.b64encode(bytes(4) + b"x" * 9000 + b"\0").decode()
             },
             "repeats the text",
         ),
-        ({"model": {"type": "BPE", "vocab": {}, "merges": [], "dropout": 0.5}}, "by lot"),
+        ({"model": {"type": "BPE", "vocab": {}, "merges": [], "dropout": 0.5}}, "random"),
         ({"model": {"type": "WordPiece", "max_input_chars_per_word": 10**9}}, "0..1000"),
         ({"model": {"type": "Unigram", "vocab": [["a" * 300, 0.0]]}}, "at most 256 letters"),
-        ({"model": {"type": "Unigram", "vocab": [["a", "b"]]}}, "and their scores"),
+        ({"model": {"type": "Unigram", "vocab": [["a", "b"]]}}, "each with its score"),
         ({"model": {"type": "Magic"}}, "'Magic' is not one of"),
         ({"model": None}, "model is None"),
         ({"added_tokens": [{"content": "x"}] * 20_001}, "at most 20,000"),
@@ -194,7 +194,7 @@ def test_gpt2_s_files_are_read_as_the_library_reads_them(tmp_path: Path) -> None
     assert tokens[0][mask[0]].tolist() == wanted.ids
     assert tokens[1][mask[1]].tolist() == [0, 2]
     (tmp_path / "vocab.json").write_text(json.dumps({"a</w>": 0, "<unk>": 1}))
-    with pytest.raises(ValueError, match=r"vocab.json is of another kind"):
+    with pytest.raises(ValueError, match=r"vocab.json is not of GPT-2.s kind"):
         open_tokenizer(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Further views of a picture."""
+"""Views of a picture beside the plain one."""
 
 import io
 

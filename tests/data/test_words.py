@@ -1,4 +1,4 @@
-"""data/words.py: words of captions, and those that no training caption has."""
+"""data/words.py: the words of captions, and words that no training caption has."""
 
 from data.words import Captions, tell_far, tell_unknown, unknown_words, words_of
 

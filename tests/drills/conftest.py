@@ -1,3 +1,3 @@
-"""Drills train on the tiny token records of the entry points' tests."""
+"""Fixtures: drills train on the tiny records of tests/entry."""
 
 from tests.entry.conftest import records_folder as records_folder

@@ -1,6 +1,6 @@
-"""Checkpoints under fire: flipped bits, cut and missing files, a full disk.
+"""Drills of checkpoints: flipped bits, truncated and missing files, a full disk.
 
-python -m pytest -m slow tests/drills        the figure of each drill comes at the end
+python -m pytest -m slow tests/drills    prints each drill's figure at the end
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def state_at(step: int) -> TrainState:
 
 @pytest.fixture(scope="module", params=["", "file://"], ids=["folder", "objects"])
 def scheme(request: pytest.FixtureRequest) -> str:
-    """Steps in a folder by orbax, and the same folder as an object store."""
+    """Checkpoints in a folder, and in the same folder as an object store."""
     return request.param
 
 
@@ -55,7 +55,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, scheme: str) -> Path:
 
 
 def outcome(place: str) -> str:
-    """Resume from a damaged folder, save on top of it: what became of it. Wrong bits fail."""
+    """Resume from a damaged folder and save again. Returns the outcome; wrong bits fail the
+    test."""
     told: list[str] = []
     with Checkpoints(place, CheckpointConfig(), log=lambda _, text: told.append(text)) as them:
         found = them.resume(lambda: state_at(0), ABOUT)
@@ -101,7 +102,7 @@ def test_a_hundred_flipped_bits(
     rng, counts = random.Random(0), {"harmless": 0, "step before": 0}
     sizes = {path.relative_to(whole): path.stat().st_size for path in files_of(whole)}
     for _, folder in zip(range(100), copies(whole, tmp_path), strict=False):
-        name = rng.choice(sorted(sizes))  # small files as often as large ones
+        name = rng.choice(sorted(sizes))  # small files are as likely as large ones
         data = bytearray((folder / name).read_bytes())
         place = rng.randrange(len(data) * 8)
         data[place // 8] ^= 1 << place % 8

@@ -1,4 +1,4 @@
-"""kill -9 while a source is encoded, by one process and by two: the records are the same bytes."""
+"""kill -9 during encoding, by one process and by two: the records have the same bytes."""
 
 import random
 import shutil
@@ -23,7 +23,7 @@ COUNT, SHARD, KILLS = 600, 5, 20
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures, a VQGAN, and the records of an unbroken run."""
+    """A folder with pictures, a VQGAN, and the records of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "pictures").mkdir()
     for i in range(COUNT):
@@ -71,7 +71,7 @@ def test_kills_change_no_byte(
         ended = finish(begun, 120)
         kills += any(status < 0 for status, _, _ in ended)
         kept = len(list(parts.glob("*.shard")))
-        if kept == COUNT // SHARD:  # nothing is left to break off: from the beginning again
+        if kept == COUNT // SHARD:  # all is encoded: begin again
             shutil.rmtree(parts)
             kept = 0
     ended = finish(start_both(*words(job, out.name), count=count), 240)

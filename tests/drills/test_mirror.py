@@ -1,4 +1,4 @@
-"""Faults of the real wandb: training goes on as if there were none, and metrics.jsonl is whole."""
+"""Faults of the real wandb: training continues as without them, and metrics.jsonl is complete."""
 
 import contextlib
 import os
@@ -20,8 +20,8 @@ MORE = 300  # updates after the fault
 
 
 class Training:
-    """A run that goes on until it is stopped; what it says lies in a file, since what it leaves
-    behind may hold a pipe open."""
+    """A run that continues until it is stopped. Its output goes to a file, because processes that
+    it leaves behind may hold a pipe open."""
 
     def __init__(self, records: Path, run: Path, mode: str, **environment: str) -> None:
         words = tiny(
@@ -49,13 +49,13 @@ class Training:
         return self._said.read_text()
 
     def helpers(self) -> list[int]:
-        """The mirror, and wandb-core once it is there."""
+        """The ids of the mirror's process, and of wandb-core if it has started."""
         mirror = children(self.process.pid, "training.reports.mirror")
         return [*mirror, *(pid for one in mirror for pid in children(one, "wandb-core"))]
 
 
 def children(parent: int, name: str) -> list[int]:
-    """Processes whose command has that name in it."""
+    """The child processes whose command contains `name`."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ def children(parent: int, name: str) -> list[int]:
 
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[Callable[[], None]]:
-    """A small disk there, and what fills it up."""
+    """Mount a small disk at the folder. Gives a function that fills it up."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -120,7 +120,7 @@ def test_a_fault_of_wandb_reaches_nothing_else(
     here = {"WANDB_API_KEY": "0" * 40} if fault == "no network" else {}
     with contextlib.ExitStack() as stack:
         fill = stack.enter_context(full_disk(run / "wandb")) if fault == "full disk" else None
-        # Nobody listens at that port.
+        # Nothing listens on this port.
         training = Training(
             records_folder, run, "online" if is_online else "offline",
             WANDB_BASE_URL="http://127.0.0.1:9", **here,

@@ -1,4 +1,4 @@
-"""Poisoned updates in a whole run: no number in the loss or in a gradient, and a batch of noise."""
+"""Poisoned updates in a whole run: NaN in the loss or in a gradient, and a batch of noise."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def no_loss(value: jax.Array, params: Any, is_poison: jax.Array) -> jax.Array:
 
 
 def no_gradient(value: jax.Array, params: Any, is_poison: jax.Array) -> jax.Array:
-    """The loss stays as it is: the root of 0 has no slope."""
+    """The loss, unchanged, with a gradient of NaN: that of the root at 0."""
     nothing = 0 * sum(leaf.sum() for leaf in jax.tree.leaves(params))
     return value + jnp.sqrt(jnp.where(is_poison, nothing, 1.0)) - jnp.where(is_poison, 0.0, 1.0)
 
@@ -39,7 +39,7 @@ def noise(batch: Batch) -> Batch:
 
 
 class Poisoned:
-    """Batches, of which some are not what they should be."""
+    """Batches of which some are changed."""
 
     def __init__(self, batches: Any, numbers: list[int], change: Callable[[Batch], Batch]) -> None:
         self._batches, self._numbers, self._change = batches, numbers, change
@@ -58,7 +58,7 @@ def run(
     harm: Callable[..., jax.Array] = lambda value, params, is_poison: value,
     change: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> None:
-    """train.py with such batches."""
+    """Run train.py with poisoned batches."""
 
     def make_loss(*words: Any, **more: Any) -> Callable:
         loss = make(*words, **more)
@@ -85,7 +85,7 @@ def events(run: Path) -> list[tuple[str, int | None]]:
 
 
 @pytest.mark.parametrize("harm", [no_loss, no_gradient])
-def test_no_number_in_one_and_in_five_updates(
+def test_nan_in_one_and_in_five_updates(
     records_folder: Path,
     tmp_path: Path,
     record_property: Callable[[str, object], None],

@@ -1,4 +1,4 @@
-"""Two processes under fire: one killed, both killed, one told to stop; under a real mpirun."""
+"""Drills of two processes: one killed, both killed, one told to stop; and under a real mpirun."""
 
 import os
 import random
@@ -36,7 +36,8 @@ Figure = Callable[[str, object], None]
 
 
 def kill(both: list[subprocess.Popen], victims: list[int]) -> float:
-    """kill -9; the seconds until a survivor has ended, with a line that says why."""
+    """kill -9 the victims. Returns the seconds until a survivor has ended, with a line that says
+    why."""
     for victim in victims:
         both[victim].kill()
     began = time.monotonic()
@@ -101,7 +102,7 @@ def test_an_error_in_one_ends_both_in_a_line(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "metrics.jsonl").mkdir()  # where the first wants a file
+    (run / "metrics.jsonl").mkdir()  # process 0 needs a file here
     began = time.monotonic()
     said = finish(start(records_folder, run), 240)
     assert [status for status, *_ in said] == [2, 3], said

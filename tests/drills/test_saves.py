@@ -1,4 +1,4 @@
-"""Saves under fire: large ones, written while training goes on, and the best with late deletion."""
+"""Drills of saves: large ones during training, and keep_best with slow deletion."""
 
 import random
 import signal
@@ -19,7 +19,7 @@ from training.saved.checkpoint import WAIT_BELOW, Checkpoints
 pytestmark = pytest.mark.slow
 Figure = Callable[[str, object], None]
 STEPS, EVERY, KILLS = 24, 4, 5
-# A table of which the captions need a few rows makes the state large and the update little slower.
+# A large table of which captions use a few rows: a large state, with hardly slower updates.
 ROWS, WIDTH, COPIES = 1_600_000, 16, 3  # weights, and two moments of adamw's
 LARGE = [
     *(
@@ -32,7 +32,7 @@ LARGE = [
 
 
 def halves(run: Path) -> list[Path]:
-    """Saves that are under way, or were cut off."""
+    """Saves that are in progress or were interrupted."""
     return list((run / "checkpoints").glob("*tmp*"))
 
 
@@ -69,7 +69,7 @@ def test_kills_while_a_large_state_is_written_change_no_bit(
     assert losses(killed) == losses(straight)
     assert saved(killed) == saved(straight)
     assert within > 0
-    assert max(lost) <= 2 * EVERY  # the save under way, and what was made during it
+    assert max(lost) <= 2 * EVERY  # the save in progress, and the updates during it
     assert not halves(killed)
     record_property(
         "figure",
@@ -78,7 +78,7 @@ def test_kills_while_a_large_state_is_written_change_no_bit(
     )
 
 
-# Deleting takes long on process 0, as on a slow disk: the others see steps that are going.
+# Deletion is slow on process 0, as on a slow disk: others see steps that are being deleted.
 SLOW = """
 import shutil, time
 remove = shutil.rmtree

@@ -1,4 +1,4 @@
-"""A run goes on with other devices: the same examples, and almost the same weights."""
+"""A run continues on other devices with the same examples and almost the same weights."""
 
 import shutil
 from collections.abc import Callable
@@ -31,7 +31,7 @@ ONE = ["--parallel.devices=1"]
 
 
 class Told:
-    """Batches that note what they give, by the update they are for."""
+    """Batches that note their content by update."""
 
     def __init__(self, batches: Any, given: dict[int, bytes]) -> None:
         self._batches, self._given, self.rows = batches, given, batches.rows
@@ -43,7 +43,7 @@ class Told:
 
 
 def run(words: list[str]) -> dict[int, bytes]:
-    """Train; what was trained on."""
+    """Train. Returns the batches by update."""
     given: dict[int, bytes] = {}
     opened = recipe.open_training
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +60,7 @@ def test_a_run_goes_on_with_other_devices(
         return flags(records_folder, folder, *steps, *layout)
 
     def go_on(source: Path, layout: list[str]) -> float:
-        """The relative distance of the weights from the straight run's."""
+        """The weights' relative distance from the straight run's."""
         folder = tmp_path / "-".join([source.name, *"".join(layout).split("--parallel.")])
         shutil.copytree(source, folder)
         shutil.rmtree(folder / "checkpoints" / str(STEPS))

@@ -1,4 +1,4 @@
-"""A tiny CLIP with a tokenizer of its own, for ranking."""
+"""Writes a tiny CLIP with a tokenizer, for ranking."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_tokenizer(folder: Path, size: int = 60, frame: str = f"{START} $A {END}") -> None:
-    """Words of one letter each, between CLIP's start token (the first) and its end (the last)."""
+    """Write a tokenizer of one-letter words, between CLIP's start token (the first id) and its end
+    token (the last)."""
     letters = [chr(ord("a") + i) for i in range(26)] + [chr(0x100 + i) for i in range(size - 29)]
     vocab = {word: i for i, word in enumerate([START, *letters, "?", END])}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="?"))
@@ -22,7 +23,7 @@ def write_tokenizer(folder: Path, size: int = 60, frame: str = f"{START} $A {END
 
 
 def write_clip(folder: Path) -> Path:
-    """The reference's weights and that tokenizer."""
+    """Write a CLIP folder with the reference's weights and that tokenizer."""
     shutil.copytree(TINY, folder, dirs_exist_ok=True)
     write_tokenizer(folder)
     return folder

@@ -1,4 +1,4 @@
-"""A tiny run that was never trained: source, records, VQGAN, tokenizer and one checkpoint."""
+"""Fixtures of a tiny untrained run: source, records, VQGAN, tokenizer and one checkpoint."""
 
 import io
 import json
@@ -43,7 +43,8 @@ TONES = {"1": "light", "2": "pale", "3": "tan", "4": "brown", "5": "dark"}
 
 
 def write_source(path: Path) -> None:
-    """A tar of bars in five tones: tone 3 is held out, and one picture is only for the gallery."""
+    """Write a tar of bars in five tones. Tone 3 is held out; one picture is only for the
+    gallery."""
     with tarfile.open(path, "w") as tar:
 
         def add(name: str, data: bytes) -> None:
@@ -67,7 +68,7 @@ def write_source(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def records_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Token records of that source."""
+    """Token records made from that source."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "pictures").mkdir()
     write_source(folder / "pictures" / "0.tar")
@@ -87,7 +88,7 @@ def records_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_folder(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RUN with step 0: random weights."""
+    """A run's folder with the checkpoint of step 0: random weights."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     folder.mkdir()
     sampling = SamplingConfig(guidance_scale=2.0, temperature=1.0)

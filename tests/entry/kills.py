@@ -1,4 +1,4 @@
-"""A run that is killed in the middle of its loop."""
+"""Simulates a run that is killed in the middle of its loop."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ BATCH = 7
 
 @contextlib.contextmanager
 def killed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, a run ends as by a kill when it asks for batch 7: rows up to 7 are written, and the
-    newest checkpoint is an earlier one. It has to, or the test fails."""
+    """Inside, a run must end, as if killed, when it asks for batch 7; else the test fails. Rows up
+    to 7 are written, and the newest checkpoint is an earlier one."""
     original = session.fit
 
     def fit_until_batch(step, state, batch_at, *rest):

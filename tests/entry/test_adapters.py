@@ -1,4 +1,4 @@
-"""Fine-tuning with adapters, as its users do it."""
+"""Fine-tuning with adapters through train.py."""
 
 import re
 from dataclasses import replace
@@ -72,7 +72,7 @@ def test_stopped_and_resumed_equals_straight_through(
 def test_they_start_from_a_release_and_a_folder_of_dalle_mini(
     records_folder: Path, run_folder: Path, tmp_path: Path
 ) -> None:
-    """And adapters start from what adapters made."""
+    """Adapters can also start from weights that adapters made."""
     start, own, mini = (tmp_path / name for name in ("start", "own", "mini"))
     found = open_checkpoint(run_folder)
     model = replace(found.model, decoder_start_token_id=39)  # theirs is one of the classes

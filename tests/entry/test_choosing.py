@@ -1,4 +1,4 @@
-"""Guidance and temperature chosen on a run's own captions."""
+"""Guidance and temperature are chosen on the run's captions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_run_is_drawn_from_with_what_was_chosen_for_it(
     assert (found.guidance_scale, found.temperature) in choosing.PAIRS
     assert found.top_k == 7
     train.main(parse_config(Config, [*words, "--choose_sampling=true"]))
-    assert "choosing" not in capsys.readouterr().err  # it is done
+    assert "choosing" not in capsys.readouterr().err  # it was chosen before
     (run / SAMPLING_FILE).write_text("step: 2\nsampling: {guidance_scale: much}\n")
     with pytest.raises(ValueError, match=r"sampling.yaml: .* remove the file"):
         open_checkpoint(run)

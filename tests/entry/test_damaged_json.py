@@ -1,5 +1,5 @@
-"""JSON of a run and of token records in which others wrote something else: each key dropped, each
-value replaced, files cut off and filled with other bytes. It is used, or one line names the file.
+"""Damaged JSON in runs and token records: dropped keys, replaced values, truncated files, random
+bytes. Each file is either used, or named in one line.
 """
 
 import json
@@ -39,7 +39,7 @@ ROWS = [{"step": n, "examples": 4 * n, "hours": 0.1 * n, "train/loss": 1.0} for 
 
 
 def mutations(text: str) -> Iterator[bytes]:
-    """Other contents of a JSON file."""
+    """Damaged variants of a JSON file."""
     tree = json.loads(text)
     for number, at in enumerate(list(places(tree))[:40]):
         for i in range(3):
@@ -56,14 +56,14 @@ def mutations(text: str) -> Iterator[bytes]:
 
 
 def refusals(read: Reader, path: Path, contents: Iterator[bytes]) -> list[str]:
-    """What is said of those contents that are refused; other errors are the test's."""
+    """The messages for the contents that are refused. Other errors fail the test."""
     said = []
     for content in contents:
         path.write_bytes(content)
         try:
             read(path)
         except (ValueError, TypeCheckError) as error:
-            # In tests jaxtyping looks at an item of each sequence that is passed on.
+            # In tests jaxtyping checks an item of each sequence that is passed on.
             found: BaseException | None = error
             while isinstance(found, TypeCheckError):
                 found = found.__cause__ or found.__context__
@@ -99,7 +99,7 @@ def test_a_file_is_used_or_named(tmp_path: Path, name: str) -> None:
 def test_the_last_rows_of_metrics_are_used_or_named(tmp_path: Path, write: Reader) -> None:
     path, row = tmp_path / "metrics.jsonl", json.dumps(ROWS[1])
     whole = "".join(json.dumps(one) + "\n" for one in ROWS).encode()
-    later = json.dumps({**ROWS[1], "step": 3}).encode()  # which the run's resume will make again
+    later = json.dumps({**ROWS[1], "step": 3}).encode()  # the resumed run will write this row again
     ends = b"" if write is model_card.last_row else later + b"\n"
     said = refusals(write, path, (whole + bad + b"\n" + ends for bad in mutations(row)))
     assert len(said) > 8
@@ -152,7 +152,7 @@ def test_a_copy_of_another_run_is_told_by_its_damaged_file(tmp_path: Path) -> No
 
 
 def use(folder: Path) -> None:
-    """All that is read of records: by training, by drawing, by evaluating, by encoding again."""
+    """Read records as training, drawing, evaluating and encoding again do."""
     records = open_whole(folder)
     records.some_captions(3)
     exam = open_exam(records, 8, Selection(half="all"))
@@ -190,7 +190,7 @@ def test_records_are_used_or_their_file_is_named(
 def test_what_stands_beside_a_checkpoint_is_used_or_its_step_is_named(
     run_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever writes it can write its digest as well."""
+    """The digest is made to match: whoever changes a file can change its digest too."""
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
     path = run / "checkpoints" / "0" / "about" / "metadata"

@@ -1,4 +1,5 @@
-"""train.py --data.filter: fewer examples, a table beside the run, a resume held to the rules."""
+"""train.py --data.filter: fewer examples, a table in the run's folder; a resume needs the same
+rules."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo in the repository draws what is named, with no checkpoint, training or network."""
+"""The demo in the repository draws the named thing, without a checkpoint, training or a network."""
 
 from pathlib import Path
 

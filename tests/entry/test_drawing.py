@@ -1,4 +1,4 @@
-"""Checkpoints are found wherever they are named, and draw the same pictures every time."""
+"""Checkpoints are found by any of their names, and always draw the same pictures."""
 
 import dataclasses
 import shutil
@@ -74,7 +74,7 @@ def test_what_is_no_checkpoint_is_refused(run_folder: Path, tmp_path: Path, name
 
 def test_damaged_releases_are_refused(run_folder: Path, tmp_path: Path) -> None:
     release(ReleaseConfig(str(run_folder), str(tmp_path / "r")))
-    (tmp_path / "r" / SUMS_FILE).unlink()  # it would be the first to refuse
+    (tmp_path / "r" / SUMS_FILE).unlink()  # else the checksums would be refused first
     weights = tmp_path / "r" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"r/model.safetensors cannot be read"):
@@ -96,7 +96,7 @@ def test_a_picture_does_not_depend_on_the_others(run_folder: Path, drawer: Drawe
     assert len({picture.tobytes() for picture in drawn}) > 1
 
 
-def test_weights_that_give_no_number_draw_nothing(run_folder: Path, tmp_path: Path) -> None:
+def test_weights_that_give_nan_draw_nothing(run_folder: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(run_folder)
     model = transformer.build(checkpoint.model)
     broken = make_drawer(model, checkpoint.sampling, run_folder, 1)

@@ -1,6 +1,6 @@
-"""train.py under fire, as processes: kill -9, SIGTERM, poisoned data. `make drills` runs these.
+"""Drills of train.py as a process: kill -9, SIGTERM, poisoned data. `make drills` runs them.
 
-python -m pytest -m slow tests/entry/test_drills.py        the figure of each drill comes at the end
+python -m pytest -m slow tests/entry/test_drills.py    prints each drill's figure at the end
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def start(words: list[str], **environment: str) -> subprocess.Popen:
 
 
 def last_step(run: Path) -> int:
-    """The newest whole row's, read from the end of a file that is being written."""
+    """The step of the last complete row in a metrics.jsonl that is being written."""
     path = run / "metrics.jsonl"
     lines = path.read_bytes().splitlines()[-2:] if path.is_file() else []
     steps = []
@@ -52,7 +52,7 @@ def last_step(run: Path) -> int:
 
 
 def saved(run: Path) -> dict[str, Any]:
-    """What identifies the newest checkpoint, bit for bit: its step and the digest of each array."""
+    """The newest checkpoint's step and the digest of each array, which identify it bit for bit."""
     with Checkpoints(run / "checkpoints") as checkpoints:
         step = checkpoints.steps()[-1]
         return {"step": step, **checkpoints.digests(step)}

@@ -1,4 +1,4 @@
-"""Checkpoints in an object store: what another machine makes of it."""
+"""Checkpoints in an object store, continued on another machine."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def test_an_empty_folder_resumes_what_another_machine_has_begun(
 
 @pytest.mark.slow
 def test_two_machines_need_no_common_disk(records_folder: Path, tmp_path: Path) -> None:
-    """Each process has a folder of its own, and writes its half of the weights."""
+    """Each process has a separate folder, and writes its half of the weights."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
     store, port = f"file://{tmp_path}/store", free_port()

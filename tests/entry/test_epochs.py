@@ -1,4 +1,4 @@
-"""training.epochs: the length of a run in passes over its training examples."""
+"""training.epochs: the length of a run as passes over the training examples."""
 
 import dataclasses
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_passes_become_the_least_updates_that_hold_them() -> None:
     assert steps(100, epochs=2.0, batch_size=32) == 7  # 6.25
     assert steps(96, epochs=2.0, batch_size=32) == 6
     assert steps(96, epochs=0.01, batch_size=32) == 1
-    assert steps(30, epochs=0.1, batch_size=1) == 3  # 0.1 · 30 is more than 3 in floats
+    assert steps(30, epochs=0.1, batch_size=1) == 3  # in floats 0.1 · 30 is more than 3
     assert steps(7, steps=12) == 12
 
 
@@ -45,7 +45,7 @@ def test_what_is_resolved_stays_so() -> None:
 
 
 def test_what_is_given_later_counts(tmp_path: Path) -> None:
-    """Flags over files, later files over earlier ones, any over the default."""
+    """Flags win over files, later files over earlier ones, and any of them over the default."""
     (tmp_path / "passes.yaml").write_text("training: {epochs: 5}\n")
     (tmp_path / "updates.yaml").write_text("training: {steps: 70}\n")
 

@@ -1,4 +1,4 @@
-"""evaluate.py on a tiny run: prompts, gallery, JSON, several runs, one-line errors."""
+"""evaluate.py on a tiny run: prompts, gallery, JSON, several runs, and errors in one line."""
 
 import dataclasses
 import json
@@ -88,7 +88,7 @@ def test_real_pictures_are_looked_at_once_for_all_runs(records: Records) -> None
     yardstick = measure_real(lens, exam, "tone", real)
     seen.clear()
     runs = [compare(lens, yardstick, real[:, None]) for _ in range(2)]
-    assert seen == [8, 8]  # what either has drawn
+    assert seen == [8, 8]  # the pictures that each run has drawn
     assert runs[0] == runs[1]
     assert runs[0]["drawn"] == runs[0]["ceiling"]
 
@@ -121,7 +121,8 @@ def test_one_line_says_what_the_clip_is_used_for() -> None:
 def test_of_the_candidates_those_are_judged_that_clip_scores_highest(
     run_folder: Path, tmp_path: Path, records: Records, capsys: pytest.CaptureFixture
 ) -> None:
-    """A CLIP beside the run is used without being named. It gives no score of its own choice."""
+    """A CLIP in the run's folder is used without a flag. Pictures that it chose get no CLIP
+    score."""
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
     words: list[str | Path] = [
@@ -166,7 +167,7 @@ def test_the_page_shows_figures_pictures_and_pairs(
         (2.0, 0.5),
     ]
     text = path.read_text()
-    # eight prompts: their own picture, two drawn ones, and the nearest to the first
+    # eight prompts, each with its real picture, two drawn ones, and the nearest to the first
     assert text.count("<img ") == 8 * 4
     right = report["splits"]["tone"]["concept"] * 8 * 2
     assert text.count("<span class=right>") == pytest.approx(right)
@@ -284,7 +285,7 @@ def test_where_training_never_showed_the_like_it_says_so_and_draws_training_capt
         if example["split"] == "tone":
             example["concept"] = "new " + example["concept"]
     (folder / "examples.jsonl").write_text("".join(json.dumps(e) + "\n" for e in changed))
-    (folder / "examples.i64").unlink()  # where the lines began before
+    (folder / "examples.i64").unlink()  # the offsets of the lines before the change
     words = (run, FEW, "--half=all", "--max_prompts=5", "--splits=tone")
     text = evaluate(capsys, *words)
     assert "5 of them name things that training never showed" in text
@@ -385,7 +386,7 @@ ALIKE = ((1.0, 60), (0.0, 60), (1.0, 6))
 
 
 def _score(share: float, count: int) -> float:
-    """How many standard errors 0.9 is away from a true share."""
+    """The distance of 0.9 from a true share, in standard errors."""
     return abs(0.9 - share) / (share * (1 - share) / count) ** 0.5
 
 
@@ -417,7 +418,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 @pytest.fixture
 def copies(run_folder: Path, records_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A run and its records, to be changed; the records' pictures stand beside them."""
+    """Copies of a run and its records, beside the records' pictures. Tests may change them."""
     shutil.copytree(records_folder.parent, tmp_path / "data")
     shutil.copytree(run_folder, tmp_path / "run")
     settings = tmp_path / "run" / "config.yaml"
@@ -427,7 +428,7 @@ def copies(run_folder: Path, records_folder: Path, tmp_path: Path) -> tuple[Path
 
 
 def add_picture(source: Path, before: bool) -> None:
-    """One more tar with a picture, before or behind the others."""
+    """Add a tar with one picture, before or after the others."""
     write_source(source / "more.tar")
     with (
         tarfile.open(source / "more.tar") as tar,
@@ -494,7 +495,7 @@ def test_runs_of_equal_settings_and_unequal_vqgans_are_painted_each_with_its_own
 
 
 def repaint(folder: Path) -> None:
-    """Other weights of the same configuration."""
+    """Replace a VQGAN's weights, with the same configuration."""
     config, params = pretrained_vqgan.load(folder)
     pretrained_vqgan.save(folder, config, jax.tree.map(lambda leaf: -leaf, params))
 

@@ -1,4 +1,4 @@
-"""Exit codes of the commands that write for a user: 0 done, 2 a mistake in one line, 130 Ctrl-C."""
+"""Exit codes of the commands that write files: 0 done, 2 a mistake in one line, 130 Ctrl-C."""
 
 import sys
 from collections.abc import Callable
@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[Callable[[Any], None], type, list[str]]] = {
 
 
 def end(prog: str, words: list[str], monkeypatch: pytest.MonkeyPatch, main: Any = None) -> int:
-    """The exit code of a command with these words."""
+    """The exit code of a command with these arguments."""
     usual, config_class, _ = COMMANDS[prog]
     monkeypatch.setattr(sys, "argv", [prog, *words])
     try:

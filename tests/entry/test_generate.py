@@ -1,4 +1,4 @@
-"""generate.py on a tiny run: files, metadata, hostile prompts, one-line errors."""
+"""generate.py on a tiny run: files, metadata, hostile prompts, and errors in one line."""
 
 import errno
 import io
@@ -30,7 +30,7 @@ HOSTILE = ["../../etc/passwd", "a\x00b", "\ud800", "w" * 50_000, "</s> <pad>", "
 
 
 def generate(*words: str | Path) -> None:
-    """Always so many rows, for one compiled program."""
+    """Run generate.py, always with the same rows per call, so that one program is compiled."""
     main(parse_config(GenerateConfig, ["--rows_per_call=4", *map(str, words)]))
 
 
@@ -124,7 +124,7 @@ def test_a_place_that_cannot_be_written_is_told_before_drawing(
 
 
 def picture(path: Path) -> Path:
-    """Somebody's picture."""
+    """Write a picture that Pastel did not draw."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), "red").save(path)
     return path
@@ -165,7 +165,7 @@ def test_without_out_nothing_of_the_quickstart_is_touched(
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "pictures" / "1.png")
     picture(tmp_path / "begun.png")
-    for _ in range(2):  # the second time among its own pictures
+    for _ in range(2):  # the second run finds its own pictures
         generate("--checkpoint", run_folder, "--prompts", "a")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "begun.png",
@@ -206,7 +206,7 @@ def test_a_full_disk_costs_no_picture_that_was_there(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "No space left on device" in error
     assert "001-b-0.png" in error
-    assert {p.name for p in out.iterdir()} == {p.name for p in before}  # and nothing half
+    assert {p.name for p in out.iterdir()} == {p.name for p in before}  # no partial file
     changed = [p.name for p, content in before.items() if p.read_bytes() != content]
     assert changed == ["000-a-0.png"]
 
@@ -257,7 +257,8 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 
 def word_tokenizer(path: Path, words: int) -> Path:
-    """A tokenizer.json of so many words, the first three of them BART's special tokens."""
+    """Write a tokenizer.json with this number of words. The first three are BART's special
+    tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     names = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(words - 4))]
@@ -293,7 +294,7 @@ def test_a_picture_is_completed(run_folder: Path, tmp_path: Path) -> None:
     common: list[str | Path] = ["--checkpoint", run_folder, "--prompts", "dark bar 1", "tan bar 2"]
     generate(*common, "--complete", begun, "--complete_rows=2", "--out", tmp_path / "whole")
     whole, same = (np.asarray(Image.open(p)) for p in sorted((tmp_path / "whole").glob("0*.png")))
-    np.testing.assert_array_equal(whole, same)  # both rows of tokens are given
+    np.testing.assert_array_equal(whole, same)  # both rows of tokens are kept
     generate(*common, "--complete", begun, "--out", tmp_path / "half")
     half, other = (np.asarray(Image.open(p)) for p in sorted((tmp_path / "half").glob("0*.png")))
     assert (half != other).any()
@@ -371,7 +372,7 @@ def test_a_gif_shows_the_picture_row_by_row(run_folder: Path, tmp_path: Path) ->
     words: list[str | Path] = ["--checkpoint", run_folder, "--prompts", "tan bar 2"]
     words += ["--pictures=2", "--gif", "--out", out]
     generate(*words)
-    generate(*words)  # among its own
+    generate(*words)  # the second run replaces its own files
     with Image.open(out / "000-tan-bar-2-1.gif") as gif:
         assert gif.size == (128, 128)
         gif.seek(0)

@@ -1,4 +1,4 @@
-"""Influence of words: none where the model does not read, and the difference that hiding makes."""
+"""Influence of words: zero if the model ignores the text, else the change when a word is hidden."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""notebooks/*.ipynb: they call functions and define none, come with outputs, and run."""
+"""notebooks/*.ipynb define no functions, have outputs, and run."""
 
 import ast
 import base64
@@ -37,7 +37,8 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def with_parameters(notebook: nbformat.NotebookNode, **values: object) -> nbformat.NotebookNode:
-    """Other settings, set in a cell after the one tagged "parameters", as papermill does."""
+    """The notebook with other settings, in a cell after the one tagged "parameters", as papermill
+    does it."""
     tagged = [
         i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])
     ]
@@ -55,7 +56,8 @@ def with_parameters(notebook: nbformat.NotebookNode, **values: object) -> nbform
 
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """This interpreter as a Jupyter kernel; nothing of Jupyter's is read or written elsewhere."""
+    """The name of a Jupyter kernel that runs this interpreter. Jupyter's files are all in
+    tmp_path."""
     folder = tmp_path / "jupyter" / "kernels" / "this-python"
     folder.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -85,7 +87,8 @@ def test_its_outputs_are_there_and_name_no_folder_of_ours(path: Path) -> None:
 
 
 def execute(notebook: nbformat.NotebookNode, kernel: str) -> tuple[list[str], str]:
-    """Run it where Jupyter starts it. Its pictures, PNG in base64 and SVG; and what it printed."""
+    """Run the notebook in its own folder, as Jupyter does. Returns its pictures (base64 PNG and
+    SVG) and its printed text."""
     folder = {"metadata": {"path": str(ROOT / "notebooks")}}
     NotebookClient(notebook, timeout=600, kernel_name=kernel, resources=folder).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -1,4 +1,4 @@
-"""Runs of train.py in one process."""
+"""Several runs of train.py in one process."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from training.reports import metrics
 
 
 def test_train_here_is_train_py(records_folder: Path, tmp_path: Path) -> None:
-    """The same rows as a run of its own, its text in the log, and its exit codes."""
+    """A run in this process has the rows, the log text and the exit codes of a separate process."""
     flags = [*TINY, f"--data.records={records_folder}", "--training.eval_every=0"]
     flags += ["--training.steps=4", "--checkpoint.every=0", "--parallel.devices=1"]
     programs = Programs()

@@ -1,5 +1,5 @@
-"""The commands of README and docs/ are started: the five lines for own pictures to their end, the
-others up to the first thing that a fresh clone does not have."""
+"""The commands in README and docs/ are run. The five lines for own pictures run to their end; the
+others run up to the first thing that a fresh clone lacks."""
 
 import importlib
 import re
@@ -31,8 +31,8 @@ BEGUN = {
     "benchmarks.sampling": "tests/benchmarks/test_benchmarks.py",
     "benchmarks.race.driver": "tests/benchmarks/test_race.py",
 }
-"""Programs that begin long work in a fresh clone, as all that they need is there, and where they
-are run."""
+"""Program → the test file that runs it. These programs are not started here: a fresh clone has all
+that they need, so they would begin long work."""
 TINY = [
     f"--model.{name}={getattr(MODEL, name)}"
     for name in ("dim", "encoder_depth", "decoder_depth", "num_heads", "mlp_dim", "grid_size")
@@ -56,11 +56,11 @@ def split(line: str) -> tuple[str, list[str]]:
 
 
 def start(program: str, flags: list[str]) -> None:
-    """What the command line does, in this process."""
+    """Run the program in this process, as its command line does."""
     name = program.removesuffix(".py")
     module = importlib.import_module(name)
     main = getattr(module, "main", None) or getattr(module, name, None)
-    if main is None:  # it has one only as a program
+    if main is None:  # main exists only under __name__ == "__main__"
         with mock.patch("sys.argv", [program, *flags]):
             runpy.run_module(name, run_name="__main__")
         return
@@ -70,7 +70,7 @@ def start(program: str, flags: list[str]) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what a fresh clone has, where the command starts."""
+    """A folder with the files of a fresh clone. It is the working directory."""
     for name in ("presets", "sweeps", "demo", "experiments", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "vqgan").mkdir()
@@ -81,11 +81,11 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 WHOLE = [one for one in dict.fromkeys(commands()) if "demo/examples.parquet" in one]
-"""Commands that end soon in a fresh clone."""
+"""Commands that end quickly in a fresh clone."""
 
 
 def needing() -> list[str]:
-    """Commands that need what earlier lines of their page made."""
+    """Commands that need the results of earlier lines of their page."""
     lines = [one for one in dict.fromkeys(commands()) if one not in WHOLE]
     return [one for one in lines if split(one)[0] not in BEGUN or "generate.py --checkpoint" in one]
 
@@ -116,7 +116,7 @@ def test_a_command_before_its_time_names_what_is_missing(
 def test_the_five_lines_run_in_a_folder_of_pictures(
     clone: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As README has them, on the tiny run in the demo's place."""
+    """README's five lines run, with the tiny run in place of the demo."""
     (clone / "demo").unlink()
     (clone / "demo").symlink_to(run_folder)
     generator = np.random.default_rng(0)

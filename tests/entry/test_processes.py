@@ -1,4 +1,4 @@
-"""Several processes train one run: real ones, on this machine."""
+"""Several real processes on this machine train one run."""
 
 import fcntl
 import os
@@ -30,14 +30,14 @@ def free_port() -> int:
 def start(
     records: Path, run: Path, *more: str, second: Sequence[str] = ()
 ) -> list[subprocess.Popen]:
-    """train.py in two processes of two devices each."""
+    """Start train.py in two processes with two devices each."""
     words = [*TINY, f"--data.records={records}", f"--output_dir={run}", *more]
     return start_both("train.py", *words, second=second)
 
 
 def start_both(*words: str, second: Sequence[str] = (), count: int = 2) -> list[subprocess.Popen]:
-    """A program in two processes of two devices each, which meet, or in one; `second`: words for
-    the second of them, in place of the same flags."""
+    """Start a program in `count` processes with two devices each, which form one run. `second`:
+    flags of the second process, in place of the same flags in `words`."""
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=2")
@@ -61,7 +61,7 @@ def start_both(*words: str, second: Sequence[str] = (), count: int = 2) -> list[
 
 
 def finish(processes: list[subprocess.Popen], timeout: float) -> list[tuple[int, str, str]]:
-    """Exit status and what was printed."""
+    """(exit status, stdout, stderr) of each process."""
     try:
         said = [process.communicate(timeout=timeout) for process in processes]
     finally:
@@ -93,7 +93,7 @@ def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path)
     said = finish(start(records_folder, two, *more), 240)
     assert [status for status, *_ in said] == [0, 0], said
     assert "2 processes" in said[0][1]
-    # The first speaks for both. gloo's own lines come from two threads, and may leave an empty one.
+    # Only the first process prints. gloo's lines come from two threads and may leave an empty line.
     assert not [line for line in said[1][1].splitlines() if line and "peer ranks" not in line]
     flags = [f"--data.records={records_folder}", f"--output_dir={one}", *more]
     train.main(parse_config(Config, [*TINY, *flags]))
@@ -167,7 +167,7 @@ def test_processes_that_do_not_agree_all_end_in_a_line(
 def test_one_that_fails_alone_before_the_first_update_ends_the_other_in_a_line(
     records_folder: Path, tmp_path: Path
 ) -> None:
-    """Process 0 alone wants the lock of the run's folder, which this test holds."""
+    """Only process 0 needs the lock of the run's folder, which this test holds."""
     run = tmp_path / "run"
     run.mkdir()
     with (run / ".lock").open("w") as held:

@@ -1,4 +1,4 @@
-"""Ranking by CLIP: scores that depend on picture and prompt alone, and a tokenizer that fits."""
+"""Ranking by CLIP: scores depend only on picture and prompt, and the tokenizer must fit."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def ranker(folder: Path) -> Ranker:
 
 @pytest.fixture(scope="module")
 def pictures() -> UInt8[np.ndarray, "p k y x 3"]:
-    """Four smooth pictures of each prompt, smaller than CLIP's."""
+    """Four smooth pictures for each prompt, smaller than CLIP's input."""
     coarse = np.random.default_rng(0).integers(0, 256, (3, 4, 2, 2, 3), np.uint8)
     return coarse.repeat(4, axis=2).repeat(4, axis=3)
 
@@ -34,7 +34,7 @@ def pictures() -> UInt8[np.ndarray, "p k y x 3"]:
 def scores(
     ranker: Ranker, prompts: list[str], pictures: UInt8[np.ndarray, "p k y x 3"]
 ) -> Float32[np.ndarray, "p k"]:
-    """Those of k pictures of each prompt."""
+    """The scores of k pictures for each prompt."""
     repeated = [prompt for prompt in prompts for _ in pictures[0]]
     flat = pictures.reshape(-1, *pictures.shape[2:])
     return ranker.score(repeated, flat).reshape(pictures.shape[:2])
@@ -112,7 +112,7 @@ def test_a_tokenizer_that_is_not_clips_is_refused(folder: Path, tmp_path: Path) 
     values = json.loads((TINY / "config.json").read_text())
     values["text_config"]["eos_token_id"] = 2
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert open_ranker(tmp_path).tokenizer.end_id == 49  # the largest id, then
+    assert open_ranker(tmp_path).tokenizer.end_id == 49  # then it is the largest id
     write_tokenizer(tmp_path, frame=f"$A {END}")
     with pytest.raises(ValueError, match=r"makes \[59\] of the empty text"):
         open_ranker(tmp_path)

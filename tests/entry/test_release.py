@@ -1,4 +1,4 @@
-"""What is given away: checked by its list of files, with a card, and found on a hub."""
+"""Releases: checked against their list of files, with a card, and found on a hub."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def test_a_file_that_is_another_or_missing_is_refused_by_name(given: Path, name:
 
 @pytest.fixture
 def trained(run_folder: Path, records_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the run, with the parts that train.py puts there."""
+    """A copy of the run, with the parts that train.py stores in it."""
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
     keep_parts(open_records(records_folder), run)
@@ -80,7 +80,7 @@ def test_a_part_of_a_run_that_was_changed_by_hand_is_refused(
     changed.write_bytes(changed.read_bytes().replace(b"clean", b"dalle_mini") + b"\n")
     with pytest.raises(ValueError, match=f"{name} was changed: .*remove {SUMS_FILE} if the change"):
         open_checkpoint(trained)
-    with pytest.raises(ValueError, match=f"{name} was changed"):  # nor is it trained on
+    with pytest.raises(ValueError, match=f"{name} was changed"):  # training refuses it, too
         keep_parts(open_records(records_folder), trained)
     (trained / SUMS_FILE).unlink()
     open_checkpoint(trained)

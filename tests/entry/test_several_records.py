@@ -1,4 +1,4 @@
-"""train.py on several folders of records, with a second one to validate on."""
+"""train.py on several folders of records, with another folder for validation."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""sweep.py as its users run it: the files of sweeps/, and real runs of train.py."""
+"""sweep.py on the files of sweeps/, and with real runs of train.py."""
 
 import csv
 import os
@@ -59,7 +59,9 @@ def test_train_runs_in_a_folder_of_its_own_for_each_trial(
         run = metrics.read(out / f"00{number}" / "metrics.jsonl")
         assert len(run) == 4
         assert float(row["eval/tone/loss"]) == run[-1]["eval/tone/loss"]
-    assert not (out / "000" / "wandb_id.txt").exists()  # the file says online, the sweep off
+    assert not (
+        out / "000" / "wandb_id.txt"
+    ).exists()  # the file says online, the sweep switches it off
     call(str(file), f"--out={out}", "--resume")
     assert capsys.readouterr().out.splitlines()[-4:-1] == said.splitlines()[-4:-1]
 

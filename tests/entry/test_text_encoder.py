@@ -1,4 +1,4 @@
-"""A text encoder of another program, from its folder to pictures."""
+"""Text encoders of other programs: from their folder to drawn pictures."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ FROZEN = "--optim.freeze=[text_embedding/*, encoder*]"
 
 @pytest.fixture(scope="session")
 def t5(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its folder: the weights, and a tokenizer with T5's padding and end."""
+    """A T5 folder: weights, and a tokenizer with T5's padding and end tokens."""
     folder = write_t5(tmp_path_factory.mktemp("t5") / "tiny")
     shutil.copyfile(records_folder / "tokenizer" / "tokenizer.json", folder / "tokenizer.json")
     return folder
@@ -40,7 +40,7 @@ def t5(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def records(records_folder: Path, t5: Path) -> Path:
-    """Captions read by its tokenizer."""
+    """Records whose captions are tokenised by that tokenizer."""
     beside = records_folder.parent
     encode(
         EncodeConfig(
@@ -57,7 +57,7 @@ def records(records_folder: Path, t5: Path) -> Path:
 def fit(
     records: Path, run: Path, folder: Path, *more: str, steps: int = 2
 ) -> dict[str, np.ndarray]:
-    """The weights that a run of so many updates ends with."""
+    """The final weights of a run."""
     few = (*FEW, f"--training.steps={steps}")
     words = tiny(records, run, f"--text_encoder={folder}", *few, *more)
     train.main(parse_config(Config, words))
@@ -109,7 +109,7 @@ def test_tuned_moves_every_part_and_a_run_resumes_without_the_folder(
         ("encoder_bias/table", text_key("relative_attention_bias")),
     ):
         assert not np.array_equal(found[name], there[key])
-        np.testing.assert_allclose(found[name], there[key], atol=0.1)  # but began there
+        np.testing.assert_allclose(found[name], there[key], atol=0.1)  # it started from there
     shutil.rmtree(gone)
     fit(records, tmp_path / "run", gone, steps=3)
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3]
@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused_by_name(
 def test_a_tokenizer_beside_another_config_is_refused(
     t5: Path, tmp_path: Path, changes: dict[str, object], said: str
 ) -> None:
-    """And CLIP's old configurations, whose end and padding are of nobody, are not."""
+    """CLIP's old configurations, whose end and padding ids are wrong, are accepted."""
     tokenizer = open_tokenizer(t5)
     check_beside(t5, tokenizer, 8)
     (tmp_path / "config.json").write_text(json.dumps({**T5, **changes}))

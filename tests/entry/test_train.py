@@ -1,4 +1,4 @@
-"""train.py as its users run it."""
+"""train.py, called as users call it."""
 
 import json
 import os
@@ -52,7 +52,7 @@ SPARING = ["--optim.schedule_unit=examples", "--training.param_dtype=bfloat16"]
 
 @pytest.fixture(scope="module")
 def straight_run(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run with the settings of the file. Tests must not write into it."""
+    """A finished run with the settings of tiny.yaml. Tests must not write into it."""
     run = tmp_path_factory.mktemp("straight") / "run"
     train.main(parse_config(Config, tiny(records_folder, run, WITH_GRID)))
     return run
@@ -164,7 +164,7 @@ def test_other_weights_are_a_start_with_a_larger_vocabulary_and_frozen_layers(
 def test_the_decay_branches_off_a_checkpoint_of_the_hold(
     records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The branch is the run that had that decay from its beginning, bit for bit."""
+    """The branch equals, bit for bit, a run that had this decay from its start."""
     trunk, branched, straight = (tmp_path / name for name in ("trunk", "branched", "straight"))
     saves = ("--checkpoint.every=4", "--checkpoint.keep=0")
     train.main(parse_config(Config, tiny(records_folder, trunk, *saves)))
@@ -180,7 +180,7 @@ def test_the_decay_branches_off_a_checkpoint_of_the_hold(
     one, other = weights(branched, tmp_path / "a"), weights(straight, tmp_path / "b")
     assert all(np.array_equal(one[name], other[name]) for name in one)
     capsys.readouterr()
-    gone = trunk.rename(tmp_path / "gone")  # a branch stands by itself
+    gone = trunk.rename(tmp_path / "gone")  # a branch does not need its trunk
     train.main(parse_config(Config, words))
     gone.rename(trunk)
     for flags, expected in {

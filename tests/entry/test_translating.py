@@ -1,4 +1,4 @@
-"""Weights of another VQGAN as a start: tokens are translated by what they paint."""
+"""Starting from weights for another VQGAN: tokens are translated by the pictures they decode to."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def records(records_folder: Path) -> Records:
 
 @pytest.fixture(scope="module")
 def renumbered(records: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The VQGAN of the records with its codes in another order: ours i is ORDER[i] there."""
+    """The records' VQGAN with its codes in another order: code i becomes ORDER[i]."""
     config, params = pretrained.load(records.vqgan_folder)
     folder = tmp_path_factory.mktemp("renumbered") / "vqgan"
     codes = np.empty_like(params["codebook"])
@@ -38,7 +38,7 @@ def test_shares_follow_a_new_numbering(records: Records, renumbered: Path) -> No
     theirs = token_shares(records, renumbered)
     np.testing.assert_array_equal(theirs[:, ORDER], ours)
     np.testing.assert_allclose(ours.sum(1), 1, rtol=1e-6)
-    assert (ours.max(1) == 1).any()  # some tokens are always read as one
+    assert (ours.max(1) == 1).any()  # some tokens always become the same token
 
 
 def test_rows_are_the_means_of_those_that_paint_alike(records: Records, renumbered: Path) -> None:
@@ -51,7 +51,7 @@ def test_rows_are_the_means_of_those_that_paint_alike(records: Records, renumber
         if name in before:
             old, new = (np.moveaxis(np.asarray(t[name]), axis, 0) for t in (before, after))
             np.testing.assert_allclose(new[:32], shares @ old[:32], rtol=1e-5, atol=1e-7)
-            np.testing.assert_array_equal(new[32:], old[32:])  # the start token among them
+            np.testing.assert_array_equal(new[32:], old[32:])  # the start token included
     others = before.keys() - TABLES.keys()
     assert others
     assert all(np.array_equal(before[n], after[n]) for n in others)

@@ -1,4 +1,4 @@
-"""One kind of folder given for another is told as what it is, and wrong types by file and key."""
+"""A folder of the wrong kind is named as what it is; a value of the wrong type by file and key."""
 
 import copy
 import json
@@ -23,16 +23,16 @@ WRONG: list[Any] = [None, [], "x", -1, 10**30, float("nan"), {"a": {"b": [1]}}, 
 
 @pytest.fixture(scope="module")
 def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release, and in it the run's settings."""
+    """A release that also holds the run's settings."""
     out = tmp_path_factory.mktemp("wrong") / "release"
     release(ReleaseConfig(str(run_folder), str(out)))
-    (out / SUMS_FILE).unlink()  # it would be the first to refuse
+    (out / SUMS_FILE).unlink()  # else the checksums would be refused first
     shutil.copy(run_folder / "config.yaml", out / "config.yaml")
     return out
 
 
 def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where each value stands, of lists the first two."""
+    """The path of each value in a tree; of lists only the first two entries."""
     yield at
     if isinstance(tree, dict):
         for key, value in tree.items():

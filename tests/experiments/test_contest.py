@@ -1,4 +1,4 @@
-"""The rules of a contest, and the tables that are committed, from their logs."""
+"""The rules of a contest, and the committed tables, made from their logs."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def test_trials_are_drawn_within_their_ranges() -> None:
 
 
 def test_an_entry_holds_by_the_published_rule() -> None:
-    """(target − mean) · √n > margin: 0.0015 · 2 is not over 0.004, 0.0025 · 2 is."""
+    """(target − mean) · √n > margin: 0.0015 · 2 is not more than 0.004; 0.0025 · 2 is."""
     assert not holds([3.2785] * 4, 3.28, 0.004)
     assert holds([3.2775] * 4, 3.28, 0.004)
     assert not holds([3.0, math.inf], 3.28, 0.004)
@@ -98,7 +98,7 @@ def test_the_score_is_the_shortest_length_that_holds_at_its_own_end() -> None:
 
 
 def test_areas_are_those_of_the_profiles() -> None:
-    """By brute force: the mean over τ of the share of workloads within τ of the best."""
+    """Compares with brute force: the mean over τ of the share of workloads within τ of the best."""
     times = {"a": [1.0, 3.0, math.inf], "b": [2.0, 1.0, math.inf], "c": [math.inf, 2.5, math.inf]}
     taus = np.linspace(1, 4, 30_001)
     best = np.min(list(times.values()), axis=0)
@@ -170,7 +170,8 @@ def test_the_command_makes_the_table_and_refuses_what_is_wrong(
 def test_several_contests_end_with_the_areas(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """adamw is first in one of two and misses in the other; adam takes twice as long, and wins."""
+    """adamw is first in one of two contests and misses the target in the other; adam takes twice as
+    long and wins."""
     logs: dict[str, dict[str, dict[int, float]]] = {
         "one": {"adamw": {100: 2.0}, "adam": {100: 9.0, 200: 2.0}},
         "two": {"adamw": {100: 9.0, 200: 9.0}, "adam": {100: 2.0}},

@@ -1,4 +1,4 @@
-"""What a training step needs on devices that are not there."""
+"""experiments.footprint: the memory of a training step on devices that this machine lacks."""
 
 import importlib.util
 import os
@@ -26,7 +26,7 @@ model: {dim: 32, encoder_depth: 2, decoder_depth: 2, num_heads: 4, mlp_dim: 48, 
 training: {batch_size: 8}
 """
 LIBTPU = os.environ.get("PASTEL_LIBTPU", "")
-"""A folder with libtpu, where it is not installed."""
+"""A folder with libtpu, if it is not installed."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def preset(tmp_path: Path) -> Path:
 
 
 FLAGS = re.sub(r"--xla_force_host_platform_device_count=\d+", "", os.environ["XLA_FLAGS"])
-"""As in these tests, but that the program itself says how many devices there are."""
+"""XLA's flags of these tests, without the number of devices, which the program sets itself."""
 
 
 def command(*words: object, **environ: str) -> subprocess.CompletedProcess:

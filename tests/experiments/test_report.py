@@ -1,4 +1,4 @@
-"""The page of many runs, and the rate that a range test names."""
+"""The page about several runs, and the learning rate that a range test names."""
 
 import re
 import sys
@@ -47,7 +47,7 @@ def test_a_page_has_all_runs_and_needs_no_network(tmp_path: Path) -> None:
 
 
 def test_influence_is_the_variance_between_groups() -> None:
-    """Of two settings, one that decides everything and one that is as good as random."""
+    """One of the two settings decides everything; the other is random."""
     runs = [
         report.RunData(
             Path(f"r/{a}{b}"),
@@ -82,7 +82,7 @@ def test_axes_place_values_and_lines_keep_their_ends() -> None:
 
 
 class WandbRun:
-    """A run as wandb's public API gives it: whole numbers as int, NaN as text."""
+    """A run like wandb's public API returns it: whole numbers as int, NaN as text."""
 
     def __init__(self, number: int, name: str) -> None:
         self.id, self.name = f"id{number}", name
@@ -131,7 +131,7 @@ def test_a_project_on_wandb_becomes_the_same_page(monkeypatch: pytest.MonkeyPatc
 
 
 def test_folders_without_runs_are_named(tmp_path: Path) -> None:
-    """The notebook gives paths, the command line texts."""
+    """The notebook passes paths, the command line texts."""
     with pytest.raises(ValueError, match=f"^{tmp_path}: there are no runs"):
         report.read_runs([tmp_path])
 
@@ -211,7 +211,8 @@ def test_the_rate_is_a_tenth_of_the_one_with_the_lowest_loss() -> None:
 def test_a_run_of_a_range_test_raises_its_rate_to_the_end_and_names_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a bowl: plain descent diverges beyond a rate of 2; nothing ends the run before."""
+    """On a quadratic loss plain descent diverges beyond a rate of 2. Nothing ends the run
+    before."""
     config = RunConfig(
         output_dir=str(tmp_path / "run"),
         optim=PLAIN,

@@ -1,4 +1,4 @@
-"""Tables of sweeps: their statistics, and the committed ones, from their logs."""
+"""Tables of sweeps: their statistics, and the committed tables, made from their logs."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def test_a_committed_table_is_that_of_its_log(log: Path) -> None:
 
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
 def test_a_log_is_of_the_sweep_of_its_name(log: Path) -> None:
-    """Every line has the command that made it, and its settings are in it."""
+    """Every line has its command, which contains the line's settings."""
     assert (ROOT / "sweeps" / f"{log.stem}.yaml").is_file()
     for line in log.read_text().splitlines():
         row = json.loads(line)
@@ -52,7 +52,7 @@ def test_a_log_is_of_the_sweep_of_its_name(log: Path) -> None:
 
 
 def test_an_interval_is_student_s() -> None:
-    """Student's t of five values: mean ± 2.776 · s/√5."""
+    """Student's t for five values: mean ± 2.776 · s/√5."""
     values = [1.0, 2.0, 4.0, 4.0, 9.0]
     mean, half = mean_interval(values)
     assert mean == 4.0
@@ -69,8 +69,8 @@ def rows_of(values: dict[tuple[str, float, int], float]) -> list[Row]:
 
 
 def test_a_table_pairs_seeds_and_calls_what_is_not_settled() -> None:
-    """b is 0.5 lower with every rate and seed, up to 0.01; the rate changes nothing on average."""
-    noise = {0: 0.0, 1: 5.0, 2: -3.0}  # of the seeds, which pairs take away
+    """b is lower by 0.5 ± 0.01 for every rate and seed; the rate changes nothing on average."""
+    noise = {0: 0.0, 1: 5.0, 2: -3.0}  # depends on the seed, so pairing removes it
     values = {
         (norm, rate, seed): 3.0 + noise[seed] - 0.5 * (norm == "b") + 0.01 * seed * (norm == "b")
         for norm in "ab"

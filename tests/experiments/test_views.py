@@ -1,4 +1,4 @@
-"""The table of experiments.views, out of runs' files."""
+"""The table of experiments.views, from runs' files."""
 
 import json
 from pathlib import Path

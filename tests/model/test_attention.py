@@ -1,4 +1,4 @@
-"""The rarer parts of attention: Sinkhorn, cosine scores, biases and positions."""
+"""Less common parts of attention: Sinkhorn, cosine scores, biases and positions."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Each layer against an independent reference in NumPy, float64."""
+"""Each layer equals an independent reference in NumPy, float64."""
 
 import math
 

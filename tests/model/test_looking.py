@@ -1,4 +1,4 @@
-"""Looks inside of the model against NumPy."""
+"""Values inside the model (model/looking.py) equal NumPy's."""
 
 from dataclasses import replace
 from typing import Any
@@ -50,8 +50,8 @@ def test_every_layer_is_named_and_tokens_and_predictions_have_their_entropies() 
 
 
 def test_the_transformer_s_loss_has_products_with_its_hessian() -> None:
-    """Its products have gradients written by hand, which must be differentiable once more: along a
-    direction, the change of the gradient over a small step."""
+    """The gradients of its products are written by hand and must be differentiable again. The
+    reference is the change of the gradient over a small step along a direction."""
     model = transformer.build(replace(TINY, encoder_depth=1, decoder_depth=1))
     rng = np.random.default_rng(0)
     text, tokens = (jnp.int32(rng.integers(0, 20, (2, n))) for n in (6, 9))

@@ -1,4 +1,4 @@
-"""The training objective: what the decoder sees, and what is asked of it."""
+"""The training objective: the decoder's inputs, and the losses."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
         "text_mask": jnp.ones((rows, tiny.text_length), bool),
         "image_tokens": jnp.arange(rows * tiny.image_length).reshape(rows, -1) % 20,
     }
-    # A head that always answers the right token: the loss must be 0 however noisy the inputs.
+    # This head always gives the right token, so the loss must be 0 however noisy the inputs are.
     answers = 100.0 * jax.nn.one_hot(batch["image_tokens"], tiny.image_vocab_size)
 
     class Oracle(transformer.Transformer):

@@ -1,4 +1,4 @@
-"""μP by its coordinate check: what training changes has one size at every width."""
+"""μP's coordinate check: training changes the logits by the same amount at every width."""
 
 from dataclasses import replace
 from functools import cache
@@ -25,7 +25,7 @@ def sized(dim: int, base_dim: int) -> ModelConfig:
 
 @cache
 def moved(dim: int, base_dim: int) -> tuple[float, float]:
-    """Root mean squares of the logits at the start, and of how far Adam moved them."""
+    """Root mean square of the logits at the start, and of their change by Adam."""
     config = sized(dim, base_dim)
     model = transformer.build(config)
     rates = [("matrices", 1 / config.width)]
@@ -58,11 +58,11 @@ def moved(dim: int, base_dim: int) -> tuple[float, float]:
 
 
 def test_training_moves_the_logits_as_far_in_a_wide_model_and_without_it_further() -> None:
-    """Eight times as wide: by a factor near 1, against several."""
+    """At eight times the width the factor is near 1 with μP, and several without it."""
     base, wide, plain = moved(BASE, BASE), moved(WIDE, BASE), moved(WIDE, 0)
     assert 0.5 < wide[1] / base[1] < 1.5
     assert plain[1] / base[1] > 2.5
-    assert wide[0] <= 1.5 * base[0]  # at the start they do not grow either
+    assert wide[0] <= 1.5 * base[0]  # nor do they grow with the width at the start
 
 
 def test_at_the_base_width_it_changes_nothing() -> None:

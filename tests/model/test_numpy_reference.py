@@ -1,4 +1,4 @@
-"""Blocks against a plain NumPy transformer in float64, written from the papers' equations."""
+"""Blocks equal a plain NumPy transformer in float64, written from the papers' equations."""
 
 import dataclasses
 from typing import Any
@@ -24,7 +24,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def turned(x: np.ndarray, places: list[tuple[int, int]]) -> np.ndarray:
-    """Rotary: [positions, channels], each pair (i, i + half) as a complex number."""
+    """x [positions, channels] with rotary positions: a pair (i, i + half) is a complex number."""
     out, half = np.empty_like(x), x.shape[-1] // 2
     for n, (row, column) in enumerate(places):
         for i in range(half):
@@ -46,7 +46,8 @@ def attention(
     heads: int,
     places: list[tuple[int, int]] | None,
 ) -> np.ndarray:
-    """One example: x [q, d], context [k, d], visible [q, k]; shared keys where there are fewer."""
+    """Attention of one example: x [q, d], context [k, d], visible [q, k]. Heads share keys if there
+    are fewer key heads."""
     q, k, v = (a @ p[n]["kernel"] for n, a in (("q", x), ("k", context), ("v", context)))
     e = q.shape[-1] // heads
     groups = k.shape[-1] // e

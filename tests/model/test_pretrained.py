@@ -1,4 +1,4 @@
-"""Folders of models: ours come back as written, others' are converted, what is damaged is named."""
+"""Folders of models: ours are read as written, others' are converted, damage is named."""
 
 import dataclasses
 import json
@@ -177,7 +177,7 @@ def test_arrays_that_are_not_the_models_are_named_by_their_own_key(
 
 
 class Bomb:
-    """Would leave a file behind if it were ever unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -271,7 +271,7 @@ def test_a_damaged_origin_is_refused(damage: Any, message: str, tmp_path: Path) 
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    """Change settings in a config.json."""
+    """Change settings in a folder's config.json."""
     values = read_json(folder / "config.json")
     (folder / "config.json").write_text(json.dumps(values | changes))
 

@@ -1,4 +1,4 @@
-"""Products of few rows, as drawing makes them, equal the plain one."""
+"""Products with few rows, as in drawing, equal the plain product."""
 
 import re
 from collections.abc import Callable

@@ -1,5 +1,5 @@
-"""Drawing from a published model gives the tokens that DALL·E mini's own loop draws, and presets
-have the published sizes."""
+"""A published model draws the same tokens here as in DALL·E mini's own loop, and presets have the
+published sizes."""
 
 import math
 from pathlib import Path
@@ -110,7 +110,7 @@ def test_a_preset_has_the_published_size(name: str) -> None:
     assert f"{SIZES[name]:,} parameters" in path.read_text()
 
 
-# As borisdayma/dalle-mini has them in tools/train/config; of the rest, the package's defaults.
+# From tools/train/config in borisdayma/dalle-mini; missing settings have the package's defaults.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "dalle_mini": {"use_glu": False, "image_vocab_size": 16391},
     "dalle_mini_glu": {"encoder_ffn_dim": 2730, "decoder_ffn_dim": 2730},

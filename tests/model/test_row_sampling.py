@@ -1,4 +1,4 @@
-"""Row by row the same tokens are drawn as at once, and nothing is compiled for other knobs."""
+"""Drawing row by row gives the same tokens as drawing at once; other settings compile nothing."""
 
 from dataclasses import replace
 from typing import Any

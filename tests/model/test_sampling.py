@@ -1,4 +1,4 @@
-"""Properties of the sampler: cached = full, rows alone, guidance, and top-k and top-p by NumPy."""
+"""Properties of the sampler: cached = full pass, independent rows, guidance, top-k and top-p."""
 
 import dataclasses
 from collections.abc import Callable
@@ -34,7 +34,7 @@ WILD = SamplingConfig(guidance_scale=2.0, temperature=1.0)
 
 
 def texts(first: int = 0) -> tuple[jax.Array, jax.Array]:
-    """Three captions of different lengths; those of other `first` are others."""
+    """Three captions of different lengths, which depend on `first`."""
     lengths = 2 + (first + jnp.arange(3)[:, None]) % 5
     tokens = jax.random.randint(jax.random.key(first), (3, 6), 2, 32)
     return tokens, jnp.arange(6)[None] < lengths
@@ -55,7 +55,7 @@ def sampler(
 
 
 def large(config: ModelConfig) -> Any:
-    """Weights so large that the model is sure of something, and captions matter."""
+    """Weights so large that predictions are sharp and depend on the caption."""
     return jax.tree.map(lambda p: p * 12 if p.ndim > 1 else p, first_params(config))
 
 
@@ -84,7 +84,8 @@ def teacher_forced(
 def guided_logits(
     model: Transformer, params: Any, drawn: jax.Array, config: SamplingConfig
 ) -> jax.Array:
-    """What `drawn` of `texts()` must have been chosen by, from full passes."""
+    """The guided logits, from full passes, from which `drawn` for `texts()` must have been
+    chosen."""
     empty_text, empty_mask = (jnp.repeat(part, 3, axis=0) for part in EMPTY)
     conditional = teacher_forced(model, params, *texts(), drawn)
     unconditional = teacher_forced(model, params, empty_text, empty_mask, drawn)
@@ -347,7 +348,7 @@ def test_only_codes_of_the_vqgan_are_drawn(model: Transformer, params: Any) -> N
 
 
 def reference_keep(logits: np.ndarray, top_k: int, top_p: float) -> np.ndarray:
-    """Top-k, then top-p, one row after the other."""
+    """Which classes top-k and then top-p keep, computed row by row."""
     kept = np.full_like(logits, -np.inf)
     for row, kept_row in zip(logits, kept, strict=True):
         likely = np.argsort(-row)[: top_k or None]

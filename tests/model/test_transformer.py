@@ -84,7 +84,7 @@ def config(tiny: ModelConfig, variant: str) -> ModelConfig:
 
 
 def inputs(config: ModelConfig, rows: int = 3) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Text tokens, a mask with padded rows, decoder inputs."""
+    """Text tokens, a mask with padding, and decoder inputs."""
     keys = jax.random.split(jax.random.key(7), 2)
     text = jax.random.randint(keys[0], (rows, config.text_length), 0, config.text_vocab_size)
     lengths = jnp.arange(rows)[:, None] % config.text_length + 2
@@ -94,19 +94,20 @@ def inputs(config: ModelConfig, rows: int = 3) -> tuple[jax.Array, jax.Array, ja
 
 
 def init(model: transformer.Transformer) -> dict:
-    """`remat` and `unroll` change no parameter, so all models of a variant have one program."""
+    """Initial parameters. `remat` and `unroll` change none, so a variant's models share one
+    program."""
     return first_params(dataclasses.replace(model.config, unroll=TINY.unroll, remat=TINY.remat))
 
 
 def with_large_weights(params: dict) -> dict:
-    """Weights so large that a wrong connection cannot hide in rounding."""
+    """Weights so large that a wrong connection exceeds rounding errors."""
     return jax.tree.map(lambda p: p * 10 if p.ndim > 1 else p, params)
 
 
 @every_variant
 def test_later_tokens_do_not_reach_earlier_logits(config: ModelConfig) -> None:
-    """Another token at a place changes the logits there and behind it, and no bit before it. Large
-    weights would show the least leak; with small ones every token counts."""
+    """Another token at a position changes the logits there and later, and no bit of earlier ones.
+    Large weights reveal the smallest leak; with small ones every token matters."""
     model = transformer.build(config)
     small = init(model)
     text, mask, image = inputs(config)
@@ -156,7 +157,7 @@ def test_decoding_with_a_cache_equals_the_full_pass(config: ModelConfig) -> None
     cache = read(params)
     step = jax.jit(lambda params, *inputs: model.decoder(params)(*inputs))
     laid_out = model.lay_out(params)
-    # Four positions at once, then, the cache grown, one at a time.
+    # Four positions at once; then one at a time with a larger cache.
     for index, end in ((0, 4), *((i, i + 1) for i in range(4, config.image_length))):
         cache = cache if end == 4 else cache.grown(config.image_length)
         logits, cache = step(laid_out, image[:, index:end], jnp.int32(index), cache)
@@ -248,7 +249,9 @@ def test_an_untrained_model_knows_nothing(config: ModelConfig) -> None:
     model = transformer.build(config)
     params = init(model)
     text, mask, image = inputs(config, rows=63)
-    parts = [slice(i, i + 3) for i in range(0, 63, 3)]  # the shapes of the other tests
+    parts = [
+        slice(i, i + 3) for i in range(0, 63, 3)
+    ]  # the shapes of other tests, so nothing is compiled
     logits = [full_pass(model)(params, text[p], mask[p], image[p]) for p in parts]
     log_probabilities = jax.nn.log_softmax(jnp.concatenate(logits))
     others = jnp.roll(image, 1, axis=0)  # a tied model knows the token it has just read

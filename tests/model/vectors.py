@@ -1,7 +1,7 @@
-"""What dalle-mini and BART computed for random weights (tests/reference), and dalle-mini's layout.
+"""Results of dalle-mini and BART for random weights (tests/reference), and dalle-mini's layout.
 
-The vectors are packed with xz; of normformer_glu_scan the weights are in the folder beside it, and
-of normformer_ffn_bias_relu_headscale the full gradients are left out.
+The vectors are compressed with xz. The weights of normformer_glu_scan are in the folder beside it;
+normformer_ffn_bias_relu_headscale has no full gradients.
 """
 
 import functools
@@ -30,13 +30,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Vectors:
-    """Inputs, outputs, weights and gradients of one model, and what its JSON says."""
+    """Inputs, outputs, weights and gradients of one model, and its JSON."""
 
     arrays: dict[str, np.ndarray]
     facts: dict[str, Any]
 
     def group(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays whose keys begin with `name`/, without it."""
+        """The arrays whose keys begin with `name`/; the prefix is removed."""
         return {
             key.removeprefix(f"{name}/"): array
             for key, array in self.arrays.items()
@@ -54,7 +54,7 @@ class Vectors:
 
 @functools.cache
 def dalle_mini(name: str) -> Vectors:
-    """One of VARIANTS."""
+    """The vectors of one of VARIANTS."""
     path = FOLDER.parent / name
     arrays = load(lzma.decompress(path.with_suffix(".safetensors.xz").read_bytes()))
     if name == SCANNED:
@@ -64,7 +64,7 @@ def dalle_mini(name: str) -> Vectors:
 
 
 def bart() -> Vectors:
-    """Plain BART; its weights are in the folder BART."""
+    """The vectors of plain BART, whose weights are in the folder BART."""
     path = BART.with_suffix(".io.safetensors")
     return Vectors(load_file(path), json.loads(BART.with_suffix(".json").read_text()))
 
@@ -76,7 +76,7 @@ def settings(vectors: Vectors) -> dict[str, Any]:
 
 
 def folder(name: str, parent: Path) -> Path:
-    """The folder of a variant, written into `parent` where there is none yet."""
+    """The folder of a variant, written into `parent` unless it exists."""
     if name == SCANNED:
         return FOLDER
     found = dalle_mini(name)
@@ -84,7 +84,7 @@ def folder(name: str, parent: Path) -> Path:
 
 
 def write_folder(path: Path, values: Mapping[str, Any], params: Mapping[str, Any]) -> Path:
-    """A folder as dalle-mini saves it, of weights by key."""
+    """Write a folder like dalle-mini's, from weights by key."""
     path.mkdir()
     write_msgpack(
         path / "flax_model.msgpack", unflatten_dict(dict(sorted(params.items())), sep="/")
@@ -95,8 +95,8 @@ def write_folder(path: Path, values: Mapping[str, Any], params: Mapping[str, Any
 
 
 def package_layout(values: Mapping[str, Any]) -> Shapes:
-    """Keys and shapes that dalle-mini gives a model, from the README of the vectors: written down
-    a second time, as its own code goes through a layer, to check ours against."""
+    """Keys and shapes of a dalle-mini model, after the README of the vectors. They are written a
+    second time here, in the order of dalle-mini's code, to check ours."""
     dim, found = values["d_model"], Shapes()
     for stack, vocab, length in (
         ("encoder", values["encoder_vocab_size"], values["max_text_length"]),

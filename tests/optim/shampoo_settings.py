@@ -1,4 +1,4 @@
-"""Shampoo by the setting names of optax-shampoo, which dalle-mini was trained with."""
+"""Shampoo with the setting names of optax-shampoo, with which dalle-mini was trained."""
 
 import difflib
 from typing import Any, get_args
@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "decoupled_weight_decay": False,
 }
 NEEDED = ("learning_rate", "block_size")
-# Who computes a root, how fast, and what is told of it: the update is the same.
+# Settings of who computes a root, how fast, and what is logged. They do not change the update.
 WITHOUT_EFFECT = (
     "batch_axis_name",
     "statistics_partition_spec",
@@ -56,11 +56,11 @@ SIDES = ("all", "input")
 def shampoo_from_reference_settings(
     *, root_dtype: jax.typing.DTypeLike = jnp.float32, **settings: Any
 ) -> optax.GradientTransformation:
-    """Distributed Shampoo whose updates are final: −learning_rate · momentum.
+    """Distributed Shampoo that returns final updates: −learning_rate · momentum.
 
-    The names, defaults and meanings are those of `distributed_shampoo` in optax-shampoo 0.0.6; no
-    parameter is left out or taken for a stack by its path. `learning_rate` is a number or a
-    function of the finished updates. `root_dtype` float64 needs `jax.enable_x64`.
+    Names, defaults and meanings are those of `distributed_shampoo` in optax-shampoo 0.0.6. No
+    parameter is excluded, or treated as a stack, because of its path. `learning_rate` is a number
+    or a function of the finished updates. `root_dtype` float64 needs `jax.enable_x64`.
 
     Raises ValueError for a setting that is missing, unknown or not offered.
     """
@@ -94,7 +94,7 @@ def shampoo_from_reference_settings(
 
 
 def to_config(given: dict[str, Any]) -> ShampooConfig:
-    """The configuration of Pastel that means the same."""
+    """Pastel's configuration with the same meaning."""
     merge = given["best_effort_shape_interpretation"]
     return ShampooConfig(
         block_size=max(given["block_size"], 0),
@@ -120,7 +120,7 @@ def to_config(given: dict[str, Any]) -> ShampooConfig:
 
 
 def _name(choice: Any) -> Any:
-    """A choice given as a string or as a member of the package's enumerations."""
+    """The name of a choice, which is a string or a member of the package's enumerations."""
     return str(getattr(choice, "name", choice)).lower()
 
 

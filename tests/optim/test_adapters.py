@@ -32,7 +32,7 @@ STEPS = 4
 
 
 def shaken(params: Any) -> Any:
-    """Adapters whose second matrix is not zero any more."""
+    """Parameters whose adapters' second matrices are no longer zero."""
     base, own = split(params)
     rng = np.random.default_rng(0)
     noise = lambda leaf: leaf + np.asarray(rng.normal(size=leaf.shape), np.float32)  # noqa: E731

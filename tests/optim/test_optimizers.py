@@ -1,4 +1,4 @@
-"""Optimizers, accumulation and loss scaling against their definitions."""
+"""Optimizers, accumulation and loss scaling equal their definitions."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -38,7 +38,7 @@ def config_of(name: Optimizer) -> OptimConfig:
 
 
 def after_steps(optimizer: optax.GradientTransformation, params: Any) -> Any:
-    """The direction after three steps along slopes that change."""
+    """The direction after three steps with changing gradients."""
     update = optax.with_extra_args_support(optimizer).update
 
     def one(carry: Any, step: Array) -> tuple[Any, None]:
@@ -51,7 +51,8 @@ def after_steps(optimizer: optax.GradientTransformation, params: Any) -> Any:
 
 @pytest.mark.parametrize("name", get_args(Optimizer))
 def test_every_optimizer_finds_the_bottom_of_a_bowl(name: Optimizer) -> None:
-    """From parameters of every kind: a stack, an embedding, a kernel, a bias, a number."""
+    """It starts from parameters of every kind: a stack, an embedding, a kernel, a bias, a
+    scalar."""
     optimizer = make_optimizer(config_of(name))
     goal = jax.tree.map(lambda p: p + 1, PARAMS)
     schedule = make_schedule(OptimConfig(learning_rate=RATES.get(name, 0.1)), 150)

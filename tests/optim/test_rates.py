@@ -36,7 +36,7 @@ def test_each_group_and_pattern_has_its_factor_and_the_first_one_counts() -> Non
 
 
 def test_decay_follows_the_factor_unless_it_is_independent() -> None:
-    """0.1 · parameter · factor, or 0.1 / highest rate · parameter."""
+    """The decay is 0.1 · parameter · factor, or, if independent, 0.1 / highest rate · parameter."""
     settings = {"name": "sgd", "learning_rate": 0.25, "weight_decay": 0.1, "rates": ("head:3",)}
     bound = first_direction(**settings)
     free = first_direction(**settings, independent_decay=True)
@@ -46,7 +46,7 @@ def test_decay_follows_the_factor_unless_it_is_independent() -> None:
 
 
 def test_independent_decay_is_the_same_at_every_learning_rate() -> None:
-    """Over one update: learning rate · direction, of a gradient of 0."""
+    """Compares one update, learning rate · direction, for a gradient of 0."""
     shrunk = []
     for rate in (1e-3, 0.1):
         config = OptimConfig(learning_rate=rate, weight_decay=0.02, independent_decay=True)

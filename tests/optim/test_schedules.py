@@ -1,4 +1,4 @@
-"""Schedules at the points that their definitions name."""
+"""Schedules have the values of their definitions at given points."""
 
 from dataclasses import replace
 from typing import Any
@@ -112,11 +112,11 @@ def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: Unit) ->
     config = replace(
         CONFIG, schedule="exponential", staircase=True, schedule_unit=unit, warmup_steps=0
     )
-    # A compiler may divide by n as × 1/n, which at these n is not a whole number any more.
+    # A compiler may replace division by n with × 1/n; for these n the result is no longer whole.
     ones = np.arange(1, 301, dtype=np.float32)
     lengths = [int(n) for n in ones[np.float32(1) / ones * ones != 1]]
     assert {41, 47, 293} <= set(lengths)
-    if unit == "examples":  # the same division, of another count
+    if unit == "examples":  # the same division, of the number of examples
         lengths = [41, 47, 293]
 
     def after(step: Array) -> list[Array]:
@@ -201,7 +201,8 @@ def test_a_course_that_cannot_be_is_refused(field: str, value: float, message: s
 
 
 def test_a_length_keeps_its_unit_whatever_the_course_counts() -> None:
-    """README's command: growing batches do not make a warm-up of 2,000 updates one of 4."""
+    """README's command: with growing batches a warm-up of 2,000 updates must not become one of
+    4."""
     plan = BatchPlan(512, ((50_000, 1024), (100_000, 2048)))
     preset = OptimConfig(learning_rate=3e-4, warmup_steps="2000 updates")
     for unit in ("updates", "examples"):
@@ -248,7 +249,7 @@ def test_a_length_of_the_other_unit_is_as_long_as_the_batches_there_make_it() ->
 
 @pytest.mark.parametrize("course", COURSES)
 def test_more_than_two_to_the_31_examples_are_counted_exactly(course: Schedule) -> None:
-    """Against the same course of as many updates as there are batches."""
+    """Compares with the same schedule counted in updates."""
     steps, size = 300_000_000, 4096
     updates = replace(CONFIG, schedule=course, warmup_steps=100_000_000, decay_steps=100)
     updates = replace(updates, rsqrt_steps=150_000_000, transition_steps=100_000_000)

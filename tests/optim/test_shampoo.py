@@ -1,4 +1,4 @@
-"""Shampoo: roots, blocks, stacks of layers, and roots spread over devices."""
+"""Shampoo: roots, blocks, stacks of layers, and roots shared by devices."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Array
 from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.shampoo import shampoo
-from optim.shampoo.blocks import cut, join, merge_shape
+from optim.shampoo.blocks import join_blocks, merge_shape, split_blocks
 from optim.shampoo.preconditioners import make_plan
 from optim.shampoo.roots import inverse_root, largest_eigenvalue
 from optim.spread import over_axis, spread_jobs
@@ -29,7 +29,7 @@ STACK = {"run0": {"q": {"kernel": normal(3, 4, 4), "bias": normal(3, 3)}}, "head
 
 
 def descend(optimizer: Any, params: Any, steps: int) -> tuple[Any, Any]:
-    """Directions after some steps along slopes that change, and the state."""
+    """The direction after `steps` steps with changing gradients, and the state."""
 
     def one(carry: Any, step: Array) -> tuple[Any, None]:
         slopes = jax.tree.map(lambda p: jnp.sin(p * (step + 1)), params)
@@ -91,12 +91,12 @@ def test_shapes_merge_as_in_the_paper(
 
 @pytest.mark.parametrize("shape", [(8, 6), (9,), (3, 10, 5)])
 @pytest.mark.parametrize("block", [0, 4])
-def test_blocks_join_to_what_was_cut(shape: tuple[int, ...], block: int) -> None:
+def test_joined_blocks_equal_the_array_before_the_split(shape: tuple[int, ...], block: int) -> None:
     x = normal(2, *shape)
-    pieces = jax.jit(cut, static_argnums=1)(x, block)
+    pieces = jax.jit(split_blocks, static_argnums=1)(x, block)
     assert sum(piece.size for piece in pieces) == x.size
     assert all(max(piece.shape[1:]) <= (block or max(shape)) for piece in pieces)
-    joined = jax.jit(lambda pieces: join(pieces, shape, block))(pieces)
+    joined = jax.jit(lambda pieces: join_blocks(pieces, shape, block))(pieces)
     np.testing.assert_array_equal(joined, x)
 
 
@@ -106,7 +106,9 @@ def test_a_block_is_preconditioned_as_a_matrix_of_its_own() -> None:
     together, _ = run(shampoo(settings), {"kernel": whole}, steps=1)
     apart, _ = run(shampoo(settings), {"0": whole[:4], "1": whole[4:]}, steps=1)
     for block, rows in (("0", slice(0, 4)), ("1", slice(4, 8))):
-        ratio = together["kernel"][rows] / apart[block]  # the graft's length is the parameter's
+        ratio = (
+            together["kernel"][rows] / apart[block]
+        )  # the graft's norm is of the whole parameter
         np.testing.assert_allclose(ratio, np.full((4, 4), ratio[0, 0]), rtol=1e-4)
 
 
@@ -120,7 +122,7 @@ def test_embeddings_large_tables_and_single_numbers_have_no_preconditioner() -> 
             "scale": normal(),
         }.items()
     }
-    sided = {name: plan.sided for name, plan in plans.items()}
+    sided = {name: plan.preconditioned for name, plan in plans.items()}
     assert sided == {
         "text_embedding/tokens": 0,
         "encoder/run0/q/kernel": 2,

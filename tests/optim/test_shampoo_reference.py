@@ -1,8 +1,8 @@
-"""Shampoo against the trajectories of the package that dalle-mini was trained with.
+"""Shampoo gives the trajectories of the package with which dalle-mini was trained.
 
-tests/reference/shampoo is described in the README of the reference vectors: the updates must lie
-within ten times the rounding that is noted there, but are not asked to be closer than 1e-6.
-`more.json` is ours, from the same package, for settings that the others do not vary.
+The README of the reference vectors describes tests/reference/shampoo. An update may differ by ten
+times the rounding that is noted there, or by 1e-6 if that is more. `more.json` is ours, from the
+same package, for settings that the other files do not vary.
 """
 
 import json
@@ -30,7 +30,7 @@ KINDS = (("statistics", "statistics", 1e-6), ("preconditioners", "preconditioner
 
 
 def trajectory(settings: dict[str, Any], steps: int = 60, **options: Any) -> tuple[Any, ...]:
-    """Updates and parameters after each step, by name and step; the last state."""
+    """Updates and parameters after each step, by name and step; and the last state."""
     optimizer = shampoo_from_reference_settings(**settings, **options)
     params = {name: jnp.asarray(PROBLEM[f"params/{name}"]) for name in NAMES}
     grads = {name: jnp.asarray(PROBLEM[f"grads/{name}"][:steps]) for name in NAMES}
@@ -91,8 +91,8 @@ def test_roots_in_float64_give_the_reference_s_updates_too() -> None:
 
 
 def matrices(tree: Any, name: str, shape: tuple[int, ...], block: int) -> list[np.ndarray]:
-    """In the reference's order: block by block through all kinds in row-major order, and for each
-    block by dimension."""
+    """A parameter's matrices in the reference's order: block by block in row-major order, and for
+    each block by dimension."""
     kinds, rest = tree[name], [range(-(-size // block)) for size in shape]
     found = []
     for where in product(*rest):
@@ -143,7 +143,7 @@ def test_delayed_roots_leave_the_reference_s_state() -> None:
 
 
 def test_a_schedule_and_decoupled_decay_follow_their_definition() -> None:
-    """Without momentum and preconditioners Shampoo is its graft, here the gradient itself."""
+    """Without momentum and preconditioners Shampoo equals its graft, which is the gradient here."""
     plain = SETTINGS | {"graft_type": "SGD", "beta1": 0.0, "skip_preconditioning_rank_lt": 4}
     decoupled = {"weight_decay": 0.1, "decoupled_weight_decay": True}
     rate = {"learning_rate": lambda step: 0.1 / (1 + step)}

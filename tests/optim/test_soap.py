@@ -1,4 +1,4 @@
-"""SOAP against a NumPy reimplementation of the published algorithm."""
+"""SOAP equals a NumPy reimplementation of the published algorithm."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def gradient(n: int, *shape: int) -> np.ndarray:
 
 
 class NumpySoap:
-    """One matrix, as the authors' code updates it (github.com/nikhilvyas/SOAP), in float64."""
+    """SOAP for one matrix in float64, after the authors' code (github.com/nikhilvyas/SOAP)."""
 
     def __init__(self, rows: int, columns: int, every: int) -> None:
         self.left, self.right = np.zeros((rows, rows)), np.zeros((columns, columns))
@@ -59,7 +59,7 @@ class NumpySoap:
 
 
 def run(optimizer: Any, params: Any, grads_at: Any, steps: int) -> list[Any]:
-    """The directions of all steps."""
+    """The directions of all steps, in order."""
     update, state, found = jax.jit(optimizer.update), optimizer.init(params), []
     for n in range(steps):
         direction, state = update(jax.tree.map(jnp.float32, grads_at(n)), state, params)
@@ -80,7 +80,7 @@ def test_directions_are_those_of_the_published_algorithm() -> None:
 
 
 def test_blocks_and_layers_are_matrices_of_their_own() -> None:
-    """A stack of two layers of 4 × 8 in blocks of 4 is four matrices of 4 × 4."""
+    """A stack of two layers of 4 × 8 in blocks of 4 becomes four matrices of 4 × 4."""
     config = SoapConfig(basis_every=2, block_size=4)
     stack = lambda n: {"run0": {"kernel": gradient(n, 2, 4, 8)}}  # noqa: E731
     zeros = jax.tree.map(jnp.zeros_like, jax.tree.map(jnp.float32, stack(0)))
@@ -109,7 +109,7 @@ def test_what_has_no_basis_gets_adam_from_the_second_gradient_on(name: str) -> N
 
 
 def test_the_direction_turns_with_the_gradients() -> None:
-    """Rotated gradients give rotated updates: the basis is the gradients' own."""
+    """Rotated gradients give rotated updates, because the basis comes from the gradients."""
     turn = np.linalg.qr(gradient(99, 5, 5))[0]
     zeros = {"kernel": jnp.zeros((5, 5))}
     plain, turned = (

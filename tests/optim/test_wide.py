@@ -1,4 +1,4 @@
-"""Whole numbers of 64 bits in programs of 32, against Python's."""
+"""64-bit integers in 32-bit programs equal Python's."""
 
 import itertools
 from collections.abc import Sequence

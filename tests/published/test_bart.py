@@ -1,4 +1,4 @@
-"""Plain BART computes here what it computes in torch."""
+"""Plain BART gives the same outputs here as in torch."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def weights() -> Weights:
 
 
 def folder_with(tmp_path: Path, arrays: Weights, **changes: Any) -> Path:
-    """BART's folder with other weights, or with changes to its configuration."""
+    """Write BART's folder with other weights, or with a changed configuration."""
     values = json.loads((BART / "config.json").read_text())
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "config.json").write_text(json.dumps({**values, **changes}))
@@ -64,7 +64,7 @@ def test_a_folder_comes_back_with_the_same_bytes(tmp_path: Path) -> None:
 
 
 def same_params(folder: Path) -> None:
-    """Assert that a folder holds the very model of BART's."""
+    """Assert that a folder holds the same model as BART's."""
     (config, params), (expected, there) = pretrained.load(folder), pretrained.load(BART)
     assert config == expected
     jax.tree.map(np.testing.assert_array_equal, params, there)
@@ -166,7 +166,7 @@ def test_each_activation_is_said_in_both_languages(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm": "rmsnorm"}, "model.norm rmsnorm: a BART configuration has no word for it"),
+        ({"norm": "rmsnorm"}, "model.norm rmsnorm: a BART configuration has no setting for it"),
         ({"head_scale": True}, "model.head_scale True"),
         ({"text_length": 20}, "model.text_length 20 differs from the 24 image tokens"),
     ],

@@ -1,4 +1,4 @@
-"""DALL·E mini's models compute here what they computed there, and go back as they came."""
+"""DALL·E mini's models give the same outputs here as in the package, and convert back unchanged."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def load(name: str, folder: Path) -> tuple[Vectors, ModelConfig, Any]:
 
 
 def evaluate(found: Vectors, config: ModelConfig, params: Any, dtype: Any = jnp.float32) -> Any:
-    """(loss, (logits, encoder states)) and gradients by their key."""
+    """(loss, (logits, encoder states)), and gradients by key."""
     model = transformer.build(config, dtype)
 
     def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -63,7 +63,7 @@ def test_outputs_loss_and_gradients_are_the_packages(name: str, tmp_path: Path) 
     found, config, params = load(name, tmp_path)
     (loss, (logits, states)), grads = evaluate(found, config, params)
     facts = found.facts
-    if name == SMELU:  # the package's is not SmeLU, so its outputs are others
+    if name == SMELU:  # the package's activation is not SmeLU, so its outputs differ
         published = facts["not_the_package_but_for_comparison"]["smelu_as_published"]
         assert abs(loss - published["loss"]) < 1e-5
         assert norm(grads) == pytest.approx(published["grad_global_norm"], rel=1e-4)
@@ -88,11 +88,11 @@ def test_outputs_loss_and_gradients_are_the_packages(name: str, tmp_path: Path) 
 def test_the_sharpest_attention_has_the_packages_gradients_in_float64(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float32 they are rounding: half a unit in the last place of its weights moves the norm by
-    2e-4, the package's as much as ours."""
+    """In float32 they are dominated by rounding: half a unit in the last place of the weights
+    changes the norm by 2e-4, in the package as much as here."""
     found, config, params = load(SHARP, tmp_path)
     with jax.enable_x64(True):
-        monkeypatch.setattr(jnp, "float32", jnp.float64)  # what norms and softmax compute in
+        monkeypatch.setattr(jnp, "float32", jnp.float64)  # the data type of norms and softmax
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
         (loss, _), grads = evaluate(found, config, wide, jnp.float64)
         assert loss.dtype == jnp.float64
@@ -183,7 +183,7 @@ def test_initial_weights_are_spread_as_the_packages(case: str) -> None:
         if there["std"] == 0:
             assert (ours[key] == there["mean"]).all(), key
             continue
-        # Five standard errors of the difference of two such samples, and the JSON's rounding.
+        # Five standard errors of the difference of two samples, plus the rounding in the JSON.
         size = ours[key].size
         assert ours[key].std() == pytest.approx(there["std"], rel=5 / size**0.5, abs=1e-6), key
         assert abs(ours[key].mean()) < 5 * there["std"] / size**0.5, key

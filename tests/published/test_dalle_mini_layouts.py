@@ -1,4 +1,4 @@
-"""The layouts of DALL·E mini's folders: every variant's is read, and goes back byte for byte."""
+"""The layouts of DALL·E mini's folders: each variant is read, and written back byte for byte."""
 
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def test_a_configuration_without_an_origin_says_the_same(name: str) -> None:
     values = other_values(name)
     config = dalle_mini.read_config(values, package_layout(values))
     written = dalle_mini.write_config(config)
-    if written["use_scan"]:  # scans where it can; both are the same model
+    if written["use_scan"]:  # scans if possible; both are the same model
         values = {**values, "use_scan": True}
     assert {key: written.get(key) for key in values} == values
     assert dalle_mini.read_config(written, package_layout(written)) == config

@@ -1,4 +1,4 @@
-"""Text encoders of other programs compute here what they compute there."""
+"""Text encoders of other programs give the same states here as there."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ Arrays = dict[str, np.ndarray]
 def borrowed(
     folder: Path, text_length: int, **decoder: Any
 ) -> tuple[Transformer, Params, list[str]]:
-    """A tiny model with the text encoder of the folder."""
+    """A tiny model with the folder's text encoder, its parameters, and the printed lines."""
     values = json.loads((folder / "config.json").read_text())
     layout = encoders.layout_of(values)
     theirs = layout.read(values)
@@ -65,13 +65,13 @@ def test_clips_features_are_torchs() -> None:
     features = features / np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(features, found["outputs/text_embeds"], rtol=0, atol=1e-5)
     later = tokens.copy()
-    later[:, t - 1] = 3  # the last token: no other state sees it
+    later[:, t - 1] = 3  # the last token, which no other state can see
     other = np.asarray(jax.jit(model.encode)(params, later, mask))
     np.testing.assert_array_equal(other[:, : t - 1], states[:, : t - 1])
 
 
 def buckets_of_t5(far: int, count: int, most: int) -> int:
-    """The bucket of key − query = far, as section 2.1 of the paper and its code define it."""
+    """The bucket of the distance far = key − query, after section 2.1 of the paper and its code."""
     half = count // 2
     first, far = (half if far > 0 else 0), abs(far)
     exact = half // 2
@@ -82,7 +82,7 @@ def buckets_of_t5(far: int, count: int, most: int) -> int:
 
 
 def numpy_t5(folder: Path, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The states of one text [t], head by head, in float64."""
+    """T5's states of one text [t], head by head, in float64."""
     said = json.loads((folder / "config.json").read_text())
     w = {k: v.astype(float) for k, v in load_file(folder / "model.safetensors").items()}
     heads, count = said["num_heads"], said["relative_attention_num_buckets"]
@@ -125,7 +125,7 @@ def numpy_t5(folder: Path, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("word", ["relu", "gated-gelu"])
 def test_t5s_states_are_numpys(word: str, tmp_path: Path) -> None:
     write_t5(tmp_path, feed_forward_proj=word)
-    t = 40  # beyond the largest distance that has a bucket of its own
+    t = 40  # beyond the largest distance with a separate bucket
     model, params, lines = borrowed(tmp_path, t, dim=T5["d_model"], num_heads=4)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, T5["vocab_size"], (2, t))
@@ -159,7 +159,7 @@ def test_another_width_is_joined_by_one_projection(tmp_path: Path) -> None:
 
 
 def test_an_encoder_leaves_nothing_to_the_decoders_settings() -> None:
-    """Else it would compute something else in a model of other switches."""
+    """Otherwise it would compute something else in a model with other settings."""
     for folder in (BART, CLIP):
         values = json.loads((folder / "config.json").read_text())
         theirs = encoders.layout_of(values).read(values)

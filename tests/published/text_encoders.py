@@ -1,4 +1,4 @@
-"""A tiny T5 with random weights, written as transformers saves it."""
+"""Writes a tiny T5 with random weights, in the format of transformers."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ T5: dict[str, Any] = {
 
 
 def write_t5(folder: Path, **changes: Any) -> Path:
-    """The folder with config.json and model.safetensors, the decoder's arrays among them."""
+    """Write config.json and model.safetensors, with the decoder's arrays."""
     said = {**T5, **changes}
     rng = np.random.default_rng(7)
     dim, hidden, heads = said["d_model"], said["d_ff"], said["num_heads"]

@@ -1,4 +1,4 @@
-"""No metric changes with the micro-batches and devices that a batch is dealt to."""
+"""Metrics do not depend on how a batch is divided among micro-batches and devices."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""What processes compare when they meet. Two real ones are in tests/entry/test_processes.py."""
+"""What processes compare when they meet. tests/entry/test_processes.py has real processes."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_what_differs_is_named_against_process_0() -> None:
 
 
 def two_processes(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
-    """As if another process had that text."""
+    """Pretend that another process has the text `other`."""
 
     def gather(own: np.ndarray) -> np.ndarray:
         data = np.frombuffer(other.encode(), np.uint8)

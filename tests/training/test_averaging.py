@@ -1,4 +1,4 @@
-"""Schedule-free AdamW: against its definition, evaluated at its average, from other weights."""
+"""Schedule-free AdamW: equal to its definition, evaluated at its average, started from weights."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ OPTIM = OptimConfig(
 
 
 def published(start: Any, steps: int) -> tuple[Any, Any]:
-    """y and x after some updates of the recipe, by Defazio et al. 2024, in float64."""
+    """y and x after `steps` updates of the recipe, after Defazio et al. 2024, in float64."""
     x = z = y = np.array(start, np.float64)
     square, total = np.zeros_like(y), 0.0
     for n in range(steps):
@@ -72,7 +72,7 @@ EVALUATED = dataclasses.replace(
 def test_weights_and_their_average_are_the_published_ones_and_the_average_is_evaluated(
     tmp_path: Path,
 ) -> None:
-    """Weight decay is for kernels; the recipe's one vector has none."""
+    """Weight decay is for kernels only; the recipe's one vector gets none."""
     state = run(tmp_path, 9, EVALUATED)
     y, x = published(np.zeros(3), 9)
     np.testing.assert_allclose(state.params["x"], y, rtol=1e-4)
@@ -84,7 +84,7 @@ def test_weights_and_their_average_are_the_published_ones_and_the_average_is_eva
 
 
 def test_it_starts_from_other_weights(tmp_path: Path) -> None:
-    """Not from the random ones that they replace."""
+    """It must not start from the random weights that they replace."""
     start = np.array([3.0, -2.0, 1.0], np.float32)
 
     def weights(path: str, fresh: Any) -> tuple[Any, list[str]]:

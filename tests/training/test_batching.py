@@ -1,4 +1,4 @@
-"""Batches that grow: which examples they have, and in which parts devices take them."""
+"""Growing batches: their examples, and their division among devices."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_wherever_in_the_ramp() -> 
         micro_batch_size(later, devices())
 
 
-def test_examples_left_out_are_not_counted(tmp_path: Path) -> None:
+def test_skipped_examples_are_not_counted(tmp_path: Path) -> None:
     skips = Skips(tmp_path / "skips.json")
     skips.skip(2, 4, 0, "by hand")
     skips.skip(9, 12, 0, "by hand")
@@ -123,7 +123,9 @@ def test_examples_left_out_are_not_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [{"skip_batches": ("2:3",)}, {"on_spike": "rollback"}])
-def test_examples_are_no_clock_where_batches_of_a_ramp_are_left_out(more: dict[str, Any]) -> None:
+def test_a_schedule_in_examples_is_refused_if_batches_of_a_ramp_are_skipped(
+    more: dict[str, Any],
+) -> None:
     optim, ramp = OptimConfig(schedule_unit="examples"), ("10:64",)
     message = "optim counts examples .* use --optim.schedule_unit=updates with lengths in updates"
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Event files hold what was logged, in TensorBoard's format; no fault of theirs ends a run."""
+"""Event files hold the logged values in TensorBoard's format. Errors in writing them end no run."""
 
 import math
 import struct
@@ -15,7 +15,7 @@ ON = TrackerConfig(tensorboard=True)
 
 
 def events(run: Path) -> list[Event]:
-    """All records of all files: TFRecords of a length, its checksum, the data, its checksum."""
+    """All events of all files. A TFRecord is a length, its checksum, the data, their checksum."""
     found = []
     for path in sorted((run / "tensorboard").iterdir()):
         data = path.read_bytes()
@@ -32,7 +32,7 @@ def test_rows_and_pictures_are_written(tmp_path: Path) -> None:
     board = Board(ON, tmp_path, 0)
     board.log({"step": 7, "train/loss": 2.5, "examples": 56, "bad": math.nan, "no": None}, 7)
     board.image("grid", picture, 7)
-    version, row, image = events(tmp_path)  # there before it is closed
+    version, row, image = events(tmp_path)  # readable before the file is closed
     board.close()
     assert version.file_version == "brain.Event:2"
     numbers = {value.tag: value.simple_value for value in row.summary.value}
@@ -43,7 +43,7 @@ def test_rows_and_pictures_are_written(tmp_path: Path) -> None:
 
 
 def test_rows_that_were_taken_back_are_not_shown(tmp_path: Path) -> None:
-    """TensorBoard drops rows from the step on at which a later session starts."""
+    """TensorBoard drops rows from the step at which a later session starts."""
     board = Board(ON, tmp_path, 0)
     board.rewind(20)
     board.close()

@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit, and only into what it fits."""
+"""A saved state is restored bit for bit, and only into a state of the same shapes."""
 
 import itertools
 import os
@@ -35,7 +35,7 @@ def state_of(width: int, step: int = 0, dtype: str = "float16") -> TrainState:
 
 @pytest.fixture(params=["folder", "objects", *(["given"] if "PASTEL_STORE" in os.environ else [])])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder, the same as an object store, and PASTEL_STORE, such as s3://bucket/tests."""
+    """A folder, the same folder as an object store, and PASTEL_STORE, such as s3://bucket/tests."""
     if request.param == "given":
         return f"{os.environ['PASTEL_STORE']}/{secrets.token_hex(4)}"
     return {"folder": "", "objects": "file://"}[request.param] + str(tmp_path)
@@ -52,7 +52,7 @@ def assert_same(found: TrainState | None, expected: TrainState) -> None:
 
 
 def swap_arrays(folder: Path) -> None:
-    """Damage that only digests see: the parameters of one step in another."""
+    """Damage that only digests detect: parameters of one step in another."""
     if not folder.joinpath("2").is_dir():
         pytest.skip("files on this disk are swapped")
     (folder / "2" / "params").rename(folder / "old")
@@ -105,7 +105,7 @@ def test_averages_a_guard_and_a_loss_scale_may_begin_and_end_within_a_run(place:
 def test_training_waits_for_a_small_save_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_below: int, is_waited_for: bool
 ) -> None:
-    """So that a kill loses no more than the updates since the last save."""
+    """A kill then loses only the updates since the last save."""
     monkeypatch.setattr(checkpoint, "WAIT_BELOW", wait_below)
     events: list[str] = []
 
@@ -165,7 +165,7 @@ def test_a_damaged_step_is_named_and_the_one_before_is_taken(tmp_path: Path, pla
         assert [event for event, _ in told] == ["fallback", "fallback"]
         assert "/2 is damaged: params/a/kernel has other bits than were saved" in told[0][1]
         assert "\n" not in told[0][1]
-        checkpoints.save(state_of(4, step=2), {})  # the number is free again
+        checkpoints.save(state_of(4, step=2), {})  # the step can be saved again
         checkpoints.finish()
         assert_same(checkpoints.restore(state_of(4), 2), state_of(4, step=2))
     assert (tmp_path / "aside-2").is_dir()
@@ -195,7 +195,7 @@ def test_parameters_alone_are_checked_too(tmp_path: Path, place: str) -> None:
         found = checkpoints.newest_params(state_of(4).params)
     assert found is not None
     assert found[0] == 0
-    assert steps_in(place) == {0, 1, 2}  # a reader leaves them as they are
+    assert steps_in(place) == {0, 1, 2}  # a reader does not change them
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "bool", "uint32"])
@@ -236,7 +236,7 @@ def test_only_the_newest_and_the_best_are_kept(place: str) -> None:
 
 
 def test_a_pipe_in_a_step_is_not_waited_for(tmp_path: Path) -> None:
-    """Neither where its JSON nor where its arrays are, nor in what orbax notes for itself."""
+    """Neither in place of its JSON, nor of its arrays, nor of orbax's own files."""
     with Checkpoints(tmp_path / "a", CheckpointConfig()) as checkpoints:
         for step in (1, 2):
             checkpoints.save(state_of(4, step=step), {})

@@ -1,4 +1,4 @@
-"""Each way a process ends has its own exit code. Whole runs are in tests/entry."""
+"""Each way in which a process ends has its own exit code. tests/entry has whole runs."""
 
 import re
 import signal

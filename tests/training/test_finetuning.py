@@ -1,4 +1,5 @@
-"""Weights of another run: what fits is taken, tables may grow or shrink, the rest is refused."""
+"""Weights of another run: equal shapes are copied, tables may grow or shrink, others are
+refused."""
 
 import numpy as np
 import pytest

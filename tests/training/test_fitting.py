@@ -1,4 +1,4 @@
-"""The largest micro-batch that a device has room for."""
+"""Finding the largest micro-batch that fits into a device's memory."""
 
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.devices.fitting import available_memory, compile_memory, divisors,
 from training.update.state import TrainState
 from training.update.step import Step, make_train_step
 
-WIDTH = 4096  # numbers that an example takes on its way
+WIDTH = 4096  # activations per example
 PLAN = BatchPlan(32, ((5, 96),))
 both = pytest.mark.parametrize("mode", ["pmap", "mesh"])
 
@@ -56,7 +56,7 @@ def devices_in(mode: ParallelMode) -> Devices:
 
 
 def need(devices: Devices, size: int) -> int:
-    """Bytes a device, for that micro-batch."""
+    """Bytes per device that this micro-batch needs."""
     state, step = parallel.shapes(create, devices), make_step(devices, [], size)
     return sum(compile_memory(step, state, batch(96), devices).values())
 
@@ -130,7 +130,7 @@ def write(folder: Path, **files: object) -> None:
         ("0::/job/step", "job/step", "memory__max", "memory__current", "inactive_file"),
         (
             "4:memory:/job/step",
-            "memory/job",  # a limit of the group around
+            "memory/job",  # a limit of the enclosing group
             "memory__limit_in_bytes",
             "memory__usage_in_bytes",
             "total_inactive_file",

@@ -1,4 +1,4 @@
-"""Fine-tuning a part costs what that part costs, and is judged by that part."""
+"""Fine-tuning a part: frozen parameters cost no gradient, and norms are of the trained part."""
 
 import dataclasses
 from collections.abc import Callable
@@ -40,8 +40,8 @@ def compose(
     micro_batches: int = 1,
     devices: int = 1,
 ) -> tuple[Step, Callable[[], TrainState]]:
-    """An update. `is_held`: frozen parameters are stopped in the loss, the definition of what a
-    frozen part should cost."""
+    """An update, and a function that creates its state. `is_held`: the loss stops the gradient of
+    frozen parameters; this defines the cost that a frozen part should have."""
     model = transformer.build(config)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     plain = LossConfig(caption_dropout=0.0)
@@ -71,7 +71,7 @@ def compose(
 
 
 def cost(step: Step, create: Callable[[], TrainState], config: ModelConfig) -> tuple[float, int]:
-    """Operations, and bytes of temporaries, of a compiled update."""
+    """FLOPs, and bytes of temporaries, of a compiled update."""
     shapes = jax.eval_shape(create)
     compiled = jax.jit(step, donate_argnums=0).lower(shapes, batch_of(config)).compile()
     costs: Any = compiled.cost_analysis()

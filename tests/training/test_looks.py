@@ -1,5 +1,5 @@
-"""What training.observe shows, against NumPy on a quadratic whose gradients and Hessian are known;
-the same on any devices for the same parts of the batch."""
+"""The values of training.observe equal NumPy's on a quadratic with known gradients and Hessian, on
+any devices for the same parts of the batch."""
 
 from functools import cache
 from typing import Any
@@ -24,8 +24,8 @@ RATE, SIZE, PARTS = 0.1, 6, 4
 HALF = np.random.default_rng(0).normal(size=(SIZE, SIZE))
 HESSIAN = np.float32(HALF @ HALF.T / SIZE + np.eye(SIZE))
 TARGETS: Any = np.float32(1.0 + np.random.default_rng(1).normal(size=(2 * PARTS, SIZE)))
-"""Rows 2i and 2i + 1 are part i."""
-ORDERS = {  # micro-batches of a device → rows, such that its parts are those of TARGETS
+"""Rows 2i and 2i + 1 are part i of the batch."""
+ORDERS = {  # micro-batches per device → order of rows that gives the parts of TARGETS
     4: [0, 2, 4, 6, 1, 3, 5, 7],
     2: [0, 2, 1, 3, 4, 6, 5, 7],
     1: [0, 1, 2, 3, 4, 5, 6, 7],
@@ -39,7 +39,7 @@ def loss(params: Any, batch: Any, keys: Any, context: Any) -> tuple[jax.Array, d
 
 @cache
 def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
-    """The row of the first update, which is due."""
+    """The logged row of the first update, at which all observables are due."""
     devices = find_devices(config)
     optimizer = make_optimizer(OptimConfig(name="sgd", beta1=0.0, clip_norm=0.0))
     step = make_train_step(
@@ -65,7 +65,7 @@ def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
 
 
 def parts() -> np.ndarray:
-    """Gradients of the parts at 0, in float64."""
+    """The gradients of the parts at parameters 0, in float64."""
     means = np.float64(TARGETS).reshape(PARTS, 2, SIZE).mean(1)
     return -means @ np.float64(HESSIAN)
 
@@ -96,7 +96,7 @@ def test_noise_scale_gsnr_norm_and_inner_product_tests_are_numpy_s() -> None:
 
 
 def test_alpha_is_that_of_the_parabola_along_the_update() -> None:
-    """The loss is a parabola: the bottom lies at g·g / g·Hg of the gradient's length."""
+    """The loss is a parabola: its minimum is at g·g / g·Hg of the gradient's length."""
     gradient = parts().mean(0)
     bottom = gradient @ gradient / (gradient @ np.float64(HESSIAN) @ gradient)
     found = seen(ParallelConfig(devices=1), 4)["look/alpha"]
@@ -104,7 +104,8 @@ def test_alpha_is_that_of_the_parabola_along_the_update() -> None:
 
 
 def test_the_top_eigenvalue_is_numpy_s_and_the_trace_is_near_it() -> None:
-    """Hutchinson's estimate of 4 vectors has a known deviation: √(2 Σ offdiagonal² / 4)."""
+    """Hutchinson's estimate from 4 vectors has a known standard deviation: √(2 Σ offdiagonal² /
+    4)."""
     row = seen(ParallelConfig(devices=1), 4)
     largest = np.linalg.eigvalsh(np.float64(HESSIAN))[-1]
     np.testing.assert_allclose(row["look/hessian_top"], largest, rtol=1e-3)

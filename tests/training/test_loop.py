@@ -1,4 +1,4 @@
-"""The loop: one row per update, hooks when they are due, a stop that is granted."""
+"""The loop: one row per update, hooks when they are due, and a stop on request."""
 
 import itertools
 import json
@@ -104,7 +104,7 @@ def test_a_wish_to_stop_is_granted_after_the_update_and_saved() -> None:
 
 @pytest.mark.parametrize("place", ["batch", "hook", "record"])
 def test_an_error_is_raised_once_the_state_before_it_is_kept(place: str) -> None:
-    """The rows until then are recorded; an error before the first update leaves nothing to keep."""
+    """Rows up to then are recorded. An error before the first update leaves nothing to save."""
     rows: list[int] = []
     kept: list[tuple[int, int]] = []
 
@@ -244,7 +244,7 @@ def test_a_stop_before_the_first_update_trains_and_saves_nothing() -> None:
 
 
 def test_a_stop_while_a_larger_batch_is_compiled_does_not_wait_for_it() -> None:
-    """The step is saved without what `between` made of it, and the process may end."""
+    """The step is saved without the result of `between`, and the process may end."""
     events: list[tuple[str, int]] = []
 
     class Watched(StopSignal):

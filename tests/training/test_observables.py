@@ -1,4 +1,4 @@
-"""Observables: named values of an update, when they are due, the same on any devices."""
+"""Observables: named values of an update, computed when due, the same on any devices."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A run is the same on any devices, however they are arranged; and how arrays are cut."""
+"""A run is the same on any devices in any arrangement; and the sharding of arrays."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -114,7 +114,7 @@ def test_a_run_goes_on_under_another_mode() -> None:
 
 @cache
 def evaluated(config: ParallelConfig, size: int) -> float:
-    """The mean loss of 13 rows, `size` of them at a time."""
+    """The mean loss of 13 rows, in batches of `size`."""
     devices, create, _ = program(config)
     loss = make_eval_loss(transformer.build(MODEL))
     rows = np.arange(13)
@@ -157,7 +157,7 @@ def test_each_device_evaluates_its_rows_only(config: ParallelConfig) -> None:
     assert seen == [8 // devices.num_shares] * len(devices)
 
 
-def test_a_state_on_a_mesh_is_cut_and_its_memory_given_on() -> None:
+def test_a_state_on_a_mesh_is_sharded_and_donated() -> None:
     devices, create, run = program(FSDP)
     state = parallel.create(create, devices)
     kernel = state.params["decoder"]["run0"]["mlp"]["up"]["kernel"]
@@ -180,14 +180,18 @@ def test_a_state_on_a_mesh_is_cut_and_its_memory_given_on() -> None:
         ("params/decoder/run0/mlp/up/bias", (2, 16), P(None, "tensor")),
         ("params/encoder/run0/mlp/mid_norm/scale", (2, 16), P(None, None)),
         ("params/text_embedding/tokens", (32, 8), P("tensor", "fsdp")),
-        ("params/image_embedding/tokens", (21, 8), P(None, "tensor")),  # 21 rows are not even
+        (
+            "params/image_embedding/tokens",
+            (21, 8),
+            P(None, "tensor"),
+        ),  # 21 rows cannot be divided evenly
         ("params/text_embedding/positions", (6, 8), P(None, "fsdp")),
         ("params/head/kernel", (8, 20), P("fsdp", "tensor")),
         ("params/encoder_norm/scale", (8,), P(None)),
         ("step", (), P()),
     ],
 )
-def test_arrays_are_cut_by_the_rules(path: str, shape: tuple, spec: P) -> None:
+def test_arrays_are_sharded_by_the_rules(path: str, shape: tuple, spec: P) -> None:
     assert sharding.partition(path, shape, {"data": 1, "fsdp": 4, "tensor": 2}) == spec
 
 

@@ -1,4 +1,4 @@
-"""The compiled update holds its state once, and of a batch no more than a micro-batch at a time."""
+"""The compiled update holds its state once, and the activations of one micro-batch at a time."""
 
 import math
 from dataclasses import replace
@@ -45,7 +45,7 @@ named = partial(pytest.mark.parametrize, "config", ids=lambda c: f"{c.mode}-{c.d
 
 
 def bytes_of(tree: Any) -> int:
-    """On one device."""
+    """Bytes of a tree on one device."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
@@ -54,8 +54,8 @@ def bytes_of(tree: Any) -> int:
 def measured(
     config: ParallelConfig, rows: int, micro_batches: int, clip_norm: float = 1.0
 ) -> tuple[Any, Any, int]:
-    """What the compiled update takes of a device, the shapes of its state, and bytes of its part of
-    the batch."""
+    """The compiled update's memory on a device, the shapes of its state, and the bytes of the
+    device's part of the batch."""
     devices = find_devices(config)
     optim = OptimConfig(warmup_steps=1, clip_norm=clip_norm)
     model = transformer.build(MODEL)
@@ -103,7 +103,7 @@ def test_memory_grows_with_the_micro_batch_only(config: ParallelConfig) -> None:
 def test_one_device_holds_gradients_once_and_once_more_to_clip_them(
     clip_norm: float, most: float
 ) -> None:
-    """Beside activations, of which one row has few."""
+    """Activations are added; one row has few."""
     found, state, _ = measured(ONE, 1, 1, clip_norm)
     assert found.temp_size_in_bytes < most * bytes_of(state.params)
 
@@ -113,7 +113,9 @@ def test_weights_that_one_device_cannot_hold_are_not_drawn_with(
 ) -> None:
     config = Config(model=MODEL)
     model, size = transformer.build(MODEL), transformer.count_params(MODEL)
-    need = 2 * 4 * size + 3 * 4 * size // 4  # twice whole, and a quarter of weights and AdamW's
+    need = (
+        2 * 4 * size + 3 * 4 * size // 4
+    )  # two whole copies, and a quarter of weights and AdamW's state
     for config_of_devices, room, fits in [
         (FSDP, 1.1 * need, True),
         (FSDP, 0.9 * need, False),

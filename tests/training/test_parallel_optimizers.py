@@ -1,4 +1,4 @@
-"""SOAP and schedule-free AdamW on several devices are those on one."""
+"""SOAP and schedule-free AdamW give the same updates on several devices as on one."""
 
 from collections.abc import Callable
 from functools import partial
@@ -66,15 +66,16 @@ SHAPES = {
 
 
 def gradients(n: int) -> Any:
-    """The same on every device: a basis turns by far more than the rounding of its gradients."""
+    """Gradients that are bit-equal on every device: rounding differences would be amplified, as a
+    basis turns by far more than the rounding of its gradients."""
     rng = np.random.default_rng(n)
     draw = lambda shape: np.float32(rng.normal(size=shape))  # noqa: E731
     return jax.tree.map(draw, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def descend(config: ParallelConfig, finish: Callable[[Any], Any]) -> Any:
-    """The last of some directions of SOAP, whose jobs are dealt to those devices; `finish` sees
-    the state that it left."""
+    """The last of several SOAP directions, with the jobs shared by those devices. `finish` receives
+    the final state."""
     devices = find_devices(config)
     rule = soap(SoapConfig(block_size=8, basis_every=2), spread=parallel.spread(devices))
     update: Callable[..., Any] = rule.update

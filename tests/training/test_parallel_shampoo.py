@@ -1,4 +1,5 @@
-"""Shampoo on several devices is Shampoo on one, and each device computes its share of the roots."""
+"""Shampoo gives the same updates on several devices as on one; each computes a share of the
+roots."""
 
 import os
 import re
@@ -26,8 +27,8 @@ ROOT = Path(__file__).parent.parent.parent
 ROWS, DIM, WIDE, CLASSES, STEPS, RATE = 8, 16, 24, 20, 10, 2e-3
 BLOCK = 8
 MATRICES = 58
-"""Statistics of 8 × 8: two of each of the 12 blocks of two layers' two kernels, and of the head's 4
-whole blocks; one of each of its 2 blocks of 8 × 4."""
+"""Number of 8 × 8 statistics: two for each of the 12 blocks in the two kernels of two layers, two
+for each of the head's 4 full blocks, one for each of its 2 blocks of 8 × 4."""
 SHAMPOO = ShampooConfig(block_size=BLOCK, merge_dims=0, roots_every=3, start_step=2, min_rank=2)
 ONE = ParallelConfig(devices=1)
 PMAP = ParallelConfig()
@@ -40,7 +41,7 @@ named = partial(pytest.mark.parametrize, "config", ids=lambda c: f"{c.mode}-{c.f
 
 
 def init(key: jax.Array) -> Any:
-    """A stack of two feed-forwards between an embedding and a head, named as the model's are."""
+    """Parameters of an embedding, two stacked feed-forwards and a head, with the model's names."""
     shapes = {
         "text_embedding": {"tokens": (CLASSES, DIM)},
         "encoder": {
@@ -73,7 +74,7 @@ def batch_at(step: int) -> dict[str, np.ndarray]:
 
 @cache
 def compiled(config: ParallelConfig) -> tuple[Devices, TrainState, Any]:
-    """The devices, the state before the first update, on the host, and the update."""
+    """The devices, the initial state on the host, and the compiled update."""
     devices = find_devices(config)
     optim = OptimConfig(
         name="shampoo", learning_rate=RATE, warmup_steps=0, decay_fraction=0.0, shampoo=SHAMPOO
@@ -101,7 +102,7 @@ def trained(config: ParallelConfig) -> TrainState:
 
 
 def distance(a: TrainState, b: TrainState) -> tuple[float, float]:
-    """Relative L2 of the parameters' difference, and its largest entry."""
+    """The relative L2 norm, and the largest entry, of the parameters' difference."""
     pairs = list(zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True))
     square = sum(np.square(x - y).sum() for x, y in pairs)
     size = sum(np.square(x).sum() for x, _ in pairs)
@@ -120,7 +121,7 @@ def test_ten_steps_are_the_same_as_on_one_device(config: ParallelConfig) -> None
 
 @named([ONE, *EVERY])
 def test_each_device_computes_its_share_of_the_roots(config: ParallelConfig) -> None:
-    """By the products in the loops of the program that each device runs."""
+    """Counts the products in the loops of the program that each device runs."""
     devices, _, update = compiled(config)
     lines = [line for line in update.as_text().splitlines() if "/cond/" in line]
     products = [re.search(r"= f32\[(\d+),8,8\]\S* dot\(.*/while/body/", one) for one in lines]
@@ -129,7 +130,7 @@ def test_each_device_computes_its_share_of_the_roots(config: ParallelConfig) -> 
 
 
 @named(EVERY)
-def test_matrices_are_cut_as_far_as_the_mesh_goes(config: ParallelConfig) -> None:
+def test_matrices_are_sharded_over_all_of_the_mesh(config: ParallelConfig) -> None:
     devices, start, _ = compiled(config)
     state = parallel.place(start, devices)
     kept = state.opt_state[1].statistics["encoder"]["run0"]["mlp"]["up"]["kernel"][0][0]
@@ -138,7 +139,7 @@ def test_matrices_are_cut_as_far_as_the_mesh_goes(config: ParallelConfig) -> Non
 
 @pytest.mark.parametrize("name", ["FSDP", pytest.param("ALL", marks=pytest.mark.slow)])
 def test_the_compiler_finds_no_arrays_that_it_must_copy_whole(name: str) -> None:
-    """It warns of them on stderr, unless it finds its work done in the cache."""
+    """The compiler warns of them on stderr, unless the program comes from the cache."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "0", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     done = subprocess.run(
         [sys.executable, "-c", f"from {__name__} import {name}, compiled; compiled({name})"],

@@ -1,4 +1,4 @@
-"""What a process does at a word of another one. Whole runs of two are in tests/entry and drills."""
+"""How a process reacts to another one's messages. tests/entry and tests/drills have whole runs."""
 
 import contextlib
 import signal
@@ -13,12 +13,12 @@ from training.devices import peers
 
 
 class EndedError(Exception):
-    """Instead of the end of this process."""
+    """Raised in place of ending this process."""
 
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Signals that the process sends itself, and the status with which it ends."""
+    """Records the signals that the process sends to itself, and its exit status."""
     found: list[object] = []
 
     def end(status: int) -> None:
@@ -34,7 +34,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def hear(word: bytes) -> None:
-    """Listen to a line on which another process says that and is gone."""
+    """Listen to a connection on which another process sends this word and closes."""
     here, there = socket.socketpair()
     with here, there:
         there.sendall(word)
@@ -103,7 +103,7 @@ def test_an_error_that_all_have_ends_each_by_its_own(
     done: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "GRACE_SECONDS", 5)
-    threading.Timer(0.05, peers._is_over.set).start()  # as its own error does
+    threading.Timer(0.05, peers._is_over.set).start()  # as its own error would
     try:
         hear(b"")
     finally:

@@ -33,7 +33,7 @@ SGD = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, weight_decay=0.0))
 def model_loss(
     params: dict, batch: dict, keys: Any, context: LossContext
 ) -> tuple[jax.Array, dict]:
-    """Minimised over x: (x − t)² / 2 + x·y, with the critic's y as it is."""
+    """The model minimises (x − t)² / 2 + x·y over x, with the critic's y fixed."""
     x, y = params["x"], context.players["critic"]["y"]
     return (0.5 * jnp.square(x[None] - batch["target"])).mean() + (x * y).mean(), {}
 
@@ -41,7 +41,7 @@ def model_loss(
 def critic_loss(
     params: dict, batch: dict, keys: Any, context: LossContext
 ) -> tuple[jax.Array, dict]:
-    """Maximises x·y − y² / 2 over y."""
+    """The critic maximises x·y − y² / 2 over y."""
     x, y = context.players[MODEL]["x"], params["y"]
     return (0.5 * jnp.square(y)).mean() - (x * y).mean(), {"gap": jnp.abs(x - y).mean()}
 
@@ -112,7 +112,7 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
         held = parallel.on_first_device((state.params, state.players["critic"].params))
         np.testing.assert_allclose(held[0]["x"], x, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(held[1]["y"], y, rtol=1e-5, atol=1e-6)
-    assert set(parallel.on_first_device(state.ema)) == {"x"}  # averages are of the model alone
+    assert set(parallel.on_first_device(state.ema)) == {"x"}  # only the model is averaged
 
 
 @pytest.mark.parametrize("who", ["model", "critic"])
@@ -170,7 +170,7 @@ def test_the_room_that_is_checked_has_a_place_for_players(
 
 
 def run(folder: Path, steps: int, recipe: Recipe = RECIPE) -> TrainState:
-    """The state after so many updates, saved every 5."""
+    """The state after `steps` updates, saved every 5."""
     config = RunConfig(
         output_dir=str(folder),
         optim=OptimConfig(learning_rate=1e-2, warmup_steps=0, decay_fraction=0.0, ema_decay=0.9),

@@ -1,4 +1,4 @@
-"""What weights are kept in, and how exact products are."""
+"""The data type of stored weights, and the precision of products."""
 
 import re
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[j
 def make(
     settings: TrainingConfig, optimizer: optax.GradientTransformation | None = None
 ) -> tuple[Callable[..., Any], TrainState, dict[str, jax.Array]]:
-    """An update in two micro-batches, the state before it, and its batch."""
+    """An update with two micro-batches, the state before it, and its batch."""
     optimizer = optimizer or make_optimizer(OptimConfig())
     step = make_train_step(
         loss,
@@ -115,7 +115,7 @@ def test_what_needs_no_rounding_stays() -> None:
 def test_updates_too_small_for_a_weight_add_up() -> None:
     kept = jnp.ones(1000, HALF)
     for n in range(100):
-        exact = kept.astype(jnp.float32) + 2e-4  # a fortieth of what it can tell apart
+        exact = kept.astype(jnp.float32) + 2e-4  # a fortieth of its rounding step
         kept = round_like(exact, kept, jax.random.fold_in(KEY, n))
     assert float(kept.astype(jnp.float32).mean()) == pytest.approx(1.02, abs=0.003)
     assert (jnp.ones(1, HALF) + HALF(2e-4) == 1).all()

@@ -1,4 +1,4 @@
-"""Processes find each other by what their launcher says, or by flags. Whole runs of several are in
+"""Processes find each other by their launcher's variables or by flags. Whole runs are in
 tests/entry/test_processes.py."""
 
 import socket
@@ -37,8 +37,8 @@ def by_hand(**flags: Any) -> ParallelConfig:
         ({}, by_hand(process_id=0), Meeting("a:1", 4, 0)),
         ({}, by_hand(num_processes=1, process_id=0), None),
         (SLURM, ParallelConfig(), Meeting(None, 8, 3)),
-        (SLURM, ParallelConfig(num_processes=1), None),  # runs of their own under one srun
-        (POD, ParallelConfig(num_processes=1), None),  # or in one indexed Job
+        (SLURM, ParallelConfig(num_processes=1), None),  # separate runs under one srun
+        (POD, ParallelConfig(num_processes=1), None),  # separate runs in one indexed Job
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ParallelConfig(), None),
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ParallelConfig(), None),  # no srun
         (MPI, ParallelConfig(), Meeting(None, 2, 1)),
@@ -61,10 +61,12 @@ def test_the_first_pod_of_a_job_is_the_coordinator(monkeypatch: pytest.MonkeyPat
 
 def test_what_jax_finds_by_itself_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name)
-    assert find(ParallelConfig(), POD) == Meeting(None, None, None)  # by the package kubernetes
+    assert find(ParallelConfig(), POD) == Meeting(
+        None, None, None
+    )  # jax uses the package kubernetes
     assert find(ParallelConfig(), {}) is None
     monkeypatch.setattr(processes.glob, "glob", lambda pattern: ["/dev/accel0"])
-    assert find(ParallelConfig(), {}) == Meeting(None, None, None)  # by libtpu
+    assert find(ParallelConfig(), {}) == Meeting(None, None, None)  # jax uses libtpu
     assert find(ParallelConfig(), {"JAX_PLATFORMS": "cpu"}) is None
 
 
@@ -99,7 +101,7 @@ def test_one_process_needs_nobody() -> None:
 @pytest.mark.parametrize(
     ("environ", "visible", "told"),
     [
-        ({}, "3", ""),  # no launcher: jax's word stands
+        ({}, "3", ""),  # no launcher: jax decides
         ({**SLURM, "SLURM_STEP_NUM_NODES": "8", "SLURM_GPUS_ON_NODE": "8"}, "all", ""),
         ({**SLURM, "SLURM_NNODES": "4", "SLURM_GPUS_ON_NODE": "8"}, "3", "8 GPUs and 2 processes"),
         ({**SLURM, "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "8"}, "3", ""),

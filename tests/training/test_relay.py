@@ -1,4 +1,4 @@
-"""The relay to jax's coordinator. Whole runs of which process 0 dies are in tests/drills."""
+"""The relay to jax's coordinator. tests/drills has whole runs in which process 0 dies."""
 
 import importlib
 import os
@@ -21,14 +21,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def far() -> Iterator[socket.socket]:
-    """The socket of a coordinator."""
+    """A coordinator's listening socket."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(10)
         yield server
 
 
 def meet(far: socket.socket, lost: threading.Event) -> tuple[socket.socket, socket.socket]:
-    """jax's end of a relayed connection, and the coordinator's."""
+    """Both ends of a relayed connection: jax's and the coordinator's."""
     address = relay.open_relay(f"localhost:{far.getsockname()[1]}", lost.set)
     host, _, port = address.rpartition(":")
     near = socket.create_connection((host, int(port)), 10)
@@ -51,7 +51,7 @@ def test_a_coordinator_that_is_gone_is_reported_and_kept_from_jax(far: socket.so
         there.close()
         assert lost.wait(10)
         near.settimeout(0.2)
-        with pytest.raises(TimeoutError):  # its end is still open
+        with pytest.raises(TimeoutError):  # jax's end is still open
             near.recv(1)
 
 
@@ -82,8 +82,8 @@ SCRIPT = """
 
 @pytest.mark.slow
 def test_jax_does_not_abort_when_process_0_dies() -> None:
-    """Before the processes have connections of their own, and after. Slow: on a loaded machine
-    jax's heartbeat can fail before the relay has ended the process."""
+    """It may die before or after the processes are connected to each other. Marked slow: on a
+    loaded machine jax's heartbeat can fail before the relay has ended the process."""
     words = [sys.executable, "-c", textwrap.dedent(SCRIPT), f"localhost:{free_port()}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     both = [

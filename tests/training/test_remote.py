@@ -1,6 +1,6 @@
-"""An object store: whole steps only, any layout, and what is said when it does not answer.
+"""An object store: only complete steps count, any sharding is read, and a silent store is reported.
 
-PASTEL_STORE=s3://BUCKET/tests pytest tests/training/test_checkpoint.py    with a real one as well
+PASTEL_STORE=s3://BUCKET/tests pytest tests/training/test_checkpoint.py    tests a real one, too
 """
 
 import socket
@@ -115,6 +115,6 @@ def test_a_store_that_does_not_answer_is_no_damage(
             s3.finish()
         monkeypatch.setattr(s3, "steps", lambda: [1, 2])
         with pytest.raises(remote.UnreachableError, match="s3://bucket/run/ cannot be reached"):
-            s3.newest_params(state_of(4).params)  # and no step is passed over
+            s3.newest_params(state_of(4).params)  # no step is skipped
     assert len(told) == 1
     assert "\n" not in told[0]

@@ -1,4 +1,4 @@
-"""A run's folder is new, or resumed with the same settings, or refused."""
+"""A run's folder is either new, or resumed with the same settings, or refused."""
 
 import errno
 import fcntl
@@ -53,9 +53,11 @@ def test_a_folder_is_new_then_resumed_then_refused_to_others(tmp_path: Path) -> 
     assert runs.open_folder(folder, SETTINGS, load) is None
     starts.write_start(folder, yaml.safe_dump(SETTINGS, sort_keys=False), "1 × cpu")
     other = {**SETTINGS, "model": {"dim": 4}}
-    assert runs.open_folder(folder, other, load) is None  # nothing was trained: change your mind
+    assert (
+        runs.open_folder(folder, other, load) is None
+    )  # nothing was trained yet, so settings may change
     (folder / "checkpoints" / "5").mkdir(parents=True)
-    (folder / "my_drawing.png").touch()  # in a run people put what they like
+    (folder / "my_drawing.png").touch()  # users may add files to a run's folder
     assert runs.open_folder(folder, SETTINGS, load) == {}
     with pytest.raises(ValueError, match=r"model.dim \(was 8, now 16\)"):
         runs.open_folder(folder, {**SETTINGS, "model": {"dim": 16}}, load)
@@ -88,7 +90,7 @@ def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
     ):
         pass
     with runs.sole_user(tmp_path):
-        pass  # it was let go
+        pass  # the lock was released
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
@@ -149,7 +151,7 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_runs_checkpoints_are_refused_and_nothing_is_touched(tmp_path: Path) -> None:
-    """What a wrong checkpoint.folder would do: two runs' metrics in one."""
+    """With a wrong checkpoint.folder two runs' metrics would be mixed."""
     store = str(tmp_path / "store")
     for name, rows in (("one", "1"), ("other", "1 2 3")):
         trained(tmp_path / name)
@@ -190,7 +192,7 @@ def test_a_save_copies_only_what_came_since_the_last_one(tmp_path: Path) -> None
         text += f"row {n}\n" * 100
         history.write_text(text)
         if n == 3:
-            copies = Copies(run, str(store), lambda *_: None)  # of a process that resumes
+            copies = Copies(run, str(store), lambda *_: None)  # as in a process that resumes
         copies.copy()
     parts = sorted((store / "run").glob("metrics.jsonl*"))
     assert [path.stat().st_size for path in parts] == [600] * 5
@@ -203,7 +205,8 @@ def test_a_save_copies_only_what_came_since_the_last_one(tmp_path: Path) -> None
 def test_rows_that_were_taken_back_are_not_copied(
     tmp_path: Path, kept: int, is_resumed: bool
 ) -> None:
-    """By a rollback, after which there may be more rows than before, or by a resume."""
+    """Rows are removed by a rollback, after which there may be more rows than before, or by a
+    resume."""
     run, store = trained(tmp_path / "run"), tmp_path / "store"
     history, text = run / "metrics.jsonl", ""
     copies = Copies(run, str(store), lambda *_: None)

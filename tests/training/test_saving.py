@@ -1,4 +1,4 @@
-"""When checkpoints are written and which are kept: values of a table, a clock by hand."""
+"""When checkpoints are written and which are kept, with given metric values and a manual clock."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ NAN, INF = math.nan, math.inf
 
 
 def kept(values: dict[int, float | None], **config: Any) -> set[int]:
-    """Of steps with these values of eval/a/loss; None for a step that was not evaluated."""
+    """The steps that are kept, for steps with these values of eval/a/loss; None = not evaluated."""
     found = {step: {} if v is None else {"eval/a/loss": v} for step, v in values.items()}
     steps, problem = to_keep(sorted(values), CheckpointConfig(**config), found.__getitem__)
     assert not problem

@@ -1,4 +1,4 @@
-"""What a run does when something happens to it, and that it does the same again."""
+"""How a run reacts to faults, and that a replay reacts in the same way."""
 
 import contextlib
 import dataclasses
@@ -44,7 +44,7 @@ class World:
         self.taken: list[int] = []
 
     def change(self, **settings: Any) -> None:
-        """Other settings, from the next start on."""
+        """Change settings, from the next start on."""
         fixed = {"output_dir": str(self.folder), "optim": OPTIM}
         fixed["parallel"] = ParallelConfig(devices=1)
         self.config = dataclasses.replace(self.config, **{**fixed, **settings})
@@ -96,7 +96,8 @@ def assert_same(one: TrainState, other: TrainState) -> None:
 
 
 def interrupted_at(n: int, error: BaseException) -> Callable[[Any], Any]:
-    """A world that an error interrupts before it takes batch n the first time."""
+    """A function that makes an error interrupt a World before it takes batch n for the first
+    time."""
 
     def interrupt(world: World) -> None:
         original = world.batch_at
@@ -115,13 +116,14 @@ def interrupted_at(n: int, error: BaseException) -> Callable[[Any], Any]:
 
 
 def killed_at(n: int) -> Callable[[Any], Any]:
-    """A world that a kill interrupts before it takes batch n the first time."""
+    """A function that makes a kill interrupt a World before it takes batch n for the first time."""
     return interrupted_at(n, KeyboardInterrupt())
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_run_goes_on_in_an_empty_folder(tmp_path: Path, scheme: str) -> None:
-    """Of another machine, with checkpoints on another disk or in an object store."""
+    """The folder is on another machine; the checkpoints are on another disk or in an object
+    store."""
     training = dataclasses.replace(TRAINING, on_spike="rollback")
     straight = World(tmp_path / "straight", {15: 100.0}, training)
     expected = straight.run()
@@ -154,7 +156,7 @@ def test_what_cannot_be_copied_or_saved_is_told_and_training_goes_on(
     batch_at = world.batch_at
 
     def spoil(position: int) -> dict[str, np.ndarray]:
-        """Files stand where folders are to be made, from the first update on."""
+        """From the first update on, put files where folders must be made."""
         (tmp_path / "store").mkdir(exist_ok=True)
         (tmp_path / "store" / "run").touch()
         (tmp_path / "store" / "20").touch()
@@ -167,7 +169,7 @@ def test_what_cannot_be_copied_or_saved_is_told_and_training_goes_on(
         assert checkpoints.steps() == [10, 30, 40]
 
 
-def test_no_number_is_skipped_noted_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_nan_is_skipped_and_noted_and_the_run_goes_on(tmp_path: Path) -> None:
     world = World(tmp_path / "run", {5: np.nan, 6: np.inf})
     state = world.run()
     assert world.events() == [("start", 0), ("skip", 6), ("skip", 7), ("end", 40)]
@@ -194,7 +196,7 @@ def test_too_many_bad_updates_end_the_run_with_a_way_out_and_lose_nothing(tmp_pa
     assert saved_steps(world) == {10, 17}
     assert len(world.losses()) == 17
     world.change(training=dataclasses.replace(TRAINING, skip_batches=("12:20",)))
-    state = world.run()  # the batches are left out by hand, and the budget is whole again
+    state = world.run()  # the batches are skipped by hand, and the budget is full again
     assert int(state.step) == 40
     assert ("skip batches", 17) in world.events()
     assert world.taken[-23:] == list(range(20, 43))
@@ -231,7 +233,7 @@ def test_a_state_with_a_nan_is_not_saved_and_what_is_lost_is_counted(
 
 
 def test_what_was_done_before_an_error_is_saved(tmp_path: Path) -> None:
-    """As of a disk with the data that goes away and comes back."""
+    """For example the disk with the data goes away and comes back."""
     straight = World(tmp_path / "straight", {})
     expected = straight.run()
     world = World(tmp_path / "run", {})
@@ -258,7 +260,7 @@ def test_what_an_error_loses_is_counted_if_it_cannot_be_saved(
     assert f"kept: {told}\n" in capsys.readouterr().err
 
 
-def test_a_spike_rolls_back_and_leaves_out_the_batches_around_it(tmp_path: Path) -> None:
+def test_a_spike_rolls_back_and_skips_the_batches_around_it(tmp_path: Path) -> None:
     training = dataclasses.replace(TRAINING, on_spike="rollback")
     world = World(tmp_path / "run", {25: 100.0}, training)
     state = world.run()
@@ -272,7 +274,7 @@ def test_a_spike_rolls_back_and_leaves_out_the_batches_around_it(tmp_path: Path)
     replay = World(tmp_path / "replay", {25: 100.0}, training)
     assert_same(replay.run(), state)
     assert replay.losses() == world.losses()
-    for n in (22, 28, 33):  # before, in the middle, and after
+    for n in (22, 28, 33):  # before, within and after the spike's neighbourhood
         broken = World(tmp_path / f"broken{n}", {25: 100.0}, training)
         killed_at(n)(broken)
         assert_same(broken.run(), state)
@@ -288,7 +290,7 @@ def test_a_spike_before_the_first_checkpoint_is_skipped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on_spike", ["skip", "rollback"])
 def test_a_lasting_level_is_accepted_and_noted(tmp_path: Path, on_spike: OnSpike) -> None:
-    """As after a resume whose settings, or whose data, raise the loss for good."""
+    """For example after a resume whose settings or data raise the loss permanently."""
     training = dataclasses.replace(
         TRAINING, on_spike=on_spike, spike_patience=2, rollback_batches=0, bad_update_budget=5
     )
@@ -333,7 +335,7 @@ def test_rollbacks_have_a_budget(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("spike", "is_forgiven"), [(-975, True), (20, False)])
 def test_rollbacks_of_long_ago_are_forgiven(tmp_path: Path, spike: int, is_forgiven: bool) -> None:
-    """By when the spike was, not by the checkpoint that was gone back to."""
+    """The step of the spike counts, not that of the restored checkpoint."""
     training = dataclasses.replace(
         TRAINING, on_spike="rollback", rollback_batches=0, bad_update_budget=1
     )
@@ -349,7 +351,7 @@ def test_rollbacks_of_long_ago_are_forgiven(tmp_path: Path, spike: int, is_forgi
 def test_a_save_under_way_is_waited_for_before_the_way_back_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a large state, whose step is not there until then."""
+    """The step of a large state exists only when its save has ended."""
     monkeypatch.setattr(checkpoint, "WAIT_BELOW", 0)
     real, is_settled = checkpoint.Checkpoints.settle, [False]
     steps, save = checkpoint.Checkpoints.steps, checkpoint.Checkpoints.save
@@ -373,7 +375,7 @@ def test_a_save_under_way_is_waited_for_before_the_way_back_is_chosen(
     assert ("rollback", 13) in world.events()
 
 
-def test_batches_left_out_by_hand_are_left_out_once(tmp_path: Path) -> None:
+def test_batches_that_are_skipped_by_hand_are_skipped_once(tmp_path: Path) -> None:
     world = World(
         tmp_path / "run", {}, dataclasses.replace(TRAINING, skip_batches=("3:5", "30:35"))
     )

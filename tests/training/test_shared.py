@@ -1,4 +1,4 @@
-"""Runs that share compiled programs end like runs of their own, bit for bit."""
+"""Runs that share compiled programs end bit-equal to runs in separate processes."""
 
 import dataclasses
 from functools import partial
@@ -18,7 +18,7 @@ from training.update.state import TrainState
 def end_of(
     folder: Path, programs: Programs | None, seed: int, steps: int, **optim: Any
 ) -> TrainState:
-    """The last state of a run of the world's; one batch is poisoned."""
+    """The last state of a run in a World with one poisoned batch."""
     world = World(folder, {7: float("nan")})
     training = dataclasses.replace(TRAINING, steps=steps)
     world.change(seed=seed, training=training, optim=OptimConfig(clip_norm=1.0, **optim))

@@ -1,4 +1,4 @@
-"""What does not fit is refused before it is allocated, and told in a line when it was not known."""
+"""Shortage of memory is refused before allocation if it is foreseen, else reported in one line."""
 
 from typing import Any
 

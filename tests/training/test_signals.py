@@ -1,4 +1,4 @@
-"""A process that is told to stop ends well, whatever it is doing."""
+"""A process that is told to stop ends well, whatever it is doing at that moment."""
 
 import os
 import pty
@@ -17,7 +17,7 @@ from training.exits import STOP_SIGNALS
 from training.spans import parse_duration
 
 ROOT = Path(__file__).parent.parent.parent
-# Python's handlers do not run in a C function that does not return, such as a compilation.
+# Python runs no signal handler during a long C call such as a compilation.
 BUSY = """
 import hashlib
 from training import signals
@@ -47,7 +47,7 @@ WITHIN = "with signals.StopSignal() as stop: stop.shield(None)"
 def end(
     before: str = "pass", after: str = "pass", rounds: int = 10**9, patience: float = 0.2
 ) -> tuple[int, list[str]]:
-    """What such a process says after SIGTERM, and its exit code."""
+    """The exit code and the printed lines of such a process after SIGTERM."""
     return end_of(BUSY.format(before=before, after=after, rounds=rounds, patience=patience))
 
 
@@ -87,7 +87,7 @@ def test_a_rescue_that_fails_does_not_keep_the_process(capfd: pytest.CaptureFixt
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_each_signal_of_a_scheduler_or_a_terminal_saves(number: int) -> None:
-    # Where the tests themselves run under nohup, a process of theirs would ignore SIGHUP.
+    # If the tests run under nohup, their child processes ignore SIGHUP.
     heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     script = {"before": "stop.shield(lambda: print('saved'))", "after": "pass", "patience": 0.2}
     found = end_of(heard + BUSY.format(**script, rounds=10**9), number)
@@ -127,7 +127,7 @@ def test_a_duration_has_hours_and_minutes(text: str) -> None:
 
 
 def test_times_and_ranges_need_no_quotes_in_a_file(tmp_path: Path) -> None:
-    """YAML 1.1 takes 11:45 for the number 705, of base 60."""
+    """YAML 1.1 reads 11:45 as the base 60 number 705."""
     file = tmp_path / "job.yaml"
     file.write_text("training: {stop_after: 11:45, profile: 10:20}\n")
     training = parse_config(Config, [f"--config={file}"]).training

@@ -1,4 +1,4 @@
-"""No update that would do harm is made, and none that would not is left out."""
+"""Harmful updates are skipped, and no others."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,7 +31,8 @@ def run(
     warmup_steps: int = 0,
     loss_scale: LossScale | None = None,
 ) -> tuple[list[TrainState], list[dict[str, float]]]:
-    """Updates whose loss is multiplied by `bad[n]`; the states before the first and after each."""
+    """Run updates whose loss is multiplied by `bad[n]`. Returns the initial state with the state
+    after each, and the rows."""
 
     def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         distance = jnp.square(params["kernel"] - batch["target"]).mean()
@@ -85,7 +86,7 @@ def assert_unchanged(new: TrainState, old: TrainState) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("on_spike", ["off", "skip"])
-def test_what_is_no_number_reaches_neither_weights_nor_optimizer_nor_averages(
+def test_nan_reaches_neither_weights_nor_optimizer_nor_averages(
     value: float, on_spike: OnSpike
 ) -> None:
     settings = dataclasses.replace(SETTINGS, on_spike=on_spike)
@@ -98,9 +99,9 @@ def test_what_is_no_number_reaches_neither_weights_nor_optimizer_nor_averages(
     assert not np.array_equal(states[9].params["kernel"], states[8].params["kernel"])
 
 
-def test_weights_that_would_be_no_number_are_not_made_though_loss_and_gradient_are_one() -> None:
+def test_an_update_to_nan_weights_is_skipped_though_loss_and_gradient_are_finite() -> None:
     def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
-        return jnp.square(params["tokens"][0]).sum(), {}  # the other row is not used
+        return jnp.square(params["tokens"][0]).sum(), {}  # the other row has no gradient
 
     optimizer = make_optimizer(OptimConfig(epsilon=0.0))
     schedule = lambda step: jnp.float32(0.1)  # noqa: E731
@@ -115,7 +116,7 @@ def test_weights_that_would_be_no_number_are_not_made_though_loss_and_gradient_a
     assert int(metrics["guard/event"]) == 1
     assert float(metrics["guard/pressure"]) == 1
     assert new.loss_scale is not None
-    assert float(new.loss_scale.scale) == 4.0  # a lower one would not help
+    assert float(new.loss_scale.scale) == 4.0  # a lower scale would not help
 
 
 def test_a_spike_is_skipped_and_forgotten() -> None:
@@ -125,14 +126,14 @@ def test_a_spike_is_skipped_and_forgotten() -> None:
     assert_unchanged(states[21], states[20])
     guard = states[-1].guard
     assert guard is not None
-    assert max(np.asarray(guard.losses)) < 10  # the window holds good ones only
+    assert max(np.asarray(guard.losses)) < 10  # the window holds only good losses
 
 
-def test_so_many_spikes_in_a_row_are_a_new_level() -> None:
+def test_a_row_of_spikes_becomes_a_new_level() -> None:
     settings = dataclasses.replace(SETTINGS, spike_patience=3)
     bad = dict.fromkeys(range(20, 40), 50.0) | {30: 5000.0}
     states, rows = run(bad, 40, settings)
-    assert events(rows)[20:] == [2, 2, 2, 3, *[0] * 16]  # a window is filled anew: 30 is none
+    assert events(rows)[20:] == [2, 2, 2, 3, *[0] * 16]  # the window is refilled: 30 is no event
     for n in (20, 21, 22):
         assert_unchanged(states[n + 1], states[n])
     assert not np.array_equal(states[24].params["kernel"], states[23].params["kernel"])
@@ -143,7 +144,7 @@ def test_so_many_spikes_in_a_row_are_a_new_level() -> None:
     assert events(again)[32:] == [0, 0, 0, 0, 0, 0, 2, 0]
 
 
-def test_spikes_with_good_updates_or_no_number_between_are_no_level() -> None:
+def test_spikes_with_good_updates_or_nan_between_are_no_level() -> None:
     settings = dataclasses.replace(SETTINGS, spike_patience=3)
     apart = {n: 50.0 for n in range(20, 40) if n % 3}
     assert not any(event == 3 for event in events(run(apart, 40, settings)[1]))
@@ -208,12 +209,12 @@ def test_norms_of_every_tensor_come_when_they_are_due() -> None:
     )
 
 
-def test_left_out_batches_shift_what_is_to_come_and_not_what_was(tmp_path: Path) -> None:
+def test_skipped_batches_shift_later_updates_and_not_earlier_ones(tmp_path: Path) -> None:
     skips = Skips(tmp_path / "skips.json")
     skips.skip(3, 5, 0, "by hand")
     assert [skips.position(n) for n in range(6)] == [0, 1, 2, 5, 6, 7]
     before = [skips.position(n) for n in range(5)]
-    skips.skip(2, 9, 5, "spike")  # five are finished: batches up to 6 were trained on
+    skips.skip(2, 9, 5, "spike")  # five updates are finished, on batches up to 6
     assert [skips.position(n) for n in range(5)] == before
     assert [skips.position(n) for n in (5, 6)] == [9, 10]
     assert skips.skip(0, 9, 5, "by hand") == []
@@ -223,7 +224,7 @@ def test_left_out_batches_shift_what_is_to_come_and_not_what_was(tmp_path: Path)
     assert trained == sorted(set(trained))
 
 
-def test_overlapping_ranges_are_left_out_once(tmp_path: Path) -> None:
+def test_overlapping_ranges_are_skipped_once(tmp_path: Path) -> None:
     skips = Skips(tmp_path / "skips.json")
     skips.skip(10, 12, 0, "by hand")
     skips.skip(8, 14, 0, "by hand")

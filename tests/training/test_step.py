@@ -1,4 +1,4 @@
-"""The update is the same whatever the micro-batches and the devices, and it learns."""
+"""The update does not depend on micro-batches or devices, and it learns."""
 
 import dataclasses
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def update(
     param_dtype: ParamDtype,
     noise: float,
 ) -> tuple[Devices, Callable[[], TrainState], parallel.CompiledStep]:
-    """The devices, a program that makes a fresh state, and one that updates it."""
+    """The devices, a function that makes a new state, and the compiled update."""
     model, optimizer = transformer.build(config, dtype), make_optimizer(optim)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     places = find_devices(ParallelConfig(devices=devices))
@@ -79,7 +79,7 @@ def train(
     noise: float = 0.2,
     optim: OptimConfig | None = None,
 ) -> tuple[TrainState, list[dict]]:
-    """A few updates with every kind of randomness on."""
+    """The state and the metrics of a few updates, with every kind of randomness on."""
     optim = optim or OptimConfig(learning_rate=1e-2, warmup_steps=1, decay_fraction=0.0)
     places, create, run = update(
         *(config, optim, steps, devices, accumulation_steps, dtype, param_dtype, noise)
@@ -108,7 +108,7 @@ def noisy(tiny: ModelConfig) -> ModelConfig:
 
 @pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_micro_batches_equal_one_batch(noisy: ModelConfig, parts: int) -> None:
-    # SGD: AdamW's division by the root of tiny squares would magnify rounding.
+    # SGD, as AdamW divides by the root of tiny squares, which magnifies rounding.
     optim = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=1, decay_fraction=0.0)
     whole, _ = train(noisy, optim=optim)
     split, _ = train(noisy, optim=optim, accumulation_steps=parts)

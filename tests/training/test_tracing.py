@@ -1,4 +1,4 @@
-"""A trace begins and ends where it is asked to, and has files of jax's profiler."""
+"""A trace begins and ends at the given updates, and consists of jax's profiler files."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from training.reports.tracing import Trace
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, text: str, first: int, last: int) -> list[object]:
-    """What the profiler is told in a loop from `first` to `last` finished updates."""
+    """The profiler's calls in a loop from `first` to `last` finished updates."""
     told: list[object] = []
     at = [first]
     monkeypatch.setattr(tracing.jax.profiler, "start_trace", lambda folder: told.append(at[0]))

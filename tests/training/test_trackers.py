@@ -1,4 +1,4 @@
-"""Whatever wandb does, metrics.jsonl has every row and training goes on."""
+"""Whatever wandb does, metrics.jsonl has every row, and training continues."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from training.config import TrackerConfig, TrainingConfig
 from training.reports import metrics, mirror, trackers
 from training.reports.trackers import Tracker
 
-# Notes what it is asked for; the environment says what it fails at.
+# A fake wandb. It notes its calls; the variable FAULT names the call that fails.
 WANDB = """
 import os, sys, time
 from pathlib import Path
@@ -45,7 +45,7 @@ def init(mode, **more):
         fail("online")
     fail("init")
     run = Run()
-    run.id = os.environ.get("WANDB_RUN_ID", more["id"])  # as a sweep's agent sets it
+    run.id = os.environ.get("WANDB_RUN_ID", more["id"])  # a sweep's agent sets it
     return run
 def teardown():
     note("teardown")
@@ -59,7 +59,7 @@ class Image:
 
 
 def fake_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str = "") -> Path:
-    """The file in which such a wandb, which the mirror's process imports, notes its calls."""
+    """Install the fake wandb for the mirror's process. Returns the file of its notes."""
     place = tmp_path / "fake"
     place.mkdir()
     (place / "wandb.py").write_text(WANDB)
@@ -70,7 +70,7 @@ def fake_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str = "")
 
 
 def train(folder: Path, mode: str = "offline", broken_at: int = 0) -> list[int]:
-    """Six updates with a grid after the fifth; the steps that metrics.jsonl has."""
+    """Make six updates with a grid after the fifth. Returns the steps in metrics.jsonl."""
     training = TrainingConfig(steps=6, batch_size=4, log_every=1)
     tracker_config = TrackerConfig(wandb=mode)  # type: ignore[arg-type]
     with Tracker(tracker_config, training, folder, 0, {"seed": 0}) as tracker:
@@ -150,7 +150,7 @@ def test_rows_with_norms_of_all_tensors_are_mirrored_whenever_they_are_made(
 def test_rows_that_a_rollback_takes_back_never_reach_the_mirror(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """wandb's rows only rise, and none is ever forgotten."""
+    """wandb's steps can only rise, and it never deletes a row."""
     notes = fake_wandb(tmp_path, monkeypatch)
     training = TrainingConfig(steps=6, batch_size=4, log_every=1, on_spike="rollback")
     sent: list[tuple[int, float]] = []
@@ -182,7 +182,7 @@ def test_rows_that_a_rollback_takes_back_never_reach_the_mirror(
 def test_the_id_noted_is_that_of_the_run_that_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep's agent overrides the id that is asked for."""
+    """A sweep's agent overrides the requested id."""
     fake_wandb(tmp_path, monkeypatch)
     train(tmp_path)
     own = (tmp_path / "wandb_id.txt").read_text()
@@ -247,7 +247,7 @@ def test_the_mirror_of_a_killed_run_is_closed(
         process.stdin.flush()
         while "log" not in notes.read_text() and process.poll() is None:
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGTERM)  # a scheduler's, to all that there is
+        os.kill(process.pid, signal.SIGTERM)  # a scheduler sends it to all processes
         process.stdin.close()
         assert process.wait(10) == 0
     assert notes.read_text().splitlines() == ["init offline", "log 1 a", "finish 1"]

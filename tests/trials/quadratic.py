@@ -1,6 +1,6 @@
-"""A program that a sweep can start: its loss has its least value 0.125 at x = 0.01.
+"""A program for sweeps. Its loss has the minimum 0.125 at x = 0.01.
 
-It resumes as train.py does: with the same --output_dir it goes on behind the last row.
+It resumes like train.py: with the same --output_dir it continues after the last row.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Sweeps without an account, with a program whose best setting is known."""
+"""Sweeps without a wandb account, with a program whose best setting is known."""
 
 import csv
 import json
@@ -85,7 +85,7 @@ def test_bayes_finds_the_best_setting_within_its_budget(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("killed_in", [[2], pytest.param([0, 2, 4], marks=pytest.mark.slow)])
 def test_one_that_was_killed_ends_with_the_same_table(tmp_path: Path, killed_in: list[int]) -> None:
-    """Killed as by kill -9: in the middle of a trial, which goes on where it was."""
+    """It is killed with kill -9 in the middle of a trial, which then resumes."""
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     sweep = sweep_of(tmp_path, BAYES)
@@ -123,7 +123,7 @@ def test_a_grid_is_walked_once_and_by_several_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_one_process_ends_and_stops_as_others_do(tmp_path: Path) -> None:
-    """Trials that this process runs itself: one is stopped at first, one fails."""
+    """This process runs the trials: one is stopped at first, and one fails."""
     sweep = sweep_of(tmp_path, GRID)
     (tmp_path / "out").mkdir()
     stop, ends = Stop(), [75, 0, 2, 0]
@@ -209,7 +209,7 @@ def test_a_suggestion_depends_on_seed_number_and_results_alone(tmp_path: Path) -
 
 
 def test_a_trial_is_judged_by_its_values_alone(tmp_path: Path) -> None:
-    """Behind the better half at the second value, whoever looks when."""
+    """A trial is behind the better half at its second value, whenever it is judged."""
     settings = sweep_of(tmp_path, BAYES).settings
     others = [Trial(n, {"x": 1.0}, "finished", (v,) * 8) for n, v in enumerate((1.0, 2.0, 3.0))]
     judged = [

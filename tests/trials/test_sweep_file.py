@@ -1,4 +1,4 @@
-"""Sweep files: right ones are read, wrong ones are refused with line and key."""
+"""Sweep files: valid ones are read, invalid ones are refused with line and key."""
 
 from pathlib import Path
 

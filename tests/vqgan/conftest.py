@@ -1,4 +1,4 @@
-"""An autoencoder small enough to build in every test, and other programs' to change."""
+"""Fixtures: a tiny autoencoder, and copies of other programs' VQGANs that tests may change."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ def tiny_vqgan() -> VQGANConfig:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """GUMBEL with a yaml beside it."""
+    """A copy of GUMBEL with a yaml beside it."""
     shutil.copy(GUMBEL, tmp_path / "last.safetensors")
     target = {"target": "taming.models.vqgan.GumbelVQ", "params": settings()}
     (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": target}))
@@ -28,5 +28,5 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def flax_folder(tmp_path: Path) -> Path:
-    """The one of vqgan-jax, to change."""
+    """A copy of vqgan-jax's folder."""
     return Path(shutil.copytree(FLAX, tmp_path / "flax"))

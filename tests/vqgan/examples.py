@@ -1,4 +1,5 @@
-"""VQGANs of other programs that the tests read: vqgan-jax's, and taming-transformers' GumbelVQ."""
+"""VQGANs of other programs in the tests: one of vqgan-jax, and a GumbelVQ of
+taming-transformers."""
 
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 FLAX = REFERENCE / "vqgan_flax" / "vqgan_flax"
 GUMBEL = REFERENCE / "vqgan_torch" / "gumbel_res1.weights.safetensors"
 TORCH_PICKLE = REFERENCE / "vqgan_torch" / "vqgan_res1.data.pkl"
-"""That of a .ckpt which torch wrote, without its storages: names and shapes of a VQModel."""
+"""The pickle of a .ckpt that torch wrote, without its storages: names and shapes of a VQModel."""
 RES1 = {
     "ch": 32,
     "ch_mult": [1, 1, 2],
@@ -45,15 +46,15 @@ F16 = VQGANConfig(
     codebook_size=16384,
     normalize_codes=False,
 )
-"""taming-transformers' ImageNet f16 layout with 16,384 codes, the one of DALL·E mini."""
+"""taming-transformers' ImageNet f16 VQGAN with 16,384 codes, which DALL·E mini uses."""
 
 
 def settings() -> dict[str, Any]:
-    """Those of GUMBEL, as its json nests them."""
+    """GUMBEL's settings, nested as in its json."""
     values = json.loads(GUMBEL.with_name("gumbel_res1.json").read_text())
     return {name: values[name] for name in ("ddconfig", "n_embed", "embed_dim")}
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two trees hold the same numbers."""
+    """True if two trees have the same numbers."""
     return jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), one, other))

@@ -1,4 +1,4 @@
-"""The discriminator of patches, its losses, and the weight of its term in the autoencoder's."""
+"""The patch discriminator, its losses, and the weight of its term in the autoencoder's loss."""
 
 from functools import partial
 
@@ -26,12 +26,12 @@ from vqgan.losses import reconstruction_loss
 
 LAYOUT = DiscriminatorConfig(channels=(4, 8))
 SIDE = 16
-LIMITED = 6.0  # the pictures below have ratios on both sides of it
+LIMITED = 6.0  # some pictures below have smaller ratios, some larger ones
 
 
 def picture_batch(rows=8):
     pixels = np.random.default_rng(0).integers(0, 255, (rows, SIDE, SIDE, 3), dtype=np.uint8)
-    pixels[: rows // 2] //= 8  # dark ones have other gradients
+    pixels[: rows // 2] //= 8  # dark pictures have other gradients
     return {"pixels": pixels, "example_index": np.arange(rows, dtype=np.int32)}
 
 
@@ -137,7 +137,7 @@ def test_a_picture_s_norm_is_that_of_the_last_kernel_s_gradient(game):
 
 
 def test_the_gradient_is_that_of_the_weighted_terms(game):
-    """By plain differentiation, with the weights as constants."""
+    """The reference is plain differentiation with the weights as constants."""
     autoencoder, config, opponent = game
     params = first_vqgan(autoencoder.config)
     context, batch = context_of(0, params), picture_batch()
@@ -193,7 +193,7 @@ def test_before_its_first_step_the_term_changes_nothing(game):
 
     ((value, told), grads), ((plain, _), plain_grads) = both(2)
     assert value == plain
-    # A term of 0 more makes another program, which may round otherwise.
+    # An extra term of 0 makes another program, which may round differently.
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), grads, plain_grads)
     assert told["train/adversarial_weight"] == 0
     assert np.isnan(told["train/adversarial_loss"])
@@ -203,7 +203,7 @@ def test_before_its_first_step_the_term_changes_nothing(game):
 
 
 def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
-    """Bit for bit that of quantised latents painted at once."""
+    """It is bit-equal to the loss of quantised latents that are decoded at once."""
     autoencoder, config = build(tiny_vqgan), LossConfig()
     params = first_vqgan(autoencoder.config)
     batch = {name: jnp.asarray(values) for name, values in picture_batch().items()}
@@ -229,7 +229,7 @@ def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
 
 
 def update(autoencoder, config, micro_batches, devices):
-    """The state and the metrics of two updates of both players."""
+    """The state and the metrics after two updates of both players."""
     places = find_devices(devices)
     optimizer = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, beta1=0.0))
     rate = lambda step: jnp.float32(1e-2)  # noqa: E731

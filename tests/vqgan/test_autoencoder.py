@@ -1,4 +1,4 @@
-"""The plan of layers: shapes, sizes, and the published layout."""
+"""The autoencoder's layers: shapes, sizes, and the published layout."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def test_pictures_become_tokens_and_pictures_again(layout):
 def test_tokens_are_row_major(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
     params = autoencoder.init(KEY)
-    tokens = jnp.array([[0, 0, 0, 0], [0, 1, 0, 0]])  # the top right one changes
+    tokens = jnp.array([[0, 0, 0, 0], [0, 1, 0, 0]])  # the top right token changes
     painted = autoencoder.decode(params, tokens)
     changed = np.abs(painted[1] - painted[0]).sum(-1)
     row, column = np.unravel_index(changed.argmax(), changed.shape)
@@ -126,7 +126,7 @@ def test_impossible_layouts_are_refused(tiny_vqgan, changes, message):
 
 
 def test_tokens_and_pictures_are_computed_in_full_precision_on_any_device(layout):
-    """Accelerators round the factors of float32 products unless they are told not to."""
+    """By default accelerators round the factors of float32 products."""
     autoencoder, params = layout
     pixels = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
     tokens = jax.eval_shape(autoencoder.encode, params, pixels)

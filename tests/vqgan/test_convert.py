@@ -1,4 +1,4 @@
-"""VQGANs of other programs through our folders and back to the same bytes."""
+"""VQGANs of other programs, converted to our folders and back to the same bytes."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ def test_one_program_s_becomes_the_other_s(tmp_path: Path) -> None:
 
 def test_what_another_program_cannot_say_is_named(tmp_path: Path) -> None:
     for to in ("taming", "vqgan_jax"):
-        with pytest.raises(ValueError, match="patch_size 4: taming-transformers has no word"):
+        with pytest.raises(ValueError, match="patch_size 4: taming-transformers has no setting"):
             pretrained.convert(pretrained.SHIPPED, tmp_path / "out", to=to)
     with pytest.raises(ValueError, match="vqgan-jax has no GumbelVQ"):
         pretrained.convert(GUMBEL, tmp_path / "out", to="vqgan_jax")
@@ -96,7 +96,10 @@ def test_a_vqgan_that_is_no_longer_its_origin_s_is_not_written_as_it(
     path = tmp_path / "ours" / "config.json"
     values = json.loads(path.read_text())
     (side,) = values["attention_resolutions"]
-    changes = {"image_size": 64, "attention_resolutions": [2 * side]}  # the same weights fit
+    changes = {
+        "image_size": 64,
+        "attention_resolutions": [2 * side],
+    }  # the weights have the same shapes
     path.write_text(json.dumps({**values, **changes}))
     with pytest.raises(ValueError, match=r"image_size is 64, but 32 in origin.config"):
         pretrained.convert(tmp_path / "ours", tmp_path / "back")

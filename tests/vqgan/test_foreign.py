@@ -1,4 +1,4 @@
-"""Settings and files of other programs' VQGANs: what is read, and what is refused by name."""
+"""Settings and files of other programs' VQGANs are read, or refused by name."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Layers that compute in another order than their definition says."""
+"""Layers that compute in another order than in their definition."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against references written with plain loops."""
+"""PSNR and SSIM equal references written with plain loops."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ def pair():
 
 
 def slow_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """One grey pair in 0..1, window by window."""
+    """SSIM of one pair of grey pictures in 0..1, window by window."""
     values = []
     for y in range(a.shape[0] - 6):
         for x in range(a.shape[1] - 6):

@@ -1,4 +1,4 @@
-"""LPIPS against a plain NumPy one, on a narrow VGG-16 of random weights."""
+"""LPIPS equals a plain NumPy one, with a narrow VGG-16 of random weights."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def vgg_arrays(names: str, lines: bool) -> dict[str, np.ndarray]:
 
 
 def by_hand(arrays: dict[str, np.ndarray], names: str, a: np.ndarray, b: np.ndarray) -> float:
-    """One pair, channels first, as the paper says it."""
+    """The distance of one pair, channels first, by the paper's definition."""
     total = 0.0
     both = [(x.transpose(2, 0, 1) - SHIFT) / SCALE for x in (a, b)]
     for stage, numbers in enumerate(perceptual.STAGES):
@@ -89,7 +89,7 @@ def test_it_is_a_term_of_the_loss_with_a_finite_gradient(tmp_path: Path) -> None
     more = reconstruction_loss(a, b, with_term) - reconstruction_loss(a, b, without)
     seen = perceptual.distance(perceptual.open_vgg(path), a, b).mean()
     assert float(more) == pytest.approx(0.5 * float(seen), rel=1e-4)
-    dead = dict.fromkeys(("a", "b"), jnp.zeros((1, 16, 16, 3)))  # where nothing is seen
+    dead = dict.fromkeys(("a", "b"), jnp.zeros((1, 16, 16, 3)))  # where all features are zero
     grads = jax.jit(jax.grad(lambda x: reconstruction_loss(dead["a"], x, with_term)))(dead["b"])
     assert np.isfinite(grads).all()
 

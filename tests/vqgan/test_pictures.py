@@ -1,4 +1,4 @@
-"""Batches of pictures, and the figures and grids of their reconstructions."""
+"""Batches of pictures, and the metrics and grids of their reconstructions."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_a_shift_moves_and_repeats_the_border(pictures):
 
 
 def fake_reconstruct(params, pictures):
-    """The first pixel decides the tokens and figures."""
+    """A fake whose tokens and metrics depend on the first pixel."""
     mark = pictures[:, 0, 0, 0]
     return {
         "tokens": np.stack([mark % 4, mark % 2], axis=1).astype(np.int32),

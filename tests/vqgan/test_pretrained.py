@@ -1,4 +1,4 @@
-"""A release folder is read back as it was written."""
+"""A VQGAN's folder is read as it was written."""
 
 import json
 

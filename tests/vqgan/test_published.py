@@ -1,4 +1,4 @@
-"""VQGANs of other programs give the same tokens and pictures, and have the keys they have there."""
+"""VQGANs of other programs give the same tokens and pictures here, and have the same keys."""
 
 import json
 import re
@@ -22,11 +22,14 @@ from weights.torch_file import read_torch_file
 
 
 def write_checkpoint(path: Path) -> Path:
-    """The weights of FLAX as a VQModel of taming-transformers has them, respelled by hand."""
+    """Write the weights of FLAX with the keys of taming-transformers' VQModel, renamed here by
+    hand."""
     arrays = {}
     for key, array in flatten_dict(read_msgpack(FLAX / "flax_model.msgpack"), sep="/").items():
         *parents, leaf = key.split("/")
-        if "mid" not in parents:  # there block_1 is a name, elsewhere the second of a list
+        if (
+            "mid" not in parents
+        ):  # here block_1 is a name; elsewhere it is the second entry of a list
             parents = [re.sub(r"_(\d)$", r".\1", name) for name in parents]
         ending = "bias" if leaf == "bias" else "weight"
         turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
@@ -62,7 +65,7 @@ def test_tokens_and_pictures_are_those_of_the_software_it_comes_from(
 
 
 def shapes(config: VQGANConfig) -> dict[str, tuple[int, ...]]:
-    """Of a layout, by their key in taming-transformers."""
+    """Key in taming-transformers → shape, for a layout."""
     return {leaf.keys[0]: leaf.shape for leaf in pretrained.plan_of("taming", config).values()}
 
 
@@ -73,7 +76,7 @@ def test_every_parameter_has_the_key_and_shape_that_torch_says() -> None:
 
 
 def test_a_vqmodel_has_the_keys_and_shapes_that_torch_says(tmp_path: Path) -> None:
-    """Of a .ckpt that torch wrote, its numbers apart."""
+    """Compares with a .ckpt that torch wrote, without its numbers."""
     storages = {str(i): np.zeros(36864, np.float32) for i in range(185)}
     found = read_torch_file(write_zip(tmp_path / "x", TORCH_PICKLE.read_bytes(), storages))
     there = {key: array.shape for key, array in found.items() if not key.startswith("loss.")}
@@ -81,7 +84,7 @@ def test_a_vqmodel_has_the_keys_and_shapes_that_torch_says(tmp_path: Path) -> No
 
 
 def test_the_published_f16_models_have_these_keys() -> None:
-    """vqgan_imagenet_f16_16384, written down from its layout: ch 128, ch_mult 1 1 2 2 4."""
+    """The keys of vqgan_imagenet_f16_16384, written from its layout: ch 128, ch_mult 1 1 2 2 4."""
     expected: dict[str, tuple[int, ...]] = {"quantize.embedding.weight": (16384, 256)}
 
     def module(name: str, *shape: int) -> None:
@@ -128,6 +131,6 @@ def test_the_published_f16_models_have_these_keys() -> None:
 
 def test_pictures_are_encoded_with_a_folder_of_another_program() -> None:
     io = load_file(FLAX.with_name("vqgan_flax.io.safetensors"))
-    encoder = open_encoder(FLAX, most_devices=1)  # these are three pictures
+    encoder = open_encoder(FLAX, most_devices=1)  # there are only three pictures
     assert (encoder.image_size, encoder.codebook_size) == (32, 64)
     np.testing.assert_array_equal(encoder.encode(io["inputs/image"]), io["outputs/indices"])

@@ -1,4 +1,4 @@
-"""The tokenizers in vqgan/: their sizes, and that they paint held-out pictures well."""
+"""The tokenizers in vqgan/: their sizes, and the quality of held-out reconstructions."""
 
 import io
 
@@ -47,7 +47,7 @@ def test_held_out_pictures_come_back_alike_and_in_their_colours(shipped):
     found = make_reconstruction(build(config))(params, pixels)
     assert np.mean(found["psnr"]) > 18
     painted = (np.asarray(found["reconstruction"]) / 2 + 0.5) * 255
-    # The mean colour of what is not paper.
+    # The mean colour of all pixels that are not background.
     ink = (pixels < 250).any(-1, keepdims=True)
     real, drawn = ((x * ink).sum((1, 2)) / ink.sum((1, 2)) for x in (pixels, painted))
     assert np.abs(real - drawn).max() < 12

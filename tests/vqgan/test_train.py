@@ -1,4 +1,4 @@
-"""`python -m vqgan.train` on a folder of small pictures: it runs, resumes, releases."""
+"""`python -m vqgan.train` on a folder of small pictures runs, resumes and releases."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ from vqgan.train import main
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Flat squares on white, of 40 colours and places."""
+    """A folder of flat squares on white, in 40 colours and places."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for i in range(40):
@@ -62,7 +62,7 @@ def run_config(source, tmp_path):
 
 @pytest.fixture(scope="module")
 def straight(source, tmp_path_factory):
-    """A whole run of these settings. Tests must not write into it."""
+    """A finished run with these settings. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     main(dataclasses.replace(config_of(source, folder), grids=GridsConfig(every=0)))
     return folder
@@ -75,7 +75,7 @@ def metrics(folder):
 
 
 def test_stop_and_resume_equal_a_straight_run(run_config, straight, tmp_path):
-    stopped = tmp_path / "stopped"  # as if killed after its checkpoint at step 3
+    stopped = tmp_path / "stopped"  # as if it was killed after the checkpoint of step 3
     shutil.copytree(straight, stopped)
     for name in ("checkpoints/6", "vqgan", "grids"):
         shutil.rmtree(stopped / name)
@@ -132,7 +132,7 @@ def test_a_run_without_time_for_a_codebook_is_refused(run_config):
 
 @pytest.fixture
 def given(tiny_vqgan, tmp_path):
-    """A folder of weights to start from, and what is in it."""
+    """A folder of weights to start from, and its content."""
     pretrained.save(tmp_path / "given", tiny_vqgan, first_vqgan(tiny_vqgan, 7))
     return str(tmp_path / "given"), pretrained.load(tmp_path / "given")[1]
 
@@ -259,7 +259,7 @@ def test_levels_and_sizes_of_a_grid_agree(grid_config, changes, said):
 
 
 def test_the_flags_that_a_message_names_make_a_grid():
-    """As a shell reads them."""
+    """The flags are split as a shell does it."""
     with pytest.raises(ValueError, match="try") as refusal:
         VQGANConfig(lookup="fsq")
     words = shlex.split(str(refusal.value).partition("try ")[2])
@@ -330,7 +330,7 @@ def test_a_discriminator_that_cannot_play_is_refused(run_config, loss, channels,
 
 
 def test_before_the_codebook_pictures_are_judged_without_it(run_config):
-    """Its random codes would make noise of them, in a run that has only begun."""
+    """At the beginning its random codes would turn reconstructions into noise."""
     share = QuantizerConfig(warmup_share=0.5, refresh_every=0, refresh_pictures=32)
     training = dataclasses.replace(run_config.training, eval_every=1)
     main(dataclasses.replace(run_config, quantizer=share, training=training))

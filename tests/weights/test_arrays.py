@@ -1,4 +1,4 @@
-"""Weights on disk: what was written is read, whole or not at all."""
+"""Weights on disk: they are read as written, and written completely or not at all."""
 
 import pickle
 from pathlib import Path

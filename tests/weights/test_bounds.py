@@ -1,4 +1,4 @@
-"""Files of weights made to take for ever, or to hold what nobody can draw with."""
+"""Hostile files of weights: made to take forever, or with unusable numbers."""
 
 import json
 import pickle
@@ -56,7 +56,7 @@ def test_counts_that_the_bytes_do_not_hold_are_refused(tmp_path: Path) -> None:
 
 
 def test_numbers_that_share_a_place_are_no_keys(tmp_path: Path) -> None:
-    """Multiples of 2⁶¹ − 1 have the hash 0: each would be compared with all before it."""
+    """Multiples of 2⁶¹ − 1 have the hash 0, so each key would be compared with all before it."""
     same = {(2**61 - 1) * i: None for i in range(1, 3000)}
     many = pickle.dumps({"state_dict": {}, "optimizer": same}, 2)
     once = pickle.dumps(dict.fromkeys(same), 2)[2:-1]
@@ -96,7 +96,7 @@ def test_a_header_of_no_end_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, jnp.bfloat16])
-def test_weights_that_are_no_numbers_are_refused_by_the_array(
+def test_weights_with_nan_are_refused_by_the_array(
     tmp_path: Path, value: float, dtype: Any
 ) -> None:
     good, bad = np.ones((3, 2), dtype), np.ones(5, dtype)

@@ -1,4 +1,4 @@
-"""Flax's msgpack files: its bytes both ways, and damage named by its key."""
+"""Flax's msgpack files: the same bytes are read and written, and damage is named by its key."""
 
 import copy
 from pathlib import Path
@@ -62,7 +62,8 @@ def test_what_was_written_is_read_in_its_order(path: Path, tree: dict[str, Any])
 def test_large_arrays_go_in_pieces_as_flax_cuts_them(
     tmp_path: Path, tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over 2^30 bytes; here over 16, so that a test can hold one."""
+    """Flax splits arrays over 2^30 bytes. Here the limit is 16, so that the test needs little
+    memory."""
     monkeypatch.setattr(msgpack, "PIECE_BYTES", 16)
     monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 16)
     path = tmp_path / "x.msgpack"
@@ -81,7 +82,7 @@ def test_a_file_cut_anywhere_is_named(path: Path) -> None:
 
 
 def leaf(shape: Any, kind: Any, data: Any) -> bytes:
-    """{"a": {"b": array}} of these three."""
+    """The bytes of {"a": {"b": array}} with this shape, dtype and data."""
     inside = vendor.packb((shape, kind, data))
     return vendor.packb({"a": {"b": vendor.ExtType(1, inside)}})
 

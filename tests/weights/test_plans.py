@@ -1,4 +1,4 @@
-"""Plans say which arrays of another program make up ours, and are checked before they are used."""
+"""Plans map arrays of another program to ours, and are checked before use."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Settings are held to their types, sizes and words, and what is wrong is named."""
+"""Settings are checked for type, size and allowed words; a wrong one is named."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

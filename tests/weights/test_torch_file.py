@@ -1,4 +1,4 @@
-"""Torch checkpoints are read as what they are, and nothing in them is run."""
+"""Torch checkpoints are read as data, and nothing in them is executed."""
 
 import os
 import pickle
@@ -72,7 +72,7 @@ def test_a_view_in_the_old_layout_begins_where_it_says(tmp_path: Path) -> None:
 
 
 def test_a_pickle_that_torch_wrote_is_read(tmp_path: Path) -> None:
-    """That of vqgan_res1.ckpt in ../shared/reference; its storages would be 3 MB."""
+    """The pickle of vqgan_res1.ckpt in ../shared/reference, without its storages of 3 MB."""
     data = (REFERENCE / "vqgan_res1.data.pkl").read_bytes()
     storages = {str(i): np.zeros(36864, np.float32) for i in range(185)}
     found = read_torch_file(write_zip(tmp_path / "x.ckpt", data, storages))

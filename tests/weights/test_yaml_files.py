@@ -1,4 +1,4 @@
-"""YAML of others: read with the field's meaning, bounded, and no key twice."""
+"""YAML files: values are read by the field's type, within limits, and no key may repeat."""
 
 import time
 from dataclasses import dataclass, field

@@ -1,4 +1,5 @@
-"""dalle-mini 0.1.5 on the jax, flax and transformers of its time (make_peers)."""
+"""Adapter of dalle-mini 0.1.5, with the jax, flax and transformers versions of its time
+(make_peers)."""
 
 import functools
 import sys
@@ -12,14 +13,14 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
-# Names that jax has moved since; the package asks for them where it is imported.
+# jax has moved these names since; the package reads them at import.
 homes: tuple[Any, ...] = (jnp, jax.interpreters.xla)
 for home in homes:
     if not hasattr(home, "DeviceArray"):
         home.DeviceArray = jax.Array
 if not hasattr(jax.experimental, "PartitionSpec"):
     jax.experimental.PartitionSpec = jax.sharding.PartitionSpec  # type: ignore[attr-defined]
-# It imports wandb, and asks only whether a run is going on.
+# The package imports wandb, only to ask whether a run is active.
 tracker: Any = types.ModuleType("wandb")
 tracker.run, tracker.__spec__ = None, None
 sys.modules.setdefault("wandb", tracker)
@@ -33,7 +34,7 @@ Info = dict[str, Any]
 
 
 def build(c: configs.Sizes) -> tuple[Any, Info]:
-    """Its NormFormer with gated feed-forwards and no biases, untrained."""
+    """Its NormFormer with gated feed-forwards and no biases, with random weights."""
     config = DalleBartConfig(
         encoder_vocab_size=c["text_vocab"],
         image_vocab_size=c["image_vocab"],
@@ -60,7 +61,7 @@ def build(c: configs.Sizes) -> tuple[Any, Info]:
 
 
 def make_train_step(c: configs.Sizes) -> tuple[Run, Info]:
-    """One update with AdamW from host arrays; the run returns the loss."""
+    """The job "train": `run` does one AdamW update from host arrays and returns the loss."""
     model, info = build(c)
     optimizer = optax.adamw(c["lr"])
     params = jax.tree_util.tree_map(jnp.array, model.params)
@@ -98,7 +99,7 @@ def make_train_step(c: configs.Sizes) -> tuple[Run, Info]:
 
 
 def make_sampler(c: configs.Sizes) -> tuple[Run, Info]:
-    """Image tokens of the prompts, by its own generate()."""
+    """The job "sample": `run` samples image tokens for the prompts by the package's generate()."""
     model, info = build(c)
     params = model.params
     if c["dtype"] == "bf16":

@@ -1,7 +1,7 @@
-"""DALLE-pytorch 1.6.6, a decoder over text and image in one row.
+"""Adapter of DALLE-pytorch 1.6.6: a decoder over one sequence of text and image tokens.
 
-Its depth is chosen so that the layers have as many parameters as the others': 16 d² in each, of
-which attention has 4 and the gated feed-forward 12.
+Its depth is chosen so that the layers have as many parameters as the other contestants'. Each layer
+has 16 d²: attention 4 d² and the gated feed-forward 12 d².
 """
 
 import contextlib
@@ -22,7 +22,7 @@ Info = dict[str, Any]
 
 
 def build(c: configs.Sizes) -> tuple[Any, Info]:
-    """The untrained model, with the smallest VAE that it takes."""
+    """The model with random weights, and the smallest VAE that it accepts."""
     torch.set_num_threads(c["threads"])
     torch.manual_seed(0)
     d, gated = c["d_model"], 3 * c["d_model"] * c["ffn"]
@@ -52,7 +52,7 @@ def build(c: configs.Sizes) -> tuple[Any, Info]:
 
 
 def make_train_step(c: configs.Sizes) -> tuple[Run, Info]:
-    """One update with AdamW from host arrays; the run returns the loss."""
+    """The job "train": `run` does one AdamW update from host arrays and returns the loss."""
     model, info = build(c)
     model.train()
     trained = [one for one in model.parameters() if one.requires_grad]
@@ -73,10 +73,11 @@ def make_train_step(c: configs.Sizes) -> tuple[Run, Info]:
 
 
 def make_sampler(c: configs.Sizes) -> tuple[Run, Info]:
-    """Image tokens of the prompts, by its own generate_images()."""
+    """The job "sample": `run` samples image tokens for the prompts by the package's
+    generate_images()."""
     model, info = build(c)
     model.eval()
-    model.vae.decode = lambda tokens: tokens  # tokens are wanted, not pixels
+    model.vae.decode = lambda tokens: tokens  # return tokens, not pixels
     text = torch.from_numpy(configs.prompts(c, c["batch"])[0]).long()
     dropped = 1 - c["top_k"] / model.total_tokens
 

@@ -1,7 +1,7 @@
-"""BART of Hugging Face's transformers, in torch.
+"""Adapter of BART in Hugging Face's transformers, in torch.
 
-It has no gated feed-forward: a plain one of 1.5 times the width has as many parameters and FLOPs.
-Decoder embedding and head are tied, the text has an embedding of its own, biases are left on.
+It has no gated feed-forward. A plain one of 1.5 times the width has as many parameters and FLOPs.
+The decoder's embedding and head are tied, the text has a separate embedding, and biases are used.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ Info = dict[str, Any]
 
 
 def build(c: configs.Sizes) -> tuple[Any, Info]:
-    """The untrained model."""
+    """The model with random weights."""
     torch.set_num_threads(c["threads"])
     torch.manual_seed(0)
     codes, width = c["image_vocab"], round(c["ffn"] * 1.5)
@@ -49,7 +49,7 @@ def build(c: configs.Sizes) -> tuple[Any, Info]:
 
 
 def make_train_step(c: configs.Sizes) -> tuple[Run, Info]:
-    """One update with AdamW from host arrays; the run returns the loss."""
+    """The job "train": `run` does one AdamW update from host arrays and returns the loss."""
     model, info = build(c)
     model.train()
     fused = c.get("fused", True)
@@ -83,8 +83,8 @@ def make_train_step(c: configs.Sizes) -> tuple[Run, Info]:
 
 
 def make_sampler(c: configs.Sizes) -> tuple[Run, Info]:
-    """Image tokens by generate(), which has no guidance: it runs on the doubled rows that guidance
-    needs, and half of them count."""
+    """The job "sample": `run` samples image tokens by generate(). It has no guidance, so it runs on
+    twice the rows, as guidance would, and half of them are returned."""
     model, info = build(c)
     model.eval()
     if c["dtype"] == "bf16":

@@ -1,4 +1,5 @@
-"""min-dalle 0.4.11: DALL·E mini's transformer in torch, for drawing alone; random weights."""
+"""Adapter of min-dalle 0.4.11: DALL·E mini's transformer in torch, for sampling only, with random
+weights."""
 
 import sys
 import types
@@ -9,7 +10,9 @@ import configs
 import numpy as np
 import torch
 
-sys.modules.setdefault("requests", types.ModuleType("requests"))  # it would load weights with it
+sys.modules.setdefault(
+    "requests", types.ModuleType("requests")
+)  # the package would download weights with it
 
 from min_dalle.models.dalle_bart_decoder import DalleBartDecoder
 from min_dalle.models.dalle_bart_encoder import DalleBartEncoder
@@ -20,7 +23,7 @@ PADDING = 1
 
 
 def build(c: configs.Sizes) -> tuple[Any, Any, Info]:
-    """Encoder and decoder, untrained."""
+    """Encoder and decoder with random weights."""
     torch.set_num_threads(c["threads"])
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
@@ -43,8 +46,8 @@ def build(c: configs.Sizes) -> tuple[Any, Any, Info]:
 
 
 def make_sampler(c: configs.Sizes) -> tuple[Run, Info]:
-    """Several pictures of one prompt, as in its own interface. Raises ValueError for another number
-    of tokens than its 256."""
+    """The job "sample": `run` samples several pictures of one prompt, as the package's interface
+    does. Raises ValueError unless a picture has 256 tokens."""
     if c["image_len"] != 256:
         raise ValueError(f"min-dalle draws 256 tokens, not {c['image_len']}")
     encoder, decoder, info = build(c)

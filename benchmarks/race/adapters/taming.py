@@ -1,4 +1,4 @@
-"""taming-transformers' VQGAN in torch, with random weights."""
+"""Adapter of taming-transformers' VQGAN in torch, with random weights."""
 
 import contextlib
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Autoencoder:
         self._is_bf16 = c["dtype"] == "bf16"
 
     def precision(self) -> Any:
-        """A context without gradients, and in bfloat16 if asked for."""
+        """A context without gradients, in bfloat16 if the sizes ask for it."""
         stack = contextlib.ExitStack()
         stack.enter_context(torch.no_grad())
         if self._is_bf16:
@@ -57,7 +57,7 @@ class Autoencoder:
 
 
 def make_encoder(c: configs.Sizes) -> tuple[Run, Info]:
-    """Image tokens of random pictures."""
+    """The job "encode": `run` encodes random pictures to image tokens."""
     model = Autoencoder(c)
     shape = c["batch"], c["px"], c["px"], 3
     pictures = np.random.default_rng(0).random(shape, np.float32).transpose(0, 3, 1, 2).copy()
@@ -74,7 +74,7 @@ def make_encoder(c: configs.Sizes) -> tuple[Run, Info]:
 
 
 def make_decoder(c: configs.Sizes) -> tuple[Run, Info]:
-    """Pictures of random image tokens."""
+    """The job "decode": `run` decodes random image tokens to pictures."""
     model, side = Autoencoder(c), int(c["image_len"] ** 0.5)
     shape = c["batch"], c["image_len"]
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, c["codes"], shape))
