@@ -54,9 +54,9 @@ def main(config: EncodeConfig) -> None:
 
     config = clone.with_found(config, "vqgan", "tokenizer")
     check_settings(config)
-    processes.join(ParallelConfig(**vars(config.parallel)), peers.lose_first)
-    agreement.check_start(config)
+    processes.join(ParallelConfig(**vars(config.parallel)), peers.lose)
     with peers.watch_peers(), contextlib.ExitStack() as stack:
+        agreement.check_start(config)
         job = agreement.together(lambda: _Job(config))
         agreement.check({name: json.dumps(value) for name, value in job.recipe.items()})
         if processes.from_first(lambda: job.open(stack)):

@@ -62,9 +62,9 @@ def train(
         ValueError: settings, data, folder and devices do not fit together, the processes disagree,
             or the run diverges.
     """
-    processes.join(config.parallel, peers.lose_first)
-    agreement.check_start(config)
+    processes.join(config.parallel, peers.lose)
     with peers.watch_peers():
+        agreement.check_start(config)
         return _train(config, make_recipe, load, programs)
 
 

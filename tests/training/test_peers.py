@@ -29,6 +29,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(peers.os, "kill", lambda pid, number: found.append(number))
     monkeypatch.setattr(peers, "STOP_SECONDS", 0)
     monkeypatch.setattr(peers, "GRACE_SECONDS", 0)
+    monkeypatch.setattr(peers, "_last_word", threading.Lock())
     peers._is_over.clear()
     return found
 
@@ -40,7 +41,7 @@ def hear(word: bytes) -> None:
         there.sendall(word)
         there.shutdown(socket.SHUT_WR)
         with contextlib.suppress(EndedError):
-            peers._listen(here)
+            peers._listen(here, 7)
 
 
 def test_who_says_goodbye_is_not_missed(done: list[object]) -> None:
@@ -54,7 +55,7 @@ def test_a_line_that_breaks_off_ends_this_process_in_a_line(
     hear(b"")
     assert done == [exits.PEER_LOST]
     told = capfd.readouterr().err
-    assert "another process of this run died (its connection broke off)" in told
+    assert "process 7: another process of this run died (its connection broke off)" in told
     assert told.count("\n") == 1
 
 
@@ -109,3 +110,27 @@ def test_an_error_that_all_have_ends_each_by_its_own(
     finally:
         peers._is_over.clear()
     assert done == []
+
+
+def test_who_is_ending_by_itself_is_not_ended_by_a_loss(done: list[object]) -> None:
+    peers.say_goodbye(exits.STOPPED)
+    try:
+        assert peers.lose(1, "it sends no heartbeat") == exits.STOPPED
+    finally:
+        peers._is_over.clear()
+    assert done == []
+
+
+def test_a_death_before_the_processes_are_connected_is_a_line_too(
+    done: list[object], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def meet(make: object) -> None:
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo broadcast failed: closed by peer\nmore")
+
+    monkeypatch.setattr(peers.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(peers.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(peers, "from_first", meet)
+    with pytest.raises(EndedError), peers.watch_peers():
+        pass
+    assert done == [exits.PEER_LOST]
+    assert "(UNKNOWN: Gloo broadcast failed: closed by peer)" in capfd.readouterr().err

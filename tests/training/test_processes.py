@@ -75,7 +75,9 @@ def test_what_jax_finds_by_itself_is_left_to_it(monkeypatch: pytest.MonkeyPatch)
     [
         ({}, ParallelConfig(num_processes=2), "need all of --parallel.coordinator=HOST:PORT"),
         ({}, by_hand(process_id=4), "process_id 4 is not one of the 4 processes"),
-        ({}, by_hand(coordinator="here"), "here has no port; try here:12345"),
+        ({}, by_hand(coordinator="here"), "here has no port .*; try here:12345"),
+        ({}, by_hand(coordinator="a:b"), "a:b has no port between 1 and 65535; try a:12345"),
+        ({}, by_hand(coordinator="a:65536"), "a:65536 has no port"),
         (POD, ParallelConfig(), "add --parallel.num_processes=N"),
         (
             {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
@@ -89,6 +91,16 @@ def test_what_is_missing_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         find(config, environ)
+
+
+def test_a_port_of_another_program_is_refused_where_process_0_would_listen() -> None:
+    with socket.create_server(("", 0)) as other:
+        address = f"localhost:{other.getsockname()[1]}"
+        with pytest.raises(ValueError, match=r"listen at port \d+ \(Address already in use"):
+            processes._check_port(Meeting(address, 2, 0), {})
+        processes._check_port(Meeting(address, 2, 1), {})  # process 0 may be elsewhere
+        processes._check_port(Meeting(address, 2, 0), {processes.BIND_ADDRESS: "[::]:1"})
+    processes._check_port(Meeting(address, 2, 0), {})
 
 
 def test_one_process_needs_nobody() -> None:

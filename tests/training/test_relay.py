@@ -1,8 +1,8 @@
-"""The relay to jax's coordinator. tests/drills has whole runs in which process 0 dies."""
+"""The relay to jax's coordinator, and the end of a process that lost another one. tests/drills has
+whole runs in which processes die."""
 
 import importlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -66,56 +66,116 @@ def test_an_end_of_ours_is_no_loss(far: socket.socket) -> None:
 
 
 SCRIPT = """
-    import os, sys, time
+    import os, signal, sys, time
     import jax
     from training.config import ParallelConfig
     from training.devices import peers, processes
 
-    number = int(sys.argv[2])
+    number, victim, end, moment = int(sys.argv[2]), *sys.argv[3:]
+    processes.HEARTBEAT_SECONDS = 4 if end == "SIGSTOP" else 10
+
+    def meet_end(*_):
+        os.kill(os.getpid(), getattr(signal, end))
+
+    if number == int(victim) and moment == "before":
+        jax.process_index = meet_end
     processes.join(ParallelConfig(coordinator=sys.argv[1], num_processes=2, process_id=number),
-        peers.lose_first)
-    if number == 0:
-        os.kill(os.getpid(), 9)
+        peers.lose)
+    if number == int(victim):
+        meet_end()
     time.sleep(60)
 """
 
 
-@pytest.mark.slow
-def test_jax_does_not_abort_when_process_0_dies() -> None:
-    """It may die before or after the processes are connected to each other. Marked slow: on a
-    loaded machine jax's heartbeat can fail before the relay has ended the process."""
-    words = [sys.executable, "-c", textwrap.dedent(SCRIPT), f"localhost:{free_port()}"]
+END = "process {}: another process of this run died ({}); {}"
+AGAIN = "the same command on every machine resumes from the last checkpoint"
+LOSSES = {
+    "process 0 dies": (0, "SIGKILL", "after", "process 0 does not answer"),
+    # The other one waits for the devices of process 0, and holds a lock of jax.
+    "process 0 dies early": (0, "SIGKILL", "before", "process 0 does not answer"),
+    # No connection closes, as if the power was lost: only jax's heartbeat notices it.
+    "process 0 is silent": (0, "SIGSTOP", "after", "it sends no heartbeat"),
+    "process 1 is silent": (1, "SIGSTOP", "after", "it sends no heartbeat"),
+}
+
+
+def start(*words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    both = [
-        subprocess.Popen(
-            [*words, str(i)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for i in range(2)
-    ]
+    return subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def ends() -> dict[str, tuple[int, str]]:
+    """Exit code and standard error of the process that lost the other one, before they have
+    connections of their own; all losses at the same time, because they wait for most of it."""
+    pairs = {}
+    for name, (victim, end, moment, _) in LOSSES.items():
+        words = [sys.executable, "-c", textwrap.dedent(SCRIPT), f"localhost:{free_port()}"]
+        pairs[name] = [start(*words, str(i), str(victim), end, moment) for i in range(2)]
+    found = {}
     try:
-        _, said = both[1].communicate(timeout=60)
+        for name, (victim, *_) in LOSSES.items():
+            other = pairs[name][1 - victim]
+            _, said = other.communicate(timeout=90)
+            found[name] = (other.returncode, said)
     finally:
-        for one in both:
+        for one in [one for pair in pairs.values() for one in pair]:
             one.kill()
             one.communicate()
-    assert [one.returncode for one in both] == [-signal.SIGKILL, 3], said
-    assert said.splitlines() == [
-        "process 1: another process of this run died (process 0 does not answer); the same "
-        "command on every machine resumes from the last checkpoint"
-    ]
+    assert [pairs[name][victim].returncode for name, (victim, *_) in LOSSES.items()] == [-9] * 4
+    return found
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_process_that_lost_another_one_ends_with_a_line_and_not_by_jax(
+    ends: dict[str, tuple[int, str]], loss: str
+) -> None:
+    victim, *_, reason = LOSSES[loss]
+    status, said = ends[loss]
+    assert status == 3, said
+    *log, line = said.splitlines()
+    assert line == END.format(1 - victim, reason, AGAIN)
+    # jax's coordinator, which is in process 0, logs the silence of another process.
+    assert (not log) or victim == 1, said
+    assert "stack trace" not in said
+
+
+ALONE = """
+    import sys
+    from training.config import ParallelConfig
+    from training.devices import peers, processes
+
+    processes.MEETING_SECONDS = 1
+    try:
+        processes.join(ParallelConfig(coordinator=sys.argv[1], num_processes=2, process_id=1),
+            peers.lose)
+    except ValueError as error:
+        sys.exit(str(error))
+"""
+
+
+def test_processes_that_do_not_meet_are_refused_and_not_aborted_by_jax() -> None:
+    address = f"localhost:{free_port()}"
+    alone = start(sys.executable, "-c", textwrap.dedent(ALONE), address)
+    _, said = alone.communicate(timeout=60)
+    assert alone.returncode == 2, said
+    assert said.startswith(
+        f"the processes of this run do not meet: not all 2 of them reached {address} within 1 s"
+    )
+    assert said.count("\n") == 1
 
 
 def test_a_proxy_is_not_asked_for_the_way_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def connect(address: str, number: int) -> None:
+    def connect(address: str, number: int, **_: object) -> None:
         seen.append((address.partition(":")[0], os.environ.get(relay.NO_PROXY)))
 
     library = importlib.import_module("jax._src.lib")._jax
     monkeypatch.setattr(library, relay.CONNECT, connect)
     monkeypatch.setenv("no_proxy", ".cluster")
     monkeypatch.delenv(relay.NO_PROXY, raising=False)
-    with relay.relayed(lambda: None):
+    with relay.relayed(lambda number, reason: 0):
         for number in range(2):
             getattr(library, relay.CONNECT)("host0:1", number)
     assert seen == [("host0", None), ("127.0.0.1", ".cluster,127.0.0.1")]

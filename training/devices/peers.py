@@ -1,10 +1,12 @@
 """Processes of a run watch each other: when one dies, the others end at once and report it.
 
-jax.distributed detects it only after HEARTBEAT_SECONDS, and then aborts with a stack trace;
-meanwhile an update blocks. Here each process holds a connection to process 0. The operating system
-closes it when either process dies. At the start of a run, and behind a firewall, there is no such
-connection. Then the relay to jax's coordinator detects the death of process 0, and jax the death of
-others.
+jax.distributed detects it only after HEARTBEAT_SECONDS; meanwhile an update blocks. Here each
+process holds a connection to process 0. The operating system closes it when either process dies. At
+the start of a run, and behind a firewall, there is no such connection. Then the relay to jax's
+coordinator detects the death of process 0, and jax's heartbeat the death of others.
+
+Threads that end this process call no function of jax: while jax waits for the devices of a process
+that died, it holds the lock that jax.process_index needs.
 """
 
 import atexit
@@ -28,11 +30,13 @@ CONNECT_SECONDS = 10
 GRACE_SECONDS = 1.0
 """Seconds in which this process may end with the same error as the other one, such as damaged
 checkpoints, with its own line and exit code."""
-LOST_SECONDS = 2  # for the connections between processes to say so; jax aborts soon after
-STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax aborts
+LOST_SECONDS = 2  # for the connections between processes to say so
+STOP_SECONDS = 5  # less than HEARTBEAT_SECONDS, when jax loses the stopped process
 _GOODBYE, _STOP = b".", b"!"
 _lines: list[socket.socket] = []
 _is_over = threading.Event()
+_status = exits.FINISHED  # the exit code, once _is_over is set
+_last_word = threading.Lock()  # several threads may notice a death
 
 
 @contextlib.contextmanager
@@ -42,26 +46,29 @@ def watch_peers() -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    with _open_lines():
-        try:
+    number = jax.process_index()
+    try:
+        with _open_lines(number):
             yield
-        except exits.StoppedError:  # all stop at one step
-            say_goodbye()
-            raise
-        except BaseException as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) and not _is_own(error):
-                _end(str(error).strip().splitlines()[0][:200])
-            _hang_up()
-            # jax would wait for the others, and abort
-            atexit.register(exits.end_now, exits.status_of(error))
-            raise
-        say_goodbye()
+    except exits.StoppedError:  # all stop at one step
+        say_goodbye(exits.STOPPED)
+        raise
+    except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and not _is_own(error):
+            _end(number, str(error).strip().splitlines()[0][:200])
+        status = exits.status_of(error)
+        _hang_up(status)
+        atexit.register(exits.end_now, status)  # jax would wait for the others
+        raise
+    say_goodbye()
 
 
-def lose_first() -> None:
-    """End this process because process 0 died, unless it is ending by itself."""
+def lose(number: int, reason: str) -> int:
+    """The exit code with which this process, `number`, is ending by itself. If it is not, end it
+    with a line, because another process died."""
     if not _is_over.wait(LOST_SECONDS):
-        _end("process 0 does not answer")
+        _end(number, reason)
+    return _status
 
 
 def _is_own(error: Exception) -> bool:
@@ -70,53 +77,59 @@ def _is_own(error: Exception) -> bool:
     return str(error).lstrip().startswith("RESOURCE_EXHAUSTED")
 
 
-def say_goodbye() -> None:
-    """Tell the other processes that this one ends without an error."""
-    _say(_GOODBYE)
+def say_goodbye(status: int = exits.FINISHED) -> None:
+    """Tell the other processes that this one ends without an error, with exit code `status`."""
+    _say(_GOODBYE, status)
 
 
 def stop_all() -> None:
     """Stop the other processes, too: this one was asked to stop, and ends before it can agree with
     them on a step."""
-    _say(_STOP)
+    _say(_STOP, exits.STOPPED)
 
 
-def _say(word: bytes) -> None:
-    _is_over.set()
+def _say(word: bytes, status: int) -> None:
+    _begin_end(status)
     for line in _lines:
         with contextlib.suppress(OSError):
             line.sendall(word)
 
 
-def _hang_up() -> None:
+def _hang_up(status: int) -> None:
     """Close the connections, because this process ends with an error. Then the others do not wait
     for it."""
-    _is_over.set()
+    _begin_end(status)
     for line in _lines:
         with contextlib.suppress(OSError):
             line.shutdown(socket.SHUT_RDWR)
 
 
+def _begin_end(status: int) -> None:
+    """From now on, this process is ending by itself with exit code `status`."""
+    global _status
+    _status = status
+    _is_over.set()
+
+
 @contextlib.contextmanager
-def _open_lines() -> Iterator[None]:
-    is_first = jax.process_index() == 0
+def _open_lines(number: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.create_server(("", 0))) if is_first else None
+        server = None if number else stack.enter_context(socket.create_server(("", 0)))
         port = 0 if server is None else server.getsockname()[1]
         host, port, word = from_first(lambda: [socket.gethostname(), port, secrets.token_hex(16)])
         if server is not None:
-            _in_background(_accept, server, word)
+            _in_background(_accept, server, word, jax.process_count() - 1)
         else:
             with contextlib.suppress(OSError):
                 line = socket.create_connection((host, port), CONNECT_SECONDS)
                 line.sendall(word.encode())
-                _watch(line)
+                _watch(line, number)
         yield
 
 
-def _accept(server: socket.socket, word: str) -> None:
+def _accept(server: socket.socket, word: str, others: int) -> None:
     """Accept, in process 0, the connections of the others, which send the secret `word`."""
-    for _ in range(jax.process_count() - 1):
+    for _ in range(others):
         try:
             line, _ = server.accept()
             line.settimeout(CONNECT_SECONDS)
@@ -124,16 +137,16 @@ def _accept(server: socket.socket, word: str) -> None:
         except OSError:  # the run is over
             return
         if hmac.compare_digest(received, word.encode()):
-            _watch(line)
+            _watch(line, 0)
 
 
-def _watch(line: socket.socket) -> None:
+def _watch(line: socket.socket, number: int) -> None:
     line.settimeout(None)
     _lines.append(line)
-    _in_background(_listen, line)
+    _in_background(_listen, line, number)
 
 
-def _listen(line: socket.socket) -> None:
+def _listen(line: socket.socket, number: int) -> None:
     try:
         said = line.recv(1)
     except OSError:
@@ -141,7 +154,7 @@ def _listen(line: socket.socket) -> None:
     if said == _STOP:
         _stop_too()
     elif said != _GOODBYE and not _is_over.wait(GRACE_SECONDS):
-        _end("its connection broke off")
+        _end(number, "its connection broke off")
 
 
 def _stop_too() -> None:
@@ -159,9 +172,10 @@ def _in_background(target: Callable[..., None], *arguments: object) -> None:
     threading.Thread(target=target, args=arguments, daemon=True).start()
 
 
-def _end(reason: str) -> None:
+def _end(number: int, reason: str) -> None:
+    _last_word.acquire()
     print(
-        f"process {jax.process_index()}: another process of this run died ({reason}); the same "
+        f"process {number}: another process of this run died ({reason}); the same "
         "command on every machine resumes from the last checkpoint",
         file=sys.stderr,
         flush=True,

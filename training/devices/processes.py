@@ -4,6 +4,7 @@ All are started with the same command, and joined by jax.distributed. Only proce
 as making the run's folder; it sends the result, or the error, to the others.
 """
 
+import atexit
 import glob
 import importlib.util
 import json
@@ -19,9 +20,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from training import exits
 from training.config import ParallelConfig
-from training.devices.relay import relayed
+from training.devices.relay import Lost, relayed
 
+MEETING_SECONDS = 300
+BAD_CAST = "bad_cast"  # how jaxlib 0.10.2 says that the time is over; see aborts.py
+BIND_ADDRESS = "JAX_COORDINATOR_BIND_ADDRESS"
 HEARTBEAT_SECONDS = 10  # a dead process is noticed after this time
 KUBERNETES_PORT = 55527
 MESSAGE_BYTES = 4096
@@ -35,10 +40,11 @@ class Meeting(NamedTuple):
     process_id: int | None
 
 
-def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> None:
+def join(config: ParallelConfig, lost: Lost) -> None:
     """Join the other processes, if there are any. No jax computation may have run before.
 
-    After it, only process 0 prints to stdout, and `lost` is called when process 0 dies.
+    After it, only process 0 prints to stdout, and `lost` is called when process 0 dies, or when jax
+    loses another process.
 
     Raises:
         ValueError: the processes cannot be identified, or some do not appear.
@@ -46,6 +52,7 @@ def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> Non
     meeting = find(config, os.environ)
     if meeting is None:
         return
+    _check_port(meeting, os.environ)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # CPUs would run programs side by side, in another order in each process: a deadlock.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -54,14 +61,40 @@ def join(config: ParallelConfig, lost: Callable[[], None] = lambda: None) -> Non
         with relayed(lost):
             jax.distributed.initialize(
                 *meeting,
+                initialization_timeout=MEETING_SECONDS,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=HEARTBEAT_SECONDS,
             )
     except RuntimeError as error:
-        raise ValueError(f"the processes of this run do not meet: {error}") from None
+        atexit.register(exits.end_now, exits.REFUSED)  # jax would wait for the others
+        reason = _timed_out(meeting) if BAD_CAST in str(error) else str(error).splitlines()[0]
+        raise ValueError(f"the processes of this run do not meet: {reason}") from None
     _take_own_gpus(os.environ)
     if jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _check_port(meeting: Meeting, environ: Mapping[str, str]) -> None:
+    """Raise ValueError if another program has the port of process 0, this one; jax crashes then."""
+    if meeting.process_id != 0 or not meeting.coordinator or BIND_ADDRESS in environ:
+        return
+    port = meeting.coordinator.rpartition(":")[2]
+    try:
+        socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise ValueError(
+            f"process 0 cannot listen at port {port} ({error.strerror}); choose a free port for "
+            "--parallel.coordinator=HOST:PORT"
+        ) from None
+
+
+def _timed_out(meeting: Meeting) -> str:
+    count = "all" if meeting.num_processes is None else f"all {meeting.num_processes}"
+    place = meeting.coordinator or "the coordinator"
+    return (
+        f"not {count} of them reached {place} within {MEETING_SECONDS} s; start the same command "
+        "in each, with its own number, and check that process 0 has this address and an open port"
+    )
 
 
 def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
@@ -86,8 +119,13 @@ def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
         raise ValueError(
             f"parallel.process_id {number} is not one of the {count} processes, which count from 0"
         )
-    if coordinator is not None and ":" not in coordinator:
-        raise ValueError(f"parallel.coordinator {coordinator} has no port; try {coordinator}:12345")
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 1 << 16):
+            raise ValueError(
+                f"parallel.coordinator {coordinator} has no port between 1 and 65535; try "
+                f"{host or coordinator}:12345"
+            )
     return None if count == 1 else Meeting(coordinator, count, number)
 
 

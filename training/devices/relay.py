@@ -1,8 +1,9 @@
 """A relay in each process between jax and its coordinator, which is in process 0.
 
-When jax's connection to the coordinator closes, jax aborts the process at once with a stack trace,
-before a line can be printed. The relay keeps jax's connection open. Then training/devices/peers.py
-or the relay ends the process with a line.
+When jax's connection to the coordinator closes, jax logs it and aborts the process at once. The
+relay keeps jax's connection open. Then training/devices/peers.py or the relay ends the process with
+a line. If jax loses another process in another way, such as by its heartbeat, the same line ends
+the process in place of jax's abort.
 """
 
 import contextlib
@@ -12,20 +13,30 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
+
+from training import exits
+from training.devices.aborts import replace_abort
 
 CONNECT = "get_distributed_runtime_client"
 """Name of jax's function (the coordinator's HOST:PORT, process number, …) → client."""
+CALLBACK = "missed_heartbeat_callback"
 NO_PROXY = "no_grpc_proxy"
 CONNECT_SECONDS = 20
 CHUNK = 1 << 16
+ENDING_SECONDS = 2  # for a process that ends by itself; it may wait for jax in vain
+Lost = Callable[[int, str], int]
+"""(number of this process, reason) → the exit code with which this process is ending by itself. If
+it is not, the call ends it with a line, because another process died."""
 _open: list[socket.socket] = []  # or Python would close them
 
 
 @contextlib.contextmanager
-def relayed(lost: Callable[[], None]) -> Iterator[None]:
-    """A context in which jax connects through a relay, which calls `lost` when the coordinator
-    dies. A jax version that connects in another way is not relayed."""
+def relayed(lost: Lost) -> Iterator[None]:
+    """A context in which jax connects through a relay. The relay calls `lost` when the coordinator
+    dies, and jax when it loses another process. A jax version that connects in another way is not
+    relayed."""
     try:
         library: Any = importlib.import_module("jax._src.lib")._jax
         connect = getattr(library, CONNECT)
@@ -34,10 +45,18 @@ def relayed(lost: Callable[[], None]) -> Iterator[None]:
         return
 
     def connect_through(address: str, number: int, *words: object, **more: Any) -> Any:
+        def end() -> None:
+            status = lost(number, "it sends no heartbeat")
+            time.sleep(ENDING_SECONDS)
+            exits.end_now(status)
+
+        if (callback := replace_abort(end)) is not None:
+            more = {**more, CALLBACK: callback}
         if number == 0:
             return connect(address, number, *words, **more)
         with _without_proxy():
-            return connect(open_relay(address, lost), number, *words, **more)
+            relay = open_relay(address, partial(lost, number, "process 0 does not answer"))
+            return connect(relay, number, *words, **more)
 
     setattr(library, CONNECT, connect_through)
     try:
@@ -60,7 +79,7 @@ def _without_proxy() -> Iterator[None]:
             os.environ[NO_PROXY] = before
 
 
-def open_relay(address: str, lost: Callable[[], None]) -> str:
+def open_relay(address: str, lost: Callable[[], object]) -> str:
     """The HOST:PORT of a new relay to an address."""
     server = socket.create_server(("127.0.0.1", 0))
     _open.append(server)
@@ -68,14 +87,14 @@ def open_relay(address: str, lost: Callable[[], None]) -> str:
     return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def _accept(server: socket.socket, address: str, lost: Callable[[], None]) -> None:
+def _accept(server: socket.socket, address: str, lost: Callable[[], object]) -> None:
     while True:
         near, _ = server.accept()
         _open.append(near)
         _in_background(_join, near, address, lost)
 
 
-def _join(near: socket.socket, address: str, lost: Callable[[], None]) -> None:
+def _join(near: socket.socket, address: str, lost: Callable[[], object]) -> None:
     """Forward bytes in both directions. If jax closes its end, the other end is closed, but not the
     other way round."""
     far = _connect(address)
