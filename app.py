@@ -46,7 +46,7 @@ FONT = ["system-ui", "sans-serif"]  # nothing is fetched from elsewhere
 
 @dataclass(frozen=True)
 class AppConfig:
-    """Which model the page draws with, and where it is served."""
+    """The model that the page draws with, and the address of the page."""
 
     checkpoint: str = "demo"
     """Default: the demo. Or else RUN, RUN/checkpoints/STEP, or a release folder."""

@@ -151,9 +151,9 @@ def spreads(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float64[np.ndarray, " b"]
 
 
 def best_of(trials: Sequence[Trial], real_blank: float) -> Trial:
-    """The pair with the most right pictures, among the pairs whose share of blank ones is at most
-    the real pictures'; if there is none, among those with the fewest blank ones. Of equals, the one
-    with the highest temperature, then the lowest guidance."""
+    """The pair with the most right pictures, out of the pairs that draw blank pictures no more
+    often than real ones are blank, or else out of the pairs with the fewest blank ones. Ties go to
+    the highest temperature, then to the lowest guidance."""
     least = max(real_blank, min(trial.blank for trial in trials))
     able = [trial for trial in trials if trial.blank <= least]
     return max(able, key=lambda one: (one.right, one.temperature, -one.guidance_scale))

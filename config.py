@@ -35,11 +35,11 @@ class Config(RunConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     """The text-to-image transformer."""
     loss: LossConfig = field(default_factory=LossConfig)
-    """Terms besides the cross-entropy, and the information that is hidden from the model."""
+    """Extra terms of the loss, and information that is hidden from the model in training."""
     data: DataConfig = field(default_factory=DataConfig)
     """The token records."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """How pictures are drawn, in the run's grids and by generate.py and evaluate.py afterwards."""
+    """Settings for drawing, in the run's grids and later in generate.py and evaluate.py."""
     text_encoder: str = ""
     """Folder of another program's text encoder to start from (BART, CLIP or T5: config.json and
     model.safetensors): it sets model.encoder. Encode captions with --tokenizer=FOLDER, too. With

@@ -49,5 +49,5 @@ def check_inside(path: Path, within: Path) -> None:
     if not any(Path(real).is_relative_to(root) for root in roots):
         raise ValueError(
             f"{path} is a link that leads out of {within}, to {real}; "
-            "put what it means there itself, if you trust it"
+            "if you trust it, replace the link by its target"
         )

@@ -63,7 +63,7 @@ def _check_room(compiled: Any, devices: Devices, rows: int, room: int) -> None:
         need += found.argument_size_in_bytes
     if need > room:
         raise ValueError(
-            f"rows_per_call {rows}: so many pictures at a time take {need / GB:.3g} GB of the "
+            f"rows_per_call {rows}: this many pictures at a time take {need / GB:.3g} GB of the "
             f"{room / GB:.3g} GB that a device has; {_fewer(rows * room // need)}"
         )
 

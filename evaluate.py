@@ -191,8 +191,8 @@ def main(config: EvaluateConfig) -> None:
 def ask(
     records: Records, drawer: Drawer, config: EvaluateConfig
 ) -> tuple[EvaluateConfig, Exam, dict[str, list[str]]]:
-    """The exam, with the half that it asks for, and prompts of which training showed nothing.
-    Raises ValueError for more pictures than memory holds."""
+    """The exam, the half of the prompts that it uses, and the prompts with things that training
+    never showed. Raises ValueError for more pictures than memory holds."""
     asked = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
     selection = with_prompts(records, asked)
     if selection != asked:
@@ -306,7 +306,7 @@ def figures(
     config: EvaluateConfig,
     splits: Sequence[str],
 ) -> dict[str, Any]:
-    """Scores of the splits, with what they are to be compared with."""
+    """Scores of the splits, with intervals, chance and ceiling."""
     report: dict[str, Any] = {
         "splits": {},
         "interval": {},

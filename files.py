@@ -1,8 +1,8 @@
 """Atomic writes of files and folders; imports nothing of ours.
 
 A file NAME is first written into a hidden, locked folder beside it, `.NAME.XXXXXXXX.new`, and then
-renamed. A kill leaves that folder behind; the next writer into the same place removes it, because
-nobody holds its lock.
+renamed. A kill leaves that folder behind. The next writer of the same file removes it, because its
+lock is free.
 """
 
 import contextlib

@@ -91,7 +91,7 @@ class GenerateConfig(SamplingFlags):
     """The grid's file, with a folder of the same name without .png beside it for the pictures; or a
     folder, which gets grid.png and the pictures. Other pictures may not be in that folder."""
     seed: int = 0
-    """Another seed draws other pictures. Each depends on (seed, prompt, its number) alone."""
+    """Another seed draws other pictures. A picture depends only on (seed, prompt, its number)."""
     compute_dtype: ComputeDtype = "float32"
     """Precision of activations and products; in half precision a picture may differ a little with
     rows_per_call and device."""
@@ -154,7 +154,7 @@ def main(config: GenerateConfig) -> None:
 def open_drawer(
     checkpoint: Checkpoint, total: int, config: GenerateConfig
 ) -> tuple[Drawer, Settings]:
-    """(the drawer, all settings that determine a picture besides its prompt and seed)."""
+    """(the drawer, all settings that determine a picture, except its prompt and seed)."""
     sampling = config.over(checkpoint.sampling)
     devices = find_devices(ParallelConfig())
     rows = config.rows_per_call or rows_for(total, len(devices))
@@ -251,7 +251,8 @@ def write_grid(
     scores: list[float | None],
     settings: Settings,
 ) -> None:
-    """Write the grid of the first prompts, as many as fit; scored pictures stand best first."""
+    """Write the grid of the first prompts, as many as fit. Scored pictures are sorted best
+    first."""
     per_prompt = min(config.drawn, len(pictures))
     count = len(pictures) // per_prompt
     if count < len(prompts):

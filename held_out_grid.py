@@ -34,7 +34,7 @@ def place_of_grid(checkpoint: Checkpoint, grid: str | None) -> Path | None:
     try:
         check_grid(path, "--grid")
     except ValueError as error:
-        print(f"no grid of what is drawn: {error}", file=sys.stderr)
+        print(f"no grid of held-out prompts: {error}", file=sys.stderr)
         return None
     return path
 

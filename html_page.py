@@ -49,7 +49,7 @@ def section(title: str, body: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table whose numbers stand at the right."""
+    """A table with right-aligned numbers."""
     rows = list(rows)
     if not rows:
         return ""

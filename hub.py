@@ -18,7 +18,8 @@ def fetch(path: str | Path) -> Path:
     hf://USER/NAME or hf://USER/NAME@REVISION.
 
     Raises:
-        ValueError: the path is malformed, the hub cannot be reached, or it has no such model.
+        ValueError: the path is malformed, the hub cannot be reached, or the model does not exist
+        there.
     """
     name = str(path).removeprefix("hf:").lstrip("/").rstrip("/")
     repository, _, revision = name.partition("@")

@@ -64,5 +64,5 @@ def without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     if len(found) != len(pairs):
         seen: set[Any] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twice!r:.200} stands there twice")
+        raise ValueError(f"{twice!r:.200} appears twice")
     return found

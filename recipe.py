@@ -281,7 +281,7 @@ def make_grids(
         try:
             pictures = drawer.draw(params, prompts, seeds)[:, None]
             save_png(path, picture_grid(prompts, pictures), {"prompts": prompts})
-        except (ValueError, OSError) as error:  # NaN, memory, a full disk: training goes on
+        except (ValueError, OSError) as error:  # NaN, memory, a full disk: training continues
             print(f"no grid at step {step}: {error}", flush=True)
             return None
         return {"grid": path}

@@ -49,11 +49,11 @@ python generate.py --checkpoint {name} --prompts "worded like its captions" --pi
 def write_card(
     out: Path, name: str, found: Checkpoint, licence: str, attribution: str, figures: Path | None
 ) -> bool:
-    """Write the card of a checkpoint's release into `out`. `figures`: what `python -m evaluate RUN
-    --json` printed. Returns whether the data's licence is known.
+    """Write the card of a checkpoint's release into `out`. `figures`: the output of `python -m
+    evaluate RUN --json`. Returns True if the data's licence is known.
 
     Raises:
-        ValueError: `figures` is no such file.
+        ValueError: `figures` is not such a file.
     """
     known = [] if found.records is None else licences(found.records)
     data = [attribution] if attribution else []
@@ -129,7 +129,7 @@ def _last_losses(found: Checkpoint) -> str:
 def _losses(line: str, path: Path) -> dict[str, float]:
     try:
         row = parse_json(line.encode(), f"a line of {path}")
-    except ValueError:  # a line that a kill cut off
+    except ValueError:  # a line that a kill truncated
         return {}
     named = row.items() if isinstance(row, dict) else ()
     return {

@@ -21,7 +21,7 @@ CACHE_FOLDER = Path(__file__).parent / ".cache" / "jax"
 
 
 def prepare() -> None:
-    """Tune the process for jax. PASTEL_MALLOC=0 leaves the allocator alone."""
+    """Tune the process for jax. PASTEL_MALLOC=0 leaves the allocator unchanged."""
     open_standard_streams()
     if os.environ.get("PASTEL_MALLOC", "1") != "0" and platform.libc_ver()[0] == "glibc":
         _keep_freed_memory()

@@ -5,7 +5,7 @@ Every other split is held out: it is evaluated under its name.
 
 TRAIN = "train"
 HELD_OUT = "held_out"
-"""The held-out split of a source without splits of its own."""
+"""The held-out split of a source that has no splits."""
 GALLERY = "gallery"
 """Pictures that evaluation compares with; they are neither trained on nor drawn."""
 NOT_HELD_OUT = (TRAIN, GALLERY)

@@ -28,7 +28,7 @@ class Axis:
     is_log: bool = False
 
     def at(self, value: float) -> float:
-        """Where a value stands, in pixels."""
+        """The position of a value, in pixels."""
         scale = math.log if self.is_log else float
         low, high = scale(self.low), scale(self.high)
         share = (scale(value) - low) / (high - low) if high > low else 0.5
@@ -117,7 +117,7 @@ def plot(
 
 
 def _legend(names: Sequence[str]) -> list[str]:
-    """A line of text for each line of the plot, below it; none for one line alone or for many."""
+    """The legend below the plot: a text for each line; empty for one line or for too many."""
     if not 1 < len(names) <= FEW:
         return []
     return [
@@ -179,7 +179,7 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
 
 
 def _svg(width: int, height: int, parts: Sequence[str], legend: Sequence[str] = ()) -> str:
-    """The picture, on white, as text is black; the legend's lines stand below it."""
+    """The SVG on a white background, as text is black, with the legend below the plot."""
     height += 14 * len(legend) + (6 if legend else 0)
     box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     ground = f'<rect width="{width}" height="{height}" fill="#fff"/>'

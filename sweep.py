@@ -42,9 +42,9 @@ class SweepConfig:
     """Folder of the sweep: the runs, trials.jsonl, results.csv and plots. Default:
     runs/sweeps/NAME, by the file's name. The same command resumes with what is there."""
     one_process: bool = False
-    """Make all runs of train.py in this process: those that differ in seed, length and learning
-    rate alone compile once, and have the results of fresh processes, bit for bit. For runs of
-    seconds, on one device, without early_terminate."""
+    """Make all runs of train.py in this process. Runs that differ only in seed, length and learning
+    rate compile once. Results equal those of separate processes, bit for bit. For runs of seconds,
+    on one device, without early_terminate."""
     resume: bool = False
     """Only resume: the folder must hold trials of this file."""
     seed: int = 0
@@ -117,7 +117,7 @@ def open_folder(folder: Path, sweep: Sweep, must_exist: bool) -> None:
 
 
 def check_one_process(sweep: Sweep, parallel: int) -> None:
-    """Raise ValueError if the runs of this sweep need processes of their own."""
+    """Raise ValueError if the runs of this sweep need separate processes."""
     if not _is_ours(sweep.settings["program"], "train.py"):
         raise ValueError(f"{sweep.at('program')}: --one_process is for train.py")
     if "early_terminate" in sweep.settings or parallel > 1:
@@ -126,7 +126,8 @@ def check_one_process(sweep: Sweep, parallel: int) -> None:
 
 
 def _start_of(sweep: Sweep, stop: Stop, one_process: bool) -> Start:
-    """How the runs of this sweep start; a stop that a run in this process gets is the sweep's."""
+    """The function that starts a run of this sweep. A stop signal to a run in this process stops
+    the sweep."""
     if not one_process:
         return processes.start
     from one_process import train_here
@@ -153,10 +154,10 @@ def words_of(sweep: Sweep, trial: Trial, run: Path, wandb: str) -> list[str]:
 
 
 def check_flags(sweep: Sweep, folder: Path) -> None:
-    """Parse the flags of the first suggestion, and every other value beside it.
+    """Parse the flags of the first suggestion, and of each variant with one other value.
 
     Raises:
-        ValueError: the program has no such flag, or refuses a value; names line and key.
+        ValueError: a flag is unknown, or a value is refused; the message names line and key.
     """
     program = sweep.settings["program"]
     if not Path(program).is_file():
@@ -178,7 +179,7 @@ def check_flags(sweep: Sweep, folder: Path) -> None:
 
 
 def _variants(sweep: Sweep, first: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """For every searched parameter its other values, or the ends of its range."""
+    """Searched parameter → its other values, or the ends of its range."""
     for name in sweep.searched:
         entry = sweep.parameters[name]
         values: Sequence[Any] = entry.get("values") or [entry.get("min"), entry.get("max")]

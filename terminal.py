@@ -141,11 +141,11 @@ def is_without_devices(error: BaseException) -> bool:
 
 
 class _Patient:
-    """A text stream that goes on when its reader is gone, prints what its encoding can, and no
-    sequences that a name or message of others could hold (`printable`).
+    """A text stream that ignores a closed reader, replaces letters that its encoding lacks, and
+    removes control sequences that a file's name or a message could contain (`printable`).
 
-    Results (`must_arrive`) that cannot be written for another reason, such as a full disk, are an
-    OSError; messages are dropped.
+    If writing fails for another reason, such as a full disk, results (`must_arrive`) raise OSError,
+    and messages are dropped.
     """
 
     def __init__(self, stream: Any, must_arrive: bool) -> None:

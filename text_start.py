@@ -23,12 +23,11 @@ from weights.settings import configuring
 
 
 def with_text_encoder(config: Config) -> Config:
-    """The configuration with the settings of the encoder in `text_encoder`. A run that has them
-    already keeps them if the folder is missing.
+    """The configuration with the settings of the encoder in `text_encoder`. If the folder is
+    missing, a run that already has the settings keeps them.
 
     Raises:
-        ValueError: the folder holds no such encoder, or it does not fit the settings or the
-            records.
+        ValueError: the folder has no text encoder, or it does not fit the settings or the records.
     """
     if not config.text_encoder:
         return config

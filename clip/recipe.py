@@ -58,7 +58,7 @@ class ClipSizes:
     mlp_dim: int = 512
     """Hidden width of the feed-forwards."""
     feature_dim: int = 128
-    """Numbers that stand for a picture or a text."""
+    """Size of the vector that represents a picture or a text."""
     patch_size: int = 8
     """Pixels along a side of a patch."""
 
@@ -86,8 +86,8 @@ class ClipTraining(TrainingConfig):
     """Pairs per update, over all devices and micro-batches. A picture is compared with the captions
     of its micro-batch, so a small micro-batch is an easy task."""
     on_spike: OnSpike = "skip"
-    """What happens at a spike of the loss or of the gradient's norm: skip this update, or rollback
-    to the newest regular checkpoint and skip the batches around it, or off."""
+    """Reaction to a spike of the loss or of the gradient's norm: skip = skip this update; rollback
+    = restore the newest regular checkpoint and skip the batches around the spike; off = none."""
     eval_every: int = 500
     """Updates between evaluations on every held-out split; 0 = only at the end."""
     eval_examples: int = 64
@@ -111,7 +111,7 @@ class ClipRunConfig(RunConfig):
     model: ClipSizes = field(default_factory=ClipSizes)
     """The two towers."""
     views: ViewConfig = field(default_factory=ViewConfig)
-    """How pictures are changed each time that they are seen."""
+    """Random changes of the pictures in training."""
     data: ClipData = field(default_factory=ClipData)
     """The token records."""
 
@@ -122,7 +122,7 @@ def make_recipe(config: ClipRunConfig) -> Recipe:
     records = open_whole(config.data.records)
     pictures = paint(records)
     sizes = clip_config(config.model, records, pictures.shape[1])
-    # In place of image tokens stand the pictures' numbers, so that batches can be looked up.
+    # The image tokens are replaced by the pictures' numbers, to look pictures up by batch.
     numbered = replace(records, image_tokens=np.arange(len(records))[:, None])
 
     def batches(plan: BatchPlan, devices: Devices) -> BatchAt:

@@ -12,7 +12,7 @@ from settings import check_least
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """How much a picture is changed at most, each time that it is seen."""
+    """Limits of the random changes of a picture in training."""
 
     shift: float = 0.12
     """Shift along each axis, as a share of the picture's side."""

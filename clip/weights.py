@@ -22,12 +22,12 @@ ClipActivation = Literal["quick_gelu", "gelu"]
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PIXELS_FILE = "preprocessor_config.json"
 CLIP_FOLDER = "clip"
-"""Of a run of clip.train: its CLIP. Beside a checkpoint: the one that ranks its pictures."""
+"""Folder of the CLIP in a run of clip.train, and of the CLIP that ranks a checkpoint's pictures."""
 LEGACY_END_ID = 2
 """The end token in configurations before 2023. No text has it; with such a configuration the
 largest id of a text counts as its end, as it did before the setting existed."""
 MEANT = "eos_token_id_is_meant"
-"""Of the text_config of ours: whether its end token is that one."""
+"""Key in the text_config of our CLIPs: eos_token_id is right, even if it is 2."""
 
 _TOWER_FIELDS: dict[str, tuple[str, Any]] = {
     "num_hidden_layers": ("depth", 12),
@@ -71,7 +71,7 @@ class TowerConfig:
     activation: ClipActivation
     """quick_gelu (x · sigmoid(1.702 x)) in OpenAI's weights, the exact gelu in most others."""
     epsilon: float
-    """Of the layer norms."""
+    """Epsilon of the layer norms."""
 
     def __post_init__(self) -> None:
         if min(self.dim, self.num_heads, self.mlp_dim) < 1 or self.dim % self.num_heads:
@@ -100,7 +100,7 @@ class ClipConfig:
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
     has_start: bool = True
-    """Whether a text begins with a start token, as in published ones; none of ours does."""
+    """Texts begin with a start token, as in published CLIPs; not in ours."""
 
     def __post_init__(self) -> None:
         if min(self.feature_dim, self.text_vocab_size, self.text_length) < 1:
@@ -115,7 +115,7 @@ class ClipConfig:
 
 
 def read_config(folder: Path) -> ClipConfig:
-    """The configuration in a folder. Raises ValueError if there is none, or another model's."""
+    """The configuration in a folder. Raises ValueError if it is missing or of another model."""
     path = folder / CONFIG_FILE
     values = read_json(path)
     if (kind := values.get("model_type", "clip")) != "clip":

@@ -48,7 +48,7 @@ FIRST_IN_HELP = ("subset", "out")
 
 
 def main(config: ArtistsConfig) -> None:
-    """Write the data set unless it is there; say how many pictures each split has."""
+    """Write the data set unless it exists, and print the number of pictures in each split."""
     if not 8 <= config.image_size <= 1024:
         raise ValueError(f"image_size {config.image_size} is not between 8 and 1024 pixels")
     sets = find_sets(config)
@@ -107,7 +107,7 @@ def write_tars(
 
 
 def own_keywords(emojis: Sequence[Emoji]) -> dict[str, tuple[str, ...]]:
-    """By hexcode, the keywords and parts of names that no other thing here has: its synonyms."""
+    """Hexcode → synonyms: keywords and parts of names that no other thing here has."""
     things: dict[str, set[str]] = defaultdict(set)
     for one in emojis:
         for word in (one.name, *one.tags):

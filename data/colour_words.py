@@ -1,4 +1,4 @@
-"""Colours by their names: which one a drawing has, and the drawing in another one.
+"""Named colours: finds the colour of a drawing, and paints the drawing in another one.
 
 Lightness, chroma and hue are those of OKLab (Ottosson 2020,
 https://bottosson.github.io/posts/oklab), in which equal steps look equal.
@@ -34,7 +34,7 @@ COLOURS = {
     "black": Colour(0.25, 0.00, 0),
     "grey": Colour(0.66, 0.00, 0),
 }
-"""Those that a drawing can be painted in. White would vanish on white ground."""
+"""Colours in which a drawing can be painted. White would vanish on the white background."""
 WHITE_NAME = "white"
 WHITE = Colour(0.97, 0.0, 0)
 CLEAR = 0.5
@@ -141,7 +141,7 @@ class Repainter:
 
     @cached_property
     def _follows(self) -> Float[np.ndarray, "y x"]:
-        """How far each pixel belongs to the main colour, 0..1."""
+        """The weight of the main colour in each pixel, 0..1."""
         light, chroma, hue = np.moveaxis(self._lch, -1, 0)
         opaque = self.alpha > CLEAR
         coloured = opaque & (chroma > LEAST_CHROMA)

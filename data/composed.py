@@ -56,7 +56,7 @@ class ComposedConfig(ArtistsConfig):
 
 
 def main(config: ComposedConfig) -> None:
-    """Write the pictures unless they are there; say how many each split has."""
+    """Write the pictures unless they exist, and print the number in each split."""
     if config.image_size % 2 or not 8 <= config.image_size <= 1024:
         raise ValueError(f"image_size {config.image_size} is no even number from 8 to 1024")
     sets = find_sets(config)

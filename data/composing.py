@@ -1,7 +1,7 @@
-"""Further pictures of drawings: in another colour, several of them, two beside each other.
+"""Composes pictures from drawings: in another colour, several copies, or two things side by side.
 
-A thing that was drawn once is known in one colour and alone. Repainted and arranged, it shows what
-the words "blue", "three" and "and" mean, for any thing.
+An artist drew each thing once, in one colour. The composed pictures show the meaning of "blue",
+"three" and "and" for every thing.
 """
 
 import io
@@ -33,8 +33,8 @@ PLACES: Mapping[int, Sequence[tuple[float, float]]] = {
 }
 """Left and upper edge of each copy, in shares of the picture; a copy has half its side."""
 HELD_OUT = 8
-"""One in so many pairs of thing and colour, thing and number, thing and thing is never trained on,
-by any artist."""
+"""One in this many pairs (thing and colour, thing and number, two things) is held out, for all
+artists."""
 _COLOUR = re.compile(rf"\b({'|'.join([*COLOURS, WHITE_NAME])})\b ?")
 
 Layer = Float[np.ndarray, "y x 4"]
@@ -43,7 +43,7 @@ Layer = Float[np.ndarray, "y x 4"]
 
 @dataclass(frozen=True)
 class Composed:
-    """One picture and what is said about it."""
+    """One picture and its attributes."""
 
     key: str
     pixels: UInt8[np.ndarray, "y x 3"]
@@ -68,7 +68,7 @@ def compose(drawings: Sequence[Drawing], side: int) -> Iterator[Composed]:
 
 
 def words_for(drawing: Drawing) -> list[str]:
-    """What the thing is called where its colour is said: an apple, not a red apple."""
+    """The thing's name without its usual colour: an apple, not a red apple."""
     names = [_COLOUR.sub("", drawing.emoji.name), *WORDS.get(drawing.emoji.name, ())]
     return [name for name in dict.fromkeys(names) if name and not _COLOUR.search(name)]
 

@@ -61,7 +61,7 @@ class EmojiConfig:
 
 
 def main(config: EmojiConfig) -> None:
-    """Write the data set unless it is there; say how many pictures each split has."""
+    """Write the data set unless it exists, and print the number of pictures in each split."""
     if not 8 <= config.image_size <= 1024:
         raise ValueError(f"image_size {config.image_size} is not between 8 and 1024 pixels")
     out = Path(config.out)

@@ -35,7 +35,7 @@ from files import check_free
 from split_names import HELD_OUT, TRAIN
 
 RULE = "tokens 1"
-"""How pictures are held out, as records.json names it: by a hash of their tokens."""
+"""The name in records.json of the rule for held-out pictures: by a hash of their tokens."""
 _ENDINGS = ("parquet", "jsonl", "ndjson", "json", "csv", "tsv")
 FIRST_IN_HELP = ("tables", "out", "vqgan", "tokenizer", "text_length")
 
@@ -86,7 +86,7 @@ class _Rows:
     """The other columns of each row."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
-    """How many rows hold something that is not kept, by a text about it."""
+    """Reason → number of rows with something that is not kept."""
 
 
 def main(config: EncodedConfig) -> None:

@@ -25,9 +25,9 @@ class ProcessesConfig:
     """HOST:PORT of process 0, where the processes meet. Found under SLURM, Open MPI, Kubernetes and
     on TPU pods; else the same on every process."""
     num_processes: int | None = None
-    """How many processes there are; found like the coordinator. 1 = this one is alone."""
+    """Number of processes; default: as for the coordinator. 1 = this process is alone."""
     process_id: int | None = None
-    """Which of them this is, from 0; found like the coordinator."""
+    """Number of this process, from 0; default: as for the coordinator."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class EncodeConfig(ReadingConfig):
     copies of another size or format stay together. Sources that name splits themselves, as the
     built-in data does, keep theirs."""
     views: int = 1
-    """Views of each picture, of which training draws one at a time: the plain one, and others that
-    move and come up to a quarter closer. Encoding takes so many times as long."""
+    """Views of each picture; training uses a random one each time. The first is the plain picture,
+    the others are shifted and up to a quarter closer. Encoding takes this many times as long."""
     flips: bool = False
-    """Whether half of the further views are mirrored; letters and clocks are then, too."""
+    """Mirror half of the views beside the plain one. Letters and clocks are mirrored, too."""
     reuse: str | None = None
-    """Folder of records of the same VQGAN, such as those of the source before it grew: pictures
-    that are in both are not encoded again. The records are the same as without."""
+    """Folder of earlier records with the same VQGAN. Pictures that are in both are not encoded
+    again. The new records are the same as without reuse."""
     shard_size: int = 10_240
-    """Pictures after which what is encoded is safe on the disk; the records do not depend on it."""
+    """Pictures per shard, which is saved when it is finished. The records do not depend on it."""
     parallel: ProcessesConfig = field(default_factory=ProcessesConfig)
     """Several processes that encode one source together, as train.py's do."""
 
@@ -88,7 +88,9 @@ def check_settings(config: EncodeConfig) -> None:
     if not 1 <= config.views <= 256:
         raise ValueError(f"views {config.views} is not between 1 and 256")
     if config.flips and config.views == 1:
-        raise ValueError("flips mirrors further views, and there are none; add --views=4 or so")
+        raise ValueError(
+            "flips mirrors views beside the plain one, and there are none; add --views=4"
+        )
     if config.shard_size < 1:
         raise ValueError(f"shard_size {config.shard_size} is not at least 1")
     if config.tokenizer is None:

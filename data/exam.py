@@ -24,10 +24,10 @@ class Selection:
     """Settings: which prompts are drawn, and which real pictures they are compared with."""
 
     splits: tuple[str, ...] = ()
-    """By default every held-out split."""
+    """Names of the splits. Default: every held-out split."""
     half: Half = "report"
     max_prompts: int = 64
-    """Of each split; 0 = all."""
+    """Prompts per split; 0 = all."""
     max_gallery: int = 20_000
     num_training: int = 0
     """Number of training captions that are drawn as well, evenly chosen, as the split "train"."""
@@ -81,14 +81,14 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
 
 
 def evenly(rows: Int64[np.ndarray, " n"], most: int) -> Int64[np.ndarray, " m"]:
-    """At most `most` of the rows, in their order, evenly spaced."""
+    """The rows, thinned out evenly to at most `most`, in order."""
     count = min(len(rows), most)
     return rows[np.arange(count) * len(rows) // max(count, 1)]
 
 
 def never_seen(records: Records, rows: Int64[np.ndarray, " p"]) -> list[str]:
-    """The captions of examples whose concept no training example has; in records without concepts,
-    of which no training caption has a word."""
+    """The captions of examples whose concept no training example has. In records without concepts:
+    captions without a word from the training captions."""
     training = [records.examples[i] for i in records.rows(TRAIN)]
     concepts = {example["concept"] for example in training if "concept" in example}
     words = None if concepts else training_words(records)

@@ -60,12 +60,12 @@ class FilterConfig:
     )
     """Rules that every example must meet, such as similarity>=0.28, punsafe<0.3, url!~stock."""
     missing: bool = False
-    """Whether an example without a rule's column stays; by default the rule removes it."""
+    """Keep examples that lack a rule's column. By default the rule removes them."""
     exact_duplicates: bool = True
-    """Whether only the first of the same pictures stays, as they were encoded."""
+    """Keep only the first of pictures with equal pixels, as they were encoded."""
     near_duplicates: int = 0
-    """Bits of a perceptual hash of 64 in which two pictures of one motif may differ, of which only
-    the first stays; 0 = near duplicates stay, 4 finds other sizes and formats. The source is read
+    """Keep only the first of pictures whose 64-bit perceptual hashes differ in at most this many
+    bits. 0 = keep near duplicates; 4 finds copies of other sizes and formats. The source is read
     again."""
 
 

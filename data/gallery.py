@@ -2,7 +2,7 @@
 
 Colour is the difference from white paper; shape is a histogram of oriented gradients (Dalal &
 Triggs, CVPR 2005). The gallery has every distinct real picture, training ones included. With
-held-out pictures alone, a copy of a similar training picture would pass for the right answer.
+only held-out pictures, a copy of a similar training picture would count as right.
 """
 
 from collections.abc import Mapping, Sequence
@@ -182,8 +182,8 @@ class Gallery:
     def _are_right(
         self, found: Int64[np.ndarray, " b"], targets: Int64[np.ndarray, " b"]
     ) -> Float[np.ndarray, " b"]:
-        """1 where a distinct picture that was found shows its target's concept, 0 where it does
-        not, NaN where there is none."""
+        """1 if the found picture shows its target's concept, 0 if not, NaN if the target has no
+        concept."""
         answers = [
             picture in self._shown[concept] if concept else np.nan
             for picture, concept in zip(found, self._concepts(targets), strict=True)

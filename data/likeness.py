@@ -24,7 +24,7 @@ def frechet_distance(a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]) -
 
 
 def _short(x: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "r f"]:
-    """At most as many rows as there are features, with the same XᵀX."""
+    """An array with the same XᵀX and at most as many rows as features."""
     return x if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(x, mode="r"))
 
 

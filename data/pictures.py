@@ -20,7 +20,7 @@ MAX_JPEG_PIXELS = (
 )  # telephones take 200 million; a JPEG is decoded at a fraction of its size
 MAX_MEMORY = 512 << 20  # bytes that all pictures that are being decoded may take together
 _BYTES_PER_PIXEL = {"PNG": 5, "GIF": 6, "BMP": 5, "PPM": 5, "TIFF": 9, "JPEG2000": 17}
-_OTHER_BYTES = 10  # of WebP, AVIF and HEIC, whose decoders keep planes of their own
+_OTHER_BYTES = 10  # for WebP, AVIF and HEIC, whose decoders hold additional planes
 _PROGRESSIVE_BYTES = 6  # a progressive JPEG's coefficients, kept for every pixel of the file
 _STRIP = 1 << 22  # pixels that are composed at a time
 _ROTATED = {
@@ -51,7 +51,7 @@ class _Memory:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """A context that waits until `size` bytes are free. One picture alone never waits."""
+        """A context that waits until `size` bytes are free. A single picture never waits."""
         with self._changed:
             self._changed.wait_for(lambda: not self._taken or self._taken + size <= MAX_MEMORY)
             self._taken += size

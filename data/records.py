@@ -86,7 +86,7 @@ class Records:
 
     @property
     def more_views(self) -> int:
-        """Further views of each picture, besides the plain one."""
+        """Number of views of each picture beside the plain one."""
         return 0 if self.view_tokens is None else len(self.view_tokens) // max(len(self), 1)
 
     @property

@@ -175,7 +175,7 @@ def read_bad_samples(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_again(records: Records, rows: Sequence[int], size: int) -> tuple[dict[int, Reading], str]:
-    """(row → its picture from the source, the reason why there are none)."""
+    """(row → its picture in the source, the reason if there are no pictures)."""
     indices = [records.examples[row]["source_index"] for row in rows]
     try:
         source = open_source(records.sources, need_captions=False, config=records.reading)

@@ -12,7 +12,7 @@ from html_page import document, image, section, table, text
 
 @dataclass
 class Picture:
-    """A picture of the page: as it was read and, beside it, out of its tokens."""
+    """A picture for the page: as it was read, and its reconstruction from tokens."""
 
     caption: str
     about: str
@@ -33,7 +33,7 @@ class Report:
     length_unit: str = "words"
     words: list[tuple[str, int]] = field(default_factory=list)
     code_counts: Sequence[int] = ()
-    """How often each code of the codebook stands in the records."""
+    """The number of uses of each code in the records."""
     groups: list[tuple[str, list[Picture]]] = field(default_factory=list)
     """Pictures that come several times."""
     filters: list[dict[str, Any]] = field(default_factory=list)
@@ -109,7 +109,8 @@ def _codes(counts: Sequence[int]) -> str:
     grouped = [float(part.mean()) for part in np.array_split(ranked, min(len(ranked), 200))]
     return (
         f"<p>{int((found > 0).sum()):,} of {len(found):,} codes are used; perplexity "
-        f"{perplexity:,.0f}, as of so many used alike. Most used first:</p>{_bars_plain(grouped)}"
+        f"{perplexity:,.0f} (as many codes, all used equally, would be as diverse). Most used first:"
+        f"</p>{_bars_plain(grouped)}"
     )
 
 

@@ -56,13 +56,13 @@ def open_known(folder: Path, vqgan_digest: str, views: int, flips: bool) -> Know
     said = about if isinstance(about, dict) else {}
     if records.pixel_hashes is None:
         raise ValueError(
-            f"reuse {folder}: these records do not say which picture is which, for an earlier "
-            f"version made them; leave out --reuse"
+            f"reuse {folder}: these records do not say which picture is which, because an "
+            f"earlier version made them; omit --reuse"
         )
     if records.about.get("vqgan_digest") != vqgan_digest:
         raise ValueError(
             f"reuse {folder}: another VQGAN made its tokens; use --vqgan={folder / 'vqgan'}, or "
-            f"leave out --reuse"
+            f"omit --reuse"
         )
     if (1 + records.more_views, said.get("flips", False)) != (views, flips):
         raise ValueError(

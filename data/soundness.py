@@ -22,7 +22,7 @@ from data.folders import digest_folder
 
 SEEN = ".checked.json"
 """A file beside the records: names, sizes and times of the files that were read and undamaged."""
-_GLANCE = 64  # places looked at in each array
+_GLANCE = 64  # places checked in each array
 _CHUNK = 1 << 16  # rows read at a time
 
 Arrays = Mapping[str, np.ndarray]

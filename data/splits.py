@@ -16,7 +16,7 @@ from split_names import HELD_OUT, TRAIN
 RULE = "look 1"
 """The name of this rule, which records store. Another rule holds out other pictures."""
 
-_SIDE = 8  # mean brightness over so many cells a side
+_SIDE = 8  # mean brightness of a grid with this many cells per side
 _DOWN, _RIGHT = (0, 1, 2, 3, 4, 0, 1, 2), (0, 0, 0, 0, 0, 2, 2, 2)  # even: mirrored copies agree
 _NUMBERS = 5  # mixed out of the eight frequencies
 _CELL, _PHASE = 48.0, 0.875  # in grey levels times 8; wider cells hold copies better, but fewer

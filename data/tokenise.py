@@ -75,10 +75,10 @@ def encode_span(
     share: BadShare | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Shard:
-    """The shard of a span of the source: its usable pictures, encoded.
+    """The shard with the encoded usable pictures of a span of the source.
 
     Raises:
-        ValueError: too many pictures are unusable, those of earlier spans in `share` included.
+        ValueError: too many pictures are unusable; `share` includes earlier spans.
     """
     queue, each = _Queue(encoder), options.views.count
     none = np.zeros((0, 0), np.int32)

@@ -117,8 +117,8 @@ class Captions:
 
 
 def tell_far(prompts: Iterable[str], known: Captions, most: int = 5) -> list[str]:
-    """At most `most` lines, one for each prompt that shares less than half of its words with every
-    caption, with the nearest captions."""
+    """Lines about prompts that share less than half of their words with every caption, each with
+    the nearest captions; at most `most` lines."""
     lines = []
     for prompt in dict.fromkeys(prompts):
         share, captions = known.find(prompt)

@@ -25,7 +25,7 @@ from files import new_folder
 
 BAD_SAMPLES = "bad_samples.jsonl"
 _WIDE = {"codebook_size": ("image_tokens", "view_tokens"), "text_vocab_size": ("text_tokens",)}
-"""Arrays that need 32 bits where there are more tokens than 16 bits tell apart."""
+"""Size of a vocabulary → arrays of its tokens. They need 32 bits if 16 are too few."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Part:
     text_tokens: Int32[np.ndarray, "m t"]
     text_lengths: Int32[np.ndarray, " m"]
     caption_offsets: Int64[np.ndarray, " offsets"]
-    """From 0 to the captions of this part."""
+    """Offsets from 0 to the number of captions in this part."""
     caption_weights: Float32[np.ndarray, " m"]
     splits: Sequence[str]
     examples: Sequence[dict[str, Any]]

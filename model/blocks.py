@@ -44,7 +44,7 @@ class LayerNorms:
     decoder_attention: Norms | None = None
     """In place of `attention` in the decoder."""
     closing_every: int = 0
-    """The residual stream is normed after every so many layers, but not after the last; 0 =
+    """Normalise the residual stream after every this many layers, but not after the last; 0 =
     never."""
     final: bool = True
     """True if a norm may follow the last layer of the stack."""

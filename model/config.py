@@ -68,8 +68,8 @@ class ModelConfig:
     """Rows of image tokens; 0 = grid_size, a square. 1 row makes any length expressible, as
     for BART's sentences."""
     decoder_start_token_id: int = -1
-    """Token in front of the first image token; −1 = one of its own behind all classes. Imported
-    models may use one of their classes."""
+    """Token before the first image token; −1 = an extra token after all classes. Imported models
+    may use one of their classes."""
 
     norm: NormName = "rmsnorm"
     """layernorm (Ba et al. 2016, arXiv:1607.06450) or rmsnorm (Zhang & Sennrich 2019,
@@ -77,20 +77,20 @@ class ModelConfig:
     norm_epsilon: float = 1e-5
     """Added to the variance, or the mean square, that a norm divides by."""
     placement: Placement = "preln"
-    """Where norms stand in a layer: preln (trains without warm-up; Xiong et al. 2020,
+    """Placement of norms in a layer: preln (trains without warm-up; Xiong et al. 2020,
     arXiv:2002.04745), postln (BART), normformer (DALL·E mini; Shleifer et al. 2021,
     arXiv:2110.09456), swinv2 (Liu et al. 2021, arXiv:2111.09883), cogview (Ding et al. 2021,
     arXiv:2105.13290), subln (Wang et al. 2022, arXiv:2210.06423)."""
     force_norm_scale: bool = True
-    """Learn the scale of every norm. False: norms in front of a dense layer have none, since
-    that layer can learn it, as in DALL·E mini."""
+    """Learn the scale of every norm. False: norms before a dense layer have none, since that layer
+    can learn it, as in DALL·E mini."""
     closing_norm_scale: bool = True
     """Learn the scale of the last layer's closing norm too; False is how DALL·E mini's unscanned
     postln models were saved."""
     encoder_final_norm: bool = True
-    """A norm behind the encoder's last layer; never with postln, which ends with one anyway."""
+    """A norm after the encoder's last layer; never with postln, which ends with one anyway."""
     decoder_final_norm: bool = True
-    """A norm behind the decoder's last layer: preln needs it. Never with postln."""
+    """A norm after the decoder's last layer: preln needs it. Never with postln."""
     deepnet_scaling: bool = False
     """Multiply the residual stream before each sum by a constant that grows with depth (Wang et al.
     2022, arXiv:2203.00555): post-LN of hundreds of layers; use it with init deepnet."""
@@ -138,7 +138,7 @@ class ModelConfig:
     scale_embedding: bool = False
     """Multiply token embeddings by √dim (Vaswani et al. 2017)."""
     embedding_norm: bool = True
-    """A norm behind the embeddings, as in BART; PaLM has none."""
+    """A norm after the embeddings, as in BART; PaLM has none."""
     logits_scale: float = 1.0
     """Multiplies the logits; PaLM takes 1/√dim with tied embeddings."""
     logits_bias: bool = False
@@ -180,7 +180,7 @@ class ModelConfig:
 
     @property
     def width(self) -> float:
-        """How many times as wide it is as the model that its settings were tuned for; 1 without
+        """The model's width divided by base_dim, the width for which settings were tuned; 1 without
         base_dim."""
         return self.dim / (self.base_dim or self.dim)
 
@@ -237,7 +237,8 @@ class ModelConfig:
             )
 
     def _least_parameters(self) -> float:
-        """Parameters of queries, outputs, feed-forward blocks and token embeddings alone."""
+        """The number of parameters in queries, outputs, feed-forward blocks and token embeddings
+        only."""
         dim, mlp = float(self.dim), min(self.mlp_dim, self.decoder_mlp_dim or self.mlp_dim)
         layers = self.encoder_depth + self.decoder_depth
         tables = self.text_vocab_size + self.image_vocab_size
@@ -287,7 +288,7 @@ MAX_GUIDANCE = 10_000
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How image tokens are drawn from the model's logits."""
+    """Settings for drawing image tokens from the model's logits."""
 
     guidance_scale: float = 2.0
     """Classifier-free guidance ("super conditioning"): logits = unconditional + scale ×

@@ -21,7 +21,7 @@ MOST_BUCKETS = 1 << 12
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Settings of the text encoder alone. null = as the setting of the same name in model says."""
+    """Settings of the text encoder only. null = the setting of the same name in model."""
 
     dim: int | None = None
     """Width. One projection joins another width than the decoder's to its cross-attention."""
@@ -38,7 +38,7 @@ class EncoderConfig:
     norm_epsilon: float | None = None
     """Added to the variance."""
     placement: Placement | None = None
-    """Where norms stand in a layer."""
+    """Placement of norms in a layer."""
     force_norm_scale: bool | None = None
     """Learn the scale of every norm."""
     closing_norm_scale: bool | None = None
@@ -66,13 +66,13 @@ class EncoderConfig:
     scale_embedding: bool | None = None
     """Multiply token embeddings by √dim."""
     embedding_norm: bool | None = None
-    """A norm behind the embeddings."""
+    """A norm after the embeddings."""
     causal: bool = False
     """Each text token sees only those before it, as in CLIP (Radford et al. 2021,
     arXiv:2103.00020)."""
     buckets: int = 0
-    """Learned bias on the scores by distance, in so many buckets that become wider with it; one
-    table for all layers (T5; Raffel et al. 2020, arXiv:1910.10683). 0 = none."""
+    """Number of distance buckets with a learned bias on the scores. Buckets become wider with the
+    distance; one table for all layers (T5; Raffel et al. 2020, arXiv:1910.10683). 0 = none."""
     bucket_distance: int = 128
     """The distance from which on all share the last bucket."""
 
@@ -103,8 +103,8 @@ def given(config: EncoderConfig) -> dict[str, Any]:
 
 
 def taken_from(config: Any, **own: Any) -> EncoderConfig:
-    """An EncoderConfig with every setting given: those of `config`, and `own` settings that only
-    encoders have."""
+    """An EncoderConfig without null: settings from `config`, and `own` settings that only encoders
+    have."""
     names = (one.name for one in fields(EncoderConfig) if one.name not in OWN)
     return EncoderConfig(**{name: getattr(config, name) for name in names}, **own)
 

@@ -130,8 +130,8 @@ def first_largest(x: Float[Array, "*b v"]) -> Int32[Array, "*b"]:
 
 
 def fold_keys(keys: Key[Array, " b"], site: int | Array) -> Key[Array, " b"]:
-    """The keys folded with `site`, the number of a place in the network: a key of its own for each
-    place and example."""
+    """The keys folded with `site`, the number of a place in the network. Each place and example
+    gets a different key."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, site)
 
 

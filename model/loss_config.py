@@ -7,7 +7,7 @@ from settings import check_least
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Terms besides the plain cross-entropy, and the information that is hidden from the model."""
+    """Extra terms of the loss, and information that is hidden from the model in training."""
 
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, so that guidance has an unconditional model."""

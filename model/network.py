@@ -173,7 +173,7 @@ class Network(nnx.Module):
 
     def _image_table(self) -> Float[Array, "v d"]:
         table = self.image_embedding.tokens
-        assert table is not None  # only the text embedding may have no table of its own
+        assert table is not None  # only the text embedding may lack a table
         return table[...]
 
 

@@ -66,7 +66,7 @@ class Transformer:
 
     @property
     def decoder_start_token_id(self) -> int:
-        """The token in front of the first image token."""
+        """The token before the first image token."""
         return self.config.start_token
 
     @property

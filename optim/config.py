@@ -37,15 +37,15 @@ class ShampooConfig:
     of its statistics optim.beta2."""
 
     block_size: int = 1024
-    """Tensors are split into blocks of at most so many entries along each dimension; a root costs
-    its cube. 0 = no splitting."""
+    """Largest size of a block along each dimension. Tensors are split into blocks; a root costs the
+    cube of the size. 0 = no splitting."""
     merge_dims: int = 1024
     """Neighbouring dimensions are merged while their product is not over this; 0 = never."""
     graft: Graft = "rmsprop_normalized"
     """The optimizer that gives each update its length: sgd, sqrt_n (signs), adagrad or rmsprop;
     _normalized divides the gradient by its norm first."""
     start_step: int = 5
-    """Updates made by the graft alone, before the statistics are worth inverting."""
+    """Updates by the graft only, until there are enough statistics."""
     statistics_every: int = 1
     """Updates between updates of the statistics."""
     roots_every: int = 10
@@ -91,8 +91,8 @@ class SoapConfig:
     statistics and of its squares optim.beta2, both 0.95 in the paper."""
 
     block_size: int = 1024
-    """Tensors are split into blocks of at most so many entries along each dimension; a basis costs
-    its cube. 0 = no splitting, as published."""
+    """Largest size of a block along each dimension. Tensors are split into blocks; a basis costs
+    the cube of the size. 0 = no splitting, as published."""
     basis_every: int = 10
     """Updates between turns of the basis, each one step of power iteration."""
     max_dim: int = 10_000
@@ -109,7 +109,7 @@ class SoapConfig:
 
 @dataclass(frozen=True)
 class AdafactorConfig:
-    """Settings of adafactor alone; it shares others with optim."""
+    """Settings of adafactor only; it shares others with optim."""
 
     factored_from: int = 128
     """Rows and columns are kept in place of a matrix whose sides are at least so long."""
@@ -219,14 +219,14 @@ class OptimConfig:
     """Decoupled decay per update, times the learning rate (in palm_adafactor times its square, 1 =
     PaLM's); never on norms, biases and embeddings."""
     independent_decay: bool = False
-    """weight_decay is per update times the schedule's share alone, not the learning rate or a
-    factor of it: as first written (Loshchilov & Hutter 2017), and so that the best rate of a small
-    model stays the best of a wide one (arXiv:2309.14322)."""
+    """Multiply weight_decay only by the schedule's share, not by the learning rate or its factors,
+    as in the original paper (Loshchilov & Hutter 2017). Then the best rate of a small model is also
+    best for a wide one (arXiv:2309.14322)."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global L2 norm; 0 = off."""
     ema_decay: float = 0.0
-    """Decay of an average of the weights, which is then evaluated and drawn with; 0 = none.
-    schedule_free has an average of its own."""
+    """Decay of a moving average of the weights, which is used for evaluation and drawing; 0 = none.
+    schedule_free has its own average."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameter paths that stay as they are, such as encoder/* or *bias."""
     train_only: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Optimizers that treat each layer of a stack as a tensor of its own."""
+"""Optimizers that treat each layer of a stack as a separate tensor."""
 
 from collections.abc import Callable, Sized
 
@@ -10,7 +10,7 @@ from trees import is_stacked, map_named
 
 UNSTACKED = 0
 State = dict[str, PyTree]
-"""Number of layers → the state of the parameters with so many layers."""
+"""Number of layers → the state of the parameters with this number of layers."""
 
 
 def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:

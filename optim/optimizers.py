@@ -1,7 +1,7 @@
 """Optimizers by name, as optax transformations that return a direction.
 
 The training step multiplies the direction by the learning rate. So the learning rate is a function
-of the finished updates alone, and no optimizer state holds a counter for it.
+of the number of finished updates, and no optimizer state holds a counter for it.
 """
 
 from collections.abc import Callable, Sequence

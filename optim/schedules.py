@@ -125,7 +125,8 @@ def _rsqrt(course: Course, now: Wide) -> Array:
 
 
 def _polynomial(course: Course, now: Wide) -> Array:
-    """From the end of the warm-up to the last update. OPT (arXiv:2205.01068): linear to 10 %."""
+    """A decay from the end of the warm-up to the last update. OPT (arXiv:2205.01068): linear to
+    10 %."""
     config = course.config
     final = OPT_FRACTION if config.final_fraction is None else config.final_fraction
     return _down_to(final, _left_after_warmup(course, now) ** config.power)

@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 
 class Spread(NamedTuple):
-    """How jobs, the rows of an array, are distributed over devices."""
+    """Distributes jobs, which are the rows of an array, over devices."""
 
     devices: int = 1
     """Number of devices; jobs are padded to a multiple of it."""

@@ -122,9 +122,9 @@ class Layout:
 
     read: Callable[[Mapping[str, Any]], ModelConfig]
     tables: Mapping[str, tuple[str, ...]]
-    """Path of ours → the key there, or keys of which the first that is there counts."""
+    """Our path → the key there, or several keys, of which the first existing one is used."""
     layers: str
-    """In front of a layer's number."""
+    """Prefix of a layer's number in the keys."""
     modules: Callable[[Shapes], Mapping[str, str]]
     """Part of a layer of ours → its name there."""
     has_length: bool = True

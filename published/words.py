@@ -1,4 +1,4 @@
-"""What the configurations of other programs' transformers have in common."""
+"""Shared code for the configurations of other programs' transformers."""
 
 import dataclasses
 import math

@@ -71,7 +71,7 @@ def test_a_section_and_a_part_of_it_are_not_given_together(words: list[str]) -> 
 
 def test_a_key_twice_in_a_section_on_the_command_line_is_refused() -> None:
     assert parse_config(Settings, ['--data={"folder": "a"}']).data.folder == "a"
-    with pytest.raises(ValueError, match="'folder' stands there twice"):
+    with pytest.raises(ValueError, match="'folder' appears twice"):
         parse_config(Settings, ['--data={"folder": "a", "folder": "b"}'])
 
 

@@ -53,19 +53,19 @@ class TrainingConfig:
     on TPUs, TF32 on GPUs. high is about TF32 on TPUs, in three passes, and highest is true float32.
     CPUs always use true float32."""
     on_spike: OnSpike = "skip"
-    """What happens at a spike of the loss or of the gradient's norm: skip this update, or rollback
-    to the newest regular checkpoint and skip the batches around the spike, or off. An update whose
-    loss or gradient is NaN or infinite is never made, with any setting."""
+    """Reaction to a spike of the loss or of the gradient's norm: skip = skip this update; rollback
+    = restore the newest regular checkpoint and skip the batches around the spike; off = none. An
+    update whose loss or gradient is NaN or infinite is never made, with any setting."""
     spike_threshold: float = 10.0
     """Height of a spike above the median of the last good updates, in robust standard deviations of
     the loss or of the logarithm of the norm. In ordinary runs nothing is above 3.1."""
     spike_window: int = 128
-    """Number of good updates in that median. Before there are so many, and in the warm-up of the
-    learning rate, nothing is a spike."""
+    """Number of good updates in that median. Until there are this many, and during the warm-up of
+    the learning rate, nothing is a spike."""
     spike_patience: int = 10
-    """Spikes in a row after which the next one counts as a lasting new level, as after a change of
-    settings. Its update is made, and the median starts again. With on_spike=rollback, so many
-    rollbacks to one checkpoint come first. Less than bad_update_budget."""
+    """Spikes in a row after which the next one counts as a lasting new level, for example after a
+    change of settings. Its update is made, and the median starts again. With on_spike=rollback,
+    this many rollbacks to one checkpoint come first. Must be less than bad_update_budget."""
     rollback_batches: int = 100
     """With on_spike=rollback: batches skipped before and after the spike, as far back as the
     checkpoint."""
@@ -234,8 +234,8 @@ class ParallelConfig:
     """HOST:PORT of process 0, where the processes of a run meet. Found under SLURM, Open MPI,
     Kubernetes and on TPU pods; else the same on every process."""
     num_processes: int | None = None
-    """Number of processes; found like the coordinator. 1 = this one is alone, whatever a launcher
-    says: for several runs under one srun or in one indexed Job."""
+    """Number of processes; default: as for the coordinator. 1 = this process is alone, whatever a
+    launcher says: for several runs under one srun or in one indexed Job."""
     process_id: int | None = None
     """Number of this process, from 0; found like the coordinator."""
 
@@ -248,7 +248,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Where metrics are mirrored; metrics.jsonl is always written."""
+    """Copies of the metrics to other programs. metrics.jsonl is always written."""
 
     wandb: Literal["off", "offline", "online"] = "off"
     """Mirror metrics and grids to Weights & Biases: off, offline (files under RUN/wandb), or
@@ -256,13 +256,13 @@ class TrackerConfig:
     project: str = "pastel"
     """wandb project."""
     tensorboard: bool = False
-    """Write what is shown on the terminal, and grids, as TensorBoard's event files into
-    RUN/tensorboard, too."""
+    """Also write the metrics of the terminal, and grids, as TensorBoard event files into
+    RUN/tensorboard."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Settings of every training run, besides its model and its data."""
+    """Settings of every training run, except its model and its data."""
 
     output_dir: str | None = None
     """Run folder; the same folder again resumes. Default: a new runs/DATE-NAME, so that no run is
@@ -285,8 +285,8 @@ class RunConfig:
     name: str = "pastel"
     """Name of the run, in the default folder's name and in the tracker."""
     note: str = ""
-    """The question that the run is to answer, for its logbook; python -m experiments.logbook
-    collects those of all runs."""
+    """The question that the run should answer, for its logbook. python -m experiments.logbook
+    collects the questions of all runs."""
     seed: int = 0
     """Seed of everything drawn at random: initialisation, data order, dropout, noise. 32 bits."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -300,7 +300,7 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """Devices."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
-    """Where metrics go besides metrics.jsonl."""
+    """Copies of metrics.jsonl in other programs."""
 
     def __post_init__(self) -> None:
         if self.init_from and self.branch_from:

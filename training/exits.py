@@ -27,7 +27,7 @@ INTERRUPTED = terminal.INTERRUPTED
 STOP_SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
-    if hasattr(signal, name)  # Windows has SIGTERM alone
+    if hasattr(signal, name)  # Windows has only SIGTERM
 )
 """Signals that ask a run to save and end: a scheduler's, SLURM's --signal, a closed terminal's."""
 

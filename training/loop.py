@@ -62,7 +62,7 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Work of the loop besides the updates."""
+    """The loop's work beside the updates."""
 
     save: Hook
     rescue: Callable[[int, TrainState], None] = lambda step, state: None

@@ -57,9 +57,9 @@ class Objective:
     players: Players = field(default_factory=dict)
     """Further sets of parameters that are trained beside the model's, by name."""
     rates: Sequence[Factor] = ()
-    """Factors of the learning rate by patterns of paths, besides those of optim.rates."""
+    """Factors of the learning rate by patterns of paths, in addition to optim.rates."""
     observables: Sequence[Observable] = ()
-    """Observables of this recipe, besides those that every recipe has."""
+    """Observables of this recipe, in addition to those of every recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,8 @@ class Recipe(Objective):
     batch_shapes: Callable[[int], Shapes]
     """Number of examples → the shapes of a whole batch; no memory is allocated."""
     depends_on: Mapping[str, str]
-    """What a run depends on besides its settings, such as the data's digest. It is saved with each
-    checkpoint, and must be the same on resume."""
+    """Facts on which a run depends in addition to its settings, such as the data's digest. They are
+    saved with each checkpoint, and must be the same on resume."""
     splits: Sequence[str] = ()
     """Names of the held-out splits that the hooks evaluate."""
     examples: int = 0

@@ -173,7 +173,7 @@ class _Session:
         )
 
     def _resume(self, checkpoints: Checkpoints) -> tuple[TrainState, list[str]] | None:
-        """The newest checkpoint of this run; None if there is none."""
+        """The state of this run's newest checkpoint; None without a checkpoint."""
         found = checkpoints.resume(
             self._like, runs.held_to(self._recipe.depends_on, self._config.allow_changes)
         )

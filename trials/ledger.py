@@ -27,7 +27,7 @@ class Trial:
     settings: Mapping[str, Any]
     """Flag → value, as the engine suggested them."""
     end: End | None = None
-    """None = running or interrupted; "stopped" = early, by the engine."""
+    """None = running or interrupted; "stopped" = stopped early by the engine."""
     values: tuple[float, ...] = ()
     """All logged values of the metric."""
     seconds: float = 0.0

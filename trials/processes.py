@@ -36,7 +36,9 @@ class MetricTail:
     def read(self) -> list[float]:
         """All values so far, oldest first. Rows that a resume wrote again count once."""
         with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._at:  # a resumed run removed what it does again
+            if (
+                file.seek(0, os.SEEK_END) < self._at
+            ):  # a resumed run removed rows that it writes again
                 self._at, self._rows = 0, []
             file.seek(self._at)
             for line in file:
@@ -102,7 +104,7 @@ class Running:
         return replace(self.trial, values=tuple(self.tail.read()[:count]))
 
     def ended(self) -> Trial:
-        """The trial with its end; `end` is None if it was interrupted, and is to go on."""
+        """The finished trial. `end` is None if it was interrupted and must be resumed."""
         code = self.process.returncode
         values = tuple(self.tail.read()[: self.stopped_at])
         seconds = round(self.trial.seconds + time.monotonic() - self.began, 1)  # as in the ledger
@@ -117,7 +119,7 @@ class Running:
 
 
 def start(sweep: Path, trial: Trial, words: Sequence[str], metric: str | None) -> Running:
-    """Start a trial, or go on with its run. It ends with this process, in any way that ends."""
+    """Start or resume a trial. Its process ends when this process ends, however this one ends."""
     folder = folder_of(sweep, trial.number)
     _wait_for_left_over(folder)
     log = folder.with_suffix(".log")
@@ -129,8 +131,8 @@ def start(sweep: Path, trial: Trial, words: Sequence[str], metric: str | None) -
 def run_here(
     sweep: Path, trial: Trial, metric: str | None, train: Callable[[Path], int], stopped: int
 ) -> Running:
-    """A trial that `train`, called with its log, has run in this process; `stopped` is the exit
-    code of a run that is to go on."""
+    """Run a trial in this process by calling `train` with its log. `stopped` is the exit code of a
+    run that must be resumed."""
     folder, began = folder_of(sweep, trial.number), time.monotonic()
     _wait_for_left_over(folder)
     log = folder.with_suffix(".log")

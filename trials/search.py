@@ -124,8 +124,8 @@ class Search:
         _check_hope(trials.values())
 
     def _judge(self, one: Running, trials: dict[int, Trial]) -> None:
-        """Stop a trial at the first value by which it is behind. Each value is judged only by those
-        up to it, so that the outcome does not depend on the time of the judgement."""
+        """Stop a trial at the first value at which it is behind. A value is judged only with the
+        trial's values up to it, so the outcome does not depend on when it is judged."""
         others = [trial for number, trial in trials.items() if number != one.trial.number]
         count = len(one.tail.read())
         while one.stopped_at is None and one.judged < count:

@@ -76,7 +76,8 @@ class Opponent:
     ) -> tuple[Array, Array, Array, Array]:
         """(value, mean weight, loss, gradient with respect to the reconstruction)."""
 
-        # Sums over pictures instead of means: each picture's gradient then depends on it alone.
+        # Sums over pictures instead of means: then each picture's gradient depends only on that
+        # picture.
         def on_pixels(x: Picture) -> Array:
             return len(pixels) * reconstruction_loss(pixels, x, self.config)
 

@@ -159,7 +159,7 @@ class LossConfig:
     """Safetensors file of VGG-16 (torchvision's names), alone or with LPIPS's weights of its
     channels, such as those in a checkpoint of taming-transformers. No such file is shipped."""
     codebook: float = 1.0
-    """Squared distance of codes to the latents they stand for."""
+    """Weight of the squared distance of codes to the latents that they replace."""
     commitment: float = 0.25
     """Squared distance of latents to their codes, seen by the encoder."""
     adversarial: float = 0.0
@@ -185,14 +185,14 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """The second player, used if loss.adversarial is not 0: it tells pictures from their
+    """The second player, used if loss.adversarial is not 0. It distinguishes pictures from their
     reconstructions, patch by patch (PatchGAN; Isola et al. 2016, arXiv:1611.07004)."""
 
     channels: tuple[int, ...] = (32, 64, 128)
     """Channels of each level; every level halves the resolution. Three levels judge patches of 38 ×
     38 pixels."""
     learning_rate: float = 5e-4
-    """Highest learning rate of its own Adam, with the schedule of optim."""
+    """Highest learning rate of the discriminator's Adam, with the schedule of optim."""
     beta1: float = 0.5
     """Momentum: less than the autoencoder's, whose reconstructions change under it."""
     beta2: float = 0.9

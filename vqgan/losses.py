@@ -1,6 +1,6 @@
 """Losses of a reconstruction: weighted L1 and L2, edges, hue, structure, and LPIPS.
 
-With L1 and L2 alone, rare hues become grey-brown and outlines soft, because most of a drawing is
+With only L1 and L2, rare hues become grey-brown and outlines soft, because most of a drawing is
 white, black and skin. vqgan/adversarial.py adds a discriminator's term.
 """
 

@@ -62,9 +62,10 @@ class PictureTraining(TrainingConfig):
     """Pictures per update, over all devices and micro-batches; small, since on a CPU more updates
     are worth more than larger ones."""
     on_spike: OnSpike = "off"
-    """What happens at a spike of the loss or of the gradient's norm: skip this update, or rollback
-    to the newest regular checkpoint and skip the batches around it, or off, because the start of
-    the codebook is a spike. An update whose loss or gradient is NaN or infinite is never made."""
+    """Reaction to a spike of the loss or of the gradient's norm: skip = skip this update; rollback
+    = restore the newest regular checkpoint and skip the batches around the spike; off = none, the
+    default because the start of the codebook is a spike. An update whose loss or gradient is NaN or
+    infinite is never made."""
     log_every: int = 50
     """Updates between metrics on the terminal and in the tracker; metrics.jsonl has every
     update."""
@@ -205,7 +206,7 @@ def first_quantized(config: VQGANRunConfig) -> int:
 
 
 def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Player:
-    """The discriminator as a player, with an Adam of its own on the schedule of `optim`."""
+    """The discriminator as a player, with its own Adam and the schedule of `optim`."""
     settings = config.discriminator
     off: dict[str, Any] = dict.fromkeys(("weight_decay", "ema_decay"), 0.0)
     off |= {"nesterov": False, "independent_decay": False}

@@ -15,7 +15,7 @@ TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 @dataclass(frozen=True)
 class Leaf:
-    """Where one of our arrays is in another program's file."""
+    """The place of one of our arrays in another program's file."""
 
     keys: tuple[str, ...]
     """One key; or, if `by_layer`, one for each layer of a run."""

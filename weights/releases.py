@@ -1,4 +1,4 @@
-"""Folders of a configuration and its weights: ours, and those of programs that have a `Program`.
+"""Folders with a configuration and weights: ours, and those of programs with a `Program`.
 
 A folder of ours is config.json and model.safetensors. If it was made from another program's,
 "origin" in its config.json says so, and it is written back unchanged.

@@ -53,7 +53,7 @@ ZIP_MAGIC, BYTES_BEFORE_NAME = b"PK\x03\x04", 30
 MOST_AXES = 32
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 Place = Callable[[Any], tuple[int, int]]
-"""From a storage's key to its first byte in the file and the number of its bytes."""
+"""A storage's key → (offset of its first byte in the file, number of bytes)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Storage:
     key: Any
     count: Any
     start: Any = 0
-    """Where a view of another storage begins, in numbers."""
+    """Offset of a view into another storage, in elements."""
 
 
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:

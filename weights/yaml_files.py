@@ -56,7 +56,7 @@ def read_settings(
     path: Path, config_class: type, also: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
     """The settings in a YAML file, typed by the fields of `config_class` and of its nested
-    dataclasses. Only settings in the file are returned. A single value may stand for a list if the
+    dataclasses. Only settings in the file are returned. A single value is read as a list if the
     field's metadata allow several. `also`: dotted names that are not fields, and their types.
 
     Raises:
@@ -143,7 +143,7 @@ class _Checker:
         line = node.start_mark.line + 1
         self.count += 1
         if self.count > MAX_VALUES:
-            raise ValueError(f"it stands for more than {MAX_VALUES:,} values, aliases included")
+            raise ValueError(f"it expands to more than {MAX_VALUES:,} values, aliases included")
         if depth > MAX_DEPTH:
             raise ValueError(f"line {line} is nested more than {MAX_DEPTH} deep, or in itself")
         if node.tag not in TAGS:
@@ -163,7 +163,7 @@ class _Checker:
             raise ValueError(f"line {line} has a key that is not text")
         if key.value in lines:
             raise ValueError(
-                f"{key.value!r:.60} stands there twice, in lines {lines[key.value]} and {line}; "
+                f"{key.value!r:.60} appears twice, in lines {lines[key.value]} and {line}; "
                 "join the two"
             )
         lines[key.value] = line

@@ -122,7 +122,7 @@ class ColumnSource(Source):
         )
 
     def _bytes(self, value: Any) -> tuple[bytes, str, str]:
-        """The bytes in a cell, or the reason why there are none, and a note about the cell."""
+        """The bytes in a cell, or the reason if it has none, and a note about the cell."""
         import pyarrow as pa
 
         note = ""
@@ -222,8 +222,8 @@ def _holds_texts(kind: Any, depth: int = 0) -> bool:
 
 
 def _value(scalar: Any) -> Any:
-    """A cell in Python's terms; its number as text where there are none, as for a time in a zone
-    that nobody knows."""
+    """A cell as a Python value. If Python has no such value, for example for a time in an unknown
+    zone, its number as text."""
     try:
         return scalar.as_py()
     except (ValueError, OverflowError, LookupError, ImportError):
@@ -231,7 +231,8 @@ def _value(scalar: Any) -> Any:
 
 
 def _has_bytes(kind: Any, depth: int = 0) -> bool:
-    """Whether a type holds bytes at some depth: they may be pictures, which nothing here opens."""
+    """True if a type holds bytes at any depth. They may be pictures, which must not be opened
+    here."""
     import pyarrow.types as t
 
     if t.is_struct(kind) and depth < _MOST_DEPTH:

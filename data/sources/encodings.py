@@ -45,9 +45,9 @@ def decode(data: bytes, encoding: str = "") -> tuple[str, str]:
         try:
             return data.decode(known), "" if known == "utf-8-sig" else known
         except UnicodeDecodeError:
-            if _is_wide(known):  # cut off in a letter
+            if _is_wide(known):  # truncated within a letter
                 return data.decode(known, "replace"), known
-    return data.decode("cp1252", "replace"), "cp1252, with letters that are none"
+    return data.decode("cp1252", "replace"), "cp1252, with undefined letters"
 
 
 def _is_wide(encoding: str) -> bool:

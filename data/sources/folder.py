@@ -75,7 +75,7 @@ class FolderSource(Source):
         step = max(len(captioned) // LOOKED_AT, 1)
         for one in captioned[::step]:
             for _, place in one.texts:
-                with contextlib.suppress(ValueError):  # told when it is its picture's turn
+                with contextlib.suppress(ValueError):  # reported when its picture is read
                     yield self._read_caption(self._tree.names[place])
 
 

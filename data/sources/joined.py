@@ -36,7 +36,7 @@ class JoinedSource(SourceOfParts):
         return [file for one in self._sources for file in one.files]
 
     def example(self, part: int, place: int) -> Example:
-        """An example of one source, with the source's name in front of its key and file."""
+        """An example of one source, with the source's name as prefix of its key and file."""
         source = self._sources[part]
         example = source[place]
         name = name_of(source)

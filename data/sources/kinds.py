@@ -272,7 +272,7 @@ def _open_tables(files: Sequence[Path], config: ReadingConfig) -> Source:
     if elsewhere and not elsewhere.is_dir():
         raise ValueError(f"pictures {printable(str(elsewhere))} is not a folder")
     tree = walk(elsewhere or files[0].parent)
-    # An absolute name stays what it is below any folder.
+    # An absolute name ignores the folder.
     names = [str(file.absolute()) if elsewhere else file.name for file in files]
     source = layouts.open_file_tables(tree, names, config)
     if source is None:

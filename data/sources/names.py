@@ -39,5 +39,5 @@ def caption_from_name(file: str) -> Captions:
 
 
 def count_named(files: Iterable[str]) -> int:
-    """How many of the files have a caption in their names."""
+    """The number of files with a caption in their names."""
     return sum(map(bool, map(caption_from_name, files)))

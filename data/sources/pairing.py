@@ -1,4 +1,4 @@
-"""Pairs of pictures and caption files, by their names alone.
+"""Pairs pictures with caption files, only by their names.
 
 They are searched in this order: the same name (1.jpg, 1.txt), the whole name (1.jpg.txt), both of
 these in another letter case or Unicode form, and names up to their first dot, as in a webdataset.

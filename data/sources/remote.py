@@ -39,7 +39,7 @@ class _Entry:
     """A remote file."""
 
     address: str
-    """In the file system's words."""
+    """The path in the file system's form."""
     shown: str
     size: int | None
     version: int
@@ -235,7 +235,7 @@ def open_folder(address: str) -> RemotePath:
         parts = name.split("/")
         if name and not any(part in ("", "..") or is_hidden(part) for part in parts):
             entries[name] = (full, info)
-    if is_web:  # whose lists tell no sizes
+    if is_web:  # its listings have no sizes
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             asked = list(pool.map(lambda one: _ask(system, one[0]), entries.values()))
         entries = {n: (e[0], i) for (n, e), i in zip(entries.items(), asked, strict=True)}

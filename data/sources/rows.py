@@ -46,7 +46,7 @@ class TableFile:
         return self.tree.read(self.name, most)
 
     def text_encoding(self) -> str:
-        """How its text is read; empty for parquet."""
+        """How the text is read; empty for parquet."""
         if ending_of(self.name) == "parquet":
             return ""
         return encoding_of(self.tree.read(self.name, _LOOKED_AT - 1), self.encoding)

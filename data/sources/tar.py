@@ -106,7 +106,7 @@ def _plain(name: str) -> str:
 
 
 def _count_captioned(index: TarIndex, config: ReadingConfig) -> int:
-    """How many pictures of a tar have a caption where the settings look for it."""
+    """The number of pictures in a tar with a caption, as the settings find captions."""
     if config.captions == "names":
         return count_named(index.listing.names[one.picture] for one in index.pairs)
     return sum(bool(one.texts) for one in index.pairs)

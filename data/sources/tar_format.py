@@ -1,9 +1,9 @@
-"""The members of a tar by offset, read from its headers alone: nothing is unpacked.
+"""Lists the members of a tar with their offsets, from its headers only: nothing is unpacked.
 
 It follows POSIX.1-1988 (ustar), POSIX.1-2001 (pax) and GNU tar's manual. Python's tarfile is not
-used, because it reads a member of size −512 for ever (CVE-2025-8194). Every size is compared with
-the file's, so each step goes forwards and ends. Several tars in one file are read one after the
-other, as `tar --ignore-zeros` does.
+used, because a member of size −512 makes it loop forever (CVE-2025-8194). Every size is compared
+with the file's, so each step goes forwards and ends. Several tars in one file are read one after
+the other, as `tar --ignore-zeros` does.
 """
 
 import os

@@ -17,7 +17,7 @@ from data.sources.files import Tree, is_hidden, is_picture
 _MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte of each
 _LOCK = threading.Lock()
 _UNREADABLE = (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError)
-"""What zipfile raises; RuntimeError for members that are encrypted."""
+"""Errors of zipfile; RuntimeError is for encrypted members."""
 
 
 class ZipTree(Tree):
@@ -63,7 +63,7 @@ class ZipTree(Tree):
 
     @cached_property
     def pictures(self) -> list[str]:
-        """By their endings alone: to look into each would unpack it."""
+        """Pictures by suffix only: looking into each file would unpack it."""
         return [name for name in self.names if is_picture(name)]
 
     def path(self, name: str) -> Path:
@@ -109,8 +109,8 @@ def _cannot(name: str, error: Exception) -> ValueError:
 
 
 def _name_of(member: zipfile.ZipInfo) -> str:
-    """Its name with slashes. Zips of old programs hold names in the encoding of their country,
-    which zipfile reads as that of IBM's PC."""
+    """The member's name, with slashes. Old programs wrote names in the encoding of their country,
+    which zipfile reads as the IBM PC's."""
     name = member.filename
     if not member.flag_bits & 0x800 and not name.isascii():
         name = decode(name.encode("cp437", "replace"))[0]

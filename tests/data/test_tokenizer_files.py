@@ -158,7 +158,7 @@ def test_what_is_not_used_is_not_built(tmp_path: Path) -> None:
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE", "type": "WordLevel"}}')
-    with pytest.raises(ValueError, match="'type' stands there twice"):
+    with pytest.raises(ValueError, match="'type' appears twice"):
         open_tokenizer(tmp_path)
 
 

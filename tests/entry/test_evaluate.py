@@ -270,7 +270,7 @@ def test_a_grid_stands_in_the_run_unless_it_may_not(
     Image.new("RGB", (8, 8)).save(run / "held_out.png")
     main(EvaluateConfig((str(run),), pictures=1, half="all"))
     told = capsys.readouterr()
-    assert "no grid of what is drawn" in told.err
+    assert "no grid of held-out prompts" in told.err
     assert "right concept" in told.out
     assert (run / "held_out.png").read_bytes() != before
 

@@ -153,7 +153,7 @@ def test_other_weights_are_a_start_with_a_larger_vocabulary_and_frozen_layers(
     texts = [entry["text"] for entry in logbook.read(second) if entry["event"] == "init"]
     assert texts == [
         f"weights of {first} at step 12",
-        "text_embedding/tokens has 310 rows instead of 300: 300 kept, 10 begin anew",
+        "text_embedding/tokens has 310 rows instead of 300: 300 kept, 10 are new",
     ]
     before, after = weights(first, tmp_path / "a"), weights(second, tmp_path / "b")
     same = {name for name in before if np.array_equal(before[name], after[name])}

@@ -39,7 +39,7 @@ def test_tables_keep_the_rows_that_both_have_and_are_named() -> None:
     assert lines == [
         "head/kernel has 3 rows instead of 4: 3 kept",
         "image_embedding/tokens has 4 rows instead of 5: 4 kept",
-        "text_embedding/tokens has 7 rows instead of 5: 5 kept, 2 begin anew",
+        "text_embedding/tokens has 7 rows instead of 5: 5 kept, 2 are new",
     ]
 
 

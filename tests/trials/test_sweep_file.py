@@ -75,7 +75,7 @@ def test_what_a_file_says(tmp_path: Path) -> None:
         (
             "value: 3",
             "value: 3\n  seed:\n    value: 4",
-            "'seed' stands there twice, in lines 11 and 13",
+            "'seed' appears twice, in lines 11 and 13",
         ),
         ("log_uniform_values", "log_unform_values", "line 7: optim.learning_rate"),
         ("type: hyperband", "type: hyperbend", "hyperbend"),

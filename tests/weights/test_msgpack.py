@@ -103,7 +103,7 @@ def leaf(shape: Any, kind: Any, data: Any) -> bytes:
         (vendor.packb([1]), "max_array_len"),
         (vendor.packb(3), "it holds no map of arrays"),
         (vendor.packb({}) + b"more", "4 bytes follow its end"),
-        (b"\x82\xa1a\x80\xa1a\x80", "'a' stands there twice"),
+        (b"\x82\xa1a\x80\xa1a\x80", "'a' appears twice"),
         (b"\xdf\xff\xff\xff\xff", "max_map_len"),
         (b"\x81\xa1a" * 200 + b"\x80", "nested more than 64 deep"),
         (b"\x81\xa1a" * 100_000, ""),

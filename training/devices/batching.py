@@ -92,8 +92,8 @@ def make_plan(training: TrainingConfig) -> BatchPlan:
 
 
 def in_updates(config: C, examples: int) -> C:
-    """The configuration with training.epochs, if it is set, converted to training.steps: the least
-    number of updates that see each example so many times.
+    """The configuration with training.epochs, if it is set, converted to training.steps: the
+    smallest number of updates that make up this many passes over the examples.
 
     Raises:
         ValueError: the number of examples is unknown (0).

@@ -175,8 +175,8 @@ def _left_in(group: Path) -> int | None:
 
 
 def _can_try(devices: Devices) -> bool:
-    """True if one update can be tried: with several processes, one that failed alone would leave
-    the others waiting."""
+    """True if one update can be tried. Not with several processes: if one failed, the others would
+    wait forever."""
     return devices.devices[0].platform != "cpu" and jax.process_count() == 1
 
 

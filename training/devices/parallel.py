@@ -257,8 +257,8 @@ def _compile_map(step: Step, devices: Devices) -> CompiledStep:
 
 
 def _map_globally(step: Step, devices: Devices) -> jax.stages.Wrapped:
-    """Data parallelism in several processes, by shard_map. pmap would return arrays that belong to
-    one process, of which no common checkpoint can be written."""
+    """Data parallelism in several processes, by shard_map. pmap would return arrays of single
+    processes, which cannot be written to one checkpoint."""
     return jax.jit(
         jax.shard_map(
             step,
@@ -296,7 +296,7 @@ def jit_step(step: Step, devices: Devices, state: TrainState) -> jax.stages.Wrap
 
 
 def put_rows(batch: HostBatch, devices: Devices) -> dict[str, jax.Array]:
-    """The global batch, of which this process holds these rows."""
+    """The global batch, assembled from the rows of each process."""
     there = devices.rows_sharding
     if jax.process_count() == 1:
         return jax.device_put(batch, there)

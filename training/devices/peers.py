@@ -64,7 +64,7 @@ def watch_peers() -> Iterator[None]:
 
 
 def lose(number: int, reason: str) -> int:
-    """The exit code with which this process, `number`, is ending by itself. If it is not, end it
+    """The exit code with which this process, `number`, is ending already. If it is not ending, end it
     with a line, because another process died."""
     if not _is_over.wait(LOST_SECONDS):
         _end(number, reason)
@@ -164,7 +164,7 @@ def _stop_too() -> None:
     time.sleep(STOP_SECONDS)
     if not _is_over.is_set():
         print("another process of this run was asked to stop", file=sys.stderr, flush=True)
-        stop_all()  # or those that hear this process alone would miss it
+        stop_all()  # else processes that are connected only to this one would miss it
         os._exit(exits.STOPPED)
 
 

@@ -98,8 +98,9 @@ def _timed_out(meeting: Meeting) -> str:
 
 
 def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
-    """How this process joins others, by flags and by its launcher's variables. None if it is alone.
-    num_processes=1 overrides the launcher, for several runs under one srun."""
+    """The meeting point with the other processes, from flags and the launcher's variables; None if
+    this process is alone. num_processes=1 overrides the launcher, for several runs under one
+    srun."""
     if config.num_processes == 1 and config.process_id in (None, 0):
         return None
     given = Meeting(config.coordinator, config.num_processes, config.process_id)

@@ -111,7 +111,7 @@ class MetricsFile:
             **row,
             **self._costs.speeds(own / max(seconds, 1e-9)),
         }
-        # JSON has no NaN and no infinity; null stands for them.
+        # JSON has no NaN and no infinity; they are written as null.
         finite = {name: _finite(value) for name, value in full.items()}
         try:
             self._file.write(json.dumps(finite) + "\n")

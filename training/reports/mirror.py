@@ -75,7 +75,7 @@ class Mirror:
         self._put({"image": name, "path": str(path.resolve()), "step": step})
 
     def finish(self, exit_code: int, seconds: float) -> None:
-        """End the run, and wait for wandb for at most `seconds`; it then finishes by itself."""
+        """End the run, and wait for wandb for at most `seconds`. After that it finishes alone."""
         if self._process is None:
             return
         with contextlib.suppress(queue.Full):
@@ -104,7 +104,7 @@ class Mirror:
                     pipe.flush()
         except OSError:
             if process.wait() != 0:  # else it has reported why
-                _tell("wandb's process died; training goes on and metrics.jsonl has every row")
+                _tell("wandb's process died; training continues and metrics.jsonl has every row")
 
 
 def _lasting_id(path: Path) -> str:
@@ -154,7 +154,7 @@ def main() -> None:
             run.finish(exit_code=1 if message is None else message["exit_code"])
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        _tell(f"wandb failed ({reason}); training goes on and metrics.jsonl has every row")
+        _tell(f"wandb failed ({reason}); training continues and metrics.jsonl has every row")
     os._exit(0)  # wandb would wait for a helper that may be gone
 
 
@@ -165,7 +165,7 @@ def _read(messages: "queue.Queue[Message | None]") -> None:
                 messages.put_nowait(json.loads(line))
         messages.put_nowait(None)
     except queue.Full:
-        _tell("wandb takes no more rows; training goes on and metrics.jsonl has every row")
+        _tell("wandb takes no more rows; training continues and metrics.jsonl has every row")
         os._exit(0)
     last = threading.Timer(MOST_SECONDS, os._exit, (1,))
     last.daemon = True

@@ -63,7 +63,7 @@ class Tracker:
         self._log_every = max(pace.log_every, 1)
         self._steps = pace.steps
         self._restored_step = self.step = restored_step
-        self._bar: tqdm | None = None  # drawn with the first row, below what is printed until then
+        self._bar: tqdm | None = None  # drawn with the first row, below earlier output
         config = config if is_writer else TrackerConfig()
         self._mirror = Mirror(config, folder, settings)
         self._board = Board(config, folder, restored_step)

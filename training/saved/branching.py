@@ -19,7 +19,7 @@ from training.skips import read_ranges
 from training.update.state import TrainState
 
 MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
-"""Settings in which a branch may differ from its source, besides those that may differ on
+"""Settings in which a branch may differ from its source, in addition to those that may differ on
 resume."""
 Tree = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ def branch(
     folder of `run` gets copies of the metrics and of the skipped batches; RUN is not changed.
 
     Raises:
-        ValueError: there is no such step, or it has other settings, data or shapes.
+        ValueError: the step does not exist, or has other settings, data or shapes.
     """
     other, step = find_step(clone.find(source))
     old = read(other / "config.yaml")
@@ -75,8 +75,8 @@ def find_step(source: Path) -> tuple[Path, int | None]:
 
 
 def _copy_past(run: Path, folder: Path, step: int) -> None:
-    """Copy the metrics, of which the tracker keeps those up to `step`, and the batches skipped up
-    to `step`."""
+    """Copy the metrics, of which the tracker will keep rows up to `step`, and the list of batches
+    that were skipped up to `step`."""
     if (run / "metrics.jsonl").is_file():
         copy_file(run / "metrics.jsonl", folder / "metrics.jsonl", run)
     if (run / "skips.json").is_file():

@@ -41,7 +41,7 @@ SWEEPS, SWEEP_SECONDS = 4, 0.05
 """Consecutive checks that must find no files of a failed save, and the seconds between them."""
 MOST_SWEEPS = 200
 BESIDES = 1 << 18
-"""Approximate bytes of a step besides its arrays."""
+"""Approximate bytes of a step without its arrays."""
 
 
 class FolderSteps:
@@ -162,6 +162,6 @@ class FolderSteps:
 
 
 def _check_plain(path: Path) -> None:
-    """Raise ValueError for a pipe or a device, because reading it would block for ever."""
+    """Raise ValueError for a pipe or a device, because reading it would block forever."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path} is not a file, but a pipe or a device")

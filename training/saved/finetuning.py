@@ -82,6 +82,6 @@ def _fit(
             after[moved[0]] = np.moveaxis(fetch(new), axis, 0)[moved[0]]
         after[moved[1]] = before[moved[0]]
     if len(before) != len(after):
-        begun = f", {len(after) - both} begin anew" if len(after) > both else ""
+        begun = f", {len(after) - both} are new" if len(after) > both else ""
         lines.append(f"{name} has {len(after)} rows instead of {len(before)}: {both} kept{begun}")
     return np.moveaxis(after, 0, axis)

@@ -51,7 +51,7 @@ def open_store(place: str) -> Store:
     by Google's and Amazon's tools; AWS_ENDPOINT_URL names another server with the S3 protocol.
 
     Raises:
-        ValueError: there is no such place.
+        ValueError: the place does not exist.
     """
     url = place if is_remote(place) else f"file://{Path(place).resolve()}"
     try:

@@ -156,7 +156,7 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
                 f"{path} is a pipe, socket or device, which a run cannot use; remove it"
             )
     strange = sorted({path.name for path in folder.iterdir()} - OURS)
-    if strange and not is_run:  # people may put files of their own into a run
+    if strange and not is_run:  # users may put other files into a run's folder
         raise ValueError(
             f"output_dir {folder} holds something that is not a run ({strange[0]}); "
             "name another folder"
@@ -251,7 +251,7 @@ def sole_user(folder: Path, flag: str = "output_dir") -> Iterator[None]:
 
 
 def copy_once(source: Path, target: Path) -> None:
-    """Copy a folder into the run, atomically, unless it is there already."""
+    """Copy a folder into the run, atomically, unless the run has it already."""
     if not target.exists():
         with files.new_folder(target) as folder:
             copy_folder(source, folder, source.parent)

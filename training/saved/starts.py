@@ -24,7 +24,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     try:
         return _checked(read_list(path), path)
     except ValueError as error:
-        raise ValueError(f"{error}; it is a record only: move it away, and go on") from None
+        raise ValueError(f"{error}; it is only a record: move it away, then start again") from None
 
 
 def parse(data: bytes, name: str) -> list[dict[str, Any]]:

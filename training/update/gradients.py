@@ -27,7 +27,7 @@ Parts = tuple[PyTree, Array] | None
 
 
 class LossContext(NamedTuple):
-    """What a loss may read besides its parameters, batch and keys."""
+    """Values that a loss may read in addition to its parameters, batch and keys."""
 
     step: Int[Array, ""]
     """Finished updates."""
@@ -98,7 +98,7 @@ class Gradients:
     def _mean(
         self, loss: Loss, params: PyTree, name: str, wants_parts: bool
     ) -> tuple[tuple[PyTree, Means], Parts]:
-        """`at` for this device alone: means over its micro-batches, divided by the loss scale."""
+        """`at` for this device only: means over its micro-batches, divided by the loss scale."""
         state, batch, count = self.state, self.batch, self.micro_batches
         scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 

@@ -66,8 +66,8 @@ def spread_of_gradients(update: Update) -> Mapping[str, Array]:
       arXiv:1812.06162). NaN if the noise hides the mean.
     - gsnr: squared mean over variance of an example's gradient, averaged over the parameters (Liu
       et al. 2020, arXiv:2001.07384).
-    - norm_test: relative error of the mean gradient (Byrd et al. 2012); inner_product_test: of its
-      length alone (Bollapragada et al. 2018, arXiv:1710.11258). Above 1 the batch is too small.
+    - norm_test: relative error of the mean gradient (Byrd et al. 2012); inner_product_test: only of
+      its length (Bollapragada et al. 2018, arXiv:1710.11258). Above 1 the batch is too small.
     """
     recompute, grads = update.recompute, update.grads
     assert recompute is not None

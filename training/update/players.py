@@ -1,5 +1,5 @@
-"""Further sets of parameters that are trained beside the model's, each with a loss, an optimizer, a
-schedule and a first step of its own, such as a discriminator.
+"""Players: further sets of parameters that are trained beside the model's, such as a discriminator.
+Each has its own loss, optimizer, schedule and first step.
 
 All players move at once: each loss sees the others' parameters as they are before the update.
 """

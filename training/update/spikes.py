@@ -97,7 +97,7 @@ def judge(
 def _deviations(
     value: Float[Array, ""], window: Float[Array, " w"], floor: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """How far the value is above the window's median, in robust standard deviations."""
+    """The value minus the window's median, in robust standard deviations."""
     middle = jnp.median(window)
     deviation = 1.4826 * jnp.median(jnp.abs(window - middle))  # σ, if the values are normal
     return (value - middle) / jnp.maximum(jnp.maximum(deviation, floor), 1e-12)

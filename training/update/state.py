@@ -66,7 +66,7 @@ class TrainState(NamedTuple):
 
 
 def is_finite(state: TrainState) -> bool:
-    """Whether parameters, averages, optimizer and further players hold no NaN and no infinity.
+    """True if parameters, averages, optimizer and further players have no NaN and no infinity.
     Collective: every process must call it."""
     held = (state.params, state.ema, state.opt_state, state.players)
     return bool(
