@@ -109,8 +109,8 @@ def _codes(counts: Sequence[int]) -> str:
     grouped = [float(part.mean()) for part in np.array_split(ranked, min(len(ranked), 200))]
     return (
         f"<p>{int((found > 0).sum()):,} of {len(found):,} codes are used; perplexity "
-        f"{perplexity:,.0f} (as many codes, all used equally, would be as diverse). Most used first:"
-        f"</p>{_bars_plain(grouped)}"
+        f"{perplexity:,.0f} (as diverse as that many codes used equally). Most used "
+        f"first:</p>{_bars_plain(grouped)}"
     )
 
 

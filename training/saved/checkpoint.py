@@ -336,8 +336,7 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
-    """The arrays to save: parameters as trees, the rest as a flat dict, because a new optax version
-    may nest its state differently."""
+    """The arrays to save: parameters as trees; the rest flat, as optax may nest it differently."""
     rest, _ = jax.tree.flatten_with_path(state._replace(params=None, ema=None))
     flat = {jax.tree_util.keystr(k): leaf for k, leaf in rest}
     averaged = {} if state.ema is None else {"ema": state.ema}
