@@ -64,8 +64,8 @@ def watch_peers() -> Iterator[None]:
 
 
 def lose(number: int, reason: str) -> int:
-    """The exit code with which this process, `number`, is ending already. If it is not ending, end it
-    with a line, because another process died."""
+    """The exit code with which this process, `number`, is ending already. If it is not ending, end
+    it with a line, because another process died."""
     if not _is_over.wait(LOST_SECONDS):
         _end(number, reason)
     return _status
