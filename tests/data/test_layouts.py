@@ -110,8 +110,8 @@ pictures and read. `python -m data.encode` prints the line in the last column fi
 Several sources are read one after the other: `--source first second`. `--data.source` of `python
 -m vqgan.train` takes the same layouts; it needs no captions. Quote globs and ranges: `--source
 'shards/{{000..123}}.tar'`. Links to folders are followed, each folder once. Pipes are never
-opened. A path in a table is looked for only among the files of the source, by as
-many of its last parts as are needed: it may be absolute, or of Windows. `--pictures FOLDER` names
+opened. A path in a table is searched only among the files of the source, by as
+many of its last parts as needed. It may be absolute, or a Windows path. `--pictures FOLDER` names
 the folder of a table's pictures if they are not beside it.
 
 Tables of captions and codes, as dalle-mini wrote them (columns `caption` and `encoding`), become
@@ -129,9 +129,9 @@ or, where no folder here has that name, `--source USER/NAME`.
 
 Each file is copied to the temporary folder (`TMPDIR`) when it is read, checked against its size,
 and removed after others, so shards of any number take about {kept} GB; a saved data set stays as a
-whole. A folder of a web server is what its page lists. Users, passwords and queries of an address
-are used, and neither printed nor kept in the records. A failing network is no bad picture: after
-four tries the command stops, and resumes when it is given again. Keys come from the environment,
+whole. A web server's folder has the files that its page lists. Users, passwords and queries of an address
+are used, and neither printed nor kept in the records. A network failure is not a bad picture: after
+four tries the command stops, and the same command resumes. Keys come from the environment,
 as fsspec's packages read them (`AWS_ACCESS_KEY_ID`, `HF_TOKEN` …; `FSSPEC_S3_ANON=true` for public
 buckets). Other schemes are refused by name. `pipe:` never runs anything.
 
@@ -147,7 +147,7 @@ They are tried in this order; `--kind` names one.
 
 Columns and JSON keys are tried in this order, in any letter case, and `NAME_0`, `NAME_1` … as
 captions of one picture: {names}. `--caption_column` names another. Values may be texts, lists, or
-structs of them, or conversations, of which the answers count; `weights` beside `captions` says how
+structs of them, or conversations, whose answers are captions; `weights` beside `captions` says how
 often each is drawn. Text is UTF-8 or UTF-16, with or without a mark. Any other encoding is guessed
 and printed; `--caption_encoding` names it. HTML's entities and inline tags are decoded. A file of
 captions belongs to a picture of the same name, in the same letter case and Unicode form if there is
@@ -167,15 +167,15 @@ these are held out under their own names.
 
 JPEG, PNG, WebP, GIF (its first frame), BMP, TIFF, AVIF, JPEG 2000 and PPM; HEIC after `pip
 install pillow-heif`. Orientation is applied, colour profiles become sRGB, 16 bits become 8.
-`--fit crop` keeps the middle square, `pad` all of a picture on `--background`, `stretch` all of
-it out of shape. `--truncated keep` uses truncated JPEGs. Skipped pictures are counted by their
+`--fit crop` keeps the central square, `pad` the whole picture with a border of `--background`,
+`stretch` the whole picture, distorted. `--truncated keep` uses truncated JPEGs. Skipped pictures are counted by their
 reasons and named in `bad_samples.jsonl` of the records; above `--max_bad_fraction` encoding stops.
 
-## Met in other programs
+## Faults of other programs
 
-Faults that people reported elsewhere, tried here; tests/data/test_faults_elsewhere.py holds them.
+People reported these faults elsewhere; tests/data/test_faults_elsewhere.py tests them here.
 
-| what is found | reported to | here |
+| fault | reported to | here |
 | --- | --- | --- |
 {faults}
 """
