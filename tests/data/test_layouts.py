@@ -128,12 +128,13 @@ or, where no folder here has that name, `--source USER/NAME`.
 {addresses}
 
 Each file is copied to the temporary folder (`TMPDIR`) when it is read, checked against its size,
-and removed after others, so shards of any number take about {kept} GB; a saved data set stays as a
-whole. A web server's folder has the files that its page lists. Users, passwords and queries of an
-address are used, and neither printed nor kept in the records. A network failure is not a bad picture: after
-four tries the command stops, and the same command resumes. Keys come from the environment,
-as fsspec's packages read them (`AWS_ACCESS_KEY_ID`, `HF_TOKEN` …; `FSSPEC_S3_ANON=true` for public
-buckets). Other schemes are refused by name. `pipe:` never runs anything.
+and removed after others, so shards of any number take about {kept} GB; a saved data set stays as
+a whole. A web server's folder has the files that its page lists. Users, passwords and queries of
+an address are used, and neither printed nor kept in the records. A network failure is not a bad
+picture: after four tries the command stops, and the same command resumes. Keys come from the
+environment, as fsspec's packages read them (`AWS_ACCESS_KEY_ID`, `HF_TOKEN` …;
+`FSSPEC_S3_ANON=true` for public buckets). Other schemes are refused by name. `pipe:` never runs
+anything.
 
 ## Kinds
 
@@ -169,7 +170,8 @@ JPEG, PNG, WebP, GIF (its first frame), BMP, TIFF, AVIF, JPEG 2000 and PPM; HEIC
 install pillow-heif`. Orientation is applied, colour profiles become sRGB, 16 bits become 8.
 `--fit crop` keeps the central square, `pad` the whole picture with a border of `--background`,
 `stretch` the whole picture, distorted. `--truncated keep` uses truncated JPEGs. Skipped pictures
-are counted by their reasons and named in `bad_samples.jsonl` of the records; above `--max_bad_fraction` encoding stops.
+are counted by their reasons and named in `bad_samples.jsonl` of the records; above
+`--max_bad_fraction` encoding stops.
 
 ## Faults of other programs
 
