@@ -2,12 +2,13 @@
 
 import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+from pixels import as_png
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
@@ -69,6 +70,5 @@ def _cell(value: object) -> str:
 
 def image(pixels: UInt8[np.ndarray, "y x 3"]) -> str:
     """A picture within the page, as PNG."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    png = as_png(Image.fromarray(pixels))
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

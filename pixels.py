@@ -1,11 +1,13 @@
-"""Conversion of pixels between bytes and floats in −1..1; any package may import this file.
+"""Pixels as bytes, as floats in −1..1, and as PNG; any package may import this file.
 
 All models use floats. Bytes are used in files, records and drawn pictures.
 """
 
+import io
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 
 def to_floats(pixels: Any) -> Any:
@@ -17,3 +19,10 @@ def to_bytes(pixels: Any) -> Any:
     """The floats as the nearest bytes, as a numpy or jax array like the argument; values outside
     −1..1 are clipped."""
     return ((pixels.clip(-1.0, 1.0) + 1) * 127.5).round().astype(np.uint8)
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()

@@ -15,7 +15,6 @@ from data.drawings import TABLE
 MARKER = "artists.json"
 PACKAGES = Path("pictures/packages")
 LICENSES = "LICENSES.md"
-PICTURES_PER_TAR = 1000
 RECIPE = tuple(
     Path(__file__).parent / name
     for name in (

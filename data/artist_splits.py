@@ -4,8 +4,17 @@ things. They are chosen by crc32 of names, as in data/openmoji_splits.py."""
 from collections.abc import Mapping, Sequence
 
 from data.artist_sets import Drawing
+from data.drawings import digest, rasterise
 from data.openmoji_splits import crc
 from split_names import GALLERY, TRAIN
+
+
+def rasterise_and_split(
+    drawings: Sequence[Drawing], side: int
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """(PNG, split) of each drawing, by key; `side` in pixels."""
+    pictures = rasterise({one.key: one.svg for one in drawings}, side)
+    return pictures, assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
 
 
 def assign_splits(drawings: Sequence[Drawing], digests: Mapping[str, str]) -> dict[str, str]:

@@ -13,16 +13,14 @@ import sys
 if __name__ == "__main__" and not __package__:  # started as a file, without -m
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.artist_config import (
     LICENSES,
     MARKER,
-    PICTURES_PER_TAR,
     ArtistsConfig,
     describe,
     find_sets,
@@ -33,12 +31,13 @@ from data.artist_sets import (
     join,
     licenses,
 )
-from data.artist_splits import assign_splits
+from data.artist_splits import rasterise_and_split
 from data.artist_things import choose
 from data.artist_words import WORDS
-from data.drawings import digest, rasterise, read_table
+from data.drawings import read_table
 from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji
+from data.picture_tars import DescribedPicture, write_tars
 from data.wording import plural, with_article
 from files import check_free, new_folder
 from json_files import read_json
@@ -64,46 +63,38 @@ def main(config: ArtistsConfig) -> None:
 def write_pictures(out: Path, sets: Sequence[IconSet], description: Mapping[str, Any]) -> None:
     """Rasterise every chosen drawing and write the tars with captions, splits and licences."""
     drawings = choose(join(sets, read_table()), description["subset"])
-    pictures = rasterise({one.key: one.svg for one in drawings}, description["image_size"])
-    splits = assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
+    pictures, splits = rasterise_and_split(drawings, description["image_size"])
     with new_folder(out) as folder:
-        write_tars(folder, drawings, pictures, splits, {one.style: one.license for one in sets})
+        license_of = {one.style: one.license for one in sets}
+        counts = write_tars(folder, described(drawings, pictures, splits, license_of))
         (folder / LICENSES).write_text(licenses(sets), encoding="utf-8")
-        counts = dict(sorted(Counter(splits.values()).items()))
         concepts = len({one.emoji.concept for one in drawings})
         write_json(folder / MARKER, {**description, "num_concepts": concepts, "counts": counts})
 
 
-def write_tars(
-    folder: Path,
+def described(
     drawings: Sequence[Drawing],
     pictures: Mapping[str, bytes],
     splits: Mapping[str, str],
     license_of: Mapping[str, str],
-) -> None:
-    """Write 00000.tar, 00001.tar … of .png and .json, the same bytes every time."""
-    import webdataset
-
+) -> Iterator[DescribedPicture]:
+    """(key, PNG, captions and more) of each drawing; `license_of` is by style, the rest by key."""
     keywords = own_keywords([one.emoji for one in drawings])
-    with webdataset.ShardWriter(
-        str(folder / "%05d.tar"), maxcount=PICTURES_PER_TAR, verbose=0, mtime=0
-    ) as tars:
-        for one in drawings:
-            captions = captions_of(one, keywords[one.emoji.hexcode])
-            about = {
-                "captions": [text for text, _ in captions],
-                "weights": [round(weight, 6) for _, weight in captions],
-                "split": splits[one.key],
-                "concept": one.emoji.concept,
-                "style": one.style,
-                "tone": one.emoji.tone,
-                "group": one.emoji.group,
-                "subgroup": one.emoji.subgroup,
-                "hexcode": one.emoji.hexcode,
-                "license": license_of[one.style],
-            }
-            text = json.dumps(about, ensure_ascii=False)
-            tars.write({"__key__": one.key, "png": pictures[one.key], "json": text.encode()})
+    for one in drawings:
+        captions = captions_of(one, keywords[one.emoji.hexcode])
+        about = {
+            "captions": [text for text, _ in captions],
+            "weights": [round(weight, 6) for _, weight in captions],
+            "split": splits[one.key],
+            "concept": one.emoji.concept,
+            "style": one.style,
+            "tone": one.emoji.tone,
+            "group": one.emoji.group,
+            "subgroup": one.emoji.subgroup,
+            "hexcode": one.emoji.hexcode,
+            "license": license_of[one.style],
+        }
+        yield one.key, pictures[one.key], about
 
 
 def own_keywords(emojis: Sequence[Emoji]) -> dict[str, tuple[str, ...]]:

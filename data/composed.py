@@ -13,31 +13,28 @@ if __name__ == "__main__" and not __package__:  # started as a file, without -m
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
 import hashlib
-import io
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from data.artist_config import (
     LICENSES,
     MARKER,
-    PICTURES_PER_TAR,
     ArtistsConfig,
     describe,
     find_sets,
 )
 from data.artist_sets import Drawing, join, licenses
-from data.artist_splits import assign_splits
+from data.artist_splits import rasterise_and_split
 from data.artist_things import choose
 from data.composing import compose
-from data.drawings import digest, rasterise, read_table
+from data.drawings import read_table
 from data.folders import counts_of, holds, write_json
+from data.picture_tars import DescribedPicture, write_tars
 from files import check_free, new_folder
+from pixels import as_png
 from split_names import TRAIN
 
 FIRST_IN_HELP = ("subset", "out")
@@ -71,7 +68,7 @@ def main(config: ComposedConfig) -> None:
         drawings = trained_on(choose(join(sets, read_table()), config.subset))
         with new_folder(out) as folder:
             license_of = {one.style: one.license for one in sets}
-            counts = write_tars(folder, drawings, config.image_size, license_of)
+            counts = write_tars(folder, described(drawings, config.image_size, license_of))
             (folder / LICENSES).write_text(licenses(sets), encoding="utf-8")
             write_json(folder / MARKER, {**description, "counts": counts})
     parts = ", ".join(f"{count} {split}" for split, count in counts_of(out / MARKER).items())
@@ -80,37 +77,20 @@ def main(config: ComposedConfig) -> None:
 
 def trained_on(drawings: Sequence[Drawing]) -> list[Drawing]:
     """The drawings that data.artists does not hold out."""
-    pictures = rasterise({one.key: one.svg for one in drawings}, 64)
-    splits = assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
+    _, splits = rasterise_and_split(drawings, 64)
     return [one for one in drawings if splits[one.key] == TRAIN]
 
 
-def write_tars(
-    folder: Path, drawings: Sequence[Drawing], side: int, license_of: Mapping[str, str]
-) -> dict[str, int]:
-    """Write 00000.tar, 00001.tar … of .png and .json, the same bytes every time; the number of
-    pictures of each split."""
-    import webdataset
+def described(
+    drawings: Sequence[Drawing], side: int, license_of: Mapping[str, str]
+) -> Iterator[DescribedPicture]:
+    """(key, PNG, captions and more) of each composed picture; `license_of` is by style."""
     from tqdm import tqdm
 
-    counts: Counter[str] = Counter()
-    with webdataset.ShardWriter(
-        str(folder / "%05d.tar"), maxcount=PICTURES_PER_TAR, verbose=0, mtime=0
-    ) as tars:
-        pictures = compose(drawings, side)
-        for one in tqdm(pictures, desc="composing", unit=" pictures", file=sys.stderr):
-            about = {**one.about, "license": license_of[one.about["style"]]}
-            text = json.dumps(about, ensure_ascii=False)
-            tars.write({"__key__": one.key, "png": as_png(one.pixels), "json": text.encode()})
-            counts[one.about["split"]] += 1
-    return dict(sorted(counts.items()))
-
-
-def as_png(pixels: Any) -> bytes:
-    """The bytes of a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    pictures = compose(drawings, side)
+    for one in tqdm(pictures, desc="composing", unit=" pictures", file=sys.stderr):
+        png = as_png(Image.fromarray(one.pixels))
+        yield one.key, png, {**one.about, "license": license_of[one.about["style"]]}
 
 
 if __name__ == "__main__":

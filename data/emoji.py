@@ -15,8 +15,7 @@ if __name__ == "__main__" and not __package__:  # started as a file, without -m
 import hashlib
 import importlib.metadata
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,12 +23,12 @@ from typing import Any, Literal
 from data.drawings import TABLE, digest, rasterise, read_table
 from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji, assign_splits, gender_triples
+from data.picture_tars import DescribedPicture, write_tars
 from files import check_free, new_folder
 from split_names import GALLERY
 
 LICENSE = Path(__file__).parent / "OPENMOJI_LICENSE.md"
 MARKER = "emoji.json"
-PICTURES_PER_TAR = 1000
 TEMPLATES = (
     "a {}",
     "an emoji of {}",
@@ -94,9 +93,8 @@ def write_pictures(out: Path, description: dict[str, Any]) -> None:
     if description["subset"] == "starter":
         splits = {e.hexcode: splits[e.hexcode] if in_starter(e) else GALLERY for e in emojis}
     with new_folder(out) as folder:
-        write_tars(folder, emojis, pictures, splits)
+        counts = write_tars(folder, described(emojis, pictures, splits))
         (folder / LICENSE.name).write_text(LICENSE.read_text(encoding="utf-8"), encoding="utf-8")
-        counts = dict(sorted(Counter(splits.values()).items()))
         write_json(folder / MARKER, {**description, "counts": counts})
 
 
@@ -134,35 +132,27 @@ def _shuffled(hexcode: str, tag: str) -> bytes:
     return hashlib.blake2b(f"{hexcode}:{tag}".encode(), digest_size=8).digest()
 
 
-def write_tars(
-    folder: Path, emojis: list[Emoji], pictures: dict[str, bytes], splits: dict[str, str]
-) -> None:
-    """Write 00000.tar, 00001.tar … of .png and .json, the same bytes every time."""
-    import webdataset
-
+def described(
+    emojis: Sequence[Emoji], pictures: Mapping[str, bytes], splits: Mapping[str, str]
+) -> Iterator[DescribedPicture]:
+    """(hexcode, PNG, captions and more) of each emoji."""
     triples = gender_triples(emojis)
-    with webdataset.ShardWriter(
-        str(folder / "%05d.tar"), maxcount=PICTURES_PER_TAR, verbose=0, mtime=0
-    ) as tars:
-        for emoji in emojis:
-            texts, weights = zip(*captions_of(emoji), strict=True)
-            gender, role = triples.get(emoji.concept, ("", ""))
-            about = {
-                "captions": texts,
-                "weights": [round(weight, 6) for weight in weights],
-                "split": splits[emoji.hexcode],
-                "concept": emoji.concept,
-                "tone": emoji.tone,
-                "gender": gender,
-                "role": role,
-                "group": emoji.group,
-                "subgroup": emoji.subgroup,
-                "hexcode": emoji.hexcode,
-            }
-            text = json.dumps(about, ensure_ascii=False)
-            tars.write(
-                {"__key__": emoji.hexcode, "png": pictures[emoji.hexcode], "json": text.encode()}
-            )
+    for emoji in emojis:
+        texts, weights = zip(*captions_of(emoji), strict=True)
+        gender, role = triples.get(emoji.concept, ("", ""))
+        about = {
+            "captions": texts,
+            "weights": [round(weight, 6) for weight in weights],
+            "split": splits[emoji.hexcode],
+            "concept": emoji.concept,
+            "tone": emoji.tone,
+            "gender": gender,
+            "role": role,
+            "group": emoji.group,
+            "subgroup": emoji.subgroup,
+            "hexcode": emoji.hexcode,
+        }
+        yield emoji.hexcode, pictures[emoji.hexcode], about
 
 
 if __name__ == "__main__":

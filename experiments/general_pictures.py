@@ -26,8 +26,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data.artist_sets import join, open_sets
-from data.artist_splits import assign_splits
-from data.drawings import digest, rasterise, read_table
+from data.artist_splits import rasterise_and_split
+from data.drawings import read_table
+from pixels import as_png
 from split_names import NOT_HELD_OUT, TRAIN
 
 SIDE = 64
@@ -107,8 +108,7 @@ def emoji(npm: Path) -> Iterator[tuple[str, str, bytes]]:
     """(key, split, PNG) of each of the artists' drawings. Drawings that data.artists holds out are
     held out here, too."""
     drawings = join(open_sets(npm), read_table())
-    pictures = rasterise({one.key: one.svg for one in drawings}, SIDE)
-    splits = assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
+    pictures, splits = rasterise_and_split(drawings, SIDE)
     for one in drawings:
         split = splits[one.key]
         asked = split if split in NOT_HELD_OUT else f"artists_{split}"
@@ -168,9 +168,7 @@ def read(name: str, data: bytes, views: int) -> Iterator[bytes]:
         return  # empty
     for box in boxes(whole.size, name, views):
         view = whole.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box)
-        file = io.BytesIO()
-        view.save(file, "PNG")
-        yield file.getvalue()
+        yield as_png(view)
 
 
 def draw_svg(data: bytes) -> bytes:
@@ -187,9 +185,7 @@ def draw_svg(data: bytes) -> bytes:
     )
     with Image.open(io.BytesIO(png)) as picture:
         square = ImageOps.pad(picture.convert("RGB"), (SIDE, SIDE), color="white")
-    file = io.BytesIO()
-    square.save(file, "PNG")
-    return file.getvalue()
+    return as_png(square)
 
 
 def boxes(size: tuple[int, int], name: str, views: int) -> Iterator[Box]:

@@ -31,7 +31,7 @@ ALLOWED = {
     "common_records": {"data", "opening"},
     "held_out_grid": {"data", "opening", "outputs"},
     "evaluation_page": {"choosing", "data", "likeness", "scores"},
-    "html_page": set(),
+    "html_page": {"pixels"},
     "choosing": {"config", "data", "drawing", "model", "opening", "weights"},
     "opening": {
         *("adapted", "config", "data", "hub", "model", "opening", "optim", "training"),
