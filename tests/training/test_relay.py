@@ -72,7 +72,8 @@ SCRIPT = """
     from training.devices import peers, processes
 
     number, victim, end, moment = int(sys.argv[2]), *sys.argv[3:]
-    processes.HEARTBEAT_SECONDS = 4 if end == "SIGSTOP" else 10
+    if end == "SIGSTOP":
+        processes.HEARTBEAT_SECONDS = 6
 
     def meet_end(*_):
         os.kill(os.getpid(), getattr(signal, end))

@@ -27,7 +27,9 @@ from training.devices.relay import Lost, relayed
 MEETING_SECONDS = 300
 BAD_CAST = "bad_cast"  # how jaxlib 0.10.2 says that the time is over; see aborts.py
 BIND_ADDRESS = "JAX_COORDINATOR_BIND_ADDRESS"
-HEARTBEAT_SECONDS = 10  # a dead process is noticed after this time
+HEARTBEAT_SECONDS = 60
+"""jax gives a silent process up after this time, such as one without power. A killed one is noticed
+by its connections, at once. A process that stalls for less time, on a busy machine, lives on."""
 KUBERNETES_PORT = 55527
 MESSAGE_BYTES = 4096
 
