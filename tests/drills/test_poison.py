@@ -1,6 +1,7 @@
 """Poisoned updates in a whole run: NaN in the loss or in a gradient, and a batch of noise."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def noise(batch: Batch) -> Batch:
 class Poisoned:
     """Batches of which some are changed."""
 
-    def __init__(self, batches: Any, numbers: list[int], change: Callable[[Batch], Batch]) -> None:
+    def __init__(
+        self, batches: Any, numbers: Collection[int], change: Callable[[Batch], Batch]
+    ) -> None:
         self._batches, self._numbers, self._change = batches, numbers, change
         self.rows = batches.rows
 
@@ -52,24 +55,24 @@ class Poisoned:
         return {**batch, "is_poison": is_poison}
 
 
-def run(
-    words: list[str],
-    numbers: list[int],
+@contextlib.contextmanager
+def poisoned(
+    numbers: Collection[int],
     harm: Callable[..., jax.Array] = lambda value, params, is_poison: value,
     change: Callable[[Batch], Batch] = lambda batch: batch,
-) -> None:
-    """Run train.py with poisoned batches."""
+) -> Iterator[None]:
+    """A context in which train.py trains on such batches."""
 
     def make_loss(*words: Any, **more: Any) -> Callable:
         loss = make(*words, **more)
 
-        def poisoned(
+        def loss_with_harm(
             params: Any, batch: Batch, keys: jax.Array, context: Any
         ) -> tuple[jax.Array, Any]:
             value, metrics = loss(params, batch, keys, context)
             return harm(value, params, batch["is_poison"].any()), metrics
 
-        return poisoned
+        return loss_with_harm
 
     make, opened = recipe.make_loss, recipe.open_training
     with pytest.MonkeyPatch.context() as patch:
@@ -77,6 +80,12 @@ def run(
         patch.setattr(
             recipe, "open_training", lambda *w, **m: Poisoned(opened(*w, **m), numbers, change)
         )
+        yield
+
+
+def run(words: list[str], numbers: Collection[int], *harm: Any, **change: Any) -> None:
+    """train.py with such batches, in this process."""
+    with poisoned(numbers, *harm, **change):
         train.main(parse_config(Config, words))
 
 
