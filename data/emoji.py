@@ -15,7 +15,7 @@ if __name__ == "__main__" and not __package__:  # started as a file, without -m
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -133,7 +133,7 @@ def _shuffled(hexcode: str, tag: str) -> bytes:
 
 
 def described(
-    emojis: Sequence[Emoji], pictures: Mapping[str, bytes], splits: Mapping[str, str]
+    emojis: list[Emoji], pictures: Mapping[str, bytes], splits: Mapping[str, str]
 ) -> Iterator[DescribedPicture]:
     """(hexcode, PNG, captions and more) of each emoji."""
     triples = gender_triples(emojis)
