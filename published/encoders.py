@@ -128,7 +128,7 @@ class Layout:
     modules: Callable[[Shapes], Mapping[str, str]]
     """Part of a layer of ours → its name there."""
     has_length: bool = True
-    """Whether it has positions for so many tokens only."""
+    """True if the encoder has positions for a limited number of tokens."""
 
 
 def _norm(ours: str, theirs: str) -> dict[str, tuple[str, ...]]:

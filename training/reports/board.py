@@ -106,7 +106,7 @@ class Board:
         self._writer = None
         text = " ".join(str(error).split())
         print(
-            f"warning: TensorBoard's files take no more rows ({text}); training goes on and "
+            f"warning: TensorBoard's files take no more rows ({text}); training continues and "
             "metrics.jsonl has every row",
             file=sys.stderr,
             flush=True,

@@ -75,7 +75,7 @@ def memory() -> dict[str, float]:
 
 
 class Counts(NamedTuple):
-    """What the counts of a row are computed from."""
+    """The inputs from which the counts of a row are computed."""
 
     examples_at: Callable[[int], int]
     """Finished updates → examples seen; batches may have several sizes."""
