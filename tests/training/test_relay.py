@@ -84,7 +84,7 @@ SCRIPT = """
         peers.lose)
     if number == int(victim):
         meet_end()
-    time.sleep(60)
+    time.sleep(300)
 """
 
 
@@ -117,7 +117,7 @@ def ends() -> dict[str, tuple[int, str]]:
     try:
         for name, (victim, *_) in LOSSES.items():
             other = pairs[name][1 - victim]
-            _, said = other.communicate(timeout=90)
+            _, said = other.communicate(timeout=300)
             found[name] = (other.returncode, said)
     finally:
         for one in [one for pair in pairs.values() for one in pair]:

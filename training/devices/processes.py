@@ -29,7 +29,8 @@ BAD_CAST = "bad_cast"  # how jaxlib 0.10.2 says that the time is over; see abort
 BIND_ADDRESS = "JAX_COORDINATOR_BIND_ADDRESS"
 HEARTBEAT_SECONDS = 60
 """jax gives a silent process up after this time, such as one without power. A killed one is noticed
-by its connections, at once. A process that stalls for less time, on a busy machine, lives on."""
+by its connections, at once. A process that stalls for less than half of it, on a busy machine,
+lives on."""
 KUBERNETES_PORT = 55527
 MESSAGE_BYTES = 4096
 
