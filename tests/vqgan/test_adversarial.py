@@ -1,6 +1,6 @@
 """The patch discriminator, its losses, and the weight of its term in the autoencoder's loss."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +36,18 @@ def picture_batch(rows=8):
 
 
 def random_params(layout=LAYOUT):
-    return discriminator.init(layout, jax.random.key(5))
+    return jax.jit(partial(discriminator.init, layout))(jax.random.key(5))
+
+
+def logits_of(layout, params, pixels):
+    return jax.jit(partial(discriminator.apply, layout))(params, pixels)
 
 
 @pytest.mark.parametrize("channels", [(3,), (4, 8), (4, 8, 16)])
 def test_there_is_a_logit_for_each_patch(channels):
     layout = DiscriminatorConfig(channels=channels)
     pixels = jnp.zeros((2, 16, 32, 3))
-    logits = discriminator.apply(layout, random_params(layout), pixels)
+    logits = logits_of(layout, random_params(layout), pixels)
     levels = len(channels)
     assert logits.shape == (2, 16 // 2**levels, 32 // 2**levels)
 
@@ -62,7 +66,7 @@ def test_a_level_is_patchgan_s_convolution_of_4_by_4_and_stride_2():
         *(hidden, params["logit"]["kernel"], (1, 1), "SAME"),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )[..., 0]
-    found = discriminator.apply(layout, params, pixels)
+    found = logits_of(layout, params, pixels)
     np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
 
 
@@ -70,7 +74,7 @@ def test_a_logit_sees_its_patch_of_38_pixels_and_no_other_picture():
     layout = DiscriminatorConfig()
     params = random_params(layout)
     centre = lambda x: discriminator.apply(layout, params, x)[0, 4, 4]  # noqa: E731
-    seen = jax.grad(centre)(jax.random.normal(jax.random.key(0), (2, 64, 64, 3)))
+    seen = jax.jit(jax.grad(centre))(jax.random.normal(jax.random.key(0), (2, 64, 64, 3)))
     rows, columns = np.nonzero(np.abs(seen[0]).sum(-1))
     assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == 38
     assert not np.any(seen[1])
@@ -222,14 +226,17 @@ def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
         return reconstruction_loss(pixels, painted, config) + is_quantized * pull
 
     now = lambda *given: objective.make_loss(autoencoder, config, 1)(*given)[0]  # noqa: E731
+    both = [jax.jit(jax.value_and_grad(f)) for f in (now, before)]
     for step in (0, 1):
         given = params, batch, keys, LossContext(jnp.int32(step))
-        one, other = (jax.jit(jax.value_and_grad(f))(*given) for f in (now, before))
+        one, other = (f(*given) for f in both)
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def update(autoencoder, config, micro_batches, devices):
+@cache
+def update(layout, config, micro_batches, devices):
     """The state and the metrics after two updates of both players."""
+    autoencoder = build(layout)
     places = find_devices(devices)
     optimizer = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, beta1=0.0))
     rate = lambda step: jnp.float32(1e-2)  # noqa: E731
@@ -268,10 +275,9 @@ def update(autoencoder, config, micro_batches, devices):
 )
 def test_micro_batches_and_devices_make_no_difference(tiny_vqgan, micro_batches, devices):
     config = LossConfig(adversarial=0.8, adversarial_from=1, adversarial_limit=LIMITED)
-    autoencoder = build(tiny_vqgan)
-    whole, expected = update(autoencoder, config, 1, ParallelConfig(devices=1))
+    whole, expected = update(tiny_vqgan, config, 1, ParallelConfig(devices=1))
     assert 0 < expected["train/adversarial_weight"] < 0.8 * LIMITED
-    found, metrics = update(autoencoder, config, micro_batches, devices)
+    found, metrics = update(tiny_vqgan, config, micro_batches, devices)
     assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, whole)
 

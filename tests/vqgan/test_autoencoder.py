@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiny import first_vqgan
 from tests.vqgan.examples import F16
 from vqgan.autoencoder import build, decoder_plan, encoder_plan
 from vqgan.config import VQGANConfig
@@ -30,7 +31,7 @@ CHANGES = {
 @pytest.fixture(params=list(CHANGES.values()), ids=list(CHANGES), scope="module")
 def layout(request, tiny_vqgan):
     autoencoder = build(dataclasses.replace(tiny_vqgan, **request.param))
-    return autoencoder, autoencoder.init(KEY)
+    return autoencoder, first_vqgan(autoencoder.config)
 
 
 def test_pictures_become_tokens_and_pictures_again(layout):
@@ -47,9 +48,9 @@ def test_pictures_become_tokens_and_pictures_again(layout):
 
 def test_tokens_are_row_major(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
-    params = autoencoder.init(KEY)
+    params = first_vqgan(tiny_vqgan)
     tokens = jnp.array([[0, 0, 0, 0], [0, 1, 0, 0]])  # the top right token changes
-    painted = autoencoder.decode(params, tokens)
+    painted = jax.jit(autoencoder.decode)(params, tokens)
     changed = np.abs(painted[1] - painted[0]).sum(-1)
     row, column = np.unravel_index(changed.argmax(), changed.shape)
     assert (int(row) // 8, int(column) // 8) == (0, 1)
@@ -57,19 +58,19 @@ def test_tokens_are_row_major(tiny_vqgan):
 
 def test_codes_have_unit_length_if_normalized(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
-    params = autoencoder.init(KEY)
-    np.testing.assert_allclose(jnp.linalg.norm(autoencoder.codes(params), axis=-1), 1, rtol=1e-5)
-    latents = autoencoder.latents(params, jnp.ones((1, 16, 16, 3)))
-    np.testing.assert_allclose(jnp.linalg.norm(latents, axis=-1), 1, rtol=1e-5)
+    params = first_vqgan(tiny_vqgan)
+    codes = jax.jit(autoencoder.codes)(params)
+    latents = jax.jit(autoencoder.latents)(params, np.ones((1, 16, 16, 3), np.float32))
+    for vectors in (codes, latents):
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=1e-5)
 
 
 def test_ids_beyond_the_codebook_still_decode(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
-    params = autoencoder.init(KEY)
+    params = first_vqgan(tiny_vqgan)
     beyond, last = (jnp.full((1, 4), i, jnp.int32) for i in (40, 31))
-    np.testing.assert_array_equal(
-        autoencoder.decode(params, beyond), autoencoder.decode(params, last)
-    )
+    decode = jax.jit(autoencoder.decode)
+    np.testing.assert_array_equal(decode(params, beyond), decode(params, last))
 
 
 def count_params(config: VQGANConfig) -> int:
@@ -107,7 +108,7 @@ def test_the_small_layout_has_no_narrow_convolution_at_full_resolution():
 
 def test_pictures_of_another_size_are_refused(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
-    params = autoencoder.init(KEY)
+    params = first_vqgan(tiny_vqgan)
     with pytest.raises(ValueError, match="this VQGAN reads"):
         autoencoder.encode(params, jnp.zeros((1, 32, 32, 3)))
 
