@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -49,14 +50,9 @@ def make(
         2,
         extras=Extras(settings=settings, update_ema=make_ema(0.9)),
     )
-    state = TrainState.create(
-        init,
-        optimizer,
-        0,
-        settings.compute_dtype,
-        param_dtype=settings.param_dtype,
-        init_ema=init_ema,
-    )._replace(guard=init_guard(settings))
+    create = partial(TrainState.create, init, optimizer, 0, settings.compute_dtype)
+    create = partial(create, param_dtype=settings.param_dtype, init_ema=init_ema)
+    state = jax.jit(create)()._replace(guard=init_guard(settings))
     rows = {"x": jnp.ones((8, 4)), "example_index": jnp.arange(8, dtype=jnp.int32)}
     return step, state, rows
 
