@@ -1,7 +1,7 @@
 """notebooks/*.ipynb define no functions, have outputs, and run."""
 
 import ast
-import base64
+import contextlib
 import io
 import json
 import re
@@ -98,6 +98,33 @@ def execute(notebook: nbformat.NotebookNode, kernel: str) -> tuple[list[str], st
     return [picture for picture in shown if picture], printed
 
 
+def run_cells(
+    notebook: nbformat.NotebookNode, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[bytes], str]:
+    """Run its cells in this process, which has compiled programs of other tests. As in Jupyter, they
+    run in the notebook's folder, and the last expression of a cell is shown. Return the pictures,
+    PNG or SVG, and what was printed."""
+    monkeypatch.chdir(ROOT / "notebooks")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names: dict[str, object] = {"__name__": "__main__"}
+    shown: list[bytes] = []
+    printed = io.StringIO()
+    for cell in (one for one in notebook.cells if one.cell_type == "code"):
+        body = ast.parse(cell.source).body
+        last = body[-1]
+        done = ast.Module(body[:-1] if isinstance(last, ast.Expr) else body, [])
+        with contextlib.redirect_stdout(printed):
+            exec(compile(done, "cell", "exec"), names)
+            value = None
+            if isinstance(last, ast.Expr):
+                value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+        if isinstance(value, Image.Image):
+            shown.append(value._repr_png_())
+        elif hasattr(value, "_repr_svg_"):
+            shown.append(value._repr_svg_().encode())
+    return shown, printed.getvalue()
+
+
 def set_up(path: Path) -> str:
     """The cell that finds or fetches the code."""
     found = [c.source for c in read(path).cells if c.cell_type == "code" and "git" in c.source]
@@ -131,7 +158,7 @@ def test_a_fork_puts_its_name_into_all_of_them_by_one_command(tmp_path: Path) ->
 
 
 def test_own_pictures_go_from_a_folder_to_a_drawing(
-    run_folder: Path, records_folder: Path, tmp_path: Path, kernel: str
+    run_folder: Path, records_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notebook = with_parameters(
         read(ROOT / "notebooks" / "own_pictures.ipynb"),
@@ -144,13 +171,15 @@ def test_own_pictures_go_from_a_folder_to_a_drawing(
         run=str(tmp_path / "run"),
         flags=[*SMALL, *SAME_MODEL, "--grids.every=0"],
     )
-    shown, printed = execute(notebook, kernel)
+    shown, printed = run_cells(notebook, monkeypatch)
     assert len(shown) == 3, "pictures, losses, drawings"
     assert "40 pictures" in printed
     assert (tmp_path / "run" / "sampling.yaml").is_file()
 
 
-def test_the_quickstart_draws(records_folder: Path, tmp_path: Path, kernel: str) -> None:
+def test_the_quickstart_draws(
+    records_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notebook = with_parameters(
         read(ROOT / "notebooks" / "quickstart.ipynb"),
         source=str(records_folder.parent / "pictures"),
@@ -160,7 +189,7 @@ def test_the_quickstart_draws(records_folder: Path, tmp_path: Path, kernel: str)
         run=str(tmp_path / "run"),
         flags=[*SMALL, "--model.dim=16", "--model.decoder_depth=1", "--grids.every=0"],
     )
-    shown, printed = execute(notebook, kernel)
+    shown, printed = run_cells(notebook, monkeypatch)
     assert len(shown) == 3, "pictures, losses, drawings"
     assert "step 2 of 2" in printed or (tmp_path / "run" / "checkpoints" / "2").is_dir()
 
@@ -189,7 +218,9 @@ def test_the_analysis_shows_a_sweep(tmp_path: Path, kernel: str) -> None:
     assert "100%  optim.learning_rate" in printed
 
 
-def test_inference_draws_from_a_run(run_folder: Path, tmp_path: Path, kernel: str) -> None:
+def test_inference_draws_from_a_run(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "drawn.png"
     prompts = ["tan bar 3", "", "a “quoted” prompt"]
     notebook = with_parameters(
@@ -203,10 +234,10 @@ def test_inference_draws_from_a_run(run_folder: Path, tmp_path: Path, kernel: st
         negative="dark bar 1",
         out=str(out),
     )
-    shown, printed = execute(notebook, kernel)
+    shown, printed = run_cells(notebook, monkeypatch)
     assert len(shown) == 6, "one of each part that draws"
     assert "draws the first picture from above again: True" in printed
-    with Image.open(out) as saved, Image.open(io.BytesIO(base64.b64decode(shown[0]))) as seen:
+    with Image.open(out) as saved, Image.open(io.BytesIO(shown[0])) as seen:
         assert saved.tobytes() == seen.tobytes()
     about = read_png_about(out)
     assert json.loads(about["prompts"]) == prompts
