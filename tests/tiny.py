@@ -50,8 +50,12 @@ ONE_LEVEL_VQGAN = VQGANConfig(
 
 @cache
 def first_params(config: ModelConfig, seed: int = 0) -> Any:
-    """The float32 parameters of a model before any update. Callers must not donate them."""
-    return jax.jit(build(config).init)(jax.random.key(seed))
+    """The float32 parameters of a model before any update. Callers must not donate them.
+
+    Without jit, because tiny models have arrays of the same few shapes: the second model costs 0.2
+    seconds, and a program of its own would cost 2.
+    """
+    return build(config).init(jax.random.key(seed))
 
 
 @cache

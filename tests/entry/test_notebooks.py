@@ -101,7 +101,7 @@ def execute(notebook: nbformat.NotebookNode, kernel: str) -> tuple[list[str], st
 def run_cells(
     notebook: nbformat.NotebookNode, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[bytes], str]:
-    """Run its cells in this process, which has compiled programs of other tests. As in Jupyter, they
+    """Run its cells in this process, with the compiled programs of other tests. As in Jupyter, they
     run in the notebook's folder, and the last expression of a cell is shown. Return the pictures,
     PNG or SVG, and what was printed."""
     monkeypatch.chdir(ROOT / "notebooks")
@@ -118,10 +118,10 @@ def run_cells(
             value = None
             if isinstance(last, ast.Expr):
                 value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
-        if isinstance(value, Image.Image):
-            shown.append(value._repr_png_())
-        elif hasattr(value, "_repr_svg_"):
-            shown.append(value._repr_svg_().encode())
+        for kind in ("_repr_png_", "_repr_svg_"):
+            if show := getattr(value, kind, None):
+                picture = show()
+                shown.append(picture if isinstance(picture, bytes) else picture.encode())
     return shown, printed.getvalue()
 
 

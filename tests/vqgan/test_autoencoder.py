@@ -31,7 +31,7 @@ CHANGES = {
 @pytest.fixture(params=list(CHANGES.values()), ids=list(CHANGES), scope="module")
 def layout(request, tiny_vqgan):
     autoencoder = build(dataclasses.replace(tiny_vqgan, **request.param))
-    return autoencoder, first_vqgan(autoencoder.config)
+    return autoencoder, autoencoder.init(KEY)
 
 
 def test_pictures_become_tokens_and_pictures_again(layout):
