@@ -199,7 +199,7 @@ def _config_class(program: str) -> type | None:
 
         return Config
     if _is_ours(program, "vqgan/train.py"):
-        from vqgan.recipe import VQGANRunConfig
+        from vqgan.run_config import VQGANRunConfig
 
         return VQGANRunConfig
     return None

@@ -11,7 +11,7 @@ from config import Config, from_yaml
 from old_names import MOVED
 from settings import Setting, settings_of, to_tree, to_yaml
 from training.saved import runs
-from vqgan.recipe import VQGANRunConfig
+from vqgan.run_config import VQGANRunConfig
 
 OLD_RUN = """
 optim: {name: adafactor, factored_from: 64}

@@ -11,7 +11,7 @@ import pytest
 from command_line import parse_config
 from config import Config
 from settings import to_yaml
-from vqgan.recipe import VQGANRunConfig
+from vqgan.run_config import VQGANRunConfig
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"

@@ -22,11 +22,13 @@ from vqgan.layers import (
     Params,
     apply_plan,
     conv,
+    fold,
     head_features,
     init_conv,
     init_plan,
     project_head,
 )
+from vqgan.refining import refine
 
 Arrays = Array | np.ndarray
 PRECISION = "float32"
@@ -178,8 +180,24 @@ class Autoencoder:
         if pixels.shape[1:] != (side, side, 3):
             raise ValueError(f"pictures are {pixels.shape[1:]}, this VQGAN reads {(side, side, 3)}")
         with jax.default_matmul_precision(PRECISION):
-            tokens = self.look_up(params, self.latents(params, pixels))
+            latents = self.latents(params, pixels)
+            if self.config.tried_codes > 1:
+                tokens = self._refine(params, pixels, latents)
+            else:
+                tokens = self.look_up(params, latents)
         return tokens.reshape(len(pixels), -1)
+
+    def _refine(
+        self, params: Params, pixels: Float[Arrays, "b Y X 3"], latents: Float[Array, "b y x c"]
+    ) -> Int[Array, "b y x"]:
+        """The tokens that paint best of the nearest codes, by squared error of clipped pixels."""
+        real, codes = _as_jax((pixels, self.codes(params)))
+
+        def error(tokens: Int[Array, "b y x"]) -> Float[Array, "b y x"]:
+            painted = jnp.clip(self.paint(params, codes[tokens]), -1.0, 1.0)
+            return fold(jnp.square(painted - real), self.config.factor).sum(-1)
+
+        return refine(quantizer.nearest_few(codes, latents, self.config.tried_codes), error)
 
     def look_up(self, params: Params, latents: Float[Array, "b y x c"]) -> Int[Array, "b y x"]:
         """The index of the code of each latent."""

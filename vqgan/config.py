@@ -12,7 +12,7 @@ Middle = Literal["none", "attention"]
 Lookup = Literal["nearest", "classifier", "fsq"]
 SIZES = (
     *("image_size", "patch_size", "edge_kernel", "stem_channels"),
-    *("latent_channels", "code_dim", "codebook_size"),
+    *("latent_channels", "code_dim", "codebook_size", "tried_codes"),
 )
 
 LARGEST = {"codebook_size": 1 << 22, "edge_kernel": 31, "patch_size": 256}
@@ -70,6 +70,10 @@ class VQGANConfig:
     fsq_levels: tuple[int, ...] = ()
     """With lookup fsq, the number of values of each entry of a code, such as 8 8 8 8: code_dim is
     the number of entries, codebook_size their product."""
+    tried_codes: int = 1
+    """Nearest codes that `encode` tries at each place, through the decoder, to keep the one that
+    paints best (vqgan/refining.py). 1 = the nearest code as it is. Each further code costs four
+    decodings of a picture; training does not try them."""
 
     def __post_init__(self) -> None:
         self._check_levels()
@@ -93,6 +97,16 @@ class VQGANConfig:
         blocks = (*self.encoder_blocks, *self.decoder_blocks)
         if not all(1 <= count <= 64 for count in blocks):
             raise ValueError(f"encoder_blocks and decoder_blocks must be in 1..64, not {blocks}")
+        if self.tried_codes > self.codebook_size:
+            raise ValueError(
+                f"tried_codes {self.tried_codes} are more than the {self.codebook_size} codes of "
+                "the codebook"
+            )
+        if self.tried_codes > 1 and self.lookup == "classifier":
+            raise ValueError(
+                f"tried_codes {self.tried_codes} needs distances of codes, which lookup classifier "
+                "lacks; try --model.tried_codes=1"
+            )
         if self.image_size % self.factor:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of {self.factor} = patch_size "
@@ -226,6 +240,10 @@ class QuantizerConfig:
     run, so that the decoder has learnt every code."""
     refresh_pictures: int = 1024
     """Pictures encoded for k-means, and to find the unused codes."""
+    fixed: bool = False
+    """Train the decoder only, on the tokens of init_from's VQGAN. Its records, and models that
+    learnt them, stay valid. Each picture is encoded once, when it is first read, with
+    model.tried_codes. Needs --optim.train_only='[decoder/*]'."""
 
     def __post_init__(self) -> None:
         check_least(self, "quantizer", 0, "refresh_every")
@@ -239,6 +257,8 @@ class QuantizerConfig:
 
     def warmup(self, steps: int) -> int:
         """Updates before there is a codebook, in a run of so many."""
+        if self.fixed:
+            return 0
         if self.warmup_steps is not None:
             return self.warmup_steps
         return min(round(self.warmup_share * steps), steps - 1)

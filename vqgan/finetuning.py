@@ -14,13 +14,14 @@ from vqgan import pretrained
 from vqgan.config import VQGANConfig
 from vqgan.layers import Params
 
-FREE = ("image_size", "codebook_size")
-"""Settings that may differ from those of the weights."""
+FREE = ("image_size", "codebook_size", "tried_codes")
+"""Settings that may differ from those of the weights; decoder_blocks may be larger, too."""
 
 
 def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, list[str]]:
     """(the weights of a folder or checkpoint for `config`, lines for the logbook). A codebook of
-    another size is taken from `fresh`; k-means then initialises it.
+    another size is taken from `fresh`; k-means then initialises it. Further blocks of the decoder
+    are taken from `fresh`, where a block is nearly the identity.
 
     Raises:
         FileNotFoundError, ValueError: as pretrained.load; or the weights are another model's.
@@ -30,6 +31,7 @@ def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, l
         f"model.{name} (is {getattr(found, name)} there, {getattr(config, name)} here)"
         for name in (field.name for field in dataclasses.fields(VQGANConfig))
         if name not in FREE and getattr(found, name) != getattr(config, name)
+        if not (name == "decoder_blocks" and _is_deeper(found, config))
     ]
     if differing:
         raise ValueError(f"init_from {path} is another model: {', '.join(differing)}")
@@ -37,7 +39,17 @@ def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, l
     if found.codebook_size != config.codebook_size:
         params = {**params, "codebook": fresh["codebook"]}
         lines.append(f"a new codebook: {found.codebook_size:,} codes, now {config.codebook_size:,}")
+    if more := [name for name in fresh["decoder"] if name not in params["decoder"]]:
+        params = {**params, "decoder": {**fresh["decoder"], **params["decoder"]}}
+        lines.append(f"new blocks of the decoder, nearly the identity: {', '.join(more)}")
     return jax.tree.map(lambda new, old: np.asarray(old, new.dtype), fresh, params), lines
+
+
+def _is_deeper(found: VQGANConfig, config: VQGANConfig) -> bool:
+    counts = found.decoder_blocks, config.decoder_blocks
+    return len(counts[0]) == len(counts[1]) and all(
+        there <= here for there, here in zip(*counts, strict=True)
+    )
 
 
 def keeps_codebook(path: str, config: VQGANConfig, warmup_steps: int) -> bool:

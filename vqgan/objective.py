@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from pixels import to_floats
 from vqgan import metrics, quantizer
@@ -35,14 +35,21 @@ class Painted(NamedTuple):
 
 
 def make_painting(autoencoder: Autoencoder, warmup_steps: int) -> Callable[..., Painted]:
-    """A function (parameters, pixels in −1..1, finished updates) → `Painted`.
+    """A function (parameters, pixels in −1..1, finished updates, [tokens]) → `Painted`.
 
     In the first `warmup_steps` updates the decoder gets latents that are not quantised. With fsq
-    they are quantised from the first update on.
+    they are quantised from the first update on. Given `tokens`, it gets their codes, which then
+    have no gradient, and the encoder is not used.
     """
     is_grid = autoencoder.config.lookup == "fsq"
 
-    def paint(params: Params, pixels: Array, step: Array) -> Painted:
+    def paint(
+        params: Params, pixels: Array, step: Array, tokens: Int[Array, "b n"] | None = None
+    ) -> Painted:
+        if tokens is not None:
+            quantized = quantizer.fixed(autoencoder.codes(params), tokens)
+            features = autoencoder.features(params, quantized.latents)
+            return Painted(quantized, True, features, autoencoder.project(params, features))
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)
         is_quantized = is_grid | (step >= warmup_steps)
@@ -59,8 +66,8 @@ def make_loss(
     warmup_steps: int,
     opponent: Opponent | None = None,
 ) -> Loss:
-    """The loss of a batch {"pixels" uint8}, as a function (params, batch, keys, context) → (loss,
-    metrics). With an `opponent` it has the discriminator's term.
+    """The loss of a batch {"pixels" uint8, ["image_tokens"]}, as a function (params, batch, keys,
+    context) → (loss, metrics). With an `opponent` it has the discriminator's term.
 
     With fsq there is no codebook or commitment loss. The perplexity is computed from the mean
     shares of the codes over all micro-batches. The keys are not used.
@@ -82,7 +89,9 @@ def make_loss(
         params: Params, batch: Batch, keys: Key[Array, " b"], context: Any
     ) -> tuple[Array, dict]:
         pixels = to_floats(batch["pixels"])
-        quantized, is_quantized, features, reconstruction = paint(params, pixels, context.step)
+        quantized, is_quantized, features, reconstruction = paint(
+            params, pixels, context.step, batch.get("image_tokens")
+        )
 
         painted = reconstruction_loss(pixels, reconstruction, config)
         pull = (

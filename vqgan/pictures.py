@@ -30,10 +30,14 @@ class PictureStream:
         self.pictures, self.seed = pictures, seed
         self._order = order
 
+    def next_indices(self, position: int, count: int) -> Int[np.ndarray, " count"]:
+        """The indices of `count` pictures of the stream, from `position` on."""
+        positions = position + np.arange(count, dtype=np.int64)
+        return self._order(self.seed, positions, len(self.pictures))
+
     def next_pictures(self, position: int, count: int) -> Pictures:
         """`count` pictures of the stream, from `position` on."""
-        positions = position + np.arange(count, dtype=np.int64)
-        return self.pictures[self._order(self.seed, positions, len(self.pictures))]
+        return self.pictures[self.next_indices(position, count)]
 
     def batch(self, n: int, start: int, count: int, shift: int) -> dict[str, np.ndarray]:
         """The batch of update n + 1: `count` pictures from position `start` of the stream on, each
@@ -44,6 +48,27 @@ class PictureStream:
             "pixels": shift_pictures(self.next_pictures(start, count), offsets, shift),
             "example_index": np.arange(count, dtype=np.int32),
         }
+
+
+class FoundTokens:
+    """The image tokens of pictures, each found when it is first asked for.
+
+    `find(pictures)` returns the tokens of `per_call` pictures.
+    """
+
+    def __init__(
+        self, pictures: Pictures, length: int, find: Callable[[Pictures], Any], per_call: int
+    ) -> None:
+        self._pictures, self._find, self._per_call = pictures, find, per_call
+        self._tokens = np.full((len(pictures), length), -1, np.int32)
+
+    def of(self, indices: Int[np.ndarray, " b"]) -> Int[np.ndarray, "b n"]:
+        """The tokens of the pictures with these indices."""
+        missing = np.unique(indices[self._tokens[indices, 0] < 0])
+        for rows, count in batches_of(self._per_call, len(missing)):
+            found = np.asarray(self._find(self._pictures[missing[rows]]))
+            self._tokens[missing[rows][:count]] = found[:count]
+        return self._tokens[indices]
 
 
 def shift_pictures(pictures: Pictures, offsets: Int[np.ndarray, "_ 2"], shift: int) -> Pictures:

@@ -8,6 +8,7 @@ All functions are pure, and no state is kept between updates, so a resumed run n
 parameters.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -62,6 +63,14 @@ def nearest(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Int[Ar
     return first_largest(flat @ codes.T - half_square[None]).reshape(latents.shape[:-1])
 
 
+def nearest_few(
+    codes: Float[Array, "k c"], latents: Float[Array, "*b c"], count: int
+) -> Int[Array, "*b n"]:
+    """The indices of the `count` nearest codes of each latent, the nearest one first."""
+    half_square = 0.5 * jnp.square(codes).sum(-1)
+    return jax.lax.top_k(latents @ codes.T - half_square, count)[1]
+
+
 def quantize(codes: Float[Array, "k c"], latents: Float[Array, "b y x c"]) -> Quantized:
     """Each latent replaced by its nearest code, with straight-through gradients."""
     fixed = jax.lax.stop_gradient
@@ -73,6 +82,13 @@ def quantize(codes: Float[Array, "k c"], latents: Float[Array, "b y x c"]) -> Qu
         codebook_loss=squared_distance(chosen, fixed(latents)).mean(),
         commitment_loss=squared_distance(latents, fixed(chosen)).mean(),
     )
+
+
+def fixed(codes: Float[Array, "k c"], tokens: Int[Array, "b n"]) -> Quantized:
+    """The codes of tokens that are given, without gradients or losses."""
+    side, none = math.isqrt(tokens.shape[1]), jnp.zeros(())
+    square = tokens.reshape(-1, side, side)
+    return Quantized(jax.lax.stop_gradient(codes)[square], square, none, none)
 
 
 def squared_distance(a: Float[Array, "*b c"], b: Float[Array, "*#b c"]) -> Float[Array, "*b"]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,7 @@ from data.reading import write_bad_samples
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from pixels import to_floats
-from settings import check_least
 from split_names import TRAIN
-from training.config import CheckpointConfig, GridsConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan, in_updates, make_plan
 from training.devices.devices import Devices
@@ -30,9 +28,9 @@ from training.reports.metrics import Costs, peak_flops
 from training.update.gradients import LossContext
 from training.update.players import Player
 from training.update.state import TrainState
-from vqgan import adversarial, discriminator, model_card
+from vqgan import adversarial, discriminator, model_card, pretrained
 from vqgan.autoencoder import Autoencoder, build
-from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
+from vqgan.config import VQGANConfig
 from vqgan.finetuning import fit, keeps_codebook
 from vqgan.layers import Params
 from vqgan.objective import (
@@ -41,116 +39,18 @@ from vqgan.objective import (
     make_painting,
     make_reconstruction,
 )
-from vqgan.pictures import Pictures, PictureStream, make_figures, spread, write_grid
+from vqgan.pictures import FoundTokens, Pictures, PictureStream, make_figures, spread, write_grid
 from vqgan.releasing import release
-from vqgan.sets import PicturesConfig, read_sets
+from vqgan.run_config import VQGANRunConfig
+from vqgan.sets import read_sets
 
 GRID_PICTURES = 64
 JUDGED = 4000
 """Most training pictures that the model card's figures are measured on."""
+ENCODED = 64
+"""Most pictures that are encoded at once."""
 LAST = 0.9
 """Share of the updates after which no code is replaced any more."""
-
-
-@dataclass(frozen=True)
-class PictureTraining(TrainingConfig):
-    """Length, batch, precision and the intervals of periodic work."""
-
-    steps: int = 4000
-    """Optimizer updates in all; 0 = as training.epochs says."""
-    batch_size: int = 16
-    """Pictures per update, over all devices and micro-batches; small, since on a CPU more updates
-    are worth more than larger ones."""
-    on_spike: OnSpike = "off"
-    """Reaction to a spike of the loss or of the gradient's norm: skip = skip this update; rollback
-    = restore the newest regular checkpoint and skip the batches around the spike; off = none, the
-    default because the start of the codebook is a spike. An update whose loss or gradient is NaN or
-    infinite is never made."""
-    log_every: int = 50
-    """Updates between metrics on the terminal and in the tracker; metrics.jsonl has every
-    update."""
-    eval_every: int = 1000
-    """Updates between evaluations on every held-out split; 0 = only at the end."""
-    eval_examples: int = 512
-    """Most pictures of each split in an evaluation."""
-    shift: int = 0
-    """Shift each picture at random by up to this many pixels along both axes, its border repeated
-    (augmentation). Pictures are never flipped: letters and flags have a right way round."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least(self, "training", 0, "shift")
-        check_least(self, "training", 1, "eval_examples")
-
-
-@dataclass(frozen=True)
-class VQGANRunConfig(RunConfig):
-    """All settings of a VQGAN's training run."""
-
-    init_from: str = ""
-    """VQGAN to start from, with a fresh optimizer: a folder such as vqgan/openmoji, or another
-    program's. model.image_size and model.codebook_size may differ from its own. Its codebook is
-    kept if quantizer.warmup_steps is 0 and codebook_size is the same."""
-    name: str = "vqgan"
-    """Name of the run, in the default folder's name and in the tracker."""
-    training: PictureTraining = field(default_factory=PictureTraining)
-    """Length, batch, precision and intervals."""
-    grids: GridsConfig = field(default_factory=lambda: GridsConfig(every=1000))
-    """Grids of held-out pictures and their reconstructions, into RUN/grids."""
-    checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(every=1000))
-    """When checkpoints are written and which are kept."""
-    model: VQGANConfig = field(default_factory=VQGANConfig)
-    """The autoencoder."""
-    data: PicturesConfig = field(default_factory=PicturesConfig)
-    """The pictures."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Weights of the loss."""
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    """The second player, used if loss.adversarial is not 0."""
-    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-    """Start and care of the codebook."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.optim.adapters.rank:
-            raise ValueError("optim.adapters are for train.py; here use --optim.train_only")
-        if self.training.epochs:  # the updates are not counted yet: checked when they are
-            return
-        if self.loss.adversarial:
-            self._check_adversarial()
-        if self.model.lookup != "fsq":
-            self._check_codebook()
-
-    def _check_adversarial(self) -> None:
-        begin, steps = self.loss.adversarial_from, self.training.steps
-        if begin >= steps:
-            raise ValueError(
-                f"loss.adversarial_from {begin} leaves none of the {steps} training.steps to learn "
-                f"against the discriminator; try --loss.adversarial_from={steps // 2}"
-            )
-        side, levels = self.model.image_size, len(self.discriminator.channels)
-        if side % 2**levels:
-            most = (side & -side).bit_length() - 1
-            raise ValueError(
-                f"discriminator.channels has {levels} levels, each of half the size, and "
-                f"model.image_size {side} can be halved {most} times; name {most or 'no'} channels"
-            )
-
-    def _check_codebook(self) -> None:
-        steps = self.training.steps
-        warmup = self.quantizer.warmup(steps)
-        if warmup >= steps:
-            raise ValueError(
-                f"quantizer.warmup_steps {warmup} leaves none of the {steps} training.steps to "
-                f"learn with a codebook; try --quantizer.warmup_steps={steps // 4}"
-            )
-        per_picture, codes = self.model.grid_size**2, self.model.codebook_size
-        pictures, enough = self.quantizer.refresh_pictures, -(-codes // per_picture)
-        if pictures * per_picture < codes:
-            raise ValueError(
-                f"quantizer.refresh_pictures {pictures} × {per_picture} tokens are fewer than "
-                f"model.codebook_size {codes}; try --quantizer.refresh_pictures={enough}"
-            )
 
 
 def make_recipe(config: VQGANRunConfig) -> Recipe:
@@ -183,8 +83,8 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         init=autoencoder.init,
         loss=loss,
         players=players,
-        open_batches=partial(open_batches, stream, config.training.shift),
-        batch_shapes=partial(batch_shapes, config.model),
+        open_batches=partial(open_batches, config, stream),
+        batch_shapes=partial(batch_shapes, config),
         depends_on={"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()},
         splits=[*sets, "all"],
         examples=len(sets[TRAIN]),
@@ -234,25 +134,51 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
     )
 
 
-def open_batches(stream: PictureStream, shift: int, plan: BatchPlan, devices: Devices) -> BatchAt:
-    """A function n → this process's rows of the batch of update n + 1."""
+def open_batches(
+    config: VQGANRunConfig, stream: PictureStream, plan: BatchPlan, devices: Devices
+) -> BatchAt:
+    """A function n → this process's rows of the batch of update n + 1. Raises as pretrained.load
+    for an init_from whose tokens are needed."""
+    shift = config.training.shift
+    tokens = find_tokens(config, stream) if config.quantizer.fixed else None
 
     def batch_at(n: int) -> dict[str, np.ndarray]:
         start, stop = plan.examples(n), plan.examples(n + 1)
         batch = stream.batch(n, start, stop - start, shift)
         rows = devices.rows(stop - start)
-        return {name: values[rows] for name, values in batch.items()}
+        batch = {name: values[rows] for name, values in batch.items()}
+        if tokens:
+            batch["image_tokens"] = tokens.of(stream.next_indices(start, stop - start)[rows])
+        return batch
 
     return batch_at
 
 
-def batch_shapes(model: VQGANConfig, size: int) -> Shapes:
+def find_tokens(config: VQGANRunConfig, stream: PictureStream) -> FoundTokens:
+    """The tokens of the training pictures, by the VQGAN of init_from."""
+    found, params = pretrained.load(config.init_from)
+    tried = config.model.tried_codes
+    encoder = build(replace(found, image_size=config.model.image_size, tried_codes=tried))
+
+    @jax.jit
+    def encode(params: Params, pixels: jax.Array) -> jax.Array:
+        return encoder.encode(params, to_floats(pixels))
+
+    size = min(config.training.batch_size, ENCODED)
+    return FoundTokens(stream.pictures, encoder.config.image_length, partial(encode, params), size)
+
+
+def batch_shapes(config: VQGANRunConfig, size: int) -> Shapes:
     """The shapes of a batch of `size` pictures; no memory is allocated."""
+    model = config.model
     pixels = (size, model.image_size, model.image_size, 3)
-    return {
+    shapes = {
         "pixels": jax.ShapeDtypeStruct(pixels, jnp.uint8),
         "example_index": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
+    if config.quantizer.fixed:
+        shapes["image_tokens"] = jax.ShapeDtypeStruct((size, model.image_length), jnp.int32)
+    return shapes
 
 
 def count_costs(autoencoder: Autoencoder, devices: Devices) -> Costs:
@@ -281,7 +207,7 @@ def make_between(
     so a resumed run does the same."""
     settings, examples_at = config.quantizer, make_plan(config.training).examples
     warmup = first_quantized(config)
-    if config.model.lookup == "fsq":
+    if config.model.lookup == "fsq" or settings.fixed:
         return lambda n, state: state
     start, refresh = make_codebook_care(autoencoder)
 

@@ -20,7 +20,8 @@ if __name__ == "__main__":
 from command_line import run
 from config import from_yaml
 from training.session import train
-from vqgan.recipe import VQGANRunConfig, make_recipe
+from vqgan.recipe import make_recipe
+from vqgan.run_config import VQGANRunConfig
 
 FIRST_IN_HELP = (
     *("config", "output_dir", "data.source", "training.steps", "training.batch_size"),

@@ -19,7 +19,7 @@ from tests.entry.test_drills import last_step, saved, wait_for
 from tests.entry.test_processes import finish, start, start_both
 from tests.entry.test_train import TINY, losses
 from vqgan import train as autoencoder
-from vqgan.recipe import VQGANRunConfig
+from vqgan.run_config import VQGANRunConfig
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent

@@ -14,7 +14,7 @@ from training.config import RunConfig, TrainingConfig
 from training.devices.batching import in_updates
 from training.reports import logbook
 from vqgan.config import QuantizerConfig
-from vqgan.recipe import VQGANRunConfig
+from vqgan.run_config import VQGANRunConfig
 
 
 def steps(examples: int, **given: Any) -> int:

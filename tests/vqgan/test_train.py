@@ -25,7 +25,8 @@ from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
 from vqgan.losses import reconstruction_loss
 from vqgan.objective import make_codebook_care, make_loss
-from vqgan.recipe import PictureTraining, VQGANRunConfig, make_recipe
+from vqgan.recipe import make_recipe
+from vqgan.run_config import PictureTraining, VQGANRunConfig
 from vqgan.sets import PicturesConfig
 from vqgan.train import main
 
