@@ -58,19 +58,22 @@ def fsq_grid(levels: tuple[int, ...]) -> Float[Array, "k c"]:
 
 def nearest(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Int[Array, "*b"]:
     """The index of the code at the smallest Euclidean distance from each latent."""
-    half_square = 0.5 * jnp.square(codes).sum(-1)
-    flat = latents.reshape(-1, latents.shape[-1])
-    return first_largest(flat @ codes.T - half_square[None]).reshape(latents.shape[:-1])
+    return first_largest(_nearness(codes, latents)).reshape(latents.shape[:-1])
 
 
 def nearest_few(
     codes: Float[Array, "k c"], latents: Float[Array, "*b c"], count: int
 ) -> Int[Array, "*b n"]:
     """The indices of the `count` nearest codes of each latent, the nearest one first."""
-    half_square = 0.5 * jnp.square(codes).sum(-1)
-    found = jax.lax.top_k(latents @ codes.T - half_square, count)[1]
+    found = jax.lax.top_k(_nearness(codes, latents), count)[1]
     # Without the barrier, XLA on CPU sorts all codes if the caller takes a slice: 45 ms a picture.
-    return jax.lax.optimization_barrier(found)
+    return jax.lax.optimization_barrier(found).reshape(*latents.shape[:-1], count)
+
+
+def _nearness(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Float[Array, "m k"]:
+    """For each latent, in a row: (its squared length − its squared distance from each code) / 2."""
+    half_square = 0.5 * jnp.square(codes).sum(-1)
+    return latents.reshape(-1, latents.shape[-1]) @ codes.T - half_square[None]
 
 
 def quantize(codes: Float[Array, "k c"], latents: Float[Array, "b y x c"]) -> Quantized:

@@ -88,8 +88,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         depends_on={"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()},
         splits=[*sets, "all"],
         examples=len(sets[TRAIN]),
-        summary=", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items())
-        + f"; nothing is quantised before update {first_quantized(config):,}",
+        summary=summarise(config, sets),
         prepare=prepare,
         hooks=partial(make_hooks, config, autoencoder, sets),
         between=make_between(config, autoencoder, stream),
@@ -97,6 +96,16 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         start_from=partial(start_from, config.model),
         finish=finish,
     )
+
+
+def summarise(config: VQGANRunConfig, sets: Mapping[str, Pictures]) -> str:
+    """The numbers of pictures, and what the first updates do without."""
+    counts = ", ".join(f"{len(pictures):,} {name}" for name, pictures in sets.items())
+    if config.quantizer.fixed:
+        return f"{counts}; the tokens of {config.init_from} are fixed, each found when first read"
+    if begin := first_quantized(config):
+        return f"{counts}; nothing is quantised before update {begin:,}"
+    return counts
 
 
 def first_quantized(config: VQGANRunConfig) -> int:

@@ -24,12 +24,13 @@ def refine(
 ) -> Tokens:
     """The tokens of the smallest error that one pass over all places finds.
 
-    `error` returns how much each place adds to the error of tokens. The pass starts from
+    There must be two candidates or more. `error` returns how much each place adds to the error of
+    tokens. The pass starts from
     `candidates[..., 0]`; its result is never worse, picture by picture. It calls `error`
     1 + SPACING² · k times.
     """
     rows, columns = (jnp.arange(side) % SPACING for side in candidates.shape[1:3])
-    groups = SPACING * rows[:, None] + columns
+    groups = (SPACING * rows[:, None] + columns[None])[None]
 
     def change(group: Array, found: tuple[Tokens, Array]) -> tuple[Tokens, Array]:
         tokens, now = found

@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from tests.tiny import TINY_VQGAN
 from tests.vqgan.examples import FLAX, GUMBEL, settings
@@ -30,3 +32,16 @@ def checkpoint(tmp_path: Path) -> Path:
 def flax_folder(tmp_path: Path) -> Path:
     """A copy of vqgan-jax's folder."""
     return Path(shutil.copytree(FLAX, tmp_path / "flax"))
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """A folder of flat squares on white, in 40 colours and places."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for i in range(40):
+        pixels = np.full((16, 16, 3), 255, np.uint8)
+        y, x = random.integers(0, 8, 2)
+        pixels[y : y + 8, x : x + 8] = random.integers(0, 255, 3)
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return folder

@@ -1,7 +1,6 @@
 """`python -m vqgan.train` on a folder of small pictures runs, resumes and releases."""
 
 import dataclasses
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -9,14 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from command_line import parse_config
 from config import from_yaml
 from optim.config import OptimConfig
 from pixels import to_floats
-from tests.tiny import TINY_VQGAN, first_vqgan
-from training.config import CheckpointConfig, GridsConfig
+from tests.tiny import first_vqgan
+from tests.vqgan.runs import config_of, metrics, same
+from training.config import GridsConfig
 from training.session import train
 from training.update.build import make_state
 from training.update.gradients import LossContext
@@ -26,34 +25,9 @@ from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGAN
 from vqgan.losses import reconstruction_loss
 from vqgan.objective import make_codebook_care, make_loss
 from vqgan.recipe import make_recipe
-from vqgan.run_config import PictureTraining, VQGANRunConfig
+from vqgan.run_config import VQGANRunConfig
 from vqgan.sets import PicturesConfig
 from vqgan.train import main
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """A folder of flat squares on white, in 40 colours and places."""
-    folder = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(0)
-    for i in range(40):
-        pixels = np.full((16, 16, 3), 255, np.uint8)
-        y, x = random.integers(0, 8, 2)
-        pixels[y : y + 8, x : x + 8] = random.integers(0, 255, 3)
-        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
-    return folder
-
-
-def config_of(source, folder):
-    return VQGANRunConfig(
-        output_dir=str(folder),
-        model=TINY_VQGAN,
-        data=PicturesConfig(source=(str(source),)),
-        quantizer=QuantizerConfig(warmup_steps=2, refresh_every=2, refresh_pictures=32),
-        training=PictureTraining(steps=6, batch_size=4, eval_every=0),
-        grids=GridsConfig(every=-1),
-        checkpoint=CheckpointConfig(every=3),
-    )
 
 
 @pytest.fixture
@@ -67,12 +41,6 @@ def straight(source, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight") / "run"
     main(dataclasses.replace(config_of(source, folder), grids=GridsConfig(every=0)))
     return folder
-
-
-def metrics(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    measured = ("hours", "time/", "speed/", "memory/")
-    return [{k: v for k, v in row.items() if not k.startswith(measured)} for row in rows]
 
 
 def test_stop_and_resume_equal_a_straight_run(run_config, straight, tmp_path):
@@ -152,10 +120,6 @@ def tune(config, given, warmup, **changes):
         )
     )
     return pretrained.load(f"{config.output_dir}/vqgan")[1]
-
-
-def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
 def test_a_run_starts_from_given_weights_and_keeps_their_codebook(run_config, given):

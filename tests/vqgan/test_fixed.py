@@ -1,0 +1,115 @@
+"""quantizer.fixed: only the decoder learns, on tokens that are found once."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from optim.config import OptimConfig
+from tests.tiny import TINY_VQGAN, first_vqgan
+from tests.vqgan.runs import config_of, metrics, same
+from vqgan import pretrained
+from vqgan.autoencoder import build
+from vqgan.config import QuantizerConfig
+from vqgan.finetuning import fit
+from vqgan.pictures import FoundTokens
+from vqgan.train import main
+
+DEEPER = dataclasses.replace(TINY_VQGAN, decoder_blocks=(1, 2), tried_codes=2)
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A VQGAN to start from."""
+    pretrained.save(tmp_path / "given", TINY_VQGAN, first_vqgan(TINY_VQGAN, 7))
+    return tmp_path / "given"
+
+
+@pytest.fixture
+def fixed(source, tmp_path, given):
+    """Settings of a run that trains the decoder of `given`."""
+    return dataclasses.replace(
+        config_of(source, tmp_path / "run"),
+        init_from=str(given),
+        model=DEEPER,
+        quantizer=QuantizerConfig(fixed=True),
+        optim=OptimConfig(train_only=("decoder/*",), learning_rate=1e-2, weight_decay=0.1),
+    )
+
+
+def test_only_the_decoder_learns_and_a_resume_is_bit_for_bit(fixed, given, tmp_path):
+    main(fixed)
+    config, found = pretrained.load(f"{fixed.output_dir}/vqgan")
+    _, before = pretrained.load(given)
+    assert config == DEEPER
+    assert same(found["encoder"], before["encoder"])
+    assert same(found["codebook"], before["codebook"])
+    assert not np.array_equal(
+        found["decoder"]["stem"]["kernel"], before["decoder"]["stem"]["kernel"]
+    )
+    rows = metrics(tmp_path / "run")
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+    stopped = tmp_path / "stopped"  # as if killed after its checkpoint at step 3
+    shutil.copytree(fixed.output_dir, stopped)
+    for name in ("checkpoints/6", "vqgan"):
+        shutil.rmtree(stopped / name)
+    main(dataclasses.replace(fixed, output_dir=str(stopped)))
+    assert metrics(stopped) == rows
+
+
+def test_a_deeper_decoder_begins_as_the_given_one(given):
+    autoencoder = build(DEEPER)
+    params, lines = fit(given, DEEPER, autoencoder.init(jax.random.key(1)))
+    tokens = np.arange(32).reshape(8, 4)
+    painted = autoencoder.decode(params, tokens)
+    before = build(TINY_VQGAN).decode(pretrained.load(given)[1], tokens)
+    assert np.abs(painted - before).max() < 0.05 * np.abs(before).max()
+    assert lines[-1].endswith("identity: block_1_1")
+
+
+@pytest.mark.parametrize("name", ["encoder_blocks", "decoder_blocks"])
+def test_other_numbers_of_blocks_are_refused(given, name):
+    deep = given.with_name("deep")
+    pretrained.save(deep, DEEPER, first_vqgan(DEEPER))
+    other = dataclasses.replace(TINY_VQGAN, encoder_blocks=(2, 1))
+    path, config = (given, other) if name == "encoder_blocks" else (deep, TINY_VQGAN)
+    with pytest.raises(ValueError, match=f"another model: model.{name}"):
+        fit(path, config, first_vqgan(config))
+
+
+def test_each_picture_is_encoded_once():
+    pictures = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 1, 3), np.uint8)
+    asked = []
+
+    def find(some):
+        asked.extend(some[:, 0, 0, 0].tolist())
+        return np.repeat(some[:, 0, 0, :1], 4, axis=1)
+
+    tokens = FoundTokens(pictures, 4, find, per_call=1)
+    for indices in ([3, 1, 3], [1, 9], [3, 0]):
+        np.testing.assert_array_equal(tokens.of(np.array(indices))[:, 0], indices)
+    assert sorted(asked) == [0, 1, 3, 9]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"init_from": ""}, "--init_from"),
+        ({"optim": OptimConfig()}, r"train_only is \[\]"),
+        ({"optim": OptimConfig(train_only=("decoder/*", "encoder/*"))}, "train_only is"),
+    ],
+)
+def test_what_would_move_the_tokens_is_refused(fixed, changes, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(fixed, **changes)
+
+
+def test_a_shift_or_a_discriminator_is_refused(fixed):
+    shifted = dataclasses.replace(fixed.training, shift=2)
+    with pytest.raises(ValueError, match="--training.shift=0"):
+        dataclasses.replace(fixed, training=shifted)
+    adversarial = dataclasses.replace(fixed.loss, adversarial=0.8, adversarial_from=1)
+    with pytest.raises(ValueError, match="--loss.adversarial=0"):
+        dataclasses.replace(fixed, loss=adversarial)
