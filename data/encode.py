@@ -70,7 +70,8 @@ def _encode(job: "_Job") -> None:
     import jax
 
     number, count = jax.process_index(), jax.process_count()
-    encoder, shards = open_encoder(Path(job.config.vqgan)), job.shards
+    encoder = open_encoder(Path(job.config.vqgan), job.config.tried_codes)
+    shards = job.shards
     progress = Progress(str(job.out), shards.total, shards.num_done(), is_shown=number == 0)
     with _saying_what_remains(shards), contextlib.closing(progress):
         own = range(number, shards.count, count)
@@ -198,11 +199,11 @@ def check_same(out: Path, recipe: dict[str, Any]) -> None:
     )
 
 
-def open_encoder(folder: Path) -> PictureEncoder:
+def open_encoder(folder: Path, tried_codes: int | None) -> PictureEncoder:
     """The VQGAN's encoder, on all devices of this process."""
     from vqgan import encoder  # which imports jax
 
-    return encoder.open_encoder(folder)
+    return encoder.open_encoder(folder, tried_codes=tried_codes)
 
 
 def _counts(out: Path) -> str:

@@ -49,6 +49,9 @@ class EncodeConfig(ReadingConfig):
     vqgan: str = "vqgan/general"
     """Folder of the VQGAN that turns pictures into tokens; the shipped one knows drawings,
     photographs and textures of 64 × 64 pixels."""
+    tried_codes: int | None = None
+    """Codes that are tried at each place of a picture, to keep the one that paints best; default:
+    as many as the VQGAN's config says. 1 encodes fastest."""
     tokenizer: str | None = None
     """Folder of a tokenizer; by default one is trained on the training captions."""
     normalizer: Literal["clean", "dalle_mini"] | None = None
@@ -91,6 +94,8 @@ def check_settings(config: EncodeConfig) -> None:
         raise ValueError(
             "flips mirrors views beside the plain one, and there are none; add --views=4"
         )
+    if config.tried_codes is not None and config.tried_codes < 1:
+        raise ValueError(f"tried_codes {config.tried_codes} is not at least 1")
     if config.shard_size < 1:
         raise ValueError(f"shard_size {config.shard_size} is not at least 1")
     if config.tokenizer is None:
@@ -110,11 +115,17 @@ def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
         **({} if chosen == CLEAN else {"normalizer": chosen}),
         **({"views": _views(config)} if config.views > 1 else {}),
         "source": fingerprint(source),
-        "vqgan": digest_folder(Path(config.vqgan)),
+        "vqgan": _encoder(config),
         "tokenizer": digest_folder(Path(config.tokenizer)) if config.tokenizer else tokenizer,
         "text_length": config.text_length,
         "held_out": config.held_out,
     }
+
+
+def _encoder(config: EncodeConfig) -> str:
+    """The VQGAN's digest, and the tried codes if they are not those of its config."""
+    digest = digest_folder(Path(config.vqgan))
+    return digest if config.tried_codes is None else f"{digest}, tried_codes {config.tried_codes}"
 
 
 def _views(config: EncodeConfig) -> dict[str, Any]:

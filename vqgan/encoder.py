@@ -1,5 +1,6 @@
 """A VQGAN's encoder as one compiled program, for data.encode."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -16,9 +17,14 @@ PER_DEVICE = 64
 """Pictures per device and call."""
 
 
-def open_encoder(folder: Path, most_devices: int | None = None) -> PictureEncoder:
-    """The encoder, on at most `most_devices` devices of this process; None = all."""
+def open_encoder(
+    folder: Path, most_devices: int | None = None, tried_codes: int | None = None
+) -> PictureEncoder:
+    """The encoder, on at most `most_devices` devices of this process (None = all), with the tried
+    codes of the folder's config or others. Raises ValueError for more than there are codes."""
     config, params = pretrained.load(folder)
+    if tried_codes is not None:
+        config = dataclasses.replace(config, tried_codes=tried_codes)
     devices = arrange(jax.local_devices()[:most_devices], ParallelConfig())
     compiled = jax.jit(parallel.deal_rows(autoencoder.build(config).encode, devices))
     params = parallel.place(params, devices)

@@ -231,18 +231,24 @@ def convert(
     dtype: Dtype | None = None,
     settings: Mapping[str, object] | None = None,
     image_size: int | None = None,
+    tried_codes: int | None = None,
 ) -> str:
     """Write the content of `source` into `folder` as format `to`, by default ours for another
     program's and the origin's for ours. `settings` are those of a checkpoint. With an `image_size`
-    the same weights are written for pictures of that size, by default as ours. Returns the format.
+    the same weights are written for pictures of that size, by default as ours; `tried_codes` are
+    those of its encoder. Returns the format.
 
     Raises:
         ValueError: `source` cannot be read, or `to` cannot express it.
     """
     release = read(source, settings)
+    config = release.config
     if image_size is not None:
-        resized = resize(release.config, image_size)
-        release, to = dataclasses.replace(release, config=resized, origin=None), to or "pastel"
+        config = resize(config, image_size)
+    if tried_codes is not None:
+        config = dataclasses.replace(config, tried_codes=tried_codes)
+    if config != release.config:
+        release, to = dataclasses.replace(release, config=config, origin=None), to or "pastel"
     format = releases.target(clone.find(source), release.format == "pastel", release.origin, to)
     write(folder, release, format, dtype)
     return format
@@ -269,6 +275,8 @@ class ConvertConfig:
     image_size: int | None = None
     """Write the same weights for pictures of so many pixels a side: all layers are convolutions or
     attention. 128 instead of 64 makes four times the tokens."""
+    tried_codes: int | None = None
+    """Codes that the new folder's encoder tries at each place, to keep the one that paints best."""
 
 
 if __name__ == "__main__":
@@ -280,7 +288,8 @@ if __name__ == "__main__":
         with new_folder(Path(config.out)) as folder:
             settings = taming.read_config_file(Path(config.ddconfig)) if config.ddconfig else None
             to = convert(
-                *(config.source, folder, config.to, config.dtype, settings, config.image_size)
+                *(config.source, folder, config.to, config.dtype, settings),
+                *(config.image_size, config.tried_codes),
             )
         print(f"{config.out}: {config.source} as {to}", file=sys.stderr)
 

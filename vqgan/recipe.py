@@ -85,7 +85,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         players=players,
         open_batches=partial(open_batches, config, stream),
         batch_shapes=partial(batch_shapes, config),
-        depends_on={"pictures": hashlib.blake2b(sets[TRAIN].tobytes(), digest_size=8).hexdigest()},
+        depends_on=digests(config, sets[TRAIN]),
         splits=[*sets, "all"],
         examples=len(sets[TRAIN]),
         summary=summarise(config, sets),
@@ -96,6 +96,19 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         start_from=partial(start_from, config.model),
         finish=finish,
     )
+
+
+def digests(config: VQGANRunConfig, pictures: Pictures) -> dict[str, str]:
+    """Hashes of the training pictures and, if the tokens are fixed, of the weights that find them.
+    Raises as pretrained.load."""
+    contents = {"pictures": [pictures]}
+    if config.quantizer.fixed:
+        contents["init_from"] = jax.tree.leaves(pretrained.load(config.init_from)[1])
+    hashes = {name: hashlib.blake2b(digest_size=8) for name in contents}
+    for name, arrays in contents.items():
+        for array in arrays:
+            hashes[name].update(array.tobytes())
+    return {name: one.hexdigest() for name, one in hashes.items()}
 
 
 def summarise(config: VQGANRunConfig, sets: Mapping[str, Pictures]) -> str:

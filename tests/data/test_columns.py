@@ -53,7 +53,7 @@ def run(
         members |= {f"{i:02}.png": picture(i), f"{i:02}.json": json.dumps(about(i)).encode()}
     write_tar(tmp_path / "source.tar", members)
     (tmp_path / "vqgan").mkdir()
-    monkeypatch.setattr(encode, "open_encoder", lambda _: encoder)
+    monkeypatch.setattr(encode, "open_encoder", lambda folder, tried_codes: encoder)
 
     def make(name: str, **changed: Any) -> Records:
         given: dict[str, Any] = {

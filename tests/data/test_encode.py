@@ -30,7 +30,7 @@ def run(tmp_path: Path, encoder: PictureEncoder, monkeypatch: pytest.MonkeyPatch
     """A function that calls the command with a fake VQGAN."""
     (tmp_path / "vqgan").mkdir()
     (tmp_path / "vqgan" / "config.json").write_text("{}")
-    monkeypatch.setattr(encode, "open_encoder", lambda folder: encoder)
+    monkeypatch.setattr(encode, "open_encoder", lambda folder, tried_codes: encoder)
 
     def call(*sources: Path, out: str = "records", **changed: Any) -> Records:
         folders = {"source": tuple(map(str, sources)), "out": str(tmp_path / out)}
@@ -82,6 +82,17 @@ def test_encoding_twice_gives_the_same_bytes(run: Encode, make_folder: MakeFolde
     files = {p.relative_to(one.folder) for p in one.folder.rglob("*") if p.is_file()}
     for name in files:
         assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes(), name
+
+
+def test_another_number_of_tried_codes_makes_other_records(
+    run: Encode, make_folder: MakeFolder
+) -> None:
+    folder = make_folder(10)
+    run(folder)
+    with pytest.raises(ValueError, match=r"since then vqgan \(was \w+, now \w+, tried_codes 2\)"):
+        run(folder, tried_codes=2)
+    with pytest.raises(ValueError, match="another VQGAN"):
+        run(folder, out="others", tried_codes=2, reuse=str(Path(folder.parent / "records")))
 
 
 def test_copies_of_a_picture_are_on_one_side(run: Encode, make_folder: MakeFolder) -> None:
@@ -264,6 +275,7 @@ def test_a_source_without_one_usable_picture_is_refused(
     [
         ({"vqgan": "nowhere"}, "vqgan folder nowhere does not exist"),
         ({"tokenizer": "nowhere"}, "tokenizer folder nowhere does not exist"),
+        ({"tried_codes": 0}, "tried_codes 0 is not at least 1"),
         ({"held_out": 1.0}, "held_out 1.0 is not between 0 and 1"),
         ({"text_length": 1}, "text_length 1 is not between"),
         ({"vocab_size": 10}, "vocab_size 10 has no room"),

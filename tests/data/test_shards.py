@@ -70,7 +70,7 @@ def run(
 ) -> Callable[..., Path]:
     (tmp_path / "vqgan").mkdir()
     (tmp_path / "vqgan" / "config.json").write_text("{}")
-    monkeypatch.setattr(encode, "open_encoder", lambda folder: counting.encoder)
+    monkeypatch.setattr(encode, "open_encoder", lambda folder, tried_codes: counting.encoder)
 
     def call(out: str, **changed: Any) -> Path:
         encode.main(config(tmp_path, source, out, **changed))
@@ -190,13 +190,13 @@ def test_a_second_command_into_the_same_folder_is_refused(
     encode_now = counting.encoder.encode
 
     def meanwhile(pixels: np.ndarray) -> np.ndarray:
-        monkeypatch.setattr(encode, "open_encoder", lambda folder: counting.encoder)
+        monkeypatch.setattr(encode, "open_encoder", lambda folder, tried_codes: counting.encoder)
         with pytest.raises(ValueError, match=r"--out in .*x\.parts is in use by another process"):
             run("x")
         return encode_now(pixels)
 
     other = replace(counting.encoder, encode=meanwhile)
-    monkeypatch.setattr(encode, "open_encoder", lambda folder: other)
+    monkeypatch.setattr(encode, "open_encoder", lambda folder, tried_codes: other)
     run("x", shard_size=COUNT)
 
 
@@ -252,9 +252,10 @@ def test_progress_says_how_fast_it_is_and_how_long_it_takes(
 def test_each_number_of_devices_gives_the_same_tokens(tmp_path: Path) -> None:
     import jax
 
-    params = autoencoder.build(TINY_VQGAN).init(jax.random.key(0))
+    config = replace(TINY_VQGAN, tried_codes=2)
+    params = autoencoder.build(config).init(jax.random.key(0))
     codes = jax.random.normal(jax.random.key(1), params["codebook"].shape)
-    pretrained.save(tmp_path / "vqgan", TINY_VQGAN, {**params, "codebook": codes})
+    pretrained.save(tmp_path / "vqgan", config, {**params, "codebook": codes})
     pixels = np.random.default_rng(0).uniform(-1, 1, (256, 16, 16, 3)).astype(np.float32)
     found = []
     for count in (1, 2, 4):

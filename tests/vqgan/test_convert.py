@@ -121,6 +121,16 @@ def test_the_command_converts_and_says_what_is_wrong_in_one_line(tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+def test_the_encoder_s_tried_codes_change_with_the_same_weights(tmp_path: Path) -> None:
+    pretrained.convert(FLAX, tmp_path / "ours", tried_codes=3)
+    config, params = pretrained.load(tmp_path / "ours")
+    before = pretrained.load(FLAX)
+    assert config == dataclasses.replace(before[0], tried_codes=3)
+    assert equal((before[0], params), before)
+    with pytest.raises(ValueError, match="tried_codes 3: taming-transformers has no word for it"):
+        pretrained.convert(tmp_path / "ours", tmp_path / "back", "taming")
+
+
 def test_attention_stays_in_its_layers_at_another_size() -> None:
     config = F16
     larger = pretrained.resize(config, 512)

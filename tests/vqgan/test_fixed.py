@@ -59,6 +59,14 @@ def test_only_the_decoder_learns_and_a_resume_is_bit_for_bit(fixed, given, tmp_p
     assert metrics(stopped) == rows
 
 
+def test_a_run_does_not_go_on_with_the_tokens_of_other_weights(fixed, given):
+    main(fixed)
+    pretrained.save(given, TINY_VQGAN, first_vqgan(TINY_VQGAN, 8))
+    longer = dataclasses.replace(fixed, training=dataclasses.replace(fixed.training, steps=8))
+    with pytest.raises(ValueError, match="init_from"):
+        main(longer)
+
+
 def test_a_deeper_decoder_begins_as_the_given_one(given):
     autoencoder = build(DEEPER)
     params, lines = fit(given, DEEPER, autoencoder.init(jax.random.key(1)))
