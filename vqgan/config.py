@@ -72,7 +72,7 @@ class VQGANConfig:
     the number of entries, codebook_size their product."""
     tried_codes: int = 1
     """Nearest codes that `encode` tries at each place, through the decoder, to keep the one that
-    paints best (vqgan/refining.py). 1 = the nearest code as it is. Each further code costs four
+    paints best (vqgan/refining.py). 1 = the nearest code as it is. Each further code costs nine
     decodings of a picture; training does not try them."""
 
     def __post_init__(self) -> None:

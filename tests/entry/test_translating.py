@@ -65,6 +65,19 @@ def test_nothing_changes_with_the_same_vqgan(records: Records, tmp_path: Path) -
     assert not lines
 
 
+def test_nothing_changes_with_another_decoder_of_the_same_tokens(
+    records: Records, tmp_path: Path
+) -> None:
+    config, params = pretrained.load(records.vqgan_folder)
+    decoder = jax.tree.map(lambda x: 2 * x, params["decoder"])
+    other = replace(config, tried_codes=3)
+    pretrained.save(tmp_path / "better", other, {**params, "decoder": decoder})
+    start = first_params(MODEL)
+    translated, lines = translate(start, start, MODEL, tmp_path / "better", records)
+    assert translated is start
+    assert not lines
+
+
 def test_a_table_that_words_share_is_refused(records: Records, renumbered: Path) -> None:
     shared = replace(
         MODEL, tying="all", image_vocab_size=300, decoder_start_token_id=299, text_vocab_size=300

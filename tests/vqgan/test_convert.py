@@ -127,7 +127,9 @@ def test_the_encoder_s_tried_codes_change_with_the_same_weights(tmp_path: Path) 
     before = pretrained.load(FLAX)
     assert config == dataclasses.replace(before[0], tried_codes=3)
     assert equal((before[0], params), before)
-    with pytest.raises(ValueError, match="tried_codes 3: taming-transformers has no setting for it"):
+    with pytest.raises(
+        ValueError, match="tried_codes 3: taming-transformers has no setting for it"
+    ):
         pretrained.convert(tmp_path / "ours", tmp_path / "back", "taming")
 
 
