@@ -25,7 +25,7 @@ install: $(VENV)/installed-$(ACCELERATOR) ## the virtual environment with requir
 
 quickstart: install ## built-in data → a trained model → pictures of prompts it never saw, in minutes
 	$(BIN)/python -m data.artists
-	$(BIN)/python -m data.encode --source pictures/things --out records/things
+	$(BIN)/python -m data.encode --source pictures/things --out records/things --tried_codes=1
 	$(BIN)/python train.py --config presets/quickstart.yaml --output_dir=$(RUN)
 	$(BIN)/python -m evaluate $(RUN) --splits style --pictures 4 --grid $(RUN)/held-out.png
 	@echo "pictures:   $(RUN)/held-out.png  (and the fixed prompts while training: $(RUN)/grids/)"

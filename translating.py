@@ -101,8 +101,8 @@ def _have_the_same_tokens(one: Path, other: Path) -> bool:
     """True if two folders, in any format, hold VQGANs of one encoder and codebook. Their decoders
     may differ (quantizer.fixed)."""
     (config, params), (config_2, params_2) = pretrained.load(one), pretrained.load(other)
-    like = {"decoder_blocks": config.decoder_blocks, "tried_codes": config.tried_codes}
-    if config != replace(config_2, **like):
+    same = replace(config_2, decoder_blocks=config.decoder_blocks, tried_codes=config.tried_codes)
+    if config != same:
         return False
     finders = ({k: v for k, v in tree.items() if k != "decoder"} for tree in (params, params_2))
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, *finders)))
