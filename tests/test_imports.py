@@ -93,11 +93,12 @@ RUN_AS_MODULES = {
 }
 ENTRY_POINTS = BESIDE_THE_PACKAGES | RUN_AS_MODULES
 PROGRAMS = {"benchmarks", "experiments"}  # may import everything; they import only one another
-# These compose too: recipes, and modules that read pictures or weights of all programs.
+# These compose too: recipes, their settings, and readers of pictures or of all programs' weights.
 COMPOSERS = {
     "recipe.py",
     "clip/recipe.py",
     "vqgan/recipe.py",
+    "vqgan/run_config.py",
     "vqgan/encoder.py",
     "vqgan/sets.py",
     "model/pretrained.py",
