@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train
 from config import Config
 from data.config import DataConfig
 from data.encode import main as encode
@@ -20,12 +22,13 @@ from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from settings import to_yaml
-from tests.tiny import ONE_LEVEL_VQGAN
+from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
+from training import session
 from training.config import CheckpointConfig
+from training.programs import Programs
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import copy_once
 from training.update.state import TrainState
-from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
 
 MODEL = ModelConfig(
@@ -67,13 +70,30 @@ def write_source(path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def programs() -> Programs:
+    """Compiled programs that all whole runs of a worker share."""
+    return Programs()
+
+
+@pytest.fixture(autouse=True)
+def share_programs(
+    request: pytest.FixtureRequest, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train.main` compiles an update once for all tests whose runs differ in length, seed or rate
+    only. That this changes no bit is tested in training/test_shared.py. Tests marked own_programs
+    compile as train.py does.
+    """
+    if request.node.get_closest_marker("own_programs") is None:
+        monkeypatch.setattr(train, "train", partial(session.train, programs=programs))
+
+
+@pytest.fixture(scope="session")
 def records_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Token records made from that source."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "pictures").mkdir()
     write_source(folder / "pictures" / "0.tar")
-    params = autoencoder.build(ONE_LEVEL_VQGAN).init(jax.random.key(1))
-    pretrained_vqgan.save(folder / "vqgan", ONE_LEVEL_VQGAN, params)
+    pretrained_vqgan.save(folder / "vqgan", ONE_LEVEL_VQGAN, first_vqgan(ONE_LEVEL_VQGAN, seed=1))
     encode(
         EncodeConfig(
             source=(str(folder / "pictures"),),
@@ -97,7 +117,8 @@ def run_folder(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "config.yaml").write_text(to_yaml(config))
     for name in ("tokenizer", "vqgan"):
         copy_once(records_folder / name, folder / name)
-    state = TrainState.create(transformer.build(MODEL).init, make_optimizer(OptimConfig()), 0)
+    create = partial(TrainState.create, transformer.build(MODEL).init)
+    state = jax.jit(partial(create, make_optimizer(OptimConfig()), 0))()
     with Checkpoints(folder / "checkpoints", CheckpointConfig()) as checkpoints:
         checkpoints.save(state, {"records": open_records(records_folder).digest})
     return folder

@@ -18,6 +18,7 @@ from opening import open_checkpoint
 from release import ReleaseConfig, release
 from tests.entry.kills import killed
 from tests.entry.test_train import WITH_GRID, losses, tiny, weights
+from tests.tiny import first_params
 from training.saved.runs import copy_once
 
 RANK = ("--optim.adapters.rank=4", "--optim.learning_rate=0.05")
@@ -76,7 +77,7 @@ def test_they_start_from_a_release_and_a_folder_of_dalle_mini(
     start, own, mini = (tmp_path / name for name in ("start", "own", "mini"))
     found = open_checkpoint(run_folder)
     model = replace(found.model, decoder_start_token_id=39)  # theirs is one of the classes
-    pretrained.save(own, model, found.sampling, transformer.build(model).init(jax.random.key(1)))
+    pretrained.save(own, model, found.sampling, first_params(model, seed=1))
     copy_once(records_folder / "tokenizer", own / "tokenizer")
     pretrained.convert(own, mini, "dalle_mini")
     for source in (own, mini):

@@ -44,6 +44,7 @@ SMALL = {
         "--training.batch_size=8",
         "--grids.every=0",
         "--choose_sampling=false",
+        "--parallel.devices=1",
     ],
     "evaluate": ["--pictures=1"],
 }

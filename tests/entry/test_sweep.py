@@ -25,6 +25,7 @@ parameters:
   optim.learning_rate: {{values: [0.01, 0.000001]}}
   training.steps: {{value: 4}}
   training.eval_every: {{value: 2}}
+  parallel.devices: {{value: 1}}
 command: ["${{env}}", "${{interpreter}}", "${{program}}", "--config={config}",
   "--data.records={records}", "--tracker.wandb=online", "${{args}}"]
 """

@@ -24,6 +24,7 @@ from opening import open_checkpoint
 from release import ReleaseConfig, release
 from tests.entry.test_train import losses, tiny
 from tests.published.text_encoders import T5, write_t5
+from tests.tiny import first_params
 from training.saved.runs import copy_once
 
 FEW = ("--training.eval_every=0", "--checkpoint.every=1")
@@ -147,7 +148,7 @@ def test_what_does_not_fit_is_refused_by_name(
     arrays = load_file(t5 / "model.safetensors")
     arrays["shared.weight"] = arrays["shared.weight"][:, :3].copy()
     save_file(arrays, other / "model.safetensors")
-    fresh = transformer.build(config.model).init(jax.random.key(0))
+    fresh = first_params(config.model)
     with pytest.raises(ValueError, match=r"first shared.weight: \(300, 3\) instead of"):
         text_start.start_text(replace(config, text_encoder=str(other)), fresh, np.asarray)
 

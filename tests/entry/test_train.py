@@ -29,6 +29,7 @@ def tiny(records: Path, folder: Path, *more: str) -> list[str]:
         *TINY,
         f"--data.records={records}",
         f"--output_dir={folder}",
+        *([] if FOUR_DEVICES in more else ["--parallel.devices=1"]),
         *more,
     ]
 
@@ -47,14 +48,16 @@ def examples(run: Path) -> list[int]:
 
 
 WITH_GRID = "--grids.every=0"
+FOUR_DEVICES = "--parallel.devices=0"
+WHOLE = [WITH_GRID, FOUR_DEVICES]
 SPARING = ["--optim.schedule_unit=examples", "--training.param_dtype=bfloat16"]
 
 
 @pytest.fixture(scope="module")
 def straight_run(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with the settings of tiny.yaml. Tests must not write into it."""
+    """A finished run on four devices. Tests must not write into it."""
     run = tmp_path_factory.mktemp("straight") / "run"
-    train.main(parse_config(Config, tiny(records_folder, run, WITH_GRID)))
+    train.main(parse_config(Config, tiny(records_folder, run, *WHOLE)))
     return run
 
 
@@ -76,14 +79,14 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     start = json.loads((run / "environment.json").read_text())[-1]
     assert {"command", "commit", "versions", "devices"} <= set(start)
     assert parse_config(Config, [f"--config={run}/config.yaml"]) == parse_config(
-        Config, tiny(records_folder, run, WITH_GRID)
+        Config, tiny(records_folder, run, *WHOLE)
     )
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        [WITH_GRID],
+        pytest.param(WHOLE, marks=pytest.mark.own_programs),
         pytest.param(["--training.compute_dtype=float16"], marks=pytest.mark.slow),
         ['--training.batch_ramp=["6:16"]', *SPARING],
     ],
@@ -97,7 +100,7 @@ def test_stopped_and_resumed_equals_straight_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     straight, resumed = straight_run, tmp_path / "resumed"
-    if settings != [WITH_GRID]:
+    if settings != WHOLE:
         straight = tmp_path / "straight"
         train.main(parse_config(Config, tiny(records_folder, straight, *settings)))
 
@@ -231,7 +234,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(
     }
     for flags, expected in wrong.items():
         given = {word.partition("=")[0] for word in flags.split()} - {"--config"}
-        words = tiny(records_folder, tmp_path / "run")
+        words = tiny(records_folder, tmp_path / "run", FOUR_DEVICES)
         words = [*(w for w in words if w.partition("=")[0] not in given), *flags.split()]
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
         with pytest.raises(SystemExit) as stop:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from tests.tiny import TINY_VQGAN
-from training.config import CheckpointConfig, GridsConfig
+from training.config import CheckpointConfig, GridsConfig, ParallelConfig
 from vqgan.config import QuantizerConfig
 from vqgan.run_config import PictureTraining, VQGANRunConfig
 from vqgan.sets import PicturesConfig
@@ -21,6 +21,7 @@ def config_of(source, folder):
         training=PictureTraining(steps=6, batch_size=4, eval_every=0),
         grids=GridsConfig(every=-1),
         checkpoint=CheckpointConfig(every=3),
+        parallel=ParallelConfig(devices=1),
     )
 
 

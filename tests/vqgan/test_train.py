@@ -15,7 +15,7 @@ from optim.config import OptimConfig
 from pixels import to_floats
 from tests.tiny import first_vqgan
 from tests.vqgan.runs import config_of, metrics, same
-from training.config import GridsConfig
+from training.config import GridsConfig, ParallelConfig
 from training.session import train
 from training.update.build import make_state
 from training.update.gradients import LossContext
@@ -29,6 +29,8 @@ from vqgan.run_config import VQGANRunConfig
 from vqgan.sets import PicturesConfig
 from vqgan.train import main
 
+FOUR_DEVICES = ParallelConfig()
+
 
 @pytest.fixture
 def run_config(source, tmp_path):
@@ -37,9 +39,10 @@ def run_config(source, tmp_path):
 
 @pytest.fixture(scope="module")
 def straight(source, tmp_path_factory):
-    """A finished run with these settings. Tests must not write into it."""
+    """A finished run on four devices. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("straight") / "run"
-    main(dataclasses.replace(config_of(source, folder), grids=GridsConfig(every=0)))
+    config = config_of(source, folder)
+    main(dataclasses.replace(config, grids=GridsConfig(every=0), parallel=FOUR_DEVICES))
     return folder
 
 
@@ -48,7 +51,7 @@ def test_stop_and_resume_equal_a_straight_run(run_config, straight, tmp_path):
     shutil.copytree(straight, stopped)
     for name in ("checkpoints/6", "vqgan", "grids"):
         shutil.rmtree(stopped / name)
-    main(dataclasses.replace(run_config, output_dir=str(stopped)))
+    main(dataclasses.replace(run_config, output_dir=str(stopped), parallel=FOUR_DEVICES))
     assert [row["step"] for row in metrics(straight)] == [1, 2, 3, 4, 5, 6]
     assert metrics(straight) == metrics(stopped)
     for name in (pretrained.WEIGHTS_FILE, pretrained.CONFIG_FILE):
@@ -61,7 +64,7 @@ def test_stop_and_resume_equal_a_straight_run(run_config, straight, tmp_path):
 
 def test_a_warm_codebook_moves_only_with_the_loss_of_quantized_pictures(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
-    params = autoencoder.init(jax.random.key(0))
+    params = first_vqgan(tiny_vqgan)
     loss = make_loss(autoencoder, LossConfig(), warmup_steps=3)
     pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
 
@@ -76,7 +79,7 @@ def test_a_warm_codebook_moves_only_with_the_loss_of_quantized_pictures(tiny_vqg
 
 def test_a_started_codebook_is_used_whole_and_stays_when_refreshed(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
-    params = autoencoder.init(jax.random.key(0))
+    params = first_vqgan(tiny_vqgan)
     pixels = np.random.default_rng(0).integers(0, 255, (64, 16, 16, 3), dtype=np.uint8)
     start, refresh = make_codebook_care(autoencoder)
     codebook = start(params, jax.numpy.asarray(pixels), jax.random.key(1))
@@ -185,10 +188,10 @@ def test_a_grid_is_trained_with_and_released_without_a_codebook(grid_config):
     assert set(params) == {"encoder", "decoder"}
     autoencoder = build(config)
     pixels = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
-    tokens = autoencoder.encode(params, pixels)
+    tokens = jax.jit(autoencoder.encode)(params, pixels)
     assert tokens.shape == (3, 4)
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < 48
-    assert autoencoder.decode(params, tokens).shape == pixels.shape
+    assert jax.jit(autoencoder.decode)(params, tokens).shape == pixels.shape
 
 
 def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
@@ -272,7 +275,7 @@ def test_both_players_move_and_resume_bit_for_bit(game_config, tmp_path):
 
 def test_without_weight_there_is_no_second_player(straight, game_config):
     none = LossConfig(adversarial=0.0, adversarial_from=10**6)
-    off = dataclasses.replace(game_config, loss=none)
+    off = dataclasses.replace(game_config, loss=none, parallel=FOUR_DEVICES)
     assert make_recipe(off).players == {}
     state = last_state(dataclasses.replace(off, output_dir=f"{off.output_dir}_off"))
     assert state.players is None
