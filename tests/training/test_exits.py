@@ -37,7 +37,7 @@ WAIT = """
         ("1 + None", [], 1, None),
         ("raise ValueError('such as no records')", [], 2, 1),
         ("raise OSError(28, 'No space left on device')", [], 2, 1),
-        ("from training.devices.peers import _end; _end('gone')", [], 3, 1),
+        ("from training.devices.peers import _end; _end(0, 'gone')", [], 3, 1),
         (f"{WAIT}    raise exits.StoppedError", [signal.SIGUSR1], 75, 0),
         (f"{WAIT}    raise exits.StoppedError", [signal.SIGINT], 75, 0),
         (f"{WAIT}    time.sleep(30)", [signal.SIGINT, signal.SIGINT], 130, 0),

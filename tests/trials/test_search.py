@@ -236,7 +236,9 @@ def test_the_ledger_forgets_half_a_line_and_names_a_damaged_one(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"trials.jsonl, line 1 is damaged"):
         read_ledger(tmp_path)
     path.write_text('{"trial": 1, "trial": 2}\n')
-    with pytest.raises(ValueError, match=r"trials.jsonl, line 1 cannot be read: 'trial' stands"):
+    with pytest.raises(
+        ValueError, match=r"trials.jsonl, line 1 cannot be read: 'trial' appears twice"
+    ):
         read_ledger(tmp_path)
 
 
