@@ -101,14 +101,17 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
 def digests(config: VQGANRunConfig, pictures: Pictures) -> dict[str, str]:
     """Hashes of the training pictures and, if the tokens are fixed, of the weights that find them.
     Raises as pretrained.load."""
-    contents = {"pictures": [pictures]}
+    found = {"pictures": _digest([pictures])}
     if config.quantizer.fixed:
-        contents["init_from"] = jax.tree.leaves(pretrained.load(config.init_from)[1])
-    hashes = {name: hashlib.blake2b(digest_size=8) for name in contents}
-    for name, arrays in contents.items():
-        for array in arrays:
-            hashes[name].update(array.tobytes())
-    return {name: one.hexdigest() for name, one in hashes.items()}
+        found["init_from"] = _digest(jax.tree.leaves(pretrained.load(config.init_from)[1]))
+    return found
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> str:
+    hashed = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        hashed.update(array.tobytes())
+    return hashed.hexdigest()
 
 
 def summarise(config: VQGANRunConfig, sets: Mapping[str, Pictures]) -> str:
