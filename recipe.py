@@ -22,6 +22,7 @@ from files import write_text
 from model import looking, transformer
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
+from model.near_codes import soft_targets
 from model.transformer import Params, Transformer
 from opening import open_checkpoint, parts_of
 from optim.adapters import split
@@ -40,9 +41,11 @@ from training.reports.metrics import Costs, peak_flops
 from training.saved import runs
 from training.saved.finetuning import fit_params
 from training.update.build import make_state
+from training.update.gradients import Loss
 from training.update.observables import Update
 from training.update.state import TrainState
 from translating import translate
+from vqgan.pretrained import codebook
 from weights.checksums import SUMS_FILE, check_sums, write_sums
 
 GRID_CAPTIONS = 6
@@ -67,9 +70,6 @@ def make_recipe(config: Config) -> Recipe:
     captions.check_described(records.folder, records.about.get("text"), records.text_length)
     if config.output_dir:  # before anything is written into the folder
         captions.check_kept(Path(config.output_dir, "tokenizer"), records.tokenizer_folder)
-    tokenizer = captions.open_captions(records.tokenizer_folder)
-    tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
-    empty_text = jnp.asarray(tokens), jnp.asarray(mask)
 
     def prepare(run: Run) -> None:
         captions.check_kept(run.folder / "tokenizer", records.tokenizer_folder)
@@ -99,7 +99,7 @@ def make_recipe(config: Config) -> Recipe:
 
     return Recipe(
         init=model.init,
-        loss=make_loss(model, empty_text, records.codebook_size, config.loss),
+        loss=training_loss(config, model, records),
         open_batches=batches,
         batch_shapes=partial(batch_shapes, config.model),
         depends_on=sets.digests,
@@ -115,6 +115,16 @@ def make_recipe(config: Config) -> Recipe:
         begin=partial(begin, config) if config.text_encoder else None,
         finish=finish,
     )
+
+
+def training_loss(config: Config, model: Transformer, records: Records) -> Loss:
+    """The loss of model/loss.py, with the empty caption and the codebook of the records."""
+    tokenizer = captions.open_captions(records.tokenizer_folder)
+    tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
+    empty_text = jnp.asarray(tokens), jnp.asarray(mask)
+    share = config.loss.near_codes
+    targets = soft_targets(codebook(records.vqgan_folder), share) if share else None
+    return make_loss(model, empty_text, records.codebook_size, config.loss, targets)
 
 
 def look(model: Transformer, update: Update) -> Mapping[str, jax.Array]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from model.layers import fold_keys
 from model.loss_config import LossConfig
+from model.near_codes import Targets
 from model.transformer import Params, Transformer
 
 Batch = dict[str, Array]
@@ -21,15 +22,20 @@ def cross_entropy(
     labels: Int[Array, "b n"],
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    targets: Targets | None = None,
 ) -> Float[Array, "b n"]:
     """The loss of each token in nats, −log softmax(logits)[label], in float32.
 
     `label_smoothing` spreads this share of the target over all classes (Szegedy et al. 2015,
     arXiv:1512.00567). `z_loss` is the weight of the squared log-partition function, which is added
-    (Chowdhery et al. 2022, arXiv:2204.02311).
+    (Chowdhery et al. 2022, arXiv:2204.02311). With `targets`, a label stands for several classes.
     """
     logits = logits.astype(jnp.float32)
-    wanted = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    if targets is None:
+        wanted = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    else:
+        of_targets = jnp.take_along_axis(logits, targets.classes[labels], axis=-1)
+        wanted = (targets.shares[labels] * of_targets).sum(-1)
     if label_smoothing:
         wanted = (1 - label_smoothing) * wanted + label_smoothing * logits.mean(-1)
     log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -88,11 +94,13 @@ def make_loss(
     empty_text: EncodedText,
     codebook_size: int,
     config: LossConfig,
+    targets: Targets | None = None,
 ) -> Callable[[Params, Batch, Key[Array, " b"], object], tuple[Array, Metrics]]:
     """A function (params, batch, a key for each example, context) → (loss, metrics).
 
-    `empty_text` is the encoded empty caption, from which sampling guides away. The metric
-    "train/cross_entropy" is the loss without label smoothing and z-loss. The context is not read.
+    `empty_text` is the encoded empty caption, from which sampling guides away. `targets`, if given,
+    are the soft targets of loss.near_codes. The metric "train/cross_entropy" is the loss with hard
+    targets, without label smoothing and z-loss. The context is not read.
     """
 
     def loss(
@@ -113,8 +121,10 @@ def make_loss(
         labels = batch["image_tokens"]
         plain = cross_entropy(logits, labels).mean()
         objective = plain
-        if config.label_smoothing or config.z_loss:
-            objective = cross_entropy(logits, labels, config.label_smoothing, config.z_loss).mean()
+        if config.label_smoothing or config.z_loss or targets:
+            objective = cross_entropy(
+                logits, labels, config.label_smoothing, config.z_loss, targets
+            ).mean()
         return objective, {"train/cross_entropy": plain}
 
     return loss

@@ -18,6 +18,7 @@ from typing import Literal
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from jaxtyping import Array, Float
 
 import clone
 from json_files import read_json
@@ -85,6 +86,12 @@ def load(
     """
     found = read(path, config)
     return found.config, found.params
+
+
+def codebook(path: str | Path) -> Float[Array, "k c"]:
+    """The vectors of all codes, in the space where codes are compared. Raises as `load` does."""
+    config, params = load(path)
+    return build(config).codes(params)
 
 
 def read(path: str | Path, config: Mapping[str, object] | None = None) -> Release:

@@ -12,6 +12,7 @@ import pytest
 from model import transformer
 from model.loss import make_loss
 from model.loss_config import LossConfig as TextLossConfig
+from model.near_codes import soft_targets
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from tests.tiny import TINY, TINY_VQGAN
@@ -35,7 +36,9 @@ CASES = {"transformer": "train/cross_entropy", "vqgan": "train/perplexity"}
 def of_transformer() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]:
     model, random = transformer.build(TINY), np.random.default_rng(0)
     empty = jnp.zeros((1, TINY.text_length), jnp.int32)
-    loss = make_loss(model, (empty, empty == 0), 20, TextLossConfig(0.2, 0.2, 0.0, 0.1, 1e-2))
+    config = TextLossConfig(0.2, 0.2, near_codes=0.2, label_smoothing=0.1, z_loss=1e-2)
+    targets = soft_targets(jnp.linspace(0, 1, 20)[:, None], config.near_codes)
+    loss = make_loss(model, (empty, empty == 0), 20, config, targets)
     batch = {
         "text_tokens": random.integers(2, 32, (ROWS, TINY.text_length), np.int32),
         "text_mask": np.ones((ROWS, TINY.text_length), bool),

@@ -1,0 +1,55 @@
+"""Soft targets: a share of each image token's target goes to the codes nearest to it, which paint
+nearly the same.
+
+mc-BEiT (Li et al. 2022, arXiv:2203.15371) has soft targets for masked patches; here they are for
+tokens written one by one, and come from the codebook alone.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+COUNT = 8
+"""Codes among which the share is spread, at most."""
+BLOCK = 1024
+"""Codes whose distances to all others are computed at a time: 16 MB for a codebook of 4,096."""
+
+
+class Targets(NamedTuple):
+    """For each label, the classes that are its target, and the share of each. Shares of a label sum
+    to 1."""
+
+    classes: Int[Array, "k n"]
+    shares: Float[Array, "k n"]
+
+
+def soft_targets(codebook: Float[Array, "k c"], share: float) -> Targets:
+    """Each code keeps 1 − `share` of its target; its nearest codes get the rest.
+
+    A neighbour at squared distance d² gets a weight of exp(−2 d² / m), where m is the mean of d²
+    over the neighbours of all codes. So the weights do not depend on the codebook's scale.
+    """
+    count = min(COUNT, len(codebook) - 1)
+    codebook = jnp.asarray(codebook, jnp.float32)
+    blocks = [
+        _nearest(codebook, jnp.arange(start, min(start + BLOCK, len(codebook))), count)
+        for start in range(0, len(codebook), BLOCK)
+    ]
+    classes, squares = (jnp.concatenate(parts) for parts in zip(*blocks, strict=True))
+    weights = jax.nn.softmax(-2 * squares / jnp.maximum(squares.mean(), 1e-12), axis=-1)
+    own = jnp.arange(len(codebook))[:, None]
+    shares = jnp.concatenate([jnp.full((len(codebook), 1), 1 - share), share * weights], axis=1)
+    return Targets(jnp.concatenate([own, classes], axis=1), shares)
+
+
+def _nearest(
+    codebook: Float[Array, "k c"], rows: Int[Array, " b"], count: int
+) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
+    """(the `count` codes nearest to each of these, without itself; their squared distances)."""
+    norms = jnp.square(codebook).sum(-1)
+    squares = norms[rows, None] + norms[None] - 2 * codebook[rows] @ codebook.T
+    squares = squares.at[jnp.arange(len(rows)), rows].set(jnp.inf)
+    negative, classes = jax.lax.top_k(-squares, count)
+    return classes, jnp.maximum(-negative, 0)

@@ -1,0 +1,71 @@
+"""Soft targets over near codes: the definition, whatever the scale of the codebook."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.loss import cross_entropy
+from model.near_codes import BLOCK, COUNT, soft_targets
+from vqgan.pretrained import codebook
+
+CODES = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+GENERAL = Path(__file__).parents[2] / "vqgan" / "general"
+
+
+def dense(share: float) -> np.ndarray:
+    """The target distribution of each code, by the definition, in NumPy's float64."""
+    squares = np.square(CODES[:, None].astype(float) - CODES).sum(-1)
+    np.fill_diagonal(squares, np.inf)
+    nearest = np.argsort(squares, axis=1)[:, :COUNT]
+    chosen = np.take_along_axis(squares, nearest, axis=1)
+    weights = np.exp(-2 * chosen / chosen.mean())
+    target = (1 - share) * np.eye(len(CODES))
+    spread = np.zeros_like(target)
+    np.put_along_axis(spread, nearest, weights / weights.sum(1, keepdims=True), axis=1)
+    return target + share * spread
+
+
+def test_the_loss_is_the_cross_entropy_with_the_spread_target() -> None:
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(0, 3, (2, 7, 60)), rng.integers(0, 60, (2, 7))
+    log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -(dense(0.3)[labels] * log_shares).sum(-1)
+    targets = soft_targets(jnp.asarray(CODES), 0.3)
+    found = cross_entropy(jnp.float32(logits), jnp.asarray(labels), targets=targets)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_gradient_leads_to_the_spread_target() -> None:
+    targets, labels = soft_targets(jnp.asarray(CODES), 0.3), jnp.arange(60)[None]
+    slope = jax.grad(lambda x: cross_entropy(x, labels, targets=targets).sum())
+    np.testing.assert_allclose(slope(jnp.zeros((1, 60, 60)))[0], 1 / 60 - dense(0.3), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_shares_do_not_depend_on_the_scale_of_the_codebook(scale: float) -> None:
+    codes = jnp.asarray(CODES)
+    plain, scaled = soft_targets(codes, 0.2), soft_targets(scale * codes, 0.2)
+    np.testing.assert_array_equal(plain.classes, scaled.classes)
+    np.testing.assert_allclose(plain.shares, scaled.shares, rtol=1e-4)
+
+
+def test_equal_codes_and_few_codes_have_finite_shares() -> None:
+    for codes in (jnp.ones((12, 3)), jnp.eye(3)):
+        targets = soft_targets(codes, 0.5)
+        np.testing.assert_allclose(targets.shares.sum(1), 1, rtol=1e-6)
+        own = jnp.arange(len(codes))[:, None]
+        assert not (targets.classes[:, 1:] == own).any()
+
+
+def test_near_codes_of_the_shipped_vqgan_are_near() -> None:
+    codes = codebook(GENERAL)
+    targets = soft_targets(codes, 0.2)
+    assert len(codes) > 2 * BLOCK  # several blocks
+    rows = np.arange(0, len(codes), 97)
+    squares = np.square(np.asarray(codes)[rows, None] - np.asarray(codes)).sum(-1)
+    of_near = np.take_along_axis(squares, np.asarray(targets.classes)[rows, 1:], axis=1)
+    assert (of_near.max(1) <= np.sort(squares, axis=1)[:, COUNT] + 1e-5).all()
+    assert (np.diff(np.asarray(targets.shares)[rows, 1:], axis=1) <= 1e-6).all()  # nearest first
