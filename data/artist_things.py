@@ -68,11 +68,32 @@ movie camera|magnifying glass tilted left|flashlight|closed book|open book|noteb
 newspaper|money bag|dollar banknote|credit card|envelope|package|postbox|pencil|pen|paintbrush
 crayon|briefcase|file folder|calendar|bar chart|pushpin|paperclip|straight ruler|wastebasket|locked
 dagger|crossed swords|bomb|bow and arrow|shield|wrench|nut and bolt|gear|balance scale|microscope
-telescope|syringe|pill|door|bed|couch and lamp|toilet|bathtub|shopping cart|cigarette""".replace(
+telescope|syringe|pill|door|bed|couch and lamp|toilet|bathtub|shopping cart|cigarette
+baby|boy|girl|man|woman|old man|old woman|prince|princess|santa claus|superhero|mage|fairy|vampire
+mermaid|zombie|ninja|astronaut|firefighter|police officer|detective|cook|farmer|health worker
+construction worker|baby angel|person with veil|person running|person swimming|person surfing
+person biking|woman dancing|man dancing|skier|woman and man holding hands|family|footprints
+thumbs up|waving hand|clapping hands|victory hand|raised fist|ok hand|flexed biceps|handshake
+folded hands|raised hand|eyes|eye|ear|nose|mouth|tooth|bone
+star-struck|zany face|exploding head|partying face|hot face|cold face|nauseated face|yawning face
+smiling face with hearts|astonished face|goblin|see-no-evil monkey
+raccoon|black cat|moose|zebra|bison|giraffe|hippopotamus|beaver|hedgehog|polar bear|sloth|otter
+kangaroo|swan|flamingo|peacock|parrot|goose|seal|jellyfish|lobster|beetle|mosquito|sauropod|t-rex
+llama|skunk|rat|lotus|potted plant|mango|blueberries|olive|coconut|bell pepper|broccoli|garlic
+onion|pretzel|waffle|sandwich|cupcake|pie|cooked rice|steaming bowl|dumpling|fried shrimp|bento box
+clinking beer mugs|bubble tea|teapot|ice|chopsticks|salt|butter|mountain|camping|stadium|bank
+wedding|statue of liberty|tokyo tower|moai|carousel horse|pickup truck|wheel|skateboard|parachute
+flying saucer|ringed planet|luggage|stopwatch|compass|world map|teddy bear|kite|magnet|ladder
+toothbrush|bucket|soap|broom|basket|mirror|window|chair|screwdriver|carpentry saw|boomerang
+test tube|stethoscope|yarn|scarf|socks|gloves|coat|shorts|billed cap|slot machine|puzzle piece
+yo-yo|joystick|accordion|banjo|flute|clapper board|video camera|coin|safety pin|fire extinguisher
+red circle|blue circle|green circle|yellow circle|red square|blue square|green square|yellow square
+red triangle pointed up|check mark|red question mark|peace symbol|speech balloon""".replace(
         "\n", "|"
     ).split("|")
 )
-"""Things that people ask for first: food, animals, plants, weather, vehicles, clothes, tools."""
+"""Things that people ask for first: food, animals, people, plants, weather, vehicles, clothes,
+tools, simple shapes."""
 
 
 def choose(drawings: Sequence[Drawing], subset: Subset) -> list[Drawing]:

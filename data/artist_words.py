@@ -125,7 +125,47 @@ straight ruler: ruler
 locked: lock, padlock
 couch and lamp: sofa, couch
 crossed swords: swords
-dagger: knife"""
+dagger: knife
+old man: grandfather, old person
+old woman: grandmother
+mage: wizard
+health worker: doctor, nurse
+cook: chef
+baby angel: angel
+person with veil: bride
+person running: runner, running man
+person swimming: swimmer
+person surfing: surfer
+person biking: cyclist
+woman dancing: dancer
+woman and man holding hands: two people holding hands, couple, two people
+waving hand: hand, hello, hi
+raised hand: hand, open hand
+victory hand: peace sign
+flexed biceps: muscle, strong arm
+folded hands: praying hands, thank you
+raised fist: fist
+clapping hands: applause
+see-no-evil monkey: shy monkey
+sauropod: dinosaur
+t-rex: dinosaur
+steaming bowl: soup, noodle soup, ramen
+cooked rice: rice
+clinking beer mugs: cheers
+camping: tent and tree
+flying saucer: ufo, spaceship
+ringed planet: saturn, planet
+luggage: suitcase
+billed cap: cap, baseball cap
+carpentry saw: saw
+clapper board: film, movie
+speech balloon: speech bubble
+red triangle pointed up: red triangle, triangle
+red circle: circle
+red square: square
+red question mark: question mark
+moai: stone face
+star-struck: starry eyes"""
 
 WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split(", "))
