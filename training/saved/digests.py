@@ -1,4 +1,4 @@
-"""Digests of the arrays of a state, computed on the devices that hold them.
+"""Digests of the arrays of a state: small ones in NumPy, large ones on the devices that hold them.
 
 Orbax writes atomically, but does not detect a flipped bit. The digest of an array has 64 bits: two
 sums modulo 2³² over all elements, of the element's bits mixed with its index. Sums do not depend on
@@ -10,23 +10,30 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
 from trees import named_leaves
 
+Words = TypeVar("Words", UInt32[Array, "..."], UInt32[np.ndarray, "..."])
 DIGEST = re.compile(r"(\w{1,32})\[(?:\d{1,15},?)*\] [0-9a-f]{16}", re.ASCII)
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+SMALL = 1 << 16
+"""Elements up to which an array is fetched: a program for each shape takes longer to compile."""
 
 
 def leaf_digests(tree: PyTree) -> dict[str, str]:
     """Path → "dtype[shape] digest" of every array in a tree."""
     leaves = named_leaves(tree)
     # One at a time: where processes work together, many programs under way can block each other.
-    folded = [jax.device_get(_fold(leaf)) for _, leaf in leaves]
+    folded = [
+        _fold_here(np.asarray(leaf)) if _is_cheap_here(leaf) else jax.device_get(_fold(leaf))
+        for _, leaf in leaves
+    ]
     return {
         name: f"{describe(leaf)} {int(a):08x}{int(b):08x}"
         for (name, leaf), (a, b) in zip(leaves, folded, strict=True)
@@ -72,8 +79,22 @@ def json_digest(values: Mapping[str, object]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def _is_cheap_here(leaf: Array) -> bool:
+    """True for a small array that this process can read, alike in all processes."""
+    return leaf.size <= SMALL and (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _fold_here(array: Shaped[np.ndarray, "..."]) -> UInt32[np.ndarray, "2"]:
+    """`_fold` in NumPy: the same bits."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    bits = flat.view(UNSIGNED[flat.dtype.itemsize]).astype(np.uint32)
+    one, other = _mixes(bits, np.arange(bits.size, dtype=np.uint32))
+    return np.stack([one.sum(dtype=np.uint32), other.sum(dtype=np.uint32)])
+
+
 @jax.jit
 def _fold(leaf: Shaped[Array, "..."]) -> UInt32[Array, "2"]:
+    """Two sums over all elements, each mixed with its row-major index."""
     if leaf.dtype == bool:
         leaf = leaf.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(leaf, UNSIGNED[leaf.dtype.itemsize]).astype(jnp.uint32)
@@ -82,13 +103,16 @@ def _fold(leaf: Shaped[Array, "..."]) -> UInt32[Array, "2"]:
         index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place = place + index * jnp.uint32(stride % 2**32)
         stride *= bits.shape[axis]
-    one = mix(bits ^ mix(place))
-    other = mix(bits + mix(place ^ jnp.uint32(0x9E3779B9)))
+    one, other = _mixes(bits, place)
     return jnp.stack([one.sum(dtype=jnp.uint32), other.sum(dtype=jnp.uint32)])
 
 
-def mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+def _mixes(bits: Words, place: Words) -> tuple[Words, Words]:
+    return mix(bits ^ mix(place)), mix(bits + mix(place ^ np.uint32(0x9E3779B9)))
+
+
+def mix(x: Words) -> Words:
     """The finaliser of MurmurHash3, a bijection in which each bit affects every other."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
