@@ -40,7 +40,7 @@ def test_a_path_is_as_given_or_else_the_clones(
     assert capsys.readouterr().err == ""
 
 
-def test_a_path_that_names_two_things_is_told_once(
+def test_a_path_that_names_two_things_is_reported_once(
     elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (elsewhere / "sweeps").mkdir()
@@ -93,7 +93,7 @@ def test_a_sweep_of_the_clone_starts_its_program(elsewhere: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["records/mine", "runs/clip", "runs/base", "a/release"])
-def test_what_was_made_in_the_clone_is_opened(
+def test_folders_made_in_the_clone_are_opened(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each fails at the first file that an empty folder lacks, and names it."""

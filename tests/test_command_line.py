@@ -155,7 +155,7 @@ def test_documented_words_work_in_a_file(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_wrong_in_a_run_s_settings_names_the_file(tmp_path: Path) -> None:
+def test_an_error_in_a_run_s_settings_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     for text in ("model: {dim: 0}", "model: {dim: -.inf}", "model: {dim: a}", "model: []", "a: 1"):
         path.write_text(text)

@@ -66,7 +66,7 @@ def write_numbers(path: Path) -> None:
     np.zeros(10_000).tofile(path)
 
 
-def test_what_cannot_be_written_whole_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "old.txt"
     write_text(path, "old")
     with (
@@ -91,7 +91,7 @@ def test_what_cannot_be_written_whole_leaves_the_old_file_and_nothing_else(tmp_p
     assert os.listdir(tmp_path) == ["old.txt"]
 
 
-def test_weights_that_do_not_fit_on_the_disk_are_told_with_their_file(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_on_the_disk_are_reported_with_their_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with (
         small_disk(),
@@ -114,7 +114,7 @@ def test_an_error_about_something_that_is_read_keeps_its_own_name(tmp_path: Path
 
 
 @pytest.mark.parametrize("is_file", [True, False])
-def test_what_a_kill_leaves_is_removed_by_the_next_writer(tmp_path: Path, is_file: bool) -> None:
+def test_the_next_writer_removes_the_remains_of_a_killed_one(tmp_path: Path, is_file: bool) -> None:
     kill(writer(tmp_path / "out", is_file))
     kill(writer(tmp_path / "other", is_file))
     assert len(os.listdir(tmp_path)) == 2
@@ -130,7 +130,7 @@ def test_old_litter_makes_room_before_a_folder_is_written(tmp_path: Path) -> Non
         assert not litter.exists()
 
 
-def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     process = writer(tmp_path / "out", is_file=True)
     write_text(tmp_path / "out", "mine")
     assert len(os.listdir(tmp_path)) == 2
@@ -138,7 +138,7 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_what_no_writer_of_ours_made_is_never_removed(tmp_path: Path) -> None:
+def test_files_of_other_programs_are_never_removed(tmp_path: Path) -> None:
     (tmp_path / ".mine.abcdefgh.new").mkdir()
     (tmp_path / ".mine.abcdefgh.new" / "a").write_text("")
     (tmp_path / ".mine.abcdefgh.new" / "b").write_text("")

@@ -49,7 +49,7 @@ def test_a_leaf_has_one_name() -> None:
     assert map_named(lambda name, leaf: f"{name}={leaf}", {"x": {"y": 1}}) == {"x": {"y": "x/y=1"}}
 
 
-def test_what_is_below_a_run_is_stacked_and_nothing_else() -> None:
+def test_only_arrays_below_a_run_are_stacked() -> None:
     assert all(map(is_stacked, ("run0", "run12/mlp/kernel", "opt_state/[1]/mu/encoder/run0/q")))
     assert not any(map(is_stacked, ("prune0/x", "run/x", "run0a/x", "head/kernel", "statistics/x")))
 

@@ -116,7 +116,7 @@ def test_merged_settings_move_too(tmp_path: Path) -> None:
     assert (found.grids.every, found.training.steps) == (4, 5)
 
 
-def test_a_value_of_a_wrong_type_is_told_by_the_name_in_the_file(tmp_path: Path) -> None:
+def test_a_value_of_a_wrong_type_is_reported_by_the_name_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "old.yaml"
     path.write_text("training: {grid_every: often}\n")
     with pytest.raises(ValueError, match=r"training\.grid_every must be a whole number"):

@@ -77,7 +77,7 @@ def test_everything_imported_is_in_the_requirements(path: Path) -> None:
     assert not not_required(first_names(without_optional_imports(syntax(path))), required)
 
 
-def test_what_tests_and_optional_imports_need_is_in_the_requirements_of_development() -> None:
+def test_development_requirements_hold_all_that_tests_and_optional_imports_need() -> None:
     required = required_by("requirements.txt", "requirements-dev.txt")
     required |= required_by("requirements-app.txt", "requirements-app-test.txt")
     for path in IN_OUR_ENVIRONMENT:
@@ -92,7 +92,7 @@ def test_everything_required_is_used() -> None:
 
 
 @pytest.mark.parametrize("path", PEERS, ids=name_of)
-def test_what_adapters_of_peers_import_is_in_make_peers(path: Path) -> None:
+def test_make_peers_installs_all_that_the_adapters_import(path: Path) -> None:
     installed = (ROOT / "benchmarks/race/make_peers").read_text()
     for module in not_required(first_names(syntax(path)), set()):
         assert re.search(rf"\b{plain(module)}\b", installed), module

@@ -96,7 +96,7 @@ def test_a_style_stands_behind_a_comma() -> None:
     assert request(None, None).prompt == ""
 
 
-def test_what_the_model_does_not_know_is_said(studio: Studio) -> None:
+def test_words_that_no_training_caption_has_are_named(studio: Studio) -> None:
     said = " ".join(studio.remarks(request("dark zebra", negative="quux")))
     assert "no training caption has these words: zebra, quux" in said
     assert studio.remarks(request("dark bar 3")) == []

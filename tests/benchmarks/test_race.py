@@ -81,7 +81,7 @@ def test_contestants_are_timed_in_turns(
         ({"rounds": 0}, "rounds must be at least 1, not 0"),
     ],
 )
-def test_what_cannot_race_is_told_in_one_line(
+def test_an_impossible_race_is_refused_in_one_line(
     config: RaceConfig, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

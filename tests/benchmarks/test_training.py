@@ -126,7 +126,7 @@ def test_configurations_whose_states_look_alike_take_turns_with_one(
     assert list(bench.states) == [noisy.kind]
 
 
-def test_updates_with_roots_are_told_from_the_others(
+def test_updates_with_roots_are_recognised(
     bench: Workbench, tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def turns(updates: list[Named], rounds: int, warm_up: int) -> list[list[float]]:
@@ -167,7 +167,7 @@ def test_micro_batches_of_a_preset_do_not_hide_what_accumulation_costs() -> None
     assert micro_batch_size(chosen.training, find_devices(ParallelConfig(devices=1))) == 16
 
 
-def test_what_is_looked_at_is_looked_at_in_every_timed_update() -> None:
+def test_observed_values_are_computed_in_every_timed_update() -> None:
     plain = benchmark.read_config(benchmark.TrainingBenchmark())
     chosen = options.choose(plain, "training.observe", "business")
     assert (chosen.training.observe, chosen.training.observe_every) == ("business", 1)

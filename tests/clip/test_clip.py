@@ -184,7 +184,7 @@ def test_features_are_taken_at_the_first_end_token(tiny_clip: Clip) -> None:
     np.testing.assert_allclose(tiny_clip.text_features(tokens)[0], expected, rtol=0, atol=2e-6)
 
 
-def test_what_follows_the_end_token_has_no_influence(tiny_clip: Clip, vectors: Arrays) -> None:
+def test_tokens_after_the_end_token_have_no_influence(tiny_clip: Clip, vectors: Arrays) -> None:
     tokens, mask = vectors["input_ids"][1:], vectors["attention_mask"][1:]
     padded = tiny_clip.text_features(tokens, mask)
     other = np.where(mask == 1, tokens, 17)
@@ -335,7 +335,7 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path, data: bytes) -> 
         towers.load(folder)
 
 
-def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
+def test_missing_or_wrong_files_of_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="config.json"):
         towers.load(tmp_path / "nowhere")
     (copy_of(tmp_path) / "model.safetensors").unlink()

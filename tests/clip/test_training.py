@@ -54,7 +54,7 @@ def test_it_learns_and_ranks_pictures_of_its_records(
     assert own.max() <= 100.1
 
 
-def test_what_is_written_is_read_back(run_of_clip: Path, tmp_path: Path) -> None:
+def test_written_towers_are_read_back(run_of_clip: Path, tmp_path: Path) -> None:
     found = towers.load(run_of_clip / "clip")
     assert not found.config.has_start
     assert found.config.end_id == 1

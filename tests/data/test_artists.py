@@ -261,7 +261,7 @@ def test_things_need_no_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         main(ArtistsConfig(str(tmp_path / "b"), subset="common"))
 
 
-def test_what_is_shipped_is_drawn_as_the_packages_draw_it(
+def test_shipped_drawings_equal_those_of_the_packages(
     packages: Path, emojis: list[Emoji], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = open_sets(packages)
@@ -333,7 +333,9 @@ def test_a_cut_off_download_is_named(tmp_path: Path) -> None:
         open_sets(tmp_path)
 
 
-def test_without_npm_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_npm_the_way_out_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="npm is not installed; .*--packages"):
         fetch_packages(tmp_path / "p")

@@ -126,7 +126,7 @@ def test_a_given_tokenizer_is_used_and_kept(
     assert kept == (tmp_path / "mine" / "tokenizer.json").read_bytes()
 
 
-def test_a_tokenizer_that_is_none_is_refused_by_its_name_before_a_picture_is_encoded(
+def test_a_tokenizer_of_another_form_is_refused_by_its_name_before_a_picture_is_encoded(
     run: Encode, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine").mkdir()

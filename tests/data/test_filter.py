@@ -111,7 +111,7 @@ def test_tables_of_several_filterings_add_up(records: Path) -> None:
     assert rules == ["exact duplicates", "words>=2", "exact duplicates", "score>=0.1"]
 
 
-def test_what_has_no_value_stays_only_when_asked(records: Path) -> None:
+def test_examples_without_a_value_stay_only_when_asked(records: Path) -> None:
     _, keys = run(records, "score>=0.1", missing=True)
     assert keys == ["1", "2", "3", "4"]
 

@@ -86,7 +86,7 @@ def test_a_saved_data_set_names_only_files_of_its_own(name: Any, tmp_path: Path)
         open_source(folder)
 
 
-def test_an_arrow_file_whose_offsets_lie_is_told(tmp_path: Path) -> None:
+def test_an_arrow_file_whose_offsets_lie_is_reported(tmp_path: Path) -> None:
     folder = saved_table(tmp_path / "t", {"image": rows(), "caption": ["abcd"] * 4})
     path = folder / "data-00000-of-00001.arrow"
     content = path.read_bytes()

@@ -98,12 +98,12 @@ def test_each_step_says_what_it_is_for() -> None:
     assert all(step.why and step.apply("") == "" for step in steps)
 
 
-def test_what_is_normal_stays_so(normalize: Callable[[str], str]) -> None:
+def test_normalised_text_stays_as_it_is(normalize: Callable[[str], str]) -> None:
     for output in itertools.chain.from_iterable(map(possible, PAIRS)):
         assert normalize(output) == output
 
 
-def test_whatever_goes_in_lower_case_ascii_comes_out(normalize: Callable[[str], str]) -> None:
+def test_any_text_becomes_lower_case_ascii(normalize: Callable[[str], str]) -> None:
     numpy = np.random.default_rng(0)
     for _ in range(300):
         pieces = [PIECES[i] for i in numpy.integers(len(PIECES), size=12)]

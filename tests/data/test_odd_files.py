@@ -52,7 +52,7 @@ def test_the_lines_beside_the_tokens(
         Examples(tmp_path)[0]
 
 
-def test_what_was_found_whole_is_not_noted_in_a_pipe(
+def test_checked_records_are_not_noted_in_a_pipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

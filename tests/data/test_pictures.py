@@ -121,7 +121,7 @@ def test_the_first_frame_of_several_is_taken() -> None:
         assert found[0, 0, 0] > 200, kind
 
 
-def test_what_is_no_picture_is_called_by_its_name() -> None:
+def test_a_file_that_is_no_picture_is_called_by_its_kind() -> None:
     for data, why in (
         (b"", "an empty file"),
         (b"\n<!DOCTYPE html><html>", "a web page"),

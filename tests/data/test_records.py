@@ -36,7 +36,7 @@ def write(out: Path, **changed: Any) -> Records:
     return open_records(out)
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_written_records_are_read(tmp_path: Path) -> None:
     records = write(tmp_path / "r", hello="world")
     assert len(records) == 3
     assert records.image_tokens.dtype == records.text_tokens.dtype == np.uint16
@@ -93,7 +93,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "thesis.txt").write_text("only copy")
     with pytest.raises(ValueError, match="holds something else"):

@@ -70,7 +70,7 @@ def test_an_empty_report_is_a_page() -> None:
     assert page(Report("nothing")).count("none</p>") == 7
 
 
-def test_a_source_is_told_with_its_copies_and_what_is_wrong(
+def test_a_source_is_reported_with_its_copies_and_what_is_wrong(
     make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = make_folder(6)
@@ -90,7 +90,7 @@ def test_a_source_is_told_with_its_copies_and_what_is_wrong(
         report.main(ReportConfig(str(folder), str(tmp_path / "a.txt")))
 
 
-def test_records_are_told_with_their_reconstructions_codes_filters_and_skipped_pictures(
+def test_records_are_reported_with_their_reconstructions_codes_filters_and_skipped_pictures(
     make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     params = autoencoder.build(TINY_VQGAN).init(jax.random.key(0))

@@ -104,7 +104,7 @@ def test_the_records_do_not_depend_on_the_size_of_the_shards(run: Callable[..., 
     assert len(one["bad_samples.jsonl"].splitlines()) == 2
 
 
-def test_broken_off_at_any_moment_it_goes_on_and_no_finished_shard_is_made_twice(
+def test_broken_off_at_any_moment_it_continues_and_no_finished_shard_is_made_twice(
     run: Callable[..., Path], counting: Counting, tmp_path: Path
 ) -> None:
     expected = content(run("straight"))
@@ -200,7 +200,7 @@ def test_a_second_command_into_the_same_folder_is_refused(
     run("x", shard_size=COUNT)
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+def test_a_full_disk_is_one_line_and_the_same_command_continues(
     run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = content(run("straight"))

@@ -61,7 +61,9 @@ def say(folder: Path, name: str, shape: list[int]) -> None:
         (lambda r: (r / "tokenizer" / "more.json").write_text("x"), "another tokenizer"),
     ],
 )
-def test_what_cannot_be_is_seen_at_the_opening(folder: Path, change: Change, message: str) -> None:
+def test_impossible_records_are_refused_when_opened(
+    folder: Path, change: Change, message: str
+) -> None:
     change(folder)
     with pytest.raises(ValueError, match=message):
         open_records(folder)

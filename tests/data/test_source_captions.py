@@ -45,7 +45,7 @@ def folder_of(path: Path, files: dict[str, bytes | str]) -> Path:
         ("a red bird’s nest 一只 {i}", "utf-8-sig", ""),
     ],
 )
-def test_captions_of_any_encoding_are_read_and_it_is_said(
+def test_captions_of_any_encoding_are_read_and_it_is_reported(
     text: str, encoding: str, said: str, tmp_path: Path
 ) -> None:
     for i in range(10):
@@ -152,7 +152,7 @@ def test_html_is_read_as_what_it_means(caption: str, read: str) -> None:
     assert texts.weighed([caption]).captions == ((read, 1.0),)
 
 
-def test_captions_beyond_a_hundred_are_told() -> None:
+def test_captions_beyond_a_hundred_are_reported() -> None:
     found = texts.from_lines("\n".join(map(str, range(5000))).encode())
     assert len(found.captions) == 100
     assert found.notes == ["captions beyond the first 100 of a picture are skipped"]

@@ -254,7 +254,7 @@ def test_settings_may_leave_names_out(folder: Path, tmp_path: Path) -> None:
     assert (open_tokenizer(tmp_path).end_id, open_tokenizer(tmp_path).pad_id) == (1, 0)
 
 
-def test_a_word_that_cannot_be_encoded_is_told_with_the_file(tmp_path: Path) -> None:
+def test_a_word_that_cannot_be_encoded_is_reported_with_the_file(tmp_path: Path) -> None:
     tokenizer = open_tokenizer(save_words(tmp_path, ["</s>", "a"]))
     with pytest.raises(ValueError, match="words.json cannot encode a caption"):
         tokenizer.encode(["b"], 4)

@@ -149,7 +149,7 @@ def test_parts_beyond_a_bound_are_refused_by_name(
     assert time.process_time() - start < 3
 
 
-def test_what_is_not_used_is_not_built(tmp_path: Path) -> None:
+def test_unused_parts_of_a_tokenizer_are_not_built(tmp_path: Path) -> None:
     hostile = {"type": "Replace", "pattern": {"Regex": "((a{1,999}){1,999}){1,999}"}, "content": ""}
     tree = read_tree(saved(tmp_path, decoder=hostile, padding=5) / "tokenizer.json")
     assert not tree.keys() & {"decoder", "padding", "truncation"}

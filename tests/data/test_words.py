@@ -17,7 +17,7 @@ def test_words_are_small_letters_without_marks() -> None:
     assert words_of("") == []
 
 
-def test_unknown_words_are_told_once_in_their_order() -> None:
+def test_unknown_words_are_reported_once_in_their_order() -> None:
     known = {"a", "red", "cat"}
     unknown = unknown_words(["a red zebra", "Zebra cat dog"], known)
     assert unknown == ["zebra", "dog"]
@@ -39,7 +39,7 @@ def test_the_nearest_captions_share_the_rarest_words() -> None:
     assert nearest.find("") == (1.0, [])
 
 
-def test_what_is_far_from_all_captions_is_told_with_the_nearest() -> None:
+def test_a_prompt_far_from_all_captions_is_named_with_the_nearest_ones() -> None:
     nearest = Captions(CAPTIONS)
     assert tell_far(["the red apple", "black cats", ""], nearest) == []
     assert tell_far(["a submarine under water", "a submarine under water"], nearest) == [

@@ -81,7 +81,7 @@ def test_kills_of_one_and_of_both_change_no_bit(
     )
 
 
-def test_one_that_is_told_to_stop_before_the_first_update_tells_the_other(
+def test_a_process_stopped_before_the_first_update_tells_the_other(
     records_folder: Path, tmp_path: Path, record_property: Figure
 ) -> None:
     run = tmp_path / "run"

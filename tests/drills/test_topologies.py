@@ -52,7 +52,7 @@ def run(words: list[str]) -> dict[int, bytes]:
     return given
 
 
-def test_a_run_goes_on_with_other_devices(
+def test_a_run_continues_with_other_devices(
     records_folder: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     def words(folder: Path, layout: list[str]) -> list[str]:

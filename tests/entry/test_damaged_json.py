@@ -139,7 +139,7 @@ def test_an_id_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         mirror._lasting_id(tmp_path / "wandb_id.txt")
 
 
-def test_a_copy_of_another_run_is_told_by_its_damaged_file(tmp_path: Path) -> None:
+def test_a_copy_of_another_run_is_reported_by_its_damaged_file(tmp_path: Path) -> None:
     run, folder = tmp_path / "run", tmp_path / "away"
     run.mkdir()
     (folder / "run").mkdir(parents=True)
@@ -187,7 +187,7 @@ def test_records_are_used_or_their_file_is_named(
     assert not [line for line in said if str(folder) not in line]
 
 
-def test_what_stands_beside_a_checkpoint_is_used_or_its_step_is_named(
+def test_damaged_json_of_a_checkpoint_is_harmless_or_its_step_is_named(
     run_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The digest is made to match: whoever changes a file can change its digest too."""

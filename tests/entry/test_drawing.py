@@ -66,7 +66,9 @@ def test_a_checkpoint_knows_what_its_records_held(run_folder: Path, records_fold
 
 
 @pytest.mark.parametrize("name", ["nothing", "", "checkpoints/7"])
-def test_what_is_no_checkpoint_is_refused(run_folder: Path, tmp_path: Path, name: str) -> None:
+def test_a_path_without_a_checkpoint_is_refused(
+    run_folder: Path, tmp_path: Path, name: str
+) -> None:
     path = run_folder / name if name.startswith("checkpoints") else tmp_path / name
     with pytest.raises(ValueError, match="no checkpoint at|holds no 7"):
         open_checkpoint(path)
@@ -125,7 +127,7 @@ def test_more_pictures_at_a_time_than_memory_holds_are_refused_with_what_fits() 
         within_memory(squares, devices, 1, room=lambda _: 4_000)(np.float32(1), rows)
 
 
-def test_a_device_without_memory_left_is_told_with_what_to_try() -> None:
+def test_a_device_without_memory_left_is_reported_with_what_to_try() -> None:
     def fail(message: str) -> None:
         with explain_out_of_memory(48):
             raise jax.errors.JaxRuntimeError(message)

@@ -37,14 +37,14 @@ def test_growing_batches_hold_as_many_passes() -> None:
     assert steps(64, epochs=1.0, batch_size=32, batch_ramp=ramp) == 2
 
 
-def test_what_is_resolved_stays_so() -> None:
+def test_resolved_epochs_stay_resolved() -> None:
     config = RunConfig(training=TrainingConfig(steps=0, epochs=3.0, batch_size=4))
     found = in_updates(config, 10)
     assert (found.training.steps, found.training.epochs) == (8, 0.0)
     assert in_updates(found, 99) == found
 
 
-def test_what_is_given_later_counts(tmp_path: Path) -> None:
+def test_the_length_given_last_counts(tmp_path: Path) -> None:
     """Flags win over files, later files over earlier ones, and any of them over the default."""
     (tmp_path / "passes.yaml").write_text("training: {epochs: 5}\n")
     (tmp_path / "updates.yaml").write_text("training: {steps: 70}\n")
@@ -96,7 +96,7 @@ def test_a_vqgan_s_start_of_the_codebook_is_checked_when_the_updates_are_known()
         in_updates(config, 160)
 
 
-def test_a_run_counts_passes_says_so_and_goes_on_to_more(
+def test_a_run_counts_passes_says_so_and_continues_to_more(
     records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = tiny(records_folder, tmp_path / "run")

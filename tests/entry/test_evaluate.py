@@ -181,7 +181,7 @@ def test_a_pair_that_is_not_two_numbers_is_refused(pair: str) -> None:
         EvaluateConfig(("run",), pairs=(pair,))
 
 
-def test_a_page_that_cannot_be_written_is_told_before_drawing(
+def test_a_page_that_cannot_be_written_is_reported_before_drawing(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(ValueError, match="name a .html file"):
@@ -226,7 +226,7 @@ def test_settings_of_the_command_line_change_what_is_drawn(
 
 
 @pytest.mark.parametrize("name", ["folder", "cat.jpg", "file/g.png", "mine.png"])
-def test_a_grid_that_cannot_be_written_is_told_before_drawing(
+def test_a_grid_that_cannot_be_written_is_reported_before_drawing(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(evaluate_module, "draw", lambda *_: pytest.fail("drew"))

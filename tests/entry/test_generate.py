@@ -111,7 +111,7 @@ def test_prompts_that_cannot_be_read_say_why(
         read_prompts("-")
 
 
-def test_a_place_that_cannot_be_written_is_told_before_drawing(
+def test_a_place_that_cannot_be_written_is_reported_before_drawing(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generate_module, "save_pictures", lambda *_: pytest.fail("drew"))
@@ -305,7 +305,7 @@ def test_a_picture_is_completed(run_folder: Path, tmp_path: Path) -> None:
         generate(*common, "--complete", tmp_path / "text.png", "--out", tmp_path / "x")
 
 
-def test_what_a_mask_covers_is_drawn_anew(run_folder: Path, tmp_path: Path) -> None:
+def test_only_places_under_the_mask_are_drawn_anew(run_folder: Path, tmp_path: Path) -> None:
     begun = tmp_path / "begun.png"
     pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
     Image.fromarray(pixels).save(begun)
@@ -384,7 +384,7 @@ def test_a_gif_shows_the_picture_row_by_row(run_folder: Path, tmp_path: Path) ->
     assert np.abs(last - png.astype(int)).max() <= 8  # a GIF has 256 colours
 
 
-def test_words_that_no_training_caption_has_are_told(
+def test_words_that_no_training_caption_has_are_reported(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words: list[str | Path] = ["--checkpoint", run_folder, "--out", tmp_path / "out"]

@@ -104,7 +104,7 @@ def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_with_what_two_saved(records_folder: Path, tmp_path: Path) -> None:
+def test_one_process_continues_with_what_two_saved(records_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     finish(start(records_folder, run, "--training.steps=4", "--parallel.mode=mesh"), 240)
     flags = [*TINY, f"--data.records={records_folder}", f"--output_dir={run}"]

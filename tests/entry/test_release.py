@@ -87,7 +87,7 @@ def test_a_part_of_a_run_that_was_changed_by_hand_is_refused(
 
 
 @pytest.mark.parametrize("line", ["0" * 64 + "  ../../etc/passwd", "nonsense", "0" * 64 + "  /x"])
-def test_a_list_that_is_none_is_refused(tmp_path: Path, line: str) -> None:
+def test_a_list_of_another_form_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / SUMS_FILE).write_text(line + "\n")
     with pytest.raises(ValueError, match="line 1 is not a checksum"):
         check_sums(tmp_path)

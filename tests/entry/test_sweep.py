@@ -85,7 +85,7 @@ def test_every_value_of_every_sweep_is_one_that_train_takes(
         ("training.steps:", "output_dir:", "line 6: each run's folder is the sweep's"),
     ],
 )
-def test_what_train_would_refuse_is_refused_before_the_first_run(
+def test_settings_that_train_refuses_are_refused_before_the_first_run(
     records_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -128,7 +128,7 @@ def test_random_search_needs_a_number_of_runs(
         call(str(file), f"--out={tmp_path / 'out'}")
 
 
-def test_a_sweep_that_is_told_to_stop_exits_75_and_leaves_no_process(tmp_path: Path) -> None:
+def test_a_stopped_sweep_exits_75_and_leaves_no_process(tmp_path: Path) -> None:
     program = ROOT / "tests" / "trials" / "quadratic.py"
     file, out = tmp_path / "file.yaml", tmp_path / "out"
     file.write_text(

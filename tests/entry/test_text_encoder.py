@@ -116,7 +116,7 @@ def test_tuned_moves_every_part_and_a_run_resumes_without_the_folder(
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3]
 
 
-def test_what_does_not_fit_is_refused_by_name(
+def test_encoders_and_settings_that_do_not_fit_are_refused_by_name(
     records: Path, records_folder: Path, t5: Path, tmp_path: Path
 ) -> None:
     def settled(folder: Path, *more: str, at: Path = records) -> Config:

@@ -119,7 +119,7 @@ def test_stopped_and_resumed_equals_straight_through(
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_a_longer_run_goes_on_and_other_flags_are_refused(
+def test_a_longer_run_continues_and_other_flags_are_refused(
     records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -34,7 +34,7 @@ def make_run(
     return folder
 
 
-def test_a_reference_has_means_and_deviations_and_a_run_is_told_where_it_stands(
+def test_a_reference_has_means_and_deviations_and_a_run_is_reported_where_it_stands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [make_run(tmp_path / str(seed), seed) for seed in NOISE]

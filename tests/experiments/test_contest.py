@@ -110,7 +110,7 @@ def test_areas_are_those_of_the_profiles() -> None:
         assert area == pytest.approx(brute, abs=1e-3), name
 
 
-def test_what_is_left_to_run_follows_the_log_and_ends(tmp_path: Path) -> None:
+def test_the_remaining_runs_follow_from_the_log_and_end(tmp_path: Path) -> None:
     contest = read_contest(CONTESTS[0])
     done: list[Result] = []
     names = ("adamw", "sgd")

@@ -80,7 +80,7 @@ def test_a_mesh_is_compiled_for_without_copies_of_whole_activations(
     assert "pjrt" in done.stderr  # it would have said so
 
 
-def test_what_does_not_fit_is_told_with_by_how_much(preset: Path) -> None:
+def test_a_model_that_does_not_fit_is_refused_with_the_excess(preset: Path) -> None:
     config = parse_config(FootprintConfig, [str(preset), "--topology=cpu:4", "--memory_gib=0.0001"])
     with pytest.raises(ValueError, match=r"it does not fit: .* of 0.000 GB, 0.00\d GB too much"):
         footprint.main(config)
@@ -114,7 +114,7 @@ def test_wrong_topologies_are_one_line(preset: Path, flags: list[str], message: 
         footprint.main(parse_config(FootprintConfig, [str(preset), *flags]))
 
 
-def test_a_missing_libtpu_is_told_with_the_command(
+def test_a_missing_libtpu_is_reported_with_the_command(
     preset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(footprint.importlib.util, "find_spec", lambda name: None)

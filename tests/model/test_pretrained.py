@@ -40,7 +40,7 @@ def theirs(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FOLDER, tmp_path / "theirs"))
 
 
-def test_what_was_saved_is_loaded(ours: Path, tiny: ModelConfig) -> None:
+def test_a_saved_model_is_loaded(ours: Path, tiny: ModelConfig) -> None:
     config, params = pretrained.load(ours)
     assert config == tiny
     assert pretrained.read(ours).sampling == SAMPLING
@@ -237,7 +237,7 @@ def test_a_file_that_is_not_what_it_claims_is_named(
         ('{"model": {}, "sampling": {}, "origin": 5}', "config.json is not a configuration"),
     ],
 )
-def test_a_configuration_that_is_none_is_refused(text: str, message: str, ours: Path) -> None:
+def test_a_configuration_of_another_form_is_refused(text: str, message: str, ours: Path) -> None:
     (ours / "config.json").write_text(text)
     with pytest.raises(ValueError, match=message) as raised:
         pretrained.load(ours)

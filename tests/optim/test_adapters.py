@@ -188,7 +188,7 @@ def test_they_are_the_same_on_any_devices(tiny: ModelConfig, places: dict[str, A
         ({"rank": 17}, "rank 17 is more than the kernel .* has, 16 × 16; take at most 16"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(
+def test_adapters_that_fit_no_kernel_are_refused_by_name(
     tiny: ModelConfig, given: dict[str, Any], message: str
 ) -> None:
     params = transformer.build(tiny).init(jax.random.key(0))

@@ -68,7 +68,7 @@ def test_independent_decay_is_the_same_at_every_learning_rate() -> None:
         ({"name": "schedule_free", "ema_decay": 0.9}, "averages its iterates itself"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict, message: str) -> None:
+def test_impossible_rates_and_decays_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimConfig(**settings)
 

@@ -94,7 +94,7 @@ def test_blocks_and_layers_are_matrices_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("name", ["text_embedding/tokens", "bias"])
-def test_what_has_no_basis_gets_adam_from_the_second_gradient_on(name: str) -> None:
+def test_arrays_without_a_basis_get_adam_from_the_second_gradient_on(name: str) -> None:
     shape = (6, 3) if "/" in name else (3,)
     tree = lambda leaf: {"text_embedding": {"tokens": leaf}} if "/" in name else {"bias": leaf}  # noqa: E731
     grads = lambda n: tree(gradient(n, *shape))  # noqa: E731

@@ -55,6 +55,6 @@ def test_whole_parts_are_exact_on_both_sides_of_each_border(part: int) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 2**64])
-def test_what_has_no_place_is_refused(number: int) -> None:
+def test_a_number_out_of_range_is_refused(number: int) -> None:
     with pytest.raises(ValueError, match=f"{number} is not within"):
         wide.wide(number)

@@ -137,7 +137,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
         ({"decoder_start_token_id": 70}, "start_token"),
     ],
 )
-def test_a_configuration_that_is_none_is_refused(
+def test_a_configuration_of_another_form_is_refused(
     wrong: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=f"config.json is not a configuration .*{message}"):
@@ -157,7 +157,7 @@ def test_every_field_of_ours_has_a_word_there_or_is_checked(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", bart.ACTIVATIONS)
-def test_each_activation_is_said_in_both_languages(name: str) -> None:
+def test_each_activation_has_a_name_in_both_languages(name: str) -> None:
     values = json.loads((BART / "config.json").read_text()) | {"activation_function": name}
     config = bart.read_config(values)
     assert bart.read_config(bart.write_config(config)) == config
@@ -171,7 +171,7 @@ def test_each_activation_is_said_in_both_languages(name: str) -> None:
         ({"text_length": 20}, "model.text_length 20 differs from the 24 image tokens"),
     ],
 )
-def test_what_bart_has_no_word_for_is_refused_by_name(
+def test_settings_that_bart_lacks_are_refused_by_name(
     changes: dict[str, Any], message: str
 ) -> None:
     config, _ = pretrained.load(BART)

@@ -101,7 +101,7 @@ def test_the_sharpest_attention_has_the_packages_gradients_in_float64(
     assert norm(grads) == pytest.approx(there["grad_global_norm_float64"], rel=1e-9)
 
 
-def test_what_a_configuration_leaves_out_is_as_in_the_package() -> None:
+def test_missing_settings_have_the_package_s_defaults() -> None:
     config = dalle_mini.read_config({"model_type": "dallebart"}, [])
     package = {"encoder_vocab_size": 50264, "image_vocab_size": 16384, "image_length": 256}
     assert config == dalle_mini.read_config(package, [])
@@ -129,7 +129,7 @@ def test_what_a_configuration_leaves_out_is_as_in_the_package() -> None:
         ({"encoder_attention_heads": 5}, "num_heads 5"),
     ],
 )
-def test_a_configuration_that_is_none_is_refused(
+def test_a_configuration_of_another_form_is_refused(
     wrong: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     values = json.loads((FOLDER / "config.json").read_text())
@@ -157,7 +157,7 @@ def test_every_field_of_ours_has_a_word_there_or_is_checked() -> None:
         ({"decoder_start_token_id": -1}, "model.decoder_start_token_id -1"),
     ],
 )
-def test_what_the_package_has_no_word_for_is_refused_by_name(
+def test_settings_that_the_package_lacks_are_refused_by_name(
     changes: dict[str, Any], message: str, tiny: ModelConfig
 ) -> None:
     config = dataclasses.replace(tiny, decoder_start_token_id=19)

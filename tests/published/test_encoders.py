@@ -186,7 +186,7 @@ def test_an_encoder_leaves_nothing_to_the_decoders_settings() -> None:
             assert getattr(one, name) == getattr(other, name)
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_weights_and_settings_that_do_not_fit_are_named(tmp_path: Path) -> None:
     write_t5(tmp_path)
     arrays = load_file(tmp_path / "model.safetensors")
     key = "encoder.block.1.layer.1.DenseReluDense.wo.weight"

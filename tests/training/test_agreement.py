@@ -40,7 +40,7 @@ def test_where_xla_writes_does_not_count_and_what_it_computes_does() -> None:
     assert {name for name in found if found[name] != other[name]} == {"JAX_ENABLE_X64"}
 
 
-def test_what_differs_is_named_against_process_0() -> None:
+def test_settings_that_differ_from_process_0_are_named() -> None:
     same = {"seed": "0", "name": '"a"'}
     text = agreement.describe([same, same, {**same, "seed": "1"}])
     assert "do not agree: seed (0 in process 0, 1 in process 2); " in text

@@ -46,7 +46,7 @@ def test_the_configuration_gives_the_plan() -> None:
     assert make_plan(TrainingConfig(batch_size=4)) == BatchPlan(4)
 
 
-def test_a_plan_goes_on_from_another_at_the_example_where_it_was() -> None:
+def test_a_plan_continues_from_another_at_the_example_where_it_was() -> None:
     old = BatchPlan(8)
     for size in (16, 4):
         plan = BatchPlan(size).after(old.parts, 20)

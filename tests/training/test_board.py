@@ -59,7 +59,7 @@ def test_without_the_flag_there_is_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_a_full_disk_is_told_once_and_training_goes_on(
+def test_a_full_disk_is_reported_once_and_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = Board(ON, tmp_path, 0)
@@ -76,7 +76,7 @@ def test_a_full_disk_is_told_once_and_training_goes_on(
     assert "No space left on device" in told
 
 
-def test_a_folder_that_cannot_be_made_is_told(
+def test_a_folder_that_cannot_be_made_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tensorboard").touch()

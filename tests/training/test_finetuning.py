@@ -18,7 +18,7 @@ def tree(rows: int, classes: int, dim: int = 2, seed: int = 0) -> dict:
     }
 
 
-def test_what_fits_is_taken_bit_for_bit() -> None:
+def test_arrays_that_fit_are_taken_bit_for_bit() -> None:
     found, lines = fit_params(tree(5, 4), tree(5, 4, seed=1), {})
     np.testing.assert_array_equal(
         found["encoder"]["run0"]["kernel"], tree(5, 4)["encoder"]["run0"]["kernel"]
@@ -43,7 +43,7 @@ def test_tables_keep_the_rows_that_both_have_and_are_named() -> None:
     ]
 
 
-def test_what_was_the_start_token_is_another_token_now() -> None:
+def test_the_old_start_token_s_row_becomes_the_new_one_s() -> None:
     old, new = tree(5, 4), tree(5, 6, seed=1)
     found, _ = fit_params(old, new, {"image_embedding/tokens": (4, 6)})
     images = found["image_embedding"]["tokens"]

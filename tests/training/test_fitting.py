@@ -87,7 +87,7 @@ def test_nothing_is_compiled_beyond_what_fits() -> None:
     assert (found, made) == (16, [16])
 
 
-def test_where_nothing_fits_it_is_told_by_how_much() -> None:
+def test_where_nothing_fits_it_is_reported_by_how_much() -> None:
     devices = devices_in("pmap")
     plan, made = BatchPlan(4), list[int]()
     with pytest.raises(ValueError, match=r"auto: with one example at a time .* GB too much; take"):

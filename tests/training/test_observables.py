@@ -76,7 +76,7 @@ def test_values_are_those_of_numpy_on_any_devices_and_come_when_due(config: Para
     np.testing.assert_array_equal(row["gradient/counts"], np.histogram(gradient, EDGES)[0])
 
 
-def test_what_is_not_due_is_not_computed() -> None:
+def test_an_observable_is_computed_only_when_due() -> None:
     looked: list[int] = []
 
     def count(update: Update) -> Mapping[str, jax.Array]:

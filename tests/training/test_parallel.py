@@ -103,7 +103,7 @@ def test_shampoo_spread_over_devices_is_the_same(config: ParallelConfig) -> None
     assert_near(trained(ONE, 1, "shampoo"), trained(config, 1, "shampoo"), 1e-4)
 
 
-def test_a_run_goes_on_under_another_mode() -> None:
+def test_a_run_continues_under_another_mode() -> None:
     devices, create, run = program(PMAP)
     other, _, run_other = program(FSDP)
     state = train(parallel.create(create, devices), run, 0, 4)

@@ -64,7 +64,7 @@ def test_a_stop_is_passed_on_and_not_waited_for_in_vain(done: list[object]) -> N
     assert done == [signal.SIGTERM, exits.STOPPED]
 
 
-def test_a_stop_is_told_to_the_others_before_this_process_leaves(
+def test_a_stop_is_reported_to_the_others_before_this_process_leaves(
     done: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, other = socket.socketpair()

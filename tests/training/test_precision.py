@@ -100,7 +100,7 @@ def test_rounding_takes_one_of_both_neighbours_and_is_right_on_average() -> None
     np.testing.assert_allclose((found.mean(0) - np.asarray(x)) / gap, 0.0, atol=0.02)
 
 
-def test_what_needs_no_rounding_stays() -> None:
+def test_numbers_that_need_no_rounding_stay() -> None:
     x = jnp.array([1.0, -0.5, 0.0, jnp.inf, -jnp.inf, jnp.nan, 3.015625], jnp.float32)
     np.testing.assert_array_equal(round_randomly(x, KEY).astype(jnp.float32), x)
     params = narrow(init(KEY), "bfloat16")

@@ -59,7 +59,7 @@ def test_the_first_pod_of_a_job_is_the_coordinator(monkeypatch: pytest.MonkeyPat
     assert found == Meeting("train-0.pods.default.svc.cluster.local:55527", 4, 2)
 
 
-def test_what_jax_finds_by_itself_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_that_jax_detects_are_left_to_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name)
     assert find(ParallelConfig(), POD) == Meeting(
         None, None, None
@@ -86,7 +86,7 @@ def test_what_jax_finds_by_itself_is_left_to_it(monkeypatch: pytest.MonkeyPatch)
         ),
     ],
 )
-def test_what_is_missing_is_named(
+def test_missing_or_wrong_addresses_are_named(
     environ: dict[str, str], config: ParallelConfig, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

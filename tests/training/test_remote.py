@@ -34,7 +34,7 @@ def test_a_step_counts_when_every_process_has_written_its_part(url: str) -> None
     assert steps.steps() == [3]
 
 
-def test_what_saves_that_were_cut_off_have_left_is_removed(url: str) -> None:
+def test_the_rest_of_an_interrupted_save_is_removed(url: str) -> None:
     store = remote.open_store(url)
     with Checkpoints(url, CheckpointConfig()) as them:
         them.save(state_of(4, step=3), {})

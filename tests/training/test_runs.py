@@ -94,7 +94,7 @@ def test_a_second_process_is_kept_out_of_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_where_no_lock_can_be_had_the_run_goes_on_with_a_warning(
+def test_where_no_lock_can_be_had_the_run_continues_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     def flock(*_: object) -> None:

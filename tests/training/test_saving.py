@@ -38,7 +38,9 @@ def kept(values: dict[int, float | None], **config: Any) -> set[int]:
         ({10: None, 20: None, 25: None, 30: None}, {"keep": 1, "keep_every": 20}, {20, 30}),
     ],
 )
-def test_what_is_kept(values: dict[int, float | None], config: dict, steps: set[int]) -> None:
+def test_the_newest_the_best_and_every_nth_step_are_kept(
+    values: dict[int, float | None], config: dict, steps: set[int]
+) -> None:
     assert kept(values, **config) == steps
 
 
@@ -51,7 +53,7 @@ def test_nothing_is_deleted_for_a_metric_that_is_not_measured() -> None:
     assert problem.endswith("there are: eval/a/loss")
 
 
-def test_a_split_that_is_not_held_out_is_told_at_the_start() -> None:
+def test_a_split_that_is_not_held_out_is_reported_at_the_start() -> None:
     check_keep_best(CheckpointConfig(), [])
     check_keep_best(CheckpointConfig(keep_best="-eval/a/loss"), ["a"])
     with pytest.raises(ValueError, match=r"of no evaluated split; there are: eval/a/"):
@@ -99,6 +101,6 @@ def test_process_0_decides_by_its_clock(monkeypatch: pytest.MonkeyPatch, index: 
 
 
 @pytest.mark.parametrize("cause", ["No space left on device", "File too large"])
-def test_of_a_failed_save_the_systems_own_words_are_told(cause: str) -> None:
+def test_of_a_failed_save_the_systems_own_words_are_reported(cause: str) -> None:
     around = f"OUT_OF_RANGE: Error writing a in OCDBT database: Failed: x [OS error 27: {cause}] y"
     assert _first_line(RuntimeError(around)) == cause

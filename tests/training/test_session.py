@@ -121,7 +121,7 @@ def killed_at(n: int) -> Callable[[Any], Any]:
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_run_goes_on_in_an_empty_folder(tmp_path: Path, scheme: str) -> None:
+def test_a_run_continues_in_an_empty_folder(tmp_path: Path, scheme: str) -> None:
     """The folder is on another machine; the checkpoints are on another disk or in an object
     store."""
     training = dataclasses.replace(TRAINING, on_spike="rollback")
@@ -145,7 +145,7 @@ def test_a_run_goes_on_in_an_empty_folder(tmp_path: Path, scheme: str) -> None:
     assert fetched == (world.folder / "metrics.jsonl").read_bytes()
 
 
-def test_what_cannot_be_copied_or_saved_is_told_and_training_goes_on(
+def test_a_failed_copy_or_save_is_logged_and_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run").mkdir()
@@ -169,7 +169,7 @@ def test_what_cannot_be_copied_or_saved_is_told_and_training_goes_on(
         assert checkpoints.steps() == [10, 30, 40]
 
 
-def test_nan_is_skipped_and_noted_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_nan_is_skipped_and_noted_and_the_run_continues(tmp_path: Path) -> None:
     world = World(tmp_path / "run", {5: np.nan, 6: np.inf})
     state = world.run()
     assert world.events() == [("start", 0), ("skip", 6), ("skip", 7), ("end", 40)]
@@ -232,7 +232,7 @@ def test_a_state_with_a_nan_is_not_saved_and_what_is_lost_is_counted(
     assert saved_steps(world) == {10}
 
 
-def test_what_was_done_before_an_error_is_saved(tmp_path: Path) -> None:
+def test_updates_before_an_error_are_saved(tmp_path: Path) -> None:
     """For example the disk with the data goes away and comes back."""
     straight = World(tmp_path / "straight", {})
     expected = straight.run()
@@ -244,7 +244,7 @@ def test_what_was_done_before_an_error_is_saved(tmp_path: Path) -> None:
     assert world.losses() == straight.losses()
 
 
-def test_what_an_error_loses_is_counted_if_it_cannot_be_saved(
+def test_updates_lost_by_an_error_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world, save = World(tmp_path / "run", {}), FolderSteps.save
@@ -405,7 +405,7 @@ def test_float16_at_the_floor_ends_with_a_way_out(tmp_path: Path) -> None:
     assert saved_steps(world) == {10, 20, 30}
 
 
-def test_another_batch_size_goes_on_at_the_example_where_the_run_was(tmp_path: Path) -> None:
+def test_another_batch_size_continues_at_the_example_where_the_run_was(tmp_path: Path) -> None:
     world = World(tmp_path / "run", {}, dataclasses.replace(TRAINING, steps=20))
     world.run()
     for steps, size in ((30, 16), (40, 2)):

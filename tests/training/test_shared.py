@@ -45,7 +45,7 @@ def test_seeds_rates_and_lengths_share_programs_and_change_nothing(
         assert_same(one, other)
 
 
-def test_what_is_compiled_otherwise_is_not_shared(tmp_path: Path) -> None:
+def test_runs_that_compile_differently_share_no_program(tmp_path: Path) -> None:
     optim, programs = {"learning_rate": 0.01}, Programs()
     for n, more in enumerate(({}, {"weight_decay": 0.1}, {"beta1": 0.8})):
         end_of(tmp_path / str(n), programs, 0, 9, **optim, **more)

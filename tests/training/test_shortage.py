@@ -49,7 +49,7 @@ def test_memory_that_runs_out_is_one_line_with_what_did_fit(made: int, told: str
     assert "\n" not in str(found.value)
 
 
-def test_real_memory_of_xla_is_told() -> None:
+def test_real_memory_of_xla_is_reported() -> None:
     def grow() -> Any:
         return jax.jit(lambda: jnp.ones((1 << 46,), jnp.int8))().block_until_ready()
 

@@ -66,7 +66,7 @@ def test_where_nothing_was_trained_yet_it_just_leaves() -> None:
     assert end() == (75, ["left"])
 
 
-def test_what_can_be_rescued_is() -> None:
+def test_shielded_work_is_finished_after_a_signal() -> None:
     assert end("stop.shield(lambda: print('saved'))") == (75, ["saved", "left"])
 
 

@@ -232,7 +232,7 @@ def test_overlapping_ranges_are_skipped_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["5", "5:5", "7:3", "-1:3", "a:b"])
-def test_what_is_no_range_is_refused(text: str) -> None:
+def test_a_text_that_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a range a:b"):
         parse_range(text)
 

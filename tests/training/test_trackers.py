@@ -118,7 +118,7 @@ def test_the_mirror_has_every_row_and_picture(
         ("", "off", []),
     ],
 )
-def test_a_mirror_that_fails_is_told_in_a_line_and_gone_without(
+def test_a_mirror_that_fails_is_reported_in_a_line_and_gone_without(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -203,7 +203,7 @@ def test_a_mirror_that_hangs_is_not_waited_for(
     assert "wandb is not ready and is left to itself" in capfd.readouterr().err
 
 
-def test_what_waits_for_a_mirror_that_hangs_has_an_end(
+def test_a_mirror_that_hangs_is_given_up_after_so_many_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_wandb(tmp_path, monkeypatch, "hang")

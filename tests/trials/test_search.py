@@ -149,7 +149,7 @@ def test_a_sweep_of_one_process_ends_and_stops_as_others_do(tmp_path: Path) -> N
     assert [trial.values for trial in then] == [(0.0,), (1.0,), (2.0,)]
 
 
-def test_a_stopped_sweep_saves_its_runs_and_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_sweep_saves_its_runs_and_continues(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, GRID)
     out, stop = tmp_path / "out", Stop()
     out.mkdir()

@@ -39,7 +39,7 @@ def test_the_files_of_the_repository_are_right(path: Path) -> None:
     assert sweep.searched
 
 
-def test_what_a_file_says(tmp_path: Path) -> None:
+def test_a_sweep_file_gives_metric_cap_and_searched_settings(tmp_path: Path) -> None:
     sweep = read_sweep(write(tmp_path, RIGHT + "run_cap: 7\n"))
     assert (sweep.metric, sweep.sign, sweep.run_cap) == ("eval/tone/loss", 1, 7)
     assert sweep.searched == ["optim.learning_rate"]
@@ -88,9 +88,7 @@ def test_what_a_file_says(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(
-    tmp_path: Path, old: str, new: str, said: str
-) -> None:
+def test_an_error_is_named_with_its_line(tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in RIGHT
     with pytest.raises(ValueError, match=said):
         read_sweep(write(tmp_path, RIGHT.replace(old, new)))

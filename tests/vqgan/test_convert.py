@@ -65,7 +65,7 @@ def test_one_program_s_becomes_the_other_s(tmp_path: Path) -> None:
     assert json.loads((flax / "config.json").read_text()).items() <= values.items()
 
 
-def test_what_another_program_cannot_say_is_named(tmp_path: Path) -> None:
+def test_settings_that_the_other_format_lacks_are_named(tmp_path: Path) -> None:
     for to in ("taming", "vqgan_jax"):
         with pytest.raises(ValueError, match="patch_size 4: taming-transformers has no setting"):
             pretrained.convert(pretrained.SHIPPED, tmp_path / "out", to=to)

@@ -109,7 +109,7 @@ def test_each_picture_is_encoded_once():
         ({"optim": OptimConfig(train_only=("decoder/*", "encoder/*"))}, "train_only is"),
     ],
 )
-def test_what_would_move_the_tokens_is_refused(fixed, changes, said):
+def test_settings_that_would_change_the_tokens_are_refused(fixed, changes, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(fixed, **changes)
 

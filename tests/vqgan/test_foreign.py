@@ -111,7 +111,7 @@ def test_settings_that_cannot_be_said_are_named(changes: dict[str, Any], message
         pretrained.load(GUMBEL, flat)
 
 
-def test_resampling_without_convolutions_is_said_and_computed() -> None:
+def test_resampling_without_convolutions_is_reported_and_computed() -> None:
     values = settings()
     flat = {**values.pop("ddconfig"), **values, "resamp_with_conv": False}
     config = taming_layout.read_settings(flat)
@@ -224,7 +224,7 @@ BOMB = "\n".join(
 @pytest.mark.parametrize(
     "text", [BOMB, "", "[", "- 1", "{model: 3}", "{a: !!python/name:os.system }"]
 )
-def test_settings_files_that_are_none_are_named(checkpoint: Path, text: str) -> None:
+def test_settings_files_of_another_form_are_named(checkpoint: Path, text: str) -> None:
     checkpoint.with_name("model.yaml").write_text(text)
     with pytest.raises(ValueError, match="model.yaml"):
         pretrained.load(checkpoint)

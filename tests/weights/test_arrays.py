@@ -86,7 +86,7 @@ def test_a_cut_file_is_named(tmp_path: Path, params: dict[str, Any], size: int) 
         b"\x02\0\0\0\0\0\0\0{}more",
     ],
 )
-def test_what_is_no_such_file_is_named(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "w.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match="w.safetensors cannot be read"):
         read_weights(tmp_path / "w.safetensors", {})

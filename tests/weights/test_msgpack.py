@@ -47,7 +47,7 @@ def test_the_bytes_are_those_of_flax(path: Path, tree: dict[str, Any]) -> None:
     assert path.read_bytes() == expected
 
 
-def test_what_was_written_is_read_in_its_order(path: Path, tree: dict[str, Any]) -> None:
+def test_a_written_tree_is_read_in_its_order(path: Path, tree: dict[str, Any]) -> None:
     found = read_msgpack(path)
     assert list(found) == list(tree)
     assert found["b"]["nothing"] == {}
@@ -111,7 +111,9 @@ def leaf(shape: Any, kind: Any, data: Any) -> bytes:
         (b"", "No more data"),
     ],
 )
-def test_what_flax_would_not_write_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_file_that_flax_would_not_write_is_refused(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     (tmp_path / "x.msgpack").write_bytes(data)
     with pytest.raises(ValueError, match="x.msgpack cannot be read: ") as caught:
         read_msgpack(tmp_path / "x.msgpack")

@@ -21,7 +21,7 @@ PLAN: Plan = {
 }
 
 
-def test_what_is_gathered_can_be_scattered_and_keeps_its_shape() -> None:
+def test_scatter_undoes_gather_and_shapes_stay() -> None:
     draw = np.random.default_rng(0)
     theirs = {key: draw.normal(size=(3, 2)) for key in ("k", "0.k", "1.k")} | {"s": np.array(2.0)}
     ours = gather(PATH, dict(theirs), PLAN, np.float64)

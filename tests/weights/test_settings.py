@@ -46,12 +46,12 @@ def test_settings_out_of_json_are_those_that_went_in() -> None:
         ({"sizes": [1] * 2000}, "sizes must be a list of whole numbers"),
     ],
 )
-def test_what_is_no_setting_is_named(values: Any, message: str) -> None:
+def test_values_that_are_no_settings_are_named(values: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_own(Example, values)
 
 
-def test_whatever_is_wrong_is_one_line_that_names_the_file() -> None:
+def test_every_error_is_one_line_that_names_the_file() -> None:
     for error in (ValueError("first\nsecond"), TypeError("first"), OverflowError("first")):
         said = pytest.raises(ValueError, match="^x.json is not a configuration of a thing: first$")
         with said, configuring("x.json", "a thing"):

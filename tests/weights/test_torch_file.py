@@ -81,7 +81,7 @@ def test_a_pickle_that_torch_wrote_is_read(tmp_path: Path) -> None:
     assert sum(key.startswith("loss.") for key in found) == 2
 
 
-def test_what_trainers_leave_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+def test_objects_that_trainers_save_beside_the_weights_are_ignored(tmp_path: Path) -> None:
     tensors, storages = state_dict(ARRAYS)
     beside = {
         "hyper_parameters": Called(
@@ -205,7 +205,7 @@ def test_noise_in_a_file_gives_one_line_or_other_numbers(tmp_path: Path) -> None
         (b"\x8e" + b"\xff" * 8, "bytes"),
     ],
 )
-def test_what_is_no_torch_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_file_that_is_no_torch_file_is_named(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "x.pt").write_bytes(data)
     with pytest.raises(ValueError, match=f"x.pt cannot be read: .*{message}"):
         read_torch_file(tmp_path / "x.pt")

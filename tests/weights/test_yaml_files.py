@@ -111,7 +111,7 @@ def test_merged_settings_give_way_to_a_section_s_own(tmp_path: Path) -> None:
         ("a: b: c", "not allowed here"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line_with_the_file_and_in_no_time(
+def test_a_senseless_file_is_refused_quickly_in_one_line_with_its_name(
     tmp_path: Path, text: str | bytes, message: str
 ) -> None:
     start = time.process_time()
@@ -122,7 +122,7 @@ def test_what_cannot_be_meant_is_one_line_with_the_file_and_in_no_time(
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_and_a_missing_file_are_told(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it is not a file"):
         read_yaml(tmp_path)
     with pytest.raises(ValueError, match="No such file"):
