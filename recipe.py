@@ -123,7 +123,11 @@ def training_loss(config: Config, model: Transformer, records: Records) -> Loss:
     tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
     empty_text = jnp.asarray(tokens), jnp.asarray(mask)
     share = config.loss.near_codes
-    targets = soft_targets(codebook(records.vqgan_folder), share) if share else None
+    targets = None
+    if share:
+        used = records.used_codes()
+        is_alive = 2 * used.sum() >= len(used)  # then the other codes are known to be good, too
+        targets = soft_targets(codebook(records.vqgan_folder), share, None if is_alive else used)
     return make_loss(model, empty_text, records.codebook_size, config.loss, targets)
 
 

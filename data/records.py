@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 import clone
 from data.array_files import READ_AHEAD, open_array, read_ahead
@@ -26,6 +26,7 @@ from split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 
 LARGE = 1 << 28
 """Size in bytes above which records are not checked whole before training."""
+_READ_FOR_CODES = 1 << 16  # pictures
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,12 @@ class Records:
                 if len(found) < count:
                     found.setdefault(self.examples[row]["caption"])
         return list(found)
+
+    def used_codes(self) -> Bool[np.ndarray, " k"]:
+        """True for each code of the VQGAN that a picture has. Of many pictures a part is read."""
+        used = np.zeros(self.codebook_size, bool)
+        used[self.image_tokens[:: max(len(self) // _READ_FOR_CODES, 1)].ravel()] = True
+        return used
 
     @property
     def grid_size(self) -> int:

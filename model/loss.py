@@ -121,7 +121,7 @@ def make_loss(
         labels = batch["image_tokens"]
         plain = cross_entropy(logits, labels).mean()
         objective = plain
-        if config.label_smoothing or config.z_loss or targets:
+        if config.label_smoothing or config.z_loss or targets is not None:
             objective = cross_entropy(
                 logits, labels, config.label_smoothing, config.z_loss, targets
             ).mean()

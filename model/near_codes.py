@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 COUNT = 8
 """Codes among which the share is spread, at most."""
 BLOCK = 1024
-"""Codes whose distances to all others are computed at a time: 16 MB for a codebook of 4,096."""
+"""Codes whose distances to all others are computed at a time: 16 MB for a codebook of 4,096, 64 MB
+for one of 16,384."""
 
 
 class Targets(NamedTuple):
@@ -25,31 +27,43 @@ class Targets(NamedTuple):
     shares: Float[Array, "k n"]
 
 
-def soft_targets(codebook: Float[Array, "k c"], share: float) -> Targets:
+def soft_targets(
+    codebook: Float[Array, "k c"], share: float, used: Bool[np.ndarray, " k"] | None = None
+) -> Targets:
     """Each code keeps 1 − `share` of its target; its nearest codes get the rest.
 
     A neighbour at squared distance d² gets a weight of exp(−2 d² / m), where m is the mean of d²
-    over the neighbours of all codes. So the weights do not depend on the codebook's scale.
+    over the neighbours of all codes. So the weights do not depend on the codebook's scale. Only
+    `used` codes, if given, are neighbours: the decoder has never learnt to paint a dead code.
     """
-    count = min(COUNT, len(codebook) - 1)
+    is_used = np.ones(len(codebook), bool) if used is None else used
+    count = min(COUNT, int(is_used.sum()) - 1)
+    if count < 1:  # no code has a neighbour
+        return Targets(jnp.arange(len(codebook))[:, None], jnp.ones((len(codebook), 1)))
     codebook = jnp.asarray(codebook, jnp.float32)
+    codebook -= codebook.mean(0, keepdims=True)  # the squares below would cancel far from zero
     blocks = [
-        _nearest(codebook, jnp.arange(start, min(start + BLOCK, len(codebook))), count)
+        _nearest(codebook, jnp.arange(start, min(start + BLOCK, len(codebook))), is_used, count)
         for start in range(0, len(codebook), BLOCK)
     ]
     classes, squares = (jnp.concatenate(parts) for parts in zip(*blocks, strict=True))
-    weights = jax.nn.softmax(-2 * squares / jnp.maximum(squares.mean(), 1e-12), axis=-1)
+    mean = squares[np.flatnonzero(is_used)].mean()
+    weights = jax.nn.softmax(-2 * squares / jnp.maximum(mean, 1e-12), axis=-1)
     own = jnp.arange(len(codebook))[:, None]
     shares = jnp.concatenate([jnp.full((len(codebook), 1), 1 - share), share * weights], axis=1)
     return Targets(jnp.concatenate([own, classes], axis=1), shares)
 
 
 def _nearest(
-    codebook: Float[Array, "k c"], rows: Int[Array, " b"], count: int
+    codebook: Float[Array, "k c"],
+    rows: Int[Array, " b"],
+    used: Bool[np.ndarray, " k"],
+    count: int,
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
-    """(the `count` codes nearest to each of these, without itself; their squared distances)."""
+    """(the `count` used codes nearest to each of these, without itself; squared distances)."""
     norms = jnp.square(codebook).sum(-1)
-    squares = norms[rows, None] + norms[None] - 2 * codebook[rows] @ codebook.T
+    products = jnp.matmul(codebook[rows], codebook.T, precision=jax.lax.Precision.HIGHEST)
+    squares = jnp.where(used[None], norms[rows, None] + norms[None] - 2 * products, jnp.inf)
     squares = squares.at[jnp.arange(len(rows)), rows].set(jnp.inf)
     negative, classes = jax.lax.top_k(-squares, count)
     return classes, jnp.maximum(-negative, 0)

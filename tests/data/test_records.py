@@ -63,6 +63,13 @@ def test_arrays_are_mapped_and_cannot_be_changed(tmp_path: Path) -> None:
         records.image_tokens[0, 0] = 1
 
 
+def test_the_codes_that_pictures_have_are_known(tmp_path: Path) -> None:
+    records = write(tmp_path / "r")
+    used = records.used_codes()
+    assert len(used) == records.codebook_size
+    assert set(np.flatnonzero(used)) == set(records.image_tokens.ravel().tolist())
+
+
 def test_a_large_vocabulary_gets_wider_numbers(tmp_path: Path) -> None:
     text_tokens = np.full((5, 2), 100_000, np.int32)
     records = write(tmp_path / "r", text_tokens=text_tokens, text_vocab_size=100_001)

@@ -60,6 +60,30 @@ def test_equal_codes_and_few_codes_have_finite_shares() -> None:
         assert not (targets.classes[:, 1:] == own).any()
 
 
+def test_a_code_alone_keeps_its_whole_target() -> None:
+    assert soft_targets(jnp.ones((1, 3)), 0.5).shares.tolist() == [[1.0]]
+
+
+def test_dead_codes_get_nothing() -> None:
+    # As in VQGANs whose unused codes stay where they began, all at one place near the used ones.
+    living = np.random.default_rng(2).normal(size=(60, 64)).astype(np.float32)
+    codes, used = np.concatenate([living, np.zeros_like(living)]), np.arange(120) < 60
+    targets = soft_targets(jnp.asarray(codes), 0.2, used)
+    alone = soft_targets(jnp.asarray(living), 0.2)
+    np.testing.assert_array_equal(targets.classes[:60], alone.classes)
+    np.testing.assert_allclose(targets.shares[:60], alone.shares, rtol=1e-5)
+    assert used[np.asarray(targets.classes[:, 1:])].all()
+    without = np.asarray(soft_targets(jnp.asarray(codes), 0.2).classes[:60, 1:])
+    assert used[without].mean() < 0.1  # nearly all neighbours would be dead
+
+
+def test_codes_far_from_zero_have_the_same_neighbours() -> None:
+    codes = np.round(CODES * 64) / 64  # so that adding 1,000 rounds nothing
+    plain, moved = (soft_targets(jnp.asarray(one), 0.2) for one in (codes, codes + 1000))
+    np.testing.assert_array_equal(plain.classes, moved.classes)
+    np.testing.assert_allclose(plain.shares, moved.shares, rtol=1e-4)
+
+
 def test_near_codes_of_the_shipped_vqgan_are_near() -> None:
     codes = codebook(GENERAL)
     targets = soft_targets(codes, 0.2)
