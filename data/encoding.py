@@ -69,7 +69,8 @@ class EncodeConfig(ReadingConfig):
     """Views of each picture; training uses a random one each time. The first is the plain picture,
     the others are shifted and up to a quarter closer. Encoding takes this many times as long."""
     flips: bool = False
-    """Mirror half of the views beside the plain one. Letters and clocks are mirrored, too."""
+    """Mirror half of the views beside the plain one, except of pictures whose captions name a side.
+    Letters and clocks are mirrored, too."""
     reuse: str | None = None
     """Folder of earlier records with the same VQGAN. Pictures that are in both are not encoded
     again. The new records are the same as without reuse."""

@@ -16,11 +16,12 @@ from jaxtyping import UInt8
 from data.pictures import UnreadablePictureError, size_of
 from data.sources import PLAIN, Example, ReadingConfig, Source, printable
 from data.sources.addresses import RemoteError
-from data.views import NO_VIEWS, Views, make_views
+from data.views import NO_VIEWS, Views, make_views, names_side
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 _CHUNK = 64  # pictures whose decoding is begun at a time
 _MAX_THREADS = 16
+_NOT_MIRRORED = "a caption names a side, so no view is mirrored"
 _JUDGED_FROM = 200  # pictures, below which a share of bad ones says little
 
 
@@ -141,7 +142,9 @@ def _read(
         width, height = size_of(example.data)
         sizes = {"width": str(width), "height": str(height)}
         columns = {**kept.columns, "width": width, "height": height}
-        kept = replace(kept, attributes={**kept.attributes, **sizes}, columns=columns)
+        notes = (*kept.notes, _NOT_MIRRORED) if views.flips and names_side(kept) else kept.notes
+        attributes = {**kept.attributes, **sizes}
+        kept = replace(kept, attributes=attributes, columns=columns, notes=notes)
         return Reading(index, kept, pixels, views=make_views(example, pixels, config, views))
     except UnreadablePictureError as error:
         return Reading(index, kept, None, str(error))

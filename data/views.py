@@ -5,7 +5,8 @@ needed, is scaled down, so that no view has invented borders.
 """
 
 import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,16 +18,27 @@ _LARGER = 5, 4
 _ROOM = 1 << 16  # steps in which places and sizes are drawn
 
 
+_SIDE = re.compile(
+    r"\b(left|right(?!\s+angle)|links|rechts|gauche|droite|izquierda|derecha)\b", re.IGNORECASE
+)
+
+
 @dataclass(frozen=True)
 class Views:
     """The number of views of each picture, the plain one included."""
 
     count: int = 1
     flips: bool = False
-    """True if half of the further views are mirrored."""
+    """True if half of the further views are mirrored, except of pictures whose captions name a
+    side."""
 
 
 NO_VIEWS = Views()
+
+
+def names_side(example: Example) -> bool:
+    """True if a caption says left or right, which is wrong of the mirrored picture."""
+    return any(_SIDE.search(text) for text, _ in example.captions)
 
 
 def make_views(
@@ -35,6 +47,7 @@ def make_views(
     """The further views of a picture. Their positions depend on `pixels`, the plain view."""
     if views.count == 1:
         return []
+    views = replace(views, flips=views.flips and not names_side(example))
     size = len(pixels)
     large = Image.fromarray(example.picture(-(-size * _LARGER[0] // _LARGER[1]), config))
     return [_view(large, size, _draws(pixels, number), views) for number in range(1, views.count)]

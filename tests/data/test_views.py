@@ -1,12 +1,14 @@
 """Views of a picture beside the plain one."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from data.sources import PLAIN, Example
-from data.views import Views, make_views
+from data.views import Views, make_views, names_side
 
 
 def test_views_are_further_squares_of_the_same_picture() -> None:
@@ -34,3 +36,19 @@ def test_views_are_further_squares_of_the_same_picture() -> None:
     mirrored = make_views(example, square, PLAIN, Views(9, flips=True))
     falling = [int(view[0, -1, 0]) < int(view[0, 0, 0]) for view in mirrored]
     assert 0 < sum(falling) < 8
+    said = replace(example, captions=(("a cat", 1.0), ("a cat on the left of a dog", 1.0)))
+    unmirrored = make_views(said, square, PLAIN, Views(9, flips=True))
+    assert [view.tobytes() for view in unmirrored] == [view.tobytes() for view in views]
+
+
+@pytest.mark.parametrize(
+    ("caption", "is_side"),
+    [
+        ("The LEFT hand", True),
+        ("links steht ein Hund", True),
+        ("a right angle", False),
+        ("x", False),
+    ],
+)
+def test_captions_that_name_a_side_are_known(caption: str, is_side: bool) -> None:
+    assert names_side(Example("", b"", ((caption, 1.0),), "", {}, "")) == is_side
