@@ -166,7 +166,7 @@ def _part(
 def _nothing_to_train_on(source: Source, found: Found, held_out: float) -> str:
     counts = Counter(found.splits)
     said = ", ".join(f"{count:,} {printable(name)}" for name, count in counts.most_common(5))
-    why = f"held_out is {held_out}"
+    why = f"held_out is {held_out}; try --held_out=0"
     if set(counts) != {HELD_OUT}:
         why = (
             f"the source itself calls them {said} (its column or folders of splits); "

@@ -1,7 +1,9 @@
 """Picture files → square pixels. The bytes of a file are not trusted."""
 
 import io
+import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -36,6 +38,8 @@ _ROTATED = {
 # Sizes are checked here, against a lower bound than Pillow's. Pillow's would also warn on the
 # terminal.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of odd metadata; a picture that cannot be used is counted and named instead.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class UnreadablePictureError(ValueError):
@@ -134,7 +138,31 @@ def _unknown(data: bytes) -> str:
         return "a web page, no picture"
     if data.startswith(b"version https://git-lfs"):
         return "a pointer of git-lfs, not the picture; run `git lfs pull`"
-    return "not a JPEG, PNG, WebP or another format that is read"
+    return "not a JPEG, PNG, WebP or another format that is read" + _told(data)
+
+
+def _told(data: bytes) -> str:
+    """What the file is instead, in parentheses; empty if that is unknown."""
+    if b"<svg" in data[:4096].lower():
+        return " (an SVG drawing; save it as PNG)"
+    for start, name in _UNREAD:
+        if data.startswith(start):
+            return f" ({name}; save it as PNG or JPEG)"
+    return "" if re.search(rb"[^\s\x20-\x7e]", data[:256]) else " (a text)"
+
+
+_UNREAD = (
+    (b"8BPS", "Photoshop's PSD"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\0\0\x01\0", "an icon"),
+    (b"%PDF", "a PDF"),
+    (b"%!PS", "PostScript"),
+    (b"gimp xcf", "GIMP's XCF"),
+    (b"II*\0", "a camera's raw picture or an unusual TIFF"),
+    (b"MM\0*", "a camera's raw picture or an unusual TIFF"),
+)
+"""First bytes of formats that are not read."""
 
 
 def _check_pixels(picture: Image.Image) -> None:

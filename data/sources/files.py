@@ -1,7 +1,7 @@
 """The files of a folder, linked folders included, by the endings of their names."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedIOBase
@@ -97,10 +97,14 @@ class Tree:
             return file.read(limit + 1)
 
 
+ARCHIVES = ("tar", "zip", "gz", "tgz", "bz2", "xz", "zst", "7z", "rar")
+VIDEOS = ("mp4", "mov", "avi", "mkv", "webm", "m4v", "3gp", "mpg", "mpeg")
+SPREADSHEETS = ("xlsx", "xls", "ods", "numbers")
 _OF_OTHERS = (
-    *("md", "tar", "zip", "gz", "bz2", "xz", "zst", "7z", "rar", "tfrecord", "arrow", "npy", "npz"),
+    *(*ARCHIVES, *VIDEOS, *SPREADSHEETS),
+    *("md", "tfrecord", "arrow", "npy", "npz", "h5", "hdf5", "mat", "mdb", "rec", "mds"),
     *("py", "sh", "html", "htm", "xml", "yaml", "yml", "pkl", "pt", "log", "lock", "ini", "db"),
-    *("mp4", "mov", "avi", "mp3", "wav", "pdf", "doc", "docx"),
+    *("mp3", "wav", "pdf", "doc", "docx"),
 )
 OTHERS = frozenset((*_OF_OTHERS, *CAPTION_ENDINGS, *TABLE_ENDINGS))
 """Endings of files that are never pictures, and are not opened to check."""
@@ -114,6 +118,22 @@ def walk(folder: Path) -> Tree:
     unused = Unused()
     names = [os.path.relpath(path, folder) for path in _walk(folder, unused)]
     return Tree(folder, [name.replace(os.sep, "/") for name in names], unused)
+
+
+def among(pictures: Sequence[Path]) -> Tree:
+    """These pictures, and the captions and tables in their folders."""
+    folders = list(dict.fromkeys(one.absolute().parent for one in pictures))
+    folder, unused = Path(os.path.commonpath(folders)), Unused()
+    found = {one.absolute() for one in pictures}
+    for here in folders:
+        every = [one for one in here.iterdir() if not is_hidden(one.name)]
+        others = [one for one in every if is_picture(one.name) and one not in found]
+        of_others = {one.stem for one in others} - {one.stem for one in found}
+        for one in every:
+            if ending_of(one.name) in CAPTION_ENDINGS + TABLE_ENDINGS and one.stem not in of_others:
+                found.add(one)
+    names = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in found)
+    return Tree(folder, names, unused)
 
 
 def _walk(folder: Path, unused: Unused) -> Iterator[str]:

@@ -18,6 +18,7 @@ from data.sources.splits import split_from, splits_of
 LOOKED_AT = 200  # caption files from which the encoding of a source is guessed
 NOT_BESIDE = "none of its pictures has a .txt or .json of the same name beside it"
 NOT_NAMED = "their names are numbers, or say what a camera or program writes"
+_UNREADABLE = "a caption file cannot be read"
 
 
 class FolderSource(Source):
@@ -58,25 +59,25 @@ class FolderSource(Source):
     def __getitem__(self, index: int) -> Example:
         one = self._pairs[index]
         name = self._tree.names[one.picture]
-        said = {ending: self._read_caption(self._tree.names[place]) for ending, place in one.texts}
+        said: dict[str, bytes] = {}
+        notes: tuple[str, ...] = ()
+        for ending, place in one.texts:
+            try:
+                said[ending] = self._tree.read(self._tree.names[place], MAX_CAPTION_BYTES)
+            except OSError:
+                notes = (_UNREADABLE,)
         data = self._tree.read(name, MAX_BYTES)
         example = example_beside(one.key, data, said, name, self.config, self.encoding)
         own = self._splits[index] if self._splits and self.config.splits == "own" else ""
-        return replace(example, split=example.split or own)
-
-    def _read_caption(self, name: str) -> bytes:
-        try:
-            return self._tree.read(name, MAX_CAPTION_BYTES)
-        except OSError:
-            return b""  # the same as no caption
+        return replace(example, split=example.split or own, notes=(*example.notes, *notes))
 
     def _some_captions(self) -> Iterator[bytes]:
         captioned = [one for one in self._pairs if one.texts]
         step = max(len(captioned) // LOOKED_AT, 1)
         for one in captioned[::step]:
             for _, place in one.texts:
-                with contextlib.suppress(ValueError):  # reported when its picture is read
-                    yield self._read_caption(self._tree.names[place])
+                with contextlib.suppress(OSError, ValueError):  # reported with its picture
+                    yield self._tree.read(self._tree.names[place], MAX_CAPTION_BYTES)
 
 
 def guess_encoding(captions: Iterable[bytes]) -> str:

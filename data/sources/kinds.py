@@ -3,17 +3,29 @@
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data.sources import layouts, listed, remote
+from data.sources import apart, arrow, layouts, listed, remote
 from data.sources.addresses import HUB, RemoteError, check_scheme, find, scheme_of, without_secrets
 from data.sources.base import Source, counted, printable
 from data.sources.columns import ColumnSource
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import Tree, ending_of, is_picture, walk
+from data.sources.files import (
+    ARCHIVES,
+    CAPTION_ENDINGS,
+    SPREADSHEETS,
+    TABLE_ENDINGS,
+    VIDEOS,
+    Tree,
+    among,
+    ending_of,
+    is_picture,
+    walk,
+)
 from data.sources.folder import FolderSource
 from data.sources.joined import JoinedSource
 from data.sources.parquet import ParquetTable, holds_pictures
@@ -22,6 +34,7 @@ from data.sources.tar import TarSource
 from data.sources.tfrecord import TFRecordSource
 from data.sources.zip import ZipTree
 
+_LOOKED_AT = 20  # parquet files that are looked into for pictures
 _HUB = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+$")
 
 Opener = Callable[[Tree, ReadingConfig], Source | None]
@@ -45,7 +58,8 @@ _OF_FILES = (
     Kind("table", "a csv, tsv, jsonl, json or parquet of paths", layouts.open_tables),
 )
 _BY_FOLDERS = (
-    Kind("apart", "images/ beside captions/", layouts.open_apart),
+    Kind("apart", "images/ beside captions/", apart.open_apart),
+    Kind("each", "folders with one caption.txt each, for all pictures in it", apart.open_each),
     Kind("classes", "folders named by class", layouts.open_classes),
 )
 
@@ -70,7 +84,7 @@ def _in_zips(tree: ZipTree, config: ReadingConfig) -> Source:
     return source
 
 
-_WITH_NAMES = ("folder", "apart", "tar")
+_WITH_NAMES = ("folder", "apart", "each", "tar")
 """Kinds of sources whose captions may be the names of the pictures."""
 
 KINDS = (
@@ -79,7 +93,7 @@ KINDS = (
     Kind("tfrecord", "img2dataset's TFRecords", layouts.open_tfrecords),
     *_OF_FILES,
     Kind("parquet", "parquet files with pictures in a column", layouts.open_parquet),
-    Kind("zip", "zip files of any of these, or of the two below", _open_zips),
+    Kind("zip", "zip files of any of these, or of the three below", _open_zips),
     *_BY_FOLDERS,
 )
 
@@ -109,7 +123,7 @@ def _open_all(paths: list[str], need_captions: bool, config: ReadingConfig) -> S
     if len(paths) > 1 and all(one.endswith(".tar") and Path(one).is_file() for one in paths):
         sources: list[Source] = [TarSource([Path(one) for one in paths], None, config)]
     else:
-        sources = [_open(one, config) for one in paths]
+        sources = _open_each(paths, config)
     for one in sources if config.captions == "names" else ():
         if one.kind not in _WITH_NAMES and len(one):
             raise ValueError(
@@ -132,6 +146,17 @@ def _open_all(paths: list[str], need_captions: bool, config: ReadingConfig) -> S
             f"{source.sought}; docs/layouts.md shows what can be read"
         )
     return source
+
+
+def _open_each(paths: list[str], config: ReadingConfig) -> list[Source]:
+    """The source at each path. Pictures and captions that a shell's FOLDER/* names are one."""
+    pictures = [Path(one) for one in paths if is_picture(one) and Path(one).is_file()]
+    if not pictures:
+        return [_open(one, config) for one in paths]
+    endings = (*CAPTION_ENDINGS, *TABLE_ENDINGS)
+    beside = [one for one in paths if ending_of(one) in endings and Path(one).is_file()]
+    rest = [one for one in paths if Path(one) not in pictures and one not in beside]
+    return [_open_tree(among(pictures), config), *(_open(one, config) for one in rest)]
 
 
 def _shown(path: str) -> str:
@@ -194,9 +219,13 @@ def _open_tree(tree: Tree, config: ReadingConfig) -> Source:
         return _open_tables(tables, config)
     for kind in KINDS:
         if config.kind in ("", kind.name) and (source := kind.open(tree, config)) is not None:
+            _count_unread(tree, source)
             return source
     if config.kind and config.kind != "folder":
-        raise ValueError(f"{folder} does not look like kind {config.kind!r} of source")
+        raise ValueError(
+            f"{folder} does not look like kind {config.kind!r} of source; omit --kind to have it "
+            "recognised"
+        )
     if not tree.pictures and (why := _explain(tree)):
         raise ValueError(f"no pictures in {printable(str(folder))}: {why}")
     pictures = FolderSource(tree, config)
@@ -205,13 +234,36 @@ def _open_tree(tree: Tree, config: ReadingConfig) -> Source:
     return pictures
 
 
+def _count_unread(tree: Tree, source: Source) -> None:
+    """Count archives, videos and parquet files of pictures that are not part of the source."""
+    archives, videos = tree.ending(*ARCHIVES), tree.ending(*VIDEOS)
+    parquet = [n for n in tree.ending("parquet")[:_LOOKED_AT] if holds_pictures(tree.path(n))]
+    read = set(source.files) if archives or parquet else set()
+    for reason, names in (
+        ("archives beside what is read (name them as sources, too, or unpack them)", archives),
+        ("parquet files of pictures beside what is read (name them as sources, too)", parquet),
+        ("videos", videos),
+    ):
+        for name in names:
+            if tree.path(name) not in read:
+                source.unused.add(reason, name)
+
+
 def _explain(tree: Tree) -> str:
     """The probable reason why there are no pictures, by the existing files."""
     tables = [n for n in tree.names if ending_of(n) in layouts.TABLES]
     if why := listed.tell_elsewhere(tree, tables):
         return why
-    packed = tree.ending("gz", "bz2", "xz", "zst", "7z", "rar", "tgz")
-    return f"{printable(packed[0])} is compressed; unpack it first" if packed else ""
+    if packed := [n for n in tree.ending(*ARCHIVES) if ending_of(n) not in ("tar", "zip")]:
+        return f"{printable(packed[0])} is compressed; unpack it first"
+    if saved := [n for n in tree.names if n.rpartition("/")[2] in arrow.MARKERS]:
+        return f"{printable(os.path.dirname(saved[0]))} in it is a saved data set: name that folder"
+    for name in tree.ending("txt"):
+        if layouts.is_address(tree.read(name, 4096).decode(errors="replace")):
+            return f"{printable(name)} names pictures by their addresses: download them"
+    counts = Counter(map(ending_of, tree.names)).most_common(3)
+    others = ", ".join(f"{count:,} .{printable(ending)}" for ending, count in counts if ending)
+    return f"its files are {others}" if others else ""
 
 
 def _find(path: str) -> list[Path]:
@@ -234,7 +286,9 @@ def _find(path: str) -> list[Path]:
                 f"there is no {printable(str(one))}: a source is a folder of pictures or tars, or "
                 f"tars, tables or zips"
             )
-        if not one.is_file() or ending_of(one.name) not in _FILES:
+        if ending_of(one.name) in SPREADSHEETS:
+            raise ValueError(f"{printable(str(one))} is a spreadsheet; save it as CSV")
+        if not one.is_file() or not (is_picture(one.name) or ending_of(one.name) in _FILES):
             known = ", ".join(f".{ending}" for ending in _FILES)
             raise ValueError(
                 f"{printable(str(one))} is not a .tar file (unpack compressed ones first), "
@@ -248,6 +302,8 @@ _FILES = ("tar", "zip", "tfrecord", *layouts.TABLES, "txt")
 
 def _open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
     """A source of files of one kind."""
+    if all(is_picture(file.name) for file in files):
+        return _open_tree(among(files), config)
     endings = {ending_of(file.name) for file in files}
     if endings == {"tar"}:
         return TarSource(files, None, config)
@@ -277,6 +333,8 @@ def _open_tables(files: Sequence[Path], config: ReadingConfig) -> Source:
     source = layouts.open_file_tables(tree, names, config)
     if source is None:
         why = listed.tell_elsewhere(tree, names)
+        if not why and any(layouts.is_address(first) for first in map(_first_line, files)):
+            why = f"{printable(str(files[0]))} names pictures by their addresses: download them"
         if not why and all(is_picture(first) for first in map(_first_line, files)):
             why = (
                 f"{printable(str(files[0]))} is a list of pictures without captions: name the "

@@ -2,19 +2,21 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from data.sources import arrow, listed, texts
 from data.sources.base import Source, Unused, counted, printable
 from data.sources.columns import ColumnSource
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import Tree, ending_of, is_picture
+from data.sources.files import CAPTION_ENDINGS, SPREADSHEETS, Tree, ending_of, is_picture
 from data.sources.folder import FolderSource
 from data.sources.names import caption_from_name, words_of
 from data.sources.pairing import pair
 from data.sources.parquet import ParquetTable, holds_pictures
 from data.sources.places import Places
 from data.sources.splits import is_split
+from data.sources.table_columns import names_of, tell_several
 from data.sources.tar import TarSource
 from data.sources.tfrecord import TFRecordSource
 
@@ -69,7 +71,17 @@ def open_beside(tree: Tree, config: ReadingConfig) -> Source | None:
     """Captions beside at least half of the pictures, or in their names."""
     source = FolderSource(tree, config)
     is_named = config.captions == "names"
-    return source if len(source) and (is_named or 2 * source.num_captioned >= len(source)) else None
+    if not len(source) or (not is_named and 2 * source.num_captioned < len(source)):
+        return None
+    if source.num_captioned < len(source) and not is_named and not config.kind:
+        try:
+            tables = open_tables(tree, config)  # which may have the other captions
+        except ValueError as error:
+            source.unused.add("tables that cannot be read", str(error))
+            return source
+        if tables is not None and tables.num_captioned > source.num_captioned:
+            return tables
+    return source
 
 
 def open_tables(tree: Tree, config: ReadingConfig) -> Source | None:
@@ -107,34 +119,13 @@ def open_parquet(tree: Tree, config: ReadingConfig) -> Source | None:
     return ColumnSource(table, "parquet", about, Places(tree), config)
 
 
-def open_apart(tree: Tree, config: ReadingConfig) -> Source | None:
-    """images/ beside captions/, with the same names in both."""
-    said = [n for n in tree.ending(*("txt", "caption", "json")) if _last(n).lower() != "readme.txt"]
-    tops = [_common(names) for names in (tree.pictures, said)]
-    if not said or not tree.pictures or tops[0] == tops[1]:
-        return None
-    places = {name: i for i, name in enumerate(tree.names)}
-    moved = list(tree.names)
-    for name in said:
-        moved[places[name]] = _under(name, tops[1])
-    for name in tree.pictures:
-        moved[places[name]] = _under(name, tops[0])
-    unused = Unused()
-    pairs = pair(moved, [places[n] for n in tree.pictures], unused)
-    if not any(one.texts for one in pairs):
-        return None
-    pairs = [type(p)(os.path.splitext(tree.names[p.picture])[0], p.picture, p.texts) for p in pairs]
-    source = FolderSource(tree, config, pairs)
-    source.unused.join(unused)
-    source.kind, source.about = "apart", f"{tops[0] or '.'}/ beside {tops[1] or '.'}/"
-    return source
-
-
 def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
     """Folders named by class, unless the names have no meaning."""
     classes = {name: _class_of(name) for name in tree.pictures}
-    some = set(classes.values())
     named = config.kind == "classes"
+    if named and not any(classes.values()):  # one folder of one thing
+        classes = dict.fromkeys(classes, tree.folder.absolute().name.removesuffix(".zip"))
+    some = set(classes.values())
     if not named and (len(some) < 2 or any(not one or _NO_CLASSES.match(one) for one in some)):
         return None
     entries = []
@@ -162,15 +153,38 @@ def _open_listed(
 ) -> Source | None:
     if not names or not tree.pictures or config.captions == "names":
         return None
-    entries, used, unused = listed.read_tables(tree, Places(tree), names, config)
-    if not entries:
+    tables = listed.read_tables(tree, Places(tree), names, config)
+    if not tables.entries:
         return None
+    used, entries = tables.used, tables.entries
+    beside = _beside(tree, config, entries)
+    for picture in tree.pictures:
+        if picture not in entries:
+            tables.unused.add("pictures that no table names", picture)
     about = f"{about} ({', '.join(used[:3])}{' …' if len(used) > 3 else ''})"
-    columns = listed.names_of(tree, used)
-    sought = f"the columns of its tables are {columns}; --caption_column names one"
-    source = listed.ListedSource(tree, entries, kind, about, used, config, sought)
-    source.unused.join(unused)
+    about += f", captions in {printable(tables.guessed)}" if tables.guessed else ""
+    about += f" and {len(beside):,} captions beside pictures" if beside else ""
+    source = listed.ListedSource(tree, list(entries.values()), kind, about, used, config, beside)
+    names = names_of(tree, used)
+    source.sought = f"the columns of its tables are {names}; --caption_column names one"
+    source.unused.join(tables.unused)
     return source
+
+
+def _beside(
+    tree: Tree, config: ReadingConfig, entries: dict[str, listed.Entry]
+) -> FolderSource | None:
+    """The pictures that have no caption in a table but in a file beside them, or None. They are
+    added to the entries."""
+    rest = {n for n in tree.pictures if n not in entries or not entries[n].captions}
+    if not rest or not tree.ending(*CAPTION_ENDINGS):
+        return None
+    places = [i for i, name in enumerate(tree.names) if name in rest]
+    pairs = [one for one in pair(tree.names, places, Unused()) if one.texts]
+    for place, one in enumerate(pairs):
+        name = tree.names[one.picture]
+        entries.setdefault(name, listed.Entry(name)).beside = place
+    return FolderSource(tree, config, pairs) if pairs else None
 
 
 def _table_names(tree: Tree) -> list[str]:
@@ -183,33 +197,48 @@ def _table_names(tree: Tree) -> list[str]:
     return [name for name in free if ending_of(name) in TABLES or name in texts]
 
 
+def is_address(line: str) -> bool:
+    """True if a line begins with the address of a file elsewhere."""
+    return line.lstrip("\ufeff \t\"'").lower().startswith(listed.ADDRESSES)
+
+
 def tell_unused(tree: Tree, sought: str, config: ReadingConfig = PLAIN) -> str:
     """The text `sought`, with files and folders that may be meant instead."""
     tables = [name for name in tree.ending(*TABLES, "txt") if _last(name).lower() != "readme.txt"]
-    if tables:
+    if tables and (several := tell_several(tree, tables[:3])):
+        sought += f" ({several})"
+    elif tables:
         others = ", ".join(printable(name) for name in tables[:3])
         sought += f" (there are {others}, which name none of its pictures)"
     said = sorted(c[0][0] for c in map(caption_from_name, tree.pictures) if c)
     if said and config.captions != "names":
         some = ", ".join(f'"{printable(one)}"' for one in said[:: max(len(said) // 3, 1)][:3])
         sought += f"; if their names are captions ({some} …), say --captions=names"
+    sought += _tell_other_endings(tree)
     folders = sorted({_class_of(name) for name in tree.pictures} - {""})
-    if len(folders) > 1:
-        some = ", ".join(printable(name) for name in folders[:3])
-        sought += f"; if its folders are classes ({some} …), say --kind=classes"
+    if folders:
+        some = ", ".join(printable(name) for name in folders[:3]) + " …" * (len(folders) > 1)
+        sought += f"; if its folders are classes ({some}), say --kind=classes"
+    elif not tables and not said:
+        sought += "; if all show the same, name their folder after it, and say --kind=classes"
     return sought
+
+
+def _tell_other_endings(tree: Tree) -> str:
+    """A text about files that may hold the captions but have other endings than those read."""
+    if sheets := tree.ending(*SPREADSHEETS):
+        return f"; {printable(sheets[0])} is a spreadsheet: save it as CSV"
+    stems = {os.path.splitext(name)[0] for name in tree.pictures} | set(tree.pictures)
+    others = [n for n in tree.names if os.path.splitext(n)[0] in stems and not is_picture(n)]
+    counts = Counter(ending_of(n) for n in others if ending_of(n) not in CAPTION_ENDINGS)
+    ending, count = next(iter(counts.most_common(1)), ("", 0))
+    if 2 * count < len(tree.pictures):
+        return ""
+    return f"; there are {count:,} .{printable(ending)} files of the same names: end them in .txt"
 
 
 def _last(name: str) -> str:
     return name.rpartition("/")[2]
-
-
-def _common(names: Sequence[str]) -> str:
-    return os.path.commonpath([os.path.dirname(n) for n in names]) if names else ""
-
-
-def _under(name: str, top: str) -> str:
-    return os.path.relpath(name, top) if top else name
 
 
 def _class_of(name: str) -> str:

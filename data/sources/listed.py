@@ -12,15 +12,12 @@ from data.sources.base import Captions, Example, Source, Unused, printable
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import Tree, is_picture
 from data.sources.places import Places
-from data.sources.rows import BEYOND, Row, TableFile, first_rows, read_rows
+from data.sources.rows import BEYOND, Row, TableFile, first_rows
 from data.sources.splits import split_from, split_of_path, splits_of
+from data.sources.table_columns import Columns, columns_of, path_in
 
-PATH_COLUMNS = (
-    *("file_name", "filename", "file", "filepath", "file_path", "path", "image_path", "image"),
-    *("image_file", "image_name", "images", "img", "img_path", "key", "image_id", "id", "col0"),
-)
 _BASE64 = ("/9j/", "iVBORw0KGgo", "data:image/", "UklGR", "R0lGOD")
-_ADDRESSES = ("http://", "https://", "s3://", "gs://")
+ADDRESSES = ("http://", "https://", "s3://", "gs://")
 
 
 @dataclass
@@ -33,6 +30,8 @@ class Entry:
     attributes: dict[str, str] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    beside: int | None = None
+    """Its place in the source of captions beside pictures, if no table has captions for it."""
 
 
 class ListedSource(Source):
@@ -46,26 +45,30 @@ class ListedSource(Source):
         about: str,
         tables: Sequence[str] = (),
         config: ReadingConfig = PLAIN,
-        sought: str = "",
+        beside: Source | None = None,
     ) -> None:
         self.path, self.kind, self.about, self.config = tree.folder, kind, about, config
         self.damage, self.unused = {}, Unused()
         self.unused.join(tree.unused)
         self._tree, self._entries, self._tables = tree, entries, list(tables)
-        self.num_captioned = sum(bool(one.captions) for one in entries)
-        self.num_captions = sum(len(one.captions) for one in entries)
-        self.sought = sought or "its tables have none for its pictures"
+        self._beside = beside
+        self.num_captioned = sum(bool(one.captions) or one.beside is not None for one in entries)
+        self.num_captions = sum(len(one.captions) for one in entries) if beside is None else None
+        self.sought = "its tables have none for its pictures"
 
     @property
     def files(self) -> list[Path]:  # type: ignore[override]
         """The tables, then the pictures."""
-        return self._tree.paths([*self._tables, *(one.name for one in self._entries)])
+        own = self._tree.paths([*self._tables, *(one.name for one in self._entries)])
+        return list(dict.fromkeys([*own, *(self._beside.files if self._beside else ())]))
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Example:
         one = self._entries[index]
+        if self._beside is not None and one.beside is not None:
+            return self._beside[one.beside]
         captions: Captions = tuple(one.captions)[: texts.MAX_CAPTIONS]
         return Example(
             one.name.rpartition(".")[0] or one.name,
@@ -79,95 +82,71 @@ class ListedSource(Source):
         )
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a table that hold the picture's path and its captions."""
+@dataclass
+class Tables:
+    """The pictures in tables, each once, in order."""
 
-    path: str
-    caption: str
-    """The named column of captions; empty if known names are tried."""
-
-    def captions(self, row: Row, wanted: str) -> texts.Found:
-        """The captions of a row."""
-        if self.caption and not wanted:
-            return texts.weighed(texts.texts_of(row.get(self.caption)))
-        return texts.from_columns(row, wanted)
-
-
-def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = "") -> Columns | None:
-    """The columns of a table, or None if no column names pictures of the source."""
-    names = list(dict.fromkeys(name for row in rows for name in row if name != BEYOND))
-    order = {known: i for i, known in enumerate(PATH_COLUMNS)}
-    best = (0, 0, "")
-    for name in names:
-        said = [_path_in(row.get(name)) for row in rows]
-        found = sum(bool(path) and places.find(path, beside, split) is not None for path in said)
-        best = max(best, (found, -order.get(name.lower(), len(order)), name))
-    if not best[0]:
-        return None
-    others = [name for name in names if name != best[2] and _is_text(rows, name)]
-    known = texts.caption_columns(names)
-    return Columns(best[2], "" if known or len(others) != 1 else others[0])
+    entries: dict[str, Entry] = field(default_factory=dict)
+    """Name of the picture → its row."""
+    used: list[str] = field(default_factory=list)
+    """The tables with these pictures."""
+    unused: Unused = field(default_factory=Unused)
+    """Skipped rows and tables."""
+    guessed: str = ""
+    """Columns of captions whose names are not among the known ones."""
 
 
-def _path_in(value: object) -> str:
-    """The path that a cell names: a text, a number, or the path of a struct without bytes."""
-    if isinstance(value, Mapping):
-        value = None if value.get("bytes") else value.get("path")
-    return str(value) if isinstance(value, str | int) else ""
-
-
-def _is_text(rows: Sequence[Row], name: str) -> bool:
-    values = [row.get(name) for row in rows if row.get(name) is not None]
-    return bool(values) and all(isinstance(v, str) and " " in v.strip() for v in values[:20])
-
-
-def read_tables(
-    tree: Tree, places: Places, names: Sequence[str], config: ReadingConfig
-) -> tuple[list[Entry], list[str], Unused]:
-    """(the pictures in the tables, each once, in order; the tables with these pictures; the skipped
-    rows and pictures)."""
-    entries: dict[str, Entry] = {}
-    used, unused = [], Unused()
+def read_tables(tree: Tree, places: Places, names: Sequence[str], config: ReadingConfig) -> Tables:
+    """The pictures in these tables."""
+    tables = Tables()
     splits = [split_of_path(name, by_file=True) for name in names]
     is_divided = len(set(splits)) > 1
     for name, split in zip(names, splits, strict=True):
         table = TableFile(tree, name, config.caption_encoding)
-        columns = columns_of(first_rows(table), places, name, split)
+        some = first_rows(table)
+        columns = columns_of(some, places, name, split)
         if columns is None:
-            unused.add("tables that name no picture", name)
+            tables.unused.add("tables that name no picture", name)
             continue
-        used.append(name)
-        note = _encoding_note(table)
-        for number, row in enumerate(read_rows(table), start=1):
-            said = _path_in(row.get(columns.path))
-            found = places.find(said, name, split) if said else None
+        tables.used.append(name)
+        tables.guessed = tables.guessed or _guessed(columns, some, config)
+        note = _notes(table, columns)
+        for number, row in enumerate(columns.rows(table), start=1):
+            found = columns.find(row, places, name, split)
+            at = f"{name} row {number}"
             if found is None:
-                is_several = bool(said) and places.count(said) > 1
-                why = "not there" if not is_several else "one of several of that name"
-                unused.add(
-                    f"rows whose picture is {why}", f"{name} row {number}: {row.get(columns.path)}"
-                )
+                said = path_in(row.get(columns.path))
+                why = "one of several of that name" if len(places.alike(said)) > 1 else "not there"
+                tables.unused.add(f"rows whose picture is {why}", f"{at}: {row.get(columns.path)}")
                 continue
             if BEYOND in row:
-                unused.add(
+                tables.unused.add(
                     "columns beyond those of the first line (quote captions that hold commas)",
-                    f"{name} row {number}: {row[BEYOND]}",
+                    f"{at}: {row[BEYOND]}",
                 )
-            entry = entries.setdefault(found, Entry(found, notes=list(note)))
+            entry = tables.entries.setdefault(found, Entry(found, notes=list(note)))
             own = split_from(row.get("split")) or (split if is_divided else "")
             row = {k: v for k, v in row.items() if k not in (columns.path, BEYOND)}
             _add(entry, columns.captions(row, config.caption_column), row, own)
-    for picture in tree.pictures:
-        if used and picture not in entries:
-            unused.add("pictures that no table names", picture)
-    split_by_folders(entries.values())
-    return list(entries.values()), used, unused
+    split_by_folders(tables.entries.values())
+    return tables
 
 
-def _encoding_note(table: TableFile) -> list[str]:
+def _guessed(columns: Columns, rows: Sequence[Row], config: ReadingConfig) -> str:
+    if config.caption_column or columns.head:
+        return ""
+    names = [name for row in rows[:5] for name in row if name != BEYOND]
+    groups = texts.caption_columns(dict.fromkeys(names))
+    found = [columns.caption] if columns.caption else groups[0] if groups else []
+    return ", ".join(n for n in found if not n.startswith("col") and not texts.is_known(n))
+
+
+def _notes(table: TableFile, columns: Columns) -> list[str]:
     encoding = table.text_encoding()
-    return [] if encoding in ("", "utf-8-sig") else [f"captions were read as {encoding}"]
+    notes = [] if encoding in ("", "utf-8-sig") else [f"captions were read as {encoding}"]
+    if columns.by_number:
+        notes.append(f"pictures were found by the numbers in column {printable(columns.path)}")
+    return notes
 
 
 def _add(entry: Entry, found: texts.Found, row: Mapping[str, object], split: str) -> None:
@@ -188,13 +167,6 @@ def split_by_folders(entries: Iterable[Entry]) -> None:
         one.split = one.split or split
 
 
-def names_of(tree: Tree, tables: Sequence[str]) -> str:
-    """The columns of tables, for messages."""
-    rows = [row for name in tables[:3] for row in first_rows(TableFile(tree, name), 5)]
-    names = dict.fromkeys(name for row in rows for name in row if name != BEYOND)
-    return printable(", ".join(list(names)[:20]))
-
-
 def tell_elsewhere(tree: Tree, names: Sequence[str]) -> str:
     """A sentence about tables whose pictures are not in the source (addresses, paths of other
     folders, base64); empty without such tables."""
@@ -213,7 +185,7 @@ def tell_elsewhere(tree: Tree, names: Sequence[str]) -> str:
 
 def _elsewhere(column: str, value: str) -> str:
     shown = printable(value[:80])
-    if value.lower().startswith(_ADDRESSES):
+    if value.lower().startswith(ADDRESSES):
         return (
             f"names pictures by their addresses, such as {shown}: download them, for example with "
             f"img2dataset"

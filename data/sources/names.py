@@ -2,14 +2,14 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from data.sources.base import Captions
 from data.text import clean
 
-_BETWEEN = re.compile(r"[\W_]+")
+_JOINERS = "\u200c\u200d"
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_NUMBER = re.compile(r"^[0-9]+$")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SAYS_NOTHING = re.compile(
     r"images?|img|dsc[nf]?|dcim|pict?|picture|photo|foto|bild|scan|screenshot|pxl|mvi|imgp|cimg|"
@@ -23,8 +23,15 @@ _COUNTED = re.compile(r"\b([^\W\d_]{4,})[0-9]{1,3}\b")
 
 def words_of(name: str) -> str:
     """The words of a name in lower case, without numbers: Brown_Fish-01 is "brown fish"."""
-    words = _BETWEEN.split(_CAMEL.sub(" ", name))
-    return clean(" ".join(w for w in words if w and not _NUMBER.match(w)).lower())
+    name = unicodedata.normalize("NFC", name)  # macOS writes ä as a and two dots
+    spaced = "".join(c if _is_of_word(c) else " " for c in _CAMEL.sub(" ", name))
+    return clean(" ".join(w for w in spaced.split() if not w.isdecimal()).lower())
+
+
+def _is_of_word(letter: str) -> bool:
+    """True for letters and digits, and for the vowel signs and joiners that Indic, Thai and Persian
+    words hold."""
+    return letter.isalnum() or letter in _JOINERS or unicodedata.category(letter)[0] == "M"
 
 
 def caption_from_name(file: str) -> Captions:

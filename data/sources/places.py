@@ -3,12 +3,15 @@
 import re
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
-from data.sources.files import Tree, walk
+from data.sources.files import Tree, is_picture, walk
 from data.sources.pairing import fold
 from data.sources.splits import is_split, split_from
 
 _NUMBERED = re.compile(r"#\w+$")  # Flickr8k's 1000.jpg#0
+_NUMBER = re.compile(r"([0-9]{1,18})(?:\.0+)?")  # pandas turns numbers into fractions
+_LAST_NUMBER = re.compile(r"([0-9]{1,18})$")
 
 
 class Places:
@@ -34,10 +37,31 @@ class Places:
                 found.setdefault(stem, []).append(name)
         return found
 
+    @cached_property
+    def _by_number(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        for name in self.tree.pictures:
+            if number := _LAST_NUMBER.search(name.rpartition("/")[2].rpartition(".")[0]):
+                found.setdefault(int(number[1]), []).append(name)
+        return found
+
+    def find_number(self, said: str) -> str | None:
+        """The only picture whose name ends in this number, whatever its zeros: 9 and 9.0 are
+        COCO_train2014_000000000009.jpg; None if there is not one, but none or several."""
+        number = _NUMBER.fullmatch(said.strip())
+        found = self._by_number.get(int(number[1]), []) if number else []
+        return found[0] if len(found) == 1 else None
+
     def find(self, said: str, beside: str = "", split: str = "") -> str | None:
         """The file that a table in the folder `beside` names; None if there is none. It is searched
         by its path from the table or from the top, by most equal last folders, or by its name if
-        that is unique."""
+        that is unique, also with another ending. Of an address such as my%20cat.jpg the meaning is
+        searched as well."""
+        found = self._find(said, beside, split)
+        is_encoded = found is None and "%" in said
+        return self._find(unquote(said), beside, split) if is_encoded else found
+
+    def _find(self, said: str, beside: str, split: str) -> str | None:
         said = _NUMBERED.sub("", said.strip().replace("\\", "/"))
         if not said:
             return None
@@ -45,7 +69,10 @@ class Places:
         for name in (str(here / said), str(PurePosixPath(said))):
             if name in self.tree.found:
                 return name
-        found = self._by_last.get(fold(said.rpartition("/")[2]), [])
+        last = fold(said.rpartition("/")[2])
+        found = self._by_last.get(last, [])
+        if not found and is_picture(last):  # converted to another format
+            found = self._by_last.get(last.rpartition(".")[0], [])
         if len(found) > 1:
             most = max(_alike(name, said) for name in found)
             found = [name for name in found if _alike(name, said) == most]
@@ -53,10 +80,10 @@ class Places:
             found = [n for n in found if split in map(split_from, filter(is_split, n.split("/")))]
         return found[0] if len(found) == 1 else None
 
-    def count(self, said: str) -> int:
-        """The number of pictures with this name, in any folder."""
+    def alike(self, said: str) -> list[str]:
+        """The pictures with this name, in any folder."""
         last = _NUMBERED.sub("", said.strip().replace("\\", "/")).rpartition("/")[2]
-        return len(self._by_last.get(fold(last), []))
+        return self._by_last.get(fold(last), [])
 
     def read(self, said: str, limit: int) -> bytes | None:
         """The bytes of the file; None if the source does not have it."""

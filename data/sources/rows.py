@@ -3,24 +3,21 @@
 import csv
 import io
 import json
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, count, islice
+from itertools import count, islice
 from typing import Any
 
-from data.sources import texts
+from data.sources import json_rows, separated
 from data.sources.base import printable
 from data.sources.columns import check_group
 from data.sources.encodings import decode, encoding_of
-from data.sources.files import Tree, ending_of, is_picture
+from data.sources.files import Tree, ending_of
+from data.sources.separated import BEYOND, Row
 
-Row = dict[str, Any]
-BEYOND = "\0beyond"
-"""The key of cells beyond the named columns."""
+__all__ = ["BEYOND", "Row", "TableFile", "first_rows", "read_rows"]
+
 _LOOKED_AT = 1 << 20  # bytes that encoding and separator are found from
-_MAX_FIELD = 1 << 20
 _MAX_LINE = 1 << 24
 _MAX_JSON = 2 << 30
 _BATCH = 1024
@@ -97,114 +94,34 @@ def _json_lines(table: TableFile) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except ValueError as error:
+                if number == 1 and line[0] in "[{":  # JSON of several lines
+                    yield from json_rows.of_file(_read_json(table))
+                    return
                 raise ValueError(f"{table}, line {number:,}: {error}") from None
-            yield row if isinstance(row, dict) else {}  # which names no picture
+            yield from json_rows.of_line(row)
 
 
 def _json(table: TableFile) -> Iterator[Row]:
-    """The rows of a list of objects, of the first such list in an object, or of COCO's annotations
-    joined with its images."""
     try:
-        content = json.loads(decode(table.read(_MAX_JSON), table.encoding)[0])
+        content = _read_json(table)
+    except ValueError as error:
+        if "Extra data" not in str(error):
+            raise
+        yield from _json_lines(table)  # JSON lines, whatever its name
+        return
+    yield from json_rows.of_file(content)
+
+
+def _read_json(table: TableFile) -> Any:
+    try:
+        return json.loads(decode(table.read(_MAX_JSON), table.encoding)[0])
     except ValueError as error:
         raise ValueError(f"{table}: {error}") from None
-    if isinstance(content, dict) and is_coco(content):
-        yield from _coco(content)
-        return
-    lists = content.values() if isinstance(content, dict) else [content]
-    for one in lists:
-        if isinstance(one, list) and any(isinstance(row, dict) for row in one):
-            yield from (row for row in one if isinstance(row, dict))
-            return
-    if isinstance(content, dict):  # {"1.jpg": "a bird", "2.jpg": ["a cat", "one cat"]}
-        yield from ({"file_name": name, "captions": said} for name, said in content.items())
-
-
-def is_coco(content: dict[str, Any]) -> bool:
-    """True if an object is COCO's: it has a list of images and one of captions."""
-    images, said = content.get("images"), content.get("annotations")
-    if not isinstance(images, list) or not isinstance(said, list):
-        return False
-    return any(isinstance(one, dict) and "caption" in one for one in said)
-
-
-def _coco(content: dict[str, Any]) -> Iterator[Row]:
-    captions: dict[Any, list[Any]] = {}
-    for one in content["annotations"]:
-        if isinstance(one, dict) and isinstance(one.get("image_id"), int | str):
-            captions.setdefault(one["image_id"], []).append(one.get("caption"))
-    for image in content["images"]:
-        if isinstance(image, dict) and isinstance(image.get("id"), int | str):
-            yield {"file_name": image.get("file_name"), "captions": captions.get(image["id"], [])}
 
 
 def _separated(table: TableFile) -> Iterator[Row]:
-    """The rows of a text separated by tabs, |, semicolons or commas, whichever the first line has.
-    Names of columns come from the first line, or are col0, col1 … if that is a row already."""
-    csv.field_size_limit(_MAX_FIELD)
     with table.text() as file:
-        lines = (line.replace("\0", "") for line in _lines(file, table))
-        first = next(lines, "")
-        separator = next((s for s in "\t|;" if s in first), ",")
-        is_quoted = separator in ",;" or '"' in first
-        rows = _cells(chain([first], lines), separator, is_quoted)
-        names = [name.strip() for name in next(rows, [])]
-        if len(names) < 2:
-            return
-        if any("." in name or "/" in name for name in names):
-            rows = chain([names], rows)
-            names = [f"col{i}" for i in range(len(names))]
-        for row in rows:
-            if row:
-                yield _named(names, row, separator)
-
-
-def _cells(lines: Iterator[str], separator: str, is_quoted: bool) -> Iterator[list[str]]:
-    """Yield the cells of each row. An unclosed quote is an ordinary character: its row ends before
-    the next line that has the same number of cells and a picture's name in the same one."""
-    plain = partial(csv.reader, delimiter=separator, quoting=csv.QUOTE_NONE)
-    quoted = partial(csv.reader, delimiter=separator)
-    if not is_quoted:
-        yield from plain(lines)
-        return
-    width, places = 0, set[int]()
-
-    def is_row(line: str) -> bool:
-        alone = next(quoted([line]), [])
-        return len(alone) >= width and bool(places & _places_of_pictures(alone))
-
-    def record(taken: list[str]) -> Iterator[str]:
-        yield taken[0]
-        for line in lines:
-            if is_row(line):
-                waiting.append(line)
-                return
-            taken.append(line)
-            yield line
-
-    waiting = deque[str]()
-    while (line := waiting.popleft() if waiting else next(lines, None)) is not None:
-        places = places or _places_of_pictures(next(plain([line]), []))
-        taken = [line]
-        row = next(quoted(record(taken)), [])
-        if waiting:
-            row = next(plain([" ".join(part.strip("\r\n") for part in taken)]), [])
-        width = width or len(row)
-        yield row
-
-
-def _places_of_pictures(row: list[str]) -> set[int]:
-    return {place for place, cell in enumerate(row) if is_picture(cell.strip())}
-
-
-def _named(names: list[str], row: list[str], separator: str) -> Row:
-    """A row by the names of its columns. Captions in the last column may hold the separator."""
-    beyond = row[len(names) :]
-    if beyond and texts.caption_columns(names[-1:]):
-        row = [*row[: len(names) - 1], separator.join(row[len(names) - 1 :])]
-        beyond = []
-    named = {n: v.strip() for n, v in zip(names, row, strict=False)}
-    return {**named, BEYOND: separator.join(beyond)} if beyond else named
+        yield from separated.rows_of(_lines(file, table))
 
 
 def _parquet(table: TableFile) -> Iterator[Row]:

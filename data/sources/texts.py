@@ -19,6 +19,14 @@ CAPTION_NAMES = (
 )
 """Columns and JSON keys that hold captions, in the order in which they are tried; letter case does
 not matter, and NAME_0, NAME_1 … are the captions of one picture."""
+_NO_CAPTIONS = frozenset(
+    (
+        *("negative", "id", "ids", "lang", "language", "length", "len", "score", "scores", "url"),
+        *("source", "model", "hash", "embedding", "tokens", "type", "count", "num", "file", "path"),
+        *("similarity", "status", "date", "time", "category", "index", "version"),
+    )
+)
+"""Words in names of columns that say something about captions, such as text_lang."""
 _NOT_KEPT = {
     *("key", "source_index", "file", "member", "split", "weights", "status", "error_message"),
     *(set(CAPTION_NAMES) - {"title", "description", "alt_text", "alttext", "alt", "comment"}),
@@ -32,6 +40,8 @@ _ANSWERS = ("gpt", "assistant", "model")
 _LONGEST_CELL = 1 << 16  # characters of a column's value
 _SAFE = (1e-6, 1e6)  # weights in this range can be summed in float32
 _MAX_DEPTH = 4
+_LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
+_ESCAPED = re.compile(r"\\(['\"\\])")
 _TAG = re.compile(
     r"</?(?:a|abbr|b|big|br|center|code|div|em|font|h[1-6]|i|img|li|ol|p|small|span|strong|sub|sup|u|ul)"
     r"(?:\s[^<>]{0,200})?/?>",
@@ -89,7 +99,21 @@ def caption_columns(names: Iterable[str], column: str = "") -> list[list[str]]:
         groups.append([name for name in names if name.lower() == known])
         numbered = [n for n in names if re.fullmatch(rf"{known}[_ -]?\d+", n.lower())]
         groups.append(sorted(numbered, key=lambda n: int(re.split(r"\D+", n)[-1])))
+    groups = [group for group in groups if group]
+    if not groups:
+        groups = [[n for n in names if known in _caption_words(n)] for known in CAPTION_NAMES[:10]]
     return [group for group in groups if group]
+
+
+def _caption_words(name: str) -> set[str]:
+    """The words of a column such as long_caption or Caption.en; none if it is about captions."""
+    words = set(re.split(r"[\W_]+", name.lower()))
+    return set() if words & _NO_CAPTIONS else words
+
+
+def is_known(name: str) -> bool:
+    """True for a known name of a column of captions, numbered or not."""
+    return re.sub(r"[_ -]?\d+$", "", name.lower()) in CAPTION_NAMES
 
 
 def from_columns(about: Mapping[str, object], column: str = "") -> Found:
@@ -121,7 +145,25 @@ def texts_of(value: object, depth: int = 0) -> list[Any]:
     if isinstance(value, list | tuple) and depth < _MAX_DEPTH:
         nested = [texts_of(one, depth + 1) or [None] for one in value]
         return [text for texts in nested for text in texts]
+    if isinstance(value, str) and (listed := _texts_in_list(value)):
+        return listed
     return [value]
+
+
+def _texts_in_list(text: str) -> list[str]:
+    """The texts of a list that was written as text into a cell: ["a cat", "one cat"] in JSON, as
+    Python's repr or as NumPy's; none if it is not such a list."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]") and len(text) <= _LONGEST_CELL):
+        return []
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        is_list = not _LITERAL.sub("", text).strip("[], \r\n\t")
+        found = [a if a else b for a, b in _LITERAL.findall(text)]
+        return [_ESCAPED.sub(r"\1", one) for one in found] if is_list else []
+    found = texts_of(value)
+    return found if all(isinstance(one, str) for one in found) else []
 
 
 def weighed(texts: Sequence[object], weights: object = None) -> Found:

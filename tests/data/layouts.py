@@ -88,6 +88,12 @@ def apart(folder: Path) -> None:
         put(folder / "captions" / f"{i:02d}.txt", f"bird {i}")
 
 
+def each(folder: Path) -> None:
+    for i in range(N):
+        put(folder / f"{i // 4:02d}" / f"{i:02d}.jpg", picture(i, kind="JPEG"))
+        put(folder / f"{i // 4:02d}" / "caption.txt", f"bird {i // 4}")
+
+
 def classes(folder: Path) -> None:
     for i in range(N):
         put(folder / ("black_bird", "dog")[i % 2] / f"{i:02d}.jpg", picture(i, kind="JPEG"))
@@ -219,6 +225,13 @@ LAYOUTS: dict[str, tuple[str, Make, tuple[str, ...], int]] = {
     ),
     "doubled": ("`1.jpg.txt`", beside(".jpg.txt"), (), N),
     "apart": ("`images/` beside `captions/`", apart, (), N),
+    "each": ("folders with one `caption.txt` each, for all pictures in it", each, (), N),
+    "lines": (
+        "a text with lines such as `1.jpg: a bird`",
+        table("list.txt", "", "{i}.jpg: bird {i}\n"),
+        (),
+        N,
+    ),
     "hf_csv": (
         "Hugging Face's imagefolder, `metadata.csv`",
         table("metadata.csv", "file_name,text\n", "{i}.jpg,bird {i}\n"),

@@ -77,6 +77,21 @@ FAULTS = [
         "huggingface/datasets#4840",
         "never loaded; the other columns are read",
     ),
+    (
+        "commas in the captions of a csv without quotes and without names of columns",
+        "docarray/docarray#1044",
+        "part of the caption",
+    ),
+    (
+        "a picture that is not in metadata.jsonl",
+        "Georgefwt/AquaLoRA#8",
+        "its caption beside it is used; without one it is counted and named",
+    ),
+    (
+        'mirrored pictures whose captions say "left" or "right"',
+        "SPRIGHT-T2I/SPRIGHT#7 saahiluppal/catr#28",
+        "`--flips` does not mirror them, and counts them",
+    ),
 ]
 """(fault, issues, what happens here): a table of docs/layouts.md."""
 APPLE = b"\0\5\x16\7" + bytes(80)

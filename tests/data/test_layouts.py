@@ -111,8 +111,10 @@ Several sources are read one after the other: `--source first second`. `--data.s
 -m vqgan.train` takes the same layouts; it needs no captions. Quote globs and ranges: `--source
 'shards/{{000..123}}.tar'`. Links to folders are followed, each folder once. Pipes are never
 opened. A path in a table is searched only among the files of the source, by as
-many of its last parts as needed. It may be absolute, or a Windows path. `--pictures FOLDER` names
-the folder of a table's pictures if they are not beside it.
+many of its last parts as needed. It may be absolute, a Windows path, or the number at the end of
+a picture's name (9 for COCO_train2014_000000000009.jpg). `--pictures FOLDER` names the folder of a
+table's pictures if they are not beside it. Captions beside pictures are used for those that no
+table has a caption for. `--source FOLDER/*.jpg` names pictures one by one.
 
 Tables of captions and codes, as dalle-mini wrote them (columns `caption` and `encoding`), become
 records by `python -m data.encoded encoded/*.parquet --vqgan FOLDER`, with the VQGAN of the codes.
@@ -147,12 +149,13 @@ They are tried in this order; `--kind` names one.
 ## Captions
 
 Columns and JSON keys are tried in this order, in any letter case, and `NAME_0`, `NAME_1` … as
-captions of one picture: {names}. `--caption_column` names another. Values may be texts, lists, or
-structs of them, or conversations, whose answers are captions; `weights` beside `captions` says how
-often each is drawn. Text is UTF-8 or UTF-16, with or without a mark. Any other encoding is guessed
-and printed; `--caption_encoding` names it. HTML's entities and inline tags are decoded. A file of
-captions belongs to a picture of the same name, in the same letter case and Unicode form if there is
-one.
+captions of one picture: {names}. Without any of them, columns with such a word in their names are
+used (`long_caption`, `prompt_en`), and the first line says so. `--caption_column` names another.
+Values may be texts, lists (also written as text: `["a cat", "one cat"]`), or structs of them, or
+conversations, whose answers are captions; `weights` beside `captions` says how often each is drawn.
+Text is UTF-8 or UTF-16, with or without a mark. Any other encoding is guessed and printed;
+`--caption_encoding` names it. HTML's entities and inline tags are decoded. A file of captions
+belongs to a picture of the same name, in the same letter case and Unicode form if there is one.
 
 ## Splits
 

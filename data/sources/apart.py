@@ -1,0 +1,96 @@
+"""Captions in files with other names or places than their pictures': images/ beside captions/, and
+folders with one file of captions each."""
+
+import os
+import re
+from collections.abc import Sequence
+
+from data.sources.base import Source, Unused
+from data.sources.config import ReadingConfig
+from data.sources.files import CAPTION_ENDINGS, Tree, ending_of
+from data.sources.folder import FolderSource
+from data.sources.pairing import Pair, pair
+
+_OF_ALL = re.compile(r"captions?|text|prompts?|descriptions?|title", re.IGNORECASE)
+"""Names of a file that holds the captions of all pictures in its folder."""
+
+
+def open_apart(tree: Tree, config: ReadingConfig) -> Source | None:
+    """images/ beside captions/, with the same names in both. Their folders may differ, if no name
+    comes twice."""
+    said = _captions(tree)
+    tops = [_common(names) for names in (tree.pictures, said)]
+    if not said or not tree.pictures or tops[0] == tops[1]:
+        return None
+    ways = [
+        {name: _under(name, tops[0]) for name in tree.pictures}
+        | {name: _under(name, tops[1]) for name in said}
+    ]
+    if not {os.path.dirname(name) for name in said} & {os.path.dirname(n) for n in tree.pictures}:
+        ways.append({name: _last(name) for name in (*tree.pictures, *said)})
+    for moved in ways:
+        unused = Unused()
+        if pairs := _pairs(tree, moved, unused):
+            about = f"{tops[0] or '.'}/ beside {tops[1] or '.'}/"
+            return _source(tree, config, pairs, "apart", about, unused)
+    return None
+
+
+def _pairs(tree: Tree, moved: dict[str, str], unused: Unused) -> list[Pair]:
+    """The pairs by the moved names of pictures and captions; none if a name comes twice or if no
+    picture has a caption."""
+    if len(set(moved.values())) < len(moved):
+        return []
+    names = [moved.get(name, name) for name in tree.names]
+    wanted = set(tree.pictures)
+    places = [i for i, name in enumerate(tree.names) if name in wanted]
+    pairs = pair(names, places, unused)
+    return pairs if any(one.texts for one in pairs) else []
+
+
+def open_each(tree: Tree, config: ReadingConfig) -> Source | None:
+    """Folders with one caption.txt or the like each, for all pictures in it."""
+    files: dict[str, list[int]] = {}
+    for place, name in enumerate(tree.names):
+        if ending_of(name) in CAPTION_ENDINGS and _OF_ALL.fullmatch(_stem(name)):
+            files.setdefault(os.path.dirname(name), []).append(place)
+    folders = {os.path.dirname(name) for name in tree.pictures}
+    if len(folders) < 2 or any(len(files.get(folder, ())) != 1 for folder in folders):
+        return None
+    places = {name: i for i, name in enumerate(tree.names)}
+    pairs = []
+    for name in tree.pictures:
+        text = files[os.path.dirname(name)][0]
+        pairs.append(Pair(name, places[name], ((ending_of(tree.names[text]), text),)))
+    said = f"{len(folders):,} folders, each with one file of captions"
+    return _source(tree, config, pairs, "each", said, Unused())
+
+
+def _source(
+    tree: Tree, config: ReadingConfig, pairs: Sequence[Pair], kind: str, about: str, unused: Unused
+) -> Source:
+    pairs = [Pair(os.path.splitext(tree.names[p.picture])[0], p.picture, p.texts) for p in pairs]
+    source = FolderSource(tree, config, pairs)
+    source.unused.join(unused)
+    source.kind, source.about = kind, about
+    return source
+
+
+def _captions(tree: Tree) -> list[str]:
+    return [n for n in tree.ending(*CAPTION_ENDINGS) if _last(n).lower() != "readme.txt"]
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return _last(name).rpartition(".")[0]
+
+
+def _common(names: Sequence[str]) -> str:
+    return os.path.commonpath([os.path.dirname(n) for n in names]) if names else ""
+
+
+def _under(name: str, top: str) -> str:
+    return os.path.relpath(name, top) if top else name

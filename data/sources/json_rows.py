@@ -1,0 +1,107 @@
+"""Rows of tables in JSON, in the shapes that programs write."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from data.sources import texts
+from data.sources.files import is_picture
+from data.sources.separated import PATH_COLUMNS, Row
+
+_KNOWN = frozenset((*PATH_COLUMNS, *texts.CAPTION_NAMES))
+
+
+def of_line(value: object) -> Iterator[Row]:
+    """Yield the rows in a line of JSON lines: an object, a list of cells, a list of objects, or an
+    object whose keys are pictures. Any other value becomes an empty row, which names no picture."""
+    if isinstance(value, dict) and any(map(is_picture, value)):
+        yield from _by_name(value)
+    elif (row := _row(value)) is None and isinstance(value, list) and value:
+        yield from _listed(value)
+    else:
+        yield row or {}
+
+
+def of_file(content: object) -> Iterator[Row]:
+    """Yield the rows in a JSON file.
+
+    They are COCO's annotations joined with its images; a list of objects or of lists, or such a
+    list in an object; columns as pandas writes them; or an object whose keys are pictures.
+    """
+    if not isinstance(content, dict):
+        yield from _listed(content)
+    elif is_coco(content):
+        yield from _coco(content)
+    elif any(map(is_picture, content)):
+        yield from _by_name(content)
+    elif rows := _from_columns(content):
+        yield from rows
+    else:
+        lists = [one for one in content.values() if next(_listed(one), None)]
+        # In front of the pictures there may be lists of licences and categories.
+        lists.sort(key=_has_captions, reverse=True)
+        yield from _listed(lists[0]) if lists else _by_name(content)
+
+
+def _listed(value: object) -> Iterator[Row]:
+    """The rows in a list."""
+    for one in value if isinstance(value, list) else ():
+        if row := _row(one):
+            yield row
+
+
+def _has_captions(value: object) -> bool:
+    names = {name.lower() for name in next(_listed(value), {})}
+    return bool(names & set(PATH_COLUMNS) and names & set(texts.CAPTION_NAMES))
+
+
+def _row(value: object) -> Row | None:
+    if isinstance(value, list) and len(value) > 1 and isinstance(value[0], str):
+        return {f"col{i}": cell for i, cell in enumerate(value)}
+    return value if isinstance(value, dict) else None
+
+
+def _by_name(content: Mapping[str, Any]) -> Iterator[Row]:
+    """The rows of an object whose keys are pictures, with or without their endings. Its values are
+    captions, as in {"1.jpg": "a bird", "2.jpg": ["a cat", "one cat"]}, or objects."""
+    for name, said in content.items():
+        columns = said if isinstance(said, dict) else {"captions": said}
+        yield {"file_name": name, **columns}
+
+
+def _from_columns(content: Mapping[str, Any]) -> list[Row]:
+    """The rows of an object of columns, which are lists of the same length or objects with the same
+    keys (pandas' orient "list", "columns" and "split"); none for another object."""
+    names, cells = content.get("columns"), content.get("data")
+    if isinstance(names, list) and isinstance(cells, list):
+        return [
+            dict(zip(map(str, names), row, strict=False)) for row in cells if isinstance(row, list)
+        ]
+    if len(content) < 2 or not any(name.lower() in _KNOWN for name in content):
+        return []
+    columns = list(content.values())
+    if all(isinstance(one, dict) for one in columns):
+        keys = list(columns[0])
+        if any(list(one) != keys for one in columns):
+            return []
+        columns = [list(one.values()) for one in columns]
+    if not all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns):
+        return []
+    return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def is_coco(content: Mapping[str, Any]) -> bool:
+    """True if an object is COCO's: it has a list of images and one of captions."""
+    images, said = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not isinstance(said, list):
+        return False
+    return any(isinstance(one, dict) and "caption" in one for one in said)
+
+
+def _coco(content: Mapping[str, Any]) -> Iterator[Row]:
+    captions: dict[Any, list[Any]] = {}
+    for one in content["annotations"]:
+        if isinstance(one, dict) and isinstance(one.get("image_id"), int | str):
+            captions.setdefault(one["image_id"], []).append(one.get("caption"))
+    for image in content["images"]:
+        if isinstance(image, dict) and isinstance(image.get("id"), int | str):
+            yield {"file_name": image.get("file_name"), "captions": captions.get(image["id"], [])}

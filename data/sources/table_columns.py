@@ -1,0 +1,104 @@
+"""Finds the columns of a table that hold the pictures' paths and their captions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from data.sources import texts
+from data.sources.base import printable
+from data.sources.files import Tree
+from data.sources.places import Places
+from data.sources.rows import BEYOND, Row, TableFile, first_rows, read_rows
+from data.sources.separated import PATH_COLUMNS
+
+_ENOUGH = 0.9  # share of numbers that must be pictures if a column of numbers is to name them
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that hold the picture's path and its captions."""
+
+    path: str
+    caption: str = ""
+    """The named column of captions; empty if known names are tried."""
+    by_number: bool = False
+    """The path is a number, which ends the picture's name."""
+    head: Row | None = None
+    """The first line, if it is a row and not the names of columns."""
+
+    def find(self, row: Row, places: Places, beside: str, split: str) -> str | None:
+        """The picture that a row names; None if there is none."""
+        said = path_in(row.get(self.path))
+        if self.by_number:
+            return places.find_number(said)
+        return places.find(said, beside, split) if said else None
+
+    def captions(self, row: Row, wanted: str) -> texts.Found:
+        """The captions of a row."""
+        if self.caption and not wanted:
+            return texts.weighed(texts.texts_of(row.get(self.caption)))
+        return texts.from_columns(row, wanted)
+
+    def rows(self, table: TableFile) -> Iterator[Row]:
+        """All rows of the table."""
+        return chain([self.head] if self.head else [], read_rows(table))
+
+
+def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = "") -> Columns | None:
+    """The columns of a table, or None if no column names pictures of the source."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name != BEYOND))
+    order = {known: i for i, known in enumerate(PATH_COLUMNS)}
+    best = (0, 0, "")
+    for name in names:
+        said = [path_in(row.get(name)) for row in rows]
+        found = sum(bool(path) and places.find(path, beside, split) is not None for path in said)
+        best = max(best, (found, -order.get(name.lower(), len(order)), name))
+    by_number = not best[0]
+    path = best[2] or next((n for n in names if _is_numbered(n, rows, places)), "")
+    if not path:
+        return None
+    is_named = path.lower() in PATH_COLUMNS
+    head = None if is_named or not places.find(path, beside, split) else {n: n for n in names}
+    others = [name for name in names if name != path and _is_text(rows, name)]
+    known = texts.caption_columns(names)
+    return Columns(path, "" if known or len(others) != 1 else others[0], by_number, head)
+
+
+def _is_numbered(name: str, rows: Sequence[Row], places: Places) -> bool:
+    """True if a column with a known name holds the numbers at the ends of the pictures' names."""
+    found = [places.find_number(path_in(row.get(name))) for row in rows]
+    is_known = name.lower() in PATH_COLUMNS
+    return is_known and sum(one is not None for one in found) >= _ENOUGH * len(rows)
+
+
+def path_in(value: object) -> str:
+    """The path that a cell names: a text, a number, or the path of a struct without bytes."""
+    if isinstance(value, Mapping):
+        value = None if value.get("bytes") else value.get("path")
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def _is_text(rows: Sequence[Row], name: str) -> bool:
+    values = [row.get(name) for row in rows if row.get(name) is not None]
+    return bool(values) and all(isinstance(v, str) and " " in v.strip() for v in values[:20])
+
+
+def names_of(tree: Tree, tables: Sequence[str]) -> str:
+    """The columns of tables, for messages."""
+    rows = [row for name in tables[:3] for row in first_rows(TableFile(tree, name), 5)]
+    names = dict.fromkeys(name for row in rows for name in row if name != BEYOND)
+    return printable(", ".join(list(names)[:20]))
+
+
+def tell_several(tree: Tree, names: Sequence[str]) -> str:
+    """A sentence about the first table whose names of pictures are those of several; else empty."""
+    places = Places(tree)
+    for table in names:
+        for row in first_rows(TableFile(tree, table), 5):
+            for value in row.values():
+                if len(alike := places.alike(path_in(value))) > 1:
+                    return (
+                        f"{printable(table)} says {printable(path_in(value))}, which may be "
+                        f"{printable(alike[0])} or {printable(alike[1])}: write the folders into it"
+                    )
+    return ""
