@@ -23,6 +23,19 @@ def is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 
 
+def calls_of_run(path: Path) -> list[ast.Call]:
+    """The calls `run(…, prog=…)` in a file: each is a command."""
+    if "prog=" not in path.read_text():
+        return []
+    return [
+        node
+        for node in ast.walk(syntax(path))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "run"
+        and any(key.arg == "prog" for key in node.keywords)
+    ]
+
+
 ALL_FILES = sorted(path for path in ROOT.glob("**/*.py") if not is_hidden(path))
 FILES = [path for path in ALL_FILES if part_of(path) != "tests"]
 
@@ -32,10 +45,11 @@ def syntax(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def modules(tree: ast.AST) -> set[str]:
+@functools.cache
+def modules(tree: ast.AST) -> frozenset[str]:
     """Full names of all modules that the tree imports. `from a import b` counts as a.b if that is a
     module of ours, else as a."""
-    return {name for node in ast.walk(tree) for name in _named_by(node)}
+    return frozenset(name for node in ast.walk(tree) for name in _named_by(node))
 
 
 def _named_by(node: ast.AST) -> Iterator[str]:

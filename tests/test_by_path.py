@@ -7,20 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.source_tree import FILES, ROOT, name_of, syntax
+from tests.source_tree import FILES, ROOT, calls_of_run, name_of, syntax
 
 BLOCK = "if __name__ == '__main__' and (not __package__):"
-COMMANDS = [
-    path
-    for path in FILES
-    if path.parent.parent == ROOT
-    and any(
-        isinstance(node, ast.Call)
-        and ast.unparse(node.func) == "run"
-        and any(key.arg == "prog" for key in node.keywords)
-        for node in ast.walk(syntax(path))
-    )
-]
+COMMANDS = [path for path in FILES if path.parent.parent == ROOT and calls_of_run(path)]
 
 
 def test_there_are_such_commands() -> None:

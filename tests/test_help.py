@@ -15,14 +15,13 @@ from command_line import parse_config
 from config import Config
 from help_page import first_sentence, is_required, meant
 from settings import settings_of
-
-ROOT = Path(__file__).parent.parent
+from tests.source_tree import FILES, ROOT, calls_of_run, syntax
 
 
 def find_class(path: Path, name: str) -> type:
     """The class with this name, defined in the file or imported by it."""
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(syntax(path)):
         if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
             module = str(node.module)
     return getattr(importlib.import_module(module), name)
@@ -39,18 +38,15 @@ class CommandLine:
 
 def command_lines() -> dict[str, CommandLine]:
     found = {}
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")]:
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "run":
-                keywords = {k.arg: k.value for k in node.keywords}
-                if "prog" in keywords and "tests" not in path.parts:
-                    prog = ast.literal_eval(keywords["prog"])
-                    assert ast.unparse(keywords["about"]).startswith("__doc__"), path
-                    config_class = find_class(path, ast.unparse(node.args[1]))
-                    first = constant(tree, "FIRST_IN_HELP") if "first" in keywords else ()
-                    about = ast.get_docstring(tree) or ""
-                    found[prog] = CommandLine(config_class, about, first)
+    for path in FILES:
+        for call in calls_of_run(path):
+            keywords = {k.arg: k.value for k in call.keywords}
+            prog = ast.literal_eval(keywords["prog"])
+            assert ast.unparse(keywords["about"]).startswith("__doc__"), path
+            config_class = find_class(path, ast.unparse(call.args[1]))
+            first = constant(syntax(path), "FIRST_IN_HELP") if "first" in keywords else ()
+            about = ast.get_docstring(syntax(path)) or ""
+            found[prog] = CommandLine(config_class, about, first)
     return found
 
 

@@ -1,5 +1,6 @@
 """Every sweeps/*.yaml is valid for wandb's engine, and names flags and a metric of train.py."""
 
+import functools
 import importlib
 import re
 import warnings
@@ -11,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from command_line import parse_config
 from config import Config
@@ -23,13 +23,18 @@ from training.update.state import TrainState
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it was written for an older pydantic
-    # PyPI's package; with `import`, mypy would find the folder sweeps/ in its place
-    sweeps: Any = importlib.import_module("sweeps")
 
 HELD_OUT = ("tone", "tone2", "gender", "random")  # the splits of the built-in data
 of_each_sweep = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+# wandb and its engine take seconds to import, so workers that only collect these tests do not.
+@functools.cache
+def engine() -> Any:
+    """PyPI's package sweeps; with `import`, mypy would find the folder sweeps/ in its place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it was written for an older pydantic
+        return importlib.import_module("sweeps")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -38,6 +43,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def command_line(sweep: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
     """The command that wandb's agent runs with `parameters` from the engine."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     macros = create_sweep_command_args({"args": parameters})
     macros |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [sweep["program"]]}
     words: list[str] = []
@@ -85,8 +92,8 @@ def test_wandb_takes_it_and_train_knows_every_flag(
 ) -> None:
     monkeypatch.chdir(ROOT)
     sweep = read(path)
-    assert sweeps.schema_violations_from_proposed_config(sweep) == []
-    suggested = sweeps.next_run(sweep, []).config
+    assert engine().schema_violations_from_proposed_config(sweep) == []
+    suggested = engine().next_run(sweep, []).config
     assert suggested.keys() == sweep["parameters"].keys()
     config = parse_config(Config, flags_of(sweep, suggested))
     for name, value in flat({name: entry["value"] for name, entry in suggested.items()}).items():
@@ -124,18 +131,18 @@ def test_an_early_stop_falls_within_the_run(path: Path, monkeypatch: pytest.Monk
     if "early_terminate" not in sweep:
         return
     monkeypatch.chdir(ROOT)
-    training = parse_config(Config, flags_of(sweep, sweeps.next_run(sweep, []).config)).training
+    training = parse_config(Config, flags_of(sweep, engine().next_run(sweep, []).config)).training
     evaluations = training.steps // training.eval_every
     name = sweep["metric"]["name"]
     runs = [
-        sweeps.SweepRun(
+        engine().SweepRun(
             name=str(loss),
-            state=sweeps.RunState.running,
+            state=engine().RunState.running,
             sampledHistory=[{name: loss}] * (evaluations // 2),
         )
         for loss in (1.0, 2.0, 3.0, 4.0)
     ]
-    assert {run.name for run in sweeps.stop_runs(sweep, runs)} == {"4.0"}
+    assert {run.name for run in engine().stop_runs(sweep, runs)} == {"4.0"}
 
 
 def test_none_booleans_and_lists_survive_the_agent() -> None:

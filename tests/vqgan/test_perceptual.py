@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.signal import correlate
 
 from vqgan import perceptual
 from vqgan.config import LossConfig
@@ -56,6 +55,8 @@ SCALE = np.array([0.458, 0.448, 0.450])[:, None, None]
 
 
 def convolved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    from scipy.signal import correlate  # seconds, in each worker that only collects the tests
+
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
     maps = [
         correlate(padded, k, "valid", "direct")[0] + c for k, c in zip(kernel, bias, strict=True)
