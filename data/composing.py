@@ -4,10 +4,11 @@ An artist drew each thing once, in one colour. The composed pictures show the me
 "three" and "and" for every thing.
 """
 
+import functools
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ PLACES: Mapping[int, Sequence[tuple[float, float]]] = {
 HELD_OUT = 8
 """One in this many pairs (thing and colour, thing and number, two things) is held out, for all
 artists."""
+KEPT = 128 << 20
+"""Bytes of small layers that are kept: each is part of several pictures."""
 _COLOUR = re.compile(rf"\b({'|'.join([*COLOURS, WHITE_NAME])})\b ?")
 
 Layer = Float[np.ndarray, "y x 4"]
@@ -114,7 +117,7 @@ def counted(drawing: Drawing, words: Sequence[str], side: int) -> Iterator[Compo
     """Several copies of the drawing."""
     plurals = [many for word in words for many in plural(word)]
     numbers = sorted(NUMBERS, key=lambda n: crc(f"{drawing.key}:{n}"))[:COUNTED]
-    layer = open_layer(drawing, side // 2)
+    layer = small_layer(drawing, side // 2)
     for n in numbers if plurals else ():
         held_out = crc(f"{drawing.emoji.concept}:{n}") % HELD_OUT == 0
         phrases = [f"{NUMBERS[n]} {many}" for many in plurals] + [f"{n} {plurals[0]}"]
@@ -145,7 +148,7 @@ def beside(
             for one, known in ((drawing, words), (other, their_words))
         )
         pair = sorted((drawing.emoji.concept, other.emoji.concept))
-        layers = [open_layer(one, side // 2) for one in (drawing, other)]
+        layers = [small_layer(one, side // 2) for one in (drawing, other)]
         yield Composed(
             f"{drawing.key}+{other.emoji.hexcode.lower()}",
             on_white(layers, PLACES[2], side),
@@ -171,8 +174,26 @@ def _with_article(phrase: str, own: str) -> str:
 
 def open_layer(drawing: Drawing, side: int) -> Layer:
     """A drawing on nothing."""
-    picture = Image.open(io.BytesIO(draw(drawing.svg, side, ground=None))).convert("RGBA")
-    return np.asarray(picture, np.float32) / 255
+    return _open_svg(side, drawing.svg)
+
+
+def small_layer(drawing: Drawing, side: int) -> Layer:
+    """The same, drawn once and kept; it is read-only."""
+    return _keeper(side)(drawing.svg)
+
+
+@functools.cache
+def _keeper(side: int) -> Callable[[str], Layer]:
+    """A function SVG → layer that keeps the last KEPT bytes of layers."""
+    layers = max(KEPT // (16 * side**2), 1)
+    return functools.lru_cache(layers)(functools.partial(_open_svg, side))
+
+
+def _open_svg(side: int, svg: str) -> Layer:
+    picture = Image.open(io.BytesIO(draw(svg, side, ground=None))).convert("RGBA")
+    layer = np.asarray(picture, np.float32) / 255
+    layer.setflags(write=False)
+    return layer
 
 
 def on_white(
