@@ -1,4 +1,4 @@
-"""A VQGAN's encoder as one compiled program, for data.encode."""
+"""A VQGAN's encoder as one compiled program, for data.encode and for training on fixed tokens."""
 
 import dataclasses
 from pathlib import Path
@@ -12,6 +12,8 @@ from training.config import ParallelConfig
 from training.devices import parallel
 from training.devices.devices import arrange
 from vqgan import autoencoder, pretrained
+from vqgan.config import VQGANConfig
+from vqgan.layers import Params
 
 PER_DEVICE = 64
 """Pictures per device and call."""
@@ -25,6 +27,17 @@ def open_encoder(
     config, params = pretrained.load(folder)
     if tried_codes is not None:
         config = dataclasses.replace(config, tried_codes=tried_codes)
+    return make_encoder(config, params, most_devices)
+
+
+def make_encoder(
+    config: VQGANConfig,
+    params: Params,
+    most_devices: int | None = None,
+    per_device: int = PER_DEVICE,
+) -> PictureEncoder:
+    """The encoder of a configuration, on at most `most_devices` devices of this process (None =
+    all), for `per_device` pictures on each at a time."""
     devices = arrange(jax.local_devices()[:most_devices], ParallelConfig())
     compiled = jax.jit(parallel.deal_rows(autoencoder.build(config).encode, devices))
     params = parallel.place(params, devices)
@@ -32,5 +45,5 @@ def open_encoder(
     def encode(pixels: Float32[np.ndarray, "b y x 3"]) -> jax.Array:
         return compiled(params, pixels)
 
-    size = PER_DEVICE * len(devices)
+    size = per_device * len(devices)
     return PictureEncoder(config.image_size, config.codebook_size, encode, size)

@@ -5,6 +5,7 @@ All layers are convolutions or attention, so weights that were trained on 64 × 
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -18,7 +19,13 @@ FREE = ("image_size", "codebook_size", "tried_codes")
 """Settings that may differ from those of the weights; decoder_blocks may be larger, too."""
 
 
-def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, list[str]]:
+Load = Callable[[str | Path], tuple[VQGANConfig, Params]]
+"""pretrained.load, or a function that keeps what it has loaded."""
+
+
+def fit(
+    path: str | Path, config: VQGANConfig, fresh: Params, load: Load = pretrained.load
+) -> tuple[Params, list[str]]:
     """(the weights of a folder or checkpoint for `config`, lines for the logbook). A codebook of
     another size is taken from `fresh`; k-means then initialises it. Further blocks of the decoder
     are taken from `fresh`, where a block is nearly the identity.
@@ -26,7 +33,7 @@ def fit(path: str | Path, config: VQGANConfig, fresh: Params) -> tuple[Params, l
     Raises:
         FileNotFoundError, ValueError: as pretrained.load; or the weights are another model's.
     """
-    found, params = pretrained.load(path)
+    found, params = load(path)
     differing = [
         f"model.{name} (is {getattr(found, name)} there, {getattr(config, name)} here)"
         for name in (field.name for field in dataclasses.fields(VQGANConfig))

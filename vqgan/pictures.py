@@ -39,13 +39,15 @@ class PictureStream:
         """`count` pictures of the stream, from `position` on."""
         return self.pictures[self.next_indices(position, count)]
 
-    def batch(self, n: int, start: int, count: int, shift: int) -> dict[str, np.ndarray]:
-        """The batch of update n + 1: `count` pictures from position `start` of the stream on, each
-        shifted at random by up to `shift` pixels."""
-        random = np.random.default_rng((self.seed, n))
+    def batch(
+        self, n: int, indices: Int[np.ndarray, " count"], shift: int
+    ) -> dict[str, np.ndarray]:
+        """The batch of update n + 1: the pictures with these indices, each shifted at random by up
+        to `shift` pixels."""
+        random, count = np.random.default_rng((self.seed, n)), len(indices)
         offsets = random.integers(0, 2 * shift + 1, (count, 2))
         return {
-            "pixels": shift_pictures(self.next_pictures(start, count), offsets, shift),
+            "pixels": shift_pictures(self.pictures[indices], offsets, shift),
             "example_index": np.arange(count, dtype=np.int32),
         }
 

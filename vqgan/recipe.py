@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from training.update.state import TrainState
 from vqgan import adversarial, discriminator, model_card, pretrained
 from vqgan.autoencoder import Autoencoder, build
 from vqgan.config import VQGANConfig
-from vqgan.finetuning import fit, keeps_codebook
+from vqgan.encoder import PER_DEVICE, make_encoder
+from vqgan.finetuning import Load, fit, keeps_codebook
 from vqgan.layers import Params
 from vqgan.objective import (
     make_codebook_care,
@@ -47,8 +48,6 @@ from vqgan.sets import read_sets
 GRID_PICTURES = 64
 JUDGED = 4000
 """Most training pictures that the model card's figures are measured on."""
-ENCODED = 64
-"""Most pictures that are encoded at once."""
 LAST = 0.9
 """Share of the updates after which no code is replaced any more."""
 
@@ -65,6 +64,8 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         opponent = adversarial.Opponent(autoencoder, config.loss, config.discriminator)
         players[adversarial.NAME] = make_discriminator(config, autoencoder)
     loss = make_loss(autoencoder, config.loss, first_quantized(config), opponent)
+    # With fixed tokens the weights are kept anyway, so they are opened once.
+    load = cache(pretrained.load) if config.quantizer.fixed else pretrained.load
 
     def card(run: Run) -> Path:
         return run.folder / "vqgan" / model_card.FILE
@@ -83,9 +84,9 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         init=autoencoder.init,
         loss=loss,
         players=players,
-        open_batches=partial(open_batches, config, stream),
+        open_batches=partial(open_batches, config, stream, load),
         batch_shapes=partial(batch_shapes, config),
-        depends_on=digests(config, sets[TRAIN]),
+        depends_on=digests(config, sets[TRAIN], load),
         splits=[*sets, "all"],
         examples=len(sets[TRAIN]),
         summary=summarise(config, sets),
@@ -93,17 +94,17 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         hooks=partial(make_hooks, config, autoencoder, sets),
         between=make_between(config, autoencoder, stream),
         costs=partial(count_costs, autoencoder),
-        start_from=partial(start_from, config.model),
+        start_from=partial(start_from, config.model, load),
         finish=finish,
     )
 
 
-def digests(config: VQGANRunConfig, pictures: Pictures) -> dict[str, str]:
+def digests(config: VQGANRunConfig, pictures: Pictures, load: Load) -> dict[str, str]:
     """Hashes of the training pictures and, if the tokens are fixed, of the weights that find them.
     Raises as pretrained.load."""
     found = {"pictures": _digest([pictures])}
     if config.quantizer.fixed:
-        found["init_from"] = _digest(jax.tree.leaves(pretrained.load(config.init_from)[1]))
+        found["init_from"] = _digest(jax.tree.leaves(load(config.init_from)[1]))
     return found
 
 
@@ -160,37 +161,38 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
 
 
 def open_batches(
-    config: VQGANRunConfig, stream: PictureStream, plan: BatchPlan, devices: Devices
+    config: VQGANRunConfig, stream: PictureStream, load: Load, plan: BatchPlan, devices: Devices
 ) -> BatchAt:
     """A function n → this process's rows of the batch of update n + 1. Raises as pretrained.load
     for an init_from whose tokens are needed."""
     shift = config.training.shift
-    tokens = find_tokens(config, stream) if config.quantizer.fixed else None
+    tokens = find_tokens(config, stream, load) if config.quantizer.fixed else None
 
     def batch_at(n: int) -> dict[str, np.ndarray]:
         start, stop = plan.examples(n), plan.examples(n + 1)
-        batch = stream.batch(n, start, stop - start, shift)
+        indices = stream.next_indices(start, stop - start)
+        batch = stream.batch(n, indices, shift)
         rows = devices.rows(stop - start)
         batch = {name: values[rows] for name, values in batch.items()}
         if tokens:
-            batch["image_tokens"] = tokens.of(stream.next_indices(start, stop - start)[rows])
+            batch["image_tokens"] = tokens.of(indices[rows])
         return batch
 
     return batch_at
 
 
-def find_tokens(config: VQGANRunConfig, stream: PictureStream) -> FoundTokens:
-    """The tokens of the training pictures, by the VQGAN of init_from."""
-    found, params = pretrained.load(config.init_from)
-    tried = config.model.tried_codes
-    encoder = build(replace(found, image_size=config.model.image_size, tried_codes=tried))
+def find_tokens(config: VQGANRunConfig, stream: PictureStream, load: Load) -> FoundTokens:
+    """The tokens of the training pictures, by the VQGAN of init_from, as data.encode finds them."""
+    found, params = load(config.init_from)
+    model = config.model
+    found = replace(found, image_size=model.image_size, tried_codes=model.tried_codes)
+    size = min(config.training.batch_size, PER_DEVICE)
+    encoder = make_encoder(found, params, most_devices=1, per_device=size)
 
-    @jax.jit
-    def encode(params: Params, pixels: jax.Array) -> jax.Array:
-        return encoder.encode(params, to_floats(pixels))
+    def find(pictures: Pictures) -> Any:
+        return encoder.encode(to_floats(pictures))
 
-    size = min(config.training.batch_size, ENCODED)
-    return FoundTokens(stream.pictures, encoder.config.image_length, partial(encode, params), size)
+    return FoundTokens(stream.pictures, found.image_length, find, encoder.batch_size)
 
 
 def batch_shapes(config: VQGANRunConfig, size: int) -> Shapes:
@@ -219,9 +221,11 @@ def count_costs(autoencoder: Autoencoder, devices: Devices) -> Costs:
     return Costs(config.image_length, 3.0 * count_flops(reconstruct, params, pixels), peak)
 
 
-def start_from(model: VQGANConfig, path: str, fresh: Params) -> tuple[Params, list[str]]:
+def start_from(
+    model: VQGANConfig, load: Load, path: str, fresh: Params
+) -> tuple[Params, list[str]]:
     """(the weights of --init_from, lines for the logbook). Raises ValueError for another layout."""
-    return fit(path, model, jax.tree.map(np.asarray, parallel.on_first_device(fresh)))
+    return fit(path, model, jax.tree.map(np.asarray, parallel.on_first_device(fresh)), load)
 
 
 def make_between(

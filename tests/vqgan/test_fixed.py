@@ -39,8 +39,17 @@ def fixed(source, tmp_path, given):
     )
 
 
-def test_only_the_decoder_learns_and_a_resume_is_bit_for_bit(fixed, given, tmp_path):
+def test_only_the_decoder_learns_and_a_resume_is_bit_for_bit(fixed, given, tmp_path, monkeypatch):
+    opened = []
+
+    def load(path, *config):
+        opened.append(str(path))
+        return read_vqgan(path, *config)
+
+    read_vqgan = pretrained.load
+    monkeypatch.setattr(pretrained, "load", load)
     main(fixed)
+    assert opened.count(str(given)) == 1
     config, found = pretrained.load(f"{fixed.output_dir}/vqgan")
     _, before = pretrained.load(given)
     assert config == DEEPER
