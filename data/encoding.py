@@ -1,4 +1,4 @@
-"""Settings of data.encode, and the description of everything that determines its records."""
+"""Settings of data.encode, and a description of everything that determines the records."""
 
 import hashlib
 import os
@@ -25,9 +25,9 @@ class ProcessesConfig:
     """HOST:PORT of process 0, where the processes meet. Found under SLURM, Open MPI, Kubernetes and
     on TPU pods; else the same on every process."""
     num_processes: int | None = None
-    """Number of processes; default: as for the coordinator. 1 = this process is alone."""
+    """Number of processes; found as the coordinator is. 1 = this process alone."""
     process_id: int | None = None
-    """Number of this process, from 0; default: as for the coordinator."""
+    """Number of this process, from 0; found as the coordinator is."""
 
 
 @dataclass(frozen=True)
@@ -45,37 +45,38 @@ class EncodeConfig(ReadingConfig):
     )
     """Captioned pictures."""
     out: str = "records/things"
-    """Folder for the records; it must be new, or hold what the same command wrote before."""
+    """Folder for the records. It must be new, or hold the output of the same command."""
     vqgan: str = "vqgan/general"
-    """Folder of the VQGAN that turns pictures into tokens; the shipped one knows drawings,
+    """Folder of the VQGAN that encodes pictures as tokens. The shipped one was trained on drawings,
     photographs and textures of 64 × 64 pixels."""
     tried_codes: int | None = None
-    """Codes that are tried at each place of a picture, to keep the one that paints best; default:
-    as many as the VQGAN's config says. 1 encodes fastest."""
+    """Number of codes that the encoder tries at each place of a picture. It keeps the code that
+    reconstructs the picture best. Default: the number in the VQGAN's config. 1 is fastest."""
     tokenizer: str | None = None
-    """Folder of a tokenizer; by default one is trained on the training captions."""
+    """Folder of a tokenizer. By default a new one is trained on the training captions."""
     normalizer: Literal["clean", "dalle_mini"] | None = None
-    """Normaliser of captions before the tokenizer. Default: the one that the tokenizer's folder
-    names, dalle_mini for DALL·E mini's, else clean."""
+    """Normaliser that captions pass before the tokenizer. Default: the one that the tokenizer's
+    folder names; dalle_mini for DALL·E mini's tokenizer; else clean."""
     vocab_size: int = 2048
     """Text tokens of a newly trained tokenizer; 2,048 suit captions of a few thousand words."""
     text_length: int = 24
     """Tokens per caption, the end included; longer captions are truncated."""
     held_out: float = 0.05
-    """Share of the pictures that are kept from training for evaluation, chosen by their look:
-    copies of another size or format stay together. Sources that name splits themselves, as the
-    built-in data does, keep theirs."""
+    """Share of the pictures that is held out for evaluation. The choice depends on a picture's
+    look, so copies of another size or format stay together. A source that names splits, as the
+    built-in data does, keeps its own."""
     views: int = 1
-    """Views of each picture; training uses a random one each time. The first is the plain picture,
-    the others are shifted and up to a quarter closer. Encoding takes this many times as long."""
+    """Views of each picture; each training example uses a random one. The first is the plain
+    picture; the others are shifted and up to a quarter closer. The time to encode grows in
+    proportion."""
     flips: bool = False
     """Mirror half of the views beside the plain one, except of pictures whose captions name a side.
     Letters and clocks are mirrored, too."""
     reuse: str | None = None
-    """Folder of earlier records with the same VQGAN. Pictures that are in both are not encoded
-    again. The new records are the same as without reuse."""
+    """Folder of earlier records with the same VQGAN. Their pictures are not encoded again. The new
+    records are the same as without reuse."""
     shard_size: int = 10_240
-    """Pictures per shard, which is saved when it is finished. The records do not depend on it."""
+    """Pictures per shard. Each finished shard is saved. The records do not depend on the number."""
     parallel: ProcessesConfig = field(default_factory=ProcessesConfig)
     """Several processes that encode one source together, as train.py's do."""
 
@@ -104,7 +105,8 @@ def check_settings(config: EncodeConfig) -> None:
 
 
 def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
-    """A description of everything that determines the records, which is stored and compared."""
+    """A description of everything that determines the records; data.encode stores and compares
+    it."""
     tokenizer = {"vocab_size": config.vocab_size}
     chosen = config.normalizer or (
         normalizer_of(Path(config.tokenizer)) if config.tokenizer else CLEAN
@@ -124,7 +126,7 @@ def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
 
 
 def _encoder(config: EncodeConfig) -> str:
-    """The VQGAN's digest, and the tried codes if they are not those of its config."""
+    """The VQGAN's digest, and the number of tried codes if the command gives one."""
     digest = digest_folder(Path(config.vqgan))
     return digest if config.tried_codes is None else f"{digest}, tried_codes {config.tried_codes}"
 
@@ -134,13 +136,13 @@ def _views(config: EncodeConfig) -> dict[str, Any]:
 
 
 def reading_of(config: EncodeConfig) -> ReadingConfig:
-    """The part of the settings that says how pictures are read."""
+    """The settings for reading pictures."""
     return ReadingConfig(**{one.name: getattr(config, one.name) for one in fields(ReadingConfig)})
 
 
 def fingerprint(source: Source) -> str:
-    """A hash of the source's files: of their content or, for a large source, of their sizes and
-    times."""
+    """A hash of the source's files: of their content, or of their sizes and times if the source is
+    large."""
     stats = [_size_and_time(file) for file in source.files]
     # The fingerprint of a remote file distinguishes its versions.
     is_remote = any(isinstance(file, RemotePath) for file in source.files)
@@ -154,7 +156,7 @@ def fingerprint(source: Source) -> str:
     return hashed.hexdigest()
 
 
-# The encoding itself counts and names unreadable files, so they may not fail here.
+# data.encode counts and names unreadable files later, so an unreadable file is no error here.
 def _size_and_time(file: Path) -> tuple[int, int]:
     try:
         stat = file.stat()

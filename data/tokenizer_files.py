@@ -1,9 +1,8 @@
 """Reads a tokenizer's files: tokenizer.json, vocab.json with merges.txt, or vocab.txt.
 
-A tokenizer.json is a small program. A hostile one can run forever (some regular expressions) or
-fill the memory: by a chain of replacements by longer texts, or while a pattern of counts is
-compiled. So each part is checked first, and only known kinds, with bounded time and memory, are
-accepted. Code beside a tokenizer is never run.
+A tokenizer.json is a small program. In a hostile file, some regular expressions never end, and
+chains of growing replacements or nested counts fill the memory. So each part is checked first. Only
+known kinds that run in bounded time and memory are accepted. Code beside a tokenizer is never run.
 """
 
 import json
@@ -16,7 +15,7 @@ from json_files import read_json
 
 MAX_BYTES, MAX_VOCABULARY, MAX_ADDED, MAX_PARTS = 48 << 20, 2_000_000, 20_000, 16
 MAX_GROWTH = 16
-"""The largest factor by which a caption may grow on its way to the tokens."""
+"""The largest factor by which normalizers may lengthen a caption."""
 MAX_FRAME, MAX_WORD, MAX_PIECE, MAX_REGEX, MAX_CHOICES = 16, 1000, 256, 500, 4
 GROWTH = {
     **dict.fromkeys(("Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Strip", "StripAccents"), 1),
@@ -29,21 +28,21 @@ GROWTH = {
     **dict.fromkeys(("Replace", "Prepend", "BertNormalizer"), 1),
     "ByteLevel": 4,  # each byte becomes a letter
 }
-"""The known kinds of normalizers and pre-tokenizers, each with the largest factor by which it makes
-a text longer. Texts that a part inserts count extra."""
+"""Known kind of normalizer or pre-tokenizer → the largest factor by which it lengthens a text.
+`_growth` also counts the texts that a part inserts."""
 FRAMES = ("TemplateProcessing", "BertProcessing", "RobertaProcessing", "ByteLevel")
 MODELS = ("BPE", "WordPiece", "Unigram", "WordLevel")
 _CASES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 KNOWN = {_CASES + r"\p{N}{1,3}" + _REST, _CASES + r"\p{N}" + _REST}
-"""Expressions of published tokenizers (cl100k, Llama 3, Qwen 2). They run in bounded time, but
-`_ends_soon` cannot show it."""
+"""Expressions of published tokenizers (cl100k, Llama 3, Qwen 2). They run in bounded time, which
+`_ends_soon` cannot prove."""
 HOW = "save it as tokenizer.json with the program that wrote it"
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """The content of a tokenizer.json, or of a folder's older files in the same form. Every part
-    runs in bounded time and memory.
+    """The content of a tokenizer.json, or of a folder's older files in the same form. Every
+    returned part runs in bounded time and memory.
 
     Raises:
         ValueError: a part is unknown or exceeds a limit. The message names the file and the key.
@@ -139,8 +138,8 @@ def _text(value: object, name: str) -> str:
 
 
 def _charsmap_growth(value: Any) -> float:
-    """The factor by which SentencePiece's character map can lengthen a text. The map holds the size
-    of a trie, the trie, and the replacements, each ended by NUL."""
+    """The factor by which SentencePiece's character map can lengthen a text. The map has the size
+    of a trie, the trie itself, and the replacements, each of which ends with NUL."""
     import base64
 
     if value is None:
@@ -221,7 +220,7 @@ def _check_frame(part: Mapping[str, object]) -> None:
         for piece in template:
             named = piece.get("SpecialToken") if isinstance(piece, dict) else None
             word = named.get("id") if isinstance(named, dict) else None
-            # The library panics, with its own lines on stderr, when the token is missing.
+            # If the token is missing, the library panics and writes to stderr.
             if named is not None and not (isinstance(word, str) and word in known):
                 raise ValueError(f"post_processor.{name} has no special token for {named!r:.60}")
 
@@ -235,7 +234,7 @@ def _check_added(tokens: object) -> None:
 
 
 def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
-    """The model's settings, with its kind as "type", which old files lack."""
+    """The model's settings. "type" is added if an old file lacks it."""
     kind = model.get("type", "BPE" if "merges" in model else "WordLevel")
     if kind not in MODELS:
         raise ValueError(f"model {kind!r:.60} is not one of {', '.join(MODELS)}")
@@ -276,7 +275,7 @@ def _is_scored(entry: object) -> bool:
 
 
 def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The path and the content, in tokenizer.json's form, of a folder's older files."""
+    """(path, content) of a folder's older files; the content has the form of a tokenizer.json."""
     settings = folder / "tokenizer_config.json"
     said = read_json(settings) if settings.is_file() else {}
     readers: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]]
@@ -293,7 +292,7 @@ def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _gpt2(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
-    """GPT-2's and BART's files: byte-level BPE, whose letters stand for bytes."""
+    """The content of GPT-2's and BART's files: BPE whose letters are bytes."""
     vocabulary = read_json(folder / "vocab.json", MAX_BYTES)
     if any(word.endswith("</w>") for word in vocabulary):
         raise ValueError(f"{folder / 'vocab.json'} is not of GPT-2's kind; {HOW}")
@@ -308,7 +307,7 @@ def _gpt2(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _bert(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
-    """BERT's file: one word a line, or a word's continuation after ##."""
+    """The content of BERT's file. Each line is a word, or ## and the continuation of a word."""
     vocabulary = {word: i for i, word in enumerate(_lines(folder / "vocab.txt"))}
     missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocabulary]
     if missing:
@@ -339,6 +338,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def as_text(tree: Mapping[str, object]) -> str:
-    """The tree as JSON for the library. The file's own text is not used: of a key that occurs
-    twice, the library may read another value than the one checked here."""
+    """The tree as JSON for the library. The library never gets the file's own text: if a key occurs
+    twice, it could read the value that was not checked."""
     return json.dumps(tree, ensure_ascii=True)

@@ -1,11 +1,11 @@
-"""Does a run look as it should? Compares its losses with those of a reference.
+"""Compares the losses of a run with those of a reference.
 
 python -m experiments.compare runs/quickstart
 python -m experiments.compare runs/valley/003 --reference results/references/starter.json
 python -m experiments.compare runs/a runs/b runs/c --write results/references/starter.json
 
-A reference is a small committed file: means and standard deviations over seeds at some updates, and
-the settings of those runs.
+A reference is a small committed file. It has the mean and the standard deviation over seeds of each
+loss at some updates, and the settings of the runs.
 """
 
 import sys
@@ -32,13 +32,13 @@ REFERENCES = clone.ROOT / "results" / "references"
 POINTS = 24
 """Number of updates at which a reference has the training loss."""
 WINDOW = 0.05
-"""Share of the updates so far over which the training loss is averaged."""
+"""The training loss is averaged over this share of the updates so far, the last ones."""
 FAR = 3.0
-"""A difference of more standard deviations than this is reported."""
+"""A larger difference, in standard deviations, is reported."""
 NOT_COMPARED = ("seed", "data.", "grids.", "sampling.", "checkpoint.", "tracker.", "parallel.")
-"""Prefixes of the names of settings that a reference does not store."""
+"""A reference does not store settings whose names have these prefixes."""
 MOST = 5
-"""Number of differing settings that are named."""
+"""The largest number of differing settings that are named."""
 CAUSES = (
     (
         lambda at, now, metric: at <= 0.2 and now > 0,
@@ -59,13 +59,13 @@ CAUSES = (
         "less token_noise and caption_dropout",
     ),
 )
-"""Pairs of a test of (share of the reference's length, difference in deviations, metric) and the
-usual cause. The first test that is true counts."""
+"""Pairs of a test and the usual cause of a difference; the first test that is true counts. A test
+takes the share of the reference's length, the difference in deviations, and the metric."""
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """The run and its reference."""
+    """Settings: the run and its reference."""
 
     runs: tuple[str, ...] = field(
         default=(),
@@ -79,7 +79,7 @@ class CompareConfig:
 
 
 def main(config: CompareConfig) -> None:
-    """Print how the run differs from its reference, or write a reference."""
+    """Print the differences between the run and its reference, or write a reference."""
     runs = [Path(name) for name in config.runs]
     for one in runs:
         if not is_run(one):
@@ -99,8 +99,8 @@ def main(config: CompareConfig) -> None:
 
 
 def find_reference(run_folder: Path) -> Path:
-    """The path of the reference with the run's name. Raises ValueError, which lists all references,
-    if it does not exist."""
+    """The path of the reference with the run's name. If there is none, raises ValueError with a
+    list of all references."""
     from weights.yaml_files import read_yaml
 
     name = str(read_yaml(run_folder / "config.yaml").get("name", ""))
@@ -129,7 +129,7 @@ def read_reference(path: Path) -> dict[str, Any]:
 
 def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
     """A reference: the means and standard deviations over `runs`, and their settings. Raises
-    ValueError if the runs differ in more than their seeds, or in their length."""
+    ValueError if the runs differ in their length or in a setting other than the seed."""
     settings = [settings_of(one) for one in runs]
     for one, own in zip(runs, settings, strict=True):
         names = own.keys() | settings[0].keys()
@@ -164,8 +164,7 @@ def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(reference: Mapping[str, Any], run_folder: Path, name: str) -> list[str]:
-    """A line that names the settings with different values in the run and the reference; no line if
-    there are none."""
+    """A line with the settings that differ between the run and the reference, if there are any."""
     own, there = _kept(settings_of(run_folder)), reference["settings"]
     odd = [n for n in sorted(own.keys() & there.keys()) if own[n] != there[n]]
     if not odd:
@@ -176,8 +175,8 @@ def differences(reference: Mapping[str, Any], run_folder: Path, name: str) -> li
 
 
 def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
-    """Step → value of a metric. The training loss is averaged over the last WINDOW of the updates
-    so far."""
+    """Step → value of a metric. The training loss is averaged over a WINDOW of updates that ends at
+    the step."""
     found = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), float)}
     if name != "train/loss":
         return found
@@ -191,9 +190,9 @@ def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
 def compare(
     reference: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
 ) -> list[str]:
-    """For each metric a line for each of the last 4 updates that the run has reached, then the
-    usual cause of a large difference at the last one. Raises ValueError if there is no such
-    update."""
+    """Lines with both values of each metric at the last 4 updates that the run has reached. Then
+    lines with the usual cause of each large difference. Raises ValueError if the run has reached
+    none."""
     lines, causes = [], []
     for metric, own in reference["curves"].items():
         yours = curve(rows, metric)

@@ -1,9 +1,8 @@
-"""Text encoders of other programs in our words: BART's, CLIP's text tower, T5's.
+"""Reads text encoders of other programs: BART's encoder, CLIP's text tower and T5's encoder.
 
-Each is a ModelConfig whose encoder it is, and a table of the keys of its arrays in
-model.safetensors, as transformers' torch models are saved. BART: Lewis et al. 2019,
-arXiv:1910.13461; CLIP: Radford et al. 2021, arXiv:2103.00020; T5: Raffel et al. 2020,
-arXiv:1910.10683.
+A `Layout` converts an encoder's settings to a ModelConfig, and names its arrays in
+model.safetensors, the file that transformers writes. BART: Lewis et al. 2019, arXiv:1910.13461.
+CLIP: Radford et al. 2021, arXiv:2103.00020. T5: Raffel et al. 2020, arXiv:1910.10683.
 """
 
 from collections import Counter
@@ -27,7 +26,7 @@ from weights.releases import WEIGHTS_FILE
 from weights.settings import read_fields
 
 OF_ENCODER = ("text_embedding", "encoder", "encoder_bias", "encoder_norm")
-"""The parts of our parameters that a text encoder of another program has."""
+"""The parts of our parameters that come from the other program's encoder."""
 T5_FIELDS: dict[str, tuple[str, Any]] = {
     "d_model": ("dim", 512),
     "d_kv": ("head_dim", 64),
@@ -40,7 +39,7 @@ T5_FIELDS: dict[str, tuple[str, Any]] = {
     "relative_attention_num_buckets": ("buckets", 32),
     "relative_attention_max_distance": ("bucket_distance", 128),
 }
-"""Their field → ours and transformers' default."""
+"""T5's field → (our field, transformers' default)."""
 FEED_FORWARD = {
     "relu": ("relu", False),
     "gelu": ("gelu", False),
@@ -50,7 +49,7 @@ FEED_FORWARD = {
     "gated-gelu": ("gelu_tanh", True),  # t5 v1.1's gelu is the approximate one
     "gated-silu": ("silu", True),
 }
-"""T5's word → activation, and whether it is gated."""
+"""T5's name → (our activation, True if it is gated)."""
 IN_T5: dict[str, str] = {
     **{f"attention/{ours}": f"layer.0.SelfAttention.{ours}" for ours in "qkv"},
     "attention/out": "layer.0.SelfAttention.o",
@@ -65,7 +64,7 @@ IN_CLIP = {
     "up": "mlp/up",
     "down": "mlp/down",
 }
-"""The parts of a layer of clip/towers.py → a layer's here."""
+"""Part of a layer in clip/towers.py → part of a layer in model/."""
 NAMED = 5
 
 
@@ -108,7 +107,7 @@ def _read_t5(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def _in_t5(shapes: Shapes) -> dict[str, str]:
-    """The parts of a layer: a gated one has two first products."""
+    """Our part of a layer → T5's name. A gated layer has two first products."""
     if any("/mlp/gate/" in path for path in shapes):
         ups = {"mlp/up": "wi_0", "mlp/gate": "wi_1"}
     else:
@@ -118,17 +117,17 @@ def _in_t5(shapes: Shapes) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A program's settings, and where it has the arrays of its encoder."""
+    """How a program names the settings and the arrays of its encoder."""
 
     read: Callable[[Mapping[str, Any]], ModelConfig]
     tables: Mapping[str, tuple[str, ...]]
-    """Our path → the key there, or several keys, of which the first existing one is used."""
+    """Our path → possible keys in the file; the first existing one is used."""
     layers: str
     """Prefix of a layer's number in the keys."""
     modules: Callable[[Shapes], Mapping[str, str]]
-    """Part of a layer of ours → its name there."""
+    """Function of our shapes → (our part of a layer → the program's name)."""
     has_length: bool = True
-    """True if the encoder has positions for a limited number of tokens."""
+    """True if the encoder's table of positions limits the number of tokens."""
 
 
 def _norm(ours: str, theirs: str) -> dict[str, tuple[str, ...]]:
@@ -174,11 +173,11 @@ LAYOUTS = {
     "t5": _T5,
     "mt5": _T5,
 }
-"""model_type in config.json → its layout. Keys are without "model." in front, as BART has it."""
+"""model_type in config.json → layout. Keys lack the prefix "model." that BART's files have."""
 
 
 def layout_of(values: Mapping[str, Any]) -> Layout:
-    """The layout of a config.json. Raises ValueError for one without a text encoder known here."""
+    """The layout for a config.json. Raises ValueError if its model_type is unknown."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in LAYOUTS:
         raise ValueError(f"model_type {kind!r:.60} is not one of {', '.join(LAYOUTS)}")
@@ -189,7 +188,7 @@ def with_encoder(model: ModelConfig, theirs: ModelConfig) -> ModelConfig:
     """The settings of `model` with the text encoder of `theirs`.
 
     Raises:
-        ValueError: `model` says something else about the encoder, or they do not go together.
+        ValueError: `model` sets other values for the encoder, or cannot have this encoder.
     """
     if model.encoder not in (EncoderConfig(), theirs.encoder):
         raise ValueError(f"it is {theirs.encoder}, and model.encoder says {model.encoder}")
@@ -203,8 +202,8 @@ def with_encoder(model: ModelConfig, theirs: ModelConfig) -> ModelConfig:
 
 
 def read_params(folder: Path, layout: Layout, theirs: ModelConfig) -> tuple[Params, list[str]]:
-    """The parameters of the encoder as float32, with all positions that it has, and a line about
-    what else is in the file.
+    """(the encoder's float32 parameters with all its positions, a line that counts the arrays of
+    the file that are not used, if there are any).
 
     Raises:
         ValueError: a file is missing or damaged, or its arrays do not fit `theirs`.
@@ -221,7 +220,7 @@ def read_params(folder: Path, layout: Layout, theirs: ModelConfig) -> tuple[Para
 
 
 def _plan(layout: Layout, shapes: Shapes, arrays: Arrays) -> Plan:
-    """Their array for each of ours, given by path and shape."""
+    """Our path → the leaf with the keys of the file's arrays; `shapes` has our paths and shapes."""
     found: Plan = {}
     modules = layout.modules(shapes)
     for path, shape in shapes.items():

@@ -1,6 +1,6 @@
 """Reads and writes VQGANs of taming-transformers: a checkpoint (torch or .safetensors) and a yaml.
 
-Both kinds are read, VQModel and GumbelVQ. Arrays that only training uses are skipped by name.
+Both kinds are read: VQModel and GumbelVQ. Known arrays that only training uses are skipped.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,7 +29,7 @@ TRAINING_KEYS = {
     *(f"quantize.embedding.{name}" for name in ("cluster_size", "embed_avg")),
 }
 TABLES = ("quantize.embedding.weight", "quantize.embed.weight")
-"""Keys of the codebook: VQModel's, then GumbelVQ's. Some versions use each other's."""
+"""Keys of the codebook: VQModel's, then GumbelVQ's. Some versions swap them."""
 PROJECTION = "quantize.proj.weight"
 TARGETS = {"nearest": "taming.models.vqgan.VQModel", "classifier": "taming.models.vqgan.GumbelVQ"}
 BESIDE: dict[str, Any] = {"lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"}}
@@ -58,8 +58,8 @@ def find_weights(folder: Path) -> Path | None:
 
 
 def find_config(weights: Path) -> Path | None:
-    """The yaml or json with the checkpoint's name; else the only yaml beside it; else config.json
-    if there is no yaml; else None."""
+    """The settings file of a checkpoint, or None. The first existing one counts: the yaml or json
+    with the checkpoint's name; the only yaml beside it; config.json, if there is no yaml."""
     folder = weights.parent
     for stem in (weights.stem, weights.name.split(".")[0]):
         for suffix in CONFIG_SUFFIXES:
@@ -76,9 +76,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def read_config(values: Mapping[str, object], keys: Collection[str]) -> VQGANConfig:
-    """The VQGANConfig for the settings `ddconfig`, n_embed and embed_dim, flat or nested as in
-    taming-transformers' own files. A setting `gumbel` says whether it is a GumbelVQ; without it the
-    model's `target` says so, and without that the `keys` of its arrays.
+    """The VQGANConfig for the settings `ddconfig`, n_embed and embed_dim, which may be flat or
+    nested as in taming-transformers' files. The setting `gumbel` decides if it is a GumbelVQ. If it
+    is missing, the model's `target` decides; if that is missing, the `keys` of the arrays.
 
     Raises:
         ValueError: a setting is missing or not supported; the message names it.
@@ -105,8 +105,8 @@ def _map(values: Mapping[str, object], name: str) -> Mapping[str, Any]:
 
 
 def write_config(config: VQGANConfig) -> dict[str, Any]:
-    """The settings, nested as in taming-transformers' files. Raises ValueError if it lacks an
-    option of ours."""
+    """The settings, nested as in taming-transformers' files. Raises ValueError if
+    taming-transformers lacks one of our options."""
     flat = write_settings(config)
     params = {name: flat.pop(name) for name in ("embed_dim", "n_embed")}
     gumbel = GUMBEL_BESIDE if config.lookup == "classifier" else {}
@@ -119,8 +119,8 @@ def write_config(config: VQGANConfig) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> Arrays:
-    """The arrays of a checkpoint, without those that only training uses. Nothing in the file is
-    executed.
+    """The arrays of a checkpoint, without the ones that only training uses. No code in the file is
+    run.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -135,7 +135,7 @@ def read_checkpoint(path: Path) -> Arrays:
 
 
 def respell(arrays: Arrays, config: VQGANConfig) -> Arrays:
-    """The arrays, with the codebook under the usual key for this kind of model."""
+    """The arrays, with the codebook under the usual key of this kind of model."""
     usual, other = TABLES if config.lookup == "nearest" else TABLES[::-1]
     if other in arrays and usual not in arrays:
         arrays[usual] = arrays.pop(other)

@@ -1,11 +1,12 @@
-"""Races Pastel against its peers: every README figure that names a peer, and races of your own.
+"""Races Pastel against its peers. Makes every README figure that names a peer, and other tables.
 
 benchmarks/race/make_peers
 python -m benchmarks.race.driver drawing
 
-Each contestant runs in a separate process and virtual environment. All compile and warm up first.
-Then each round times one run of every contestant, so that a change in the machine's speed affects
-all alike. Compare only ratios within one table: two machines may differ by a factor of two.
+Each contestant runs in its own process and virtual environment. All contestants compile and warm up
+first. Each round then times one run of every contestant, so a change in the machine's speed affects
+all alike. Compare only ratios within one table: the speeds of two machines may differ by a factor
+of two.
 """
 
 import json
@@ -55,7 +56,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class RaceConfig:
-    """A figure of the README, or a race of your own."""
+    """The settings of a README figure or of another race."""
 
     figure: str = field(
         metadata={
@@ -67,20 +68,21 @@ class RaceConfig:
     )
     """A figure of the README, or a job."""
     contestants: tuple[str, ...] = ()
-    """Contestants in place of the figure's: names of contestants.py, each with its own settings,
+    """Contestants that replace the figure's: names from contestants.py, each with its own settings,
     such as [pastel,'hf_bart:dtype=bf16,malloc=tuned']."""
     sizes: str = ""
-    """A name of configs.py, such as tiny. Empty = the figure's sizes; for a job bench-S or
-    vq-64."""
+    """A name from configs.py, such as tiny. Empty = the figure's sizes, or the job's: bench-S for
+    train and sample, vq-64 for encode and decode."""
     settings: tuple[str, ...] = ()
     """Further settings of all contestants, such as ['batch=4','top_k=256']."""
     cpus: tuple[int, ...] = ()
-    """Cores that each contestant is bound to. On one core CPU seconds are compared, which exclude
-    other programs; on several cores wall seconds. Empty = the figure's cores, or core 0."""
+    """Cores that each contestant is bound to. On one core the table compares CPU seconds, which
+    exclude other programs. On several cores it compares wall seconds. Empty = the figure's cores,
+    or core 0."""
     rounds: int = 7
     """Timed runs per contestant."""
     warm_up: int = 2
-    """Untimed runs before them. The first one compiles."""
+    """Untimed runs before the timed ones. The first one compiles."""
     timeout: float = 400.0
     """Seconds in which a contestant must compile and warm up."""
     peers: str = "~/.cache/pastel-bench"
@@ -100,8 +102,8 @@ class Running:
     runs: list[dict[str, float]] = field(default_factory=list)
 
     def warm_up(self, timeout: float) -> None:
-        """Wait until the contestant is compiled and warm. Raises ValueError with the reason if it
-        fails."""
+        """Wait until the contestant has compiled and warmed up. If it fails, raises ValueError with
+        the reason."""
         self.answer = self._next_line(timeout)
         if "error" in self.answer:
             raise self._failed(f"cannot race: {self.answer['error']}")
@@ -133,7 +135,7 @@ class Running:
 
 
 def main(config: RaceConfig) -> None:
-    """Start the contestants one after the other, time them in turns, print the table."""
+    """Start the contestants one at a time, time them in turns, and print the table."""
     race = choose(config)
     out, peers = Path(config.out), Path(config.peers).expanduser()
     contestants = [read_contestant(text, peers) for text in race.contestants]
@@ -144,7 +146,7 @@ def main(config: RaceConfig) -> None:
         for contestant, order in zip(contestants, orders, strict=True):
             one = start(contestant, order, out)
             running.append(one)
-            one.warm_up(config.timeout)  # one after the other: compiling disturbs others
+            one.warm_up(config.timeout)  # one at a time: a compilation would disturb the others
             text = f"first run {one.answer['first']:.1f} s, check {one.answer['check']:.4g}"
             print(f"# {contestant.text}: {text}, {one.answer['info']}", flush=True)
         for _ in range(config.rounds):
@@ -199,7 +201,7 @@ def make_order(race: Race, contestant: Contestant, warm_up: int) -> dict[str, An
 
 
 def start(contestant: Contestant, order: dict[str, Any], out: Path) -> Running:
-    """Start the contestant in a separate process. It begins to compile."""
+    """Start the contestant in a separate process, where it compiles."""
     log = out / f"{contestant.text.replace('/', '_')[:80]}.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""CLIP equals transformers' torch CLIP and a NumPy one, for every kind of folder."""
+"""Our CLIP equals transformers' torch CLIP and a NumPy CLIP, and reads every kind of folder."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def tiny_clip() -> Clip:
 
 @pytest.fixture(scope="module")
 def vectors() -> Arrays:
-    """The reference's inputs and outputs by name. Pictures are pixels, not normalised."""
+    """The reference's inputs and outputs by name. Pictures are pixels in −1..1, not normalised."""
     found = {k.split("/")[1]: v for k, v in load_file(f"{TINY}.io.safetensors").items()}
     mean, std = (np.array(v) for v in clip_weights.PIXEL_STATISTICS.values())
     normal = found.pop("pixel_values").transpose(0, 2, 3, 1)
@@ -42,7 +42,8 @@ def vectors() -> Arrays:
 def copy_of(
     folder: Path, change: Change = lambda arrays: None, **settings: dict[str, Any] | Any
 ) -> Path:
-    """A copy of the tiny CLIP's folder with other weights and settings. Sections are merged."""
+    """Write a copy of the tiny CLIP's folder with other weights and settings; sections of the
+    settings are merged."""
     values = json.loads((TINY / "config.json").read_text())
     for name, value in settings.items():
         section = isinstance(value, dict) and isinstance(values.get(name), dict)
@@ -56,7 +57,7 @@ def copy_of(
 
 
 def logits_per_image(clip: Clip, pixels: Any, *text: Any) -> Any:
-    """The similarity of every picture with every text, multiplied by the scale."""
+    """The scaled similarity of every picture with every text."""
     return clip.scale * clip.image_features(pixels) @ clip.text_features(*text).T
 
 
@@ -79,7 +80,7 @@ def norm(x: np.ndarray, weights: Arrays, name: str, epsilon: float) -> np.ndarra
 def numpy_tower(
     x: np.ndarray, weights: Arrays, settings: dict[str, Any], prefix: str, visible: np.ndarray
 ) -> np.ndarray:
-    """The output of a tower's layers for one sequence [t, d], head by head, in float64."""
+    """The output of a tower's layers for one sequence [t, d], computed head by head in float64."""
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -105,7 +106,7 @@ def numpy_tower(
 
 
 def numpy_text(folder: Path, tokens: np.ndarray, visible: np.ndarray, end: int) -> np.ndarray:
-    """Features of one text whose end token is at position `end`."""
+    """The features of one text, whose end token is at position `end`."""
     settings = json.loads((folder / "config.json").read_text())["text_config"]
     weights = {k: v.astype(float) for k, v in load_file(folder / "model.safetensors").items()}
     x = weights["text_model.embeddings.token_embedding.weight"][tokens]
@@ -118,7 +119,7 @@ def numpy_text(folder: Path, tokens: np.ndarray, visible: np.ndarray, end: int) 
 
 
 def numpy_image(folder: Path, pixels: np.ndarray) -> np.ndarray:
-    """Features of one picture."""
+    """The features of one picture."""
     settings = json.loads((folder / "config.json").read_text())["vision_config"]
     weights = {k: v.astype(float) for k, v in load_file(folder / "model.safetensors").items()}
     mean, std = (np.array(v) for v in clip_weights.PIXEL_STATISTICS.values())
@@ -141,8 +142,9 @@ def numpy_image(folder: Path, pixels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP with unequal towers: the text tower has exact gelu, one layer and two heads; the
-    picture tower has patches that leave a rim. Its end token is the one in old configurations."""
+    """The folder of a CLIP with unequal towers. The text tower has exact gelu, one layer and two
+    heads. The picture's side is no multiple of the patches' side. The end token is that of old
+    configurations."""
 
     def change(arrays: Arrays) -> None:
         for name in [n for n in arrays if n.startswith("text_model.encoder.layers.1.")]:

@@ -1,4 +1,4 @@
-"""Poisoned updates in a whole run: NaN in the loss or in a gradient, and a batch of noise."""
+"""A run survives poisoned updates: NaN in the loss or in a gradient, and a batch of noise."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
@@ -27,20 +27,20 @@ def no_loss(value: jax.Array, params: Any, is_poison: jax.Array) -> jax.Array:
 
 
 def no_gradient(value: jax.Array, params: Any, is_poison: jax.Array) -> jax.Array:
-    """The loss, unchanged, with a gradient of NaN: that of the root at 0."""
+    """The same loss with a NaN gradient, since the square root has none at 0."""
     nothing = 0 * sum(leaf.sum() for leaf in jax.tree.leaves(params))
     return value + jnp.sqrt(jnp.where(is_poison, nothing, 1.0)) - jnp.where(is_poison, 0.0, 1.0)
 
 
 def noise(batch: Batch) -> Batch:
-    """Pictures of random tokens."""
+    """The batch with random image tokens."""
     tokens = batch["image_tokens"]
     drawn = np.random.default_rng(0).integers(0, 32, tokens.shape)
     return {**batch, "image_tokens": drawn.astype(tokens.dtype)}
 
 
 class Poisoned:
-    """Batches of which some are changed."""
+    """The batches of a run, with `change` applied to those of some numbers."""
 
     def __init__(
         self, batches: Any, numbers: Collection[int], change: Callable[[Batch], Batch]
@@ -61,7 +61,8 @@ def poisoned(
     harm: Callable[..., jax.Array] = lambda value, params, is_poison: value,
     change: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Iterator[None]:
-    """A context in which train.py trains on such batches."""
+    """In this context train.py applies `harm` to the loss and `change` to the batches of these
+    numbers."""
 
     def make_loss(*words: Any, **more: Any) -> Callable:
         loss = make(*words, **more)
@@ -84,7 +85,7 @@ def poisoned(
 
 
 def run(words: list[str], numbers: Collection[int], *harm: Any, **change: Any) -> None:
-    """train.py with such batches, in this process."""
+    """Run train.py in this process with poisoned batches."""
     with poisoned(numbers, *harm, **change):
         train.main(parse_config(Config, words))
 
@@ -94,7 +95,7 @@ def events(run: Path) -> list[tuple[str, int | None]]:
 
 
 @pytest.mark.parametrize("harm", [no_loss, no_gradient])
-def test_nan_in_one_and_in_five_updates(
+def test_updates_with_nan_are_skipped_and_a_replay_is_equal(
     records_folder: Path,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
@@ -115,7 +116,7 @@ def test_nan_in_one_and_in_five_updates(
 
 
 @pytest.mark.parametrize("on_spike", ["skip", "rollback"])
-def test_a_batch_of_noise(
+def test_a_batch_of_noise_is_skipped_or_rolled_back(
     records_folder: Path,
     tmp_path: Path,
     record_property: Callable[[str, object], None],

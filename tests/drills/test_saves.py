@@ -1,4 +1,4 @@
-"""Drills of saves: large ones during training, and keep_best with slow deletion."""
+"""Drills: kills during large saves, and keep_best with slow deletion and two processes."""
 
 import random
 import signal
@@ -19,8 +19,8 @@ from training.saved.checkpoint import WAIT_BELOW, Checkpoints
 pytestmark = pytest.mark.slow
 Figure = Callable[[str, object], None]
 STEPS, EVERY, KILLS = 24, 4, 5
-# A large table of which captions use a few rows: a large state, with hardly slower updates.
-ROWS, WIDTH, COPIES = 1_600_000, 16, 3  # weights, and two moments of adamw's
+# Captions use a few rows of a large table, so the state is large and an update takes no longer.
+ROWS, WIDTH, COPIES = 1_600_000, 16, 3  # the weights and adamw's two moments
 LARGE = [
     *(
         f"--model.text_vocab_size={ROWS}",
@@ -32,7 +32,7 @@ LARGE = [
 
 
 def halves(run: Path) -> list[Path]:
-    """Saves that are in progress or were interrupted."""
+    """The folders of saves that are in progress or were interrupted."""
     return list((run / "checkpoints").glob("*tmp*"))
 
 
@@ -69,7 +69,7 @@ def test_kills_while_a_large_state_is_written_change_no_bit(
     assert losses(killed) == losses(straight)
     assert saved(killed) == saved(straight)
     assert within > 0
-    assert max(lost) <= 2 * EVERY  # the save in progress, and the updates during it
+    assert max(lost) <= 2 * EVERY  # updates of the interrupted save, and updates during it
     assert not halves(killed)
     record_property(
         "figure",
@@ -78,7 +78,7 @@ def test_kills_while_a_large_state_is_written_change_no_bit(
     )
 
 
-# Deletion is slow on process 0, as on a slow disk: others see steps that are being deleted.
+# Process 0 deletes slowly, as on a slow disk, so the other process sees half-deleted steps.
 SLOW = """
 import shutil, time
 remove = shutil.rmtree
@@ -90,7 +90,7 @@ shutil.rmtree = rmtree
 """
 
 
-def test_the_best_is_kept_by_two_processes_with_late_deletion_under_kills(
+def test_two_killed_processes_keep_the_best_step_though_deletion_is_slow(
     records_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
