@@ -51,7 +51,7 @@ class GenerateConfig(SamplingFlags):
     """The prompts, the model, and the place for the pictures."""
 
     checkpoint: str = DEMO
-    """Default: the demo, which knows 394 everyday things (demo/MODEL_CARD.md). Or else
+    """Default: the demo, which knows 583 everyday things (demo/MODEL_CARD.md). Or else
     RUN, RUN/checkpoints/STEP, a release folder (config.json and model.safetensors), or one of
     DALL·E mini's (config.json and flax_model.msgpack)."""
     tokenizer: str | None = None
