@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,45 +21,61 @@ from vqgan.train import main
 DEEPER = dataclasses.replace(TINY_VQGAN, decoder_blocks=(1, 2), tried_codes=2)
 
 
-@pytest.fixture
-def given(tmp_path):
-    """A VQGAN to start from."""
-    pretrained.save(tmp_path / "given", TINY_VQGAN, first_vqgan(TINY_VQGAN, 7))
-    return tmp_path / "given"
+def save_given(folder, seed=7):
+    pretrained.save(folder / "given", TINY_VQGAN, first_vqgan(TINY_VQGAN, seed))
+    return folder / "given"
 
 
-@pytest.fixture
-def fixed(source, tmp_path, given):
-    """Settings of a run that trains the decoder of `given`."""
+def settings_of(source, folder):
+    """Settings of a run that trains the decoder of the VQGAN in folder/given."""
     return dataclasses.replace(
-        config_of(source, tmp_path / "run"),
-        init_from=str(given),
+        config_of(source, folder / "run"),
+        init_from=str(folder / "given"),
         model=DEEPER,
         quantizer=QuantizerConfig(fixed=True),
         optim=OptimConfig(train_only=("decoder/*",), learning_rate=1e-2, weight_decay=0.1),
     )
 
 
-def test_only_the_decoder_learns_and_a_resume_is_bit_for_bit(fixed, given, tmp_path, monkeypatch):
-    opened = []
+@pytest.fixture
+def given(tmp_path):
+    """A VQGAN to start from."""
+    return save_given(tmp_path)
+
+
+@pytest.fixture
+def fixed(source, tmp_path, given):
+    return settings_of(source, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(source, tmp_path_factory):
+    """(settings of a finished run, paths of the VQGANs that it opened)."""
+    folder, opened, read_vqgan = tmp_path_factory.mktemp("fixed"), [], pretrained.load
+    save_given(folder)
+    fixed = settings_of(source, folder)
 
     def load(path, *config):
         opened.append(str(path))
         return read_vqgan(path, *config)
 
-    read_vqgan = pretrained.load
-    monkeypatch.setattr(pretrained, "load", load)
-    main(fixed)
-    assert opened.count(str(given)) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "load", load)
+        main(fixed)
+    return fixed, opened
+
+
+def test_only_the_decoder_learns_and_a_resume_is_bit_for_bit(trained, tmp_path):
+    fixed, _ = trained
     config, found = pretrained.load(f"{fixed.output_dir}/vqgan")
-    _, before = pretrained.load(given)
+    _, before = pretrained.load(fixed.init_from)
     assert config == DEEPER
     assert same(found["encoder"], before["encoder"])
     assert same(found["codebook"], before["codebook"])
     assert not np.array_equal(
         found["decoder"]["stem"]["kernel"], before["decoder"]["stem"]["kernel"]
     )
-    rows = metrics(tmp_path / "run")
+    rows = metrics(Path(fixed.output_dir))
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
     stopped = tmp_path / "stopped"  # as if killed after its checkpoint at step 3
     shutil.copytree(fixed.output_dir, stopped)
@@ -68,20 +85,27 @@ def test_only_the_decoder_learns_and_a_resume_is_bit_for_bit(fixed, given, tmp_p
     assert metrics(stopped) == rows
 
 
-def test_a_run_does_not_go_on_with_the_tokens_of_other_weights(fixed, given):
-    main(fixed)
-    pretrained.save(given, TINY_VQGAN, first_vqgan(TINY_VQGAN, 8))
+def test_the_weights_to_start_from_are_opened_once(trained):
+    fixed, opened = trained
+    assert opened.count(fixed.init_from) == 1
+
+
+def test_a_run_does_not_continue_with_the_tokens_of_other_weights(trained):
+    fixed, _ = trained
+    folder = Path(fixed.init_from).parent
+    save_given(folder, seed=8)
     longer = dataclasses.replace(fixed, training=dataclasses.replace(fixed.training, steps=8))
     with pytest.raises(ValueError, match="init_from"):
         main(longer)
+    save_given(folder)
 
 
 def test_a_deeper_decoder_begins_as_the_given_one(given):
     autoencoder = build(DEEPER)
     params, lines = fit(given, DEEPER, autoencoder.init(jax.random.key(1)))
     tokens = np.arange(32).reshape(8, 4)
-    painted = autoencoder.decode(params, tokens)
-    before = build(TINY_VQGAN).decode(pretrained.load(given)[1], tokens)
+    painted = jax.jit(autoencoder.decode)(params, tokens)
+    before = jax.jit(build(TINY_VQGAN).decode)(pretrained.load(given)[1], tokens)
     assert np.abs(painted - before).max() < 0.05 * np.abs(before).max()
     assert lines[-1].endswith("identity: block_1_1")
 
