@@ -140,6 +140,7 @@ def test_a_run_of_before_is_read_without_a_word(
         "caption_dropout": 0.2,
         "token_noise": 0.3,
         "caption_only": 0.4,
+        "near_codes": 0.0,
         "label_smoothing": 0.1,
         "z_loss": 0.01,
     }
