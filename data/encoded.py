@@ -27,7 +27,8 @@ from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, o
 from data.reading import tell_skipped
 from data.sources import Captions, printable, texts
 from data.sources.files import walk
-from data.sources.rows import BEYOND, TableFile, read_rows
+from data.sources.rows import TableFile, read_rows
+from data.sources.separated import BEYOND
 from data.sources.splits import split_from
 from data.text import check_vocab_size, train_tokenizer
 from data.writing import Part, new_records

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from data.sources.base import Source, Unused
 from data.sources.config import ReadingConfig
-from data.sources.files import CAPTION_ENDINGS, Tree, ending_of
+from data.sources.files import CAPTION_ENDINGS, Tree, ending_of, last_part
 from data.sources.folder import FolderSource
 from data.sources.pairing import Pair, pair
 
@@ -27,7 +27,7 @@ def open_apart(tree: Tree, config: ReadingConfig) -> Source | None:
         | {name: _under(name, tops[1]) for name in said}
     ]
     if not {os.path.dirname(name) for name in said} & {os.path.dirname(n) for n in tree.pictures}:
-        ways.append({name: _last(name) for name in (*tree.pictures, *said)})
+        ways.append({name: last_part(name) for name in (*tree.pictures, *said)})
     for moved in ways:
         unused = Unused()
         if pairs := _pairs(tree, moved, unused):
@@ -77,15 +77,11 @@ def _source(
 
 
 def _captions(tree: Tree) -> list[str]:
-    return [n for n in tree.ending(*CAPTION_ENDINGS) if _last(n).lower() != "readme.txt"]
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
+    return [n for n in tree.ending(*CAPTION_ENDINGS) if last_part(n).lower() != "readme.txt"]
 
 
 def _stem(name: str) -> str:
-    return _last(name).rpartition(".")[0]
+    return last_part(name).rpartition(".")[0]
 
 
 def _common(names: Sequence[str]) -> str:

@@ -33,9 +33,13 @@ def is_picture(name: str) -> bool:
 
 def ending_of(name: str) -> str:
     """The text after the last dot, in lower case; empty for a name without a dot."""
-    last = name.rpartition("/")[2]
-    stem, dot, ending = last.rpartition(".")
+    stem, dot, ending = last_part(name).rpartition(".")
     return ending.lower() if dot and stem else ""
+
+
+def last_part(name: str) -> str:
+    """A name without its folders."""
+    return name.rpartition("/")[2]
 
 
 def is_hidden(part: str) -> bool:

@@ -24,6 +24,7 @@ from data.sources.files import (
     among,
     ending_of,
     is_picture,
+    last_part,
     walk,
 )
 from data.sources.folder import FolderSource
@@ -256,7 +257,7 @@ def _explain(tree: Tree) -> str:
         return why
     if packed := [n for n in tree.ending(*ARCHIVES) if ending_of(n) not in ("tar", "zip")]:
         return f"{printable(packed[0])} is compressed; unpack it first"
-    if saved := [n for n in tree.names if n.rpartition("/")[2] in arrow.MARKERS]:
+    if saved := [n for n in tree.names if last_part(n) in arrow.MARKERS]:
         return f"{printable(os.path.dirname(saved[0]))} in it is a saved data set: name that folder"
     for name in tree.ending("txt"):
         if layouts.is_address(tree.read(name, 4096).decode(errors="replace")):

@@ -9,7 +9,14 @@ from data.sources import arrow, listed, texts
 from data.sources.base import Source, Unused, counted, printable
 from data.sources.columns import ColumnSource
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import CAPTION_ENDINGS, SPREADSHEETS, Tree, ending_of, is_picture
+from data.sources.files import (
+    CAPTION_ENDINGS,
+    SPREADSHEETS,
+    Tree,
+    ending_of,
+    is_picture,
+    last_part,
+)
 from data.sources.folder import FolderSource
 from data.sources.names import caption_from_name, words_of
 from data.sources.pairing import pair
@@ -63,7 +70,7 @@ def open_tfrecords(tree: Tree, config: ReadingConfig) -> Source | None:
 
 def open_metadata(tree: Tree, config: ReadingConfig) -> Source | None:
     """metadata.csv, .jsonl or .parquet of Hugging Face's imagefolder."""
-    names = [n for n in tree.names if re.fullmatch(r"metadata\.(csv|jsonl|parquet)", _last(n))]
+    names = [n for n in tree.names if re.fullmatch(r"metadata\.(csv|jsonl|parquet)", last_part(n))]
     return _open_listed(tree, names, config, "metadata", "Hugging Face's imagefolder")
 
 
@@ -98,14 +105,16 @@ def open_tables(tree: Tree, config: ReadingConfig) -> Source | None:
 
 def open_coco(tree: Tree, config: ReadingConfig) -> Source | None:
     """COCO's captions_train2017.json and the like."""
-    names = [n for n in tree.ending("json") if re.search(r"caption|coco", _last(n), re.IGNORECASE)]
+    names = [
+        n for n in tree.ending("json") if re.search(r"caption|coco", last_part(n), re.IGNORECASE)
+    ]
     return _open_listed(tree, names, config, "coco", "COCO captions")
 
 
 def open_flickr(tree: Tree, config: ReadingConfig) -> Source | None:
     """Flickr8k's captions.txt and Flickr30k's results.csv."""
     known = ("captions.txt", "results.csv", "flickr8k.token.txt", "results_20130124.token")
-    names = [n for n in tree.names if _last(n).lower() in known]
+    names = [n for n in tree.names if last_part(n).lower() in known]
     return _open_listed(tree, names, config, "flickr", "Flickr captions")
 
 
@@ -204,7 +213,9 @@ def is_address(line: str) -> bool:
 
 def tell_unused(tree: Tree, sought: str, config: ReadingConfig = PLAIN) -> str:
     """The text `sought`, with files and folders that may be meant instead."""
-    tables = [name for name in tree.ending(*TABLES, "txt") if _last(name).lower() != "readme.txt"]
+    tables = [
+        name for name in tree.ending(*TABLES, "txt") if last_part(name).lower() != "readme.txt"
+    ]
     if tables and (several := tell_several(tree, tables[:3])):
         sought += f" ({several})"
     elif tables:
@@ -235,10 +246,6 @@ def _tell_other_endings(tree: Tree) -> str:
     if 2 * count < len(tree.pictures):
         return ""
     return f"; there are {count:,} .{printable(ending)} files of the same names: end them in .txt"
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
 
 
 def _class_of(name: str) -> str:

@@ -12,7 +12,8 @@ from data.sources.base import Captions, Example, Source, Unused, printable
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files import Tree, is_picture
 from data.sources.places import Places
-from data.sources.rows import BEYOND, Row, TableFile, first_rows
+from data.sources.rows import TableFile, first_rows
+from data.sources.separated import BEYOND, Row
 from data.sources.splits import split_from, split_of_path, splits_of
 from data.sources.table_columns import Columns, columns_of, path_in
 

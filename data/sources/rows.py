@@ -13,9 +13,7 @@ from data.sources.base import printable
 from data.sources.columns import check_group
 from data.sources.encodings import decode, encoding_of
 from data.sources.files import Tree, ending_of
-from data.sources.separated import BEYOND, Row
-
-__all__ = ["BEYOND", "Row", "TableFile", "first_rows", "read_rows"]
+from data.sources.separated import Row
 
 _LOOKED_AT = 1 << 20  # bytes that encoding and separator are found from
 _MAX_LINE = 1 << 24

@@ -8,8 +8,8 @@ from data.sources import texts
 from data.sources.base import printable
 from data.sources.files import Tree
 from data.sources.places import Places
-from data.sources.rows import BEYOND, Row, TableFile, first_rows, read_rows
-from data.sources.separated import PATH_COLUMNS
+from data.sources.rows import TableFile, first_rows, read_rows
+from data.sources.separated import BEYOND, PATH_COLUMNS, Row
 
 _ENOUGH = 0.9  # share of numbers that must be pictures if a column of numbers is to name them
 
@@ -27,7 +27,7 @@ class Columns:
     """The first line, if it is a row and not the names of columns."""
 
     def find(self, row: Row, places: Places, beside: str, split: str) -> str | None:
-        """The picture that a row names; None if there is none."""
+        """The name of a row's picture, or None."""
         said = path_in(row.get(self.path))
         if self.by_number:
             return places.find_number(said)
