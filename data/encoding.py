@@ -156,7 +156,7 @@ def fingerprint(source: Source) -> str:
     return hashed.hexdigest()
 
 
-# data.encode counts and names unreadable files later, so an unreadable file is no error here.
+# An unreadable file is skipped here. data.encode counts and names it later.
 def _size_and_time(file: Path) -> tuple[int, int]:
     try:
         stat = file.stat()

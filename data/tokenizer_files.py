@@ -138,8 +138,8 @@ def _text(value: object, name: str) -> str:
 
 
 def _charsmap_growth(value: Any) -> float:
-    """The factor by which SentencePiece's character map can lengthen a text. The map has the size
-    of a trie, the trie itself, and the replacements, each of which ends with NUL."""
+    """The factor by which SentencePiece's character map can lengthen a text. The map has three
+    parts: a trie's size, the trie, and the replacements. NUL ends each replacement."""
     import base64
 
     if value is None:

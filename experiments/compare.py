@@ -99,8 +99,8 @@ def main(config: CompareConfig) -> None:
 
 
 def find_reference(run_folder: Path) -> Path:
-    """The path of the reference with the run's name. If there is none, raises ValueError with a
-    list of all references."""
+    """The path of the reference with the run's name. Raises ValueError, with a list of all
+    references, if it is missing."""
     from weights.yaml_files import read_yaml
 
     name = str(read_yaml(run_folder / "config.yaml").get("name", ""))

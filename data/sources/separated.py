@@ -61,7 +61,7 @@ def rows_of(lines: Iterator[str]) -> Iterator[Row]:
 
 
 def _begin(lines: Iterator[str]) -> tuple[str, str]:
-    """(the first line with several cells, its separator); empty if there is none."""
+    """(the first line with several cells, its separator), or two empty texts."""
     given = ""
     for line, _ in zip(lines, range(_MOST_TITLES), strict=False):
         if told := re.match(r"\s*sep=(.)\s*$", line, re.IGNORECASE):  # Excel's first line
