@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from command_line import run
+from command_line.parser import run
+from common.settings import check_least
 from data.grids import SHOWN_SIDE, enlarge
-from settings import check_least
-from studio import LONGEST, MAX_SEED, SIZES, Studio, open_studio, request
+from drawing.studio import LONGEST, MAX_SEED, SIZES, Studio, open_studio, request
 
 try:
     import gradio as gr

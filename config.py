@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from data.config import DataConfig
 from model.config import ModelConfig, SamplingConfig
 from model.loss_config import LossConfig

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from choosing import Trial, try_pairs
-from command_line import run
-from common_records import open_common_records
+from command_line.parser import run
+from common.files import write_text
+from common.settings import check_least
 from data.exam import (
     TRAIN,
     Answers,
@@ -34,18 +34,18 @@ from data.exam import (
 from data.folders import digest_folder
 from data.grids import picture_grid, save_png
 from data.records import Records
-from drawing import Drawer, make_drawer, picture_seed
-from drawing_memory import ROWS_PER_CALL
-from evaluation_page import check_is_page, choose_shown, page
-from files import write_text
-from held_out_grid import make_grid, place_of_grid
-from likeness import Row, compare, mean_of, measure_real, open_lens, tell_clip
+from drawing.choosing import Trial, try_pairs
+from drawing.drawer import Drawer, make_drawer, picture_seed
+from drawing.memory import ROWS_PER_CALL
+from drawing.opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
+from drawing.ranking import Ranker, best_first, check_candidates, find_ranker
+from evaluation.common_records import open_common_records
+from evaluation.held_out_grid import make_grid, place_of_grid
+from evaluation.likeness import Row, compare, mean_of, measure_real, open_lens, tell_clip
+from evaluation.page import check_is_page, choose_shown, page
+from evaluation.scores import as_text, interval_of_prompts, interval_of_runs, means
 from model import transformer
 from model.config import SamplingConfig
-from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
-from ranking import Ranker, best_first, check_candidates, find_ranker
-from scores import as_text, interval_of_prompts, interval_of_runs, means
-from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.devices import find_devices
 from training.devices.fitting import GB, available_memory

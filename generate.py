@@ -17,19 +17,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from command_line import run
-from completing import read_beginning
+from command_line.parser import run
+from common.settings import check_least
 from data.grids import picture_grid, save_gif, save_png
 from data.text import clean
 from data.words import Captions
-from drawing import Drawer, make_drawer, picture_seed
-from drawing_memory import rows_for
+from drawing.completing import read_beginning
+from drawing.drawer import Drawer, make_drawer, picture_seed
+from drawing.memory import rows_for
+from drawing.opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
+from drawing.outputs import make_room, output_paths, sources_of
+from drawing.prompts import in_english, known_captions, read_prompts, warn_of_unknown
+from drawing.ranking import best_first, check_candidates, find_ranker, scored, tell_scores
 from model import transformer
-from opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
-from outputs import make_room, output_paths, sources_of
-from prompts import in_english, known_captions, read_prompts, warn_of_unknown
-from ranking import best_first, check_candidates, find_ranker, scored, tell_scores
-from settings import check_least
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.devices import find_devices
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import adapted
-from choosing import choose, is_chosen
+from common.files import write_text
+from common.settings import to_tree
 from config import Config
 from data import captions
 from data.batches import eval_batches
@@ -17,17 +17,18 @@ from data.config import DataConfig
 from data.grids import picture_grid, save_png
 from data.mixture import check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_records, open_whole
-from drawing import make_drawer, picture_seed
-from files import write_text
+from drawing.choosing import choose, is_chosen
+from drawing.drawer import make_drawer, picture_seed
+from drawing.opening import open_checkpoint, parts_of
 from model import looking, transformer
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
 from model.near_codes import soft_targets
 from model.transformer import Params, Transformer
-from opening import open_checkpoint, parts_of
 from optim.adapters import split
-from settings import to_tree
-from text_start import start_text
+from starting import adapted
+from starting.text_encoder import start_text
+from starting.translating import translate
 from training import shared
 from training.devices import fitting, parallel, processes
 from training.devices.batching import BatchPlan
@@ -44,7 +45,6 @@ from training.update.build import make_state
 from training.update.gradients import Loss
 from training.update.observables import Update
 from training.update.state import TrainState
-from translating import translate
 from vqgan.pretrained import codebook
 from weights.checksums import SUMS_FILE, check_sums, write_sums
 

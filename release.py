@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip.weights import CLIP_FOLDER
-from command_line import run
-from copying import copy_folder
+from command_line.parser import run
+from common.copying import copy_folder
+from common.files import new_folder
 from data.examples_table import EXAMPLES_FILE, write_examples
 from data.records import open_records
-from files import new_folder
+from drawing.opening import Checkpoint, open_checkpoint
+from drawing.prompts import CAPTIONS_FILE, known_captions
 from model import pretrained
-from opening import Checkpoint, open_checkpoint
-from prompts import CAPTIONS_FILE, known_captions
 from release_card import CARD_FILE, write_card
 from weights.arrays import Dtype
 from weights.checksums import write_sums

@@ -6,12 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from common.files import write_text
+from common.json_files import parse_json, read_json, read_list
 from data.records import open_records
-from files import write_text
-from json_files import parse_json, read_json, read_list
+from drawing.opening import Checkpoint
+from evaluation.scores import COLUMNS
 from model.transformer import count_params
-from opening import Checkpoint
-from scores import COLUMNS
 
 CARD_FILE = "README.md"
 """As a hub shows it."""

@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-from terminal import open_standard_streams
+from common.terminal import open_standard_streams
 
 # glibc's mallopt names (malloc.h). XLA on CPU gives its buffers back to the kernel at every step
 # and page-faults them in again at the next one. Keeping them made a training step 1.3–1.5× faster.

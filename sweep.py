@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import clone
-from command_line import parse_config, run
-from files import write_bytes
+from command_line.parser import parse_config, run
+from common import clone
+from common.files import write_bytes
 from training import exits
 from training.saved.runs import sole_user
 from trials import engine, processes, report
@@ -130,8 +130,8 @@ def _start_of(sweep: Sweep, stop: Stop, one_process: bool) -> Start:
     the sweep."""
     if not one_process:
         return processes.start
-    from one_process import train_here
     from training.programs import Programs
+    from trials.one_process import train_here
 
     programs = Programs()
 

@@ -12,10 +12,10 @@ from training import signals
 if __name__ == "__main__":
     signals.leave_early()
 
-from command_line import run
+from command_line.parser import run
 from config import Config, from_yaml
 from recipe import make_recipe
-from text_start import describe_changes, with_text_encoder
+from starting.text_encoder import describe_changes, with_text_encoder
 from training.session import train
 
 FIRST_IN_HELP = (

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from command_line import run
+from command_line.parser import run
 
 DTYPES = ("float32", "bfloat16", "float16")
 NORMS = ("rmsnorm", "layernorm")

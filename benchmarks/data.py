@@ -30,13 +30,13 @@ import numpy as np
 
 from benchmarks.encoding import measure_encoding
 from benchmarks.readers import measure_readers
-from command_line import run
+from command_line.parser import run
+from common.files import write_text
+from common.settings import check_least
+from common.split_names import TRAIN
 from data.batches import open_batches
 from data.records import open_records, open_whole
 from data.writing import Part, new_records
-from files import write_text
-from settings import check_least
-from split_names import TRAIN
 
 IMAGE_LENGTH, TEXT_LENGTH, VOCABULARY = 256, 64, 16_384
 _PART = 50_000  # examples written at a time

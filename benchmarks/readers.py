@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from common.split_names import TRAIN
 from data.batches import open_batches
 from data.records import Records
 from data.text import TextTokenizer, open_tokenizer, train_tokenizer
-from split_names import TRAIN
 
 BUFFER = 1000
 Batch = dict[str, Any]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from common.split_names import TRAIN
 from data.batches import Batches, open_batches
 from data.records import Records, open_records
 from data.writing import Part, write_records
 from model.config import ModelConfig
-from split_names import TRAIN
 
 CAPTIONS = 2
 """Captions per picture."""

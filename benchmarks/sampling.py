@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.machine import seconds
-from command_line import run
+from command_line.parser import run
 from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from model.sampling import make_sampler

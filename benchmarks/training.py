@@ -44,12 +44,12 @@ from benchmarks.options import (
 from benchmarks.records import make_records, measure_reading, open_training
 from benchmarks.sampling import small_model
 from benchmarks.updates import Update, Workbench, change, time_in_turns
-from command_line import parse_config, run
+from command_line.parser import parse_config, run
+from common.files import write_text
+from common.settings import check_least, to_tree
 from config import Config
-from files import write_text
 from model import transformer
 from recipe import count_costs
-from settings import check_least, to_tree
 from training.devices.devices import find_devices
 
 CHOICES = (*OPTIONS, "shampoo", "data")

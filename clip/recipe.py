@@ -21,14 +21,14 @@ from clip.contrast import MAX_SCALE, Contrast, contrast
 from clip.towers import Clip, Network, Params
 from clip.views import ViewConfig, random_views
 from clip.weights import CLIP_FOLDER, PIXEL_STATISTICS, ClipConfig, TowerConfig
+from common.files import write_text
+from common.filling import batches_of
+from common.pixels import to_bytes, to_floats
+from common.settings import check_least, check_multiple
+from common.split_names import TRAIN
 from data.batches import eval_batches, open_batches
 from data.captions import open_captions
 from data.records import Records, open_whole
-from files import write_text
-from filling import batches_of
-from pixels import to_bytes, to_floats
-from settings import check_least, check_multiple
-from split_names import TRAIN
 from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     signals.leave_early()
 
 from clip.recipe import ClipRunConfig, make_recipe
-from command_line import run
+from command_line.parser import run
 from config import from_yaml
 from training.session import train
 

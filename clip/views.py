@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from settings import check_least
+from common.settings import check_least
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from files import write_text
-from json_files import read_json
+from common.files import write_text
+from common.json_files import read_json
 from weights.arrays import read_arrays, shapes_of, write_weights
 from weights.plans import TORCH_LEAVES, Leaf, Plan, gather, scatter
 from weights.settings import MAX_DEPTH, configuring, read_fields

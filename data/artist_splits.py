@@ -3,10 +3,10 @@ things. They are chosen by crc32 of names, as in data/openmoji_splits.py."""
 
 from collections.abc import Mapping, Sequence
 
+from common.split_names import GALLERY, TRAIN
 from data.artist_sets import Drawing
 from data.drawings import digest, rasterise
 from data.openmoji_splits import crc
-from split_names import GALLERY, TRAIN
 
 
 def rasterise_and_split(

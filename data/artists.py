@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.files import check_free, new_folder
+from common.json_files import read_json
 from data.artist_config import (
     LICENSES,
     MARKER,
@@ -39,8 +41,6 @@ from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji
 from data.picture_tars import DescribedPicture, write_tars
 from data.wording import plural, with_article
-from files import check_free, new_folder
-from json_files import read_json
 
 FIRST_IN_HELP = ("subset", "out")
 """Settings that --help begins with."""
@@ -141,7 +141,7 @@ def captions_of(drawing: Drawing, synonyms: Sequence[str]) -> list[tuple[str, fl
 
 
 if __name__ == "__main__":
-    from command_line import run
+    from command_line.parser import run
 
     run(
         main, ArtistsConfig, prog="python -m data.artists", about=__doc__ or "", first=FIRST_IN_HELP

@@ -10,9 +10,9 @@ from functools import lru_cache, partial
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from common.filling import filled
 from data.order import hash_of, windowed
 from data.records import Records
-from filling import filled
 
 Batch = dict[str, np.ndarray]
 

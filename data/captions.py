@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from common.files import write_text
+from common.json_files import read_json
 from data.normalise import make_normalizer
 from data.text import TextTokenizer, open_tokenizer
-from files import write_text
-from json_files import read_json
 
 Normalizer = Literal["clean", "dalle_mini"]
 CLEAN: Normalizer = "clean"

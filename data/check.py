@@ -38,7 +38,7 @@ def main(config: CheckConfig) -> None:
 
 if __name__ == "__main__":
     import runtime
-    from command_line import run
+    from command_line.parser import run
 
     runtime.prepare()
     run(main, CheckConfig, prog="python -m data.check", about=__doc__ or "")

@@ -19,6 +19,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from common.files import check_free, new_folder
+from common.pixels import as_png
+from common.split_names import TRAIN
 from data.artist_config import (
     LICENSES,
     MARKER,
@@ -33,9 +36,6 @@ from data.composing import compose
 from data.drawings import read_table
 from data.folders import counts_of, holds, write_json
 from data.picture_tars import DescribedPicture, write_tars
-from files import check_free, new_folder
-from pixels import as_png
-from split_names import TRAIN
 
 FIRST_IN_HELP = ("subset", "out")
 """Settings that --help begins with."""
@@ -94,7 +94,7 @@ def described(
 
 
 if __name__ == "__main__":
-    from command_line import run
+    from command_line.parser import run
 
     run(
         main,

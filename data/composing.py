@@ -16,13 +16,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from common.split_names import TRAIN
 from data.artist_sets import Drawing
 from data.artist_words import WORDS
 from data.colour_words import COLOURS, WHITE_NAME, Repainter, name_of
 from data.drawings import draw
 from data.openmoji_splits import crc
 from data.wording import article, plural
-from split_names import TRAIN
 
 COLOURED, COUNTED, BESIDE = 5, 2, 2
 """Pictures of each kind that are made of one drawing."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from settings import check_least
+from common.settings import check_least
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from common.json_files import read_json
 from data.array_files import DTYPES
-from json_files import read_json
 
 FORMAT = 1
 MARKER = "records.json"

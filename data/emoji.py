@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from common.files import check_free, new_folder
+from common.split_names import GALLERY
 from data.drawings import TABLE, digest, rasterise, read_table
 from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji, assign_splits, gender_triples
 from data.picture_tars import DescribedPicture, write_tars
-from files import check_free, new_folder
-from split_names import GALLERY
 
 LICENSE = Path(__file__).parent / "OPENMOJI_LICENSE.md"
 MARKER = "emoji.json"
@@ -156,6 +156,6 @@ def described(
 
 
 if __name__ == "__main__":
-    from command_line import run
+    from command_line.parser import run
 
     run(main, EmojiConfig, prog="python -m data.emoji", about=__doc__ or "", first=FIRST_IN_HELP)

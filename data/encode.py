@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import clone
+from common import clone
+from common.files import check_free
 from data.captions import open_captions
 from data.described import FORMAT, MARKER
 from data.encoder_tokenizers import check_beside
@@ -34,7 +35,6 @@ from data.shards import ShardFolder, open_shards
 from data.sources import open_source
 from data.tokenise import PictureEncoder, PictureOptions, encode_shards
 from data.views import Views
-from files import check_free
 
 FIRST_IN_HELP = (
     *("source", "out", "vqgan", "tokenizer", "captions", "caption_column", "kind", "held_out"),
@@ -214,7 +214,7 @@ def _counts(out: Path) -> str:
 
 if __name__ == "__main__":
     import runtime
-    from command_line import run
+    from command_line.parser import run
 
     runtime.prepare()
     run(main, EncodeConfig, prog="python -m data.encode", about=__doc__ or "", first=FIRST_IN_HELP)

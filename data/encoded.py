@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-import clone
+from common import clone
+from common.files import check_free
+from common.split_names import HELD_OUT, TRAIN
 from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
 from data.reading import tell_skipped
 from data.sources import Captions, printable, texts
@@ -32,8 +34,6 @@ from data.sources.separated import BEYOND
 from data.sources.splits import split_from
 from data.text import check_vocab_size, train_tokenizer
 from data.writing import Part, new_records
-from files import check_free
-from split_names import HELD_OUT, TRAIN
 
 RULE = "tokens 1"
 """The name in records.json of the rule for held-out pictures: by a hash of their tokens."""
@@ -245,7 +245,7 @@ def write(config: EncodedConfig, found: _Rows, codebook_size: int) -> int:
 
 if __name__ == "__main__":
     import runtime
-    from command_line import run
+    from command_line.parser import run
 
     runtime.prepare()
     run(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.json_files import read_json
 from data.text import TextTokenizer
-from json_files import read_json
 
 POSITIONS = {"bart": "max_position_embeddings", "clip": "max_position_embeddings", "t5": ""}
 """model_type → the setting that bounds a caption's length, if one does."""

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from common.split_names import NOT_HELD_OUT, TRAIN
 from data.gallery import Gallery
 from data.reading import Reading, read_pictures
 from data.records import Records
 from data.sources import open_source
 from data.words import training_words, unknown_words
-from split_names import NOT_HELD_OUT, TRAIN
 
 Half = Literal["tune", "report", "all"]
 Answers = Mapping[str, np.ndarray]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.split_names import TRAIN
 from data.records import Records
 from data.words import captions_of
-from split_names import TRAIN
 
 EXAMPLES_FILE = "examples.parquet"
 MAX_EXAMPLES = 1_000_000

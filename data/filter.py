@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from common.files import check_free, write_text
+from common.split_names import TRAIN
 from data.columns import DERIVED, Rule, parse_rule
 from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
 from data.reading import read_pictures
@@ -25,8 +27,6 @@ from data.records import Records, open_whole
 from data.rules import Removed, against, format_table
 from data.sources import open_source, printable
 from data.writing import Part, new_records
-from files import check_free, write_text
-from split_names import TRAIN
 
 FILTERED = "filtered.jsonl"
 FIRST_IN_HELP = ("records", "out", "rules", "exact_duplicates", "near_duplicates")
@@ -199,7 +199,7 @@ def _parts(records: Records, rows: Int64[np.ndarray, " m"]) -> Iterator[Part]:
 
 if __name__ == "__main__":
     import runtime
-    from command_line import run
+    from command_line.parser import run
 
     runtime.prepare()
     run(main, FilterConfig, prog="python -m data.filter", about=__doc__ or "", first=FIRST_IN_HELP)

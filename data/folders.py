@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from json_files import read_json
+from common.json_files import read_json
 
 MOST_BYTES = 16 << 30
 

@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from common.files import new_file
 from data.text import clean
-from files import new_file
 
 PAGE, INK, FAINT = (240, 240, 237), (45, 45, 48), (140, 140, 140)
 MARGIN, GAP, TEXT_GAP, BLOCK_GAP = 20, 8, 5, 14

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from common.split_names import HELD_OUT, TRAIN
 from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
 from data.reading import Notes, tell_skipped
 from data.shards import Shard, ShardFolder
@@ -19,7 +20,6 @@ from data.text import TextTokenizer, train_tokenizer
 from data.tokenise import PictureOptions
 from data.views import Views
 from data.writing import Part, new_records
-from split_names import HELD_OUT, TRAIN
 
 _MAX_NAMED = 1000  # skipped pictures that records.json names
 

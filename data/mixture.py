@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-import clone
+from common import clone
+from common.split_names import TRAIN
 from data.batches import Batch, Batches, open_batches
 from data.captions import words_of
 from data.order import hash_of
 from data.records import Records, open_whole
 from data.rules import describe, format_table, keep_for_training
-from split_names import TRAIN
 
 _PART = 7  # purpose of random numbers, mixed into their keys
 _MOST_CYCLE = 3 * 10**9  # its square fits in 63 bits

@@ -7,7 +7,7 @@ held-out picture that equals a training picture is not evaluated.
 import zlib
 from dataclasses import dataclass
 
-from split_names import GALLERY, TRAIN
+from common.split_names import GALLERY, TRAIN
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
-import clone
+from common import clone
+from common.split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 from data.array_files import READ_AHEAD, open_array, read_ahead
 from data.column_files import ColumnFiles
 from data.described import ARRAYS, EXTRA, MARKER, damaged, read_about
@@ -22,7 +23,6 @@ from data.examples import Examples
 from data.soundness import check_shapes, check_whole, glance, remember, was_checked
 from data.sources.addresses import scheme_of
 from data.sources.config import PLAIN, ReadingConfig
-from split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 
 LARGE = 1 << 28
 """Size in bytes above which records are not checked whole before training."""

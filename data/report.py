@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-import clone
+from common import clone
+from common.files import check_free, write_text
 from data.described import MARKER
 from data.duplicates import near, perceptual_hash
 from data.reading import Reading, read_pictures
@@ -28,7 +29,6 @@ from data.report_page import Picture, Report, page
 from data.sources import PLAIN, Source, open_source
 from data.words import words_of
 from data.writing import BAD_SAMPLES
-from files import check_free, write_text
 
 _SIDE = 64  # of the pictures of a source that is not encoded yet
 _MOST_CAPTIONS = 200_000  # that words are counted in
@@ -190,7 +190,7 @@ def decode(records: Records, rows: Sequence[int]) -> tuple[int, list[UInt8[np.nd
     """(side of the VQGAN's pictures, reconstructions of these rows)."""
     import jax
 
-    from pixels import to_bytes
+    from common.pixels import to_bytes
     from vqgan import autoencoder, pretrained
 
     vqgan, params = pretrained.load(records.vqgan_folder)
@@ -260,7 +260,7 @@ PLAIN_WITHOUT_END = replace(PLAIN, max_bad_fraction=1.0)
 
 if __name__ == "__main__":
     import runtime
-    from command_line import run
+    from command_line.parser import run
 
     runtime.prepare()
     run(main, ReportConfig, prog="python -m data.report", about=__doc__ or "")

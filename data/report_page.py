@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from html_page import document, image, section, table, text
+from common.html_page import document, image, section, table, text
 
 
 @dataclass

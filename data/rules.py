@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int64
 
+from common.split_names import TRAIN
 from data.columns import DERIVED, Rule, parse_rule, value_of
 from data.examples import KINDS
 from data.records import Records
 from data.sources import printable
-from split_names import TRAIN
 
 
 @dataclass

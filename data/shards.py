@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt64
 
+from common.files import new_file, sweep, write_text
+from common.json_files import read_json
 from data.reading import Notes
 from data.sources import Captions
-from files import new_file, sweep, write_text
-from json_files import read_json
 
 PLAN = "encoding.json"
 _FORMAT = 2

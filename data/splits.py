@@ -10,8 +10,8 @@ import zlib
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from common.split_names import HELD_OUT, TRAIN
 from data.gallery import pool
-from split_names import HELD_OUT, TRAIN
 
 RULE = "look 1"
 """The name of this rule, which records store. Another rule holds out other pictures."""

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int32
 
+from common.files import write_text
+from common.json_files import read_json
 from data.normalise import MAX_CHARACTERS
 from data.tokenizer_files import as_text, read_tree
-from files import write_text
-from json_files import read_json
 
 PAD, END = "<pad>", "</s>"
 _START = "<s>"

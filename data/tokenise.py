@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
+from common.filling import filled
+from common.pixels import to_floats
+from common.split_names import GALLERY
 from data.progress import Progress
 from data.reading import BadShare, Reading, read_pictures
 from data.shards import Shard, ShardFolder
 from data.sources import Example, ReadingConfig, Source, printable
 from data.splits import split_of
 from data.views import NO_VIEWS, Views, hash_pixels
-from filling import filled
-from pixels import to_floats
-from split_names import GALLERY
 
 Known = Mapping[int, Int32[np.ndarray, "v k"]]
 """Hash of a picture → the tokens of its views."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from json_files import read_json
+from common.json_files import read_json
 
 MAX_BYTES, MAX_VOCABULARY, MAX_ADDED, MAX_PARTS = 48 << 20, 2_000_000, 20_000, 16
 MAX_GROWTH = 16

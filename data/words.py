@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 
+from common.split_names import TRAIN
 from data.records import Records
 from data.text import clean
-from split_names import TRAIN
 
 MAX_CAPTIONS = 300_000
 """Most captions of records that are read for their words; more would take seconds."""

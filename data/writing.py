@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt64
 
-from copying import copy_folder
+from common.copying import copy_folder
+from common.files import new_folder
 from data.array_files import ArrayWriter, digest_arrays
 from data.column_files import ColumnWriter
 from data.described import ARRAYS, EXTRA, FORMAT, MARKER, TRAINED_ON
@@ -21,7 +22,6 @@ from data.folders import digest_folder
 from data.reading import bad_lines
 from data.sources.addresses import scheme_of, without_secrets
 from data.sources.config import PLAIN, ReadingConfig
-from files import new_folder
 
 BAD_SAMPLES = "bad_samples.jsonl"
 _WIDE = {"codebook_size": ("image_tokens", "view_tokens"), "text_vocab_size": ("text_tokens",)}

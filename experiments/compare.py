@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-import clone
-from command_line import run
+from command_line.parser import run
+from common import clone
+from common.files import write_bytes
 from experiments.logbook import is_run, settings_of
-from files import write_bytes
 from training.reports import metrics
 
 REFERENCES = clone.ROOT / "results" / "references"

@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-import adapted
-from command_line import parse_config, run
+from command_line.parser import parse_config, run
 from config import Config
 from model import transformer
 from model.loss import make_loss
 from recipe import batch_shapes
+from starting import adapted
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import micro_batch_size

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from common.pixels import as_png
+from common.split_names import NOT_HELD_OUT, TRAIN
 from data.artist_sets import join, open_sets
 from data.artist_splits import rasterise_and_split
 from data.drawings import read_table
-from pixels import as_png
-from split_names import NOT_HELD_OUT, TRAIN
 
 SIDE = 64
 SMALLEST = 48  # pixels; smaller pictures would only be enlarged

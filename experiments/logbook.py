@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from command_line import run
-from files import write_bytes
+from command_line.parser import run
+from common.files import write_bytes
 from training.reports import logbook, metrics
 from weights.yaml_files import read_yaml
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from command_line import run
+from command_line.parser import run
+from common.files import write_bytes
+from common.svg import Points, colour, parallel, plot
 from experiments.logbook import find_runs, last_losses, settings_of, shown_settings
-from files import write_bytes
-from svg import Points, colour, parallel, plot
 from training.reports import logbook, metrics
 
 SMOOTHING = 0.05

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from command_line import run
+from command_line.parser import run
+from common.files import write_bytes
+from common.json_files import parse_json
+from common.svg import Points, plot
 from experiments.logbook import flat
-from files import write_bytes
-from json_files import parse_json
-from svg import Points, plot
 from training.reports import metrics
 from trials import engine
 from trials.ledger import Trial, folder_of, read_ledger

@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from command_line import run
+from command_line.parser import run
+from common.files import write_bytes
 from experiments.contest import (
     Result,
     Score,
@@ -40,11 +41,10 @@ from experiments.contest import (
     draw,
     score,
 )
-from files import write_bytes
-from one_process import train_here
 from training import exits
 from training.programs import Programs
 from training.reports import metrics
+from trials.one_process import train_here
 from weights.yaml_files import read_yaml
 
 LOG, TABLE = "runs.jsonl", "table.md"

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from pixels import to_bytes, to_floats
-from split_names import TRAIN
+from common.pixels import to_bytes, to_floats
+from common.split_names import TRAIN
 from vqgan import pretrained, quantizer
 from vqgan.autoencoder import build
 from vqgan.losses import hue_loss

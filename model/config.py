@@ -6,6 +6,7 @@ study measured it, the verdict.
 
 from dataclasses import dataclass, field, replace
 
+from common.settings import check_least, check_multiple
 from model.choices import (
     CHOICES,
     LARGEST,
@@ -26,7 +27,6 @@ from model.choices import (
     Tying,
 )
 from model.encoder_config import EncoderConfig, given
-from settings import check_least, check_multiple
 
 
 @dataclass(frozen=True)

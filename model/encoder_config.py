@@ -4,6 +4,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from common.settings import check_least
 from model.choices import (
     Activation,
     Block,
@@ -13,7 +14,6 @@ from model.choices import (
     RelativeBias,
     Scores,
 )
-from settings import check_least
 
 OWN = ("causal", "buckets", "bucket_distance")
 MOST_BUCKETS = 1 << 12

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from settings import check_least
+from common.settings import check_least
 
 
 @dataclass(frozen=True)

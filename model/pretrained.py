@@ -19,9 +19,9 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax.typing import DTypeLike
 
-import clone
-from copying import copy_file, copy_folder
-from json_files import read_json
+from common import clone
+from common.copying import copy_file, copy_folder
+from common.json_files import read_json
 from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
@@ -231,8 +231,8 @@ class ConvertConfig:
 
 
 if __name__ == "__main__":
-    from command_line import run
-    from files import new_folder
+    from command_line.parser import run
+    from common.files import new_folder
 
     def main(config: ConvertConfig) -> None:
         """Convert, whole or not at all."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from common.settings import check_least
 from optim.lengths import Length, Unit, parse_length
 from optim.paths import parse_rate
-from settings import check_least
 
 Optimizer = Literal[
     "sgd",

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from common.trees import map_named
 from optim.paths import check_patterns, matches
-from trees import map_named
 
 IsTrained = Callable[[str], bool]
 """Path of a parameter → True if it is trained."""

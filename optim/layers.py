@@ -6,7 +6,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from trees import is_stacked, map_named
+from common.trees import is_stacked, map_named
 
 UNSTACKED = 0
 State = dict[str, PyTree]

@@ -10,6 +10,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
+from common.trees import is_stacked, map_named
 from optim import shampoo
 from optim.averaging import schedule_free
 from optim.config import OptimConfig, Optimizer
@@ -19,7 +20,6 @@ from optim.paths import Factor, parse_rate
 from optim.rates import scale_rates
 from optim.soap import soap
 from optim.spread import LOCAL, Spread
-from trees import is_stacked, map_named
 
 _MuonSides = optax.contrib.MuonDimensionNumbers
 

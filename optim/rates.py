@@ -6,8 +6,8 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from common.trees import map_named
 from optim.paths import GROUPS, Factor, check_patterns, make_factor, matches
-from trees import map_named
 
 
 def scale_rates(rates: Sequence[Factor], must_match: bool = True) -> optax.GradientTransformation:

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from common.trees import map_named
 from optim.config import ShampooConfig, SoapConfig
 from optim.shampoo.blocks import join_blocks, split_blocks
 from optim.shampoo.preconditioners import (
@@ -26,7 +27,6 @@ from optim.shampoo.preconditioners import (
     update_statistics,
 )
 from optim.spread import LOCAL, Spread, spread_jobs
-from trees import map_named
 
 
 class SoapState(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from files import write_text
-from json_files import read_json
+from common.files import write_text
+from common.json_files import read_json
 from published.taming_layout import brief, read_settings, write_settings
 from vqgan.config import VQGANConfig
 from weights.arrays import Arrays, read_arrays, write_arrays

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-import clone
 from app import AppConfig
-from command_line import parse_config
+from command_line.parser import parse_config
+from common import clone
 from config import Config
 from data.check import CheckConfig
 from data.encoded import EncodedConfig
 from data.encoding import EncodeConfig, check_settings
 from data.mixture import first_folder
 from data.records import open_records
+from drawing.opening import open_checkpoint, parts_of
+from drawing.ranking import open_ranker
 from generate import GenerateConfig
 from model import pretrained
-from opening import open_checkpoint, parts_of
-from ranking import open_ranker
 from sweep import SweepConfig
 from tests.source_tree import ROOT
 from training.saved.branching import find_step

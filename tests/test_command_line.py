@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
+from common.terminal import command, printable
 from config import Config, from_yaml
 from release import ReleaseConfig
-from terminal import command, printable
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import from_yaml
 from data.sources import ReadingConfig, Source, kinds
 from data.sources.files import Tree

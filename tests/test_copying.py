@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from copying import copy_file, copy_folder
+from common.copying import copy_file, copy_folder
 from model.pretrained import convert
 
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 from PIL import Image
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import from_yaml
 from data.encode import main as encode
 from data.encoding import EncodeConfig

@@ -1,4 +1,4 @@
-"""files.py: a file appears whole or not at all, even if the writer fails or is killed."""
+"""common/files.py: a file appears whole or not at all, even if the writer fails or is killed."""
 
 import contextlib
 import os
@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import files
-from files import check_writable, new_file, new_folder, sweep, write_text
+from common import files
+from common.files import check_writable, new_file, new_folder, sweep, write_text
 from weights.arrays import write_arrays
 
 ROOT = Path(__file__).parent.parent
 WRITER = """
 import sys, time
 from pathlib import Path
-from files import {writer}
+from common.files import {writer}
 with {writer}(Path(sys.argv[1])) as place:
     (place if {is_file} else place / "inside").write_text("half")
     print("writing", flush=True)

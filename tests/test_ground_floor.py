@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from filling import batches_of, filled
+from common.filling import batches_of, filled
+from common.pixels import to_bytes, to_floats
+from common.settings import check_least
+from common.trees import is_stacked, map_named, named_leaves
 from optim.optimizers import STACKS
 from optim.shampoo import ShampooState
 from optim.soap import SoapState
-from pixels import to_bytes, to_floats
-from settings import check_least
-from trees import is_stacked, map_named, named_leaves
 
 ROOT = Path(__file__).parent.parent
 

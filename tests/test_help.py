@@ -11,10 +11,10 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from command_line import parse_config
+from command_line.help_page import first_sentence, is_required, meant
+from command_line.parser import parse_config
+from common.settings import settings_of
 from config import Config
-from help_page import first_sentence, is_required, meant
-from settings import settings_of
 from tests.source_tree import FILES, ROOT, calls_of_run, syntax
 
 

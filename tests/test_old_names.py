@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import old_names
-from command_line import parse_config
+from command_line.parser import parse_config
+from common import old_names
+from common.old_names import MOVED
+from common.settings import Setting, settings_of, to_tree, to_yaml
 from config import Config, from_yaml
-from old_names import MOVED
-from settings import Setting, settings_of, to_tree, to_yaml
 from training.saved import runs
 from vqgan.run_config import VQGANRunConfig
 

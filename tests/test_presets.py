@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
+from common.settings import to_yaml
 from config import Config
-from settings import to_yaml
 from vqgan.run_config import VQGANRunConfig
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.race.driver import FIGURES
-from command_line import parse_config
+from command_line.parser import parse_config
 from training.devices.agreement import PARTS
 
 ROOT = Path(__file__).parent.parent

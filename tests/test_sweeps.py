@@ -13,9 +13,9 @@ import optax
 import pytest
 import yaml
 
-from command_line import parse_config
+from command_line.parser import parse_config
+from common.settings import to_tree
 from config import Config
-from settings import to_tree
 from training.config import TrackerConfig, TrainingConfig
 from training.hooks import evaluate_loss
 from training.reports.trackers import Tracker

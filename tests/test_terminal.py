@@ -1,4 +1,4 @@
-"""terminal.py: exit codes, terminals with other encodings, closed pipes."""
+"""common/terminal.py: exit codes, terminals with other encodings, closed pipes."""
 
 import os
 import subprocess
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-import terminal
-from terminal import explain
+from common import terminal
+from common.terminal import explain
 
 ROOT = Path(__file__).parent.parent
 SAYS = """
 import sys
-import terminal
+from common import terminal
 terminal.open_standard_streams()
 with terminal.command("prog"):
     {body}

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
+from common.settings import check_least
 from optim.config import OptimConfig
-from settings import check_least
 from training.spans import parse_duration, parse_ramp, parse_range, parse_trace
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-import terminal
+from common import terminal
 
 FINISHED = 0
 """The last update was made and saved."""

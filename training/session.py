@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from common.settings import to_tree
 from optim.schedules import describe_course
-from settings import to_tree
 from training import exits, shared
 from training.config import RunConfig, TrainingConfig
 from training.devices import agreement, parallel, peers, processes

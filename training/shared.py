@@ -12,7 +12,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from settings import to_tree
+from common.settings import to_tree
 from training.config import RunConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan

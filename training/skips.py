@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from files import write_text
-from json_files import read_list
+from common.files import write_text
+from common.json_files import read_list
 from training.devices.processes import from_first
 
 MOST = 2**62

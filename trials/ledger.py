@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from json_files import parse_json
+from common.json_files import parse_json
 
 LEDGER = "trials.jsonl"
 End = Literal["finished", "stopped", "failed"]

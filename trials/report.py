@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from files import new_file
+from common.files import new_file
 from trials.ledger import Trial, best
 from trials.sweep_file import Sweep
 

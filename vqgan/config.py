@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from settings import check_least
+from common.settings import check_least
 
 Norm = Literal["rmsnorm", "groupnorm"]
 Resampling = Literal["fold", "conv", "pool"]

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import old_names
-from files import write_text
-from json_files import parse_json, read_list
-from split_names import TRAIN
+from common import old_names
+from common.files import write_text
+from common.json_files import parse_json, read_list
+from common.split_names import TRAIN
 from vqgan.config import VQGANConfig
 from vqgan.pretrained import WEIGHTS_FILE
 

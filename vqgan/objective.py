@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from pixels import to_floats
+from common.pixels import to_floats
 from vqgan import metrics, quantizer
 from vqgan.adversarial import Opponent
 from vqgan.autoencoder import Autoencoder

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from files import new_file
-from filling import batches_of
-from pixels import to_bytes
-from split_names import TRAIN
+from common.files import new_file
+from common.filling import batches_of
+from common.pixels import to_bytes
+from common.split_names import TRAIN
 from vqgan import quantizer
 from vqgan.layers import Params
 

@@ -20,8 +20,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float
 
-import clone
-from json_files import read_json
+from common import clone
+from common.json_files import read_json
 from published import taming, taming_layout
 from vqgan.autoencoder import build
 from vqgan.config import VQGANConfig
@@ -287,8 +287,8 @@ class ConvertConfig:
 
 
 if __name__ == "__main__":
-    from command_line import run
-    from files import new_folder
+    from command_line.parser import run
+    from common.files import new_folder
 
     def main(config: ConvertConfig) -> None:
         """Convert, whole or not at all."""

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.pixels import to_floats
+from common.split_names import TRAIN
 from data.order import order
 from data.reading import write_bad_samples
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from pixels import to_floats
-from split_names import TRAIN
 from training.devices import parallel
 from training.devices.batching import BatchPlan, in_updates, make_plan
 from training.devices.devices import Devices

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from settings import check_least
+from common.settings import check_least
 from training.config import CheckpointConfig, GridsConfig, OnSpike, RunConfig, TrainingConfig
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
 from vqgan.sets import PicturesConfig

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from common.split_names import GALLERY, TRAIN
 from data.reading import read_pictures, tell_skipped
 from data.sources import ReadingConfig, open_source
 from data.splits import split_of
-from split_names import GALLERY, TRAIN
 from vqgan.pictures import Pictures
 
 HELD_OUT = 0.05

@@ -17,7 +17,7 @@ from training import signals
 if __name__ == "__main__":
     signals.leave_early()
 
-from command_line import run
+from command_line.parser import run
 from config import from_yaml
 from training.session import train
 from vqgan.recipe import make_recipe

@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from files import new_file
-from json_files import read_json
+from common.files import new_file
+from common.json_files import read_json
 from weights.msgpack import read_msgpack
 
 Arrays = dict[str, np.ndarray]

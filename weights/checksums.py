@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from files import write_text
+from common.files import write_text
 
 SUMS_FILE = "SHA256SUMS"
 MOST_BYTES = 1 << 20

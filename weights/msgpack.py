@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 
-from files import new_file
-from json_files import without_repeats
+from common.files import new_file
+from common.json_files import without_repeats
 
 ARRAY, SCALAR = 1, 3
 PIECE_BYTES = 2**30

@@ -13,7 +13,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from files import write_text
+from common.files import write_text
 from weights.arrays import Arrays, Dtype, Shapes, shapes_of, stored_as, write_weights
 from weights.msgpack import write_msgpack
 from weights.plans import Plan, scatter, their_shapes

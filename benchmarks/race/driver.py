@@ -22,8 +22,8 @@ import yaml
 
 from benchmarks.race import configs
 from benchmarks.race.contestants import Contestant, read_contestant
-from command_line import run
-from settings import check_least
+from command_line.parser import run
+from common.settings import check_least
 
 Job = Literal["train", "sample", "encode", "decode"]
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from common.trees import is_stacked
 from optim.config import ShampooConfig
 from optim.paths import matches
 from optim.shampoo.blocks import Shape, join_blocks, merge_shape, split_blocks
 from optim.shampoo.grafts import moving_average
 from optim.shampoo.roots import inverse_root
 from optim.spread import Spread, spread_jobs
-from trees import is_stacked
 
 # Indexed by shape of block, then by dimension; each entry is [blocks, n, n].
 Matrices = tuple[tuple[Float[Array, "_ _ _"], ...], ...]

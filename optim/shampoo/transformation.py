@@ -11,6 +11,7 @@ import optax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Int, PyTree
 
+from common.trees import map_named
 from optim.config import ShampooConfig
 from optim.shampoo.grafts import GRAFTS, TINY, WITHOUT_SQUARES, Scale
 from optim.shampoo.preconditioners import (
@@ -23,7 +24,6 @@ from optim.shampoo.preconditioners import (
 )
 from optim.shampoo.quantized import dequantize, quantize
 from optim.spread import LOCAL, Spread
-from trees import map_named
 
 STACKS = ("statistics", "preconditioners")
 """Fields of the state whose arrays are stacks of square matrices and can be sharded."""

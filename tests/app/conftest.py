@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from studio import Studio, open_studio
+from drawing.studio import Studio, open_studio
 from tests.entry.conftest import records_folder as records_folder
 from tests.entry.conftest import run_folder as run_folder
 

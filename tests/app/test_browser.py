@@ -21,7 +21,7 @@ webdriver = pytest.importorskip(
 )
 
 import app
-from studio import Request, Studio, open_studio, request
+from drawing.studio import Request, Studio, open_studio, request
 
 pytestmark = pytest.mark.browser
 SCREENSHOT = os.environ.get("PASTEL_SCREENSHOT")

@@ -16,7 +16,7 @@ pytest.importorskip("gradio", reason="requirements-app.txt is not installed: mak
 import gradio_client
 
 import app
-from studio import open_studio
+from drawing.studio import open_studio
 from tests.app.hostile import HOSTILE
 
 

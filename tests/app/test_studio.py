@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import app
-from drawing import UNDRAWN, make_drawer, picture_seed
+from drawing.drawer import UNDRAWN, make_drawer, picture_seed
+from drawing.opening import open_checkpoint
+from drawing.studio import LONGEST, Studio, open_studio, request
 from model import transformer
-from opening import open_checkpoint
-from studio import LONGEST, Studio, open_studio, request
 from tests.app.hostile import HOSTILE
 
 

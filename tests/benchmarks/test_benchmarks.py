@@ -10,7 +10,7 @@ import pytest
 from benchmarks import contestant, data
 from benchmarks import sampling as benchmark
 from benchmarks.race import configs
-from command_line import parse_config
+from command_line.parser import parse_config
 from model import transformer
 from model.config import ModelConfig
 

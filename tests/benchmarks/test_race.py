@@ -11,7 +11,7 @@ import pytest
 from benchmarks.race import configs, driver, worker
 from benchmarks.race.contestants import FAMILIES, read_contestant
 from benchmarks.race.driver import FIGURES, RaceConfig, choose, main, make_order
-from command_line import parse_config
+from command_line.parser import parse_config
 
 ADAPTER = """
 import configs, numpy as np, os

@@ -16,7 +16,7 @@ from benchmarks import machine, options
 from benchmarks.options import OPTIONS, ShampooRow, make_row, measure_shampoo
 from benchmarks.records import make_records, open_training
 from benchmarks.updates import Update, Workbench, change, time_in_turns
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from model import transformer
 from model.config import ModelConfig

@@ -12,10 +12,10 @@ import pytest
 from clip import towers, weights
 from clip.contrast import contrast
 from clip.recipe import ClipRunConfig, make_recipe, paint
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import from_yaml
 from data.records import open_records
-from ranking import open_ranker
+from drawing.ranking import open_ranker
 from training.session import train
 
 FLAGS = (

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from data.encode import reading_of
 from data.encoding import EncodeConfig, fingerprint
 from data.reading import read_pictures

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.split_names import TRAIN
 from data import column_files, encode
 from data import filter as filtering
 from data.column_files import ColumnFiles, ColumnWriter
@@ -20,7 +21,6 @@ from data.mixture import open_sets, open_training
 from data.records import Records, open_records
 from data.sources import open_source
 from data.tokenise import PictureEncoder
-from split_names import TRAIN
 from tests.data.layouts import i2d_tfrecord, put
 from tests.data.samples import picture, write_tar
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.split_names import TRAIN
 from data import composed
 from data.artist_sets import Drawing, IconSet, join, read_shipped
 from data.artist_splits import assign_splits
@@ -17,7 +18,6 @@ from data.colour_words import COLOURS, Colour, Repainter, name_of, to_lch, to_rg
 from data.composing import HELD_OUT, NUMBERS, Composed, compose, counted, words_for
 from data.drawings import digest, rasterise, read_table
 from data.openmoji_splits import crc
-from split_names import TRAIN
 
 NAMES = ("cat", "red apple", "rocket", "scissors")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from data.encode import reading_of
 from data.encoding import EncodeConfig
 from data.reading import read_pictures

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from data.encoding import EncodeConfig, reading_of
 from data.reading import read_pictures
 from data.sources import Source, open_source

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import files
+from common import files
 from data import encode
 from data.encoding import EncodeConfig, reading_of
 from data.progress import Progress

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from common.split_names import HELD_OUT
 from data.pictures import read_picture
 from data.splits import split_of
-from split_names import HELD_OUT
 
 COUNT = 100
 

@@ -19,7 +19,7 @@ STEPS = ["--training.steps=14", "--training.eval_every=0", "--checkpoint.every=5
 SCRIPT = """
     import jax
     import train
-    from command_line import run
+    from command_line.parser import run
     from config import Config
     from tests.drills import test_poison as poison
 

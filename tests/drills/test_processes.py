@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from tests.entry.conftest import write_source
 from tests.entry.test_drills import last_step, saved, wait_for
 from tests.entry.test_processes import finish, start, start_both

@@ -10,7 +10,7 @@ import pytest
 
 import recipe
 import train
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from tests.entry.test_drills import flags
 from tests.entry.test_train import losses, weights

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import train
+from common.settings import to_yaml
 from config import Config
 from data.config import DataConfig
 from data.encode import main as encode
@@ -21,7 +22,6 @@ from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from settings import to_yaml
 from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
 from training import session
 from training.config import CheckpointConfig

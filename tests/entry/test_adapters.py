@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import train
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
-from drawing import make_drawer
+from drawing.drawer import make_drawer
+from drawing.opening import open_checkpoint
 from model import pretrained, transformer
-from opening import open_checkpoint
 from release import ReleaseConfig, release
 from tests.entry.kills import killed
 from tests.entry.test_train import WITH_GRID, losses, tiny, weights

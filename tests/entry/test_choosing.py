@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import choosing
 import train
-from choosing import Trial, are_blank, best_of, choose_rows, with_concept
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from data.records import open_records
+from drawing import choosing
+from drawing.choosing import Trial, are_blank, best_of, choose_rows, with_concept
+from drawing.opening import SAMPLING_FILE, open_checkpoint
 from model import transformer
-from opening import SAMPLING_FILE, open_checkpoint
 from tests.entry.test_train import tiny
 
 

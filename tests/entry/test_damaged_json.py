@@ -17,7 +17,7 @@ from data.encode import check_same
 from data.exam import Selection, never_seen, open_exam
 from data.folders import counts_of
 from data.records import open_whole
-from opening import open_checkpoint
+from drawing.opening import open_checkpoint
 from tests.entry.test_wrong_kinds import WRONG, places, replaced
 from training.reports import logbook, mirror
 from training.reports.metrics import MetricsFile

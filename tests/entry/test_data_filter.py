@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import train
-from command_line import parse_config
+from command_line.parser import parse_config
+from common.split_names import TRAIN
 from config import Config
 from data.records import open_records
 from recipe import make_recipe
-from split_names import TRAIN
 from tests.entry.test_train import tiny
 from training.reports import metrics
 

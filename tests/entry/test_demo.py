@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import generate
-from command_line import parse_config
+from command_line.parser import parse_config
 from generate import DEMO, GenerateConfig
 from model import pretrained
 from tests.source_tree import ROOT

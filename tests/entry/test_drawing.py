@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from data.records import open_records
-from drawing import Drawer, make_drawer, picture_seed
-from drawing_memory import explain_out_of_memory, within_memory
+from drawing.drawer import Drawer, make_drawer, picture_seed
+from drawing.memory import explain_out_of_memory, within_memory
+from drawing.opening import open_checkpoint
 from generate import GenerateConfig
 from model import transformer
 from model.config import SamplingConfig
-from opening import open_checkpoint
 from release import ReleaseConfig, release
 from training.devices.devices import Devices
 from vqgan import pretrained as pretrained_vqgan

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import train
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
-from opening import open_checkpoint
+from drawing.opening import open_checkpoint
 from tests.entry.kills import killed
 from tests.entry.test_processes import ROOT, finish, free_port
 from tests.entry.test_train import TINY, losses, tiny

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import train
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from tests.entry.test_train import losses, tiny
 from training.config import RunConfig, TrainingConfig

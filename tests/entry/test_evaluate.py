@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 import evaluate as evaluate_module
-from command_line import parse_config, run
+from command_line.parser import parse_config, run
 from data.exam import Selection, choose_gallery, choose_prompts, never_seen, open_exam, with_prompts
 from data.gallery import picture_features
 from data.records import Records, open_records
+from drawing.opening import open_checkpoint
+from drawing.ranking import open_ranker
 from evaluate import (
     EvaluateConfig,
     draw,
@@ -27,9 +29,7 @@ from evaluate import (
     means,
     open_drawers,
 )
-from likeness import Lens, compare, measure_real, tell_clip
-from opening import open_checkpoint
-from ranking import open_ranker
+from evaluation.likeness import Lens, compare, measure_real, tell_clip
 from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source
 from tests.png_texts import read_png_about
@@ -158,7 +158,7 @@ def test_the_page_shows_figures_pictures_and_pairs(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("choosing.PROMPTS", 4)
+    monkeypatch.setattr("drawing.choosing.PROMPTS", 4)
     path = tmp_path / "evaluation.html"
     asked: list[str | Path] = [run_folder, FEW, "--half=all", "--json", "--grid=", f"--page={path}"]
     report = json.loads(evaluate(capsys, *asked, "--pairs", "1:1", "2:0.5"))

@@ -10,7 +10,7 @@ import pytest
 import evaluate
 import generate
 import release
-from command_line import run
+from command_line.parser import run
 
 COMMANDS: dict[str, tuple[Callable[[Any], None], type, list[str]]] = {
     "generate.py": (

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 import generate as generate_module
-from command_line import parse_config, run
-from completing import read_beginning, read_mask
-from drawing import UNDRAWN, make_drawer
+from command_line.parser import parse_config, run
+from drawing.completing import read_beginning, read_mask
+from drawing.drawer import UNDRAWN, make_drawer
+from drawing.opening import open_checkpoint
+from drawing.outputs import output_paths, sources_of
+from drawing.prompts import known_captions, read_prompts, warn_of_unknown
 from generate import GenerateConfig, main
 from model import transformer
-from opening import open_checkpoint
-from outputs import output_paths, sources_of
-from prompts import known_captions, read_prompts, warn_of_unknown
 from release import ReleaseConfig, release
 from tests.entry.clip_folders import write_clip
 from tests.png_texts import read_png_about

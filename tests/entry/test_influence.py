@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from drawing import make_drawer
-from influence import influence, light_up
+from drawing.drawer import make_drawer
+from drawing.influence import influence, light_up
+from drawing.opening import open_checkpoint
 from model import transformer
-from opening import open_checkpoint
 
 
 @pytest.fixture(scope="module")

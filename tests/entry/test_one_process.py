@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
-from one_process import train_here
 from tests.entry.test_train import TINY
 from training import exits
 from training.programs import Programs
 from training.reports import metrics
+from trials.one_process import train_here
 
 
 def test_train_here_is_train_py(records_folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command_line import command, parse_config
+from command_line.parser import command, parse_config
 from tests.entry.conftest import MODEL
 from tests.test_readme import CONFIGS, PAGES, ROOT, commands
 

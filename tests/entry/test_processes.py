@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import train
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from tests.entry.test_train import TINY, WITH_GRID, losses, weights
 

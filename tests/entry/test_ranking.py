@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float32, UInt8
 
-from ranking import Ranker, best_first, open_ranker, scored, tell_scores
+from drawing.ranking import Ranker, best_first, open_ranker, scored, tell_scores
 from tests.entry.clip_folders import END, TINY, write_clip, write_tokenizer
 
 PROMPTS = ["a red heart", "", "blue cat"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hub
 from data import encoded
 from data.encoded import EncodedConfig
 from data.records import open_records
-from opening import open_checkpoint
+from drawing import hub
+from drawing.opening import open_checkpoint
 from recipe import keep_parts
 from release import ReleaseConfig, release
 from release_card import licences

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import train
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
-from opening import open_checkpoint
-from prompts import known_captions
+from drawing.opening import open_checkpoint
+from drawing.prompts import known_captions
 from tests.entry.test_train import tiny
 from training.reports import metrics
 

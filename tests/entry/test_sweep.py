@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import sweep
-from command_line import parse_config
+from command_line.parser import parse_config
 from tests.source_tree import ROOT
 from training.reports import metrics
 from trials.ledger import read_ledger

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import text_start
 import train
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from data.encode import main as encode
 from data.encoder_tokenizers import check_beside
 from data.encoding import EncodeConfig
 from data.text import open_tokenizer
-from drawing import make_drawer
+from drawing.drawer import make_drawer
+from drawing.opening import open_checkpoint
 from model import transformer
-from opening import open_checkpoint
 from release import ReleaseConfig, release
+from starting import text_encoder as text_start
 from tests.entry.test_train import losses, tiny
 from tests.published.text_encoders import T5, write_t5
 from tests.tiny import first_params

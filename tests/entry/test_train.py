@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import train
-from command_line import parse_config, run
+from command_line.parser import parse_config, run
 from config import Config
 from release import ReleaseConfig, release
 from tests.entry.kills import killed

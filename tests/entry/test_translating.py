@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from common.trees import named_leaves
 from data.records import Records, open_records
+from starting.translating import TABLES, token_shares, translate
 from tests.entry.conftest import MODEL
 from tests.tiny import first_params
-from translating import TABLES, token_shares, translate
-from trees import named_leaves
 from vqgan import pretrained
 
 ORDER = np.random.default_rng(3).permutation(32)

@@ -12,8 +12,8 @@ import yaml
 
 from config import Config, from_yaml
 from data.text import open_tokenizer
+from drawing.opening import open_checkpoint
 from model import pretrained
-from opening import open_checkpoint
 from release import ReleaseConfig, release
 from vqgan import pretrained as pretrained_vqgan
 from weights.checksums import SUMS_FILE

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from experiments.contest import (
     Result,

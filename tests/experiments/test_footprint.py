@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from experiments import footprint
 from experiments.footprint import FootprintConfig
 from training.config import TrainingConfig

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.svg import HEIGHT, WIDTH, Axis, Points, finite, parallel, plot
 from config import from_yaml
 from experiments import report
-from svg import HEIGHT, WIDTH, Axis, Points, finite, parallel, plot
 from tests.experiments.test_compare import make_run
 from tests.test_extending import PLAIN, RECIPE
 from training.config import RunConfig, TrainingConfig

@@ -17,7 +17,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from json_files import read_json
+from common.json_files import read_json
 from model import pretrained, transformer
 from model.config import ModelConfig, SamplingConfig
 from tests.model.vectors import BART, FOLDER

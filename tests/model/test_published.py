@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from model import pretrained, transformer
 from model.config import SamplingConfig

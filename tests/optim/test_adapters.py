@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import adapted
+from common.trees import map_named
 from model import transformer
 from model.config import ModelConfig
 from model.loss import make_loss
@@ -18,13 +18,13 @@ from optim.config import ADAPTERS, AdapterConfig, OptimConfig, Optimizer
 from optim.ema import init_ema, make_ema
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
+from starting import adapted
 from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.devices import find_devices
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
-from trees import map_named
 
 RANK = AdapterConfig(rank=3, alpha=5.0)
 OPTIM = OptimConfig(learning_rate=0.01, warmup_steps=0, weight_decay=0.1, adapters=RANK)

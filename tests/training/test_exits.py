@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 CODES = {"FINISHED": 0, "FAULT": 1, "REFUSED": 2, "PEER_LOST": 3, "STOPPED": 75, "INTERRUPTED": 130}
 BODY = """
 import time
-from terminal import command
+from common.terminal import command
 from training import exits
 from training.signals import StopSignal, leave_early
 leave_early()

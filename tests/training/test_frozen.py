@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common.trees import map_named
 from model import transformer
 from model.config import ModelConfig
 from model.loss import make_loss
@@ -27,7 +28,6 @@ from training.update.gradients import LossContext
 from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
 from training.update.state import TrainState
 from training.update.step import Extras, Step, make_train_step
-from trees import map_named
 
 OPTIM = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.0)
 PARTS = ("head/*", "text_embedding/*", "decoder/*/mlp/*")

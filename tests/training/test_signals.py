@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
 from config import Config
 from training.config import TrainingConfig
 from training.exits import STOP_SIGNALS
@@ -137,7 +137,7 @@ def test_times_and_ranges_need_no_quotes_in_a_file(tmp_path: Path) -> None:
 CLOSED = """
 import sys, time
 from pathlib import Path
-from terminal import command
+from common.terminal import command
 from training import signals
 signals.leave_early()
 with command("train.py"), signals.StopSignal() as stop:

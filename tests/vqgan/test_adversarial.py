@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common.pixels import to_floats
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from pixels import to_floats
 from tests.tiny import first_vqgan
 from training.config import ParallelConfig
 from training.devices import parallel

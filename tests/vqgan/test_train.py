@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from command_line import parse_config
+from command_line.parser import parse_config
+from common.pixels import to_floats
 from config import from_yaml
 from optim.config import OptimConfig
-from pixels import to_floats
 from tests.tiny import first_vqgan
 from tests.vqgan.runs import config_of, metrics, same
 from training.config import GridsConfig, ParallelConfig

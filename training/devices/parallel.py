@@ -13,13 +13,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from common.trees import is_stacked, map_named
 from optim.spread import Spread, over_axis
 from training.devices import sharding
 from training.devices.devices import AXIS, Devices
 from training.update.gradients import Batch
 from training.update.state import TrainState
 from training.update.step import Observed, Step
-from trees import is_stacked, map_named
 
 T = TypeVar("T")
 HostBatch = dict[str, np.ndarray]

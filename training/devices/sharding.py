@@ -13,8 +13,8 @@ from typing import Any
 
 from jax.sharding import PartitionSpec
 
+from common.trees import is_stacked
 from optim.optimizers import STACKS
-from trees import is_stacked
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = PartitionSpec((DATA, FSDP))

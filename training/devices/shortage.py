@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
-from terminal import is_out_of_memory
+from common.terminal import is_out_of_memory
 from training.devices import processes
 from training.devices.devices import Devices
 from training.devices.fitting import GB, available_memory, bytes_on_device, device_memory

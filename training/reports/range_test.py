@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from files import write_bytes
-from svg import plot
+from common.files import write_bytes
+from common.svg import plot
 from training.config import RunConfig
 
 C = TypeVar("C", bound=RunConfig)

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from settings import to_yaml
+from common.settings import to_yaml
 from training.config import RunConfig
 from training.recipe import Recipe, Run
 from training.reports import metrics, range_test

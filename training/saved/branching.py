@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import clone
-from copying import copy_file
-from files import write_text
+from common import clone
+from common.copying import copy_file
+from common.files import write_text
 from training.devices.batching import BATCHES
 from training.recipe import Run
 from training.saved import runs

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 from jaxtyping import PyTree
 
+from common.trees import map_named
 from training.config import CheckpointConfig
 from training.devices.processes import everywhere, from_first
 from training.saved.digests import (
@@ -30,7 +31,6 @@ from training.saved.disk import FolderSteps
 from training.saved.remote import ObjectSteps, UnreachableError, is_remote
 from training.saved.saving import to_keep
 from training.update.state import TrainState
-from trees import map_named
 
 Log = Callable[[str, str], None]
 Eligible = Callable[[int], bool]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from files import write_bytes
+from common.files import write_bytes
 from training.saved import starts
 from training.saved.remote import Store, names, open_store, reachable
 

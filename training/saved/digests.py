@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
-from trees import named_leaves
+from common.trees import named_leaves
 
 Words = TypeVar("Words", UInt32[Array, "..."], UInt32[np.ndarray, "..."])
 DIGEST = re.compile(r"(\w{1,32})\[(?:\d{1,15},?)*\] [0-9a-f]{16}", re.ASCII)

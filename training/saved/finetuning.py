@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from common.trees import named_leaves
 from training.saved.digests import describe
-from trees import named_leaves
 
 TABLES: tuple[tuple[str, int], ...] = (
     (r"_embedding/(tokens|positions)$", 0),

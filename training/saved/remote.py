@@ -21,8 +21,8 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import PyTree
 
+from common.trees import named_leaves
 from training.devices.processes import everywhere
-from trees import named_leaves
 
 Store = ts.KvStore
 SCHEMES = ("gs://", "s3://", "file://")

@@ -21,9 +21,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import files
-from copying import copy_folder
-from old_names import is_old_name_of
+from common import files
+from common.copying import copy_folder
+from common.old_names import is_old_name_of
 from training.saved import copies, remote, starts
 
 # Settings that may differ when a run is resumed, because they do not change past updates: names,

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from files import write_text
-from json_files import as_list, parse_json, read_list
+from common.files import write_text
+from common.json_files import as_list, parse_json, read_list
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from common.trees import is_stacked, named_leaves
 from optim.freezing import with_zeros
 from training.config import Looks
 from training.update.curvature import parabola, top_eigenvalue, trace
 from training.update.observables import Observable, Update, whole_norm
-from trees import is_stacked, named_leaves
 
 TINY = 1e-30
 DECADES = 14

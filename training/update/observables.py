@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
+from common.trees import is_stacked, named_leaves
 from optim.freezing import with_zeros
-from trees import is_stacked, named_leaves
 
 OBSERVED = "observed"
 """Key of all values among the metrics of a step, until `unpack` names them."""

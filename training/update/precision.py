@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Key, PyTree, UInt32
 
+from common.trees import is_stacked, map_named
 from training.config import MatmulPrecision, ParamDtype
 from training.saved.digests import mix
-from trees import is_stacked, map_named
 
 TAG = 0x726F756E  # keeps this key different from the keys of examples
 

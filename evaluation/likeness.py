@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from data.exam import Exam, evenly
 from data.gallery import picture_features
 from data.likeness import diversity, frechet_distance
-from ranking import Ranker, open_ranker
+from drawing.ranking import Ranker, open_ranker
 
 Pictures = UInt8[np.ndarray, "n y x 3"]
 Row = dict[str, float]

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from data.pictures import read_picture
-from drawing import Drawer
+from drawing.drawer import Drawer
 
 LIGHT = 128
 """Brightness, in 0…255, from which a pixel of a mask is redrawn."""

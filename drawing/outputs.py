@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from common.files import check_writable
 from data.grids import is_drawn
 from data.records import open_records
-from files import check_writable
 
 MAX_LOOKED_AT = 10_000
 """Most entries of a folder that are searched for other people's pictures."""

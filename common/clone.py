@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Any)
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 
 
 def find(path: str | Path) -> Path:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import jax
 
-import adapted
-import clone
-import hub
+from common import clone
 from config import Config, from_yaml
 from data.captions import DALLE_MINI, normalizer_of
 from data.mixture import folders_of
+from drawing import hub
 from model import pretrained
 from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
 from optim.adapters import merge
+from starting import adapted
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import place_of
 from weights.checksums import check_sums
@@ -23,7 +23,7 @@ from weights.settings import read_own
 from weights.yaml_files import read_yaml
 
 SAMPLING_FILE = "sampling.yaml"
-"""A run's file with the sampling settings that choosing.py chose."""
+"""A run's file with the sampling settings that drawing/choosing.py chose."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from likeness import as_lines, legend
+from evaluation.likeness import as_lines, legend
 
 HALVES = {"tune": "the tune half", "report": "the report half", "all": "both halves"}
 COLUMNS = {

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from drawing import Drawer
-from filling import batches_of
+from common.filling import batches_of
+from drawing.drawer import Drawer
 from model.transformer import Params, Transformer
 
 DIM = 0.2

@@ -18,12 +18,11 @@ import jsonargparse
 import yaml
 from jsonargparse import set_loader, set_parsing_settings
 
-import flags
-import help_page
-import old_names
-from json_files import without_repeats
-from settings import settings_of
-from terminal import command
+from command_line import flags, help_page
+from common import old_names
+from common.json_files import without_repeats
+from common.settings import settings_of
+from common.terminal import command
 from weights.yaml_files import SEVERAL, parse_yaml, plain_value
 
 T = TypeVar("T")
@@ -82,7 +81,8 @@ def parse_config(
     - The flag of a bool without a value means true. A trailing `=None`, as wandb's agent writes it,
       means null. A ~ at the start of a path is the home folder.
     - A file or flag that sets one of the two settings in flags.EITHER resets the other.
-    - A renamed setting (old_names.py) is refused with its new name, or read with a line on stderr.
+    - A renamed setting (common/old_names.py) is refused with its new name, or read with a line on
+      stderr.
       With `is_saved`, the files are a run's, and every old name is read.
 
     Raises:

@@ -16,16 +16,16 @@ import numpy as np
 import yaml
 from jaxtyping import Bool, Float64, Int64, UInt8
 
+from common.files import write_text
 from config import Config
 from data.exam import Selection, choose_gallery, choose_prompts, evenly, read_real_pictures
 from data.gallery import Gallery
 from data.records import Records
 from data.text import clean
-from drawing import make_drawer, picture_seed
-from files import write_text
+from drawing.drawer import make_drawer, picture_seed
+from drawing.opening import SAMPLING_FILE, Parts
 from model.config import SamplingConfig
 from model.transformer import Params, Transformer
-from opening import SAMPLING_FILE, Parts
 from weights.yaml_files import read_yaml
 
 PAIRS = ((1.0, 1.0), (1.0, 0.7), (1.5, 0.7), (2.0, 0.7), (2.0, 0.4))

@@ -12,11 +12,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float32, Int
 
+from common.filling import batches_of
+from common.split_names import TRAIN
 from data.records import Records
-from filling import batches_of
 from model.config import ModelConfig
 from model.transformer import Params
-from split_names import TRAIN
 from vqgan import pretrained
 from vqgan.autoencoder import build
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from terminal import is_out_of_memory
+from common.terminal import is_out_of_memory
 from training.devices.devices import Devices
 from training.devices.fitting import GB, device_memory
 

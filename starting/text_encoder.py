@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from common.json_files import read_json
+from common.settings import to_tree
 from config import Config, from_yaml
 from data.captions import CLEAN, check_same, words_of
 from data.mixture import first_folder
-from json_files import read_json
 from model.config import ModelConfig
 from model.pretrained import TOKENIZER_FILES
 from model.transformer import Params
 from published import encoders
-from settings import to_tree
 from training.saved import runs
 from training.saved.finetuning import fit_params
 from weights.releases import CONFIG_FILE

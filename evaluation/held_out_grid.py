@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from data.exam import TRAIN, Exam
-from opening import Checkpoint
-from outputs import check_grid, check_is_png
+from drawing.opening import Checkpoint
+from drawing.outputs import check_grid, check_is_png
 
 OFFENSIVE = ("middle finger", "ok hand", "pinched fingers", "sign of the horns", "thumbs down")
 """Words of prompts that are omitted from the grid."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from settings import Setting, settings_of
+from common.settings import Setting, settings_of
 
 
 @dataclass(frozen=True)

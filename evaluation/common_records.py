@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from data.folders import digest_folder
 from data.records import Records, open_records
-from opening import Checkpoint
+from drawing.opening import Checkpoint
 
 
 def open_common_records(checkpoints: Sequence[Checkpoint], named: str | None) -> Records:

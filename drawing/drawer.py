@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
+from common.filling import batches_of
+from common.pixels import to_bytes, to_floats
 from data.captions import CLEAN, DALLE_MINI, normalizer_of, open_captions
 from data.text import TextTokenizer, clean
-from drawing_memory import ROWS_PER_CALL, Program, check_rows, explain_out_of_memory, within_memory
-from filling import batches_of
+from drawing.memory import ROWS_PER_CALL, Program, check_rows, explain_out_of_memory, within_memory
+from drawing.opening import Parts
 from model.config import ModelConfig, SamplingConfig
 from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
 from model.transformer import Params, Transformer
-from opening import Parts
-from pixels import to_bytes, to_floats
 from training.devices.devices import Devices
 from training.devices.parallel import deal_rows, place
 from vqgan import pretrained as pretrained_vqgan

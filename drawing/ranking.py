@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, UInt8
 
-import clone
 from clip import towers
 from clip.towers import Clip
 from clip.weights import CLIP_FOLDER
+from common import clone
+from common.filling import batches_of
+from common.pixels import to_floats
 from data.captions import open_captions
 from data.text import TextTokenizer, clean
-from filling import batches_of
-from pixels import to_floats
 
 BATCH_SIZE = 32
 """Pictures or prompts per call of CLIP, by default."""

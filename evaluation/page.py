@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from choosing import Trial
+from common.html_page import document, image, section, table, text
 from data.exam import TRAIN, Answers, Exam
-from html_page import document, image, section, table, text
-from likeness import COLUMNS as LIKENESS
-from scores import COLUMNS, YARDSTICKS, percent, with_interval
+from drawing.choosing import Trial
+from evaluation.likeness import COLUMNS as LIKENESS
+from evaluation.scores import COLUMNS, YARDSTICKS, percent, with_interval
 
 PROMPTS = 60
 """Most prompts with pictures, over all splits."""

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from settings import Setting, settings_of
+from common.settings import Setting, settings_of
 
 WIDTH = 98
 CONFIG = "YAML file of settings, such as presets/*.yaml; flags override it"

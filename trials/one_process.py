@@ -5,11 +5,11 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import terminal
-from command_line import parse_config
+from command_line.parser import parse_config
+from common import terminal
 from config import Config, from_yaml
 from recipe import make_recipe
-from text_start import with_text_encoder
+from starting.text_encoder import with_text_encoder
 from training import exits
 from training.programs import Programs
 from training.session import train

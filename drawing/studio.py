@@ -17,13 +17,13 @@ from jaxtyping import UInt8
 from data.languages import English
 from data.text import clean
 from data.words import Captions, tell_far, tell_unknown, unknown_words
-from drawing import Drawer, check_finite, make_drawer, picture_seed
+from drawing.drawer import Drawer, check_finite, make_drawer, picture_seed
+from drawing.opening import open_checkpoint, parts_of
+from drawing.prompts import known_captions
 from model import transformer
 from model.config import SamplingConfig
 from model.row_sampling import RowSampler
 from model.transformer import Params
-from opening import open_checkpoint, parts_of
-from prompts import known_captions
 
 SIZES = (1, 4, 9)
 """Numbers of pictures drawn at a time; there is one compiled program for each."""

@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import clone
-import old_names
-from settings import Setting, settings_of
+from common import clone, old_names
+from common.settings import Setting, settings_of
 from weights.yaml_files import SEVERAL, read_settings
 
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
