@@ -101,6 +101,8 @@ def _files(folder: Path) -> list[Path]:
     listed = state.get("_data_files")
     if listed is None:
         return sorted(path for path in folder.glob("*.arrow") if path.is_file())
+    if not isinstance(listed, list):
+        raise ValueError(f"{folder / 'state.json'} has no list of files")
     names = [one.get("filename") if isinstance(one, dict) else None for one in listed]
     if not all(_is_name(name) and (folder / str(name)).is_file() for name in names):
         raise ValueError(f"{folder / 'state.json'} lists files that are not in {folder}")

@@ -65,7 +65,7 @@ class ColumnSource(Source):
         self._table, self._places = table, places
         self._ends = list(accumulate(table.counts))
         names = ", ".join(table.schema.names)
-        self.sought = f"its columns are {names}; looked for {', '.join(texts.CAPTION_NAMES)}"
+        self.sought = f"its columns are {names}; {_why_no_captions(table.schema)}"
         self._image = picture_column(table)
         groups = text_columns(table.schema, config.caption_column)
         self._captions = [name for group in groups for name in group]
@@ -80,10 +80,11 @@ class ColumnSource(Source):
         for name in once:
             if name not in self._others and name != self._image:
                 self.unused.add("columns of bytes beside the pictures", name)
-        columns = (self._image, *self._captions, self._label, *self._others)
-        self._columns = tuple(dict.fromkeys(name for name in columns if name))
+        labels = [self._label] if self._label else []
+        columns = (self._image, *self._captions, *labels, *self._others)
+        self._columns = tuple(dict.fromkeys(columns))
         self.num_captioned = len(self) if self._captions or self._label else 0
-        first = next(iter(groups), [self._label] if self._label else [])
+        first = next(iter(groups), labels)
         said = ", ".join(first) or "none"
         self.about = f"{about}, pictures in column {self._image}, captions in {said}"
 
@@ -97,7 +98,7 @@ class ColumnSource(Source):
         at = index - (self._ends[group - 1] if group else 0)
         with _LOCK:
             rows = _load(self._table, group, self._columns)
-        about = {name: _value(rows[name][at]) for name in self._columns if name != self._image}
+        about = {name: cell(rows[name][at]) for name in self._columns if name != self._image}
         data, missing, note = self._bytes(rows[self._image][at])
         if self._label:
             found = self._labelled(about[self._label])
@@ -138,7 +139,9 @@ class ColumnSource(Source):
             fields = {one.name for one in value.type}
             path = value["path"].as_py() if "path" in fields else None
             value = value["bytes"] if "bytes" in fields else None
-        if isinstance(value, pa.StringScalar | pa.LargeStringScalar):
+        if isinstance(value, pa.DictionaryScalar):
+            value = value.value
+        if isinstance(value, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar):
             path, value = value.as_py(), None
         if value is not None and value.is_valid:
             return bytes(memoryview(value.as_buffer())[: MAX_BYTES + 1]), "", note
@@ -182,6 +185,17 @@ def text_columns(schema: Any, column: str = "") -> list[list[str]]:
     return texts.caption_columns(usable, column)
 
 
+def _why_no_captions(schema: Any) -> str:
+    """The columns with a caption's name that hold no text, or the names that are known."""
+    wrong = []
+    for name in dict.fromkeys(filter(texts.is_known, schema.names)):
+        several = schema.names.count(name) > 1
+        wrong.append(f"{name} {'comes twice' if several else f'is {schema.field(name).type}'}")
+    if wrong:
+        return f"{', '.join(wrong)}, and one column of texts is needed"
+    return f"looked for {', '.join(texts.CAPTION_NAMES)}"
+
+
 def label_column(table: Table) -> str:
     """The column of classes with known names, if there is one."""
     for name in LABEL_COLUMNS:
@@ -197,7 +211,7 @@ def _holds_bytes(kind: Any) -> bool:
         return _holds_bytes(kind.value_type)
     if t.is_struct(kind):
         return any(f.name == "bytes" and _holds_bytes(f.type) for f in kind)
-    return t.is_binary(kind) or t.is_large_binary(kind)
+    return t.is_binary(kind) or t.is_large_binary(kind) or t.is_binary_view(kind)
 
 
 def _holds_paths(kind: Any) -> bool:
@@ -207,7 +221,7 @@ def _holds_paths(kind: Any) -> bool:
         return _holds_paths(kind.value_type)
     if t.is_struct(kind):
         return any(f.name == "path" and _holds_paths(f.type) for f in kind)
-    return t.is_string(kind) or t.is_large_string(kind)
+    return _is_text(kind)
 
 
 def _holds_texts(kind: Any, depth: int = 0) -> bool:
@@ -218,10 +232,19 @@ def _holds_texts(kind: Any, depth: int = 0) -> bool:
     if t.is_struct(kind):
         names = [f.name for f in kind if _holds_texts(f.type, depth + 1)] if depth < 3 else []
         return bool(texts.caption_columns(names))
-    return t.is_string(kind) or t.is_large_string(kind)
+    return _is_text(kind)
 
 
-def _value(scalar: Any) -> Any:
+def _is_text(kind: Any) -> bool:
+    """True for texts in any of Arrow's types; pandas' categories are a dictionary."""
+    import pyarrow.types as t
+
+    if t.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
+
+
+def cell(scalar: Any) -> Any:
     """A cell as a Python value. If Python has no such value, for example for a time in an unknown
     zone, its number as text."""
     try:
@@ -240,13 +263,9 @@ def _has_bytes(kind: Any, depth: int = 0) -> bool:
     if t.is_nested(kind):
         is_list = t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)
         return not is_list or depth >= _MOST_DEPTH or _has_bytes(kind.value_type, depth + 1)
-    return not (
-        t.is_string(kind)
-        or t.is_large_string(kind)
-        or t.is_primitive(kind)
-        or t.is_decimal(kind)
-        or t.is_null(kind)
-    )
+    if t.is_dictionary(kind):
+        return _has_bytes(kind.value_type, depth)
+    return not (_is_text(kind) or t.is_primitive(kind) or t.is_decimal(kind) or t.is_null(kind))
 
 
 def check_group(path: object, size: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from data.sources import json_rows, separated
 from data.sources.base import printable
-from data.sources.columns import check_group
+from data.sources.columns import cell, check_group
 from data.sources.encodings import decode, encoding_of
 from data.sources.files import Tree, ending_of
 from data.sources.separated import Row
@@ -118,8 +118,22 @@ def _read_json(table: TableFile) -> Any:
 
 
 def _separated(table: TableFile) -> Iterator[Row]:
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for number, line in enumerate(_lines(file, table), start=1):  # noqa: B007
+            yield line
+
     with table.text() as file:
-        yield from separated.rows_of(_lines(file, table))
+        try:
+            yield from separated.rows_of(lines())
+        except csv.Error as error:
+            most = (
+                f"a cell has more than {separated.MAX_CELL:,} characters; shorten it, or remove it"
+            )
+            why = most if "limit" in str(error) else error
+            raise ValueError(f"{table}, line {number:,}: {why}") from None
 
 
 def _parquet(table: TableFile) -> Iterator[Row]:
@@ -131,10 +145,21 @@ def _parquet(table: TableFile) -> Iterator[Row]:
             for i in range(file.num_row_groups):
                 check_group(table, file.metadata.row_group(i).total_byte_size)
             for batch in file.iter_batches(_BATCH):
-                yield from batch.to_pylist()
+                yield from _rows_in(batch)
     except pa.ArrowException as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{table} is not a readable parquet file: {printable(why)}") from None
+
+
+def _rows_in(batch: Any) -> list[Row]:
+    """The rows of a batch, also if Python has no value for a cell, such as a time after 9999."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError, LookupError, ImportError):
+        columns = [[cell(one) for one in column] for column in batch.columns]
+        return [
+            dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)
+        ]
 
 
 def first_rows(table: TableFile, most: int = 100) -> list[Row]:

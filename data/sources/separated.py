@@ -19,7 +19,8 @@ PATH_COLUMNS = (
     *("image_file", "image_name", "images", "img", "img_path", "key", "image_id", "id", "col0"),
 )
 """Names of columns of paths, in the order in which they are preferred."""
-_MAX_FIELD = 1 << 20
+MAX_CELL = 1 << 20
+"""Most characters of a cell."""
 _MOST_TITLES = 20  # lines above the first row
 _SPACE = " "  # the separator of `1.jpg a bird`
 _NUMBERED = re.compile(r"#\w+$")  # Flickr8k's 1000.jpg#0
@@ -36,7 +37,7 @@ def rows_of(lines: Iterator[str]) -> Iterator[Row]:
     Names of columns come from the first line, or are col0, col1 … if that is a row already. Blank
     lines, comments and titles above it are skipped.
     """
-    csv.field_size_limit(_MAX_FIELD)
+    csv.field_size_limit(MAX_CELL)
     lines = (line.replace("\0", "") for line in lines)
     first, separator = _begin(lines)
     if not separator:
@@ -45,8 +46,7 @@ def rows_of(lines: Iterator[str]) -> Iterator[Row]:
         for line in chain([first], lines):
             yield _pair(line)
         return
-    is_quoted = separator in ",;" or '"' in first
-    rows = _cells(chain([first], lines), separator, is_quoted)
+    rows = _cells(chain([first], lines), separator)
     names = [name.strip() for name in next(rows, [])]
     if len(names) < 2:
         return
@@ -116,14 +116,16 @@ def _is_known(name: str) -> bool:
     )
 
 
-def _cells(lines: Iterator[str], separator: str, is_quoted: bool) -> Iterator[list[str]]:
+def _cells(lines: Iterator[str], separator: str) -> Iterator[list[str]]:
     """Yield the cells of each row. An unclosed quote is an ordinary character: its row ends before
-    the next line that has the same number of cells and a picture's name in the same one."""
+    the next line that has the same number of cells and a picture's name in the same one.
+
+    Between tabs and | only a cell that is quoted as a whole was quoted by a program; in other cells
+    a quote is a letter.
+    """
     plain = partial(csv.reader, delimiter=separator, quoting=csv.QUOTE_NONE)
     quoted = partial(csv.reader, delimiter=separator)
-    if not is_quoted:
-        yield from plain(lines)
-        return
+    whole = re.compile(rf'(?:^|[{separator}])"[^"]*(?:""[^"]*)*(?:"(?=[{separator}\r\n]|$)|$)')
     width, places = 0, set[int]()
 
     def is_row(line: str) -> bool:
@@ -143,7 +145,10 @@ def _cells(lines: Iterator[str], separator: str, is_quoted: bool) -> Iterator[li
     while (line := waiting.popleft() if waiting else next(lines, None)) is not None:
         places = places or _places_of_pictures(next(plain([line]), []))
         taken = [line]
-        row = next(quoted(record(taken)), [])
+        if separator in ",;" or ('"' in line and whole.search(line)):
+            row = next(quoted(record(taken)), [])
+        else:
+            row = next(plain(taken), [])
         if waiting:
             row = next(plain([" ".join(part.strip("\r\n") for part in taken)]), [])
         width = width or len(row)

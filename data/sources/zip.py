@@ -1,5 +1,6 @@
 """Zip files, seen as the files that they hold: nothing is unpacked to the disk."""
 
+import lzma
 import os
 import threading
 import zipfile
@@ -16,7 +17,10 @@ from data.sources.files import Tree, is_hidden, is_picture
 
 _MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte of each
 _LOCK = threading.Lock()
-_UNREADABLE = (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error, EOFError)
+_UNREADABLE = (
+    *(zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError),
+    *(zlib.error, lzma.LZMAError),
+)
 """Errors of zipfile; RuntimeError is for encrypted members."""
 
 
@@ -55,7 +59,7 @@ class ZipTree(Tree):
         names: dict[str, str] = {}
         for one in found:
             parts = [part for part in _name_of(one).split("/") if part not in ("", ".", "..")]
-            if not one.is_dir() and parts and not any(map(is_hidden, parts)):
+            if parts and not one.is_dir() and not any(map(is_hidden, parts)):
                 if "/".join(parts) in names:
                     self.unused.add("members of a name that comes twice", one.filename)
                 names["/".join(parts)] = one.filename
