@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from data.pictures import UnreadablePictureError, size_of
 from data.sources import PLAIN, Example, ReadingConfig, Source, printable
 from data.sources.addresses import RemoteError
-from data.views import NO_VIEWS, Views, make_views, names_side
+from data.views import NO_VIEWS, Views, make_views, views_of
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 _CHUNK = 64  # pictures whose decoding is begun at a time
@@ -142,10 +142,11 @@ def _read(
         width, height = size_of(example.data)
         sizes = {"width": str(width), "height": str(height)}
         columns = {**kept.columns, "width": width, "height": height}
-        notes = (*kept.notes, _NOT_MIRRORED) if views.flips and names_side(kept) else kept.notes
+        own = views_of(kept, views)
+        notes = kept.notes if own == views else (*kept.notes, _NOT_MIRRORED)
         attributes = {**kept.attributes, **sizes}
         kept = replace(kept, attributes=attributes, columns=columns, notes=notes)
-        return Reading(index, kept, pixels, views=make_views(example, pixels, config, views))
+        return Reading(index, kept, pixels, views=make_views(example, pixels, config, own))
     except UnreadablePictureError as error:
         return Reading(index, kept, None, str(error))
 

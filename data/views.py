@@ -41,13 +41,18 @@ def names_side(example: Example) -> bool:
     return any(_SIDE.search(text) for text, _ in example.captions)
 
 
+def views_of(example: Example, views: Views) -> Views:
+    """The views to make of this picture: the given ones, but none is mirrored if a caption names a
+    side."""
+    return replace(views, flips=False) if views.flips and names_side(example) else views
+
+
 def make_views(
     example: Example, pixels: UInt8[np.ndarray, "y x 3"], config: ReadingConfig, views: Views
 ) -> list[UInt8[np.ndarray, "y x 3"]]:
     """The further views of a picture. Their positions depend on `pixels`, the plain view."""
     if views.count == 1:
         return []
-    views = replace(views, flips=views.flips and not names_side(example))
     size = len(pixels)
     large = Image.fromarray(example.picture(-(-size * _LARGER[0] // _LARGER[1]), config))
     return [_view(large, size, _draws(pixels, number), views) for number in range(1, views.count)]

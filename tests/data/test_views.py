@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data.sources import PLAIN, Example
-from data.views import Views, make_views, names_side
+from data.views import Views, make_views, names_side, views_of
 
 
 def test_views_are_further_squares_of_the_same_picture() -> None:
@@ -37,7 +37,7 @@ def test_views_are_further_squares_of_the_same_picture() -> None:
     falling = [int(view[0, -1, 0]) < int(view[0, 0, 0]) for view in mirrored]
     assert 0 < sum(falling) < 8
     said = replace(example, captions=(("a cat", 1.0), ("a cat on the left of a dog", 1.0)))
-    unmirrored = make_views(said, square, PLAIN, Views(9, flips=True))
+    unmirrored = make_views(said, square, PLAIN, views_of(said, Views(9, flips=True)))
     assert [view.tobytes() for view in unmirrored] == [view.tobytes() for view in views]
 
 
