@@ -125,9 +125,7 @@ def training_loss(config: Config, model: Transformer, records: Records) -> Loss:
     share = config.loss.near_codes
     targets = None
     if share:
-        used = records.used_codes()
-        is_alive = 2 * used.sum() >= len(used)  # then the other codes are known to be good, too
-        targets = soft_targets(codebook(records.vqgan_folder), share, None if is_alive else used)
+        targets = soft_targets(codebook(records.vqgan_folder), share, records.used_codes())
     return make_loss(model, empty_text, records.codebook_size, config.loss, targets)
 
 

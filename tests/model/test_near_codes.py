@@ -67,7 +67,7 @@ def test_a_code_alone_keeps_its_whole_target() -> None:
 def test_dead_codes_get_nothing() -> None:
     # As in VQGANs whose unused codes stay where they began, all at one place near the used ones.
     living = np.random.default_rng(2).normal(size=(60, 64)).astype(np.float32)
-    codes, used = np.concatenate([living, np.zeros_like(living)]), np.arange(120) < 60
+    codes, used = np.concatenate([living, np.zeros((100, 64), np.float32)]), np.arange(160) < 60
     targets = soft_targets(jnp.asarray(codes), 0.2, used)
     alone = soft_targets(jnp.asarray(living), 0.2)
     np.testing.assert_array_equal(targets.classes[:60], alone.classes)
@@ -75,6 +75,16 @@ def test_dead_codes_get_nothing() -> None:
     assert used[np.asarray(targets.classes[:, 1:])].all()
     without = np.asarray(soft_targets(jnp.asarray(codes), 0.2).classes[:60, 1:])
     assert used[without].mean() < 0.1  # nearly all neighbours would be dead
+
+
+def test_rare_codes_of_a_codebook_that_is_used_are_neighbours() -> None:
+    used = np.arange(60) < 30
+    targets, all_used = soft_targets(jnp.asarray(CODES), 0.2, used), dense(0.2)
+    np.testing.assert_array_equal(targets.classes, soft_targets(jnp.asarray(CODES), 0.2).classes)
+    assert not used[np.asarray(targets.classes)].all()
+    np.testing.assert_allclose(targets.shares[:, 0], np.diag(all_used), rtol=1e-6)
+    fewer = soft_targets(jnp.asarray(CODES), 0.2, np.arange(60) < 29)
+    assert (np.asarray(fewer.classes)[:, 1:] < 29).all()
 
 
 def test_codes_far_from_zero_have_the_same_neighbours() -> None:
