@@ -5,7 +5,6 @@ All layers are convolutions or attention, so weights that were trained on 64 × 
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,21 +18,21 @@ FREE = ("image_size", "codebook_size", "tried_codes")
 """Settings that may differ from those of the weights; decoder_blocks may be larger, too."""
 
 
-Load = Callable[[str | Path], tuple[VQGANConfig, Params]]
-"""pretrained.load, or a function that keeps what it has loaded."""
-
-
 def fit(
-    path: str | Path, config: VQGANConfig, fresh: Params, load: Load = pretrained.load
+    path: str | Path,
+    config: VQGANConfig,
+    fresh: Params,
+    opened: tuple[VQGANConfig, Params] | None = None,
 ) -> tuple[Params, list[str]]:
     """(the weights of a folder or checkpoint for `config`, lines for the logbook). A codebook of
     another size is taken from `fresh`; k-means then initialises it. Further blocks of the decoder
-    are taken from `fresh`, where a block is nearly the identity.
+    are taken from `fresh`, where a block is nearly the identity. `opened` is what pretrained.load
+    returned for the path, if it was called already.
 
     Raises:
         FileNotFoundError, ValueError: as pretrained.load; or the weights are another model's.
     """
-    found, params = load(path)
+    found, params = opened or pretrained.load(path)
     differing = [
         f"model.{name} (is {getattr(found, name)} there, {getattr(config, name)} here)"
         for name in (field.name for field in dataclasses.fields(VQGANConfig))

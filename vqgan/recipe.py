@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from vqgan import adversarial, discriminator, model_card, pretrained
 from vqgan.autoencoder import Autoencoder, build
 from vqgan.config import VQGANConfig
 from vqgan.encoder import PER_DEVICE, make_encoder
-from vqgan.finetuning import Load, fit, keeps_codebook
+from vqgan.finetuning import fit, keeps_codebook
 from vqgan.layers import Params
 from vqgan.objective import (
     make_codebook_care,
@@ -50,6 +50,8 @@ JUDGED = 4000
 """Most training pictures that the model card's figures are measured on."""
 LAST = 0.9
 """Share of the updates after which no code is replaced any more."""
+Fixed = tuple[VQGANConfig, Params]
+"""The VQGAN of init_from, opened once, if its tokens are fixed (quantizer.fixed)."""
 
 
 def make_recipe(config: VQGANRunConfig) -> Recipe:
@@ -64,8 +66,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         opponent = adversarial.Opponent(autoencoder, config.loss, config.discriminator)
         players[adversarial.NAME] = make_discriminator(config, autoencoder)
     loss = make_loss(autoencoder, config.loss, first_quantized(config), opponent)
-    # With fixed tokens the weights are kept anyway, so they are opened once.
-    load = cache(pretrained.load) if config.quantizer.fixed else pretrained.load
+    fixed = pretrained.load(config.init_from) if config.quantizer.fixed else None
 
     def card(run: Run) -> Path:
         return run.folder / "vqgan" / model_card.FILE
@@ -84,9 +85,9 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         init=autoencoder.init,
         loss=loss,
         players=players,
-        open_batches=partial(open_batches, config, stream, load),
+        open_batches=partial(open_batches, config, stream, fixed),
         batch_shapes=partial(batch_shapes, config),
-        depends_on=digests(config, sets[TRAIN], load),
+        depends_on=digests(sets[TRAIN], fixed),
         splits=[*sets, "all"],
         examples=len(sets[TRAIN]),
         summary=summarise(config, sets),
@@ -94,17 +95,17 @@ def make_recipe(config: VQGANRunConfig) -> Recipe:
         hooks=partial(make_hooks, config, autoencoder, sets),
         between=make_between(config, autoencoder, stream),
         costs=partial(count_costs, autoencoder),
-        start_from=partial(start_from, config.model, load),
+        start_from=partial(start_from, config.model, fixed),
         finish=finish,
     )
 
 
-def digests(config: VQGANRunConfig, pictures: Pictures, load: Load) -> dict[str, str]:
-    """Hashes of the training pictures and, if the tokens are fixed, of the weights that find them.
-    Raises as pretrained.load."""
+def digests(pictures: Pictures, fixed: Fixed | None) -> dict[str, str]:
+    """Hashes of the training pictures and, if the tokens are fixed, of the weights that find
+    them."""
     found = {"pictures": _digest([pictures])}
-    if config.quantizer.fixed:
-        found["init_from"] = _digest(jax.tree.leaves(load(config.init_from)[1]))
+    if fixed:
+        found["init_from"] = _digest(jax.tree.leaves(fixed[1]))
     return found
 
 
@@ -161,12 +162,16 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
 
 
 def open_batches(
-    config: VQGANRunConfig, stream: PictureStream, load: Load, plan: BatchPlan, devices: Devices
+    config: VQGANRunConfig,
+    stream: PictureStream,
+    fixed: Fixed | None,
+    plan: BatchPlan,
+    devices: Devices,
 ) -> BatchAt:
-    """A function n → this process's rows of the batch of update n + 1. Raises as pretrained.load
-    for an init_from whose tokens are needed."""
+    """A function n → this process's rows of the batch of update n + 1. They have image tokens if
+    these are fixed."""
     shift = config.training.shift
-    tokens = find_tokens(config, stream, load) if config.quantizer.fixed else None
+    tokens = find_tokens(config, stream.pictures, fixed) if fixed else None
 
     def batch_at(n: int) -> dict[str, np.ndarray]:
         start, stop = plan.examples(n), plan.examples(n + 1)
@@ -181,9 +186,9 @@ def open_batches(
     return batch_at
 
 
-def find_tokens(config: VQGANRunConfig, stream: PictureStream, load: Load) -> FoundTokens:
-    """The tokens of the training pictures, by the VQGAN of init_from, as data.encode finds them."""
-    found, params = load(config.init_from)
+def find_tokens(config: VQGANRunConfig, pictures: Pictures, fixed: Fixed) -> FoundTokens:
+    """The tokens of the pictures, by the VQGAN of init_from, as data.encode finds them."""
+    found, params = fixed
     model = config.model
     found = replace(found, image_size=model.image_size, tried_codes=model.tried_codes)
     size = min(config.training.batch_size, PER_DEVICE)
@@ -192,7 +197,7 @@ def find_tokens(config: VQGANRunConfig, stream: PictureStream, load: Load) -> Fo
     def find(pictures: Pictures) -> Any:
         return encoder.encode(to_floats(pictures))
 
-    return FoundTokens(stream.pictures, found.image_length, find, encoder.batch_size)
+    return FoundTokens(pictures, found.image_length, find, encoder.batch_size)
 
 
 def batch_shapes(config: VQGANRunConfig, size: int) -> Shapes:
@@ -222,10 +227,10 @@ def count_costs(autoencoder: Autoencoder, devices: Devices) -> Costs:
 
 
 def start_from(
-    model: VQGANConfig, load: Load, path: str, fresh: Params
+    model: VQGANConfig, fixed: Fixed | None, path: str, fresh: Params
 ) -> tuple[Params, list[str]]:
     """(the weights of --init_from, lines for the logbook). Raises ValueError for another layout."""
-    return fit(path, model, jax.tree.map(np.asarray, parallel.on_first_device(fresh)), load)
+    return fit(path, model, jax.tree.map(np.asarray, parallel.on_first_device(fresh)), fixed)
 
 
 def make_between(
