@@ -18,8 +18,8 @@ from common.split_names import TRAIN
 from vqgan import pretrained, quantizer
 from vqgan.autoencoder import build
 from vqgan.losses import hue_loss
-from vqgan.objective import make_reconstruction
-from vqgan.pictures import Pictures, reconstruct_all, spread
+from vqgan.pictures import Pictures, spread
+from vqgan.reconstructions import make_reconstruction, reconstruct_all
 from vqgan.sets import PicturesConfig, read_sets
 
 COLUMNS = 16

@@ -1,13 +1,11 @@
-"""The training loss of a VQGAN, and the renewal of its codebook between updates."""
+"""The training loss of a VQGAN."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Int, Key
 
 from common.pixels import to_floats
 from vqgan import metrics, quantizer
@@ -20,7 +18,6 @@ from vqgan.perceptual import open_vgg
 
 Batch = dict[str, Array]
 Loss = Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, dict[str, Array | Partial]]]
-_CHUNK = 64  # pictures encoded at a time, for memory
 
 
 class Painted(NamedTuple):
@@ -115,49 +112,3 @@ def make_loss(
         }
 
     return loss
-
-
-def make_codebook_care(
-    autoencoder: Autoencoder,
-) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """Two compiled functions (params, pixels uint8 [m, …], key) → codebook. The first computes it
-    by k-means over the pictures' latents; the second replaces the codes that no latent uses."""
-
-    def gather(params: Params, pixels: UInt8[Array, "m y x 3"]) -> Float[Array, "k c"]:
-        chunk = math.gcd(len(pixels), _CHUNK)
-        chunks = pixels.reshape(-1, chunk, *pixels.shape[1:])
-        latents = jax.lax.map(lambda some: autoencoder.latents(params, to_floats(some)), chunks)
-        return latents.reshape(-1, autoencoder.config.code_dim)
-
-    def start(params: Params, pixels: Array, key: Key[Array, ""]) -> Float[Array, "k c"]:
-        latents = gather(params, pixels)
-        return autoencoder.place(quantizer.kmeans(latents, len(params["codebook"]), key))
-
-    def refresh(params: Params, pixels: Array, key: Key[Array, ""]) -> Float[Array, "k c"]:
-        return quantizer.restart_unused(autoencoder.codes(params), gather(params, pixels), key)[0]
-
-    return jax.jit(start), jax.jit(refresh)
-
-
-def make_reconstruction(
-    autoencoder: Autoencoder, is_quantized: bool = True
-) -> Callable[..., dict[str, Any]]:
-    """A compiled function (params, pixels uint8) → {tokens, reconstruction, psnr, ssim} of each
-    picture. With `is_quantized` False, the decoder gets the latents."""
-
-    def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> dict[str, Array]:
-        real = to_floats(pixels)
-        tokens = autoencoder.encode(params, real)
-        if is_quantized:
-            painted = autoencoder.decode(params, tokens)
-        else:
-            painted = autoencoder.paint(params, autoencoder.latents(params, real))
-        reconstruction = jnp.clip(painted, -1.0, 1.0)
-        return {
-            "tokens": tokens,
-            "reconstruction": reconstruction,
-            "psnr": metrics.psnr(real, reconstruction),
-            "ssim": metrics.ssim(real, reconstruction),
-        }
-
-    return jax.jit(reconstruct)

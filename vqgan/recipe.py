@@ -34,21 +34,18 @@ from vqgan.config import VQGANConfig
 from vqgan.encoder import PER_DEVICE, make_encoder
 from vqgan.finetuning import fit, keeps_codebook
 from vqgan.layers import Params
-from vqgan.objective import (
-    make_codebook_care,
-    make_loss,
-    make_painting,
-    make_reconstruction,
-)
-from vqgan.pictures import FoundTokens, Pictures, PictureStream, make_figures, spread, write_grid
+from vqgan.objective import make_loss, make_painting
+from vqgan.pictures import FoundTokens, Pictures, PictureStream, spread
+from vqgan.reconstructions import make_figures, make_reconstruction, write_grid
 from vqgan.releasing import release
+from vqgan.renewal import make_renewals
 from vqgan.run_config import VQGANRunConfig
 from vqgan.sets import read_sets
 
 GRID_PICTURES = 64
 JUDGED = 4000
 """Most training pictures that the model card's figures are measured on."""
-LAST = 0.9
+RENEWED_UNTIL = 0.9
 """Share of the updates after which no code is replaced any more."""
 Fixed = tuple[VQGANConfig, Params]
 """The VQGAN of init_from, opened once, if its tokens are fixed (quantizer.fixed)."""
@@ -243,23 +240,23 @@ def make_between(
     warmup = first_quantized(config)
     if config.model.lookup == "fsq" or settings.fixed:
         return lambda n, state: state
-    start, refresh = make_codebook_care(autoencoder)
+    by_kmeans, of_unused = make_renewals(autoencoder)
+    every, end = settings.refresh_every, RENEWED_UNTIL * config.training.steps
 
-    def care(n: int, state: TrainState) -> TrainState:
+    def renew(n: int, state: TrainState) -> TrainState:
         since = n - warmup
         is_start = since == 0 and not keeps_codebook(config.init_from, config.model, warmup)
-        every, last = settings.refresh_every, LAST * config.training.steps
-        is_due = every > 0 and since > 0 and since % every == 0 and n < last
+        is_due = every > 0 and since > 0 and since % every == 0 and n < end
         if not (is_start or is_due):
             return state
         pictures = stream.next_pictures(examples_at(n), settings.refresh_pictures)
         key = jax.random.fold_in(jax.random.key(config.seed), n)
-        codebook = (start if is_start else refresh)(state.params, pictures, key)
+        codebook = (by_kmeans if is_start else of_unused)(state.params, pictures, key)
         codebook = jax.device_put(codebook, state.params["codebook"].sharding)
         ema = None if state.ema is None else {**state.ema, "codebook": codebook}
         return state._replace(params={**state.params, "codebook": codebook}, ema=ema)
 
-    return care
+    return renew
 
 
 def make_hooks(

@@ -7,8 +7,8 @@ from vqgan import model_card, pretrained
 from vqgan.autoencoder import Autoencoder
 from vqgan.config import VQGANConfig
 from vqgan.layers import Params
-from vqgan.objective import make_reconstruction
-from vqgan.pictures import Pictures, make_figures
+from vqgan.pictures import Pictures
+from vqgan.reconstructions import make_figures, make_reconstruction
 
 
 def release(

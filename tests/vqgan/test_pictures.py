@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from data.order import order
-from vqgan.pictures import PictureStream, make_figures, shift_pictures, spread, write_grid
+from vqgan.pictures import PictureStream, shift_pictures, spread
+from vqgan.reconstructions import make_figures, write_grid
 
 
 @pytest.fixture

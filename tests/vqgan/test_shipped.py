@@ -13,7 +13,7 @@ from data.drawings import digest, rasterise, read_table
 from data.emoji import svg_files
 from vqgan import pretrained
 from vqgan.autoencoder import build
-from vqgan.objective import make_reconstruction
+from vqgan.reconstructions import make_reconstruction
 
 # Never trained on: a tone, a couple, a gender in some tone, and four concepts.
 HELD_OUT = (

@@ -23,8 +23,9 @@ from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
 from vqgan.losses import reconstruction_loss
-from vqgan.objective import make_codebook_care, make_loss
+from vqgan.objective import make_loss
 from vqgan.recipe import make_recipe
+from vqgan.renewal import make_renewals
 from vqgan.run_config import VQGANRunConfig
 from vqgan.sets import PicturesConfig
 from vqgan.train import main
@@ -81,7 +82,7 @@ def test_a_started_codebook_is_used_whole_and_stays_when_refreshed(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
     params = first_vqgan(tiny_vqgan)
     pixels = np.random.default_rng(0).integers(0, 255, (64, 16, 16, 3), dtype=np.uint8)
-    start, refresh = make_codebook_care(autoencoder)
+    start, refresh = make_renewals(autoencoder)
     codebook = start(params, jax.numpy.asarray(pixels), jax.random.key(1))
     np.testing.assert_allclose(np.linalg.norm(codebook, axis=-1), 1, rtol=1e-5)
     again = refresh({**params, "codebook": codebook}, jax.numpy.asarray(pixels), jax.random.key(2))
