@@ -39,7 +39,7 @@ class ArtistsConfig:
     """Folder of the npm packages, packed or not. Default: for things the drawings in this
     repository; for the others pictures/packages, where npm pack puts missing packages."""
     subset: Subset = "things"
-    """Subset of the things: about a hundred (things), about four hundred that people ask for first
+    """Subset of the things: about a hundred (things), about six hundred that people ask for first
     (everyday), those that six artists and more have drawn, without people, flags, clocks and
     buttons (common), or all, with skin tones."""
     image_size: int = 64

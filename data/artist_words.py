@@ -1,5 +1,7 @@
 """Common names of things, where Unicode's table has another one: car, not automobile."""
 
+from collections.abc import Container
+
 _WORDS = """automobile: car
 oncoming automobile: car
 racing car: race car
@@ -171,4 +173,10 @@ WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split(", "))
     for name, words in (line.split(": ") for line in _WORDS.splitlines())
 }
-"""Unicode's name of a thing → its common names. Two things may share a name: a dog and its face."""
+"""Unicode's name of a thing → its common names. Two things may share one: two are an apple."""
+
+
+def common_names(name: str, things: Container[str]) -> tuple[str, ...]:
+    """The common names of a thing, without those that are another thing's own among `things`: the
+    face of a dog is called a dog only where no whole dog is drawn."""
+    return tuple(word for word in WORDS.get(name, ()) if word not in things)

@@ -14,7 +14,7 @@ if __name__ == "__main__" and not __package__:  # started as a file, without -m
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from data.artist_sets import (
 )
 from data.artist_splits import rasterise_and_split
 from data.artist_things import choose
-from data.artist_words import WORDS
+from data.artist_words import common_names
 from data.drawings import read_table
 from data.folders import counts_of, holds, write_json
 from data.openmoji_splits import Emoji
@@ -80,8 +80,9 @@ def described(
 ) -> Iterator[DescribedPicture]:
     """(key, PNG, captions and more) of each drawing; `license_of` is by style, the rest by key."""
     keywords = own_keywords([one.emoji for one in drawings])
+    names = {one.emoji.name for one in drawings}
     for one in drawings:
-        captions = captions_of(one, keywords[one.emoji.hexcode])
+        captions = captions_of(one, keywords[one.emoji.hexcode], names)
         about = {
             "captions": [text for text, _ in captions],
             "weights": [round(weight, 6) for _, weight in captions],
@@ -113,8 +114,11 @@ def own_keywords(emojis: Sequence[Emoji]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def captions_of(drawing: Drawing, synonyms: Sequence[str]) -> list[tuple[str, float]]:
-    """Weighted captions; the first is the exam's prompt. Three quarters name the style."""
+def captions_of(
+    drawing: Drawing, synonyms: Sequence[str], things: Container[str]
+) -> list[tuple[str, float]]:
+    """Weighted captions; the first is the exam's prompt. Three quarters name the style. `things`
+    are the names of all things that are drawn."""
     style, name = drawing.style, drawing.emoji.name
     articled = with_article(drawing.emoji, name)
     captions = [
@@ -128,7 +132,7 @@ def captions_of(drawing: Drawing, synonyms: Sequence[str]) -> list[tuple[str, fl
     other = [*synonyms, *plural(name)] or [name]
     captions += [(f"{word}, {style} style", 0.1 / len(other)) for word in other]
     captions += [(word, 0.05 / len(other)) for word in other]
-    typed = WORDS.get(name, ())
+    typed = common_names(name, things)
     for word in typed:
         named = with_article(drawing.emoji, word)
         captions += [(f"{named}, {style} style", 0.2 / len(typed)), (word, 0.15 / len(typed))]

@@ -8,7 +8,7 @@ import functools
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from common.split_names import TRAIN
 from data.artist_sets import Drawing
-from data.artist_words import WORDS
+from data.artist_words import common_names
 from data.colour_words import COLOURS, WHITE_NAME, Repainter, name_of
 from data.drawings import draw
 from data.openmoji_splits import crc
@@ -61,18 +61,20 @@ def compose(drawings: Sequence[Drawing], side: int) -> Iterator[Composed]:
         style: [one for one in drawings if one.style == style]
         for style in dict.fromkeys(one.style for one in drawings)
     }
+    things = {one.emoji.name for one in drawings}
+    words = {one.key: words_for(one, things) for one in drawings}
     for one in drawings:
-        words = words_for(one)
-        if not words:
+        if not words[one.key]:
             continue
-        yield from recoloured(one, words, side)
-        yield from counted(one, words, side)
+        yield from recoloured(one, words[one.key], side)
+        yield from counted(one, words[one.key], side)
         yield from beside(one, words, by_style[one.style], side)
 
 
-def words_for(drawing: Drawing) -> list[str]:
-    """The thing's name without its usual colour: an apple, not a red apple."""
-    names = [_COLOUR.sub("", drawing.emoji.name), *WORDS.get(drawing.emoji.name, ())]
+def words_for(drawing: Drawing, things: Container[str]) -> list[str]:
+    """The thing's names without its usual colour: an apple, not a red apple. `things` are the names
+    of all things that are drawn."""
+    names = [_COLOUR.sub("", drawing.emoji.name), *common_names(drawing.emoji.name, things)]
     return [name for name in dict.fromkeys(names) if name and not _COLOUR.search(name)]
 
 
@@ -135,17 +137,16 @@ def counted(drawing: Drawing, words: Sequence[str], side: int) -> Iterator[Compo
 
 
 def beside(
-    drawing: Drawing, words: Sequence[str], others: Sequence[Drawing], side: int
+    drawing: Drawing, words: Mapping[str, list[str]], others: Sequence[Drawing], side: int
 ) -> Iterator[Composed]:
-    """The drawing to the left of another one by the same artist."""
+    """The drawing to the left of another one by the same artist; `words` are by key."""
     ranked = sorted(others, key=lambda other: crc(f"{drawing.key}+{other.key}"))
     for other in itertools.islice((o for o in ranked if o is not drawing), BESIDE):
-        their_words = words_for(other)
-        if not their_words:
+        if not words[other.key]:
             continue
         ours, theirs = (
-            [_with_article(word, article(one.emoji, word)) for word in known]
-            for one, known in ((drawing, words), (other, their_words))
+            [_with_article(word, article(one.emoji, word)) for word in words[one.key]]
+            for one in (drawing, other)
         )
         pair = sorted((drawing.emoji.concept, other.emoji.concept))
         layers = [small_layer(one, side // 2) for one in (drawing, other)]

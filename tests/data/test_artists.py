@@ -26,7 +26,7 @@ from data.artist_sets import (
 )
 from data.artist_splits import assign_splits
 from data.artist_things import EVERYDAY, THINGS, Subset, choose
-from data.artist_words import WORDS
+from data.artist_words import WORDS, common_names
 from data.artists import captions_of, main, own_keywords
 from data.drawings import read_table
 from data.openmoji_splits import Emoji
@@ -186,7 +186,7 @@ def emoji_named(emojis: list[Emoji], name: str) -> Emoji:
 def test_the_prompt_of_the_exam_names_the_thing_and_the_style(
     emojis: list[Emoji], name: str, first: str
 ) -> None:
-    captions = captions_of(Drawing(emoji_named(emojis, name), "noto", "", ""), ())
+    captions = captions_of(Drawing(emoji_named(emojis, name), "noto", "", ""), (), ())
     assert captions[0][0] == first
     assert sum(weight for _, weight in captions) == pytest.approx(1)
     assert len({text for text, _ in captions}) == len(captions)
@@ -203,11 +203,17 @@ def test_synonyms_are_keywords_that_no_other_thing_has(emojis: list[Emoji]) -> N
 
 
 def test_people_s_own_words_for_a_thing_are_a_third_of_its_captions(emojis: list[Emoji]) -> None:
-    captions = captions_of(Drawing(emoji_named(emojis, "automobile"), "noto", "", ""), ())
+    captions = captions_of(Drawing(emoji_named(emojis, "automobile"), "noto", "", ""), (), ())
     assert {"car", "a car", "a car, noto style"} < {text for text, _ in captions}
     share = sum(weight for text, weight in captions if "car" in text.split(",")[0].split())
     assert share == pytest.approx(1 / 3)
     assert set(WORDS) <= EVERYDAY
+
+
+def test_a_face_has_the_animal_s_name_only_where_no_whole_animal_is_drawn() -> None:
+    assert "dog" in common_names("dog face", {"dog face", "cat"})
+    assert common_names("dog face", {"dog face", "dog"}) == ("happy dog",)
+    assert common_names("rocket", {"rocket"}) == ()
 
 
 def test_plurals() -> None:

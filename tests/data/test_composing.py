@@ -92,7 +92,7 @@ def test_a_drawing_of_nothing_has_no_colour() -> None:
 
 def test_words_leave_the_colour_to_be_said(drawings: list[Drawing]) -> None:
     apple = next(one for one in drawings if one.emoji.name == "red apple")
-    assert words_for(apple) == ["apple"]
+    assert words_for(apple, {"red apple"}) == ["apple"]
 
 
 def test_captions_say_what_is_shown(pictures: list[Composed]) -> None:
