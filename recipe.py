@@ -21,6 +21,7 @@ from drawing.choosing import choose, is_chosen
 from drawing.drawer import make_drawer, picture_seed
 from drawing.opening import open_checkpoint, parts_of
 from model import looking, transformer
+from model.attention import grid
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
 from model.near_codes import soft_targets
@@ -40,7 +41,7 @@ from training.recipe import BatchAt, Recipe, Run
 from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
 from training.saved import runs
-from training.saved.finetuning import fit_params
+from training.saved.finetuning import fit_params, resize_grid
 from training.update.build import make_state
 from training.update.gradients import Loss
 from training.update.observables import Update
@@ -198,12 +199,14 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     moved = (found.model.start_token, model.start_token)
     rows = {"image_embedding/tokens": moved} if moved[0] != moved[1] else {}
     base, own = split(fresh)
-    params, lines = fit_params(found.params, base, rows, fetched)
+    before, after = (grid(one, "decoder") for one in (found.model, model))
+    theirs, lines = resize_grid(found.params, before, after, model.position_offset)
+    params, more = fit_params(theirs, base, rows, fetched)
     parts = parts_of(found)
     normalizer = captions.DALLE_MINI if parts.normalize_text else captions.CLEAN
     records = first_folder(config.data.records)
     ours = Path(records) / "tokenizer"
-    lines = [*captions.check_same(parts.tokenizer, normalizer, ours, path), *lines]
+    lines = [*captions.check_same(parts.tokenizer, normalizer, ours, path), *lines, *more]
     lines += compare_splits(found.records, records, path)
     if parts.vqgan.is_dir():
         params, more = translate(params, found.params, model, parts.vqgan, open_records(records))

@@ -22,6 +22,8 @@ from vqgan.autoencoder import build
 
 TABLES = {"image_embedding/tokens": 0, "head/kernel": 1, "logits_bias": 0}
 """Path of a table of image tokens → its axis of tokens."""
+FREE = ("decoder_blocks", "tried_codes", "image_size")
+"""Settings of a VQGAN that leave the meaning of its tokens as it is."""
 TOKENS = 1 << 17
 """Number of image tokens that are compared: 32 for each of 4,096 codes."""
 BATCH = 32
@@ -99,10 +101,11 @@ def _translated(
 
 def _have_the_same_tokens(one: Path, other: Path) -> bool:
     """True if two folders, in any format, hold VQGANs of one encoder and codebook. Their decoders
-    may differ (quantizer.fixed)."""
+    may differ (quantizer.fixed), and the sizes of their pictures: a token of a larger one shows
+    less of the thing, but the same colours and edges."""
     (config, params), (config_2, params_2) = pretrained.load(one), pretrained.load(other)
-    same = replace(config_2, decoder_blocks=config.decoder_blocks, tried_codes=config.tried_codes)
-    if config != same:
+    free = {name: getattr(config, name) for name in FREE}
+    if config != replace(config_2, **free):
         return False
     finders = ({k: v for k, v in tree.items() if k != "decoder"} for tree in (params, params_2))
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, *finders)))

@@ -78,6 +78,18 @@ def test_nothing_changes_with_another_decoder_of_the_same_tokens(
     assert not lines
 
 
+def test_nothing_changes_with_larger_pictures_of_the_same_tokens(
+    records: Records, tmp_path: Path
+) -> None:
+    config, params = pretrained.load(records.vqgan_folder)
+    larger = replace(config, image_size=2 * config.image_size)
+    pretrained.save(tmp_path / "larger", larger, params)
+    start = first_params(MODEL)
+    translated, lines = translate(start, start, MODEL, tmp_path / "larger", records)
+    assert translated is start
+    assert not lines
+
+
 def test_a_table_that_words_share_is_refused(records: Records, renumbered: Path) -> None:
     shared = replace(
         MODEL, tying="all", image_vocab_size=300, decoder_start_token_id=299, text_vocab_size=300

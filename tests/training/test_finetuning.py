@@ -4,7 +4,7 @@ refused."""
 import numpy as np
 import pytest
 
-from training.saved.finetuning import fit_params
+from training.saved.finetuning import POSITIONS, fit_params, resize_grid
 
 
 def tree(rows: int, classes: int, dim: int = 2, seed: int = 0) -> dict:
@@ -49,6 +49,34 @@ def test_the_old_start_token_s_row_becomes_the_new_one_s() -> None:
     images = found["image_embedding"]["tokens"]
     np.testing.assert_array_equal(images[6], old["image_embedding"]["tokens"][4])
     np.testing.assert_array_equal(images[4], new["image_embedding"]["tokens"][4])
+
+
+def centres(rows: int, columns: int) -> np.ndarray:
+    """The coordinates, in 0..1, of the centres of a grid's cells, row-major."""
+    down, along = ((np.arange(n, dtype=np.float32) + 0.5) / n for n in (rows, columns))
+    return np.stack(np.meshgrid(down, along, indexing="ij"), -1).reshape(-1, 2)
+
+
+@pytest.mark.parametrize(("before", "after"), [((8, 8), (16, 16)), ((4, 6), (12, 3))])
+def test_positions_keep_their_places_in_a_finer_or_coarser_grid(
+    before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    offset = np.full((2, 2), 7, np.float32)  # BART's rows before the positions
+    old = {"image_embedding": {"positions": np.concatenate([offset, centres(*before)])}}
+    found, (line,) = resize_grid(old, before, after, first=2)
+    new = found["image_embedding"]["positions"]
+    np.testing.assert_array_equal(new[:2], offset)
+    lowest, highest = centres(*before).min(0), centres(*before).max(0)
+    wanted = centres(*after).clip(lowest, highest)  # nothing is known beyond the outer centres
+    np.testing.assert_allclose(new[2:], wanted, atol=1e-6)
+    assert line.startswith(f"{POSITIONS}: the grid of {before[0]} × {before[1]} image tokens")
+
+
+def test_nothing_is_resized_in_an_equal_grid_or_without_learnt_positions() -> None:
+    plain = tree(5, 4)
+    assert resize_grid(plain, (2, 2), (4, 4), 0) == (plain, [])
+    placed = {"image_embedding": {"positions": centres(2, 2)}}
+    assert resize_grid(placed, (2, 2), (2, 2), 0) == (placed, [])
 
 
 def test_anything_else_is_refused_by_name() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, PyTree
 
 from common.trees import named_leaves
@@ -21,6 +22,7 @@ TABLES: tuple[tuple[str, int], ...] = (
     (r"^logits_bias$", 0),
 )
 """Path of a table → its axis of rows."""
+POSITIONS = "image_embedding/positions"
 NAMED = 4  # paths named at most
 
 
@@ -48,6 +50,25 @@ def fit_params(
         _fit(name, have[name], leaf, moved_rows.get(name), fetch, lines) for name, leaf in want
     ]
     return jax.tree.unflatten(jax.tree.structure(fresh), fitted), lines
+
+
+def resize_grid(
+    params: PyTree, before: tuple[int, int], after: tuple[int, int], first: int
+) -> tuple[PyTree, list[str]]:
+    """(`params` with the learnt vectors of image positions interpolated from a grid of `before`
+    rows and columns to one of `after`, a line about it); `params` if the grids are equal or the
+    positions are not learnt. `first` rows of the table come before those of the grid."""
+    leaves = flatten_dict(params, sep="/")
+    if before == after or POSITIONS not in leaves:
+        return params, []
+    table = np.asarray(leaves[POSITIONS])
+    grid = table[first:].reshape(*before, -1)
+    size = (*after, grid.shape[-1])
+    resized = jax.image.resize(grid, size, "linear", antialias=False).reshape(-1, size[-1])
+    leaves[POSITIONS] = np.concatenate([table[:first], np.asarray(resized, table.dtype)])
+    sizes = [" × ".join(map(str, one)) for one in (before, after)]
+    line = f"{POSITIONS}: the grid of {sizes[0]} image tokens is interpolated to {sizes[1]}"
+    return unflatten_dict(leaves, sep="/"), [line]
 
 
 def _refuse(problem: str, names: list[str]) -> None:
