@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from common.settings import check_least
-
 
 @dataclass(frozen=True)
 class ViewConfig:
@@ -22,8 +20,11 @@ class ViewConfig:
     """Change of each of red, green and blue: of its strength, and of its level."""
 
     def __post_init__(self) -> None:
-        check_least(self, "views", 0, "shift", "colour")
-        check_least(self, "views", 1, "zoom")
+        for name, least, most in (("shift", 0, 1), ("zoom", 1, 8), ("colour", 0, 1)):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"views.{name} must lie in {least}..{most}, not {getattr(self, name)}"
+                )
 
 
 def random_views(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"
 EITHER = {"training.steps": 0, "training.epochs": 0.0}
 """Settings that exclude each other, with their neutral values. A flag for one resets the other."""
+_TIME = re.compile(r"\s*[-+]?[\d_]+(:[\d_.]+)+\s*")
 Load = Callable[[str], Any]
 """One word of the command line → the parsed value."""
 
@@ -138,6 +140,16 @@ def check_dashes(words: list[str], known: set[str]) -> None:
             raise ValueError(
                 f"{word:.80} begins with another dash than the keyboard's; type --{name}"
             )
+
+
+def check_no_times(words: list[str], kinds: Mapping[str, Any]) -> None:
+    """Raise ValueError for 1:30 as the value of a number, which YAML 1.1 reads as 90. `kinds`
+    holds the types of all settings."""
+    for i, name in _flags(words):
+        _, has_value, value = words[i].partition("=")
+        value = value if has_value else "".join(words[i + 1 : i + 2])
+        if kinds.get(name) in (int, float) and _TIME.fullmatch(value):
+            raise ValueError(f"--{name} must be a number, not {value!r:.60}")
 
 
 def gather(words: list[str], several: set[str], load: Load) -> list[str]:

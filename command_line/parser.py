@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -41,6 +42,13 @@ def _load(text: str) -> Any:
     only_keys = isinstance(found, dict) and all(value is None for value in found.values())
     return text if only_keys else found
 
+
+MOST_INT, MOST_FLOAT = (1 << 62) - 1, 3.4028235e38
+"""The largest settings: floats are computed with in 32 bits."""
+_OF_TYPE = re.compile(
+    r'Parser key "([^"]+)": Expected a <class \'(\w+)\'>\. Got value: (.*)', re.DOTALL
+)
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
 
 set_loader("yaml", _load, (ValueError, yaml.YAMLError))
 
@@ -102,6 +110,7 @@ def parse_config(
     flags.check_once(words, several)
     known = [one.name for one in settings_of(config_class)]
     flags.check_dashes(words, {"config", "help", *known})
+    flags.check_no_times(words, {one.name: one.kind for one in settings_of(config_class)})
     is_help = not {"-h", "--help"}.isdisjoint(words)
     kept = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
     parser = copy.deepcopy(kept)  # its defaults change
@@ -113,19 +122,18 @@ def parse_config(
     words = [*(f"--{name}={value}" for name, value in back.items()), *words]
     try:
         in_sections = {one for one in several if "." in one}
-        values = parser.parse_args(flags.gather(words, in_sections, _load))
+        parsed = parser.parse_args(flags.gather(words, in_sections, _load))
     except ValueError as error:
         leaves = [one.name for one in settings_of(config_class) if not one.is_section]
-        raise ValueError(_with_suggestion(str(error), ["config", *leaves])) from None
+        raise ValueError(_with_suggestion(_in_words(str(error)), ["config", *leaves])) from None
     try:
-        tree = vars(parser.instantiate(values))
+        tree = vars(parser.instantiate(parsed))
     except TypeError as error:
         raise ValueError(f"the configuration does not fit: {error}") from None
-    _check_finite(tree)
-    names = [one.name for one in fields]
-    return _with_homes(
-        config_class(**{n: tuple(tree[n]) if isinstance(tree[n], list) else tree[n] for n in names})
-    )
+    values = {one.name: tree[one.name] for one in fields}
+    config = config_class(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+    _check_numbers(config)
+    return _with_homes(config)
 
 
 @functools.cache
@@ -157,15 +165,20 @@ def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _check_finite(tree: object, name: str = "") -> None:
-    """Raise ValueError for `.nan` and `.inf`, which are floats to YAML."""
+def _check_numbers(tree: object, name: str = "") -> None:
+    """Raise ValueError for `.nan` and `.inf`, which are floats to YAML, and for numbers that would
+    be infinite in 32 bits, or do not fit 64 bits."""
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         tree = {one.name: getattr(tree, one.name) for one in dataclasses.fields(tree)}
     if isinstance(tree, dict):
         for key, value in tree.items():
-            _check_finite(value, f"{name}.{key}" if name else key)
+            _check_numbers(value, f"{name}.{key}" if name else key)
     elif isinstance(tree, float) and not math.isfinite(tree):
         raise ValueError(f"{name} is {tree}; it must be a finite number")
+    elif isinstance(tree, float) and abs(tree) > MOST_FLOAT:
+        raise ValueError(f"{name} is {tree}; numbers of 32 bits end at {MOST_FLOAT:g}")
+    elif isinstance(tree, int) and abs(tree) > MOST_INT:
+        raise ValueError(f"{name} is {tree:,}; it must be at most {MOST_INT:,}")
 
 
 def _with_homes(config: Any, prefix: str = "") -> Any:
@@ -198,6 +211,18 @@ def _needs_text(one: dataclasses.Field[Any]) -> bool:
 
 def _home(value: object) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and value[:1] == "~" else value
+
+
+def _in_words(message: str) -> str:
+    """jsonargparse's message about a value of another type, in the words of messages about
+    files."""
+    found = _OF_TYPE.fullmatch(message)
+    if found is None or found[2] not in _TYPES:
+        return message
+    name, kind, value = found.groups()
+    if kind == "tuple":
+        return f"--{name} takes a list, not {value!r:.60}; write --{name}='[…]'"
+    return f"--{name} must be {_TYPES[kind]}, not {value!r:.60}"
 
 
 def _with_suggestion(message: str, known: list[str]) -> str:

@@ -171,7 +171,10 @@ class Records:
         known = {name: type(value) for name, value in asdict(PLAIN).items()}
         if not isinstance(said, dict) or any(type(v) is not known.get(k) for k, v in said.items()):
             raise damaged(self.folder / MARKER, f"reading is {said!r:.80}")
-        return ReadingConfig(**said)
+        try:
+            return ReadingConfig(**said)
+        except ValueError as error:
+            raise damaged(self.folder / MARKER, f"of reading, {error}") from None
 
 
 def open_records(folder: str | Path) -> Records:

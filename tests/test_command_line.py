@@ -202,3 +202,22 @@ def test_a_run_s_name_can_be_part_of_a_folder_s(name: str) -> None:
     assert parse_config(Config, ["--name=été 2.0"]).name == "été 2.0"
     with pytest.raises(ValueError, match="^name .* cannot be part of a folder's name"):
         parse_config(Config, [f"--name={name}"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--training.steps=1:30", "--training.steps must be a number, not '1:30'"),
+        ("--checkpoint.minutes=1:30", "--checkpoint.minutes must be a number, not '1:30'"),
+        ("--seed=190:20:30", "--seed must be a number"),
+        ("--training.steps=1e3", "--training.steps must be a whole number, not '1000.0'"),
+        ("--grids.prompts=red", r"--grids.prompts takes a list, not 'red'; write --grids.prompts="),
+        ("--optim.learning_rate=1e300", r"optim.learning_rate is 1e\+300; numbers of 32 bits end"),
+        ("--training.steps=1" + "0" * 30, "training.steps is 1,000,.* at most 4,611,686,"),
+    ],
+)
+def test_a_value_that_is_no_such_number_is_refused_in_words(flag: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        parse_config(Config, [flag])
+    with pytest.raises(ValueError, match=f"^{message}"):
+        parse_config(Config, flag.split("="))

@@ -187,7 +187,10 @@ class LossConfig:
     """Highest ratio of the two gradients that a picture's term is multiplied by."""
 
     def __post_init__(self) -> None:
-        check_least(self, "loss", 0, "adversarial", "adversarial_from", "perceptual")
+        # A negative weight would reward the error that its term measures.
+        check_least(self, "loss", 0, "l1", "l2", "saturation", "edges", "hue", "structure")
+        check_least(self, "loss", 0, "codebook", "commitment", "perceptual")
+        check_least(self, "loss", 0, "adversarial", "adversarial_from")
         if bool(self.perceptual) != bool(self.perceptual_weights):
             raise ValueError(
                 f"loss.perceptual {self.perceptual} and loss.perceptual_weights "

@@ -60,3 +60,12 @@ def test_a_view_depends_on_its_own_key_alone() -> None:
     last = random_views(ViewConfig(), KEYS[-1:], pictures()[-1:])
     np.testing.assert_allclose(both[-1:], last, atol=1e-6)
     assert float(jnp.abs(both[0] - both[1]).max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    "limits", [{"shift": 1.1}, {"shift": -0.1}, {"zoom": 0.9}, {"zoom": 1e9}, {"colour": 3.0}]
+)
+def test_limits_that_leave_nothing_of_a_picture_are_refused(limits: dict[str, float]) -> None:
+    (name,) = limits
+    with pytest.raises(ValueError, match=rf"views\.{name} must lie in \d\.\.\d, not"):
+        ViewConfig(**limits)

@@ -6,11 +6,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data.reading import read_pictures
+from data.records import Records
 from data.sources import open_source
 from tests.data.samples import picture
 
@@ -69,7 +71,7 @@ def test_a_column_of_captions_that_holds_no_texts_is_named_with_its_type(
 
     pq.write_table(pa.table({"image": PICTURES, **columns}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=message):
-        main(EncodeConfig(source=str(tmp_path), out=str(tmp_path / "records")))
+        main(EncodeConfig(source=(str(tmp_path),), out=str(tmp_path / "records")))
 
 
 def test_a_time_that_python_lacks_costs_no_row_of_a_table(tmp_path: Path) -> None:
@@ -149,3 +151,10 @@ def test_a_saved_data_set_without_a_list_of_files_is_refused(files: Any, tmp_pat
     (tmp_path / "dataset_info.json").write_text("{}")
     with pytest.raises(ValueError, match=r"state\.json has no list of files"):
         open_source(tmp_path)
+
+
+def test_a_setting_of_reading_that_nobody_can_use_names_the_records(tmp_path: Path) -> None:
+    about = {"reading": {"background": "no colour"}}
+    records = Records(tmp_path, about, *[np.zeros(0)] * 6)
+    with pytest.raises(ValueError, match=r"records\.json is damaged: of reading, background"):
+        _ = records.reading

@@ -286,6 +286,8 @@ def test_micro_batches_and_devices_make_no_difference(tiny_vqgan, micro_batches,
     ("make", "said"),
     [
         (lambda: LossConfig(adversarial=-1.0), r"loss\.adversarial cannot be negative, not -1\.0"),
+        (lambda: LossConfig(l1=-0.5), r"loss\.l1 cannot be negative, not -0\.5"),
+        (lambda: LossConfig(commitment=-1.0), r"loss\.commitment cannot be negative"),
         (lambda: LossConfig(adversarial_limit=0.0), "adversarial_limit 0.0 must be positive"),
         (lambda: DiscriminatorConfig(channels=()), "one or more numbers"),
         (lambda: DiscriminatorConfig(channels=(8, 0)), "at least 1, not"),
