@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 
 from common.split_names import NOT_HELD_OUT, TRAIN
 from data.gallery import Gallery
-from data.reading import Reading, read_pictures
+from data.reading import Reading, check_same, read_pictures
 from data.records import Records
 from data.sources import open_source
 from data.words import training_words, unknown_words
@@ -178,17 +178,8 @@ def read_real_pictures(
 
 
 def _checked(reading: Reading, example: Mapping[str, Any]) -> UInt8[np.ndarray, "y x 3"]:
-    """The pixels. Raises ValueError if the picture is no longer the example's: a file that was
-    added or removed moves all later ones. Keys of a table are row numbers, so the caption must
-    agree, too."""
-    if reading.example:
-        captions = [text for text, _ in reading.example.captions[:1]]
-        was, now = [example["key"], example["caption"]], [reading.example.key, *captions]
-        if was != now:
-            raise ValueError(
-                f"picture {reading.index} was {was} and is {now} now; the source has changed, "
-                f"encode again"
-            )
+    """The pixels. Raises ValueError if the picture is unreadable, or no longer the example's."""
+    check_same(reading, example)
     if reading.pixels is None:
         raise ValueError(f"{reading.name}: {reading.problem}")
     return reading.pixels

@@ -22,7 +22,8 @@ from common.files import check_free, write_text
 from common.split_names import TRAIN
 from data.columns import DERIVED, Rule, parse_rule
 from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
-from data.reading import read_pictures
+from data.order import hash_of
+from data.reading import check_same, read_pictures
 from data.records import Records, open_whole
 from data.rules import Removed, against, format_table
 from data.sources import open_source, printable
@@ -126,17 +127,20 @@ def _hashes(records: Records) -> np.ndarray:
 
 def _perceptual(records: Records, rows: Int64[np.ndarray, " m"]) -> list[int]:
     source = open_source(records.sources, config=records.reading)
-    indices = [records.examples[int(row)]["source_index"] for row in rows]
+    examples = [records.examples[int(row)] for row in rows]
+    indices = [example["source_index"] for example in examples]
     if max(indices, default=0) >= len(source):
         raise ValueError(f"{printable(str(source.path))} is not the source of {records.folder} now")
     readings = read_pictures(source, _LOOKED_AT, indices, config=records.reading)
-    # An unreadable picture is nobody's copy; its own place makes its hash.
-    return [
-        hash(("unreadable", reading.index)) & (1 << 64) - 1
-        if reading.pixels is None
-        else perceptual_hash(reading.pixels)
-        for reading in readings
-    ]
+    hashes = []
+    for reading, example in zip(readings, examples, strict=True):
+        check_same(reading, example)
+        if reading.pixels is None:
+            # An unreadable picture is nobody's copy; its own place makes its hash.
+            hashes.append(int(hash_of(reading.index)[0]))
+        else:
+            hashes.append(perceptual_hash(reading.pixels))
+    return hashes
 
 
 def write(

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -149,6 +150,21 @@ def _read(
         return Reading(index, kept, pixels, views=make_views(example, pixels, config, own))
     except UnreadablePictureError as error:
         return Reading(index, kept, None, str(error))
+
+
+def check_same(reading: Reading, example: Mapping[str, Any]) -> None:
+    """Raise ValueError if a picture of the source is no longer that of an example in records: a
+    file that was added or removed moves all later ones. Keys of a table are row numbers, so the
+    caption must agree, too."""
+    if reading.example is None:
+        return
+    captions = [text for text, _ in reading.example.captions[:1]]
+    was, now = [example["key"], example["caption"]], [reading.example.key, *captions]
+    if was != now:
+        raise ValueError(
+            f"picture {reading.index} was {was} and is {now} now; the source has changed, "
+            f"encode again"
+        )
 
 
 class Notes:

@@ -23,7 +23,7 @@ from common import clone
 from common.files import check_free, write_text
 from data.described import MARKER
 from data.duplicates import near, perceptual_hash
-from data.reading import Reading, read_pictures
+from data.reading import Reading, check_same, read_pictures
 from data.records import Records, open_records
 from data.report_page import Picture, Report, page
 from data.sources import PLAIN, Source, open_source
@@ -176,10 +176,13 @@ def read_bad_samples(path: Path) -> Iterator[tuple[str, str]]:
 
 def read_again(records: Records, rows: Sequence[int], size: int) -> tuple[dict[int, Reading], str]:
     """(row → its picture in the source, the reason if there are no pictures)."""
-    indices = [records.examples[row]["source_index"] for row in rows]
+    examples = [records.examples[row] for row in rows]
+    indices = [example["source_index"] for example in examples]
     try:
         source = open_source(records.sources, need_captions=False, config=records.reading)
         readings = list(read_pictures(source, size, indices, config=records.reading))
+        for reading, example in zip(readings, examples, strict=True):
+            check_same(reading, example)
     except (ValueError, OSError, IndexError) as error:
         return {}, f"its pictures cannot be read now: {error}"
     used = zip(rows, readings, strict=True)

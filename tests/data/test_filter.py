@@ -1,7 +1,6 @@
 """data.filter: what each rule removes; the filtered records are complete."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from data.columns import parse_rule, script_of, value_of
 from data.duplicates import near, perceptual_hash, repeated
 from data.filter import FilterConfig
 from data.records import open_whole
+from data.report import read_again
 from data.writing import Part, new_records
 
 CAPTIONS = ["a red bird", "bird", "красная птица", "a red bird of the north", "one owl", "a cat"]
@@ -135,18 +135,43 @@ def test_rules_that_cannot_be_are_refused_by_name(
     assert not [one for one in records.parent.iterdir() if one.name.startswith("out")]
 
 
-def test_near_duplicates_are_found_in_the_source(
-    make_folder: Callable[..., Path], records: Path
-) -> None:
-    folder = make_folder(N)
+@pytest.fixture
+def source(records: Path) -> Path:
+    """The folder of the records' pictures; 4.png is a smaller 1.png."""
+    folder = records.parent / "pictures"
+    folder.mkdir()
     rng = np.random.default_rng(0)
-    motif = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((96, 96))
-    motif.save(folder / "001.png")
-    motif.resize((50, 50)).save(folder / "004.png")
+    for i, caption in enumerate(CAPTIONS):
+        motif = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize((96, 96))
+        motif.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(caption)
+    Image.open(folder / "1.png").resize((50, 50)).save(folder / "4.png")
     about = json.loads((records / "records.json").read_text())
     (records / "records.json").write_text(json.dumps({**about, "sources": [str(folder)]}))
+    return folder
+
+
+def test_near_duplicates_are_found_in_the_source(source: Path, records: Path) -> None:
+    assert source.is_dir()
     assert run(records, near_duplicates=4)[1] == ["0", "1", "2", "3"]
     assert run(records, near_duplicates=0)[1] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("change", ["added", "described anew"])
+def test_pictures_of_another_source_decide_nothing(
+    change: str, source: Path, records: Path
+) -> None:
+    if change == "added":
+        (source / "0.png").rename(source / "6.png")
+        (source / "0.txt").rename(source / "6.txt")
+    else:
+        (source / "2.txt").write_text("another picture")
+    with pytest.raises(ValueError, match="the source has changed, encode again"):
+        run(records, near_duplicates=4)
+    rows = range(len(CAPTIONS))
+    shown, why = read_again(open_whole(records), rows, 8)
+    assert not shown
+    assert "the source has changed, encode again" in why
 
 
 @pytest.mark.parametrize("bits", [0, 1, 4, 8])
