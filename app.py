@@ -29,6 +29,7 @@ except ImportError:  # requirements-app.txt is not installed: main says so
 
 FIRST_IN_HELP = ("checkpoint", "port", "host")
 """Settings that --help begins with."""
+MAX_PORT = 65_535
 WAITING = 64
 """Most requests in the queue; further ones are refused."""
 CSS = """
@@ -59,6 +60,8 @@ class AppConfig:
 
     def __post_init__(self) -> None:
         check_least(self, "", 0, "port", "known")
+        if self.port > MAX_PORT:
+            raise ValueError(f"port {self.port} is beyond {MAX_PORT}, the last one")
 
 
 def main(config: AppConfig) -> None:

@@ -3,7 +3,6 @@
 One compiled program serves every prompt, negative text, guidance, temperature and seed.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -79,7 +78,7 @@ def _text(value: Any, name: str) -> str:
 
 def _number(value: Any, name: str, least: float, most: float) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not least <= value <= most:
+    if not is_number or not least <= value <= most:  # as NaN; whole numbers may have any length
         raise ValueError(f"the {name} must be a number in {least:g}…{most:g}")
     return float(value)  # browsers send 2.0 as 2
 
