@@ -148,7 +148,9 @@ def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
     curves = {}
     for name in sorted({"train/loss"} | names):
         series = [curve(of_run, name) for of_run in rows]
-        at = kept if name == "train/loss" else sorted(set.intersection(*map(set, series)))
+        # An update whose loss was NaN has no value.
+        at = sorted(set.intersection(*map(set, series)))
+        at = [step for step in at if step in kept] if name == "train/loss" else at
         values = np.array([[one[step] for step in at] for one in series])
         spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(at))
         curves[name] = {

@@ -57,7 +57,7 @@ def main(config: LogbookConfig) -> None:
     baseline = Path(config.baseline) if config.baseline else found[0]
     if not is_run(baseline):
         raise ValueError(f"--baseline: {baseline} is not a run's folder")
-    write_bytes(folder / PAGE, page(found, baseline).encode())
+    write_bytes(folder / PAGE, page(found, baseline).encode("utf-8", "replace"))
     print(f"written: {folder / PAGE}, {len(found)} runs")
 
 

@@ -78,7 +78,7 @@ def main(config: ReportConfig) -> None:
     if config.metric and all(np.isnan(one.value(metric)) for one in runs):
         known = ", ".join(sorted({n for one in runs for n in last_losses(one.rows)})) or "none"
         raise ValueError(f"--metric {metric}: no run has it; there are {known}")
-    write_bytes(Path(config.out), page(runs, metric).encode())
+    write_bytes(Path(config.out), page(runs, metric).encode("utf-8", "replace"))
     print(f"written: {config.out}, {len(runs)} runs by {metric}")
 
 
@@ -203,7 +203,8 @@ def _quarters(values: Sequence[Any]) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return is_whole or isinstance(value, float)
 
 
 def named(runs: Sequence[RunData]) -> dict[str, RunData]:
@@ -235,6 +236,7 @@ def valley(runs: Sequence[RunData], metric: str) -> str:
     points = {
         label: [(float(one.settings[RATE]), one.value(metric))]
         for label, one in named(runs).items()
+        if _is_number(one.settings.get(RATE))
     }
     return plot(points, RATE, metric, log_x=True, dots=True)
 

@@ -71,12 +71,15 @@ def main(config: ResultsConfig) -> None:
     for name in config.sweeps:
         folder = Path(name)
         lines = "".join(json.dumps(line) + "\n" for line in collect(folder))
+        if not lines:
+            raise ValueError(f"{folder}: none of its runs has ended yet; wait for one")
         write_bytes(out / f"{folder.name}.jsonl", lines.encode())
     names = [Path(name).name for name in config.sweeps]
     for log in sorted(out.glob("*.jsonl")):
         if names and log.stem not in names:
             continue
-        rows = read_log(log)
+        if not (rows := read_log(log)):
+            raise ValueError(f"{log} holds no runs; remove it, or name its sweep's folder")
         text = make_table(rows)
         write_bytes(log.with_suffix(".md"), text.encode())
         if picture := draw(rows):
@@ -93,7 +96,7 @@ def collect(folder: Path) -> Iterator[dict[str, Any]]:
         words = engine.command(sweep.settings, trial.settings, "python")
         words = [word for word in words if not word.startswith("--tracker.wandb=")]
         yield {
-            "settings": {name: trial.settings[name] for name in sweep.searched},
+            "settings": {name: trial.settings.get(name) for name in sweep.searched},
             "end": trial.end,
             sweep.metric or "value": trial.value,
             "spikes": _spikes(folder, trial),

@@ -94,3 +94,14 @@ def test_all_runs_stand_on_one_page_with_question_change_result_and_outcome(tmp_
     assert "| baseline |" in first
     with pytest.raises(ValueError, match="holds no runs"):
         logbook.main(logbook.LogbookConfig(str(tmp_path / "base" / "none")))
+
+
+def test_an_update_without_a_loss_is_left_out_of_a_reference(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "a", 0), make_run(tmp_path / "b", 1)]
+    whole = compare.make_reference(runs)["curves"]["train/loss"]["step"]
+    path = runs[0] / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[whole[2] - 1]["train/loss"] = None  # it was NaN
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare.make_reference(runs)["curves"]["train/loss"]["step"]
+    assert found == [step for step in whole if step != whole[2]]

@@ -46,6 +46,19 @@ def test_a_page_has_all_runs_and_needs_no_network(tmp_path: Path) -> None:
         report.main(report.ReportConfig((str(tmp_path),), out=str(out), metric="eval/none"))
 
 
+def test_odd_values_of_a_run_do_not_end_a_page(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(i), 0, optim={"learning_rate": 0.1 + i}) for i in range(2)]
+    make_run(tmp_path / "2", 0, optim={"name": "without a rate"})
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"step": 101, "hours": 1.0, "train/loss": {10**400}, "\\ud800": 1.0}}\n')
+    with (runs[1] / "logbook.jsonl").open("w") as file:
+        file.write('{"step": 50, "event": "skip", "text": "lone \\udfff", "time": "now"}\n')
+    report.main(report.ReportConfig((str(tmp_path),), out=str(tmp_path / "report.html")))
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<details>") == 3
+    assert "lone ?" in text
+
+
 def test_influence_is_the_variance_between_groups() -> None:
     """One of the two settings decides everything; the other is random."""
     runs = [

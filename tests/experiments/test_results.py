@@ -120,3 +120,16 @@ def test_a_sweep_becomes_a_log_a_table_and_a_plot(
     (out / "rates.jsonl").write_text('{"settings": 1}\n')
     with pytest.raises(ValueError, match=r"rates.jsonl, line 1 is damaged"):
         read_log(out / "rates.jsonl")
+
+
+def test_a_sweep_of_which_no_run_has_ended_has_no_table(tmp_path: Path) -> None:
+    folder, out = tmp_path / "rates", tmp_path / "out"
+    folder.mkdir()
+    (folder / "sweep.yaml").write_text(SWEEP)
+    Ledger(folder).begin(Trial(0, {"optim.learning_rate": 0.1, "seed": 0, "training.steps": 3}))
+    with pytest.raises(ValueError, match="rates: none of its runs has ended yet"):
+        main(ResultsConfig((str(folder),), str(out)))
+    assert not list(out.iterdir())
+    (out / "old.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"old\.jsonl holds no runs"):
+        main(ResultsConfig(out=str(out)))
