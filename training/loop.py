@@ -96,7 +96,7 @@ def fit(
     first = done = int(state.step)
     save_once = _Saves(clock, hooks.save, first)
     shapes: dict[str, tuple[int, ...]] = {}
-    renew = hooks.between or (lambda n, state: state)
+    between = hooks.between or (lambda n, state: state)
     try:
         for n in range(first, steps):
             if callbacks.is_over() or (stop is not None and stop.is_granted()):
@@ -106,18 +106,20 @@ def fit(
             if n > first and _shapes(batch) != shapes:  # jax compiles again, which takes long
                 rows.deliver()
                 save_once(n, state)
-                _shield(stop, lambda: None)
+                if stop is not None:
+                    stop.allow_end(save=lambda: None)
             shapes = _shapes(batch)
-            state, metrics = step(renew(n, state), batch)
+            state, metrics = step(between(n, state), batch)
             done = n + 1
-            _shield(stop, None)
+            if stop is not None:
+                stop.forbid_end()
             rows.hold(done, metrics)
             due = [hook for hook in hooks.periodic if hook.is_due(done, is_last=done == steps)]
             is_saved = hooks.save.is_due(done, is_last=False)
             if due or is_saved:
                 jax.block_until_ready(metrics)
                 save = partial(hooks.save.action, done, state)
-                with clock.paused(), _rescued(stop, rows.deliver, save):
+                with clock.paused(), _stop_saves(stop, rows.deliver, save):
                     extra = _run_hooks(due, done, state, callbacks.show)
                 rows.deliver(extra)
             if is_saved:
@@ -132,11 +134,6 @@ def fit(
             hooks.rescue(done, state)
         raise
     return state
-
-
-def _shield(stop: StopSignal | None, rescue: Callable[[], None] | None) -> None:
-    if stop is not None:
-        stop.shield(rescue)
 
 
 def _shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
@@ -207,7 +204,7 @@ def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) ->
     return numbers
 
 
-def _rescued(
+def _stop_saves(
     stop: StopSignal | None, deliver: Callable[[], None], save: Callable[[], object]
 ) -> contextlib.AbstractContextManager[None]:
     """A context around hooks, in which a stop saves the state without waiting for them: they may
@@ -215,11 +212,11 @@ def _rescued(
     if stop is None or jax.process_count() > 1:
         return contextlib.nullcontext()
 
-    def rescue() -> None:
+    def deliver_and_save() -> None:
         deliver()
         save()
 
-    return stop.shielded(rescue)
+    return stop.end_allowed(deliver_and_save)
 
 
 def to_row(metrics: Mapping[str, object]) -> Row:

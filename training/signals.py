@@ -59,14 +59,14 @@ class StopSignal:
     current update. A second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
-        """Until `shield` is called there is no state to save; the thread may end the process."""
+        """Before `forbid_end` there is no state to save, so the thread may end the process."""
         self.received = False
         self.leave: Callable[[], None] = lambda: None
         """Called last in a process that the thread ends; it must not need the main thread."""
         self.agree: Callable[[bool], bool] = lambda received: received
         """(True if this process got a signal) → True if the run stops, the same in all processes.
         """
-        self._rescue: Callable[[], None] | None = lambda: None
+        self._save: Callable[[], None] | None = lambda: None
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._before: dict[signal.Signals, Any] = {}
@@ -85,7 +85,7 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
-        self.shield(None)
+        self.forbid_end()
         if self._timer is not None:
             self._timer.cancel()
         self._here.close()  # the thread reads the end
@@ -112,19 +112,25 @@ class StopSignal:
         """True if the run must stop now; called once per update, in every process."""
         return self.agree(self.received)
 
-    def shield(self, rescue: Callable[[], None] | None) -> None:
-        """Allow the thread to end the process after `rescue()`; None = forbid it, because the main
-        thread uses the state. If a rescue is running, this call waits and does not return."""
+    def allow_end(self, save: Callable[[], None]) -> None:
+        """Allow the thread to end the process after `save()`."""
         with self._lock:
-            self._rescue = rescue
+            self._save = save
+
+    def forbid_end(self) -> None:
+        """Forbid the thread to end the process, because the main thread uses the state. If the
+        thread is saving, this call waits and does not return."""
+        with self._lock:
+            self._save = None
 
     @contextlib.contextmanager
-    def shielded(self, rescue: Callable[[], None]) -> Iterator[None]:
-        self.shield(rescue)
+    def end_allowed(self, save: Callable[[], None]) -> Iterator[None]:
+        """A context in which the thread may end the process after `save()`."""
+        self.allow_end(save)
         try:
             yield
         finally:
-            self.shield(None)
+            self.forbid_end()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
@@ -140,12 +146,12 @@ class StopSignal:
         while self._here.fileno() >= 0:
             time.sleep(0.1)
             with self._lock:
-                if self._rescue is not None and time.monotonic() > deadline:
-                    self._end(self._rescue)
+                if self._save is not None and time.monotonic() > deadline:
+                    self._end(self._save)
 
-    def _end(self, rescue: Callable[[], None]) -> None:
+    def _end(self, save: Callable[[], None]) -> None:
         try:
-            rescue()
+            save()
         except Exception as error:
             print(f"what was done since the last checkpoint is lost: {error}", file=sys.stderr)
         try:

@@ -19,7 +19,7 @@ from training import exits
 from training.signals import StopSignal, leave_early
 leave_early()
 with command("train.py"), StopSignal() as stop:
-    stop.shield(None)
+    stop.forbid_end()
     print("busy", flush=True)
     {body}
 """

@@ -248,9 +248,13 @@ def test_a_stop_while_a_larger_batch_is_compiled_does_not_wait_for_it() -> None:
     events: list[tuple[str, int]] = []
 
     class Watched(StopSignal):
-        def shield(self, rescue: Any) -> None:
-            super().shield(rescue)
-            events.append(("busy" if rescue is None else "free", 0))
+        def allow_end(self, save: Any) -> None:
+            super().allow_end(save)
+            events.append(("free", 0))
+
+        def forbid_end(self) -> None:
+            super().forbid_end()
+            events.append(("busy", 0))
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         events.append(("step", len(batch["n"])))

@@ -41,7 +41,7 @@ print("busy", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})
 print("went on")
 """
-WITHIN = "with signals.StopSignal() as stop: stop.shield(None)"
+WITHIN = "with signals.StopSignal() as stop: stop.forbid_end()"
 
 
 def end(
@@ -66,21 +66,21 @@ def test_where_nothing_was_trained_yet_it_just_leaves() -> None:
     assert end() == (75, ["left"])
 
 
-def test_shielded_work_is_finished_after_a_signal() -> None:
-    assert end("stop.shield(lambda: print('saved'))") == (75, ["saved", "left"])
+def test_the_save_is_made_after_a_signal() -> None:
+    assert end("stop.allow_end(lambda: print('saved'))") == (75, ["saved", "left"])
 
 
 def test_while_the_main_thread_has_the_state_it_is_waited_for() -> None:
-    assert end("stop.shield(None)", rounds=2 * 10**6) == (0, ["ended, received True"])
+    assert end("stop.forbid_end()", rounds=2 * 10**6) == (0, ["ended, received True"])
 
 
 def test_a_main_thread_that_comes_back_in_time_ends_by_itself() -> None:
     assert end(rounds=2 * 10**6, patience=60.0) == (0, ["ended, received True"])
 
 
-def test_a_rescue_that_fails_does_not_keep_the_process(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_save_that_fails_does_not_keep_the_process(capfd: pytest.CaptureFixture[str]) -> None:
     start = time.monotonic()
-    assert end("stop.shield(lambda: 1 / 0)") == (75, ["left"])
+    assert end("stop.allow_end(lambda: 1 / 0)") == (75, ["left"])
     assert time.monotonic() - start < 14
     assert "since the last checkpoint is lost: division by zero" in capfd.readouterr().err
 
@@ -89,7 +89,7 @@ def test_a_rescue_that_fails_does_not_keep_the_process(capfd: pytest.CaptureFixt
 def test_each_signal_of_a_scheduler_or_a_terminal_saves(number: int) -> None:
     # If the tests run under nohup, their child processes ignore SIGHUP.
     heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-    script = {"before": "stop.shield(lambda: print('saved'))", "after": "pass", "patience": 0.2}
+    script = {"before": "stop.allow_end(lambda: print('saved'))", "after": "pass", "patience": 0.2}
     found = end_of(heard + BUSY.format(**script, rounds=10**9), number)
     assert found == (75, ["saved", "left"])
     early = EARLY.format(before="pass", rounds=10**9)
@@ -99,7 +99,7 @@ def test_each_signal_of_a_scheduler_or_a_terminal_saves(number: int) -> None:
 
 def test_nohup_is_respected() -> None:
     ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    script = {"before": "stop.shield(None)", "after": "pass", "rounds": 2 * 10**6, "patience": 0.2}
+    script = {"before": "stop.forbid_end()", "after": "pass", "rounds": 2 * 10**6, "patience": 0.2}
     told = ["ended, received False"]
     assert end_of(ignored + BUSY.format(**script), signal.SIGHUP) == (0, told)
     assert end_of(ignored + EARLY.format(before="pass", rounds=2 * 10**6), signal.SIGHUP) == (
@@ -141,7 +141,7 @@ from common.terminal import command
 from training import signals
 signals.leave_early()
 with command("train.py"), signals.StopSignal() as stop:
-    stop.shield(None)
+    stop.forbid_end()
     print("busy", flush=True)
     while not stop.received:
         time.sleep(0.01)
@@ -188,5 +188,5 @@ def test_outside_of_training_there_is_nothing_to_wait_for(before: str) -> None:
 
 def test_within_training_the_stop_signal_has_the_word() -> None:
     script = "from training import signals\nsignals.leave_early()\n" + BUSY
-    words = {"before": "stop.shield(None)", "after": "pass", "rounds": 2 * 10**6, "patience": 0.2}
+    words = {"before": "stop.forbid_end()", "after": "pass", "rounds": 2 * 10**6, "patience": 0.2}
     assert end_of(script.format(**words)) == (0, ["ended, received True"])
