@@ -113,7 +113,7 @@ def make_recipe(config: Config) -> Recipe:
         hooks=hooks,
         costs=partial(count_costs, model, config.model),
         start_from=partial(start_from, config),
-        begin=partial(begin, config) if config.text_encoder else None,
+        start_fresh=partial(start_fresh, config),
         finish=finish,
     )
 
@@ -242,9 +242,10 @@ def evaluation_sets(data: DataConfig, records: Records) -> dict[str, tuple[Recor
     return sets
 
 
-def begin(config: Config, fresh: Params) -> tuple[Params, list[str]]:
-    """(fresh parameters with the weights of --text_encoder, lines for the logbook)."""
-    return start_text(config, fresh, fetched)
+def start_fresh(config: Config, fresh: Params) -> tuple[Params, list[str]]:
+    """(fresh parameters, with the weights of --text_encoder if it is given, lines for the
+    logbook)."""
+    return start_text(config, fresh, fetched) if config.text_encoder else (fresh, [])
 
 
 def fetched(leaf: jax.Array) -> np.ndarray:

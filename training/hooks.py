@@ -30,15 +30,15 @@ def evaluate_loss(
     return evaluate
 
 
-def measure_distance(begin: Callable[[], PyTree]) -> Callable[[int, TrainState], dict[str, float]]:
-    """An action that returns the L2 distance of the parameters from `begin()`, as look/distance.
-    `begin` is called once, when the hook is first due."""
+def measure_distance(start: Callable[[], PyTree]) -> Callable[[int, TrainState], dict[str, float]]:
+    """An action that returns the L2 distance of the parameters from `start()`, as look/distance.
+    `start` is called once, when the hook is first due."""
     held: list[PyTree] = []
     away = jax.jit(lambda a, b: whole_norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)))
 
     def measure(step: int, state: TrainState) -> dict[str, float]:
         if not held:
-            held.append(begin())
+            held.append(start())
         return {"look/distance": float(away(state.params, held[0]))}
 
     return measure

@@ -92,8 +92,8 @@ class Recipe(Objective):
     start_from: Callable[[str, PyTree], tuple[PyTree, list[str]]] = no_start
     """(--init_from, random parameters on the devices) → (parameters with its weights, lines for the
     logbook). Raises ValueError if the weights are another model's."""
-    begin: Callable[[PyTree], tuple[PyTree, list[str]]] | None = None
+    start_fresh: Callable[[PyTree], tuple[PyTree, list[str]]] = lambda params: (params, [])
     """Random parameters on the devices → (initial parameters of a run without --init_from, lines
-    for the logbook). None = the random ones. Raises ValueError for weights that do not fit."""
+    for the logbook). Raises ValueError for weights that do not fit."""
     finish: Callable[[Run, TrainState], None] = lambda run, state: None
     """Called on every process after the last update, and at each later start."""

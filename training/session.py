@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxtyping import PyTree
+
 from common.settings import to_tree
 from optim.schedules import describe_course
 from training import exits, shared
@@ -37,7 +39,7 @@ from training.update.build import (
     describe_size,
     make_state,
     make_update,
-    start_from,
+    with_params,
 )
 from training.update.state import TrainState
 
@@ -65,10 +67,10 @@ def train(
     processes.join(config.parallel, peers.lose)
     with peers.watch_peers():
         agreement.check_start(config)
-        return _train(config, make_recipe, load, programs)
+        return _train_together(config, make_recipe, load, programs)
 
 
-def _train(
+def _train_together(
     config: C, make_recipe: Callable[[C], Recipe], load: Load[C], programs: Programs | None
 ) -> TrainState:
     """`train`, once the processes have joined and watch each other."""
@@ -132,7 +134,7 @@ class _Session:
                     return state
                 self._log.start(start, changes, lines)
                 skips = Skips(folder / "skips.json", is_first)
-                self._plan = self._make_plan(start, skips, changes)
+                self._plan = self._whole_plan(start, skips, changes)
                 state = self._train_on(state, skips, checkpoints, stop)
                 self._log.end(int(state.step))
         if int(state.step) < steps:
@@ -168,14 +170,13 @@ class _Session:
         return (
             self._resume(checkpoints)
             or self._branch_from(self._config.branch_from)
-            or self._init_from(self._config.init_from)
-            or self._fresh()
+            or self._new_state()
         )
 
     def _resume(self, checkpoints: Checkpoints) -> tuple[TrainState, list[str]] | None:
         """The state of this run's newest checkpoint; None without a checkpoint."""
         found = checkpoints.resume(
-            self._like, runs.held_to(self._recipe.depends_on, self._config.allow_changes)
+            self._shapes, runs.held_to(self._recipe.depends_on, self._config.allow_changes)
         )
         if found is None:
             return None
@@ -189,28 +190,27 @@ class _Session:
         settings = to_tree(self._config)
         about = runs.held_to(self._recipe.depends_on, self._config.allow_changes)
         found, lines, self._past_plan = branch(
-            source, self._run, settings, self._read, about, self._like()
+            source, self._run, settings, self._read, about, self._shapes()
         )
         return found, lines
 
-    def _init_from(self, source: str) -> tuple[TrainState, list[str]] | None:
-        """A fresh state with the weights of --init_from, or with those of the recipe's `begin`."""
-        begin = self._recipe.begin
-        if not source and begin is None:
-            return None
-        state, _ = self._fresh()
-        if source or begin is None:
-            params, lines = self._recipe.start_from(source, state.params)
-        else:
-            params, lines = begin(state.params)
-        params = parallel.place(params, self._run.devices)
-        return start_from(self._config, state, params), lines
+    def _new_state(self) -> tuple[TrainState, list[str]]:
+        """The state before the first update."""
+        config, devices = self._config, self._run.devices
+        state = shared.create(self._run.programs, self._create, config, devices)
+        params, lines = self._first_params(state.params)
+        if params is state.params:
+            return state, lines
+        return with_params(config, state, parallel.place(params, devices)), lines
 
-    def _fresh(self) -> tuple[TrainState, list[str]]:
-        """The state before the first update, with random weights."""
-        return shared.create(self._run.programs, self._create, self._config, self._run.devices), []
+    def _first_params(self, random: PyTree) -> tuple[PyTree, list[str]]:
+        """(the parameters before the first update, lines about their origin): the weights of
+        --init_from, or what the recipe makes of random ones."""
+        if source := self._config.init_from:
+            return self._recipe.start_from(source, random)
+        return self._recipe.start_fresh(random)
 
-    def _make_plan(self, start: int, skips: Skips, changes: runs.Changes | None) -> BatchPlan:
+    def _whole_plan(self, start: int, skips: Skips, changes: runs.Changes | None) -> BatchPlan:
         """The sizes of all batches: as they were up to update `start`, as configured after it.
 
         Raises:
@@ -228,7 +228,7 @@ class _Session:
             )
         return plan
 
-    def _like(self) -> TrainState:
+    def _shapes(self) -> TrainState:
         """Shapes and shardings of a state. Parts that a checkpoint may lack hold their initial
         values."""
         devices, create = self._run.devices, self._create
@@ -276,13 +276,13 @@ class _Session:
         if (config := self._config).training.observe == "off" or config.branch_from:
             return []
 
-        def begin() -> Any:
+        def first_params() -> PyTree:
             start = parallel.create(lambda: self._create().params, self._run.devices)
             if source := config.init_from:
                 start = self._recipe.start_from(source, start)[0]
             return parallel.place(start, self._run.devices)
 
-        return [Hook(config.training.observe_every, measure_distance(begin))]
+        return [Hook(config.training.observe_every, measure_distance(first_params))]
 
     @contextlib.contextmanager
     def _open_checkpoints(self) -> Iterator[Checkpoints]:

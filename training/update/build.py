@@ -99,8 +99,9 @@ def make_state(
     return make
 
 
-def start_from(config: RunConfig, state: TrainState, params: PyTree) -> TrainState:
-    """The fresh state with these parameters. Averages and optimizer state start from them, too."""
+def with_params(config: RunConfig, state: TrainState, params: PyTree) -> TrainState:
+    """The fresh state, with these parameters in place of the random ones. Averages and optimizer
+    state start from them, too."""
     places = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
     state = state._replace(opt_state=None, params=params)  # frees the memory of the old arrays
 
