@@ -10,7 +10,7 @@ runtime.prepare()
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from command_line.parser import run
 from common.files import write_text
 from common.settings import check_least
 from data.exam import (
-    TRAIN,
     Answers,
     Exam,
     Half,
@@ -43,7 +42,8 @@ from evaluation.common_records import open_common_records
 from evaluation.held_out_grid import make_grid, place_of_grid
 from evaluation.likeness import Row, compare, mean_of, measure_real, open_lens, tell_clip
 from evaluation.page import check_is_page, choose_shown, page
-from evaluation.scores import as_text, interval_of_prompts, interval_of_runs, means
+from evaluation.report import make_report
+from evaluation.table import as_text
 from model import transformer
 from model.config import SamplingConfig
 from training.config import ComputeDtype, ParallelConfig
@@ -56,8 +56,6 @@ FIRST_IN_HELP = (
 )
 """Settings that --help begins with."""
 DEFAULT_PROMPTS = 64
-Pictures = Mapping[str, np.ndarray]
-"""Pictures by split."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def main(config: EvaluateConfig) -> None:
     config, exam, unseen = ask(records, drawers[0], config)
     repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
     yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}
-    results: list[dict[str, Answers]] = []
+    answers: list[dict[str, Answers]] = []
     likeness: list[dict[str, dict[str, Row]]] = []
     first: dict[str, np.ndarray] = {}
     for checkpoint, drawer in zip(checkpoints, drawers, strict=True):
@@ -168,9 +166,11 @@ def main(config: EvaluateConfig) -> None:
             split: draw(drawer, checkpoint, exam, split, config, ranker) for split in exam.targets
         }
         first = first or drawn
-        results.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
+        answers.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
         likeness.append({split: compare(lens, yardsticks[split], drawn[split]) for split in drawn})
-    report = make_report(exam, repainted, results, config, unseen)
+    runs = list(zip(config.checkpoints, answers, strict=True))
+    settings = {name: getattr(config, name) for name in ("pictures", "candidates", "half")}
+    report = make_report(exam, repainted, runs, settings, unseen)
     report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
     report["seen_by"] = lens.name
     trials = try_all(checkpoints[0], records, config)
@@ -183,7 +183,7 @@ def main(config: EvaluateConfig) -> None:
         print(f"{grid_path}: {len(grid[0])} prompts", file=sys.stderr)
     if config.page:
         title = f"Evaluation of {config.checkpoints[0]}"
-        shown = choose_shown(exam, first, results[0])
+        shown = choose_shown(exam, first, answers[0])
         write_text(Path(config.page), page(title, report, shown, trials))
         print(f"{config.page}: figures and pictures", file=sys.stderr)
 
@@ -274,63 +274,6 @@ def repaint(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:
     """The real pictures of a split's prompts as the VQGAN paints them: [prompt, y, x, 3]. All the
     checkpoints have the same VQGAN."""
     return drawer.paint_tokens(exam.records.image_tokens[exam.rows[split]].astype(np.int32))
-
-
-def make_report(
-    exam: Exam,
-    repainted: Pictures,
-    results: Sequence[Mapping[str, Answers]],
-    config: EvaluateConfig,
-    unseen: Mapping[str, list[str]],
-) -> dict[str, Any]:
-    """Everything that is printed. `interval` is half the width of a 95 % interval: over the runs
-    if there are several, else over the prompts. `training`, if it was drawn: the same."""
-    splits = [split for split in exam.rows if split != TRAIN]
-    report = {
-        **figures(exam, repainted, results, config, splits),
-        "pictures": config.pictures,
-        "candidates": config.candidates,
-        "half": config.half,
-        "gallery": len(exam.gallery.features),
-    }
-    if TRAIN in exam.rows:
-        report["training"] = figures(exam, repainted, results, config, [TRAIN])
-        report["never_seen"] = {split: len(some) for split, some in unseen.items()}
-    return report
-
-
-def figures(
-    exam: Exam,
-    repainted: Pictures,
-    results: Sequence[Mapping[str, Answers]],
-    config: EvaluateConfig,
-    splits: Sequence[str],
-) -> dict[str, Any]:
-    """Scores of the splits, with intervals, chance and ceiling."""
-    report: dict[str, Any] = {
-        "splits": {},
-        "interval": {},
-        "chance": {},
-        "ceiling": {},
-        "another": {},
-        "prompts": {split: len(exam.rows[split]) for split in splits},
-        "runs": {str(path): {} for path in config.checkpoints},
-    }
-    for split in splits:
-        runs = [means(result[split]) for result in results]
-        report["splits"][split] = means({q: [run[q] for run in runs] for q in runs[0]})
-        report["interval"][split] = {
-            q: interval_of_runs([run[q] for run in runs])
-            if len(runs) > 1
-            else interval_of_prompts(results[0][split][q])
-            for q in runs[0]
-        }
-        for path, scores in zip(config.checkpoints, runs, strict=True):
-            report["runs"][path][split] = scores
-        report["chance"][split] = means(exam.gallery.chance(exam.targets[split]))
-        report["ceiling"][split] = means(exam.judge(split, repainted[split][:, None]))
-        report["another"][split] = means(exam.gallery.without_itself(exam.targets[split]))
-    return report
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from common.files import write_text
 from common.json_files import parse_json, read_json, read_list
 from data.records import open_records
 from drawing.opening import Checkpoint
-from evaluation.scores import COLUMNS
+from evaluation.table import COLUMNS
 from model.transformer import count_params
 
 CARD_FILE = "README.md"

@@ -13,7 +13,7 @@ from common.html_page import document, image, section, table, text
 from data.exam import TRAIN, Answers, Exam
 from drawing.choosing import Trial
 from evaluation.likeness import COLUMNS as LIKENESS
-from evaluation.scores import COLUMNS, YARDSTICKS, percent, with_interval
+from evaluation.table import COLUMNS, YARDSTICKS, percent, with_interval
 
 PROMPTS = 60
 """Most prompts with pictures, over all splits."""

@@ -20,16 +20,9 @@ from data.gallery import picture_features
 from data.records import Records, open_records
 from drawing.opening import open_checkpoint
 from drawing.ranking import open_ranker
-from evaluate import (
-    EvaluateConfig,
-    draw,
-    interval_of_prompts,
-    interval_of_runs,
-    main,
-    means,
-    open_drawers,
-)
+from evaluate import EvaluateConfig, draw, main, open_drawers
 from evaluation.likeness import Lens, compare, measure_real, tell_clip
+from evaluation.scores import interval_of_prompts, interval_of_runs, means
 from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source
 from tests.png_texts import read_png_about
