@@ -6,26 +6,26 @@ arXiv:1910.13461; on image tokens: DALL·E mini, Dayma et al. 2021, doi:10.5281/
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from model import decoding_layout
 from model.attention import head_dim, num_heads
 from model.blocks import DecoderLayer, LayerCache, layer_norms, runs
 from model.choices import Remat
 from model.config import ModelConfig
+from model.decoding_layout import is_laid_out, with_joined_layers
 from model.init import Branch
-from model.layers import fold, join
+from model.layers import fold
 from model.network import Network, Params, structure
 from model.notes import at, note
-from model.products import PANEL_ROWS, in_panels
 
 REMAT: dict[Remat, Callable[[Callable], Callable]] = {
     "none": lambda body: body,
@@ -78,6 +78,11 @@ class Transformer:
         """Random parameters, in float32."""
         return nnx.to_pure_dict(nnx.state(Network(self.config, self.dtype, nnx.Rngs(key))))
 
+    def merged(self, params: Params) -> Params:
+        """The parameters that all functions read: here the given ones. A subclass may compute them
+        (starting/adapted.py)."""
+        return params
+
     def encode(
         self,
         params: Params,
@@ -86,6 +91,7 @@ class Transformer:
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
         """The encoder's output for captions. Values at padded positions are undefined."""
+        params = self.merged(params)
         network = self._network(params)
         x = network.embed_text(text_tokens, fold(keys, 0))
         mask = text_mask.astype(bool)[:, None, None, :]
@@ -110,6 +116,7 @@ class Transformer:
 
         With `keys`, one for each example, dropout is applied.
         """
+        params = self.merged(params)
         network = self._network(params)
         states = self.encode(params, text_tokens, text_mask, fold(keys, 0))
         n = decoder_inputs.shape[1]
@@ -126,40 +133,10 @@ class Transformer:
         return network.logits(x)
 
     def lay_out(self, params: Params, rows: int | None = None) -> Params:
-        """The parameters in decoding layout: both stacks split into `layer0`, `layer1`, …, and
-        kernels in the compute dtype.
-
-        `rows` is the number of rows decoded at a time on a CPU; None on an accelerator. On a CPU,
-        products with the same input become one product, and for few rows large kernels are stored
-        in panels (model/products.py).
-
-        All functions take either layout. With stacked parameters each call of a decoding loop
-        copies the weights. Lay them out once, before many calls.
-        """
-        if _is_laid_out(params):
-            return params
-
-        def unstack(branch: Branch) -> list[Params]:
-            return [
-                jax.tree.map(lambda leaf: leaf[j], params[branch][f"run{i}"])  # noqa: B023
-                for i, (_, depth) in enumerate(runs(layer_norms(self.config, branch)))
-                for j in range(depth)
-            ]
-
-        def prepare(path: tuple[Any, ...], leaf: Array | np.ndarray) -> Array:
-            return jnp.asarray(leaf, self.dtype if path[-1].key == "kernel" else leaf.dtype)
-
-        layers = {"encoder": unstack("encoder"), "decoder": unstack("decoder")}
-        if rows is not None:
-            layers["decoder"] = [join_layer(layer) for layer in layers["decoder"]]
-        named = {
-            name: {f"layer{i}": p for i, p in enumerate(stack)} for name, stack in layers.items()
-        }
-        laid_out = jax.tree_util.tree_map_with_path(prepare, params | named)
-        if rows in PANEL_ROWS:
-            parts = {name: laid_out[name] for name in ("decoder", "head") if name in laid_out}
-            laid_out |= jax.tree_util.tree_map_with_path(panel, parts)
-        return laid_out
+        """The parameters in decoding layout (model/decoding_layout.py), for `rows` rows at a time
+        on a CPU; None on an accelerator. All functions take either layout. Lay out once, before
+        many calls."""
+        return decoding_layout.lay_out(self.merged(params), self.config, self.dtype, rows)
 
     def init_cache(
         self,
@@ -170,6 +147,7 @@ class Transformer:
     ) -> Cache:
         """An empty cache with room for `length` positions. It holds the keys and values of the
         caption, which are computed here, once."""
+        params = self.merged(params)
         heads = num_heads(self.config, "decoder")
         shape = (
             self.config.num_kv_heads or heads,
@@ -191,6 +169,7 @@ class Transformer:
         Call `decoder` before the decoding loop: unstacking the layers inside the loop would copy
         all weights at every step.
         """
+        params = self.merged(params)
         network = self._network(params)
         decoder_layers = self._layers(params, network, "decoder")
 
@@ -210,7 +189,7 @@ class Transformer:
     def _network(self, params: Params) -> Network:
         """The network with its parameters; in decoding layout its stacks hold no arrays."""
         graph, shapes = structure(self.config, self.dtype)
-        if _is_laid_out(params):
+        if is_laid_out(params):
             params = params | {"encoder": shapes["encoder"], "decoder": shapes["decoder"]}
         return nnx.merge(graph, params)
 
@@ -219,7 +198,7 @@ class Transformer:
         unstacked, stack = self.lay_out(params)[branch], getattr(network, branch)
         is_joined = any("joined" in layer["attention"] for layer in unstacked.values())
         graphs = [
-            nnx.graphdef(join_modules(run) if is_joined else run)
+            nnx.graphdef(with_joined_layers(run) if is_joined else run)
             for run, (_, depth) in zip(
                 stack.runs(), runs(layer_norms(self.config, branch)), strict=True
             )
@@ -237,7 +216,7 @@ class Transformer:
     ) -> Float[Array, "b q d"]:
         """x after all layers of a stack."""
         network = self._network(params)
-        if _is_laid_out(params):
+        if is_laid_out(params):
             for index, layer in enumerate(self._layers(params, network, branch)):
                 with at(f"{branch}/{index}"):
                     x = call(layer, x, fold(keys, index))
@@ -279,34 +258,3 @@ def build(config: ModelConfig, compute_dtype: DTypeLike = jnp.float32) -> Transf
 def count_params(config: ModelConfig) -> int:
     """The number of parameters of a configuration; no memory is allocated."""
     return sum(leaf.size for leaf in jax.tree.leaves(build(config).shapes))
-
-
-def join_layer(layer: Params) -> Params:
-    """A decoder layer's parameters for `join_modules`: one kernel for queries, keys and values, and
-    one for the two inputs of a gated feed-forward."""
-    attention, mlp = layer["attention"], layer["mlp"]
-    layer = layer | {"attention": _joined(attention, ("q", "k", "v"))}
-    return layer | {"mlp": _joined(mlp, ("up", "gate"))} if "gate" in mlp else layer
-
-
-def _joined(part: Params, names: Sequence[str]) -> Params:
-    """The parameters with `joined` in place of the named dense layers."""
-    others = {name: own for name, own in part.items() if name not in names}
-    return {**others, "joined": join([part[name] for name in names])}
-
-
-def join_modules(layer: DecoderLayer) -> DecoderLayer:
-    """The layer in the form that takes the parameters of `join_layer`."""
-    layer = nnx.clone(layer)
-    layer.attention.join()
-    layer.mlp.join()
-    return layer
-
-
-def panel(path: tuple[Any, ...], leaf: Array) -> Array:
-    """The leaf, in panels if it is a kernel."""
-    return in_panels(leaf) if path[-1].key == "kernel" else leaf
-
-
-def _is_laid_out(params: Params) -> bool:
-    return "layer0" in params["decoder"]

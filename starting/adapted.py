@@ -1,15 +1,15 @@
-"""The transformer with low-rank adapters: every function merges them into the parameters first."""
+"""The transformer with low-rank adapters, which are merged into the parameters that it reads."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Key
 
 from model import transformer
 from model.config import ModelConfig
-from model.transformer import Cache, DecodeStep, Params, Transformer
+from model.transformer import Params, Transformer
 from optim.adapters import init_adapters, merge
 from optim.config import ADAPTERS, AdapterConfig
 
@@ -18,8 +18,7 @@ TAG = 0x61646170  # apart from the keys of the other parameters
 
 @dataclass(frozen=True)
 class AdaptedTransformer(Transformer):
-    """A transformer whose parameters may hold adapters (optim/adapters.py). Merged parameters, and
-    those in decoding layout, are used unchanged."""
+    """A transformer whose parameters may hold adapters (optim/adapters.py)."""
 
     adapters: AdapterConfig = field(default_factory=AdapterConfig)
 
@@ -35,47 +34,9 @@ class AdaptedTransformer(Transformer):
         return {**params, ADAPTERS: own}
 
     def merged(self, params: Params) -> Params:
-        """The parameters with their adapters merged, in the structure without adapters."""
+        """The parameters with their adapters merged, in the structure without adapters. Merged
+        parameters, and those in decoding layout, are unchanged."""
         return merge(params, self.adapters)
-
-    def encode(
-        self,
-        params: Params,
-        text_tokens: Int[Array, "b t"],
-        text_mask: Bool[Array, "b t"],
-        keys: Key[Array, " b"] | None = None,
-    ) -> Float[Array, "b t d"]:
-        """See Transformer."""
-        return super().encode(self.merged(params), text_tokens, text_mask, keys)
-
-    def apply(
-        self,
-        params: Params,
-        text_tokens: Int[Array, "b t"],
-        text_mask: Bool[Array, "b t"],
-        decoder_inputs: Int[Array, "b n"],
-        keys: Key[Array, " b"] | None = None,
-    ) -> Float[Array, "b n v"]:
-        """See Transformer."""
-        return super().apply(self.merged(params), text_tokens, text_mask, decoder_inputs, keys)
-
-    def lay_out(self, params: Params, rows: int | None = None) -> Params:
-        """See Transformer; the result has no adapters."""
-        return super().lay_out(self.merged(params), rows)
-
-    def init_cache(
-        self,
-        params: Params,
-        encoder_states: Float[Array, "b t d"],
-        text_mask: Bool[Array, "b t"],
-        length: int,
-    ) -> Cache:
-        """See Transformer."""
-        return super().init_cache(self.merged(params), encoder_states, text_mask, length)
-
-    def decoder(self, params: Params) -> DecodeStep:
-        """See Transformer."""
-        return super().decoder(self.merged(params))
 
 
 def build(
