@@ -104,7 +104,7 @@ def make_recipe(config: Config) -> Recipe:
         open_batches=batches,
         batch_shapes=partial(batch_shapes, config.model),
         depends_on=sets.digests,
-        rates=[("matrices", 1 / config.model.width)] if config.model.base_dim else (),
+        rates=[("matrices", 1 / config.model.width_ratio)] if config.model.base_dim else (),
         look_inside=partial(look, model),
         splits=list(evaluated),
         examples=sets.num_training,

@@ -75,9 +75,9 @@ def unit_length(x: Float[Array, "b h q e"]) -> Float[Array, "b h q e"]:
 
 
 SCORE_SCALES: dict[Scores, Callable[[ModelConfig, int], float]] = {
-    "dot": lambda config, head_dim: (head_dim * config.width) ** -0.5,
+    "dot": lambda config, head_dim: (head_dim * config.width_ratio) ** -0.5,
     "unscaled": lambda config, head_dim: 1.0,
-    "qk_norm": lambda config, head_dim: (head_dim * config.width) ** -0.5,
+    "qk_norm": lambda config, head_dim: (head_dim * config.width_ratio) ** -0.5,
     "cosine": lambda config, head_dim: 1 / config.cosine_temperature,
 }
 

@@ -115,12 +115,12 @@ class Residual(nnx.Module):
         return x if self.norm_before is None else self.norm_before(x)
 
     def add(
-        self, x: Float[Array, "b q d"], branch: Float[Array, "b q d"], keys: Key[Array, " b"] | None
+        self, x: Float[Array, "b q d"], output: Float[Array, "b q d"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b q d"]:
         """The residual stream with the branch's output added."""
         if self.norm_after is not None:
-            branch = self.norm_after(branch)
-        x = (x if self.scale == 1 else self.scale * x) + dropout(branch, self.dropout_rate, keys)
+            output = self.norm_after(output)
+        x = (x if self.scale == 1 else self.scale * x) + dropout(output, self.dropout_rate, keys)
         return x if self.norm_sum is None else self.norm_sum(x)
 
 

@@ -179,9 +179,8 @@ class ModelConfig:
         return (self.grid_rows or self.grid_size) * self.grid_size
 
     @property
-    def width(self) -> float:
-        """The model's width divided by base_dim, the width for which settings were tuned; 1 without
-        base_dim."""
+    def width_ratio(self) -> float:
+        """dim / base_dim, the width for which settings were tuned; 1 without base_dim."""
         return self.dim / (self.base_dim or self.dim)
 
     @property

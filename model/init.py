@@ -66,8 +66,8 @@ def init_kernel(
 ) -> Float[Array, "d_in d_out"]:
     """The random kernel of a dense layer. With model.base_dim its standard deviation falls with the
     square root of the width (μP), as it does with palm in any case."""
-    of_width = config.width**-0.5
-    std = d_in**-0.5 if config.init == "palm" else config.init_std * of_width * gain
+    scaled = config.init_std * config.width_ratio**-0.5 * gain
+    std = d_in**-0.5 if config.init == "palm" else scaled
     return std * jax.random.normal(rngs.params(), (d_in, d_out))
 
 

@@ -114,14 +114,16 @@ class Network(nnx.Module):
             return make_norm("bare" if there else "none", config.dim, config)
 
         self.config, self.dtype = config, dtype
-        own = config.for_encoder()
+        for_encoder = config.for_encoder()
         text_rows = 0 if config.tying == "all" else config.text_vocab_size
-        self.text_embedding = Embedding(text_rows, config.text_length, own, rngs)
-        self.encoder = Stack(EncoderLayer, "encoder", own, dtype, rngs)
+        self.text_embedding = Embedding(text_rows, config.text_length, for_encoder, rngs)
+        self.encoder = Stack(EncoderLayer, "encoder", for_encoder, dtype, rngs)
         self.encoder_bias = BucketBias(config, rngs) if config.encoder.buckets else None
-        self.encoder_norm = final_norm(config.encoder_final_norm, own)
+        self.encoder_norm = final_norm(config.encoder_final_norm, for_encoder)
         self.text_projection = (
-            Linear(own.dim, config.dim, config, dtype, rngs) if own.dim != config.dim else None
+            Linear(for_encoder.dim, config.dim, config, dtype, rngs)
+            if for_encoder.dim != config.dim
+            else None
         )
         image_rows = max(config.image_vocab_size, config.start_token + 1)
         self.image_embedding = Embedding(image_rows, config.image_length, config, rngs)
@@ -129,7 +131,7 @@ class Network(nnx.Module):
         self.decoder_norm = final_norm(config.decoder_final_norm, config)
         classes = config.image_vocab_size
         self.head = (
-            Linear(config.dim, classes, config, dtype, rngs, config.width**0.5, False)
+            Linear(config.dim, classes, config, dtype, rngs, config.width_ratio**0.5, False)
             if config.tying == "none"
             else None
         )
@@ -143,7 +145,7 @@ class Network(nnx.Module):
         table = self._image_table() if own is None else own[...]
         return self.text_embedding(table, tokens, self.dtype, keys=keys)
 
-    def joined(self, states: Float[Array, "b t w"]) -> Float[Array, "b t d"]:
+    def to_decoder_dim(self, states: Float[Array, "b t w"]) -> Float[Array, "b t d"]:
         """The encoder's output, projected to the decoder's width if that differs."""
         return states if self.text_projection is None else self.text_projection(states)
 
@@ -165,7 +167,7 @@ class Network(nnx.Module):
         else:
             kernel = self._image_table()[: config.image_vocab_size].T
         logits = matmul(x, kernel, self.dtype)
-        scale = config.logits_scale / config.width
+        scale = config.logits_scale / config.width_ratio
         logits = logits if scale == 1 else logits * scale
         if self.logits_bias is None:
             return logits

@@ -102,7 +102,9 @@ class Transformer:
         x = self._through(
             params, "encoder", x, lambda layer, x, k: layer(x, mask, k, bias), fold(keys, 1)
         )
-        return network.joined(x if network.encoder_norm is None else network.encoder_norm(x))
+        return network.to_decoder_dim(
+            x if network.encoder_norm is None else network.encoder_norm(x)
+        )
 
     def apply(
         self,

@@ -28,7 +28,7 @@ def moved(dim: int, base_dim: int) -> tuple[float, float]:
     """Root mean square of the logits at the start, and of their change by Adam."""
     config = sized(dim, base_dim)
     model = transformer.build(config)
-    rates = [("matrices", 1 / config.width)]
+    rates = [("matrices", 1 / config.width_ratio)]
     optim = OptimConfig(name="adam", clip_norm=0.0)
     optimizer = make_optimizer(optim, rates=rates)
     rng = np.random.default_rng(0)
