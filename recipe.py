@@ -14,13 +14,12 @@ from config import Config
 from data import captions
 from data.batches import eval_batches
 from data.config import DataConfig
-from data.grids import picture_grid, save_png
 from data.mixture import check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_records, open_whole
 from drawing.choosing import choose, is_chosen
-from drawing.drawer import make_drawer, picture_seed
 from drawing.opening import open_checkpoint, parts_of
-from model import looking, transformer
+from drawing.run_grids import have_room_to_draw, make_grids
+from model import looking
 from model.attention import grid
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
@@ -31,7 +30,7 @@ from starting import adapted
 from starting.text_encoder import start_text
 from starting.translating import translate
 from training import shared
-from training.devices import fitting, parallel, processes
+from training.devices import parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
 from training.devices.fitting import Shapes
@@ -42,15 +41,12 @@ from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
 from training.saved import runs
 from training.saved.finetuning import fit_params, resize_grid
-from training.update.build import make_state
 from training.update.gradients import Loss
 from training.update.observables import Update
 from training.update.state import TrainState
 from vqgan.pretrained import codebook
 from weights.checksums import SUMS_FILE, check_sums, write_sums
 
-GRID_CAPTIONS = 6
-"""Captions in a picture grid without grids.prompts."""
 FREE_IN_TUNING = {
     *("text_vocab_size", "text_length", "image_vocab_size", "grid_size", "grid_rows"),
     *("decoder_start_token_id", "init", "init_std", "remat", "unroll"),
@@ -274,51 +270,3 @@ def make_evaluation(
         lambda: parallel.compile_sums(make_eval_loss(model), devices),
     )
     return evaluate_loss(compiled, sets)
-
-
-def make_grids(
-    config: Config, model: Transformer, records: Records, run: Run
-) -> Callable[[int, TrainState], Mapping[str, Path] | None]:
-    """An action for a hook: draws the same prompts with the same seeds into RUN/grids. Process 0
-    draws; the other processes take part in all-gathering the weights. Nothing is drawn if a device
-    cannot hold the whole weights."""
-    devices = run.devices
-    if not have_room_to_draw(config, model, devices):
-        return lambda step, state: None
-    if not devices.is_first:
-        return lambda step, state: parallel.on_first_device(state.weights) and None
-    prompts = list(config.grids.prompts) or records.some_captions(GRID_CAPTIONS)
-    drawer = make_drawer(model, config.sampling, run.folder, rows_per_call=len(prompts))
-    seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
-
-    def draw(step: int, state: TrainState) -> Mapping[str, Path] | None:
-        path = run.folder / "grids" / f"step-{step:06}.png"
-        params = parallel.on_first_device(state.weights)
-        try:
-            pictures = drawer.draw(params, prompts, seeds)[:, None]
-            save_png(path, picture_grid(prompts, pictures), {"prompts": prompts})
-        except (ValueError, OSError) as error:  # NaN, memory, a full disk: training continues
-            print(f"no grid at step {step}: {error}", flush=True)
-            return None
-        return {"grid": path}
-
-    return draw
-
-
-def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> bool:
-    """True if a device can hold the whole weights twice (in training and in decoding layout) beside
-    its shard of the state. Prints a line if not. Every process gets the same answer."""
-    if devices.fsdp * devices.tensor == 1:
-        return True
-    width = jnp.dtype(config.training.compute_dtype).itemsize
-    need = transformer.count_params(config.model) * (4 + width)
-    shapes = parallel.shapes(make_state(config, model.init), devices)
-    need += fitting.bytes_on_device(shapes)
-    room = processes.from_first(lambda: fitting.device_memory(devices))
-    if need > room:
-        print(
-            f"no picture grids: whole weights beside a shard of the state take {need / 1e9:.3f} "
-            f"GB of a device's {room / 1e9:.3f} GB; draw with generate.py where there is room",
-            flush=True,
-        )
-    return need <= room

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import recipe
 from config import Config
+from drawing.run_grids import have_room_to_draw
 from model import transformer
 from model.loss import make_loss
 from model.loss_config import LossConfig
@@ -122,7 +122,7 @@ def test_weights_that_one_device_cannot_hold_are_not_drawn_with(
         (PMAP, 0.0, True),
     ]:
         monkeypatch.setattr(fitting, "device_memory", lambda devices, room=room: int(room))
-        assert recipe.have_room_to_draw(config, model, find_devices(config_of_devices)) == fits
+        assert have_room_to_draw(config, model, find_devices(config_of_devices)) == fits
     said = capsys.readouterr().out
     assert said.startswith("no picture grids: whole weights")
     assert said.count("\n") == 1
