@@ -29,6 +29,7 @@ from drawing.opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
 from drawing.outputs import make_room, output_paths, sources_of
 from drawing.prompts import in_english, known_captions, read_prompts, warn_of_unknown
 from drawing.ranking import best_first, check_candidates, find_ranker, scored, tell_scores
+from drawing.unfinished import stages
 from model import transformer
 from training.config import ComputeDtype, ParallelConfig
 from training.devices.devices import find_devices
@@ -142,7 +143,7 @@ def main(config: GenerateConfig) -> None:
     warn_of_prompts(prompts, config.negative, drawer, known)
     tokens: deque[np.ndarray] = deque()
     judged = scored(ranker, [job.prompt for job in jobs], setting_aside(drawn, tokens))
-    frames = (drawer.stages(tokens.popleft()) for _ in jobs) if config.gif else None
+    frames = (stages(drawer, tokens.popleft()) for _ in jobs) if config.gif else None
     on_grid, scores = save_pictures(jobs, judged, folder, config.seed, settings, frames)
     write_grid(grid_path, prompts, config, on_grid, scores, settings)
     print(

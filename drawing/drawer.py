@@ -30,8 +30,6 @@ from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig
 
-UNDRAWN = 200
-"""Grey value of a picture's part that is not drawn yet."""
 PROGRAMS = 16
 """Compiled programs of each kind in the cache."""
 
@@ -90,18 +88,18 @@ class Drawer:
         params = self.place(params)
         text_tokens, text_mask, _ = self.tokenizer.encode(prompts, self.model.text_length)
         numbers = np.array(seeds, np.uint32)
-        given = () if first_tokens is None else self._given(first_tokens)
+        given = () if first_tokens is None else self._first_and_kept(first_tokens)
         for rows, count in batches_of(self.batch_size, len(prompts)):
             with explain_out_of_memory(self.rows_per_call):
                 read = text_tokens[rows], text_mask[rows], numbers[rows]
                 tokens = np.asarray(self.sample(params, *read, *given))
                 check_finite([prompts[row] for row in rows], tokens)
-                pictures = self._painted(tokens)
+                pictures = self.paint_at_once(tokens)
             yield tokens[:count], pictures[:count]
 
-    def _given(self, first_tokens: Int[np.ndarray, " k"]) -> tuple[np.ndarray, ...]:
-        """The sampler's first_tokens, those before the first drawn token, and its kept_tokens, if
-        later ones are given as well; repeated for each row."""
+    def _first_and_kept(self, first_tokens: Int[np.ndarray, " k"]) -> tuple[np.ndarray, ...]:
+        """(the sampler's first_tokens, its kept_tokens), one row for each picture. The former are
+        those before the first drawn token; the latter are missing if no later one is given."""
         is_free = first_tokens < 0
         before = int(is_free.argmax()) if is_free.any() else len(first_tokens)
         rows = [first_tokens[:before]]
@@ -111,39 +109,15 @@ class Drawer:
         return tuple(np.tile(row, (self.batch_size, 1)) for row in rows)
 
     def paint_tokens(self, image_tokens: Int[np.ndarray, "m n"]) -> UInt8[np.ndarray, "m y x 3"]:
-        """The pictures of these image tokens, by the VQGAN's decoder."""
+        """The pictures of these image tokens, `batch_size` at a time."""
         painted = [
-            self._painted(image_tokens[rows].astype(np.int32))[:count]
+            self.paint_at_once(image_tokens[rows].astype(np.int32))[:count]
             for rows, count in batches_of(self.batch_size, len(image_tokens))
         ]
         return np.concatenate(painted)
 
-    def stages(self, image_tokens: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "s y x 3"]:
-        """The unfinished picture after each row of image tokens; grey where nothing is drawn."""
-        rows = range(1, self.model.grid_size + 1)
-        begun = np.stack([self._begun(image_tokens[None], count)[0] for count in rows])
-        painted = zip(self.paint_tokens(begun), rows, strict=True)
-        return np.stack([self._greyed(picture, count) for picture, count in painted])
-
-    def stage(
-        self, image_tokens: Int[np.ndarray, "b n"], rows: int
-    ) -> UInt8[np.ndarray, "b y x 3"]:
-        """The unfinished pictures after `rows` rows of image tokens; grey where nothing is
-        drawn."""
-        painted = self._painted(self._begun(image_tokens, rows))
-        return np.stack([self._greyed(picture, rows) for picture in painted])
-
-    def _begun(self, image_tokens: Int[np.ndarray, "b n"], rows: int) -> Int[np.ndarray, "b n"]:
-        """The tokens with the last drawn row repeated below it, so that its edge has no seam."""
-        size = self.model.grid_size
-        last = np.minimum(np.arange(size), rows - 1)
-        return image_tokens.reshape(-1, size, size)[:, last].reshape(image_tokens.shape)
-
-    def _greyed(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> UInt8[np.ndarray, "y x 3"]:
-        height = rows * self.image_size // self.model.grid_size
-        return np.concatenate([picture[:height], np.full_like(picture[height:], UNDRAWN)])
-
-    def _painted(self, image_tokens: Int[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b y x 3"]:
+    def paint_at_once(self, image_tokens: Int[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b y x 3"]:
+        """The pictures of these image tokens, in one call of the VQGAN's decoder."""
         pictures, are_finite = self.paint(image_tokens)
         if not np.asarray(are_finite).all():
             raise ValueError("the VQGAN's output is NaN or infinite: its weights are damaged")
@@ -224,16 +198,16 @@ def make_drawer(
     vqgan_params = place(vqgan_params, devices)
     on_cpu = devices.devices[0].platform == "cpu"
     return Drawer(
-        devices,
-        rows_per_call,
-        model.config,
-        model.config.grid_size * vqgan.factor,
-        codes,
-        tokenizer,
-        lambda params: place(model.lay_out(params, rows if on_cpu else None), devices),
-        sample,
-        lambda image_tokens: paint(vqgan_params, image_tokens),
-        lambda pictures: tokenise(vqgan_params, pictures),
+        devices=devices,
+        rows_per_call=rows_per_call,
+        model=model.config,
+        image_size=model.config.grid_size * vqgan.factor,
+        num_codes=codes,
+        tokenizer=tokenizer,
+        place=lambda params: place(model.lay_out(params, rows if on_cpu else None), devices),
+        sample=sample,
+        paint=lambda image_tokens: paint(vqgan_params, image_tokens),
+        tokenise=lambda pictures: tokenise(vqgan_params, pictures),
     )
 
 

@@ -19,6 +19,7 @@ from data.words import Captions, tell_far, tell_unknown, unknown_words
 from drawing.drawer import Drawer, check_finite, make_drawer, picture_seed
 from drawing.opening import open_checkpoint, parts_of
 from drawing.prompts import known_captions
+from drawing.unfinished import unfinished
 from model import transformer
 from model.config import SamplingConfig
 from model.row_sampling import RowSampler
@@ -116,7 +117,7 @@ class Studio:
         )
         for count, tokens in enumerate(rows, 1):
             check_finite([asked.prompt] * size, tokens)
-            yield self.drawer.stage(tokens, count)[: asked.number]
+            yield unfinished(self.drawer, tokens, count)[: asked.number]
 
     def _read(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         tokens, mask, _ = self.drawer.tokenizer.encode(texts, self.drawer.model.text_length)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import app
-from drawing.drawer import UNDRAWN, make_drawer, picture_seed
+from drawing.drawer import make_drawer, picture_seed
 from drawing.opening import open_checkpoint
 from drawing.studio import LONGEST, Studio, open_studio, request
+from drawing.unfinished import UNDRAWN
 from model import transformer
 from tests.app.hostile import HOSTILE
 

@@ -15,10 +15,11 @@ from PIL import Image
 import generate as generate_module
 from command_line.parser import parse_config, run
 from drawing.completing import read_beginning, read_mask
-from drawing.drawer import UNDRAWN, make_drawer
+from drawing.drawer import make_drawer
 from drawing.opening import open_checkpoint
 from drawing.outputs import output_paths, sources_of
 from drawing.prompts import known_captions, read_prompts, warn_of_unknown
+from drawing.unfinished import UNDRAWN
 from generate import GenerateConfig, main
 from model import transformer
 from release import ReleaseConfig, release
