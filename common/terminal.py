@@ -82,6 +82,9 @@ def explain(error: Exception) -> str | None:
         return text or "out of memory"
     if is_out_of_memory(error):
         return f"out of memory ({text}); {WAYS_OUT}"
+    if isinstance(error, UnicodeEncodeError):
+        around = error.object[max(error.start - 60, 0) : error.end + 20]
+        return f"{around!r} has bytes that are not UTF-8; rename the file or folder of that name"
     if isinstance(error, ValueError | OSError | OverflowError):
         return text
     if is_without_devices(error):

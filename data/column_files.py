@@ -50,13 +50,21 @@ class ColumnWriter:
         # A row without any column counts as well.
         table = pa.table(arrays) if arrays else pa.table({"": pa.nulls(len(rows), pa.string())})
         path = self._folder / f"{self._written:06}.parquet"
-        pq.write_table(table, path, compression="zstd")
+        with path.open("wb") as file:  # pyarrow opens only names that are UTF-8
+            pq.write_table(table, file, compression="zstd")
         self._written += 1
 
 
 def _safe(text: str) -> str:
     """The text without lone surrogates, which Parquet cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _metadata(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file:
+        return pq.read_metadata(file)
 
 
 def _array(values: Sequence[Any]) -> Any:
@@ -84,11 +92,10 @@ class ColumnFiles:
     def _files(self) -> list[Any]:
         """The files' metadata, in order. Raises ValueError unless their rows are the examples."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         paths = sorted(self._folder.glob("*.parquet"))
         try:
-            found = [(path, pq.read_metadata(path)) for path in paths]
+            found = [(path, _metadata(path)) for path in paths]
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(" ".join(str(error).split())) from None
         rows = sum(about.num_rows for _, about in found)
@@ -135,7 +142,7 @@ class ColumnFiles:
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(path) as file:
+            with path.open("rb") as opened, pq.ParquetFile(opened) as file:
                 return file.read(columns=names)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(" ".join(str(error).split())) from None

@@ -40,4 +40,5 @@ def write_examples(records: Records, path: Path) -> None:
         values = [records.examples[row].get(name) for row in rows]
         if any(values):
             table[name] = pa.array(values)
-    pq.write_table(pa.table(table), path, compression="zstd")
+    with path.open("wb") as file:  # pyarrow opens only names that are UTF-8
+        pq.write_table(pa.table(table), file, compression="zstd")

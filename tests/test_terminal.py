@@ -141,3 +141,11 @@ def test_a_logbook_is_written_in_any_locale_and_of_any_name(tmp_path: Path) -> N
     text = (folder / "LOGBOOK.md").read_bytes()
     assert text.startswith(b"# Logbook of \xc3\xa9\xff\n")
     assert "on 2 × cpu".encode() in text
+
+
+def test_a_name_that_is_not_utf_8_is_shown_and_not_the_place_of_its_byte() -> None:
+    with pytest.raises(UnicodeEncodeError) as caught:
+        "output_dir: /data/d\udce9monstration\n".encode()
+    line = explain(caught.value)
+    assert line is not None
+    assert line.startswith(r"'output_dir: /data/d\udce9monstration\n' has bytes that are not UTF-8")

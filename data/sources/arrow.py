@@ -1,6 +1,7 @@
 """Folders that `datasets.save_to_disk` wrote: Arrow files, or one such folder for each split."""
 
 import json
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class ArrowTable(Table):
 
         before = pa.total_allocated_bytes()
         try:
-            mapped = pa.memory_map(file.copied() if isinstance(file, RemotePath) else str(file))
+            mapped = _mapped(file.copied() if isinstance(file, RemotePath) else str(file))
             try:
                 reader: Any = pa.ipc.open_stream(mapped)
                 batches = iter(reader)
@@ -62,6 +63,14 @@ class ArrowTable(Table):
         except pa.ArrowException as error:
             raise ValueError(f"{file} is damaged: {printable(str(error))}") from None
         return chosen
+
+
+def _mapped(path: str) -> Any:
+    """A file's memory-mapped bytes. pyarrow itself opens only names that are UTF-8."""
+    import pyarrow as pa
+
+    with open(path, "rb") as file:
+        return pa.BufferReader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data.column_files import ColumnFiles, ColumnWriter
 from data.reading import read_pictures
 from data.records import Records
 from data.sources import open_source
 from tests.data.samples import picture
+from tests.data.test_hostile_sources import rows, saved_table
 
 PICTURES = [picture(i) for i in range(3)]
 CAPTIONS = ["a bird", "a cat", "a dog"]
@@ -158,3 +160,19 @@ def test_a_setting_of_reading_that_nobody_can_use_names_the_records(tmp_path: Pa
     records = Records(tmp_path, about, *[np.zeros(0)] * 6)
     with pytest.raises(ValueError, match=r"records\.json is damaged: of reading, background"):
         _ = records.reading
+
+
+@pytest.mark.parametrize("place", ["source", "records"])
+def test_a_folder_whose_name_is_not_utf_8_is_read_and_written(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / "d\udce9mo"
+    folder.mkdir()
+    if place == "source":
+        saved_table(tmp_path / "t", {"image": rows(), "caption": ["a"] * 4}).rename(folder / "t")
+        assert captions(folder / "t") == ["a"] * 4
+        return
+    writer = ColumnWriter(folder)
+    writer.add([{"size": 3}, {"size": 4}])
+    writer.close()
+    columns = ColumnFiles(folder, 2)
+    assert columns.names == {"size"}
+    assert list(columns.values("size")) == [3, 4]
