@@ -5,6 +5,7 @@ as the sum of the weights. In it each folder has `weight` positions, evenly spre
 counts its own positions and epochs.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,7 @@ from data.order import hash_of
 from data.records import Records, open_whole
 from data.rules import describe, format_table, keep_for_training
 
+_WEIGHT = re.compile(r"[-+]?[0-9./_]{1,30}([eE][-+]?[0-9]{1,2})?")
 _PART = 7  # purpose of random numbers, mixed into their keys
 _MOST_CYCLE = 3 * 10**9  # its square fits in 63 bits
 
@@ -93,6 +95,8 @@ def _parse_one(part: str, text: str) -> tuple[str, Fraction | None]:
     if not said:
         return folder, None
     try:
+        if not _WEIGHT.fullmatch(said):  # 1e999999999 would be computed digit by digit
+            raise ValueError
         weight = Fraction(said)
     except (ValueError, ZeroDivisionError):
         raise ValueError(

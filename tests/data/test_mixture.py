@@ -134,6 +134,7 @@ def test_folders_and_weights_are_read(text: str, expected: list) -> None:
     [
         ("[a:3,b]", "give all folders a weight, or none"),
         ("[a:x,b:1]", "'x' is not a weight, such as 3 or 0.5"),
+        ("[a:1e999,b:1]", "'1e999' is not a weight"),  # 1e999999999 takes all memory
         ("[a:0,b:1]", "the weight of a is 0, not positive"),
         ("[a:-1,b:1]", "the weight of a is -1, not positive"),
         ("[]", "write it as"),
