@@ -4,9 +4,10 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -252,15 +253,32 @@ def _on_background(
 def _eight_bits(part: Image.Image, picture: Image.Image) -> Image.Image:
     """A strip of 16-bit, 32-bit or float grey, scaled to 8 bits by the range of the whole picture;
     Pillow would clip it."""
-    values = np.asarray(part)
-    most = 255.0
-    if not part.mode.startswith("I;16"):
-        most = float(np.nan_to_num(np.asarray(picture)).max(initial=0))
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values) * (255 if most <= 1 else 1)
-    elif part.mode.startswith("I;16") or most > 255:
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF
+    values = _numbers(part, tags)
+    if part.mode.startswith("I;16"):
         values = values >> 8
-    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    else:
+        whole = _numbers(picture, tags)
+        most = whole.max(initial=0, where=np.isfinite(whole)).item()
+        if values.dtype.kind == "f":
+            values = np.nan_to_num(values, posinf=most, neginf=0)
+            values = values * (255 / next((top for top in (1, 255, 65535) if most <= top), most))
+        else:
+            # 9 to 16 bits are taken for 16.
+            values = values >> (0 if most < 256 else max(most.bit_length(), 16) - 8)
+    grey = np.clip(values, 0, 255).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)
+
+
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
+"""Tags of TIFF: 0 = white is zero, which Pillow turns round only in 8 bits; 1 = unsigned."""
+
+
+def _numbers(picture: Image.Image, tags: Mapping[int, Any]) -> np.ndarray:
+    """The values; Pillow reads unsigned numbers of 32 bits as signed ones."""
+    values = np.asarray(picture)
+    is_unsigned = picture.mode == "I" and tags.get(_SAMPLE_FORMAT, (1,)) == (1,) and bool(tags)
+    return values.view(np.uint32) if is_unsigned else values
 
 
 def _square(picture: Image.Image, size: int, fit: str, background: str) -> Image.Image:

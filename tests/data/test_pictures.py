@@ -282,3 +282,34 @@ def test_a_picture_of_fractions_is_scaled_as_a_whole(monkeypatch: pytest.MonkeyP
     Image.fromarray(values).save(data, "TIFF")
     monkeypatch.setattr(pictures, "_STRIP", 16 * 16)
     assert read_picture(data.getvalue(), 16, fit="stretch")[:6].max() <= 1
+
+
+def tiff(values: np.ndarray, tag: int = 0, was: int = 0, now: int = 0) -> bytes:
+    """A TIFF file of grey values, with another number in one of its tags."""
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "TIFF")
+    old, new = (struct.pack("<HHIHH", tag, 3, 1, number, 0) for number in (was, now))
+    assert not tag or file.getvalue().count(old) == 1
+    return file.getvalue().replace(old, new)
+
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff((65535 - GREY.astype("<u2") * 257).astype("<u2"), 262, 1, 0),  # white is zero
+        tiff((GREY.astype("<u4") * 0x1010101).view("<i4"), 339, 2, 1),  # unsigned
+        tiff(GREY.astype(np.int32) * 257),
+        tiff(GREY.astype(np.int32) * 512),
+        tiff(GREY.astype(np.float32) * 257),
+        tiff(GREY.astype(np.float32) * 1e6),
+        tiff(np.where(GREY == 7, np.inf, GREY / np.float32(255)).astype(np.float32)),
+    ],
+    ids=["16 white is zero", "u32", "16 in 32", "17", "f 65535", "f large", "f inf"],
+)
+def test_grey_of_more_than_8_bits_is_scaled_to_8(data: bytes) -> None:
+    found = read_picture(data, 16)
+    others = GREY != 7
+    np.testing.assert_array_equal(found[others], np.repeat(GREY[..., None], 3, 2)[others])
