@@ -29,6 +29,8 @@ _USUAL = {
 }
 """Common names of special tokens, for folders whose tokenizer_config.json names none."""
 _BYTES = 256
+MOST_TOKENS = 1 << 20
+"""Most tokens of a vocabulary that is trained here; the largest published ones have 262,144."""
 _REPLACED = {
     **dict.fromkeys(range(0xD800, 0xE000), "\N{REPLACEMENT CHARACTER}"),  # lone surrogates
     0: " ",
@@ -50,6 +52,8 @@ def check_vocab_size(vocab_size: int) -> None:
             f"vocab_size {vocab_size} has no room for {_BYTES} bytes, {PAD} and {END}; "
             f"try {smallest} or more"
         )
+    if vocab_size > MOST_TOKENS:  # the trainer takes memory for all of them
+        raise ValueError(f"vocab_size {vocab_size:,} is beyond {MOST_TOKENS:,}, the most here")
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path) -> None:

@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
 from data.normalise import make_normalizer
-from data.text import TextTokenizer, clean, open_tokenizer, train_tokenizer
+from data.text import TextTokenizer, check_vocab_size, clean, open_tokenizer, train_tokenizer
 from tests.data.hostile import HOSTILE
 
 CAPTIONS = ["a red heart", "a blue cat", "two o’clock", "ein Männlein", "grinning face: dark"] * 3
@@ -92,6 +92,8 @@ def test_no_text_is_unknown_or_slow(tokenizer: TextTokenizer) -> None:
 def test_too_small_a_vocabulary_is_refused_with_a_number_that_works(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vocab_size 100 .* try 258 or more"):
         train_tokenizer(CAPTIONS, 100, tmp_path)
+    with pytest.raises(ValueError, match="vocab_size 4,294,967,296 is beyond 1,048,576"):
+        check_vocab_size(1 << 32)
 
 
 def test_names_of_special_tokens_are_read_from_the_folder(folder: Path, tmp_path: Path) -> None:
