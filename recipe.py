@@ -27,7 +27,7 @@ from model.near_codes import soft_targets
 from model.transformer import Params, Transformer
 from optim.adapters import split
 from starting import adapted
-from starting.text_encoder import start_text
+from starting.text_encoder import with_text_weights
 from starting.translating import translate
 from training import shared
 from training.devices import parallel, processes
@@ -241,7 +241,7 @@ def evaluation_sets(data: DataConfig, records: Records) -> dict[str, tuple[Recor
 def start_fresh(config: Config, fresh: Params) -> tuple[Params, list[str]]:
     """(fresh parameters, with the weights of --text_encoder if it is given, lines for the
     logbook)."""
-    return start_text(config, fresh, fetched) if config.text_encoder else (fresh, [])
+    return with_text_weights(config, fresh, fetched) if config.text_encoder else (fresh, [])
 
 
 def fetched(leaf: jax.Array) -> np.ndarray:

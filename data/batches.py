@@ -44,31 +44,32 @@ class Batches:
     def read(self, positions: Int64[np.ndarray, " b"]) -> Batch:
         """The examples at these positions of the stream: text_tokens, text_mask, image_tokens."""
         examples, epochs = self.examples(positions), positions // len(self.rows)
-        batch = _gather(self.records, examples, self._captions(examples, epochs))
+        batch = _gather(self.records, examples, self._one_caption(examples, epochs))
         if self.records.view_tokens is not None:
-            batch["image_tokens"] = self._views(batch["image_tokens"], examples, epochs)
+            batch["image_tokens"] = self._one_view(batch["image_tokens"], examples, epochs)
         return batch
 
     def examples(self, positions: Int64[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
         """The rows of the records at these positions of the stream."""
         return self.rows[_order(self.seed, positions, len(self.rows), self.window)]
 
-    def _views(
+    def _one_view(
         self,
         plain: Int32[np.ndarray, "b k"],
         examples: Int64[np.ndarray, " b"],
         epochs: Int64[np.ndarray, " b"],
     ) -> Int32[np.ndarray, "b k"]:
         """The image tokens of one view of each example. All views are drawn equally often."""
-        more, tokens = self.records.more_views, self.records.view_tokens
+        further, tokens = self.records.more_views, self.records.view_tokens
         assert tokens is not None
-        drawn = (hash_of(self.seed, _VIEW, epochs, examples) % np.uint64(more + 1)).astype(np.int64)
-        others = np.flatnonzero(drawn)
-        rows = examples[others] * more + drawn[others] - 1
+        random = hash_of(self.seed, _VIEW, epochs, examples) % np.uint64(further + 1)
+        view = random.astype(np.int64)  # 0 = the plain one
+        others = np.flatnonzero(view)
+        rows = examples[others] * further + view[others] - 1
         plain[others] = tokens[rows].astype(np.int32)
         return plain
 
-    def _captions(
+    def _one_caption(
         self, examples: Int64[np.ndarray, " b"], epochs: Int64[np.ndarray, " b"]
     ) -> Int64[np.ndarray, " b"]:
         """The row of one caption of each example, drawn by the captions' weights."""

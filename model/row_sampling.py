@@ -20,9 +20,9 @@ from model.sampling import (
     COLDEST,
     NOT_FINITE,
     Segment,
-    drawable,
     keep_likely,
     make_noise,
+    num_drawable,
     read_text,
 )
 from model.transformer import Cache, Params, Transformer
@@ -90,7 +90,7 @@ def _draw_row(
     config, transformer = sampler.config, sampler.transformer
     decode = transformer.decoder(transformer.lay_out(params))
     keys = jax.vmap(jax.random.key)(seeds)
-    is_allowed = np.arange(drawable(transformer, sampler.codebook_size))
+    is_allowed = np.arange(num_drawable(transformer, sampler.codebook_size))
     is_allowed = is_allowed != transformer.decoder_start_token_id
     row = Segment(0, kept.shape[1], 1.0, True)
     noise = make_noise(keys, row, len(is_allowed), replace(config, temperature=1.0), first)

@@ -49,15 +49,16 @@ class Segment:
 
 
 def plan_segments(
-    image_length: int, config: SamplingConfig, segments: int, first: int = 0
+    image_length: int, config: SamplingConfig, count: int, first: int = 0
 ) -> list[Segment]:
-    """The segments from position `first` on. Guidance begins and ends at a border of segments."""
+    """The segments from position `first` on: `count` for a whole picture, and more where guidance
+    begins or ends inside one."""
     begin, stop = (
         round(share * image_length) for share in (config.guidance_start, config.guidance_end)
     )
     if config.guidance_scale == 1:
         begin = stop = 0
-    cuts = {image_length * i // segments for i in range(segments + 1)} | {begin, stop}
+    cuts = {image_length * i // count for i in range(count + 1)} | {begin, stop}
     bounds = [first, *sorted(cut for cut in cuts if cut > first)]
     return [
         Segment(
@@ -93,8 +94,8 @@ def make_sampler(
             "empty_text, or take guidance_scale 1"
         )
     length, start_token = transformer.config.image_length, transformer.decoder_start_token_id
-    allowed = np.arange(drawable(transformer, codebook_size)) != start_token
-    parts = segments or num_segments(length)
+    allowed = np.arange(num_drawable(transformer, codebook_size)) != start_token
+    count = segments or num_segments(length)
 
     @jax.jit
     def sample(
@@ -107,7 +108,7 @@ def make_sampler(
     ) -> Int32[Array, "b n"]:
         keys = jax.vmap(jax.random.key)(seeds)
         given = 0 if first_tokens is None else first_tokens.shape[1]
-        plan = plan_segments(length, config, parts, given)
+        plan = plan_segments(length, config, count, given)
         doubled = bool(plan) and plan[0].doubled
         params = transformer.lay_out(params)
         decode = transformer.decoder(params)
@@ -118,11 +119,11 @@ def make_sampler(
             before = drawn[:, :given]
             _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
         choose = _make_choice(allowed, config, kept_tokens)
-        for part in plan:
-            if doubled and not part.doubled:  # guidance is over: drop the unconditional rows
+        for segment in plan:
+            if doubled and not segment.doubled:  # guidance is over: drop the unconditional rows
                 cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
-            noise = make_noise(keys, part, len(allowed), config)
-            drawn, cache = _draw_segment(decode, part, drawn, cache, noise, choose)
+            noise = make_noise(keys, segment, len(allowed), config)
+            drawn, cache = _draw_segment(decode, segment, drawn, cache, noise, choose)
         return drawn[:, 1:]
 
     return sample
@@ -150,7 +151,7 @@ def _make_choice(
 
 def _draw_segment(
     decode: DecodeStep,
-    part: Segment,
+    segment: Segment,
     drawn: Int32[Array, "b m"],
     cache: Cache,
     noise: Float[Array, "q b v"] | None,
@@ -164,12 +165,12 @@ def _draw_segment(
     ) -> tuple[Int32[Array, "b m"], Cache]:
         drawn, cache = carry
         tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
-        logits, cache = decode(jnp.tile(tokens, (1 + part.doubled, 1)), index, cache)
-        logits = guide(logits[:, 0], part.guidance_scale) if part.doubled else logits[:, 0]
-        tokens = choose(logits, None if noise is None else noise[index - part.start], index)
+        logits, cache = decode(jnp.tile(tokens, (1 + segment.doubled, 1)), index, cache)
+        logits = guide(logits[:, 0], segment.guidance_scale) if segment.doubled else logits[:, 0]
+        tokens = choose(logits, None if noise is None else noise[index - segment.start], index)
         return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
-    return jax.lax.fori_loop(part.start, part.end, step, (drawn, cache.grown(part.end)))
+    return jax.lax.fori_loop(segment.start, segment.end, step, (drawn, cache.grown(segment.end)))
 
 
 def num_codes(transformer: Transformer) -> int:
@@ -179,7 +180,7 @@ def num_codes(transformer: Transformer) -> int:
     return start if start == classes - 1 else classes
 
 
-def drawable(transformer: Transformer, codebook_size: int | None) -> int:
+def num_drawable(transformer: Transformer, codebook_size: int | None) -> int:
     """The number of classes that may be sampled, from the first on. Raises ValueError if the
     codebook is larger than the model's head."""
     codes = num_codes(transformer)
@@ -193,7 +194,7 @@ def drawable(transformer: Transformer, codebook_size: int | None) -> int:
 
 def make_noise(
     keys: Key[Array, " b"],
-    part: Segment,
+    segment: Segment,
     classes: int,
     config: SamplingConfig,
     first: int | Int[Array, ""] = 0,
@@ -207,7 +208,7 @@ def make_noise(
     def gumbel(key: Key[Array, ""]) -> Float[Array, " v"]:
         return jax.random.gumbel(key, (classes,))
 
-    positions = first + jnp.arange(part.start, part.end)
+    positions = first + jnp.arange(segment.start, segment.end)
     return jax.vmap(lambda position: jax.vmap(gumbel)(fold_keys(keys, position)))(positions)
 
 

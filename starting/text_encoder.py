@@ -52,7 +52,7 @@ def with_text_encoder(config: Config) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def start_text(
+def with_text_weights(
     config: Config, fresh: Params, fetch: Callable[[Any], np.ndarray]
 ) -> tuple[Params, list[str]]:
     """(the fresh parameters with the text encoder's weights, lines for the logbook). `fetch`

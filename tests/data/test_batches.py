@@ -141,7 +141,7 @@ def test_the_draw_among_captions_is_by_the_share_of_all_weights_before_it() -> N
     records = make_records(400, weights=(0.5, 3.0, 1e-3, 0.25))
     records.caption_weights[:] = np.random.default_rng(0).uniform(0.1, 2, 1600)
     examples, epochs = np.arange(400), np.repeat(np.arange(4), 100)
-    found = open_batches(records, "train", 8, seed=5)._captions(examples, epochs)
+    found = open_batches(records, "train", 8, seed=5)._one_caption(examples, epochs)
     sums = np.concatenate([[0.0], np.cumsum(records.caption_weights, dtype=np.float64)])
     below, total = sums[4 * examples], sums[4 * examples + 4]
     unit = (hash_of(5, 2, epochs, examples) >> np.uint64(11)) * 2.0**-53

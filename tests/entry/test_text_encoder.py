@@ -21,7 +21,7 @@ from drawing.drawer import make_drawer
 from drawing.opening import open_checkpoint
 from model import transformer
 from release import ReleaseConfig, release
-from starting import text_encoder as text_start
+from starting.text_encoder import with_text_encoder, with_text_weights
 from tests.entry.test_train import losses, tiny
 from tests.published.text_encoders import T5, write_t5
 from tests.tiny import first_params
@@ -121,7 +121,7 @@ def test_encoders_and_settings_that_do_not_fit_are_refused_by_name(
 ) -> None:
     def settled(folder: Path, *more: str, at: Path = records) -> Config:
         words = tiny(at, tmp_path / "run", f"--text_encoder={folder}", *more)
-        return text_start.with_text_encoder(parse_config(Config, words))
+        return with_text_encoder(parse_config(Config, words))
 
     other = tmp_path / "other"
     copy_once(t5, other)
@@ -138,7 +138,7 @@ def test_encoders_and_settings_that_do_not_fit_are_refused_by_name(
             settled(folder, *more)
     config = settled(t5)
     assert config.model.encoder.buckets == T5["relative_attention_num_buckets"]
-    assert text_start.with_text_encoder(config) == config
+    assert with_text_encoder(config) == config
     clip = tmp_path / "clip"
     clip.mkdir()
     about = {"model_type": "clip_text_model", "max_position_embeddings": 5}
@@ -150,7 +150,7 @@ def test_encoders_and_settings_that_do_not_fit_are_refused_by_name(
     save_file(arrays, other / "model.safetensors")
     fresh = first_params(config.model)
     with pytest.raises(ValueError, match=r"first shared.weight: \(300, 3\) instead of"):
-        text_start.start_text(replace(config, text_encoder=str(other)), fresh, np.asarray)
+        with_text_weights(replace(config, text_encoder=str(other)), fresh, np.asarray)
 
 
 @pytest.mark.parametrize(
