@@ -2,7 +2,7 @@
 
 from data.sources.base import Captions, Example, Source, printable
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.kinds import open_source
+from data.sources.opening import open_source
 
 __all__ = [
     "PLAIN",

@@ -1,24 +1,18 @@
-"""The table of kinds of sources, in the order in which they are tried."""
+"""The table of kinds of sources, in the order in which they are tried; a folder, or files, as the
+first kind that matches."""
 
-import glob
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from data.sources import apart, arrow, layouts, listed, remote
-from data.sources.addresses import HUB, RemoteError, check_scheme, find, scheme_of, without_secrets
+from data.sources import apart, arrow, layouts, listed
 from data.sources.base import Source, counted, printable
 from data.sources.columns import ColumnSource
-from data.sources.config import PLAIN, ReadingConfig
+from data.sources.config import ReadingConfig
 from data.sources.files import (
     ARCHIVES,
-    CAPTION_ENDINGS,
-    SPREADSHEETS,
-    TABLE_ENDINGS,
     VIDEOS,
     Tree,
     among,
@@ -36,7 +30,6 @@ from data.sources.tfrecord import TFRecordSource
 from data.sources.zip import ZipTree
 
 _LOOKED_AT = 20  # parquet files that are looked into for pictures
-_HUB = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+$")
 
 Opener = Callable[[Tree, ReadingConfig], Source | None]
 
@@ -85,9 +78,6 @@ def _in_zips(tree: ZipTree, config: ReadingConfig) -> Source:
     return source
 
 
-_WITH_NAMES = ("folder", "apart", "each", "tar")
-"""Kinds of sources whose captions may be the names of the pictures."""
-
 KINDS = (
     Kind("arrow", "what datasets.save_to_disk wrote", layouts.open_arrow),
     Kind("tar", "webdataset tars", layouts.open_tars),
@@ -99,120 +89,7 @@ KINDS = (
 )
 
 
-def open_source(
-    path: str | Path | Sequence[str],
-    need_captions: bool = True,
-    config: ReadingConfig = PLAIN,
-) -> Source:
-    """Open one or several sources: folders, tars, tables, saved data sets.
-
-    Raises:
-        ValueError: there is nothing, no picture, or no caption where `need_captions`; the message
-            says which layouts were tried.
-    """
-    _check(config)
-    paths = [str(path)] if isinstance(path, str | Path) else [str(one) for one in path]
-    try:
-        return _open_all(paths, need_captions, config)
-    except RemoteError as error:
-        raise ValueError(str(error)) from None
-
-
-def _open_all(paths: list[str], need_captions: bool, config: ReadingConfig) -> Source:
-    if not paths:
-        raise ValueError("no source is named")
-    if len(paths) > 1 and all(one.endswith(".tar") and Path(one).is_file() for one in paths):
-        sources: list[Source] = [TarSource([Path(one) for one in paths], None, config)]
-    else:
-        sources = _open_each(paths, config)
-    for one in sources if config.captions == "names" else ():
-        if one.kind not in _WITH_NAMES and len(one):
-            raise ValueError(
-                f"{printable(str(one.path))} is {one.about}, whose pictures have no names of their "
-                "own: omit --captions=names"
-            )
-    source = sources[0] if len(sources) == 1 else JoinedSource(sources)
-    named = printable(", ".join(map(_shown, paths)))
-    if not len(source):
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(source.damage.items())[:3])
-        reasons = reasons or "; ".join(source.unused.sentences())
-        raise ValueError(
-            f"no pictures in {named}: looked for files that end in jpg, png, webp and the "
-            f"like, and for tars and tables of them"
-            + (f" ({printable(reasons)})" if reasons else "")
-        )
-    if need_captions and not source.num_captioned:
-        raise ValueError(
-            f"no captions in {named}: found {source.about} with {len(source):,} pictures, but "
-            f"{source.sought}; docs/layouts.md shows what can be read"
-        )
-    return source
-
-
-def _open_each(paths: list[str], config: ReadingConfig) -> list[Source]:
-    """The source at each path. Pictures and captions that a shell's FOLDER/* names are one."""
-    pictures = [Path(one) for one in paths if is_picture(one) and Path(one).is_file()]
-    if not pictures:
-        return [_open(one, config) for one in paths]
-    endings = (*CAPTION_ENDINGS, *TABLE_ENDINGS)
-    beside = [one for one in paths if ending_of(one) in endings and Path(one).is_file()]
-    rest = [one for one in paths if Path(one) not in pictures and one not in beside]
-    return [_open_tree(among(pictures), config), *(_open(one, config) for one in rest)]
-
-
-def _shown(path: str) -> str:
-    return without_secrets(path) if "://" in path else path
-
-
-def _check(config: ReadingConfig) -> None:
-    """Raise ValueError for an unknown kind."""
-    if config.kind and config.kind not in {kind.name for kind in KINDS}:
-        names = ", ".join(kind.name for kind in KINDS)
-        raise ValueError(f"no kind {config.kind!r} of source; there are: {names}")
-
-
-def _open(path: str, config: ReadingConfig) -> Source:
-    """The source at one path, address, glob, list or range."""
-    if scheme_of(path) and not Path(path).exists():
-        return _open_address(path, config)
-    folder = Path(os.path.expanduser(path))
-    if folder.is_dir():
-        return _open_tree(walk(folder), config)
-    if _HUB.match(path) and not folder.exists():
-        return _open_from_hub(path, config)
-    return _open_files(_find(path), config)
-
-
-def _open_address(address: str, config: ReadingConfig) -> Source:
-    """The source at an address: files by their endings, anything else as a folder."""
-    import braceexpand
-
-    if check_scheme(address) == "hf" and not address.startswith((HUB, "hf://buckets/")):
-        name = address.removeprefix("hf://")
-        raise ValueError(f"{printable(address)} is no data set of the hub; try {HUB}{name}")
-    found = [one for pattern in braceexpand.braceexpand(address) for one in find(pattern)]
-    if not found:
-        raise ValueError(f"{printable(address)} matches nothing")
-    if all(ending_of(urlsplit(one).path) in _FILES for one in found):
-        return _open_files(remote.open_files(found), config)
-    if len(found) > 1:
-        return JoinedSource([_open_address(one, config) for one in found])
-    return _open_tree(remote.open_folder(found[0]).tree(), config)
-
-
-def _open_from_hub(name: str, config: ReadingConfig) -> Source:
-    """The data set of this name on the Hugging Face hub; no folder here has the name."""
-    try:
-        return _open_address(f"{HUB}{name}", config)
-    except RemoteError as error:
-        raise ValueError(
-            f"there is no {printable(name)} on this machine, and as a data set of the Hugging Face "
-            f"hub {error}; save it where there is a network: "
-            f"datasets.load_dataset({name!r}).save_to_disk(FOLDER)"
-        ) from None
-
-
-def _open_tree(tree: Tree, config: ReadingConfig) -> Source:
+def open_tree(tree: Tree, config: ReadingConfig) -> Source:
     """The source in a folder, of the first kind that matches."""
     folder = tree.folder
     if config.pictures:
@@ -267,44 +144,10 @@ def _explain(tree: Tree) -> str:
     return f"its files are {others}" if others else ""
 
 
-def _find(path: str) -> list[Path]:
-    """The files that a path, glob, list or range names."""
-    import braceexpand
-
-    whole = Path(os.path.expanduser(path))
-    patterns = [str(whole)] if whole.exists() else braceexpand.braceexpand(str(whole))
-    found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
-    gone = [one for one in found if not one.exists()]
-    if 0 < len(gone) < len(found):
-        raise ValueError(
-            f"{printable(path)} names {len(found):,} files, of which {len(gone):,} are not there, "
-            f"such as {printable(str(gone[0]))}; '{printable(str(gone[0].parent))}/*"
-            f"{printable(gone[0].suffix)}' names those that are there"
-        )
-    for one in found:
-        if not one.exists():
-            raise ValueError(
-                f"there is no {printable(str(one))}: a source is a folder of pictures or tars, or "
-                f"tars, tables or zips"
-            )
-        if ending_of(one.name) in SPREADSHEETS:
-            raise ValueError(f"{printable(str(one))} is a spreadsheet; save it as CSV")
-        if not one.is_file() or not (is_picture(one.name) or ending_of(one.name) in _FILES):
-            known = ", ".join(f".{ending}" for ending in _FILES)
-            raise ValueError(
-                f"{printable(str(one))} is not a .tar file (unpack compressed ones first), "
-                f"and none of {known}"
-            )
-    return found
-
-
-_FILES = ("tar", "zip", "tfrecord", *layouts.TABLES, "txt")
-
-
-def _open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
+def open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
     """A source of files of one kind."""
     if all(is_picture(file.name) for file in files):
-        return _open_tree(among(files), config)
+        return open_tree(among(files), config)
     endings = {ending_of(file.name) for file in files}
     if endings == {"tar"}:
         return TarSource(files, None, config)
@@ -313,7 +156,7 @@ def _open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
     if endings == {"tfrecord"}:
         return TFRecordSource(files, config)
     if len(endings) > 1:
-        return JoinedSource([_open_files([file], config) for file in files])
+        return JoinedSource([open_files([file], config) for file in files])
     if endings == {"parquet"} and holds_pictures(files[0]):
         places = Places(files[0].parent)
         table = ParquetTable(files[0].parent if len(files) > 1 else files[0], files)

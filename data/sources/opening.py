@@ -1,0 +1,173 @@
+"""Sources by what a user names: folders, files, globs, ranges, addresses, names on the hub."""
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from data.sources import kinds, layouts, remote
+from data.sources.addresses import HUB, RemoteError, check_scheme, find, scheme_of, without_secrets
+from data.sources.base import Source, printable
+from data.sources.config import PLAIN, ReadingConfig
+from data.sources.files import (
+    CAPTION_ENDINGS,
+    SPREADSHEETS,
+    TABLE_ENDINGS,
+    among,
+    ending_of,
+    is_picture,
+    walk,
+)
+from data.sources.joined import JoinedSource
+from data.sources.kinds import open_files, open_tree
+from data.sources.tar import TarSource
+
+_HUB = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+$")
+_FILES = ("tar", "zip", "tfrecord", *layouts.TABLES, "txt")
+_WITH_NAMES = ("folder", "apart", "each", "tar")
+"""Kinds of sources whose captions may be the names of the pictures."""
+
+
+def open_source(
+    path: str | Path | Sequence[str],
+    need_captions: bool = True,
+    config: ReadingConfig = PLAIN,
+) -> Source:
+    """Open one or several sources: folders, tars, tables, saved data sets.
+
+    Raises:
+        ValueError: there is nothing, no picture, or no caption where `need_captions`; the message
+            says which layouts were tried.
+    """
+    if config.kind and config.kind not in {kind.name for kind in kinds.KINDS}:
+        names = ", ".join(kind.name for kind in kinds.KINDS)
+        raise ValueError(f"no kind {config.kind!r} of source; there are: {names}")
+    paths = [str(path)] if isinstance(path, str | Path) else [str(one) for one in path]
+    try:
+        sources = _open_paths(paths, config)
+        return _joined(sources, paths, need_captions, config.captions == "names")
+    except RemoteError as error:
+        raise ValueError(str(error)) from None
+
+
+def _open_paths(paths: list[str], config: ReadingConfig) -> Sequence[Source]:
+    """The source at each path. Several tars are one source, and so are pictures and captions that a
+    shell's FOLDER/* names."""
+    if not paths:
+        raise ValueError("no source is named")
+    if len(paths) > 1 and all(one.endswith(".tar") and Path(one).is_file() for one in paths):
+        return [TarSource([Path(one) for one in paths], None, config)]
+    pictures = [Path(one) for one in paths if is_picture(one) and Path(one).is_file()]
+    if not pictures:
+        return [_open_path(one, config) for one in paths]
+    endings = (*CAPTION_ENDINGS, *TABLE_ENDINGS)
+    beside = [one for one in paths if ending_of(one) in endings and Path(one).is_file()]
+    rest = [one for one in paths if Path(one) not in pictures and one not in beside]
+    return [open_tree(among(pictures), config), *(_open_path(one, config) for one in rest)]
+
+
+def _joined(
+    sources: Sequence[Source], paths: Sequence[str], need_captions: bool, by_name: bool
+) -> Source:
+    """The sources as one. Raises ValueError if it has no picture, or lacks the captions: any
+    captions, or those in the names of pictures (`by_name`)."""
+    for one in sources if by_name else ():
+        if one.kind not in _WITH_NAMES and len(one):
+            raise ValueError(
+                f"{printable(str(one.path))} is {one.about}, whose pictures have no names of their "
+                "own: omit --captions=names"
+            )
+    source = sources[0] if len(sources) == 1 else JoinedSource(sources)
+    named = printable(", ".join(map(_shown, paths)))
+    if not len(source):
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(source.damage.items())[:3])
+        reasons = reasons or "; ".join(source.unused.sentences())
+        raise ValueError(
+            f"no pictures in {named}: looked for files that end in jpg, png, webp and the "
+            f"like, and for tars and tables of them"
+            + (f" ({printable(reasons)})" if reasons else "")
+        )
+    if need_captions and not source.num_captioned:
+        raise ValueError(
+            f"no captions in {named}: found {source.about} with {len(source):,} pictures, but "
+            f"{source.sought}; docs/layouts.md shows what can be read"
+        )
+    return source
+
+
+def _open_path(path: str, config: ReadingConfig) -> Source:
+    """The source at one path, address, glob, list or range."""
+    if scheme_of(path) and not Path(path).exists():
+        return _open_address(path, config)
+    folder = Path(os.path.expanduser(path))
+    if folder.is_dir():
+        return open_tree(walk(folder), config)
+    if _HUB.match(path) and not folder.exists():
+        return _open_from_hub(path, config)
+    return open_files(_find(path), config)
+
+
+def _open_address(address: str, config: ReadingConfig) -> Source:
+    """The source at an address: files by their endings, anything else as a folder."""
+    import braceexpand
+
+    if check_scheme(address) == "hf" and not address.startswith((HUB, "hf://buckets/")):
+        name = address.removeprefix("hf://")
+        raise ValueError(f"{printable(address)} is no data set of the hub; try {HUB}{name}")
+    found = [one for pattern in braceexpand.braceexpand(address) for one in find(pattern)]
+    if not found:
+        raise ValueError(f"{printable(address)} matches nothing")
+    if all(ending_of(urlsplit(one).path) in _FILES for one in found):
+        return open_files(remote.open_files(found), config)
+    if len(found) > 1:
+        return JoinedSource([_open_address(one, config) for one in found])
+    return open_tree(remote.open_folder(found[0]).tree(), config)
+
+
+def _open_from_hub(name: str, config: ReadingConfig) -> Source:
+    """The data set of this name on the Hugging Face hub; no folder here has the name."""
+    try:
+        return _open_address(f"{HUB}{name}", config)
+    except RemoteError as error:
+        raise ValueError(
+            f"there is no {printable(name)} on this machine, and as a data set of the Hugging Face "
+            f"hub {error}; save it where there is a network: "
+            f"datasets.load_dataset({name!r}).save_to_disk(FOLDER)"
+        ) from None
+
+
+def _find(path: str) -> list[Path]:
+    """The files that a path, glob, list or range names."""
+    import braceexpand
+
+    whole = Path(os.path.expanduser(path))
+    patterns = [str(whole)] if whole.exists() else braceexpand.braceexpand(str(whole))
+    found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
+    gone = [one for one in found if not one.exists()]
+    if 0 < len(gone) < len(found):
+        raise ValueError(
+            f"{printable(path)} names {len(found):,} files, of which {len(gone):,} are not there, "
+            f"such as {printable(str(gone[0]))}; '{printable(str(gone[0].parent))}/*"
+            f"{printable(gone[0].suffix)}' names those that are there"
+        )
+    for one in found:
+        if not one.exists():
+            raise ValueError(
+                f"there is no {printable(str(one))}: a source is a folder of pictures or tars, or "
+                f"tars, tables or zips"
+            )
+        if ending_of(one.name) in SPREADSHEETS:
+            raise ValueError(f"{printable(str(one))} is a spreadsheet; save it as CSV")
+        if not one.is_file() or not (is_picture(one.name) or ending_of(one.name) in _FILES):
+            known = ", ".join(f".{ending}" for ending in _FILES)
+            raise ValueError(
+                f"{printable(str(one))} is not a .tar file (unpack compressed ones first), "
+                f"and none of {known}"
+            )
+    return found
+
+
+def _shown(path: str) -> str:
+    return without_secrets(path) if "://" in path else path
