@@ -12,7 +12,7 @@ SECOND ?= $(shell for one in python3.13 python3.12 python3.11; do \
   version=$$($$one -V 2>/dev/null) && [ "$$version" != "$$(python3 -V)" ] && echo $$one && break; done)
 # A file is one worker's: its fixtures are made and its programs compiled once.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
-ON_SECOND := $(addprefix tests/,test_imports.py test_help.py model/test_transformer.py \
+ON_SECOND := $(addprefix tests/,test_imports.py command_line/test_help_page.py model/test_transformer.py \
   training/test_step.py training/test_loop.py training/test_checkpoint.py)
 
 .DEFAULT_GOAL := help

@@ -17,7 +17,7 @@ from common import files
 from common.files import check_writable, new_file, new_folder, sweep, write_text
 from weights.arrays import write_arrays
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys, time
 from pathlib import Path

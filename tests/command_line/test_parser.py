@@ -14,7 +14,7 @@ from common.terminal import command, printable
 from config import Config, from_yaml
 from release import ReleaseConfig
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

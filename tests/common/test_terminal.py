@@ -10,7 +10,7 @@ import pytest
 from common import terminal
 from common.terminal import explain
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SAYS = """
 import sys
 from common import terminal

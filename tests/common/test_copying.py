@@ -84,7 +84,7 @@ def test_the_hub_s_cache_is_read_through_its_links_and_no_further(
 
 
 def test_a_conversion_carries_no_file_from_elsewhere(secret: Path, tmp_path: Path) -> None:
-    source = Path(__file__).parent / "reference" / "dalle_mini"
+    source = Path(__file__).parents[1] / "reference" / "dalle_mini"
     foreign = tmp_path / "foreign"
     found = next(p.parent for p in sorted(source.rglob("config.json")))
     copy_folder(found, foreign)

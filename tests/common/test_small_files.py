@@ -19,7 +19,7 @@ from optim.optimizers import STACKS
 from optim.shampoo import ShampooState
 from optim.soap import SoapState
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_byte_comes_back_from_its_number_in_numpy_and_jax() -> None:
