@@ -106,7 +106,7 @@ def names(words: list[str]) -> set[str]:
     return {name for _, name in _flags(words)}
 
 
-def taken_back(given: Collection[str], known: Collection[str]) -> dict[str, Any]:
+def resets(given: Collection[str], known: Collection[str]) -> dict[str, Any]:
     """Setting → neutral value, for each setting of EITHER that is not given while the other is."""
     if not EITHER.keys() & set(given):
         return {}

@@ -96,13 +96,8 @@ def parse_config(
     Raises:
         ValueError: the message names the flag and, for a misspelt one, the nearest known flag.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     fields: tuple[Any, ...] = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    facts = {f"--{one.name}" for one in fields if one.type is bool}
-    words = [
-        w[: -len("None")] + "null" if w.startswith("--") and w.endswith("=None") else w
-        for w in (f"{w}=true" if w in facts else w for w in words)
-    ]
+    words = _as_yaml(sys.argv[1:] if arguments is None else arguments, fields)
     words, files = flags.take_files(words)
     moved = old_names.moved_in(config_class)
     words = flags.with_new_names(words, moved, _load)
@@ -112,14 +107,14 @@ def parse_config(
     flags.check_dashes(words, {"config", "help", *known})
     flags.check_no_times(words, {one.name: one.kind for one in settings_of(config_class)})
     is_help = not {"-h", "--help"}.isdisjoint(words)
-    kept = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
-    parser = copy.deepcopy(kept)  # its defaults change
+    cached = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
+    parser = copy.deepcopy(cached)  # its defaults change
     parser.opening = help_page.opening(config_class, prog, about, first)
     for file in files:
         given = _flat(flags.read_file(file, config_class, moved, is_saved))
-        parser.set_defaults(given | flags.taken_back(given, known))
-    back = flags.taken_back(flags.names(words), known)
-    words = [*(f"--{name}={value}" for name, value in back.items()), *words]
+        parser.set_defaults(given | flags.resets(given, known))
+    resets = flags.resets(flags.names(words), known)
+    words = [*(f"--{name}={value}" for name, value in resets.items()), *words]
     try:
         in_sections = {one for one in several if "." in one}
         parsed = parser.parse_args(flags.gather(words, in_sections, _load))
@@ -134,6 +129,15 @@ def parse_config(
     config = config_class(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
     _check_numbers(config)
     return _with_homes(config)
+
+
+def _as_yaml(words: Sequence[str], fields: Sequence[Any]) -> list[str]:
+    """The words with a value for the flag of each bool, and null in place of None."""
+    switches = {f"--{one.name}" for one in fields if one.type is bool}
+    return [
+        w[: -len("None")] + "null" if w.startswith("--") and w.endswith("=None") else w
+        for w in (f"{w}=true" if w in switches else w for w in words)
+    ]
 
 
 @functools.cache
