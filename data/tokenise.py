@@ -80,10 +80,10 @@ def encode_span(
     Raises:
         ValueError: too many pictures are unusable; `share` includes earlier spans.
     """
-    queue, each = _Queue(encoder), options.views.count
+    queue, views = _Queue(encoder), options.views.count
     none = np.zeros((0, 0), np.int32)
     found = Shard(none, none, np.zeros(0, np.uint64))
-    known: dict[int, np.ndarray] = {}
+    reused: dict[int, np.ndarray] = {}
     hashes: list[int] = []
     share = share or BadShare(source, options.reading.max_bad_fraction)
     for reading in read_pictures(
@@ -93,7 +93,7 @@ def encode_span(
         need_captions=True,
         config=replace(options.reading, max_bad_fraction=1.0),  # `share` judges all spans
         views=options.views,
-        ahead=2 * encoder.batch_size // each + 1,
+        ahead=2 * encoder.batch_size // views + 1,
     ):
         share.add(reading)
         advance()
@@ -105,11 +105,11 @@ def encode_span(
         _note(found, reading.index, reading.example, split)
         hashes.append(hash_pixels(reading.pixels))
         if hashes[-1] in options.known:
-            known[len(hashes) - 1] = options.known[hashes[-1]]
+            reused[len(hashes) - 1] = options.known[hashes[-1]]
         else:
             queue.add(reading)
     if hashes:
-        tokens = _together(queue.finish(), known, len(hashes), each)
+        tokens = _in_order(queue.finish(), reused, len(hashes), views)
         found.image_tokens = tokens[:, 0]
         found.view_tokens = tokens[:, 1:].reshape(-1, tokens.shape[2])
         found.pixel_hashes = np.array(hashes, np.uint64)
@@ -155,14 +155,14 @@ class _Queue:
         return np.concatenate(self._done) if self._done else np.zeros((0, 0), np.int32)
 
 
-def _together(
-    fresh: Int32[np.ndarray, "b own"], known: Mapping[int, np.ndarray], count: int, views: int
+def _in_order(
+    fresh: Int32[np.ndarray, "b own"], reused: Mapping[int, np.ndarray], count: int, views: int
 ) -> Int32[np.ndarray, "n v k"]:
-    """The tokens of `count` pictures: `known` ones by place, and `fresh` ones for the others."""
-    width = fresh.shape[1] if len(fresh) else next(iter(known.values())).shape[1]
+    """The tokens of `count` pictures: `reused` ones by place, and `fresh` ones for the others."""
+    width = fresh.shape[1] if len(fresh) else next(iter(reused.values())).shape[1]
     tokens = np.zeros((count, views, width), np.int32)
     is_fresh = np.ones(count, bool)
-    for place, rows in known.items():
+    for place, rows in reused.items():
         tokens[place], is_fresh[place] = rows, False
     tokens[is_fresh] = fresh.reshape(-1, views, width)
     return tokens

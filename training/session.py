@@ -244,11 +244,7 @@ class _Session:
         config, recipe, run = self._config, self._recipe, self._run
         if run.devices.is_first:
             recipe.prepare(run)
-        size = describe_size(config, state.params)
-        print(f"{run.folder}: {size} on {run.devices.describe()}, {recipe.summary}")
-        if config.optim.counts_examples:
-            steps = config.training.steps
-            print(describe_course(config.optim, steps, self._plan.examples), flush=True)
+        self._print_sizes(state)
         batch_at = recipe.open_batches(self._plan, run.devices)
         hooks = [*recipe.hooks(run), *self._distance(), traced]
         updates = partial(make_update, config, recipe, run.devices, run.micro_batch, self._plan)
@@ -269,6 +265,16 @@ class _Session:
                 )
             except RollbackError as error:
                 state = supervisor.roll_back(error)
+
+    def _print_sizes(self, state: TrainState) -> None:
+        """Print the size of the model, the devices and the data, and the course of the learning
+        rate if it is given in examples."""
+        config, run = self._config, self._run
+        size = describe_size(config, state.params)
+        print(f"{run.folder}: {size} on {run.devices.describe()}, {self._recipe.summary}")
+        if config.optim.counts_examples:
+            steps = config.training.steps
+            print(describe_course(config.optim, steps, self._plan.examples), flush=True)
 
     def _distance(self) -> list[Hook]:
         """A hook that logs the distance of the weights from the run's initial ones. A branch has
