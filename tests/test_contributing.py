@@ -14,7 +14,7 @@ import pytest
 
 from command_line.parser import parse_config
 from config import from_yaml
-from data.sources import ReadingConfig, Source, kinds
+from data.sources import ReadingConfig, Source, kinds, open_source
 from data.sources.files import Tree
 from model import blocks, transformer
 from model import config as model_config
@@ -81,7 +81,7 @@ def test_the_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     found = execute("KINDS = (", {**vars(kinds), **names, "Swatches": extending.Swatches})
     monkeypatch.setattr(kinds, "KINDS", found["KINDS"])
     (tmp_path / "swatches.txt").write_text("deep red,#a00000\nblue,#0000ff\n")
-    source = kinds.open_source(tmp_path, config=ReadingConfig(kind="swatches"))
+    source = open_source(tmp_path, config=ReadingConfig(kind="swatches"))
     assert [one.captions for one in source] == [(("deep red", 1.0),), (("blue", 1.0),)]
 
 
