@@ -36,8 +36,9 @@ from data.records import Records
 from drawing.choosing import Trial, try_pairs
 from drawing.drawer import Drawer, make_drawer, picture_seed
 from drawing.memory import ROWS_PER_CALL
-from drawing.opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
+from drawing.opening import Checkpoint, open_checkpoint, parts_of
 from drawing.ranking import Ranker, best_first, check_candidates, find_ranker
+from drawing.sampling_flags import SamplingFlags
 from evaluation.common_records import open_common_records
 from evaluation.held_out_grid import make_grid, place_of_grid
 from evaluation.likeness import Row, compare, mean_of, measure_real, open_lens, tell_clip

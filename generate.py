@@ -9,9 +9,9 @@ runtime.prepare()
 
 import dataclasses
 import sys
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import tee
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,11 @@ from data.words import Captions
 from drawing.completing import read_beginning
 from drawing.drawer import Drawer, make_drawer, picture_seed
 from drawing.memory import rows_for
-from drawing.opening import Checkpoint, SamplingFlags, open_checkpoint, parts_of
+from drawing.opening import Checkpoint, open_checkpoint, parts_of
 from drawing.outputs import make_room, output_paths, sources_of
 from drawing.prompts import in_english, known_captions, read_prompts, warn_of_unknown
 from drawing.ranking import best_first, check_candidates, find_ranker, scored, tell_scores
+from drawing.sampling_flags import SamplingFlags
 from drawing.unfinished import stages
 from model import transformer
 from training.config import ComputeDtype, ParallelConfig
@@ -141,10 +142,12 @@ def main(config: GenerateConfig) -> None:
     )
     make_room(grid_path, folder, sources_of(checkpoint.records))
     warn_of_prompts(prompts, config.negative, drawer, known)
-    tokens: deque[np.ndarray] = deque()
-    judged = scored(ranker, [job.prompt for job in jobs], setting_aside(drawn, tokens))
-    frames = (stages(drawer, tokens.popleft()) for _ in jobs) if config.gif else None
-    on_grid, scores = save_pictures(jobs, judged, folder, config.seed, settings, frames)
+    drawn, for_gifs = tee(drawn) if config.gif else (drawn, iter(()))
+    judged = scored(ranker, [job.prompt for job in jobs], (pictures for _, pictures in drawn))
+    frames = (stages(drawer, row) for tokens, _ in for_gifs for row in tokens)
+    on_grid, scores = save_pictures(
+        jobs, judged, folder, config.seed, settings, frames if config.gif else None
+    )
     write_grid(grid_path, prompts, config, on_grid, scores, settings)
     print(
         f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), "
@@ -190,15 +193,6 @@ def warn_of_prompts(
             file=sys.stderr,
         )
     warn_of_unknown(texts, known)
-
-
-def setting_aside(
-    drawn: Iterator[tuple[np.ndarray, np.ndarray]], tokens: deque[np.ndarray]
-) -> Iterator[np.ndarray]:
-    """Yield the pictures of each batch, and append their image tokens to `tokens`."""
-    for of_batch, pictures in drawn:
-        tokens.extend(of_batch)
-        yield pictures
 
 
 @dataclass(frozen=True)

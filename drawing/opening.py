@@ -1,6 +1,6 @@
 """Opens a checkpoint: the model, its parameters, and the parts that drawing needs."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -57,30 +57,6 @@ class Checkpoint:
         return self.origin is not None and self.origin.config.get("normalize_text") is True
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingFlags:
-    """The checkpoint's own sampling settings, unless a flag says otherwise."""
-
-    guidance_scale: float | None = None
-    """1 = no guidance; default: the checkpoint's."""
-    guidance_start: float | None = None
-    """Share of the picture drawn before guidance sets in; default: the checkpoint's."""
-    guidance_end: float | None = None
-    """Share of the picture drawn when guidance stops; default: the checkpoint's."""
-    temperature: float | None = None
-    """0 = greedy; default: the checkpoint's."""
-    top_k: int | None = None
-    """Draw only among so many tokens, 0 = all; default: the checkpoint's."""
-    top_p: float | None = None
-    """Draw only among the tokens that make up this probability; default: the checkpoint's."""
-
-    def over(self, sampling: SamplingConfig) -> SamplingConfig:
-        """`sampling` with the given flags in place of its values."""
-        names = [one.name for one in fields(SamplingConfig)]
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(sampling, **given)
-
-
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a run folder (its newest step), RUN/checkpoints/STEP, a release folder, a folder of
     another program (model/pretrained.py), or hf://USER/NAME.
@@ -90,32 +66,56 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = hub.fetch(path) if hub.is_on_hub(path) else clone.find(path)
     if (path / pretrained.CONFIG_FILE).is_file():
-        check_sums(path)
-        found = pretrained.read(path)
-        return Checkpoint(
-            path, None, found.model, found.sampling, found.params, None, None, found.origin
-        )
+        return _open_release(path)
     is_step = path.parent.name == "checkpoints" and path.name.isdecimal()
     run, step = (path.parent.parent, int(path.name)) if is_step else (path, None)
-    if (run / "config.yaml").is_file() and "quantizer" in read_yaml(run / "config.yaml"):
-        raise ValueError(
-            f"{run} is the run of a VQGAN, which turns pictures into tokens and back; the run of a "
-            "transformer is wanted here"
-        )
-    config = from_yaml(Config, run / "config.yaml") if (run / "config.yaml").is_file() else None
+    config = _config_of(run)
     if config is None or not (config.checkpoint.folder or (run / "checkpoints").is_dir()):
         raise ValueError(
             f"no checkpoint at {path}: looked for a run folder (config.yaml and checkpoints/), a "
             f"step in one (RUN/checkpoints/STEP) and a release (config.json and model.safetensors)"
         )
+    return _open_run(run, step, config)
+
+
+def _open_release(folder: Path) -> Checkpoint:
+    """The model in a release folder, ours or another program's."""
+    check_sums(folder)
+    found = pretrained.read(folder)
+    return Checkpoint(
+        folder, None, found.model, found.sampling, found.params, None, None, found.origin
+    )
+
+
+def _open_run(run: Path, step: int | None, config: Config) -> Checkpoint:
+    """The model of a run at a step; None = its newest one."""
     check_sums(run)  # of its tokenizer and its VQGAN
-    where = place_of(run, config.checkpoint.folder)
-    step, params, digest = _restore(where, step, config)
-    sampling = _sampling(run, config)
+    step, params, digest = _restore(place_of(run, config.checkpoint.folder), step, config)
     records, *more = folders_of(config.data.records)
     return Checkpoint(
-        run, step, config.model, sampling, params, records, digest, more_records=tuple(more)
+        run,
+        step,
+        config.model,
+        _sampling(run, config),
+        params,
+        records,
+        digest,
+        more_records=tuple(more),
     )
+
+
+def _config_of(run: Path) -> Config | None:
+    """The configuration of a run; None if the folder is no run. Raises ValueError for the run of a
+    VQGAN."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        return None
+    if "quantizer" in read_yaml(path):
+        raise ValueError(
+            f"{run} is the run of a VQGAN, which turns pictures into tokens and back; the run of a "
+            "transformer is wanted here"
+        )
+    return from_yaml(Config, path)
 
 
 def _sampling(run: Path, config: Config) -> SamplingConfig:

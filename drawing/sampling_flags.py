@@ -1,0 +1,29 @@
+"""Flags of the commands that draw, in place of the sampling settings of a checkpoint."""
+
+from dataclasses import dataclass, fields, replace
+
+from model.config import SamplingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """The checkpoint's own sampling settings, unless a flag says otherwise."""
+
+    guidance_scale: float | None = None
+    """1 = no guidance; default: the checkpoint's."""
+    guidance_start: float | None = None
+    """Share of the picture drawn before guidance sets in; default: the checkpoint's."""
+    guidance_end: float | None = None
+    """Share of the picture drawn when guidance stops; default: the checkpoint's."""
+    temperature: float | None = None
+    """0 = greedy; default: the checkpoint's."""
+    top_k: int | None = None
+    """Draw only among so many tokens, 0 = all; default: the checkpoint's."""
+    top_p: float | None = None
+    """Draw only among the tokens that make up this probability; default: the checkpoint's."""
+
+    def over(self, sampling: SamplingConfig) -> SamplingConfig:
+        """`sampling` with the given flags in place of its values."""
+        names = [one.name for one in fields(SamplingConfig)]
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(sampling, **given)
