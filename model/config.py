@@ -306,7 +306,7 @@ class SamplingConfig:
     """Share of the picture drawn when guidance stops; the rest costs half."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:  # NaN, too
             raise ValueError(
                 f"sampling needs temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1, not "
                 f"{self.temperature}, {self.top_k} and {self.top_p}"

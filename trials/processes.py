@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -29,6 +28,8 @@ class MetricTail:
     def __init__(self, path: Path, metric: str | None) -> None:
         self._path, self._metric = path, metric
         self._at = 0
+        self._last = b""
+        """The line that ends at `_at`."""
         self._rows: list[tuple[int, float]] = []
         self.names: set[str] = set()
         """Names of numbers in the rows, for the message that the metric is missing."""
@@ -36,15 +37,15 @@ class MetricTail:
     def read(self) -> list[float]:
         """All values so far, oldest first. Rows that a resume wrote again count once."""
         with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
-            if (
-                file.seek(0, os.SEEK_END) < self._at
-            ):  # a resumed run removed rows that it writes again
-                self._at, self._rows = 0, []
-            file.seek(self._at)
+            file.seek(self._at - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                # A resume or a rollback removed rows that it writes again.
+                self._at, self._last, self._rows = 0, b"", []
+                file.seek(0)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._at += len(line)
+                self._at, self._last = self._at + len(line), line
                 self._add(line)
         return [value for _, value in self._rows]
 

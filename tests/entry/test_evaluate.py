@@ -168,7 +168,7 @@ def test_the_page_shows_figures_pictures_and_pairs(
     assert "://" not in text
 
 
-@pytest.mark.parametrize("pair", ["1", "1:warm", "0.5:-1", "nan:1"])
+@pytest.mark.parametrize("pair", ["1", "1:warm", "0.5:-1", "nan:1", "1:nan"])
 def test_a_pair_that_is_not_two_numbers_is_refused(pair: str) -> None:
     with pytest.raises(ValueError, match="not GUIDANCE:TEMPERATURE"):
         EvaluateConfig(("run",), pairs=(pair,))

@@ -278,3 +278,17 @@ def test_rows_done_again_after_a_resume_count_once(tmp_path: Path) -> None:
     assert tail.read() == [1.5, 2.5]
     path.write_text(write(1, 2, 3, 4))
     assert tail.read() == [1.5, 2.5, 3.5, 4.5]
+
+
+def test_rows_done_again_between_two_looks_are_read_anew(tmp_path: Path) -> None:
+    """A rollback takes rows back, and by the next look the file is longer than before."""
+    path = tmp_path / "metrics.jsonl"
+
+    def write(*rows: tuple[int, float]) -> str:
+        return "".join(json.dumps({"step": s, "loss": value}) + "\n" for s, value in rows)
+
+    path.write_text(write((1, 1.5), (2, 2.5), (3, 99.5)))
+    tail = search.processes.MetricTail(path, "loss")
+    assert tail.read() == [1.5, 2.5, 99.5]
+    path.write_text(write((1, 1.5), (2, 1.25), (3, 1.125), (4, 1.0)))
+    assert tail.read() == [1.5, 1.25, 1.125, 1.0]
