@@ -183,7 +183,8 @@ def _codes(value: Any) -> Int32[np.ndarray, " k"] | None:
         return None
     is_list = codes.ndim == 1 and codes.size and codes.dtype.kind in "iu"
     # Numbers beyond 32 bits are not codes of any VQGAN; the message says so.
-    return np.clip(codes, -1, (1 << 31) - 1).astype(np.int32) if is_list else None
+    least = -1 if codes.dtype.kind == "i" else 0  # NumPy's unsigned numbers refuse -1
+    return np.clip(codes, least, (1 << 31) - 1).astype(np.int32) if is_list else None
 
 
 def _check(

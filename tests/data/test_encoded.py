@@ -81,6 +81,7 @@ def test_rows_without_codes_or_caption_are_skipped_and_named(tmp_path: Path) -> 
         ([[1] * 256] * 12, r"row 1 has 256 codes, and a picture of vqgan/openmoji has 64"),
         ([[16383] * 64] * 12, r"row 1 holds the code 16,383, and vqgan/openmoji has 1,024 codes"),
         ([[-1] * 64] * 12, "holds the code -1"),
+        ([[2**63] * 64] * 12, "holds the code 2,147,483,647"),
         ([["x"]] * 12, "nothing to train on: 0 usable rows, 12 without"),
     ],
 )
