@@ -17,6 +17,7 @@ from trials import engine
 from weights.yaml_files import read_nodes
 
 METHODS = ("grid", "random", "bayes")
+MOST_INT = 1 << 62
 ENTRY_KEYS = (
     *("value", "values", "probabilities", "distribution", "min", "max", "mu", "sigma", "q"),
     *("a", "b", "parameters"),
@@ -131,6 +132,9 @@ def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
         yield f"{name} has min: without max:, or max: without min:"
     if isinstance(low, int | float) and isinstance(high, int | float) and low >= high:
         yield f"{name} has min {low} that is not below max {high}"
+    for key, value in (("min", low), ("max", high)):
+        if isinstance(value, int) and abs(value) >= MOST_INT:  # NumPy draws in 64 bits
+            yield f"{name} has {key} {value:,}, which is not below {MOST_INT:,}"
     if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
         yield f"{name} has values: that are no list with something in it"
     kind = entry.get("distribution", "")

@@ -63,6 +63,11 @@ def test_a_sweep_file_gives_metric_cap_and_searched_settings(tmp_path: Path) -> 
         ("goal: minimize", "goal: least", "line 5: goal must be minimize or maximize, not 'least'"),
         ("  name: eval/tone/loss\n", "", "line 3: metric must have a name"),
         ("max: 0.1", "max: 0.0001", "line 7: optim.learning_rate has min 0.001 that is not below"),
+        (
+            "max: 0.1",
+            f"max: 1{'0' * 22}",
+            "line 7: optim.learning_rate has max 10,000,000,000,000,",
+        ),
         ("    max: 0.1\n", "", "line 7: optim.learning_rate has min: without max:"),
         ("distribution: log_", "distributon: log_", "line 7: unknown key 'distributon'; did you"),
         (
