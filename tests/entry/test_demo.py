@@ -30,16 +30,17 @@ def test_hearts_have_the_colour_that_is_named(
         assert middle.argmax() == (0, 2, 1)[number // 2], path.name
 
 
-def test_it_paints_with_the_general_tokenizer() -> None:
-    _, demo = pretrained_vqgan.load(ROOT / DEMO / "vqgan")
+@pytest.mark.parametrize("folder", [DEMO, "demo_large"])
+def test_it_paints_with_the_general_tokenizer(folder: str) -> None:
+    _, demo = pretrained_vqgan.load(ROOT / folder / "vqgan")
     _, general = pretrained_vqgan.load(ROOT / "vqgan" / "general")
     np.testing.assert_array_equal(demo["codebook"], general["codebook"])
-    config, _ = pretrained.load(ROOT / DEMO)
+    config, _ = pretrained.load(ROOT / folder)
     assert config.image_vocab_size == len(general["codebook"])
 
 
 def test_all_weights_of_the_repository_are_small() -> None:
-    folders = ("demo", "vqgan")
+    folders = ("demo", "demo_large", "vqgan")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.safetensors")]
-    assert len(files) >= 4
+    assert len(files) >= 6
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
