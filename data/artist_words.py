@@ -173,7 +173,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split(", "))
     for name, words in (line.split(": ") for line in _WORDS.splitlines())
 }
-"""Unicode's name of a thing → its common names. Two things may share one: two are an apple."""
+"""Unicode's name of a thing → its common names. Several things may share one, as two apples do."""
 
 
 def common_names(name: str, things: Container[str]) -> tuple[str, ...]:

@@ -153,9 +153,9 @@ def _read(
 
 
 def check_same(reading: Reading, example: Mapping[str, Any]) -> None:
-    """Raise ValueError if a picture of the source is no longer that of an example in records: a
-    file that was added or removed moves all later ones. Keys of a table are row numbers, so the
-    caption must agree, too."""
+    """Raise ValueError if the source's picture differs from the example in the records. A file that
+    was added or removed moves all later pictures. Keys of a table are row numbers, so the captions
+    must agree, too."""
     if reading.example is None:
         return
     captions = [text for text, _ in reading.example.captions[:1]]

@@ -108,3 +108,10 @@ def test_without_gradio_the_page_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(app, "gr", None)
     with pytest.raises(ValueError, match="^the page needs gradio: make app, or pip install -r"):
         app.main(app.AppConfig())
+
+
+def test_ports_that_do_not_exist_are_refused() -> None:
+    assert app.AppConfig(port=app.MAX_PORT).port == 65_535
+    for port in (-1, app.MAX_PORT + 1):
+        with pytest.raises(ValueError, match=str(port)):
+            app.AppConfig(port=port)
