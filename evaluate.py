@@ -159,6 +159,9 @@ def main(config: EvaluateConfig) -> None:
     config, exam, unseen = ask(records, drawers[0], config)
     repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
     yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}
+    ceilings = {
+        split: judge(exam, drawers[0], split, real[:, None]) for split, real in repainted.items()
+    }
     answers: list[dict[str, Answers]] = []
     likeness: list[dict[str, dict[str, Row]]] = []
     first: dict[str, np.ndarray] = {}
@@ -167,11 +170,11 @@ def main(config: EvaluateConfig) -> None:
             split: draw(drawer, checkpoint, exam, split, config, ranker) for split in exam.targets
         }
         first = first or drawn
-        answers.append({split: exam.judge(split, pictures) for split, pictures in drawn.items()})
+        answers.append({split: judge(exam, drawer, split, drawn[split]) for split in drawn})
         likeness.append({split: compare(lens, yardsticks[split], drawn[split]) for split in drawn})
     runs = list(zip(config.checkpoints, answers, strict=True))
     settings = {name: getattr(config, name) for name in ("pictures", "candidates", "half")}
-    report = make_report(exam, repainted, runs, settings, unseen)
+    report = make_report(exam, ceilings, runs, settings, unseen)
     report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
     report["seen_by"] = lens.name
     trials = try_all(checkpoints[0], records, config)
@@ -269,6 +272,16 @@ def draw(
         scores = ranker.score([prompt for prompt, _ in jobs], pictures)
         blocks, _ = best_first(blocks, scores.reshape(-1, count))
     return blocks[:, : config.pictures]
+
+
+def judge(exam: Exam, drawer: Drawer, split: str, pictures: np.ndarray) -> Answers:
+    """The answers about pictures [prompt, picture, y, x, 3] of a split's prompts."""
+    answers = exam.judge(split, pictures)
+    if exam.styles is None:
+        return answers
+    image_tokens = drawer.encode_pictures(pictures.reshape(-1, *pictures.shape[2:]))
+    by_prompt = image_tokens.reshape(*pictures.shape[:2], -1)
+    return {**answers, **exam.judge_tokens(split, by_prompt)}
 
 
 def repaint(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Integer, UInt8
 
 from common.split_names import NOT_HELD_OUT, TRAIN
 from data.gallery import Gallery
 from data.reading import Reading, check_same, read_pictures
 from data.records import Records
 from data.sources import open_source
+from data.style_codes import MOST_PICTURES, StyleCodes, count_codes
 from data.words import training_words, unknown_words
 
 Half = Literal["tune", "report", "all"]
@@ -43,6 +44,8 @@ class Exam:
     """Split → the rows of its prompts' examples in the records."""
     targets: dict[str, Int64[np.ndarray, " p"]]
     """Split → the indices of these examples in the gallery."""
+    styles: StyleCodes | None = None
+    """What the training pictures' image tokens tell of their styles; None without styles."""
 
     def prompts(self, split: str) -> list[str]:
         """The first caption of each example of a split."""
@@ -54,6 +57,21 @@ class Exam:
         targets = np.repeat(self.targets[split], per_prompt)
         answers = self.gallery.judge(pictures.reshape(-1, *pictures.shape[2:]), targets)
         return {name: answer.reshape(count, per_prompt) for name, answer in answers.items()}
+
+    def judge_tokens(self, split: str, image_tokens: Integer[np.ndarray, "p k n"]) -> Answers:
+        """The same for the question that the pictures' image tokens answer, if styles are known."""
+        if self.styles is None:
+            return {}
+        asked = [self.records.examples[i].get("style") for i in self.rows[split]]
+        return {"style_codes": self.styles.are_right(image_tokens, asked)}
+
+    def chance(self, split: str) -> Answers:
+        """The mean answers about random real pictures, and about a style chosen by lot."""
+        by_lot = {} if self.styles is None else {"style_codes": 1 / len(self.styles.names)}
+        return {
+            **self.gallery.chance(self.targets[split]),
+            **{name: np.float32(share) for name, share in by_lot.items()},
+        }
 
 
 def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
@@ -77,7 +95,8 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
     pictures = read_real_pictures(records, examples, image_size)
     in_training = np.array([example["split"] == TRAIN for example in examples])
     targets = {split: np.searchsorted(chosen, indices) for split, indices in rows.items()}
-    return Exam(records, Gallery(pictures, examples, in_training), rows, targets)
+    styles = count_codes(records, evenly(records.rows(TRAIN), MOST_PICTURES))
+    return Exam(records, Gallery(pictures, examples, in_training), rows, targets, styles)
 
 
 def evenly(rows: Int64[np.ndarray, " n"], most: int) -> Int64[np.ndarray, " m"]:

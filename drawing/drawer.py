@@ -123,6 +123,14 @@ class Drawer:
             raise ValueError("the VQGAN's output is NaN or infinite: its weights are damaged")
         return np.asarray(pictures)
 
+    def encode_pictures(self, pictures: UInt8[np.ndarray, "m y x 3"]) -> Int[np.ndarray, "m n"]:
+        """The image tokens of these pictures, `batch_size` at a time."""
+        encoded = [
+            np.asarray(self.tokenise(pictures[rows]))[:count]
+            for rows, count in batches_of(self.batch_size, len(pictures))
+        ]
+        return np.concatenate(encoded)
+
     def first_tokens(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> Int[np.ndarray, " k"]:
         """The image tokens of a picture's first `rows` rows of tokens, for `draw_batches`.
 

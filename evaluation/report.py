@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from data.exam import TRAIN, Answers, Exam
 from evaluation.scores import interval_of_prompts, interval_of_runs, means
 
@@ -14,7 +12,7 @@ Run = tuple[str, Mapping[str, Answers]]
 
 def make_report(
     exam: Exam,
-    repainted: Mapping[str, np.ndarray],
+    ceilings: Mapping[str, Answers],
     runs: Sequence[Run],
     settings: Mapping[str, object],
     unseen: Mapping[str, Sequence[str]],
@@ -22,23 +20,23 @@ def make_report(
     """The figures of the held-out splits, the `settings` of drawing, and, if training captions were
     drawn, the same figures of them as `training`.
 
-    `repainted` are the real pictures as the VQGAN paints them, by split; `unseen` are the prompts
-    with things that training never showed, by split.
+    `ceilings` are the answers about the real pictures as the VQGAN paints them, by split; `unseen`
+    are the prompts with things that training never showed, by split.
     """
     splits = [split for split in exam.rows if split != TRAIN]
     report = {
-        **_figures(exam, repainted, runs, splits),
+        **_figures(exam, ceilings, runs, splits),
         **settings,
         "gallery": len(exam.gallery.features),
     }
     if TRAIN in exam.rows:
-        report["training"] = _figures(exam, repainted, runs, [TRAIN])
+        report["training"] = _figures(exam, ceilings, runs, [TRAIN])
         report["never_seen"] = {split: len(some) for split, some in unseen.items()}
     return report
 
 
 def _figures(
-    exam: Exam, repainted: Mapping[str, np.ndarray], runs: Sequence[Run], splits: Sequence[str]
+    exam: Exam, ceilings: Mapping[str, Answers], runs: Sequence[Run], splits: Sequence[str]
 ) -> dict[str, Any]:
     """The scores of the splits as shares in 0..1, with chance and ceiling. `interval` is half the
     width of a 95 % interval: over the runs if there are several, else over the prompts."""
@@ -63,7 +61,7 @@ def _figures(
         }
         for (path, _), one in zip(runs, scores, strict=True):
             report["runs"][path][split] = one
-        report["chance"][split] = means(exam.gallery.chance(exam.targets[split]))
-        report["ceiling"][split] = means(exam.judge(split, repainted[split][:, None]))
+        report["chance"][split] = means(exam.chance(split))
+        report["ceiling"][split] = means(ceilings[split])
         report["another"][split] = means(exam.gallery.without_itself(exam.targets[split]))
     return report

@@ -13,6 +13,7 @@ COLUMNS = {
     "tone5way": "right tone of 5",
     "gender3way": "right gender",
     "style": "right style",
+    "style_codes": "style by codes",
     "colour": "right colour",
     "number": "right number",
     "both": "concept and style",
@@ -26,6 +27,8 @@ LEGEND = {
     "tone5way": "of the five skin tones the prompt's is the nearest",
     "gender3way": "of person, man and woman the prompt's is the nearest",
     "style": "of the styles in which there is a picture of it, the prompt's is the nearest",
+    "style_codes": "of all styles, the prompt's uses the picture's codes of the VQGAN the most "
+    "(naive Bayes over training pictures)",
     "colour": "of the colours in which there is a picture of it, the prompt's is the nearest",
     "number": "of the numbers of it that are shown, the prompt's is the nearest",
     "both": "concept and style are right",

@@ -15,7 +15,15 @@ from PIL import Image
 
 import evaluate as evaluate_module
 from command_line.parser import parse_config, run
-from data.exam import Selection, choose_gallery, choose_prompts, never_seen, open_exam, with_prompts
+from data.exam import (
+    Exam,
+    Selection,
+    choose_gallery,
+    choose_prompts,
+    never_seen,
+    open_exam,
+    with_prompts,
+)
 from data.gallery import picture_features
 from data.records import Records, open_records
 from drawing.opening import open_checkpoint
@@ -56,6 +64,27 @@ def test_the_json_holds_scores_beside_chance_and_ceiling(
     )
     assert set(report["ceiling"]["tone"]) == set(scores)
     assert set(report["another"]["tone"]) == {"concept"}
+
+
+def test_where_records_name_styles_they_are_asked_for_by_codes(
+    run_folder: Path,
+    records: Records,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """The concepts stand for styles: each has pictures in training and in the held-out split."""
+
+    def with_styles(told: Records, image_size: int, selection: Selection) -> Exam:
+        named = [{**example, "style": example["concept"]} for example in told.examples]
+        told.__dict__["examples"] = named  # a cached property
+        return open_exam(told, image_size, selection)
+
+    monkeypatch.setattr("evaluate.open_exam", with_styles)
+    report = json.loads(evaluate(capsys, run_folder, "--json", FEW, "--half=all"))
+    assert report["chance"]["tone"]["style_codes"] == pytest.approx(1 / 8)
+    for row in ("splits", "ceiling"):
+        assert 0 <= report[row]["tone"]["style_codes"] <= 1
+    assert report["another"]["tone"].keys() == {"concept"}
 
 
 def test_likeness_stands_beside_chance_and_ceiling(
