@@ -197,6 +197,8 @@ def test_the_decay_branches_off_a_checkpoint_of_the_hold(
             train.main(parse_config(Config, wrong))
 
 
+# training/test_session.py stops a run in this process; test_exits.py has the code.
+@pytest.mark.slow
 def test_a_run_that_was_told_to_stop_is_saved_and_exits_75(
     records_folder: Path, tmp_path: Path
 ) -> None:

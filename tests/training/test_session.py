@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from config import from_yaml
 from optim.config import OptimConfig
+from training import exits
 from training.config import CheckpointConfig, OnSpike, ParallelConfig, RunConfig, TrainingConfig
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
@@ -33,6 +36,8 @@ CHECKPOINT = CheckpointConfig(every=10, keep=0)
 
 
 OPTIM = OptimConfig(learning_rate=1e-2, warmup_steps=0, decay_fraction=0.0)
+SHARED = Programs()
+"""Compiled programs of all Worlds. That sharing changes no bit is tested in test_shared.py."""
 
 
 class World:
@@ -75,7 +80,7 @@ class World:
             depends_on={},
         )
 
-    def run(self, programs: Programs | None = None) -> TrainState:
+    def run(self, programs: Programs | None = SHARED) -> TrainState:
         return train(self.config, self.recipe, from_yaml, programs)
 
     def events(self) -> list[tuple[str, int | None]]:
@@ -167,6 +172,28 @@ def test_a_failed_copy_or_save_is_logged_and_training_continues(
     assert [event for event, _ in world.events()] == ["start", "uncopied", "unsaved", "end"]
     with checkpoint.Checkpoints(place) as checkpoints:
         assert checkpoints.steps() == [10, 30, 40]
+
+
+def test_a_run_that_was_told_to_stop_is_saved_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight, world = World(tmp_path / "straight", {}), World(tmp_path / "run", {})
+    original = world.batch_at
+
+    def told(position: int) -> dict[str, np.ndarray]:
+        if position == 22:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(position)
+
+    world.batch_at = told  # type: ignore[method-assign]
+    with pytest.raises(exits.StoppedError):
+        world.run()
+    (done,) = saved_steps(world) - {10, 20}
+    assert done < 40
+    assert f"step {done} of 40; the same command resumes" in capsys.readouterr().out
+    world.batch_at = original  # type: ignore[method-assign]
+    assert_same(world.run(), straight.run())
+    assert world.losses() == straight.losses()
 
 
 def test_nan_is_skipped_and_noted_and_the_run_continues(tmp_path: Path) -> None:
