@@ -144,6 +144,8 @@ def test_a_dead_peer_ends_the_survivor(records_folder: Path, tmp_path: Path, vic
     assert seconds < 30
 
 
+# training/test_agreement.py holds this with pretended processes.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "told"),
     [
@@ -164,6 +166,8 @@ def test_processes_that_do_not_agree_all_end_in_a_line(
     assert not run.exists()
 
 
+# training/test_peers.py holds this with a socket in place of a process.
+@pytest.mark.slow
 def test_one_that_fails_alone_before_the_first_update_ends_the_other_in_a_line(
     records_folder: Path, tmp_path: Path
 ) -> None:

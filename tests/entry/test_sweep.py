@@ -12,9 +12,10 @@ import pytest
 
 import sweep
 from command_line.parser import parse_config
+from config import Config
 from tests.source_tree import ROOT
 from training.reports import metrics
-from trials.ledger import read_ledger
+from trials.ledger import Trial, read_ledger
 from trials.sweep_file import read_sweep
 
 TINY = """\
@@ -42,6 +43,21 @@ def call(*words: str) -> None:
     sweep.main(parse_config(sweep.SweepConfig, words))
 
 
+def test_a_trial_s_words_are_train_s_and_switch_the_mirror_off(
+    records_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    tiny = read_sweep(write_tiny(tmp_path, records_folder))
+    settings = {"optim.learning_rate": 0.01, "training.steps": 4}
+    words = sweep.words_of(tiny, Trial(0, settings), tmp_path / "out" / "000", "off")
+    config = parse_config(Config, words[words.index("train.py") + 1 :])
+    assert (config.optim.learning_rate, config.training.steps) == (0.01, 4)
+    assert config.tracker.wandb == "off"  # the file says online
+    assert config.output_dir == str(tmp_path / "out" / "000")
+
+
+# trials/test_search.py runs sweeps of a smaller program, test_one_process.py trials of train.py.
+@pytest.mark.slow
 def test_train_runs_in_a_folder_of_its_own_for_each_trial(
     records_folder: Path,
     tmp_path: Path,

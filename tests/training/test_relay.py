@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -98,6 +98,7 @@ LOSSES = {
     "process 0 is silent": (0, "SIGSTOP", "after", "it sends no heartbeat"),
     "process 1 is silent": (1, "SIGSTOP", "after", "it sends no heartbeat"),
 }
+RARE = [name for name in LOSSES if name != "process 0 dies"]
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -105,34 +106,48 @@ def start(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.fixture(scope="module")
-def ends() -> dict[str, tuple[int, str]]:
+def ends_of(names: Sequence[str]) -> dict[str, tuple[int, str]]:
     """Exit code and standard error of the process that lost the other one, before they have
     connections of their own; all losses at the same time, because they wait for most of it."""
     pairs = {}
-    for name, (victim, end, moment, _) in LOSSES.items():
+    for name in names:
+        victim, end, moment, _ = LOSSES[name]
         words = [sys.executable, "-c", textwrap.dedent(SCRIPT), f"localhost:{free_port()}"]
         pairs[name] = [start(*words, str(i), str(victim), end, moment) for i in range(2)]
     found = {}
     try:
-        for name, (victim, *_) in LOSSES.items():
-            other = pairs[name][1 - victim]
+        for name in names:
+            other = pairs[name][1 - LOSSES[name][0]]
             _, said = other.communicate(timeout=300)
             found[name] = (other.returncode, said)
     finally:
         for one in [one for pair in pairs.values() for one in pair]:
             one.kill()
             one.communicate()
-    assert [pairs[name][victim].returncode for name, (victim, *_) in LOSSES.items()] == [-9] * 4
+    assert all(pairs[name][LOSSES[name][0]].returncode == -9 for name in names)
     return found
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_process_that_lost_another_one_ends_with_a_line_and_not_by_jax(
-    ends: dict[str, tuple[int, str]], loss: str
+@pytest.fixture(scope="module")
+def rare_ends() -> dict[str, tuple[int, str]]:
+    return ends_of(RARE)
+
+
+def test_a_process_that_lost_another_one_ends_with_a_line_and_not_by_jax() -> None:
+    check_end("process 0 dies", *ends_of(["process 0 dies"])["process 0 dies"])
+
+
+# test_peers.py has the silence, and the relay above the death, without processes.
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", RARE)
+def test_so_does_one_that_lost_it_early_or_without_a_word(
+    rare_ends: dict[str, tuple[int, str]], loss: str
 ) -> None:
+    check_end(loss, *rare_ends[loss])
+
+
+def check_end(loss: str, status: int, said: str) -> None:
     victim, *_, reason = LOSSES[loss]
-    status, said = ends[loss]
     assert status == 3, said
     *log, line = said.splitlines()
     assert line == END.format(1 - victim, reason, AGAIN)
