@@ -204,7 +204,7 @@ def test_a_seed_draws_the_same_picture_and_another_seed_another(
     assert (first != second).any()
 
 
-@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("segments", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_segments_do_not_change_what_is_drawn(
     model: Transformer, params: Any, segments: int
 ) -> None:
@@ -251,7 +251,7 @@ def test_laid_out_weights_are_held_once(tiny: ModelConfig, dtype: str) -> None:
     assert analysis.temp_size_in_bytes < 0.15 * weights
 
 
-BEGUN = [(WINDOWED, 1), (WINDOWED, 4), (WINDOWED, 9), (GUIDED, 4), (WILD, 1), (GREEDY, 7)]
+BEGUN = [(WINDOWED, 4), (WINDOWED, 9), (WILD, 1), (GREEDY, 7)]
 OTHERS = [
     pytest.param(config, given, marks=pytest.mark.slow)
     for config in (GUIDED, WILD, GREEDY, WINDOWED)
@@ -335,8 +335,7 @@ def test_guidance_needs_the_empty_caption(tiny: ModelConfig, params: Any) -> Non
     with pytest.raises(ValueError, match="guidance_scale 3.0 leads away from the empty caption"):
         make_sampler(tiny, GUIDED)
     drawn = make_sampler(tiny, GREEDY)(params, *texts(), seeds(0, 1, 2))
-    expected = make_sampler(transformer.build(tiny), GREEDY, EMPTY)
-    assert (drawn == expected(params, *texts(), seeds(0, 1, 2))).all()
+    assert (drawn == sampler(GREEDY)(params, *texts(), seeds(0, 1, 2))).all()
 
 
 def test_only_codes_of_the_vqgan_are_drawn(model: Transformer, params: Any) -> None:
@@ -391,7 +390,9 @@ def test_draws_follow_the_tempered_distribution(temperature: float) -> None:
 
 
 def test_the_sampler_is_one_compiled_program(model: Transformer, params: Any) -> None:
-    sample: Sampler = make_sampler(model, WILD, EMPTY)
-    for first in range(3):
+    sample: Any = sampler(WILD)
+    sample(params, *texts(), seeds(0, 1, 2))
+    programs = sample._cache_size()
+    for first in range(1, 4):
         sample(params, *texts(first=first), seeds(first, 1, 2))
-    assert sample._cache_size() == 1  # type: ignore[attr-defined]
+    assert sample._cache_size() == programs > 0

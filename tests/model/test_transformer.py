@@ -1,6 +1,7 @@
 """Properties of the transformer that hold for every placement, norm and feed-forward."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -75,7 +76,18 @@ SWITCHES: dict[str, dict[str, Any]] = {
     },
 }
 SLOW = pytest.mark.slow
-every_variant = pytest.mark.parametrize("variant", SWITCHES)
+MIXED = {"preln-layernorm-bias", "normformer-rmsnorm", "postln", "swinv2-rotary-multi-query"}
+"""Variants whose switches are all among those of other variants."""
+AS_OTHERS = MIXED | {"normformer", "deepnet", "cogview", "sinkhorn"}
+"""Variants that decode as others do: only norms, activations, scales or the encoder differ."""
+
+
+def variants(names: Iterable[str], slow: set[str]) -> pytest.MarkDecorator:
+    marked = [pytest.param(one, marks=SLOW if one in slow else ()) for one in names]
+    return pytest.mark.parametrize("variant", marked)
+
+
+every_variant = variants(SWITCHES, slow=MIXED)
 
 
 @pytest.fixture
@@ -120,7 +132,7 @@ def test_later_tokens_do_not_reach_earlier_logits(config: ModelConfig) -> None:
             assert params is not small or changed[:, place:].any(axis=(0, 2)).all()
 
 
-@pytest.mark.parametrize("variant", [name for name in SWITCHES if name != "sinkhorn"])
+@variants([name for name in SWITCHES if name != "sinkhorn"], slow=MIXED)
 def test_padding_has_no_influence(config: ModelConfig) -> None:
     model = transformer.build(config)
     params = with_large_weights(init(model))
@@ -143,7 +155,7 @@ def test_shorter_captions_and_pictures_are_beginnings_of_longer_ones(config: Mod
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@every_variant
+@variants(SWITCHES, slow=AS_OTHERS)
 def test_decoding_with_a_cache_equals_the_full_pass(config: ModelConfig) -> None:
     model = transformer.build(config)
     params = with_large_weights(init(model))

@@ -77,7 +77,17 @@ def test_every_optimizer_finds_the_bottom_of_a_bowl(name: Optimizer) -> None:
     assert descend(PARAMS) < 0.01 * height(PARAMS)
 
 
-@pytest.mark.parametrize("name", get_args(Optimizer))
+BY_ELEMENT = {"adam", "adamw", "nadamw", "lion", "schedule_free"}
+"""Optimizers that know no shapes; sgd stands for them."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in BY_ELEMENT else ())
+        for name in get_args(Optimizer)
+    ],
+)
 def test_a_layer_of_a_stack_is_treated_as_if_it_stood_alone(name: Optimizer) -> None:
     config = replace(config_of(name), clip_norm=0.0)
     layers = [{"kernel": normal(6, 5, seed=i), "bias": normal(5, seed=i)} for i in range(3)]

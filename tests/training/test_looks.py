@@ -127,7 +127,7 @@ def test_histograms_count_every_entry_by_its_order_of_magnitude() -> None:
     ("config", "micro_batches"),
     [
         (ParallelConfig(devices=2), 2),
-        (ParallelConfig(devices=4), 1),
+        pytest.param(ParallelConfig(devices=4), 1, marks=pytest.mark.slow),
         (ParallelConfig(mode="mesh", fsdp=2), 4),
     ],
     ids=["2", "4", "mesh"],

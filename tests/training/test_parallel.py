@@ -132,7 +132,7 @@ def evaluated(config: ParallelConfig, size: int) -> float:
     return evaluate(0, parallel.create(create, devices))["eval/set/loss"]
 
 
-@named([PMAP, FSDP, ALL])
+@named([PMAP, ALL, pytest.param(FSDP, marks=pytest.mark.slow)])
 def test_an_evaluation_is_the_same_as_on_one_device(config: ParallelConfig) -> None:
     assert evaluated(config, 8) == pytest.approx(evaluated(ONE, 4), rel=1e-6)
 

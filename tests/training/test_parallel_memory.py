@@ -92,7 +92,7 @@ def test_the_state_is_held_once_and_given_on(config: ParallelConfig) -> None:
     assert found.output_size_in_bytes - own < FEW  # metrics
 
 
-@named([ONE, FSDP, pytest.param(PMAP, marks=pytest.mark.slow)])
+@named([ONE, *(pytest.param(one, marks=pytest.mark.slow) for one in (FSDP, PMAP))])
 def test_memory_grows_with_the_micro_batch_only(config: ParallelConfig) -> None:
     few, _, _ = measured(config, 16, 2)
     many, _, _ = measured(config, 32, 4)

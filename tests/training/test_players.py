@@ -77,8 +77,14 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("config", LAYOUTS)
+PAIRS = list(zip(LAYOUTS, (2, 1, 2, 1), strict=True))
+OTHERS = [(layout, 3 - count) for layout, count in PAIRS]
+
+
+@pytest.mark.parametrize(
+    ("config", "micro_batches"),
+    [*PAIRS, *(pytest.param(*one, marks=pytest.mark.slow) for one in OTHERS)],
+)
 def test_both_move_as_simultaneous_gradient_steps_in_numpy(
     config: ParallelConfig, micro_batches: int
 ) -> None:
