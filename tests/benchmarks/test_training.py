@@ -66,6 +66,8 @@ def bench(tiny: ModelConfig, tmp_path: Path) -> Workbench:
     return Workbench(find_devices(ParallelConfig(devices=1)), [batches.at(0), batches.at(1)])
 
 
+# The tests below hold the figures of a table without measuring them.
+@pytest.mark.slow
 def test_it_prints_a_table_of_each_kind(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

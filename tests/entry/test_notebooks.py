@@ -177,6 +177,8 @@ def test_own_pictures_go_from_a_folder_to_a_drawing(
     assert (tmp_path / "run" / "sampling.yaml").is_file()
 
 
+# own_pictures, above, calls the same functions.
+@pytest.mark.slow
 def test_the_quickstart_draws(
     records_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

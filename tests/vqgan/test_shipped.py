@@ -25,6 +25,7 @@ HELD_OUT = (
     "1F1E7-1F1EE",
     "1F1EA-1F1EA",
 )
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -53,27 +54,33 @@ def test_held_out_pictures_come_back_alike_and_in_their_colours(shipped):
     assert np.abs(real - drawn).max() < 12
 
 
-def test_the_general_one_paints_other_artists_drawings_better_than_openmoji_s():
+@pytest.mark.parametrize(("nth", "codes"), [(6, 400), pytest.param(1, 1000, marks=SLOW)])
+def test_the_general_one_paints_other_artists_drawings_better_than_openmoji_s(nth, codes):
     drawings = choose(join(read_shipped(), read_table()), "things")
-    files = rasterise({one.key: one.svg for one in drawings}, 64)
-    splits = assign_splits(drawings, {key: digest(png) for key, png in files.items()})
-    held_out = [files[key] for key, split in splits.items() if split == "style"]
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in held_out])
+    digests = {one.key: one.key for one in drawings}  # as if no two were one picture
+    if nth == 1:
+        drawn = rasterise({one.key: one.svg for one in drawings}, 64)
+        digests = {key: digest(png) for key, png in drawn.items()}
+    splits = assign_splits(drawings, digests)
+    held_out = [one for one in drawings if splits[one.key] == "style"][::nth]
+    files = rasterise({one.key: one.svg for one in held_out}, 64).values()
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files])
     found = {}
     for name in ("openmoji", "general"):
         config, params = pretrained.load(pretrained.SHIPPED.with_name(name))
         found[name] = make_reconstruction(build(config))(params, pixels)
     assert found["general"]["psnr"].mean() > found["openmoji"]["psnr"].mean() + 2
-    assert len(np.unique(found["general"]["tokens"])) > 1000
+    assert len(np.unique(found["general"]["tokens"])) > codes
     folder = pretrained.SHIPPED.with_name("general")
     assert (folder / pretrained.WEIGHTS_FILE).stat().st_size <= 6e6
     assert (folder / "DATA.md").is_file()
 
 
-def test_the_same_weights_paint_pictures_of_twice_the_size_better(tmp_path):
+@pytest.mark.parametrize("nth", [32, pytest.param(8, marks=SLOW)])
+def test_the_same_weights_paint_pictures_of_twice_the_size_better(tmp_path, nth):
     folder = pretrained.SHIPPED.with_name("general")
     assert pretrained.convert(folder, tmp_path / "large", image_size=128) == "pastel"
-    drawings = [one for one in join(read_shipped(), read_table()) if one.style == "noto"][::8]
+    drawings = [one for one in join(read_shipped(), read_table()) if one.style == "noto"][::nth]
     found = {}
     for path, size in ((folder, 64), (tmp_path / "large", 128)):
         config, params = pretrained.load(path)

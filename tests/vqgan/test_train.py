@@ -22,6 +22,7 @@ from training.update.gradients import LossContext
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
+from vqgan.finetuning import fit
 from vqgan.losses import reconstruction_loss
 from vqgan.objective import make_loss
 from vqgan.recipe import make_recipe
@@ -146,6 +147,14 @@ def test_a_new_codebook_is_started_by_kmeans(run_config, given, warmup, changes)
     assert all(same(found[part], old[part]) for part in ("encoder", "decoder"))
 
 
+def test_weights_fit_a_model_of_another_picture_size(run_config, given):
+    larger = dataclasses.replace(run_config.model, image_size=32)
+    fresh = jax.eval_shape(build(larger).init, jax.random.key(0))
+    assert same(fit(given[0], larger, fresh)[0], given[1])
+
+
+# The test above holds what a run begins with; the one of 16 pixels, that it keeps it.
+@pytest.mark.slow
 def test_weights_serve_pictures_of_another_size(run_config, given):
     assert same(tune(run_config, given[0], 0, image_size=32), given[1])
 
