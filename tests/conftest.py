@@ -48,8 +48,10 @@ CHECKED = [
 ]
 """Files without shapes are left to mypy: the checks of plain types cost each worker seconds."""
 WHOLE_RUNS = {"app", "benchmarks", "drills", "entry", "experiments", "trials"}
-WHOLE_RUNS |= {"test_train.py", "test_training.py"}
-"""Folders and files whose tests start whole programs."""
+WHOLE_RUNS |= {"test_train.py", "test_training.py", "test_session.py", "test_shared.py"}
+WHOLE_RUNS |= {"test_parallel.py", "test_parallel_memory.py", "test_parallel_shampoo.py"}
+WHOLE_RUNS |= {"test_additive.py", "test_frozen.py"}
+"""Folders and files whose tests start whole programs, or compile whole updates."""
 install_import_hook(CHECKED, "beartype.beartype")
 
 import jax
