@@ -61,7 +61,7 @@ endif
 second-tests: $(VENV)/installed-dev
 	$(BIN)/$(PYTEST) $(ON_SECOND)
 
-slow: $(VENV)/installed-dev ## the longer proofs
+slow: $(VENV)/installed-dev ## all tests with the mark slow: drills, whole programs, rarer cases
 	$(BIN)/$(PYTEST) -m slow
 
 drills: $(VENV)/installed-dev ## kill, damage, fill up and poison runs; the figures of all drills come at the end
