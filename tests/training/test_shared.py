@@ -25,7 +25,9 @@ def end_of(
     return world.run(programs)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "schedule_free"])
+@pytest.mark.parametrize(
+    "name", ["adamw", pytest.param("sgd", marks=pytest.mark.slow), "schedule_free"]
+)
 def test_seeds_rates_and_lengths_share_programs_and_change_nothing(
     tmp_path: Path, name: str
 ) -> None:
