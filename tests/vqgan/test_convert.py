@@ -113,8 +113,8 @@ def test_the_command_converts_and_says_what_is_wrong_in_one_line(
     assert run_as_main("vqgan.pretrained", *words) == 0
     assert capsys.readouterr().out == ""
     assert equal(pretrained.load(tmp_path / "ours"), pretrained.load(GUMBEL))
-    words = tmp_path / "ours", tmp_path / "out", "--to=vqgan_jax"
-    assert run_as_main("vqgan.pretrained", *words) == 2
+    back = tmp_path / "ours", tmp_path / "out", "--to=vqgan_jax"
+    assert run_as_main("vqgan.pretrained", *back) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
