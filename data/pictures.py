@@ -235,7 +235,7 @@ def _on_background(
 ) -> Image.Image:
     """One strip of a picture in sRGB, reduced; transparent parts show the background."""
     profile = picture.info.get("icc_profile")
-    if part.mode.startswith("I") or part.mode == "F":
+    if part.mode.startswith("I") or part.mode == "F" or _is_signed(picture):
         part = _eight_bits(part, picture)
     if not picture.has_transparency_data:
         if part.mode not in ("RGB", "L", "CMYK"):
@@ -264,19 +264,35 @@ def _eight_bits(part: Image.Image, picture: Image.Image) -> Image.Image:
             values = np.nan_to_num(values, posinf=most, neginf=0)
             values = values * (255 / next((top for top in (1, 255, 65535) if most <= top), most))
         else:
-            # 9 to 16 bits are taken for 16.
-            values = values >> (0 if most < 256 else max(most.bit_length(), 16) - 8)
+            values = np.maximum(values, 0).astype(np.int64) << 8 >> _bits_in_use(most, picture, tags)
     grey = np.clip(values, 0, 255).astype(np.uint8)
     return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)
 
 
-_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339
-"""Tags of TIFF: 0 = white is zero, which Pillow turns round only in 8 bits; 1 = unsigned."""
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+"""Tags of TIFF: bits of a number; 0 = white is zero, which Pillow turns round only in 8 bits;
+1 = unsigned, 2 = signed."""
+
+
+def _bits_in_use(most: int, picture: Image.Image, tags: Mapping[int, Any]) -> int:
+    """Bits of the brightest number that the format means: 9 to 16 bits are taken for 16, and a
+    signed number has one less."""
+    bits = tags.get(_BITS, (0,))[0] if _is_signed(picture) else 0
+    if bits == 8:
+        return 7
+    return 8 if most < 256 else max(most.bit_length(), 15 if bits == 16 else 16)
+
+
+def _is_signed(picture: Image.Image) -> bool:
+    return getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT) == (2,)
 
 
 def _numbers(picture: Image.Image, tags: Mapping[int, Any]) -> np.ndarray:
-    """The values; Pillow reads unsigned numbers of 32 bits as signed ones."""
+    """The values; Pillow reads unsigned numbers of 32 bits as signed ones, and signed ones of 8 as
+    unsigned ones."""
     values = np.asarray(picture)
+    if picture.mode == "L" and tags.get(_SAMPLE_FORMAT) == (2,):
+        return values.view(np.int8)
     is_unsigned = picture.mode == "I" and tags.get(_SAMPLE_FORMAT, (1,)) == (1,) and bool(tags)
     return values.view(np.uint32) if is_unsigned else values
 

@@ -293,6 +293,17 @@ def tiff(values: np.ndarray, tag: int = 0, was: int = 0, now: int = 0) -> bytes:
     return file.getvalue().replace(old, new)
 
 
+def signed_tiff(values: np.ndarray) -> bytes:
+    """A TIFF file of signed grey values, which Pillow does not write in 8 and 16 bits."""
+    height, width = values.shape
+    bits, end = 8 * values.itemsize, 8 + values.nbytes
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1)]
+    tags += [(278, height), (279, values.nbytes), (339, 2)]
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, number) for tag, number in tags)
+    head = struct.pack("<2sHI", b"II", 42, end)
+    return head + values.tobytes() + struct.pack("<H", len(tags)) + fields + bytes(4)
+
+
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
@@ -301,15 +312,23 @@ GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
     [
         tiff((65535 - GREY.astype("<u2") * 257).astype("<u2"), 262, 1, 0),  # white is zero
         tiff((GREY.astype("<u4") * 0x1010101).view("<i4"), 339, 2, 1),  # unsigned
+        signed_tiff(np.where(GREY == 7, -9, GREY.astype("<i2") * 128).astype("<i2")),
         tiff(GREY.astype(np.int32) * 257),
         tiff(GREY.astype(np.int32) * 512),
         tiff(GREY.astype(np.float32) * 257),
         tiff(GREY.astype(np.float32) * 1e6),
         tiff(np.where(GREY == 7, np.inf, GREY / np.float32(255)).astype(np.float32)),
     ],
-    ids=["16 white is zero", "u32", "16 in 32", "17", "f 65535", "f large", "f inf"],
+    ids=["16 white is zero", "u32", "i16", "16 in 32", "17", "f 65535", "f large", "f inf"],
 )
 def test_grey_of_more_than_8_bits_is_scaled_to_8(data: bytes) -> None:
     found = read_picture(data, 16)
     others = GREY != 7
     np.testing.assert_array_equal(found[others], np.repeat(GREY[..., None], 3, 2)[others])
+
+
+def test_signed_numbers_of_8_bits_have_7_for_grey() -> None:
+    values = (GREY >> 1).astype(np.int8)
+    values[0, 7] = -100  # black, not light grey
+    found = read_picture(signed_tiff(values), 16)[..., 0]
+    np.testing.assert_array_equal(found, np.maximum(values, 0).astype(np.uint8) << 1)
