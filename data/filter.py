@@ -23,7 +23,7 @@ from common.split_names import TRAIN
 from data.columns import DERIVED, Rule, parse_rule
 from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
 from data.order import hash_of
-from data.reading import check_same, read_pictures
+from data.reading import check_same, read_pictures, tell_skipped
 from data.records import Records, open_whole
 from data.rules import Removed, against, format_table
 from data.sources import open_source, printable
@@ -132,14 +132,23 @@ def _perceptual(records: Records, rows: Int64[np.ndarray, " m"]) -> list[int]:
     if max(indices, default=0) >= len(source):
         raise ValueError(f"{printable(str(source.path))} is not the source of {records.folder} now")
     readings = read_pictures(source, _LOOKED_AT, indices, config=records.reading)
-    hashes = []
+    hashes, unread = [], list[tuple[str, str]]()
     for reading, example in zip(readings, examples, strict=True):
         check_same(reading, example)
         if reading.pixels is None:
             # An unreadable picture is nobody's copy; its own place makes its hash.
             hashes.append(int(hash_of(reading.index)[0]))
+            unread.append((str(example["key"]), reading.problem))
         else:
             hashes.append(perceptual_hash(reading.pixels))
+    if unread and len(unread) == len(hashes):
+        raise ValueError(
+            f"{printable(str(source.path))} is not the source of {records.folder} now: "
+            f"{tell_skipped(unread, len(hashes))}; mend it, or use --near_duplicates=0"
+        )
+    if unread:
+        told = tell_skipped(unread, len(hashes))
+        print(f"near duplicates: {told}; they stay, and nobody looked at them", file=sys.stderr)
     return hashes
 
 

@@ -42,7 +42,8 @@ class Found:
     """Numbers about the content of all shards."""
 
     splits: Mapping[str, int]
-    skipped: int
+    skipped: Counter[str]
+    """Reason → number of skipped pictures."""
     notes: Notes
 
     @property
@@ -52,10 +53,10 @@ class Found:
 
 
 def _sum_up(shards: ShardFolder) -> Found:
-    splits, skipped, notes = Counter[str](), 0, Notes()
+    splits, skipped, notes = Counter[str](), Counter[str](), Notes()
     for head in shards.heads():
         splits.update(head.splits)
-        skipped += sum(head.skipped.values())
+        skipped.update(head.skipped)
         notes.join(head.notes, head.first)
     return Found(splits, skipped, notes)
 
@@ -106,7 +107,7 @@ def join_shards(
             tokenizer_folder=folder,
             text_vocab_size=tokenizer.vocab_size,
             num_captions_cut=0,
-            num_skipped=found.skipped,
+            num_skipped=found.skipped.total(),
             skipped=[f"{name}: {why}" for name, why in skipped],
             held_out_by=RULE,
             damaged_files={printable(k): printable(v) for k, v in source.damage.items()},

@@ -23,6 +23,7 @@ NOTHING: Mapping[str, int] = MappingProxyType({})
 _CHUNK = 64  # pictures whose decoding is begun at a time
 _MAX_THREADS = 16
 _NOT_MIRRORED = "a caption names a side, so no view is mirrored"
+_NAMED, _REASONS = 5, 3  # of the skipped pictures
 _JUDGED_FROM = 200  # pictures, below which a share of bad ones says little
 
 
@@ -194,12 +195,18 @@ class Notes:
         ]
 
 
-def tell_skipped(skipped: Sequence[tuple[str, str]], total: int, count: int | None = None) -> str:
-    """A sentence with the number of skipped pictures (default: of those given) and the first few
-    names."""
-    count = len(skipped) if count is None else count
-    named = ", ".join(f"{printable(name)} ({printable(why)})" for name, why in skipped[:5])
-    more = f" and {count - 5:,} more" if count > 5 else ""
+def tell_skipped(
+    skipped: Sequence[tuple[str, str]], total: int, reasons: Counter[str] | None = None
+) -> str:
+    """A sentence with the number of skipped pictures, the first few names, and how often each of
+    the commonest reasons is that of another picture. `reasons` (default: of those given) counts
+    all."""
+    left = Counter(why for _, why in skipped) if reasons is None else Counter(reasons)
+    count = left.total()
+    named = ", ".join(f"{printable(name)} ({printable(why)})" for name, why in skipped[:_NAMED])
+    left.subtract(why for _, why in skipped[:_NAMED])
+    most = [f"{n:,} × {printable(why)}" for why, n in left.most_common(_REASONS) if n > 0]
+    more = f" and {count - _NAMED:,} more ({', '.join(most)})" if count > _NAMED else ""
     return f"skipped {count:,} of {total:,} pictures: {named}{more}"
 
 

@@ -214,6 +214,20 @@ def test_unusable_pictures_among_good_ones_are_counted_and_named(
     assert "009.png (no caption)" in said
 
 
+def test_each_reason_for_skipping_is_said_however_many_another_has(
+    run: Encode, make_folder: MakeFolder, capsys: pytest.CaptureFixture
+) -> None:
+    folder = make_folder(30)
+    for i in range(6):
+        (folder / f"{i:03d}.txt").write_text(" ")
+    (folder / "020.png").write_text("<svg></svg>")
+    run(folder, shard_size=10)
+    said = capsys.readouterr().err
+    assert "skipped 7 of 30 pictures: 000.png (no caption)" in said
+    assert "004.png (no caption) and 2 more (1 × no caption, 1 × not a JPEG, PNG, WebP or" in said
+    assert "an SVG drawing" in said
+
+
 def test_pictures_are_read_for_the_exam_as_they_were_encoded(
     run: Encode, make_folder: MakeFolder
 ) -> None:

@@ -174,6 +174,18 @@ def test_pictures_of_another_source_decide_nothing(
     assert "the source has changed, encode again" in why
 
 
+def test_pictures_that_cannot_be_read_any_more_stay_and_are_named(
+    source: Path, records: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (source / "4.png").write_bytes(b"broken")
+    assert run(records, near_duplicates=4)[1] == ["0", "1", "2", "3", "4"]
+    assert "near duplicates: skipped 1 of 5 pictures: 4 (not a JPEG" in capsys.readouterr().err
+    for path in source.glob("*.png"):
+        path.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"not the source .* now: skipped 5 of 5 pictures: 0 "):
+        run(records, near_duplicates=4)
+
+
 @pytest.mark.parametrize("bits", [0, 1, 4, 8])
 def test_near_hashes_are_those_of_a_search_through_all_pairs(bits: int) -> None:
     rng = np.random.default_rng(bits)
