@@ -3,6 +3,8 @@ bytes."""
 
 import hashlib
 import importlib.metadata
+import io
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +58,41 @@ def find_sets(config: ArtistsConfig) -> list[IconSet]:
     return open_sets(PACKAGES)
 
 
+def digest_of_code(paths: Sequence[Path]) -> str:
+    """A short hash of Python files that does not change with their comments and docstrings, and of
+    the bytes of other files."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        content = path.read_bytes()
+        hashed.update(_code(content).encode() if path.suffix == ".py" else content)
+    return hashed.hexdigest()
+
+
+def _code(content: bytes) -> str:
+    """Python's lines without comments, docstrings and empty lines. The rest stays as it is typed,
+    because the texts of ast.unparse and ast.dump differ between versions of Python."""
+    lines, spans, before = content.decode("utf-8").split("\n"), [], tokenize.NEWLINE
+    for token in tokenize.tokenize(io.BytesIO(content).readline):
+        is_docstring = token.type == tokenize.STRING and before in _BEFORE_DOCSTRING
+        if token.type == tokenize.COMMENT or is_docstring:
+            spans.append((*token.start, *token.end))
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            before = token.type
+    for first, start, last, end in reversed(spans):
+        lines[first - 1] = lines[first - 1][:start] + lines[last - 1][end:]
+        lines[first:last] = [""] * (last - first)
+    return "".join(f"{line.rstrip()}\n" for line in lines if line.strip())
+
+
+_BEFORE_DOCSTRING = (tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+
+
 def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> dict[str, Any]:
     """All settings and sources that decide the bytes of the tars."""
     versions = {one.package: one.version for one in sets}
-    content = b"".join(path.read_bytes() for path in (TABLE, *RECIPE))
     return {
         "subset": config.subset,
         "image_size": config.image_size,
         "packages": {**versions, "resvg-py": importlib.metadata.version("resvg-py")},
-        "recipe": hashlib.blake2b(content, digest_size=8).hexdigest(),
+        "recipe": digest_of_code((TABLE, *RECIPE)),
     }

@@ -12,7 +12,6 @@ import sys
 if __name__ == "__main__" and not __package__:  # started as a file, without -m
     sys.path[0] = sys.path[0].rpartition("/")[0]
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from data.artist_config import (
     MARKER,
     ArtistsConfig,
     describe,
+    digest_of_code,
     find_sets,
 )
 from data.artist_sets import Drawing, join, licenses
@@ -57,11 +57,7 @@ def main(config: ComposedConfig) -> None:
     if config.image_size % 2 or not 8 <= config.image_size <= 1024:
         raise ValueError(f"image_size {config.image_size} is no even number from 8 to 1024")
     sets = find_sets(config)
-    content = b"".join(path.read_bytes() for path in RECIPE)
-    description = {
-        **describe(config, sets),
-        "composed": hashlib.blake2b(content, digest_size=8).hexdigest(),
-    }
+    description = {**describe(config, sets), "composed": digest_of_code(RECIPE)}
     out = Path(config.out)
     if not holds(out, MARKER, description):
         check_free(out)

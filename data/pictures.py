@@ -264,7 +264,9 @@ def _eight_bits(part: Image.Image, picture: Image.Image) -> Image.Image:
             values = np.nan_to_num(values, posinf=most, neginf=0)
             values = values * (255 / next((top for top in (1, 255, 65535) if most <= top), most))
         else:
-            values = np.maximum(values, 0).astype(np.int64) << 8 >> _bits_in_use(most, picture, tags)
+            values = (
+                np.maximum(values, 0).astype(np.int64) << 8 >> _bits_in_use(most, picture, tags)
+            )
     grey = np.clip(values, 0, 255).astype(np.uint8)
     return Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.artist_config import ArtistsConfig
+from data.artist_config import ArtistsConfig, digest_of_code
 from data.artist_sets import (
     SHIPPED,
     STYLES,
@@ -354,3 +354,16 @@ def test_npm_s_refusal_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(ValueError, match=r"npm pack .*@iconify-json/noto failed: no network; "):
         fetch_packages(tmp_path / "p")
+
+
+def test_a_comment_or_docstring_more_leaves_drawn_pictures_as_they_are(tmp_path: Path) -> None:
+    code = '\nFROM = "a"\n\n\ndef f(x: int) -> str:\n    return f"{x!r}  #"\n'
+    words = f'"""What it is\nfor: #."""\n{code}"""Two\nlines."""  # and more\n'
+    words = words.replace("    return", '    # why "this"\n    """Returns x."""\n    return')
+    digests = []
+    for number, text in enumerate((code, words, code.replace("!r", "!s"), code + "FROM")):
+        path = tmp_path / f"{number}.py"
+        path.write_text(text, encoding="utf-8")
+        digests.append(digest_of_code([path]))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
