@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ class ArrowTable(Table):
     """The Arrow files of a saved data set, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
-        self.path, self.labels, self.files = folder, {}, []
+        self.path, self.labels, self.files, self.damage = folder, {}, [], {}
         self.schema, self.counts, self.splits = None, [], []
         self._batches: list[tuple[Path, Any]] = []
         for part, split in _parts(folder):
             self.labels |= _labels(part)
             for file in _files(part):
                 self._open(file, split)
+        if self.schema is None and self.damage:
+            name, why = next(iter(self.damage.items()))
+            raise ValueError(f"{folder / name} is not a readable Arrow file: {why}")
         if self.schema is None:
             raise ValueError(f"{folder} holds no Arrow file that dataset.save_to_disk wrote")
 
@@ -50,7 +54,9 @@ class ArrowTable(Table):
                 self.splits.append(split)
         except (pa.ArrowException, OSError, ValueError) as error:
             why = printable(" ".join(str(error).split()))
-            raise ValueError(f"{file} is not a readable Arrow file: {why}") from None
+            if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException):
+                raise ValueError(f"{file} is not a readable Arrow file: {why}") from None
+            self.damage[str(file.relative_to(self.path))] = why
         self.files.append(file)
 
     def load(self, group: int, columns: tuple[str, ...]) -> Any:
@@ -70,6 +76,8 @@ def _mapped(path: str) -> Any:
     import pyarrow as pa
 
     with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise OSError("an empty file")
         return pa.BufferReader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 

@@ -43,6 +43,8 @@ class Table(ABC):
     """The split of each group, by its file's name; empty if the name is not a split's."""
     labels: dict[str, list[str]]
     """Class names of the numbers in a column of classes."""
+    damage: dict[str, str]
+    """File → why it is not read, of those that are damaged."""
 
     @abstractmethod
     def load(self, group: int, columns: tuple[str, ...]) -> Any:
@@ -61,7 +63,7 @@ class ColumnSource(Source):
         self, table: Table, kind: str, about: str, places: Places, config: ReadingConfig = PLAIN
     ) -> None:
         self.kind, self.path, self.files, self.config = kind, table.path, table.files, config
-        self.damage, self.unused = {}, Unused()
+        self.damage, self.unused = dict(table.damage), Unused()
         self._table, self._places = table, places
         self._ends = list(accumulate(table.counts))
         names = ", ".join(table.schema.names)

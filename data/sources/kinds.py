@@ -115,11 +115,17 @@ def open_tree(tree: Tree, config: ReadingConfig) -> Source:
 def _count_unread(tree: Tree, source: Source) -> None:
     """Count archives, videos and parquet files of pictures that are not part of the source."""
     archives, videos = tree.ending(*ARCHIVES), tree.ending(*VIDEOS)
-    parquet = [n for n in tree.ending("parquet")[:_LOOKED_AT] if holds_pictures(tree.path(n))]
-    read = set(source.files) if archives or parquet else set()
+    parquet, damaged = list[str](), list[str]()
+    for name in tree.ending("parquet")[:_LOOKED_AT]:
+        try:
+            parquet += [name] if holds_pictures([tree.path(name)]) else []
+        except ValueError:
+            damaged.append(name)
+    read = set(source.files) if archives or parquet or damaged else set()
     for reason, names in (
         ("archives beside what is read (name them as sources, too, or unpack them)", archives),
         ("parquet files of pictures beside what is read (name them as sources, too)", parquet),
+        ("damaged parquet files", damaged),
         ("videos", videos),
     ):
         for name in names:
@@ -157,7 +163,7 @@ def open_files(files: Sequence[Path], config: ReadingConfig) -> Source:
         return TFRecordSource(files, config)
     if len(endings) > 1:
         return JoinedSource([open_files([file], config) for file in files])
-    if endings == {"parquet"} and holds_pictures(files[0]):
+    if endings == {"parquet"} and holds_pictures(files):
         places = Places(files[0].parent)
         table = ParquetTable(files[0].parent if len(files) > 1 else files[0], files)
         return ColumnSource(table, "parquet", counted(len(files), "parquet file"), places, config)

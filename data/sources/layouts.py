@@ -121,7 +121,7 @@ def open_flickr(tree: Tree, config: ReadingConfig) -> Source | None:
 def open_parquet(tree: Tree, config: ReadingConfig) -> Source | None:
     """Parquet files with pictures in them."""
     found = [tree.path(name) for name in tree.ending("parquet")]
-    if not found or not holds_pictures(found[0]):
+    if not found or not holds_pictures(found):
         return None
     table = ParquetTable(tree.folder, found)
     about = counted(len(found), "parquet file")

@@ -16,24 +16,28 @@ class ParquetTable(Table):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self.path, self.files, self.labels = path, list(files), {}
+        self.path, self.files, self.labels, self.damage = path, list(files), {}, {}
         self.schema, self.counts, self.splits, self._groups = None, [], [], []
-        names = [_split_of_file(file) for file in files]
+        first, names = files[0], [_split_of_file(file) for file in files]
         is_divided = len(set(names)) > 1
         for file, split in zip(files, names, strict=True):
             try:
                 with file.open("rb") as bytes_, pq.ParquetFile(bytes_) as opened:
                     about, schema = opened.metadata, opened.schema_arrow
             except (pa.ArrowException, OSError) as error:
-                raise _unreadable(file, error) from None
+                self.damage[file.name] = _why(error)
+                continue
             if self.schema is not None and sorted(schema.names) != sorted(self.schema.names):
-                raise ValueError(f"{file} has other columns than {self.files[0].name}")
-            self.schema = schema if self.schema is None else self.schema
+                raise ValueError(f"{file} has other columns than {first.name}")
+            if self.schema is None:
+                self.schema, first = schema, file
             for i in range(about.num_row_groups):
                 check_group(file, about.row_group(i).total_byte_size)
                 self._groups.append((file, i))
                 self.counts.append(about.row_group(i).num_rows)
                 self.splits.append(split if is_divided else "")
+        if self.schema is None:
+            raise _unreadable(files[0], self.damage[files[0].name])
         self.labels = _labels(self.schema)
 
     def load(self, group: int, columns: tuple[str, ...]) -> Any:
@@ -45,25 +49,31 @@ class ParquetTable(Table):
             with file.open("rb") as bytes_, pq.ParquetFile(bytes_) as opened:
                 return opened.read_row_group(number, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(file, error) from None
+            raise _unreadable(file, _why(error)) from None
 
 
-def holds_pictures(path: Path) -> bool:
-    """True if a parquet file has a column of bytes. Raises ValueError if it is not a parquet
-    file."""
+def holds_pictures(paths: Sequence[Path]) -> bool:
+    """True if the first parquet file that is readable has a column of bytes. Raises ValueError if
+    none of `paths` is readable."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with path.open("rb") as opened:
-            schema = pq.read_schema(opened)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
-    return any(_holds_bytes(one.type) for one in schema)
+    why = ""
+    for path in paths:
+        try:
+            with path.open("rb") as opened:
+                schema = pq.read_schema(opened)
+            return any(_holds_bytes(one.type) for one in schema)
+        except (pa.ArrowException, OSError) as error:
+            why = why or _why(error)
+    raise _unreadable(paths[0], why)
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    why = printable(" ".join(str(error).split()))
+def _why(error: Exception) -> str:
+    return printable(" ".join(str(error).split()))
+
+
+def _unreadable(path: Path, why: str) -> ValueError:
     return ValueError(f"{path} is not a readable parquet file: {why}")
 
 

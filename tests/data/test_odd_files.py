@@ -111,3 +111,49 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="has the column image twice"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"<html>"])
+@pytest.mark.parametrize("named", ["folder", "files"])
+def test_a_damaged_parquet_file_among_good_ones_is_named(
+    damage: bytes, named: str, tmp_path: Path
+) -> None:
+    for i in range(3):
+        table = pa.table({"image": [picture(i)] * 2, "text": ["a bird"] * 2})
+        pq.write_table(table, tmp_path / f"{i}.parquet")
+    (tmp_path / "0.parquet").write_bytes(damage)
+    files = [str(path) for path in sorted(tmp_path.iterdir())]
+    if named == "files":
+        files = [str(tmp_path / "{0..2}.parquet")]
+    source = open_source(tmp_path if named == "folder" else files)
+    assert len(source) == 4
+    assert [len(source[i].captions) for i in range(4)] == [1] * 4
+    assert any("0.parquet is damaged: " in said for said in source.oddities())
+    for path in tmp_path.iterdir():
+        path.write_bytes(damage)
+    with pytest.raises(ValueError, match=r"0\.parquet is not a readable parquet file: "):
+        open_source(tmp_path)
+
+
+def test_a_damaged_parquet_file_beside_pictures_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.txt").write_text("a bird")
+    (tmp_path / "index.parquet").write_bytes(b"PAR1")
+    source = open_source(tmp_path)
+    assert len(source) == 1
+    assert any("damaged parquet files: index.parquet" in said for said in source.oddities())
+
+
+@pytest.mark.parametrize("damage", [b"", b"ARROW1\0\0", "half"])
+def test_a_damaged_file_of_a_saved_data_set_is_named(damage: bytes | str, tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"image": [picture(i) for i in range(40)], "text": [f"bird {i}" for i in range(40)]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path), num_shards=4)
+    path = sorted(tmp_path.glob("*.arrow"))[1]
+    whole = path.read_bytes()
+    path.write_bytes(damage if isinstance(damage, bytes) else whole[: len(whole) // 2])
+    source = open_source(tmp_path)
+    assert [source[i].captions[0][0] for i in (9, 10)] == ["bird 9", "bird 20"]
+    assert len(source) == 30
+    assert any("-00001-of-00004.arrow is damaged: " in said for said in source.oddities())
