@@ -1,5 +1,6 @@
 """generate.py on a tiny run: files, metadata, hostile prompts, and errors in one line."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -71,7 +72,8 @@ def test_the_same_command_draws_the_same_and_another_seed_other_pictures(
 def test_hostile_prompts_are_drawn_like_others(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    main(GenerateConfig(str(run_folder), prompts=tuple(HOSTILE), out=str(tmp_path / "out")))
+    asked = GenerateConfig(str(run_folder), prompts=tuple(HOSTILE), out=str(tmp_path / "out"))
+    main(dataclasses.replace(asked, rows_per_call=4))
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) == len(HOSTILE) + 1
     assert {p.parent for p in files} == {tmp_path / "out"}

@@ -12,10 +12,10 @@ from vqgan.run_config import PictureTraining, VQGANRunConfig
 from vqgan.sets import PicturesConfig
 
 
-def config_of(source, folder):
+def config_of(source, folder, model=TINY_VQGAN):
     return VQGANRunConfig(
         output_dir=str(folder),
-        model=TINY_VQGAN,
+        model=model,
         data=PicturesConfig(source=(str(source),)),
         quantizer=QuantizerConfig(warmup_steps=2, refresh_every=2, refresh_pictures=32),
         training=PictureTraining(steps=6, batch_size=4, eval_every=0),

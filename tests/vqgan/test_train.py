@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,16 +14,17 @@ from command_line.parser import parse_config
 from common.pixels import to_floats
 from config import from_yaml
 from optim.config import OptimConfig
-from tests.tiny import first_vqgan
+from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
 from tests.vqgan.runs import config_of, metrics, same
 from training.config import GridsConfig, ParallelConfig
+from training.programs import Programs
 from training.session import train
 from training.update.build import make_state
 from training.update.gradients import LossContext
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
-from vqgan.finetuning import fit
+from vqgan.finetuning import fit, keeps_codebook
 from vqgan.losses import reconstruction_loss
 from vqgan.objective import make_loss
 from vqgan.recipe import make_recipe
@@ -32,18 +34,28 @@ from vqgan.sets import PicturesConfig
 from vqgan.train import main
 
 FOUR_DEVICES = ParallelConfig()
+MODEL = ONE_LEVEL_VQGAN
+"""It compiles in half the time of two levels, which test_fixed.py trains."""
+SIDE = MODEL.image_size
+SHARED = Programs()
+"""Compiled programs of all runs on one device; training/test_shared.py tests the sharing."""
+
+
+@pytest.fixture(autouse=True)
+def share_programs(monkeypatch):
+    monkeypatch.setattr("vqgan.train.train", partial(train, programs=SHARED))
 
 
 @pytest.fixture
 def run_config(source, tmp_path):
-    return config_of(source, tmp_path / "run")
+    return config_of(source, tmp_path / "run", MODEL)
 
 
 @pytest.fixture(scope="module")
 def straight(source, tmp_path_factory):
     """A finished run on four devices. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("straight") / "run"
-    config = config_of(source, folder)
+    config = config_of(source, folder, MODEL)
     main(dataclasses.replace(config, grids=GridsConfig(every=0), parallel=FOUR_DEVICES))
     return folder
 
@@ -105,9 +117,9 @@ def test_a_run_without_time_for_a_codebook_is_refused(run_config):
 
 
 @pytest.fixture
-def given(tiny_vqgan, tmp_path):
+def given(tmp_path):
     """A folder of weights to start from, and its content."""
-    pretrained.save(tmp_path / "given", tiny_vqgan, first_vqgan(tiny_vqgan, 7))
+    pretrained.save(tmp_path / "given", MODEL, first_vqgan(MODEL, 7))
     return str(tmp_path / "given"), pretrained.load(tmp_path / "given")[1]
 
 
@@ -134,8 +146,8 @@ def test_a_run_starts_from_given_weights_and_keeps_their_codebook(run_config, gi
 @pytest.mark.parametrize(
     ("warmup", "changes"),
     [
-        (1, {}),
         (0, {"codebook_size": 48}),
+        pytest.param(1, {}, marks=pytest.mark.slow),
         pytest.param(0, {"codebook_size": 16}, marks=pytest.mark.slow),
     ],
 )
@@ -148,15 +160,17 @@ def test_a_new_codebook_is_started_by_kmeans(run_config, given, warmup, changes)
 
 
 def test_weights_fit_a_model_of_another_picture_size(run_config, given):
-    larger = dataclasses.replace(run_config.model, image_size=32)
+    larger = dataclasses.replace(run_config.model, image_size=2 * SIDE)
     fresh = jax.eval_shape(build(larger).init, jax.random.key(0))
     assert same(fit(given[0], larger, fresh)[0], given[1])
+    assert keeps_codebook(given[0], larger, 0)
+    assert not keeps_codebook(given[0], larger, 1)
 
 
 # The test above holds what a run begins with; the one of 16 pixels, that it keeps it.
 @pytest.mark.slow
 def test_weights_serve_pictures_of_another_size(run_config, given):
-    assert same(tune(run_config, given[0], 0, image_size=32), given[1])
+    assert same(tune(run_config, given[0], 0, image_size=2 * SIDE), given[1])
 
 
 def test_weights_of_another_model_are_refused_by_name(run_config, given):
@@ -197,7 +211,7 @@ def test_a_grid_is_trained_with_and_released_without_a_codebook(grid_config):
     assert config == grid_config.model
     assert set(params) == {"encoder", "decoder"}
     autoencoder = build(config)
-    pixels = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
+    pixels = np.random.default_rng(0).uniform(-1, 1, (3, SIDE, SIDE, 3)).astype(np.float32)
     tokens = jax.jit(autoencoder.encode)(params, pixels)
     assert tokens.shape == (3, 4)
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < 48
@@ -208,7 +222,7 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
     autoencoder = build(grid_config.model)
     params = first_vqgan(grid_config.model)
     loss = make_loss(autoencoder, LossConfig(), 10**6)
-    pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (4, SIDE, SIDE, 3), dtype=np.uint8)
     context = LossContext(jax.numpy.array(0))
     batch = {"pixels": jax.numpy.asarray(pixels)}
     keys = jax.random.split(jax.random.key(1), 4)
@@ -255,7 +269,7 @@ def game_config(run_config):
 
 
 def last_state(config):
-    return train(config, make_recipe, from_yaml)
+    return train(config, make_recipe, from_yaml, SHARED)
 
 
 def test_both_players_move_and_resume_bit_for_bit(game_config, tmp_path):
@@ -283,9 +297,29 @@ def test_both_players_move_and_resume_bit_for_bit(game_config, tmp_path):
     assert set(released) == {"encoder", "decoder", "codebook"}
 
 
+NO_GAME = LossConfig(adversarial=0.0, adversarial_from=10**6)
+
+
+def loss_of(recipe):
+    """The program of a recipe's loss, as text."""
+    params = jax.eval_shape(recipe.init, jax.random.key(0))
+    batch = {"pixels": jax.ShapeDtypeStruct((4, SIDE, SIDE, 3), np.uint8)}
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+    step = jax.ShapeDtypeStruct((), np.int32)
+    loss = lambda *given, step: recipe.loss(*given, LossContext(step))  # noqa: E731
+    return str(jax.make_jaxpr(loss)(params, batch, keys, step=step))
+
+
+def test_without_weight_the_loss_knows_no_second_player(run_config, game_config):
+    none = make_recipe(dataclasses.replace(game_config, loss=NO_GAME))
+    assert none.players == {}
+    assert loss_of(none) == loss_of(make_recipe(run_config))
+
+
+# The test above compares the programs.
+@pytest.mark.slow
 def test_without_weight_there_is_no_second_player(straight, game_config):
-    none = LossConfig(adversarial=0.0, adversarial_from=10**6)
-    off = dataclasses.replace(game_config, loss=none, parallel=FOUR_DEVICES)
+    off = dataclasses.replace(game_config, loss=NO_GAME, parallel=FOUR_DEVICES)
     assert make_recipe(off).players == {}
     state = last_state(dataclasses.replace(off, output_dir=f"{off.output_dir}_off"))
     assert state.players is None
@@ -301,14 +335,16 @@ def test_without_weight_there_is_no_second_player(straight, game_config):
         (LossConfig(adversarial=0.8, adversarial_from=0), (4,) * 5, "halved 4 times; name 4 "),
     ],
 )
-def test_a_discriminator_that_cannot_play_is_refused(run_config, loss, channels, said):
+def test_a_discriminator_that_cannot_play_is_refused(source, tmp_path, loss, channels, said):
+    run_config = config_of(source, tmp_path / "run")
     layout = DiscriminatorConfig(channels=channels)
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(run_config, loss=loss, discriminator=layout)
 
 
-def test_before_the_codebook_pictures_are_judged_without_it(run_config):
+def test_before_the_codebook_pictures_are_judged_without_it(source, tmp_path):
     """At the beginning its random codes would turn reconstructions into noise."""
+    run_config = config_of(source, tmp_path / "run")
     share = QuantizerConfig(warmup_share=0.5, refresh_every=0, refresh_pictures=32)
     training = dataclasses.replace(run_config.training, eval_every=1)
     main(dataclasses.replace(run_config, quantizer=share, training=training))
