@@ -1,5 +1,6 @@
 """The patch discriminator, its losses, and the weight of its term in the autoencoder's loss."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from common.pixels import to_floats
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from tests.tiny import first_vqgan
+from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
 from training.config import ParallelConfig
 from training.devices import parallel
 from training.devices.devices import find_devices
@@ -273,11 +274,12 @@ def update(layout, config, micro_batches, devices):
         (1, ParallelConfig(mode="mesh", fsdp=2)),
     ],
 )
-def test_micro_batches_and_devices_make_no_difference(tiny_vqgan, micro_batches, devices):
+def test_micro_batches_and_devices_make_no_difference(micro_batches, devices):
+    layout = dataclasses.replace(ONE_LEVEL_VQGAN, image_size=SIDE)
     config = LossConfig(adversarial=0.8, adversarial_from=1, adversarial_limit=LIMITED)
-    whole, expected = update(tiny_vqgan, config, 1, ParallelConfig(devices=1))
+    whole, expected = update(layout, config, 1, ParallelConfig(devices=1))
     assert 0 < expected["train/adversarial_weight"] < 0.8 * LIMITED
-    found, metrics = update(tiny_vqgan, config, micro_batches, devices)
+    found, metrics = update(layout, config, micro_batches, devices)
     assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, whole)
 

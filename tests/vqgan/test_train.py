@@ -342,9 +342,8 @@ def test_a_discriminator_that_cannot_play_is_refused(source, tmp_path, loss, cha
         dataclasses.replace(run_config, loss=loss, discriminator=layout)
 
 
-def test_before_the_codebook_pictures_are_judged_without_it(source, tmp_path):
+def test_before_the_codebook_pictures_are_judged_without_it(run_config):
     """At the beginning its random codes would turn reconstructions into noise."""
-    run_config = config_of(source, tmp_path / "run")
     share = QuantizerConfig(warmup_share=0.5, refresh_every=0, refresh_pictures=32)
     training = dataclasses.replace(run_config.training, eval_every=1)
     main(dataclasses.replace(run_config, quantizer=share, training=training))
