@@ -33,8 +33,8 @@ kept_tokens [b, n] or None) → image_tokens [b, n]."""
 
 def num_segments(image_length: int) -> int:
     """The number of segments: with 4, a step reads 5/8 of the full cache on average; with 8, 9/16.
-    Each segment adds to the compile time, so short pictures get fewer."""
-    return min(image_length, max(4, min(8, image_length // 32)))
+    Each segment adds to the compile time, so short pictures get fewer, and the shortest one."""
+    return 1 if image_length < 16 else max(4, min(8, image_length // 32))
 
 
 @dataclass(frozen=True)
