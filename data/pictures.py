@@ -146,6 +146,8 @@ def _told(data: bytes) -> str:
     """What the file is instead, in parentheses; empty if that is unknown."""
     if b"<svg" in data[:4096].lower():
         return " (an SVG drawing; save it as PNG)"
+    if data.lstrip().startswith((b"data:image/", b"iVBORw0KGgo", b"/9j/", b"UklGR", b"R0lGOD")):
+        return " (a picture as base64 text; write its bytes)"
     for start, name in _UNREAD:
         if data.startswith(start):
             return f" ({name}; save it as PNG or JPEG)"

@@ -19,6 +19,7 @@ LOOKED_AT = 200  # caption files from which the encoding of a source is guessed
 NOT_BESIDE = "none of its pictures has a .txt or .json of the same name beside it"
 NOT_NAMED = "their names are numbers, or say what a camera or program writes"
 _UNREADABLE = "a caption file cannot be read"
+_NOT_USED = "captions of a second caption file of the picture, which differ, are not used"
 
 
 class FolderSource(Source):
@@ -104,8 +105,12 @@ def example_beside(
     """An example from the bytes of a picture and of its caption files, by their endings."""
     found, about = texts.from_json(said.get("json", b""), config.caption_column, encoding)
     for ending in ("caption", "txt"):
-        if not found.captions and ending in said:
+        if ending in said:
             lines = texts.from_lines(said[ending], encoding)
+            if found.captions:
+                others = {text for text, _ in lines.captions} - {text for text, _ in found.captions}
+                found.notes += [_NOT_USED] if others else []
+                continue
             kept = found.notes if not lines.captions else []
             found = texts.Found(lines.captions, kept + lines.notes)
     captions: Captions = found.captions

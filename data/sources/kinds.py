@@ -71,6 +71,8 @@ def _in_zips(tree: ZipTree, config: ReadingConfig) -> Source:
     kinds = [k for k in (*_OF_FILES, *_BY_FOLDERS) if config.kind in ("", "zip", k.name)]
     source = next(filter(None, (kind.open(tree, config) for kind in kinds)), None)
     if source is None:
+        if not tree.pictures and (why := _explain(tree)):
+            raise ValueError(f"no pictures in {printable(str(tree.files[0]))}: {why}")
         source = FolderSource(tree, config)
         source.sought = layouts.tell_unused(tree, source.sought, config)
     source.about += f" in {counted(len(tree.files), 'zip')}"
@@ -140,6 +142,8 @@ def _explain(tree: Tree) -> str:
         return why
     if packed := [n for n in tree.ending(*ARCHIVES) if ending_of(n) not in ("tar", "zip")]:
         return f"{printable(packed[0])} is compressed; unpack it first"
+    if isinstance(tree, ZipTree) and (packed := tree.ending(*ARCHIVES)):
+        return f"{printable(packed[0])} in it is an archive, too; unpack the outer one first"
     if saved := [n for n in tree.names if last_part(n) in arrow.MARKERS]:
         return f"{printable(os.path.dirname(saved[0]))} in it is a saved data set: name that folder"
     for name in tree.ending("txt"):

@@ -4,6 +4,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 from data.sources.base import Captions
 from data.text import clean
@@ -17,13 +18,22 @@ _SAYS_NOTHING = re.compile(
     r"[a-z]{1,4}[0-9]{4,}|(?=.*[0-9])[0-9a-f]{8,}"  # P1010012, a hash
 )
 """A word of a camera, phone or program, in a name that nobody chose."""
+_PROGRAM = re.compile(
+    r"whats ?app|screen[ _-]?shot|bildschirmfoto|capture d.écran|captura de pantalla|schermata|"
+    r"cam ?scanner|fb_img|снимок экрана|スクリーンショット|截屏|屏幕截图|屏幕快照",
+    re.IGNORECASE,
+)
+"""What programs call their pictures in several words, in mixed case or in other languages."""
+_PLACED = frozenset({"um", "à", "alle", "ore", "las", "a", "в"})
+"""Words between a program's name and a time."""
 _VERSION = re.compile(r"(\s+(final|copy|kopie|edited|v[0-9]+))+$")
 _COUNTED = re.compile(r"\b([^\W\d_]{4,})[0-9]{1,3}\b")
 
 
 def words_of(name: str) -> str:
-    """The words of a name in lower case, without numbers: Brown_Fish-01 is "brown fish"."""
-    name = unicodedata.normalize("NFC", name)  # macOS writes ä as a and two dots
+    """The words of a name in lower case, without numbers: Brown_Fish-01 is "brown fish". A web
+    address's %20 is a blank."""
+    name = unicodedata.normalize("NFC", unquote(name))  # macOS writes ä as a and two dots
     spaced = "".join(c if _is_of_word(c) else " " for c in _CAMEL.sub(" ", name))
     return clean(" ".join(w for w in spaced.split() if not w.isdecimal()).lower())
 
@@ -41,7 +51,12 @@ def caption_from_name(file: str) -> Captions:
     stem = os.path.splitext(file.rpartition("/")[2])[0]
     words = words_of(_UUID.sub("", stem))
     words = _COUNTED.sub(r"\1", _VERSION.sub("", words))
-    is_said = any(not _SAYS_NOTHING.fullmatch(word) for word in words.split())
+    named = unicodedata.normalize("NFC", stem)
+    is_program, rest = bool(_PROGRAM.search(named)), words_of(_PROGRAM.sub(" ", named))
+    is_said = any(
+        not (_SAYS_NOTHING.fullmatch(word) or (is_program and word in _PLACED))
+        for word in (rest if is_program else words).split()
+    )
     return ((words, 1.0),) if is_said else ()
 
 

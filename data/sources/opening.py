@@ -59,6 +59,7 @@ def _open_paths(paths: list[str], config: ReadingConfig) -> Sequence[Source]:
         raise ValueError("no source is named")
     if len(paths) > 1 and all(one.endswith(".tar") and Path(one).is_file() for one in paths):
         return [TarSource([Path(one) for one in paths], None, config)]
+    paths = [one for path in paths for one in _named_by_star(path)]
     pictures = [Path(one) for one in paths if is_picture(one) and Path(one).is_file()]
     if not pictures:
         return [_open_path(one, config) for one in paths]
@@ -66,6 +67,15 @@ def _open_paths(paths: list[str], config: ReadingConfig) -> Sequence[Source]:
     beside = [one for one in paths if ending_of(one) in endings and Path(one).is_file()]
     rest = [one for one in paths if Path(one) not in pictures and one not in beside]
     return [open_tree(among(pictures), config), *(_open_path(one, config) for one in rest)]
+
+
+def _named_by_star(path: str) -> list[str]:
+    """What a shell would make of FOLDER/* if there is a picture in it; else the path alone."""
+    whole = os.path.expanduser(path)
+    if scheme_of(path) or Path(whole).exists() or not glob.has_magic(whole):
+        return [path]
+    found = sorted(glob.glob(whole))
+    return found if any(is_picture(one) for one in found) else [path]
 
 
 def _joined(

@@ -92,8 +92,8 @@ def _json_lines(table: TableFile) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                if number == 1 and line[0] in "[{":  # JSON of several lines
-                    yield from json_rows.of_file(_read_json(table))
+                if number == 1 and line[0] in "[{":  # JSON of several lines, or in one line
+                    yield from _json_values(table)
                     return
                 raise ValueError(f"{table}, line {number:,}: {error}") from None
             yield from json_rows.of_line(row)
@@ -108,6 +108,25 @@ def _json(table: TableFile) -> Iterator[Row]:
         yield from _json_lines(table)  # JSON lines, whatever its name
         return
     yield from json_rows.of_file(content)
+
+
+def _json_values(table: TableFile) -> Iterator[Row]:
+    """The rows of a JSON file, or of objects that blanks, line ends or commas separate."""
+    text = decode(table.read(_MAX_JSON), table.encoding)[0].strip()
+    at, values = 0, list[Any]()
+    while at < len(text):
+        try:
+            value, at = json.JSONDecoder().raw_decode(text, at)
+        except ValueError as error:
+            raise ValueError(f"{table}: {error}") from None
+        values.append(value)
+        while at < len(text) and (text[at].isspace() or text[at] == ","):
+            at += 1
+    if len(values) == 1:
+        yield from json_rows.of_file(values[0])
+    else:
+        for value in values:
+            yield from json_rows.of_line(value)
 
 
 def _read_json(table: TableFile) -> Any:

@@ -24,6 +24,8 @@ MAX_CELL = 1 << 20
 _MOST_TITLES = 20  # lines above the first row
 _SPACE = " "  # the separator of `1.jpg a bird`
 _NUMBERED = re.compile(r"#\w+$")  # Flickr8k's 1000.jpg#0
+_OPENED = re.compile(r'(?:^|[,;\t|])"')
+_ESCAPED_QUOTE = re.compile(r'\\"(?=[^",;\t|\r\n])')
 _PAIR = re.compile(
     rf"(.*?\.(?:{'|'.join(PICTURE_ENDINGS)})(?:#\w+)?)(?:\s*[:=]\s*|\s+[-–—]\s+|\s+)(\S.*)",
     re.IGNORECASE | re.DOTALL,
@@ -38,7 +40,7 @@ def rows_of(lines: Iterator[str]) -> Iterator[Row]:
     lines, comments and titles above it are skipped.
     """
     csv.field_size_limit(MAX_CELL)
-    lines = (line.replace("\0", "") for line in lines)
+    lines = (_with_doubled_quotes(line.replace("\0", "")) for line in lines)
     first, separator = _begin(lines)
     if not separator:
         return
@@ -58,6 +60,13 @@ def rows_of(lines: Iterator[str]) -> Iterator[Row]:
     for row in rows:
         if row:
             yield _named(names, row, separator)
+
+
+def _with_doubled_quotes(line: str) -> str:
+    """The line with MySQL's and BigQuery's \\" as CSV's "". A Windows path may end in \\ before a
+    closing quote, and JSON in a cell has \\"", so these alone are not taken for it."""
+    has_quoted = _OPENED.search(line) and _ESCAPED_QUOTE.search(line)
+    return line.replace('\\"', '""') if has_quoted else line
 
 
 def _begin(lines: Iterator[str]) -> tuple[str, str]:

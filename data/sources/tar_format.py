@@ -28,6 +28,13 @@ class DamagedTarError(ValueError):
     """The fault that ended the reading of a tar, with its member or byte."""
 
 
+_PACKED = (
+    *((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")),
+    (b"PK", "zip"),
+)
+"""First bytes of compressed files that are named .tar."""
+
+
 @dataclass
 class Listing:
     """The regular members of a tar in its order."""
@@ -86,6 +93,8 @@ def _headers(file: BinaryIO, length: int) -> Iterator[tuple[_Header, bool]]:
         try:
             header = _read_header(file, at, length)
         except DamagedTarError as error:
+            if not at and (packed := next((n for m, n in _PACKED if block.startswith(m)), "")):
+                raise DamagedTarError(f"compressed by {packed}; unpack it first") from None
             place = f"after {printable(before)}" if before else f"at byte {at:,}"
             raise DamagedTarError(f"{error}, {place}") from None
         yield header, zeros > 0

@@ -40,6 +40,8 @@ _ANSWERS = ("gpt", "assistant", "model")
 _LONGEST_CELL = 1 << 16  # characters of a column's value
 _SAFE = (1e-6, 1e6)  # weights in this range can be summed in float32
 _MAX_DEPTH = 4
+_BOX = re.compile(r"\s*\d+(?:[ \t]+-?\d+(?:\.\d+)?(?:e-?\d+)?){4,}\s*")
+"""A line of a detector's labels: a class, a place and a size."""
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 _ESCAPED = re.compile(r"\\(['\"\\])")
 _TAG = re.compile(
@@ -62,6 +64,11 @@ def from_lines(data: bytes, encoding: str = "") -> Found:
     if len(data) > MAX_CAPTION_BYTES:
         return Found(notes=[f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"])
     text, name = decode(data, encoding)
+    if text.startswith("{\\rtf"):
+        return Found(notes=["a caption file is a document (RTF): save it as plain text"])
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and all(map(_BOX.fullmatch, lines)):
+        return Found(notes=["a caption file has numbers of boxes, as YOLO writes them, no text"])
     found = weighed(text.splitlines())
     if name:
         found.notes.append(f"captions were read as {name}")
