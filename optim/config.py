@@ -267,6 +267,10 @@ class OptimConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"optim.{name} {value} is not within 0..1")
+            if value == 1 and name in ("beta1", "beta2", "ema_decay"):
+                raise ValueError(
+                    f"optim.{name} 1 never lets a new value into the average; try 0.999"
+                )
         rates = ("learning_rate", "epsilon", "weight_decay", "clip_norm")
         check_least(self, "optim", 0, *rates)
         for name in ("rsqrt_steps", "transition_steps"):

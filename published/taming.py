@@ -22,6 +22,8 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.yaml"
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+WRAPPERS = ("module.", "first_stage_model.")
+"""Before the keys of a VQGAN that DataParallel or a transformer on top of it has stored."""
 TRAINING_PREFIXES = ("loss.", "model_ema.")
 TRAINING_KEYS = {
     "colorize",
@@ -84,6 +86,7 @@ def read_config(values: Mapping[str, object], keys: Collection[str]) -> VQGANCon
         ValueError: a setting is missing or not supported; the message names it.
     """
     model = _map(values, "model") or values
+    model = _map(_map(model, "params"), "first_stage_config") or model  # a transformer's settings
     flat = {**(_map(model, "params") or model)}
     flat.update(_map(flat, "ddconfig"))
     target = model.get("target", model.get("class"))
@@ -127,6 +130,11 @@ def read_checkpoint(path: Path) -> Arrays:
     """
     is_torch = path.suffix in TORCH_SUFFIXES
     arrays = read_torch_file(path) if is_torch else read_arrays(path.parent, path.name)[1]
+    for prefix in WRAPPERS:
+        of_vqgan = {
+            key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)
+        }
+        arrays = of_vqgan or arrays
     return {
         key: array
         for key, array in arrays.items()

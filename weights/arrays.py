@@ -141,11 +141,22 @@ def _read_safetensors(path: Path) -> Arrays:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
+def check_no_text(head: bytes) -> None:
+    """Raise ValueError if a file of weights begins as what people save in their place."""
+    head = head.lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError("it is a pointer of git-lfs, not the file; run `git lfs pull`")
+    if head.startswith((b"<!doctype", b"<html")):
+        raise ValueError("it is a web page, not weights; download it again")
+
+
 def _check_header(path: Path) -> None:
     """Raise ValueError for arrays of an unsupported type, before any is read."""
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
     with path.open("rb") as file:
+        check_no_text(file.read(64))
+        file.seek(0)
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size)) if size <= MOST_HEADER else None
     if not isinstance(header, dict):

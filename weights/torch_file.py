@@ -18,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from weights.arrays import check_no_text
 from weights.pickles import Call, Global, read_pickle
 
 STORAGES: dict[str, np.dtype[Any]] = {
@@ -49,6 +50,8 @@ PASSED_OVER = {
 }
 """Harmless names that trainers leave in a checkpoint beside its tensors."""
 TRAINERS = ("pytorch_lightning", "lightning", "lightning_fabric", "omegaconf")
+STATE_DICTS = ("state_dict", "params_ema", "model_ema", "model", "params")
+"""Keys under which trainers store a state dict; the first one counts, averages before the rest."""
 ZIP_MAGIC, BYTES_BEFORE_NAME = b"PK\x03\x04", 30
 MOST_AXES = 32
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -68,7 +71,7 @@ class _Storage:
 
 
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
-    """The state dict of a checkpoint, or the dict under its "state_dict", as arrays by key.
+    """The state dict of a checkpoint, or the dict under one of STATE_DICTS, as arrays by key.
 
     Raises:
         ValueError: the file is missing or damaged, or names something that does not belong among
@@ -77,6 +80,9 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with Path(path).open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        check_no_text(data[:64])
+        if data[8:10] == b'{"':
+            raise ValueError("it is a safetensors file; name it .safetensors")
         is_zip = data[:4] == ZIP_MAGIC
         tree, place = _open_zip(data, Path(path)) if is_zip else _open_old(data)
         return _views(data, _state_dict(tree), place)
@@ -174,7 +180,10 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
 
 
 def _state_dict(tree: object) -> dict[str, Any]:
-    inner = tree.get("state_dict", tree) if isinstance(tree, dict) else None
+    inner = tree if isinstance(tree, dict) else None
+    for name in STATE_DICTS:
+        if inner is tree and isinstance(inner, dict) and isinstance(inner.get(name), dict):
+            inner = inner[name]
     if not isinstance(inner, dict) or not inner:
         raise ValueError("it holds no tensors by name")
     return inner

@@ -65,6 +65,9 @@ def test_independent_decay_is_the_same_at_every_learning_rate() -> None:
         ({"rates": ("head:0",)}, "optim.rates 'head:0' is not PATTERN:FACTOR"),
         ({"rates": ("head:nan",)}, "optim.rates 'head:nan' is not PATTERN:FACTOR"),
         ({"name": "palm_adafactor", "independent_decay": True}, "not for palm_adafactor"),
+        ({"beta1": 1.0}, "optim.beta1 1 never lets a new value"),
+        ({"beta2": 1.0}, "optim.beta2 1 never lets a new value"),
+        ({"ema_decay": 1.0}, "optim.ema_decay 1 never lets a new value"),
         ({"name": "schedule_free", "ema_decay": 0.9}, "averages its iterates itself"),
     ],
 )

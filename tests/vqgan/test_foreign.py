@@ -43,6 +43,40 @@ def test_a_checkpoint_is_read_without_what_its_training_left(tmp_path: Path, wri
     assert equal(params, expected)
 
 
+@pytest.mark.parametrize("under", ["state_dict", "model", "params_ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "first_stage_model."])
+def test_a_checkpoint_is_read_inside_of_what_wraps_it(
+    under: str, prefix: str, tmp_path: Path
+) -> None:
+    arrays = {prefix + key: array for key, array in load_file(GUMBEL).items()}
+    if prefix == "first_stage_model.":
+        arrays["transformer.tok_emb.weight"] = np.ones((2, 2), np.float32)
+    tensors, storages = state_dict(arrays)
+    write_zip(tmp_path / "last.ckpt", {"epoch": 3, under: tensors}, storages)
+    whole = {"model": {"params": {"first_stage_config": {"params": settings()}}}}
+    config, params = pretrained.load(tmp_path / "last.ckpt", whole)
+    expected_config, expected = pretrained.load(GUMBEL)
+    assert config == expected_config
+    assert equal(params, expected)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "last.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of git-lfs"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "a web page"),
+    ],
+    ids=["lfs", "html"],
+)
+def test_what_was_downloaded_in_place_of_weights_is_named(
+    name: str, content: bytes, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} cannot be read: it is {why}"):
+        pretrained.load(tmp_path / name, settings())
+
+
 def test_settings_may_be_flat_nested_or_a_file_of_any_usual_name(checkpoint: Path) -> None:
     expected, _ = pretrained.load(GUMBEL)
     assert expected.lookup == "classifier"

@@ -198,6 +198,7 @@ def test_noise_in_a_file_gives_one_line_or_other_numbers(tmp_path: Path) -> None
     [
         (b"", "empty file"),
         (b"PK\x03\x04" + b"\0" * 100, "not a zip file"),
+        (b'\x02\0\0\0\0\0\0\0{"', "it is a safetensors file"),
         (pickled({"a": 1}), "is not a torch file"),
         (b"\x80\x02.", "damaged"),
         (b"\x80\x02(tR.", "damaged"),
