@@ -18,6 +18,7 @@ from weights.yaml_files import read_nodes
 
 METHODS = ("grid", "random", "bayes")
 MOST_INT = 1 << 62
+MOST_EXPONENT = 700  # e^709.8 is the largest 64-bit float
 ENTRY_KEYS = (
     *("value", "values", "probabilities", "distribution", "min", "max", "mu", "sigma", "q"),
     *("a", "b", "parameters"),
@@ -138,6 +139,7 @@ def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
     if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
         yield f"{name} has values: that are no list with something in it"
     kind = entry.get("distribution", "")
+    yield from _endless_draws(name, entry, str(kind))
     if kind == "log_uniform" and isinstance(low, float) and 0 < low < 1:
         yield (
             f"{name} has log_uniform, whose min and max are exponents: these mean "
@@ -148,6 +150,22 @@ def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
         yield f"{name} is a range, and a grid over it has no end; write values: [...]"
     for message in engine.violations({"method": "random", "parameters": {name: entry}}):
         yield message if name in message else f"{name}: {message}"
+
+
+def _endless_draws(name: str, entry: Mapping[str, object], kind: str) -> Iterator[str]:
+    """Yield the numbers of a distribution whose draws are infinite or NaN."""
+    for key in ("min", "max") if kind.endswith("log_uniform") else ("mu", "sigma"):
+        value = entry.get(key)
+        if "log_" in kind and isinstance(value, int | float) and not value <= MOST_EXPONENT:
+            yield (
+                f"{name} has {kind} with {key} {value:,}, an exponent: e^{value:g} is no finite "
+                f"number; exponents are at most {MOST_EXPONENT}"
+                + ("; log_uniform_values takes the values themselves" if key == "max" else "")
+            )
+    for key in ("a", "b") if kind.endswith("beta") else ():
+        value = entry.get(key)
+        if isinstance(value, int | float) and not 0 < value < math.inf:
+            yield f"{name} has {kind} with {key} {value}, which must be above 0"
 
 
 def _is_searched(entry: object) -> bool:

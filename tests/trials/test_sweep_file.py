@@ -68,6 +68,21 @@ def test_a_sweep_file_gives_metric_cap_and_searched_settings(tmp_path: Path) -> 
             f"max: 1{'0' * 22}",
             "line 7: optim.learning_rate has max 10,000,000,000,000,",
         ),
+        (
+            "distribution: log_uniform_values\n    min: 0.001\n    max: 0.1",
+            "distribution: log_uniform\n    min: 0.001\n    max: 1000",
+            r"line 7: .* log_uniform with max 1,000, an exponent: e\^1000 is no finite number",
+        ),
+        (
+            "distribution: log_uniform_values\n    min: 0.001\n    max: 0.1",
+            "distribution: log_normal\n    mu: 900\n    sigma: 1",
+            "line 7: .* log_normal with mu 900, an exponent",
+        ),
+        (
+            "distribution: log_uniform_values\n    min: 0.001\n    max: 0.1",
+            "distribution: beta\n    a: 0\n    b: 1",
+            "line 7: .* beta with a 0, which must be above 0",
+        ),
         ("    max: 0.1\n", "", "line 7: optim.learning_rate has min: without max:"),
         ("distribution: log_", "distributon: log_", "line 7: unknown key 'distributon'; did you"),
         (
