@@ -239,5 +239,5 @@ def compare_splits(theirs: str | None, ours: str | Path, weights: str) -> list[s
     how = "it is not known how its own" if rule is None else "by another rule its own"
     return [
         f"held-out pictures of {ours} may be among those that {weights} was trained on: "
-        f"{how} were chosen"
+        f"{how} were chosen; pictures that are new to it are not concerned"
     ]

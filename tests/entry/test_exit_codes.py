@@ -1,5 +1,6 @@
 """Exit codes of the commands that write files: 0 done, 2 a mistake in one line, 130 Ctrl-C."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,3 +80,11 @@ def test_130_for_ctrl_c(prog: str, words: list[str], monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     assert end(prog, words, monkeypatch, interrupted) == 130
+
+
+@pytest.mark.parametrize("script", ["train.py", "generate.py", "evaluate.py"])
+def test_another_python_than_the_installed_one_is_named(script: str) -> None:
+    ran = subprocess.run([sys.executable, "-S", "-E", script], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"{script}: {sys.executable} has no jax; start {script} with")
+    assert len(ran.stderr.splitlines()) == 1
