@@ -117,7 +117,9 @@ def test_micro_batches_equal_one_batch(noisy: ModelConfig, parts: int) -> None:
     assert_near(whole, split, 1e-6)
 
 
-@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+# test_parallel.py compares four devices with one, over more updates.
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
 def test_many_devices_equal_one(noisy: ModelConfig, devices: int) -> None:
     one, first = train(noisy, optim=SGD)
     many, rows = train(noisy, optim=SGD, devices=devices)
@@ -126,9 +128,10 @@ def test_many_devices_equal_one(noisy: ModelConfig, devices: int) -> None:
 
 
 def test_the_same_run_gives_the_same_bits(noisy: ModelConfig) -> None:
-    a = train(noisy, optim=SGD, devices=2)[0]
+    """On four devices a resume in entry/test_train.py does so."""
+    a = train(noisy, optim=SGD)[0]
     update.cache_clear()  # traced and compiled anew
-    b = train(noisy, optim=SGD, devices=2)[0]
+    b = train(noisy, optim=SGD)[0]
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
