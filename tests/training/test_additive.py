@@ -15,7 +15,7 @@ from model.loss_config import LossConfig as TextLossConfig
 from model.near_codes import soft_targets
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from tests.tiny import TINY, TINY_VQGAN
+from tests.tiny import ONE_LEVEL_VQGAN, TINY
 from training.config import ParallelConfig, ParallelMode
 from training.devices import parallel
 from training.devices.devices import find_devices
@@ -48,8 +48,8 @@ def of_transformer() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]
 
 
 def of_vqgan() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]:
-    autoencoder, random = build(TINY_VQGAN), np.random.default_rng(0)
-    pixels = random.integers(0, 255, (ROWS, 16, 16, 3), dtype=np.uint8)
+    autoencoder, random = build(ONE_LEVEL_VQGAN), np.random.default_rng(0)
+    pixels = random.integers(0, 255, (ROWS, 8, 8, 3), dtype=np.uint8)
     loss = objective.make_loss(autoencoder, LossConfig(), warmup_steps=0)
     return loss, autoencoder.init, {"pixels": pixels}
 
