@@ -10,7 +10,7 @@ from data.sources import texts
 from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, Source, Unused
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.encodings import guess, is_other_encoding
-from data.sources.files import Tree
+from data.sources.files import Tree, ending_of
 from data.sources.names import caption_from_name, count_named
 from data.sources.pairing import Pair, pair
 from data.sources.splits import split_from, splits_of
@@ -19,6 +19,8 @@ LOOKED_AT = 200  # caption files from which the encoding of a source is guessed
 NOT_BESIDE = "none of its pictures has a .txt or .json of the same name beside it"
 NOT_NAMED = "their names are numbers, or say what a camera or program writes"
 _UNREADABLE = "a caption file cannot be read"
+_INSTEAD = "files of captions, in place of which --captions=names reads names"
+_TABLES = ("csv", "tsv", "jsonl", "ndjson")
 _NOT_USED = "captions of a second caption file of the picture, which differ, are not used"
 
 
@@ -42,6 +44,10 @@ class FolderSource(Source):
         if config.captions == "names":
             self.num_captioned = count_named(tree.names[one.picture] for one in pairs)
             self.sought = NOT_NAMED
+            unread = (i for one in pairs for ending, i in one.texts if ending != "json")
+            tables = [name for name in tree.names if ending_of(name) in _TABLES]
+            for name in (*(tree.names[i] for i in unread), *tables):
+                self.unused.add(_INSTEAD, name)
         else:
             self.num_captioned = sum(bool(one.texts) for one in pairs)
             self.sought = NOT_BESIDE

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.pictures import UnreadablePictureError, read_picture
-from data.sources import open_source
+from data.sources import ReadingConfig, open_source
 from data.sources.names import caption_from_name
 from tests.data.samples import picture, write_tar
 
@@ -126,3 +126,16 @@ def test_archives_in_archives_are_named(name: str, why: str, tmp_path: Path) -> 
 def test_a_picture_as_base64_is_told() -> None:
     with pytest.raises(UnreadablePictureError, match="a picture as base64 text"):
         read_picture(b"iVBORw0KGgoAAAANSUhEUgAA", 8)
+
+
+def test_captions_that_names_replace_are_counted(tmp_path: Path) -> None:
+    for name in ("a bird", "a cat"):
+        (tmp_path / f"{name}.png").write_bytes(picture(1))
+    (tmp_path / "a bird.txt").write_text("a robin")
+    (tmp_path / "captions.csv").write_text("file,text\na cat.png,a tabby\n")
+    source = open_source(tmp_path, config=ReadingConfig(captions="names"))
+    assert [source[i].captions[0][0] for i in range(2)] == ["a bird", "a cat"]
+    assert source.oddities() == [
+        "skipped 2 files of captions, in place of which --captions=names reads names: "
+        "a bird.txt, captions.csv"
+    ]
