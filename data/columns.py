@@ -1,5 +1,6 @@
 """The columns in rules of data.filter: the source's, and those computed from caption and size."""
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -82,6 +83,13 @@ def _equal(value: Any, operand: str) -> bool:
         return str(value) == operand
 
 
+def _is_finite(operand: str) -> bool:
+    try:
+        return math.isfinite(float(operand))
+    except ValueError:
+        return False
+
+
 def parse_rule(text: str) -> Rule:
     """Parse a rule such as `similarity>=0.28`, `license=cc-by`, `url!~shutterstock`.
 
@@ -94,11 +102,12 @@ def parse_rule(text: str) -> Rule:
             f"rule {text!r:.80} has none of the signs < <= > >= = != ~ !~, as words>=3 has"
         )
     column, sign, operand = match[1], match[2], match[3].strip()
-    if sign in _NUMERIC:
-        try:
-            float(operand)
-        except ValueError:
-            raise ValueError(f"rule {text!r:.80}: {operand!r:.40} is not a number") from None
+    if sign == "=" and operand.startswith(("<", ">")):
+        raise ValueError(f"rule {text!r:.80}: the sign {operand[0]}= has = behind it")
+    if sign == "=":
+        operand = operand.removeprefix("=").strip()  # as programs write ==
+    if sign in _NUMERIC and not _is_finite(operand):
+        raise ValueError(f"rule {text!r:.80}: {operand!r:.40} is not a finite number")
     if sign in ("~", "!~"):
         try:
             re.compile(operand)

@@ -24,10 +24,16 @@ def read_prompts(path: str | None) -> list[str]:
         raise ValueError(f"prompts_file {path} has more than {MOST_BYTES:,} bytes")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or data.count(b"\0") > len(data) / 4:
         raise ValueError(f"prompts_file {path} is not UTF-8 text but UTF-16 or binary")
-    lines = data.decode("utf-8-sig", "replace").split("\n")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"prompts_file {path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8"
+        ) from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    return lines
 
 
 def _read_standard_input() -> bytes:

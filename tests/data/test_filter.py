@@ -67,7 +67,7 @@ def run(records: Path, *rules: str, **settings: object) -> tuple[Path, list[str]
 @pytest.mark.parametrize(
     ("rule", "left"),
     [
-        *(("words>=2", "02345"), ("words<=2", "1245"), ("characters<5", "1")),
+        *(("words==2", "245"), ("words>=2", "02345"), ("words<=2", "1245"), ("characters<5", "1")),
         *(("script=latin", "01345"), ("script!=latin", "2"), ("aspect<=3", "012")),
         *(("score>=0.3", "345"), ("score<0.2", "01"), ("score=0.40", "4"), ("key!=3", "01245")),
         *(("caption~^a ", "035"), ("caption!~bird", "245"), ("width>350", "345")),
@@ -120,7 +120,9 @@ def test_examples_without_a_value_stay_only_when_asked(records: Path) -> None:
     ("rules", "why"),
     [
         (["words"], "none of the signs"),
-        (["words>=many"], "'many' is not a number"),
+        (["words>=many"], "'many' is not a finite number"),
+        (["words>=1e999"], "'1e999' is not a finite number"),
+        (["words=>3"], "the sign >= has = behind it"),
         (["caption~("], r"caption~\("),
         (["nsfw<0.5"], r"no example has the column nsfw; there are .*score"),
         (["caption>3"], "column caption holds 'a red bird', which is not a number"),

@@ -105,6 +105,11 @@ def test_prompts_that_cannot_be_read_say_why(
     (tmp_path / "utf16").write_text("red heart", encoding="utf-16")
     with pytest.raises(ValueError, match=r"utf16 is not UTF-8 text but UTF-16"):
         read_prompts(str(tmp_path / "utf16"))
+    (tmp_path / "latin1").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"latin1 is not UTF-8 text \(byte 3\); save it as UTF-8"):
+        read_prompts(str(tmp_path / "latin1"))
+    (tmp_path / "old mac").write_bytes(b"red heart\rpizza\r")
+    assert read_prompts(str(tmp_path / "old mac")) == ["red heart", "pizza"]
     with pytest.raises(ValueError, match="no prompts_file at"):
         read_prompts(str(tmp_path))
     with pytest.raises(ValueError, match="prompts_file /dev/zero has more than 67,108,864 bytes"):
