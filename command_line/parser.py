@@ -48,6 +48,14 @@ MOST_INT, MOST_FLOAT = (1 << 62) - 1, 3.4028235e38
 _OF_TYPE = re.compile(
     r'Parser key "([^"]+)": Expected a <class \'(\w+)\'>\. Got value: (.*)', re.DOTALL
 )
+_OF_TYPE_OR_NONE = re.compile(
+    r"Parser key \"([^\"]+)\": Does not validate against any of the Union subtypes Subtypes: "
+    r"\[<class '(\w+)'>, <class 'NoneType'>\] .* Given value: (.*)",
+    re.DOTALL,
+)
+_OF_WORDS = re.compile(
+    r"Parser key \"([^\"]+)\": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", re.DOTALL
+)
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
 
 set_loader("yaml", _load, (ValueError, yaml.YAMLError))
@@ -220,7 +228,10 @@ def _home(value: object) -> Any:
 def _in_words(message: str) -> str:
     """jsonargparse's message about a value of another type, in the words of messages about
     files."""
-    found = _OF_TYPE.fullmatch(message)
+    if words := _OF_WORDS.fullmatch(message):
+        name, known, value = words.groups()
+        return f"--{name} must be one of {known.replace(chr(39), '')}, not {value!r:.60}"
+    found = _OF_TYPE.fullmatch(message) or _OF_TYPE_OR_NONE.fullmatch(message)
     if found is None or found[2] not in _TYPES:
         return message
     name, kind, value = found.groups()

@@ -10,6 +10,7 @@ import pytest
 from command_line.parser import parse_config, run
 from common.terminal import command, printable
 from config import Config, from_yaml
+from generate import GenerateConfig
 from release import ReleaseConfig, release
 
 
@@ -210,6 +211,8 @@ def test_a_run_s_name_can_be_part_of_a_folder_s(name: str) -> None:
         ("--checkpoint.minutes=1:30", "--checkpoint.minutes must be a number, not '1:30'"),
         ("--seed=190:20:30", "--seed must be a number"),
         ("--training.steps=1e3", "--training.steps must be a whole number, not '1000.0'"),
+        ("--optim.name=adamm", "--optim.name must be one of sgd, adam, .*, not 'adamm'"),
+        ("--data.window=x", "--data.window must be a whole number, not 'x'"),
         ("--grids.prompts=red", r"--grids.prompts takes a list, not 'red'; write --grids.prompts="),
         ("--optim.learning_rate=1e300", r"optim.learning_rate is 1e\+300; numbers of 32 bits end"),
         ("--training.steps=1" + "0" * 30, "training.steps is 1,000,.* at most 4,611,686,"),
@@ -220,3 +223,13 @@ def test_a_value_that_is_no_such_number_is_refused_in_words(flag: str, message: 
         parse_config(Config, [flag])
     with pytest.raises(ValueError, match=f"^{message}"):
         parse_config(Config, flag.split("="))
+
+
+def test_a_flag_that_may_be_omitted_asks_for_its_kind_of_value() -> None:
+    for words, message in (
+        (["--temperature=0,5"], "--temperature must be a number, not '0,5'"),
+        (["--guidance_scale=inf"], "--guidance_scale must be a number, not 'inf'"),
+        (["--top_k=2.5"], "--top_k must be a whole number, not '2.5'"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            parse_config(GenerateConfig, ["--prompts=a", *words])
