@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.batch import TokenBatch
 from common.files import write_text
 from common.settings import to_tree
 from config import Config
@@ -16,7 +17,7 @@ from data.batches import eval_batches
 from data.config import DataConfig
 from data.mixture import check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_records, open_whole
-from drawing.choosing import choose, is_chosen
+from drawing.choosing import choose_sampling, is_sampling_chosen
 from drawing.opening import open_checkpoint, parts_of
 from drawing.run_grids import have_room_to_draw, make_grids
 from model import looking
@@ -33,7 +34,6 @@ from training import shared
 from training.devices import parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.devices.fitting import Shapes
 from training.hooks import evaluate_loss
 from training.loop import Hook
 from training.recipe import BatchAt, Recipe, Run
@@ -41,7 +41,7 @@ from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
 from training.saved import runs
 from training.saved.finetuning import fit_params, resize_grid
-from training.update.gradients import Loss
+from training.update.loss import Loss
 from training.update.observables import Update
 from training.update.state import TrainState
 from vqgan.pretrained import codebook
@@ -55,7 +55,7 @@ FREE_IN_TUNING = {
 """Settings of the model that may differ from those of the weights in --init_from."""
 
 
-def make_recipe(config: Config) -> Recipe:
+def make_recipe(config: Config) -> Recipe[TokenBatch]:
     """The recipe of a configuration. Raises ValueError if the records do not fit the model.
 
     The functions in it run later: see docs/one_run.md for the order.
@@ -76,14 +76,16 @@ def make_recipe(config: Config) -> Recipe:
             write_text(run.folder / "filter.txt", "".join(f"{line}\n" for line in sets.table))
 
     def finish(run: Run, state: TrainState) -> None:
-        is_due = config.choose_sampling and have_room_to_draw(config, model, run.devices)
         step = int(state.step)
-        if is_due and not processes.from_first(lambda: is_chosen(run.folder, step)):
-            params = parallel.on_first_device(state.weights)
-            if run.devices.is_first:
-                choose(config, model, records, run.folder, step, params)
+        if not (config.choose_sampling and have_room_to_draw(config, model, run.devices)):
+            return
+        if processes.from_first(lambda: is_sampling_chosen(run.folder, step)):
+            return
+        params = parallel.on_first_device(state.weights)
+        if run.devices.is_first:
+            choose_sampling(config, model, records, run.folder, step, params)
 
-    def batches(plan: BatchPlan, devices: Devices) -> BatchAt:
+    def batches(plan: BatchPlan, devices: Devices) -> BatchAt[TokenBatch]:
         return open_training(
             sets, plan.examples, config.seed, share=devices.rows, window=config.data.window
         ).at
@@ -114,7 +116,7 @@ def make_recipe(config: Config) -> Recipe:
     )
 
 
-def training_loss(config: Config, model: Transformer, records: Records) -> Loss:
+def training_loss(config: Config, model: Transformer, records: Records) -> Loss[TokenBatch]:
     """The loss of model/loss.py, with the empty caption and the codebook of the records."""
     tokenizer = captions.open_captions(records.tokenizer_folder)
     tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
@@ -134,7 +136,7 @@ def look(model: Transformer, update: Update) -> Mapping[str, jax.Array]:
     )
 
 
-def batch_shapes(model: ModelConfig, size: int) -> Shapes:
+def batch_shapes(model: ModelConfig, size: int) -> TokenBatch[jax.ShapeDtypeStruct]:
     """The shapes of a batch of `size` examples; no memory is allocated."""
     text, image = (size, model.text_length), (size, model.image_length)
     return {

@@ -106,7 +106,7 @@ def make_train_step(sizes: Sizes) -> tuple[Run, Info]:
         nonlocal state
         state, metrics = step(state, batches[index % len(batches)])
         jax.block_until_ready(state)
-        return float(metrics["train/loss"])
+        return float(metrics.loss)
 
     return run, _info(state.params)
 

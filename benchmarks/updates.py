@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.machine import choose_clock
+from common.batch import TokenBatch
 from config import Config
 from model import transformer
 from model.loss import make_loss
@@ -18,6 +19,7 @@ from training.devices import parallel
 from training.devices.devices import Devices
 from training.recipe import Objective
 from training.update.build import make_state, make_update
+from training.update.step_metrics import StepMetrics
 
 WARM_UP = 3
 """Untimed updates. The first ones on a CPU take three times as long: they touch new memory."""
@@ -29,7 +31,7 @@ class Workbench:
     shapes share one state, so that large models fit in memory."""
 
     devices: Devices
-    batches: Sequence[dict[str, np.ndarray]]
+    batches: Sequence[TokenBatch[np.ndarray]]
     states: dict[Any, Any] = field(default_factory=dict)
 
     def keep_only(self, update: "Update") -> None:
@@ -66,7 +68,7 @@ class Update:
         self.copied_bytes = used.output_size_in_bytes - used.alias_size_in_bytes
         """Bytes of the new state that do not reuse the old state's memory."""
 
-    def __call__(self) -> Any:
+    def __call__(self) -> StepMetrics:
         """One update; returns the metrics."""
         bench = self._bench
         batch = bench.batches[self.finished % len(bench.batches)]

@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
 
 from clip import weights
 from clip.contrast import MAX_SCALE, Contrast, contrast
 from clip.towers import Clip, Network, Params
 from clip.views import ViewConfig, random_views
 from clip.weights import CLIP_FOLDER, PIXEL_STATISTICS, ClipConfig, TowerConfig
+from common.batch import PairBatch, TokenBatch
 from common.files import write_text
 from common.filling import batches_of
 from common.pixels import to_bytes, to_floats
@@ -33,10 +33,10 @@ from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.devices.fitting import GB, Shapes, available_memory
+from training.devices.fitting import GB, available_memory
 from training.loop import Hook
 from training.recipe import BatchAt, Recipe, Run
-from training.update.gradients import Batch, Loss, LossContext
+from training.update.loss import Loss, LossContext
 from training.update.state import TrainState
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
@@ -116,7 +116,7 @@ class ClipRunConfig(RunConfig):
     """The token records."""
 
 
-def make_recipe(config: ClipRunConfig) -> Recipe:
+def make_recipe(config: ClipRunConfig) -> Recipe[PairBatch]:
     """The recipe of a configuration; reconstructs all pictures. Raises ValueError if they do not
     fit in memory, or if patches do not fill a picture."""
     records = open_whole(config.data.records)
@@ -125,7 +125,7 @@ def make_recipe(config: ClipRunConfig) -> Recipe:
     # The image tokens are replaced by the pictures' numbers, to look pictures up by batch.
     numbered = replace(records, image_tokens=np.arange(len(records))[:, None])
 
-    def batches(plan: BatchPlan, devices: Devices) -> BatchAt:
+    def batches(plan: BatchPlan, devices: Devices) -> BatchAt[PairBatch]:
         at = open_batches(numbered, TRAIN, plan.examples, config.seed, share=devices.rows).at
         return lambda n: with_pixels(at(n), pictures)
 
@@ -207,14 +207,19 @@ def paint(records: Records) -> np.ndarray:
     return np.concatenate(painted)
 
 
-def with_pixels(batch: dict[str, np.ndarray], pictures: np.ndarray) -> dict[str, np.ndarray]:
+def with_pixels(
+    batch: TokenBatch[np.ndarray], pictures: UInt8[np.ndarray, "n y x 3"]
+) -> PairBatch[np.ndarray]:
     """The batch, with the pictures in place of their indices."""
-    pixels = pictures[batch["image_tokens"][:, 0]]
-    kept = ("text_tokens", "text_mask", "example_index", "weight")
-    return {"pixels": pixels, **{name: batch[name] for name in kept if name in batch}}
+    return {
+        "pixels": pictures[batch["image_tokens"][:, 0]],
+        "text_tokens": batch["text_tokens"],
+        "text_mask": batch["text_mask"],
+        "example_index": batch["example_index"],
+    }
 
 
-def batch_shapes(sizes: ClipConfig, size: int) -> Shapes:
+def batch_shapes(sizes: ClipConfig, size: int) -> PairBatch[jax.ShapeDtypeStruct]:
     """The shapes of a batch of `size` examples; no memory is allocated."""
     text, side = (size, sizes.text_length), sizes.image_size
     return {
@@ -226,7 +231,7 @@ def batch_shapes(sizes: ClipConfig, size: int) -> Shapes:
 
 
 def contrast_of(
-    sizes: ClipConfig, params: Params, batch: Mapping[str, Any], pictures: Float[Array, "b y x 3"]
+    sizes: ClipConfig, params: Params, batch: PairBatch, pictures: Float[Array, "b y x 3"]
 ) -> Contrast:
     """The loss and accuracy of pictures and the captions of a batch."""
     model = Clip(sizes, params)
@@ -235,11 +240,11 @@ def contrast_of(
     return contrast(images, texts, params["logit_scale"], jnp.asarray(batch["text_tokens"]))
 
 
-def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss:
+def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss[PairBatch]:
     """The loss of a micro-batch, with its pictures augmented at random."""
 
     def loss(
-        params: Params, batch: Batch, keys: Key[Array, " b"], context: LossContext
+        params: Params, batch: PairBatch[Array], keys: Key[Array, " b"], context: LossContext
     ) -> tuple[Array, dict]:
         pictures = random_views(views, keys, to_floats(batch["pixels"]))
         found = contrast_of(sizes, params, batch, pictures)
@@ -249,7 +254,7 @@ def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss:
 
 
 def judge(
-    sizes: ClipConfig, params: Params, sets: Mapping[str, Mapping[str, np.ndarray]]
+    sizes: ClipConfig, params: Params, sets: Mapping[str, PairBatch[np.ndarray]]
 ) -> dict[str, float]:
     """eval/SPLIT/loss of each held-out set; eval/SPLIT/right, the share of pictures whose own
     caption scores highest in the set; and eval/SPLIT/chance, the same for guessing."""

@@ -10,11 +10,10 @@ from functools import lru_cache, partial
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from common.batch import EvalBatch, TokenBatch, Tokens
 from common.filling import filled
 from data.order import hash_of, windowed
 from data.records import Records
-
-Batch = dict[str, np.ndarray]
 
 _BLOCK = 8192  # positions whose order is computed and cached together
 _CAPTION, _SPREAD, _VIEW = 2, 3, 4  # purposes of random numbers, mixed into their keys
@@ -34,15 +33,14 @@ class Batches:
     window: int = 0
     """Rows per window (see data/order.py); 0 = the order is over all rows."""
 
-    def at(self, step: int) -> Batch:
-        """This process's rows of the batch of a step: text_tokens, text_mask, image_tokens, and
-        example_index, the place of each row in the whole batch."""
+    def at(self, step: int) -> TokenBatch[np.ndarray]:
+        """This process's rows of the batch of a step."""
         start = self.examples_at(step)
         places = self.share(self.examples_at(step + 1) - start).astype(np.int64)
         return {**self.read(start + places), "example_index": places.astype(np.int32)}
 
-    def read(self, positions: Int64[np.ndarray, " b"]) -> Batch:
-        """The examples at these positions of the stream: text_tokens, text_mask, image_tokens."""
+    def read(self, positions: Int64[np.ndarray, " b"]) -> Tokens[np.ndarray]:
+        """The examples at these positions of the stream."""
         examples, epochs = self.examples(positions), positions // len(self.rows)
         batch = _gather(self.records, examples, self._one_caption(examples, epochs))
         if self.records.view_tokens is not None:
@@ -114,7 +112,7 @@ def eval_batches(
     *,
     most: int | None = None,
     share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
-) -> Iterator[Batch]:
+) -> Iterator[EvalBatch[np.ndarray]]:
     """Batches of a split (None = of all examples), once, in order, each example with its first
     caption. With `most`, that many examples spread over the split, the same in every run.
 
@@ -138,7 +136,7 @@ def _spread(count: int, most: int) -> Int64[np.ndarray, " m"]:
 
 def _eval_batch(
     records: Records, rows: Int64[np.ndarray, " m"], start: int, places: Int64[np.ndarray, " b"]
-) -> Batch:
+) -> EvalBatch[np.ndarray]:
     positions = start + places
     examples = rows[filled(positions, len(rows))]
     batch = _gather(records, examples, records.caption_offsets[examples])
@@ -182,7 +180,7 @@ def _rows(records: Records, split: str | None, batch_size: int) -> Int64[np.ndar
 
 def _gather(
     records: Records, examples: Int64[np.ndarray, " b"], captions: Int64[np.ndarray, " b"]
-) -> Batch:
+) -> Tokens[np.ndarray]:
     text_tokens: Int32[np.ndarray, "b t"] = records.text_tokens[captions].astype(np.int32)
     lengths = np.asarray(records.text_lengths[captions])
     return {

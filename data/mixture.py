@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, lcm
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
 
 from common import clone
+from common.batch import TokenBatch
 from common.split_names import TRAIN
-from data.batches import Batch, Batches, open_batches
+from data.batches import Batches, open_batches
 from data.captions import words_of
 from data.order import hash_of
 from data.records import Records, open_whole
@@ -188,8 +189,8 @@ class Mixture:
     seed: int
     share: Callable[[int], Int64[np.ndarray, " b"]]
 
-    def at(self, step: int) -> Batch:
-        """This process's rows of the batch of a step, with the keys of `Batches.at`."""
+    def at(self, step: int) -> TokenBatch[np.ndarray]:
+        """This process's rows of the batch of a step."""
         start = self.examples_at(step)
         places = self.share(self.examples_at(step + 1) - start).astype(np.int64)
         numbers, positions = self.find(start + places)
@@ -200,8 +201,16 @@ class Mixture:
         ]
         back = np.argsort(np.concatenate(chosen))
         found = [one for one in read if one is not None]
-        batch = {name: np.concatenate([one[name] for one in found])[back] for name in found[0]}
-        return {**batch, "example_index": places.astype(np.int32)}
+
+        def joined(name: Literal["text_tokens", "text_mask", "image_tokens"]) -> np.ndarray:
+            return np.concatenate([one[name] for one in found])[back]
+
+        return {
+            "text_tokens": joined("text_tokens"),
+            "text_mask": joined("text_mask"),
+            "image_tokens": joined("image_tokens"),
+            "example_index": places.astype(np.int32),
+        }
 
     def find(
         self, positions: Int64[np.ndarray, " b"]

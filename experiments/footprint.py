@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from command_line.parser import parse_config, run
+from common.batch import TokenBatch
 from config import Config
 from model import transformer
 from model.loss import make_loss
@@ -35,6 +36,8 @@ from training.devices.fitting import GB, compile_memory, too_much
 from training.recipe import Objective
 from training.reports.flops import count_flops
 from training.update.build import make_state, make_update
+from training.update.state import TrainState
+from training.update.step import Step
 
 INSTALL = 'pip install "jax[tpu]"'
 MEMORY_GIB = {
@@ -164,7 +167,7 @@ def _virtual_devices(count: int) -> list[Any]:
     return found[:count]
 
 
-def make_shapes(config: Config, devices: Devices) -> tuple[Any, Any, dict[str, Any]]:
+def make_shapes(config: Config, devices: Devices) -> tuple[Step, TrainState, TokenBatch]:
     """The update step of a configuration, and the shapes of its state and its batch, with their
     shardings."""
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)

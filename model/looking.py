@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from model.loss import Batch, shift_right
+from common.batch import TokenBatch
+from model.loss import shift_right
 from model.notes import entropy, taking
 from model.transformer import Params, Transformer
 
@@ -13,7 +14,7 @@ SQUARED = "activation/"
 """Prefix of mean squares, of which `finish` takes the root."""
 
 
-def look_inside(model: Transformer, params: Params, batch: Batch) -> dict[str, Array]:
+def look_inside(model: Transformer, params: Params, batch: TokenBatch[Array]) -> dict[str, Array]:
     """Means over the rows of a batch by name, without dropout:
 
     - activation/…: the mean square of each layer's output

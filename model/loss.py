@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from common.batch import EvalBatch, TokenBatch
 from model.layers import fold_keys
 from model.loss_config import LossConfig
 from model.near_codes import Targets
 from model.transformer import Params, Transformer
 
-Batch = dict[str, Array]
 Metrics = dict[str, Array]
 EncodedText = tuple[Int[Array, "1 t"], Bool[Array, "1 t"]]
 
@@ -48,7 +48,11 @@ def shift_right(image_tokens: Int[Array, "b n"], start: int) -> Int[Array, "b n"
 
 
 def drop_captions(
-    batch: Batch, empty_text: EncodedText, rate: float, keys: Key[Array, " b"]
+    text_tokens: Int[Array, "b t"],
+    text_mask: Bool[Array, "b t"],
+    empty_text: EncodedText,
+    rate: float,
+    keys: Key[Array, " b"],
 ) -> tuple[Int[Array, "b t"], Bool[Array, "b t"]]:
     """(text_tokens, text_mask), with a share `rate` of the captions replaced by the empty one.
 
@@ -57,8 +61,8 @@ def drop_captions(
     """
     dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)[:, None]
     empty_tokens, empty_mask = empty_text
-    text_tokens = jnp.where(dropped, empty_tokens, batch["text_tokens"])
-    return text_tokens, jnp.where(dropped, empty_mask, batch["text_mask"])
+    text_tokens = jnp.where(dropped, empty_tokens, text_tokens)
+    return text_tokens, jnp.where(dropped, empty_mask, text_mask)
 
 
 def add_token_noise(
@@ -95,7 +99,7 @@ def make_loss(
     codebook_size: int,
     config: LossConfig,
     targets: Targets | None = None,
-) -> Callable[[Params, Batch, Key[Array, " b"], object], tuple[Array, Metrics]]:
+) -> Callable[[Params, TokenBatch[Array], Key[Array, " b"], object], tuple[Array, Metrics]]:
     """A function (params, batch, a key for each example, context) → (loss, metrics).
 
     `empty_text` is the encoded empty caption, from which sampling guides away. `targets`, if given,
@@ -104,13 +108,13 @@ def make_loss(
     """
 
     def loss(
-        params: Params, batch: Batch, keys: Key[Array, " b"], context: object
+        params: Params, batch: TokenBatch[Array], keys: Key[Array, " b"], context: object
     ) -> tuple[Array, Metrics]:
         text_tokens, text_mask = batch["text_tokens"], batch["text_mask"]
         seen = batch["image_tokens"]
         if config.caption_dropout:
             text_tokens, text_mask = drop_captions(
-                batch, empty_text, config.caption_dropout, fold_keys(keys, 0)
+                text_tokens, text_mask, empty_text, config.caption_dropout, fold_keys(keys, 0)
             )
         if config.token_noise or config.caption_only:
             seen = add_token_noise(
@@ -130,11 +134,13 @@ def make_loss(
     return loss
 
 
-def make_eval_loss(model: Transformer) -> Callable[[Params, Batch], tuple[Array, Array]]:
+def make_eval_loss(
+    model: Transformer,
+) -> Callable[[Params, EvalBatch[Array]], tuple[Array, Array]]:
     """A function (params, batch) → (sum of the pictures' losses, number of pictures), without
     noise. A picture's loss is the mean over its tokens; rows with `weight` 0 do not count."""
 
-    def loss(params: Params, batch: Batch) -> tuple[Array, Array]:
+    def loss(params: Params, batch: EvalBatch[Array]) -> tuple[Array, Array]:
         decoder_inputs = shift_right(batch["image_tokens"], model.decoder_start_token_id)
         logits = model.apply(params, batch["text_tokens"], batch["text_mask"], decoder_inputs)
         each = cross_entropy(logits, batch["image_tokens"]).mean(-1)

@@ -36,7 +36,7 @@ from training.loop import Hook
 from training.recipe import BatchAt, Recipe, Run
 from training.reports import metrics
 from training.session import train
-from training.update.gradients import LossContext
+from training.update.loss import LossContext
 from training.update.observables import Observable, Update
 from training.update.players import MODEL, Player
 from training.update.state import TrainState
@@ -49,13 +49,13 @@ PLAIN = OptimConfig(
 )
 
 
-def batch(n: int) -> dict[str, np.ndarray]:
+def batch(n: int) -> Any:
     """The four targets of update n."""
     target = np.random.default_rng(n).normal(size=(4, 3)).astype(np.float32)
     return {"target": target, "example_index": np.arange(4, dtype=np.int32)}
 
 
-def loss(params: dict, batch: dict, keys: Any, context: LossContext) -> tuple[jax.Array, dict]:
+def loss(params: dict, batch: Any, keys: Any, context: LossContext) -> tuple[jax.Array, dict]:
     """Half the squared distance from the targets, so that the gradient is x − their mean."""
     return 0.5 * jnp.square(params["x"][None] - batch["target"]).sum(1).mean(), {}
 
@@ -141,9 +141,7 @@ def test_an_observable_is_a_function_of_the_update(tmp_path: Path) -> None:
 def test_a_second_player_is_a_value(tmp_path: Path) -> None:
     """The added player follows the model from the second update on: y ← y − rate · (y − x)."""
 
-    def follow(
-        params: dict, batch: dict, keys: Any, context: LossContext
-    ) -> tuple[jax.Array, dict]:
+    def follow(params: dict, batch: Any, keys: Any, context: LossContext) -> tuple[jax.Array, dict]:
         away = params["y"] - context.players[MODEL]["x"]
         return 0.5 * jnp.square(away).sum(), {"away": jnp.abs(away).max()}
 
@@ -246,7 +244,7 @@ def line_recipe(config: LineConfig) -> Recipe:
         y = np.float32(config.slope) * x + np.float32(1)
         return {"x": x, "y": y, "example_index": np.arange(size, dtype=np.int32)}
 
-    def loss(params: dict, batch: dict, keys: Any, context: LossContext) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: Any, keys: Any, context: LossContext) -> tuple[jax.Array, dict]:
         away = params["slope"] * batch["x"] + params["offset"] - batch["y"]
         ridge = config.training.ridge * jnp.square(params["slope"])
         return jnp.square(away).mean() + ridge, {"train/away": jnp.abs(away).mean()}

@@ -1,6 +1,7 @@
 """Actions of hooks (training/loop.py) that every trainer uses: evaluation and distance."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -10,11 +11,14 @@ from training.update.observables import whole_norm
 from training.update.precision import widen
 from training.update.state import TrainState
 
-EvalLoss = Callable[[PyTree, dict[str, np.ndarray]], tuple[Array | float, Array | float]]
+H = TypeVar("H")
+"""This process's rows of a batch."""
+EvalLoss = Callable[[PyTree, H], tuple[Array | float, Array | float]]
+"""(parameters, batch) → (sum of the losses, sum of the weights)."""
 
 
 def evaluate_loss(
-    loss: EvalLoss, sets: Mapping[str, Callable[[], Iterable[dict[str, np.ndarray]]]]
+    loss: EvalLoss[H], sets: Mapping[str, Callable[[], Iterable[H]]]
 ) -> Callable[[int, TrainState], dict[str, float]]:
     """An action that returns the mean loss over each set, as eval/<set>/loss. `loss` returns (sum
     over a batch, sum of weights), over all devices if `parallel.compile_sums` made it."""

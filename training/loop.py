@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from training.signals import StopSignal
-from training.update.observables import OBSERVED, unpack
 from training.update.state import TrainState
+from training.update.step_metrics import Row, StepMetrics, to_row
 
-Row = dict[str, Any]
-"""The metrics of one update by name: numbers, or lists for vectors such as histograms."""
+H = TypeVar("H", bound=Mapping[str, object])
+"""This process's rows of a batch: arrays by name."""
 Show = Callable[[int, str, Path], None]
 """(step, name, path of a picture) → None"""
 
@@ -54,7 +54,7 @@ class Callbacks:
     """(step, metrics), after each update."""
     show: Show = lambda step, name, picture: None
     """(step, name, path), for each picture that a hook returns."""
-    watch: Callable[[int, Row], None] = lambda step, row: None
+    watch: Callable[[int, StepMetrics], None] = lambda step, metrics: None
     """(step, metrics), before `record`; it may raise RollbackError."""
     is_over: Callable[[], bool] = lambda: False
     """True once the metrics have ended the run; the state is saved first, as at a stop."""
@@ -74,9 +74,9 @@ class Hooks:
 
 
 def fit(
-    step: Callable[[TrainState, dict[str, np.ndarray]], tuple[TrainState, Mapping[str, object]]],
+    step: Callable[[TrainState, H], tuple[TrainState, StepMetrics]],
     state: TrainState,
-    batch_at: Callable[[int], dict[str, np.ndarray]],
+    batch_at: Callable[[int], H],
     steps: int,
     callbacks: Callbacks,
     hooks: Hooks,
@@ -136,8 +136,8 @@ def fit(
     return state
 
 
-def _shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {name: np.shape(array) for name, array in batch.items()}
+def _shapes(batch: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    return jax.tree.map(np.shape, dict(batch))
 
 
 class _Saves:
@@ -160,18 +160,18 @@ class _Rows:
     def __init__(
         self,
         clock: "_Clock",
-        watch: Callable[[int, Row], None],
+        watch: Callable[[int, StepMetrics], None],
         record: Callable[[int, Row], None],
     ) -> None:
         self._clock, self._watch, self._record = clock, watch, record
-        self._held: tuple[int, Mapping[str, object]] | None = None
+        self._held: tuple[int, StepMetrics] | None = None
 
-    def hold(self, done: int, metrics: Mapping[str, object]) -> None:
+    def hold(self, done: int, metrics: StepMetrics) -> None:
         """Hold a row, and deliver the one held before."""
         before, self._held = self._held, (done, metrics)
         self._deliver(before, {})
 
-    def deliver(self, extra: Mapping[str, float] | None = None) -> None:
+    def deliver(self, extra: Row | None = None) -> None:
         """Pass the held metrics to `watch` and `record`, with `extra` numbers of hooks."""
         held, self._held = self._held, None
         self._deliver(held, extra or {})
@@ -181,15 +181,13 @@ class _Rows:
         with contextlib.suppress(Exception):
             self.deliver()
 
-    def _deliver(
-        self, held: tuple[int, Mapping[str, object]] | None, extra: Mapping[str, float]
-    ) -> None:
+    def _deliver(self, held: tuple[int, StepMetrics] | None, extra: Row) -> None:
         if held is None:
             return
         done, metrics = held
-        row = to_row(metrics)
-        self._watch(done, row)
-        self._record(done, {**row, **self._clock.lap(), **extra})
+        metrics = jax.device_get(metrics)
+        self._watch(done, metrics)
+        self._record(done, {**to_row(metrics), **self._clock.lap(), **extra})
 
 
 def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) -> Row:
@@ -217,13 +215,6 @@ def _stop_saves(
         save()
 
     return stop.end_allowed(deliver_and_save)
-
-
-def to_row(metrics: Mapping[str, object]) -> Row:
-    """The metrics of an update as floats, with the observables that were due."""
-    values = jax.device_get(dict(metrics))
-    observed = unpack(values.pop(OBSERVED, ()))
-    return {**{name: float(value) for name, value in values.items()}, **observed}
 
 
 class _Clock:

@@ -4,23 +4,22 @@ training/session.py trains it."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic
 
 from jaxtyping import Array, Key, PyTree
 
 from optim.paths import Factor
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.devices.fitting import Shapes
-from training.devices.parallel import HostBatch
 from training.loop import Hook
 from training.programs import Programs
 from training.reports.metrics import NO_COSTS, Costs
-from training.update.gradients import Loss
+from training.update.loss import B, Loss
 from training.update.observables import Observable, Update
 from training.update.players import Players
 from training.update.state import TrainState
 
-BatchAt = Callable[[int], HostBatch]
+BatchAt = Callable[[int], B]
 """n → this process's rows of the batch of update n + 1."""
 Between = Callable[[int, TrainState], TrainState]
 """(n, state after n updates) → the state that update n + 1 starts from."""
@@ -48,10 +47,10 @@ def nothing(run: Run) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Generic[B]):
     """The parts of a recipe that one update needs."""
 
-    loss: Loss
+    loss: Loss[B]
     look_inside: Callable[[Update], Mapping[str, Array]] | None = None
     """An observable of the model itself, for training.observe from level business on."""
     players: Players = field(default_factory=dict)
@@ -63,14 +62,14 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Objective):
+class Recipe(Objective[B]):
     """A training run as a value: parameters, loss, data, and the work around the updates."""
 
     init: Callable[[Key[Array, ""]], PyTree]
     """Key → random parameters, in float32."""
-    open_batches: Callable[[BatchPlan, Devices], BatchAt]
+    open_batches: Callable[[BatchPlan, Devices], BatchAt[B]]
     """(sizes of the batches, devices) → a function that reads one batch."""
-    batch_shapes: Callable[[int], Shapes]
+    batch_shapes: Callable[[int], B]
     """Number of examples → the shapes of a whole batch; no memory is allocated."""
     depends_on: Mapping[str, str]
     """Facts on which a run depends in addition to its settings, such as the data's digest. They are

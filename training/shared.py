@@ -7,11 +7,13 @@ for bit those of separate processes (tests/training/test_shared.py).
 
 import json
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
+from common.batch import A, Batch, HostBatch
 from common.settings import to_tree
 from training.config import RunConfig
 from training.devices import parallel
@@ -19,13 +21,11 @@ from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
 from training.programs import Programs
 from training.update.build import schedule_of
-from training.update.gradients import Batch
 from training.update.state import TrainState
-from training.update.step import Observed, Step
+from training.update.step import CompiledStep, Step
+from training.update.step_metrics import StepMetrics
 
 T = TypeVar("T")
-RATE = "learning_rate"
-"""Key of the learning rate in the batches of a shared update."""
 FREE = {
     *("output_dir", "name", "note", "seed", "grids", "checkpoint", "tracker", "sampling"),
     *("training.steps", "training.epochs", "training.eval_every", "training.log_every"),
@@ -35,6 +35,12 @@ FREE = {
     *("optim.rewarm_from", "optim.rewarm_steps"),
 }
 """Settings that do not change the compiled program."""
+
+
+class RatedBatch(Batch[A], Generic[A]):
+    """A batch of a shared update, with its learning rate."""
+
+    learning_rate: Float[A, "1"]
 
 
 def program(programs: Programs | None, kind: str, config: RunConfig, make: Callable[[], T]) -> T:
@@ -62,20 +68,26 @@ def compile_step(
     plan: BatchPlan,
     config: RunConfig,
     devices: Devices,
-) -> parallel.CompiledStep:
+) -> CompiledStep:
     """The compiled update. `updates()` builds the step; `updates(schedule=…)` builds it with
     another learning rate."""
     if programs is None or devices.mode != "pmap" or len(devices) > 1:
         return parallel.compile_step(updates(), devices)
 
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, Observed]:
-        rows = {name: array for name, array in batch.items() if name != RATE}
-        return updates(schedule=lambda step: batch[RATE][0])(state, rows)
+    def update(state: TrainState, batch: RatedBatch) -> tuple[TrainState, StepMetrics]:
+        rows = {name: array for name, array in batch.items() if name != "learning_rate"}
+        return updates(schedule=lambda step: batch["learning_rate"][0])(state, rows)
 
     compiled = program(programs, "update", config, lambda: parallel.compile_step(update, devices))
     schedule = jax.jit(jax.vmap(schedule_of(config, plan)))
     rates = np.asarray(schedule(np.arange(config.training.steps)))
-    return lambda state, batch: compiled(state, {**batch, RATE: rates[int(state.step)].reshape(1)})
+
+    def run(state: TrainState, batch: HostBatch) -> tuple[TrainState, StepMetrics]:
+        rate = rates[int(state.step)].reshape(1)
+        rated: RatedBatch[np.ndarray] = {**batch, "learning_rate": rate}
+        return compiled(state, rated)
+
+    return run
 
 
 def _key(config: RunConfig) -> str:

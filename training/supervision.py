@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from training.config import RunConfig
-from training.loop import Callbacks, RollbackError, Row
+from training.loop import Callbacks, RollbackError
 from training.reports.logbook import Logbook
 from training.reports.trackers import Tracker
 from training.saved import runs
@@ -16,8 +16,9 @@ from training.saved.checkpoint import Checkpoints
 from training.saved.remote import UnreachableError
 from training.skips import SkippedBatches, Skips
 from training.spans import parse_range
-from training.update.spikes import LEVEL, NOT_FINITE, SPIKE, forgive
+from training.update.spikes import FINE, LEVEL, NOT_FINITE, SPIKE, forgive
 from training.update.state import TrainState, is_finite
+from training.update.step_metrics import Row, ScaleMetrics, StepMetrics, evaluated
 
 
 class Supervisor:
@@ -74,8 +75,7 @@ class Supervisor:
                 return
             state = state._replace(guard=state.guard and forgive(state.guard))
         self._tracker.sync()
-        evaluated = {k: v for k, v in self._row.items() if k.startswith("eval/")}
-        self._checkpoints.save(state, self._about, evaluated)
+        self._checkpoints.save(state, self._about, evaluated(self._row))
         if self._settings.on_spike == "rollback":
             self._tracker.release(self._regular_before(step + 1) or 0)
 
@@ -84,21 +84,20 @@ class Supervisor:
             text = f"batches {one.start}:{one.stop}, {why}"
             self._book.announce("skip batches", step, text, first=one.start, stop=one.stop)
 
-    def watch(self, step: int, row: Row) -> None:
+    def watch(self, step: int, metrics: StepMetrics) -> None:
         """Log the guard's decision about an update, and end the run after too many bad updates.
         Raises RollbackError if the run rolls back to a checkpoint."""
-        self._check_scale(step, row)
-        event = row.get("guard/event", 0)
-        if not event:
+        if metrics.loss_scale is not None:
+            self._check_scale(step, metrics.loss_scale)
+        if metrics.guard is None or metrics.guard.event == FINE:
             return
-        batch = self.skips.position(step - 1)
-        found = f"loss {row['train/loss']:.4g}, gradient norm {row['norm/grad']:.4g}"
-        if math.isfinite(row["norm/grad"]) and not math.isfinite(row.get("norm/params", 0.0)):
+        event, batch = int(metrics.guard.event), self.skips.position(step - 1)
+        loss, norm = float(metrics.loss), float(metrics.grad_norm)
+        found = f"loss {loss:.4g}, gradient norm {norm:.4g}"
+        if math.isfinite(norm) and not math.isfinite(metrics.params_norm):
             found += ", of weights that would be NaN"
-        facts = {
-            "batch": batch,
-            **{k: row[k] for k in ("train/loss", "norm/grad") if math.isfinite(row[k])},
-        }
+        values = {"train/loss": loss, "norm/grad": norm}
+        facts = {"batch": batch, **{k: v for k, v in values.items() if math.isfinite(v)}}
         if event == LEVEL:
             text = f"{found}: after {self._settings.spike_patience} spikes in a row a new level"
             self._book.announce("level", step, f"{text}; the update was made", **facts)
@@ -107,11 +106,11 @@ class Supervisor:
             self._consider_rollback(step, found)
         name = "skip" if event == NOT_FINITE else "spike"
         self._book.announce(name, step, f"{found}: the update was not made", **facts)
-        if row["guard/pressure"] > self._settings.bad_update_budget:
+        if metrics.guard.pressure > self._settings.bad_update_budget:
             self._end(
                 f"more than training.bad_update_budget {self._settings.bad_update_budget} bad "
                 f"updates of about 1,000, the last at step {step} (batch {batch}, {found}); none "
-                f"was made. {_advice(int(event))}"
+                f"was made. {_advice(event)}"
             )
 
     def _end(self, text: str) -> None:
@@ -151,12 +150,10 @@ class Supervisor:
         newest = f"The newest checkpoint is of step {steps[-1]}"
         return f"{newest}: {step - steps[-1]} update(s) since then are lost"
 
-    def _check_scale(self, step: int, row: Row) -> None:
+    def _check_scale(self, step: int, metrics: ScaleMetrics) -> None:
         """End the run if float16 overflows again and again at the lowest loss scale."""
-        if "loss_scale/skipped" not in row:
-            return
-        at_floor = row["loss_scale/scale"] <= self._settings.loss_scale_floor
-        self._overflows = self._overflows + 1 if row["loss_scale/skipped"] and at_floor else 0
+        at_floor = metrics.scale <= self._settings.loss_scale_floor
+        self._overflows = self._overflows + 1 if metrics.skipped and at_floor else 0
         if self._overflows >= self._settings.loss_scale_patience:
             self._end(
                 f"float16 overflowed in {self._overflows} updates running at the lowest loss scale "
@@ -167,16 +164,17 @@ class Supervisor:
     def _consider_rollback(self, step: int, found: str) -> None:
         """Raise RollbackError if there is a checkpoint before the spike, and not too many rollbacks
         to it have failed. After too many rollbacks, end the run."""
-        back = self._way_back(step)
-        in_vain = {one.why for one in self._spikes() if one.step == back}
-        if back is None or len(in_vain) >= max(self._settings.spike_patience, 1):
+        self._checkpoints.settle()  # a save under way is not yet a checkpoint in every process
+        target = self._regular_before(step)
+        failed = {one.why for one in self._spikes() if one.step == target}
+        if target is None or len(failed) >= max(self._settings.spike_patience, 1):
             return
         budget = self._settings.bad_update_budget
-        lately = {one.why for one in self._spikes() if (one.spike or 0) > step - 1000}
-        if len(lately) < budget:
+        recent = {one.why for one in self._spikes() if (one.spike or 0) > step - 1000}
+        if len(recent) < budget:
             raise RollbackError(step, found)
         self._end(
-            f"a spike at step {step} ({found}) after {len(lately)} rollbacks, as many as "
+            f"a spike at step {step} ({found}) after {len(recent)} rollbacks, as many as "
             f"training.bad_update_budget allows. {_advice(SPIKE)}"
         )
 
@@ -184,13 +182,8 @@ class Supervisor:
         """The batches that were skipped after spikes."""
         return [one for one in self.skips.ranges if one.spike is not None]
 
-    def _way_back(self, step: int) -> int | None:
-        """The newest regular checkpoint before a step; a replay saves the same ones."""
-        self._checkpoints.settle()  # a save under way is not yet a checkpoint in every process
-        return self._regular_before(step)
-
     def _regular_before(self, step: int) -> int | None:
-        """The newest regular checkpoint before a step."""
+        """The newest regular checkpoint before a step; a replay saves the same ones."""
         every = self._config.checkpoint.every
         regular = [n for n in self._checkpoints.steps() if n < step and every and n % every == 0]
         return max(regular, default=None)
@@ -201,13 +194,12 @@ class Supervisor:
         step, spikes = error.step, {one.why for one in self._spikes()}
         every, batch = self._config.checkpoint.every, self.skips.position(step - 1)
         self._checkpoints.settle()
-        found = self._checkpoints.resume(
+        state = self._checkpoints.resume(
             lambda: self._like,
             runs.held_to(self._about, self._config.allow_changes),
             lambda n: n < step and n % every == 0,
         )
-        assert found is not None  # _way_back saw it
-        state = found
+        assert state is not None  # _consider_rollback saw it
         back, wide = int(state.step), self._settings.rollback_batches
         self._book.announce(
             "rollback", step, f"{error}: back to step {back}", back=back, batch=batch

@@ -6,15 +6,16 @@ last kernel: the reconstruction loss's over the adversarial loss's. Here each pi
 ratio, so that the result does not depend on micro-batches or devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from common.batch import PictureBatch
 from vqgan import discriminator
 from vqgan.autoencoder import Autoencoder
 from vqgan.config import DiscriminatorConfig, LossConfig
@@ -26,9 +27,19 @@ NAME = "discriminator"
 _EPSILON = 1e-4  # added to the divisor, as in taming-transformers
 _MODEL = "model"  # key of the autoencoder's parameters in a loss context's players
 
+
+class Context(Protocol):
+    """What the losses here read of their context (training/update/loss.py)."""
+
+    @property
+    def step(self) -> Int[Array, ""]: ...
+    @property
+    def players(self) -> Mapping[str, PyTree]: ...
+
+
 Picture = Float[Array, "b Y X 3"]
 Feature = Float[Array, "b _ _ _"]
-Reconstruct = Callable[[Params, Picture, Any], Picture]
+Reconstruct = Callable[[Params, Picture, Context], Picture]
 """(parameters of the autoencoder, pictures in −1..1, context) → reconstructions."""
 
 
@@ -53,7 +64,7 @@ class Opponent:
     def term(
         self,
         params: Params,
-        players: Any,
+        players: Mapping[str, PyTree],
         is_on: Bool[Array, ""],
         pixels: Picture,
         features: Feature,
@@ -131,12 +142,12 @@ def make_discriminator_loss(
     reconstruct: Reconstruct,
     to_float: Callable[[Array], Array],
 ) -> Callable[..., tuple[Array, dict[str, Array]]]:
-    """The discriminator's loss of a batch {"pixels" uint8}, as a function like the model's loss.
+    """The discriminator's loss, a function like the model's loss.
     Its metrics are the shares of patches that it classifies correctly. It gets the autoencoder from
     before the update."""
 
     def loss(
-        params: Params, batch: dict[str, Array], keys: Key[Array, " b"], context: Any
+        params: Params, batch: PictureBatch[Array], keys: Key[Array, " b"], context: Context
     ) -> tuple[Array, dict[str, Array]]:
         pixels = to_float(batch["pixels"])
         painted = reconstruct(context.players[_MODEL], pixels, context)

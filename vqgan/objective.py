@@ -1,30 +1,33 @@
 """The training loss of a VQGAN."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
+from common.batch import PictureBatch
 from common.pixels import to_floats
 from vqgan import metrics, quantizer
-from vqgan.adversarial import Opponent
+from vqgan.adversarial import Context, Opponent
 from vqgan.autoencoder import Autoencoder
 from vqgan.config import LossConfig
 from vqgan.layers import Params
 from vqgan.losses import reconstruction_loss
 from vqgan.perceptual import open_vgg
 
-Batch = dict[str, Array]
-Loss = Callable[[Params, Batch, Key[Array, " b"], Any], tuple[Array, dict[str, Array | Partial]]]
+Means = dict[str, Array | Partial]
+"""Metrics as means over rows (training/update/loss.py)."""
+Loss = Callable[[Params, PictureBatch[Array], Key[Array, " b"], Context], tuple[Array, Means]]
+"""(parameters, batch, a key for each picture, context) → (objective, metrics)."""
 
 
 class Painted(NamedTuple):
     """The autoencoder's results for a training batch."""
 
     quantized: quantizer.Quantized
-    is_quantized: Any
+    is_quantized: Bool[Array, ""] | bool
     """True if the decoder gets codes, False if it gets the latents."""
     features: Array
     """The input of the decoder's last convolution."""
@@ -63,8 +66,8 @@ def make_loss(
     warmup_steps: int,
     opponent: Opponent | None = None,
 ) -> Loss:
-    """The loss of a batch {"pixels" uint8, ["image_tokens"]}, as a function (params, batch, keys,
-    context) → (loss, metrics). With an `opponent` it has the discriminator's term.
+    """The loss, a function (params, batch, keys, context) → (loss, metrics). With an `opponent` it
+    has the discriminator's term.
 
     With fsq there is no codebook or commitment loss. The perplexity is computed from the mean
     shares of the codes over all micro-batches. The keys are not used.
@@ -83,8 +86,8 @@ def make_loss(
     paint = make_painting(autoencoder, warmup_steps)
 
     def loss(
-        params: Params, batch: Batch, keys: Key[Array, " b"], context: Any
-    ) -> tuple[Array, dict]:
+        params: Params, batch: PictureBatch[Array], keys: Key[Array, " b"], context: Context
+    ) -> tuple[Array, Means]:
         pixels = to_floats(batch["pixels"])
         quantized, is_quantized, features, reconstruction = paint(
             params, pixels, context.step, batch.get("image_tokens")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from common.batch import PictureBatch
 from common.filling import batches_of
 
 Pictures = UInt8[np.ndarray, "_ y x 3"]
@@ -31,7 +32,7 @@ class PictureStream:
 
     def batch(
         self, n: int, indices: Int[np.ndarray, " count"], shift: int
-    ) -> dict[str, np.ndarray]:
+    ) -> PictureBatch[np.ndarray]:
         """The batch of update n + 1: the pictures with these indices, each shifted at random by up
         to `shift` pixels."""
         random, count = np.random.default_rng((self.seed, n)), len(indices)

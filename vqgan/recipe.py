@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.batch import PictureBatch
 from common.pixels import to_floats
 from common.split_names import TRAIN
 from data.order import order
@@ -20,12 +21,10 @@ from optim.schedules import make_schedule
 from training.devices import parallel
 from training.devices.batching import BatchPlan, in_updates, make_plan
 from training.devices.devices import Devices
-from training.devices.fitting import Shapes
 from training.loop import Hook
 from training.recipe import BatchAt, Between, Recipe, Run
 from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
-from training.update.gradients import LossContext
 from training.update.players import Player
 from training.update.state import TrainState
 from vqgan import adversarial, discriminator, model_card, pretrained
@@ -51,7 +50,7 @@ Fixed = tuple[VQGANConfig, Params]
 """The VQGAN of init_from, opened once, if its tokens are fixed (quantizer.fixed)."""
 
 
-def make_recipe(config: VQGANRunConfig) -> Recipe:
+def make_recipe(config: VQGANRunConfig) -> Recipe[PictureBatch]:
     """The recipe of a configuration; reads all pictures. Raises ValueError if there are none."""
     sets, skipped = read_sets(config.data, config.model.image_size)
     config = in_updates(config, len(sets[TRAIN]))
@@ -145,7 +144,7 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
     )
     paint = make_painting(autoencoder, first_quantized(config))
 
-    def reconstruct(params: Params, pixels: jax.Array, context: LossContext) -> jax.Array:
+    def reconstruct(params: Params, pixels: jax.Array, context: adversarial.Context) -> jax.Array:
         return paint(params, pixels, context.step).reconstruction
 
     examples_at = make_plan(config.training).examples
@@ -164,18 +163,17 @@ def open_batches(
     fixed: Fixed | None,
     plan: BatchPlan,
     devices: Devices,
-) -> BatchAt:
+) -> BatchAt[PictureBatch]:
     """A function n → this process's rows of the batch of update n + 1. They have image tokens if
     these are fixed."""
     shift = config.training.shift
     tokens = find_tokens(config, stream.pictures, fixed) if fixed else None
 
-    def batch_at(n: int) -> dict[str, np.ndarray]:
+    def batch_at(n: int) -> PictureBatch[np.ndarray]:
         start, stop = plan.examples(n), plan.examples(n + 1)
         indices = stream.next_indices(start, stop - start)
-        batch = stream.batch(n, indices, shift)
         rows = devices.rows(stop - start)
-        batch = {name: values[rows] for name, values in batch.items()}
+        batch = jax.tree.map(lambda x: x[rows], stream.batch(n, indices, shift))
         if tokens:
             batch["image_tokens"] = tokens.of(indices[rows])
         return batch
@@ -197,11 +195,11 @@ def find_tokens(config: VQGANRunConfig, pictures: Pictures, fixed: Fixed) -> Fou
     return FoundTokens(pictures, found.image_length, find, encoder.batch_size)
 
 
-def batch_shapes(config: VQGANRunConfig, size: int) -> Shapes:
+def batch_shapes(config: VQGANRunConfig, size: int) -> PictureBatch[jax.ShapeDtypeStruct]:
     """The shapes of a batch of `size` pictures; no memory is allocated."""
     model = config.model
     pixels = (size, model.image_size, model.image_size, 3)
-    shapes = {
+    shapes: PictureBatch[jax.ShapeDtypeStruct] = {
         "pixels": jax.ShapeDtypeStruct(pixels, jnp.uint8),
         "example_index": jax.ShapeDtypeStruct((size,), jnp.int32),
     }

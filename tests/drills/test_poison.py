@@ -68,7 +68,7 @@ def poisoned(
         loss = make(*words, **more)
 
         def loss_with_harm(
-            params: Any, batch: Batch, keys: jax.Array, context: Any
+            params: Any, batch: Any, keys: jax.Array, context: Any
         ) -> tuple[jax.Array, Any]:
             value, metrics = loss(params, batch, keys, context)
             return harm(value, params, batch["is_poison"].any()), metrics

@@ -31,7 +31,7 @@ def test_attention_s_entropy_is_that_of_its_weights() -> None:
 def test_every_layer_is_named_and_tokens_and_predictions_have_their_entropies() -> None:
     model = transformer.build(TINY)
     rng = np.random.default_rng(0)
-    batch = {
+    batch: Any = {
         "text_tokens": jnp.int32(rng.integers(0, 32, (4, 6))),
         "text_mask": jnp.ones((4, 6), bool),
         "image_tokens": jnp.int32(rng.integers(0, 5, (4, 9))),

@@ -1,5 +1,7 @@
 """The training objective: the decoder's inputs, and the losses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +29,10 @@ def test_decoder_inputs_are_the_image_behind_a_start_token() -> None:
 
 def test_captions_are_dropped_at_their_rate_and_only_whole() -> None:
     keys = jax.random.split(jax.random.key(0), 2000)
-    batch = {"text_tokens": jnp.full((2000, 4), 7), "text_mask": jnp.ones((2000, 4), bool)}
     empty = jnp.array([[1, 0, 0, 0]])
-    tokens, mask = drop_captions(batch, (empty, empty == 1), 0.1, keys)
+    tokens, mask = drop_captions(
+        jnp.full((2000, 4), 7), jnp.ones((2000, 4), bool), (empty, empty == 1), 0.1, keys
+    )
     is_dropped = (tokens == empty).all(-1)
     assert float(is_dropped.mean()) == pytest.approx(0.1, abs=0.02)
     assert ((tokens == 7).all(-1) | is_dropped).all()
@@ -63,7 +66,7 @@ def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
     params = model.init(jax.random.key(0))
     empty = jnp.zeros((1, tiny.text_length), jnp.int32), jnp.ones((1, tiny.text_length), bool)
     rows = 4
-    batch = {
+    batch: Any = {
         "text_tokens": jnp.ones((rows, tiny.text_length), jnp.int32),
         "text_mask": jnp.ones((rows, tiny.text_length), bool),
         "image_tokens": jnp.arange(rows * tiny.image_length).reshape(rows, -1) % 20,
@@ -92,7 +95,7 @@ def test_the_cross_entropy_stands_beside_the_objective(
     model, random = transformer.build(tiny), np.random.default_rng(0)
     params = model.init(jax.random.key(0))
     empty = jnp.zeros((1, tiny.text_length), jnp.int32)
-    batch = {
+    batch: Any = {
         "text_tokens": jnp.ones((2, tiny.text_length), jnp.int32),
         "text_mask": jnp.ones((2, tiny.text_length), bool),
         "image_tokens": jnp.asarray(random.integers(0, 20, (2, tiny.image_length))),

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,9 +18,10 @@ from tests.tiny import ONE_LEVEL_VQGAN, TINY
 from training.config import ParallelConfig, ParallelMode
 from training.devices import parallel
 from training.devices.devices import find_devices
-from training.update.gradients import Loss
+from training.update.loss import Loss
 from training.update.state import TrainState
 from training.update.step import make_train_step
+from training.update.step_metrics import numbers, to_row
 from vqgan import objective
 from vqgan.autoencoder import build
 from vqgan.config import LossConfig
@@ -33,7 +33,7 @@ WAYS: dict[str, Way] = {"transformer": (2, 2, "mesh"), "vqgan": (2, 2, "pmap")}
 CASES = {"transformer": "train/cross_entropy", "vqgan": "train/perplexity"}
 
 
-def of_transformer() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]:
+def of_transformer() -> tuple[Loss, Callable[[Any], Any], Any]:
     model, random = transformer.build(TINY), np.random.default_rng(0)
     empty = jnp.zeros((1, TINY.text_length), jnp.int32)
     config = TextLossConfig(0.2, 0.2, near_codes=0.2, label_smoothing=0.1, z_loss=1e-2)
@@ -47,7 +47,7 @@ def of_transformer() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]
     return loss, model.init, batch
 
 
-def of_vqgan() -> tuple[Loss, Callable[[Any], Any], dict[str, np.ndarray]]:
+def of_vqgan() -> tuple[Loss, Callable[[Any], Any], Any]:
     autoencoder, random = build(ONE_LEVEL_VQGAN), np.random.default_rng(0)
     pixels = random.integers(0, 255, (ROWS, 8, 8, 3), dtype=np.uint8)
     loss = objective.make_loss(autoencoder, LossConfig(), warmup_steps=0)
@@ -68,7 +68,7 @@ def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[
     )
     state = parallel.create(partial(TrainState.create, init, optimizer, 0), places)
     _, metrics = parallel.compile_step(step, places)(state, batch)
-    return {name: float(value) for name, value in jax.device_get(metrics).items()}
+    return numbers(to_row(metrics))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def create() -> TrainState:
 def make_step(devices: Devices, made: list[int], size: int) -> Step:
     made.append(size)
 
-    def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: Any, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         hidden = jnp.tanh(batch["x"] @ params["kernel"])
         return jnp.square(jnp.sin(hidden)).mean(), {}
 
@@ -44,7 +45,7 @@ def make_step(devices: Devices, made: list[int], size: int) -> Step:
     )
 
 
-def batch(size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch(size: int) -> Any:
     return {
         "x": jax.ShapeDtypeStruct((size, 8), jnp.float32),
         "example_index": jax.ShapeDtypeStruct((size,), jnp.int32),

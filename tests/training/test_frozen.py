@@ -24,8 +24,8 @@ from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
 from training.devices.devices import find_devices
-from training.update.gradients import LossContext
-from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
+from training.update.loss import LossContext
+from training.update.observables import Observable, tensor_norms, unpack
 from training.update.state import TrainState
 from training.update.step import Extras, Step, make_train_step
 
@@ -125,12 +125,12 @@ def test_the_gradient_s_norm_is_that_of_the_trained_part_and_the_rest_keeps_its_
         parallel.place(jax.tree.map(jnp.copy, old), places), batch_of(tiny)
     )
     everything, all_metrics = update_of_all(tiny)
-    norms, expected = unpack(metrics[OBSERVED]), unpack(all_metrics[OBSERVED])
+    norms, expected = unpack(metrics.observed), unpack(all_metrics.observed)
     names = [name for name in norms if name.startswith("norm/")]
     assert len(names) > 3 * len(jax.tree.leaves(old.params)) - 1
     is_trained = {name: matches(name.split("/", 2)[2], [pattern]) for name in names}
     own = [expected[name] for name in names if name.startswith("norm/grad/") and is_trained[name]]
-    np.testing.assert_allclose(metrics["norm/grad"], np.linalg.norm(own), rtol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, np.linalg.norm(own), rtol=1e-5)
     for name in names:
         if name.startswith("norm/param/") or is_trained[name]:
             np.testing.assert_allclose(norms[name], expected[name], rtol=1e-4, atol=1e-7)

@@ -15,10 +15,10 @@ from training.config import ParallelConfig
 from training.devices import parallel
 from training.devices.devices import find_devices
 from training.hooks import measure_distance
-from training.loop import to_row
 from training.update.looks import make_looks
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
+from training.update.step_metrics import to_row
 
 RATE, SIZE, PARTS = 0.1, 6, 4
 HALF = np.random.default_rng(0).normal(size=(SIZE, SIZE))
@@ -57,7 +57,7 @@ def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
         lambda key: {"head": {"kernel": jnp.zeros((SIZE,))}}, optimizer, 0
     )
     order = ORDERS[micro_batches]
-    batch = {"target": TARGETS[order], "example_index": np.arange(len(order), dtype=np.int32)}
+    batch: Any = {"target": TARGETS[order], "example_index": np.arange(len(order), dtype=np.int32)}
     state = parallel.create(create, devices)
     state, metrics = parallel.compile_step(step, devices)(state, batch)
     distance = measure_distance(lambda: parallel.create(create, devices).params)

@@ -16,10 +16,16 @@ from training.loop import Callbacks, Hook, Hooks, fit
 from training.reports import metrics
 from training.signals import StopSignal
 from training.update.state import TrainState
+from training.update.step_metrics import Row, StepMetrics
 
 
-def count_up(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, Any]]:
-    return state._replace(step=state.step + 1), {"train/loss": jnp.float32(batch["n"])}
+def step_metrics(loss: Any) -> StepMetrics:
+    one = jnp.float32(1)
+    return StepMetrics(jnp.float32(loss), one, one, one, more={})
+
+
+def count_up(state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, StepMetrics]:
+    return state._replace(step=state.step + 1), step_metrics(batch["n"])
 
 
 def fresh(step: int = 0) -> TrainState:
@@ -31,7 +37,7 @@ def never() -> Hook:
 
 
 def test_each_update_gets_one_row_with_the_values_of_its_hooks() -> None:
-    rows: list[tuple[int, dict[str, float]]] = []
+    rows: list[tuple[int, Row]] = []
     hook = Hook(2, lambda step, state: {"eval/loss": float(state.step) * 10})
     fit(
         count_up,
@@ -208,7 +214,7 @@ def test_a_stop_that_comes_late_in_an_update_still_saves_it() -> None:
     saved: list[int] = []
     with StopSignal() as stop:
 
-        def record(step: int, row: dict[str, float]) -> None:
+        def record(step: int, row: Row) -> None:
             if step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -256,9 +262,9 @@ def test_a_stop_while_a_larger_batch_is_compiled_does_not_wait_for_it() -> None:
             super().forbid_end()
             events.append(("busy", 0))
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
         events.append(("step", len(batch["n"])))
-        return state._replace(step=state.step + 1), {"train/loss": jnp.float32(1)}
+        return state._replace(step=state.step + 1), step_metrics(1)
 
     def between(n: int, state: TrainState) -> TrainState:
         events.append(("between", n))

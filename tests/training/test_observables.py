@@ -15,16 +15,16 @@ from optim.optimizers import make_optimizer
 from training.config import ParallelConfig
 from training.devices import parallel
 from training.devices.devices import find_devices
-from training.loop import to_row
 from training.reports import metrics as metrics_files
-from training.update.observables import OBSERVED, Observable, Update, unpack
+from training.update.observables import Observable, Update, unpack
 from training.update.state import TrainState
 from training.update.step import Extras, Step, make_train_step
+from training.update.step_metrics import to_row
 
 EDGES = np.linspace(-2, 2, 9)
 
 
-def loss(params: dict, batch: dict, keys: Any, context: Any) -> tuple[jax.Array, dict]:
+def loss(params: dict, batch: Any, keys: Any, context: Any) -> tuple[jax.Array, dict]:
     away = jnp.square(params["kernel"][None] - batch["target"])
     return away.mean(), {"train/away": away.max()}
 
@@ -49,7 +49,7 @@ def compose(table: list[Observable], config: ParallelConfig) -> tuple[Step, Any,
     return step, parallel.create(create, devices), devices
 
 
-def batch() -> dict[str, np.ndarray]:
+def batch() -> Any:
     target = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
     return {"target": target, "example_index": np.arange(8, dtype=np.int32)}
 
@@ -105,7 +105,7 @@ def test_numbers_and_vectors_reach_the_file_and_what_is_not_finite_is_null(tmp_p
     table = [Observable(1, lambda update: {"v": jnp.array([1.0, jnp.nan]), "n": update.step})]
     step, state, _ = compose(table, ParallelConfig(devices=1))
     _, metrics = jax.jit(step)(state, batch())
-    assert unpack(metrics[OBSERVED])["n"] == 0.0
+    assert unpack(metrics.observed)["n"] == 0.0
     file = metrics_files.MetricsFile(tmp_path / "metrics.jsonl", 0, lambda step: step)
     file.write(1, {"time/step_ms": 1.0, **to_row(metrics)})
     file.close()

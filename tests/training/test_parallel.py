@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from common.batch import TokenBatch
 from model import transformer
 from model.loss import make_eval_loss, make_loss
 from model.loss_config import LossConfig
@@ -36,7 +37,7 @@ ALL = ParallelConfig(mode="mesh", fsdp=2, tensor=2)
 named = partial(pytest.mark.parametrize, "config", ids=lambda c: f"{c.mode}-{c.fsdp}-{c.tensor}")
 
 
-def batch_at(step: int) -> dict[str, np.ndarray]:
+def batch_at(step: int) -> TokenBatch[np.ndarray]:
     rng = np.random.default_rng(step)
     return {
         "text_tokens": rng.integers(2, 32, (ROWS, 6), np.int32),
@@ -119,7 +120,7 @@ def evaluated(config: ParallelConfig, size: int) -> float:
     loss = make_eval_loss(transformer.build(MODEL))
     rows = np.arange(13)
     parts = [batch_at(n) for n in range(2)]
-    whole = {name: np.concatenate([part[name] for part in parts])[rows] for name in parts[0]}
+    whole: Any = jax.tree.map(lambda *part: np.concatenate(part)[rows], *parts)
 
     def batches():
         for start in range(0, len(rows), size):
@@ -147,7 +148,7 @@ def test_each_device_evaluates_its_rows_only(config: ParallelConfig) -> None:
         return batch["weight"].sum(), jnp.float32(1)
 
     params = parallel.place({"scale": np.ones(4, np.float32)}, devices)
-    batch: dict[str, np.ndarray] = {
+    batch: Any = {
         "weight": np.arange(8, dtype=np.float32),
         "example_index": np.arange(8),
     }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common.batch import TokenBatch
 from config import Config
 from drawing.run_grids import have_room_to_draw
 from model import transformer
@@ -71,14 +72,14 @@ def measured(
     )
     create = partial(TrainState.create, model.init, make_optimizer(optim), 0)
     state = parallel.shapes(create, devices)
-    batch = {
+    batch: TokenBatch[np.ndarray] = {
         "text_tokens": np.zeros((rows, MODEL.text_length), np.int32),
         "text_mask": np.ones((rows, MODEL.text_length), bool),
         "image_tokens": np.zeros((rows, MODEL.image_length), np.int32),
         "example_index": np.arange(rows, dtype=np.int32),
     }
     found = parallel.lower_step(step, devices, state, batch).compile().memory_analysis()
-    return found, state, sum(x.nbytes for x in batch.values()) // devices.num_shares
+    return found, state, sum(x.nbytes for x in jax.tree.leaves(batch)) // devices.num_shares
 
 
 @named([ONE, PMAP, FSDP])

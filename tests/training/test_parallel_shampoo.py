@@ -67,7 +67,7 @@ def loss(params: Any, batch: Any, keys: Any, context: Any) -> tuple[jax.Array, d
     return -jnp.take_along_axis(scores, batch["text_tokens"][..., None] // 2, -1).mean(), {}
 
 
-def batch_at(step: int) -> dict[str, np.ndarray]:
+def batch_at(step: int) -> Any:
     tokens = np.random.default_rng(step).integers(0, CLASSES, (ROWS, 6), np.int32)
     return {"text_tokens": tokens, "example_index": np.arange(ROWS, dtype=np.int32)}
 

@@ -20,7 +20,7 @@ from training.devices.devices import find_devices
 from training.recipe import Recipe
 from training.reports import metrics
 from training.session import train
-from training.update.gradients import LossContext
+from training.update.loss import LossContext
 from training.update.players import MODEL, Player
 from training.update.spikes import init_guard
 from training.update.state import TrainState
@@ -30,16 +30,14 @@ RATE, FIRST = 0.1, 3
 SGD = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, weight_decay=0.0))
 
 
-def model_loss(
-    params: dict, batch: dict, keys: Any, context: LossContext
-) -> tuple[jax.Array, dict]:
+def model_loss(params: dict, batch: Any, keys: Any, context: LossContext) -> tuple[jax.Array, dict]:
     """The model minimises (x − t)² / 2 + x·y over x, with the critic's y fixed."""
     x, y = params["x"], context.players["critic"]["y"]
     return (0.5 * jnp.square(x[None] - batch["target"])).mean() + (x * y).mean(), {}
 
 
 def critic_loss(
-    params: dict, batch: dict, keys: Any, context: LossContext
+    params: dict, batch: Any, keys: Any, context: LossContext
 ) -> tuple[jax.Array, dict]:
     """The critic maximises x·y − y² / 2 over y."""
     x, y = context.players[MODEL]["x"], params["y"]
@@ -56,7 +54,7 @@ def critic(first_step: int = FIRST) -> Player:
     )
 
 
-def batch(n: int = 0) -> dict[str, np.ndarray]:
+def batch(n: int = 0) -> Any:
     target = np.random.default_rng(n).normal(size=(8, 4)).astype(np.float32)
     return {"target": target, "example_index": np.arange(8, dtype=np.int32)}
 
@@ -112,8 +110,8 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
         if n >= FIRST:
             vy = beta * vy + gy
             y = y - 2 * RATE * vy
-        assert np.isnan(found["critic/norm/grad"]) == (n < FIRST)
-        assert np.isnan(found["critic/gap"]) == (n < FIRST)
+        assert np.isnan(found.more["critic/norm/grad"]) == (n < FIRST)
+        assert np.isnan(found.more["critic/gap"]) == (n < FIRST)
         assert state.players is not None
         held = parallel.on_first_device((state.params, state.players["critic"].params))
         np.testing.assert_allclose(held[0]["x"], x, rtol=1e-5, atol=1e-6)
@@ -124,7 +122,7 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
 @pytest.mark.parametrize("who", ["model", "critic"])
 def test_neither_moves_where_one_would_become_nan(who: str) -> None:
     def poisoned(loss: Any) -> Any:
-        def harmed(params: dict, batch: dict, keys: Any, context: LossContext) -> Any:
+        def harmed(params: dict, batch: Any, keys: Any, context: LossContext) -> Any:
             value, metrics = loss(params, batch, keys, context)
             return value * batch["factor"].mean(), metrics
 
@@ -149,9 +147,9 @@ def test_neither_moves_where_one_would_become_nan(who: str) -> None:
     jax.tree.map(
         np.testing.assert_array_equal, (two.params, two.players), (one.params, one.players)
     )
-    assert found["guard/event"] == 1
+    assert found.guard.event == 1
     three, found = compiled(two, {**batch(), "factor": factors[2]})
-    assert found["guard/event"] == 0
+    assert found.guard.event == 0
     assert not np.array_equal(
         three.players["critic"].params["y"], two.players["critic"].params["y"]
     )
@@ -197,7 +195,7 @@ def test_a_run_with_two_players_resumes_bit_for_bit(tmp_path: Path) -> None:
 
 def test_a_player_may_begin_or_end_where_a_run_is_resumed(tmp_path: Path) -> None:
     def alone_loss(
-        params: dict, batch: dict, keys: Any, context: LossContext
+        params: dict, batch: Any, keys: Any, context: LossContext
     ) -> tuple[jax.Array, dict]:
         return jnp.square(params["x"]).sum(), {}
 

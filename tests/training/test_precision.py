@@ -29,7 +29,7 @@ def init(key: jax.Array) -> dict[str, Any]:
     return {"decoder": {"run0": layers}, "head": {"kernel": jax.random.normal(key, (4, 3))}}
 
 
-def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
+def loss(params: dict, batch: Any, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
     x = batch["x"].astype(HALF)
     for layer in range(2):
         own = jax.tree.map(lambda leaf: leaf[layer], params["decoder"]["run0"])  # noqa: B023

@@ -17,10 +17,11 @@ from optim.optimizers import make_optimizer
 from training.config import OnSpike, TrainingConfig
 from training.skips import Skips
 from training.spans import parse_range
-from training.update.observables import OBSERVED, Observable, tensor_norms, unpack
+from training.update.observables import Observable, tensor_norms, unpack
 from training.update.spikes import init_guard
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
+from training.update.step_metrics import numbers, to_row
 
 SETTINGS = TrainingConfig(spike_window=8)
 Losses = dict[int, float]
@@ -33,7 +34,7 @@ OPTIMIZER = make_optimizer(OptimConfig())
 def update(settings: TrainingConfig, warmup_steps: int) -> Callable[..., Any]:
     """The compiled update, one for all runs with these settings."""
 
-    def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: Any, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         distance = jnp.square(params["kernel"] - batch["target"]).mean()
         return (distance + 1) * batch["factor"][0], {}
 
@@ -79,7 +80,7 @@ def run(
         }
         state, metrics = step(states[-1], batch)
         states.append(state)
-        rows.append({k: float(v) for k, v in metrics.items() if v.ndim == 0})
+        rows.append(numbers(to_row(metrics)))
     return states, rows
 
 
@@ -110,7 +111,7 @@ def test_nan_reaches_neither_weights_nor_optimizer_nor_averages(
 
 
 def test_an_update_to_nan_weights_is_skipped_though_loss_and_gradient_are_finite() -> None:
-    def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: Any, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         return jnp.square(params["tokens"][0]).sum(), {}  # the other row has no gradient
 
     optimizer = make_optimizer(OptimConfig(epsilon=0.0))
@@ -120,11 +121,11 @@ def test_an_update_to_nan_weights_is_skipped_though_loss_and_gradient_are_finite
     old = TrainState.create(lambda key: params, optimizer, 0)._replace(guard=init_guard(SETTINGS))
     old = old._replace(loss_scale=LossScale(jnp.float32(4.0), jnp.int32(0)))
     new, metrics = step(old, {"example_index": np.arange(2, dtype=np.int32)})
-    assert np.isfinite(metrics["train/loss"])
-    assert np.isfinite(metrics["norm/grad"])
+    assert np.isfinite(metrics.loss)
+    assert np.isfinite(metrics.grad_norm)
     assert_unchanged(new, old)
-    assert int(metrics["guard/event"]) == 1
-    assert float(metrics["guard/pressure"]) == 1
+    assert int(metrics.guard.event) == 1
+    assert float(metrics.guard.pressure) == 1
     assert new.loss_scale is not None
     assert float(new.loss_scale.scale) == 4.0  # a lower scale would not help
 
@@ -199,7 +200,7 @@ def test_norms_of_every_tensor_come_when_they_are_due() -> None:
     params = {"run0": {"kernel": jnp.ones((2, 3))}, "scale": jnp.full((4,), 2.0)}
     optimizer = make_optimizer(OptimConfig())
 
-    def loss(params: dict, batch: dict, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
+    def loss(params: dict, batch: Any, keys: jax.Array, context: object) -> tuple[jax.Array, dict]:
         return params["run0"]["kernel"].sum() + params["scale"].sum(), {}
 
     table = [Observable(2, tensor_norms)]
@@ -212,8 +213,8 @@ def test_norms_of_every_tensor_come_when_they_are_due() -> None:
     state, first = step(state, batch())
     before = state.params
     state, second = step(state, batch())
-    assert unpack(first[OBSERVED]) == {}
-    values = unpack(second[OBSERVED])
+    assert unpack(first.observed) == {}
+    values = unpack(second.observed)
     assert set(values) >= {"norm/grad/run0/kernel/1", "norm/param/scale", "norm/update/scale"}
     assert values["norm/grad/scale"] == pytest.approx(2.0)
     assert values["norm/param/run0/kernel/0"] == pytest.approx(

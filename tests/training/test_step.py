@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common.batch import TokenBatch
 from model import transformer
 from model.config import ModelConfig
 from model.loss import make_loss
@@ -20,12 +22,13 @@ from training.config import ParallelConfig, ParamDtype
 from training.devices import parallel
 from training.devices.devices import Devices, check_batch, find_devices
 from training.update.state import TrainState
-from training.update.step import make_train_step
+from training.update.step import CompiledStep, make_train_step
+from training.update.step_metrics import to_row
 
 ROWS = 8
 
 
-def batch_of(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+def batch_of(config: ModelConfig, seed: int = 0) -> TokenBatch[np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
         "text_tokens": rng.integers(
@@ -49,7 +52,7 @@ def update(
     dtype: str,
     param_dtype: ParamDtype,
     noise: float,
-) -> tuple[Devices, Callable[[], TrainState], parallel.CompiledStep]:
+) -> tuple[Devices, Callable[[], TrainState], CompiledStep]:
     """The devices, a function that makes a new state, and the compiled update."""
     model, optimizer = transformer.build(config, dtype), make_optimizer(optim)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
@@ -88,7 +91,7 @@ def train(
     rows = []
     for _ in range(steps):
         state, metrics = run(state, batch_of(config))
-        rows.append({name: float(value) for name, value in metrics.items()})
+        rows.append(to_row(metrics))
     return state, rows
 
 
@@ -161,7 +164,7 @@ def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(tiny: Mode
     assert state.loss_scale is not None
 
     def overflowing(
-        params: dict, batch: dict, keys: jax.Array, context: object
+        params: dict, batch: Any, keys: jax.Array, context: object
     ) -> tuple[jax.Array, dict]:
         return jnp.float32(jnp.inf) * params["head"]["kernel"].sum(), {}
 
@@ -169,7 +172,7 @@ def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(tiny: Mode
     new, metrics = step(state, batch_of(tiny))
     jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
     jax.tree.map(np.testing.assert_array_equal, new.opt_state, state.opt_state)
-    assert metrics["loss_scale/skipped"] == 1
+    assert metrics.loss_scale.skipped == 1
     assert new.loss_scale is not None
     assert new.loss_scale.scale == state.loss_scale.scale / 2
     assert int(new.step) == 1

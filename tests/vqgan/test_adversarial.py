@@ -15,10 +15,11 @@ from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
 from training.config import ParallelConfig
 from training.devices import parallel
 from training.devices.devices import find_devices
-from training.update.gradients import LossContext
+from training.update.loss import LossContext
 from training.update.players import Player
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
+from training.update.step_metrics import to_row
 from vqgan import adversarial, discriminator, objective, quantizer
 from vqgan.adversarial import NAME, Opponent, adaptive_weights, kernel_norms
 from vqgan.autoencoder import build
@@ -146,7 +147,7 @@ def test_the_gradient_is_that_of_the_weighted_terms(game):
     autoencoder, config, opponent = game
     params = first_vqgan(autoencoder.config)
     context, batch = context_of(0, params), picture_batch()
-    batch = {name: jnp.asarray(values) for name, values in batch.items()}
+    batch = jax.tree.map(jnp.asarray, batch)
     keys = jax.random.split(jax.random.key(1), 8)
     with_term = objective.make_loss(autoencoder, config, 0, opponent)
     without = objective.make_loss(autoencoder, config, 0)
@@ -262,8 +263,7 @@ def update(layout, config, micro_batches, devices):
     state, compiled = parallel.create(create, places), parallel.compile_step(step, places)
     for _ in range(2):
         state, metrics = compiled(state, picture_batch())
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    return parallel.on_first_device((state.params, state.players)), metrics
+    return parallel.on_first_device((state.params, state.players)), to_row(metrics)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from command_line.parser import parse_config
+from common.batch import PictureBatch
 from common.pixels import to_floats
 from config import from_yaml
 from optim.config import OptimConfig
@@ -20,7 +21,7 @@ from training.config import GridsConfig, ParallelConfig
 from training.programs import Programs
 from training.session import train
 from training.update.build import make_state
-from training.update.gradients import LossContext
+from training.update.loss import LossContext
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
@@ -76,6 +77,11 @@ def test_stop_and_resume_equal_a_straight_run(run_config, straight, tmp_path):
     assert len(list((straight / "grids").glob("*.png"))) == 1
 
 
+def batch_of(pixels: np.ndarray) -> PictureBatch[jax.Array]:
+    index = np.arange(len(pixels), dtype=np.int32)
+    return {"pixels": jax.numpy.asarray(pixels), "example_index": jax.numpy.asarray(index)}
+
+
 def test_a_warm_codebook_moves_only_with_the_loss_of_quantized_pictures(tiny_vqgan):
     autoencoder = build(tiny_vqgan)
     params = first_vqgan(tiny_vqgan)
@@ -84,7 +90,7 @@ def test_a_warm_codebook_moves_only_with_the_loss_of_quantized_pictures(tiny_vqg
 
     @jax.jit
     def codebook_gradient(step):
-        batch, keys = {"pixels": jax.numpy.asarray(pixels)}, jax.random.split(jax.random.key(1), 4)
+        keys, batch = jax.random.split(jax.random.key(1), 4), batch_of(pixels)
         return jax.grad(lambda p: loss(p, batch, keys, LossContext(step))[0])(params)["codebook"]
 
     assert np.abs(codebook_gradient(2)).max() == 0
@@ -224,7 +230,7 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
     loss = make_loss(autoencoder, LossConfig(), 10**6)
     pixels = np.random.default_rng(0).integers(0, 255, (4, SIDE, SIDE, 3), dtype=np.uint8)
     context = LossContext(jax.numpy.array(0))
-    batch = {"pixels": jax.numpy.asarray(pixels)}
+    batch = batch_of(pixels)
     keys = jax.random.split(jax.random.key(1), 4)
     value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, keys, context)[0]))
     value, gradient = value_and_grad(params)

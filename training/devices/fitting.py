@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from common.batch import Batch
 from training.devices import parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices, check_batch
@@ -17,7 +18,8 @@ from training.update.state import TrainState
 from training.update.step import Step
 
 GB = 1e9
-Shapes = dict[str, jax.ShapeDtypeStruct]
+Shapes = Batch[jax.ShapeDtypeStruct]
+"""The shapes of a batch of any kind."""
 WAYS_OUT = "take more devices, more accumulation_steps or tensor"
 
 
@@ -184,7 +186,7 @@ def _try_update(
     step: Step, create: Callable[[], TrainState], batch: Shapes, devices: Devices
 ) -> None:
     """Make one update of a temporary state. Raises DoesNotFitError if memory runs out."""
-    arrays = {name: np.zeros(one.shape, one.dtype) for name, one in batch.items()}
+    arrays = jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), batch)
     arrays["example_index"] = np.arange(len(arrays["example_index"]), dtype=np.int32)
     try:
         run = parallel.compile_step(step, devices)

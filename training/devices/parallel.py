@@ -5,7 +5,7 @@ pmap shards the rows of a batch over the devices and replicates the state. A mes
 and shards the state over two of them by the rules in training/devices/sharding.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
@@ -13,19 +13,17 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from common.batch import Batch, HostBatch
 from common.trees import is_stacked, map_named
 from optim.spread import Spread, over_axis
 from training.devices import sharding
 from training.devices.devices import AXIS, Devices
-from training.update.gradients import Batch
+from training.update.loss import B
 from training.update.state import TrainState
-from training.update.step import Observed, Step
+from training.update.step import CompiledStep, Step
+from training.update.step_metrics import StepMetrics
 
 T = TypeVar("T")
-HostBatch = dict[str, np.ndarray]
-"""This process's rows of a batch, by name."""
-CompiledStep = Callable[[TrainState, HostBatch], tuple[TrainState, Observed]]
-"""(state, this process's rows of the batch) → (new state, metrics)."""
 
 
 def count_micro_batches(devices: Devices, size: int) -> Callable[[int], int]:
@@ -169,7 +167,7 @@ def deal_rows(function: Callable[..., T], devices: Devices) -> Callable[..., T]:
 
 
 def compile_sums(
-    function: Callable[[PyTree, Batch], T], devices: Devices
+    function: Callable[[PyTree, B], T], devices: Devices
 ) -> Callable[[PyTree, HostBatch], T]:
     """`function(params, batch)`, which sums over the rows of a batch, as a function of placed
     parameters and this process's rows (`Devices.rows`). Every device sums over the rows that it
@@ -209,7 +207,7 @@ def _compile_pmap(step: Step, devices: Devices) -> CompiledStep:
     return lambda state, batch: mapped(state, deal(batch, devices))
 
 
-def _map(step: Step, devices: Devices) -> Any:
+def _map(step: Step, devices: Devices) -> Any:  # jax has no public type for it
     return jax.pmap(
         step,
         axis_name=AXIS,
@@ -220,18 +218,18 @@ def _map(step: Step, devices: Devices) -> Any:
     )
 
 
-def deal(batch: HostBatch, devices: Devices) -> Mapping[str, jax.Array | np.ndarray]:
+def deal(batch: HostBatch, devices: Devices) -> Batch:
     """This process's rows in the form that the program of `lower_step` takes."""
     if devices.mode == "mesh":
         return put_rows(batch, devices)
-    return {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
+    return jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
 
 
 def lower_step(
     step: Step,
     devices: Devices,
     state: TrainState,
-    batch: Mapping[str, jax.ShapeDtypeStruct | np.ndarray],
+    batch: Batch,
 ) -> jax.stages.Lowered:
     """The program of `compile_step`, lowered; its compiled form reports its memory. Of the state
     and the whole batch only the shapes are used."""
@@ -242,13 +240,12 @@ def lower_step(
         mapped, parts = _map(step, devices), (len(devices),)
     else:
         mapped = _map_globally(step, devices)
-    rows = {
-        name: jax.ShapeDtypeStruct(
-            (*parts, one.shape[0] // int(np.prod(parts)), *one.shape[1:]), one.dtype
-        )
-        for name, one in batch.items()
-    }
-    return mapped.lower(state, rows)
+
+    def of_step(one: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = (*parts, one.shape[0] // int(np.prod(parts)), *one.shape[1:])
+        return jax.ShapeDtypeStruct(shape, one.dtype)
+
+    return mapped.lower(state, jax.tree.map(of_step, batch))
 
 
 def _compile_map(step: Step, devices: Devices) -> CompiledStep:
@@ -274,7 +271,7 @@ def _map_globally(step: Step, devices: Devices) -> jax.stages.Wrapped:
 def _compile_mesh(step: Step, devices: Devices) -> CompiledStep:
     compiled: jax.stages.Wrapped | None = None
 
-    def run(state: TrainState, batch: HostBatch) -> tuple[TrainState, Observed]:
+    def run(state: TrainState, batch: HostBatch) -> tuple[TrainState, StepMetrics]:
         nonlocal compiled
         if compiled is None:
             compiled = jit_step(step, devices, state)
@@ -295,7 +292,7 @@ def jit_step(step: Step, devices: Devices, state: TrainState) -> jax.stages.Wrap
     )
 
 
-def put_rows(batch: HostBatch, devices: Devices) -> dict[str, jax.Array]:
+def put_rows(batch: HostBatch, devices: Devices) -> Batch[jax.Array]:
     """The global batch, assembled from the rows of each process."""
     there = devices.rows_sharding
     if jax.process_count() == 1:
@@ -311,4 +308,4 @@ def put_rows(batch: HostBatch, devices: Devices) -> dict[str, jax.Array]:
 
         return jax.make_array_from_callback((whole, *local.shape[1:]), there, part)
 
-    return {name: put(local) for name, local in batch.items()}
+    return jax.tree.map(put, batch)

@@ -6,12 +6,15 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
+
+from training.update.observables import Number
+from training.update.step_metrics import Row
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,15 @@ class MetricsFile:
         self._hours = _cut_after(path, restored_step)
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, row: dict[str, float]) -> dict[str, Any]:
+    def write(self, step: int, row: Mapping[str, Number]) -> Row:
         """Append a row, and return it with step, examples, hours and speed."""
-        seconds = row["time/step_ms"] / 1000
+        step_ms = row["time/step_ms"]
+        assert not isinstance(step_ms, list)
+        seconds = step_ms / 1000
         self._hours += seconds / 3600
         examples = self._examples_at(step)
         own = examples - self._examples_at(step - 1)
-        full = {
+        full: Row = {
             "step": step,
             "examples": examples,
             "hours": round(self._hours, 6),

@@ -13,6 +13,8 @@ from training.config import TrackerConfig
 from training.reports.board import Board
 from training.reports.metrics import Counts, MetricsFile, memory
 from training.reports.mirror import Mirror
+from training.update.observables import Number
+from training.update.step_metrics import evaluated, numbers
 
 SHOWN = ("train/loss", "speed/examples_per_s")
 RARE = ("eval/", "ratio/")
@@ -92,12 +94,11 @@ class Tracker:
             self._file.close()
             self._file = self._open(step)
 
-    def record(self, step: int, row: dict[str, float]) -> None:
+    def record(self, step: int, row: Mapping[str, Number]) -> None:
         """Record the metrics of a finished update."""
         self.step = step
         if self._file is None:
             return
-        evaluated = {k: v for k, v in row.items() if k.startswith("eval/")}
         is_rare = any(name.startswith(RARE) for name in row)
         is_shown = step % self._log_every == 0 or is_rare or step == self._steps
         full = self._file.write(step, {**row, **(memory() if is_shown else {})})
@@ -105,7 +106,8 @@ class Tracker:
         if is_shown:
             self._send(step, lambda: self._mirror.log(full, step))
             self._board.log(full, step)
-            self._show(step, {k: full[k] for k in SHOWN if k in full} | evaluated)
+            found = numbers(full)
+            self._show(step, {k: found[k] for k in SHOWN if k in found} | evaluated(row))
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Send a picture file of the run's folder to the mirror."""

@@ -1,9 +1,9 @@
 """Gradients of a loss over a batch: in micro-batches, then over the devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +11,24 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Int, Key, PyTree
 
 from optim.accumulate import accumulate, accumulate_parts
+from training.update.loss import B, Loss, LossContext, Means
 from training.update.observables import Recompute
 from training.update.precision import widen
 from training.update.state import TrainState
-
-LOSS = "train/loss"
-Batch = dict[str, Array]
-Metrics = dict[str, Array]
-Means = Mapping[str, Array | Partial]
-"""Metrics of a loss: means over rows. `Partial(function, *means)` is a metric that is a function of
-means, such as a perplexity: the function gets the means over all micro-batches and devices."""
 
 Parts = tuple[PyTree, Array] | None
 """Gradients and objectives of this device's micro-batches, stacked, where they are wanted."""
 
 
-class LossContext(NamedTuple):
-    """Values that a loss may read in addition to its parameters, batch and keys."""
+class Gradient(NamedTuple):
+    """The gradient of a loss over the batch."""
 
-    step: Int[Array, ""]
-    """Finished updates."""
-    players: Mapping[str, PyTree] = {}
-    """Parameters of the model (`model`) and of each further player, by name; see players.py."""
-
-
-Loss = Callable[[PyTree, Batch, Key[Array, " b"], LossContext], tuple[Array, Means]]
-"""(parameters, batch, a key for each example, context) → (objective, metrics)."""
+    grads: PyTree
+    loss: Array
+    """The objective; like `grads`, a mean over the batch."""
+    metrics: dict[str, Array]
+    """The metrics of the loss."""
+    parts: Parts
 
 
 def example_keys(state: TrainState, example_index: Int[Array, " b"]) -> Key[Array, " b"]:
@@ -50,33 +42,29 @@ def step_key(state: TrainState) -> Key[Array, ""]:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(Generic[B]):
     """The gradients of one update, as functions of loss and parameters."""
 
     state: TrainState
-    batch: Batch
+    batch: B
     micro_batches: int
     context: LossContext
     mean_over_devices: Callable[[PyTree], PyTree]
     shares: int
     """Number of devices that each run the step on their own share of the batch (pmap)."""
 
-    def at(
-        self, loss: Loss, params: PyTree, name: str, wants_parts: bool = False
-    ) -> tuple[PyTree, Metrics, Parts]:
-        """(gradient, metrics, parts), where gradient and metrics are means over the batch, and the
-        metric `name` is the objective. With `wants_parts`, parts are the gradients and objectives
-        of this device's micro-batches, stacked; None otherwise."""
-        found, parts = self._mean(loss, params, name, wants_parts)
-        grads, means = self.mean_over_devices(found)
+    def at(self, loss: Loss[B], params: PyTree, wants_parts: bool = False) -> Gradient:
+        """The gradient at these parameters. `parts` are kept only if they are wanted."""
+        found, parts = self._mean(loss, params, wants_parts)
+        grads, (value, means) = self.mean_over_devices(found)
         metrics = {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
-        return grads, metrics, parts
+        return Gradient(grads, value, metrics, parts)
 
-    def recompute(self, loss: Loss, trained: PyTree, parts: Parts) -> Recompute:
-        """Further passes over the same batch, for observables; `parts` is a result of `at`."""
+    def recompute(self, loss: Loss[B], trained: PyTree, parts: Parts) -> Recompute:
+        """Further passes over the same batch, for observables; `parts` is from a result of `at`."""
 
         def parts_at(params: PyTree) -> tuple[PyTree, Array]:
-            found = self.at(loss, params, LOSS, True)[2]
+            found = self.at(loss, params, wants_parts=True).parts
             assert found is not None  # they are wanted
             return found
 
@@ -89,36 +77,39 @@ class Gradients:
             size=rows // count,
             trained=trained,
             parts_at=parts_at,
-            gradient_at=lambda params: self.at(loss, params, LOSS)[0],
+            gradient_at=lambda params: self.at(loss, params).grads,
             mean_over_rows=lambda look: self.mean_over_devices(accumulate(look, self.batch, count)),
             mean=self.mean_over_devices,
             key=step_key(self.state),
         )
 
     def _mean(
-        self, loss: Loss, params: PyTree, name: str, wants_parts: bool
-    ) -> tuple[tuple[PyTree, Means], Parts]:
-        """`at` for this device only: means over its micro-batches, divided by the loss scale."""
+        self, loss: Loss[B], params: PyTree, wants_parts: bool
+    ) -> tuple[tuple[PyTree, tuple[Array, Means]], Parts]:
+        """((gradient, (objective, metrics)), parts) of this device only: means over its
+        micro-batches. The gradients are divided by the loss scale."""
         state, batch, count = self.state, self.batch, self.micro_batches
         scale = jnp.float32(1.0) if state.loss_scale is None else state.loss_scale.scale
 
-        def scaled(params: PyTree, part: Batch, keys: Key[Array, " b"]) -> tuple[Array, Means]:
+        def scaled(
+            params: PyTree, part: B, keys: Key[Array, " b"]
+        ) -> tuple[Array, tuple[Array, Means]]:
             value, metrics = loss(params, part, keys, self.context)
-            return value * scale, {name: value, **metrics}
+            return value * scale, (value, metrics)
 
-        def gradient(part_and_keys: tuple[Batch, Array]) -> tuple[PyTree, Means]:
+        def gradient(part_and_keys: tuple[B, Array]) -> tuple[PyTree, tuple[Array, Means]]:
             part, key_data = part_and_keys
             keys = jax.random.wrap_key_data(key_data)
-            grads, metrics = jax.grad(scaled, has_aux=True)(params, part, keys)
-            return widen(grads), metrics
+            grads, found = jax.grad(scaled, has_aux=True)(params, part, keys)
+            return widen(grads), found
 
         keys = example_keys(state, batch["example_index"])
         both = batch, jax.random.key_data(keys)
         unscaled = partial(jax.tree.map, lambda g: g / scale)
         if not wants_parts:
-            grads, metrics = accumulate(gradient, both, count)
-            return (unscaled(grads), metrics), None
-        (grads, metrics), kept = accumulate_parts(
-            gradient, both, count, lambda found: (unscaled(found[0]), found[1][name])
+            grads, found = accumulate(gradient, both, count)
+            return (unscaled(grads), found), None
+        (grads, found), kept = accumulate_parts(
+            gradient, both, count, lambda one: (unscaled(one[0]), one[1][0])
         )
-        return (unscaled(grads), metrics), kept
+        return (unscaled(grads), found), kept

@@ -17,9 +17,8 @@ from jaxtyping import Array, Int, Key, PyTree
 from common.trees import is_stacked, named_leaves
 from optim.freezing import with_zeros
 
-OBSERVED = "observed"
-"""Key of all values among the metrics of a step, until `unpack` names them."""
-Number = float | list[float]
+Number = float | int | list[float]
+"""A logged value: a number, or a vector."""
 
 
 class Update(NamedTuple):
@@ -36,8 +35,10 @@ class Update(NamedTuple):
     """After the update."""
     step: Int[Array, ""]
     """Finished updates before this one."""
+    loss: Array
+    """The objective, a mean over the batch."""
     metrics: Mapping[str, Array]
-    """The metrics of the loss: means over the batch."""
+    """The metrics of the loss and of further players: means over the batch."""
     recompute: "Recompute | None" = None
     """Further passes over the same batch."""
 

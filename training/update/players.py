@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import Partial
 from jaxtyping import Array, Key, PyTree
+
+from training.update.loss import Loss
 
 MODEL = "model"
 """Name of the model's own parameters among a context's `players`."""
@@ -31,8 +32,8 @@ class Player:
 
     init: Callable[[Key[Array, ""]], PyTree]
     """Random parameters, in float32."""
-    loss: Callable[..., tuple[Array, Mapping[str, Array | Partial]]]
-    """Like the model's loss: (own parameters, batch, keys, context) → (objective, metrics)."""
+    loss: Loss
+    """Like the model's loss, with its own parameters in place of the model's."""
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     """Learning rate, a function of the finished updates of the run."""

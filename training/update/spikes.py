@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from training.config import TrainingConfig
+from training.update.step_metrics import GuardMetrics
 
-Metrics = dict[str, Array]
 T = TypeVar("T")
 MEMORY = 1000  # updates after which a bad update counts a third
 # The least deviation: this share of the median loss, or this in the logarithm of the norm. With it
@@ -57,8 +57,8 @@ def judge(
     norm: Float[Array, ""],
     params_norm: Float[Array, ""],
     is_scale_too_high: Bool[Array, ""],
-) -> tuple[Bool[Array, ""], Guard, Metrics]:
-    """(True if the update is good, the new guard, metrics).
+) -> tuple[Bool[Array, ""], Guard, GuardMetrics]:
+    """(True if the update is good, the new guard, its metrics).
 
     `params_norm` is the norm of the updated weights. It can be NaN while loss and gradient are
     finite, such as 0 / 0 with optim.epsilon 0. `is_scale_too_high`: float16 overflowed, and a lower
@@ -87,11 +87,7 @@ def judge(
     )
     event = jnp.where(good | is_scale_too_high, FINE, jnp.where(finite, SPIKE, NOT_FINITE))
     event = jnp.where(is_level, LEVEL, event)
-    metrics = {
-        "guard/event": event.astype(jnp.float32),
-        "guard/pressure": remembered.pressure,
-    }
-    return good, remembered, metrics
+    return good, remembered, GuardMetrics(event.astype(jnp.float32), remembered.pressure)
 
 
 def _deviations(

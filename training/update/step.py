@@ -2,39 +2,33 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Key, PyTree
 
+from common.batch import HostBatch
 from optim.freezing import IsTrained, trained_part, with_trained
 from optim.loss_scale import adjust
 from training.config import TrainingConfig
-from training.update.gradients import (
-    LOSS,
-    Batch,
-    Gradients,
-    Loss,
-    LossContext,
-    Metrics,
-    step_key,
-)
-from training.update.observables import OBSERVED, Observable, Update, observe
-from training.update.players import MODEL, Players, move_players
+from training.update.gradients import Gradients, step_key
+from training.update.loss import B, Loss, LossContext, Means
+from training.update.observables import Observable, Update, observe
+from training.update.players import MODEL, Player, Players, move_players
 from training.update.precision import TAG, at_precision, round_like, widen
 from training.update.spikes import judge, new_if
 from training.update.state import TrainState
+from training.update.step_metrics import ScaleMetrics, StepMetrics
 
-Observed = dict[str, Any]
-"""Metrics by name; the key OBSERVED holds the values of observables."""
-Step = Callable[[TrainState, Batch], tuple[TrainState, Observed]]
+Step = Callable[[TrainState, B], tuple[TrainState, StepMetrics]]
 """(state, batch) → (new state, metrics)."""
 UpdateEma = Callable[[PyTree, PyTree, PyTree, Array], PyTree]
 """(averages, parameters, optimizer state, finished updates) → new averages."""
 MicroBatches = Callable[[int], int]
 """Number of rows that the step gets → number of micro-batches."""
+CompiledStep = Callable[[TrainState, HostBatch], tuple[TrainState, StepMetrics]]
+"""(state, this process's rows of the batch) → (new state, metrics)."""
 IsWarm = Callable[[Array], Array]
 """Number of finished updates → True once the warm-up of the learning rate is over."""
 PLAIN = TrainingConfig(on_spike="off")
@@ -62,13 +56,13 @@ NO_EXTRAS = Extras()
 
 
 def make_train_step(
-    loss: Loss,
+    loss: Loss[B],
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     micro_batches: int | MicroBatches = 1,
     mean_over_devices: Callable[[PyTree], PyTree] = lambda tree: tree,
     extras: Extras = NO_EXTRAS,
-) -> Step:
+) -> Step[B]:
     """A pure function (state, batch) → (new state, metrics) that makes one update.
 
     Gradients are means over the micro-batches, then over the devices (`mean_over_devices`, see
@@ -80,45 +74,59 @@ def make_train_step(
     observables = [one for one in extras.observables if one.every]
     wants_parts = any(one.wants_parts for one in observables)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Observed]:
+    def step(state: TrainState, batch: B) -> tuple[TrainState, StepMetrics]:
         rows = len(batch["example_index"])
         count = micro_batches(rows) if callable(micro_batches) else micro_batches
         trained = trained_part(state.params, is_trained)
         context = LossContext(state.step, _parameters(state))
         gradients = Gradients(state, batch, count, context, mean_over_devices, extras.shares)
 
-        def model_loss(part: PyTree, *more: Any) -> Any:
-            return loss(with_trained(state.params, part), *more)
+        def model_loss(
+            part: PyTree, batch: B, keys: Key[Array, " b"], context: LossContext
+        ) -> tuple[Array, Means]:
+            return loss(with_trained(state.params, part), batch, keys, context)
+
+        def player_gradient(player: Player, params: PyTree) -> tuple[PyTree, dict[str, Array]]:
+            found = gradients.at(player.loss, params)
+            return found.grads, {"loss": found.loss, **found.metrics}
 
         # 1. The gradient of the loss.
-        grads, metrics, parts = gradients.at(model_loss, trained, LOSS, wants_parts)
+        found = gradients.at(model_loss, trained, wants_parts)
+        metrics, grad_norm = found.metrics, optax.tree.norm(found.grads)
         learning_rate = schedule(state.step)
-        metrics["norm/grad"] = optax.tree.norm(grads)
-        metrics["schedule/learning_rate"] = learning_rate
 
         # 2. The new parameters, of the model and of the other players.
-        updates, new = move(state, trained, grads, learning_rate)
+        updates, new = move(state, trained, found.grads, learning_rate)
         if state.players is not None:
-            moved, player_metrics = move_players(
-                players,
-                state.players,
-                state.step,
-                lambda player, params: gradients.at(player.loss, params, "loss")[:2],
-            )
-            new, metrics = new._replace(players=moved), metrics | player_metrics
+            moved, of_players = move_players(players, state.players, state.step, player_gradient)
+            new, metrics = new._replace(players=moved), metrics | of_players
 
         # 3. The observables that are due.
-        recompute = gradients.recompute(model_loss, widen(trained), parts)
-        update = Update(grads, state.params, updates, new.opt_state, state.step, metrics, recompute)
+        update = Update(
+            grads=found.grads,
+            params=state.params,
+            updates=updates,
+            opt_state=new.opt_state,
+            step=state.step,
+            loss=found.loss,
+            metrics=metrics,
+            recompute=gradients.recompute(model_loss, widen(trained), found.parts),
+        )
         observed = observe(observables, update)
-        metrics["norm/params"] = optax.tree.norm(widen(new.params))
+        measured = StepMetrics(
+            loss=found.loss,
+            grad_norm=grad_norm,
+            params_norm=optax.tree.norm(widen(new.params)),
+            learning_rate=learning_rate,
+            more=metrics,
+            observed=observed,
+        )
 
         # 4. The guard: the old state in place of a harmful new one.
         first_steps = {name: player.first_step for name, player in players.items()}
         is_warm = extras.is_warm(state.step)
-        new, metrics = _guarded(state, new, metrics, settings, is_warm, first_steps)
-        everything = {**metrics, OBSERVED: observed} if observed else metrics
-        return new._replace(step=state.step + 1), everything
+        new, measured = _guarded(state, new, measured, settings, is_warm, first_steps)
+        return new._replace(step=state.step + 1), measured
 
     return at_precision(step, settings.matmul_precision)
 
@@ -160,11 +168,11 @@ def _parameters(state: TrainState) -> dict[str, PyTree]:
 def _guarded(
     old: TrainState,
     new: TrainState,
-    metrics: Metrics,
+    metrics: StepMetrics,
     settings: TrainingConfig,
     is_warm: Bool[Array, ""],
     first_steps: Mapping[str, int],
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, StepMetrics]:
     """The new state, or the old one if the update holds a NaN, is a spike, or overflowed float16.
 
     The loss scale falls only for gradients that are not finite: it cannot repair weights that
@@ -172,27 +180,26 @@ def _guarded(
     """
     if old.guard is None and old.loss_scale is None:
         return new, metrics
-    value, norm = metrics["train/loss"], metrics["norm/grad"]
+    norm = metrics.grad_norm
     for name in old.players or {}:  # before its first step a player's norm is NaN
-        bad = (old.step >= first_steps[name]) & ~jnp.isfinite(metrics[f"{name}/norm/grad"])
+        bad = (old.step >= first_steps[name]) & ~jnp.isfinite(metrics.more[f"{name}/norm/grad"])
         norm = jnp.where(bad, jnp.nan, norm)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    good = finite & jnp.isfinite(metrics["norm/params"])
+    finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
+    good = finite & jnp.isfinite(metrics.params_norm)
     is_scale_too_high = jnp.bool_(False)
     if old.loss_scale is not None:
         is_scale_too_high = ~finite & (old.loss_scale.scale > settings.loss_scale_floor)
-    guard = None
+    guard, judgement = None, None
     if old.guard is not None:
-        good, guard, guard_metrics = judge(
+        good, guard, judgement = judge(
             old.guard,
             settings,
             is_warm,
-            value,
+            metrics.loss,
             norm,
-            metrics["norm/params"],
+            metrics.params_norm,
             is_scale_too_high,
         )
-        metrics |= guard_metrics
 
     def trained_parts(state: TrainState) -> dict[str, PyTree]:
         names = ("params", "opt_state", "ema", "players")
@@ -200,9 +207,9 @@ def _guarded(
 
     kept = new_if(good, trained_parts(new), trained_parts(old))
     new = old._replace(**kept, guard=guard)
+    scale = None
     if old.loss_scale is not None:
         window, floor = settings.loss_scale_window, settings.loss_scale_floor
         new = new._replace(loss_scale=adjust(old.loss_scale, finite, window, floor))
-        metrics["loss_scale/scale"] = old.loss_scale.scale
-        metrics["loss_scale/skipped"] = (~finite).astype(jnp.float32)
-    return new, metrics
+        scale = ScaleMetrics(old.loss_scale.scale, (~finite).astype(jnp.float32))
+    return new, metrics._replace(guard=judgement, loss_scale=scale)

@@ -1,0 +1,76 @@
+"""The metrics of an update, and the row of them that is logged."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from training.update.observables import Number, Observed, unpack
+
+Row = dict[str, Number]
+"""Logged values by name: numbers, or lists for vectors such as histograms."""
+
+
+class GuardMetrics(NamedTuple):
+    """The guard's decision about an update (training/update/spikes.py)."""
+
+    event: Float[Array, ""]
+    """FINE, NOT_FINITE, SPIKE or LEVEL."""
+    pressure: Float[Array, ""]
+    """Number of recent bad updates."""
+
+
+class ScaleMetrics(NamedTuple):
+    """The loss scale of an update in float16."""
+
+    scale: Float[Array, ""]
+    skipped: Float[Array, ""]
+    """1 if the gradients overflowed, else 0."""
+
+
+class StepMetrics(NamedTuple):
+    """What a step returns beside the new state. All values are means over the whole batch."""
+
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    params_norm: Float[Array, ""]
+    """Norm of the parameters after the update."""
+    learning_rate: Float[Array, ""]
+    more: Mapping[str, Array]
+    """The metrics of the loss and of further players, by the names in the log."""
+    guard: GuardMetrics | None = None
+    """None without a guard."""
+    loss_scale: ScaleMetrics | None = None
+    """None without a loss scale."""
+    observed: tuple[Observed, ...] = ()
+    """The values of the observables; zeros for those that were not due."""
+
+
+def numbers(row: Mapping[str, Number]) -> dict[str, int | float]:
+    """The row without its vectors."""
+    return {name: value for name, value in row.items() if not isinstance(value, list)}
+
+
+def evaluated(row: Mapping[str, Number]) -> dict[str, int | float]:
+    """The numbers that evaluations returned, eval/…."""
+    return {name: value for name, value in numbers(row).items() if name.startswith("eval/")}
+
+
+def to_row(metrics: StepMetrics) -> Row:
+    """The metrics as floats by their names in the log, sorted, then the observables that were
+    due."""
+    found = jax.device_get(metrics)
+    values = {
+        "train/loss": found.loss,
+        "norm/grad": found.grad_norm,
+        "norm/params": found.params_norm,
+        "schedule/learning_rate": found.learning_rate,
+        **found.more,
+    }
+    if found.guard is not None:
+        values |= {"guard/event": found.guard.event, "guard/pressure": found.guard.pressure}
+    if found.loss_scale is not None:
+        values["loss_scale/scale"] = found.loss_scale.scale
+        values["loss_scale/skipped"] = found.loss_scale.skipped
+    return {**{name: float(values[name]) for name in sorted(values)}, **unpack(found.observed)}
