@@ -41,7 +41,7 @@ from drawing.ranking import Ranker, best_first, check_candidates, find_ranker
 from drawing.sampling_flags import SamplingFlags
 from evaluation.common_records import open_common_records
 from evaluation.held_out_grid import make_grid, place_of_grid
-from evaluation.likeness import Row, compare, mean_of, measure_real, open_lens, tell_clip
+from evaluation.likeness import Row, compare, describe_clip, mean_of, measure_real, open_lens
 from evaluation.page import check_is_page, choose_shown, page
 from evaluation.report import make_report
 from evaluation.table import as_text
@@ -155,7 +155,7 @@ def main(config: EvaluateConfig) -> None:
         )
     lens = open_lens(None if ranker else config.clip)
     if config.clip:
-        print(tell_clip(config.clip, config.pictures, config.candidates), file=sys.stderr)
+        print(describe_clip(config.clip, config.pictures, config.candidates), file=sys.stderr)
     config, exam, unseen = ask(records, drawers[0], config)
     repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
     yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}
@@ -215,7 +215,7 @@ def try_all(checkpoint: Checkpoint, records: Records, config: EvaluateConfig) ->
     if not config.pairs:
         return []
     model = transformer.build(checkpoint.model, config.compute_dtype)
-    sampling, parts = config.over(checkpoint.sampling), parts_of(checkpoint)
+    sampling, parts = config.applied_to(checkpoint.sampling), parts_of(checkpoint)
     pairs = [parse_pair(pair) for pair in config.pairs]
     return try_pairs(pairs, sampling, config.seed, model, records, parts, checkpoint.params)[0]
 
@@ -238,7 +238,7 @@ def open_drawers(checkpoints: Sequence[Checkpoint], config: EvaluateConfig) -> l
     drawers: dict[Any, Drawer] = {}
     chosen = []
     for checkpoint in checkpoints:
-        sampling, parts = config.over(checkpoint.sampling), parts_of(checkpoint)
+        sampling, parts = config.applied_to(checkpoint.sampling), parts_of(checkpoint)
         key = checkpoint.model, sampling, *map(digest_folder, (parts.tokenizer, parts.vqgan))
         if key not in drawers:
             model = transformer.build(checkpoint.model, config.compute_dtype)

@@ -11,10 +11,12 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import tee
+from itertools import repeat, tee
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
 from command_line.parser import run
@@ -22,13 +24,20 @@ from common.settings import check_least
 from data.grids import picture_grid, save_gif, save_png
 from data.text import clean
 from data.words import Captions
-from drawing.completing import read_beginning
+from drawing.completing import read_given_tokens
 from drawing.drawer import Drawer, make_drawer, picture_seed
 from drawing.memory import rows_for
 from drawing.opening import Checkpoint, open_checkpoint, parts_of
 from drawing.outputs import make_room, output_paths, sources_of
 from drawing.prompts import in_english, known_captions, read_prompts, warn_of_unknown
-from drawing.ranking import best_first, check_candidates, find_ranker, scored, tell_scores
+from drawing.ranking import (
+    Ranker,
+    best_first,
+    check_candidates,
+    describe_scores,
+    find_ranker,
+    scored,
+)
 from drawing.sampling_flags import SamplingFlags
 from drawing.unfinished import stages
 from model import transformer
@@ -116,6 +125,37 @@ class GenerateConfig(SamplingFlags):
 
 def main(config: GenerateConfig) -> None:
     """Draw the prompts, write each picture when it is ready, then the grid."""
+    prompts = all_prompts(config)
+    grid_path, folder = output_paths(config.out)
+    checkpoint = open_checkpoint(config.checkpoint)
+    captions = known_captions(checkpoint.folder, checkpoint.all_records)
+    known = Captions(captions) if captions else None
+    prompts = in_english(prompts, known)
+    ranker = find_ranker(config.clip, checkpoint.folder, config.candidates, checkpoint.records)
+    jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.drawn)]
+    drawer, settings = open_drawer(checkpoint, len(jobs), config)
+    # From here on only the placed parameters are used; this frees the others.
+    params, checkpoint = drawer.place(checkpoint.params), replace(checkpoint, params={})
+    drawn = drawer.draw_tokens(
+        params,
+        [job.prompt for job in jobs],
+        [picture_seed(config.seed, job.prompt, job.number) for job in jobs],
+        read_given_tokens(drawer, config.complete, config.complete_rows, config.mask),
+    )
+    make_room(grid_path, folder, sources_of(checkpoint.records))
+    warn_of_prompts(prompts, config.negative, drawer, known)
+    pictures = finished_pictures(drawer, ranker, jobs, drawn, config.gif)
+    on_grid, scores = save_pictures(jobs, pictures, folder, config.seed, settings)
+    write_grid(grid_path, prompts, config, on_grid, scores, settings)
+    print(
+        f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), "
+        f"{'each also' if config.drawn == config.pictures else f'all {config.drawn}'} in {folder}/"
+    )
+
+
+def all_prompts(config: GenerateConfig) -> list[str]:
+    """The prompts of --prompts and --prompts_file. Raises ValueError if there are none, or more
+    than one command draws."""
     prompts = [*config.prompts, *read_prompts(config.prompts_file)]
     if not prompts:
         raise ValueError('no prompts: pass --prompts "a red heart" or --prompts_file FILE')
@@ -124,42 +164,14 @@ def main(config: GenerateConfig) -> None:
             f"{len(prompts):,} prompt(s) × {config.drawn:,} pictures are {total:,}; at most "
             f"{MAX_PICTURES:,} are drawn by one command: take fewer, or several with other seeds"
         )
-    grid_path, folder = output_paths(config.out)
-    checkpoint = open_checkpoint(config.checkpoint)
-    captions = known_captions(checkpoint.folder, checkpoint.all_records)
-    known = Captions(captions) if captions else None
-    prompts = in_english(prompts, known)
-    ranker = find_ranker(config.clip, checkpoint.folder, config.candidates, checkpoint.records)
-    jobs = [Job(p, i, k) for i, p in enumerate(prompts) for k in range(config.drawn)]
-    drawer, settings = open_drawer(checkpoint, total, config)
-    # From here on only the placed parameters are used; this frees the others.
-    params, checkpoint = drawer.place(checkpoint.params), replace(checkpoint, params={})
-    drawn = drawer.draw_tokens(
-        params,
-        [job.prompt for job in jobs],
-        [picture_seed(config.seed, job.prompt, job.number) for job in jobs],
-        read_beginning(drawer, config.complete, config.complete_rows, config.mask),
-    )
-    make_room(grid_path, folder, sources_of(checkpoint.records))
-    warn_of_prompts(prompts, config.negative, drawer, known)
-    drawn, for_gifs = tee(drawn) if config.gif else (drawn, iter(()))
-    judged = scored(ranker, [job.prompt for job in jobs], (pictures for _, pictures in drawn))
-    frames = (stages(drawer, row) for tokens, _ in for_gifs for row in tokens)
-    on_grid, scores = save_pictures(
-        jobs, judged, folder, config.seed, settings, frames if config.gif else None
-    )
-    write_grid(grid_path, prompts, config, on_grid, scores, settings)
-    print(
-        f"{grid_path}: {len(prompts)} prompt(s) × {config.pictures} picture(s), "
-        f"{'each also' if config.drawn == config.pictures else f'all {config.drawn}'} in {folder}/"
-    )
+    return prompts
 
 
 def open_drawer(
     checkpoint: Checkpoint, total: int, config: GenerateConfig
 ) -> tuple[Drawer, Settings]:
     """(the drawer, all settings that determine a picture, except its prompt and seed)."""
-    sampling = config.over(checkpoint.sampling)
+    sampling = config.applied_to(checkpoint.sampling)
     devices = find_devices(ParallelConfig())
     rows = config.rows_per_call or rows_for(total, len(devices))
     model = transformer.build(checkpoint.model, config.compute_dtype)
@@ -211,31 +223,63 @@ class Job:
         return f"{self.prompt_index:03d}-{words}-{self.number}.png"
 
 
+class Finished(NamedTuple):
+    """A drawn picture, with everything that is saved about it."""
+
+    picture: UInt8[np.ndarray, "y x 3"]
+    score: float | None
+    """None without a CLIP."""
+    frames: UInt8[np.ndarray, "s y x 3"] | None
+    """The picture after each of its rows; None without --gif."""
+
+
+def finished_pictures(
+    drawer: Drawer,
+    ranker: Ranker | None,
+    jobs: list[Job],
+    drawn: Iterator[tuple[np.ndarray, np.ndarray]],
+    with_frames: bool,
+) -> Iterator[Finished]:
+    """Yield the picture of each job. `drawn` yields batches of (image tokens, pictures)."""
+    frames: Iterator[np.ndarray | None] = repeat(None)
+    if with_frames:
+        drawn, again = tee(drawn)
+        frames = (stages(drawer, row) for tokens, _ in again for row in tokens)
+    judged = scored(ranker, [job.prompt for job in jobs], (pictures for _, pictures in drawn))
+    for (picture, score), own_frames in zip(judged, frames, strict=False):
+        yield Finished(picture, score, own_frames)
+
+
 def save_pictures(
     jobs: list[Job],
-    judged: Iterator[tuple[np.ndarray, float | None]],
+    pictures: Iterator[Finished],
     folder: Path,
     seed: int,
     settings: Settings,
-    frames: Iterator[np.ndarray] | None = None,
 ) -> tuple[list[np.ndarray], list[float | None]]:
-    """Write each picture as soon as it is drawn, and its GIF of `frames`. Returns (the pictures for
-    the grid, all scores)."""
+    """Write each picture as soon as it is drawn, and its GIF if it has frames. Returns (the
+    pictures for the grid, all scores)."""
     kept: list[np.ndarray] = []
     scores: list[float | None] = []
     with tqdm(total=len(jobs), desc="drawing", unit=" pictures", disable=None) as bar:
-        for job, (picture, score) in zip(jobs, judged, strict=True):
+        for job, (picture, score, frames) in zip(jobs, pictures, strict=True):
             about = {"prompt": clean(job.prompt), "seed": seed, "picture": job.number}
             about |= {} if score is None else {"clip_score": round(score, 4)}
             save_png(folder / job.file_name, picture, {**about, "settings": settings})
             if frames is not None:
                 path = (folder / job.file_name).with_suffix(".gif")
-                save_gif(path, next(frames), f"{clean(job.prompt)} (seed {seed})")
+                save_gif(path, frames, f"{clean(job.prompt)} (seed {seed})")
             if len(kept) < MAX_IN_GRID:
                 kept.append(picture)
             scores.append(score)
             bar.update()
     return kept, scores
+
+
+def print_scores(prompts: list[str], scores: Float32[np.ndarray, "p k"]) -> None:
+    """Print a line for each prompt, with the scores of its pictures."""
+    for prompt, row in zip(prompts, scores.tolist(), strict=True):
+        print(describe_scores(prompt, row))
 
 
 def write_grid(
@@ -256,8 +300,7 @@ def write_grid(
     blocks = np.stack(pictures[: count * per_prompt]).reshape(count, per_prompt, *pictures[0].shape)
     if None not in scores:
         table = np.array(scores, np.float32).reshape(len(prompts), config.drawn)
-        for prompt, row in zip(prompts, table.tolist(), strict=True):
-            print(tell_scores(prompt, row))
+        print_scores(prompts, table)
         blocks, numbers = best_first(blocks, table[:count, :per_prompt])
         blocks, numbers = (part[:, : config.pictures] for part in (blocks, numbers))
     about = {

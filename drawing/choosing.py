@@ -54,7 +54,7 @@ class Trial:
         )
 
 
-def choose(
+def choose_sampling(
     config: Config, model: Transformer, records: Records, folder: Path, step: int, params: Params
 ) -> None:
     """Draw with each pair, print the results, and write the best pair into the run's folder. If the
@@ -159,7 +159,7 @@ def best_of(trials: Sequence[Trial], real_blank: float) -> Trial:
     return max(able, key=lambda one: (one.right, one.temperature, -one.guidance_scale))
 
 
-def is_chosen(folder: Path, step: int) -> bool:
+def is_sampling_chosen(folder: Path, step: int) -> bool:
     """True if SAMPLING_FILE was chosen at this step of the run."""
     path = folder / SAMPLING_FILE
     return path.is_file() and read_yaml(path).get("step") == step

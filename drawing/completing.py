@@ -12,7 +12,7 @@ LIGHT = 128
 """Brightness, in 0…255, from which a pixel of a mask is redrawn."""
 
 
-def read_beginning(
+def read_given_tokens(
     drawer: Drawer, complete: str | None, rows: int, mask: str | None
 ) -> Int[np.ndarray, " k"] | None:
     """The given image tokens of the picture file `complete`, for `Drawer.draw_batches`: its first

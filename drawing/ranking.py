@@ -163,7 +163,7 @@ def check_candidates(candidates: int, pictures: int) -> None:
         )
 
 
-def tell_scores(prompt: str, scores: Sequence[float], most: int = 5) -> str:
+def describe_scores(prompt: str, scores: Sequence[float], most: int = 5) -> str:
     """A text such as "a red heart: 27.31 (picture 3), 26.90 (picture 0), 4 others below"."""
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     shown = [f"{scores[i]:.2f} (picture {i})" for i in order[:most]]

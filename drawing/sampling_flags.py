@@ -22,7 +22,7 @@ class SamplingFlags:
     top_p: float | None = None
     """Draw only among the tokens that make up this probability; default: the checkpoint's."""
 
-    def over(self, sampling: SamplingConfig) -> SamplingConfig:
+    def applied_to(self, sampling: SamplingConfig) -> SamplingConfig:
         """`sampling` with the given flags in place of its values."""
         names = [one.name for one in fields(SamplingConfig)]
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}

@@ -47,7 +47,7 @@ def open_lens(clip: str | None) -> Lens:
     return Lens(f"the CLIP in {clip}", ranker.image_features, ranker)
 
 
-def tell_clip(clip: str, pictures: int, candidates: int) -> str:
+def describe_clip(clip: str, pictures: int, candidates: int) -> str:
     """A line that says what evaluate uses a CLIP for."""
     if candidates:
         chosen = f"chooses {pictures} of {candidates} candidates"

@@ -67,13 +67,13 @@ def train(
     processes.join(config.parallel, peers.lose)
     with peers.watch_peers():
         agreement.check_start(config)
-        return _train_together(config, make_recipe, load, programs)
+        return _prepare_and_train(config, make_recipe, load, programs)
 
 
-def _train_together(
+def _prepare_and_train(
     config: C, make_recipe: Callable[[C], Recipe], load: Load[C], programs: Programs | None
 ) -> TrainState:
-    """`train`, once the processes have joined and watch each other."""
+    """`train`, after the processes have joined: check, make the folder, run, and finish."""
 
     def read(path: Path) -> dict[str, Any]:
         return to_tree(load(type(config), path))
@@ -135,13 +135,13 @@ class _Session:
                 self._log.start(start, changes, lines)
                 skips = Skips(folder / "skips.json", is_first)
                 self._plan = self._whole_plan(start, skips, changes)
-                state = self._train_on(state, skips, checkpoints, stop)
+                state = self._train_with_reports(state, skips, checkpoints, stop)
                 self._log.end(int(state.step))
         if int(state.step) < steps:
             raise exits.StoppedError
         return state
 
-    def _train_on(
+    def _train_with_reports(
         self, state: TrainState, skips: Skips, checkpoints: Checkpoints, stop: StopSignal
     ) -> TrainState:
         """The state after the loop, with a tracker, a profiler and a supervisor around it."""

@@ -79,7 +79,7 @@ def test_a_run_whose_pictures_are_gone_keeps_its_settings(
     records = open_records(records_folder)
     gone = replace(records, about={**records.about, "source": "gone", "sources": ["gone"]})
     model = transformer.build(found.model)
-    choosing.choose(config, model, gone, run_folder, 0, found.params)
+    choosing.choose_sampling(config, model, gone, run_folder, 0, found.params)
     assert "guidance and temperature are not chosen: the pictures" in capsys.readouterr().err
     assert not (run_folder / SAMPLING_FILE).exists()
 

@@ -164,5 +164,5 @@ def test_a_tokenizer_of_another_model_is_refused(run_folder: Path) -> None:
 
 def test_given_flags_stand_in_for_the_checkpoints_settings() -> None:
     flags = GenerateConfig("x", temperature=0.0, top_k=5)
-    sampling = flags.over(SamplingConfig(2.0, 0.5, 0, 0.9))
+    sampling = flags.applied_to(SamplingConfig(2.0, 0.5, 0, 0.9))
     assert sampling == SamplingConfig(2.0, 0.0, 5, 0.9)

@@ -29,7 +29,7 @@ from data.records import Records, open_records
 from drawing.opening import open_checkpoint
 from drawing.ranking import open_ranker
 from evaluate import EvaluateConfig, draw, main, open_drawers
-from evaluation.likeness import Lens, compare, measure_real, tell_clip
+from evaluation.likeness import Lens, compare, describe_clip, measure_real
 from evaluation.scores import interval_of_prompts, interval_of_runs, means
 from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source
@@ -127,14 +127,14 @@ def test_clip_is_what_the_likeness_is_seen_by(
     text, said = capsys.readouterr()
     assert f"likeness, by the CLIP in {clip}:" in text
     assert "CLIP score: 100 × the cosine" in text
-    assert said.count(f"{tell_clip(str(clip), 4, 0)}\n") == 1
+    assert said.count(f"{describe_clip(str(clip), 4, 0)}\n") == 1
 
 
 def test_one_line_says_what_the_clip_is_used_for() -> None:
-    assert tell_clip("c", 2, 8) == (
+    assert describe_clip("c", 2, 8) == (
         "the CLIP in c chooses 2 of 8 candidates; likeness is by shape and colour"
     )
-    assert tell_clip("c", 4, 0) == (
+    assert describe_clip("c", 4, 0) == (
         "the CLIP in c measures likeness and gives a score; it chooses no pictures without "
         "--candidates"
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 import generate as generate_module
 from command_line.parser import parse_config, run
-from drawing.completing import read_beginning, read_mask
+from drawing.completing import read_given_tokens, read_mask
 from drawing.drawer import make_drawer
 from drawing.opening import open_checkpoint
 from drawing.outputs import output_paths, sources_of
@@ -320,11 +320,11 @@ def test_only_places_under_the_mask_are_drawn_anew(run_folder: Path, tmp_path: P
     checkpoint = open_checkpoint(run_folder)
     model = transformer.build(checkpoint.model)
     drawer = make_drawer(model, checkpoint.sampling, run_folder, 1)
-    whole = read_beginning(drawer, str(begun), 2, None)
+    whole = read_given_tokens(drawer, str(begun), 2, None)
     assert whole is not None
     drawn = {}
     for mask in ("0,0,0.5,0.5", "0.5,0,1,0.5", "0,0,1,1", "0.5,0.5,1,1"):
-        kept = read_beginning(drawer, str(begun), 0, mask)
+        kept = read_given_tokens(drawer, str(begun), 0, mask)
         assert kept is not None
         (tokens, _) = next(drawer.draw_tokens(checkpoint.params, ["tan"], [3], kept))
         np.testing.assert_array_equal(tokens[0][kept >= 0], whole[kept >= 0])

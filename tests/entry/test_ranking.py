@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jaxtyping import Float32, UInt8
 
-from drawing.ranking import Ranker, best_first, open_ranker, scored, tell_scores
+from drawing.ranking import Ranker, best_first, describe_scores, open_ranker, scored
 from tests.entry.clip_folders import END, TINY, write_clip, write_tokenizer
 
 PROMPTS = ["a red heart", "", "blue cat"]
@@ -84,10 +84,10 @@ def test_the_best_picture_comes_first(pictures: UInt8[np.ndarray, "p k y x 3"]) 
     assert numbers.tolist() == [[1, 3, 2, 0], [0, 1, 2, 3], [3, 0, 1, 2]]
     for i, of_prompt in enumerate(in_order):
         np.testing.assert_array_equal(of_prompt, pictures[i][numbers[i]])
-    assert tell_scores("a  heart", table[0].tolist(), most=2) == (
+    assert describe_scores("a  heart", table[0].tolist(), most=2) == (
         "a heart: 3.00 (picture 1), 3.00 (picture 3), 2 others below"
     )
-    assert tell_scores("", [2.5]) == "(empty prompt): 2.50 (picture 0)"
+    assert describe_scores("", [2.5]) == "(empty prompt): 2.50 (picture 0)"
 
 
 def test_long_and_hostile_prompts_keep_the_end_token(ranker: Ranker) -> None:

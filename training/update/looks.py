@@ -109,13 +109,13 @@ TABLE: dict[Looks, tuple[tuple[Look, bool], ...]] = {
 micro-batches."""
 
 
-def make_looks(price: Looks, every: int, parts: int, more: Look | None = None) -> list[Observable]:
+def make_looks(level: Looks, every: int, parts: int, more: Look | None = None) -> list[Observable]:
     """The observables of a level of training.observe, cheaper levels included. `parts` is the
     number of micro-batches over all devices; with one, their spread is not measured. `more` is an
     observable of the model, added from level business on."""
-    prices = list(TABLE)
-    chosen = [row for name in prices[: prices.index(price) + 1] for row in TABLE[name]]
-    if more is not None and prices.index(price) >= prices.index("business"):
+    levels = list(TABLE)
+    chosen = [row for name in levels[: levels.index(level) + 1] for row in TABLE[name]]
+    if more is not None and levels.index(level) >= levels.index("business"):
         chosen.append((more, False))
     return [
         Observable(every, look, wants_parts)
