@@ -30,7 +30,6 @@ from optim.adapters import split
 from starting import adapted
 from starting.text_encoder import with_text_weights
 from starting.translating import translate
-from training import shared
 from training.devices import parallel, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
@@ -41,6 +40,7 @@ from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
 from training.saved import runs
 from training.saved.finetuning import fit_params, resize_grid
+from training.update import shared
 from training.update.loss import Loss
 from training.update.observables import Update
 from training.update.state import TrainState

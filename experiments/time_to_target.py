@@ -42,8 +42,8 @@ from experiments.contest import (
     score,
 )
 from training import exits
-from training.programs import Programs
 from training.reports import metrics
+from training.update.programs import Programs
 from trials.one_process import train_here
 from weights.yaml_files import read_yaml
 

@@ -12,11 +12,11 @@ from optim.paths import Factor
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
 from training.loop import Hook
-from training.programs import Programs
 from training.reports.metrics import NO_COSTS, Costs
 from training.update.loss import B, Loss
 from training.update.observables import Observable, Update
 from training.update.players import Players
+from training.update.programs import Programs
 from training.update.state import TrainState
 
 BatchAt = Callable[[int], B]

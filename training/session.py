@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from common.settings import to_tree
 from optim.schedules import describe_course
-from training import exits, shared
+from training import exits
 from training.config import RunConfig, TrainingConfig
 from training.devices import agreement, parallel, peers, processes
 from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan, micro_batch_size
@@ -18,7 +18,6 @@ from training.devices.devices import find_devices
 from training.devices.shortage import check_room, explain_out_of_memory
 from training.hooks import measure_distance
 from training.loop import Hook, Hooks, RollbackError, fit
-from training.programs import Programs
 from training.recipe import Recipe, Run
 from training.reports import range_test
 from training.reports.metrics import Counts
@@ -34,6 +33,7 @@ from training.signals import StopSignal
 from training.skips import Skips
 from training.spans import parse_ramp
 from training.supervision import Supervisor
+from training.update import shared
 from training.update.build import (
     choose_micro_batch,
     describe_size,
@@ -41,6 +41,7 @@ from training.update.build import (
     make_update,
     with_params,
 )
+from training.update.programs import Programs
 from training.update.state import TrainState
 
 C = TypeVar("C", bound=RunConfig)

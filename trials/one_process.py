@@ -11,8 +11,8 @@ from config import Config, from_yaml
 from recipe import make_recipe
 from starting.text_encoder import with_text_encoder
 from training import exits
-from training.programs import Programs
 from training.session import train
+from training.update.programs import Programs
 
 
 def train_here(flags: Sequence[str], log: Path, programs: Programs | None = None) -> int:

@@ -25,9 +25,9 @@ from optim.optimizers import make_optimizer
 from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
 from training import session
 from training.config import CheckpointConfig
-from training.programs import Programs
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import copy_once
+from training.update.programs import Programs
 from training.update.state import TrainState
 from vqgan import pretrained as pretrained_vqgan
 

@@ -6,8 +6,8 @@ from command_line.parser import parse_config
 from config import Config
 from tests.entry.test_train import TINY
 from training import exits
-from training.programs import Programs
 from training.reports import metrics
+from training.update.programs import Programs
 from trials.one_process import train_here
 
 

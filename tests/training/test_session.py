@@ -20,13 +20,13 @@ from training import exits
 from training.config import CheckpointConfig, OnSpike, ParallelConfig, RunConfig, TrainingConfig
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.programs import Programs
 from training.recipe import BatchAt, Recipe
 from training.reports import logbook, metrics
 from training.saved import checkpoint, copies
 from training.saved.disk import FolderSteps
 from training.session import train
 from training.skips import Skips
+from training.update.programs import Programs
 from training.update.state import TrainState
 
 TRAINING = TrainingConfig(

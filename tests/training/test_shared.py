@@ -10,8 +10,8 @@ import pytest
 from config import Config
 from optim.config import OptimConfig
 from tests.training.test_session import TRAINING, World, assert_same
-from training import shared
-from training.programs import Programs
+from training.update import shared
+from training.update.programs import Programs
 from training.update.state import TrainState
 
 

@@ -19,8 +19,8 @@ from training.config import RunConfig
 from training.devices import parallel
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.programs import Programs
 from training.update.build import schedule_of
+from training.update.programs import Programs
 from training.update.state import TrainState
 from training.update.step import CompiledStep, Step
 from training.update.step_metrics import StepMetrics
