@@ -149,7 +149,7 @@ def main(config: EvaluateConfig) -> None:
         check_is_page(Path(config.page))
     drawers = open_drawers(checkpoints, config)
     ranker = None
-    if config.candidates:  # a CLIP's score of pictures that it chose itself would be no evidence
+    if config.candidates:  # a CLIP's score of pictures that it chose itself would not be evidence
         ranker = find_ranker(
             config.clip, checkpoints[0].folder, config.candidates, checkpoints[0].records
         )

@@ -52,7 +52,7 @@ FREE_IN_TUNING = {
     *("decoder_start_token_id", "init", "init_std", "remat", "unroll"),
     *("dropout", "attention_dropout", "activation_dropout"),
 }
-"""Settings of the model that may differ from those of the weights in --init_from."""
+"""Settings of the model that may differ between this run and the weights in --init_from."""
 
 
 def make_recipe(config: Config) -> Recipe[TokenBatch]:
@@ -209,7 +209,7 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     if parts.vqgan.is_dir():
         params, more = translate(params, found.params, model, parts.vqgan, open_records(records))
     else:
-        more = [f"{path} has no VQGAN beside it: its image tokens are taken for the records'"]
+        more = [f"{path} has no VQGAN beside it: the records' VQGAN is assumed"]
     step = "" if found.step is None else f" at step {found.step}"
     return {**params, **own}, [f"weights of {path}{step}", *lines, *more]
 

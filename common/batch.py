@@ -1,4 +1,4 @@
-"""What a batch holds: the arrays of each kind, by name.
+"""The arrays of a batch by name, for each kind of batch.
 
 A batch is a plain dict, so jax needs no registration. `A` is the kind of its arrays: np.ndarray
 from the data, jax.Array in the update, jax.ShapeDtypeStruct for shapes alone.

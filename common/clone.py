@@ -1,5 +1,5 @@
-"""Finds files of this clone, such as demo/ and presets/, from any working directory; imports
-nothing of ours."""
+"""Finds files of this clone, such as demo/ and presets/, from any working directory; imports no
+other file of Pastel."""
 
 import functools
 import os

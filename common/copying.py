@@ -1,4 +1,4 @@
-"""Copies of untrusted folders; imports nothing of ours.
+"""Copies of untrusted folders; imports no other file of Pastel.
 
 A link in such a folder can point to any file of this machine. A plain copy would put that file into
 a run, or into a release that is given away.
@@ -34,7 +34,7 @@ def copy_file(source: Path, target: Path, within: Path) -> None:
     """Copy one file's content. Raises ValueError as `copy_folder` does."""
     check_inside(source, within)
     if not source.is_file():
-        raise ValueError(f"{source} is not a file; nothing of that kind is copied")
+        raise ValueError(f"{source} is not a file; only files and folders are copied")
     shutil.copyfile(source, target)
 
 

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders; imports nothing of ours.
+"""Atomic writes of files and folders; imports no other file of Pastel.
 
 A file NAME is first written into a hidden, locked folder beside it, `.NAME.XXXXXXXX.new`, and then
 renamed. A kill leaves that folder behind. The next writer of the same file removes it, because its

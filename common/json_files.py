@@ -1,4 +1,4 @@
-"""Reads untrusted JSON: bounded, and without repeated keys; imports nothing of ours."""
+"""Reads untrusted JSON: bounded, and without repeated keys; imports no other file of Pastel."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     """The object in a JSON file of at most `most` bytes.
 
     Raises:
-        ValueError: the file is missing or larger, is no JSON object, or has a key twice.
+        ValueError: the file is missing or larger, is not a JSON object, or has a key twice.
     """
     found = parse_json(_read(path, most), path)
     if not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""Exit codes of commands, and safe printing; imports nothing of ours.
+"""Exit codes of commands, and safe printing; imports no other file of Pastel.
 
 A command keeps its result even if nobody reads its output, or if the terminal's encoding lacks a
 character.

@@ -45,7 +45,7 @@ class Exam:
     targets: dict[str, Int64[np.ndarray, " p"]]
     """Split → the indices of these examples in the gallery."""
     styles: StyleCodes | None = None
-    """What the training pictures' image tokens tell of their styles; None without styles."""
+    """A classifier of styles by image tokens, from the training pictures; None without styles."""
 
     def prompts(self, split: str) -> list[str]:
         """The first caption of each example of a split."""

@@ -54,7 +54,7 @@ def make_normalizer(words: Sequence[str] | None = None) -> Callable[[str], str]:
     inside the package wordninja. Only the first 4,096 characters of a caption are read, before and
     after emoji are spelled out. With the optional package Unidecode (GPL) results equal
     dalle-mini's. Without it accents are dropped and common signs are spelled as there, but letters
-    of other scripts (Cyrillic, Chinese, …) and rarer signs vanish. A warning says so.
+    of other scripts (Cyrillic, Chinese, …) and rarer signs vanish, with a warning.
 
     Raises:
         ValueError: `words` is a single text.

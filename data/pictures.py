@@ -143,7 +143,7 @@ def _unknown(data: bytes) -> str:
 
 
 def _told(data: bytes) -> str:
-    """What the file is instead, in parentheses; empty if that is unknown."""
+    """The kind of a file that is not a picture, in parentheses; empty if it is unknown."""
     if b"<svg" in data[:4096].lower():
         return " (an SVG drawing; save it as PNG)"
     if data.lstrip().startswith((b"data:image/", b"iVBORw0KGgo", b"/9j/", b"UklGR", b"R0lGOD")):
@@ -279,7 +279,7 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
 
 def _bits_in_use(most: int, picture: Image.Image, tags: Mapping[int, Any]) -> int:
-    """Bits of the brightest number that the format means: 9 to 16 bits are taken for 16, and a
+    """Bits of the brightest number that the format means: 9 to 16 bits are read as 16, and a
     signed number has one less."""
     bits = tags.get(_BITS, (0,))[0] if _is_signed(picture) else 0
     if bits == 8:

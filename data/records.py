@@ -204,7 +204,7 @@ def open_records(folder: str | Path) -> Records:
 
 def open_whole(folder: str | Path) -> Records:
     """Open records and check all of them, unless these files were checked before. Records larger
-    than 256 MB are only sampled, and a line says so.
+    than 256 MB are only sampled; a printed line names them.
 
     Raises:
         ValueError: the records are missing or damaged; the message names the file.

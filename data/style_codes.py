@@ -1,7 +1,7 @@
-"""Tells a picture's style by its image tokens, with counts of real pictures; no network.
+"""Classifies a picture's style by its image tokens, from counts of real pictures; no network.
 
 The nearest real picture of a thing is nearest by its composition. A style is an outline, a shading,
-a palette: what the VQGAN's codes stand for.
+a palette, and these determine the VQGAN's codes.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64, Integer
 from data.records import Records
 
 PRIOR = 0.1
-"""What is added to every count, so that a code that a style never used does not exclude it."""
+"""Added to every count, so that a code that a style never used does not exclude it."""
 MOST_PICTURES = 20_000
 """Most training pictures that are counted, evenly chosen."""
 

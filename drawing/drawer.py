@@ -98,8 +98,9 @@ class Drawer:
             yield tokens[:count], pictures[:count]
 
     def _first_and_kept(self, first_tokens: Int[np.ndarray, " k"]) -> tuple[np.ndarray, ...]:
-        """(the sampler's first_tokens, its kept_tokens), one row for each picture. The former are
-        those before the first drawn token; the latter are missing if no later one is given."""
+        """(first_tokens,) or (first_tokens, kept_tokens) of the sampler, a row for each picture.
+        first_tokens precede the first drawn token. kept_tokens are needed if later tokens are
+        given, too."""
         is_free = first_tokens < 0
         before = int(is_free.argmax()) if is_free.any() else len(first_tokens)
         rows = [first_tokens[:before]]

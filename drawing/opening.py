@@ -105,8 +105,8 @@ def _open_run(run: Path, step: int | None, config: Config) -> Checkpoint:
 
 
 def _config_of(run: Path) -> Config | None:
-    """The configuration of a run; None if the folder is no run. Raises ValueError for the run of a
-    VQGAN."""
+    """The configuration of a run; None if the folder is not a run. Raises ValueError for a run of
+    a VQGAN."""
     path = run / "config.yaml"
     if not path.is_file():
         return None
@@ -119,7 +119,7 @@ def _config_of(run: Path) -> Config | None:
 
 
 def _sampling(run: Path, config: Config) -> SamplingConfig:
-    """The sampling settings of a run: those of SAMPLING_FILE, or else its configuration's. Raises
+    """The sampling settings of a run, from SAMPLING_FILE, or else from its configuration. Raises
     ValueError if the file is damaged."""
     path = run / SAMPLING_FILE
     if not path.is_file():

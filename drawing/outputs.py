@@ -58,8 +58,8 @@ def make_room(grid_path: Path, folder: Path, sources: Sequence[str] = ()) -> Non
             _check_outside(path, source)
     if (other := next(_pictures_of_others(folder), None)) is not None:
         raise ValueError(
-            f"{folder} holds pictures that generate.py did not draw, such as {other}; drawn ones "
-            f"would be taken for them: name another --out"
+            f"{folder} holds pictures that generate.py did not draw, such as {other}; the "
+            f"drawn ones would be mistaken for them: name another --out"
         )
     check_grid(grid_path, "--out")
     check_writable(folder / "000.png", "--out")

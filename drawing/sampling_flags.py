@@ -12,7 +12,7 @@ class SamplingFlags:
     guidance_scale: float | None = None
     """1 = no guidance; default: the checkpoint's."""
     guidance_start: float | None = None
-    """Share of the picture drawn before guidance sets in; default: the checkpoint's."""
+    """Share of the picture drawn before guidance starts; default: the checkpoint's."""
     guidance_end: float | None = None
     """Share of the picture drawn when guidance stops; default: the checkpoint's."""
     temperature: float | None = None

@@ -37,7 +37,7 @@ LEGEND = {
 YARDSTICKS = {
     "chance": "random real pictures",
     "ceiling": "the real pictures, reconstructed by the VQGAN",
-    "another": "each real picture among all other real ones, as a good picture that is no copy",
+    "another": "each real picture among all other real ones, as a good picture that is not a copy",
 }
 """Row of the table that drawn pictures are compared with → its explanation."""
 

@@ -1,4 +1,4 @@
-"""Compares the losses of a run with those of a reference.
+"""Compares the losses of a run with the losses of a reference.
 
 python -m experiments.compare runs/quickstart
 python -m experiments.compare runs/valley/003 --reference results/references/starter.json

@@ -300,7 +300,7 @@ class SamplingConfig:
     """Draw only among the fewest tokens whose probabilities reach p (nucleus sampling, Holtzman et
     al. 2019, arXiv:1904.09751); 1 = all."""
     guidance_start: float = 0.0
-    """Share of the picture drawn before guidance sets in (Kynkäänniemi et al. 2024,
+    """Share of the picture drawn before guidance starts (Kynkäänniemi et al. 2024,
     arXiv:2404.07724)."""
     guidance_end: float = 1.0
     """Share of the picture drawn when guidance stops; the rest costs half."""

@@ -90,7 +90,7 @@ def _check_tokenizer(folder: Path, records: Path) -> None:
         return
     if words_of(folder) != words_of(ours):
         raise ValueError(
-            f"the captions of {records} were read by another tokenizer than that of text_encoder "
+            f"the captions of {records} were read by another tokenizer than text_encoder's, "
             f"{folder}; encode again with --tokenizer={folder}"
         )
     check_same(folder, CLEAN, ours, str(folder))

@@ -38,7 +38,7 @@ class Hook:
 
 
 class RollbackError(Exception):
-    """Raised by a watch: the loop is left at once, and nothing of it is saved."""
+    """Raised by `Callbacks.watch`: the loop ends, and saves nothing."""
 
     def __init__(self, step: int, text: str) -> None:
         """`step`: the update that the run goes back before."""

@@ -58,7 +58,7 @@ class Objective(Generic[B]):
     rates: Sequence[Factor] = ()
     """Factors of the learning rate by patterns of paths, in addition to optim.rates."""
     observables: Sequence[Observable] = ()
-    """Observables of this recipe, in addition to those of every recipe."""
+    """Further observables, which only this recipe has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Recipe(Objective[B]):
     batch_shapes: Callable[[int], B]
     """Number of examples → the shapes of a whole batch; no memory is allocated."""
     depends_on: Mapping[str, str]
-    """Facts on which a run depends in addition to its settings, such as the data's digest. They are
+    """Inputs of a run besides its settings, such as the data's digest, by name. They are
     saved with each checkpoint, and must be the same on resume."""
     splits: Sequence[str] = ()
     """Names of the held-out splits that the hooks evaluate."""

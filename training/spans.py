@@ -39,7 +39,7 @@ def parse_duration(text: str) -> int:
     hours, _, minutes = text.partition(":")
     if not hours.isdecimal() or not minutes.isdecimal() or len(minutes) != 2 or int(minutes) > 59:
         raise ValueError(
-            f"training.stop_after {text!r} is no HH:MM, such as 11:45 for 11 hours and 45 minutes "
+            f"training.stop_after {text!r} is not HH:MM, such as 11:45 for 11 hours and 45 minutes "
             "after the start"
         )
     return (int(hours) * 60 + int(minutes)) * 60

@@ -216,7 +216,7 @@ def _advice(event: int) -> str:
     lower = "Resume with a lower optim.learning_rate (--allow_changes optim.learning_rate)"
     if event == SPIKE:
         return (
-            f"{lower}; or, if the loss is at a new level for good, with a training.spike_patience "
+            f"{lower}; or, if the loss stays at a new level, with a training.spike_patience "
             "below that budget or --training.on_spike=off (--allow_changes 'training.*spike*')"
         )
     return f"{lower}, or skip batches (--training.skip_batches)"

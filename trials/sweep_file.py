@@ -40,7 +40,7 @@ class Sweep:
     lines: Mapping[str, int]
     """Key with its parents, joined by dots → line of the file."""
     run_cap: int | None
-    """Most runs, if the file says so."""
+    """The file's limit of runs (run_cap); None without one."""
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -137,7 +137,7 @@ def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
         if isinstance(value, int) and abs(value) >= MOST_INT:  # NumPy draws in 64 bits
             yield f"{name} has {key} {value:,}, which is not below {MOST_INT:,}"
     if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
-        yield f"{name} has values: that are no list with something in it"
+        yield f"{name} has values: that are not a list of at least one value"
     kind = entry.get("distribution", "")
     yield from _endless_draws(name, entry, str(kind))
     if kind == "log_uniform" and isinstance(low, float) and 0 < low < 1:

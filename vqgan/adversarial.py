@@ -29,7 +29,7 @@ _MODEL = "model"  # key of the autoencoder's parameters in a loss context's play
 
 
 class Context(Protocol):
-    """What the losses here read of their context (training/update/loss.py)."""
+    """The part of a LossContext (training/update/loss.py) that these losses read."""
 
     @property
     def step(self) -> Int[Array, ""]: ...

@@ -15,7 +15,7 @@ from vqgan.config import VQGANConfig
 from vqgan.layers import Params
 
 FREE = ("image_size", "codebook_size", "tried_codes")
-"""Settings that may differ from those of the weights; decoder_blocks may be larger, too."""
+"""Settings that may differ between the run and the weights; decoder_blocks may be larger, too."""
 
 
 def fit(

@@ -175,7 +175,7 @@ def _read_flax(folder: Path, settings: Mapping[str, object] | None) -> Release:
 
 def _read_taming(file: Path, settings: Mapping[str, object] | None) -> Release:
     if file.suffix not in taming.SUFFIXES:
-        raise ValueError(f"{file} is no VQGAN; checkpoints end in {', '.join(taming.SUFFIXES)}")
+        raise ValueError(f"{file} is not a VQGAN; checkpoints end in {', '.join(taming.SUFFIXES)}")
     path = taming.find_config(file)
     if settings is None and path is None:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Folders with a configuration and weights: ours, and those of programs with a `Program`.
+"""Folders with a configuration and weights: Pastel's, and other programs', each with a `Program`.
 
-A folder of ours is config.json and model.safetensors. If it was made from another program's,
-"origin" in its config.json says so, and it is written back unchanged.
+A folder of Pastel holds config.json and model.safetensors. If it was made from another program's
+folder, "origin" in its config.json keeps that program's settings, and an export writes them back.
 """
 
 import dataclasses

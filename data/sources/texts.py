@@ -36,7 +36,7 @@ MAX_CAPTIONS = 100
 MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
 """Words that programs write for a missing text."""
 _ANSWERS = ("gpt", "assistant", "model")
-"""Speakers in a conversation about a picture. What they say is used as its captions."""
+"""Speakers in a conversation about a picture whose sentences are used as its captions."""
 _LONGEST_CELL = 1 << 16  # characters of a column's value
 _SAFE = (1e-6, 1e6)  # weights in this range can be summed in float32
 _MAX_DEPTH = 4

@@ -25,7 +25,7 @@ CALLBACK = "missed_heartbeat_callback"
 NO_PROXY = "no_grpc_proxy"
 CONNECT_SECONDS = 20
 CHUNK = 1 << 16
-ENDING_SECONDS = 2  # for a process that ends by itself; it may wait for jax in vain
+ENDING_SECONDS = 2  # for a process that ends by itself; its wait for jax may never end
 Lost = Callable[[int, str], int]
 """(number of this process, reason) → the exit code with which this process is ending by itself. If
 it is not, the call ends it with a line, because another process died."""

@@ -167,7 +167,7 @@ def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes 
     if not _has_content(place):
         if is_run:
             _check_left(folder, place, read)
-        return None  # nothing was trained here yet: other settings are no contradiction
+        return None  # nothing was trained here yet: other settings do not contradict it
     if not saved.is_file():
         raise ValueError(
             f"output_dir {folder} holds checkpoints but no config.yaml, so their settings are "

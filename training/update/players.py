@@ -1,7 +1,8 @@
 """Players: further sets of parameters that are trained beside the model's, such as a discriminator.
 Each has its own loss, optimizer, schedule and first step.
 
-All players move at once: each loss sees the others' parameters as they are before the update.
+All players are updated simultaneously: each loss sees the parameters of the others before the
+update.
 """
 
 from collections.abc import Callable, Mapping

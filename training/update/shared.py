@@ -1,8 +1,8 @@
 """Compiled programs that several runs of one process share.
 
 Runs with the same `Programs` that differ only in seed, length and learning rate compile once,
-because the learning rate is an argument of the program, not a constant in it. The results are bit
-for bit those of separate processes (tests/training/test_shared.py).
+because the learning rate is an argument of the program, not a constant in it. The results equal
+the results of separate processes bit for bit (tests/training/test_shared.py).
 """
 
 import json

@@ -30,7 +30,7 @@ class ScaleMetrics(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step returns beside the new state. All values are means over the whole batch."""
+    """The metrics of an update. Loss and gradient are means over the batch."""
 
     loss: Float[Array, ""]
     grad_norm: Float[Array, ""]
