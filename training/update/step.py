@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -80,25 +81,18 @@ def make_train_step(
         trained = trained_part(state.params, is_trained)
         context = LossContext(state.step, _parameters(state))
         gradients = Gradients(state, batch, count, context, mean_over_devices, extras.shares)
-
-        def model_loss(
-            part: PyTree, batch: B, keys: Key[Array, " b"], context: LossContext
-        ) -> tuple[Array, Means]:
-            return loss(with_trained(state.params, part), batch, keys, context)
-
-        def player_gradient(player: Player, params: PyTree) -> tuple[PyTree, dict[str, Array]]:
-            found = gradients.at(player.loss, params)
-            return found.grads, {"loss": found.loss, **found.metrics}
+        model_loss = _of_trained_part(loss, state.params)
 
         # 1. The gradient of the loss.
         found = gradients.at(model_loss, trained, wants_parts)
         metrics, grad_norm = found.metrics, optax.tree.norm(found.grads)
-        learning_rate = schedule(state.step)
+        rate = schedule(state.step)
 
         # 2. The new parameters, of the model and of the other players.
-        updates, new = move(state, trained, found.grads, learning_rate)
+        updates, new = move(state, trained, found.grads, rate)
         if state.players is not None:
-            moved, of_players = move_players(players, state.players, state.step, player_gradient)
+            gradient = partial(_player_gradient, gradients)
+            moved, of_players = move_players(players, state.players, state.step, gradient)
             new, metrics = new._replace(players=moved), metrics | of_players
 
         # 3. The observables that are due.
@@ -113,22 +107,35 @@ def make_train_step(
             recompute=gradients.recompute(model_loss, widen(trained), found.parts),
         )
         observed = observe(observables, update)
-        measured = StepMetrics(
-            loss=found.loss,
-            grad_norm=grad_norm,
-            params_norm=optax.tree.norm(widen(new.params)),
-            learning_rate=learning_rate,
-            more=metrics,
-            observed=observed,
-        )
+        params_norm = optax.tree.norm(widen(new.params))
+        result = StepMetrics(found.loss, grad_norm, params_norm, rate, metrics, observed=observed)
 
         # 4. The guard: the old state in place of a harmful new one.
         first_steps = {name: player.first_step for name, player in players.items()}
         is_warm = extras.is_warm(state.step)
-        new, measured = _guarded(state, new, measured, settings, is_warm, first_steps)
-        return new._replace(step=state.step + 1), measured
+        new, result = _guarded(state, new, result, settings, is_warm, first_steps)
+        return new._replace(step=state.step + 1), result
 
     return at_precision(step, settings.matmul_precision)
+
+
+def _of_trained_part(loss: Loss[B], params: PyTree) -> Loss[B]:
+    """The loss as a function of the trained parameters; the frozen ones are those in `params`."""
+
+    def of_part(
+        part: PyTree, batch: B, keys: Key[Array, " b"], context: LossContext
+    ) -> tuple[Array, Means]:
+        return loss(with_trained(params, part), batch, keys, context)
+
+    return of_part
+
+
+def _player_gradient(
+    gradients: Gradients[B], player: Player, params: PyTree
+) -> tuple[PyTree, dict[str, Array]]:
+    """(gradient of a player's loss, its metrics)."""
+    found = gradients.at(player.loss, params)
+    return found.grads, {"loss": found.loss, **found.metrics}
 
 
 def _make_move(
