@@ -231,7 +231,10 @@ def batch_shapes(sizes: ClipConfig, size: int) -> PairBatch[jax.ShapeDtypeStruct
 
 
 def contrast_of(
-    sizes: ClipConfig, params: Params, batch: PairBatch, pictures: Float[Array, "b y x 3"]
+    sizes: ClipConfig,
+    params: Params,
+    batch: PairBatch,
+    pictures: Float[Array | np.ndarray, "b y x 3"],
 ) -> Contrast:
     """The loss and accuracy of pictures and the captions of a batch."""
     model = Clip(sizes, params)

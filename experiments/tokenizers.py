@@ -19,7 +19,7 @@ from vqgan import pretrained, quantizer
 from vqgan.autoencoder import build
 from vqgan.losses import hue_loss
 from vqgan.pictures import Pictures, spread
-from vqgan.reconstructions import make_reconstruction, reconstruct_all
+from vqgan.reconstructions import Reconstructions, make_reconstruction, reconstruct_all
 from vqgan.sets import PicturesConfig, read_sets
 
 COLUMNS = 16
@@ -53,14 +53,16 @@ def main() -> None:
         Image.fromarray(lay_out(rows)).save(given.grid)
 
 
-def figures(pictures: Pictures, found: dict[str, np.ndarray], codebook_size: int) -> list[str]:
+def figures(
+    pictures: Pictures, found: Reconstructions[np.ndarray], codebook_size: int
+) -> list[str]:
     """The cells PSNR, SSIM, hue error of coloured pixels, and codes in use."""
     real, painted = to_floats(jnp.asarray(pictures)), jnp.asarray(found["reconstruction"])
     has_hue = (real.max(-1, keepdims=True) - real.min(-1, keepdims=True)) / 2 > COLOURED
     lost = float(hue_loss(jnp.where(has_hue, painted - real, 0.0))) / float(has_hue.mean())
     counts = quantizer.count(jnp.asarray(found["tokens"]), codebook_size)
     used, spread_over = float(quantizer.usage(counts)), float(quantizer.perplexity(counts))
-    psnr, ssim = (float(found[name].mean()) for name in ("psnr", "ssim"))
+    psnr, ssim = float(found["psnr"].mean()), float(found["ssim"].mean())
     return [f"{psnr:8.2f}", f"{ssim:8.4f}", f"{lost:8.3f}", f"{used:8.1%}", f"{spread_over:12,.0f}"]
 
 

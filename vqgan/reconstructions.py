@@ -1,13 +1,13 @@
 """Reconstructions of pictures: computed, measured, and drawn beside their originals."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from common.files import new_file
@@ -19,18 +19,32 @@ from vqgan.autoencoder import Autoencoder
 from vqgan.layers import Params
 from vqgan.pictures import Pictures
 
-Reconstruct = Callable[[Params, Pictures], Mapping[str, Any]]
-"""(params, pictures) → {tokens, reconstruction, psnr, ssim} of each picture."""
+A = TypeVar("A")
+
+
+class Reconstructions(TypedDict, Generic[A]):
+    """The results for each of several pictures; `A` is np.ndarray or jax.Array."""
+
+    tokens: Int[A, "b n"]
+    reconstruction: Float[A, "b y x 3"]
+    """In −1..1."""
+    psnr: Float[A, " b"]
+    """dB."""
+    ssim: Float[A, " b"]
+
+
+Reconstruct = Callable[[Params, Pictures], Reconstructions]
+"""(parameters, pictures) → their reconstructions."""
 _BATCH = 64
 
 
 def make_reconstruction(
     autoencoder: Autoencoder, is_quantized: bool = True
-) -> Callable[..., dict[str, Any]]:
-    """A compiled function (params, pixels uint8) → {tokens, reconstruction, psnr, ssim} of each
-    picture. With `is_quantized` False, the decoder gets the latents."""
+) -> Callable[[Params, Pictures], Reconstructions[Array]]:
+    """A compiled function (parameters, pictures) → their reconstructions. With `is_quantized`
+    False, the decoder gets the latents."""
 
-    def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> dict[str, Array]:
+    def reconstruct(params: Params, pixels: UInt8[Array, "b y x 3"]) -> Reconstructions[Array]:
         real = to_floats(pixels)
         tokens = autoencoder.encode(params, real)
         if is_quantized:
@@ -50,13 +64,17 @@ def make_reconstruction(
 
 def reconstruct_all(
     reconstruct: Reconstruct, params: Params, pictures: Pictures
-) -> dict[str, np.ndarray]:
+) -> Reconstructions[np.ndarray]:
     """The results of `reconstruct` for all pictures, in batches of one size."""
-    found: list[Mapping[str, np.ndarray]] = []
+    found: list[Reconstructions[np.ndarray]] = []
     for rows, count in batches_of(_BATCH, len(pictures)):
         result = reconstruct(params, pictures[rows])
-        found.append({name: np.asarray(value)[:count] for name, value in result.items()})
-    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        found.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], result))
+    return _joined(found)
+
+
+def _joined(parts: Sequence[Reconstructions[np.ndarray]]) -> Reconstructions[np.ndarray]:
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def make_figures(
@@ -68,12 +86,11 @@ def make_figures(
     def figures(params: Params) -> dict[str, float]:
         results = {name: reconstruct_all(reconstruct, params, p) for name, p in sets.items()}
         held_out = [r for name, r in results.items() if name != TRAIN] or [*results.values()]
-        results["all"] = {k: np.concatenate([r[k] for r in held_out]) for k in held_out[0]}
-        values = {
-            f"eval/{name}/{figure}": float(result[figure].mean())
-            for name, result in results.items()
-            for figure in ("psnr", "ssim")
-        }
+        results["all"] = _joined(held_out)
+        values = {}
+        for name, result in results.items():
+            values[f"eval/{name}/psnr"] = float(result["psnr"].mean())
+            values[f"eval/{name}/ssim"] = float(result["ssim"].mean())
         counts = quantizer.count(jnp.asarray(results["all"]["tokens"]), codebook_size)
         values["eval/all/usage"] = float(quantizer.usage(counts))
         values["eval/all/perplexity"] = float(quantizer.perplexity(counts))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_byte_comes_back_from_its_number_in_numpy_and_jax() -> None:
     every = np.arange(256, dtype=np.uint8)
-    for bytes_ in (every, jnp.asarray(every)):
+    both: list[Any] = [every, jnp.asarray(every)]
+    for bytes_ in both:
         numbers = to_floats(bytes_)
         assert numbers.dtype == np.float32
         assert (float(numbers[0]), float(numbers[-1])) == (-1.0, 1.0)

@@ -6,7 +6,7 @@ arXiv:1502.02551): the mean of the rounding is exact, and small updates add up.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from common.trees import is_stacked, map_named
 from training.config import MatmulPrecision, ParamDtype
 from training.saved.digests import mix
 
+P = ParamSpec("P")
+T = TypeVar("T")
 TAG = 0x726F756E  # keeps this key different from the keys of examples
 
 
@@ -67,13 +69,13 @@ def _noise(shape: tuple[int, ...], key: Key[Array, ""]) -> UInt32[Array, "..."]:
     return mix(mix(place ^ first) + second)
 
 
-def at_precision(function: Callable[..., Any], precision: MatmulPrecision) -> Callable[..., Any]:
+def at_precision(function: Callable[P, T], precision: MatmulPrecision) -> Callable[P, T]:
     """`function` with this precision for float32 products that name none."""
     if precision == "default":
         return function
 
-    def precise(*arguments: object) -> Any:
+    def precise(*arguments: P.args, **more: P.kwargs) -> T:
         with jax.default_matmul_precision(precision):
-            return function(*arguments)
+            return function(*arguments, **more)
 
     return precise
