@@ -193,7 +193,7 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     )
     if differing:
         named = {f"model.{name}": values for name, values in differing.items()}
-        raise ValueError(f"init_from {path} is another model: {runs.describe(named)}")
+        raise ValueError(f"init_from {path} is a different model: {runs.describe(named)}")
     moved = (found.model.start_token, model.start_token)
     rows = {"image_embedding/tokens": moved} if moved[0] != moved[1] else {}
     base, own = split(fresh)

@@ -23,7 +23,7 @@ class ViewConfig:
         for name, least, most in (("shift", 0, 1), ("zoom", 1, 8), ("colour", 0, 1)):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(
-                    f"views.{name} must lie in {least}..{most}, not {getattr(self, name)}"
+                    f"views.{name} must be in {least}..{most}, not {getattr(self, name)}"
                 )
 
 

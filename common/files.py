@@ -89,7 +89,7 @@ def check_free(path: Path) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():
-        raise ValueError(f"{path} is there and holds something else; remove it or name another")
+        raise ValueError(f"{path} exists and holds something else; remove it or name another")
 
 
 def check_writable(path: Path, flag: str) -> None:

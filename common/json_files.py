@@ -16,7 +16,7 @@ def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     """
     found = parse_json(_read(path, most), path)
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object but a {type(found).__name__}")
+        raise ValueError(f"{path} holds a {type(found).__name__}, not a JSON object")
     return found
 
 
@@ -32,7 +32,7 @@ def read_list(path: Path, most: int = MAX_BYTES) -> list[dict[str, Any]]:
 def as_list(found: object, name: object) -> list[dict[str, Any]]:
     """`found`, if it is a list of objects. Raises ValueError otherwise."""
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise ValueError(f"{name} holds no list of JSON objects")
+        raise ValueError(f"{name} is not a list of JSON objects")
     return found
 
 

@@ -53,7 +53,7 @@ def check_vocab_size(vocab_size: int) -> None:
             f"try {smallest} or more"
         )
     if vocab_size > MOST_TOKENS:  # the trainer takes memory for all of them
-        raise ValueError(f"vocab_size {vocab_size:,} is beyond {MOST_TOKENS:,}, the most here")
+        raise ValueError(f"vocab_size {vocab_size:,} is more than {MOST_TOKENS:,}, the limit")
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, folder: Path) -> None:

@@ -112,8 +112,8 @@ def _config_of(run: Path) -> Config | None:
         return None
     if "quantizer" in read_yaml(path):
         raise ValueError(
-            f"{run} is the run of a VQGAN, which turns pictures into tokens and back; the run of a "
-            "transformer is wanted here"
+            f"{run} is the run of a VQGAN, which turns pictures into tokens and back; name the run "
+            "of a transformer"
         )
     return from_yaml(Config, path)
 

@@ -52,7 +52,7 @@ def make_room(grid_path: Path, folder: Path, sources: Sequence[str] = ()) -> Non
             drawn here.
     """
     if grid_path.is_dir():
-        raise ValueError(f"out {grid_path} is a folder, but the grid is to be a file of that name")
+        raise ValueError(f"out {grid_path} is a folder, but the grid must be a file")
     for path in (grid_path, folder):
         for source in sources:
             _check_outside(path, source)
@@ -75,7 +75,9 @@ def sources_of(records: str | None) -> list[str]:
 def check_grid(path: Path, flag: str) -> None:
     """Make the grid's folder. Raises ValueError if a grid may not be written there."""
     if path.is_file() and path.stat().st_size and not is_drawn(path):
-        raise ValueError(f"{path} is there and was not drawn by this program; name another {flag}")
+        raise ValueError(
+            f"{path} exists already, and was not drawn by this program; name another {flag}"
+        )
     check_writable(path, flag)
 
 

@@ -215,7 +215,7 @@ class ModelConfig:
         for name in (*SIZES, *NOT_NEGATIVE):
             if getattr(self, name) > (most := LARGEST.get(name, 1 << 17)):
                 raise ValueError(
-                    f"model.{name} {getattr(self, name):,} is beyond {most:,}, the most here"
+                    f"model.{name} {getattr(self, name):,} is more than {most:,}, the limit"
                 )
         if self.image_length > 1 << 20:
             raise ValueError(f"a picture of {self.image_length:,} tokens is beyond {1 << 20:,}")

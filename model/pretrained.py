@@ -129,8 +129,8 @@ def _format(folder: Path, values: Mapping[str, object]) -> Format:
     said = values.get("model_type")
     if values.keys() & {"codebook_size", "n_embed", "ddconfig"}:
         raise ValueError(
-            f"{folder} is a VQGAN, which turns pictures into tokens and back; a transformer is "
-            "wanted here, and the VQGAN is named with --vqgan"
+            f"{folder} is a VQGAN, which turns pictures into tokens and back; name a "
+            "transformer; --vqgan names the VQGAN"
         )
     if isinstance(values.get("model"), dict):
         return "pastel"
@@ -144,7 +144,7 @@ def _format(folder: Path, values: Mapping[str, object]) -> Format:
     pickles = [file.name for file in sorted(folder.glob("pytorch_model*.bin"))]
     if pickles and not _exists(folder, WEIGHTS_FILE):
         raise ValueError(
-            f"{folder / pickles[0]} is a pickle, which could run anything and is never opened; "
+            f"{folder / pickles[0]} is a pickle, which can run any code and is never opened; "
             f"save the model as {WEIGHTS_FILE} with transformers"
         )
     return "bart"

@@ -80,9 +80,7 @@ class VQGANConfig:
         check_least(self, "", 1, *SIZES)
         for name in SIZES:
             if getattr(self, name) > (most := LARGEST.get(name, 1 << 14)):
-                raise ValueError(
-                    f"{name} {getattr(self, name):,} is beyond {most:,}, the most here"
-                )
+                raise ValueError(f"{name} {getattr(self, name):,} is more than {most:,}, the limit")
         for name in ("channels", "attention_resolutions"):
             if len(getattr(self, name)) > 16 or any(n > 1 << 14 for n in getattr(self, name)):
                 raise ValueError(f"{name} must be at most 16 sizes of up to {1 << 14:,} each")
@@ -254,9 +252,7 @@ class QuantizerConfig:
         if self.warmup_steps is not None:
             check_least(self, "quantizer", 0, "warmup_steps")
         if not 0 <= self.warmup_share < 1:
-            raise ValueError(
-                f"quantizer.warmup_share {self.warmup_share} must lie in 0..1, below 1"
-            )
+            raise ValueError(f"quantizer.warmup_share {self.warmup_share} must be in 0..1, below 1")
 
     def warmup(self, steps: int) -> int:
         """Updates before there is a codebook, in a run of so many."""

@@ -40,7 +40,7 @@ def fit(
         if not (name == "decoder_blocks" and _is_deeper(found, config))
     ]
     if differing:
-        raise ValueError(f"init_from {path} is another model: {', '.join(differing)}")
+        raise ValueError(f"init_from {path} is a different model: {', '.join(differing)}")
     lines = [f"weights of {path}"]
     if found.codebook_size != config.codebook_size:
         params = {**params, "codebook": fresh["codebook"]}

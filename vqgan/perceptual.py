@@ -54,8 +54,8 @@ def open_vgg(path: str) -> Vgg:
     if missing := wanted - set(convolutions):
         number, kind = min(missing)
         raise ValueError(
-            f"{file} is no VGG-16: {len(missing)} of its {len(wanted)} arrays are missing, such as "
-            f"features.{number}.{kind}"
+            f"{file} is not a VGG-16: {len(missing)} of its {len(wanted)} arrays are missing, such "
+            f"as features.{number}.{kind}"
         )
     if lines and len(lines) < len(STAGES):
         raise ValueError(f"{file} has LPIPS's weights of {len(lines)} stages of {len(STAGES)}")
@@ -87,7 +87,7 @@ def _as_float(array: np.ndarray) -> np.ndarray:
 
 def _check(file: Path, key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
-        raise ValueError(f"{file}: {key} has shape {array.shape}, VGG-16 wants {shape}")
+        raise ValueError(f"{file}: {key} has shape {array.shape}, VGG-16 needs {shape}")
 
 
 def distance(vgg: Vgg, a: Picture, b: Picture) -> Float[Array, " b"]:
@@ -100,7 +100,7 @@ def distance(vgg: Vgg, a: Picture, b: Picture) -> Float[Array, " b"]:
     if min(a.shape[1:3]) < 2 ** (len(STAGES) - 1):
         raise ValueError(
             f"pictures of {a.shape[1]} × {a.shape[2]} pixels are too small for loss.perceptual, "
-            f"which wants {2 ** (len(STAGES) - 1)} at least"
+            f"which needs {2 ** (len(STAGES) - 1)} at least"
         )
     both = (jnp.concatenate([a, b]) - SHIFT) / SCALE
     total = jnp.zeros(len(a))

@@ -130,7 +130,7 @@ def _read_own(folder: Path, settings: Mapping[str, object] | None) -> Release:
             )
     path = folder / CONFIG_FILE
     if settings is not None:
-        raise ValueError(f"{path} says what the VQGAN is; no other settings are taken")
+        raise ValueError(f"{path} has the settings of the VQGAN; other settings are not accepted")
     with configuring(path, WHAT):
         values = read_json(path)
         origin = releases.read_origin(values, PROGRAMS)
@@ -145,7 +145,7 @@ def _check_kind(folder: Path) -> None:
     inside = folder / "vqgan"
     more = f"; its VQGAN is {inside}" if inside.is_dir() else ""
     if (folder / "config.yaml").is_file() and not (folder / CONFIG_FILE).is_file():
-        raise ValueError(f"{folder} is a run, not a VQGAN{more or ', and holds none so far'}")
+        raise ValueError(f"{folder} is a run, not a VQGAN{more or ', and has none yet'}")
     try:
         said = read_json(folder / CONFIG_FILE)
     except ValueError:  # a missing or damaged file is reported where it is read

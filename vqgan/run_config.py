@@ -97,7 +97,7 @@ class VQGANRunConfig(RunConfig):
     def _check_fixed(self) -> None:
         if not self.init_from:
             raise ValueError(
-                "quantizer.fixed trains the decoder of a VQGAN that is there; name it with "
+                "quantizer.fixed trains the decoder of an existing VQGAN; name it with "
                 "--init_from, such as vqgan/general"
             )
         names = self.optim.train_only
@@ -108,7 +108,7 @@ class VQGANRunConfig(RunConfig):
             )
         if self.training.shift or self.loss.adversarial:
             raise ValueError(
-                "quantizer.fixed needs pictures as they are, and has no discriminator; add "
+                "quantizer.fixed needs unchanged pictures, and has no discriminator; add "
                 "--training.shift=0 --loss.adversarial=0"
             )
 

@@ -67,5 +67,5 @@ def test_a_view_depends_on_its_own_key_alone() -> None:
 )
 def test_limits_that_leave_nothing_of_a_picture_are_refused(limits: dict[str, float]) -> None:
     (name,) = limits
-    with pytest.raises(ValueError, match=rf"views\.{name} must lie in \d\.\.\d, not"):
+    with pytest.raises(ValueError, match=rf"views\.{name} must be in \d\.\.\d, not"):
         ViewConfig(**limits)

@@ -136,7 +136,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("[]", "holds no JSON object but a list"),
+        ("[]", "holds a list, not a JSON object"),
         ("{", "Expecting property name"),
         ('{"format": 1}', "grid_size is None, not of type int"),
         ({"digest": 3}, "digest is 3, not of type str"),

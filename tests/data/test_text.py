@@ -187,7 +187,7 @@ def save_words(folder: Path, words: list[str], frame: Any = None) -> Path:
         (None, "no tokenizer folder"),
         ("", "tokenizer.json cannot be read"),
         ("{", "tokenizer.json cannot be read"),
-        ("[1, 2]", "tokenizer.json holds no JSON object but a list"),
+        ("[1, 2]", "tokenizer.json holds a list, not a JSON object"),
         ('{"model": {"type": "WordLevel", "vocab": [], "unk_token": 3}}', "json cannot be read"),
         ("[" * 100_000, "tokenizer.json cannot be read"),
     ],
@@ -231,7 +231,7 @@ def test_a_damaged_tokenizer_is_refused_by_name(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[]", "holds no JSON object but a list"),
+        (b"[]", "holds a list, not a JSON object"),
         (b'{"eos_token": 5}', "eos_token is 5; expected a token's text"),
         (b'{"eos_token": {"content": []}}', "expected a token's text"),
         (b'{"pad_token": ["<pad>"]}', "pad_token is "),

@@ -153,7 +153,9 @@ def test_nothing_is_drawn_among_pictures_of_others(
                 generate("--checkpoint", run_folder, "--prompts", "a", "--out", out)
     mine = picture(tmp_path / "mine.png")
     before = mine.read_bytes()
-    with pytest.raises(ValueError, match=r"mine.png is there and was not drawn by this program"):
+    with pytest.raises(
+        ValueError, match=r"mine.png exists already, and was not drawn by this program"
+    ):
         generate("--checkpoint", run_folder, "--prompts", "a", "--out", mine)
     assert mine.read_bytes() == before
 

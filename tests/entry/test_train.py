@@ -150,7 +150,9 @@ def test_other_weights_are_a_start_with_a_larger_vocabulary_and_frozen_layers(
         "--training.norms_every=2",
         "--training.steps=3",
     )
-    with pytest.raises(ValueError, match=r"another model: model.use_bias \(was False, now True\)"):
+    with pytest.raises(
+        ValueError, match=r"a different model: model.use_bias \(was False, now True\)"
+    ):
         train.main(parse_config(Config, [*tuned, "--model.use_bias=true"]))
     train.main(parse_config(Config, tuned))
     texts = [entry["text"] for entry in logbook.read(second) if entry["event"] == "init"]

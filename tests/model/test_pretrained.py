@@ -136,7 +136,7 @@ def test_the_command_converts_and_a_mistake_is_one_line(
     assert not (tmp_path / "bart").exists()
     status, _, said = run(FOLDER, ours)
     assert status == 2
-    assert "is there and holds something else" in said
+    assert "exists and holds something else" in said
 
 
 def with_weights(theirs: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -223,7 +223,7 @@ def test_a_file_that_is_not_what_it_claims_is_named(
     ("text", "message"),
     [
         ("", "config.json cannot be read"),
-        ("[]", "config.json holds no JSON object"),
+        ("[]", "config.json holds a list, not a JSON object"),
         ("[" * 100_000, "config.json cannot be read"),
         ("{}", "neither 'model'"),
         ('{"model_type": "t5"}', "but 't5'"),

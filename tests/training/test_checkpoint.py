@@ -175,7 +175,7 @@ def test_where_all_are_damaged_training_does_not_begin_anew(tmp_path: Path, plac
     swap_arrays(tmp_path)
     with (
         Checkpoints(place, CheckpointConfig()) as checkpoints,
-        pytest.raises(ValueError, match="no checkpoint in .* is whole"),
+        pytest.raises(ValueError, match="no checkpoint in .* is undamaged"),
     ):
         checkpoints.resume(lambda: state_of(4), {})
     assert steps_in(place) == {1, 2}

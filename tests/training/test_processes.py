@@ -82,7 +82,7 @@ def test_clusters_that_jax_detects_are_left_to_jax(monkeypatch: pytest.MonkeyPat
         (
             {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
             ParallelConfig(),
-            "does not tell where it was started; add --parallel.coordinator",
+            "does not say where it was started; add --parallel.coordinator",
         ),
     ],
 )

@@ -176,7 +176,8 @@ def test_processes_that_do_not_meet_are_refused_and_not_aborted_by_jax() -> None
     _, said = alone.communicate(timeout=60)
     assert alone.returncode == 2, said
     assert said.startswith(
-        f"the processes of this run do not meet: not all 2 of them reached {address} within 1 s"
+        "the processes of this run could not connect: "
+        f"not all 2 of them reached {address} within 1 s"
     )
     assert said.count("\n") == 1
 

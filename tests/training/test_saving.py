@@ -56,7 +56,7 @@ def test_nothing_is_deleted_for_a_metric_that_is_not_measured() -> None:
 def test_a_split_that_is_not_held_out_is_reported_at_the_start() -> None:
     check_keep_best(CheckpointConfig(), [])
     check_keep_best(CheckpointConfig(keep_best="-eval/a/loss"), ["a"])
-    with pytest.raises(ValueError, match=r"of no evaluated split; there are: eval/a/"):
+    with pytest.raises(ValueError, match=r"names no evaluated split; there are: eval/a/"):
         check_keep_best(CheckpointConfig(keep_best="eval/b/loss"), ["a"])
     with pytest.raises(ValueError, match="none: no split is held out"):
         check_keep_best(CheckpointConfig(keep_best="eval/a/loss"), [])

@@ -116,7 +116,7 @@ def test_other_numbers_of_blocks_are_refused(given, name):
     pretrained.save(deep, DEEPER, first_vqgan(DEEPER))
     other = dataclasses.replace(TINY_VQGAN, encoder_blocks=(2, 1))
     path, config = (given, other) if name == "encoder_blocks" else (deep, TINY_VQGAN)
-    with pytest.raises(ValueError, match=f"another model: model.{name}"):
+    with pytest.raises(ValueError, match=f"a different model: model.{name}"):
         fit(path, config, first_vqgan(config))
 
 

@@ -181,7 +181,7 @@ def test_weights_serve_pictures_of_another_size(run_config, given):
 
 def test_weights_of_another_model_are_refused_by_name(run_config, given):
     with pytest.raises(
-        ValueError, match=r"another model: model\.latent_channels \(is 4 there, 8 h"
+        ValueError, match=r"a different model: model\.latent_channels \(is 4 there, 8 h"
     ):
         tune(run_config, given[0], 0, latent_channels=8)
 

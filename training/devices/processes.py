@@ -71,7 +71,7 @@ def join(config: ParallelConfig, lost: Lost) -> None:
     except RuntimeError as error:
         atexit.register(exits.end_now, exits.REFUSED)  # jax would wait for the others
         reason = _timed_out(meeting) if BAD_CAST in str(error) else str(error).splitlines()[0]
-        raise ValueError(f"the processes of this run do not meet: {reason}") from None
+        raise ValueError(f"the processes of this run could not connect: {reason}") from None
     _take_own_gpus(os.environ)
     if jax.process_index() > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -181,7 +181,7 @@ def _open_mpi(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
     count, rank = int(environ["OMPI_COMM_WORLD_SIZE"]), int(environ["OMPI_COMM_WORLD_RANK"])
     if count > 1 and given.coordinator is None and "OMPI_MCA_orte_hnp_uri" not in environ:
         raise ValueError(
-            "this mpirun does not tell where it was started; add --parallel.coordinator=HOST:PORT "
+            "this mpirun does not say where it was started; add --parallel.coordinator=HOST:PORT "
             "with the host of rank 0"
         )
     return Meeting(None, count, rank)
@@ -196,7 +196,7 @@ def _kubernetes(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
         if importlib.util.find_spec("kubernetes"):
             return Meeting(None, None, None)
         raise ValueError(
-            "a Kubernetes Job does not tell its pods how many they are; add "
+            "a Kubernetes Job does not give its pods their number; add "
             "--parallel.num_processes=N (spec.completions), or install the package kubernetes"
         )
     index = environ["JOB_COMPLETION_INDEX"]

@@ -167,8 +167,8 @@ class Checkpoints:
         self.settle()
         if self._unsaved is not None:
             raise ValueError(
-                f"{self._unsaved}; once that is mended, the same command resumes from the last "
-                f"step that is whole ({self._whole})"
+                f"{self._unsaved}; after a repair, the same command resumes from the last "
+                f"undamaged step ({self._whole})"
             )
 
     def digests(self, step: int) -> dict[str, str]:
@@ -208,8 +208,8 @@ class Checkpoints:
         ]
         if changed:
             raise ValueError(
-                f"this run was trained with other data: {', '.join(changed)}; resume with the data "
-                "of then, --init_from this run in a new one, or add --allow_changes data.records"
+                f"this run was trained with other data: {', '.join(changed)}; resume with that "
+                "data, --init_from this run in a new one, or add --allow_changes data.records"
             )
         return self.restore(like, step)
 
@@ -224,7 +224,7 @@ class Checkpoints:
             except DamagedError as error:
                 self._log("fallback", f"{error}; the step before it is taken")
         if steps:
-            raise ValueError(f"no checkpoint in {self._place} is whole; they are left as they are")
+            raise ValueError(f"no checkpoint in {self._place} is undamaged; none was removed")
         return None
 
     def _set_aside_after(self, newest: int) -> None:

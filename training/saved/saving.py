@@ -66,7 +66,7 @@ def check_keep_best(config: CheckpointConfig, splits: Iterable[str]) -> None:
     if name and not name.startswith(tuple(known)):
         there_are = ", ".join(f"{one}…" for one in known) or "none: no split is held out"
         raise ValueError(
-            f"checkpoint.keep_best {config.keep_best} is of no evaluated split; there are: "
+            f"checkpoint.keep_best {config.keep_best} names no evaluated split; there are: "
             f"{there_are}"
         )
 
