@@ -9,7 +9,7 @@ ratio, so that the result does not depend on micro-batches or devices.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ _EPSILON = 1e-4  # added to the divisor, as in taming-transformers
 _MODEL = "model"  # key of the autoencoder's parameters in a loss context's players
 
 
+@runtime_checkable
 class Context(Protocol):
     """The part of a LossContext (training/update/loss.py) that these losses read."""
 

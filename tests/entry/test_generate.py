@@ -149,7 +149,9 @@ def test_nothing_is_drawn_among_pictures_of_others(
     (tars / "0.tar").write_bytes(b"")
     for folder in (flat, deep, tars):
         for out in (f"{folder}.png", folder):
-            with pytest.raises(ValueError, match="did not draw, such as .*; drawn ones would be"):
+            with pytest.raises(
+                ValueError, match="did not draw, such as .*; the drawn ones would be"
+            ):
                 generate("--checkpoint", run_folder, "--prompts", "a", "--out", out)
     mine = picture(tmp_path / "mine.png")
     before = mine.read_bytes()
