@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,11 @@ from safetensors.numpy import load_file
 from common.json_files import read_json
 from model import pretrained, transformer
 from model.config import ModelConfig, SamplingConfig
-from tests.as_main import run_as_main
 from tests.model.vectors import BART, FOLDER
 from weights.msgpack import read_msgpack, write_msgpack
 
 SAMPLING = SamplingConfig(guidance_scale=3.0, top_k=5)
+ROOT = Path(__file__).parent.parent.parent
 KERNEL = "model/encoder/layers/FlaxBartEncoderLayers/GLU_0/Dense_1/kernel"
 
 
@@ -119,24 +121,22 @@ def files_in(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_command_converts_and_a_mistake_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        return run_as_main("model.pretrained", *words), *capsys.readouterr()
+def test_the_command_converts_and_a_mistake_is_one_line(tmp_path: Path) -> None:
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "model.pretrained", *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     ours = tmp_path / "ours"
-    status, out, said = run(FOLDER, ours)
-    assert (status, out) == (0, "")
-    assert said.splitlines()[-1] == f"{ours}: {FOLDER} as pastel"
-    status, _, said = run(ours, tmp_path / "bart", "--to", "bart")
-    assert status == 2
-    assert said.startswith("python -m model.pretrained: model.placement normformer")
-    assert said.count("\n") == 1
+    done = run(str(FOLDER), str(ours))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines()[-1] == f"{ours}: {FOLDER} as pastel"
+    wrong = run(str(ours), str(tmp_path / "bart"), "--to", "bart")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("python -m model.pretrained: model.placement normformer")
     assert not (tmp_path / "bart").exists()
-    status, _, said = run(FOLDER, ours)
-    assert status == 2
-    assert "exists and holds something else" in said
+    taken = run(str(FOLDER), str(ours))
+    assert taken.returncode == 2
+    assert "exists and holds something else" in taken.stderr
 
 
 def with_weights(theirs: Path, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from published import taming
-from tests.as_main import run_as_main
-from tests.vqgan.examples import F16, FLAX, GUMBEL, equal, settings
+from tests.vqgan.examples import F16, FLAX, GUMBEL, ROOT, equal, settings
 from vqgan import pretrained
 from weights.msgpack import read_msgpack, write_msgpack
 
@@ -105,17 +106,18 @@ def test_a_vqgan_that_is_no_longer_its_origin_s_is_not_written_as_it(
     assert not (tmp_path / "back").exists()
 
 
-def test_the_command_converts_and_says_what_is_wrong_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings_file = GUMBEL.with_name("gumbel_res1.json")
-    words = GUMBEL, tmp_path / "ours", "--ddconfig", settings_file
-    assert run_as_main("vqgan.pretrained", *words) == 0
-    assert capsys.readouterr().out == ""
+def command(*arguments: str | Path) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "vqgan.pretrained", *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_command_converts_and_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    found = command(GUMBEL, tmp_path / "ours", "--ddconfig", GUMBEL.with_name("gumbel_res1.json"))
+    assert (found.returncode, found.stdout) == (0, "")
     assert equal(pretrained.load(tmp_path / "ours"), pretrained.load(GUMBEL))
-    back = tmp_path / "ours", tmp_path / "out", "--to=vqgan_jax"
-    assert run_as_main("vqgan.pretrained", *back) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    found = command(tmp_path / "ours", tmp_path / "out", "--to=vqgan_jax")
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
