@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,10 +140,9 @@ def _example(number: int) -> dict[str, Any]:
 
 
 def measure_alone(folder: Path, batch_size: int) -> Opened:
-    """The result of `measure` in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(measure, (folder, batch_size))
+    """The result of `measure` in a fresh process. Raises BrokenProcessPool if that is killed."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, folder, batch_size).result()
 
 
 def measure(folder: Path, batch_size: int) -> Opened:

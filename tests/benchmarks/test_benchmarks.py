@@ -1,7 +1,9 @@
 """The benchmarks run, with shapes that take a second."""
 
 import json
+import os
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import jax
@@ -86,6 +88,19 @@ def test_a_token_needs_the_weights_once_and_the_cache_of_every_row(tiny: ModelCo
     one, two, three = (benchmark.bytes_per_token(model, params, rows) for rows in (1, 2, 3))
     # Two layers of keys and values, of 6 text tokens and of 5 image tokens on average.
     assert two - one == three - two == 2 * 2 * 16 * 4 * (6 + 5)
+
+
+def end_at_once(folder: Path, batch_size: int) -> None:
+    """Like a process that the system killed."""
+    os._exit(9)
+
+
+def test_a_measurement_whose_process_is_killed_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "measure", end_at_once)
+    with pytest.raises(BrokenProcessPool):
+        data.measure_alone(tmp_path, 1)
 
 
 def test_records_are_opened_and_read_beside_others(
