@@ -218,7 +218,7 @@ class ModelConfig:
                     f"model.{name} {getattr(self, name):,} is more than {most:,}, the limit"
                 )
         if self.image_length > 1 << 20:
-            raise ValueError(f"a picture of {self.image_length:,} tokens is beyond {1 << 20:,}")
+            raise ValueError(f"a picture of {self.image_length:,} tokens is more than {1 << 20:,}")
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be in 0..1, not {getattr(self, name)}")

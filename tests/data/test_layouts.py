@@ -98,7 +98,7 @@ def _address_rows() -> str:
     )
 
 
-_PAGE = """# Which pictures and captions can be read
+_PAGE = """# Layouts of pictures and captions
 
 Made by `python -m tests.data.test_layouts`, and held by that test: each layout is built with 20
 pictures and read. `python -m data.encode` prints the line in the last column first.
@@ -150,7 +150,8 @@ They are tried in this order; `--kind` names one.
 
 Columns and JSON keys are tried in this order, in any letter case, and `NAME_0`, `NAME_1` … as
 captions of one picture: {names}. Without any of them, columns with such a word in their names are
-used (`long_caption`, `prompt_en`), and the first line says so. `--caption_column` names another.
+used (`long_caption`, `prompt_en`), and the first line of the output names it.
+`--caption_column` names another.
 Values may be texts, lists (also written as text: `["a cat", "one cat"]`), or structs of them, or
 conversations, whose answers are captions; `weights` beside `captions` says how often each is drawn.
 Text is UTF-8 or UTF-16, with or without a mark. Any other encoding is guessed and printed;
@@ -160,7 +161,7 @@ belongs to a picture of the same name, in the same letter case and Unicode form 
 ## Splits
 
 A column `split`, folders `train/` and `validation/`, or names of tables and tars decide which
-pictures are trained on; `--splits=none` divides all of them anew. Splits with other names than
+pictures are trained on; `--splits=none` divides all of them again. Splits with other names than
 these are held out under their own names.
 
 | ours | theirs |

@@ -92,7 +92,7 @@ def test_no_text_is_unknown_or_slow(tokenizer: TextTokenizer) -> None:
 def test_too_small_a_vocabulary_is_refused_with_a_number_that_works(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vocab_size 100 .* try 258 or more"):
         train_tokenizer(CAPTIONS, 100, tmp_path)
-    with pytest.raises(ValueError, match="vocab_size 4,294,967,296 is beyond 1,048,576"):
+    with pytest.raises(ValueError, match="vocab_size 4,294,967,296 is more than 1,048,576"):
         check_vocab_size(1 << 32)
 
 

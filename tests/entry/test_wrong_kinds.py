@@ -91,7 +91,7 @@ def test_a_transformer_is_no_vqgan(folder: Path, run_folder: Path) -> None:
 
 
 def test_a_vqgan_is_no_transformer(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is a VQGAN, .* a transformer is wanted"):
+    with pytest.raises(ValueError, match=r"is a VQGAN, .* name a transformer"):
         open_checkpoint(folder / "vqgan")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.yaml").write_text("quantizer: {}\nmodel: {}\n")

@@ -91,7 +91,7 @@ def test_a_sweep_file_gives_metric_cap_and_searched_settings(tmp_path: Path) -> 
             "line 7: optim.learning_rate is a range, and a grid",
         ),
         ("log_uniform_values", "log_uniform", "line 7: .* exponents: these mean 1.001 to 1.105"),
-        ("value: 3", "values: []", "line 11: seed has values: that are no list"),
+        ("value: 3", "values: []", "line 11: seed has values: that are not a list"),
         (
             "value: 3",
             "value: 3\n  seed:\n    value: 4",

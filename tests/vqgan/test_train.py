@@ -18,10 +18,10 @@ from optim.config import OptimConfig
 from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
 from tests.vqgan.runs import config_of, metrics, same
 from training.config import GridsConfig, ParallelConfig
-from training.programs import Programs
 from training.session import train
 from training.update.build import make_state
 from training.update.loss import LossContext
+from training.update.programs import Programs
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
