@@ -4,12 +4,11 @@ Every entry point calls `runtime.prepare()` first. Only Linux has the allocator'
 """
 
 import ctypes
-import importlib.util
 import os
 import platform
-import sys
 from pathlib import Path
 
+from common import installed
 from common.terminal import open_standard_streams
 
 # glibc's mallopt names (malloc.h). XLA on CPU gives its buffers back to the kernel at every step
@@ -23,17 +22,10 @@ CACHE_FOLDER = Path(__file__).parent / ".cache" / "jax"
 
 
 def prepare() -> None:
-    """Tune the process for jax. PASTEL_MALLOC=0 leaves the allocator unchanged. Without jax the
-    process ends with exit code 2: it is another Python than that of `make install`."""
+    """Tune the process for jax. PASTEL_MALLOC=0 leaves the allocator unchanged. Without jax
+    the process ends with exit code 2: it is another Python than that of `make install`."""
     open_standard_streams()
-    if importlib.util.find_spec("jax") is None:
-        script = Path(sys.argv[0]).name
-        print(
-            f"{script}: {sys.executable} has no jax; start {script} with .venv/bin/python, "
-            "which `make install` makes",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
+    installed.check()
     if os.environ.get("PASTEL_MALLOC", "1") != "0" and platform.libc_ver()[0] == "glibc":
         _keep_freed_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE_FOLDER))

@@ -15,6 +15,10 @@ import sys
 
 if __name__ == "__main__" and not __package__:  # started as a file, without -m
     sys.path[0] = sys.path[0].rpartition("/")[0]
+if __name__ == "__main__":
+    from common import installed
+
+    installed.check()
 
 import itertools
 import json

@@ -4,6 +4,8 @@ A command keeps its result even if nobody reads its output, or if the terminal's
 character.
 """
 
+from __future__ import annotations  # read by older Pythons, too: installed.py names them
+
 import codecs
 import contextlib
 import errno

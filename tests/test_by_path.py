@@ -24,6 +24,14 @@ def test_its_folder_makes_way_for_the_root_before_anything_of_ours_is_imported(p
     assert ast.unparse(second).startswith(BLOCK)
 
 
+@pytest.mark.parametrize("path", COMMANDS, ids=name_of)
+def test_its_packages_are_looked_for_before_any_is_imported(path: Path) -> None:
+    _, _, _, third, fourth, *_ = syntax(path).body
+    by_runtime = ["import runtime", "runtime.prepare()"]
+    asked = "if __name__ == '__main__':\n    from common import installed\n    installed.check()"
+    assert ast.unparse(third) == asked or [ast.unparse(third), ast.unparse(fourth)] == by_runtime
+
+
 @pytest.mark.parametrize("name", ["data/check.py", "vqgan/train.py"])
 def test_it_runs_as_a_file_from_anywhere(name: str) -> None:
     done = subprocess.run(

@@ -82,9 +82,12 @@ def test_130_for_ctrl_c(prog: str, words: list[str], monkeypatch: pytest.MonkeyP
     assert end(prog, words, monkeypatch, interrupted) == 130
 
 
-@pytest.mark.parametrize("script", ["train.py", "generate.py", "evaluate.py"])
-def test_another_python_than_the_installed_one_is_named(script: str) -> None:
-    ran = subprocess.run([sys.executable, "-S", "-E", script], capture_output=True, text=True)
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "data/encode.py", "vqgan/train.py"])
+@pytest.mark.parametrize("is_module", [False, True])
+def test_another_python_than_the_installed_one_is_named(script: str, is_module: bool) -> None:
+    words = ["-m", script.removesuffix(".py").replace("/", ".")] if is_module else [script]
+    ran = subprocess.run([sys.executable, "-S", "-E", *words], capture_output=True, text=True)
     assert ran.returncode == 2
-    assert ran.stderr.startswith(f"{script}: {sys.executable} has no jax; start {script} with")
+    assert ran.stderr.startswith(f"{script}: {sys.executable} has no jax")
+    assert "start it with .venv/bin/python" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
