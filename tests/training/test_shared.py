@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from config import Config
+from data.config import DataConfig
 from optim.config import OptimConfig
 from tests.training.test_session import TRAINING, World, assert_same
 from training.update import shared
@@ -73,3 +74,15 @@ def test_independent_decay_keeps_the_rate_in_the_program() -> None:
         for independent in (False, True)
     }
     assert len(keys) == 3
+
+
+def test_where_a_run_starts_and_what_it_is_judged_by_do_not_change_its_programs() -> None:
+    changed = (
+        {"init_from": "other"},
+        {"branch_from": "other/checkpoints/4"},
+        {"allow_changes": ("seed",)},
+        {"choose_sampling": True},
+        {"data": DataConfig(validation="other")},
+    )
+    assert {shared._key(Config(**one)) for one in changed} == {shared._key(Config())}
+    assert shared._key(Config(data=DataConfig(records="other"))) != shared._key(Config())
