@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 from PIL import Image
 
+from drawing import choosing
 from tests.entry.conftest import MODEL
 from tests.png_texts import read_png_about
 
@@ -171,6 +172,7 @@ def test_own_pictures_go_from_a_folder_to_a_drawing(
         run=str(tmp_path / "run"),
         flags=[*SMALL, *SAME_MODEL, "--grids.every=0"],
     )
+    monkeypatch.setattr(choosing, "PAIRS", choosing.PAIRS[:2])  # each compiles a program
     shown, printed = run_cells(notebook, monkeypatch)
     assert len(shown) == 3, "pictures, losses, drawings"
     assert "40 pictures" in printed

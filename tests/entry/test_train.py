@@ -88,7 +88,8 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     [
         pytest.param(WHOLE, marks=pytest.mark.own_programs),
         pytest.param(["--training.compute_dtype=float16"], marks=pytest.mark.slow),
-        ['--training.batch_ramp=["6:16"]', *SPARING],
+        # training/test_ramps.py resumes in a ramp, in both precisions, with a smaller model.
+        pytest.param(['--training.batch_ramp=["6:16"]', *SPARING], marks=pytest.mark.slow),
     ],
     ids=["adamw", "float16", "ramp"],
 )
@@ -123,13 +124,12 @@ def test_a_longer_run_continues_and_other_flags_are_refused(
     records_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    config = parse_config(Config, tiny(records_folder, run, "--training.micro_batch_size=auto"))
+    config = parse_config(Config, tiny(records_folder, run))
     train.main(config)
-    assert " 1  " in capsys.readouterr().out.partition("GB a device")[2].partition("fits")[0]
+    capsys.readouterr()
     train.main(config)
     assert "is finished at step 12" in capsys.readouterr().out
-    elsewhere = replace(config.training, steps=14, log_every=1, micro_batch_size=1)
-    longer = replace(config, training=elsewhere)
+    longer = replace(config, training=replace(config.training, steps=14, log_every=1))
     train.main(longer)
     assert losses(run)[-1][0] == 14
     with pytest.raises(ValueError, match=r"optim.learning_rate \(was 0.002, now 0.01\)"):

@@ -47,7 +47,7 @@ def moved(dim: int, base_dim: int) -> tuple[float, float]:
         updates, state = optimizer.update(grads, state, params)
         return jax.tree.map(lambda p, u: p - RATE * u, params, updates), state, logits
 
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = model.init(jax.random.key(0))  # a program of its own would take a second to compile
     state, seen = jax.jit(optimizer.init)(params), []
     for _ in range(STEPS + 1):
         params, state, logits = update(params, state)
