@@ -18,6 +18,8 @@ from data.sources.splits import split_from, split_of_path, splits_of
 from data.sources.table_columns import Columns, columns_of, path_in
 
 _BASE64 = ("/9j/", "iVBORw0KGgo", "data:image/", "UklGR", "R0lGOD")
+_FEWEST_PIXELS = 48
+"""Shorter lists of numbers are boxes or scores: 48 numbers are 4 × 4 pixels."""
 ADDRESSES = ("http://", "https://", "s3://", "gs://")
 
 
@@ -112,7 +114,7 @@ def read_tables(tree: Tree, places: Places, names: Sequence[str], config: Readin
         tables.used.append(name)
         tables.guessed = tables.guessed or _guessed(columns, some, config)
         note = _notes(table, columns)
-        for number, row in enumerate(columns.rows(table), start=1):
+        for number, row in enumerate(columns.rows(table, tables.unused), start=1):
             found = columns.find(row, places, name, split)
             at = f"{name} row {number}"
             if found is None:
@@ -181,7 +183,22 @@ def tell_elsewhere(tree: Tree, names: Sequence[str]) -> str:
             for column, value in row.items():
                 if isinstance(value, str) and (why := _elsewhere(column, value)):
                     return f"{printable(name)} {why}"
+                if _is_pixels(value):
+                    return (
+                        f"{printable(name)} holds the pixels of pictures as numbers in column "
+                        f"{printable(column)}: write them as PNG or JPEG files, or such a file's "
+                        "bytes into the column"
+                    )
     return ""
+
+
+def _is_pixels(value: object) -> bool:
+    """True if a cell is a long list of numbers, or of such lists."""
+    count = 1
+    while isinstance(value, list) and value:
+        count *= len(value)
+        value = value[0]
+    return count >= _FEWEST_PIXELS and isinstance(value, int | float)
 
 
 def _elsewhere(column: str, value: str) -> str:

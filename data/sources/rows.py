@@ -9,7 +9,7 @@ from itertools import count, islice
 from typing import Any
 
 from data.sources import json_rows, separated
-from data.sources.base import printable
+from data.sources.base import Unused, printable
 from data.sources.columns import cell, check_group
 from data.sources.encodings import decode, encoding_of
 from data.sources.files import Tree, ending_of
@@ -19,6 +19,7 @@ _LOOKED_AT = 1 << 20  # bytes that encoding and separator are found from
 _MAX_LINE = 1 << 24
 _MAX_JSON = 2 << 30
 _BATCH = 1024
+_DAMAGED = "damaged lines"
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,22 @@ class TableFile:
         return io.TextIOWrapper(opened, encoding=encoding, errors="replace", newline="")
 
 
-def read_rows(table: TableFile) -> Iterator[Row]:
-    """The rows of a table, by the ending of its name.
+def read_rows(table: TableFile, unused: Unused | None = None) -> Iterator[Row]:
+    """The rows of a table, by the ending of its name. Damaged JSON lines are counted in `unused`,
+    or refused if it is None.
 
     Raises:
-        ValueError: the file is not such a table; the message names file and line.
+        ValueError: the file is not such a table, or most of its lines are damaged; the message
+            names file and line.
     """
     ending = ending_of(table.name)
     try:
         if ending == "parquet":
             yield from _parquet(table)
         elif ending in ("jsonl", "ndjson"):
-            yield from _json_lines(table)
+            yield from _json_lines(table, unused)
         elif ending == "json":
-            yield from _json(table)
+            yield from _json(table, unused)
         else:
             yield from _separated(table)
     except (OSError, csv.Error, RecursionError) as error:
@@ -84,7 +87,8 @@ def _lines(file: io.TextIOWrapper, table: TableFile) -> Iterator[str]:
         yield line
 
 
-def _json_lines(table: TableFile) -> Iterator[Row]:
+def _json_lines(table: TableFile, unused: Unused | None) -> Iterator[Row]:
+    good, damaged = 0, list[str]()
     with table.text() as file:
         for number, line in enumerate(_lines(file, table), start=1):
             if not line.strip():
@@ -92,20 +96,43 @@ def _json_lines(table: TableFile) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                if number == 1 and line[0] in "[{":  # JSON of several lines, or in one line
-                    yield from _json_values(table)
+                if number == 1 and line[0] in "[{" and not _is_second_json(table):
+                    yield from _json_values(table)  # JSON of several lines, or in one line
                     return
-                raise ValueError(f"{table}, line {number:,}: {error}") from None
+                damaged.append(f"line {number:,}: {_why(error)}")
+                if unused is None:
+                    break
+                unused.add(_DAMAGED, f"{table.name} {damaged[-1]}")
+                continue
+            good += 1
             yield from json_rows.of_line(row)
+    if damaged and (unused is None or len(damaged) > good):
+        raise ValueError(f"{table}, {damaged[0]}; mend the line, or remove it")
 
 
-def _json(table: TableFile) -> Iterator[Row]:
+def _is_second_json(table: TableFile) -> bool:
+    """True if the second line is a JSON object."""
+    with table.text() as file:
+        _, line = file.readline(_MAX_LINE), file.readline(_MAX_LINE)
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _why(error: ValueError) -> str:
+    """The reason without the position: within one line, it would name line 1."""
+    at = f" (character {error.colno:,})" if isinstance(error, json.JSONDecodeError) else ""
+    return f"{getattr(error, 'msg', error)}{at}"
+
+
+def _json(table: TableFile, unused: Unused | None) -> Iterator[Row]:
     try:
         content = _read_json(table)
     except ValueError as error:
         if "Extra data" not in str(error):
             raise
-        yield from _json_lines(table)  # JSON lines, whatever its name
+        yield from _json_lines(table, unused)  # JSON lines, whatever its name
         return
     yield from json_rows.of_file(content)
 
@@ -183,4 +210,4 @@ def _rows_in(batch: Any) -> list[Row]:
 
 def first_rows(table: TableFile, most: int = 100) -> list[Row]:
     """Some rows, to recognise the table."""
-    return list(islice(read_rows(table), most))
+    return list(islice(read_rows(table, Unused()), most))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from data.sources import texts
-from data.sources.base import printable
+from data.sources.base import Unused, printable
 from data.sources.files import Tree
 from data.sources.places import Places
 from data.sources.rows import TableFile, first_rows, read_rows
@@ -39,9 +39,9 @@ class Columns:
             return texts.weighed(texts.texts_of(row.get(self.caption)))
         return texts.from_columns(row, wanted)
 
-    def rows(self, table: TableFile) -> Iterator[Row]:
-        """All rows of the table."""
-        return chain([self.head] if self.head else [], read_rows(table))
+    def rows(self, table: TableFile, unused: Unused) -> Iterator[Row]:
+        """All rows of the table; `unused` counts its damaged lines."""
+        return chain([self.head] if self.head else [], read_rows(table, unused))
 
 
 def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = "") -> Columns | None:

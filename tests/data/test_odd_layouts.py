@@ -4,6 +4,7 @@ import json
 import unicodedata
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,10 +179,11 @@ def test_a_parquet_of_structs_may_hold_paths_alone(tmp_path: Path) -> None:
         ({"url": "https://e.com/1.jpg", "caption": "a"}, "by their addresses"),
         ({"caption": "a", "encoding": "[1, 2]"}, "python -m data.encoded"),
         ({"image": "/9j/4AAQSkZJRg", "caption": "a"}, "base64 text in column image"),
+        ({"image": [[0, 255] * 4] * 8, "caption": "a"}, "pixels of pictures as numbers in column"),
     ],
 )
 def test_tables_of_pictures_elsewhere_say_so(
-    content: dict[str, str], said: str, tmp_path: Path
+    content: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     put(tmp_path / "list.jsonl", json.dumps(content) + "\n")
     for source in (tmp_path, tmp_path / "list.jsonl"):

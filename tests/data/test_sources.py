@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -291,6 +292,30 @@ def test_lines_of_json_that_are_no_object_are_counted(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert len(source) == 2
     assert any("metadata.jsonl row 2: None" in line for line in source.unused.sentences())
+
+
+GOOD = ['{"file_name": "0.png", "text": "a"}', '{"file_name": "1.png", "text": "b"}']
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_damaged_line_of_json_costs_only_its_picture(tmp_path: Path, place: int) -> None:
+    write_pictures(tmp_path, 3)
+    lines = list(GOOD)
+    lines.insert(place, '{"file_name": "2.png", "text": "cut of')
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    source = open_source(tmp_path)
+    assert len(source) == 2
+    (told,) = [line for line in source.unused.sentences() if "damaged" in line]
+    where = f"metadata.jsonl line {place + 1}: "
+    assert re.fullmatch(rf"skipped 1 damaged lines: {where}\w.* \(character 3\d\)", told)
+
+
+def test_a_table_of_damaged_lines_is_refused_by_its_first(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    (tmp_path / "metadata.jsonl").write_text("\n".join([GOOD[0], "{'file_name':", "{'text':"]))
+    said = r"metadata.jsonl, line 2: Expecting property name .*; mend the line, or remove it"
+    with pytest.raises(ValueError, match=said):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "captions.tsv"])
