@@ -87,6 +87,7 @@ def launch(page: Any, host: str, port: int) -> str:
         quiet=True,
         ssr_mode=False,
         share=False,
+        max_file_size=1,  # byte: the page has no upload, but gradio stores what anybody sends
         css=CSS,
         theme=gr.themes.Base(font=FONT, font_mono=["monospace"]),
     )

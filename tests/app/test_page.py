@@ -81,6 +81,17 @@ def test_nothing_is_fetched_from_elsewhere_and_no_file_is_served(address: str) -
             urllib.request.urlopen(address.rstrip("/") + path, timeout=20)
 
 
+def test_files_that_are_sent_are_not_stored(address: str) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.html"\r\n\r\n'
+    sent = urllib.request.Request(
+        f"{address}gradio_api/upload",
+        head + b"<script>" * 1000 + b"\r\n--x--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(sent, timeout=20)
+
+
 def test_only_drawing_can_be_called(address: str) -> None:
     with urllib.request.urlopen(f"{address}gradio_api/info", timeout=20) as response:
         named = json.load(response)["named_endpoints"]
