@@ -50,7 +50,7 @@ CHECKED = [
 WHOLE_RUNS = {"app", "benchmarks", "drills", "entry", "experiments", "trials"}
 WHOLE_RUNS |= {"test_train.py", "test_training.py", "test_session.py", "test_shared.py"}
 WHOLE_RUNS |= {"test_parallel.py", "test_parallel_memory.py", "test_parallel_shampoo.py"}
-WHOLE_RUNS |= {"test_additive.py", "test_frozen.py", "test_ramps.py"}
+WHOLE_RUNS |= {"test_additive.py", "test_frozen.py", "test_ramps.py", "test_dalle_mini.py"}
 """Folders and files whose tests start whole programs, or compile whole updates."""
 install_import_hook(CHECKED, "beartype.beartype")
 
@@ -69,9 +69,12 @@ gc.set_threshold(50_000, 20, 50)
 
 LONGEST = (
     *("model/test_transformer.py", "entry/test_train.py", "vqgan/test_train.py"),
-    *("model/test_sampling.py", "entry/test_notebooks.py", "entry/test_processes.py"),
+    *("model/test_sampling.py", "training/test_parallel.py", "published/test_dalle_mini.py"),
+    *("training/test_parallel_memory.py", "entry/test_processes.py", "vqgan/test_adversarial.py"),
+    *("optim/test_shampoo_reference.py", "entry/test_adapters.py", "entry/test_notebooks.py"),
+    "vqgan/test_fixed.py",
 )
-"""Files of half a minute or more. They start first: at the end, one would leave a core idle."""
+"""Files of twenty seconds or more. They start first: at the end, one would leave a core idle."""
 
 
 @pytest.hookimpl(trylast=True)

@@ -58,6 +58,13 @@ def first_params(config: ModelConfig, seed: int = 0) -> Any:
     return build(config).init(jax.random.key(seed))
 
 
+def drawn(config: ModelConfig) -> Callable[[jax.Array], Any]:
+    """An `init` that returns `first_params` for any key. A program that draws all parameters
+    itself takes two seconds to compile, in each test that makes a state."""
+    params = first_params(config)
+    return lambda key: params
+
+
 @cache
 def first_vqgan(config: VQGANConfig, seed: int = 0) -> Any:
     """The parameters of a VQGAN before any update. Callers must not donate them."""

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip.views import ViewConfig, random_views
+from clip import views
+from clip.views import ViewConfig
 
+random_views = jax.jit(views.random_views, static_argnums=0)
+"""Compiled once for a configuration and a shape, as in an update."""
 STILL = ViewConfig(shift=0.0, zoom=1.0, colour=0.0)
 KEYS = jax.random.split(jax.random.key(0), 16)
 

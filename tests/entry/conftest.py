@@ -18,11 +18,10 @@ from data.config import DataConfig
 from data.encode import main as encode
 from data.encoding import EncodeConfig
 from data.records import open_records
-from model import transformer
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
+from tests.tiny import ONE_LEVEL_VQGAN, drawn, first_vqgan
 from training import session
 from training.config import CheckpointConfig
 from training.saved.checkpoint import Checkpoints
@@ -117,8 +116,8 @@ def run_folder(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "config.yaml").write_text(to_yaml(config))
     for name in ("tokenizer", "vqgan"):
         copy_once(records_folder / name, folder / name)
-    create = partial(TrainState.create, transformer.build(MODEL).init)
-    state = jax.jit(partial(create, make_optimizer(OptimConfig()), 0))()
+    create = partial(TrainState.create, drawn(MODEL), make_optimizer(OptimConfig()))
+    state = jax.jit(partial(create, 0))()
     with Checkpoints(folder / "checkpoints", CheckpointConfig()) as checkpoints:
         checkpoints.save(state, {"records": open_records(records_folder).digest})
     return folder

@@ -66,7 +66,8 @@ def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> 
             is_trained=make_is_trained(optim.freeze, optim.trained),
         ),
     )
-    create = lambda: TrainState.create(model.init, optimizer, 0, init_ema=init_ema)  # noqa: E731
+    params = model.init(jax.random.key(0))  # outside: a program would take seconds to compile
+    create = lambda: TrainState.create(lambda key: params, optimizer, 0, init_ema=init_ema)  # noqa: E731
     state, run = parallel.create(create, devices), parallel.compile_step(step, devices)
     found = [jax.device_get(state)]
     for _ in range(STEPS):

@@ -14,7 +14,7 @@ from model.loss_config import LossConfig as TextLossConfig
 from model.near_codes import soft_targets
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from tests.tiny import ONE_LEVEL_VQGAN, TINY
+from tests.tiny import ONE_LEVEL_VQGAN, TINY, drawn, first_vqgan
 from training.config import ParallelConfig, ParallelMode
 from training.devices import parallel
 from training.devices.devices import find_devices
@@ -44,14 +44,15 @@ def of_transformer() -> tuple[Loss, Callable[[Any], Any], Any]:
         "text_mask": np.ones((ROWS, TINY.text_length), bool),
         "image_tokens": random.integers(0, 20, (ROWS, TINY.image_length), np.int32),
     }
-    return loss, model.init, batch
+    return loss, drawn(TINY), batch
 
 
 def of_vqgan() -> tuple[Loss, Callable[[Any], Any], Any]:
     autoencoder, random = build(ONE_LEVEL_VQGAN), np.random.default_rng(0)
     pixels = random.integers(0, 255, (ROWS, 8, 8, 3), dtype=np.uint8)
     loss = objective.make_loss(autoencoder, LossConfig(), warmup_steps=0)
-    return loss, autoencoder.init, {"pixels": pixels}
+    params = first_vqgan(ONE_LEVEL_VQGAN)
+    return loss, lambda key: params, {"pixels": pixels}
 
 
 def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[str, float]:

@@ -20,6 +20,7 @@ from optim.ema import init_ema, make_ema
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
 from optim.paths import matches
+from tests.tiny import drawn
 from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import parallel
@@ -67,7 +68,8 @@ def compose(
             is_trained=make_is_trained(optim.freeze, optim.train_only),
         ),
     )
-    return step, lambda: TrainState.create(model.init, optimizer, 0, init_ema=init_ema)
+    init = drawn(config)
+    return step, lambda: TrainState.create(init, optimizer, 0, init_ema=init_ema)
 
 
 def cost(step: Step, create: Callable[[], TrainState], config: ModelConfig) -> tuple[float, int]:

@@ -17,7 +17,7 @@ from model.loss_config import LossConfig
 from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from tests.tiny import TINY
+from tests.tiny import TINY, drawn
 from training.config import ParallelConfig
 from training.devices import parallel, sharding
 from training.devices.devices import check_batch, find_devices
@@ -66,7 +66,7 @@ def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "ad
         accumulation_steps,
         parallel.mean_over(devices),
     )
-    create = partial(TrainState.create, model.init, make_optimizer(optim), 0)
+    create = partial(TrainState.create, drawn(MODEL), make_optimizer(optim), 0)
     return devices, create, parallel.compile_step(step, devices)
 
 

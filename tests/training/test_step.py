@@ -18,6 +18,7 @@ from model.loss_config import LossConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
+from tests.tiny import drawn
 from training.config import ParallelConfig, ParamDtype
 from training.devices import parallel
 from training.devices.devices import Devices, check_batch, find_devices
@@ -67,7 +68,8 @@ def update(
         accumulation_steps,
         parallel.mean_over(places),
     )
-    create = partial(TrainState.create, model.init, optimizer, 0, dtype, param_dtype=param_dtype)
+    init = drawn(config)
+    create = partial(TrainState.create, init, optimizer, 0, dtype, param_dtype=param_dtype)
     return places, jax.jit(create), parallel.compile_step(step, places)
 
 
@@ -158,9 +160,8 @@ def test_it_learns_eight_pairs_by_heart(
 
 
 def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(tiny: ModelConfig) -> None:
-    model = transformer.build(tiny, "float16")
     optimizer = make_optimizer(OptimConfig())
-    state = jax.jit(partial(TrainState.create, model.init, optimizer, 0, "float16"))()
+    state = jax.jit(partial(TrainState.create, drawn(tiny), optimizer, 0, "float16"))()
     assert state.loss_scale is not None
 
     def overflowing(

@@ -37,6 +37,7 @@ def picture_batch(rows=8):
     return {"pixels": pixels, "example_index": np.arange(rows, dtype=np.int32)}
 
 
+@cache
 def random_params(layout=LAYOUT):
     return jax.jit(partial(discriminator.init, layout))(jax.random.key(5))
 
@@ -247,9 +248,10 @@ def update(layout, config, micro_batches, devices):
     own = adversarial.make_discriminator_loss(
         LAYOUT, lambda p, x, context: paint(p, x, context.step).reconstruction, to_floats
     )
+    params, of_critic = first_vqgan(layout), random_params()  # a program draws them once
     players = {
         NAME: Player(
-            partial(discriminator.init, LAYOUT),
+            lambda key: of_critic,
             parallel.gather_before(own, places),
             *(optimizer, rate, 1),
         )
@@ -259,7 +261,7 @@ def update(layout, config, micro_batches, devices):
         *(optimizer, rate, micro_batches, parallel.mean_over(places)),
         extras=Extras(players=players),
     )
-    create = partial(TrainState.create, autoencoder.init, optimizer, 0, players=players)
+    create = partial(TrainState.create, lambda key: params, optimizer, 0, players=players)
     state, compiled = parallel.create(create, places), parallel.compile_step(step, places)
     for _ in range(2):
         state, metrics = compiled(state, picture_batch())
