@@ -16,6 +16,8 @@ DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"
 EITHER = {"training.steps": 0, "training.epochs": 0.0}
 """Settings that exclude each other, with their neutral values. A flag for one resets the other."""
+TRACKERS = ("_wandb", "wandb_version")
+"""Flags that wandb's agent adds, with its own notes, when it resumes a run of a sweep."""
 _TIME = re.compile(r"\s*[-+]?[\d_]+(:[\d_.]+)+\s*")
 Load = Callable[[str], Any]
 """One word of the command line → the parsed value."""
@@ -40,6 +42,20 @@ def take_files(words: list[str]) -> tuple[list[str], list[Path]]:
             known = ", ".join(sorted(f"presets/{p.name}" for p in presets))
             raise ValueError(f"no preset or config file {name!r}; there are: {known}")
     return others, files
+
+
+def without_trackers(words: list[str]) -> list[str]:
+    """The words without the flags of TRACKERS, which are named on stderr."""
+    left, rest = list[str](), iter(words)
+    for word in rest:
+        name, has_value, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in TRACKERS:
+            left.append(word)
+            continue
+        if not has_value:
+            next(rest, None)
+        print(f"--{name} is not read: wandb's agent notes its own version in it", file=sys.stderr)
+    return left
 
 
 def read_file(

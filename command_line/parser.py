@@ -46,15 +46,15 @@ def _load(text: str) -> Any:
 MOST_INT, MOST_FLOAT = (1 << 62) - 1, 3.4028235e38
 """The largest settings: floats are computed with in 32 bits."""
 _OF_TYPE = re.compile(
-    r'Parser key "([^"]+)": Expected a <class \'(\w+)\'>\. Got value: (.*)', re.DOTALL
+    r'Parser key "([^"]+)": Expected a <class \'(\w+)\'>\. Got value:(.*)', re.DOTALL
 )
 _OF_TYPE_OR_NONE = re.compile(
     r"Parser key \"([^\"]+)\": Does not validate against any of the Union subtypes Subtypes: "
-    r"\[<class '(\w+)'>, <class 'NoneType'>\] .* Given value: (.*)",
+    r"\[<class '(\w+)'>, <class 'NoneType'>\] .* Given value:(.*)",
     re.DOTALL,
 )
 _OF_WORDS = re.compile(
-    r"Parser key \"([^\"]+)\": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", re.DOTALL
+    r"Parser key \"([^\"]+)\": Expected a typing\.Literal\[(.*)\]\. Got value:(.*)", re.DOTALL
 )
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
 
@@ -106,7 +106,7 @@ def parse_config(
     """
     fields: tuple[Any, ...] = dataclasses.fields(config_class)  # type: ignore[arg-type]
     words = _as_yaml(sys.argv[1:] if arguments is None else arguments, fields)
-    words, files = flags.take_files(words)
+    words, files = flags.take_files(flags.without_trackers(words))
     moved = old_names.moved_in(config_class)
     words = flags.with_new_names(words, moved, _load)
     several = flags.several_valued(config_class)
@@ -230,14 +230,17 @@ def _in_words(message: str) -> str:
     files."""
     if words := _OF_WORDS.fullmatch(message):
         name, known, value = words.groups()
-        return f"--{name} must be one of {known.replace(chr(39), '')}, not {value!r:.60}"
+        return f"--{name} must be one of {known.replace(chr(39), '')}, not {value.strip()!r:.60}"
     found = _OF_TYPE.fullmatch(message) or _OF_TYPE_OR_NONE.fullmatch(message)
     if found is None or found[2] not in _TYPES:
         return message
-    name, kind, value = found.groups()
+    name, kind, value = found[1], found[2], found[3].strip()
     if kind == "tuple":
         return f"--{name} takes a list, not {value!r:.60}; write --{name}='[…]'"
-    return f"--{name} must be {_TYPES[kind]}, not {value!r:.60}"
+    said = f"--{name} must be {_TYPES[kind]}, not {value!r:.60}"
+    # A sweep's quantised values are 16.0, and YAML reads 1e4 as a float.
+    is_whole = kind == "int" and re.fullmatch(r"-?\d{1,18}\.0", value)
+    return f"{said}; write {value.removesuffix('.0')}" if is_whole else said
 
 
 def _with_suggestion(message: str, known: list[str]) -> str:

@@ -210,7 +210,12 @@ def test_a_run_s_name_can_be_part_of_a_folder_s(name: str) -> None:
         ("--training.steps=1:30", "--training.steps must be a number, not '1:30'"),
         ("--checkpoint.minutes=1:30", "--checkpoint.minutes must be a number, not '1:30'"),
         ("--seed=190:20:30", "--seed must be a number"),
-        ("--training.steps=1e3", "--training.steps must be a whole number, not '1000.0'"),
+        (
+            "--training.steps=1e3",
+            "--training.steps must be a whole number, not '1000.0'; write 1000",
+        ),
+        ("--seed=", "--seed must be a whole number, not ''"),
+        ("--optim.learning_rate=", "--optim.learning_rate must be a number, not ''"),
         ("--optim.name=adamm", "--optim.name must be one of sgd, adam, .*, not 'adamm'"),
         ("--data.window=x", "--data.window must be a whole number, not 'x'"),
         ("--grids.prompts=red", r"--grids.prompts takes a list, not 'red'; write --grids.prompts="),
@@ -233,3 +238,14 @@ def test_a_flag_that_may_be_omitted_asks_for_its_kind_of_value() -> None:
     ):
         with pytest.raises(ValueError, match=f"^{message}$"):
             parse_config(GenerateConfig, ["--prompts=a", *words])
+
+
+@pytest.mark.parametrize(
+    "words", [["--_wandb={'cli_version': '0.13.2', 't': {'1': [1]}}"], ["--_wandb", "{'t': 1}"]]
+)
+def test_what_wandb_s_agent_adds_when_it_resumes_a_run_is_named_and_not_read(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parse_config(Config, [*words, "--seed=3"]).seed == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--_wandb is not read: ")
