@@ -28,10 +28,23 @@ def prepare() -> None:
     installed.check()
     if os.environ.get("PASTEL_MALLOC", "1") != "0" and platform.libc_ver()[0] == "glibc":
         _keep_freed_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE_FOLDER))
+    if folder := _cache_folder():
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's and gRPC's chatter, not errors
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _cache_folder() -> Path | None:
+    """The folder for compiled programs: in the clone, or in the home folder if the clone is
+    read-only, as an administrator's may be. None if neither can be written to: jax would warn of
+    it again and again."""
+    home = Path(os.path.expanduser("~"))  # "~" itself if nobody says where it is
+    for folder in (CACHE_FOLDER, *([home / ".cache" / "pastel"] if home.is_dir() else [])):
+        nearest = next(one for one in (folder, *folder.parents) if one.exists())
+        if os.access(nearest, os.W_OK):
+            return folder
+    return None
 
 
 def _keep_freed_memory() -> None:

@@ -1,6 +1,7 @@
 """Reads and writes files of arrays: safetensors, flax's msgpack, several files with an index."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -15,13 +16,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from common.files import new_file
-from common.json_files import read_json
+from common.json_files import read_json, without_repeats
 from weights.msgpack import read_msgpack
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 Dtype = Literal["float32", "float16"]
 MOST_HEADER = 16 << 20
+_PICKLES = (b"PK\3\4", b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5")
 KINDS = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
@@ -155,10 +157,16 @@ def _check_header(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
     with path.open("rb") as file:
-        check_no_text(file.read(64))
+        head = file.read(64)
+        check_no_text(head)
         file.seek(0)
         size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size)) if size <= MOST_HEADER else None
+        header = _header(file.read(size)) if size <= MOST_HEADER else None
+        has = file.seek(0, io.SEEK_END)
+    if not has:
+        raise ValueError("it is empty; download or copy it again")
+    if size > MOST_HEADER and head.startswith(_PICKLES):
+        raise ValueError("it is a torch file, whatever its name; save its arrays as safetensors")
     if not isinstance(header, dict):
         raise ValueError(f"it has no header of at most {MOST_HEADER:,} bytes")
     for key, about in header.items():
@@ -170,6 +178,21 @@ def _check_header(path: Path) -> None:
                 f"{key:.200} is {kind!r:.20}, and only {', '.join(KINDS)} are read; of weights in "
                 "eighths and quarters save the float16 or bfloat16 ones"
             )
+    needs = 8 + size + max((_end(about) for about in header.values()), default=0)
+    if has != needs:
+        raise ValueError(f"it has {has:,} of {needs:,} bytes; download or copy it again")
+
+
+def _header(text: bytes) -> Any:
+    """The parsed header. Raises ValueError if it is cut short, or has an array twice."""
+    return json.loads(text, object_pairs_hook=without_repeats) if text.strip(b"\0") else None
+
+
+def _end(about: Any) -> int:
+    """The last byte of an array, from its part of the header; 0 if it says none."""
+    offsets = about.get("data_offsets")
+    is_pair = isinstance(offsets, list) and len(offsets) == 2 and isinstance(offsets[1], int)
+    return offsets[1] if is_pair else 0
 
 
 def check_numbers(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -92,6 +92,41 @@ def test_a_file_that_is_no_safetensors_is_named(tmp_path: Path, data: bytes) -> 
         read_weights(tmp_path / "w.safetensors", {})
 
 
+HEADER = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}%s}'
+TWICE = b',"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}'
+
+
+def with_size(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "it is empty; download or copy it again"),
+        (with_size(HEADER % b"") + bytes(5), "it has 67 of 70 bytes; download or copy it again"),
+        (with_size(HEADER % b"") + bytes(12), "it has 74 of 70 bytes"),
+        (with_size(HEADER % TWICE) + bytes(16), "'a' appears twice"),
+        (pickle.dumps({"a": [1]}, 2), "it is a torch file, whatever its name"),
+        (pickle.dumps({"a": [1]}, 4), "it is a torch file, whatever its name"),
+        (b"PK\3\4" + bytes([1] * 40), "it is a torch file, whatever its name"),
+    ],
+)
+def test_the_reason_and_the_fix_are_said(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"w.safetensors cannot be read: {said}"):
+        read_weights(path, {})
+
+
+def test_a_header_whose_size_begins_as_a_pickle_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    header = (HEADER % b"").ljust(0x0480)
+    path.write_bytes(with_size(header) + np.ones(2, np.float32).tobytes())
+    assert path.read_bytes()[:2] == b"\x80\4"
+    np.testing.assert_array_equal(read_weights(path, {"a": np.zeros(2)})["a"], np.ones(2))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="w.safetensors cannot be read"):
         read_weights(tmp_path / "w.safetensors", {})
