@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import category
 
 from data.sources.base import MAX_CAPTION_BYTES, Captions, printable
 from data.sources.encodings import decode
@@ -184,6 +185,8 @@ def weighed(texts: Sequence[object], weights: object = None) -> Found:
     for text, weight in zip(texts, weights, strict=True):
         cleaned = clean(unescape(text)) if isinstance(text, str) else ""
         number = _number(weight)
+        if all(category(letter) in ("Cf", "Cc", "Zs") for letter in cleaned):
+            cleaned = ""  # nothing to see: zero-width spaces, byte order marks
         if cleaned in MISSING:
             cleaned = ""
             found.notes.append("captions such as nan, None or null are taken for missing ones")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.pictures import UnreadablePictureError, read_picture
-from data.sources import ReadingConfig, open_source
+from data.sources import ReadingConfig, open_source, texts
 from data.sources.names import caption_from_name
 from tests.data.samples import picture, write_tar
 
@@ -139,3 +139,9 @@ def test_captions_that_names_replace_are_counted(tmp_path: Path) -> None:
         "skipped 2 files of captions, in place of which --captions=names reads names: "
         "a bird.txt, captions.csv"
     ]
+
+
+@pytest.mark.parametrize("caption", ["\u200b", "\ufeff\ufeff", "\u200d \u2060", "\xad"])
+def test_a_caption_that_nobody_sees_is_none(caption: str) -> None:
+    assert not texts.weighed([caption]).captions
+    assert texts.weighed([f"a{caption}bird"]).captions[0][0].endswith("bird")
