@@ -27,8 +27,8 @@ ONE_EACH = BatchPlan(1).examples
 
 
 def rates(config: OptimConfig, steps: int = STEPS, length: int = 0) -> np.ndarray:
-    schedule = make_schedule(config, steps)
-    return np.array(jax.vmap(schedule)(jnp.arange(length or steps + 1)))
+    schedule = jax.jit(jax.vmap(make_schedule(config, steps)))  # as a run does it
+    return np.array(schedule(np.arange(length or steps + 1)))
 
 
 def test_the_learning_rate_warms_up_holds_and_decays_to_zero() -> None:

@@ -41,8 +41,8 @@ def trajectory(settings: dict[str, Any], steps: int = 60, **options: Any) -> tup
         params = jax.tree.map(jnp.add, params, updates)
         return (params, state), (updates, params)
 
-    run = jax.jit(lambda start, grads: jax.lax.scan(one, start, grads))
-    (_, state), (updates, after) = run((params, optimizer.init(params)), grads)
+    run = jax.jit(lambda params, grads: jax.lax.scan(one, (params, optimizer.init(params)), grads))
+    (_, state), (updates, after) = run(params, grads)
     return updates, after, state
 
 

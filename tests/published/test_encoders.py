@@ -147,14 +147,13 @@ def test_another_width_is_joined_by_one_projection(tmp_path: Path) -> None:
     model, params, _ = borrowed(tmp_path, 6)
     assert params["text_projection"]["kernel"].shape == (T5["d_model"], TINY.dim)
     tokens = jnp.arange(12).reshape(2, 6)
-    states = model.encode(params, tokens, tokens >= 0)
+    encode = jax.jit(model.encode)
+    states = encode(params, tokens, tokens >= 0)
     twice = params | {"text_projection": {"kernel": 2 * params["text_projection"]["kernel"]}}
     assert states.shape == (2, 6, TINY.dim)
-    np.testing.assert_allclose(
-        model.encode(twice, tokens, tokens >= 0), 2 * states, rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(encode(twice, tokens, tokens >= 0), 2 * states, rtol=1e-6, atol=1e-6)
     laid_out = model.lay_out(params, 2)
-    states_of_drawing = model.encode(laid_out, tokens, tokens >= 0)
+    states_of_drawing = encode(laid_out, tokens, tokens >= 0)
     np.testing.assert_allclose(states_of_drawing, states, rtol=1e-5, atol=1e-6)
 
 
