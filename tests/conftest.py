@@ -50,7 +50,7 @@ CHECKED = [
 WHOLE_RUNS = {"app", "benchmarks", "drills", "entry", "experiments", "trials"}
 WHOLE_RUNS |= {"test_train.py", "test_training.py", "test_session.py", "test_shared.py"}
 WHOLE_RUNS |= {"test_parallel.py", "test_parallel_memory.py", "test_parallel_shampoo.py"}
-WHOLE_RUNS |= {"test_additive.py", "test_frozen.py", "test_ramps.py", "test_dalle_mini.py"}
+WHOLE_RUNS |= {"test_additive.py", "test_frozen.py", "test_ramps.py"}
 """Folders and files whose tests start whole programs, or compile whole updates."""
 install_import_hook(CHECKED, "beartype.beartype")
 
