@@ -49,7 +49,7 @@ FONT = ["system-ui", "sans-serif"]  # nothing is fetched from elsewhere
 class AppConfig:
     """The model that the page draws with, and the address of the page."""
 
-    checkpoint: str = "demo"
+    checkpoint: str = "demo_large"
     """Default: the demo. Or else RUN, RUN/checkpoints/STEP, or a release folder."""
     host: str = "127.0.0.1"
     """Address that is served; 0.0.0.0 = every network that this machine is on."""

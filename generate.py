@@ -48,7 +48,7 @@ FIRST_IN_HELP = (
     *("checkpoint", "prompts", "pictures", "out", "seed", "guidance_scale", "temperature"),
     *("negative", "complete", "clip"),
 )
-DEMO = "demo"
+DEMO = "demo_large"
 """The trained model in this repository."""
 MAX_PICTURES = 1_000_000
 """Most pictures of one command: their prompts are in memory together."""
@@ -62,7 +62,7 @@ class GenerateConfig(SamplingFlags):
     """The prompts, the model, and the place for the pictures."""
 
     checkpoint: str = DEMO
-    """Default: the demo, which knows 583 everyday things (demo/MODEL_CARD.md). Or else
+    """Default: the demo, which knows 583 everyday things (demo_large/MODEL_CARD.md). Or else
     RUN, RUN/checkpoints/STEP, a release folder (config.json and model.safetensors), or one of
     DALL·E mini's (config.json and flax_model.msgpack)."""
     tokenizer: str | None = None

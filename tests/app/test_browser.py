@@ -45,7 +45,7 @@ class Unhurried(Studio):
 
 @pytest.fixture(scope="module")
 def studio(listening: Studio) -> Studio:
-    return open_studio("demo") if SCREENSHOT else Unhurried(**vars(listening))
+    return open_studio("demo_large") if SCREENSHOT else Unhurried(**vars(listening))
 
 
 @pytest.fixture(scope="module")

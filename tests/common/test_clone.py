@@ -58,12 +58,12 @@ def test_in_the_clone_no_path_names_two_things(
 
 
 def test_the_demo_is_opened_with_its_parts() -> None:
-    assert AppConfig().checkpoint == GenerateConfig().checkpoint == "demo"
-    found = open_checkpoint("demo")
+    assert AppConfig().checkpoint == GenerateConfig().checkpoint == "demo_large"
+    found = open_checkpoint("demo_large")
     parts = parts_of(found, "demo/tokenizer", "vqgan/general")
-    assert found.folder == ROOT / "demo"
+    assert found.folder == ROOT / "demo_large"
     assert (parts.tokenizer, parts.vqgan) == (ROOT / "demo/tokenizer", ROOT / "vqgan/general")
-    assert parts_of(found).vqgan == ROOT / "demo" / "vqgan"
+    assert parts_of(found).vqgan == ROOT / "demo_large" / "vqgan"
 
 
 def test_the_vqgans_are_opened() -> None:

@@ -72,7 +72,7 @@ def start(program: str, flags: list[str]) -> None:
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files of a fresh clone. It is the working directory."""
-    for name in ("presets", "sweeps", "demo", "experiments", "docs"):
+    for name in ("presets", "sweeps", "demo", "demo_large", "experiments", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "vqgan").mkdir()
     for name in ("general", "openmoji"):
