@@ -41,9 +41,9 @@ from drawing.ranking import Ranker, best_first, check_candidates, find_ranker
 from drawing.sampling_flags import SamplingFlags
 from evaluation.common_records import open_common_records
 from evaluation.held_out_grid import make_grid, place_of_grid
-from evaluation.likeness import Row, compare, describe_clip, mean_of, measure_real, open_lens
 from evaluation.page import check_is_page, choose_shown, page
 from evaluation.report import make_report
+from evaluation.set_figures import Row, compare, describe_clip, mean_of, measure_real, open_lens
 from evaluation.table import as_text
 from model import transformer
 from model.config import SamplingConfig

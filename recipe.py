@@ -20,7 +20,7 @@ from data.records import Records, compare_splits, open_records, open_whole
 from drawing.choosing import choose_sampling, is_sampling_chosen
 from drawing.opening import open_checkpoint, parts_of
 from drawing.run_grids import have_room_to_draw, make_grids
-from model import looking
+from model import statistics
 from model.attention import grid
 from model.config import ModelConfig
 from model.loss import make_eval_loss, make_loss
@@ -129,10 +129,10 @@ def training_loss(config: Config, model: Transformer, records: Records) -> Loss[
 
 
 def look(model: Transformer, update: Update) -> Mapping[str, jax.Array]:
-    """The observable of the transformer: activations and entropies (model/looking.py)."""
+    """The observable of the transformer: activations and entropies (model/statistics.py)."""
     assert update.recompute is not None
-    return looking.finish(
-        update.recompute.mean_over_rows(partial(looking.look_inside, model, update.params))
+    return statistics.finish(
+        update.recompute.mean_over_rows(partial(statistics.look_inside, model, update.params))
     )
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data.columns import Row
+from data.rule_columns import Row
 from data.sources import printable
 
 FOLDER = "columns"

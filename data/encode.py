@@ -27,13 +27,13 @@ from typing import Any
 from common import clone
 from common.files import check_free
 from data.captions import open_captions
-from data.described import FORMAT, MARKER
 from data.encoder_tokenizers import check_beside
 from data.encoding import OF_CAPTIONS, EncodeConfig, check_settings, describe, reading_of
 from data.folders import holds
 from data.joining import CaptionOptions, join_shards
 from data.progress import Progress
 from data.records import open_records
+from data.records_json import FORMAT, MARKER
 from data.reuse import open_known
 from data.shards import ShardFolder, open_shards
 from data.sources import open_source

@@ -24,11 +24,11 @@ from jaxtyping import Bool, Int64
 
 from common.files import check_free, write_text
 from common.split_names import TRAIN
-from data.columns import DERIVED, Rule, parse_rule
 from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
 from data.order import hash_of
 from data.reading import check_same, read_pictures, tell_skipped
 from data.records import Records, open_whole
+from data.rule_columns import DERIVED, Rule, parse_rule
 from data.rules import Removed, against, format_table
 from data.sources import open_source, printable
 from data.writing import Part, new_records

@@ -18,9 +18,9 @@ from common import clone
 from common.split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 from data.array_files import READ_AHEAD, open_array, read_ahead
 from data.column_files import ColumnFiles
-from data.described import ARRAYS, EXTRA, MARKER, damaged, read_about
 from data.examples import Examples
-from data.soundness import check_shapes, check_whole, glance, remember, was_checked
+from data.record_checks import check_shapes, check_whole, glance, remember, was_checked
+from data.records_json import ARRAYS, EXTRA, MARKER, damaged, read_about
 from data.sources.addresses import scheme_of
 from data.sources.config import PLAIN, ReadingConfig
 

@@ -25,10 +25,10 @@ from jaxtyping import UInt8
 
 from common import clone
 from common.files import check_free, write_text
-from data.described import MARKER
 from data.duplicates import near, perceptual_hash
 from data.reading import Reading, check_same, read_pictures
 from data.records import Records, open_records
+from data.records_json import MARKER
 from data.report_page import Picture, Report, page
 from data.sources import PLAIN, Source, open_source
 from data.words import words_of

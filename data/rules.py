@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from common.split_names import TRAIN
-from data.columns import DERIVED, Rule, parse_rule, value_of
 from data.examples import KINDS
 from data.records import Records
+from data.rule_columns import DERIVED, Rule, parse_rule, value_of
 from data.sources import printable
 
 

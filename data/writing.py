@@ -16,10 +16,10 @@ from common.copying import copy_folder
 from common.files import new_folder
 from data.array_files import ArrayWriter, digest_arrays
 from data.column_files import ColumnWriter
-from data.described import ARRAYS, EXTRA, FORMAT, MARKER, TRAINED_ON
 from data.examples import ExampleWriter
 from data.folders import digest_folder
 from data.reading import bad_lines
+from data.records_json import ARRAYS, EXTRA, FORMAT, MARKER, TRAINED_ON
 from data.sources.addresses import scheme_of, without_secrets
 from data.sources.config import PLAIN, ReadingConfig
 

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from common.html_page import document, image, section, table, text
 from data.exam import TRAIN, Answers, Exam
 from drawing.choosing import Trial
-from evaluation.likeness import COLUMNS as LIKENESS
+from evaluation.set_figures import COLUMNS as LIKENESS
 from evaluation.table import COLUMNS, YARDSTICKS, percent, with_interval
 
 PROMPTS = 60

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.likeness import as_lines, legend
+from evaluation.set_figures import as_lines, legend
 
 HALVES = {"tune": "the tune half", "report": "the report half", "all": "both halves"}
 COLUMNS = {

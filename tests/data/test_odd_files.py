@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import folders, soundness
+from data import folders, record_checks
 from data.examples import LINES, OFFSETS, Examples, ExampleWriter
 from data.folders import digest_folder
 from data.sources import open_source
@@ -58,9 +58,9 @@ def test_checked_records_are_not_noted_in_a_pipe(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     records = tmp_path / "records"
     records.mkdir()
-    os.mkfifo(records / soundness.SEEN)
-    soundness.remember(records)
-    assert soundness.was_checked(records)
+    os.mkfifo(records / record_checks.SEEN)
+    record_checks.remember(records)
+    assert record_checks.was_checked(records)
 
 
 def test_a_user_without_a_home_has_no_cache(
@@ -69,7 +69,7 @@ def test_a_user_without_a_home_has_no_cache(
     """As in a container whose user is unknown to the system."""
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert soundness._places(tmp_path) == [tmp_path / soundness.SEEN]
+    assert record_checks._places(tmp_path) == [tmp_path / record_checks.SEEN]
 
 
 def test_a_folder_larger_than_any_model_is_not_read(

@@ -11,8 +11,8 @@ import pytest
 
 from data import writing
 from data.batches import open_batches
-from data.described import ARRAYS
 from data.records import Records, compare_splits, open_records
+from data.records_json import ARRAYS
 from data.writing import Part, write_records
 
 

@@ -29,8 +29,8 @@ from data.records import Records, open_records
 from drawing.opening import open_checkpoint
 from drawing.ranking import open_ranker
 from evaluate import EvaluateConfig, draw, main, open_drawers
-from evaluation.likeness import Lens, compare, describe_clip, measure_real
 from evaluation.scores import interval_of_prompts, interval_of_runs, means
+from evaluation.set_figures import Lens, compare, describe_clip, measure_real
 from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source
 from tests.png_texts import read_png_about

@@ -21,8 +21,8 @@ from training.devices.batching import BatchPlan, make_plan, micro_batch_size
 from training.devices.devices import Devices
 from training.recipe import Objective, Recipe
 from training.reports.range_test import rising
-from training.update.looks import make_looks
 from training.update.observables import Observable, tensor_norms
+from training.update.observe_levels import make_looks
 from training.update.players import Player, Players
 from training.update.precision import widen
 from training.update.spikes import init_guard

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from data import records
+from data.record_checks import SEEN, stamp, was_checked
 from data.records import Records, open_records, open_whole
-from data.soundness import SEEN, stamp, was_checked
 from data.text import train_tokenizer
 from tests.data.test_records import write
 
@@ -156,7 +156,7 @@ def test_opening_reads_a_few_places_however_many_there_are(tmp_path: Path) -> No
                 read.append(np.size(key))
                 return np.asarray(self)[key]
 
-        from data.soundness import glance
+        from data.record_checks import glance
 
         records: Records = write(
             tmp_path / str(count),

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from data.exam import Exam, evenly
 from data.gallery import picture_features
-from data.likeness import diversity, frechet_distance
+from data.set_statistics import diversity, frechet_distance
 from drawing.ranking import Ranker, open_ranker
 
 Pictures = UInt8[np.ndarray, "n y x 3"]

@@ -1,4 +1,4 @@
-"""Values inside the model (model/looking.py) equal NumPy's."""
+"""Values inside the model (model/statistics.py) equal NumPy's."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model import looking, transformer
+from model import statistics, transformer
 from model.attention import weigh
 from model.loss import cross_entropy
 from model.notes import note, taking
@@ -35,8 +35,8 @@ def test_every_layer_is_named_and_tokens_and_predictions_have_their_entropies() 
         "text_mask": jnp.ones((4, 6), bool),
         "image_tokens": jnp.int32(rng.integers(0, 5, (4, 9))),
     }
-    look = jax.jit(lambda params: looking.look_inside(model, params, batch))
-    found = looking.finish(look(first_params(TINY)))
+    look = jax.jit(lambda params: statistics.look_inside(model, params, batch))
+    found = statistics.finish(look(first_params(TINY)))
     layers = {f"{branch}/{i}" for branch in ("encoder", "decoder") for i in (0, 1)}
     attentions = {f"attention/{one}" for one in layers} | {
         f"attention/decoder/{i}/1" for i in (0, 1)

@@ -15,7 +15,7 @@ from training.config import ParallelConfig
 from training.devices import parallel
 from training.devices.devices import find_devices
 from training.hooks import measure_distance
-from training.update.looks import make_looks
+from training.update.observe_levels import make_looks
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
 from training.update.step_metrics import to_row

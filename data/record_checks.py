@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from data.array_files import read_ahead
-from data.described import TRAINED_ON
 from data.examples import Examples
 from data.folders import digest_folder
+from data.records_json import TRAINED_ON
 
 SEEN = ".checked.json"
 """A file beside the records: names, sizes and times of the files that were read and undamaged."""
