@@ -80,7 +80,7 @@ def main(config: SweepConfig) -> None:
             sweep,
             folder,
             words=lambda trial, run: words_of(sweep, trial, run, config.wandb),
-            tell=lambda trial: print(report.line_of(sweep, trial), flush=True),
+            on_end=lambda trial: print(report.line_of(sweep, trial), flush=True),
             count=count,
             parallel=config.parallel,
             seed=config.seed,
@@ -140,7 +140,7 @@ def _start_of(sweep: Sweep, stop: Stop, one_process: bool) -> Start:
         one = processes.run_here(
             *(folder, trial, metric, lambda log: train_here(flags, log, programs), exits.STOPPED)
         )
-        stop.is_asked |= one.is_told
+        stop.is_asked |= one.is_asked_to_stop
         return one
 
     return start

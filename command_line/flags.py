@@ -68,7 +68,7 @@ def read_file(
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     if not is_saved:
-        _tell_moved(found, f"{file}: ")
+        _print_old_names(found, f"{file}: ")
     return tree
 
 
@@ -89,11 +89,11 @@ def with_new_names(words: list[str], moved: Mapping[str, Setting], load: Load) -
             section = load(value) if value[:1] == "{" else {}
             if old := [old for old in moved if old.removeprefix(f"{plain}.") in section]:
                 raise ValueError(f"{old_names.describe(old)}; use the new name")
-    _tell_moved(found)
+    _print_old_names(found)
     return words
 
 
-def _tell_moved(found: list[str], where: str = "") -> None:
+def _print_old_names(found: list[str], where: str = "") -> None:
     """Print the old names on stderr. Raises ValueError for those that are refused."""
     refused = [name for name in found if not old_names.MOVED[name].is_accepted]
     if refused:

@@ -65,8 +65,8 @@ def _default_of(one: Setting) -> str:
     default = one.field.default
     if is_required(one):
         return " (required)"
-    is_told = default not in ("", None, ()) and default is not dataclasses.MISSING
-    if not is_told:
+    is_shown = default not in ("", None, ()) and default is not dataclasses.MISSING
+    if not is_shown:
         return ""
     return f" ({' '.join(default) if isinstance(default, tuple) else default})"
 

@@ -25,7 +25,7 @@ def find(path: str | Path) -> Path:
     if not os.path.exists(given):
         return inside
     if not os.path.samefile(given, inside):
-        _tell_both(given)
+        _print_that_both_exist(given)
     return given
 
 
@@ -36,6 +36,6 @@ def with_found(config: T, *names: str) -> T:
 
 
 @functools.cache
-def _tell_both(path: Path) -> None:
+def _print_that_both_exist(path: Path) -> None:
     """Print once that a path exists in both places."""
     print(f"{path} here is taken; the clone's own is {ROOT / path}", file=sys.stderr)

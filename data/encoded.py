@@ -30,7 +30,7 @@ from common import clone
 from common.files import check_free
 from common.split_names import HELD_OUT, TRAIN
 from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
-from data.reading import tell_skipped
+from data.reading import describe_skipped
 from data.sources import Captions, printable, texts
 from data.sources.files import walk
 from data.sources.rows import TableFile, read_rows
@@ -111,7 +111,7 @@ def main(config: EncodedConfig) -> None:
     found = read(config, vqgan.image_length, vqgan.codebook_size)
     num_cut = write(config, found, vqgan.codebook_size)
     if found.skipped:
-        print(tell_skipped(found.skipped, len(found.skipped) + len(found.tokens)))
+        print(describe_skipped(found.skipped, len(found.skipped) + len(found.tokens)))
     for note, count in found.notes.items():
         print(f"{count:,} rows: {note}")
     if num_cut:

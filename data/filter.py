@@ -26,7 +26,7 @@ from common.files import check_free, write_text
 from common.split_names import TRAIN
 from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
 from data.order import hash_of
-from data.reading import check_same, read_pictures, tell_skipped
+from data.reading import check_same, describe_skipped, read_pictures
 from data.records import Records, open_whole
 from data.rule_columns import DERIVED, Rule, parse_rule
 from data.rules import Removed, against, format_table
@@ -148,10 +148,10 @@ def _perceptual(records: Records, rows: Int64[np.ndarray, " m"]) -> list[int]:
     if unread and len(unread) == len(hashes):
         raise ValueError(
             f"{printable(str(source.path))} is not the source of {records.folder} now: "
-            f"{tell_skipped(unread, len(hashes))}; mend it, or use --near_duplicates=0"
+            f"{describe_skipped(unread, len(hashes))}; mend it, or use --near_duplicates=0"
         )
     if unread:
-        told = tell_skipped(unread, len(hashes))
+        told = describe_skipped(unread, len(hashes))
         print(f"near duplicates: {told}; they stay, and nobody looked at them", file=sys.stderr)
     return hashes
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.split_names import HELD_OUT, TRAIN
 from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
-from data.reading import Notes, tell_skipped
+from data.reading import Notes, describe_skipped
 from data.shards import Shard, ShardFolder
 from data.sources import Source, printable
 from data.splits import RULE
@@ -68,7 +68,7 @@ def _check_usable(source: Source, shards: ShardFolder, found: Found, held_out: f
         return
     problem = _nothing_to_train_on(source, found, held_out)
     if not found.usable:
-        named = tell_skipped(_first_skipped(shards, 5), len(source), found.skipped)
+        named = describe_skipped(_first_skipped(shards, 5), len(source), found.skipped)
         problem = f"{source.path}: {named}; none is left"
     shards.remove()
     raise ValueError(problem)
@@ -183,9 +183,9 @@ def _oddities(
     num_cut: int,
     text_length: int,
 ) -> list[str]:
-    said = source.oddities() + found.notes.sentences()
+    said = source.warnings() + found.notes.sentences()
     if found.skipped:
-        said.append(tell_skipped(skipped, len(source), found.skipped))
+        said.append(describe_skipped(skipped, len(source), found.skipped))
     if num_cut:
         said.append(f"{num_cut:,} captions were truncated to text_length {text_length}")
     return said

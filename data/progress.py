@@ -13,7 +13,7 @@ class Progress:
     def __init__(self, name: str, total: int, done: int = 0, *, is_shown: bool = True) -> None:
         self._name, self._total = name, total
         self._start, self._first, self._done = time.monotonic(), done, done
-        self._told, self._is_shown = self._start, is_shown
+        self._last_shown, self._is_shown = self._start, is_shown
         self._bar = tqdm(
             desc="encoding",
             total=total,
@@ -33,8 +33,8 @@ class Progress:
         self._done = done
         if not self._bar.disable:
             self._bar.update(done - self._bar.n)
-        elif self._is_shown and time.monotonic() - self._told >= _LINES_EVERY:
-            self._told = time.monotonic()
+        elif self._is_shown and time.monotonic() - self._last_shown >= _LINES_EVERY:
+            self._last_shown = time.monotonic()
             print(self.line(), flush=True)
 
     def line(self) -> str:

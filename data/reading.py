@@ -195,7 +195,7 @@ class Notes:
         ]
 
 
-def tell_skipped(
+def describe_skipped(
     skipped: Sequence[tuple[str, str]], total: int, reasons: Counter[str] | None = None
 ) -> str:
     """A sentence with the number of skipped pictures, the first few names, and how often each of

@@ -82,7 +82,7 @@ def main(config: ReportConfig) -> None:
 def of_source(source: Source, config: ReportConfig) -> Report:
     """The report on pictures that are not encoded yet."""
     report = Report(f"Pictures {source.path}", [("recognised as", source.describe())])
-    report.summary += [("noticed", line) for line in source.oddities()]
+    report.summary += [("noticed", line) for line in source.warnings()]
     rows = spread(len(source), max(config.looked_at, config.pictures))
     readings = list(read_pictures(source, _SIDE, rows, True, PLAIN_WITHOUT_END))
     used = [one for one in readings if one.pixels is not None]

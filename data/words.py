@@ -64,7 +64,7 @@ def unknown_words(prompts: Iterable[str], known: Set[str]) -> list[str]:
     return [word for word in dict.fromkeys(words) if word not in known and word not in ARTICLES]
 
 
-def tell_unknown(words: Sequence[str], most: int = 20) -> str:
+def describe_unknown(words: Sequence[str], most: int = 20) -> str:
     """A sentence such as "no training caption has these words: zebra, xylophone"."""
     shown = ", ".join(words[:most]) + (f" and {len(words) - most} more" if words[most:] else "")
     one = "this word" if len(words) == 1 else "these words"
@@ -116,7 +116,7 @@ class Captions:
         return math.log1p(len(self.texts) / (1 + self._counts[word]))
 
 
-def tell_far(prompts: Iterable[str], known: Captions, most: int = 5) -> list[str]:
+def describe_unlike(prompts: Iterable[str], known: Captions, most: int = 5) -> list[str]:
     """Lines about prompts that share less than half of their words with every caption, each with
     the nearest captions; at most `most` lines."""
     lines = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.languages import English
 from data.records import open_records
-from data.words import Captions, tell_far, tell_unknown, training_captions, unknown_words
+from data.words import Captions, describe_unknown, describe_unlike, training_captions, unknown_words
 
 CAPTIONS_FILE = "captions.txt"
 """A release's file with the captions that its model was trained on, one per line."""
@@ -67,8 +67,8 @@ def warn_of_unknown(prompts: Sequence[str], known: Captions | None) -> None:
     if known is None:
         return
     if words := unknown_words(prompts, known.words):
-        print(tell_unknown(words), file=sys.stderr)
-    for line in tell_far(prompts, known):
+        print(describe_unknown(words), file=sys.stderr)
+    for line in describe_unlike(prompts, known):
         print(line, file=sys.stderr)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from data.languages import English
 from data.text import clean
-from data.words import Captions, tell_far, tell_unknown, unknown_words
+from data.words import Captions, describe_unknown, describe_unlike, unknown_words
 from drawing.drawer import Drawer, check_finite, make_drawer, picture_seed
 from drawing.opening import open_checkpoint, parts_of
 from drawing.prompts import known_captions
@@ -135,8 +135,8 @@ class Studio:
             lines.append(f"only the first {length} text tokens of it are read")
         if self.captions and texts:
             words = unknown_words(texts, self._known.words)
-            lines += [tell_unknown(words)] if words else []
-            lines += tell_far(texts, self._known)
+            lines += [describe_unknown(words)] if words else []
+            lines += describe_unlike(texts, self._known)
         return lines
 
     def in_english(self, asked: Request) -> Request:

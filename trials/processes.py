@@ -91,14 +91,14 @@ class Running:
     """Number of values that the engine has judged."""
     stopped_at: int | None = None
     """Number of values at which the engine stopped it."""
-    is_told: bool = False
+    is_asked_to_stop: bool = False
     """True after a request to stop."""
 
     def stop(self) -> None:
         """Ask it to save and end, once."""
-        if not self.is_told and self.process.poll() is None:
+        if not self.is_asked_to_stop and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        self.is_told = True
+        self.is_asked_to_stop = True
 
     def so_far(self, count: int) -> Trial:
         """The trial with its first `count` values."""
@@ -114,7 +114,7 @@ class Running:
             return replace(trial, end="stopped")
         if code == 0:
             return replace(trial, end="finished")
-        if self.is_told:
+        if self.is_asked_to_stop:
             return trial
         return replace(trial, end="failed", reason=f"exit code {code}: {last_line(self.log)}")
 
@@ -139,7 +139,7 @@ def run_here(
     log = folder.with_suffix(".log")
     code = train(log)
     tail = MetricTail(folder / "metrics.jsonl", metric)
-    return Running(trial, Ended(code), log, tail, began, is_told=code == stopped)
+    return Running(trial, Ended(code), log, tail, began, is_asked_to_stop=code == stopped)
 
 
 def last_line(log: Path) -> str:

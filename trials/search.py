@@ -20,7 +20,7 @@ HOPELESS = 3
 
 Words = Callable[[Trial, Path], Sequence[str]]
 """(trial, its run's folder) → the command that makes it"""
-Tell = Callable[[Trial], None]
+OnEnd = Callable[[Trial], None]
 Start = Callable[[Path, Trial, Sequence[str], str | None], Running]
 """(the sweep's folder, trial, its command, the metric's name) → the trial, begun"""
 
@@ -54,7 +54,7 @@ class Search:
     sweep: Sweep
     folder: Path
     words: Words
-    tell: Tell
+    on_end: OnEnd
     """Called with each trial that has ended."""
     count: int | None
     """Most trials; None: until the grid has been walked."""
@@ -118,7 +118,7 @@ class Search:
         self._running.remove(one)
         trial = self._checked(one, one.ended())
         trials[trial.number] = trial
-        self.tell(trial)
+        self.on_end(trial)
         if trial.end is not None:
             ledger.end(trial)
         _check_hope(trials.values())

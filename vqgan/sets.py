@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.split_names import GALLERY, TRAIN
-from data.reading import read_pictures, tell_skipped
+from data.reading import describe_skipped, read_pictures
 from data.sources import ReadingConfig, open_source
 from data.splits import split_of
 from vqgan.pictures import Pictures
@@ -44,7 +44,7 @@ def read_sets(
         split = reading.example.split or split_of(reading.pixels, HELD_OUT)
         sets.setdefault(split, []).append(reading.pixels)
     sets.pop(GALLERY, None)
-    warnings = source.oddities() + ([tell_skipped(skipped, len(source))] if skipped else [])
+    warnings = source.warnings() + ([describe_skipped(skipped, len(source))] if skipped else [])
     for one in warnings:
         print(f"warning: {one}", file=sys.stderr)
     if not sets[TRAIN]:

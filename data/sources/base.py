@@ -110,7 +110,7 @@ class Source(ABC):
     def __iter__(self) -> Iterator[Example]:
         return (self[i] for i in range(len(self)))
 
-    def oddities(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Sentences about damaged and skipped files."""
         damaged = [printable(f"{name} is damaged: {why}") for name, why in self.damage.items()]
         return damaged + self.unused.sentences()

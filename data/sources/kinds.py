@@ -74,7 +74,7 @@ def _in_zips(tree: ZipTree, config: ReadingConfig) -> Source:
         if not tree.pictures and (why := _explain(tree)):
             raise ValueError(f"no pictures in {printable(str(tree.files[0]))}: {why}")
         source = FolderSource(tree, config)
-        source.sought = layouts.tell_unused(tree, source.sought, config)
+        source.sought = layouts.with_alternatives(tree, source.sought, config)
     source.about += f" in {counted(len(tree.files), 'zip')}"
     source.damage |= tree.damage
     return source
@@ -110,7 +110,7 @@ def open_tree(tree: Tree, config: ReadingConfig) -> Source:
         raise ValueError(f"no pictures in {printable(str(folder))}: {why}")
     pictures = FolderSource(tree, config)
     if not pictures.num_captioned:
-        pictures.sought = layouts.tell_unused(tree, pictures.sought, config)
+        pictures.sought = layouts.with_alternatives(tree, pictures.sought, config)
     return pictures
 
 
@@ -138,7 +138,7 @@ def _count_unread(tree: Tree, source: Source) -> None:
 def _explain(tree: Tree) -> str:
     """The probable reason why there are no pictures, by the existing files."""
     tables = [n for n in tree.names if ending_of(n) in layouts.TABLES]
-    if why := listed.tell_elsewhere(tree, tables):
+    if why := listed.describe_unreachable(tree, tables):
         return why
     if packed := [n for n in tree.ending(*ARCHIVES) if ending_of(n) not in ("tar", "zip")]:
         return f"{printable(packed[0])} is compressed; unpack it first"
@@ -186,7 +186,7 @@ def _open_tables(files: Sequence[Path], config: ReadingConfig) -> Source:
     names = [str(file.absolute()) if elsewhere else file.name for file in files]
     source = layouts.open_file_tables(tree, names, config)
     if source is None:
-        why = listed.tell_elsewhere(tree, names)
+        why = listed.describe_unreachable(tree, names)
         if not why and any(layouts.is_address(first) for first in map(_first_line, files)):
             why = f"{printable(str(files[0]))} names pictures by their addresses: download them"
         if not why and all(is_picture(first) for first in map(_first_line, files)):

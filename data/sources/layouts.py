@@ -23,7 +23,7 @@ from data.sources.pairing import pair
 from data.sources.parquet import ParquetTable, holds_pictures
 from data.sources.places import Places
 from data.sources.splits import is_split
-from data.sources.table_columns import names_of, tell_several
+from data.sources.table_columns import describe_ambiguous, names_of
 from data.sources.tar import TarSource
 from data.sources.tfrecord import TFRecordSource
 
@@ -211,12 +211,12 @@ def is_address(line: str) -> bool:
     return line.lstrip("\ufeff \t\"'").lower().startswith(listed.ADDRESSES)
 
 
-def tell_unused(tree: Tree, sought: str, config: ReadingConfig = PLAIN) -> str:
+def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) -> str:
     """The text `sought`, with files and folders that may be meant instead."""
     tables = [
         name for name in tree.ending(*TABLES, "txt") if last_part(name).lower() != "readme.txt"
     ]
-    if tables and (several := tell_several(tree, tables[:3])):
+    if tables and (several := describe_ambiguous(tree, tables[:3])):
         sought += f" ({several})"
     elif tables:
         others = ", ".join(printable(name) for name in tables[:3])
@@ -225,7 +225,7 @@ def tell_unused(tree: Tree, sought: str, config: ReadingConfig = PLAIN) -> str:
     if said and config.captions != "names":
         some = ", ".join(f'"{printable(one)}"' for one in said[:: max(len(said) // 3, 1)][:3])
         sought += f"; if their names are captions ({some} …), say --captions=names"
-    sought += _tell_other_endings(tree)
+    sought += _describe_other_endings(tree)
     folders = sorted({_class_of(name) for name in tree.pictures} - {""})
     if folders:
         some = ", ".join(printable(name) for name in folders[:3]) + " …" * (len(folders) > 1)
@@ -235,7 +235,7 @@ def tell_unused(tree: Tree, sought: str, config: ReadingConfig = PLAIN) -> str:
     return sought
 
 
-def _tell_other_endings(tree: Tree) -> str:
+def _describe_other_endings(tree: Tree) -> str:
     """A text about files that may hold the captions but have other endings than those read."""
     if sheets := tree.ending(*SPREADSHEETS):
         return f"; {printable(sheets[0])} is a spreadsheet: save it as CSV"

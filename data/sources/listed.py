@@ -170,7 +170,7 @@ def split_by_folders(entries: Iterable[Entry]) -> None:
         one.split = one.split or split
 
 
-def tell_elsewhere(tree: Tree, names: Sequence[str]) -> str:
+def describe_unreachable(tree: Tree, names: Sequence[str]) -> str:
     """A sentence about tables whose pictures are not in the source (addresses, paths of other
     folders, base64); empty without such tables."""
     for name in names:

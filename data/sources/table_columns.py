@@ -90,7 +90,7 @@ def names_of(tree: Tree, tables: Sequence[str]) -> str:
     return printable(", ".join(list(names)[:20]))
 
 
-def tell_several(tree: Tree, names: Sequence[str]) -> str:
+def describe_ambiguous(tree: Tree, names: Sequence[str]) -> str:
     """A sentence about the first table whose names of pictures are those of several; else empty."""
     places = Places(tree)
     for table in names:

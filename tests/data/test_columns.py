@@ -169,7 +169,7 @@ def test_tables_keep_lists_times_and_numbers_and_name_bytes(tmp_path: Path) -> N
     assert kept["embedding"] == "[1.0, 2.0]"
     assert kept["when"]
     assert "mask" not in kept
-    assert "skipped 1 columns of bytes beside the pictures: mask" in source.oddities()
+    assert "skipped 1 columns of bytes beside the pictures: mask" in source.warnings()
     more = {name: columns[name] for name in reversed(columns)}  # the same columns in another order
     pq.write_table(pa.table(more), tmp_path / "b.parquet")
     assert [e.captions[0][0] for e in open_source(tmp_path)] == ["a", "b", "a", "b"]

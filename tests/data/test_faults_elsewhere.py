@@ -113,7 +113,7 @@ def test_members_of_macos_in_a_tar_are_no_pictures(tmp_path: Path) -> None:
     members = {"./._1.png": APPLE, "./1.png": picture(1), "./._1.txt": APPLE, "./1.txt": b"a bird"}
     source = open_source(write_tar(tmp_path / "a.tar", members))
     assert captions(source) == {"1": ["a bird"]}
-    assert source.oddities() == [
+    assert source.warnings() == [
         "skipped 2 hidden members, such as macOS adds: a.tar/._1.png, a.tar/._1.txt"
     ]
 
@@ -232,7 +232,7 @@ def test_a_tar_of_a_killed_download_keeps_what_is_whole(place: str, tmp_path: Pa
     source = open_source(tmp_path)
     assert captions(source) == {"0": ["bird 0"], "1": ["bird 1"]}
     why = {"before": "truncated at its end", "inside": "truncated inside 2.png"}[place]
-    assert source.oddities() == [f"0.tar is damaged: {why}"]
+    assert source.warnings() == [f"0.tar is damaged: {why}"]
 
 
 def test_paths_may_begin_in_the_folder_above(tmp_path: Path) -> None:

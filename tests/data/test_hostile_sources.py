@@ -137,7 +137,7 @@ def test_a_tar_with_an_impossible_member_ends_there_and_names_it(
     assert [e.key for e in source] == ["0"]
     with pytest.raises(AssertionError, match=why):
         raise AssertionError(source.damage["0.tar"])
-    assert source.oddities()[0].startswith("0.tar is damaged: ")
+    assert source.warnings()[0].startswith("0.tar is damaged: ")
 
 
 def test_long_names_and_pax_headers_read_as_tarfile_reads_them(tmp_path: Path) -> None:
@@ -220,9 +220,9 @@ def test_names_reach_the_terminal_as_text(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     (reading, _) = read_pictures(source, 8, need_captions=True)
     assert reading.pixels is None
-    from data.reading import tell_skipped
+    from data.reading import describe_skipped
 
-    said = tell_skipped([(reading.name, reading.problem)], 2) + "".join(source.oddities())
+    said = describe_skipped([(reading.name, reading.problem)], 2) + "".join(source.warnings())
     assert "\x1b" not in said
     assert "1\\x1b[2J.png" in said
 

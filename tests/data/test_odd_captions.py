@@ -135,7 +135,7 @@ def test_captions_that_names_replace_are_counted(tmp_path: Path) -> None:
     (tmp_path / "captions.csv").write_text("file,text\na cat.png,a tabby\n")
     source = open_source(tmp_path, config=ReadingConfig(captions="names"))
     assert [source[i].captions[0][0] for i in range(2)] == ["a bird", "a cat"]
-    assert source.oddities() == [
+    assert source.warnings() == [
         "skipped 2 files of captions, in place of which --captions=names reads names: "
         "a bird.txt, captions.csv"
     ]

@@ -95,7 +95,7 @@ def test_endings_of_another_case_are_other_files(packed: bool, tmp_path: Path) -
     source = opened(write_tar(tmp_path / "0.tar", members) if packed else tmp_path / "loose")
     found = {name.rpartition("/")[2]: said for name, said in captions(source).items()}
     assert found == {"IMG_1.jpg": ["lower"], "IMG_1.JPG": ["upper"]}
-    assert not source.oddities()
+    assert not source.warnings()
 
 
 def test_a_caption_file_that_no_picture_takes_is_named(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_caption_file_that_no_picture_takes_is_named(tmp_path: Path) -> None:
         put(tmp_path / name, data)
     source = opened(tmp_path)
     assert captions(source) == {"A.jpg": ["a"]}
-    assert source.oddities() == ["skipped 1 caption files without a picture: A.TXT"]
+    assert source.warnings() == ["skipped 1 caption files without a picture: A.TXT"]
 
 
 def test_both_forms_of_an_accent_keep_their_own_captions(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_files_of_captions_beside_folders_of_classes_are_not_lost_in_silence(
         pictures(tmp_path / name)
     put(tmp_path / "list.csv", "file,caption\n0.jpg,of which?\n")
     said = "skipped 1 files of captions or tables that name no picture: list.csv"
-    assert opened(tmp_path).oddities() == [said]
+    assert opened(tmp_path).warnings() == [said]
 
 
 def test_captions_of_a_table_in_another_encoding_are_read_and_said(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_captions_in_a_table_and_beside_pictures_are_read_together(tmp_path: Pat
         expected = {f"{i}.jpg": [f"{'bird' if i < 3 else 'dog'} {i}"] for i in range(5)}
         assert found == expected
         assert source.num_captioned == 5
-        assert source.oddities() == ["skipped 1 pictures that no table names: 5.jpg"]
+        assert source.warnings() == ["skipped 1 pictures that no table names: 5.jpg"]
         assert {file.name for file in source.files} >= {table, "0.txt", "0.jpg", "4.txt"}
 
 
@@ -168,7 +168,7 @@ def test_a_table_that_cannot_be_read_harms_no_captions_beside_pictures(tmp_path:
     put(tmp_path / "stats.json", '{"count": ')
     source = opened(tmp_path)
     assert source.num_captioned == N - 1
-    assert "skipped 1 tables that cannot be read" in " ".join(source.oddities())
+    assert "skipped 1 tables that cannot be read" in " ".join(source.warnings())
 
 
 def test_folders_with_one_caption_each(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_pictures_may_be_named_one_by_one(tmp_path: Path) -> None:
     ):
         source = opened(*names)
         assert captions(source) == [["bird 0"], ["bird 1"]]
-        assert source.oddities() == []
+        assert source.warnings() == []
 
 
 def test_archives_videos_and_parquet_beside_pictures_are_counted(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_archives_videos_and_parquet_beside_pictures_are_counted(tmp_path: Path)
         columns: dict[str, list[Any]] = {"image": [picture(1)], "caption": ["a"]}
         write_parquet(folder / "d.parquet", columns)
         write_parquet(folder / "e.parquet", {"url": ["u"]})  # what img2dataset writes
-        said = " ".join(opened(folder).oddities())
+        said = " ".join(opened(folder).warnings())
         assert "2 archives beside what is read" in said
         assert "c.tar.gz, more.zip" in said
         assert "1 videos: b.MOV" in said

@@ -91,7 +91,7 @@ def copies(whole: Path, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def tell(record_property: Figure, name: str, counts: dict[str, int]) -> None:
+def note(record_property: Figure, name: str, counts: dict[str, int]) -> None:
     text = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     record_property("figure", f"{name}: {text}")
 
@@ -108,7 +108,7 @@ def test_a_hundred_flipped_bits(
         data[place // 8] ^= 1 << place % 8
         (folder / name).write_bytes(data)
         counts[outcome(f"{scheme}{folder}")] += 1
-    tell(record_property, "100 flipped bits", counts)
+    note(record_property, "100 flipped bits", counts)
     assert sum(counts.values()) == 100
 
 
@@ -126,7 +126,7 @@ def test_each_file_in_turn(
             data = path.read_bytes()
             path.write_bytes(data[: len(data) // 2] if harm == "cut to half" else b"")
         counts[outcome(f"{scheme}{folder}")] += 1
-    tell(record_property, f"each of {len(files)} files {harm}", counts)
+    note(record_property, f"each of {len(files)} files {harm}", counts)
 
 
 def test_a_full_disk_leaves_older_steps_and_training_alone(
@@ -161,5 +161,5 @@ def test_a_full_disk_leaves_older_steps_and_training_alone(
                 )
     finally:
         subprocess.run(["umount", str(disk)], check=False)
-    tell(record_property, "a full disk", {"line told": len(lines)})
+    note(record_property, "a full disk", {"line told": len(lines)})
     assert len(lines) == 1

@@ -137,7 +137,7 @@ def test_a_sweep_of_one_process_ends_and_stops_as_others_do(tmp_path: Path) -> N
             return ends.pop(0)
 
         one = search.processes.run_here(folder, trial, metric, train, stopped=75)
-        stop.is_asked |= one.is_told
+        stop.is_asked |= one.is_asked_to_stop
         return one
 
     first = Search(sweep, tmp_path / "out", words, print, None, start=start).run(stop)

@@ -41,7 +41,7 @@ class Mirror:
         try:
             lasting = _lasting_id(folder / ID_FILE)
         except (OSError, ValueError) as error:
-            _tell(f"wandb does not start: {error}")
+            _warn(f"wandb does not start: {error}")
             return
         try:
             self._process = subprocess.Popen(
@@ -53,7 +53,7 @@ class Mirror:
                 start_new_session=True,  # Ctrl-C is not for it
             )
         except OSError as error:
-            _tell(f"wandb does not start: {error}")
+            _warn(f"wandb does not start: {error}")
             return
         threading.Thread(target=self._send, args=(self._process,), daemon=True).start()
         self._put(
@@ -84,7 +84,7 @@ class Mirror:
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            _tell("wandb is not ready and is left to itself; metrics.jsonl has every row")
+            _warn("wandb is not ready and is left to itself; metrics.jsonl has every row")
 
     def _put(self, message: Message) -> None:
         if self._process is None:
@@ -104,7 +104,7 @@ class Mirror:
                     pipe.flush()
         except OSError:
             if process.wait() != 0:  # else it has reported why
-                _tell("wandb's process died; training continues and metrics.jsonl has every row")
+                _warn("wandb's process died; training continues and metrics.jsonl has every row")
 
 
 def _lasting_id(path: Path) -> str:
@@ -133,7 +133,7 @@ def _note_id(path: Path, found: str) -> None:
             beside.replace(path)
 
 
-def _tell(text: str) -> None:
+def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
@@ -154,7 +154,7 @@ def main() -> None:
             run.finish(exit_code=1 if message is None else message["exit_code"])
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        _tell(f"wandb failed ({reason}); training continues and metrics.jsonl has every row")
+        _warn(f"wandb failed ({reason}); training continues and metrics.jsonl has every row")
     os._exit(0)  # wandb would wait for a helper that may be gone
 
 
@@ -165,7 +165,7 @@ def _read(messages: "queue.Queue[Message | None]") -> None:
                 messages.put_nowait(json.loads(line))
         messages.put_nowait(None)
     except queue.Full:
-        _tell("wandb takes no more rows; training continues and metrics.jsonl has every row")
+        _warn("wandb takes no more rows; training continues and metrics.jsonl has every row")
         os._exit(0)
     last = threading.Timer(MOST_SECONDS, os._exit, (1,))
     last.daemon = True
@@ -192,7 +192,7 @@ def _open(begin: Message) -> Any:
             _note_id(Path(begin["folder"]) / ID_FILE, run.id)
             return run
         except Exception as error:
-            _tell(f"wandb {mode} does not start: {' '.join(str(error).split())}")
+            _warn(f"wandb {mode} does not start: {' '.join(str(error).split())}")
             with contextlib.suppress(Exception):
                 wandb.teardown()  # it would hold the id
     return None

@@ -51,7 +51,7 @@ class Trace:
             jax.profiler.start_trace(str(self._folder))
             self._is_on = True
         except (RuntimeError, OSError) as error:  # another profiler, or no place to write
-            self._tell(error)
+            self._warn(error)
 
     def _end(self) -> None:
         if not self._is_on:
@@ -61,9 +61,9 @@ class Trace:
             jax.profiler.stop_trace()
             print(f"{self._folder}: the trace of updates {self._start + 1} to {self._stop}")
         except (RuntimeError, OSError) as error:
-            self._tell(error)
+            self._warn(error)
 
-    def _tell(self, error: Exception) -> None:
+    def _warn(self, error: Exception) -> None:
         text = " ".join(str(error).split())
         print(f"warning: no trace in {self._folder}: {text}", file=sys.stderr, flush=True)
 
