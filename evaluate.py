@@ -43,7 +43,7 @@ from evaluation.common_records import open_common_records
 from evaluation.held_out_grid import make_grid, place_of_grid
 from evaluation.page import check_is_page, choose_shown, page
 from evaluation.report import make_report
-from evaluation.set_figures import Row, compare, describe_clip, mean_of, measure_real, open_lens
+from evaluation.set_figures import Row, compare, describe_clip, mean_of, measure_real, open_features
 from evaluation.table import as_text
 from model import transformer
 from model.config import SamplingConfig
@@ -153,12 +153,12 @@ def main(config: EvaluateConfig) -> None:
         ranker = find_ranker(
             config.clip, checkpoints[0].folder, config.candidates, checkpoints[0].records
         )
-    lens = open_lens(None if ranker else config.clip)
+    space = open_features(None if ranker else config.clip)
     if config.clip:
         print(describe_clip(config.clip, config.pictures, config.candidates), file=sys.stderr)
     config, exam, unseen = ask(records, drawers[0], config)
     repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
-    yardsticks = {split: measure_real(lens, exam, split, repainted[split]) for split in exam.rows}
+    references = {split: measure_real(space, exam, split, repainted[split]) for split in exam.rows}
     ceilings = {
         split: judge(exam, drawers[0], split, real[:, None]) for split, real in repainted.items()
     }
@@ -171,12 +171,12 @@ def main(config: EvaluateConfig) -> None:
         }
         first = first or drawn
         answers.append({split: judge(exam, drawer, split, drawn[split]) for split in drawn})
-        likeness.append({split: compare(lens, yardsticks[split], drawn[split]) for split in drawn})
+        likeness.append({split: compare(space, references[split], drawn[split]) for split in drawn})
     runs = list(zip(config.checkpoints, answers, strict=True))
     settings = {name: getattr(config, name) for name in ("pictures", "candidates", "half")}
     report = make_report(exam, ceilings, runs, settings, unseen)
     report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
-    report["seen_by"] = lens.name
+    report["seen_by"] = space.name
     trials = try_all(checkpoints[0], records, config)
     report["pairs"] = [asdict(trial) for trial in trials]
     lines = [as_text(report), *(trial.as_text for trial in trials)]

@@ -64,12 +64,14 @@ def make_recipe(config: Config) -> Recipe[TokenBatch]:
     records, evaluated = sets.first, evaluation_sets(config.data, sets.first)
     check_sizes(config.model, records)
     model = adapted.build(config.model, config.optim.adapters, config.training.compute_dtype)
-    captions.check_described(records.folder, records.about.get("text"), records.text_length)
+    captions.check_unchanged(records.folder, records.about.get("text"), records.text_length)
     if config.output_dir:  # before anything is written into the folder
-        captions.check_kept(Path(config.output_dir, "tokenizer"), records.tokenizer_folder)
+        captions.check_same_as_records(
+            Path(config.output_dir, "tokenizer"), records.tokenizer_folder
+        )
 
     def prepare(run: Run) -> None:
-        captions.check_kept(run.folder / "tokenizer", records.tokenizer_folder)
+        captions.check_same_as_records(run.folder / "tokenizer", records.tokenizer_folder)
         keep_parts(records, run.folder)
         if sets.table:
             print("\n".join(sets.table), flush=True)
@@ -79,7 +81,7 @@ def make_recipe(config: Config) -> Recipe[TokenBatch]:
         step = int(state.step)
         if not (config.choose_sampling and have_room_to_draw(config, model, run.devices)):
             return
-        if processes.from_first(lambda: is_sampling_chosen(run.folder, step)):
+        if processes.from_process_0(lambda: is_sampling_chosen(run.folder, step)):
             return
         params = parallel.on_first_device(state.weights)
         if run.devices.is_first:
@@ -103,7 +105,7 @@ def make_recipe(config: Config) -> Recipe[TokenBatch]:
         batch_shapes=partial(batch_shapes, config.model),
         depends_on=sets.digests,
         rates=[("matrices", 1 / config.model.width_ratio)] if config.model.base_dim else (),
-        look_inside=partial(look, model),
+        model_statistics=partial(transformer_statistics, model),
         splits=list(evaluated),
         examples=sets.num_training,
         summary=f"{sets.num_training:,} pictures",
@@ -128,11 +130,11 @@ def training_loss(config: Config, model: Transformer, records: Records) -> Loss[
     return make_loss(model, empty_text, records.codebook_size, config.loss, targets)
 
 
-def look(model: Transformer, update: Update) -> Mapping[str, jax.Array]:
+def transformer_statistics(model: Transformer, update: Update) -> Mapping[str, jax.Array]:
     """The observable of the transformer: activations and entropies (model/statistics.py)."""
     assert update.recompute is not None
     return statistics.finish(
-        update.recompute.mean_over_rows(partial(statistics.look_inside, model, update.params))
+        update.recompute.mean_over_rows(partial(statistics.batch_statistics, model, update.params))
     )
 
 
@@ -204,7 +206,7 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     normalizer = captions.DALLE_MINI if parts.normalize_text else captions.CLEAN
     records = first_folder(config.data.records)
     ours = Path(records) / "tokenizer"
-    lines = [*captions.check_same(parts.tokenizer, normalizer, ours, path), *lines, *more]
+    lines = [*captions.compare_tokenizers(parts.tokenizer, normalizer, ours, path), *lines, *more]
     lines += compare_splits(found.records, records, path)
     if parts.vqgan.is_dir():
         params, more = translate(params, found.params, model, parts.vqgan, open_records(records))

@@ -79,7 +79,7 @@ def main(config: SweepConfig) -> None:
         search = Search(
             sweep,
             folder,
-            words=lambda trial, run: words_of(sweep, trial, run, config.wandb),
+            words=lambda trial, run: command_of(sweep, trial, run, config.wandb),
             on_end=lambda trial: print(report.line_of(sweep, trial), flush=True),
             count=count,
             parallel=config.parallel,
@@ -146,7 +146,7 @@ def _start_of(sweep: Sweep, stop: Stop, one_process: bool) -> Start:
     return start
 
 
-def words_of(sweep: Sweep, trial: Trial, run: Path, wandb: str) -> list[str]:
+def command_of(sweep: Sweep, trial: Trial, run: Path, wandb: str) -> list[str]:
     """The command of a trial: the file's own, into a folder of the sweep, with wandb as asked."""
     words = engine.command(sweep.settings, trial.settings, sys.executable)
     words = [f"{WANDB}{wandb}" if word.startswith(WANDB) else word for word in words]
@@ -168,7 +168,7 @@ def check_flags(sweep: Sweep, folder: Path) -> None:
         return
     first = engine.suggest(sweep.settings, [], 0, 0) or {}
     for changed, settings in ((None, first), *_variants(sweep, first)):
-        words = words_of(sweep, Trial(0, settings), folder / "000", "off")
+        words = command_of(sweep, Trial(0, settings), folder / "000", "off")
         flags = words[words.index(program) + 1 :]
         try:
             parse_config(config_class, flags)

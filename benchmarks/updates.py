@@ -14,7 +14,7 @@ from common.batch import TokenBatch
 from config import Config
 from model import transformer
 from model.loss import make_loss
-from recipe import look
+from recipe import transformer_statistics
 from training.devices import parallel
 from training.devices.devices import Devices
 from training.recipe import Objective
@@ -47,7 +47,7 @@ class Update:
         empty = jnp.zeros((1, config.model.text_length), jnp.int32)
         codes = config.model.image_vocab_size
         loss = make_loss(model, (empty, empty == 0), codes, config.loss)
-        objective = Objective(loss=loss, look_inside=partial(look, model))
+        objective = Objective(loss=loss, model_statistics=partial(transformer_statistics, model))
         step = make_update(config, objective, bench.devices)
         self.config, self.finished = config, 0
         self._create, self._bench = make_state(config, model.init), bench

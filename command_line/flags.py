@@ -117,7 +117,7 @@ def _flags(words: list[str]) -> Iterator[tuple[int, str]]:
             yield i, word[2:].partition("=")[0]
 
 
-def names(words: list[str]) -> set[str]:
+def flag_names(words: list[str]) -> set[str]:
     """The names of the flags among the words."""
     return {name for _, name in _flags(words)}
 
@@ -168,7 +168,7 @@ def check_no_times(words: list[str], kinds: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name} must be a number, not {value!r:.60}")
 
 
-def gather(words: list[str], several: set[str], load: Load) -> list[str]:
+def join_repeated(words: list[str], several: set[str], load: Load) -> list[str]:
     """The words, where each flag in `several` occurs once, with a list of all its values."""
     found: dict[str, list[str]] = {}
     left = list(words)

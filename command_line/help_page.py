@@ -16,7 +16,7 @@ MOST = 3
 """Most flags in a suggestion."""
 
 
-def opening(config_class: type, prog: str, about: str, first: Sequence[str]) -> str:
+def first_screen(config_class: type, prog: str, about: str, first: Sequence[str]) -> str:
     """The first screen of --help: usage, description with an example, and the flags in `first`,
     each with one sentence. Without `first`, the required and the positional flags."""
     known = {one.name: one for one in settings_of(config_class)}
@@ -96,7 +96,7 @@ def reasons(config_class: type) -> dict[str, str]:
     return found
 
 
-def meant(flag: str, names: Iterable[str]) -> list[str]:
+def likely_flags(flag: str, names: Iterable[str]) -> list[str]:
     """The settings that a misspelt, shortened or misplaced flag may mean, the likeliest first: norm
     is model.norm, lr optim.learning_rate, batch training.batch_size."""
     section, _, leaf = flag.removeprefix("--").replace("-", "_").rpartition(".")

@@ -117,15 +117,15 @@ def parse_config(
     is_help = not {"-h", "--help"}.isdisjoint(words)
     cached = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
     parser = copy.deepcopy(cached)  # its defaults change
-    parser.opening = help_page.opening(config_class, prog, about, first)
+    parser.opening = help_page.first_screen(config_class, prog, about, first)
     for file in files:
         given = _flat(flags.read_file(file, config_class, moved, is_saved))
         parser.set_defaults(given | flags.resets(given, known))
-    resets = flags.resets(flags.names(words), known)
+    resets = flags.resets(flags.flag_names(words), known)
     words = [*(f"--{name}={value}" for name, value in resets.items()), *words]
     try:
         in_sections = {one for one in several if "." in one}
-        parsed = parser.parse_args(flags.gather(words, in_sections, _load))
+        parsed = parser.parse_args(flags.join_repeated(words, in_sections, _load))
     except ValueError as error:
         leaves = [one.name for one in settings_of(config_class) if not one.is_section]
         raise ValueError(_with_suggestion(_in_words(str(error)), ["config", *leaves])) from None
@@ -250,7 +250,7 @@ def _with_suggestion(message: str, known: list[str]) -> str:
     if not words.startswith("-"):
         return f"{words:.200} follows no flag that takes it; {flags.QUOTE}"
     flag = words.split()[0].partition("=")[0]
-    near = " or ".join(f"--{name}" for name in help_page.meant(flag, known))
+    near = " or ".join(f"--{name}" for name in help_page.likely_flags(flag, known))
     return f"unknown flag {flag}" + (f"; did you mean {near}?" if near else "; see --help")
 
 

@@ -121,12 +121,12 @@ def eval_batches(
     """
     rows = _rows(records, split, batch_size)
     if most is not None and most < len(rows):
-        rows = rows[_spread(len(rows), most)]
+        rows = rows[_random_places(len(rows), most)]
     places = share(batch_size).astype(np.int64)
     return (_eval_batch(records, rows, i, places) for i in range(0, len(rows), batch_size))
 
 
-def _spread(count: int, most: int) -> Int64[np.ndarray, " m"]:
+def _random_places(count: int, most: int) -> Int64[np.ndarray, " m"]:
     """`most` places out of `count`: one random place from each of `most` equal intervals. The first
     places could all show one class, and evenly spaced ones one variant."""
     ends = np.arange(most + 1) * count // most

@@ -75,14 +75,14 @@ def describe(folder: Path, text_length: int) -> dict[str, Any]:
     tokenizer = open_captions(folder)
     return {
         "normalizer": normalizer_of(folder),
-        "words": words_of(folder),
+        "words": hash_vocabulary(folder),
         "text_length": text_length,
         "pad_id": tokenizer.pad_id,
         "end_id": tokenizer.end_id,
     }
 
 
-def words_of(folder: Path) -> str:
+def hash_vocabulary(folder: Path) -> str:
     """A short hash of a tokenizer's vocabulary files."""
     hashed = hashlib.blake2b(digest_size=8)
     for name in _FILES:
@@ -94,7 +94,7 @@ def words_of(folder: Path) -> str:
     return hashed.hexdigest()
 
 
-def check_described(records: Path, said: object, text_length: int) -> None:
+def check_unchanged(records: Path, said: object, text_length: int) -> None:
     """Raise ValueError unless the tokenizer in a folder of records makes the same tokens as when
     the records were written. Older records describe nothing: their captions were only cleaned."""
     folder = records / "tokenizer"
@@ -108,11 +108,11 @@ def check_described(records: Path, said: object, text_length: int) -> None:
             )
 
 
-def check_kept(kept: Path, ours: Path) -> None:
+def check_same_as_records(kept: Path, ours: Path) -> None:
     """Raise ValueError if a run's tokenizer or normaliser differs from its records'."""
     if not kept.is_dir():
         return
-    was, now = ((words_of(f), normalizer_of(f)) for f in (kept, ours))
+    was, now = ((hash_vocabulary(f), normalizer_of(f)) for f in (kept, ours))
     if was != now:
         raise ValueError(
             f"{kept} (words {was[0]}, normaliser {was[1]}) is not the tokenizer of {ours.parent} "
@@ -120,7 +120,9 @@ def check_kept(kept: Path, ours: Path) -> None:
         )
 
 
-def check_same(theirs: Path, their_normalizer: Normalizer, ours: Path, weights: str) -> list[str]:
+def compare_tokenizers(
+    theirs: Path, their_normalizer: Normalizer, ours: Path, weights: str
+) -> list[str]:
     """Compare the tokenizer folder that weights were trained with to the one in records.
 
     Returns:
@@ -129,7 +131,7 @@ def check_same(theirs: Path, their_normalizer: Normalizer, ours: Path, weights: 
     Raises:
         ValueError: the vocabulary is the same, but captions go through another normaliser.
     """
-    if words_of(theirs) != words_of(ours):
+    if hash_vocabulary(theirs) != hash_vocabulary(ours):
         return [f"another tokenizer than in {weights}: its text embedding knows other words"]
     if (now := normalizer_of(ours)) != their_normalizer:
         raise ValueError(

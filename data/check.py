@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.record_checks import check_whole, remember
+from data.record_checks import check_whole, mark_checked
 from data.records import open_records
 
 
@@ -36,7 +36,7 @@ def main(config: CheckConfig) -> None:
         records = open_records(folder)
         files = list(check_whole(folder, records.about, records.arrays, records.examples))
         records.columns.check()
-        remember(folder)
+        mark_checked(folder)
         print(f"{folder}: {len(records):,} pictures in {len(files)} arrays, as they were written")
 
 

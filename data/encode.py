@@ -58,12 +58,12 @@ def main(config: EncodeConfig) -> None:
 
     config = clone.with_found(config, "vqgan", "tokenizer")
     check_settings(config)
-    processes.join(ParallelConfig(**vars(config.parallel)), peers.lose)
+    processes.join(ParallelConfig(**vars(config.parallel)), peers.end_after_loss)
     with peers.watch_peers(), contextlib.ExitStack() as stack:
         agreement.check_start(config)
-        job = agreement.together(lambda: _Job(config))
+        job = agreement.call_in_all(lambda: _Job(config))
         agreement.check({name: json.dumps(value) for name, value in job.recipe.items()})
-        if processes.from_first(lambda: job.open(stack)):
+        if processes.from_process_0(lambda: job.open(stack)):
             print(f"{job.out} is finished already: {_counts(job.out)}")
         else:
             _encode(job)

@@ -19,7 +19,7 @@ from common import clone
 from common.batch import TokenBatch
 from common.split_names import TRAIN
 from data.batches import Batches, open_batches
-from data.captions import words_of
+from data.captions import hash_vocabulary
 from data.order import hash_of
 from data.records import Records, open_whole
 from data.rules import describe, format_table, keep_for_training
@@ -161,7 +161,7 @@ def check_alike(ours: Records, other: Records) -> None:
 
 
 def _words(records: Records) -> str:
-    return words_of(records.tokenizer_folder)
+    return hash_vocabulary(records.tokenizer_folder)
 
 
 def _normalizer(records: Records) -> Any:

@@ -54,7 +54,7 @@ def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None
             raise _damaged(folder, about, name, f"it has {has:,} where {whole} need {wanted:,}")
 
 
-def glance(folder: Path, about: Mapping[str, object], arrays: Arrays) -> None:
+def check_samples(folder: Path, about: Mapping[str, object], arrays: Arrays) -> None:
     """Check samples of every array, in a time that does not depend on their sizes.
 
     Raises:
@@ -123,26 +123,26 @@ def check_whole(
 
 
 def was_checked(folder: Path) -> bool:
-    """True if `remember` was called for these files. Sizes, times and inodes are compared."""
+    """True if `mark_checked` was called for these files. Sizes, times and inodes are compared."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         for place in _places(folder):
-            if place.is_file() and json.loads(place.read_bytes()) == stamp(folder):
+            if place.is_file() and json.loads(place.read_bytes()) == file_versions(folder):
                 return True
     return False
 
 
-def remember(folder: Path) -> None:
+def mark_checked(folder: Path) -> None:
     """Record beside the files, or in the user's cache, that they are undamaged."""
     for place in _places(folder):
         if place.exists() and not place.is_file():  # a pipe would wait for a reader
             continue
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps(stamp(folder)) + "\n", encoding="utf-8")
+            place.write_text(json.dumps(file_versions(folder)) + "\n", encoding="utf-8")
             return
 
 
-def stamp(folder: Path) -> dict[str, list[int]]:
+def file_versions(folder: Path) -> dict[str, list[int]]:
     """Name → [size, time, inode] of each file. Copied or restored files have other inodes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEEN)
     stats = {str(p.relative_to(folder)): p.stat() for p in files}

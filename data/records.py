@@ -19,7 +19,7 @@ from common.split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 from data.array_files import READ_AHEAD, open_array, read_ahead
 from data.column_files import ColumnFiles
 from data.examples import Examples
-from data.record_checks import check_shapes, check_whole, glance, remember, was_checked
+from data.record_checks import check_samples, check_shapes, check_whole, mark_checked, was_checked
 from data.records_json import ARRAYS, EXTRA, MARKER, damaged, read_about
 from data.sources.addresses import scheme_of
 from data.sources.config import PLAIN, ReadingConfig
@@ -195,7 +195,7 @@ def open_records(folder: str | Path) -> Records:
     arrays = {name: open_array(folder, name, about) for name in names}
     check_shapes(folder, about, arrays)
     read_ahead(arrays["split"])  # `rows` reads all of it
-    glance(folder, about, arrays)
+    check_samples(folder, about, arrays)
     for array in arrays.values():
         if array.nbytes <= READ_AHEAD:
             read_ahead(array)
@@ -220,7 +220,7 @@ def open_whole(folder: str | Path) -> Records:
     elif not was_checked(records.folder):
         for _ in check_whole(records.folder, records.about, records.arrays, records.examples):
             pass
-        remember(records.folder)
+        mark_checked(records.folder)
     return records
 
 

@@ -83,10 +83,10 @@ def of_source(source: Source, config: ReportConfig) -> Report:
     """The report on pictures that are not encoded yet."""
     report = Report(f"Pictures {source.path}", [("recognised as", source.describe())])
     report.summary += [("noticed", line) for line in source.warnings()]
-    rows = spread(len(source), max(config.looked_at, config.pictures))
+    rows = evenly_spaced(len(source), max(config.looked_at, config.pictures))
     readings = list(read_pictures(source, _SIDE, rows, True, PLAIN_WITHOUT_END))
     used = [one for one in readings if one.pixels is not None]
-    report.pictures = [_picture(used[i]) for i in spread(len(used), config.pictures)]
+    report.pictures = [_picture(used[i]) for i in evenly_spaced(len(used), config.pictures)]
     captions = [text for one in used if one.example for text, _ in one.example.captions]
     report.lengths = [len(text.split()) for text in captions]
     report.words = common_words(captions)
@@ -103,14 +103,14 @@ def of_records(records: Records, config: ReportConfig) -> Report:
     report = Report(f"Token records {records.folder}", summary_of(records))
     report.lengths = np.asarray(records.text_lengths).tolist()
     report.length_unit = f"tokens of at most {records.text_length}"
-    rows = spread(len(records), _MOST_CAPTIONS)
+    rows = evenly_spaced(len(records), _MOST_CAPTIONS)
     report.words = common_words(str(records.examples[row]["caption"]) for row in rows)
     flat = np.asarray(records.image_tokens).ravel()
     report.code_counts = np.bincount(flat, minlength=records.codebook_size).tolist()
     found = records.about.get("filters")
     report.filters = [one for one in found if isinstance(one, dict)] if found else []
     report.skipped = by_reason(read_bad_samples(records.folder / BAD_SAMPLES))
-    chosen = spread(len(records), config.pictures)
+    chosen = evenly_spaced(len(records), config.pictures)
     size, decoded = decode(records, chosen)
     readings, why = read_again(records, chosen, size)
     if why:
@@ -120,7 +120,7 @@ def of_records(records: Records, config: ReportConfig) -> Report:
         for row, again in zip(chosen, decoded, strict=True)
     ]
     if not why:
-        looked, _ = read_again(records, spread(len(records), config.looked_at), size)
+        looked, _ = read_again(records, evenly_spaced(len(records), config.looked_at), size)
         report.groups = duplicates([one for _, one in sorted(looked.items())])
     return report
 
@@ -143,7 +143,7 @@ def summary_of(records: Records) -> list[tuple[str, str]]:
     return said + [(f"damaged: {name}", str(why)) for name, why in (damaged or {}).items()]
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """At most `most` of `count` indices, evenly spaced."""
     return sorted(set(np.linspace(0, count - 1, min(count, most)).astype(int).tolist()))
 

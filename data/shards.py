@@ -200,7 +200,7 @@ def open_shards(shards: ShardFolder, plan: Mapping[str, Any]) -> None:
         was = read_json(path / PLAN)
         old = ShardFolder(path, *(_number(was.get(name)) for name in ("pictures", "shard_size")))
         if was != said and (done := old.num_done()):
-            raise ValueError(_describe_other_plan(path, was, said, done))
+            raise ValueError(_describe_changes(path, was, said, done))
     elif others := [one.name for one in path.iterdir() if not one.name.startswith(".")]:
         raise ValueError(f"{path} is there and holds {others[0]}; remove it or name another --out")
     write_text(path / PLAN, json.dumps(said, indent=1) + "\n")
@@ -211,9 +211,7 @@ def _number(value: Any) -> int:
     return value if type(value) is int and 0 < value < 1 << 40 else 1
 
 
-def _describe_other_plan(
-    path: Path, was: Mapping[str, Any], now: Mapping[str, Any], done: int
-) -> str:
+def _describe_changes(path: Path, was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> str:
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     changed = ", ".join(
         "the source's files"

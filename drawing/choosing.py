@@ -99,7 +99,7 @@ def try_pairs(
         f"choosing guidance and temperature: {len(pairs)} × {len(rows)} pictures", file=sys.stderr
     )
     drawn = [drawer.draw(params, prompts, seeds) for drawer in drawers]
-    limit = min(BLANK, float(np.median(spreads(gallery.pictures))) / 2)
+    limit = min(BLANK, float(np.median(deviations(gallery.pictures))) / 2)
     trials = []
     for (guidance, temperature), pictures in zip(pairs, drawn, strict=True):
         blank = are_blank(pictures, limit)
@@ -142,10 +142,10 @@ def with_concept(example: dict[str, Any]) -> dict[str, Any]:
 
 def are_blank(pictures: UInt8[np.ndarray, "b y x 3"], limit: float) -> Bool[np.ndarray, " b"]:
     """True for each picture whose standard deviation is below `limit`."""
-    return spreads(pictures) < limit
+    return deviations(pictures) < limit
 
 
-def spreads(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float64[np.ndarray, " b"]:
+def deviations(pictures: UInt8[np.ndarray, "b y x 3"]) -> Float64[np.ndarray, " b"]:
     """The standard deviation of each picture's pixel values, of 255."""
     return pictures.reshape(len(pictures), -1).std(axis=1)
 

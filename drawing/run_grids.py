@@ -59,7 +59,7 @@ def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> b
     need = transformer.count_params(config.model) * (4 + width)
     shapes = parallel.shapes(make_state(config, model.init), devices)
     need += fitting.bytes_on_device(shapes)
-    room = processes.from_first(lambda: fitting.device_memory(devices))
+    room = processes.from_process_0(lambda: fitting.device_memory(devices))
     if need > room:
         print(
             f"no picture grids: whole weights beside a shard of the state take {need / 1e9:.3f} "

@@ -31,7 +31,7 @@ LEGEND = {
 
 
 @dataclass(frozen=True)
-class Lens:
+class FeatureSpace:
     """The features with which pictures are compared."""
 
     name: str
@@ -39,12 +39,12 @@ class Lens:
     ranker: Ranker | None = None
 
 
-def open_lens(clip: str | None) -> Lens:
+def open_features(clip: str | None) -> FeatureSpace:
     """The features of the CLIP in a folder; without one, shape and colour."""
     if clip is None:
-        return Lens("shape and colour")
+        return FeatureSpace("shape and colour")
     ranker = open_ranker(clip)
-    return Lens(f"the CLIP in {clip}", ranker.image_features, ranker)
+    return FeatureSpace(f"the CLIP in {clip}", ranker.image_features, ranker)
 
 
 def describe_clip(clip: str, pictures: int, candidates: int) -> str:
@@ -57,7 +57,7 @@ def describe_clip(clip: str, pictures: int, candidates: int) -> str:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class References:
     """The real pictures that the drawn ones of a split are compared with, the same for all runs."""
 
     prompts: Sequence[str]
@@ -68,41 +68,41 @@ class Yardstick:
     by the VQGAN (ceiling)."""
 
 
-def measure_real(lens: Lens, exam: Exam, split: str, repainted: Pictures) -> Yardstick:
-    """The yardstick of a split. With few other pictures, fewer random ones are taken."""
+def measure_real(space: FeatureSpace, exam: Exam, split: str, repainted: Pictures) -> References:
+    """The references of a split. With few other pictures, fewer random ones are taken."""
     targets = exam.targets[split]
-    prompts, real = exam.prompts(split), lens.features(exam.gallery.pictures[targets])
+    prompts, real = exam.prompts(split), space.features(exam.gallery.pictures[targets])
     others = np.setdiff1d(np.arange(len(exam.gallery.pictures)), targets)
     by_lot = exam.gallery.pictures[evenly(others, len(targets))]
     pictures = {"chance": by_lot[:, None], "ceiling": repainted[:, None]}
-    rows = {name: _figures(lens, prompts, real, some) for name, some in pictures.items()}
-    return Yardstick(prompts, real, rows)
+    rows = {name: _figures(space, prompts, real, some) for name, some in pictures.items()}
+    return References(prompts, real, rows)
 
 
 def compare(
-    lens: Lens, yardstick: Yardstick, drawn: UInt8[np.ndarray, "p k y x 3"]
+    space: FeatureSpace, references: References, drawn: UInt8[np.ndarray, "p k y x 3"]
 ) -> dict[str, Row]:
-    """The figures of the drawn pictures, followed by the yardstick's rows. A single prompt has no
+    """The figures of the drawn pictures, followed by the references' rows. A single prompt has no
     Fréchet distance."""
-    found = _figures(lens, yardstick.prompts, yardstick.real, drawn)
-    return {"drawn": found, **yardstick.rows}
+    found = _figures(space, references.prompts, references.real, drawn)
+    return {"drawn": found, **references.rows}
 
 
 def _figures(
-    lens: Lens,
+    space: FeatureSpace,
     prompts: Sequence[str],
     real: Float[np.ndarray, "p f"],
     pictures: UInt8[np.ndarray, "p k y x 3"],
 ) -> Row:
     count, per_prompt = pictures.shape[:2]
-    flat = lens.features(pictures.reshape(-1, *pictures.shape[2:]))
+    flat = space.features(pictures.reshape(-1, *pictures.shape[2:]))
     seen = flat.reshape(count, per_prompt, -1)
     found: dict[str, float | None] = {"diversity": diversity(seen) if count else None}
     if min(count, len(real)) > 1:  # sets of the same size: a picture of each prompt at a time
         distances = [frechet_distance(seen[:, k], real) for k in range(per_prompt)]
         found["frechet"] = float(np.mean(distances))
-    if lens.ranker:
-        texts = np.repeat(lens.ranker.text_features(prompts[:count]), per_prompt, axis=0)
+    if space.ranker:
+        texts = np.repeat(space.ranker.text_features(prompts[:count]), per_prompt, axis=0)
         found["clip_score"] = float(100 * (flat * texts).sum(axis=1).mean())
     return {name: round(value, 6) for name, value in found.items() if value is not None}
 
@@ -117,10 +117,10 @@ def mean_of(runs: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
     }
 
 
-def as_lines(report: Mapping[str, Mapping[str, Row]], lens: str, label: Callable) -> list[str]:
+def as_lines(report: Mapping[str, Mapping[str, Row]], space: str, label: Callable) -> list[str]:
     """The lines of a table of all splits; `label(name, cells)` makes a line."""
     columns = _columns(report)
-    lines = [f"likeness, by {lens}:", label("", [COLUMNS[c] for c in columns])]
+    lines = [f"likeness, by {space}:", label("", [COLUMNS[c] for c in columns])]
     for split, rows in report.items():
         for name, row in rows.items():
             cells = [f"{row[c]:.3f}" if c in row else "–" for c in columns]

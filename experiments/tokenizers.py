@@ -18,7 +18,7 @@ from common.split_names import TRAIN
 from vqgan import pretrained, quantizer
 from vqgan.autoencoder import build
 from vqgan.losses import hue_loss
-from vqgan.pictures import Pictures, spread
+from vqgan.pictures import Pictures, evenly_spaced
 from vqgan.reconstructions import Reconstructions, make_reconstruction, reconstruct_all
 from vqgan.sets import PicturesConfig, read_sets
 
@@ -37,8 +37,8 @@ def main() -> None:
     given = parser.parse_args()
     opened = [pretrained.load(path) for path in given.tokenizers]
     sets, _ = read_sets(PicturesConfig(source=(given.source,)), opened[0][0].image_size)
-    held_out = {name: spread([p], given.most) for name, p in sets.items() if name != TRAIN}
-    shown = spread([*held_out.values()], SHOWN)
+    held_out = {name: evenly_spaced([p], given.most) for name, p in sets.items() if name != TRAIN}
+    shown = evenly_spaced([*held_out.values()], SHOWN)
     rows = [shown]
     print(f"{'':32}{'pictures':>9}{'dB':>8}{'SSIM':>8}{'hue':>8}{'used %':>8}{'perplexity':>12}")
     for path, (config, params) in zip(given.tokenizers, opened, strict=True):

@@ -14,7 +14,9 @@ SQUARED = "activation/"
 """Prefix of mean squares, of which `finish` takes the root."""
 
 
-def look_inside(model: Transformer, params: Params, batch: TokenBatch[Array]) -> dict[str, Array]:
+def batch_statistics(
+    model: Transformer, params: Params, batch: TokenBatch[Array]
+) -> dict[str, Array]:
     """Means over the rows of a batch by name, without dropout:
 
     - activation/…: the mean square of each layer's output

@@ -10,7 +10,7 @@ import numpy as np
 from common.json_files import read_json
 from common.settings import to_tree
 from config import Config, from_yaml
-from data.captions import CLEAN, check_same, words_of
+from data.captions import CLEAN, compare_tokenizers, hash_vocabulary
 from data.mixture import first_folder
 from model.config import ModelConfig
 from model.pretrained import TOKENIZER_FILES
@@ -88,12 +88,12 @@ def _check_tokenizer(folder: Path, records: Path) -> None:
     ours = records / "tokenizer"
     if not ours.is_dir() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return
-    if words_of(folder) != words_of(ours):
+    if hash_vocabulary(folder) != hash_vocabulary(ours):
         raise ValueError(
             f"the captions of {records} were read by another tokenizer than text_encoder's, "
             f"{folder}; encode again with --tokenizer={folder}"
         )
-    check_same(folder, CLEAN, ours, str(folder))
+    compare_tokenizers(folder, CLEAN, ours, str(folder))
 
 
 def describe_changes(before: ModelConfig, after: ModelConfig) -> str:

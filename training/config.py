@@ -15,7 +15,7 @@ ParamDtype = Literal["float32", "bfloat16"]
 MatmulPrecision = Literal["default", "high", "highest"]
 ParallelMode = Literal["pmap", "mesh"]
 OnSpike = Literal["off", "skip", "rollback"]
-Looks = Literal["off", "economy", "business", "full"]
+ObserveLevel = Literal["off", "economy", "business", "full"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TrainingConfig:
     """Raise the learning rate from 1/1000 of optim.learning_rate to 100 times it over
     training.steps, draw RUN/lr_range.svg, and name a rate to start from (Smith 2015,
     arXiv:1506.01186). No spike and no NaN ends such a run."""
-    observe: Looks = "off"
+    observe: ObserveLevel = "off"
     """Statistics of updates that are logged: economy (without a further pass: norms, histograms,
     distance from the start; with 2 micro-batches or devices also noise scale, GSNR, norm and
     inner-product test), business (a second gradient and a forward pass: alpha, activations,

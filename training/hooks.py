@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from training.update.observables import whole_norm
-from training.update.precision import widen
+from training.update.precision import to_float32
 from training.update.state import TrainState
 
 H = TypeVar("H")
@@ -38,7 +38,9 @@ def measure_distance(start: Callable[[], PyTree]) -> Callable[[int, TrainState],
     """An action that returns the L2 distance of the parameters from `start()`, as look/distance.
     `start` is called once, when the hook is first due."""
     held: list[PyTree] = []
-    away = jax.jit(lambda a, b: whole_norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)))
+    away = jax.jit(
+        lambda a, b: whole_norm(jax.tree.map(lambda x, y: to_float32(x) - to_float32(y), a, b))
+    )
 
     def measure(step: int, state: TrainState) -> dict[str, float]:
         if not held:

@@ -51,7 +51,7 @@ class Objective(Generic[B]):
     """The parts of a recipe that one update needs."""
 
     loss: Loss[B]
-    look_inside: Callable[[Update], Mapping[str, Array]] | None = None
+    model_statistics: Callable[[Update], Mapping[str, Array]] | None = None
     """An observable of the model itself, for training.observe from level business on."""
     players: Players = field(default_factory=dict)
     """Further sets of parameters that are trained beside the model's, by name."""

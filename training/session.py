@@ -65,7 +65,7 @@ def train(
         ValueError: settings, data, folder and devices do not fit together, the processes disagree,
             or the run diverges.
     """
-    processes.join(config.parallel, peers.lose)
+    processes.join(config.parallel, peers.end_after_loss)
     with peers.watch_peers():
         agreement.check_start(config)
         return _prepare_and_train(config, make_recipe, load, programs)
@@ -82,7 +82,7 @@ def _prepare_and_train(
     devices = find_devices(config.parallel)
     if config.training.micro_batch_size != "auto":
         micro_batch_size(config.training, devices)  # raises before a folder is made
-    recipe = agreement.together(lambda: make_recipe(config))
+    recipe = agreement.call_in_all(lambda: make_recipe(config))
     agreement.check(recipe.depends_on)
     epochs, config = config.training.epochs, in_updates(config, recipe.examples)
     config = range_test.without_guard(config)
@@ -90,7 +90,7 @@ def _prepare_and_train(
     largest = recipe.batch_shapes(max(make_plan(config.training).sizes))
     create = make_state(config, recipe.init, recipe.players)
     check_room(parallel.shapes(create, devices), largest, devices)
-    folder, changes = processes.from_first(lambda: _open_folder(config, read))
+    folder, changes = processes.from_process_0(lambda: _open_folder(config, read))
     run = Run(Path(folder), devices, choose_micro_batch(config, recipe, devices), programs)
     state = _Session(config, recipe, run, read, epochs).train(changes)
     recipe.finish(run, state)
@@ -177,7 +177,7 @@ class _Session:
     def _resume(self, checkpoints: Checkpoints) -> tuple[TrainState, list[str]] | None:
         """The state of this run's newest checkpoint; None without a checkpoint."""
         found = checkpoints.resume(
-            self._shapes, runs.held_to(self._recipe.depends_on, self._config.allow_changes)
+            self._shapes, runs.fixed_on_resume(self._recipe.depends_on, self._config.allow_changes)
         )
         if found is None:
             return None
@@ -189,7 +189,7 @@ class _Session:
         if not source:
             return None
         settings = to_tree(self._config)
-        about = runs.held_to(self._recipe.depends_on, self._config.allow_changes)
+        about = runs.fixed_on_resume(self._recipe.depends_on, self._config.allow_changes)
         found, lines, self._past_plan = branch(
             source, self._run, settings, self._read, about, self._shapes()
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.files import write_text
 from common.json_files import read_list
-from training.devices.processes import from_first
+from training.devices.processes import from_process_0
 
 MOST = 2**62
 
@@ -58,7 +58,7 @@ class Skips:
         self._path, self._is_writer = path, is_writer
         self.ranges: list[SkippedBatches] = []
         # Process 0's file counts: other processes may not see its disk.
-        found = from_first(lambda: [vars(one) for one in read_ranges(path)])
+        found = from_process_0(lambda: [vars(one) for one in read_ranges(path)])
         self.ranges = [SkippedBatches(**one) for one in found]
 
     def position(self, n: int) -> int:

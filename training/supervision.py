@@ -16,7 +16,7 @@ from training.saved.checkpoint import Checkpoints
 from training.saved.remote import UnreachableError
 from training.skips import SkippedBatches, Skips
 from training.spans import parse_range
-from training.update.spikes import FINE, LEVEL, NOT_FINITE, SPIKE, forgive
+from training.update.spikes import FINE, LEVEL, NOT_FINITE, SPIKE, reset_budget
 from training.update.state import TrainState, is_finite
 from training.update.step_metrics import Row, ScaleMetrics, StepMetrics, evaluated
 
@@ -73,7 +73,7 @@ class Supervisor:
         if self._over:
             if not is_finite(state):
                 return
-            state = state._replace(guard=state.guard and forgive(state.guard))
+            state = state._replace(guard=state.guard and reset_budget(state.guard))
         self._tracker.sync()
         self._checkpoints.save(state, self._about, evaluated(self._row))
         if self._settings.on_spike == "rollback":
@@ -196,7 +196,7 @@ class Supervisor:
         self._checkpoints.settle()
         state = self._checkpoints.resume(
             lambda: self._like,
-            runs.held_to(self._about, self._config.allow_changes),
+            runs.fixed_on_resume(self._about, self._config.allow_changes),
             lambda n: n < step and n % every == 0,
         )
         assert state is not None  # _consider_rollback saw it

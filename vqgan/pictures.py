@@ -73,7 +73,7 @@ def shift_pictures(pictures: Pictures, offsets: Int[np.ndarray, "_ 2"], shift: i
     return padded[np.arange(len(pictures))[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def spread(pictures: Sequence[Pictures], count: int) -> Pictures:
+def evenly_spaced(pictures: Sequence[Pictures], count: int) -> Pictures:
     """At most `count` pictures, evenly spaced over the given sets."""
     together = np.concatenate(pictures)
     chosen = np.linspace(0, len(together) - 1, min(count, len(together))).round().astype(int)

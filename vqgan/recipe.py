@@ -34,7 +34,7 @@ from vqgan.encoder import PER_DEVICE, make_encoder
 from vqgan.finetuning import fit, keeps_codebook
 from vqgan.layers import Params
 from vqgan.objective import make_loss, make_painting
-from vqgan.pictures import FoundTokens, Pictures, PictureStream, spread
+from vqgan.pictures import FoundTokens, Pictures, PictureStream, evenly_spaced
 from vqgan.reconstructions import make_figures, make_reconstruction, write_grid
 from vqgan.releasing import release
 from vqgan.renewal import make_renewals
@@ -74,7 +74,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe[PictureBatch]:
     def finish(run: Run, state: TrainState) -> None:
         params = None if card(run).is_file() else parallel.on_first_device(state.weights)
         if params is not None and run.devices.is_first:
-            judged = {**sets, TRAIN: spread([sets[TRAIN]], JUDGED)}
+            judged = {**sets, TRAIN: evenly_spaced([sets[TRAIN]], JUDGED)}
             release(config.model, autoencoder, params, judged, run.folder)
 
     return Recipe(
@@ -265,11 +265,11 @@ def make_hooks(
     training = config.training
     begin = first_quantized(config)
     quantized, smooth = make_reconstruction(autoencoder), make_reconstruction(autoencoder, False)
-    some = {name: spread([p], training.eval_examples) for name, p in sets.items()}
+    some = {name: evenly_spaced([p], training.eval_examples) for name, p in sets.items()}
     codes = config.model.codebook_size
     figures, before = (make_figures(kind, some, codes) for kind in (quantized, smooth))
     held_out = [p for name, p in sets.items() if name != TRAIN] or [sets[TRAIN]]
-    shown = spread(held_out, GRID_PICTURES)
+    shown = evenly_spaced(held_out, GRID_PICTURES)
 
     def evaluate(step: int, state: TrainState) -> Mapping[str, float]:
         return (figures if step > begin else before)(parallel.on_first_device(state.weights))

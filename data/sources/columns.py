@@ -17,7 +17,7 @@ from data.pictures import MAX_BYTES
 from data.sources import texts
 from data.sources.base import Example, Source, Unused, printable
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.names import words_of
+from data.sources.names import words_in_name
 from data.sources.places import Places
 from data.sources.splits import split_from
 
@@ -158,7 +158,11 @@ class ColumnSource(Source):
         names = self._table.labels.get(self._label, [])
         known = isinstance(label, int) and 0 <= label < len(names)
         name = (
-            words_of(names[label]) if known else words_of(label) if isinstance(label, str) else ""
+            words_in_name(names[label])
+            if known
+            else words_in_name(label)
+            if isinstance(label, str)
+            else ""
         )
         return texts.weighed([self.config.caption_template.replace("{}", name)] if name else [])
 

@@ -18,7 +18,7 @@ from data.sources.files import (
     last_part,
 )
 from data.sources.folder import FolderSource
-from data.sources.names import caption_from_name, words_of
+from data.sources.names import caption_from_name, words_in_name
 from data.sources.pairing import pair
 from data.sources.parquet import ParquetTable, holds_pictures
 from data.sources.places import Places
@@ -139,7 +139,7 @@ def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
         return None
     entries = []
     for name, one in classes.items():
-        words = (words_of(one) or one) if one else ""
+        words = (words_in_name(one) or one) if one else ""
         said = [config.caption_template.replace("{}", words)] if words else []
         entries.append(listed.Entry(name, list(texts.weighed(said).captions)))
     listed.split_by_folders(entries)

@@ -30,7 +30,7 @@ _VERSION = re.compile(r"(\s+(final|copy|kopie|edited|v[0-9]+))+$")
 _COUNTED = re.compile(r"\b([^\W\d_]{4,})[0-9]{1,3}\b")
 
 
-def words_of(name: str) -> str:
+def words_in_name(name: str) -> str:
     """The words of a name in lower case, without numbers: Brown_Fish-01 is "brown fish". A web
     address's %20 is a blank."""
     name = unicodedata.normalize("NFC", unquote(name))  # macOS writes ä as a and two dots
@@ -49,10 +49,10 @@ def caption_from_name(file: str) -> Captions:
     is "flower". None if they say nothing: numbers, hashes, or
     what a camera or program writes, such as IMG_4711, P1010012 or "Screenshot (3)"."""
     stem = os.path.splitext(file.rpartition("/")[2])[0]
-    words = words_of(_UUID.sub("", stem))
+    words = words_in_name(_UUID.sub("", stem))
     words = _COUNTED.sub(r"\1", _VERSION.sub("", words))
     named = unicodedata.normalize("NFC", stem)
-    is_program, rest = bool(_PROGRAM.search(named)), words_of(_PROGRAM.sub(" ", named))
+    is_program, rest = bool(_PROGRAM.search(named)), words_in_name(_PROGRAM.sub(" ", named))
     is_said = any(
         not (_SAYS_NOTHING.fullmatch(word) or (is_program and word in _PLACED))
         for word in (rest if is_program else words).split()

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from command_line.help_page import first_sentence, is_required, meant
+from command_line.help_page import first_sentence, is_required, likely_flags
 from command_line.parser import parse_config
 from common.settings import settings_of
 from config import Config
@@ -181,8 +181,11 @@ def test_a_flag_that_means_nothing_is_not_guessed_at() -> None:
 
 
 def test_the_place_that_was_named_decides_between_two() -> None:
-    assert meant("--checkpoint.evry", ["grids.every", "checkpoint.every"])[0] == "checkpoint.every"
-    assert meant("--every", ["grids.every", "checkpoint.every"]) == [
+    assert (
+        likely_flags("--checkpoint.evry", ["grids.every", "checkpoint.every"])[0]
+        == "checkpoint.every"
+    )
+    assert likely_flags("--every", ["grids.every", "checkpoint.every"]) == [
         "grids.every",
         "checkpoint.every",
     ]

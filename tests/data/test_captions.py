@@ -56,21 +56,21 @@ def test_a_copy_has_the_tokenizer_and_its_normaliser_and_nothing_else(
     captions.copy_tokenizer(made, tmp_path / "copy", captions.normalizer_of(made))
     assert {p.name for p in (tmp_path / "copy").iterdir()} == {"tokenizer.json", captions.MARK}
     assert captions.normalizer_of(tmp_path / "copy") == "dalle_mini"
-    assert captions.words_of(tmp_path / "copy") == captions.words_of(made)
+    assert captions.hash_vocabulary(tmp_path / "copy") == captions.hash_vocabulary(made)
 
 
 def test_records_whose_tokenizer_changed_are_refused_by_name(made: Path, tmp_path: Path) -> None:
     records, text = made.parent, captions.describe(made, 8)
-    captions.check_described(records, text, 8)
-    captions.check_described(records, None, 8)
+    captions.check_unchanged(records, text, 8)
+    captions.check_unchanged(records, None, 8)
     for name, value in (("pad_id", 7), ("end_id", 7), ("text_length", 9), ("words", "other")):
         with pytest.raises(ValueError, match=rf"made with {name} {value}, and its tokenizer now"):
-            captions.check_described(records, text | {name: value}, 8)
+            captions.check_unchanged(records, text | {name: value}, 8)
     write(
         made / "config.json", {"normalize_text": True}
     )  # as in records from before it was stored there
     with pytest.raises(ValueError, match="made with normalizer clean, .* now has dalle_mini"):
-        captions.check_described(records, None, 8)
+        captions.check_unchanged(records, None, 8)
 
 
 def test_weights_and_records_have_the_same_normaliser_or_other_words(
@@ -79,14 +79,14 @@ def test_weights_and_records_have_the_same_normaliser_or_other_words(
     ours = tmp_path / "records" / "tokenizer"
     ours.parent.mkdir()
     captions.copy_tokenizer(made, ours, "clean")
-    assert captions.check_same(made, "clean", ours, "runs/a") == []
+    assert captions.compare_tokenizers(made, "clean", ours, "runs/a") == []
     message = r"runs/a .* normaliser dalle_mini, .*records through clean; encode again with "
     with pytest.raises(ValueError, match=message + rf"--tokenizer={made} --normalizer=dalle_mini"):
-        captions.check_same(made, "dalle_mini", ours, "runs/a")
-    captions.check_kept(made, ours)
+        captions.compare_tokenizers(made, "dalle_mini", ours, "runs/a")
+    captions.check_same_as_records(made, ours)
     write(made / captions.MARK, {"normalizer": "dalle_mini"})
     with pytest.raises(ValueError, match=r"normaliser dalle_mini\) is not the tokenizer of"):
-        captions.check_kept(made, ours)
+        captions.check_same_as_records(made, ours)
     train_tokenizer(["another language"], 300, tmp_path / "other")
-    (line,) = captions.check_same(tmp_path / "other", "dalle_mini", ours, "runs/a")
+    (line,) = captions.compare_tokenizers(tmp_path / "other", "dalle_mini", ours, "runs/a")
     assert "knows other words" in line

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data import encode
-from data.captions import normalizer_of, words_of
+from data.captions import hash_vocabulary, normalizer_of
 from data.encoding import EncodeConfig
 from data.exam import read_real_pictures
 from data.normalise import make_normalizer
@@ -148,7 +148,7 @@ def test_records_say_what_made_their_text_and_go_through_the_normaliser_of_the_t
     np.testing.assert_array_equal(records.text_tokens, tokens)
     assert records.about["text"] == {
         "normalizer": "dalle_mini",
-        "words": words_of(tmp_path / "mine"),
+        "words": hash_vocabulary(tmp_path / "mine"),
         "text_length": 12,
         "pad_id": expected.pad_id,
         "end_id": expected.end_id,

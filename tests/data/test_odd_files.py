@@ -59,7 +59,7 @@ def test_checked_records_are_not_noted_in_a_pipe(
     records = tmp_path / "records"
     records.mkdir()
     os.mkfifo(records / record_checks.SEEN)
-    record_checks.remember(records)
+    record_checks.mark_checked(records)
     assert record_checks.was_checked(records)
 
 

@@ -12,7 +12,7 @@ from command_line.parser import parse_config
 from data.encoding import EncodeConfig, reading_of
 from data.reading import read_pictures
 from data.sources import Source, open_source
-from data.sources.names import words_of
+from data.sources.names import words_in_name
 from data.sources.texts import caption_columns, texts_of
 from tests.data.layouts import put, write_parquet
 from tests.data.samples import picture, write_tar
@@ -273,4 +273,4 @@ def test_a_caption_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_names_in_any_script_keep_their_words_whole(name: str, words: str) -> None:
-    assert words_of(name) == words
+    assert words_in_name(name) == words

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data import records
-from data.record_checks import SEEN, stamp, was_checked
+from data.record_checks import SEEN, file_versions, was_checked
 from data.records import Records, open_records, open_whole
 from data.text import train_tokenizer
 from tests.data.test_records import write
@@ -134,7 +134,7 @@ def test_where_the_folder_cannot_be_written_the_reading_is_remembered_elsewhere(
     open_whole(folder)
     assert was_checked(folder)
     assert len(list((tmp_path / "cache" / "pastel").iterdir())) == 1
-    assert SEEN not in stamp(folder)
+    assert SEEN not in file_versions(folder)
 
 
 def test_the_command_names_the_damaged_file_and_ends_with_2(folder: Path) -> None:
@@ -156,7 +156,7 @@ def test_opening_reads_a_few_places_however_many_there_are(tmp_path: Path) -> No
                 read.append(np.size(key))
                 return np.asarray(self)[key]
 
-        from data.record_checks import glance
+        from data.record_checks import check_samples
 
         records: Records = write(
             tmp_path / str(count),
@@ -170,7 +170,7 @@ def test_opening_reads_a_few_places_however_many_there_are(tmp_path: Path) -> No
         )
         read: list[int] = []
         arrays = {name: array.view(Noted) for name, array in records.arrays.items()}
-        glance(records.folder, records.about, arrays)
+        check_samples(records.folder, records.about, arrays)
         return sum(read)
 
     assert places(1000) == places(5000)

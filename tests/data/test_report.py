@@ -13,7 +13,7 @@ from data import encode, report
 from data import filter as filtering
 from data.encoding import EncodeConfig
 from data.filter import FilterConfig
-from data.report import ReportConfig, by_reason, spread
+from data.report import ReportConfig, by_reason, evenly_spaced
 from data.report_page import Picture, Report, page
 from tests.data.samples import picture
 from tests.tiny import TINY_VQGAN
@@ -122,9 +122,9 @@ def test_records_are_reported_with_their_reconstructions_codes_filters_and_skipp
 
 
 def test_places_are_spread_and_reasons_counted() -> None:
-    assert spread(10, 4) == [0, 3, 6, 9]
-    assert spread(2, 4) == [0, 1]
-    assert spread(0, 4) == []
+    assert evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert evenly_spaced(2, 4) == [0, 1]
+    assert evenly_spaced(0, 4) == []
     assert by_reason([("a", "x"), ("b", "y"), ("c", "y")]) == [
         ("y", 2, ["b", "c"]),
         ("x", 1, ["a"]),

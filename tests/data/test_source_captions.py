@@ -13,7 +13,7 @@ import pytest
 from data.reading import Notes, read_pictures
 from data.sources import ReadingConfig, open_source, texts
 from data.sources.base import Unused
-from data.sources.names import caption_from_name, words_of
+from data.sources.names import caption_from_name, words_in_name
 from data.sources.pairing import pair
 from data.sources.splits import split_from
 from tests.data.samples import picture
@@ -199,11 +199,11 @@ def test_names_match_across_letter_case_and_unicode_forms_without_losing_one() -
 
 
 def test_words_are_taken_from_names() -> None:
-    assert words_of("Brown_Fish-01") == "brown fish"
-    assert words_of("10_bird") == "bird"
-    assert words_of("redPanda (2)") == "red panda"
-    assert words_of("IMG_0001") == "img"
-    assert words_of("0001") == ""
+    assert words_in_name("Brown_Fish-01") == "brown fish"
+    assert words_in_name("10_bird") == "bird"
+    assert words_in_name("redPanda (2)") == "red panda"
+    assert words_in_name("IMG_0001") == "img"
+    assert words_in_name("0001") == ""
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from drawing.opening import open_checkpoint
 from drawing.ranking import open_ranker
 from evaluate import EvaluateConfig, draw, main, open_drawers
 from evaluation.scores import interval_of_prompts, interval_of_runs, means
-from evaluation.set_figures import Lens, compare, describe_clip, measure_real
+from evaluation.set_figures import FeatureSpace, compare, describe_clip, measure_real
 from tests.entry.clip_folders import write_clip
 from tests.entry.conftest import write_source
 from tests.png_texts import read_png_about
@@ -106,10 +106,10 @@ def test_real_pictures_are_looked_at_once_for_all_runs(records: Records) -> None
         seen.append(len(pictures))
         return picture_features(pictures)
 
-    real, lens = exam.gallery.pictures[exam.targets["tone"]], Lens("counted", features)
-    yardstick = measure_real(lens, exam, "tone", real)
+    real, space = exam.gallery.pictures[exam.targets["tone"]], FeatureSpace("counted", features)
+    references = measure_real(space, exam, "tone", real)
     seen.clear()
-    runs = [compare(lens, yardstick, real[:, None]) for _ in range(2)]
+    runs = [compare(space, references, real[:, None]) for _ in range(2)]
     assert seen == [8, 8]  # the pictures that each run has drawn
     assert runs[0] == runs[1]
     assert runs[0]["drawn"] == runs[0]["ceiling"]

@@ -49,7 +49,7 @@ def test_a_trial_s_words_are_train_s_and_switch_the_mirror_off(
     monkeypatch.chdir(ROOT)
     tiny = read_sweep(write_tiny(tmp_path, records_folder))
     settings = {"optim.learning_rate": 0.01, "training.steps": 4}
-    words = sweep.words_of(tiny, Trial(0, settings), tmp_path / "out" / "000", "off")
+    words = sweep.command_of(tiny, Trial(0, settings), tmp_path / "out" / "000", "off")
     config = parse_config(Config, words[words.index("train.py") + 1 :])
     assert (config.optim.learning_rate, config.training.steps) == (0.01, 4)
     assert config.tracker.wandb == "off"  # the file says online

@@ -35,7 +35,7 @@ def test_every_layer_is_named_and_tokens_and_predictions_have_their_entropies() 
         "text_mask": jnp.ones((4, 6), bool),
         "image_tokens": jnp.int32(rng.integers(0, 5, (4, 9))),
     }
-    look = jax.jit(lambda params: statistics.look_inside(model, params, batch))
+    look = jax.jit(lambda params: statistics.batch_statistics(model, params, batch))
     found = statistics.finish(look(first_params(TINY)))
     layers = {f"{branch}/{i}" for branch in ("encoder", "decoder") for i in (0, 1)}
     attentions = {f"attention/{one}" for one in layers} | {

@@ -64,9 +64,9 @@ def two_processes(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
 
 
 def test_an_error_of_one_process_is_raised_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert agreement.together(lambda: 3) == 3
+    assert agreement.call_in_all(lambda: 3) == 3
     two_processes(monkeypatch, "no such file")
     with pytest.raises(ValueError, match="process 1: no such file"):
-        agreement.together(lambda: 3)
+        agreement.call_in_all(lambda: 3)
     two_processes(monkeypatch, "")
-    assert agreement.together(lambda: 3) == 3
+    assert agreement.call_in_all(lambda: 3) == 3

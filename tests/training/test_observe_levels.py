@@ -15,7 +15,7 @@ from training.config import ParallelConfig
 from training.devices import parallel
 from training.devices.devices import find_devices
 from training.hooks import measure_distance
-from training.update.observe_levels import make_looks
+from training.update.observe_levels import make_observables
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
 from training.update.step_metrics import to_row
@@ -49,7 +49,7 @@ def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
         micro_batches,
         parallel.mean_over(devices),
         Extras(
-            observables=make_looks("full", 1, PARTS),
+            observables=make_observables("full", 1, PARTS),
             shares=devices.num_shares if devices.mode == "pmap" else 1,
         ),
     )
@@ -140,6 +140,6 @@ def test_they_are_equal_on_any_devices(config: ParallelConfig, micro_batches: in
 
 
 def test_a_batch_in_one_part_has_no_spread() -> None:
-    looks = {one.look.__name__ for one in make_looks("business", 5, 1)}
+    looks = {one.compute.__name__ for one in make_observables("business", 5, 1)}
     assert looks == {"sizes", "histograms", "parabola"}
-    assert make_looks("off", 5, 4) == []
+    assert make_observables("off", 5, 4) == []

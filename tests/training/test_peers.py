@@ -113,9 +113,9 @@ def test_an_error_that_all_have_ends_each_by_its_own(
 
 
 def test_who_is_ending_by_itself_is_not_ended_by_a_loss(done: list[object]) -> None:
-    peers.say_goodbye(exits.STOPPED)
+    peers.announce_end(exits.STOPPED)
     try:
-        assert peers.lose(1, "it sends no heartbeat") == exits.STOPPED
+        assert peers.end_after_loss(1, "it sends no heartbeat") == exits.STOPPED
     finally:
         peers._is_over.clear()
     assert done == []
@@ -129,7 +129,7 @@ def test_a_death_before_the_processes_are_connected_is_a_line_too(
 
     monkeypatch.setattr(peers.jax, "process_count", lambda: 2)
     monkeypatch.setattr(peers.jax, "process_index", lambda: 1)
-    monkeypatch.setattr(peers, "from_first", meet)
+    monkeypatch.setattr(peers, "from_process_0", meet)
     with pytest.raises(EndedError), peers.watch_peers():
         pass
     assert done == [exits.PEER_LOST]

@@ -15,7 +15,7 @@ from optim.config import OptimConfig
 from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from training.config import MatmulPrecision, ParamDtype, TrainingConfig
-from training.update.precision import narrow, round_like, round_randomly
+from training.update.precision import round_like, round_randomly, to_param_dtype
 from training.update.spikes import init_guard
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
@@ -103,7 +103,7 @@ def test_rounding_takes_one_of_both_neighbours_and_is_right_on_average() -> None
 def test_numbers_that_need_no_rounding_stay() -> None:
     x = jnp.array([1.0, -0.5, 0.0, jnp.inf, -jnp.inf, jnp.nan, 3.015625], jnp.float32)
     np.testing.assert_array_equal(round_randomly(x, KEY).astype(jnp.float32), x)
-    params = narrow(init(KEY), "bfloat16")
+    params = to_param_dtype(init(KEY), "bfloat16")
     same = round_like(jax.tree.map(lambda p: p.astype(jnp.float32), params), params, KEY)
     jax.tree.map(np.testing.assert_array_equal, same, params)
 

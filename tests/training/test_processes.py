@@ -104,7 +104,7 @@ def test_a_port_of_another_program_is_refused_where_process_0_would_listen() -> 
 
 
 def test_one_process_needs_nobody() -> None:
-    assert processes.from_first(lambda: {"a": 1}) == {"a": 1}
+    assert processes.from_process_0(lambda: {"a": 1}) == {"a": 1}
     agree = processes.Agreement()
     assert agree(True)
     assert not agree(False)

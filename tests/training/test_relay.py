@@ -81,7 +81,7 @@ SCRIPT = """
     if number == int(victim) and moment == "before":
         jax.process_index = meet_end
     processes.join(ParallelConfig(coordinator=sys.argv[1], num_processes=2, process_id=number),
-        peers.lose)
+        peers.end_after_loss)
     if number == int(victim):
         meet_end()
     time.sleep(300)
@@ -164,7 +164,7 @@ ALONE = """
     processes.MEETING_SECONDS = 1
     try:
         processes.join(ParallelConfig(coordinator=sys.argv[1], num_processes=2, process_id=1),
-            peers.lose)
+            peers.end_after_loss)
     except ValueError as error:
         sys.exit(str(error))
 """

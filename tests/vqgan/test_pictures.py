@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from data.order import order
-from vqgan.pictures import PictureStream, shift_pictures, spread
+from vqgan.pictures import PictureStream, evenly_spaced, shift_pictures
 from vqgan.reconstructions import make_figures, write_grid
 
 
@@ -74,6 +74,6 @@ def test_a_grid_has_a_row_of_reconstructions_below_each_row(pictures, tmp_path):
 
 
 def test_spread_takes_pictures_from_everywhere(pictures):
-    few = spread([pictures[:5], pictures[5:]], 3)
+    few = evenly_spaced([pictures[:5], pictures[5:]], 3)
     np.testing.assert_array_equal(few, pictures[[0, 4, 9]])
-    assert len(spread([pictures], 99)) == 10
+    assert len(evenly_spaced([pictures], 99)) == 10

@@ -138,7 +138,7 @@ def gather(text: str) -> list[str]:
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-def together(make: Callable[[], T]) -> T:
+def call_in_all(make: Callable[[], T]) -> T:
     """The result of `make()`, after it has returned in every process. Collective.
 
     Raises:

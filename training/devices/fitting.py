@@ -54,7 +54,7 @@ def find_micro_batch(
     largest = batch(max(plan.sizes))
     state = parallel.shapes(create, devices)
     if limit is None:
-        limit = processes.from_first(lambda: device_memory(devices))
+        limit = processes.from_process_0(lambda: device_memory(devices))
     print(f"micro-batch  accumulation  GB a device, of {limit / GB:.3f}", flush=True)
     problem = ""
     for size in divisors(share):

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from training import exits
-from training.devices.processes import from_first
+from training.devices.processes import from_process_0
 
 CONNECT_SECONDS = 10
 GRACE_SECONDS = 1.0
@@ -51,7 +51,7 @@ def watch_peers() -> Iterator[None]:
         with _open_lines(number):
             yield
     except exits.StoppedError:  # all stop at one step
-        say_goodbye(exits.STOPPED)
+        announce_end(exits.STOPPED)
         raise
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and not _is_own(error):
@@ -60,12 +60,12 @@ def watch_peers() -> Iterator[None]:
         _hang_up(status)
         atexit.register(exits.end_now, status)  # jax would wait for the others
         raise
-    say_goodbye()
+    announce_end()
 
 
-def lose(number: int, reason: str) -> int:
-    """The exit code with which this process, `number`, is ending already. If it is not ending, end
-    it with a line, because another process died."""
+def end_after_loss(number: int, reason: str) -> int:
+    """End this process, `number`, with one line, because another process died. If this process is
+    ending already, return its exit code instead."""
     if not _is_over.wait(LOST_SECONDS):
         _end(number, reason)
     return _status
@@ -77,8 +77,8 @@ def _is_own(error: Exception) -> bool:
     return str(error).lstrip().startswith("RESOURCE_EXHAUSTED")
 
 
-def say_goodbye(status: int = exits.FINISHED) -> None:
-    """Tell the other processes that this one ends without an error, with exit code `status`."""
+def announce_end(status: int = exits.FINISHED) -> None:
+    """Send to the other processes that this one ends without an error, with exit code `status`."""
     _say(_GOODBYE, status)
 
 
@@ -116,7 +116,9 @@ def _open_lines(number: int) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         server = None if number else stack.enter_context(socket.create_server(("", 0)))
         port = 0 if server is None else server.getsockname()[1]
-        host, port, word = from_first(lambda: [socket.gethostname(), port, secrets.token_hex(16)])
+        host, port, word = from_process_0(
+            lambda: [socket.gethostname(), port, secrets.token_hex(16)]
+        )
         if server is not None:
             _in_background(_accept, server, word, jax.process_count() - 1)
         else:

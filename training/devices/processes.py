@@ -218,7 +218,7 @@ def _tpu_pod(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
 LAUNCHERS = (_open_mpi, _slurm, _kubernetes, _tpu_pod)
 
 
-def from_first(make: Callable[[], Any]) -> Any:
+def from_process_0(make: Callable[[], Any]) -> Any:
     """The result of `make()`, which only process 0 calls; it must be serialisable as JSON. If
     `make` raises ValueError there, every process does. Collective."""
     if jax.process_count() == 1:
@@ -238,7 +238,7 @@ def from_first(make: Callable[[], Any]) -> Any:
     return heard["value"]
 
 
-def everywhere(is_well: bool) -> bool:
+def in_all_processes(is_well: bool) -> bool:
     """True if `is_well` is True in all processes. Collective."""
     if jax.process_count() == 1:
         return is_well

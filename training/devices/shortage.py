@@ -25,7 +25,7 @@ def check_room(
     memory of a device, or a process's share of a batch larger than the machine's. `room` is the
     memory of both in bytes; None = measured."""
     need = bytes_on_device(state)
-    own = processes.from_first(lambda: device_memory(devices)) if room is None else room
+    own = processes.from_process_0(lambda: device_memory(devices)) if room is None else room
     if need > own:
         raise ValueError(
             f"weights and optimizer state take {need / GB:,.3f} GB of each device, which has "
@@ -34,7 +34,7 @@ def check_room(
         )
     sizes = [math.prod(one.shape) * one.dtype.itemsize for one in batch.values()]
     share = sum(sizes) // jax.process_count()
-    machine = processes.from_first(available_memory) if room is None else room
+    machine = processes.from_process_0(available_memory) if room is None else room
     if share > machine:
         examples = max(one.shape[0] for one in batch.values())
         raise ValueError(

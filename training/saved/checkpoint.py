@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from common.trees import map_named
 from training.config import CheckpointConfig
-from training.devices.processes import everywhere, from_first
+from training.devices.processes import from_process_0, in_all_processes
 from training.saved.digests import (
     check_fit,
     describe,
@@ -217,7 +217,7 @@ class Checkpoints:
         self, read: Callable[[int], T], is_eligible: Eligible = lambda step: True
     ) -> tuple[int, T] | None:
         """(newest undamaged step, `read(step)`); None if there are no steps."""
-        steps = [step for step in reversed(from_first(self.steps)) if is_eligible(step)]
+        steps = [step for step in reversed(from_process_0(self.steps)) if is_eligible(step)]
         for step in steps:
             try:
                 return step, read(step)
@@ -232,7 +232,7 @@ class Checkpoints:
         for step in self.steps() if jax.process_index() == 0 else ():
             if step > newest:
                 self._store.set_aside(step)
-        everywhere(True)
+        in_all_processes(True)
         self._store.reload()
 
     def restore(self, like: TrainState, step: int) -> TrainState:
@@ -324,7 +324,7 @@ class Checkpoints:
             if "RESOURCE_EXHAUSTED" in str(error):  # no fault of the files
                 raise
             problem = error
-        is_well = everywhere(problem is None) if together else problem is None
+        is_well = in_all_processes(problem is None) if together else problem is None
         if not is_well:
             reason = _first_line(problem) if problem else "another process could not read its part"
             raise DamagedError(f"checkpoint {name} is damaged: {reason}") from problem

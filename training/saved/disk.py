@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from training.devices.processes import from_first
+from training.devices.processes import from_process_0
 
 
 @functools.cache
@@ -90,7 +90,7 @@ class FolderSteps:
     def _check_room(self, size: int) -> None:
         """Raise OSError in all processes if the disk has fewer free bytes. A write that fails
         midway would leave other writes running."""
-        free = from_first(lambda: shutil.disk_usage(self._folder).free)
+        free = from_process_0(lambda: shutil.disk_usage(self._folder).free)
         if free < size + BESIDES:
             wanted, there = f"{size / 1e6:,.1f} MB to write", f"{free / 1e6:,.1f} MB free"
             raise OSError(f"No space left on device: {wanted}, {there}")

@@ -22,7 +22,7 @@ import tensorstore as ts
 from jaxtyping import PyTree
 
 from common.trees import named_leaves
-from training.devices.processes import everywhere
+from training.devices.processes import in_all_processes
 
 Store = ts.KvStore
 SCHEMES = ("gs://", "s3://", "file://")
@@ -140,7 +140,7 @@ class ObjectSteps:
                 self._remove(step)  # the rest of an interrupted save
             except Exception as error:
                 problem = error
-        if not everywhere(problem is None):
+        if not in_all_processes(problem is None):
             raise problem or UnreachableError("process 0 cannot reach it")
         pieces = {
             object_name(name): (leaf.shape, leaf.dtype, _cut(leaf), _pieces(leaf))
@@ -187,7 +187,7 @@ class ObjectSteps:
                 writing.result()
         except Exception as error:
             problem = error
-        if not everywhere(problem is None):
+        if not in_all_processes(problem is None):
             raise problem or UnreachableError("another process could not write its part")
 
     def clean(self, step: int) -> None:

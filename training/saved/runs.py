@@ -111,7 +111,7 @@ def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
     return {name: values for name, values in changes.items() if not _is_free(name, allowed)}
 
 
-def held_to(about: Mapping[str, object], allowed: Sequence[str]) -> dict[str, Any]:
+def fixed_on_resume(about: Mapping[str, object], allowed: Sequence[str]) -> dict[str, Any]:
     """The parts of `about` that must be the same on resume: all; none if `allowed`, patterns of
     settings, has data.records or data.source; all but the rules if it has data.filter."""
     if any(fnmatchcase(name, one) for one in allowed for name in ("data.records", "data.source")):

@@ -22,9 +22,9 @@ from training.devices.devices import Devices
 from training.recipe import Objective, Recipe
 from training.reports.range_test import rising
 from training.update.observables import Observable, tensor_norms
-from training.update.observe_levels import make_looks
+from training.update.observe_levels import make_observables
 from training.update.players import Player, Players
-from training.update.precision import widen
+from training.update.precision import to_float32
 from training.update.spikes import init_guard
 from training.update.state import TrainState
 from training.update.step import Extras, Step, make_train_step
@@ -44,7 +44,9 @@ def make_update(
     size = size or micro_batch_size(training, devices)
     shares = devices.num_shares if devices.mode == "pmap" else 1
     parts = max(training.batch_size // (size * devices.num_shares), 1) * shares
-    looks = make_looks(training.observe, training.observe_every, parts, objective.look_inside)
+    by_level = make_observables(
+        training.observe, training.observe_every, parts, objective.model_statistics
+    )
     return make_train_step(
         parallel.gather_before(objective.loss, devices),
         make_optimizer(config.optim, parallel.spread(devices), objective.rates),
@@ -57,7 +59,7 @@ def make_update(
             update_ema=make_average(config.optim),
             observables=[
                 Observable(training.norms_every, tensor_norms),
-                *looks,
+                *by_level,
                 *objective.observables,
             ],
             players={n: _gathered(player, devices) for n, player in objective.players.items()},
@@ -106,7 +108,7 @@ def with_params(config: RunConfig, state: TrainState, params: PyTree) -> TrainSt
     state = state._replace(opt_state=None, params=params)  # frees the memory of the old arrays
 
     def make(params: PyTree) -> PyTree:
-        return make_optimizer(config.optim).init(widen(params))
+        return make_optimizer(config.optim).init(to_float32(params))
 
     return state._replace(
         opt_state=jax.jit(make, out_shardings=places)(params),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from optim.accumulate import accumulate, accumulate_parts
 from training.update.loss import B, Loss, LossContext, Means
 from training.update.observables import Recompute
-from training.update.precision import widen
+from training.update.precision import to_float32
 from training.update.state import TrainState
 
 Parts = tuple[PyTree, Array] | None
@@ -101,7 +101,7 @@ class Gradients(Generic[B]):
             part, key_data = part_and_keys
             keys = jax.random.wrap_key_data(key_data)
             grads, found = jax.grad(scaled, has_aux=True)(params, part, keys)
-            return widen(grads), found
+            return to_float32(grads), found
 
         keys = example_keys(state, batch["example_index"])
         both = batch, jax.random.key_data(keys)

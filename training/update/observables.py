@@ -72,10 +72,10 @@ class Recompute:
 
 @dataclass(frozen=True)
 class Observable:
-    """A function `look` that is computed in every `every`th update; 0 = never."""
+    """A function `compute` that is computed in every `every`th update; 0 = never."""
 
     every: int
-    look: Callable[[Update], Mapping[str, Array]]
+    compute: Callable[[Update], Mapping[str, Array]]
     """Update → numbers or vectors by name, with the same names and shapes in each update."""
     wants_parts: bool = False
     """True if it reads the gradients of the micro-batches, which take memory."""
@@ -103,12 +103,12 @@ def observe(table: Sequence[Observable], update: Update) -> tuple[Observed, ...]
 
 
 def _observe(one: Observable, update: Update) -> Observed:
-    shapes = jax.eval_shape(lambda: one.look(update))
+    shapes = jax.eval_shape(lambda: one.compute(update))
     names = tuple(shapes)
     lengths = tuple(int(shapes[n].size) if shapes[n].ndim else None for n in names)
 
     def compute() -> Array:
-        found = one.look(update)
+        found = one.compute(update)
         return jnp.concatenate([jnp.ravel(found[name]).astype(jnp.float32) for name in names])
 
     zeros = jnp.zeros(sum(1 if length is None else length for length in lengths), jnp.float32)

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from common.trees import is_stacked, named_leaves
 from optim.freezing import with_zeros
-from training.config import Looks
+from training.config import ObserveLevel
 from training.update.curvature import parabola, top_eigenvalue, trace
 from training.update.observables import Observable, Update, whole_norm
 
@@ -58,7 +58,7 @@ def _decades(leaf: Array) -> Array:
     return jnp.stack([(place == bin).sum() for bin in range(DECADES)]).astype(jnp.float32)
 
 
-def spread_of_gradients(update: Update) -> Mapping[str, Array]:
+def gradient_spread(update: Update) -> Mapping[str, Array]:
     """Statistics of the gradients of micro-batches or devices; they show if the batch is too small:
 
     - noise_scale: the trace of the gradients' covariance over the squared norm of their mean, in
@@ -98,10 +98,10 @@ def _sum(tree: PyTree) -> Any:
     return sum(leaf.sum() for leaf in jax.tree.leaves(tree))
 
 
-Look = Callable[[Update], Mapping[str, Array]]
-TABLE: dict[Looks, tuple[tuple[Look, bool], ...]] = {
+Statistics = Callable[[Update], Mapping[str, Array]]
+TABLE: dict[ObserveLevel, tuple[tuple[Statistics, bool], ...]] = {
     "off": (),
-    "economy": ((sizes, False), (histograms, False), (spread_of_gradients, True)),
+    "economy": ((sizes, False), (histograms, False), (gradient_spread, True)),
     "business": ((parabola, True),),
     "full": ((top_eigenvalue, False), (trace, False)),
 }
@@ -109,7 +109,9 @@ TABLE: dict[Looks, tuple[tuple[Look, bool], ...]] = {
 micro-batches."""
 
 
-def make_looks(level: Looks, every: int, parts: int, more: Look | None = None) -> list[Observable]:
+def make_observables(
+    level: ObserveLevel, every: int, parts: int, more: Statistics | None = None
+) -> list[Observable]:
     """The observables of a level of training.observe, cheaper levels included. `parts` is the
     number of micro-batches over all devices; with one, their spread is not measured. `more` is an
     observable of the model, added from level business on."""
@@ -118,7 +120,7 @@ def make_looks(level: Looks, every: int, parts: int, more: Look | None = None) -
     if more is not None and levels.index(level) >= levels.index("business"):
         chosen.append((more, False))
     return [
-        Observable(every, look, wants_parts)
-        for look, wants_parts in chosen
-        if parts > 1 or look is not spread_of_gradients
+        Observable(every, compute, wants_parts)
+        for compute, wants_parts in chosen
+        if parts > 1 or compute is not gradient_spread
     ]

@@ -21,7 +21,7 @@ T = TypeVar("T")
 TAG = 0x726F756E  # keeps this key different from the keys of examples
 
 
-def narrow(params: PyTree, dtype: ParamDtype) -> PyTree:
+def to_param_dtype(params: PyTree, dtype: ParamDtype) -> PyTree:
     """The parameters with matrices and tables rounded to `dtype`; norms and biases unchanged."""
 
     def one(name: str, leaf: Array) -> Array:
@@ -31,7 +31,7 @@ def narrow(params: PyTree, dtype: ParamDtype) -> PyTree:
     return map_named(one, params)
 
 
-def widen(params: PyTree) -> PyTree:
+def to_float32(params: PyTree) -> PyTree:
     """The tree in float32."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
 

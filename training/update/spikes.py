@@ -44,7 +44,7 @@ def init_guard(settings: TrainingConfig) -> Guard:
     return Guard(zeros, zeros, jnp.int32(0), jnp.float32(0), jnp.int32(0))
 
 
-def forgive(guard: Guard) -> Guard:
+def reset_budget(guard: Guard) -> Guard:
     """The guard with its whole budget of bad updates."""
     return guard._replace(pressure=0 * guard.pressure)
 

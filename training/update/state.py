@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int, PyTree, UInt32
 from optim.loss_scale import LossScale, init_loss_scale
 from training.config import ParamDtype
 from training.update.players import Players, PlayerState, init_players
-from training.update.precision import narrow
+from training.update.precision import to_param_dtype
 from training.update.spikes import Guard
 
 PLAYERS = 1
@@ -56,7 +56,7 @@ class TrainState(NamedTuple):
         params = init(for_params)
         return cls(
             step=jnp.int32(0),
-            params=narrow(params, param_dtype),
+            params=to_param_dtype(params, param_dtype),
             opt_state=optimizer.init(params),
             key_data=jax.random.key_data(for_steps),
             loss_scale=init_loss_scale() if compute_dtype == "float16" else None,

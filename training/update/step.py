@@ -17,7 +17,7 @@ from training.update.gradients import Gradients, step_key
 from training.update.loss import B, Loss, LossContext, Means
 from training.update.observables import Observable, Update, observe
 from training.update.players import MODEL, Player, Players, move_players
-from training.update.precision import TAG, at_precision, round_like, widen
+from training.update.precision import TAG, at_precision, round_like, to_float32
 from training.update.spikes import judge, new_if
 from training.update.state import TrainState
 from training.update.step_metrics import ScaleMetrics, StepMetrics
@@ -104,10 +104,10 @@ def make_train_step(
             step=state.step,
             loss=found.loss,
             metrics=metrics,
-            recompute=gradients.recompute(model_loss, widen(trained), found.parts),
+            recompute=gradients.recompute(model_loss, to_float32(trained), found.parts),
         )
         observed = observe(observables, update)
-        params_norm = optax.tree.norm(widen(new.params))
+        params_norm = optax.tree.norm(to_float32(new.params))
         result = StepMetrics(found.loss, grad_norm, params_norm, rate, metrics, observed=observed)
 
         # 4. The guard: the old state in place of a harmful new one.
@@ -150,7 +150,7 @@ def _make_move(
     def move(
         state: TrainState, trained: PyTree, grads: PyTree, learning_rate: Array
     ) -> tuple[PyTree, TrainState]:
-        exact = widen(trained)
+        exact = to_float32(trained)
         updates, opt_state = direction(grads, state.opt_state, exact, learning_rate=learning_rate)
         updates = jax.tree.map(lambda u: -learning_rate * u, updates)
         rounding = jax.random.fold_in(step_key(state), TAG)
