@@ -157,10 +157,13 @@ def main(config: EvaluateConfig) -> None:
     if config.clip:
         print(describe_clip(config.clip, config.pictures, config.candidates), file=sys.stderr)
     config, exam, unseen = ask(records, drawers[0], config)
-    repainted = {split: repaint(exam, drawers[0], split) for split in exam.rows}
-    references = {split: measure_real(space, exam, split, repainted[split]) for split in exam.rows}
+    reconstructed = {split: reconstruct(exam, drawers[0], split) for split in exam.rows}
+    references = {
+        split: measure_real(space, exam, split, reconstructed[split]) for split in exam.rows
+    }
     ceilings = {
-        split: judge(exam, drawers[0], split, real[:, None]) for split, real in repainted.items()
+        split: judge(exam, drawers[0], split, real[:, None])
+        for split, real in reconstructed.items()
     }
     answers: list[dict[str, Answers]] = []
     likeness: list[dict[str, dict[str, Row]]] = []
@@ -284,10 +287,10 @@ def judge(exam: Exam, drawer: Drawer, split: str, pictures: np.ndarray) -> Answe
     return {**answers, **exam.judge_tokens(split, by_prompt)}
 
 
-def repaint(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:
-    """The real pictures of a split's prompts as the VQGAN paints them: [prompt, y, x, 3]. All the
+def reconstruct(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:
+    """The real pictures of a split's prompts reconstructed by the VQGAN: [prompt, y, x, 3]. All the
     checkpoints have the same VQGAN."""
-    return drawer.paint_tokens(exam.records.image_tokens[exam.rows[split]].astype(np.int32))
+    return drawer.decode_tokens(exam.records.image_tokens[exam.rows[split]].astype(np.int32))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from training.update.state import TrainState
 from vqgan import autoencoder
 from vqgan import pretrained as pretrained_vqgan
 
-PAINTED = 64
+PICTURES_PER_CALL = 64
 """Pictures per call of the VQGAN."""
 
 
@@ -120,7 +120,7 @@ def make_recipe(config: ClipRunConfig) -> Recipe[PairBatch]:
     """The recipe of a configuration; reconstructs all pictures. Raises ValueError if they do not
     fit in memory, or if patches do not fill a picture."""
     records = open_whole(config.data.records)
-    pictures = paint(records)
+    pictures = reconstruct(records)
     sizes = clip_config(config.model, records, pictures.shape[1])
     # The image tokens are replaced by the pictures' numbers, to look pictures up by batch.
     numbered = replace(records, image_tokens=np.arange(len(records))[:, None])
@@ -188,7 +188,7 @@ def clip_config(model: ClipSizes, records: Records, image_size: int) -> ClipConf
     )
 
 
-def paint(records: Records) -> np.ndarray:
+def reconstruct(records: Records) -> np.ndarray:
     """The reconstructions of all examples, as uint8 [n, y, x, 3]. Raises ValueError if they take
     more than half of this machine's memory."""
     config, params = pretrained_vqgan.load(records.vqgan_folder)
@@ -200,11 +200,11 @@ def paint(records: Records) -> np.ndarray:
             f"{room / GB:.3g} GB; train on a part of them"
         )
     show = jax.jit(lambda params, tokens: to_bytes(model.decode(params, tokens)))
-    painted = [
+    reconstructions = [
         np.asarray(show(params, records.image_tokens[rows].astype(np.int32)))[:count]
-        for rows, count in batches_of(min(PAINTED, len(records)), len(records))
+        for rows, count in batches_of(min(PICTURES_PER_CALL, len(records)), len(records))
     ]
-    return np.concatenate(painted)
+    return np.concatenate(reconstructions)
 
 
 def with_pixels(

@@ -49,7 +49,7 @@ class Drawer:
     place: Callable[[Params], Params]
     """Parameters → parameters in decoding layout, on the devices; call it once for many draws."""
     sample: Sampler
-    paint: Callable[[Int[np.ndarray, "b n"]], tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]]
+    decode: Callable[[Int[np.ndarray, "b n"]], tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]]
     """Image tokens → (pictures, True for each picture whose pixels are finite)."""
     tokenise: Callable[[UInt8[np.ndarray, "b y x 3"]], Int[Array, "b n"]]
     """Pictures → image tokens."""
@@ -94,7 +94,7 @@ class Drawer:
                 read = text_tokens[rows], text_mask[rows], numbers[rows]
                 tokens = np.asarray(self.sample(params, *read, *given))
                 check_finite([prompts[row] for row in rows], tokens)
-                pictures = self.paint_at_once(tokens)
+                pictures = self.decode_batch(tokens)
             yield tokens[:count], pictures[:count]
 
     def _first_and_kept(self, first_tokens: Int[np.ndarray, " k"]) -> tuple[np.ndarray, ...]:
@@ -109,17 +109,17 @@ class Drawer:
             rows.append(np.pad(first_tokens, (0, missing), constant_values=-1))
         return tuple(np.tile(row, (self.batch_size, 1)) for row in rows)
 
-    def paint_tokens(self, image_tokens: Int[np.ndarray, "m n"]) -> UInt8[np.ndarray, "m y x 3"]:
+    def decode_tokens(self, image_tokens: Int[np.ndarray, "m n"]) -> UInt8[np.ndarray, "m y x 3"]:
         """The pictures of these image tokens, `batch_size` at a time."""
-        painted = [
-            self.paint_at_once(image_tokens[rows].astype(np.int32))[:count]
+        decoded = [
+            self.decode_batch(image_tokens[rows].astype(np.int32))[:count]
             for rows, count in batches_of(self.batch_size, len(image_tokens))
         ]
-        return np.concatenate(painted)
+        return np.concatenate(decoded)
 
-    def paint_at_once(self, image_tokens: Int[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b y x 3"]:
+    def decode_batch(self, image_tokens: Int[np.ndarray, "b n"]) -> UInt8[np.ndarray, "b y x 3"]:
         """The pictures of these image tokens, in one call of the VQGAN's decoder."""
-        pictures, are_finite = self.paint(image_tokens)
+        pictures, are_finite = self.decode(image_tokens)
         if not np.asarray(are_finite).all():
             raise ValueError("the VQGAN's output is NaN or infinite: its weights are damaged")
         return np.asarray(pictures)
@@ -203,7 +203,7 @@ def make_drawer(
     codes = min(vqgan.codebook_size, num_codes(model))
     rows = rows_per_call * (1 if sampling.guidance_scale == 1 else 2)
     sample = _sampler(model, sampling, empty, codes, devices, rows_per_call)
-    paint, tokenise = _painter(vqgan, devices, rows_per_call)
+    decode, tokenise = _codec(vqgan, devices, rows_per_call)
     vqgan_params = place(vqgan_params, devices)
     on_cpu = devices.devices[0].platform == "cpu"
     return Drawer(
@@ -215,7 +215,7 @@ def make_drawer(
         tokenizer=tokenizer,
         place=lambda params: place(model.lay_out(params, rows if on_cpu else None), devices),
         sample=sample,
-        paint=lambda image_tokens: paint(vqgan_params, image_tokens),
+        decode=lambda image_tokens: decode(vqgan_params, image_tokens),
         tokenise=lambda pictures: tokenise(vqgan_params, pictures),
     )
 
@@ -238,13 +238,13 @@ def _sampler(
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _painter(vqgan: VQGANConfig, devices: Devices, rows: int) -> tuple[Program, Program]:
+def _codec(vqgan: VQGANConfig, devices: Devices, rows: int) -> tuple[Program, Program]:
     """The VQGAN's two programs: (params, image tokens) → (pictures, True for each finite picture),
     and (params, pictures) → image tokens."""
     autoencoder = build_autoencoder(vqgan)
 
     @jax.jit
-    def paint(
+    def decode(
         params: Params, image_tokens: Int[Array, "b n"]
     ) -> tuple[UInt8[Array, "b y x 3"], Bool[Array, " b"]]:
         decoded = autoencoder.decode(params, image_tokens)
@@ -254,7 +254,7 @@ def _painter(vqgan: VQGANConfig, devices: Devices, rows: int) -> tuple[Program, 
     def tokenise(params: Params, pictures: UInt8[Array, "b y x 3"]) -> Int[Array, "b n"]:
         return autoencoder.encode(params, to_floats(pictures))
 
-    return within_memory(deal_rows(paint, devices), devices, rows), tokenise
+    return within_memory(deal_rows(decode, devices), devices, rows), tokenise
 
 
 def _open_vqgan(parts: Parts) -> tuple[VQGANConfig, Params]:

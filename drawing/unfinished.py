@@ -13,16 +13,16 @@ def unfinished(
     drawer: Drawer, image_tokens: Int[np.ndarray, "b n"], rows: int
 ) -> UInt8[np.ndarray, "b y x 3"]:
     """The pictures after `rows` rows of their image tokens; grey where nothing is drawn."""
-    painted = drawer.paint_at_once(_repeated(drawer, image_tokens, rows))
-    return np.stack([_greyed(drawer, picture, rows) for picture in painted])
+    decoded = drawer.decode_batch(_repeated(drawer, image_tokens, rows))
+    return np.stack([_greyed(drawer, picture, rows) for picture in decoded])
 
 
 def stages(drawer: Drawer, image_tokens: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "s y x 3"]:
     """One picture after each row of its image tokens; grey where nothing is drawn."""
     rows = range(1, drawer.model.grid_size + 1)
     begun = np.stack([_repeated(drawer, image_tokens[None], count)[0] for count in rows])
-    painted = zip(drawer.paint_tokens(begun), rows, strict=True)
-    return np.stack([_greyed(drawer, picture, count) for picture, count in painted])
+    decoded = zip(drawer.decode_tokens(begun), rows, strict=True)
+    return np.stack([_greyed(drawer, picture, count) for picture, count in decoded])
 
 
 def _repeated(

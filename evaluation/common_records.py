@@ -37,7 +37,7 @@ def check_records(checkpoint: Checkpoint, records: Records, chosen: bool) -> Non
     if ours != theirs:
         raise ValueError(
             f"{records.folder} was encoded with another VQGAN ({theirs}) than the one that "
-            f"{checkpoint.folder} paints with ({ours}); name --records encoded with "
+            f"{checkpoint.folder} decodes with ({ours}); name --records encoded with "
             f"{checkpoint.folder / 'vqgan'}"
         )
     if checkpoint.records_digest == records.digest:

@@ -20,8 +20,8 @@ def make_report(
     """The figures of the held-out splits, the `settings` of drawing, and, if training captions were
     drawn, the same figures of them as `training`.
 
-    `ceilings` are the answers about the real pictures as the VQGAN paints them, by split; `unseen`
-    are the prompts with things that training never showed, by split.
+    `ceilings` are the answers about the real pictures reconstructed by the VQGAN, by split.
+    `unseen` are the prompts with things that training never showed, by split.
     """
     splits = [split for split in exam.rows if split != TRAIN]
     report = {

@@ -68,13 +68,15 @@ class References:
     by the VQGAN (ceiling)."""
 
 
-def measure_real(space: FeatureSpace, exam: Exam, split: str, repainted: Pictures) -> References:
+def measure_real(
+    space: FeatureSpace, exam: Exam, split: str, reconstructed: Pictures
+) -> References:
     """The references of a split. With few other pictures, fewer random ones are taken."""
     targets = exam.targets[split]
     prompts, real = exam.prompts(split), space.features(exam.gallery.pictures[targets])
     others = np.setdiff1d(np.arange(len(exam.gallery.pictures)), targets)
     by_lot = exam.gallery.pictures[evenly(others, len(targets))]
-    pictures = {"chance": by_lot[:, None], "ceiling": repainted[:, None]}
+    pictures = {"chance": by_lot[:, None], "ceiling": reconstructed[:, None]}
     rows = {name: _figures(space, prompts, real, some) for name, some in pictures.items()}
     return References(prompts, real, rows)
 

@@ -20,8 +20,8 @@ class LossConfig:
     helps."""
     near_codes: float = 0.0
     """Share of each target spread over the 8 codes nearest to it in the VQGAN's codebook, which
-    paint nearly the same (model/near_codes.py). On a small data set it makes the model follow its
-    prompt with fewer updates: 0.2 there. 0 for large data."""
+    decode to nearly the same pixels (model/near_codes.py). On a small data set it makes the
+    model follow its prompt with fewer updates: 0.2 there. 0 for large data."""
     label_smoothing: float = 0.0
     """Share of each target spread over all classes (Szegedy et al. 2015, arXiv:1512.00567)."""
     z_loss: float = 0.0

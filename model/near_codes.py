@@ -1,5 +1,5 @@
-"""Soft targets: a share of each image token's target goes to the codes nearest to it, which paint
-nearly the same.
+"""Soft targets: a share of each image token's target goes to the codes nearest to it, which the
+decoder converts to nearly the same pixels.
 
 mc-BEiT (Li et al. 2022, arXiv:2203.15371) has soft targets for masked patches; here they are for
 tokens written one by one, and come from the codebook alone.
@@ -36,27 +36,27 @@ def soft_targets(
     over the neighbours of all codes. So the weights do not depend on the codebook's scale. `used`
     is True for each code that occurs in the data; None = not known.
     """
-    can_paint = _can_paint(len(codebook), used)
-    count = min(COUNT, int(can_paint.sum()) - 1)
+    are_usable = _are_usable(len(codebook), used)
+    count = min(COUNT, int(are_usable.sum()) - 1)
     if count < 1:  # no code has a neighbour
         return Targets(jnp.arange(len(codebook))[:, None], jnp.ones((len(codebook), 1)))
     codebook = jnp.asarray(codebook, jnp.float32)
     codebook -= codebook.mean(0, keepdims=True)  # the squares below would cancel far from zero
     blocks = [
-        _nearest(codebook, jnp.arange(start, min(start + BLOCK, len(codebook))), can_paint, count)
+        _nearest(codebook, jnp.arange(start, min(start + BLOCK, len(codebook))), are_usable, count)
         for start in range(0, len(codebook), BLOCK)
     ]
     classes, squares = (jnp.concatenate(parts) for parts in zip(*blocks, strict=True))
-    mean = squares[np.flatnonzero(can_paint)].mean()
+    mean = squares[np.flatnonzero(are_usable)].mean()
     weights = jax.nn.softmax(-2 * squares / jnp.maximum(mean, 1e-12), axis=-1)
     own = jnp.arange(len(codebook))[:, None]
     shares = jnp.concatenate([jnp.full((len(codebook), 1), 1 - share), share * weights], axis=1)
     return Targets(jnp.concatenate([own, classes], axis=1), shares)
 
 
-def _can_paint(size: int, used: Bool[np.ndarray, " k"] | None) -> Bool[np.ndarray, " k"]:
+def _are_usable(size: int, used: Bool[np.ndarray, " k"] | None) -> Bool[np.ndarray, " k"]:
     """True for each code that may be a neighbour. If few codes are used, the others are dead: the
-    decoder has never learnt to paint them. If half of them are used, the VQGAN has no dead codes,
+    decoder has never learnt to use them. If half of them are used, the VQGAN has no dead codes,
     and the others are only rare in these data."""
     if used is None or 2 * used.sum() >= size:
         return np.ones(size, bool)
@@ -66,14 +66,14 @@ def _can_paint(size: int, used: Bool[np.ndarray, " k"] | None) -> Bool[np.ndarra
 def _nearest(
     codebook: Float[Array, "k c"],
     rows: Int[Array, " b"],
-    can_paint: Bool[np.ndarray, " k"],
+    are_usable: Bool[np.ndarray, " k"],
     count: int,
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
-    """(the `count` codes nearest to each of these that can paint, without itself; their squared
+    """(for each of these codes, the `count` nearest other codes that are usable; their squared
     distances)."""
     norms = jnp.square(codebook).sum(-1)
     products = jnp.matmul(codebook[rows], codebook.T, precision=jax.lax.Precision.HIGHEST)
-    squares = jnp.where(can_paint[None], norms[rows, None] + norms[None] - 2 * products, jnp.inf)
+    squares = jnp.where(are_usable[None], norms[rows, None] + norms[None] - 2 * products, jnp.inf)
     squares = squares.at[jnp.arange(len(rows)), rows].set(jnp.inf)
     negative, classes = jax.lax.top_k(-squares, count)
     return classes, jnp.maximum(-negative, 0)

@@ -53,7 +53,7 @@ def translate(
         new[name] = _translated(np.asarray(new[name]), np.asarray(old[name]), name, shares)
     return unflatten_dict(new, sep="/"), [
         f"{records.folder} was encoded with another VQGAN than {theirs}: each of its "
-        f"{len(shares):,} image tokens begins as the mean of those that paint alike"
+        f"{len(shares):,} image tokens begins as the mean of those that decode alike"
     ]
 
 
@@ -65,9 +65,9 @@ def token_shares(records: Records, theirs: Path) -> Float32[np.ndarray, "ours th
     other = replace(other, tried_codes=1)  # the means change little, and it is faster
 
     def read(tokens: Int[Array, "b n"]) -> Int[Array, "b m"]:
-        painted = build(ours).decode(our_params, tokens).clip(-1, 1)
+        decoded = build(ours).decode(our_params, tokens).clip(-1, 1)
         size = (len(tokens), other.image_size, other.image_size, 3)
-        return build(other).encode(their_params, jax.image.resize(painted, size, "linear"))
+        return build(other).encode(their_params, jax.image.resize(decoded, size, "linear"))
 
     places = _nearest_places(ours.grid_size, other.grid_size)
     counts = np.zeros((ours.codebook_size, other.codebook_size), np.float32)

@@ -84,7 +84,12 @@ class Opponent:
         return Term(value + attached, weight, loss)
 
     def _on(
-        self, params: Params, judge: Params, pixels: Picture, features: Feature, painted: Picture
+        self,
+        params: Params,
+        judge: Params,
+        pixels: Picture,
+        features: Feature,
+        reconstruction: Picture,
     ) -> tuple[Array, Array, Array, Array]:
         """(value, mean weight, loss, gradient with respect to the reconstruction)."""
 
@@ -97,18 +102,23 @@ class Opponent:
             losses = discriminator.generator_loss(discriminator.apply(self.layout, judge, x))
             return losses.sum(), losses
 
-        pull = jax.grad(on_pixels)(painted)
-        push, losses = jax.grad(on_patches, has_aux=True)(painted)
+        pull = jax.grad(on_pixels)(reconstruction)
+        push, losses = jax.grad(on_patches, has_aux=True)(reconstruction)
         norms = partial(kernel_norms, self.autoencoder, params, features)
         weights = adaptive_weights(norms(pull), norms(push), self.config)
         direction = weights[:, None, None, None] * push / len(pixels)
         return (weights * losses).mean(), weights.mean(), losses.mean(), direction
 
     def _off(
-        self, params: Params, judge: Params, pixels: Picture, features: Feature, painted: Picture
+        self,
+        params: Params,
+        judge: Params,
+        pixels: Picture,
+        features: Feature,
+        reconstruction: Picture,
     ) -> tuple[Array, Array, Array, Array]:
         zero = jnp.float32(0.0)
-        return zero, zero, jnp.float32(jnp.nan), jnp.zeros_like(painted)
+        return zero, zero, jnp.float32(jnp.nan), jnp.zeros_like(reconstruction)
 
 
 def adaptive_weights(
@@ -127,12 +137,12 @@ def kernel_norms(
     head = params["decoder"]["head"]
 
     def one(features: Array, gradient: Array) -> Array:
-        def paint(kernel: Array) -> Array:
+        def project(kernel: Array) -> Array:
             conv = {**head["conv"], "kernel": kernel}
             decoder = {**params["decoder"], "head": {**head, "conv": conv}}
             return autoencoder.project({**params, "decoder": decoder}, features[None])
 
-        _, back = jax.vjp(paint, head["conv"]["kernel"])
+        _, back = jax.vjp(project, head["conv"]["kernel"])
         return jnp.linalg.norm(back(gradient[None])[0].ravel())
 
     return jax.vmap(one)(features, gradient)
@@ -151,8 +161,8 @@ def make_discriminator_loss(
         params: Params, batch: PictureBatch[Array], keys: Key[Array, " b"], context: Context
     ) -> tuple[Array, dict[str, Array]]:
         pixels = to_float(batch["pixels"])
-        painted = reconstruct(context.players[_MODEL], pixels, context)
-        real, fake = (discriminator.apply(layout, params, x) for x in (pixels, painted))
+        reconstruction = reconstruct(context.players[_MODEL], pixels, context)
+        real, fake = (discriminator.apply(layout, params, x) for x in (pixels, reconstruction))
         on_real, on_fake = discriminator.share_right(real, fake)
         shares = {"right_on_real": on_real, "right_on_fake": on_fake}
         return discriminator.hinge_loss(real, fake), shares

@@ -153,7 +153,9 @@ class Autoencoder:
         given = _as_jax((params["encoder"], pixels))
         return self.place(apply_plan(encoder_plan(self.config), *given))
 
-    def paint(self, params: Params, latents: Float[Arrays, "b y x c"]) -> Float[Array, "b Y X 3"]:
+    def decode_latents(
+        self, params: Params, latents: Float[Arrays, "b y x c"]
+    ) -> Float[Array, "b Y X 3"]:
         """The decoder's output for latents, quantised or not: float32, not clipped."""
         return self.project(params, self.features(params, latents))
 
@@ -190,12 +192,12 @@ class Autoencoder:
     def _refine(
         self, params: Params, pixels: Float[Arrays, "b Y X 3"], latents: Float[Array, "b y x c"]
     ) -> Int[Array, "b y x"]:
-        """The tokens that paint best of the nearest codes, by squared error of clipped pixels."""
+        """The nearest codes that reconstruct best, by squared error of clipped pixels."""
         real, codes = _as_jax((pixels, self.codes(params)))
 
         def error(tokens: Int[Array, "b y x"]) -> Float[Array, "b y x"]:
-            painted = jnp.clip(self.paint(params, codes[tokens]), -1.0, 1.0)
-            return fold(jnp.square(painted - real), self.config.factor).sum(-1)
+            decoded = jnp.clip(self.decode_latents(params, codes[tokens]), -1.0, 1.0)
+            return fold(jnp.square(decoded - real), self.config.factor).sum(-1)
 
         return refine(quantizer.nearest_few(codes, latents, self.config.tried_codes), error)
 
@@ -216,7 +218,7 @@ class Autoencoder:
         tokens = jnp.minimum(image_tokens, self.config.codebook_size - 1)
         codes = self.codes(params)[tokens].reshape(-1, side, side, self.config.code_dim)
         with jax.default_matmul_precision(PRECISION):
-            return self.paint(params, codes)
+            return self.decode_latents(params, codes)
 
 
 def _as_jax(tree: Any) -> Any:

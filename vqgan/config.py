@@ -38,7 +38,7 @@ class VQGANConfig:
     channels: tuple[int, ...] = (64, 128)
     """Channels of each level; every level after the first has half the resolution."""
     encoder_blocks: tuple[int, ...] = (1, 1)
-    """Residual blocks of the encoder in each level: lighter than the decoder, which has to paint
+    """Residual blocks of the encoder in each level: lighter than the decoder, which has to draw
     what the codes lack."""
     decoder_blocks: tuple[int, ...] = (2, 2)
     """Residual blocks of the decoder in each level, in the same order as channels."""
@@ -72,8 +72,8 @@ class VQGANConfig:
     the number of entries, codebook_size their product."""
     tried_codes: int = 1
     """Nearest codes that `encode` tries at each place, through the decoder, to keep the one that
-    paints best (vqgan/refining.py). 1 = the nearest code as it is. Each further code costs nine
-    decodings of a picture; training does not try them."""
+    reconstructs the picture best (vqgan/refining.py). 1 = the nearest code as it is. Each
+    further code costs nine decodings of a picture; training does not try them."""
 
     def __post_init__(self) -> None:
         self._check_levels()

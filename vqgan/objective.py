@@ -23,7 +23,7 @@ Loss = Callable[[Params, PictureBatch[Array], Key[Array, " b"], Context], tuple[
 """(parameters, batch, a key for each picture, context) → (objective, metrics)."""
 
 
-class Painted(NamedTuple):
+class ForwardPass(NamedTuple):
     """The autoencoder's results for a training batch."""
 
     quantized: quantizer.Quantized
@@ -34,8 +34,8 @@ class Painted(NamedTuple):
     reconstruction: Array
 
 
-def make_painting(autoencoder: Autoencoder, warmup_steps: int) -> Callable[..., Painted]:
-    """A function (parameters, pixels in −1..1, finished updates, [tokens]) → `Painted`.
+def make_forward(autoencoder: Autoencoder, warmup_steps: int) -> Callable[..., ForwardPass]:
+    """A function (parameters, pixels in −1..1, finished updates, [tokens]) → `ForwardPass`.
 
     In the first `warmup_steps` updates the decoder gets latents that are not quantised. With fsq
     they are quantised from the first update on. Given `tokens`, it gets their codes, which then
@@ -43,21 +43,21 @@ def make_painting(autoencoder: Autoencoder, warmup_steps: int) -> Callable[..., 
     """
     is_grid = autoencoder.config.lookup == "fsq"
 
-    def paint(
+    def forward(
         params: Params, pixels: Array, step: Array, tokens: Int[Array, "b n"] | None = None
-    ) -> Painted:
+    ) -> ForwardPass:
         if tokens is not None:
             quantized = quantizer.fixed(autoencoder.codes(params), tokens)
             features = autoencoder.features(params, quantized.latents)
-            return Painted(quantized, True, features, autoencoder.project(params, features))
+            return ForwardPass(quantized, True, features, autoencoder.project(params, features))
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)
         is_quantized = is_grid | (step >= warmup_steps)
         features = autoencoder.features(params, jnp.where(is_quantized, quantized.latents, latents))
         reconstruction = autoencoder.project(params, features)
-        return Painted(quantized, is_quantized, features, reconstruction)
+        return ForwardPass(quantized, is_quantized, features, reconstruction)
 
-    return paint
+    return forward
 
 
 def make_loss(
@@ -83,22 +83,22 @@ def make_loss(
         )
     if config.perceptual:
         open_vgg(config.perceptual_weights)  # raises for a wrong file, before compilation
-    paint = make_painting(autoencoder, warmup_steps)
+    forward = make_forward(autoencoder, warmup_steps)
 
     def loss(
         params: Params, batch: PictureBatch[Array], keys: Key[Array, " b"], context: Context
     ) -> tuple[Array, Means]:
         pixels = to_floats(batch["pixels"])
-        quantized, is_quantized, features, reconstruction = paint(
+        quantized, is_quantized, features, reconstruction = forward(
             params, pixels, context.step, batch.get("image_tokens")
         )
 
-        painted = reconstruction_loss(pixels, reconstruction, config)
+        terms = reconstruction_loss(pixels, reconstruction, config)
         pull = (
             config.codebook * quantized.codebook_loss
             + config.commitment * quantized.commitment_loss
         )
-        total = painted if is_grid else painted + is_quantized * pull
+        total = terms if is_grid else terms + is_quantized * pull
         counts = quantizer.count(quantized.tokens, autoencoder.config.codebook_size)
         more = {}
         if opponent is not None:
@@ -107,7 +107,7 @@ def make_loss(
             total += term.value
             more = {"train/adversarial_loss": term.loss, "train/adversarial_weight": term.weight}
         return total, {
-            "train/reconstruction_loss": painted,
+            "train/reconstruction_loss": terms,
             "train/code_distance": quantized.commitment_loss,
             "train/perplexity": Partial(quantizer.perplexity, counts / counts.sum()),
             "train/psnr": metrics.psnr(pixels, reconstruction).mean(),

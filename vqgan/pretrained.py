@@ -287,7 +287,8 @@ class ConvertConfig:
     """Write the same weights for pictures of so many pixels a side: all layers are convolutions or
     attention. 128 instead of 64 makes four times the tokens."""
     tried_codes: int | None = None
-    """Codes that the new folder's encoder tries at each place, to keep the one that paints best."""
+    """Codes that the new folder's encoder tries at each place, to keep the one that reconstructs
+    the picture best."""
 
 
 if __name__ == "__main__":

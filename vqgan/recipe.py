@@ -33,7 +33,7 @@ from vqgan.config import VQGANConfig
 from vqgan.encoder import PER_DEVICE, make_encoder
 from vqgan.finetuning import fit, keeps_codebook
 from vqgan.layers import Params
-from vqgan.objective import make_loss, make_painting
+from vqgan.objective import make_forward, make_loss
 from vqgan.pictures import FoundTokens, Pictures, PictureStream, evenly_spaced
 from vqgan.reconstructions import make_figures, make_reconstruction, write_grid
 from vqgan.releasing import release
@@ -142,10 +142,10 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
         beta2=settings.beta2,
         **off,
     )
-    paint = make_painting(autoencoder, first_quantized(config))
+    forward = make_forward(autoencoder, first_quantized(config))
 
     def reconstruct(params: Params, pixels: jax.Array, context: adversarial.Context) -> jax.Array:
-        return paint(params, pixels, context.step).reconstruction
+        return forward(params, pixels, context.step).reconstruction
 
     examples_at = make_plan(config.training).examples
     return Player(
@@ -215,7 +215,7 @@ def count_costs(autoencoder: Autoencoder, devices: Devices) -> Costs:
     params = jax.eval_shape(autoencoder.init, jax.random.key(0))
 
     def reconstruct(params: Params, x: jax.Array) -> jax.Array:
-        return autoencoder.paint(params, autoencoder.latents(params, x))
+        return autoencoder.decode_latents(params, autoencoder.latents(params, x))
 
     peak = sum(peak_flops(device.device_kind) for device in devices.devices)
     return Costs(config.image_length, 3.0 * count_flops(reconstruct, params, pixels), peak)

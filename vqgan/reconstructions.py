@@ -48,10 +48,10 @@ def make_reconstruction(
         real = to_floats(pixels)
         tokens = autoencoder.encode(params, real)
         if is_quantized:
-            painted = autoencoder.decode(params, tokens)
+            decoded = autoencoder.decode(params, tokens)
         else:
-            painted = autoencoder.paint(params, autoencoder.latents(params, real))
-        reconstruction = jnp.clip(painted, -1.0, 1.0)
+            decoded = autoencoder.decode_latents(params, autoencoder.latents(params, real))
+        reconstruction = jnp.clip(decoded, -1.0, 1.0)
         return {
             "tokens": tokens,
             "reconstruction": reconstruction,
@@ -103,10 +103,10 @@ def write_grid(
     path: Path, reconstruct: Reconstruct, params: Params, pictures: Pictures, columns: int = 16
 ) -> None:
     """Write a PNG with rows of pictures, each followed by the row of their reconstructions."""
-    painted = to_bytes(reconstruct_all(reconstruct, params, pictures)["reconstruction"])
+    decoded = to_bytes(reconstruct_all(reconstruct, params, pictures)["reconstruction"])
     rows = []
     for start in range(0, len(pictures), columns):
-        for kind in (pictures, painted):
+        for kind in (pictures, decoded):
             some = kind[start : start + columns]
             missing = columns - len(some)
             rows.append(np.pad(some, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255))

@@ -1,8 +1,8 @@
 """Better image tokens by trial: every place tries the codes that follow its nearest one.
 
-The nearest code of a latent is found for each place alone, but the decoder paints a pixel from
-several places. So a neighbouring code often paints it better. Trying codes through the decoder is
-analysis by synthesis (Atal & Remde 1982), as video coders choose their quantised values.
+The nearest code of a latent is found for each place alone, but the decoder computes a pixel from
+several places. So a neighbouring code often reconstructs it better. Trying codes through the
+decoder is analysis by synthesis (Atal & Remde 1982), as video coders choose their quantised values.
 """
 
 from collections.abc import Callable

@@ -156,14 +156,9 @@ class ColumnSource(Source):
 
     def _labelled(self, label: Any) -> texts.Found:
         names = self._table.labels.get(self._label, [])
-        known = isinstance(label, int) and 0 <= label < len(names)
-        name = (
-            words_in_name(names[label])
-            if known
-            else words_in_name(label)
-            if isinstance(label, str)
-            else ""
-        )
+        if isinstance(label, int) and 0 <= label < len(names):
+            label = names[label]
+        name = words_in_name(label) if isinstance(label, str) else ""
         return texts.weighed([self.config.caption_template.replace("{}", name)] if name else [])
 
 

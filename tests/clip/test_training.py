@@ -11,7 +11,7 @@ import pytest
 
 from clip import towers, weights
 from clip.contrast import contrast
-from clip.recipe import ClipRunConfig, make_recipe, paint
+from clip.recipe import ClipRunConfig, make_recipe, reconstruct
 from command_line.parser import parse_config
 from config import from_yaml
 from data.records import open_records
@@ -47,7 +47,7 @@ def test_it_learns_and_ranks_pictures_of_its_records(
     ranker = open_ranker(run_of_clip)
     chosen = records.rows("train")[:8]
     captions = [records.examples[i]["caption"] for i in chosen]
-    pictures = paint(records)[chosen]
+    pictures = reconstruct(records)[chosen]
     own = ranker.score(captions, pictures)
     others = ranker.score(captions[1:] + captions[:1], pictures)
     assert (own > others).mean() >= 0.75

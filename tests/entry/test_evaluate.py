@@ -513,7 +513,7 @@ def test_runs_of_equal_settings_and_unequal_vqgans_are_painted_each_with_its_own
     one, *others = open_drawers(checkpoints, EvaluateConfig(paths))
     assert others[0] is others[1]
     tokens = np.arange(4, dtype=np.int32)[None]
-    assert (one.paint_tokens(tokens) != others[0].paint_tokens(tokens)).any()
+    assert (one.decode_tokens(tokens) != others[0].decode_tokens(tokens)).any()
 
 
 def repaint(folder: Path) -> None:

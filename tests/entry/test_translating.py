@@ -44,7 +44,7 @@ def test_shares_follow_a_new_numbering(records: Records, renumbered: Path) -> No
 def test_rows_are_the_means_of_those_that_paint_alike(records: Records, renumbered: Path) -> None:
     params = first_params(MODEL)
     translated, (line,) = translate(params, params, MODEL, renumbered, records)
-    assert "each of its 32 image tokens begins as the mean of those that paint alike" in line
+    assert "each of its 32 image tokens begins as the mean of those that decode alike" in line
     shares = token_shares(records, renumbered)
     before, after = dict(named_leaves(params)), dict(named_leaves(translated))
     for name, axis in TABLES.items():

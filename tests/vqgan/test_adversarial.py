@@ -125,7 +125,7 @@ def test_a_picture_s_norm_is_that_of_the_last_kernel_s_gradient(game):
         decoder = params["decoder"]
         conv = {**decoder["head"]["conv"], "kernel": kernel}
         changed = {**decoder, "head": {**decoder["head"], "conv": conv}}
-        painted = autoencoder.paint({**params, "decoder": changed}, latents[i][None])
+        painted = autoencoder.decode_latents({**params, "decoder": changed}, latents[i][None])
         return reconstruction_loss(pixels[i][None], painted, config)
 
     kernel = params["decoder"]["head"]["conv"]["kernel"]
@@ -153,10 +153,10 @@ def test_the_gradient_is_that_of_the_weighted_terms(game):
     with_term = objective.make_loss(autoencoder, config, 0, opponent)
     without = objective.make_loss(autoencoder, config, 0)
     pixels = to_floats(batch["pixels"])
-    paint = objective.make_painting(autoencoder, 0)
+    forward = objective.make_forward(autoencoder, 0)
 
     def losses(params):
-        painted = paint(params, pixels, jnp.int32(0)).reconstruction
+        painted = forward(params, pixels, jnp.int32(0)).reconstruction
         return discriminator.generator_loss(
             discriminator.apply(LAYOUT, context.players[NAME], painted)
         )
@@ -164,7 +164,7 @@ def test_the_gradient_is_that_of_the_weighted_terms(game):
     def by_hand(params, weights):
         return without(params, batch, keys, context)[0] + (weights * losses(params)).mean()
 
-    painted = jax.jit(paint)(params, pixels, jnp.int32(0))
+    painted = jax.jit(forward)(params, pixels, jnp.int32(0))
     on_pixels = lambda x: 8 * reconstruction_loss(pixels, x, config)  # noqa: E731
     on_patches = lambda x: discriminator.generator_loss(  # noqa: E731
         discriminator.apply(LAYOUT, context.players[NAME], x)
@@ -221,7 +221,9 @@ def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
         latents = autoencoder.latents(params, pixels)
         quantized = quantizer.quantize(autoencoder.codes(params), latents)
         is_quantized = context.step >= 1
-        painted = autoencoder.paint(params, jnp.where(is_quantized, quantized.latents, latents))
+        painted = autoencoder.decode_latents(
+            params, jnp.where(is_quantized, quantized.latents, latents)
+        )
         pull = (
             config.codebook * quantized.codebook_loss
             + config.commitment * quantized.commitment_loss
@@ -244,9 +246,9 @@ def update(layout, config, micro_batches, devices):
     optimizer = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, beta1=0.0))
     rate = lambda step: jnp.float32(1e-2)  # noqa: E731
     loss = objective.make_loss(autoencoder, config, 0, Opponent(autoencoder, config, LAYOUT))
-    paint = objective.make_painting(autoencoder, 0)
+    forward = objective.make_forward(autoencoder, 0)
     own = adversarial.make_discriminator_loss(
-        LAYOUT, lambda p, x, context: paint(p, x, context.step).reconstruction, to_floats
+        LAYOUT, lambda p, x, context: forward(p, x, context.step).reconstruction, to_floats
     )
     params, of_critic = first_vqgan(layout), random_params()  # a program draws them once
     players = {

@@ -235,7 +235,7 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
     value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, keys, context)[0]))
     value, gradient = value_and_grad(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["encoder"]["to_code"]))
-    passed = jax.jit(lambda p, x: autoencoder.paint(p, autoencoder.latents(p, x)))
+    passed = jax.jit(lambda p, x: autoencoder.decode_latents(p, autoencoder.latents(p, x)))
     off_grid = passed(params, to_floats(batch["pixels"]))
     painted = reconstruction_loss(to_floats(batch["pixels"]), off_grid, LossConfig())
     assert float(value) != pytest.approx(float(painted), rel=1e-6)  # quantised from the start
