@@ -242,7 +242,7 @@ def read_params(folder: Path, like: Mapping[str, object]) -> dict[str, Any]:
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-    """Their array for each of ours, given by path and shape."""
+    """For each of our parameters (path → shape), its array in the published file."""
     found: Plan = {}
     for path, shape in shapes.items():
         module, _, leaf = path.rpartition("/")

@@ -3,7 +3,7 @@ a rocket".
 
 python -m data.composed --out pictures/composed
 
-They are made of the drawings of python -m data.artists that are trained on. Held out are pairs of
+They are composed from the training drawings of python -m data.artists. Held out are pairs of
 thing and colour, of thing and number, and of two things: the splits colour, number and pair.
 """
 

@@ -25,7 +25,7 @@ from data.openmoji_splits import crc
 from data.wording import article, plural
 
 COLOURED, COUNTED, BESIDE = 5, 2, 2
-"""Pictures of each kind that are made of one drawing."""
+"""Number of pictures of each kind that are composed from one drawing."""
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 PLACES: Mapping[int, Sequence[tuple[float, float]]] = {
     2: ((0.0, 0.25), (0.5, 0.25)),
@@ -174,7 +174,7 @@ def _with_article(phrase: str, own: str) -> str:
 
 
 def open_layer(drawing: Drawing, side: int) -> Layer:
-    """A drawing on nothing."""
+    """A drawing on a transparent ground."""
     return _open_svg(side, drawing.svg)
 
 

@@ -38,8 +38,9 @@ def repeated(hashes: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 
 
 def near(hashes: Iterable[int], bits: int) -> Iterator[tuple[int, int]]:
-    """Yield (place, original) of each hash that differs in at most `bits` bits from an earlier
-    original. A near duplicate is no original, so a chain of small differences is not one group.
+    """Yield (index, index of the original) of each hash that differs in at most `bits` bits from an
+    earlier original. A near duplicate is no original, so a chain of small differences is not one
+    group.
 
     Two hashes that differ in `bits` bits agree in one of `bits` + 1 groups of bits; these groups
     are the index.

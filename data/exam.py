@@ -66,7 +66,7 @@ class Exam:
         return {"style_codes": self.styles.are_right(image_tokens, asked)}
 
     def chance(self, split: str) -> Answers:
-        """The mean answers about random real pictures, and about a style chosen by lot."""
+        """The mean answers about random real pictures, and about a style chosen at random."""
         by_lot = {} if self.styles is None else {"style_codes": 1 / len(self.styles.names)}
         return {
             **self.gallery.chance(self.targets[split]),

@@ -198,9 +198,9 @@ class Notes:
 def describe_skipped(
     skipped: Sequence[tuple[str, str]], total: int, reasons: Counter[str] | None = None
 ) -> str:
-    """A sentence with the number of skipped pictures, the first few names, and how often each of
-    the commonest reasons is that of another picture. `reasons` (default: of those given) counts
-    all."""
+    """A sentence about skipped pictures: their number, the first few by name, and the commonest
+    reasons of the others with their counts. `reasons` counts the reasons of all skipped pictures;
+    default: of those in `skipped`."""
     left = Counter(why for _, why in skipped) if reasons is None else Counter(reasons)
     count = left.total()
     named = ", ".join(f"{printable(name)} ({printable(why)})" for name, why in skipped[:_NAMED])

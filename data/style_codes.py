@@ -35,8 +35,8 @@ class StyleCodes:
     def are_right(
         self, image_tokens: Integer[np.ndarray, "p k n"], asked: Sequence[str | None]
     ) -> Float[np.ndarray, "p k"]:
-        """1 where the tokens of a prompt's pictures tell the style that is asked, 0 where they do
-        not, NaN where no style is asked or training never showed it."""
+        """1 if the most likely style of a picture is the prompt's, 0 if not; NaN if the prompt
+        names no style, or one without training pictures."""
         prompts, per_prompt, _ = image_tokens.shape
         told = self.most_likely(image_tokens.reshape(prompts * per_prompt, -1))
         answers = np.array(told).reshape(prompts, per_prompt) == np.array(asked, object)[:, None]

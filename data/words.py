@@ -117,8 +117,8 @@ class Captions:
 
 
 def describe_unlike(prompts: Iterable[str], known: Captions, most: int = 5) -> list[str]:
-    """Lines about prompts that share less than half of their words with every caption, each with
-    the nearest captions; at most `most` lines."""
+    """One line, at most `most` in all, for each prompt that shares less than half of its words with
+    every caption; it names the nearest captions."""
     lines = []
     for prompt in dict.fromkeys(prompts):
         share, captions = known.find(prompt)

@@ -18,9 +18,10 @@ class SamplingFlags:
     temperature: float | None = None
     """0 = greedy; default: the checkpoint's."""
     top_k: int | None = None
-    """Draw only among so many tokens, 0 = all; default: the checkpoint's."""
+    """Sample only from this many likeliest tokens, 0 = all; default: the checkpoint's."""
     top_p: float | None = None
-    """Draw only among the tokens that make up this probability; default: the checkpoint's."""
+    """Sample only from the likeliest tokens that reach this total probability; default: the
+    checkpoint's."""
 
     def applied_to(self, sampling: SamplingConfig) -> SamplingConfig:
         """`sampling` with the given flags in place of its values."""

@@ -61,7 +61,7 @@ class ModelConfig:
     """Text tokens a caption is padded or truncated to."""
     image_vocab_size: int = 4096
     """Classes of the output head: at least the VQGAN's codebook_size. Published models have more
-    classes; the rest is never drawn."""
+    classes; these are never sampled."""
     grid_size: int = 8
     """Image tokens along one row of a picture."""
     grid_rows: int = 0
@@ -153,7 +153,7 @@ class ModelConfig:
     base_dim: int = 0
     """μP (Yang et al. 2022, arXiv:2203.03466): the width for which the learning rate and init_std
     were tuned. A model of another dim starts, scores and is trained so that they stay right, with
-    optimizers of adam's family; mlp_dim and the like are to grow with dim. 0 = off."""
+    optimizers of adam's family; mlp_dim and other widths must grow with dim. 0 = off."""
 
     dropout: float = 0.0
     """Share of residual-branch outputs and embeddings dropped in training."""
@@ -171,7 +171,7 @@ class ModelConfig:
     from merging the recomputation away."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """Settings of the text encoder where it is built otherwise than the decoder."""
+    """Settings in which the text encoder differs from the decoder."""
 
     @property
     def image_length(self) -> int:
@@ -190,8 +190,8 @@ class ModelConfig:
         return self.image_vocab_size if given < 0 else given
 
     def for_encoder(self) -> "ModelConfig":
-        """The settings that the text encoder is built by: `encoder`'s in place of ours. Raises
-        ValueError where they do not go together."""
+        """The settings of the text encoder: those of `encoder`, and ours where it has none. Raises
+        ValueError if they exclude each other."""
         own = given(self.encoder)
         if not own:
             return self

@@ -74,7 +74,7 @@ class EncoderConfig:
     """Number of distance buckets with a learned bias on the scores. Buckets become wider with the
     distance; one table for all layers (T5; Raffel et al. 2020, arXiv:1910.10683). 0 = none."""
     bucket_distance: int = 128
-    """The distance from which on all share the last bucket."""
+    """Distances from this one on share the last bucket."""
 
     def __post_init__(self) -> None:
         check_least(self, "model.encoder", 0, "buckets")

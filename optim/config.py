@@ -28,7 +28,7 @@ Steps = int | str
 
 
 ADAPTERS = "adapters"
-"""Where adapters stand among the parameters."""
+"""Key of the adapters in the tree of parameters."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class ShampooConfig:
     delayed_roots: bool = False
     """An update uses the preconditioners from before it, so that nothing waits for the roots."""
     max_dim: int = 4096
-    """A tensor with a larger dimension has no preconditioner, as a table over a vocabulary."""
+    """A tensor with a larger dimension, such as a table over a vocabulary, has no
+    preconditioner."""
     min_rank: int = 1
     """A tensor with fewer dimensions has no preconditioner; 1 = only single numbers have none."""
     exclude: tuple[str, ...] = ("*tokens", "*positions", "*relative_bias", "*codebook")
@@ -189,7 +190,7 @@ class OptimConfig:
     transition_begin: Steps = "0 updates"
     """Length before the schedule exponential falls."""
     decay_rate: float = 0.5
-    """Factor of the schedule exponential over each transition_steps."""
+    """Factor by which the schedule exponential falls over each transition_steps."""
     staircase: bool = False
     """The schedule exponential falls in steps instead of smoothly."""
     rewarm_from: Steps = "0 updates"

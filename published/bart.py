@@ -31,7 +31,7 @@ MUST_BE = {
     "static_position_embeddings": False,
     "extra_pos_embeddings": 2,
 }
-"""Settings of old configurations. Other values are refused, because the model would not be BART."""
+"""Settings of old configurations, with the only value that is BART's; others are refused."""
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -81,7 +81,7 @@ MODULES = {
 
 
 def read_config(values: Mapping[str, object]) -> ModelConfig:
-    """Our configuration of theirs.
+    """The ModelConfig for the settings in BART's config.json.
 
     Raises:
         ValueError: a setting is of a wrong type, or we have no such option.
@@ -95,10 +95,10 @@ def read_config(values: Mapping[str, object]) -> ModelConfig:
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """Their configuration of ours.
+    """BART's settings for a ModelConfig.
 
     Raises:
-        ValueError: theirs has no such option; the message names our field.
+        ValueError: BART has no option for a setting; the message names our field.
     """
     check_words(config, "a BART configuration", {k: (v,) for k, v in FIXED.items()}, FREE)
     if config.image_length != config.text_length:
@@ -140,7 +140,7 @@ def untie(path: Path, arrays: Arrays) -> Arrays:
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-    """Their array for each of ours, given by path and shape."""
+    """For each of our parameters (path → shape), its array in BART's file."""
     found: Plan = {}
     for path, shape in shapes.items():
         stack, _, rest = path.partition("/run0/")

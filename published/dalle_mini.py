@@ -108,10 +108,10 @@ def is_scanned(keys: Collection[str]) -> bool:
 
 
 def read_config(values: Mapping[str, object], keys: Collection[str]) -> ModelConfig:
-    """Our configuration of theirs and the keys of its weights.
+    """The ModelConfig for DALL·E mini's settings and the keys of its weights.
 
-    After the VQGAN's codes theirs has classes without a code, the start and end tokens among them:
-    drawing without a `codebook_size` (model/sampling.py) may draw those too.
+    DALL·E mini has more classes than the VQGAN has codes, such as the start and end tokens.
+    Sampling without a `codebook_size` (model/sampling.py) may return those, too.
 
     Raises:
         ValueError: a setting is of a wrong type, or we have no such option.
@@ -153,10 +153,10 @@ def _closing_scale(fields: Mapping[str, Any], keys: Collection[str]) -> bool:
 
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
-    """Their configuration of ours.
+    """DALL·E mini's settings for a ModelConfig.
 
     Raises:
-        ValueError: theirs has no such option; the message names our field.
+        ValueError: DALL·E mini has no option for a setting; the message names our field.
     """
     check_words(config, "a dalle-mini configuration", ALLOWED, FREE)
     if config.start_token >= config.image_vocab_size:
@@ -195,8 +195,8 @@ def scannable(config: ModelConfig) -> bool:
 
 
 def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bool) -> Plan:
-    """Their array for each of ours, given by path and shape. Raises ValueError for scanned layers
-    that are not alike."""
+    """For each of our parameters (path → shape), its array in DALL·E mini's file. Raises ValueError
+    for scanned layers that are not alike."""
     if scanned and not scannable(config):
         raise ValueError(f"{config.placement} layers cannot be scanned: they are not all alike")
     found: Plan = {}

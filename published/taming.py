@@ -23,7 +23,7 @@ TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 WRAPPERS = ("module.", "first_stage_model.")
-"""Before the keys of a VQGAN that DataParallel or a transformer on top of it has stored."""
+"""Prefixes of the keys that DataParallel, or a transformer around the VQGAN, has stored."""
 TRAINING_PREFIXES = ("loss.", "model_ema.")
 TRAINING_KEYS = {
     "colorize",

@@ -87,11 +87,11 @@ class Ledger:
             os.truncate(self._path, text.rfind(b"\n") + 1)
 
     def begin(self, trial: Trial) -> None:
-        """Write a trial's settings down, before it is started."""
+        """Append a trial's settings, before its process starts."""
         self._append({"trial": trial.number, "settings": dict(trial.settings)})
 
     def end(self, trial: Trial) -> None:
-        """Write down how a trial ended."""
+        """Append a trial's end."""
         self._append(
             {
                 "trial": trial.number,

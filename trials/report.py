@@ -16,7 +16,7 @@ _SHADES = "viridis_r"
 
 
 def line_of(sweep: Sweep, trial: Trial) -> str:
-    """A trial in a line."""
+    """One line of text about a trial."""
     value = "no value" if trial.value is None else f"{trial.value:.5g}"
     named = "  ".join(f"{name} {shown(trial.settings[name])}" for name in sweep.searched)
     why = f"  ({trial.reason})" if trial.reason else ""
@@ -25,7 +25,7 @@ def line_of(sweep: Sweep, trial: Trial) -> str:
 
 
 def shown(value: object) -> str:
-    """A setting for people."""
+    """The value of a setting as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

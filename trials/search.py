@@ -22,7 +22,7 @@ Words = Callable[[Trial, Path], Sequence[str]]
 """(trial, its run's folder) → the command that makes it"""
 OnEnd = Callable[[Trial], None]
 Start = Callable[[Path, Trial, Sequence[str], str | None], Running]
-"""(the sweep's folder, trial, its command, the metric's name) → the trial, begun"""
+"""(the sweep's folder, trial, its command, the metric's name) → the started trial"""
 
 
 class Stop:
@@ -33,7 +33,7 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self, signals: Sequence[signal.Signals]) -> Iterator["Stop"]:
-        """While open, these signals and Ctrl-C request the stop."""
+        """A context in which these signals and Ctrl-C request the stop."""
         before = {one: signal.signal(one, self._ask) for one in (*signals, signal.SIGINT)}
         try:
             yield self

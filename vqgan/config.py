@@ -34,12 +34,12 @@ class VQGANConfig:
     """Side of the stem's and the head's convolutions, in places of the folded picture; 3 where
     patch_size is 1."""
     stem_channels: int = 64
-    """Channels the encoder starts with."""
+    """Channels of the encoder's first layer."""
     channels: tuple[int, ...] = (64, 128)
     """Channels of each level; every level after the first has half the resolution."""
     encoder_blocks: tuple[int, ...] = (1, 1)
-    """Residual blocks of the encoder in each level: lighter than the decoder, which has to draw
-    what the codes lack."""
+    """Residual blocks of the encoder in each level: fewer than the decoder's, which must add the
+    details that the codes lack."""
     decoder_blocks: tuple[int, ...] = (2, 2)
     """Residual blocks of the decoder in each level, in the same order as channels."""
     attention_resolutions: tuple[int, ...] = ()
@@ -157,7 +157,7 @@ class LossConfig:
     """Mean squared error, which PSNR measures."""
     saturation: float = 1.5
     """Extra weight of coloured pixels in both, per unit of (max − min of red, green, blue): without
-    it rare hues die, though PSNR looks fine."""
+    it rare hues turn grey, although PSNR stays high."""
     edges: float = 0.25
     """Error of the gradients at three sizes: crisp outlines."""
     hue: float = 2.0
@@ -171,9 +171,10 @@ class LossConfig:
     """Safetensors file of VGG-16 (torchvision's names), alone or with LPIPS's weights of its
     channels, such as those in a checkpoint of taming-transformers. No such file is shipped."""
     codebook: float = 1.0
-    """Weight of the squared distance of codes to the latents that they replace."""
+    """Squared distance of codes to the latents that they replace; its gradient reaches only the
+    codes."""
     commitment: float = 0.25
-    """Squared distance of latents to their codes, seen by the encoder."""
+    """Squared distance of latents to their codes; its gradient reaches only the encoder."""
     adversarial: float = 0.0
     """Weight of the discriminator's term, in shares of the gradient of the terms on pixels;
     taming-transformers has 0.8. 0 = no discriminator, at no cost. It is for crisp textures, which
@@ -228,7 +229,7 @@ class DiscriminatorConfig:
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Start and care of the codebook."""
+    """Initialisation of the codebook, and revival of its unused codes."""
 
     warmup_steps: int | None = None
     """Updates before there is a codebook; default: as warmup_share says. 0 keeps the codebook of

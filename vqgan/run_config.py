@@ -64,7 +64,7 @@ class VQGANRunConfig(RunConfig):
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """The second player, used if loss.adversarial is not 0."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-    """Start and care of the codebook."""
+    """Initialisation of the codebook, and revival of its unused codes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

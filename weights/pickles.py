@@ -135,7 +135,8 @@ class _Machine:
         self.stack.append(Call(function, arguments[0] if count == 1 else arguments))
 
     def fill(self, pairs: list[Any]) -> None:
-        """Key after value into the dict below; keys of other kinds are nobody's to read."""
+        """Add the pairs, key after value in the list, to the dict on top of the stack. Keys that
+        are not texts or small numbers are dropped."""
         target = self.stack[-1]
         items = zip(pairs[::2], pairs[1::2], strict=True)
         if isinstance(target, dict):

@@ -32,8 +32,8 @@ Plan = dict[str, Leaf]
 
 
 def their_shapes(plan: Plan) -> Shapes:
-    """The shapes of their arrays by key. Raises ValueError if two of our arrays have the same
-    key."""
+    """The shapes of the other program's arrays, by key. Raises ValueError if two of our arrays have
+    the same key."""
     found: Shapes = {}
     for name, leaf in plan.items():
         for key in leaf.keys:
@@ -61,7 +61,7 @@ def gather(path: Path, arrays: Arrays, plan: Plan, dtype: Any) -> Arrays:
 
 
 def scatter(plan: Plan, arrays: Mapping[str, object]) -> Arrays:
-    """Their arrays by key, made from ours by path."""
+    """The other program's arrays by key, from our arrays by path."""
     found = {}
     for name, leaf in plan.items():
         whole = np.asarray(arrays[name])

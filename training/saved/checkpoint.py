@@ -88,7 +88,7 @@ class Checkpoints:
         self.close()
 
     def steps(self) -> list[int]:
-        """The steps, whole or damaged, oldest first."""
+        """The numbers of all saved steps, oldest first; damaged ones are included."""
         return self._store.steps()
 
     def save(

@@ -72,7 +72,7 @@ class FolderSteps:
         return str(self._folder / str(step))
 
     def steps(self) -> list[int]:
-        """The steps, whole or damaged, oldest first."""
+        """The numbers of all saved steps, oldest first; damaged ones are included."""
         names = [path.name for path in self._folder.glob("*")] if self._folder.is_dir() else []
         return sorted(int(name) for name in names if name.isdecimal())
 
