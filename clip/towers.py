@@ -142,7 +142,7 @@ class Network(nnx.Module):
 
 
 @functools.cache
-def structure(config: ClipConfig) -> tuple[Any, Params]:
+def structure(config: ClipConfig) -> tuple[nnx.GraphDef[Network], Params]:
     """(the network's graph without arrays, the shapes of its parameters), without memory."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)

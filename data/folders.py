@@ -3,15 +3,15 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common.json_files import read_json
 
 MOST_BYTES = 16 << 30
 
 
-def holds(path: Path, marker: str, description: dict[str, Any]) -> bool:
+def holds(path: Path, marker: str, description: Mapping[str, object]) -> bool:
     """True if `path`'s JSON file `marker` has every item of `description`."""
     try:
         found = read_json(path / marker)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -167,7 +166,7 @@ def _has_glyph(font: Font, letter: str) -> bool:
 def save_png(
     path: Path,
     picture: UInt8[np.ndarray, "y x 3"] | Image.Image,
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> None:
     """Write a PNG, atomically, with text fields (`prompt`, `seed`, `settings`, …). Values that are
     not text are written as JSON."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, lcm
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -164,12 +164,12 @@ def _words(records: Records) -> str:
     return hash_vocabulary(records.tokenizer_folder)
 
 
-def _normalizer(records: Records) -> Any:
+def _normalizer(records: Records) -> object:
     said = records.about.get("text")
     return said.get("normalizer", "clean") if isinstance(said, dict) else "clean"
 
 
-_KINDS: dict[str, Callable[[Records], Any]] = {
+_KINDS: dict[str, Callable[[Records], object]] = {
     "grid_size": lambda records: records.grid_size,
     "codebook_size": lambda records: records.codebook_size,
     "the VQGAN": lambda records: records.about.get("vqgan_digest"),

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -153,7 +152,7 @@ def _read(
         return Reading(index, kept, None, str(error))
 
 
-def check_same(reading: Reading, example: Mapping[str, Any]) -> None:
+def check_same(reading: Reading, example: Mapping[str, object]) -> None:
     """Raise ValueError if the source's picture differs from the example in the records. A file that
     was added or removed moves all later pictures. Keys of a table are row numbers, so the captions
     must agree, too."""

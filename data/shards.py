@@ -207,7 +207,7 @@ def open_shards(shards: ShardFolder, plan: Mapping[str, Any]) -> None:
     sweep(path)
 
 
-def _number(value: Any) -> int:
+def _number(value: object) -> int:
     return value if type(value) is int and 0 < value < 1 << 40 else 1
 
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -47,13 +46,13 @@ class Request:
 
 
 def request(
-    prompt: Any,
-    style: Any = "",
-    negative: Any = "",
-    number: Any = 1,
-    guidance_scale: Any = 1.0,
-    temperature: Any = 1.0,
-    seed: Any = 0,
+    prompt: object,
+    style: object = "",
+    negative: object = "",
+    number: object = 1,
+    guidance_scale: object = 1.0,
+    temperature: object = 1.0,
+    seed: object = 0,
 ) -> Request:
     """A request from untrusted values. Texts are cleaned and truncated to LONGEST characters.
 
@@ -71,13 +70,13 @@ def request(
     )
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: object, name: str) -> str:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"the {name} is a {type(value).__name__}; it must be a text")
     return clean((value or "")[: 4 * LONGEST])[:LONGEST]
 
 
-def _number(value: Any, name: str, least: float, most: float) -> float:
+def _number(value: object, name: str, least: float, most: float) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:  # as NaN; whole numbers may have any length
         raise ValueError(f"the {name} must be a number in {least:g}…{most:g}")

@@ -180,7 +180,7 @@ class Network(nnx.Module):
 
 
 @functools.cache
-def structure(config: ModelConfig, dtype: jnp.dtype) -> tuple[Any, Params]:
+def structure(config: ModelConfig, dtype: jnp.dtype) -> tuple[nnx.GraphDef[Network], Params]:
     """(the network's graph without arrays, the shapes of its parameters), cached by configuration.
     No memory is allocated."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Network(config, dtype, nnx.Rngs(0))))

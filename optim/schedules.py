@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from optim import wide
 from optim.config import DecayShape, OptimConfig, Schedule
-from optim.lengths import Length, from_start, last_span, span
+from optim.lengths import Length, Unit, from_start, last_span, span
 from optim.wide import Wide
 
 Clock = Callable[[Any], Any]
@@ -179,7 +179,7 @@ def _down_to(final: float, share: Array) -> Array:
     return final + (1 - final) * share
 
 
-def _if(is_used: bool, length: Length, unit: Any, examples_at: Clock | None) -> int:
+def _if(is_used: bool, length: Length, unit: Unit, examples_at: Clock | None) -> int:
     """The length in `unit`; 1 if the schedule does not use it."""
     return from_start(length, unit, examples_at) if is_used else 1
 

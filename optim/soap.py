@@ -56,7 +56,7 @@ class Soap:
     def init(self, params: PyTree) -> SoapState:
         plans, zeros = self._plans(params), partial(jax.tree.map, jnp.zeros_like)
 
-        def make(scale: float) -> Any:
+        def make(scale: float) -> PyTree:
             return jax.tree.map(lambda plan: identities(self._shape, plan, scale), plans)
 
         return SoapState(jnp.int32(0), make(0.0), make(1.0), zeros(params), zeros(params))
@@ -108,7 +108,7 @@ class Soap:
             squares = jax.tree.map(self._whole, plans, before[1])
             return bases, jax.tree.map(partial(_permute, self._shape), plans, squares, orders)
 
-        def refreshed() -> Any:
+        def refreshed() -> tuple[PyTree, PyTree]:
             eigenvectors, power_step = partial(turned, _eigenvectors), partial(turned, _power_step)
             return jax.lax.cond(is_first, eigenvectors, power_step)
 

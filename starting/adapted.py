@@ -1,10 +1,10 @@
 """The transformer with low-rank adapters, which are merged into the parameters that it reads."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
 from model import transformer
@@ -40,7 +40,7 @@ class AdaptedTransformer(Transformer):
 
 
 def build(
-    config: ModelConfig, adapters: AdapterConfig, compute_dtype: Any = jnp.float32
+    config: ModelConfig, adapters: AdapterConfig, compute_dtype: DTypeLike = jnp.float32
 ) -> Transformer:
     """The model of a configuration, with adapters if they have a rank."""
     if not adapters.rank:

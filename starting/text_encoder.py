@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 
 from common.json_files import read_json
@@ -53,7 +53,7 @@ def with_text_encoder(config: Config) -> Config:
 
 
 def with_text_weights(
-    config: Config, fresh: Params, fetch: Callable[[Any], np.ndarray]
+    config: Config, fresh: Params, fetch: Callable[[jax.Array], np.ndarray]
 ) -> tuple[Params, list[str]]:
     """(the fresh parameters with the text encoder's weights, lines for the logbook). `fetch`
     returns an array of `fresh` as numpy.

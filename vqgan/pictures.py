@@ -1,10 +1,9 @@
 """Batches of training pictures, as pure functions of the update."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from common.batch import PictureBatch
 from common.filling import batches_of
@@ -50,7 +49,11 @@ class FoundTokens:
     """
 
     def __init__(
-        self, pictures: Pictures, length: int, find: Callable[[Pictures], Any], per_call: int
+        self,
+        pictures: Pictures,
+        length: int,
+        find: Callable[[Pictures], Array | np.ndarray],
+        per_call: int,
     ) -> None:
         self._pictures, self._find, self._per_call = pictures, find, per_call
         self._tokens = np.full((len(pictures), length), -1, np.int32)

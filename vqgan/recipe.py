@@ -188,11 +188,12 @@ def find_tokens(config: VQGANRunConfig, pictures: Pictures, fixed: Fixed) -> Fou
     found = replace(found, image_size=model.image_size, tried_codes=model.tried_codes)
     size = min(config.training.batch_size, PER_DEVICE)
     encoder = make_encoder(found, params, most_devices=1, per_device=size)
-
-    def find(pictures: Pictures) -> Any:
-        return encoder.encode(to_floats(pictures))
-
-    return FoundTokens(pictures, found.image_length, find, encoder.batch_size)
+    return FoundTokens(
+        pictures,
+        found.image_length,
+        lambda pictures: encoder.encode(to_floats(pictures)),
+        encoder.batch_size,
+    )
 
 
 def batch_shapes(config: VQGANRunConfig, size: int) -> PictureBatch[jax.ShapeDtypeStruct]:

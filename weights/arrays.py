@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -51,7 +52,7 @@ def write_arrays(
             raise OSError(code, os.strerror(code) if number else str(error), str(path)) from None
 
 
-def stored_as(key: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+def stored_as(key: str, array: np.ndarray, dtype: DTypeLike | None) -> np.ndarray:
     """The array as it is written. It is contiguous: safetensors stores the bytes in memory order,
     so a transposed array would come back wrong.
 

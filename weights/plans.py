@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from weights.arrays import Arrays, Shapes, check_arrays, check_numbers
 
@@ -43,7 +43,7 @@ def their_shapes(plan: Plan) -> Shapes:
     return found
 
 
-def gather(path: Path, arrays: Arrays, plan: Plan, dtype: Any) -> Arrays:
+def gather(path: Path, arrays: Arrays, plan: Plan, dtype: DTypeLike) -> Arrays:
     """Our arrays in `dtype`, by path. They are removed from `arrays`, so that few are in memory
     twice.
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from itertools import product
 from math import prod
-from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 Shape = tuple[int, ...]
 
@@ -77,7 +76,7 @@ def _laid_out(piece: Array, kind: tuple[Segment, ...]) -> Array:
     return apart.transpose(order).reshape(len(apart), *(c * w for _, c, w in kind))
 
 
-def _nested(parts: list[Array], counts: Sequence[int]) -> Any:
+def _nested(parts: list[Array], counts: Sequence[int]) -> PyTree:
     """Parts in row-major order, as the nested lists that jnp.block takes."""
     if not counts:
         return parts[0]

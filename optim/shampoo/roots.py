@@ -1,13 +1,11 @@
 """Inverse p-th roots of symmetric positive semidefinite matrices, by matrix products only."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-State = tuple[Any, ...]
+State = tuple[Array, ...]
 
 STEPS = 100
 TOLERANCE = 1e-6

@@ -81,7 +81,7 @@ class BatchPlan:
             yield size, count if is_last else least(count, parts[i + 1][0] - start)
 
 
-def _is_part(one: Any) -> bool:
+def _is_part(one: object) -> bool:
     is_pair = isinstance(one, list | tuple) and len(one) == 2
     return is_pair and all(type(number) is int and 0 <= number < 2**62 for number in one)
 

@@ -19,7 +19,7 @@ class Logbook:
     def __init__(self, folder: Path, is_writer: bool = True) -> None:
         self._folder, self._is_writer = folder, is_writer
 
-    def note(self, event: str, step: int | None, text: str, **facts: Any) -> None:
+    def note(self, event: str, step: int | None, text: str, **facts: object) -> None:
         """Write one entry. `event` is a word such as start, skip or rollback; `facts` are further
         plain values for logbook.jsonl."""
         if not self._is_writer:
@@ -34,7 +34,7 @@ class Logbook:
             _append(page, title + line)
             _append(self._folder / "logbook.jsonl", json.dumps(entry) + "\n")
 
-    def announce(self, event: str, step: int | None, text: str, **facts: Any) -> None:
+    def announce(self, event: str, step: int | None, text: str, **facts: object) -> None:
         """Write an entry, and print it to stderr."""
         if self._is_writer:
             print(f"{event}: {text}", file=sys.stderr, flush=True)

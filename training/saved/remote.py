@@ -269,7 +269,7 @@ def _cut(leaf: jax.Array) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _pieces(leaf: jax.Array) -> list[tuple[Any, np.ndarray]]:
+def _pieces(leaf: jax.Array) -> list[tuple[tuple[slice, ...], np.ndarray]]:
     """Copies of the chunks that this process writes, because training reuses their memory."""
     held = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
     return [(shard.index, np.array(shard.data)) for shard in held]
