@@ -139,9 +139,11 @@ class Attention(nnx.Module):
         del self.q, self.k, self.v
 
     def queries(self, x: Float[Array, "b q d"], start: int | Array = 0) -> Float[Array, "b h q e"]:
+        """The queries of rows at positions from `start` on."""
         return self._prepare(self.q(x), self.num_heads, self.q_norm, start)
 
     def keys_values(self, context: Float[Array, "b k d"]) -> KeysValues:
+        """The keys and values of a context, from position 0 on."""
         k = self._prepare(self.k(context), self.num_kv_heads, self.k_norm, 0)
         return k, self._heads(self.v(context), self.num_kv_heads)
 

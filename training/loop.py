@@ -225,6 +225,7 @@ class _Clock:
         self._waited = 0.0
 
     def lap(self) -> Row:
+        """The times of the update that ends now, in ms: in all, and waiting for data."""
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         waited, self._waited = self._waited, 0.0
@@ -232,12 +233,14 @@ class _Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
+        """A context whose time does not count."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
+        """A context whose time counts as waiting for data."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start

@@ -29,6 +29,7 @@ class Costs:
     """Peak FLOP/s of all devices together."""
 
     def speeds(self, examples_per_s: float) -> dict[str, float]:
+        """Metrics of speed by name; without those whose costs are unknown."""
         found = {"speed/examples_per_s": examples_per_s}
         if self.tokens:
             found["speed/tokens_per_s"] = examples_per_s * self.tokens

@@ -75,6 +75,7 @@ def check_fit(step: str, expected: Mapping[str, str], wanted: PyTree) -> None:
 
 
 def json_digest(values: Mapping[str, object]) -> str:
+    """A digest of the values as JSON with sorted keys."""
     text = json.dumps(values, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -43,6 +43,7 @@ class UnreachableError(OSError):
 
 
 def is_remote(place: object) -> bool:
+    """True if the place is a URL of an object store."""
     return str(place).startswith(SCHEMES)
 
 
@@ -106,6 +107,7 @@ def reachable(store: Store, *more: str) -> Iterator[None]:
 
 
 def address(store: Store) -> str:
+    """The URL of a store, such as gs://bucket/path."""
     spec = store.spec().to_json()
     scheme = {"gcs": "gs", "gcs_grpc": "gs"}.get(spec["driver"], spec["driver"])
     return f"{scheme}://{spec.get('bucket', '')}{'/' if 'bucket' in spec else ''}{spec['path']}"
