@@ -77,10 +77,9 @@ def _text(value: object, name: str) -> str:
 
 
 def _number(value: object, name: str, least: float, most: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:  # as NaN; whole numbers may have any length
-        raise ValueError(f"the {name} must be a number in {least:g}…{most:g}")
-    return float(value)  # browsers send 2.0 as 2
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+        return float(value)  # browsers send 2.0 as 2
+    raise ValueError(f"the {name} must be a number in {least:g}…{most:g}")
 
 
 @dataclass(frozen=True)

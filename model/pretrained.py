@@ -158,9 +158,7 @@ def _exists(folder: Path, name: str) -> bool:
     return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
 
 
-def _read_foreign(
-    folder: Path, kind: Format, values: dict[str, Any], dtype: DTypeLike | None
-) -> Release:
+def _read_foreign(folder: Path, kind: Format, values: dict[str, Any], dtype: DTypeLike) -> Release:
     file, arrays = read_arrays(folder, FLAX_FILE if kind == "dalle_mini" else WEIGHTS_FILE)
     scanned = kind == "dalle_mini" and dalle_mini.is_scanned(arrays)
     arrays = bart.untie(file, arrays) if kind == "bart" else arrays

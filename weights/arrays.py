@@ -37,7 +37,7 @@ def write_weights(path: Path, params: Mapping[str, object], dtype: Dtype) -> Non
 def write_arrays(
     path: Path,
     arrays: Mapping[str, object],
-    dtype: object = None,
+    dtype: DTypeLike | None = None,
     metadata: dict[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, atomically, as `dtype` if it is given. Raises ValueError as

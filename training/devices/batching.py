@@ -82,8 +82,9 @@ class BatchPlan:
 
 
 def _is_part(one: object) -> bool:
-    is_pair = isinstance(one, list | tuple) and len(one) == 2
-    return is_pair and all(type(number) is int and 0 <= number < 2**62 for number in one)
+    if not isinstance(one, list | tuple) or len(one) != 2:
+        return False
+    return all(type(number) is int and 0 <= number < 2**62 for number in one)
 
 
 def make_plan(training: TrainingConfig) -> BatchPlan:

@@ -134,7 +134,7 @@ def on_first_device(tree: T) -> T:
     they are. Sharded ones are all-gathered one at a time, so the extra peak memory is one whole
     tree there and one array elsewhere. Collective: every process must call it."""
 
-    def first(leaf: jax.Array) -> jax.Array:
+    def first(leaf: Any) -> jax.Array:
         if not leaf.sharding.is_fully_replicated:
             whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
             leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf).block_until_ready()
