@@ -18,8 +18,8 @@ class DataConfig:
     its examples is trained on."""
     filter: tuple[str, ...] = field(default=(), metadata={"nargs": "*"})
     """Rules that training examples must meet, in quotes, as data.filter takes them:
-    'similarity>=0.28' 'words>=3'. Held-out examples stay. What each rule removed is printed and
-    kept as RUN/filter.txt."""
+    'similarity>=0.28' 'words>=3'. Held-out examples stay. The number of examples that each rule
+    removed is printed and written to RUN/filter.txt."""
     window: int = 0
     """Rows of a window: records are read a few windows at a time, in a new order every epoch. For
     records on an object store or a slow disk, such as 10000. 0 = the order is over all rows."""

@@ -139,10 +139,10 @@ def _unknown(data: bytes) -> str:
         return "a web page, no picture"
     if data.startswith(b"version https://git-lfs"):
         return "a pointer of git-lfs, not the picture; run `git lfs pull`"
-    return "not a JPEG, PNG, WebP or another format that is read" + _in_parentheses(data)
+    return "not a JPEG, PNG, WebP or another format that is read" + _kind_of_file(data)
 
 
-def _in_parentheses(data: bytes) -> str:
+def _kind_of_file(data: bytes) -> str:
     """The kind of a file that is not a picture, in parentheses; empty if it is unknown."""
     if b"<svg" in data[:4096].lower():
         return " (an SVG drawing; save it as PNG)"

@@ -44,7 +44,8 @@ class Records:
     caption_weights: np.ndarray
     split: np.ndarray
     view_tokens: np.ndarray | None = None
-    """Image tokens of further views. Those of example i begin at row i × more_views."""
+    """Image tokens of further views. The views of example i begin at row
+    i × more_views."""
     pixel_hashes: np.ndarray | None = None
     """A hash of each example's encoded picture."""
     kept: np.ndarray | None = None

@@ -32,8 +32,9 @@ BATCH = 32
 def translate(
     fitted: Params, found: Params, model: ModelConfig, theirs: Path, records: Records
 ) -> tuple[Params, list[str]]:
-    """`fitted` with the rows of the records' image tokens made of the rows in `found`, and a line
-    about it; unchanged if the VQGAN of the folder `theirs` has the records' encoder and codebook.
+    """`fitted` with the rows of the records' image tokens computed from the rows in `found`, and a
+    line about it; unchanged if the VQGAN of the folder `theirs` has the records' encoder and
+    codebook.
 
     `found` are the weights as they were trained, `fitted` the same in the shapes of `model`.
 

@@ -20,7 +20,7 @@ class PicturesConfig(ReadingConfig):
 
     source: tuple[str, ...] = field(default=("pictures/all",), metadata={"nargs": "*"})
     """One or several sources of pictures in any layout of docs/layouts.md: folders, tars, tables,
-    saved data sets; captions are not needed. All pictures are held in memory, at 12 KB for one of
+    saved data sets; captions are not needed. All pictures stay in memory, at 12 KB for one of
     64 × 64."""
 
 

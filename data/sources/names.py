@@ -23,7 +23,7 @@ _PROGRAM = re.compile(
     r"cam ?scanner|fb_img|снимок экрана|スクリーンショット|截屏|屏幕截图|屏幕快照",
     re.IGNORECASE,
 )
-"""What programs call their pictures in several words, in mixed case or in other languages."""
+"""Names that programs give to pictures, in several words, in mixed case or in other languages."""
 _PLACED = frozenset({"um", "à", "alle", "ore", "las", "a", "в"})
 """Words between a program's name and a time."""
 _VERSION = re.compile(r"(\s+(final|copy|kopie|edited|v[0-9]+))+$")

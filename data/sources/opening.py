@@ -70,7 +70,8 @@ def _open_paths(paths: list[str], config: ReadingConfig) -> Sequence[Source]:
 
 
 def _named_by_star(path: str) -> list[str]:
-    """What a shell would make of FOLDER/* if there is a picture in it; else the path alone."""
+    """The files of FOLDER/*, as a shell expands it, if a picture is among them; else the path
+    alone."""
     whole = os.path.expanduser(path)
     if scheme_of(path) or Path(whole).exists() or not glob.has_magic(whole):
         return [path]
