@@ -56,6 +56,11 @@ _OF_TYPE_OR_NONE = re.compile(
 _OF_WORDS = re.compile(
     r"Parser key \"([^\"]+)\": Expected a typing\.Literal\[(.*)\]\. Got value:(.*)", re.DOTALL
 )
+_OF_WORDS_OR_NONE = re.compile(
+    r"Parser key \"([^\"]+)\": Does not validate against any of the Union subtypes Subtypes: "
+    r"\[typing\.Literal\[([^]]*)\], <class 'NoneType'>\] .* Given value:(.*)",
+    re.DOTALL,
+)
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
 
 set_loader("yaml", _load, (ValueError, yaml.YAMLError))
@@ -161,6 +166,7 @@ def _parser(config_class: type, is_help: bool) -> "_OneLineParser":
         nargs = one.metadata["nargs"]
         about_it: dict[str, Any] = {"nargs": nargs, "help": one.metadata["help"]}
         if one.metadata.get("positional"):
+            about_it |= {"default": list(one.default)} if nargs == "*" else {}
             parser.add_argument(name, type=str, **about_it)
         else:
             about_it |= {"action": _Several} if nargs in SEVERAL else {}
@@ -228,7 +234,7 @@ def _home(value: object) -> Any:
 def _in_words(message: str) -> str:
     """jsonargparse's message about a value of another type, in the words of messages about
     files."""
-    if words := _OF_WORDS.fullmatch(message):
+    if words := _OF_WORDS.fullmatch(message) or _OF_WORDS_OR_NONE.fullmatch(message):
         name, known, value = words.groups()
         return f"--{name} must be one of {known.replace(chr(39), '')}, not {value.strip()!r:.60}"
     found = _OF_TYPE.fullmatch(message) or _OF_TYPE_OR_NONE.fullmatch(message)

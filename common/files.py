@@ -171,6 +171,8 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and error.errno is None:
+            raise  # a message of ours about what is read meanwhile
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         given = error.strerror
         if isinstance(error, shutil.Error):  # a list of (from, to, what failed)

@@ -10,8 +10,10 @@ import pytest
 from command_line.parser import parse_config, run
 from common.terminal import command, printable
 from config import Config, from_yaml
+from data.check import CheckConfig
 from generate import GenerateConfig
 from release import ReleaseConfig, release
+from vqgan.pretrained import ConvertConfig
 
 
 @dataclass(frozen=True)
@@ -249,3 +251,14 @@ def test_what_wandb_s_agent_adds_when_it_resumes_a_run_is_named_and_not_read(
     assert parse_config(Config, [*words, "--seed=3"]).seed == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("--_wandb is not read: ")
+
+
+def test_one_of_several_words_that_may_be_omitted_is_asked_for_by_these_words() -> None:
+    message = "^--dtype must be one of float32, float16, not 'int8'$"
+    with pytest.raises(ValueError, match=message):
+        parse_config(ConvertConfig, ["a", "b", "--dtype=int8"])
+
+
+def test_names_that_may_be_omitted_have_their_default() -> None:
+    assert parse_config(CheckConfig, []).records == ("records/things",)
+    assert parse_config(CheckConfig, ["a", "b"]).records == ("a", "b")

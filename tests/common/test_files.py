@@ -107,6 +107,12 @@ def test_weights_that_do_not_fit_on_the_disk_are_reported_with_their_file(tmp_pa
     assert not os.listdir(tmp_path)
 
 
+def test_a_message_about_something_that_is_read_keeps_its_words(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="^no config.json in nowhere$"):  # noqa: SIM117
+        with new_folder(tmp_path / "out"):
+            raise FileNotFoundError("no config.json in nowhere")
+
+
 def test_an_error_about_something_that_is_read_keeps_its_own_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="source"), new_file(tmp_path / "a"):
         (tmp_path / "source").read_bytes()
