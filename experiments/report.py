@@ -26,6 +26,7 @@ import numpy as np
 from command_line.parser import run
 from common.files import write_bytes
 from common.svg import Points, colour, parallel, plot
+from experiments.influence import is_number, shares
 from experiments.logbook import find_runs, last_losses, settings_of, shown_settings
 from training.reports import logbook, metrics
 
@@ -168,9 +169,9 @@ def differing(runs: Sequence[RunData]) -> list[str]:
 def smoothed(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> Points:
     """The finite points of a metric. The training loss is averaged over SMOOTHING of the run."""
     found = [
-        (row.get(x, row.get("step", 0)), row[name]) for row in rows if _is_number(row.get(name))
+        (row.get(x, row.get("step", 0)), row[name]) for row in rows if is_number(row.get(name))
     ]
-    found = [(at, value) for at, value in found if _is_number(at) and np.isfinite(value)]
+    found = [(at, value) for at, value in found if is_number(at) and np.isfinite(value)]
     if name != "train/loss" or not found:
         return found
     width = max(int(SMOOTHING * len(found)), 1)
@@ -182,33 +183,9 @@ def smoothed(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> Points:
 
 
 def influence(runs: Sequence[RunData], metric: str, names: Sequence[str]) -> dict[str, float]:
-    """Setting → η², the share of the metric's variance between groups of runs with the same value,
-    largest first. A numeric setting with many values is grouped by quartile."""
-    values = np.array([one.value(metric) for one in runs])
-    good = np.isfinite(values)
-    whole = values[good].var() if good.any() else 0.0
-    found = {}
-    for name in names if whole > 0 else ():
-        own = [one.settings.get(name) for one, is_good in zip(runs, good, strict=True) if is_good]
-        groups: dict[Any, list[float]] = {}
-        for key, value in zip(_quarters(own), values[good], strict=True):
-            groups.setdefault(key, []).append(float(value))
-        between = sum(len(g) * (np.mean(g) - values[good].mean()) ** 2 for g in groups.values())
-        found[name] = float(between / (len(own) * whole))
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-def _quarters(values: Sequence[Any]) -> list[Any]:
-    """The group of each value: the quartile if there are more than four numbers, else the value as
-    text."""
-    if len(set(map(repr, values))) <= 4 or not all(map(_is_number, values)):
-        return [repr(value) for value in values]
-    return np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values).tolist()
-
-
-def _is_number(value: Any) -> bool:
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-    return is_whole or isinstance(value, float)
+    """Setting → the share of the metric's variance that it explains, largest first."""
+    settings = {name: [one.settings.get(name) for one in runs] for name in names}
+    return shares([one.value(metric) for one in runs], settings)
 
 
 def named(runs: Sequence[RunData]) -> dict[str, RunData]:
@@ -240,7 +217,7 @@ def valley(runs: Sequence[RunData], metric: str) -> str:
     points = {
         label: [(float(one.settings[RATE]), one.value(metric))]
         for label, one in named(runs).items()
-        if _is_number(one.settings.get(RATE))
+        if is_number(one.settings.get(RATE))
     }
     return plot(points, RATE, metric, log_x=True, dots=True)
 
@@ -273,7 +250,7 @@ def _place(one: RunData, name: str, runs: Sequence[RunData]) -> float:
     words."""
     values: list[Any] = [run.settings.get(name) for run in runs]
     own: Any = one.settings.get(name)
-    if all(map(_is_number, values)):
+    if all(map(is_number, values)):
         return float(own)
     return float(sorted(map(repr, values)).index(repr(own)))
 

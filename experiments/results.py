@@ -31,6 +31,7 @@ from command_line.parser import run
 from common.files import write_bytes
 from common.json_files import parse_json
 from common.svg import Points, plot
+from experiments.influence import chances, shares
 from experiments.logbook import flat
 from training.reports import metrics
 from trials import engine
@@ -152,9 +153,12 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def make_table(rows: Sequence[Row]) -> str:
     """The results as Markdown: the mean of each combination of settings, and the effects of single
-    settings."""
+    settings. If every combination was run once, as in a random search: all runs, best first, and
+    how much each setting moved the result."""
     names = [name for name in rows[0].settings if name != SEED]
     groups = groups_of(rows)
+    if len(groups) == len(rows):
+        return _search_table(rows, names)
     means = {key: float(np.mean([row.value for row in group])) for key, group in groups.items()}
     lowest = min(means, key=means.__getitem__)
     lines = [
@@ -171,6 +175,64 @@ def make_table(rows: Sequence[Row]) -> str:
         cells = [*key, str(len(group)), _shown(values), spread, away]
         lines.append(f"| {' | '.join(cells)} | {sum(row.spikes for row in group)} |")
     return "\n".join([*lines, *_effects(rows, names)]) + "\n"
+
+
+def _search_table(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """The results of a search, each combination of settings run once."""
+    values, settings = (
+        [one.value for one in rows],
+        {n: [r.settings[n] for r in rows] for n in names},
+    )
+    explained, chance = shares(values, settings), chances(values, settings)
+    influence = [
+        f"| {name} | {share:.0%} | {chance[name]:.0%} | "
+        f"{'yes' if share > chance[name] else 'not settled'} |"
+        for name, share in explained.items()
+    ]
+    runs = [
+        f"| {' | '.join(_cell(row.settings[name]) for name in names)} "
+        f"| {_shown([row.value])} | {row.spikes} |"
+        for row in sorted(rows, key=lambda one: one.value)
+    ]
+    return (
+        "\n".join(
+            [
+                f"{len(rows)} runs, one of each combination, lowest first.",
+                "",
+                "How much did a setting move the result? Its share of the variance between the "
+                "runs, and the share that 95 % of random orders of the results stay below. Numbers "
+                "with more than four values are grouped by quartile.",
+                "",
+                "| setting | share of the variance | by chance below | more than chance |",
+                "| --- " * 4 + "|",
+                *influence,
+                *_lowest(rows, names),
+                "",
+                f"| {' | '.join(names)} | result | spikes |",
+                "| --- " * (len(names) + 2) + "|",
+                *runs,
+            ]
+        )
+        + "\n"
+    )
+
+
+def _lowest(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """The lines of a table: the lowest result of each value of the settings that are words."""
+    lines = []
+    for name in names:
+        results: dict[str, list[float]] = {}
+        for row in rows:
+            if isinstance(value := row.settings[name], str):
+                results.setdefault(value, []).append(row.value)
+        for value, own in sorted(results.items(), key=lambda item: min(item[1])):
+            lines.append(f"| {name} | {value} | {len(own)} | {_shown([min(own)])} |")
+    head = "| setting | value | runs | lowest |"
+    return ["", head, "| --- " * 4 + "|", *lines] if lines else []
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _effects(rows: Sequence[Row], names: Sequence[str]) -> list[str]:

@@ -133,3 +133,22 @@ def test_a_sweep_of_which_no_run_has_ended_has_no_table(tmp_path: Path) -> None:
     (out / "old.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"old\.jsonl holds no runs"):
         main(ResultsConfig(out=str(out)))
+
+
+def test_a_search_s_table_says_which_setting_moved_the_result() -> None:
+    """The rate decides everything, the name nothing; a failed run is shown, and counts nowhere."""
+    generator = np.random.default_rng(3)
+    rates = generator.permutation(np.geomspace(0.001, 1, 40))
+    rows = [
+        Row({"rate": float(rate), "name": "ab"[i % 2]}, math.log(rate) ** 2, 0)
+        for i, rate in enumerate(rates)
+    ]
+    lines = make_table([*rows, Row({"rate": 2.0, "name": "a"}, math.inf, 0)]).splitlines()
+    [rate] = [line for line in lines if line.startswith("| rate |") and "%" in line]
+    [name] = [line for line in lines if line.startswith("| name |") and "%" in line]
+    assert rate.endswith("| yes |")
+    assert name.endswith("| not settled |")
+    assert "| name | a | 21 | 0.000 |" in lines
+    assert lines[-1] == "| 2 | a | failed | 0 |"
+    best = next(i for i, line in enumerate(lines) if line.startswith("| rate | name | result"))
+    assert lines[best + 2].startswith("| 1 | ")
