@@ -3,6 +3,8 @@
 Every entry point calls `runtime.prepare()` first. Only Linux has the allocator's settings.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import platform
