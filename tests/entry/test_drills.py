@@ -73,7 +73,7 @@ def flags(records: Path, run: Path, *more: str) -> list[str]:
     }
     given = {word.partition("=")[0] for word in more}
     left = [f"{flag}={value}" for flag, value in usual.items() if flag not in given]
-    return [*tiny(records, run), *left, *more]
+    return tiny(records, run, *left, *more)
 
 
 def finish(words: list[str]) -> str:

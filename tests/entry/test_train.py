@@ -25,11 +25,13 @@ TINY = [f"--config={Path(__file__).parent / 'tiny.yaml'}"]
 
 
 def tiny(records: Path, folder: Path, *more: str) -> list[str]:
+    """The flags of a tiny run on one device, unless `more` gives their number."""
+    chosen = any(flag.startswith("--parallel.devices=") for flag in more)
     return [
         *TINY,
         f"--data.records={records}",
         f"--output_dir={folder}",
-        *([] if FOUR_DEVICES in more else ["--parallel.devices=1"]),
+        *([] if chosen else ["--parallel.devices=1"]),
         *more,
     ]
 
