@@ -39,8 +39,8 @@ def repeated(hashes: UInt64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 
 def near(hashes: Iterable[int], bits: int) -> Iterator[tuple[int, int]]:
     """Yield (index, index of the original) of each hash that differs in at most `bits` bits from an
-    earlier original. A near duplicate is no original, so a chain of small differences is not one
-    group.
+    earlier original. A near duplicate never becomes an original, so a chain of small differences
+    does not become one group.
 
     Two hashes that differ in `bits` bits agree in one of `bits` + 1 groups of bits; these groups
     are the index.

@@ -12,11 +12,9 @@ SHUFFLES = 2000
 
 def shares(values: Sequence[float], settings: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Setting → η², the share of the results' variance between groups of runs with the same value,
-    largest first; empty if all results are equal. Runs that are not finite are left out. A numeric
-    setting with more than four values is grouped by quartile."""
-    results, groups = _finite(values, settings)
-    if not results.size or not results.var():
-        return {}
+    largest first; empty if all results are equal. Runs whose result is NaN or infinite are skipped.
+    A numeric setting with more than four values is grouped by quartile."""
+    results, groups = _differing(values, settings)
     found = {name: float(_eta_squared(results[None], group)[0]) for name, group in groups.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
@@ -24,9 +22,7 @@ def shares(values: Sequence[float], settings: Mapping[str, Sequence[Any]]) -> di
 def chances(values: Sequence[float], settings: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Setting → the share that 95 % of random orders of the results stay below. A larger one is
     more than chance (a permutation test). The orders have a fixed seed."""
-    results, groups = _finite(values, settings)
-    if not results.size or not results.var():
-        return {}
+    results, groups = _differing(values, settings)
     shuffled = np.random.default_rng(0).permuted(np.tile(results, (SHUFFLES, 1)), axis=1)
     return {
         name: float(np.quantile(_eta_squared(shuffled, group), 0.95))
@@ -34,12 +30,15 @@ def chances(values: Sequence[float], settings: Mapping[str, Sequence[Any]]) -> d
     }
 
 
-def _finite(
+def _differing(
     values: Sequence[float], settings: Mapping[str, Sequence[Any]]
 ) -> tuple[Float[np.ndarray, " n"], dict[str, Int[np.ndarray, " n"]]]:
-    """The finite results, and of each setting the group of each of these runs."""
+    """The finite results, and for each setting the group of each of these runs. Without settings if
+    all results are equal."""
     results = np.array(values, float)
     good = np.isfinite(results)
+    if not good.any() or not results[good].var():
+        return results[good], {}
     kept = {
         name: _groups([value for value, is_good in zip(own, good, strict=True) if is_good])
         for name, own in settings.items()
@@ -66,6 +65,6 @@ def _eta_squared(
 
 
 def is_number(value: Any) -> bool:
-    """True for a float, or for an integer of 64 bits that is no truth value."""
+    """True for a float or an integer of 64 bits; False for a bool."""
     is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
     return is_whole or isinstance(value, float)

@@ -36,6 +36,7 @@ from experiments.logbook import flat
 from training.reports import metrics
 from trials import engine
 from trials.ledger import Trial, folder_of, read_ledger
+from trials.report import shown
 from trials.sweep_file import read_sweep
 
 SEED = "seed"
@@ -190,7 +191,7 @@ def _search_table(rows: Sequence[Row], names: Sequence[str]) -> str:
         for name, share in explained.items()
     ]
     runs = [
-        f"| {' | '.join(_cell(row.settings[name]) for name in names)} "
+        f"| {' | '.join(shown(row.settings[name]) for name in names)} "
         f"| {_shown([row.value])} | {row.spikes} |"
         for row in sorted(rows, key=lambda one: one.value)
     ]
@@ -229,10 +230,6 @@ def _lowest(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
             lines.append(f"| {name} | {value} | {len(own)} | {_shown([min(own)])} |")
     head = "| setting | value | runs | lowest |"
     return ["", head, "| --- " * 4 + "|", *lines] if lines else []
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _effects(rows: Sequence[Row], names: Sequence[str]) -> list[str]:

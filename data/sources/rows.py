@@ -55,12 +55,12 @@ class TableFile:
 
 
 def read_rows(table: TableFile, unused: Unused | None = None) -> Iterator[Row]:
-    """The rows of a table, by the ending of its name. Damaged JSON lines are counted in `unused`,
-    or refused if it is None.
+    """The rows of a table, by the ending of its name. `unused` counts damaged JSON lines; without
+    it, the first one raises.
 
     Raises:
-        ValueError: the file is not such a table, or most of its lines are damaged; the message
-            names file and line.
+        ValueError: the file is not such a table, most of its lines are damaged, or one is and
+            `unused` is None; the message names file and line.
     """
     ending = ending_of(table.name)
     try:
