@@ -7,6 +7,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from training.config import RunConfig
+from training.devices import parallel
+from training.devices.devices import Devices
+from training.loop import Hook
+from training.recipe import Recipe
+from training.update.build import make_state
 from training.update.observables import whole_norm
 from training.update.precision import to_float32
 from training.update.state import TrainState
@@ -48,3 +54,19 @@ def measure_distance(start: Callable[[], PyTree]) -> Callable[[int, TrainState],
         return {"look/distance": float(away(state.params, held[0]))}
 
     return measure
+
+
+def distance_hooks(config: RunConfig, recipe: Recipe, devices: Devices) -> list[Hook]:
+    """The hook of `measure_distance` from the run's initial weights, if training.observe is on. A
+    branch has none, because its initial weights are another run's."""
+    if config.training.observe == "off" or config.branch_from:
+        return []
+
+    def initial_params() -> PyTree:
+        create = make_state(config, recipe.init, recipe.players)
+        params = parallel.create(lambda: create().params, devices)
+        if source := config.init_from:
+            params = recipe.start_from(source, params)[0]
+        return parallel.place(params, devices)
+
+    return [Hook(config.training.observe_every, measure_distance(initial_params))]

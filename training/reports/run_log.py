@@ -3,12 +3,17 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
+from jaxtyping import PyTree
+
 from common.settings import to_yaml
+from optim.schedules import describe_course
 from training.config import RunConfig
+from training.devices.batching import BatchPlan
 from training.recipe import Recipe, Run
 from training.reports import metrics, range_test
 from training.reports.logbook import Logbook
 from training.saved import runs, starts
+from training.update.build import describe_size
 
 
 class RunLog:
@@ -41,6 +46,16 @@ class RunLog:
             self.book.note("change", step, runs.describe(changes), changes=pairs)
         for line in lines:
             self.book.announce("init", step, line)
+
+    def sizes(self, params: PyTree, plan: BatchPlan) -> None:
+        """Print the size of the model, the devices and the data, and the course of the learning
+        rate if it is given in examples."""
+        config, run = self._config, self._run
+        size = describe_size(config, params)
+        print(f"{run.folder}: {size} on {run.devices.describe()}, {self._recipe.summary}")
+        if config.optim.counts_examples:
+            course = describe_course(config.optim, config.training.steps, plan.examples)
+            print(course, flush=True)
 
     def already_finished(self, step: int) -> None:
         """Report that there is nothing left to train."""
