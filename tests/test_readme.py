@@ -175,7 +175,7 @@ def test_the_walk_refers_to_its_own_steps() -> None:
     for number, name in {
         "15": "make_recipe",
         "18": "make_state",
-        "26": "_first_state",
+        "26": "first_state",
         "32": "open_batches",
         "33": "hooks",
         "34": "make_update",
