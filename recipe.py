@@ -30,7 +30,7 @@ from optim.adapters import split
 from starting import adapted
 from starting.text_encoder import with_text_weights
 from starting.translating import translate
-from training.devices import parallel, processes
+from training.devices import over_rows, placing, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
 from training.hooks import evaluate_loss
@@ -83,7 +83,7 @@ def make_recipe(config: Config) -> Recipe[TokenBatch]:
             return
         if processes.from_process_0(lambda: is_sampling_chosen(run.folder, step)):
             return
-        params = parallel.on_first_device(state.weights)
+        params = placing.on_first_device(state.weights)
         if run.devices.is_first:
             choose_sampling(config, model, records, run.folder, step, params)
 
@@ -250,7 +250,7 @@ def start_fresh(config: Config, fresh: Params) -> tuple[Params, list[str]]:
 
 def fetched(leaf: jax.Array) -> np.ndarray:
     """The array as numpy; a sharded one is all-gathered."""
-    return np.asarray(parallel.on_first_device(leaf))
+    return np.asarray(placing.on_first_device(leaf))
 
 
 def make_evaluation(
@@ -271,6 +271,6 @@ def make_evaluation(
         run.programs,
         "evaluation",
         config,
-        lambda: parallel.compile_sums(make_eval_loss(model), devices),
+        lambda: over_rows.compile_sums(make_eval_loss(model), devices),
     )
     return evaluate_loss(compiled, sets)

@@ -15,7 +15,7 @@ from config import Config
 from model import transformer
 from model.loss import make_loss
 from recipe import transformer_statistics
-from training.devices import parallel
+from training.devices import parallel, placing
 from training.devices.devices import Devices
 from training.recipe import Objective
 from training.update.build import make_state, make_update
@@ -83,7 +83,7 @@ class Update:
     def _state(self) -> Any:
         states = self._bench.states
         if self.kind not in states:
-            states[self.kind] = parallel.create(self._create, self._bench.devices)
+            states[self.kind] = placing.create(self._create, self._bench.devices)
         return states[self.kind]
 
 

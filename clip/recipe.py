@@ -30,7 +30,7 @@ from data.batches import eval_batches, open_batches
 from data.captions import open_captions
 from data.records import Records, open_whole
 from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
-from training.devices import parallel
+from training.devices import placing
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
 from training.devices.fitting import GB, available_memory
@@ -139,12 +139,12 @@ def make_recipe(config: ClipRunConfig) -> Recipe[PairBatch]:
         }
 
         def evaluate(step: int, state: TrainState) -> Mapping[str, float]:
-            return judge(sizes, parallel.on_first_device(state.weights), sets)
+            return judge(sizes, placing.on_first_device(state.weights), sets)
 
         return [Hook(config.training.eval_every, evaluate)]
 
     def finish(run: Run, state: TrainState) -> None:
-        params = parallel.on_first_device(state.weights)
+        params = placing.on_first_device(state.weights)
         if run.devices.is_first:
             release(sizes, params, records.tokenizer_folder, run.folder / CLIP_FOLDER)
 

@@ -25,7 +25,8 @@ from model.config import ModelConfig, SamplingConfig
 from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
 from model.transformer import Params, Transformer
 from training.devices.devices import Devices
-from training.devices.parallel import deal_rows, place
+from training.devices.over_rows import deal_rows
+from training.devices.placing import place
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
 from vqgan.config import VQGANConfig

@@ -11,7 +11,7 @@ from data.records import Records
 from drawing.drawer import make_drawer, picture_seed
 from model import transformer
 from model.transformer import Transformer
-from training.devices import fitting, parallel, processes
+from training.devices import fitting, placing, processes
 from training.devices.devices import Devices
 from training.recipe import Run
 from training.update.build import make_state
@@ -31,14 +31,14 @@ def make_grids(
     if not have_room_to_draw(config, model, devices):
         return lambda step, state: None
     if not devices.is_first:
-        return lambda step, state: parallel.on_first_device(state.weights) and None
+        return lambda step, state: placing.on_first_device(state.weights) and None
     prompts = list(config.grids.prompts) or records.some_captions(CAPTIONS)
     drawer = make_drawer(model, config.sampling, run.folder, rows_per_call=len(prompts))
     seeds = [picture_seed(config.seed, prompt, 0) for prompt in prompts]
 
     def draw(step: int, state: TrainState) -> Mapping[str, Path] | None:
         path = run.folder / "grids" / f"step-{step:06}.png"
-        params = parallel.on_first_device(state.weights)
+        params = placing.on_first_device(state.weights)
         try:
             pictures = drawer.draw(params, prompts, seeds)[:, None]
             save_png(path, picture_grid(prompts, pictures), {"prompts": prompts})
@@ -57,7 +57,7 @@ def have_room_to_draw(config: Config, model: Transformer, devices: Devices) -> b
         return True
     width = jnp.dtype(config.training.compute_dtype).itemsize
     need = transformer.count_params(config.model) * (4 + width)
-    shapes = parallel.shapes(make_state(config, model.init), devices)
+    shapes = placing.shapes(make_state(config, model.init), devices)
     need += fitting.bytes_on_device(shapes)
     room = processes.from_process_0(lambda: fitting.device_memory(devices))
     if need > room:

@@ -29,7 +29,7 @@ from model.loss import make_loss
 from recipe import batch_shapes
 from starting import adapted
 from training.config import ParallelConfig, TrainingConfig
-from training.devices import parallel
+from training.devices import placing
 from training.devices.batching import micro_batch_size
 from training.devices.devices import Devices, arrange
 from training.devices.fitting import GB, compile_memory, too_much
@@ -175,7 +175,7 @@ def make_shapes(config: Config, devices: Devices) -> tuple[Step, TrainState, Tok
     codes = config.model.image_vocab_size
     loss = make_loss(model, (empty, empty == 0), codes, config.loss)
     step = make_update(config, Objective(loss=loss), devices)
-    state = parallel.shapes(make_state(config, model.init), devices)
+    state = placing.shapes(make_state(config, model.init), devices)
     return step, state, batch_shapes(config.model, config.training.batch_size)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from common.settings import to_tree
 from training.config import RunConfig, TrainingConfig
-from training.devices import parallel
+from training.devices import placing
 from training.devices.batching import BATCHES, BatchPlan, make_plan
 from training.devices.devices import Devices
 from training.recipe import Recipe, Run
@@ -50,8 +50,8 @@ def _shapes(create: Callable[[], TrainState], devices: Devices) -> TrainState:
     """Shapes and shardings of a state. Parts that a checkpoint may lack hold their initial
     values."""
     names = ("loss_scale", "guard", "players")
-    initial = parallel.create(lambda: {n: getattr(create(), n) for n in names}, devices)
-    return parallel.shapes(create, devices)._replace(**initial)
+    initial = placing.create(lambda: {n: getattr(create(), n) for n in names}, devices)
+    return placing.shapes(create, devices)._replace(**initial)
 
 
 def _new_state(
@@ -65,7 +65,7 @@ def _new_state(
     else:
         params, lines = recipe.start_fresh(state.params)
     if params is not state.params:
-        state = with_params(config, state, parallel.place(params, run.devices))
+        state = with_params(config, state, placing.place(params, run.devices))
     return Start(state, lines)
 
 

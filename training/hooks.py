@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from training.config import RunConfig
-from training.devices import parallel
+from training.devices import placing
 from training.devices.devices import Devices
 from training.loop import Hook
 from training.recipe import Recipe
@@ -27,7 +27,7 @@ def evaluate_loss(
     loss: EvalLoss[H], sets: Mapping[str, Callable[[], Iterable[H]]]
 ) -> Callable[[int, TrainState], dict[str, float]]:
     """An action that returns the mean loss over each set, as eval/<set>/loss. `loss` returns (sum
-    over a batch, sum of weights), over all devices if `parallel.compile_sums` made it."""
+    over a batch, sum of weights), over all devices if `over_rows.compile_sums` made it."""
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
         values = {}
@@ -64,9 +64,9 @@ def distance_hooks(config: RunConfig, recipe: Recipe, devices: Devices) -> list[
 
     def initial_params() -> PyTree:
         create = make_state(config, recipe.init, recipe.players)
-        params = parallel.create(lambda: create().params, devices)
+        params = placing.create(lambda: create().params, devices)
         if source := config.init_from:
             params = recipe.start_from(source, params)[0]
-        return parallel.place(params, devices)
+        return placing.place(params, devices)
 
     return [Hook(config.training.observe_every, measure_distance(initial_params))]

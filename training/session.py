@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from common.settings import to_tree
 from training import exits
 from training.config import RunConfig
-from training.devices import agreement, parallel, peers, processes
+from training.devices import agreement, peers, placing, processes
 from training.devices.batching import BATCHES, BatchPlan, in_updates, make_plan, micro_batch_size
 from training.devices.devices import find_devices
 from training.devices.shortage import check_room, explain_out_of_memory
@@ -80,7 +80,7 @@ def _prepare_and_train(
     check_keep_best(config.checkpoint, recipe.splits)
     largest = recipe.batch_shapes(max(make_plan(config.training).sizes))
     create = make_state(config, recipe.init, recipe.players)
-    check_room(parallel.shapes(create, devices), largest, devices)
+    check_room(placing.shapes(create, devices), largest, devices)
     folder, changes = processes.from_process_0(lambda: _open_folder(config, read))
     run = Run(Path(folder), devices, choose_micro_batch(config, recipe, devices), programs)
     session = _Session(config, recipe, run, RunLog(config, recipe, run, epochs))

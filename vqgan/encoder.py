@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from data.tokenise import PictureEncoder
 from training.config import ParallelConfig
-from training.devices import parallel
+from training.devices import over_rows, placing
 from training.devices.devices import arrange
 from vqgan import autoencoder, pretrained
 from vqgan.config import VQGANConfig
@@ -39,8 +39,8 @@ def make_encoder(
     """The encoder of a configuration, on at most `most_devices` devices of this process (None =
     all), for `per_device` pictures on each at a time."""
     devices = arrange(jax.local_devices()[:most_devices], ParallelConfig())
-    compiled = jax.jit(parallel.deal_rows(autoencoder.build(config).encode, devices))
-    params = parallel.place(params, devices)
+    compiled = jax.jit(over_rows.deal_rows(autoencoder.build(config).encode, devices))
+    params = placing.place(params, devices)
 
     def encode(pixels: Float32[np.ndarray, "b y x 3"]) -> jax.Array:
         return compiled(params, pixels)

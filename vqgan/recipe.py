@@ -18,7 +18,7 @@ from data.order import order
 from data.reading import write_bad_samples
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
-from training.devices import parallel
+from training.devices import placing
 from training.devices.batching import BatchPlan, in_updates, make_plan
 from training.devices.devices import Devices
 from training.loop import Hook
@@ -72,7 +72,7 @@ def make_recipe(config: VQGANRunConfig) -> Recipe[PictureBatch]:
         write_bad_samples(run.folder / "bad_samples.jsonl", skipped)
 
     def finish(run: Run, state: TrainState) -> None:
-        params = None if card(run).is_file() else parallel.on_first_device(state.weights)
+        params = None if card(run).is_file() else placing.on_first_device(state.weights)
         if params is not None and run.devices.is_first:
             judged = {**sets, TRAIN: evenly_spaced([sets[TRAIN]], JUDGED)}
             release(config.model, autoencoder, params, judged, run.folder)
@@ -226,7 +226,7 @@ def start_from(
     model: VQGANConfig, fixed: Fixed | None, path: str, fresh: Params
 ) -> tuple[Params, list[str]]:
     """(the weights of --init_from, lines for the logbook). Raises ValueError for another layout."""
-    return fit(path, model, jax.tree.map(np.asarray, parallel.on_first_device(fresh)), fixed)
+    return fit(path, model, jax.tree.map(np.asarray, placing.on_first_device(fresh)), fixed)
 
 
 def make_between(
@@ -273,11 +273,11 @@ def make_hooks(
     shown = evenly_spaced(held_out, GRID_PICTURES)
 
     def evaluate(step: int, state: TrainState) -> Mapping[str, float]:
-        return (figures if step > begin else before)(parallel.on_first_device(state.weights))
+        return (figures if step > begin else before)(placing.on_first_device(state.weights))
 
     def draw(step: int, state: TrainState) -> Mapping[str, Path]:
         path = run.folder / "grids" / f"{step:06d}.png"
-        params = parallel.on_first_device(state.weights)
+        params = placing.on_first_device(state.weights)
         if run.devices.is_first:
             write_grid(path, quantized if step > begin else smooth, params, shown)
         return {"reconstructions": path}

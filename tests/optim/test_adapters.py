@@ -21,7 +21,7 @@ from optim.optimizers import make_optimizer
 from starting import adapted
 from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
@@ -53,13 +53,13 @@ def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> 
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     optimizer = make_optimizer(optim)
     step = make_train_step(
-        parallel.gather_before(
+        in_step.gather_before(
             make_loss(model, (empty, empty == 0), config.image_vocab_size, LossConfig()), devices
         ),
-        make_optimizer(optim, parallel.spread(devices)),
+        make_optimizer(optim, in_step.spread(devices)),
         lambda step: jnp.float32(optim.learning_rate),
         1,
-        parallel.mean_over(devices),
+        in_step.mean_over(devices),
         extras=Extras(
             settings=TrainingConfig(on_spike="off"),
             update_ema=make_ema(0.9),
@@ -68,7 +68,7 @@ def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> 
     )
     params = model.init(jax.random.key(0))  # outside: a program would take seconds to compile
     create = lambda: TrainState.create(lambda key: params, optimizer, 0, init_ema=init_ema)  # noqa: E731
-    state, run = parallel.create(create, devices), parallel.compile_step(step, devices)
+    state, run = placing.create(create, devices), parallel.compile_step(step, devices)
     found = [jax.device_get(state)]
     for _ in range(STEPS):
         state, _ = run(state, batch_of(config))

@@ -16,7 +16,7 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from tests.tiny import ONE_LEVEL_VQGAN, TINY, drawn, first_vqgan
 from training.config import ParallelConfig, ParallelMode
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.loss import Loss
 from training.update.state import TrainState
@@ -61,13 +61,13 @@ def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[
     places = find_devices(ParallelConfig(devices=devices, mode=mode))
     optimizer = make_optimizer(OptimConfig())
     step = make_train_step(
-        parallel.gather_before(loss, places),
+        in_step.gather_before(loss, places),
         optimizer,
         lambda step: jnp.float32(1e-3),
         parts,
-        parallel.mean_over(places),
+        in_step.mean_over(places),
     )
-    state = parallel.create(partial(TrainState.create, init, optimizer, 0), places)
+    state = placing.create(partial(TrainState.create, init, optimizer, 0), places)
     _, metrics = parallel.compile_step(step, places)(state, batch)
     return numbers(to_row(metrics))
 

@@ -13,7 +13,7 @@ from optim.config import OptimConfig
 from training.config import ParallelConfig, TrainingConfig
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
 from training.devices.devices import Devices, find_devices
-from training.devices.parallel import count_micro_batches
+from training.devices.in_step import count_micro_batches
 from training.skips import Skips
 
 PLAN = BatchPlan(4, ((10, 8), (13, 24)))

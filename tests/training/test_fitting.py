@@ -11,7 +11,7 @@ import pytest
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from training.config import ParallelConfig, ParallelMode
-from training.devices import fitting, parallel
+from training.devices import fitting, in_step, parallel, placing
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices, find_devices
 from training.devices.fitting import available_memory, compile_memory, divisors, find_micro_batch
@@ -40,8 +40,8 @@ def make_step(devices: Devices, made: list[int], size: int) -> Step:
         loss,
         make_optimizer(OptimConfig()),
         lambda step: jnp.float32(1e-2),
-        parallel.count_micro_batches(devices, size),
-        parallel.mean_over(devices),
+        in_step.count_micro_batches(devices, size),
+        in_step.mean_over(devices),
     )
 
 
@@ -58,7 +58,7 @@ def devices_in(mode: ParallelMode) -> Devices:
 
 def need(devices: Devices, size: int) -> int:
     """Bytes per device that this micro-batch needs."""
-    state, step = parallel.shapes(create, devices), make_step(devices, [], size)
+    state, step = placing.shapes(create, devices), make_step(devices, [], size)
     return sum(compile_memory(step, state, batch(96), devices).values())
 
 

@@ -23,7 +23,7 @@ from optim.paths import matches
 from tests.tiny import drawn
 from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.loss import LossContext
 from training.update.observables import Observable, tensor_norms, unpack
@@ -60,7 +60,7 @@ def compose(
         optimizer,
         lambda step: jnp.float32(0.1),
         micro_batches,
-        parallel.mean_over(find_devices(ParallelConfig(devices=devices))),
+        in_step.mean_over(find_devices(ParallelConfig(devices=devices))),
         extras=Extras(
             settings=TrainingConfig(on_spike="off"),
             observables=[Observable(1, tensor_norms)],
@@ -124,7 +124,7 @@ def test_the_gradient_s_norm_is_that_of_the_trained_part_and_the_rest_keeps_its_
     places = find_devices(ParallelConfig(devices=2))
     old = jax.jit(create)()
     new, metrics = parallel.compile_step(step, places)(
-        parallel.place(jax.tree.map(jnp.copy, old), places), batch_of(tiny)
+        placing.place(jax.tree.map(jnp.copy, old), places), batch_of(tiny)
     )
     everything, all_metrics = update_of_all(tiny)
     norms, expected = unpack(metrics.observed), unpack(all_metrics.observed)

@@ -13,7 +13,7 @@ import pytest
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from training.config import ParallelConfig
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.reports import metrics as metrics_files
 from training.update.observables import Observable, Update, unpack
@@ -37,16 +37,16 @@ def look(update: Update) -> Mapping[str, jax.Array]:
 def compose(table: list[Observable], config: ParallelConfig) -> tuple[Step, Any, Any]:
     devices, optimizer = find_devices(config), make_optimizer(OptimConfig())
     step = make_train_step(
-        parallel.gather_before(loss, devices),
+        in_step.gather_before(loss, devices),
         optimizer,
         lambda step: jnp.float32(0.1),
-        mean_over_devices=parallel.mean_over(devices),
+        mean_over_devices=in_step.mean_over(devices),
         extras=Extras(observables=table),
     )
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"kernel": jax.random.normal(key, (16,))}, optimizer, 0
     )
-    return step, parallel.create(create, devices), devices
+    return step, placing.create(create, devices), devices
 
 
 def batch() -> Any:
@@ -67,7 +67,7 @@ def test_values_are_those_of_numpy_on_any_devices_and_come_when_due(config: Para
     step, state, devices = compose([Observable(2, look)], config)
     compiled = parallel.compile_step(step, devices)
     state, first = compiled(state, batch())
-    before = np.asarray(parallel.on_first_device(state.params)["kernel"])
+    before = np.asarray(placing.on_first_device(state.params)["kernel"])
     state, second = compiled(state, batch())
     assert "gradient/largest" not in to_row(first)
     row = to_row(second)

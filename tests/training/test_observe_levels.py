@@ -12,7 +12,7 @@ import pytest
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from training.config import ParallelConfig
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.hooks import measure_distance
 from training.update.observe_levels import make_observables
@@ -43,11 +43,11 @@ def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
     devices = find_devices(config)
     optimizer = make_optimizer(OptimConfig(name="sgd", beta1=0.0, clip_norm=0.0))
     step = make_train_step(
-        parallel.gather_before(loss, devices),
+        in_step.gather_before(loss, devices),
         optimizer,
         lambda step: jnp.float32(RATE),
         micro_batches,
-        parallel.mean_over(devices),
+        in_step.mean_over(devices),
         Extras(
             observables=make_observables("full", 1, PARTS),
             shares=devices.num_shares if devices.mode == "pmap" else 1,
@@ -58,9 +58,9 @@ def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
     )
     order = ORDERS[micro_batches]
     batch: Any = {"target": TARGETS[order], "example_index": np.arange(len(order), dtype=np.int32)}
-    state = parallel.create(create, devices)
+    state = placing.create(create, devices)
     state, metrics = parallel.compile_step(step, devices)(state, batch)
-    distance = measure_distance(lambda: parallel.create(create, devices).params)
+    distance = measure_distance(lambda: placing.create(create, devices).params)
     return {**to_row(metrics), **distance(1, state)}
 
 

@@ -19,7 +19,7 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from tests.tiny import TINY, drawn
 from training.config import ParallelConfig
-from training.devices import parallel, sharding
+from training.devices import in_step, over_rows, parallel, placing, sharding
 from training.devices.devices import check_batch, find_devices
 from training.hooks import evaluate_loss
 from training.update.state import TrainState
@@ -60,11 +60,11 @@ def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "ad
         *(model, (empty, empty == 0), 20), LossConfig(caption_dropout=0.2, token_noise=0.2)
     )
     step = make_train_step(
-        parallel.gather_before(loss, devices),
-        make_optimizer(optim, parallel.spread(devices)),
+        in_step.gather_before(loss, devices),
+        make_optimizer(optim, in_step.spread(devices)),
         make_schedule(optim, STEPS),
         accumulation_steps,
-        parallel.mean_over(devices),
+        in_step.mean_over(devices),
     )
     create = partial(TrainState.create, drawn(MODEL), make_optimizer(optim), 0)
     return devices, create, parallel.compile_step(step, devices)
@@ -79,7 +79,7 @@ def train(state: TrainState, run, first: int, last: int) -> TrainState:
 @cache
 def trained(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "adamw"):
     devices, create, run = program(config, accumulation_steps, name)
-    return jax.device_get(train(parallel.create(create, devices), run, 0, STEPS))
+    return jax.device_get(train(placing.create(create, devices), run, 0, STEPS))
 
 
 def assert_near(a: TrainState, b: TrainState, relative: float = 1e-5) -> None:
@@ -107,9 +107,9 @@ def test_shampoo_spread_over_devices_is_the_same(config: ParallelConfig) -> None
 def test_a_run_continues_under_another_mode() -> None:
     devices, create, run = program(PMAP)
     other, _, run_other = program(FSDP)
-    state = train(parallel.create(create, devices), run, 0, 4)
-    state = train(parallel.place(jax.device_get(state), other), run_other, 4, 7)
-    state = train(parallel.place(jax.device_get(state), devices), run, 7, STEPS)
+    state = train(placing.create(create, devices), run, 0, 4)
+    state = train(placing.place(jax.device_get(state), other), run_other, 4, 7)
+    state = train(placing.place(jax.device_get(state), devices), run, 7, STEPS)
     assert_near(trained(ONE), jax.device_get(state))
 
 
@@ -129,8 +129,8 @@ def evaluated(config: ParallelConfig, size: int) -> float:
             batch["weight"] = np.asarray(places < 13, np.float32)
             yield batch
 
-    evaluate = evaluate_loss(parallel.compile_sums(loss, devices), {"set": batches})
-    return evaluate(0, parallel.create(create, devices))["eval/set/loss"]
+    evaluate = evaluate_loss(over_rows.compile_sums(loss, devices), {"set": batches})
+    return evaluate(0, placing.create(create, devices))["eval/set/loss"]
 
 
 @named([PMAP, ALL, pytest.param(FSDP, marks=pytest.mark.slow)])
@@ -147,12 +147,12 @@ def test_each_device_evaluates_its_rows_only(config: ParallelConfig) -> None:
         jax.debug.callback(lambda x: seen.append(x.shape[0]), batch["weight"], partitioned=True)
         return batch["weight"].sum(), jnp.float32(1)
 
-    params = parallel.place({"scale": np.ones(4, np.float32)}, devices)
+    params = placing.place({"scale": np.ones(4, np.float32)}, devices)
     batch: Any = {
         "weight": np.arange(8, dtype=np.float32),
         "example_index": np.arange(8),
     }
-    total, _ = parallel.compile_sums(count, devices)(params, batch)
+    total, _ = over_rows.compile_sums(count, devices)(params, batch)
     jax.effects_barrier()
     assert float(total) == 28
     assert seen == [8 // devices.num_shares] * len(devices)
@@ -160,14 +160,14 @@ def test_each_device_evaluates_its_rows_only(config: ParallelConfig) -> None:
 
 def test_a_state_on_a_mesh_is_sharded_and_donated() -> None:
     devices, create, run = program(FSDP)
-    state = parallel.create(create, devices)
+    state = placing.create(create, devices)
     kernel = state.params["decoder"]["run0"]["mlp"]["up"]["kernel"]
     assert kernel.addressable_data(0).size == kernel.size // 4
     new, _ = run(state, batch_at(0))
     assert kernel.is_deleted()
     new_kernel = new.params["decoder"]["run0"]["mlp"]["up"]["kernel"]
     assert new_kernel.sharding == kernel.sharding
-    whole = parallel.on_first_device(new.params)["decoder"]["run0"]["mlp"]["up"]["kernel"]
+    whole = placing.on_first_device(new.params)["decoder"]["run0"]["mlp"]["up"]["kernel"]
     np.testing.assert_array_equal(whole, np.asarray(new_kernel))
 
 

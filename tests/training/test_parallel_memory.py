@@ -21,7 +21,7 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from tests.tiny import TINY
 from training.config import ParallelConfig
-from training.devices import fitting, parallel
+from training.devices import fitting, in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.state import TrainState
 from training.update.step import make_train_step
@@ -62,16 +62,14 @@ def measured(
     model = transformer.build(MODEL)
     empty = jnp.zeros((1, MODEL.text_length), jnp.int32)
     step = make_train_step(
-        parallel.gather_before(
-            make_loss(model, (empty, empty == 0), 256, LossConfig(0.0)), devices
-        ),
-        make_optimizer(optim, parallel.spread(devices)),
+        in_step.gather_before(make_loss(model, (empty, empty == 0), 256, LossConfig(0.0)), devices),
+        make_optimizer(optim, in_step.spread(devices)),
         make_schedule(optim, 10),
         micro_batches,
-        parallel.mean_over(devices),
+        in_step.mean_over(devices),
     )
     create = partial(TrainState.create, model.init, make_optimizer(optim), 0)
-    state = parallel.shapes(create, devices)
+    state = placing.shapes(create, devices)
     batch: TokenBatch[np.ndarray] = {
         "text_tokens": np.zeros((rows, MODEL.text_length), np.int32),
         "text_mask": np.ones((rows, MODEL.text_length), bool),

@@ -17,7 +17,7 @@ from optim.schedules import make_schedule
 from optim.soap import soap
 from tests.training.test_parallel_shampoo import batch_at, distance, init, loss
 from training.config import ParallelConfig
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.state import TrainState
 from training.update.step import Extras, make_train_step
@@ -32,15 +32,15 @@ def trained(config: ParallelConfig) -> TrainState:
     optim = OptimConfig("schedule_free", RATE, warmup_steps=0, decay_fraction=0.0)
     devices, optimizer = find_devices(config), make_optimizer(optim)
     step = make_train_step(
-        parallel.gather_before(loss, devices),
+        in_step.gather_before(loss, devices),
         optimizer,
         make_schedule(optim, STEPS),
         1,
-        parallel.mean_over(devices),
+        in_step.mean_over(devices),
         extras=Extras(update_ema=make_average(optim)),
     )
     create = partial(TrainState.create, init, optimizer, 0, init_ema=init_ema)
-    state = parallel.create(create, devices)
+    state = placing.create(create, devices)
     update = parallel.compile_step(step, devices)
     for n in range(STEPS):
         state, _ = update(state, batch_at(n))
@@ -77,7 +77,7 @@ def descend(config: ParallelConfig, finish: Callable[[Any], Any]) -> Any:
     """The last of several SOAP directions, with the jobs shared by those devices. `finish` receives
     the final state."""
     devices = find_devices(config)
-    rule = soap(SoapConfig(block_size=8, basis_every=2), spread=parallel.spread(devices))
+    rule = soap(SoapConfig(block_size=8, basis_every=2), spread=in_step.spread(devices))
     update: Callable[..., Any] = rule.update
     if devices.mode == "pmap":
         everywhere = PartitionSpec()
@@ -90,10 +90,10 @@ def descend(config: ParallelConfig, finish: Callable[[Any], Any]) -> Any:
         )
     update, direction = jax.jit(update), None
     make = lambda: (rule.init(jax.tree.map(jnp.asarray, gradients(0))),)  # noqa: E731
-    (state,) = parallel.create(make, devices)
+    (state,) = placing.create(make, devices)
     for n in range(STEPS):
-        direction, state = update(parallel.place(gradients(n), devices), state)
-        (state,) = parallel.place((state,), devices)
+        direction, state = update(placing.place(gradients(n), devices), state)
+        (state,) = placing.place((state,), devices)
     finish(state)
     return jax.device_get(direction)
 

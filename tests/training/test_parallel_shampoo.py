@@ -18,7 +18,7 @@ from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training.config import ParallelConfig
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import Devices, find_devices
 from training.update.state import TrainState
 from training.update.step import make_train_step
@@ -80,14 +80,14 @@ def compiled(config: ParallelConfig) -> tuple[Devices, TrainState, Any]:
         name="shampoo", learning_rate=RATE, warmup_steps=0, decay_fraction=0.0, shampoo=SHAMPOO
     )
     step = make_train_step(
-        parallel.gather_before(loss, devices),
-        make_optimizer(optim, parallel.spread(devices)),
+        in_step.gather_before(loss, devices),
+        make_optimizer(optim, in_step.spread(devices)),
         make_schedule(optim, STEPS),
         1,
-        parallel.mean_over(devices),
+        in_step.mean_over(devices),
     )
     create = partial(TrainState.create, init, make_optimizer(optim), 0)
-    state = parallel.create(create, devices)
+    state = placing.create(create, devices)
     update = parallel.lower_step(step, devices, state, batch_at(0)).compile()
     return devices, jax.device_get(state), update
 
@@ -95,7 +95,7 @@ def compiled(config: ParallelConfig) -> tuple[Devices, TrainState, Any]:
 @cache
 def trained(config: ParallelConfig) -> TrainState:
     devices, start, update = compiled(config)
-    state = parallel.place(start, devices)
+    state = placing.place(start, devices)
     for n in range(STEPS):
         state, _ = update(state, parallel.deal(batch_at(n), devices))
     return jax.device_get(state)
@@ -132,7 +132,7 @@ def test_each_device_computes_its_share_of_the_roots(config: ParallelConfig) -> 
 @named(EVERY)
 def test_matrices_are_sharded_over_all_of_the_mesh(config: ParallelConfig) -> None:
     devices, start, _ = compiled(config)
-    state = parallel.place(start, devices)
+    state = placing.place(start, devices)
     kept = state.opt_state[1].statistics["encoder"]["run0"]["mlp"]["up"]["kernel"][0][0]
     assert kept.addressable_data(0).size * config.fsdp * config.tensor == kept.size
 

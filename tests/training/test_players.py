@@ -15,7 +15,7 @@ from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from training import session
 from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.recipe import Recipe
 from training.reports import metrics
@@ -88,17 +88,17 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
 ) -> None:
     devices, players = find_devices(config), {"critic": critic()}
     step = make_train_step(
-        parallel.gather_before(model_loss, devices),
+        in_step.gather_before(model_loss, devices),
         SGD,
         lambda step: jnp.float32(RATE),
         micro_batches,
-        parallel.mean_over(devices),
+        in_step.mean_over(devices),
         extras=Extras(update_ema=make_ema(0.5), players=players),
     )
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"x": jnp.ones((4,))}, SGD, 0, init_ema=init_ema, players=players
     )
-    state, compiled = parallel.create(create, devices), parallel.compile_step(step, devices)
+    state, compiled = placing.create(create, devices), parallel.compile_step(step, devices)
     x, y, vx, vy = np.ones(4), np.full(4, 2.0), np.zeros(4), np.zeros(4)
     beta = OptimConfig(name="sgd").beta1
     for n in range(8):
@@ -113,10 +113,10 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
         assert np.isnan(found.more["critic/norm/grad"]) == (n < FIRST)
         assert np.isnan(found.more["critic/gap"]) == (n < FIRST)
         assert state.players is not None
-        held = parallel.on_first_device((state.params, state.players["critic"].params))
+        held = placing.on_first_device((state.params, state.players["critic"].params))
         np.testing.assert_allclose(held[0]["x"], x, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(held[1]["y"], y, rtol=1e-5, atol=1e-6)
-    assert set(parallel.on_first_device(state.ema)) == {"x"}  # only the model is averaged
+    assert set(placing.on_first_device(state.ema)) == {"x"}  # only the model is averaged
 
 
 @pytest.mark.parametrize("who", ["model", "critic"])

@@ -20,7 +20,7 @@ from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from tests.tiny import drawn
 from training.config import ParallelConfig, ParamDtype
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import Devices, check_batch, find_devices
 from training.update.state import TrainState
 from training.update.step import CompiledStep, make_train_step
@@ -66,7 +66,7 @@ def update(
         optimizer,
         make_schedule(optim, steps),
         accumulation_steps,
-        parallel.mean_over(places),
+        in_step.mean_over(places),
     )
     init = drawn(config)
     create = partial(TrainState.create, init, optimizer, 0, dtype, param_dtype=param_dtype)
@@ -89,7 +89,7 @@ def train(
     places, create, run = update(
         *(config, optim, steps, devices, accumulation_steps, dtype, param_dtype, noise)
     )
-    state = parallel.place(create(), places)
+    state = placing.place(create(), places)
     rows = []
     for _ in range(steps):
         state, metrics = run(state, batch_of(config))

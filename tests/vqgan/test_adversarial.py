@@ -13,7 +13,7 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
 from training.config import ParallelConfig
-from training.devices import parallel
+from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.loss import LossContext
 from training.update.players import Player
@@ -254,20 +254,20 @@ def update(layout, config, micro_batches, devices):
     players = {
         NAME: Player(
             lambda key: of_critic,
-            parallel.gather_before(own, places),
+            in_step.gather_before(own, places),
             *(optimizer, rate, 1),
         )
     }
     step = make_train_step(
-        parallel.gather_before(loss, places),
-        *(optimizer, rate, micro_batches, parallel.mean_over(places)),
+        in_step.gather_before(loss, places),
+        *(optimizer, rate, micro_batches, in_step.mean_over(places)),
         extras=Extras(players=players),
     )
     create = partial(TrainState.create, lambda key: params, optimizer, 0, players=players)
-    state, compiled = parallel.create(create, places), parallel.compile_step(step, places)
+    state, compiled = placing.create(create, places), parallel.compile_step(step, places)
     for _ in range(2):
         state, metrics = compiled(state, picture_batch())
-    return parallel.on_first_device((state.params, state.players)), to_row(metrics)
+    return placing.on_first_device((state.params, state.players)), to_row(metrics)
 
 
 @pytest.mark.parametrize(

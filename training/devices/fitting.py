@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from common.batch import Batch
-from training.devices import parallel, processes
+from training.devices import parallel, placing, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices, check_batch
 from training.update.state import TrainState
@@ -52,7 +52,7 @@ def find_micro_batch(
         check_batch(size, devices, 1)
     share = math.gcd(*plan.sizes) // devices.num_shares
     largest = batch(max(plan.sizes))
-    state = parallel.shapes(create, devices)
+    state = placing.shapes(create, devices)
     if limit is None:
         limit = processes.from_process_0(lambda: device_memory(devices))
     print(f"micro-batch  accumulation  GB a device, of {limit / GB:.3f}", flush=True)
@@ -190,7 +190,7 @@ def _try_update(
     arrays["example_index"] = np.arange(len(arrays["example_index"]), dtype=np.int32)
     try:
         run = parallel.compile_step(step, devices)
-        jax.block_until_ready(run(parallel.create(create, devices), arrays))
+        jax.block_until_ready(run(placing.create(create, devices), arrays))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -16,7 +16,7 @@ from optim.freezing import make_is_trained, trained_part
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up
 from training.config import RunConfig
-from training.devices import fitting, parallel
+from training.devices import fitting, in_step
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
 from training.devices.devices import Devices
 from training.recipe import Objective, Recipe
@@ -48,11 +48,11 @@ def make_update(
         training.observe, training.observe_every, parts, objective.model_statistics
     )
     return make_train_step(
-        parallel.gather_before(objective.loss, devices),
-        make_optimizer(config.optim, parallel.spread(devices), objective.rates),
+        in_step.gather_before(objective.loss, devices),
+        make_optimizer(config.optim, in_step.spread(devices), objective.rates),
         schedule or schedule_of(config, plan),
-        parallel.count_micro_batches(devices, size),
-        parallel.mean_over(devices),
+        in_step.count_micro_batches(devices, size),
+        in_step.mean_over(devices),
         Extras(
             settings=training,
             is_warm=make_warm_up(config.optim, examples_at),
@@ -78,7 +78,7 @@ def schedule_of(config: RunConfig, plan: BatchPlan | None = None) -> optax.Sched
 
 
 def _gathered(player: Player, devices: Devices) -> Player:
-    return replace(player, loss=parallel.gather_before(player.loss, devices))
+    return replace(player, loss=in_step.gather_before(player.loss, devices))
 
 
 def make_state(

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from common.batch import A, Batch, HostBatch
 from common.settings import to_tree
 from training.config import RunConfig
-from training.devices import parallel
+from training.devices import parallel, placing
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
 from training.update.build import schedule_of
@@ -57,8 +57,8 @@ def create(
 ) -> TrainState:
     """The state before the first update, created sharded; `make(seed)` is traced."""
     if programs is None:
-        return parallel.create(make, devices)
-    own = parallel.shardings(jax.eval_shape(make), devices)
+        return placing.create(make, devices)
+    own = placing.shardings(jax.eval_shape(make), devices)
     seed = np.uint32(config.seed & 0xFFFFFFFF)
     return program(programs, "create", config, lambda: jax.jit(make, out_shardings=own))(seed)
 

@@ -67,7 +67,7 @@ def make_train_step(
     """A pure function (state, batch) → (new state, metrics) that makes one update.
 
     Gradients are means over the micro-batches, then over the devices (`mean_over_devices`, see
-    training/devices/parallel.py). If the state has a guard (training/update/spikes.py), an update
+    training/devices/in_step.py). If the state has a guard (training/update/spikes.py), an update
     with a NaN or a spike leaves parameters, optimizer state and averages unchanged.
     """
     settings, is_trained, players = extras.settings, extras.is_trained, extras.players
