@@ -74,7 +74,7 @@ class Update:
         batch = bench.batches[self.finished % len(bench.batches)]
         state = self._state()
         del bench.states[self.kind]  # it is donated, so it is lost if the update fails
-        new, metrics = self._compiled(state, parallel.deal(batch, bench.devices))
+        new, metrics = self._compiled(state, parallel.arrange_rows(batch, bench.devices))
         jax.block_until_ready((new, metrics))
         bench.states[self.kind] = new
         self.finished += 1

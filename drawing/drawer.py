@@ -25,7 +25,7 @@ from model.config import ModelConfig, SamplingConfig
 from model.sampling import NOT_FINITE, Sampler, make_sampler, num_codes
 from model.transformer import Params, Transformer
 from training.devices.devices import Devices
-from training.devices.over_rows import deal_rows
+from training.devices.over_rows import split_over_devices
 from training.devices.placing import place
 from vqgan import pretrained as pretrained_vqgan
 from vqgan.autoencoder import build as build_autoencoder
@@ -235,7 +235,7 @@ def _sampler(
     away from."""
     text = np.array([empty[0]], np.int32), np.array([empty[1]], bool)
     sample = make_sampler(model, sampling, text, codes)
-    return within_memory(deal_rows(sample, devices), devices, rows)
+    return within_memory(split_over_devices(sample, devices), devices, rows)
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
@@ -255,7 +255,7 @@ def _codec(vqgan: VQGANConfig, devices: Devices, rows: int) -> tuple[Program, Pr
     def tokenise(params: Params, pictures: UInt8[Array, "b y x 3"]) -> Int[Array, "b n"]:
         return autoencoder.encode(params, to_floats(pictures))
 
-    return within_memory(deal_rows(decode, devices), devices, rows), tokenise
+    return within_memory(split_over_devices(decode, devices), devices, rows), tokenise
 
 
 def _open_vqgan(parts: Parts) -> tuple[VQGANConfig, Params]:

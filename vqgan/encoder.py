@@ -39,7 +39,7 @@ def make_encoder(
     """The encoder of a configuration, on at most `most_devices` devices of this process (None =
     all), for `per_device` pictures on each at a time."""
     devices = arrange(jax.local_devices()[:most_devices], ParallelConfig())
-    compiled = jax.jit(over_rows.deal_rows(autoencoder.build(config).encode, devices))
+    compiled = jax.jit(over_rows.split_over_devices(autoencoder.build(config).encode, devices))
     params = placing.place(params, devices)
 
     def encode(pixels: Float32[np.ndarray, "b y x 3"]) -> jax.Array:

@@ -53,13 +53,13 @@ def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> 
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     optimizer = make_optimizer(optim)
     step = make_train_step(
-        in_step.gather_before(
+        in_step.with_gathered_params(
             make_loss(model, (empty, empty == 0), config.image_vocab_size, LossConfig()), devices
         ),
-        make_optimizer(optim, in_step.spread(devices)),
+        make_optimizer(optim, in_step.make_spread(devices)),
         lambda step: jnp.float32(optim.learning_rate),
         1,
-        in_step.mean_over(devices),
+        in_step.make_mean(devices),
         extras=Extras(
             settings=TrainingConfig(on_spike="off"),
             update_ema=make_ema(0.9),

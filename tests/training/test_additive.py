@@ -61,11 +61,11 @@ def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[
     places = find_devices(ParallelConfig(devices=devices, mode=mode))
     optimizer = make_optimizer(OptimConfig())
     step = make_train_step(
-        in_step.gather_before(loss, places),
+        in_step.with_gathered_params(loss, places),
         optimizer,
         lambda step: jnp.float32(1e-3),
         parts,
-        in_step.mean_over(places),
+        in_step.make_mean(places),
     )
     state = placing.create(partial(TrainState.create, init, optimizer, 0), places)
     _, metrics = parallel.compile_step(step, places)(state, batch)

@@ -13,7 +13,7 @@ from optim.config import OptimConfig
 from training.config import ParallelConfig, TrainingConfig
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
 from training.devices.devices import Devices, find_devices
-from training.devices.in_step import count_micro_batches
+from training.devices.in_step import micro_batch_counter
 from training.skips import Skips
 
 PLAN = BatchPlan(4, ((10, 8), (13, 24)))
@@ -82,7 +82,7 @@ def test_a_larger_batch_is_more_micro_batches_of_the_same_size() -> None:
     ):
         size = micro_batch_size(training, places)
         assert size == 8 // 2 // places.num_shares
-        count = count_micro_batches(places, size)
+        count = micro_batch_counter(places, size)
         assert [count(seen) for seen in rows] == [2, 4, 6]
 
 

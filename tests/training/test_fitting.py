@@ -40,8 +40,8 @@ def make_step(devices: Devices, made: list[int], size: int) -> Step:
         loss,
         make_optimizer(OptimConfig()),
         lambda step: jnp.float32(1e-2),
-        in_step.count_micro_batches(devices, size),
-        in_step.mean_over(devices),
+        in_step.micro_batch_counter(devices, size),
+        in_step.make_mean(devices),
     )
 
 

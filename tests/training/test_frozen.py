@@ -60,7 +60,7 @@ def compose(
         optimizer,
         lambda step: jnp.float32(0.1),
         micro_batches,
-        in_step.mean_over(find_devices(ParallelConfig(devices=devices))),
+        in_step.make_mean(find_devices(ParallelConfig(devices=devices))),
         extras=Extras(
             settings=TrainingConfig(on_spike="off"),
             observables=[Observable(1, tensor_norms)],

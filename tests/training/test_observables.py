@@ -37,10 +37,10 @@ def look(update: Update) -> Mapping[str, jax.Array]:
 def compose(table: list[Observable], config: ParallelConfig) -> tuple[Step, Any, Any]:
     devices, optimizer = find_devices(config), make_optimizer(OptimConfig())
     step = make_train_step(
-        in_step.gather_before(loss, devices),
+        in_step.with_gathered_params(loss, devices),
         optimizer,
         lambda step: jnp.float32(0.1),
-        mean_over_devices=in_step.mean_over(devices),
+        mean_over_devices=in_step.make_mean(devices),
         extras=Extras(observables=table),
     )
     create = lambda: TrainState.create(  # noqa: E731

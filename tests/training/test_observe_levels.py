@@ -43,11 +43,11 @@ def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
     devices = find_devices(config)
     optimizer = make_optimizer(OptimConfig(name="sgd", beta1=0.0, clip_norm=0.0))
     step = make_train_step(
-        in_step.gather_before(loss, devices),
+        in_step.with_gathered_params(loss, devices),
         optimizer,
         lambda step: jnp.float32(RATE),
         micro_batches,
-        in_step.mean_over(devices),
+        in_step.make_mean(devices),
         Extras(
             observables=make_observables("full", 1, PARTS),
             shares=devices.num_shares if devices.mode == "pmap" else 1,

@@ -60,11 +60,11 @@ def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "ad
         *(model, (empty, empty == 0), 20), LossConfig(caption_dropout=0.2, token_noise=0.2)
     )
     step = make_train_step(
-        in_step.gather_before(loss, devices),
-        make_optimizer(optim, in_step.spread(devices)),
+        in_step.with_gathered_params(loss, devices),
+        make_optimizer(optim, in_step.make_spread(devices)),
         make_schedule(optim, STEPS),
         accumulation_steps,
-        in_step.mean_over(devices),
+        in_step.make_mean(devices),
     )
     create = partial(TrainState.create, drawn(MODEL), make_optimizer(optim), 0)
     return devices, create, parallel.compile_step(step, devices)

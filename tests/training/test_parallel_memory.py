@@ -62,11 +62,13 @@ def measured(
     model = transformer.build(MODEL)
     empty = jnp.zeros((1, MODEL.text_length), jnp.int32)
     step = make_train_step(
-        in_step.gather_before(make_loss(model, (empty, empty == 0), 256, LossConfig(0.0)), devices),
-        make_optimizer(optim, in_step.spread(devices)),
+        in_step.with_gathered_params(
+            make_loss(model, (empty, empty == 0), 256, LossConfig(0.0)), devices
+        ),
+        make_optimizer(optim, in_step.make_spread(devices)),
         make_schedule(optim, 10),
         micro_batches,
-        in_step.mean_over(devices),
+        in_step.make_mean(devices),
     )
     create = partial(TrainState.create, model.init, make_optimizer(optim), 0)
     state = placing.shapes(create, devices)

@@ -32,11 +32,11 @@ def trained(config: ParallelConfig) -> TrainState:
     optim = OptimConfig("schedule_free", RATE, warmup_steps=0, decay_fraction=0.0)
     devices, optimizer = find_devices(config), make_optimizer(optim)
     step = make_train_step(
-        in_step.gather_before(loss, devices),
+        in_step.with_gathered_params(loss, devices),
         optimizer,
         make_schedule(optim, STEPS),
         1,
-        in_step.mean_over(devices),
+        in_step.make_mean(devices),
         extras=Extras(update_ema=make_average(optim)),
     )
     create = partial(TrainState.create, init, optimizer, 0, init_ema=init_ema)
@@ -77,7 +77,7 @@ def descend(config: ParallelConfig, finish: Callable[[Any], Any]) -> Any:
     """The last of several SOAP directions, with the jobs shared by those devices. `finish` receives
     the final state."""
     devices = find_devices(config)
-    rule = soap(SoapConfig(block_size=8, basis_every=2), spread=in_step.spread(devices))
+    rule = soap(SoapConfig(block_size=8, basis_every=2), spread=in_step.make_spread(devices))
     update: Callable[..., Any] = rule.update
     if devices.mode == "pmap":
         everywhere = PartitionSpec()

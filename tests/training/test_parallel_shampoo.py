@@ -80,11 +80,11 @@ def compiled(config: ParallelConfig) -> tuple[Devices, TrainState, Any]:
         name="shampoo", learning_rate=RATE, warmup_steps=0, decay_fraction=0.0, shampoo=SHAMPOO
     )
     step = make_train_step(
-        in_step.gather_before(loss, devices),
-        make_optimizer(optim, in_step.spread(devices)),
+        in_step.with_gathered_params(loss, devices),
+        make_optimizer(optim, in_step.make_spread(devices)),
         make_schedule(optim, STEPS),
         1,
-        in_step.mean_over(devices),
+        in_step.make_mean(devices),
     )
     create = partial(TrainState.create, init, make_optimizer(optim), 0)
     state = placing.create(create, devices)
@@ -97,7 +97,7 @@ def trained(config: ParallelConfig) -> TrainState:
     devices, start, update = compiled(config)
     state = placing.place(start, devices)
     for n in range(STEPS):
-        state, _ = update(state, parallel.deal(batch_at(n), devices))
+        state, _ = update(state, parallel.arrange_rows(batch_at(n), devices))
     return jax.device_get(state)
 
 

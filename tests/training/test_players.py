@@ -88,11 +88,11 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
 ) -> None:
     devices, players = find_devices(config), {"critic": critic()}
     step = make_train_step(
-        in_step.gather_before(model_loss, devices),
+        in_step.with_gathered_params(model_loss, devices),
         SGD,
         lambda step: jnp.float32(RATE),
         micro_batches,
-        in_step.mean_over(devices),
+        in_step.make_mean(devices),
         extras=Extras(update_ema=make_ema(0.5), players=players),
     )
     create = lambda: TrainState.create(  # noqa: E731

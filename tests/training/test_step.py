@@ -66,7 +66,7 @@ def update(
         optimizer,
         make_schedule(optim, steps),
         accumulation_steps,
-        in_step.mean_over(places),
+        in_step.make_mean(places),
     )
     init = drawn(config)
     create = partial(TrainState.create, init, optimizer, 0, dtype, param_dtype=param_dtype)

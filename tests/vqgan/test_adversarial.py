@@ -254,13 +254,13 @@ def update(layout, config, micro_batches, devices):
     players = {
         NAME: Player(
             lambda key: of_critic,
-            in_step.gather_before(own, places),
+            in_step.with_gathered_params(own, places),
             *(optimizer, rate, 1),
         )
     }
     step = make_train_step(
-        in_step.gather_before(loss, places),
-        *(optimizer, rate, micro_batches, in_step.mean_over(places)),
+        in_step.with_gathered_params(loss, places),
+        *(optimizer, rate, micro_batches, in_step.make_mean(places)),
         extras=Extras(players=players),
     )
     create = partial(TrainState.create, lambda key: params, optimizer, 0, players=players)

@@ -10,14 +10,14 @@ from jaxtyping import PyTree
 
 from common.batch import HostBatch
 from training.devices.devices import AXIS, Devices
-from training.devices.in_step import gather_before
-from training.devices.placing import put_rows
+from training.devices.in_step import with_gathered_params
+from training.devices.placing import global_batch
 from training.update.loss import B
 
 T = TypeVar("T")
 
 
-def deal_rows(function: Callable[..., T], devices: Devices) -> Callable[..., T]:
+def split_over_devices(function: Callable[..., T], devices: Devices) -> Callable[..., T]:
     """`function(params, *rows)` with equal shares of the rows on every device, params on each.
 
     Every device runs the program of its own share, so a row's result does not depend on the number
@@ -25,15 +25,15 @@ def deal_rows(function: Callable[..., T], devices: Devices) -> Callable[..., T]:
     """
     if len(devices) == 1:
         return function
-    everywhere, dealt = PartitionSpec(), PartitionSpec(AXIS)
+    replicated, split = PartitionSpec(), PartitionSpec(AXIS)
 
     @jax.jit
     def run(params: PyTree, *rows: object) -> T:
         return jax.shard_map(
             lambda params, rows: function(params, *rows),
             mesh=devices.lane,
-            in_specs=(everywhere, dealt),
-            out_specs=dealt,
+            in_specs=(replicated, split),
+            out_specs=split,
             check_vma=False,
         )(params, rows)
 
@@ -46,18 +46,17 @@ def compile_sums(
     """`function(params, batch)`, which sums over the rows of a batch, as a function of placed
     parameters and this process's rows (`Devices.rows`). Every device sums over the rows that it
     holds, and all processes get the sums over all rows."""
-    everywhere = PartitionSpec()
+    replicated = PartitionSpec()
     if devices.mode == "pmap":
-        dealt = jax.shard_map(
+        summed = jax.shard_map(
             lambda params, batch: jax.lax.psum(function(params, batch), AXIS),
             mesh=devices.lane,
-            in_specs=(everywhere, PartitionSpec(AXIS)),
-            out_specs=everywhere,
+            in_specs=(replicated, PartitionSpec(AXIS)),
+            out_specs=replicated,
             check_vma=False,
         )
-        compiled = jax.jit(dealt)
+        compiled = jax.jit(summed)
     else:
-        held = gather_before(function, devices)
-        whole = NamedSharding(devices.mesh, everywhere)
-        compiled = jax.jit(held, out_shardings=whole)
-    return lambda params, batch: compiled(params, put_rows(batch, devices))
+        gathered = with_gathered_params(function, devices)
+        compiled = jax.jit(gathered, out_shardings=NamedSharding(devices.mesh, replicated))
+    return lambda params, batch: compiled(params, global_batch(batch, devices))

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from common.batch import Batch, HostBatch
 from training.devices.devices import AXIS, Devices
-from training.devices.placing import put_rows
+from training.devices.placing import global_batch
 from training.update.state import TrainState
 from training.update.step import CompiledStep, Step
 from training.update.step_metrics import StepMetrics
@@ -27,32 +27,12 @@ def compile_step(step: Step, devices: Devices) -> CompiledStep:
     memory of the old state is reused (donated).
     """
     if devices.mode == "mesh":
-        return _compile_mesh(step, devices)
-    return _compile_pmap(step, devices) if jax.process_count() == 1 else _compile_map(step, devices)
-
-
-def _compile_pmap(step: Step, devices: Devices) -> CompiledStep:
-    """Data parallelism in one process: the state is replicated."""
-    mapped = _map(step, devices)
-    return lambda state, batch: mapped(state, deal(batch, devices))
-
-
-def _map(step: Step, devices: Devices) -> Any:  # jax has no public type for it
-    return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=None,
-        devices=list(devices.devices),
-        donate_argnums=(0,),
-    )
-
-
-def deal(batch: HostBatch, devices: Devices) -> Batch:
-    """This process's rows in the form that the program of `lower_step` takes."""
-    if devices.mode == "mesh":
-        return put_rows(batch, devices)
-    return jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+        return _compile_on_mesh(step, devices)
+    if jax.process_count() == 1:
+        program = _pmap(step, devices)
+        return lambda state, batch: program(state, arrange_rows(batch, devices))
+    program = _shard_map(step, devices)
+    return lambda state, batch: program(state, global_batch(batch, devices))
 
 
 def lower_step(
@@ -65,27 +45,41 @@ def lower_step(
     and the whole batch only the shapes are used."""
     parts: tuple[int, ...] = ()
     if devices.mode == "mesh":
-        mapped = jit_step(step, devices, state)
+        program = _jit(step, devices, state)
     elif jax.process_count() == 1:
-        mapped, parts = _map(step, devices), (len(devices),)
+        program, parts = _pmap(step, devices), (len(devices),)
     else:
-        mapped = _map_globally(step, devices)
+        program = _shard_map(step, devices)
 
-    def of_step(one: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        shape = (*parts, one.shape[0] // int(np.prod(parts)), *one.shape[1:])
-        return jax.ShapeDtypeStruct(shape, one.dtype)
+    def argument(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = (*parts, leaf.shape[0] // int(np.prod(parts)), *leaf.shape[1:])
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
-    return mapped.lower(state, jax.tree.map(of_step, batch))
-
-
-def _compile_map(step: Step, devices: Devices) -> CompiledStep:
-    mapped = _map_globally(step, devices)
-    return lambda state, batch: mapped(state, put_rows(batch, devices))
+    return program.lower(state, jax.tree.map(argument, batch))
 
 
-def _map_globally(step: Step, devices: Devices) -> jax.stages.Wrapped:
-    """Data parallelism in several processes, by shard_map. pmap would return arrays of single
-    processes, which cannot be written to one checkpoint."""
+def arrange_rows(batch: HostBatch, devices: Devices) -> Batch:
+    """This process's rows as the argument of the program of `lower_step`."""
+    if devices.mode == "mesh":
+        return global_batch(batch, devices)
+    return jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
+
+
+def _pmap(step: Step, devices: Devices) -> Any:  # jax has no public type for it
+    """Data parallelism in one process: the state is replicated."""
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=None,
+        devices=list(devices.devices),
+        donate_argnums=(0,),
+    )
+
+
+def _shard_map(step: Step, devices: Devices) -> jax.stages.Wrapped:
+    """Data parallelism in several processes. pmap would return arrays of single processes, which
+    cannot be written to one checkpoint."""
     return jax.jit(
         jax.shard_map(
             step,
@@ -98,25 +92,26 @@ def _map_globally(step: Step, devices: Devices) -> jax.stages.Wrapped:
     )
 
 
-def _compile_mesh(step: Step, devices: Devices) -> CompiledStep:
-    compiled: jax.stages.Wrapped | None = None
+def _compile_on_mesh(step: Step, devices: Devices) -> CompiledStep:
+    """The update on a mesh. It is jitted at the first call, for the shardings of that state."""
+    program: jax.stages.Wrapped | None = None
 
     def run(state: TrainState, batch: HostBatch) -> tuple[TrainState, StepMetrics]:
-        nonlocal compiled
-        if compiled is None:
-            compiled = jit_step(step, devices, state)
-        return compiled(state, put_rows(batch, devices))
+        nonlocal program
+        if program is None:
+            program = _jit(step, devices, state)
+        return program(state, global_batch(batch, devices))
 
     return run
 
 
-def jit_step(step: Step, devices: Devices, state: TrainState) -> jax.stages.Wrapped:
+def _jit(step: Step, devices: Devices, state: TrainState) -> jax.stages.Wrapped:
     """The jitted update on a mesh, for states with the shardings of `state` (arrays or shapes)."""
-    own = jax.tree.map(lambda leaf: leaf.sharding, state)
-    whole = NamedSharding(devices.mesh, PartitionSpec())
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    replicated = NamedSharding(devices.mesh, PartitionSpec())
     return jax.jit(
         step,
-        in_shardings=(own, devices.rows_sharding),
-        out_shardings=(own, whole),
+        in_shardings=(shardings, devices.rows_sharding),
+        out_shardings=(shardings, replicated),
         donate_argnums=0,
     )

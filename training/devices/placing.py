@@ -5,7 +5,7 @@ training/devices/sharding.py.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -23,8 +23,8 @@ T = TypeVar("T")
 def shardings(tree: PyTree, devices: Devices) -> PyTree[NamedSharding]:
     """The sharding of each leaf of a state or of parameters."""
     if devices.mode == "pmap":
-        whole = NamedSharding(devices.lane, PartitionSpec())
-        return jax.tree.map(lambda _: whole, tree)
+        replicated = NamedSharding(devices.lane, PartitionSpec())
+        return jax.tree.map(lambda _: replicated, tree)
     mesh = devices.mesh
     return map_named(
         lambda path, leaf: NamedSharding(mesh, sharding.partition(path, leaf.shape, mesh.shape)),
@@ -34,11 +34,11 @@ def shardings(tree: PyTree, devices: Devices) -> PyTree[NamedSharding]:
 
 def shapes(make: Callable[[], T], devices: Devices) -> T:
     """The shapes, dtypes and shardings of `create(make, devices)`; no memory is allocated."""
-    found = jax.eval_shape(make)
+    tree = jax.eval_shape(make)
     return jax.tree.map(
         lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
-        found,
-        shardings(found, devices),
+        tree,
+        shardings(tree, devices),
     )
 
 
@@ -57,29 +57,30 @@ def on_first_device(tree: T) -> T:
     they are. Sharded ones are all-gathered one at a time, so the extra peak memory is one whole
     tree there and one array elsewhere. Collective: every process must call it."""
 
-    def first(leaf: Any) -> jax.Array:
+    def first(leaf: jax.Array) -> jax.Array:
         if not leaf.sharding.is_fully_replicated:
-            whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-            leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf).block_until_ready()
+            assert isinstance(leaf.sharding, NamedSharding)
+            replicated = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+            leaf = jax.jit(lambda x: x, out_shardings=replicated)(leaf).block_until_ready()
         return leaf.addressable_data(0)
 
     return jax.tree.map(first, tree)
 
 
-def put_rows(batch: HostBatch, devices: Devices) -> Batch[jax.Array]:
+def global_batch(batch: HostBatch, devices: Devices) -> Batch[jax.Array]:
     """The global batch, assembled from the rows of each process."""
-    there = devices.rows_sharding
     if jax.process_count() == 1:
-        return jax.device_put(batch, there)
-    parts = len(devices.rows(devices.num_shares))  # this process's; `tensor` may span processes
-    whole = len(batch["example_index"]) * devices.num_shares // parts
-    places = devices.rows(whole)
+        return jax.device_put(batch, devices.rows_sharding)
+    shares = len(devices.rows(devices.num_shares))  # this process's; `tensor` may span processes
+    size = len(batch["example_index"]) * devices.num_shares // shares
+    own_rows = devices.rows(size)
 
-    def put(local: np.ndarray) -> jax.Array:
-        def part(index: Any) -> np.ndarray:
-            rows = np.arange(whole)[index[0]]
-            return local[np.searchsorted(places, rows)]
+    def assemble(local: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            rows = np.arange(size)[index[0]]
+            return local[np.searchsorted(own_rows, rows)]
 
-        return jax.make_array_from_callback((whole, *local.shape[1:]), there, part)
+        shape = (size, *local.shape[1:])
+        return jax.make_array_from_callback(shape, devices.rows_sharding, part)
 
-    return jax.tree.map(put, batch)
+    return jax.tree.map(assemble, batch)

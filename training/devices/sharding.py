@@ -9,7 +9,6 @@ all-gathered when a layer needs them (Rajbhandari et al. 2019, arXiv:1910.02054,
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jax.sharding import PartitionSpec
 
@@ -31,7 +30,9 @@ TENSOR_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
 """Path of a parameter → candidates for the axis that is sharded over `tensor`; the first one that
 can be divided is taken."""
 
-JOBS: tuple[tuple[Any, ...], ...] = (
+MeshAxes = str | tuple[str, ...] | None
+"""The mesh axes over which one axis of an array is sharded."""
+JOBS: tuple[tuple[MeshAxes, ...], ...] = (
     (None, FSDP, TENSOR),
     (TENSOR, FSDP, None),
     ((TENSOR, FSDP), None, None),
@@ -64,12 +65,12 @@ def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> Part
     return PartitionSpec(*axes)
 
 
-def job_ways(shape: Sequence[int], sizes: Mapping[str, int]) -> list[PartitionSpec]:
+def job_specs(shape: Sequence[int], sizes: Mapping[str, int]) -> list[PartitionSpec]:
     """JOBS for an array of this shape, whose first axis is a multiple of the devices. Other axes
     are replicated if they cannot be divided."""
 
-    def of_axis(axis: int, name: Any) -> Any:
-        return name if axis == 0 or name is None or shape[axis] % sizes[name] == 0 else None
+    def shard(axis: int, name: MeshAxes) -> MeshAxes:
+        is_divided = axis == 0 or (isinstance(name, str) and shape[axis] % sizes[name] == 0)
+        return name if is_divided else None
 
-    ways = (way[: len(shape)] for way in JOBS)
-    return [PartitionSpec(*(of_axis(i, name) for i, name in enumerate(way))) for way in ways]
+    return [PartitionSpec(*map(shard, range(len(shape)), names)) for names in JOBS]

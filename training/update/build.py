@@ -48,11 +48,11 @@ def make_update(
         training.observe, training.observe_every, parts, objective.model_statistics
     )
     return make_train_step(
-        in_step.gather_before(objective.loss, devices),
-        make_optimizer(config.optim, in_step.spread(devices), objective.rates),
+        in_step.with_gathered_params(objective.loss, devices),
+        make_optimizer(config.optim, in_step.make_spread(devices), objective.rates),
         schedule or schedule_of(config, plan),
-        in_step.count_micro_batches(devices, size),
-        in_step.mean_over(devices),
+        in_step.micro_batch_counter(devices, size),
+        in_step.make_mean(devices),
         Extras(
             settings=training,
             is_warm=make_warm_up(config.optim, examples_at),
@@ -78,7 +78,7 @@ def schedule_of(config: RunConfig, plan: BatchPlan | None = None) -> optax.Sched
 
 
 def _gathered(player: Player, devices: Devices) -> Player:
-    return replace(player, loss=in_step.gather_before(player.loss, devices))
+    return replace(player, loss=in_step.with_gathered_params(player.loss, devices))
 
 
 def make_state(
