@@ -76,7 +76,8 @@ def global_batch(batch: HostBatch, devices: Devices) -> Batch[jax.Array]:
     own_rows = devices.rows(size)
 
     def assemble(local: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             rows = np.arange(size)[index[0]]
             return local[np.searchsorted(own_rows, rows)]
 
