@@ -9,9 +9,9 @@ thing and colour, of thing and number, and of two things: the splits colour, num
 
 import sys
 
-if __name__ == "__main__" and not __package__:  # started as a file, without -m
-    sys.path[0] = sys.path[0].rpartition("/")[0]
 if __name__ == "__main__":
+    if not __package__:  # started as a file, without -m
+        sys.path[0] = sys.path[0].rpartition("/")[0]
     from common import installed
 
     installed.check()

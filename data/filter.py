@@ -5,9 +5,9 @@ python -m data.filter records/mine --out records/chosen --rules 'words>=3' 'simi
 
 import sys
 
-if __name__ == "__main__" and not __package__:  # started as a file, without -m
-    sys.path[0] = sys.path[0].rpartition("/")[0]
 if __name__ == "__main__":
+    if not __package__:  # started as a file, without -m
+        sys.path[0] = sys.path[0].rpartition("/")[0]
     from common import installed
 
     installed.check()

@@ -10,9 +10,9 @@ table and the plot beside it. Without a folder, all tables and plots are made ag
 
 import sys
 
-if __name__ == "__main__" and not __package__:  # started as a file, without -m
-    sys.path[0] = sys.path[0].rpartition("/")[0]
 if __name__ == "__main__":
+    if not __package__:  # started as a file, without -m
+        sys.path[0] = sys.path[0].rpartition("/")[0]
     from common import installed
 
     installed.check()
