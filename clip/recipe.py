@@ -26,7 +26,8 @@ from common.filling import batches_of
 from common.pixels import to_bytes, to_floats
 from common.settings import check_least, check_multiple
 from common.split_names import TRAIN
-from data.batches import eval_batches, open_batches
+from data.batches import eval_batches
+from data.batches import open_batches as open_training
 from data.captions import open_captions
 from data.records import Records, open_whole
 from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
@@ -124,42 +125,52 @@ def make_recipe(config: ClipRunConfig) -> Recipe[PairBatch]:
     sizes = clip_config(config.model, records, pictures.shape[1])
     # The image tokens are replaced by the pictures' numbers, to look pictures up by batch.
     numbered = replace(records, image_tokens=np.arange(len(records))[:, None])
-
-    def batches(plan: BatchPlan, devices: Devices) -> BatchAt[PairBatch]:
-        at = open_batches(numbered, TRAIN, plan.examples, config.seed, share=devices.rows).at
-        return lambda n: with_pixels(at(n), pictures)
-
-    def hooks(run: Run) -> Sequence[Hook]:
-        most = config.training.eval_examples
-        sets = {
-            name: with_pixels(
-                next(eval_batches(numbered, name, min(most, len(records.rows(name))))), pictures
-            )
-            for name in records.held_out_splits
-        }
-
-        def evaluate(step: int, state: TrainState) -> Mapping[str, float]:
-            return judge(sizes, placing.on_first_device(state.weights), sets)
-
-        return [Hook(config.training.eval_every, evaluate)]
-
-    def finish(run: Run, state: TrainState) -> None:
-        params = placing.on_first_device(state.weights)
-        if run.devices.is_first:
-            release(sizes, params, records.tokenizer_folder, run.folder / CLIP_FOLDER)
-
     return Recipe(
         init=lambda key: nnx.to_pure_dict(nnx.state(Network(sizes, nnx.Rngs(key)))),
         loss=make_loss(sizes, config.views),
-        open_batches=batches,
+        open_batches=partial(open_batches, config, numbered, pictures),
         batch_shapes=partial(batch_shapes, sizes),
         depends_on={"records": records.digest},
         splits=records.held_out_splits,
         examples=len(records.rows(TRAIN)),
         summary=f"{len(records.rows(TRAIN)):,} pictures, {sizes.image_size} pixels along a side",
-        hooks=hooks,
-        finish=finish,
+        hooks=partial(make_hooks, config, sizes, numbered, pictures),
+        finish=partial(finish, sizes, records),
     )
+
+
+def open_batches(
+    config: ClipRunConfig,
+    numbered: Records,
+    pictures: np.ndarray,
+    plan: BatchPlan,
+    devices: Devices,
+) -> BatchAt[PairBatch]:
+    """A function n → this process's rows of the batch of update n + 1."""
+    batches = open_training(numbered, TRAIN, plan.examples, config.seed, share=devices.rows)
+    return lambda n: with_pixels(batches.at(n), pictures)
+
+
+def make_hooks(
+    config: ClipRunConfig, sizes: ClipConfig, numbered: Records, pictures: np.ndarray, run: Run
+) -> Sequence[Hook]:
+    """A hook that evaluates the first pictures of every held-out split."""
+    sets = {}
+    for name in numbered.held_out_splits:
+        size = min(config.training.eval_examples, len(numbered.rows(name)))
+        sets[name] = with_pixels(next(eval_batches(numbered, name, size)), pictures)
+
+    def evaluate(step: int, state: TrainState) -> Mapping[str, float]:
+        return judge(sizes, placing.on_first_device(state.weights), sets)
+
+    return [Hook(config.training.eval_every, evaluate)]
+
+
+def finish(sizes: ClipConfig, records: Records, run: Run, state: TrainState) -> None:
+    """Write the CLIP into the run's folder, for --clip."""
+    params = placing.on_first_device(state.weights)
+    if run.devices.is_first:
+        release(sizes, params, records.tokenizer_folder, run.folder / CLIP_FOLDER)
 
 
 def clip_config(model: ClipSizes, records: Records, image_size: int) -> ClipConfig:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from common.pixels import to_floats
 from common.split_names import TRAIN
 from data.order import order
 from data.reading import write_bad_samples
+from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training.devices import placing
@@ -63,20 +63,6 @@ def make_recipe(config: VQGANRunConfig) -> Recipe[PictureBatch]:
         players[adversarial.NAME] = make_discriminator(config, autoencoder)
     loss = make_loss(autoencoder, config.loss, first_quantized(config), opponent)
     fixed = pretrained.load(config.init_from) if config.quantizer.fixed else None
-
-    def card(run: Run) -> Path:
-        return run.folder / "vqgan" / model_card.FILE
-
-    def prepare(run: Run) -> None:
-        card(run).unlink(missing_ok=True)  # the release of an earlier end is out of date
-        write_bad_samples(run.folder / "bad_samples.jsonl", skipped)
-
-    def finish(run: Run, state: TrainState) -> None:
-        params = None if card(run).is_file() else placing.on_first_device(state.weights)
-        if params is not None and run.devices.is_first:
-            judged = {**sets, TRAIN: evenly_spaced([sets[TRAIN]], JUDGED)}
-            release(config.model, autoencoder, params, judged, run.folder)
-
     return Recipe(
         init=autoencoder.init,
         loss=loss,
@@ -87,13 +73,36 @@ def make_recipe(config: VQGANRunConfig) -> Recipe[PictureBatch]:
         splits=[*sets, "all"],
         examples=len(sets[TRAIN]),
         summary=summarise(config, sets),
-        prepare=prepare,
+        prepare=partial(prepare, skipped),
         hooks=partial(make_hooks, config, autoencoder, sets),
         between=make_between(config, autoencoder, stream),
         costs=partial(count_costs, autoencoder),
         start_from=partial(start_from, config.model, fixed),
-        finish=finish,
+        finish=partial(finish, autoencoder, sets),
     )
+
+
+def card_of(run: Run) -> Path:
+    """The model card of the run's release, which is written at its end."""
+    return run.folder / "vqgan" / model_card.FILE
+
+
+def prepare(skipped: Sequence[tuple[str, str]], run: Run) -> None:
+    """Write the names of skipped pictures, with the reasons."""
+    card_of(run).unlink(missing_ok=True)  # the release of an earlier end is out of date
+    write_bad_samples(run.folder / "bad_samples.jsonl", skipped)
+
+
+def finish(
+    autoencoder: Autoencoder, sets: Mapping[str, Pictures], run: Run, state: TrainState
+) -> None:
+    """Write the release of a finished run, once."""
+    if card_of(run).is_file():
+        return
+    params = placing.on_first_device(state.weights)
+    if run.devices.is_first:
+        judged = {**sets, TRAIN: evenly_spaced([sets[TRAIN]], JUDGED)}
+        release(autoencoder.config, autoencoder, params, judged, run.folder)
 
 
 def digests(pictures: Pictures, fixed: Fixed | None) -> dict[str, str]:
@@ -130,18 +139,7 @@ def first_quantized(config: VQGANRunConfig) -> int:
 
 def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Player:
     """The discriminator as a player, with its own Adam and the schedule of `optim`."""
-    settings = config.discriminator
-    off: dict[str, Any] = dict.fromkeys(("weight_decay", "ema_decay"), 0.0)
-    off |= {"nesterov": False, "independent_decay": False}
-    off |= dict.fromkeys(("freeze", "train_only", "rates"), ())
-    optim = replace(
-        config.optim,
-        name="adam",
-        learning_rate=settings.learning_rate,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-        **off,
-    )
+    settings, optim = config.discriminator, discriminator_optim(config)
     forward = make_forward(autoencoder, first_quantized(config))
 
     def reconstruct(params: Params, pixels: jax.Array, context: adversarial.Context) -> jax.Array:
@@ -154,6 +152,25 @@ def make_discriminator(config: VQGANRunConfig, autoencoder: Autoencoder) -> Play
         optimizer=make_optimizer(optim),
         schedule=make_schedule(optim, config.training.steps, examples_at),
         first_step=config.loss.adversarial_from,
+    )
+
+
+def discriminator_optim(config: VQGANRunConfig) -> OptimConfig:
+    """The schedule of `optim` with the discriminator's learning rate and betas, for plain Adam on
+    all of its parameters."""
+    return replace(
+        config.optim,
+        name="adam",
+        learning_rate=config.discriminator.learning_rate,
+        beta1=config.discriminator.beta1,
+        beta2=config.discriminator.beta2,
+        weight_decay=0.0,
+        ema_decay=0.0,
+        nesterov=False,
+        independent_decay=False,
+        freeze=(),
+        train_only=(),
+        rates=(),
     )
 
 
@@ -251,11 +268,16 @@ def make_between(
         pictures = stream.next_pictures(examples_at(n), settings.refresh_pictures)
         key = jax.random.fold_in(jax.random.key(config.seed), n)
         codebook = (by_kmeans if is_start else of_unused)(state.params, pictures, key)
-        codebook = jax.device_put(codebook, state.params["codebook"].sharding)
-        ema = None if state.ema is None else {**state.ema, "codebook": codebook}
-        return state._replace(params={**state.params, "codebook": codebook}, ema=ema)
+        return with_codebook(state, codebook)
 
     return renew
+
+
+def with_codebook(state: TrainState, codebook: jax.Array) -> TrainState:
+    """The state with this codebook in the parameters and in their average."""
+    codebook = jax.device_put(codebook, state.params["codebook"].sharding)
+    ema = None if state.ema is None else {**state.ema, "codebook": codebook}
+    return state._replace(params={**state.params, "codebook": codebook}, ema=ema)
 
 
 def make_hooks(
