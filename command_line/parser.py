@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import jsonargparse
 import yaml
-from jsonargparse import set_loader, set_parsing_settings
+from jsonargparse import Namespace, set_loader, set_parsing_settings
 
 from command_line import flags, help_page
 from common import old_names
@@ -82,8 +82,7 @@ class _Several(argparse.Action):
     """Collects the words of a flag that is given several times."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        self.given = [*getattr(self, "given", []), *values]
-        setattr(namespace, self.dest, list(self.given))
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), *values])
 
 
 def parse_config(
@@ -116,23 +115,27 @@ def parse_config(
     words = flags.with_new_names(words, moved, _load)
     several = flags.several_valued(config_class)
     flags.check_once(words, several)
-    known = [one.name for one in settings_of(config_class)]
+    settings = list(settings_of(config_class))
+    known = [one.name for one in settings]
     flags.check_dashes(words, {"config", "help", *known})
-    flags.check_no_times(words, {one.name: one.kind for one in settings_of(config_class)})
-    is_help = not {"-h", "--help"}.isdisjoint(words)
-    cached = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
-    parser = copy.deepcopy(cached)  # its defaults change
-    parser.opening = help_page.first_screen(config_class, prog, about, first)
+    flags.check_no_times(words, {one.name: one.kind for one in settings})
+    filed: dict[str, Any] = {}
     for file in files:
         given = _flat(flags.read_file(file, config_class, moved, is_saved))
-        parser.set_defaults(given | flags.resets(given, known))
+        filed |= given | flags.resets(given, known)
     resets = flags.resets(flags.flag_names(words), known)
     words = [*(f"--{name}={value}" for name, value in resets.items()), *words]
+    is_help = not {"-h", "--help"}.isdisjoint(words)
+    parser, defaults = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
+    if is_help or filed:
+        parser = copy.deepcopy(parser)  # its defaults change
+        parser.opening = help_page.first_screen(config_class, prog, about, first)
+        parser.set_defaults(filed)
     try:
-        in_sections = {one for one in several if "." in one}
-        parsed = parser.parse_args(flags.join_repeated(words, in_sections, _load))
+        words = flags.join_repeated(words, {one for one in several if "." in one}, _load)
+        parsed = _parse(parser, defaults, filed, words)
     except ValueError as error:
-        leaves = [one.name for one in settings_of(config_class) if not one.is_section]
+        leaves = [one.name for one in settings if not one.is_section]
         raise ValueError(_with_suggestion(_in_words(str(error)), ["config", *leaves])) from None
     try:
         tree = vars(parser.instantiate(parsed))
@@ -142,6 +145,22 @@ def parse_config(
     config = config_class(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
     _check_numbers(config)
     return _with_homes(config)
+
+
+def _parse(
+    parser: _OneLineParser, defaults: Namespace, filed: dict[str, Any], words: list[str]
+) -> Namespace:
+    """Defaults, overridden by the values of files by dotted name, overridden by words. jsonargparse
+    would join the defaults, too, but checks all of them at each call, in ten times the time."""
+    named = flags.flag_names(words)
+    start = Namespace()
+    for name, value in filed.items():
+        if name not in named:  # a flag of several words would add to the file's
+            start[name] = value
+    parsed = defaults.clone()
+    prints_all = "print_config" in named
+    parsed.update(parser.parse_args(words, namespace=start, defaults=prints_all))
+    return parsed
 
 
 def _as_yaml(words: Sequence[str], fields: Sequence[Any]) -> list[str]:
@@ -154,9 +173,9 @@ def _as_yaml(words: Sequence[str], fields: Sequence[Any]) -> list[str]:
 
 
 @functools.cache
-def _parser(config_class: type, is_help: bool) -> "_OneLineParser":
-    """The parser of a class's settings. Only for --help their docstrings are read, which takes
-    longer than all the rest."""
+def _parser(config_class: type, is_help: bool) -> tuple["_OneLineParser", Namespace]:
+    """The parser of a class's settings, and their defaults. Only for --help their docstrings are
+    read, which takes longer than all the rest."""
     set_parsing_settings(docstring_parse_attribute_docstrings=is_help)
     parser = _OneLineParser(usage=argparse.SUPPRESS, allow_abbrev=False)
     parser.add_argument("--config", action="config", help=help_page.CONFIG)
@@ -171,7 +190,7 @@ def _parser(config_class: type, is_help: bool) -> "_OneLineParser":
         else:
             about_it |= {"action": _Several} if nargs in SEVERAL else {}
             parser.add_argument(f"--{name}", type=str, default=list(one.default), **about_it)
-    return parser
+    return parser, parser.get_defaults()
 
 
 def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:

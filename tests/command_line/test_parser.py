@@ -262,3 +262,21 @@ def test_one_of_several_words_that_may_be_omitted_is_asked_for_by_these_words() 
 def test_names_that_may_be_omitted_have_their_default() -> None:
     assert parse_config(CheckConfig, []).records == ("records/things",)
     assert parse_config(CheckConfig, ["a", "b"]).records == ("a", "b")
+
+
+def test_print_config_prints_defaults_and_files_and_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text("training: {steps: 7}\n")
+    with pytest.raises(SystemExit):
+        parse_config(Config, [f"--config={file}", "--seed=3", "--print_config"])
+    file.write_text(capsys.readouterr().out)
+    expected = parse_config(Config, ["--training.steps=7", "--seed=3"])
+    assert parse_config(Config, [f"--config={file}"]) == expected
+
+
+def test_what_one_command_line_is_given_does_not_reach_the_next() -> None:
+    given = parse_config(Config, ['--optim.freeze=["a"]', "--allow_changes", "seed"])
+    assert (given.optim.freeze, given.allow_changes) == (("a",), ("seed",))
+    assert parse_config(Config, []) == Config()
