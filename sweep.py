@@ -178,7 +178,7 @@ def check_flags(sweep: Sweep, folder: Path) -> None:
             raise ValueError(f"{sweep.at(f'parameters.{name}')}: {error}") from None
 
 
-def _variants(sweep: Sweep, first: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _variants(sweep: Sweep, first: dict[str, object]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Searched parameter → its other values, or the ends of its range."""
     for name in sweep.searched:
         entry = sweep.parameters[name]

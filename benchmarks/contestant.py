@@ -165,7 +165,7 @@ def _empty_text(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     return tokens, mask.astype(bool)
 
 
-def _info(params: Any) -> Info:
+def _info(params: object) -> Info:
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     recipe = "pre-RMSNorm, SwiGLU, no biases, untied"
     return {"params": count, "jax": jax.__version__, "model": recipe}

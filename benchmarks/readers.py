@@ -122,7 +122,7 @@ def open_webdataset(records: Records, folder: Path, size: int, tokenise: Tokenis
         text = {name: rows[0] for name, rows in words.items()}
         return text | {name: load(io.BytesIO(sample[f"{name}.npy"])) for name in arrays}
 
-    def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def together(samples: list[dict[str, object]]) -> dict[str, Any]:
         names = [name for name in samples[0] if not name.startswith("__")]
         return {name: np.stack([one[name] for one in samples]) for name in names}
 

@@ -137,7 +137,7 @@ def _measure(config: SamplingBenchmark, pictures: int, bandwidth: float) -> str:
     )
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: object) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 

@@ -198,7 +198,7 @@ KERNEL_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
 """torch stores kernels as (out, in) and (out, in, y, x), flax as (in, out) and (y, x, in, out)."""
 
 
-def write(folder: Path, config: ClipConfig, params: Mapping[str, Any]) -> None:
+def write(folder: Path, config: ClipConfig, params: Mapping[str, object]) -> None:
     """Write the files that `read_config` and `read_params` read, the weights as float32."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = flatten_dict(params, sep="/")
@@ -219,12 +219,14 @@ def write(folder: Path, config: ClipConfig, params: Mapping[str, Any]) -> None:
     write_json(folder / PIXELS_FILE, pixels)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, object]) -> None:
     """A JSON object as a file, whole or not at all."""
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
-def _written(fields: Mapping[str, tuple[str, Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+def _written(
+    fields: Mapping[str, tuple[str, object]], values: Mapping[str, object]
+) -> dict[str, Any]:
     """Settings by their names."""
     return {theirs: values[ours] for theirs, (ours, _) in fields.items()}
 

@@ -158,7 +158,7 @@ def check_dashes(words: list[str], known: set[str]) -> None:
             )
 
 
-def check_no_times(words: list[str], kinds: Mapping[str, Any]) -> None:
+def check_no_times(words: list[str], kinds: Mapping[str, object]) -> None:
     """Raise ValueError for 1:30 as the value of a number, which YAML 1.1 reads as 90. `kinds`
     holds the types of all settings."""
     for i, name in _flags(words):

@@ -193,7 +193,7 @@ def _parser(config_class: type, is_help: bool) -> tuple["_OneLineParser", Namesp
     return parser, parser.get_defaults()
 
 
-def _flat(part: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(part: dict[str, object], prefix: str = "") -> dict[str, Any]:
     """Values by dotted name."""
     found: dict[str, Any] = {}
     for key, value in part.items():
@@ -240,7 +240,7 @@ def _with_homes(config: Any, prefix: str = "") -> Any:
     return dataclasses.replace(config, **changed) if changed else config
 
 
-def _needs_text(one: dataclasses.Field[Any]) -> bool:
+def _needs_text(one: dataclasses.Field[object]) -> bool:
     """True if a field may not be empty, as `--out=$UNSET` would make it: an empty path would be the
     working folder."""
     return one.default not in ("", None)

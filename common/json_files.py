@@ -57,7 +57,7 @@ def _read(path: Path, most: int) -> bytes:
     return data
 
 
-def without_repeats(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+def without_repeats(pairs: list[tuple[object, object]]) -> dict[Any, Any]:
     """The dict of these pairs, for `object_pairs_hook` of json.loads. Raises ValueError for a
     repeated key, because one of its values would be lost."""
     found = dict(pairs)

@@ -38,7 +38,7 @@ def moved_in(config_class: type) -> dict[str, Setting]:
     return {old: settings[new.name] for old, new in MOVED.items() if new.name in settings}
 
 
-def rename(tree: dict[str, Any], moved: Mapping[str, Setting]) -> list[str]:
+def rename(tree: dict[str, object], moved: Mapping[str, Setting]) -> list[str]:
     """Give the settings of a tree their new names, in place. Returns the old names that it had.
 
     Raises:

@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 _RUN = re.compile(r"(^|/)run\d+(/|$)")
 
 
-def path_name(path: Iterable[Any]) -> str:
+def path_name(path: Iterable[object]) -> str:
     """jax's path as text, such as "encoder/run0/attention/q/kernel"; a tuple index is "[1]"."""
     return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
 

@@ -179,7 +179,7 @@ class _Job:
         )
 
 
-def check_same(out: Path, recipe: dict[str, Any]) -> None:
+def check_same(out: Path, recipe: dict[str, object]) -> None:
     """Raise ValueError if `out` holds records of another source or of other settings; the message
     names the differences."""
     if not (out / MARKER).is_file():

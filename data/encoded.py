@@ -153,7 +153,7 @@ def _add(
     name: str,
     tokens: np.ndarray,
     captions: Captions,
-    others: Mapping[str, Any],
+    others: Mapping[str, object],
     held_out: float,
 ) -> None:
     """Add a usable row, with its other columns."""
@@ -179,7 +179,7 @@ def _tables(paths: Sequence[str]) -> Iterator[TableFile]:
         yield from (TableFile(tree, name) for name in names)
 
 
-def _codes(value: Any) -> Int32[np.ndarray, " k"] | None:
+def _codes(value: object) -> Int32[np.ndarray, " k"] | None:
     """The codes in a cell; None for a cell that holds none."""
     try:
         codes = np.asarray(json.loads(value) if isinstance(value, str) else value)

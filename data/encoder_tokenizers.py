@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common.json_files import read_json
 from data.text import TextTokenizer
@@ -32,7 +31,7 @@ def check_beside(folder: Path, tokenizer: TextTokenizer, text_length: int) -> No
         )
 
 
-def _check_ids(path: Path, kind: str, said: Mapping[str, Any], tokenizer: TextTokenizer) -> None:
+def _check_ids(path: Path, kind: str, said: Mapping[str, object], tokenizer: TextTokenizer) -> None:
     size, end, pad = (said.get(n) for n in ("vocab_size", "eos_token_id", "pad_token_id"))
     if isinstance(size, int) and tokenizer.vocab_size > size:
         raise ValueError(

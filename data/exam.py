@@ -196,7 +196,7 @@ def read_real_pictures(
         ) from None
 
 
-def _checked(reading: Reading, example: Mapping[str, Any]) -> UInt8[np.ndarray, "y x 3"]:
+def _checked(reading: Reading, example: Mapping[str, object]) -> UInt8[np.ndarray, "y x 3"]:
     """The pixels. Raises ValueError if the picture is unreadable, or no longer the example's."""
     check_same(reading, example)
     if reading.pixels is None:

@@ -91,7 +91,7 @@ class Examples(Sequence[dict[str, Any]]):
 class _Line(dict[str, Any]):
     """One line's keys and values. Raises ValueError for a missing key."""
 
-    def __init__(self, content: dict[str, Any], where: str) -> None:
+    def __init__(self, content: dict[str, object], where: str) -> None:
         super().__init__(content)
         self._where = where
 

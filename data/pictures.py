@@ -291,7 +291,7 @@ def _is_signed(picture: Image.Image) -> bool:
     return getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT) == (2,)
 
 
-def _numbers(picture: Image.Image, tags: Mapping[int, Any]) -> np.ndarray:
+def _numbers(picture: Image.Image, tags: Mapping[int, object]) -> np.ndarray:
     """The values; Pillow reads unsigned numbers of 32 bits as signed ones, and signed ones of 8 as
     unsigned ones."""
     values = np.asarray(picture)

@@ -128,7 +128,7 @@ def _groups(groups: Sequence[tuple[str, list[Picture]]]) -> str:
     return "".join(f"<p>{text(why)}</p>{_pictures(pictures)}" for why, pictures in groups)
 
 
-def _filters(filters: Iterable[dict[str, Any]]) -> str:
+def _filters(filters: Iterable[dict[str, object]]) -> str:
     names = ("rule", "looked_at", "removed", "without_column")
     rows = [tuple(one.get(name, "") for name in names) for one in filters]
     return table(("rule", "looked at", "removed", "without the column"), rows)

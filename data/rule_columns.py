@@ -57,7 +57,7 @@ class Rule:
     sign: str
     operand: str
 
-    def keeps(self, value: Any) -> bool:
+    def keeps(self, value: object) -> bool:
         """True if an example with this value meets the rule. Raises ValueError if numbers are
         compared and the value is not a number."""
         if self.sign in _NUMERIC:

@@ -188,7 +188,7 @@ def _digest(body: bytes) -> str:
     return hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
-def open_shards(shards: ShardFolder, plan: Mapping[str, Any]) -> None:
+def open_shards(shards: ShardFolder, plan: Mapping[str, object]) -> None:
     """Write the plan, which is everything that determines the shards, into the folder.
 
     Raises:
@@ -211,7 +211,9 @@ def _number(value: object) -> int:
     return value if type(value) is int and 0 < value < 1 << 40 else 1
 
 
-def _describe_changes(path: Path, was: Mapping[str, Any], now: Mapping[str, Any], done: int) -> str:
+def _describe_changes(
+    path: Path, was: Mapping[str, object], now: Mapping[str, object], done: int
+) -> str:
     names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     changed = ", ".join(
         "the source's files"

@@ -141,7 +141,7 @@ class _Queue:
         self._begun = self._encoder.encode(pixels), count
         self._end(before)
 
-    def _end(self, begun: tuple[Any, int] | None) -> None:
+    def _end(self, begun: tuple[object, int] | None) -> None:
         if begun is not None:
             tokens = np.asarray(begun[0], np.int32)[: begun[1]]
             assert tokens.max() < self._encoder.codebook_size

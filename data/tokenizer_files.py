@@ -57,7 +57,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def _checked(tree: dict[str, Any]) -> dict[str, Any]:
+def _checked(tree: dict[str, object]) -> dict[str, Any]:
     growth = 1.0
     for name in ("normalizer", "pre_tokenizer"):
         for part in _parts(tree.get(name), name):

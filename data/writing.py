@@ -189,6 +189,6 @@ def _sizes(image: tuple[int, ...], text: tuple[int, ...]) -> dict[str, int]:
     }
 
 
-def _write_about(path: Path, about: dict[str, Any]) -> None:
+def _write_about(path: Path, about: dict[str, object]) -> None:
     # In ASCII: the name of a file or folder need not be UTF-8.
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

@@ -92,7 +92,7 @@ def page(
     return document(title, parts)
 
 
-def _summary(report: Mapping[str, Any]) -> str:
+def _summary(report: Mapping[str, object]) -> str:
     chosen = f", the best of {count} by CLIP" if (count := report["candidates"]) else ""
     return (
         f"<p>{report['pictures']} pictures of each prompt{chosen}; found among "

@@ -165,7 +165,7 @@ def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
     return {"seeds": len(runs), "curves": curves, "settings": _kept(settings[0])}
 
 
-def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _kept(settings: Mapping[str, object]) -> dict[str, Any]:
     return {name: v for name, v in settings.items() if not name.startswith(NOT_COMPARED)}
 
 

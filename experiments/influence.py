@@ -10,7 +10,7 @@ SHUFFLES = 2000
 """Random orders of the results, for the share that chance gives."""
 
 
-def shares(values: Sequence[float], settings: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+def shares(values: Sequence[float], settings: Mapping[str, Sequence[object]]) -> dict[str, float]:
     """Setting → η², the share of the results' variance between groups of runs with the same value,
     largest first; empty if all results are equal. Runs whose result is NaN or infinite are skipped.
     A numeric setting with more than four values is grouped by quartile."""
@@ -19,7 +19,7 @@ def shares(values: Sequence[float], settings: Mapping[str, Sequence[Any]]) -> di
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def chances(values: Sequence[float], settings: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+def chances(values: Sequence[float], settings: Mapping[str, Sequence[object]]) -> dict[str, float]:
     """Setting → the share that 95 % of random orders of the results stay below. A larger one is
     more than chance (a permutation test). The orders have a fixed seed."""
     results, groups = _differing(values, settings)
@@ -31,7 +31,7 @@ def chances(values: Sequence[float], settings: Mapping[str, Sequence[Any]]) -> d
 
 
 def _differing(
-    values: Sequence[float], settings: Mapping[str, Sequence[Any]]
+    values: Sequence[float], settings: Mapping[str, Sequence[object]]
 ) -> tuple[Float[np.ndarray, " n"], dict[str, Int[np.ndarray, " n"]]]:
     """The finite results, and for each setting the group of each of these runs. Without settings if
     all results are equal."""
@@ -64,7 +64,7 @@ def _eta_squared(
     return between / (away**2).sum(axis=1)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """True for a float or an integer of 64 bits; False for a bool."""
     is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
     return is_whole or isinstance(value, float)

@@ -82,7 +82,7 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(found, key=lambda one: ((one / "config.yaml").stat().st_mtime, one.name))
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
     """A tree of settings as dotted name → value."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
@@ -96,7 +96,7 @@ def settings_of(run_folder: Path) -> dict[str, Any]:
     return shown_settings(read_yaml(run_folder / "config.yaml"))
 
 
-def shown_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+def shown_settings(tree: Mapping[str, object]) -> dict[str, Any]:
     """A tree of settings as dotted name → value, without those that do not affect a run."""
     return {name: value for name, value in flat(tree).items() if name not in HIDDEN}
 
@@ -145,7 +145,7 @@ def page(runs: Sequence[Path], baseline: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _last(entries: Sequence[Mapping[str, Any]], event: str) -> str:
+def _last(entries: Sequence[Mapping[str, object]], event: str) -> str:
     texts = [str(entry.get("text", "")) for entry in entries if entry.get("event") == event]
     return " ".join(texts[-1].split()) if texts else ""
 

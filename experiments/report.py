@@ -271,7 +271,7 @@ def table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
     return f"<table><tr>{titles}</tr>{''.join(lines)}</table>"
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> Any:
     """A number with four digits; any other value unchanged."""
     return f"{value:.4g}" if isinstance(value, float) else value
 

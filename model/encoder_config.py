@@ -113,5 +113,5 @@ def _said(config: EncoderConfig) -> dict[str, Any]:
     return {n: v for n, v in asdict(config).items() if v != getattr(EncoderConfig, n)}
 
 
-def _is_given(name: str, value: Any) -> bool:
+def _is_given(name: str, value: object) -> bool:
     return value is not None and name not in OWN

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -158,7 +158,9 @@ def _exists(folder: Path, name: str) -> bool:
     return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
 
 
-def _read_foreign(folder: Path, kind: Format, values: dict[str, Any], dtype: DTypeLike) -> Release:
+def _read_foreign(
+    folder: Path, kind: Format, values: dict[str, object], dtype: DTypeLike
+) -> Release:
     file, arrays = read_arrays(folder, FLAX_FILE if kind == "dalle_mini" else WEIGHTS_FILE)
     scanned = kind == "dalle_mini" and dalle_mini.is_scanned(arrays)
     arrays = bart.untie(file, arrays) if kind == "bart" else arrays

@@ -242,7 +242,7 @@ class Transformer:
         graph, stacked = nnx.split(run)
         depth = jax.tree.leaves(stacked)[0].shape[0]
 
-        def body(x: Array, layer_and_index: tuple[Any, Array]) -> tuple[Array, None]:
+        def body(x: Array, layer_and_index: tuple[object, Array]) -> tuple[Array, None]:
             layer, index = layer_and_index
             return call(nnx.merge(graph, layer), x, fold(keys, index)), None
 

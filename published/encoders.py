@@ -68,7 +68,7 @@ IN_CLIP = {
 NAMED = 5
 
 
-def _read_clip(values: Mapping[str, Any]) -> ModelConfig:
+def _read_clip(values: Mapping[str, object]) -> ModelConfig:
     values = clip.section(values, "text_config") if "text_config" in values else values
     found = read_fields(values, clip.TEXT_FIELDS)
     names = ("dim", "num_heads", "mlp_dim", "text_vocab_size", "text_length", "activation")
@@ -84,12 +84,12 @@ def _read_clip(values: Mapping[str, Any]) -> ModelConfig:
     return replace(config, encoder=taken_from(config, causal=True))
 
 
-def _read_bart(values: Mapping[str, Any]) -> ModelConfig:
+def _read_bart(values: Mapping[str, object]) -> ModelConfig:
     config = bart.read_config(values)
     return replace(config, tying="none", encoder=taken_from(config))
 
 
-def _read_t5(values: Mapping[str, Any]) -> ModelConfig:
+def _read_t5(values: Mapping[str, object]) -> ModelConfig:
     found = read_fields(values, T5_FIELDS)
     word = found["activation"]
     if word not in FEED_FORWARD:
@@ -176,7 +176,7 @@ LAYOUTS = {
 """model_type in config.json → layout. Keys lack the prefix "model." that BART's files have."""
 
 
-def layout_of(values: Mapping[str, Any]) -> Layout:
+def layout_of(values: Mapping[str, object]) -> Layout:
     """The layout for a config.json. Raises ValueError if its model_type is unknown."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in LAYOUTS:

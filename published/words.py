@@ -47,7 +47,7 @@ def check_words(
 
 def read_transformer(
     values: Mapping[str, object],
-    fields: Mapping[str, tuple[str, Any]],
+    fields: Mapping[str, tuple[str, object]],
     activations: Mapping[str, str],
 ) -> dict[str, Any]:
     """Settings by our names of a program that has `fields` and `activations`. A decoder's size that
@@ -69,7 +69,7 @@ def read_transformer(
 
 def write_transformer(
     config: ModelConfig,
-    fields: Mapping[str, tuple[str, Any]],
+    fields: Mapping[str, tuple[str, object]],
     activations: Mapping[str, str],
 ) -> dict[str, Any]:
     """Settings by their names, the inverse of `read_transformer`. Of several names of an activation

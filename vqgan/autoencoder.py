@@ -221,7 +221,7 @@ class Autoencoder:
             return self.decode_latents(params, codes)
 
 
-def _as_jax(tree: Any) -> Any:
+def _as_jax(tree: object) -> Any:
     """The tree with NumPy arrays as jax arrays."""
     return jax.tree.map(jnp.asarray, tree)
 

@@ -134,7 +134,7 @@ class _Machine:
         function, *arguments = self.last(count + 1)
         self.stack.append(Call(function, arguments[0] if count == 1 else arguments))
 
-    def fill(self, pairs: list[Any]) -> None:
+    def fill(self, pairs: list[object]) -> None:
         """Add the pairs, key after value in the list, to the dict on top of the stack. Keys that
         are not texts or small numbers are dropped."""
         target = self.stack[-1]
@@ -149,7 +149,7 @@ class _Machine:
         self.stack.append({})
         self.fill(pairs)
 
-    def extend(self, values: list[Any]) -> None:
+    def extend(self, values: list[object]) -> None:
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(values)
         elif not isinstance(self.stack[-1], Call):

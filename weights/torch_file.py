@@ -189,7 +189,7 @@ def _state_dict(tree: object) -> dict[str, Any]:
     return inner
 
 
-def _views(data: mmap.mmap, found: dict[str, Any], place: Place) -> dict[str, np.ndarray]:
+def _views(data: mmap.mmap, found: dict[str, object], place: Place) -> dict[str, np.ndarray]:
     views = {}
     for key, value in found.items():
         if not isinstance(key, str):

@@ -60,7 +60,7 @@ def _row(value: object) -> Row | None:
     return value if isinstance(value, dict) else None
 
 
-def _by_name(content: Mapping[str, Any]) -> Iterator[Row]:
+def _by_name(content: Mapping[str, object]) -> Iterator[Row]:
     """The rows of an object whose keys are pictures, with or without their endings. Its values are
     captions, as in {"1.jpg": "a bird", "2.jpg": ["a cat", "one cat"]}, or objects."""
     for name, said in content.items():
@@ -89,7 +89,7 @@ def _from_columns(content: Mapping[str, Any]) -> list[Row]:
     return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def is_coco(content: Mapping[str, Any]) -> bool:
+def is_coco(content: Mapping[str, object]) -> bool:
     """True if an object is COCO's: it has a list of images and one of captions."""
     images, said = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(said, list):

@@ -73,17 +73,17 @@ class RemotePath(PosixPath):
         with mirror.held(self):
             yield
 
-    def is_file(self, **_: Any) -> bool:
+    def is_file(self, **_: object) -> bool:
         """True if the address has such a file."""
         mirror = _mirror_of(self)
         return mirror is not None and mirror.entry(self) is not None
 
-    def exists(self, **_: Any) -> bool:
+    def exists(self, **_: object) -> bool:
         """True if the address has such a file, or this is its top folder."""
         mirror = _mirror_of(self)
         return self.is_file() or (mirror is not None and mirror.root == self.__fspath__())
 
-    def stat(self, **_: Any) -> os.stat_result:
+    def stat(self, **_: object) -> os.stat_result:
         """Size and, in place of the time, a number of this version of the file; without a copy."""
         mirror = _mirror_of(self)
         entry = mirror.entry(self) if mirror else None
@@ -244,7 +244,7 @@ def open_folder(address: str) -> RemotePath:
     return _open_mirror(system, shown, files)
 
 
-def _entry(address: str, shown: str, info: Mapping[str, Any]) -> _Entry:
+def _entry(address: str, shown: str, info: Mapping[str, object]) -> _Entry:
     size = info.get("size")
     version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
     digest = hashlib.blake2b(f"{version}:{size}".encode(), digest_size=8).digest()
@@ -252,7 +252,7 @@ def _entry(address: str, shown: str, info: Mapping[str, Any]) -> _Entry:
     return _Entry(address, shown, size if isinstance(size, int) else None, number)
 
 
-def _open_mirror(system: Any, shown: str, entries: Mapping[str, _Entry]) -> RemotePath:
+def _open_mirror(system: object, shown: str, entries: Mapping[str, _Entry]) -> RemotePath:
     mirror = _Mirror(system, shown, entries)
     _mirrors[mirror.root] = mirror
     return RemotePath(mirror.root)

@@ -226,7 +226,7 @@ def unescape(text: str) -> str:
     return _TAG.sub(" ", html.unescape(html.unescape(text)))
 
 
-def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
+def attributes_from(about: Mapping[str, object]) -> dict[str, str]:
     """The columns of numbers and short texts, except captions, as text. They are stored in each
     example's line; data/column_files.py stores all columns."""
     kept = {
@@ -238,7 +238,7 @@ def attributes_from(about: Mapping[str, Any]) -> dict[str, str]:
     return dict(list(kept.items())[:_MOST_COLUMNS])
 
 
-def columns_from(about: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def columns_from(about: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
     """The columns of a row that can be stored, and notes about the others. Numbers, texts and
     booleans are unchanged; lists and structs become JSON; other values become text."""
     kept: dict[str, Any] = {}

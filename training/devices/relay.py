@@ -44,7 +44,7 @@ def relayed(lost: Lost) -> Iterator[None]:
         yield
         return
 
-    def connect_through(address: str, number: int, *words: object, **more: Any) -> Any:
+    def connect_through(address: str, number: int, *words: object, **more: object) -> Any:
         def end() -> None:
             status = lost(number, "it sends no heartbeat")
             time.sleep(ENDING_SECONDS)

@@ -32,7 +32,7 @@ def parse(data: bytes, name: str) -> list[dict[str, Any]]:
     return _checked(as_list(parse_json(data, name), name), name)
 
 
-def _checked(starts: list[dict[str, Any]], name: object) -> list[dict[str, Any]]:
+def _checked(starts: list[dict[str, object]], name: object) -> list[dict[str, Any]]:
     for number, one in enumerate(starts):
         if not isinstance(one.get("versions"), dict):
             raise ValueError(f"{name}: start {number + 1} has no versions")
