@@ -12,10 +12,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from common.files import write_text
-from common.json_files import read_json
+from common.json_files import Json, read_json
 from weights.arrays import read_arrays, shapes_of, write_weights
 from weights.plans import TORCH_LEAVES, Leaf, Plan, gather, scatter
-from weights.settings import MAX_DEPTH, configuring, read_fields
+from weights.settings import MAX_DEPTH, Fields, configuring, read_fields
 
 ClipActivation = Literal["quick_gelu", "gelu"]
 
@@ -29,12 +29,12 @@ largest id of a text counts as its end, as it did before the setting existed."""
 MEANT = "eos_token_id_is_meant"
 """Key in the text_config of our CLIPs: eos_token_id is right, even if it is 2."""
 
-_TOWER_FIELDS: dict[str, tuple[str, Any]] = {
+_TOWER_FIELDS: Fields = {
     "num_hidden_layers": ("depth", 12),
     "hidden_act": ("activation", "quick_gelu"),
     "layer_norm_eps": ("epsilon", 1e-5),
 }
-TEXT_FIELDS: dict[str, tuple[str, Any]] = {
+TEXT_FIELDS: Fields = {
     **_TOWER_FIELDS,
     "hidden_size": ("dim", 512),
     "intermediate_size": ("mlp_dim", 2048),
@@ -43,7 +43,7 @@ TEXT_FIELDS: dict[str, tuple[str, Any]] = {
     "max_position_embeddings": ("text_length", 77),
     "eos_token_id": ("end_id", 49407),
 }
-IMAGE_FIELDS: dict[str, tuple[str, Any]] = {
+IMAGE_FIELDS: Fields = {
     **_TOWER_FIELDS,
     "hidden_size": ("dim", 768),
     "intermediate_size": ("mlp_dim", 3072),
@@ -53,7 +53,7 @@ IMAGE_FIELDS: dict[str, tuple[str, Any]] = {
     "patch_size": ("patch_size", 32),
 }
 """Their field → ours and transformers' default: ViT-B/32."""
-PIXEL_STATISTICS: dict[str, Any] = {
+PIXEL_STATISTICS: Json = {
     "image_mean": (0.48145466, 0.4578275, 0.40821073),
     "image_std": (0.26862954, 0.26130258, 0.27577711),
 }
@@ -143,12 +143,16 @@ def read_config(folder: Path) -> ClipConfig:
         )
 
 
-def section(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+def section(values: Mapping[str, object], name: str) -> Json:
     """The settings of one tower. Old files may have them twice; then NAME_dict is used."""
-    found = [values[key] for key in (f"{name}_dict", name) if values.get(key) is not None]
-    if found and not isinstance(found[0], dict):
-        raise ValueError(f"{name} is {found[0]!r:.60} instead of settings")
-    return found[0] if found else {}
+    for key in (f"{name}_dict", name):
+        settings = values.get(key)
+        if settings is None:
+            continue
+        if not isinstance(settings, dict):
+            raise ValueError(f"{name} is {settings!r:.60} instead of settings")
+        return settings
+    return {}
 
 
 def _tower(settings: dict[str, Any]) -> TowerConfig:
@@ -224,9 +228,7 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
-def _written(
-    fields: Mapping[str, tuple[str, object]], values: Mapping[str, object]
-) -> dict[str, Any]:
+def _written(fields: Fields, values: Mapping[str, object]) -> Json:
     """Settings by their names."""
     return {theirs: values[ours] for theirs, (ours, _) in fields.items()}
 

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+Json = dict[str, Any]
+"""A JSON object. The types of its values are checked where they are used."""
 MAX_BYTES = 16 << 20
 """Largest file; the index of the largest published models has 2 MB."""
 
 
-def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
+def read_json(path: Path, most: int = MAX_BYTES) -> Json:
     """The object in a JSON file of at most `most` bytes.
 
     Raises:
@@ -20,7 +22,7 @@ def read_json(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     return found
 
 
-def read_list(path: Path, most: int = MAX_BYTES) -> list[dict[str, Any]]:
+def read_list(path: Path, most: int = MAX_BYTES) -> list[Json]:
     """The objects in a JSON file that holds a list of them; empty if there is no file.
 
     Raises:
@@ -29,7 +31,7 @@ def read_list(path: Path, most: int = MAX_BYTES) -> list[dict[str, Any]]:
     return as_list(parse_json(_read(path, most), path), path) if path.exists() else []
 
 
-def as_list(found: object, name: object) -> list[dict[str, Any]]:
+def as_list(found: object, name: object) -> list[Json]:
     """`found`, if it is a list of objects. Raises ValueError otherwise."""
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise ValueError(f"{name} is not a list of JSON objects")

@@ -8,6 +8,9 @@ from typing import Any, get_type_hints
 
 import yaml
 
+SettingsTree = dict[str, Any]
+"""Settings as nested dicts of plain values, as in config.yaml."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -53,7 +56,7 @@ def check_multiple(name: str, number: int, of: str, part: int) -> None:
         raise ValueError(f"{name} {number} is not a multiple of {of} {part}{tries}")
 
 
-def to_tree(config: Any) -> dict[str, Any]:
+def to_tree(config: Any) -> SettingsTree:
     """A configuration as nested dicts of plain values."""
     return dataclasses.asdict(config)
 

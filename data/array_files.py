@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from common.json_files import Json
+
 DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "i64": "<i8", "f32": "<f4"}
 """Element types, by the ending of the file's name."""
 _CHUNK = 1 << 22  # bytes hashed at a time
@@ -17,7 +19,7 @@ READ_AHEAD = 1 << 24
 access, so a few rows would read all of a large array."""
 
 
-def open_array(folder: Path, name: str, about: Mapping[str, Any]) -> np.ndarray:
+def open_array(folder: Path, name: str, about: Json) -> np.ndarray:
     """A memory-mapped array of the type and shape in `about`. Raises ValueError if the file has
     another size."""
     kind, shape = about["arrays"][name]["type"], tuple(about["arrays"][name]["shape"])
@@ -76,10 +78,10 @@ class ArrayWriter:
 
 def digest_arrays(
     folder: Path,
-    arrays: Mapping[str, Mapping[str, Any]],
+    arrays: Mapping[str, Json],
     split_names: Sequence[str],
     trained_on: Collection[str],
-) -> dict[str, Any]:
+) -> Json:
     """{"digest": a digest of all arrays that training reads, …, and a digest of each array}, from
     their files. `arrays` has types and shapes."""
     hashed = hashlib.blake2b("\n".join(split_names).encode(), digest_size=8)

@@ -8,8 +8,8 @@ import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from common.json_files import Json
 from data.artist_sets import IconSet, fetch_packages, open_sets, read_shipped
 from data.artist_things import Subset
 from data.drawings import TABLE
@@ -87,7 +87,7 @@ def _code(content: bytes) -> str:
 _BEFORE_DOCSTRING = (tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 
-def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> dict[str, Any]:
+def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> Json:
     """All settings and sources that decide the bytes of the tars."""
     versions = {one.package: one.version for one in sets}
     return {

@@ -13,8 +13,8 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from common.json_files import Json
 from data.openmoji_splits import Emoji
 
 STYLES = {
@@ -44,7 +44,7 @@ class IconSet:
     style: str
     license: str
     author: str
-    icons: Mapping[str, Mapping[str, Any]]
+    icons: Mapping[str, Json]
     """By slug: body, and, if they differ from the set's, left, top, width, height."""
     sides: Mapping[str, float]
     code_points: Mapping[str, str]
@@ -162,7 +162,7 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read(_TEXT_LIMIT) if file else b""
 
 
-def _json(data: bytes | None, path: Path) -> dict[str, Any]:
+def _json(data: bytes | None, path: Path) -> Json:
     try:
         content = json.loads(data or b"")
     except ValueError as error:

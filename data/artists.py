@@ -20,10 +20,9 @@ if __name__ == "__main__":
 from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from common.files import check_free, new_folder
-from common.json_files import read_json
+from common.json_files import Json, read_json
 from data.artist_config import (
     LICENSES,
     MARKER,
@@ -64,7 +63,7 @@ def main(config: ArtistsConfig) -> None:
     print(f"{out}: {num_concepts} things by {len(sets)} artists: {counts}")
 
 
-def write_pictures(out: Path, sets: Sequence[IconSet], description: Mapping[str, Any]) -> None:
+def write_pictures(out: Path, sets: Sequence[IconSet], description: Json) -> None:
     """Rasterise every chosen drawing and write the tars with captions, splits and licences."""
     drawings = choose(join(sets, read_table()), description["subset"])
     pictures, splits = rasterise_and_split(drawings, description["image_size"])

@@ -9,10 +9,10 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from common.files import write_text
-from common.json_files import read_json
+from common.json_files import Json, read_json
 from data.normalise import make_normalizer
 from data.text import TextTokenizer, open_tokenizer
 
@@ -70,7 +70,7 @@ def copy_tokenizer(source: Path, folder: Path, normalizer: Normalizer) -> None:
     write_text(folder / MARK, f'{{"normalizer": "{normalizer}"}}\n')
 
 
-def describe(folder: Path, text_length: int) -> dict[str, Any]:
+def describe(folder: Path, text_length: int) -> Json:
     """A description of tokenizer and normaliser, which records store and compare."""
     tokenizer = open_captions(folder)
     return {

@@ -22,9 +22,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from common.files import check_free, new_folder
+from common.json_files import Json
 from common.split_names import GALLERY
 from data.drawings import TABLE, digest, rasterise, read_table
 from data.folders import counts_of, holds, write_json
@@ -89,7 +90,7 @@ def recipe_digest() -> str:
     return hashlib.blake2b(recipe.encode(), digest_size=8).hexdigest()
 
 
-def write_pictures(out: Path, description: dict[str, Any]) -> None:
+def write_pictures(out: Path, description: Json) -> None:
     """Rasterise every drawing and write the tars with their captions, splits and attributes."""
     emojis = read_table()
     pictures = rasterise(svg_files(e.hexcode for e in emojis), description["image_size"])

@@ -4,8 +4,9 @@ import hashlib
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from common.json_files import Json
 from data.captions import CLEAN, normalizer_of
 from data.folders import digest_folder
 from data.sources import PLAIN, ReadingConfig, Source
@@ -104,7 +105,7 @@ def check_settings(config: EncodeConfig) -> None:
         check_vocab_size(config.vocab_size)
 
 
-def describe(config: EncodeConfig, source: Source) -> dict[str, Any]:
+def describe(config: EncodeConfig, source: Source) -> Json:
     """A description of everything that determines the records; data.encode stores and compares
     it."""
     tokenizer = {"vocab_size": config.vocab_size}
@@ -131,7 +132,7 @@ def _encoder(config: EncodeConfig) -> str:
     return digest if config.tried_codes is None else f"{digest}, tried_codes {config.tried_codes}"
 
 
-def _views(config: EncodeConfig) -> dict[str, Any]:
+def _views(config: EncodeConfig) -> Json:
     return {"count": config.views, "flips": config.flips}
 
 

@@ -3,11 +3,12 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
+from common.json_files import Json
 from common.split_names import NOT_HELD_OUT, TRAIN
 from data.gallery import Gallery
 from data.reading import Reading, check_same, read_pictures
@@ -171,7 +172,7 @@ def choose_gallery(
 
 
 def read_real_pictures(
-    records: Records, examples: Sequence[Mapping[str, Any]], image_size: int
+    records: Records, examples: Sequence[Json], image_size: int
 ) -> UInt8[np.ndarray, "n y x 3"]:
     """The pixels of the examples, from the source that the records name.
 

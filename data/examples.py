@@ -15,6 +15,7 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 from jaxtyping import Int64
 
+from common.json_files import Json
 from data.array_files import open_bytes, open_mapped
 
 LINES, OFFSETS = "examples.jsonl", "examples.i64"
@@ -25,7 +26,7 @@ MOST_BYTES = 1 << 24  # of a line
 _CHUNK = 1 << 24  # bytes searched at a time
 
 
-class Examples(Sequence[dict[str, Any]]):
+class Examples(Sequence[Json]):
     """A sequence of dicts: key, source_index, file, member, caption (the first one), split, and the
     source's attributes, such as concept and tone. Each access reads one line.
 
@@ -60,10 +61,10 @@ class Examples(Sequence[dict[str, Any]]):
         return len(self._offsets) - 1
 
     @overload
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
+    def __getitem__(self, index: SupportsIndex) -> Json: ...
     @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: SupportsIndex | slice) -> dict[str, Any] | list[dict[str, Any]]:
+    def __getitem__(self, index: slice) -> list[Json]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Json | list[Json]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         count, place = len(self), operator.index(index)
@@ -71,7 +72,7 @@ class Examples(Sequence[dict[str, Any]]):
             raise IndexError(f"example {place} of {count}")
         return self._read(place % count)
 
-    def _read(self, place: int) -> dict[str, Any]:
+    def _read(self, place: int) -> Json:
         begin, end = (int(offset) for offset in self._offsets[place : place + 2])
         path = self._folder / LINES
         if not 0 <= begin < end <= begin + MOST_BYTES:
@@ -88,7 +89,7 @@ class Examples(Sequence[dict[str, Any]]):
         return _Line(example, where=f"{path} is damaged in line {place + 1}")
 
 
-class _Line(dict[str, Any]):
+class _Line(Json):
     """One line's keys and values. Raises ValueError for a missing key."""
 
     def __init__(self, content: dict[str, object], where: str) -> None:
@@ -107,7 +108,7 @@ class ExampleWriter:
         self._end = 0
         self._offsets.write(bytes(8))
 
-    def add(self, examples: Iterable[dict[str, Any]]) -> None:
+    def add(self, examples: Iterable[Json]) -> None:
         """Append one line for each example."""
         ends = []
         for example in examples:

@@ -10,11 +10,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from common.json_files import Json
 from data.array_files import read_ahead
 from data.examples import Examples
 from data.folders import digest_folder
@@ -28,7 +28,7 @@ _CHUNK = 1 << 16  # rows read at a time
 Arrays = Mapping[str, np.ndarray]
 
 
-def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
+def check_shapes(folder: Path, about: Json, arrays: Arrays) -> None:
     """Raise ValueError, naming the file, if the arrays do not fit each other or records.json."""
     count, captions = len(arrays["image_tokens"]), len(arrays["text_tokens"])
     extra = []
@@ -54,7 +54,7 @@ def check_shapes(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None
             raise _damaged(folder, about, name, f"it has {has:,} where {whole} need {wanted:,}")
 
 
-def check_samples(folder: Path, about: Mapping[str, object], arrays: Arrays) -> None:
+def check_samples(folder: Path, about: Json, arrays: Arrays) -> None:
     """Check samples of every array, in a time that does not depend on their sizes.
 
     Raises:
@@ -77,9 +77,7 @@ def check_samples(folder: Path, about: Mapping[str, object], arrays: Arrays) -> 
         )
 
 
-def check_whole(
-    folder: Path, about: Mapping[str, Any], arrays: Arrays, examples: Examples
-) -> Iterator[str]:
+def check_whole(folder: Path, about: Json, arrays: Arrays, examples: Examples) -> Iterator[str]:
     """Read all files, and yield the name of each undamaged one.
 
     Raises:
@@ -161,7 +159,7 @@ def _places(folder: Path) -> list[Path]:
 
 def _check_values(
     folder: Path,
-    about: Mapping[str, Any],
+    about: Json,
     name: str,
     part: np.ndarray,
     places: Int64[np.ndarray, " p"],
@@ -188,11 +186,11 @@ def _check_values(
         )
 
 
-def _file(about: Mapping[str, Any], name: str) -> str:
+def _file(about: Json, name: str) -> str:
     return f"{name}.{about['arrays'][name]['type']}"
 
 
-def _damaged(folder: Path, about: Mapping[str, object], name: str, why: str) -> ValueError:
+def _damaged(folder: Path, about: Json, name: str, why: str) -> ValueError:
     return ValueError(f"{folder / _file(about, name)} is damaged: {why}; {_again(folder)}")
 
 

@@ -1,9 +1,8 @@
 """records.json, the description of token records: its keys and their types."""
 
 from pathlib import Path
-from typing import Any
 
-from common.json_files import read_json
+from common.json_files import Json, read_json
 from data.array_files import DTYPES
 
 FORMAT = 1
@@ -36,7 +35,7 @@ _TEXTS = ("tokenizer_digest", "vqgan_digest", "held_out_by")
 _MOST = 2**40  # bytes, rows and places that sizes may come to
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> Json:
     """The content of a records.json.
 
     Raises:

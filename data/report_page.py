@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from common.html_page import document, image, section, table, text
+from common.json_files import Json
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Report:
     """The number of uses of each code in the records."""
     groups: list[tuple[str, list[Picture]]] = field(default_factory=list)
     """Pictures that come several times."""
-    filters: list[dict[str, Any]] = field(default_factory=list)
+    filters: list[Json] = field(default_factory=list)
     skipped: list[tuple[str, int, list[str]]] = field(default_factory=list)
     """Reason, number of pictures, the first by name."""
 

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt64
 
 from common.files import new_file, sweep, write_text
-from common.json_files import read_json
+from common.json_files import Json, read_json
 from data.reading import Notes
 from data.sources import Captions
 
@@ -33,8 +32,8 @@ class Shard:
     pixel_hashes: UInt64[np.ndarray, " n"]
     captions: list[Captions] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
-    examples: list[dict[str, Any]] = field(default_factory=list)
-    columns: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[Json] = field(default_factory=list)
+    columns: list[Json] = field(default_factory=list)
     """The source's own columns."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)

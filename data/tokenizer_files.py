@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.json_files import read_json
+from common.json_files import Json, read_json
 
 MAX_BYTES, MAX_VOCABULARY, MAX_ADDED, MAX_PARTS = 48 << 20, 2_000_000, 20_000, 16
 MAX_GROWTH = 16
@@ -40,7 +40,7 @@ KNOWN = {_CASES + r"\p{N}{1,3}" + _REST, _CASES + r"\p{N}" + _REST}
 HOW = "save it as tokenizer.json with the program that wrote it"
 
 
-def read_tree(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> Json:
     """The content of a tokenizer.json, or of a folder's older files in the same form. Every
     returned part runs in bounded time and memory.
 
@@ -57,7 +57,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def _checked(tree: dict[str, object]) -> dict[str, Any]:
+def _checked(tree: dict[str, object]) -> Json:
     growth = 1.0
     for name in ("normalizer", "pre_tokenizer"):
         for part in _parts(tree.get(name), name):
@@ -78,13 +78,13 @@ def _checked(tree: dict[str, object]) -> dict[str, Any]:
     }
 
 
-def _object(value: object, name: str) -> dict[str, Any]:
+def _object(value: object, name: str) -> Json:
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {value!r:.60}; expected names and values")
     return value
 
 
-def _parts(value: object, name: str) -> Iterator[dict[str, Any]]:
+def _parts(value: object, name: str) -> Iterator[Json]:
     """The parts of a sequence, nested sequences included."""
     for number, part in enumerate(_all_parts(value, name, 0)):
         if number == MAX_PARTS:
@@ -92,7 +92,7 @@ def _parts(value: object, name: str) -> Iterator[dict[str, Any]]:
         yield part
 
 
-def _all_parts(value: object, name: str, depth: int) -> Iterator[dict[str, Any]]:
+def _all_parts(value: object, name: str, depth: int) -> Iterator[Json]:
     if value is None:
         return
     part = _object(value, name)
@@ -233,7 +233,7 @@ def _check_added(tokens: object) -> None:
             raise ValueError("added_tokens.content is empty")
 
 
-def _checked_model(model: dict[str, Any]) -> dict[str, Any]:
+def _checked_model(model: Json) -> Json:
     """The model's settings. "type" is added if an old file lacks it."""
     kind = model.get("type", "BPE" if "merges" in model else "WordLevel")
     if kind not in MODELS:
@@ -274,11 +274,11 @@ def _is_scored(entry: object) -> bool:
     )
 
 
-def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
+def _old_files(folder: Path) -> tuple[Path, Json]:
     """(path, content) of a folder's older files; the content has the form of a tokenizer.json."""
     settings = folder / "tokenizer_config.json"
     said = read_json(settings) if settings.is_file() else {}
-    readers: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]]
+    readers: dict[str, Callable[[Path, Json], Json]]
     readers = {"merges.txt": _gpt2, "vocab.txt": _bert}
     for name, reader in readers.items():
         if (folder / name).is_file():
@@ -291,7 +291,7 @@ def _old_files(folder: Path) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def _gpt2(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
+def _gpt2(folder: Path, said: Mapping[str, object]) -> Json:
     """The content of GPT-2's and BART's files: BPE whose letters are bytes."""
     vocabulary = read_json(folder / "vocab.json", MAX_BYTES)
     if any(word.endswith("</w>") for word in vocabulary):
@@ -306,7 +306,7 @@ def _gpt2(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
     }
 
 
-def _bert(folder: Path, said: Mapping[str, object]) -> dict[str, Any]:
+def _bert(folder: Path, said: Mapping[str, object]) -> Json:
     """The content of BERT's file. Each line is a word, or ## and the continuation of a word."""
     vocabulary = {word: i for i, word in enumerate(_lines(folder / "vocab.txt"))}
     missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocabulary]

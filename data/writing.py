@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int32, Int64, UInt64
 
 from common.copying import copy_folder
 from common.files import new_folder
+from common.json_files import Json
 from data.array_files import ArrayWriter, digest_arrays
 from data.column_files import ColumnWriter
 from data.examples import ExampleWriter
@@ -39,7 +40,7 @@ class Part:
     """Offsets from 0 to the number of captions in this part."""
     caption_weights: Float32[np.ndarray, " m"]
     splits: Sequence[str]
-    examples: Sequence[dict[str, Any]]
+    examples: Sequence[Json]
     """One per example, or none."""
     bad_samples: Sequence[tuple[str, str]] = ()
     """(name, reason) of each skipped picture."""
@@ -47,7 +48,7 @@ class Part:
     """The tokens of further views of the same pictures, one picture after the other."""
     pixel_hashes: UInt64[np.ndarray, " n"] | None = None
     """A hash of the pixels of each example's picture."""
-    columns: Sequence[Mapping[str, Any]] | None = None
+    columns: Sequence[Json] | None = None
     """The columns of the source's row of each example."""
 
 
@@ -64,7 +65,7 @@ class RecordsWriter:
             )
         self._numbers = {name: i for i, name in enumerate(self.names)}
         self._stack, self._kinds = stack, kinds
-        self.about: dict[str, Any] = {}
+        self.about: Json = {}
         """Further keys of records.json; they may be changed until the end."""
         self._arrays: dict[str, ArrayWriter] = {}
         self._examples = stack.enter_context(ExampleWriter(folder))
@@ -109,7 +110,7 @@ class RecordsWriter:
         """Name → shape of each array so far."""
         return {name: array.shape for name, array in self._arrays.items()}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """The entries of records.json about the arrays. Their files must be closed."""
         shapes = {name: self.shapes[name] for name in (*ARRAYS, *EXTRA) if name in self.shapes}
         said = {name: {"type": self._kinds[name], "shape": shape} for name, shape in shapes.items()}
@@ -168,7 +169,7 @@ def write_records(out: Path, part: Part, **about: Any) -> None:
         writer.add(part)
 
 
-def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> dict[str, Any]:
+def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> Json:
     """The source's paths relative to `out` or its addresses, and the settings of reading."""
     relative = [
         without_secrets(one)

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from common.files import write_text
+from common.json_files import Json
 from config import Config
 from data.exam import Selection, choose_gallery, choose_prompts, evenly, read_real_pictures
 from data.gallery import Gallery
@@ -135,7 +135,7 @@ def open_gallery(
     return gallery, np.searchsorted(chosen, rows)
 
 
-def with_concept(example: dict[str, Any]) -> dict[str, Any]:
+def with_concept(example: Json) -> Json:
     """The example; without a concept it gets its caption as one."""
     return {**example, "concept": example.get("concept") or clean(example["caption"]).lower()}
 

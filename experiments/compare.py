@@ -22,13 +22,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from command_line.parser import run
 from common import clone
 from common.files import write_bytes
+from common.json_files import Json
 from experiments.logbook import is_run, settings_of
 from training.reports import metrics
 
@@ -117,7 +117,7 @@ def find_reference(run_folder: Path) -> Path:
     return path
 
 
-def read_reference(path: Path) -> dict[str, Any]:
+def read_reference(path: Path) -> Json:
     """The content of a reference's file. Raises ValueError if it is not a reference."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def read_reference(path: Path) -> dict[str, Any]:
     return found
 
 
-def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
+def make_reference(runs: Sequence[Path]) -> Json:
     """A reference: the means and standard deviations over `runs`, and their settings. Raises
     ValueError if the runs differ in their length or in a setting other than the seed."""
     settings = [settings_of(one) for one in runs]
@@ -165,11 +165,11 @@ def make_reference(runs: Sequence[Path]) -> dict[str, Any]:
     return {"seeds": len(runs), "curves": curves, "settings": _kept(settings[0])}
 
 
-def _kept(settings: Mapping[str, object]) -> dict[str, Any]:
+def _kept(settings: Mapping[str, object]) -> Json:
     return {name: v for name, v in settings.items() if not name.startswith(NOT_COMPARED)}
 
 
-def differences(reference: Mapping[str, Any], run_folder: Path, name: str) -> list[str]:
+def differences(reference: Json, run_folder: Path, name: str) -> list[str]:
     """A line with the settings that differ between the run and the reference, if there are any."""
     own, there = _kept(settings_of(run_folder)), reference["settings"]
     odd = [n for n in sorted(own.keys() & there.keys()) if own[n] != there[n]]
@@ -180,7 +180,7 @@ def differences(reference: Mapping[str, Any], run_folder: Path, name: str) -> li
     return [f"settings that differ: {pairs}{more}"]
 
 
-def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
+def curve(rows: Sequence[Json], name: str) -> dict[int, float]:
     """Step → value of a metric. The training loss is averaged over a WINDOW of updates that ends at
     the step."""
     found = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), float)}
@@ -193,9 +193,7 @@ def curve(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
     }
 
 
-def compare(
-    reference: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str
-) -> list[str]:
+def compare(reference: Json, rows: Sequence[Json], name: str) -> list[str]:
     """Lines with both values of each metric at the last 4 updates that the run has reached. Then
     lines with the usual cause of each large difference. Raises ValueError if the run has reached
     none."""

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import numpy as np
 
 from command_line.parser import run
 from common.files import write_bytes
-from common.json_files import parse_json
+from common.json_files import Json, parse_json
 from common.svg import Points, plot
 from experiments.influence import chances, shares
 from experiments.logbook import flat
@@ -62,7 +62,7 @@ class ResultsConfig:
 class Row:
     """One run of a sweep: a line of the log."""
 
-    settings: Mapping[str, Any]
+    settings: Json
     """Name → value of the searched settings, with the seed."""
     value: float
     """The sweep's metric at the end; infinite if the run failed."""
@@ -93,7 +93,7 @@ def main(config: ResultsConfig) -> None:
         print(f"{log.stem}\n\n{text}")
 
 
-def collect(folder: Path) -> Iterator[dict[str, Any]]:
+def collect(folder: Path) -> Iterator[Json]:
     """A log line for each finished run of a sweep, by number."""
     sweep = read_sweep(folder / "sweep.yaml")
     for trial in sorted(read_ledger(folder), key=lambda one: one.number):

@@ -26,12 +26,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from command_line.parser import run
 from common.files import write_bytes
+from common.json_files import Json
 from experiments.contest import (
     Result,
     Score,
@@ -100,7 +101,7 @@ class Contest:
     lengths: tuple[int, ...]
     tuning_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
-    entries: Mapping[str, Mapping[str, Any]]
+    entries: Mapping[str, Json]
     """Name → `settings`, which are fixed, and `space`, from which the others are drawn."""
 
 
@@ -221,7 +222,7 @@ def _run(contest: Contest, job: Job, log: Path, runs: Path, programs: Programs |
     print(f"{summary}: {result}", flush=True)
 
 
-def measured(contest: Contest, folder: Path, is_done: bool, wall: float) -> dict[str, Any]:
+def measured(contest: Contest, folder: Path, is_done: bool, wall: float) -> Json:
     """The value and times of a run, from its metrics.jsonl. The extra time of the first update
     counts as compilation. A failed run has no value."""
     path = folder / "metrics.jsonl"

@@ -53,6 +53,8 @@ class Cache:
         return Cache([layer.grown(length) for layer in self.layers], self.text_mask)
 
 
+LayerCall = Callable[[Any, Array, Array | None], Array]
+"""(an encoder or decoder layer, activations, keys) → activations after the layer."""
 DecodeStep = Callable[[Int[Array, "b q"], int | Array, Cache], tuple[Float[Array, "b q v"], Cache]]
 """(tokens, position of the first one, cache) → (logits, new cache)."""
 
@@ -213,7 +215,7 @@ class Transformer:
         params: Params,
         branch: Branch,
         x: Float[Array, "b q d"],
-        call: Callable[[Any, Array, Array | None], Array],
+        call: LayerCall,
         keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b q d"]:
         """x after all layers of a stack."""
@@ -234,7 +236,7 @@ class Transformer:
         run: nnx.Module,
         first: int,
         x: Float[Array, "b q d"],
-        call: Callable[[Any, Array, Array | None], Array],
+        call: LayerCall,
         keys: Key[Array, " b"] | None,
     ) -> tuple[Float[Array, "b q d"], int]:
         """(x after a run of equal layers, the number of the layer after it). `first` is the number

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from common.json_files import Json
 from model.config import ModelConfig
 from published.words import OF_BART, check_words, read_transformer, square_grid, write_transformer
 from weights.arrays import Arrays
 from weights.plans import TORCH_LEAVES, Leaf, Plan
+from weights.settings import Fields
 
-FIELDS: dict[str, tuple[str, Any]] = {
+FIELDS: Fields = {
     **OF_BART,
     "vocab_size": ("text_vocab_size", 50265),
     "max_position_embeddings": ("text_length", 1024),
@@ -94,7 +96,7 @@ def read_config(values: Mapping[str, object]) -> ModelConfig:
     return ModelConfig(**fields, **square_grid(fields["text_length"]), **FIXED)
 
 
-def write_config(config: ModelConfig) -> dict[str, Any]:
+def write_config(config: ModelConfig) -> Json:
     """BART's settings for a ModelConfig.
 
     Raises:

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from common.json_files import Json
 from model.blocks import LayerNorms, Norms, layer_norms
 from model.config import Init, ModelConfig
 from model.encoder_config import EncoderConfig
 from model.init import Branch
 from published.words import OF_BART, check_words, read_transformer, square_grid, write_transformer
 from weights.plans import Leaf, Plan
-from weights.settings import read_fields
+from weights.settings import Fields, read_fields
 
-FIELDS: dict[str, tuple[str, Any]] = {
+FIELDS: Fields = {
     **OF_BART,
     "encoder_vocab_size": ("text_vocab_size", 50264),
     "max_text_length": ("text_length", 64),
@@ -36,7 +37,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "use_head_scale": ("head_scale", False),
 }
 """Their field → ours and the package's default."""
-SWITCHES: dict[str, tuple[str, Any]] = {
+SWITCHES: Fields = {
     "image_length": ("image_length", 256),
     "use_cosine_attention": ("cosine", False),
     "use_absolute_position_embeddings": ("learned", True),
@@ -152,7 +153,7 @@ def _closing_scale(fields: Mapping[str, Any], keys: Collection[str]) -> bool:
     return any(f"{last}{norm}_1/scale" in keys for norm in NORMS.values())
 
 
-def write_config(config: ModelConfig) -> dict[str, Any]:
+def write_config(config: ModelConfig) -> Json:
     """DALL·E mini's settings for a ModelConfig.
 
     Raises:

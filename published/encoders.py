@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from clip import weights as clip
+from common.json_files import Json
 from model import transformer
 from model.config import ModelConfig
 from model.encoder_config import EncoderConfig, taken_from
@@ -23,11 +23,11 @@ from published import bart
 from weights.arrays import Arrays, Shapes, read_arrays, shapes_of
 from weights.plans import TORCH_LEAVES, Leaf, Plan, gather
 from weights.releases import WEIGHTS_FILE
-from weights.settings import read_fields
+from weights.settings import Fields, read_fields
 
 OF_ENCODER = ("text_embedding", "encoder", "encoder_bias", "encoder_norm")
 """The parts of our parameters that come from the other program's encoder."""
-T5_FIELDS: dict[str, tuple[str, Any]] = {
+T5_FIELDS: Fields = {
     "d_model": ("dim", 512),
     "d_kv": ("head_dim", 64),
     "d_ff": ("mlp_dim", 2048),
@@ -119,7 +119,7 @@ def _in_t5(shapes: Shapes) -> dict[str, str]:
 class Layout:
     """How a program names the settings and the arrays of its encoder."""
 
-    read: Callable[[Mapping[str, Any]], ModelConfig]
+    read: Callable[[Json], ModelConfig]
     tables: Mapping[str, tuple[str, ...]]
     """Our path → possible keys in the file; the first existing one is used."""
     layers: str

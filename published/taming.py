@@ -5,13 +5,12 @@ Both kinds are read: VQModel and GumbelVQ. Known arrays that only training uses 
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
 from common.files import write_text
-from common.json_files import read_json
+from common.json_files import Json, read_json
 from published.taming_layout import brief, read_settings, write_settings
 from vqgan.config import VQGANConfig
 from weights.arrays import Arrays, read_arrays, write_arrays
@@ -34,8 +33,8 @@ TABLES = ("quantize.embedding.weight", "quantize.embed.weight")
 """Keys of the codebook: VQModel's, then GumbelVQ's. Some versions swap them."""
 PROJECTION = "quantize.proj.weight"
 TARGETS = {"nearest": "taming.models.vqgan.VQModel", "classifier": "taming.models.vqgan.GumbelVQ"}
-BESIDE: dict[str, Any] = {"lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"}}
-GUMBEL_BESIDE: dict[str, Any] = {
+BESIDE: Json = {"lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"}}
+GUMBEL_BESIDE: Json = {
     "temperature_scheduler_config": {
         "target": "taming.lr_scheduler.LambdaWarmUpCosineScheduler",
         "params": {
@@ -72,7 +71,7 @@ def find_config(weights: Path) -> Path | None:
     return (yamls or others)[0] if len(yamls or others) == 1 else None
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
+def read_config_file(path: Path) -> Json:
     """The settings in a yaml or json file. Raises ValueError if there are none."""
     return read_json(path) if path.suffix == ".json" else read_yaml(path)
 
@@ -100,14 +99,14 @@ def read_config(values: Mapping[str, object], keys: Collection[str]) -> VQGANCon
     return read_settings(flat, is_gumbel)
 
 
-def _map(values: Mapping[str, object], name: str) -> Mapping[str, Any]:
+def _map(values: Mapping[str, object], name: str) -> Mapping[str, object]:
     found = values.get(name, {})
     if not isinstance(found, Mapping):
         raise ValueError(f"{name} must hold settings, not {brief(found)}")
     return found
 
 
-def write_config(config: VQGANConfig) -> dict[str, Any]:
+def write_config(config: VQGANConfig) -> Json:
     """The settings, nested as in taming-transformers' files. Raises ValueError if
     taming-transformers lacks one of our options."""
     flat = write_settings(config)

@@ -6,12 +6,13 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from common.json_files import Json
 from vqgan.config import VQGANConfig
 from weights.plans import Leaf, Plan
 
 NUMBERS = ("ch", "num_res_blocks", "resolution", "z_channels", "n_embed", "embed_dim")
 LISTS = ("ch_mult", "attn_resolutions")
-FIXED: dict[str, Any] = {
+FIXED: Json = {
     "in_channels": 3,
     "out_ch": 3,
     "double_z": False,
@@ -97,7 +98,7 @@ def _whole_numbers(name: str, values: object) -> tuple[int, ...]:
     return tuple(_whole(name, value) for value in values)
 
 
-def write_settings(config: VQGANConfig) -> dict[str, Any]:
+def write_settings(config: VQGANConfig) -> Json:
     """The settings for `config`: those of `ddconfig`, n_embed and embed_dim.
 
     Raises:
@@ -126,7 +127,7 @@ def write_settings(config: VQGANConfig) -> dict[str, Any]:
     return {**values, **dull}
 
 
-def flax_settings(config: VQGANConfig) -> dict[str, Any]:
+def flax_settings(config: VQGANConfig) -> Json:
     """The settings in vqgan-jax's form. Raises ValueError if it lacks an option of ours."""
     more = {"num_resolutions": len(config.channels), "give_pre_end": False}
     return dict(sorted({**write_settings(config), **more}.items()))

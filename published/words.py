@@ -5,10 +5,11 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from common.json_files import Json
 from model.config import ModelConfig
-from weights.settings import read_fields
+from weights.settings import Fields, read_fields
 
-OF_BART: dict[str, tuple[str, Any]] = {
+OF_BART: Fields = {
     "d_model": ("dim", 1024),
     "encoder_layers": ("encoder_depth", 12),
     "decoder_layers": ("decoder_depth", 12),
@@ -47,7 +48,7 @@ def check_words(
 
 def read_transformer(
     values: Mapping[str, object],
-    fields: Mapping[str, tuple[str, object]],
+    fields: Fields,
     activations: Mapping[str, str],
 ) -> dict[str, Any]:
     """Settings by our names of a program that has `fields` and `activations`. A decoder's size that
@@ -69,9 +70,9 @@ def read_transformer(
 
 def write_transformer(
     config: ModelConfig,
-    fields: Mapping[str, tuple[str, object]],
+    fields: Fields,
     activations: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Json:
     """Settings by their names, the inverse of `read_transformer`. Of several names of an activation
     the first is written."""
     theirs_of: dict[str, str] = {}

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from common.settings import to_tree
+from common.settings import SettingsTree, to_tree
 from training import exits
 from training.config import RunConfig
 from training.devices import agreement, peers, placing, processes
@@ -67,7 +67,7 @@ def _prepare_and_train(
 ) -> TrainState:
     """`train`, after the processes have joined: check, make the folder, run, and finish."""
 
-    def read(path: Path) -> dict[str, Any]:
+    def read(path: Path) -> SettingsTree:
         return to_tree(load(type(config), path))
 
     devices = find_devices(config.parallel)

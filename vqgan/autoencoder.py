@@ -7,12 +7,12 @@ the small default layout and taming-transformers' f16 (Esser et al. 2020, arXiv:
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from model.layers import first_largest
 from vqgan import quantizer
@@ -221,7 +221,7 @@ class Autoencoder:
             return self.decode_latents(params, codes)
 
 
-def _as_jax(tree: object) -> Any:
+def _as_jax(tree: PyTree) -> PyTree:
     """The tree with NumPy arrays as jax arrays."""
     return jax.tree.map(jnp.asarray, tree)
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common import old_names
 from common.files import write_text
-from common.json_files import parse_json, read_list
+from common.json_files import Json, parse_json, read_list
 from common.split_names import TRAIN
 from vqgan.config import VQGANConfig
 from vqgan.pretrained import WEIGHTS_FILE
@@ -77,7 +76,7 @@ def write(
     write_text(out / FILE, text)
 
 
-def last_row(path: Path) -> dict[str, Any]:
+def last_row(path: Path) -> Json:
     """The last row of metrics. Raises ValueError if it lacks step, hours or examples."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - LONGEST, 0))

@@ -14,10 +14,11 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from common.files import write_text
+from common.json_files import Json
 from weights.arrays import Arrays, Dtype, Shapes, shapes_of, stored_as, write_weights
 from weights.msgpack import write_msgpack
 from weights.plans import Plan, scatter, their_shapes
-from weights.settings import read_fields
+from weights.settings import Fields, read_fields
 
 CONFIG_FILE, WEIGHTS_FILE, FLAX_FILE = "config.json", "model.safetensors", "flax_model.msgpack"
 KINDS = ("float64", "float32", "float16", "bfloat16")
@@ -28,7 +29,7 @@ class Origin:
     """The other program's form of a model, with which it is written back."""
 
     format: str
-    config: dict[str, Any]
+    config: Json
     """The other program's settings."""
     arrays: str | dict[str, str]
     """The dtype of all its arrays; or one for each key in file order, if they are not sorted or
@@ -41,15 +42,15 @@ class Origin:
 class Program:
     """Another program's format: functions of our configuration of a model."""
 
-    read_config: Callable[[Mapping[str, Any], Collection[str]], Any]
+    read_config: Callable[[Json, Collection[str]], Any]
     """Our configuration, from its settings and the keys of its arrays."""
-    write_config: Callable[[Any], dict[str, Any]]
+    write_config: Callable[[Any], Json]
     """Its settings, from our configuration. Raises ValueError if it has no option for one of
     ours."""
     plan: Callable[[Any, Shapes, bool], Plan]
     """The plan of its file, from our configuration, our shapes and whether its layers are
     scanned."""
-    write: Callable[[Path, Mapping[str, Any], Arrays], None]
+    write: Callable[[Path, Json, Arrays], None]
     """Writes its files into a folder, from its settings and arrays."""
     scannable: Callable[[Any], bool] = lambda config: False
     """True if a stack's layers can be one array."""
@@ -63,7 +64,7 @@ def read_origin(values: Mapping[str, object], formats: Collection[str]) -> Origi
     known = {field.name for field in dataclasses.fields(Origin)}
     if not isinstance(origin, dict) or not origin.keys() <= known:
         raise ValueError(f"origin must hold {', '.join(sorted(known))}, not {origin!r:.60}")
-    names: dict[str, tuple[str, Any]] = {"format": ("format", ""), "scanned": ("scanned", False)}
+    names: Fields = {"format": ("format", ""), "scanned": ("scanned", False)}
     found = read_fields(origin, names)
     if found["format"] not in formats:
         raise ValueError(
@@ -88,7 +89,7 @@ def describe(arrays: Arrays) -> str | dict[str, str]:
 
 def save(
     folder: Path,
-    values: dict[str, Any],
+    values: Json,
     params: Mapping[str, object],
     dtype: Dtype,
     origin: Origin | None,

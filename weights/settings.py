@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+Fields = Mapping[str, tuple[str, object]]
+"""A program's name of a setting → (Pastel's name, the program's default)."""
 MAX_SIZE, MAX_DEPTH = 1 << 24, 1 << 10
 """Largest width and depth in a configuration; a larger number means that the file is damaged."""
 WORDS = {
@@ -19,7 +21,7 @@ WORDS = {
 }
 
 
-def read_fields(values: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+def read_fields(values: Mapping[str, object], fields: Fields) -> dict[str, Any]:
     """Settings of another program by our names. `fields`: their name → ours and the default.
 
     Raises:
@@ -29,7 +31,8 @@ def read_fields(values: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]]
     for theirs, (ours, default) in fields.items():
         value = values.get(theirs, default)
         most = MAX_DEPTH if ours.endswith("_depth") else MAX_SIZE
-        if type(default) is tuple and type(value) in (list, tuple) and len(value) <= MAX_DEPTH:
+        is_list = isinstance(default, tuple)
+        if is_list and isinstance(value, list | tuple) and len(value) <= MAX_DEPTH:
             found[ours] = tuple(_read_value(theirs, one, 0, most) for one in value)
         else:
             found[ours] = _read_value(theirs, value, default, most)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from common.json_files import Json
 from data.sources.base import printable
 from data.sources.columns import Table, check_group
 from data.sources.remote import RemotePath
@@ -81,7 +82,7 @@ def _mapped(path: str) -> Any:
         return pa.BufferReader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Json:
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(_MAX_JSON))

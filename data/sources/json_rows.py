@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.json_files import Json
 from data.sources import texts
 from data.sources.files import is_picture
 from data.sources.separated import PATH_COLUMNS, Row
@@ -68,7 +69,7 @@ def _by_name(content: Mapping[str, object]) -> Iterator[Row]:
         yield {"file_name": name, **columns}
 
 
-def _from_columns(content: Mapping[str, Any]) -> list[Row]:
+def _from_columns(content: Json) -> list[Row]:
     """The rows of an object of columns, which are lists of the same length or objects with the same
     keys (pandas' orient "list", "columns" and "split"); none for another object."""
     names, cells = content.get("columns"), content.get("data")
@@ -97,7 +98,7 @@ def is_coco(content: Mapping[str, object]) -> bool:
     return any(isinstance(one, dict) and "caption" in one for one in said)
 
 
-def _coco(content: Mapping[str, Any]) -> Iterator[Row]:
+def _coco(content: Json) -> Iterator[Row]:
     captions: dict[Any, list[Any]] = {}
     for one in content["annotations"]:
         if isinstance(one, dict) and isinstance(one.get("image_id"), int | str):

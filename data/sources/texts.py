@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import category
 
+from common.json_files import Json
 from data.sources.base import MAX_CAPTION_BYTES, Captions, printable
 from data.sources.encodings import decode
 from data.text import clean
@@ -76,7 +77,7 @@ def from_lines(data: bytes, encoding: str = "") -> Found:
     return found
 
 
-def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[Found, dict[str, Any]]:
+def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[Found, Json]:
     """The captions in a JSON object, list or string; and the object, empty if it is not one."""
     if len(data) > MAX_CAPTION_BYTES:
         note = f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"
@@ -238,10 +239,10 @@ def attributes_from(about: Mapping[str, object]) -> dict[str, str]:
     return dict(list(kept.items())[:_MOST_COLUMNS])
 
 
-def columns_from(about: Mapping[str, object]) -> tuple[dict[str, Any], list[str]]:
+def columns_from(about: Mapping[str, object]) -> tuple[Json, list[str]]:
     """The columns of a row that can be stored, and notes about the others. Numbers, texts and
     booleans are unchanged; lists and structs become JSON; other values become text."""
-    kept: dict[str, Any] = {}
+    kept: Json = {}
     notes = []
     for name, value in about.items():
         if not isinstance(name, str) or not name or value is None:

@@ -13,17 +13,17 @@ import jax
 from jax.extend import core
 
 
-def count_flops(function: Callable[..., Any], *arguments: object) -> int:
+def count_flops(function: Callable[..., object], *arguments: object) -> int:
     """The FLOPs of one call with these arrays or shapes. Recomputation counts each time, a
     conditional as its most expensive branch, a loop of unknown length as one iteration."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _of_jaxpr(jaxpr: Any) -> int:
+def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def _of_equation(equation: core.JaxprEqn) -> int:
     name = equation.primitive.name
     if name == "dot_general":
         return _of_product(equation)
@@ -35,7 +35,7 @@ def _of_equation(equation: Any) -> int:
     return sum(inner) * (equation.params["length"] if name == "scan" else 1)
 
 
-def _inner(equation: Any) -> Iterator[Any]:
+def _inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
     """Yield the jaxprs inside an equation: bodies of loops, branches, called functions."""
     for value in equation.params.values():
         for one in value if isinstance(value, list | tuple) else (value,):

@@ -10,7 +10,8 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+from common.json_files import Json
 
 
 class Logbook:
@@ -41,7 +42,7 @@ class Logbook:
         self.note(event, step, text, **facts)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
+def read(folder: Path) -> list[Json]:
     """The entries of a run's logbook; a line truncated by a crash is skipped."""
     path = folder / "logbook.jsonl"
     lines = (

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import jax
 
+from common.json_files import Json
 from training.update.observables import Number
 from training.update.step_metrics import Row
 
@@ -142,7 +143,7 @@ def _finite(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Json]:
     """All rows. A last line that a crash truncated is skipped.
 
     Raises:
@@ -167,7 +168,7 @@ def _damaged(path: Path, number: int) -> ValueError:
     )
 
 
-def _parse(line: str | bytes) -> dict[str, Any] | None:
+def _parse(line: str | bytes) -> Json | None:
     """The row in a line; None if the line is damaged."""
     try:
         row = json.loads(line)

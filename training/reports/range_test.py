@@ -3,15 +3,16 @@ high. Smith 2015, arXiv:1506.01186.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from common.files import write_bytes
+from common.json_files import Json
 from common.svg import plot
 from training.config import RunConfig
 
@@ -60,7 +61,7 @@ def find_rate(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, f
     return SHARE * rates[lowest], rates[lowest]
 
 
-def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+def report(folder: Path, rows: Sequence[Json]) -> str:
     """A line with the recommended rate, computed from the rows of metrics.jsonl. Writes
     RUN/lr_range.svg."""
     pairs = [(row.get("schedule/learning_rate"), row.get("train/loss")) for row in rows]

@@ -4,13 +4,13 @@ A decay of the learning rate can branch off any earlier step (Hägele et al. 202
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common import clone
 from common.copying import copy_file
 from common.files import write_text
+from common.settings import SettingsTree
 from training.devices.batching import BATCHES
 from training.recipe import Run
 from training.saved import runs
@@ -21,15 +21,14 @@ from training.update.state import TrainState
 MAY_DIFFER = ("branch_from", "optim.decay_*", "optim.final_fraction", "optim.rewarm_*")
 """Settings in which a branch may differ from its source, in addition to those that may differ on
 resume."""
-Tree = Mapping[str, Any]
 
 
 def branch(
     source: str,
     run: Run,
-    settings: Tree,
-    read: Callable[[Path], Tree],
-    about: Tree,
+    settings: SettingsTree,
+    read: runs.Read,
+    about: Mapping[str, object],
     like: TrainState,
 ) -> tuple[TrainState, list[str], list[list[int]]]:
     """(state saved in `source`, a line about it, the batch sizes before it).

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 from jaxtyping import PyTree
 
+from common.json_files import Json
 from common.trees import map_named
 from training.config import CheckpointConfig
 from training.devices.processes import from_process_0, in_all_processes
@@ -101,7 +102,7 @@ class Checkpoints:
         failed save is logged, and training continues; `finish` raises it."""
         self.settle()
         items, step = _items(state), int(state.step)
-        words: dict[str, Any] = {"about": dict(about), "metrics": dict(metrics or {})}
+        words: Json = {"about": dict(about), "metrics": dict(metrics or {})}
         words["digests"] = leaf_digests(items)
         words["digest"] = json_digest(words)
         self._pending, self._unsaved = step, None
@@ -175,7 +176,7 @@ class Checkpoints:
         """The digest of every array of a step, by path."""
         return self._words(step)["digests"]
 
-    def about(self, step: int) -> dict[str, Any]:
+    def about(self, step: int) -> Json:
         """The JSON saved beside a step."""
         return self._words(step)["about"]
 
@@ -299,7 +300,7 @@ class Checkpoints:
                     raise ValueError(f"{name} has other bits than were saved")
         return found
 
-    def _words(self, step: int, together: bool = True) -> dict[str, Any]:
+    def _words(self, step: int, together: bool = True) -> Json:
         with self._readable(step, together):
             words = self._store.words(step)
             if json_digest({k: v for k, v in words.items() if k != "digest"}) != words["digest"]:

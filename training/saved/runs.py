@@ -24,6 +24,7 @@ from typing import Any
 from common import files
 from common.copying import copy_folder
 from common.old_names import is_old_name_of
+from common.settings import SettingsTree
 from training.saved import copies, remote, starts
 
 # Settings that may differ when a run is resumed, because they do not change past updates: names,
@@ -87,7 +88,7 @@ def new_folder(name: str) -> Path:
 
 
 Changes = dict[str, tuple[Any, Any]]
-Read = Callable[[Path], Mapping[str, Any]]
+Read = Callable[[Path], SettingsTree]
 """config.yaml → the settings in it."""
 
 
@@ -111,7 +112,7 @@ def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
     return {name: values for name, values in changes.items() if not _is_free(name, allowed)}
 
 
-def fixed_on_resume(about: Mapping[str, object], allowed: Sequence[str]) -> dict[str, Any]:
+def fixed_on_resume(about: Mapping[str, object], allowed: Sequence[str]) -> dict[str, object]:
     """The parts of `about` that must be the same on resume: all; none if `allowed`, patterns of
     settings, has data.records or data.source; all but the rules if it has data.filter."""
     if any(fnmatchcase(name, one) for one in allowed for name in ("data.records", "data.source")):
@@ -135,7 +136,7 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
-def open_folder(folder: Path, config: Mapping[str, Any], read: Read) -> Changes | None:
+def open_folder(folder: Path, config: SettingsTree, read: Read) -> Changes | None:
     """Make the folder, or check that it may be resumed. Returns the changed settings, or None if
     nothing was trained there yet.
 
@@ -189,7 +190,7 @@ def place_of(run: Path, folder: str) -> str:
     return folder or str(run / "checkpoints")
 
 
-def _find_checkpoints(run: Path, config: Mapping[str, Any]) -> str:
+def _find_checkpoints(run: Path, config: SettingsTree) -> str:
     """The place of a run's checkpoints. Copies of the run's files there are fetched into `run`."""
     named = config.get("checkpoint", {}).get("folder", "")
     if named and not remote.is_remote(named):

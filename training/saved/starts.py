@@ -7,15 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from common.files import write_text
-from common.json_files import as_list, parse_json, read_list
+from common.json_files import Json, as_list, parse_json, read_list
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Json]:
     """The starts of a run, oldest first; empty if there is no file.
 
     Raises:
@@ -27,12 +26,12 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{error}; it is only a record: move it away, then start again") from None
 
 
-def parse(data: bytes, name: str) -> list[dict[str, Any]]:
+def parse(data: bytes, name: str) -> list[Json]:
     """The starts in the bytes of an environment.json. Raises ValueError with its `name`."""
     return _checked(as_list(parse_json(data, name), name), name)
 
 
-def _checked(starts: list[dict[str, object]], name: object) -> list[dict[str, Any]]:
+def _checked(starts: list[dict[str, object]], name: object) -> list[Json]:
     for number, one in enumerate(starts):
         if not isinstance(one.get("versions"), dict):
             raise ValueError(f"{name}: start {number + 1} has no versions")

@@ -7,7 +7,6 @@ the Hessian.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +93,7 @@ def _dots(parts: Array, mean: Array) -> Array:
     return (parts * mean[None]).sum(tuple(range(1, parts.ndim)))
 
 
-def _sum(tree: PyTree) -> Any:
+def _sum(tree: PyTree) -> Array:
     return sum(leaf.sum() for leaf in jax.tree.leaves(tree))
 
 
