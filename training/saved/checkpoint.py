@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 from jaxtyping import PyTree
@@ -29,6 +29,7 @@ from training.saved.digests import (
     shape_of,
 )
 from training.saved.disk import FolderSteps
+from training.saved.items import Items, items_of, items_to_read, parts_to_renew, state_of
 from training.saved.remote import ObjectSteps, UnreachableError, is_remote
 from training.saved.saving import to_keep
 from training.update.state import TrainState
@@ -36,8 +37,6 @@ from training.update.state import TrainState
 Log = Callable[[str, str], None]
 Eligible = Callable[[int], bool]
 T = TypeVar("T")
-OPTIONAL = (".loss_scale", ".guard", ".players")
-"""Parts of a state that a checkpoint may lack, or hold in addition."""
 CAUSES = (
     r"No space left on device(?:: [\d,.]+ MB to write, [\d,.]+ MB free)?|Disk quota exceeded|"
     "File too large|Too many open files|Read-only file system|Input/output error"
@@ -74,7 +73,7 @@ class Checkpoints:
         self._place, self._config, self._log, self._first = place, config, log, first
         self._pending: int | None = None
         self._unsaved: str | None = None
-        self._is_told = False
+        self._has_logged = False
         self._whole = ""
         self._store = (
             ObjectSteps(str(place))
@@ -101,16 +100,16 @@ class Checkpoints:
         """Write the state with `about` and its evaluated `metrics`, unless that step exists. A
         failed save is logged, and training continues; `finish` raises it."""
         self.settle()
-        items, step = _items(state), int(state.step)
-        words: Json = {"about": dict(about), "metrics": dict(metrics or {})}
-        words["digests"] = leaf_digests(items)
-        words["digest"] = json_digest(words)
+        items, step = items_of(state), int(state.step)
+        record: Json = {"about": dict(about), "metrics": dict(metrics or {})}
+        record["digests"] = leaf_digests(items)
+        record["digest"] = json_digest(record)
         self._pending, self._unsaved = step, None
         try:
             if step in self.steps():
                 self._pending = None
                 return
-            self._store.save(step, items, words, self._first)
+            self._store.save(step, items, record, self._first)
         except Exception as error:
             self._give_up(error)
         # The condition is the same in every process, which writes about its share.
@@ -152,14 +151,14 @@ class Checkpoints:
         if self._config is None:
             return set(steps)
         kept, problem = to_keep(steps, self._config, self._metrics)
-        if problem and not self._is_told:
+        if problem and not self._has_logged:
             self._log("kept", problem)
-            self._is_told = True
+            self._has_logged = True
         return kept
 
     def _metrics(self, step: int) -> dict[str, float]:
         try:
-            return self._words(step, together=False)["metrics"]
+            return self._record(step, together=False)["metrics"]
         except ValueError:
             return {}
 
@@ -174,11 +173,11 @@ class Checkpoints:
 
     def digests(self, step: int) -> dict[str, str]:
         """The digest of every array of a step, by path."""
-        return self._words(step)["digests"]
+        return self._record(step)["digests"]
 
     def about(self, step: int) -> Json:
         """The JSON saved beside a step."""
-        return self._words(step)["about"]
+        return self._record(step)["about"]
 
     def resume(
         self,
@@ -245,30 +244,10 @@ class Checkpoints:
         Raises:
             ValueError: a shape differs; DamagedError: names the damaged array.
         """
-        wanted, saved = _items(like), self.digests(step)
-        names = list(wanted["rest"])
-        anew = {  # parts that begin with this run, or that have another size in it
-            part
-            for part in OPTIONAL
-            for name in names
-            if name.startswith(part)
-            and saved.get(f"rest/{name}", "").split(" ")[0] != describe(wanted["rest"][name])
-        }
-        own = {name: wanted["rest"].pop(name) for name in names if name.startswith(tuple(anew))}
-        for name, digest in saved.items():
-            item, _, key = name.partition("/")
-            if item == "rest" and key.startswith(OPTIONAL) and key not in wanted["rest"]:
-                wanted["rest"][key] = shape_of(digest, like.step)
-        if not any(name.startswith("ema/") for name in saved):
-            wanted.pop("ema", None)
-        found = self._restore(step, wanted)
-        treedef = jax.tree.structure(like._replace(params=None, ema=None))
-        rest = {**found["rest"], **own}
-        restored = jax.tree.unflatten(treedef, [rest[name] for name in names])
-        ema = found.get("ema")
-        if like.ema is not None and ema is None:
-            ema = jax.tree.map(lambda x: x.copy().astype("float32"), found["params"])
-        return restored._replace(params=found["params"], ema=ema)
+        saved = self.digests(step)
+        renewed = parts_to_renew(like, saved)
+        found = self._restore(step, items_to_read(like, saved, renewed))
+        return state_of(found, like, renewed)
 
     def restore_params(self, like: PyTree, step: int) -> PyTree:
         """The parameters of a step, or their averages if it has any, in the shapes, dtypes and
@@ -276,7 +255,7 @@ class Checkpoints:
         saved = self.digests(step)
         item = "ema" if any(name.startswith("ema/") for name in saved) else "params"
 
-        def as_saved(name: str, leaf: Any) -> Any:
+        def as_saved(name: str, leaf: jax.Array) -> jax.ShapeDtypeStruct:
             digest = saved.get(f"{item}/{name}", describe(leaf))
             dtype = shape_of(digest, leaf).dtype
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
@@ -289,7 +268,7 @@ class Checkpoints:
         """(step, parameters) of the newest undamaged step; None if there are no steps."""
         return self._newest_whole(lambda step: self.restore_params(like, step))
 
-    def _restore(self, step: int, wanted: dict[str, PyTree]) -> dict[str, PyTree]:
+    def _restore(self, step: int, wanted: Items) -> Items:
         expected = self.digests(step)
         check_fit(self._store.name(step), expected, wanted)
         with self._readable(step):
@@ -300,17 +279,17 @@ class Checkpoints:
                     raise ValueError(f"{name} has other bits than were saved")
         return found
 
-    def _words(self, step: int, together: bool = True) -> Json:
+    def _record(self, step: int, together: bool = True) -> Json:
         with self._readable(step, together):
-            words = self._store.words(step)
-            if json_digest({k: v for k, v in words.items() if k != "digest"}) != words["digest"]:
+            record = self._store.record(step)
+            if json_digest({k: v for k, v in record.items() if k != "digest"}) != record["digest"]:
                 raise ValueError("its JSON has other bits than were saved")
             for name in ("about", "metrics", "digests"):
-                if not isinstance(words[name], dict):
-                    raise ValueError(f"{name} in its JSON is {words[name]!r:.40}")
-            if wrong := [key for key, one in words["digests"].items() if not is_digest(one)]:
+                if not isinstance(record[name], dict):
+                    raise ValueError(f"{name} in its JSON is {record[name]!r:.40}")
+            if wrong := [key for key, one in record["digests"].items() if not is_digest(one)]:
                 raise ValueError(f"the digest of {wrong[0]!r:.60} in its JSON is not valid")
-        return words
+        return record
 
     @contextlib.contextmanager
     def _readable(self, step: int, together: bool = True) -> Iterator[None]:
@@ -334,14 +313,6 @@ class Checkpoints:
         """Wait for the save in progress."""
         self.settle()
         self._store.close()
-
-
-def _items(state: TrainState) -> dict[str, PyTree]:
-    """The arrays to save: parameters as trees; the rest flat, as optax may nest it differently."""
-    rest, _ = jax.tree.flatten_with_path(state._replace(params=None, ema=None))
-    flat = {jax.tree_util.keystr(k): leaf for k, leaf in rest}
-    averaged = {} if state.ema is None else {"ema": state.ema}
-    return {"params": state.params, "rest": flat, **averaged}
 
 
 def _first_line(error: BaseException) -> str:

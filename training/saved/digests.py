@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def leaf_digests(tree: PyTree) -> dict[str, str]:
     }
 
 
-def describe(leaf: Any) -> str:
+def describe(leaf: jax.Array | jax.ShapeDtypeStruct) -> str:
     """A text such as float32[2,4]; also for shapes without arrays."""
     return f"{jnp.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
 

@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from common.json_files import Json
 from training.devices.processes import from_process_0
 
 
@@ -77,7 +77,7 @@ class FolderSteps:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save(
-        self, step: int, items: Mapping[str, PyTree], words: object, first: Callable[[], None]
+        self, step: int, items: Mapping[str, PyTree], record: object, first: Callable[[], None]
     ) -> None:
         """Start to write a step; `first` is called before it can be complete."""
         self._sweep()
@@ -85,7 +85,7 @@ class FolderSteps:
         self._failed.discard(step)
         first()
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(words), **args))
+        self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(record), **args))
 
     def _check_room(self, size: int) -> None:
         """Raise OSError in all processes if the disk has fewer free bytes. A write that fails
@@ -136,7 +136,7 @@ class FolderSteps:
         """Read the list of steps again."""
         self._manager.reload()
 
-    def words(self, step: int) -> Any:
+    def record(self, step: int) -> Json:
         """The JSON of a step. Orbax's own method would wait for all processes."""
         path = self._folder / str(step) / "about" / "metadata"
         _check_plain(path)

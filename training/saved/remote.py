@@ -21,6 +21,7 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import PyTree
 
+from common.json_files import Json
 from common.trees import named_leaves
 from training.devices.processes import in_all_processes
 
@@ -133,7 +134,7 @@ class ObjectSteps:
         return sorted({step for (step, count), found in parts.items() if found == count})
 
     def save(
-        self, step: int, items: Mapping[str, PyTree], words: object, first: Callable[[], None]
+        self, step: int, items: Mapping[str, PyTree], record: object, first: Callable[[], None]
     ) -> None:
         """Start to write a step; `first` is called before it can be complete."""
         problem = None
@@ -148,10 +149,10 @@ class ObjectSteps:
             object_name(name): (leaf.shape, leaf.dtype, _cut(leaf), _pieces(leaf))
             for name, leaf in named_leaves(items)
         }
-        self._writing = self._thread.submit(self._write, step, pieces, words, first)
+        self._writing = self._thread.submit(self._write, step, pieces, record, first)
 
     def _write(
-        self, step: int, pieces: Mapping[str, Any], words: Any, first: Callable[[], None]
+        self, step: int, pieces: Mapping[str, Any], record: object, first: Callable[[], None]
     ) -> None:
         first()
         me, is_first = jax.process_index(), jax.process_index() == 0
@@ -175,7 +176,7 @@ class ObjectSteps:
         if failed := [problem for problem in problems if problem is not None]:
             raise failed[0]
         if is_first:
-            self._store.write(f"{step}/about.json", json.dumps(words)).result()
+            self._store.write(f"{step}/about.json", json.dumps(record)).result()
         self._store.write(f"whole/{step}.{me}-of-{jax.process_count()}", b"whole").result()
 
     def wait(self) -> None:
@@ -225,7 +226,7 @@ class ObjectSteps:
             self._store.write(f"aside-{step}/{name}", data).result()
         self._remove(step)
 
-    def words(self, step: int) -> Any:
+    def record(self, step: int) -> Json:
         """The JSON saved with a step."""
         with reachable(self._store):
             return json.loads(self._store.read(f"{step}/about.json").result().value)
