@@ -52,7 +52,7 @@ IMAGE_FIELDS: Fields = {
     "image_size": ("image_size", 224),
     "patch_size": ("patch_size", 32),
 }
-"""Their field → ours and transformers' default: ViT-B/32."""
+"""CLIP's setting → (Pastel's setting, transformers' default: ViT-B/32)."""
 PIXEL_STATISTICS: Json = {
     "image_mean": (0.48145466, 0.4578275, 0.40821073),
     "image_std": (0.26862954, 0.26130258, 0.27577711),
@@ -100,7 +100,7 @@ class ClipConfig:
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
     has_start: bool = True
-    """Texts begin with a start token, as in published CLIPs; not in ours."""
+    """Texts begin with a start token, as in published CLIPs; not in Pastel's."""
 
     def __post_init__(self) -> None:
         if min(self.feature_dim, self.text_vocab_size, self.text_length) < 1:
@@ -193,7 +193,7 @@ MODULES = {
 LAYERS = {"text": "text_model.encoder.layers", "image": "vision_model.encoder.layers"}
 IN_LAYER = {
     "norm_attention": "layer_norm1",
-    **{ours: f"self_attn.{ours}_proj" for ours in ("q", "k", "v", "out")},
+    **{part: f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")},
     "norm_mlp": "layer_norm2",
     "up": "mlp.fc1",
     "down": "mlp.fc2",
@@ -229,8 +229,8 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 
 
 def _written(fields: Fields, values: Mapping[str, object]) -> Json:
-    """Settings by their names."""
-    return {theirs: values[ours] for theirs, (ours, _) in fields.items()}
+    """Settings by the names in CLIP's files."""
+    return {name: values[pastel_name] for name, (pastel_name, _) in fields.items()}
 
 
 def read_params(folder: Path, like: Mapping[str, object]) -> dict[str, Any]:
@@ -246,7 +246,7 @@ def read_params(folder: Path, like: Mapping[str, object]) -> dict[str, Any]:
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-    """For each of our parameters (path → shape), its array in the published file."""
+    """For each of Pastel's parameters (path → shape), its array in the published file."""
     found: Plan = {}
     for path, shape in shapes.items():
         module, _, leaf = path.rpartition("/")
@@ -261,8 +261,8 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
             keys = (f"{MODULES[module]}.{TORCH_LEAVES[leaf]}",)
         axes = KERNEL_AXES[len(own)] if leaf == "kernel" else tuple(range(len(own)))
         back = tuple(int(axis) for axis in np.argsort(axes))
-        theirs = tuple(own[axis] for axis in back)
-        found[path] = Leaf(keys, theirs, bool(in_layer), _turn(axes), _turn(back))
+        file_shape = tuple(own[axis] for axis in back)
+        found[path] = Leaf(keys, file_shape, bool(in_layer), _turn(axes), _turn(back))
     return found
 
 

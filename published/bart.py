@@ -13,7 +13,13 @@ import numpy as np
 
 from common.json_files import Json
 from model.config import ModelConfig
-from published.words import OF_BART, check_words, read_transformer, square_grid, write_transformer
+from published.bart_family import (
+    OF_BART,
+    check_settings,
+    read_transformer,
+    square_grid,
+    write_transformer,
+)
 from weights.arrays import Arrays
 from weights.plans import TORCH_LEAVES, Leaf, Plan
 from weights.settings import Fields
@@ -24,7 +30,7 @@ FIELDS: Fields = {
     "max_position_embeddings": ("text_length", 1024),
     "decoder_start_token_id": ("decoder_start_token_id", 2),
 }
-"""Their field → ours and transformers' default."""
+"""BART's setting → (Pastel's setting, transformers' default)."""
 MUST_BE = {
     "tie_word_embeddings": True,
     "normalize_before": False,
@@ -53,8 +59,8 @@ FIXED: dict[str, Any] = {
     "logits_bias": True,
     "base_dim": 0,
 }
-"""Our settings that make a transformer BART."""
-FREE = {ours for ours, _ in FIELDS.values()} | {
+"""Pastel's settings that make a transformer BART."""
+FREE = {pastel_name for pastel_name, _ in FIELDS.values()} | {
     *("image_vocab_size", "grid_size", "grid_rows"),  # checked, or held equal to the text's
     *("force_norm_scale", "encoder_final_norm", "decoder_final_norm"),  # postln reads none of them
     *("init", "remat", "unroll", "rotary_base"),  # without effect on a trained model
@@ -73,7 +79,11 @@ NORMS = {
 }
 ATTENTIONS = {"attention": "self_attn", "cross_attention": "encoder_attn"}
 MODULES = {
-    **{f"{o}/{p}": f"{t}.{p}_proj" for o, t in ATTENTIONS.items() for p in ("q", "k", "v", "out")},
+    **{
+        f"{pastel_name}/{part}": f"{bart_name}.{part}_proj"
+        for pastel_name, bart_name in ATTENTIONS.items()
+        for part in ("q", "k", "v", "out")
+    },
     "attention_residual/norm_sum": "self_attn_layer_norm",
     "cross_residual/norm_sum": "encoder_attn_layer_norm",
     "mlp/up": "fc1",
@@ -100,9 +110,9 @@ def write_config(config: ModelConfig) -> Json:
     """BART's settings for a ModelConfig.
 
     Raises:
-        ValueError: BART has no option for a setting; the message names our field.
+        ValueError: BART has no option for a setting; the message names Pastel's setting.
     """
-    check_words(config, "a BART configuration", {k: (v,) for k, v in FIXED.items()}, FREE)
+    check_settings(config, "a BART configuration", {k: (v,) for k, v in FIXED.items()}, FREE)
     if config.image_length != config.text_length:
         raise ValueError(
             f"model.text_length {config.text_length} differs from the {config.image_length} image "
@@ -142,7 +152,7 @@ def untie(path: Path, arrays: Arrays) -> Arrays:
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-    """For each of our parameters (path → shape), its array in BART's file."""
+    """For each of Pastel's parameters (path → shape), its array in BART's file."""
     found: Plan = {}
     for path, shape in shapes.items():
         stack, _, rest = path.partition("/run0/")
@@ -160,6 +170,6 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
             where = f"{MODULES[module]}.{TORCH_LEAVES[leaf]}"
             keys = tuple(f"model.{stack}.layers.{i}.{where}" for i in range(shape[0]))
             turned = np.transpose if leaf == "kernel" else np.asarray
-            theirs = shape[:0:-1] if leaf == "kernel" else shape[1:]
-            found[path] = Leaf(keys, theirs, True, turned, turned)
+            bart_shape = shape[:0:-1] if leaf == "kernel" else shape[1:]
+            found[path] = Leaf(keys, bart_shape, True, turned, turned)
     return found

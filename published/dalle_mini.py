@@ -15,7 +15,13 @@ from model.blocks import LayerNorms, Norms, layer_norms
 from model.config import Init, ModelConfig
 from model.encoder_config import EncoderConfig
 from model.init import Branch
-from published.words import OF_BART, check_words, read_transformer, square_grid, write_transformer
+from published.bart_family import (
+    OF_BART,
+    check_settings,
+    read_transformer,
+    square_grid,
+    write_transformer,
+)
 from weights.plans import Leaf, Plan
 from weights.settings import Fields, read_fields
 
@@ -36,7 +42,7 @@ FIELDS: Fields = {
     "sinkhorn_iters": ("sinkhorn_iterations", 1),
     "use_head_scale": ("head_scale", False),
 }
-"""Their field → ours and the package's default."""
+"""DALL·E mini's setting → (Pastel's setting, DALL·E mini's default)."""
 SWITCHES: Fields = {
     "image_length": ("image_length", 256),
     "use_cosine_attention": ("cosine", False),
@@ -46,7 +52,7 @@ SWITCHES: Fields = {
     "tie_word_embeddings": ("tied", False),
     "normalize_text": ("normalize_text", False),
 }
-"""Their fields that are not one field of ours."""
+"""DALL·E mini's settings that are not one setting of Pastel's → (a name, the default)."""
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -56,8 +62,8 @@ ACTIVATIONS = {
     "silu": "silu",
     "smelu": "smelu",
 }
-"""Their activation → ours. The package's smelu is 1/4 below −1 where the published one is 0; ours
-is the published one."""
+"""DALL·E mini's activation → Pastel's. DALL·E mini's smelu is 1/4 below −1 where the published one
+is 0; Pastel's is the published one."""
 NOT_THE_FUNCTION = ("use_cache", "use_scan")
 """Switches beginning with use_ that may be true without an effect on the function."""
 ALLOWED: dict[str, Collection[Any]] = {
@@ -76,11 +82,11 @@ ALLOWED: dict[str, Collection[Any]] = {
     "logits_bias": (False,),
     "base_dim": (0,),
 }
-FREE = {ours for ours, _ in FIELDS.values()} | {
+FREE = {pastel_name for pastel_name, _ in FIELDS.values()} | {
     *("grid_size", "grid_rows", "decoder_start_token_id", "closing_norm_scale"),
     *("init", "remat", "unroll", "rotary_base"),  # without effect on a trained model
 }
-"""Our fields that theirs can express with any value, or need not express."""
+"""Pastel's settings that DALL·E mini can express with any value, or need not express."""
 
 TABLES = {
     "text_embedding/tokens": "model/encoder/embed_tokens/embedding",
@@ -157,9 +163,9 @@ def write_config(config: ModelConfig) -> Json:
     """DALL·E mini's settings for a ModelConfig.
 
     Raises:
-        ValueError: DALL·E mini has no option for a setting; the message names our field.
+        ValueError: DALL·E mini has no option for a setting; the message names Pastel's setting.
     """
-    check_words(config, "a dalle-mini configuration", ALLOWED, FREE)
+    check_settings(config, "a dalle-mini configuration", ALLOWED, FREE)
     if config.start_token >= config.image_vocab_size:
         raise ValueError(
             f"model.decoder_start_token_id {config.decoder_start_token_id} stands behind the "
@@ -196,8 +202,8 @@ def scannable(config: ModelConfig) -> bool:
 
 
 def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bool) -> Plan:
-    """For each of our parameters (path → shape), its array in DALL·E mini's file. Raises ValueError
-    for scanned layers that are not alike."""
+    """For each of Pastel's parameters (path → shape), its array in DALL·E mini's file. Raises
+    ValueError for scanned layers that are not alike."""
     if scanned and not scannable(config):
         raise ValueError(f"{config.placement} layers cannot be scanned: they are not all alike")
     found: Plan = {}
@@ -222,16 +228,16 @@ def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bo
 
 def _leaf(keys: tuple[str, ...], leaf: str, shape: tuple[int, ...], by_layer: bool) -> Leaf:
     """The plan's entry for an array, with the array's shape there."""
-    if leaf == "head_scale":  # theirs is (…, 1, 1, h, 1)
-        theirs = (*shape[:-1], 1, 1, shape[-1], 1)
+    if leaf == "head_scale":  # (…, h) in Pastel, (…, 1, 1, h, 1) in DALL·E mini
+        mini_shape = (*shape[:-1], 1, 1, shape[-1], 1)
         return Leaf(
             keys,
-            theirs,
+            mini_shape,
             by_layer,
             lambda x: x[..., 0, 0, :, 0],
             lambda x: x[..., None, None, :, None],
         )
-    if leaf == "relative_bias":  # ours is (…, h, q, k), theirs (…, q, k · h)
+    if leaf == "relative_bias":  # (…, h, q, k) in Pastel, (…, q, k · h) in DALL·E mini
         *layers, heads, q, k = shape
         return Leaf(
             keys,
@@ -244,7 +250,7 @@ def _leaf(keys: tuple[str, ...], leaf: str, shape: tuple[int, ...], by_layer: bo
 
 
 def _layer_modules(config: ModelConfig, branch: Branch) -> dict[str, str]:
-    """Their names of the modules in a layer, by ours."""
+    """Pastel's name of a module in a layer → DALL·E mini's."""
     norms, norm = layer_norms(config, branch)[0], NORMS[config.norm]
     feed = "GLU_0" if config.use_glu else "FFN_0"
     names = {
@@ -253,16 +259,16 @@ def _layer_modules(config: ModelConfig, branch: Branch) -> dict[str, str]:
         "mlp/down": f"{feed}/Dense_{1 + config.use_glu}",
     }
     attentions = {"attention": "FlaxBartAttention_0", "cross_attention": "FlaxBartAttention_1"}
-    for ours, theirs in attentions.items():
-        names |= {f"{ours}/{one}": f"{theirs}/{one}_proj" for one in ("q", "k", "v", "out")}
-        names |= {ours: theirs, f"{ours}/mid_norm": f"{theirs}/mid_layernorm"}
+    for pastel, mini in attentions.items():
+        names |= {f"{pastel}/{part}": f"{mini}/{part}_proj" for part in ("q", "k", "v", "out")}
+        names |= {pastel: mini, f"{pastel}/mid_norm": f"{mini}/mid_layernorm"}
     outside, inside = _norms_in_order(norms, branch)
     names |= {name: f"{norm}_{i}" for i, name in enumerate(outside)}
     return names | {name: f"{feed}/{norm}_{i}" for i, name in enumerate(inside)}
 
 
 def _norms_in_order(norms: LayerNorms, branch: Branch) -> tuple[list[str], list[str]]:
-    """Our norms of a layer in the order in which they are applied: the layer's own, and those
+    """Pastel's norms of a layer in the order in which they are applied: the layer's own, and those
     inside its feed-forward module, which also holds the ones around it."""
 
     def around(residual: str, which: Norms) -> list[str]:

@@ -26,7 +26,7 @@ from weights.releases import WEIGHTS_FILE
 from weights.settings import Fields, read_fields
 
 OF_ENCODER = ("text_embedding", "encoder", "encoder_bias", "encoder_norm")
-"""The parts of our parameters that come from the other program's encoder."""
+"""The parts of Pastel's parameters that come from the other program's encoder."""
 T5_FIELDS: Fields = {
     "d_model": ("dim", 512),
     "d_kv": ("head_dim", 64),
@@ -39,7 +39,7 @@ T5_FIELDS: Fields = {
     "relative_attention_num_buckets": ("buckets", 32),
     "relative_attention_max_distance": ("bucket_distance", 128),
 }
-"""T5's field → (our field, transformers' default)."""
+"""T5's setting → (Pastel's setting, transformers' default)."""
 FEED_FORWARD = {
     "relu": ("relu", False),
     "gelu": ("gelu", False),
@@ -49,9 +49,9 @@ FEED_FORWARD = {
     "gated-gelu": ("gelu_tanh", True),  # t5 v1.1's gelu is the approximate one
     "gated-silu": ("silu", True),
 }
-"""T5's name → (our activation, True if it is gated)."""
+"""T5's name → (Pastel's activation, True if it is gated)."""
 IN_T5: dict[str, str] = {
-    **{f"attention/{ours}": f"layer.0.SelfAttention.{ours}" for ours in "qkv"},
+    **{f"attention/{part}": f"layer.0.SelfAttention.{part}" for part in "qkv"},
     "attention/out": "layer.0.SelfAttention.o",
     "attention_residual/norm_before": "layer.0.layer_norm",
     "mlp_residual/norm_before": "layer.1.layer_norm",
@@ -107,12 +107,12 @@ def _read_t5(values: Mapping[str, object]) -> ModelConfig:
 
 
 def _in_t5(shapes: Shapes) -> dict[str, str]:
-    """Our part of a layer → T5's name. A gated layer has two first products."""
+    """Pastel's part of a layer → T5's name. A gated layer has two first products."""
     if any("/mlp/gate/" in path for path in shapes):
         ups = {"mlp/up": "wi_0", "mlp/gate": "wi_1"}
     else:
         ups = {"mlp/up": "wi"}
-    return IN_T5 | {ours: f"layer.1.DenseReluDense.{theirs}" for ours, theirs in ups.items()}
+    return IN_T5 | {pastel: f"layer.1.DenseReluDense.{t5}" for pastel, t5 in ups.items()}
 
 
 @dataclass(frozen=True)
@@ -121,17 +121,17 @@ class Layout:
 
     read: Callable[[Json], ModelConfig]
     tables: Mapping[str, tuple[str, ...]]
-    """Our path → possible keys in the file; the first existing one is used."""
+    """Pastel's path → possible keys in the file; the first existing one is used."""
     layers: str
     """Prefix of a layer's number in the keys."""
     modules: Callable[[Shapes], Mapping[str, str]]
-    """Function of our shapes → (our part of a layer → the program's name)."""
+    """Function of Pastel's shapes → (Pastel's part of a layer → the program's name)."""
     has_length: bool = True
     """True if the encoder's table of positions limits the number of tokens."""
 
 
-def _norm(ours: str, theirs: str) -> dict[str, tuple[str, ...]]:
-    return {f"{ours}/scale": (f"{theirs}.weight",), f"{ours}/bias": (f"{theirs}.bias",)}
+def _norm(path: str, key: str) -> dict[str, tuple[str, ...]]:
+    return {f"{path}/scale": (f"{key}.weight",), f"{path}/bias": (f"{key}.bias",)}
 
 
 _CLIP = Layout(
@@ -142,7 +142,7 @@ _CLIP = Layout(
         **_norm("encoder_norm", clip.MODULES["text/norm"]),
     },
     clip.LAYERS["text"],
-    lambda shapes: {ours: clip.IN_LAYER[part] for part, ours in IN_CLIP.items()},
+    lambda shapes: {path: clip.IN_LAYER[part] for part, path in IN_CLIP.items()},
 )
 _T5 = Layout(
     _read_t5,
@@ -184,33 +184,33 @@ def layout_of(values: Mapping[str, object]) -> Layout:
     return LAYOUTS[kind]
 
 
-def with_encoder(model: ModelConfig, theirs: ModelConfig) -> ModelConfig:
-    """The settings of `model` with the text encoder of `theirs`.
+def with_encoder(model: ModelConfig, other: ModelConfig) -> ModelConfig:
+    """The settings of `model` with the text encoder of `other`.
 
     Raises:
         ValueError: `model` sets other values for the encoder, or cannot have this encoder.
     """
-    if model.encoder not in (EncoderConfig(), theirs.encoder):
-        raise ValueError(f"it is {theirs.encoder}, and model.encoder says {model.encoder}")
+    if model.encoder not in (EncoderConfig(), other.encoder):
+        raise ValueError(f"it is {other.encoder}, and model.encoder says {model.encoder}")
     if model.tying == "all":
         raise ValueError(
             "model.tying all shares the table of image tokens with the text; use "
             "--model.tying=output or none"
         )
     names = ("encoder_depth", "encoder_final_norm", "sinkhorn_iterations", "text_vocab_size")
-    return replace(model, encoder=theirs.encoder, **{n: getattr(theirs, n) for n in names})
+    return replace(model, encoder=other.encoder, **{n: getattr(other, n) for n in names})
 
 
-def read_params(folder: Path, layout: Layout, theirs: ModelConfig) -> tuple[Params, list[str]]:
+def read_params(folder: Path, layout: Layout, other: ModelConfig) -> tuple[Params, list[str]]:
     """(the encoder's float32 parameters with all its positions, a line that counts the arrays of
     the file that are not used, if there are any).
 
     Raises:
-        ValueError: a file is missing or damaged, or its arrays do not fit `theirs`.
+        ValueError: a file is missing or damaged, or its arrays do not fit `other`.
     """
     path, arrays = read_arrays(folder, WEIGHTS_FILE)
     arrays = {key.removeprefix("model."): array for key, array in arrays.items()}
-    shapes = shapes_of(transformer.build(theirs).shapes)
+    shapes = shapes_of(transformer.build(other).shapes)
     wanted = {name: s for name, s in shapes.items() if name.partition("/")[0] in OF_ENCODER}
     plan = _plan(layout, wanted, arrays)
     keys = [key for leaf in plan.values() for key in leaf.keys]
@@ -220,7 +220,7 @@ def read_params(folder: Path, layout: Layout, theirs: ModelConfig) -> tuple[Para
 
 
 def _plan(layout: Layout, shapes: Shapes, arrays: Arrays) -> Plan:
-    """Our path → the leaf with the keys of the file's arrays; `shapes` has our paths and shapes."""
+    """Pastel's path → the leaf with the keys of the file's arrays; `shapes` has Pastel's shapes."""
     found: Plan = {}
     modules = layout.modules(shapes)
     for path, shape in shapes.items():

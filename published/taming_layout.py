@@ -1,10 +1,12 @@
-"""Translates between our VQGANs and taming-transformers' (Esser et al. 2020, arXiv:2012.09841): the
-settings, and for each of our parameters its array in their checkpoints and in vqgan-jax's."""
+"""Pastel's VQGANs and taming-transformers' (Esser et al. 2020, arXiv:2012.09841): translates their
+settings, and names for each parameter of Pastel its array in checkpoints of taming-transformers and
+of vqgan-jax."""
 
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+
+import numpy as np
 
 from common.json_files import Json
 from vqgan.config import VQGANConfig
@@ -102,7 +104,7 @@ def write_settings(config: VQGANConfig) -> Json:
     """The settings for `config`: those of `ddconfig`, n_embed and embed_dim.
 
     Raises:
-        ValueError: taming-transformers has no option for one of ours; the message names it.
+        ValueError: taming-transformers has no option for one of Pastel's; the message names it.
     """
     stem, blocks = config.stem_channels, config.encoder_blocks[0]
     values = {
@@ -116,25 +118,25 @@ def write_settings(config: VQGANConfig) -> Json:
         "n_embed": config.codebook_size,
         "embed_dim": config.code_dim,
     }
-    said = read_settings(values, config.lookup == "classifier")
+    readable = read_settings(values, config.lookup == "classifier")
     for name, value in vars(config).items():
-        if vars(said)[name] != value:
+        if vars(readable)[name] != value:
             raise ValueError(
                 f"{name} {value}: taming-transformers has no setting for it; its VQGAN of this "
-                f"size has {vars(said)[name]}"
+                f"size has {vars(readable)[name]}"
             )
-    dull = {"in_channels": 3, "out_ch": 3, "dropout": 0.0, "double_z": False}
-    return {**values, **dull}
+    constant = {"in_channels": 3, "out_ch": 3, "dropout": 0.0, "double_z": False}
+    return {**values, **constant}
 
 
 def flax_settings(config: VQGANConfig) -> Json:
-    """The settings in vqgan-jax's form. Raises ValueError if it lacks an option of ours."""
+    """The settings in vqgan-jax's form. Raises ValueError if it lacks an option of Pastel's."""
     more = {"num_resolutions": len(config.channels), "give_pre_end": False}
     return dict(sorted({**write_settings(config), **more}.items()))
 
 
 def torch_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
-    """For each of our parameters, its array in a state dict of taming-transformers."""
+    """For each of Pastel's parameters, its array in a state dict of taming-transformers."""
     table = "embedding" if config.lookup == "nearest" else "embed"
     plan = {}
     for path, shape in shapes.items():
@@ -142,23 +144,23 @@ def torch_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Pl
         key = f"{module}.{'bias' if leaf == 'bias' else 'weight'}"
         if len(shape) == 4:
             y, x, c_in, c_out = shape
-            turned = (c_out, c_in, y, x)
-            plan[path] = Leaf((key,), turned, False, _to_ours, _to_torch)
+            torch_shape = (c_out, c_in, y, x)
+            plan[path] = Leaf((key,), torch_shape, False, _to_pastel, _to_torch)
         else:
             plan[path] = Leaf((f"quantize.{table}.weight" if path == "codebook" else key,), shape)
     return plan
 
 
-def _to_ours(kernel: Any) -> Any:
+def _to_pastel(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(2, 3, 1, 0)
 
 
-def _to_torch(kernel: Any) -> Any:
+def _to_torch(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(3, 2, 0, 1)
 
 
 def flax_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
-    """For each of our parameters, its array in a file of vqgan-jax."""
+    """For each of Pastel's parameters, its array in a file of vqgan-jax."""
     if config.lookup == "classifier":
         raise ValueError("vqgan-jax has no GumbelVQ; only taming-transformers has")
     plan = {}
@@ -170,7 +172,7 @@ def flax_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Pla
 
 
 def _module(path: str) -> tuple[str, str]:
-    """The module's name in taming-transformers, and the last part of our parameter's name."""
+    """(the module's name in taming-transformers, the last part of Pastel's path)."""
     if path == "codebook":
         return "quantize.embedding", "embedding"
     *parents, leaf = path.split("/")

@@ -37,15 +37,16 @@ def with_text_encoder(config: Config) -> Config:
         old = from_yaml(Config, saved)
         if old.text_encoder == config.text_encoder:
             return dataclasses.replace(config, model=encoders.with_encoder(config.model, old.model))
-    layout, theirs = _read_settings(folder)
-    if layout.has_length and config.model.text_length > theirs.text_length:
+    layout, encoder = _read_settings(folder)
+    most = encoder.text_length
+    if layout.has_length and config.model.text_length > most:
         raise ValueError(
-            f"model.text_length {config.model.text_length} is more than the {theirs.text_length} "
-            f"tokens that text_encoder {folder} has positions for; encode captions with "
-            f"--text_length={theirs.text_length}, and use --model.text_length={theirs.text_length}"
+            f"model.text_length {config.model.text_length} is more than the {most} tokens that "
+            f"text_encoder {folder} has positions for; encode captions with --text_length={most}, "
+            f"and use --model.text_length={most}"
         )
     try:
-        model = encoders.with_encoder(config.model, theirs)
+        model = encoders.with_encoder(config.model, encoder)
     except ValueError as error:
         raise ValueError(f"text_encoder {folder} does not fit: {error}") from None
     _check_tokenizer(folder, Path(first_folder(config.data.records)))
@@ -62,11 +63,11 @@ def with_text_weights(
         ValueError: naming the file, and the array that is missing or of another shape.
     """
     folder = Path(config.text_encoder)
-    layout, theirs = _read_settings(folder)
-    found, rest = encoders.read_params(folder, layout, theirs)
+    layout, encoder = _read_settings(folder)
+    found, rest = encoders.read_params(folder, layout, encoder)
     own = {name: fresh[name] for name in found}
     params, lines = fit_params(found, own, {}, fetch)
-    return {**fresh, **params}, [f"text encoder of {folder}: {_describe(theirs)}", *rest, *lines]
+    return {**fresh, **params}, [f"text encoder of {folder}: {_describe(encoder)}", *rest, *lines]
 
 
 def _read_settings(folder: Path) -> tuple[encoders.Layout, ModelConfig]:
@@ -85,15 +86,15 @@ def _read_settings(folder: Path) -> tuple[encoders.Layout, ModelConfig]:
 def _check_tokenizer(folder: Path, records: Path) -> None:
     """Raise ValueError if the records were encoded with another tokenizer than the text encoder's:
     their token ids would mean other words."""
-    ours = records / "tokenizer"
-    if not ours.is_dir() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    tokenizer = records / "tokenizer"
+    if not tokenizer.is_dir() or not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return
-    if hash_vocabulary(folder) != hash_vocabulary(ours):
+    if hash_vocabulary(folder) != hash_vocabulary(tokenizer):
         raise ValueError(
             f"the captions of {records} were read by another tokenizer than text_encoder's, "
             f"{folder}; encode again with --tokenizer={folder}"
         )
-    compare_tokenizers(folder, CLEAN, ours, str(folder))
+    compare_tokenizers(folder, CLEAN, tokenizer, str(folder))
 
 
 def describe_changes(before: ModelConfig, after: ModelConfig) -> str:
@@ -103,5 +104,6 @@ def describe_changes(before: ModelConfig, after: ModelConfig) -> str:
     return runs.describe({f"model.{name}": values for name, values in shown.items()})
 
 
-def _describe(theirs: ModelConfig) -> str:
-    return f"{theirs.encoder_depth} layers of width {theirs.dim}, {theirs.text_vocab_size:,} tokens"
+def _describe(encoder: ModelConfig) -> str:
+    tokens = f"{encoder.text_vocab_size:,} tokens"
+    return f"{encoder.encoder_depth} layers of width {encoder.dim}, {tokens}"

@@ -30,10 +30,10 @@ BATCH = 32
 
 
 def translate(
-    fitted: Params, found: Params, model: ModelConfig, theirs: Path, records: Records
+    fitted: Params, found: Params, model: ModelConfig, other_folder: Path, records: Records
 ) -> tuple[Params, list[str]]:
     """`fitted` with the rows of the records' image tokens computed from the rows in `found`, and a
-    line about it; unchanged if the VQGAN of the folder `theirs` has the records' encoder and
+    line about it; unchanged if the VQGAN of the folder `other_folder` has the records' encoder and
     codebook.
 
     `found` are the weights as they were trained, `fitted` the same in the shapes of `model`.
@@ -41,39 +41,41 @@ def translate(
     Raises:
         ValueError: words share the table of image tokens.
     """
-    if _have_the_same_tokens(theirs, records.vqgan_folder):
+    if _have_the_same_tokens(other_folder, records.vqgan_folder):
         return fitted, []
     if model.tying == "all":
         raise ValueError(
-            f"{records.folder} was encoded with another VQGAN than {theirs}, and in this model "
-            f"words share the table of image tokens; encode with --vqgan {theirs}"
+            f"{records.folder} was encoded with another VQGAN than {other_folder}, and in this "
+            f"model words share the table of image tokens; encode with --vqgan {other_folder}"
         )
-    shares = token_shares(records, theirs)
+    shares = token_shares(records, other_folder)
     old, new = flatten_dict(found, sep="/"), flatten_dict(fitted, sep="/")
     for name in TABLES.keys() & new.keys():
         new[name] = _translated(np.asarray(new[name]), np.asarray(old[name]), name, shares)
     return unflatten_dict(new, sep="/"), [
-        f"{records.folder} was encoded with another VQGAN than {theirs}: each of its "
+        f"{records.folder} was encoded with another VQGAN than {other_folder}: each of its "
         f"{len(shares):,} image tokens begins as the mean of those that decode alike"
     ]
 
 
-def token_shares(records: Records, theirs: Path) -> Float32[np.ndarray, "ours theirs"]:
+def token_shares(
+    records: Records, other_folder: Path
+) -> Float32[np.ndarray, "tokens other_tokens"]:
     """The frequency of each token of the other VQGAN at the positions of each token of the records.
     Each row sums to 1; a token that did not occur has the mean over all positions."""
-    ours, our_params = pretrained.load(records.vqgan_folder)
-    other, their_params = pretrained.load(theirs)
+    vqgan, params = pretrained.load(records.vqgan_folder)
+    other, other_params = pretrained.load(other_folder)
     other = replace(other, tried_codes=1)  # the means change little, and it is faster
 
     def read(tokens: Int[Array, "b n"]) -> Int[Array, "b m"]:
-        decoded = build(ours).decode(our_params, tokens).clip(-1, 1)
+        decoded = build(vqgan).decode(params, tokens).clip(-1, 1)
         size = (len(tokens), other.image_size, other.image_size, 3)
-        return build(other).encode(their_params, jax.image.resize(decoded, size, "linear"))
+        return build(other).encode(other_params, jax.image.resize(decoded, size, "linear"))
 
-    places = _nearest_places(ours.grid_size, other.grid_size)
-    counts = np.zeros((ours.codebook_size, other.codebook_size), np.float32)
+    places = _nearest_places(vqgan.grid_size, other.grid_size)
+    counts = np.zeros((vqgan.codebook_size, other.codebook_size), np.float32)
     rows = records.rows(TRAIN)
-    rows = rows[:: max(1, len(rows) * ours.image_length // TOKENS)]
+    rows = rows[:: max(1, len(rows) * vqgan.image_length // TOKENS)]
     compiled = jax.jit(read)
     for batch, count in batches_of(BATCH, len(rows)):
         tokens = np.asarray(records.image_tokens[rows[batch]], np.int32)
@@ -84,15 +86,15 @@ def token_shares(records: Records, theirs: Path) -> Float32[np.ndarray, "ours th
     return counts / counts.sum(1, keepdims=True)
 
 
-def _nearest_places(ours: int, theirs: int) -> Int[np.ndarray, " n"]:
-    """For each position of an `ours` × `ours` grid, row-major, the position in the other grid that
+def _nearest_places(size: int, other_size: int) -> Int[np.ndarray, " n"]:
+    """For each position of a `size` × `size` grid, row-major, the position in the other grid that
     contains its centre."""
-    along = ((np.arange(ours) + 0.5) * theirs / ours).astype(int)
-    return (along[:, None] * theirs + along).reshape(-1)
+    along = ((np.arange(size) + 0.5) * other_size / size).astype(int)
+    return (along[:, None] * other_size + along).reshape(-1)
 
 
 def _translated(
-    new: np.ndarray, old: np.ndarray, name: str, shares: Float32[np.ndarray, "ours theirs"]
+    new: np.ndarray, old: np.ndarray, name: str, shares: Float32[np.ndarray, "tokens other_tokens"]
 ) -> np.ndarray:
     after = np.moveaxis(new.copy(), TABLES[name], 0)
     before = np.moveaxis(old, TABLES[name], 0)[: shares.shape[1]].astype(np.float32)

@@ -17,7 +17,7 @@ from common.files import write_text
 from common.json_files import Json
 from weights.arrays import Arrays, Dtype, Shapes, shapes_of, stored_as, write_weights
 from weights.msgpack import write_msgpack
-from weights.plans import Plan, scatter, their_shapes
+from weights.plans import Plan, file_shapes, scatter
 from weights.settings import Fields, read_fields
 
 CONFIG_FILE, WEIGHTS_FILE, FLAX_FILE = "config.json", "model.safetensors", "flax_model.msgpack"
@@ -121,7 +121,7 @@ def export(
     source = origin or invented
     plan = program.plan(config, shapes_of(params), source.scanned)
     if origin is not None:
-        _check_origin(program.read_config(origin.config, their_shapes(plan)), config, ignored)
+        _check_origin(program.read_config(origin.config, file_shapes(plan)), config, ignored)
     arrays = scatter(plan, flatten_dict(params, sep="/"))
     kinds = source.arrays
     kinds = dict.fromkeys(sorted(arrays), kinds) if isinstance(kinds, str) else kinds
@@ -133,14 +133,14 @@ def export(
     program.write(folder, source.config, stored)
 
 
-def _check_origin(there: Any, config: Any, ignored: Collection[str]) -> None:
+def _check_origin(origin_config: Any, config: Any, ignored: Collection[str]) -> None:
     """Raise ValueError for a setting that has changed since the model was read from another
     program."""
     for field in dataclasses.fields(config):
-        ours, theirs = getattr(config, field.name), getattr(there, field.name)
-        if field.name not in ignored and ours != theirs:
+        now, then = getattr(config, field.name), getattr(origin_config, field.name)
+        if field.name not in ignored and now != then:
             raise ValueError(
-                f"{field.name} is {ours}, but {theirs} in origin.config, which would be written; "
+                f"{field.name} is {now}, but {then} in origin.config, which would be written; "
                 f"make the two agree in {CONFIG_FILE}, or take origin out and name a format"
             )
 

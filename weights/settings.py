@@ -22,20 +22,20 @@ WORDS = {
 
 
 def read_fields(values: Mapping[str, object], fields: Fields) -> dict[str, Any]:
-    """Settings of another program by our names. `fields`: their name → ours and the default.
+    """Settings of another program by Pastel's names.
 
     Raises:
         ValueError: a setting has another type than its default, or is too large.
     """
     found = {}
-    for theirs, (ours, default) in fields.items():
-        value = values.get(theirs, default)
-        most = MAX_DEPTH if ours.endswith("_depth") else MAX_SIZE
+    for name, (pastel_name, default) in fields.items():
+        value = values.get(name, default)
+        most = MAX_DEPTH if pastel_name.endswith("_depth") else MAX_SIZE
         is_list = isinstance(default, tuple)
         if is_list and isinstance(value, list | tuple) and len(value) <= MAX_DEPTH:
-            found[ours] = tuple(_read_value(theirs, one, 0, most) for one in value)
+            found[pastel_name] = tuple(_read_value(name, one, 0, most) for one in value)
         else:
-            found[ours] = _read_value(theirs, value, default, most)
+            found[pastel_name] = _read_value(name, value, default, most)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Shared code for the configurations of other programs' transformers."""
+"""Settings that BART and DALL·E mini share: BART's names and Pastel's, both directions."""
 
 import dataclasses
 import math
@@ -24,10 +24,10 @@ OF_BART: Fields = {
     "attention_dropout": ("attention_dropout", 0.0),
     "activation_dropout": ("activation_dropout", 0.0),
 }
-"""BART's fields that DALL·E mini's models have too → ours and the default of both."""
+"""BART's settings that DALL·E mini has too → (Pastel's setting, the default of both)."""
 
 
-def check_words(
+def check_settings(
     config: ModelConfig,
     program: str,
     allowed: Mapping[str, Collection[object]],
@@ -51,8 +51,8 @@ def read_transformer(
     fields: Fields,
     activations: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Settings by our names of a program that has `fields` and `activations`. A decoder's size that
-    equals the encoder's is 0.
+    """Settings by Pastel's names of a program that has `fields` and `activations`. A decoder's size
+    that equals the encoder's is 0.
 
     Raises:
         ValueError: a setting is of a wrong type, or the activation is unknown.
@@ -73,13 +73,13 @@ def write_transformer(
     fields: Fields,
     activations: Mapping[str, str],
 ) -> Json:
-    """Settings by their names, the inverse of `read_transformer`. Of several names of an activation
-    the first is written."""
-    theirs_of: dict[str, str] = {}
-    for theirs, ours in activations.items():
-        theirs_of.setdefault(ours, theirs)
-    return {theirs: getattr(config, ours) for theirs, (ours, _) in fields.items()} | {
-        "activation_function": theirs_of[config.activation],
+    """Settings by the program's names, the inverse of `read_transformer`. Of several names of an
+    activation the first is written."""
+    first_names: dict[str, str] = {}
+    for name, pastel_name in activations.items():
+        first_names.setdefault(pastel_name, name)
+    return {name: getattr(config, pastel_name) for name, (pastel_name, _) in fields.items()} | {
+        "activation_function": first_names[config.activation],
         "decoder_attention_heads": config.decoder_num_heads or config.num_heads,
         "decoder_ffn_dim": config.decoder_mlp_dim or config.mlp_dim,
     }
