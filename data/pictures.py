@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
 
 from data.colours import to_srgb
+from data.squares import Fit, to_square
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_BYTES = 64 << 20
@@ -74,12 +75,12 @@ _MEMORY = _Memory()
 def read_picture(
     data: bytes,
     image_size: int,
-    fit: str = "crop",
+    fit: Fit = "crop",
     background: str = "white",
     keep_truncated: bool = False,
 ) -> UInt8[np.ndarray, "y x 3"]:
     """The first frame as an upright square in sRGB; transparent parts show the background. `fit`
-    crops to the middle (`crop`), adds bars (`pad`) or changes the aspect ratio (`stretch`).
+    says how it becomes a square (data/squares.py).
 
     Raises:
         UnreadablePictureError: the picture is damaged, too large, or of a format that is not in
@@ -103,7 +104,7 @@ def read_picture(
                 small = _reduced(picture, image_size, background)
                 orientation = picture.getexif().get(0x0112)
         upright = small.transpose(_ROTATED[orientation]) if orientation in _ROTATED else small
-        return np.asarray(_square(upright, image_size, fit, background))
+        return np.asarray(to_square(upright, image_size, fit, background))
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError:  # its message names a buffer, not the file
@@ -299,12 +300,3 @@ def _numbers(picture: Image.Image, tags: Mapping[int, object]) -> np.ndarray:
         return values.view(np.int8)
     is_unsigned = picture.mode == "I" and tags.get(_SAMPLE_FORMAT, (1,)) == (1,) and bool(tags)
     return values.view(np.uint32) if is_unsigned else values
-
-
-def _square(picture: Image.Image, size: int, fit: str, background: str) -> Image.Image:
-    if fit == "stretch":
-        return picture.resize((size, size), Image.Resampling.LANCZOS)
-    if fit == "pad":
-        colour = ImageColor.getrgb(background)[:3]
-        return ImageOps.pad(picture, (size, size), Image.Resampling.LANCZOS, color=colour)
-    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)

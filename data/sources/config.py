@@ -5,6 +5,8 @@ from typing import Literal
 
 from PIL import ImageColor
 
+from data.squares import Fit
+
 
 @dataclass(frozen=True)
 class ReadingConfig:
@@ -30,11 +32,12 @@ class ReadingConfig:
     splits: Literal["own", "none"] = "own"
     """own = keep the source's own splits (train, val, restval …); none = split all pictures
     again."""
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    """Conversion of a picture to a square: crop to its middle, pad with the background, or stretch.
-    Pad if the ends matter."""
+    fit: Fit = "auto"
+    """Conversion of a picture to a square: crop to its middle, pad with the background, stretch, or
+    auto: add bars in the colour of the picture's backdrop, so that drawings keep their ends; crop
+    pictures without a plain backdrop, such as most photographs."""
     background: str = "white"
-    """Colour behind transparent pictures and around padded ones, by name or as #rrggbb."""
+    """Colour behind transparent pictures, and around those of fit=pad, by name or as #rrggbb."""
     truncated: Literal["keep", "skip"] = "skip"
     """keep = use the existing part of truncated JPEGs; skip = skip them."""
     max_bad_fraction: float = 0.5

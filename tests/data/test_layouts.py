@@ -172,8 +172,9 @@ these are held out under their own names.
 
 JPEG, PNG, WebP, GIF (its first frame), BMP, TIFF, AVIF, JPEG 2000 and PPM; HEIC after `pip
 install pillow-heif`. Orientation is applied, colour profiles become sRGB, 16 bits become 8.
-`--fit crop` keeps the central square, `pad` the whole picture with a border of `--background`,
-`stretch` the whole picture, distorted. `--truncated keep` uses truncated JPEGs. Skipped pictures
+Pictures become squares. A picture with a plain backdrop gets bars in its colour, and any other is
+cropped to its middle (`--fit auto`). `--fit crop` crops all, `pad` adds bars of `--background` to
+all, `stretch` distorts them. `--truncated keep` uses truncated JPEGs. Skipped pictures
 are counted by their reasons and named in `bad_samples.jsonl` of the records; above
 `--max_bad_fraction` encoding stops.
 
