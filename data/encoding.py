@@ -10,7 +10,7 @@ from common.json_files import Json
 from data.captions import CLEAN, normalizer_of
 from data.folders import digest_folder
 from data.sources import PLAIN, ReadingConfig, Source
-from data.sources.remote import RemotePath
+from data.sources.files.remote import RemotePath
 from data.text import check_vocab_size
 
 OF_CAPTIONS = ("tokenizer", "normalizer", "text_length")

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from data.pictures import UnreadablePictureError, size_of
 from data.sources import PLAIN, Example, ReadingConfig, Source, printable
-from data.sources.addresses import RemoteError
+from data.sources.files.addresses import RemoteError
 from data.views import NO_VIEWS, Views, make_views, views_of
 
 NOTHING: Mapping[str, int] = MappingProxyType({})

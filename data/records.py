@@ -21,8 +21,8 @@ from data.column_files import ColumnFiles
 from data.examples import Examples
 from data.record_checks import check_samples, check_shapes, check_whole, mark_checked, was_checked
 from data.records_json import ARRAYS, EXTRA, MARKER, damaged, read_about
-from data.sources.addresses import scheme_of
 from data.sources.config import PLAIN, ReadingConfig
+from data.sources.files.addresses import scheme_of
 
 LARGE = 1 << 28
 """Size in bytes above which records are not checked whole before training."""

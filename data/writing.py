@@ -21,8 +21,8 @@ from data.examples import ExampleWriter
 from data.folders import digest_folder
 from data.reading import bad_lines
 from data.records_json import ARRAYS, EXTRA, FORMAT, MARKER, TRAINED_ON
-from data.sources.addresses import scheme_of, without_secrets
 from data.sources.config import PLAIN, ReadingConfig
+from data.sources.files.addresses import scheme_of, without_secrets
 
 BAD_SAMPLES = "bad_samples.jsonl"
 _WIDE = {"codebook_size": ("image_tokens", "view_tokens"), "text_vocab_size": ("text_tokens",)}

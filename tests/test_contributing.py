@@ -15,7 +15,7 @@ import pytest
 from command_line.parser import parse_config
 from config import from_yaml
 from data.sources import ReadingConfig, Source, kinds, open_source
-from data.sources.files import Tree
+from data.sources.files.tree import Tree
 from model import blocks, transformer
 from model import config as model_config
 from optim import optimizers

@@ -21,7 +21,7 @@ from data.encoding import EncodeConfig
 from data.records import open_records
 from data.sources import Example, ReadingConfig, Source, kinds
 from data.sources.base import Unused
-from data.sources.files import Tree
+from data.sources.files.tree import Tree
 from model import blocks, transformer
 from model import config as model_config
 from model.blocks import LayerNorms, Norms

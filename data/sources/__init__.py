@@ -1,4 +1,9 @@
-"""Sources of captioned pictures in all layouts: one file per kind, and their table in kinds.py."""
+"""Sources of captioned pictures in all layouts.
+
+opening.py, kinds.py and layouts.py recognise what a user names. A layout has each picture beside
+its caption (pairs/), or lists both in a table (tables/). files/ finds files in folders, zips, tars
+and at addresses; captions/ reads what texts and names say.
+"""
 
 from data.sources.base import Captions, Example, Source, printable
 from data.sources.config import PLAIN, ReadingConfig

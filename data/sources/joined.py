@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.sources.base import Example, Source, Unused
+from data.sources.files.remote import RemotePath
 from data.sources.parts import SourceOfParts
-from data.sources.remote import RemotePath
 
 
 class JoinedSource(SourceOfParts):

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.sources import apart, arrow, layouts, listed
+from data.sources import layouts
 from data.sources.base import Source, counted, printable
-from data.sources.columns import ColumnSource
 from data.sources.config import ReadingConfig
-from data.sources.files import (
+from data.sources.files.tree import (
     ARCHIVES,
     VIDEOS,
     Tree,
@@ -21,13 +20,16 @@ from data.sources.files import (
     last_part,
     walk,
 )
-from data.sources.folder import FolderSource
+from data.sources.files.zip import ZipTree
 from data.sources.joined import JoinedSource
-from data.sources.parquet import ParquetTable, holds_pictures
-from data.sources.places import Places
-from data.sources.tar import TarSource
-from data.sources.tfrecord import TFRecordSource
-from data.sources.zip import ZipTree
+from data.sources.pairs import apart
+from data.sources.pairs.folder import FolderSource
+from data.sources.pairs.tar import TarSource
+from data.sources.pairs.tfrecord import TFRecordSource
+from data.sources.tables import arrow, listed
+from data.sources.tables.columns import ColumnSource
+from data.sources.tables.parquet import ParquetTable, holds_pictures
+from data.sources.tables.places import Places
 
 _LOOKED_AT = 20  # parquet files that are looked into for pictures
 

@@ -5,11 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data.sources import arrow, listed, texts
 from data.sources.base import Source, Unused, counted, printable
-from data.sources.columns import ColumnSource
+from data.sources.captions import texts
+from data.sources.captions.names import caption_from_name, words_in_name
+from data.sources.captions.splits import is_split
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import (
+from data.sources.files.tree import (
     CAPTION_ENDINGS,
     SPREADSHEETS,
     Tree,
@@ -17,15 +18,15 @@ from data.sources.files import (
     is_picture,
     last_part,
 )
-from data.sources.folder import FolderSource
-from data.sources.names import caption_from_name, words_in_name
-from data.sources.pairing import pair
-from data.sources.parquet import ParquetTable, holds_pictures
-from data.sources.places import Places
-from data.sources.splits import is_split
-from data.sources.table_columns import describe_ambiguous, names_of
-from data.sources.tar import TarSource
-from data.sources.tfrecord import TFRecordSource
+from data.sources.pairs.folder import FolderSource
+from data.sources.pairs.pairing import pair
+from data.sources.pairs.tar import TarSource
+from data.sources.pairs.tfrecord import TFRecordSource
+from data.sources.tables import arrow, listed
+from data.sources.tables.columns import ColumnSource
+from data.sources.tables.parquet import ParquetTable, holds_pictures
+from data.sources.tables.places import Places
+from data.sources.tables.table_columns import describe_ambiguous, names_of
 
 TABLES = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "token")
 _NO_CLASSES = re.compile(

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data.sources import kinds, layouts, remote
-from data.sources.addresses import HUB, RemoteError, check_scheme, find, scheme_of, without_secrets
+from data.sources import kinds, layouts
 from data.sources.base import Source, printable
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import (
+from data.sources.files import remote
+from data.sources.files.addresses import (
+    HUB,
+    RemoteError,
+    check_scheme,
+    find,
+    scheme_of,
+    without_secrets,
+)
+from data.sources.files.tree import (
     CAPTION_ENDINGS,
     SPREADSHEETS,
     TABLE_ENDINGS,
@@ -22,7 +30,7 @@ from data.sources.files import (
 )
 from data.sources.joined import JoinedSource
 from data.sources.kinds import open_files, open_tree
-from data.sources.tar import TarSource
+from data.sources.pairs.tar import TarSource
 
 _HUB = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+$")
 _FILES = ("tar", "zip", "tfrecord", *layouts.TABLES, "txt")

@@ -16,8 +16,9 @@ from command_line.parser import parse_config
 from data.encode import reading_of
 from data.encoding import EncodeConfig, fingerprint
 from data.reading import read_pictures
-from data.sources import Source, addresses, open_source, remote
-from data.sources.addresses import PACKAGES, RemoteError
+from data.sources import Source, open_source
+from data.sources.files import addresses, remote
+from data.sources.files.addresses import PACKAGES, RemoteError
 from tests.data.layouts import LAYOUTS, N, put, webdataset
 from tests.data.samples import picture, write_tar
 

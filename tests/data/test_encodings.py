@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.sources.encodings import decode, guess, is_other_encoding
+from data.sources.captions.encodings import decode, guess, is_other_encoding
 
 
 @pytest.mark.parametrize(

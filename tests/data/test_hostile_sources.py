@@ -16,7 +16,7 @@ import pytest
 
 from data.reading import read_pictures
 from data.sources import ReadingConfig, open_source
-from data.sources.tar_format import list_members
+from data.sources.files.tar_format import list_members
 from tests.data.samples import picture, write_tar
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"

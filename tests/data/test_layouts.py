@@ -15,11 +15,11 @@ from data.encode import reading_of
 from data.encoding import EncodeConfig
 from data.reading import read_pictures
 from data.sources import Source, open_source
-from data.sources.addresses import PACKAGES
+from data.sources.captions.splits import SPLITS
+from data.sources.captions.texts import CAPTION_NAMES
+from data.sources.files.addresses import PACKAGES
+from data.sources.files.remote import MOST_KEPT
 from data.sources.kinds import KINDS
-from data.sources.remote import MOST_KEPT
-from data.sources.splits import SPLITS
-from data.sources.texts import CAPTION_NAMES
 from tests.data.layouts import LAYOUTS, N
 from tests.data.test_faults_elsewhere import FAULTS
 

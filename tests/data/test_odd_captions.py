@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from data.pictures import UnreadablePictureError, read_picture
-from data.sources import ReadingConfig, open_source, texts
-from data.sources.names import caption_from_name
+from data.sources import ReadingConfig, open_source
+from data.sources.captions import texts
+from data.sources.captions.names import caption_from_name
 from tests.data.samples import picture, write_tar
 
 

@@ -12,8 +12,8 @@ from command_line.parser import parse_config
 from data.encoding import EncodeConfig, reading_of
 from data.reading import read_pictures
 from data.sources import Source, open_source
-from data.sources.names import words_in_name
-from data.sources.texts import caption_columns, texts_of
+from data.sources.captions.names import words_in_name
+from data.sources.captions.texts import caption_columns, texts_of
 from tests.data.layouts import put, write_parquet
 from tests.data.samples import picture, write_tar
 

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.reading import Notes, read_pictures
-from data.sources import ReadingConfig, open_source, texts
+from data.sources import ReadingConfig, open_source
 from data.sources.base import Unused
-from data.sources.names import caption_from_name, words_in_name
-from data.sources.pairing import pair
-from data.sources.splits import split_from
+from data.sources.captions import texts
+from data.sources.captions.names import caption_from_name, words_in_name
+from data.sources.captions.splits import split_from
+from data.sources.pairs.pairing import pair
 from tests.data.samples import picture
 
 

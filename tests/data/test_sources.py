@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from data.reading import read_pictures
-from data.sources import folder as beside
-from data.sources import open_source, texts
+from data.sources import open_source
+from data.sources.captions import texts
+from data.sources.pairs import folder as beside
 from tests.data.samples import picture, write_tar
 
 MakeFolder = Callable[..., Path]

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from data.pictures import MAX_BYTES
-from data.sources import texts
 from data.sources.base import Example, Source, Unused, printable
+from data.sources.captions import texts
+from data.sources.captions.names import words_in_name
+from data.sources.captions.splits import split_from
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.names import words_in_name
-from data.sources.places import Places
-from data.sources.splits import split_from
+from data.sources.tables.places import Places
 
 IMAGE_COLUMNS = (
     *("image", "images", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "pixel_values"),

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from data.pictures import MAX_BYTES
-from data.sources import texts
 from data.sources.base import Captions, Example, Source, Unused, printable
+from data.sources.captions import texts
+from data.sources.captions.splits import split_from, split_of_path, splits_of
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import Tree, is_picture
-from data.sources.places import Places
-from data.sources.rows import TableFile, first_rows
-from data.sources.separated import BEYOND, Row
-from data.sources.splits import split_from, split_of_path, splits_of
-from data.sources.table_columns import Columns, columns_of, path_in
+from data.sources.files.tree import Tree, is_picture
+from data.sources.tables.places import Places
+from data.sources.tables.rows import TableFile, first_rows
+from data.sources.tables.separated import BEYOND, Row
+from data.sources.tables.table_columns import Columns, columns_of, path_in
 
 _BASE64 = ("/9j/", "iVBORw0KGgo", "data:image/", "UklGR", "R0lGOD")
 _FEWEST_PIXELS = 48

@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from data.sources.files import Tree, is_picture, walk
-from data.sources.pairing import fold
-from data.sources.splits import is_split, split_from
+from data.sources.captions.splits import is_split, split_from
+from data.sources.files.tree import Tree, is_picture, walk
+from data.sources.pairs.pairing import fold
 
 _NUMBERED = re.compile(r"#\w+$")  # Flickr8k's 1000.jpg#0
 _NUMBER = re.compile(r"([0-9]{1,18})(?:\.0+)?")  # pandas turns numbers into fractions

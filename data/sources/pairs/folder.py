@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.pictures import MAX_BYTES
-from data.sources import texts
 from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, Source, Unused
+from data.sources.captions import texts
+from data.sources.captions.encodings import guess, is_other_encoding
+from data.sources.captions.names import caption_from_name, count_named
+from data.sources.captions.splits import split_from, splits_of
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.encodings import guess, is_other_encoding
-from data.sources.files import Tree, ending_of
-from data.sources.names import caption_from_name, count_named
-from data.sources.pairing import Pair, pair
-from data.sources.splits import split_from, splits_of
+from data.sources.files.tree import Tree, ending_of
+from data.sources.pairs.pairing import Pair, pair
 
 LOOKED_AT = 200  # caption files from which the encoding of a source is guessed
 NOT_BESIDE = "none of its pictures has a .txt or .json of the same name beside it"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from data.sources.base import Unused
-from data.sources.files import CAPTION_ENDINGS, ending_of, is_picture
+from data.sources.files.tree import CAPTION_ENDINGS, ending_of, is_picture
 
 
 @dataclass(frozen=True, slots=True)

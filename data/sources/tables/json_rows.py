@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.json_files import Json
-from data.sources import texts
-from data.sources.files import is_picture
-from data.sources.separated import PATH_COLUMNS, Row
+from data.sources.captions import texts
+from data.sources.files.tree import is_picture
+from data.sources.tables.separated import PATH_COLUMNS, Row
 
 _KNOWN = frozenset((*PATH_COLUMNS, *texts.CAPTION_NAMES))
 

@@ -19,9 +19,9 @@ from pathlib import Path, PosixPath
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from data.sources.addresses import PAUSES, calling, open_system, scheme_of, without_secrets
 from data.sources.base import Unused
-from data.sources.files import Tree, is_hidden, is_picture
+from data.sources.files.addresses import PAUSES, calling, open_system, scheme_of, without_secrets
+from data.sources.files.tree import Tree, is_hidden, is_picture
 
 MOST_KEPT = 4 << 30
 """Most bytes of copies on the disk; a single file may be larger."""

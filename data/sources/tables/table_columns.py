@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from data.sources import texts
 from data.sources.base import Unused, printable
-from data.sources.files import Tree
-from data.sources.places import Places
-from data.sources.rows import TableFile, first_rows, read_rows
-from data.sources.separated import BEYOND, PATH_COLUMNS, Row
+from data.sources.captions import texts
+from data.sources.files.tree import Tree
+from data.sources.tables.places import Places
+from data.sources.tables.rows import TableFile, first_rows, read_rows
+from data.sources.tables.separated import BEYOND, PATH_COLUMNS, Row
 
 _ENOUGH = 0.9  # share of numbers that must be pictures if a column of numbers is to name them
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from common.json_files import Json
 from data.sources.base import printable
-from data.sources.columns import Table, check_group
-from data.sources.remote import RemotePath
-from data.sources.splits import split_from
+from data.sources.captions.splits import split_from
+from data.sources.files.remote import RemotePath
+from data.sources.tables.columns import Table, check_group
 
 MARKERS = ("dataset_info.json", "state.json", "dataset_dict.json")
 _MAX_JSON = 64 << 20

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from data.pictures import MAX_BYTES
-from data.sources import texts
 from data.sources.base import Example, Unused, counted
+from data.sources.captions import texts
+from data.sources.captions.encodings import decode
+from data.sources.captions.splits import split_from
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.encodings import decode
 from data.sources.parts import SourceOfParts
-from data.sources.splits import split_from
 
 _IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "image", "image/encoded", "image_raw")
 _MAX_RECORD = MAX_BYTES + (1 << 20)

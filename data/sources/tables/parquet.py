@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from data.sources.base import printable
-from data.sources.columns import Table, _holds_bytes, check_group
-from data.sources.splits import is_split, split_from
+from data.sources.captions.splits import is_split, split_from
+from data.sources.tables.columns import Table, _holds_bytes, check_group
 
 
 class ParquetTable(Table):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import cast
 
 from data.sources.base import Unused, printable
-from data.sources.encodings import decode
-from data.sources.files import Tree, is_hidden, is_picture
+from data.sources.captions.encodings import decode
+from data.sources.files.tree import Tree, is_hidden, is_picture
 
 _MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte of each
 _LOCK = threading.Lock()

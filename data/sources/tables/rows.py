@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
 
-from data.sources import json_rows, separated
 from data.sources.base import Unused, printable
-from data.sources.columns import cell, check_group
-from data.sources.encodings import decode, encoding_of
-from data.sources.files import Tree, ending_of
-from data.sources.separated import Row
+from data.sources.captions.encodings import decode, encoding_of
+from data.sources.files.tree import Tree, ending_of
+from data.sources.tables import json_rows, separated
+from data.sources.tables.columns import cell, check_group
+from data.sources.tables.separated import Row
 
 _LOOKED_AT = 1 << 20  # bytes that encoding and separator are found from
 _MAX_LINE = 1 << 24

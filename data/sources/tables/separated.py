@@ -8,8 +8,8 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from data.sources import texts
-from data.sources.files import PICTURE_ENDINGS, is_picture
+from data.sources.captions import texts
+from data.sources.files.tree import PICTURE_ENDINGS, is_picture
 
 Row = dict[str, Any]
 BEYOND = "\0beyond"

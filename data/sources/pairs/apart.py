@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from data.sources.base import Source, Unused
 from data.sources.config import ReadingConfig
-from data.sources.files import CAPTION_ENDINGS, Tree, ending_of, last_part
-from data.sources.folder import FolderSource
-from data.sources.pairing import Pair, pair
+from data.sources.files.tree import CAPTION_ENDINGS, Tree, ending_of, last_part
+from data.sources.pairs.folder import FolderSource
+from data.sources.pairs.pairing import Pair, pair
 
 _OF_ALL = re.compile(r"captions?|text|prompts?|descriptions?|title", re.IGNORECASE)
 """Names of a file that holds the captions of all pictures in its folder."""

@@ -24,9 +24,12 @@ from data.sources.base import (
     describe,
     printable,
 )
+from data.sources.captions.names import count_named
+from data.sources.captions.splits import splits_of
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files import CAPTION_ENDINGS, ending_of, is_hidden, is_picture
-from data.sources.folder import (
+from data.sources.files.tar_format import Listing, list_members
+from data.sources.files.tree import CAPTION_ENDINGS, ending_of, is_hidden, is_picture
+from data.sources.pairs.folder import (
     LOOKED_AT,
     NOT_BESIDE,
     NOT_NAMED,
@@ -34,10 +37,7 @@ from data.sources.folder import (
     example_beside,
     guess_encoding,
 )
-from data.sources.names import count_named
-from data.sources.pairing import Pair, pair
-from data.sources.splits import splits_of
-from data.sources.tar_format import Listing, list_members
+from data.sources.pairs.pairing import Pair, pair
 
 _TABLES = ("csv", "tsv", "jsonl", "parquet")
 _LOCK = threading.Lock()

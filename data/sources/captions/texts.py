@@ -11,7 +11,7 @@ from unicodedata import category
 
 from common.json_files import Json
 from data.sources.base import MAX_CAPTION_BYTES, Captions, printable
-from data.sources.encodings import decode
+from data.sources.captions.encodings import decode
 from data.text import clean
 
 CAPTION_NAMES = (
