@@ -119,10 +119,10 @@ def make_drawing(studio: Studio) -> Callable[..., Iterator[tuple[Shown, str]]]:
     def draw(*values: Any) -> Iterator[tuple[Shown, str]]:
         try:
             asked = request(*values)
-            said = "\n".join(studio.remarks(asked))
+            remarks = "\n".join(studio.remarks(asked))
             for pictures in studio.draw(asked):
                 names = [f"seed {asked.seed} · {k}" for k in range(asked.number)]
-                yield list(zip(map(show, pictures), names, strict=True)), said
+                yield list(zip(map(show, pictures), names, strict=True)), remarks
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

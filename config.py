@@ -67,5 +67,5 @@ def from_yaml(config_class: type[T], path: Path) -> T:
     try:
         return parse_config(config_class, [f"--config={path}"], is_saved=True)
     except ValueError as error:
-        said = str(error)
-        raise ValueError(said if str(path) in said else f"{path}: {said}") from None
+        message = str(error)
+        raise ValueError(message if str(path) in message else f"{path}: {message}") from None

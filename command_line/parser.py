@@ -262,10 +262,10 @@ def _in_words(message: str) -> str:
     name, kind, value = found[1], found[2], found[3].strip()
     if kind == "tuple":
         return f"--{name} takes a list, not {value!r:.60}; write --{name}='[…]'"
-    said = f"--{name} must be {_TYPES[kind]}, not {value!r:.60}"
+    problem = f"--{name} must be {_TYPES[kind]}, not {value!r:.60}"
     # A sweep's quantised values are 16.0, and YAML reads 1e4 as a float.
     is_whole = kind == "int" and re.fullmatch(r"-?\d{1,18}\.0", value)
-    return f"{said}; write {value.removesuffix('.0')}" if is_whole else said
+    return f"{problem}; write {value.removesuffix('.0')}" if is_whole else problem
 
 
 def _with_suggestion(message: str, known: list[str]) -> str:

@@ -98,9 +98,9 @@ def fetch_packages(folder: Path) -> None:
                 "with --packages"
             ) from None
         except subprocess.CalledProcessError as error:
-            said = (error.stderr or error.stdout).strip().splitlines()
+            lines = (error.stderr or error.stdout).strip().splitlines()
             raise ValueError(
-                f"{' '.join(command)} failed: {said[0] if said else error.returncode}; without a "
+                f"{' '.join(command)} failed: {lines[0] if lines else error.returncode}; without a "
                 f"network, name a folder that holds the packages with --packages"
             ) from None
 

@@ -94,11 +94,11 @@ def hash_vocabulary(folder: Path) -> str:
     return hashed.hexdigest()
 
 
-def check_unchanged(records: Path, said: object, text_length: int) -> None:
+def check_unchanged(records: Path, about_text: object, text_length: int) -> None:
     """Raise ValueError unless the tokenizer in a folder of records makes the same tokens as when
     the records were written. Older records describe nothing: their captions were only cleaned."""
     folder = records / "tokenizer"
-    was = said if isinstance(said, dict) else {}
+    was = about_text if isinstance(about_text, dict) else {}
     was = {"normalizer": CLEAN, **{k: v for k, v in was.items() if v is not None}}
     for name, now in describe(folder, text_length).items():
         if was.get(name, now) != now:

@@ -214,19 +214,19 @@ def write(config: EncodedConfig, found: _Rows, codebook_size: int) -> int:
         made, folder = Path(temporary) / "made", Path(temporary) / "tokenizer"
         if config.tokenizer is None:
             both = zip(found.captions, found.splits, strict=True)
-            training = (text for said, split in both if split == TRAIN for text, _ in said)
+            training = (text for pairs, split in both if split == TRAIN for text, _ in pairs)
             train_tokenizer(training, config.vocab_size, made)
         given = Path(config.tokenizer) if config.tokenizer else made
         copy_tokenizer(given, folder, config.normalizer or normalizer_of(given))
         tokenizer = open_captions(folder)
-        every = [text for said in found.captions for text, _ in said]
+        every = [text for pairs in found.captions for text, _ in pairs]
         text_tokens, text_mask, num_cut = tokenizer.encode(every, config.text_length)
         part = Part(
             np.stack(found.tokens).astype(np.int32),
             text_tokens,
             text_mask.sum(axis=1, dtype=np.int32),
             np.cumsum([0, *map(len, found.captions)], dtype=np.int64),
-            np.array([weight for said in found.captions for _, weight in said], np.float32),
+            np.array([weight for pairs in found.captions for _, weight in pairs], np.float32),
             found.splits,
             found.examples,
             found.skipped,

@@ -20,10 +20,10 @@ def check_beside(folder: Path, tokenizer: TextTokenizer, text_length: int) -> No
     kind = _KINDS.get(str(values.get("model_type")))
     if kind is None:
         return
-    said = values.get("text_config", values) if kind == "clip" else values
-    said = said if isinstance(said, dict) else {}
-    _check_ids(path, kind, said, tokenizer)
-    most = said.get(POSITIONS[kind])
+    settings = values.get("text_config", values) if kind == "clip" else values
+    settings = settings if isinstance(settings, dict) else {}
+    _check_ids(path, kind, settings, tokenizer)
+    most = settings.get(POSITIONS[kind])
     if isinstance(most, int) and text_length > most:
         raise ValueError(
             f"text_length {text_length} is more than {POSITIONS[kind]} {most} in {path}; use "
@@ -31,8 +31,10 @@ def check_beside(folder: Path, tokenizer: TextTokenizer, text_length: int) -> No
         )
 
 
-def _check_ids(path: Path, kind: str, said: Mapping[str, object], tokenizer: TextTokenizer) -> None:
-    size, end, pad = (said.get(n) for n in ("vocab_size", "eos_token_id", "pad_token_id"))
+def _check_ids(
+    path: Path, kind: str, settings: Mapping[str, object], tokenizer: TextTokenizer
+) -> None:
+    size, end, pad = (settings.get(n) for n in ("vocab_size", "eos_token_id", "pad_token_id"))
     if isinstance(size, int) and tokenizer.vocab_size > size:
         raise ValueError(
             f"the tokenizer in {path.parent} has {tokenizer.vocab_size} tokens, and vocab_size in "

@@ -151,8 +151,8 @@ def _perceptual(records: Records, rows: Int64[np.ndarray, " m"]) -> list[int]:
             f"{describe_skipped(unread, len(hashes))}; mend it, or use --near_duplicates=0"
         )
     if unread:
-        told = describe_skipped(unread, len(hashes))
-        print(f"near duplicates: {told}; they stay, and nobody looked at them", file=sys.stderr)
+        skipped = describe_skipped(unread, len(hashes))
+        print(f"near duplicates: {skipped}; they stay, and nobody looked at them", file=sys.stderr)
     return hashes
 
 

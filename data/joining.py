@@ -166,11 +166,11 @@ def _part(
 
 def _nothing_to_train_on(source: Source, found: Found, held_out: float) -> str:
     counts = Counter(found.splits)
-    said = ", ".join(f"{count:,} {printable(name)}" for name, count in counts.most_common(5))
+    names = ", ".join(f"{count:,} {printable(name)}" for name, count in counts.most_common(5))
     why = f"held_out is {held_out}; try --held_out=0"
     if set(counts) != {HELD_OUT}:
         why = (
-            f"the source itself calls them {said} (its column or folders of splits); "
+            f"the source itself calls them {names} (its column or folders of splits); "
             f"--splits=none divides them again"
         )
     return f"{source.path} leaves nothing to train on: {found.usable} usable pictures, {why}"
@@ -183,9 +183,9 @@ def _oddities(
     num_cut: int,
     text_length: int,
 ) -> list[str]:
-    said = source.warnings() + found.notes.sentences()
+    sentences = source.warnings() + found.notes.sentences()
     if found.skipped:
-        said.append(describe_skipped(skipped, len(source), found.skipped))
+        sentences.append(describe_skipped(skipped, len(source), found.skipped))
     if num_cut:
-        said.append(f"{num_cut:,} captions were truncated to text_length {text_length}")
-    return said
+        sentences.append(f"{num_cut:,} captions were truncated to text_length {text_length}")
+    return sentences

@@ -88,23 +88,23 @@ def folders_of(text: str) -> list[str]:
 
 
 def _parse_one(part: str, text: str) -> tuple[str, Fraction | None]:
-    folder, has_weight, said = part.rpartition(":")
+    folder, has_weight, number = part.rpartition(":")
     if not has_weight:
-        folder, said = part, ""
+        folder, number = part, ""
     if not folder:
         raise ValueError(f'data.records {text}: write it as "[FOLDER:WEIGHT,FOLDER:WEIGHT]"')
-    if not said:
+    if not number:
         return folder, None
     try:
-        if not _WEIGHT.fullmatch(said):  # 1e999999999 would be computed digit by digit
+        if not _WEIGHT.fullmatch(number):  # 1e999999999 would be computed digit by digit
             raise ValueError
-        weight = Fraction(said)
+        weight = Fraction(number)
     except (ValueError, ZeroDivisionError):
         raise ValueError(
-            f"data.records {text}: {said!r} is not a weight, such as 3 or 0.5"
+            f"data.records {text}: {number!r} is not a weight, such as 3 or 0.5"
         ) from None
     if weight <= 0:
-        raise ValueError(f"data.records {text}: the weight of {folder} is {said}, not positive")
+        raise ValueError(f"data.records {text}: the weight of {folder} is {number}, not positive")
     return folder, weight
 
 
@@ -165,8 +165,8 @@ def _words(records: Records) -> str:
 
 
 def _normalizer(records: Records) -> object:
-    said = records.about.get("text")
-    return said.get("normalizer", "clean") if isinstance(said, dict) else "clean"
+    about_text = records.about.get("text")
+    return about_text.get("normalizer", "clean") if isinstance(about_text, dict) else "clean"
 
 
 _KINDS: dict[str, Callable[[Records], object]] = {

@@ -67,8 +67,8 @@ def check_samples(folder: Path, about: Json, arrays: Arrays) -> None:
     offsets = arrays["caption_offsets"]
     if offsets[0] != 0 or offsets[-1] != len(arrays["text_tokens"]):
         wanted = f"0 to {len(arrays['text_tokens']):,}"
-        said = f"it runs from {offsets[0]:,} to {offsets[-1]:,}, not from {wanted}"
-        raise _damaged(folder, about, "caption_offsets", said)
+        why = f"it runs from {offsets[0]:,} to {offsets[-1]:,}, not from {wanted}"
+        raise _damaged(folder, about, "caption_offsets", why)
     recorded = about.get("tokenizer_digest")
     if recorded is not None and recorded != (found := digest_folder(folder / "tokenizer")):
         raise ValueError(
@@ -84,8 +84,8 @@ def check_whole(folder: Path, about: Json, arrays: Arrays, examples: Examples) -
         ValueError: a file is damaged; the message names the first.
     """
     hashed = hashlib.blake2b("\n".join(about["split_names"]).encode(), digest_size=8)
-    said = about.get("digests")
-    digests = said if isinstance(said, dict) else {}
+    saved = about.get("digests")
+    digests = saved if isinstance(saved, dict) else {}
     for name, array in arrays.items():
         read_ahead(array)
         alone = hashlib.blake2b(digest_size=8)

@@ -168,12 +168,14 @@ class Records:
     def reading(self) -> ReadingConfig:
         """The settings with which the pictures were read. Raises ValueError for settings of another
         version."""
-        said = self.about.get("reading", {})
+        values = self.about.get("reading", {})
         known = {name: type(value) for name, value in asdict(PLAIN).items()}
-        if not isinstance(said, dict) or any(type(v) is not known.get(k) for k, v in said.items()):
-            raise damaged(self.folder / MARKER, f"reading is {said!r:.80}")
+        if not isinstance(values, dict) or any(
+            type(v) is not known.get(k) for k, v in values.items()
+        ):
+            raise damaged(self.folder / MARKER, f"reading is {values!r:.80}")
         try:
-            return ReadingConfig(**said)
+            return ReadingConfig(**values)
         except ValueError as error:
             raise damaged(self.folder / MARKER, f"of reading, {error}") from None
 

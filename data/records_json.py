@@ -68,17 +68,17 @@ def read_about(path: Path) -> Json:
     return about
 
 
-def _is_names(said: object) -> bool:
-    return isinstance(said, list) and bool(said) and all(isinstance(one, str) for one in said)
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
-def _is_array(said: object, name: str) -> bool:
-    """True if `said` has the type and the shape of an array."""
-    if not isinstance(said, dict) or not isinstance(said.get("shape"), list):
+def _is_array(value: object, name: str) -> bool:
+    """True if `value` has the type and the shape of an array."""
+    if not isinstance(value, dict) or not isinstance(value.get("shape"), list):
         return False
-    sizes = all(type(size) is int and 0 <= size < _MOST for size in said["shape"])
+    sizes = all(type(size) is int and 0 <= size < _MOST for size in value["shape"])
     dimensions = 2 if name.endswith("_tokens") else 1
-    return sizes and len(said["shape"]) == dimensions and str(said.get("type")) in DTYPES
+    return sizes and len(value["shape"]) == dimensions and str(value.get("type")) in DTYPES
 
 
 def damaged(path: Path, why: str) -> ValueError:

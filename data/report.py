@@ -130,7 +130,7 @@ def summary_of(records: Records) -> list[tuple[str, str]]:
     about = records.about
     counts = ", ".join(f"{count:,} {name}" for name, count in about["counts"].items())
     captions = len(records.text_tokens)
-    said = [
+    rows = [
         ("examples", f"{len(records):,} ({counts})"),
         ("captions", f"{captions:,}, {about.get('num_captions_cut', 0):,} of them truncated"),
         ("views of each picture", str(records.more_views + 1)),
@@ -139,8 +139,8 @@ def summary_of(records: Records) -> list[tuple[str, str]]:
         ("skipped pictures", f"{about.get('num_skipped', 0):,}"),
     ]
     unused, damaged = about.get("left_out"), about.get("damaged_files")
-    said += [(f"skipped {why}", f"{n:,}") for why, n in (unused or {}).items()]
-    return said + [(f"damaged: {name}", str(why)) for name, why in (damaged or {}).items()]
+    rows += [(f"skipped {why}", f"{n:,}") for why, n in (unused or {}).items()]
+    return rows + [(f"damaged: {name}", str(why)) for name, why in (damaged or {}).items()]
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
@@ -172,8 +172,8 @@ def read_bad_samples(path: Path) -> Iterator[tuple[str, str]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             try:
-                said = json.loads(line)
-                yield str(said["picture"]), str(said["reason"])
+                sample = json.loads(line)
+                yield str(sample["picture"]), str(sample["reason"])
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise ValueError(f"{path} is damaged in line {number:,}") from None
 

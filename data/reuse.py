@@ -53,7 +53,7 @@ def open_known(folder: Path, vqgan_digest: str, views: int, flips: bool) -> Know
     """
     records = open_records(folder)
     about = records.about.get("views")
-    said = about if isinstance(about, dict) else {}
+    settings = about if isinstance(about, dict) else {}
     if records.pixel_hashes is None:
         raise ValueError(
             f"reuse {folder}: these records do not say which picture is which, because an "
@@ -64,10 +64,10 @@ def open_known(folder: Path, vqgan_digest: str, views: int, flips: bool) -> Know
             f"reuse {folder}: another VQGAN made its tokens; use --vqgan={folder / 'vqgan'}, or "
             f"omit --reuse"
         )
-    if (1 + records.more_views, said.get("flips", False)) != (views, flips):
+    if (1 + records.more_views, settings.get("flips", False)) != (views, flips):
         raise ValueError(
             f"reuse {folder}: it has {1 + records.more_views} views of a picture"
-            f"{', mirrored ones too' if said.get('flips') else ''}; use --views="
-            f"{1 + records.more_views} --flips={str(bool(said.get('flips'))).lower()}"
+            f"{', mirrored ones too' if settings.get('flips') else ''}; use --views="
+            f"{1 + records.more_views} --flips={str(bool(settings.get('flips'))).lower()}"
         )
     return KnownPictures(records)

@@ -87,8 +87,8 @@ class ShardFolder:
         try:
             with self.file(number).open("rb") as file:
                 line = file.readline(_MOST_HEAD)
-                said = json.loads(line)
-                head = ShardHead(**said | {"tokens": tuple(said["tokens"])})
+                content = json.loads(line)
+                head = ShardHead(**content | {"tokens": tuple(content["tokens"])})
                 size = file.seek(0, 2) - len(line)
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -173,12 +173,12 @@ def _parse(body: bytes, head: ShardHead) -> Shard:
     image_tokens = take(head.kind, count, width).astype(np.int32)
     view_tokens = take(head.kind, head.views, width).astype(np.int32)
     shard = Shard(image_tokens, view_tokens, take("<u8", count))
-    said = json.loads(body[place:])
-    shard.captions = [tuple((text, weight) for text, weight in row[0]) for row in said["rows"]]
-    shard.splits = [row[1] for row in said["rows"]]
-    shard.examples = [row[2] for row in said["rows"]]
-    shard.columns = [row[3] for row in said["rows"]]
-    shard.skipped = [(name, why) for name, why in said["skipped"]]
+    content = json.loads(body[place:])
+    shard.captions = [tuple((text, weight) for text, weight in row[0]) for row in content["rows"]]
+    shard.splits = [row[1] for row in content["rows"]]
+    shard.examples = [row[2] for row in content["rows"]]
+    shard.columns = [row[3] for row in content["rows"]]
+    shard.skipped = [(name, why) for name, why in content["skipped"]]
     shard.notes.join(head.notes, head.first)
     return shard
 
@@ -194,15 +194,15 @@ def open_shards(shards: ShardFolder, plan: Mapping[str, object]) -> None:
         ValueError: the folder has shards of another plan, or holds something else.
     """
     path = shards.path
-    said = {"format": _FORMAT, **plan, "pictures": shards.total, "shard_size": shards.size}
+    new = {"format": _FORMAT, **plan, "pictures": shards.total, "shard_size": shards.size}
     if (path / PLAN).is_file():
         was = read_json(path / PLAN)
         old = ShardFolder(path, *(_number(was.get(name)) for name in ("pictures", "shard_size")))
-        if was != said and (done := old.num_done()):
-            raise ValueError(_describe_changes(path, was, said, done))
+        if was != new and (done := old.num_done()):
+            raise ValueError(_describe_changes(path, was, new, done))
     elif others := [one.name for one in path.iterdir() if not one.name.startswith(".")]:
         raise ValueError(f"{path} is there and holds {others[0]}; remove it or name another --out")
-    write_text(path / PLAN, json.dumps(said, indent=1) + "\n")
+    write_text(path / PLAN, json.dumps(new, indent=1) + "\n")
     sweep(path)
 
 

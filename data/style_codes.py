@@ -38,8 +38,8 @@ class StyleCodes:
         """1 if the most likely style of a picture is the prompt's, 0 if not; NaN if the prompt
         names no style, or one without training pictures."""
         prompts, per_prompt, _ = image_tokens.shape
-        told = self.most_likely(image_tokens.reshape(prompts * per_prompt, -1))
-        answers = np.array(told).reshape(prompts, per_prompt) == np.array(asked, object)[:, None]
+        styles = self.most_likely(image_tokens.reshape(prompts * per_prompt, -1))
+        answers = np.array(styles).reshape(prompts, per_prompt) == np.array(asked, object)[:, None]
         known = np.array([style in self.names for style in asked])
         return np.where(known[:, None], answers, np.nan).astype(np.float32)
 

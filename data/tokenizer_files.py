@@ -277,12 +277,12 @@ def _is_scored(entry: object) -> bool:
 def _old_files(folder: Path) -> tuple[Path, Json]:
     """(path, content) of a folder's older files; the content has the form of a tokenizer.json."""
     settings = folder / "tokenizer_config.json"
-    said = read_json(settings) if settings.is_file() else {}
+    config = read_json(settings) if settings.is_file() else {}
     readers: dict[str, Callable[[Path, Json], Json]]
     readers = {"merges.txt": _gpt2, "vocab.txt": _bert}
     for name, reader in readers.items():
         if (folder / name).is_file():
-            return folder / name, reader(folder, said)
+            return folder / name, reader(folder, config)
     found = sorted(file.name for file in folder.glob("*.model"))
     more = f" ({found[0]} is SentencePiece's)" if found else ""
     raise ValueError(
@@ -291,14 +291,14 @@ def _old_files(folder: Path) -> tuple[Path, Json]:
     )
 
 
-def _gpt2(folder: Path, said: Mapping[str, object]) -> Json:
+def _gpt2(folder: Path, config: Mapping[str, object]) -> Json:
     """The content of GPT-2's and BART's files: BPE whose letters are bytes."""
     vocabulary = read_json(folder / "vocab.json", MAX_BYTES)
     if any(word.endswith("</w>") for word in vocabulary):
         raise ValueError(f"{folder / 'vocab.json'} is not of GPT-2's kind; {HOW}")
     lines = _lines(folder / "merges.txt")
     merges = [line for line in lines if line and not line.startswith("#version")]
-    spaced = {"add_prefix_space": said.get("add_prefix_space") is True, "trim_offsets": True}
+    spaced = {"add_prefix_space": config.get("add_prefix_space") is True, "trim_offsets": True}
     return {
         "version": "1.0",
         "pre_tokenizer": {"type": "ByteLevel", "use_regex": True, **spaced},
@@ -306,13 +306,13 @@ def _gpt2(folder: Path, said: Mapping[str, object]) -> Json:
     }
 
 
-def _bert(folder: Path, said: Mapping[str, object]) -> Json:
+def _bert(folder: Path, config: Mapping[str, object]) -> Json:
     """The content of BERT's file. Each line is a word, or ## and the continuation of a word."""
     vocabulary = {word: i for i, word in enumerate(_lines(folder / "vocab.txt"))}
     missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocabulary]
     if missing:
         raise ValueError(f"{folder / 'vocab.txt'} has no {missing[0]}, as BERT's have; {HOW}")
-    lower = said.get("do_lower_case") is not False
+    lower = config.get("do_lower_case") is not False
     cleaning = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
     frame = {name: [word, vocabulary[word]] for name, word in (("sep", "[SEP]"), ("cls", "[CLS]"))}
     model = {"type": "WordPiece", "vocab": vocabulary, "unk_token": "[UNK]"}

@@ -125,8 +125,8 @@ def describe_unlike(prompts: Iterable[str], known: Captions, most: int = 5) -> l
         if share >= FAR:
             continue
         near = f"the nearest are: {_quoted(captions)}"
-        said = near if captions else f"it was trained on such as: {_quoted(known.some())}"
-        lines.append(f"no training caption is near {clean(prompt)!r:.80}; {said}")
+        hint = near if captions else f"it was trained on such as: {_quoted(known.some())}"
+        lines.append(f"no training caption is near {clean(prompt)!r:.80}; {hint}")
     more = len(lines) - most
     return lines[:most] + ([f"{more} more prompts are as far"] if more > 0 else [])
 

@@ -113,8 +113,10 @@ class RecordsWriter:
     def describe(self) -> Json:
         """The entries of records.json about the arrays. Their files must be closed."""
         shapes = {name: self.shapes[name] for name in (*ARRAYS, *EXTRA) if name in self.shapes}
-        said = {name: {"type": self._kinds[name], "shape": shape} for name, shape in shapes.items()}
-        return {"arrays": said, **digest_arrays(self.folder, said, self.names, TRAINED_ON)}
+        arrays = {
+            name: {"type": self._kinds[name], "shape": shape} for name, shape in shapes.items()
+        }
+        return {"arrays": arrays, **digest_arrays(self.folder, arrays, self.names, TRAINED_ON)}
 
 
 @contextmanager

@@ -93,8 +93,8 @@ class EncoderConfig:
             raise ValueError("model.encoder.buckets are for both directions, causal sees only one")
 
     def __str__(self) -> str:
-        said = (f"{name}={value}" for name, value in _said(self).items())
-        return " ".join(said) or "as the decoder"
+        settings = (f"{name}={value}" for name, value in _changed(self).items())
+        return " ".join(settings) or "as the decoder"
 
 
 def given(config: EncoderConfig) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def taken_from(config: Any, **own: Any) -> EncoderConfig:
     return EncoderConfig(**{name: getattr(config, name) for name in names}, **own)
 
 
-def _said(config: EncoderConfig) -> dict[str, Any]:
+def _changed(config: EncoderConfig) -> dict[str, Any]:
     return {n: v for n, v in asdict(config).items() if v != getattr(EncoderConfig, n)}
 
 

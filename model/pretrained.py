@@ -130,7 +130,7 @@ def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
 
 def _format(folder: Path, values: Mapping[str, object]) -> Format:
     """The format of a folder by its config.json. Raises ValueError if it is unknown."""
-    said = values.get("model_type")
+    model_type = values.get("model_type")
     if values.keys() & {"codebook_size", "n_embed", "ddconfig"}:
         raise ValueError(
             f"{folder} is a VQGAN, which turns pictures into tokens and back; name a "
@@ -138,12 +138,12 @@ def _format(folder: Path, values: Mapping[str, object]) -> Format:
         )
     if isinstance(values.get("model"), dict):
         return "pastel"
-    if said == "dallebart" or (said is None and _exists(folder, FLAX_FILE)):
+    if model_type == "dallebart" or (model_type is None and _exists(folder, FLAX_FILE)):
         return "dalle_mini"
-    if said != "bart":
+    if model_type != "bart":
         raise ValueError(
             f"{folder / CONFIG_FILE} is not a configuration of this transformer: it has neither "
-            f"'model', as ours have, nor the model_type dallebart or bart, but {said!r:.60}"
+            f"'model', as ours have, nor the model_type dallebart or bart, but {model_type!r:.60}"
         )
     pickles = [file.name for file in sorted(folder.glob("pytorch_model*.bin"))]
     if pickles and not _exists(folder, WEIGHTS_FILE):

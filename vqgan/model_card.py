@@ -82,8 +82,8 @@ def last_row(path: Path) -> Json:
         file.seek(max(path.stat().st_size - LONGEST, 0))
         lines = file.read().splitlines() or [b""]
     row = parse_json(lines[-1], f"the last line of {path}")
-    said = row if isinstance(row, dict) else {}
+    values = row if isinstance(row, dict) else {}
     for name in ("step", "hours", "examples"):
-        if type(said.get(name)) not in (int, float):
-            raise ValueError(f"the last line of {path}: {name} is {said.get(name)!r:.40}")
-    return said
+        if type(values.get(name)) not in (int, float):
+            raise ValueError(f"the last line of {path}: {name} is {values.get(name)!r:.40}")
+    return values

@@ -151,11 +151,11 @@ def _check_kind(folder: Path) -> None:
     if (folder / "config.yaml").is_file() and not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} is a run, not a VQGAN{more or ', and has none yet'}")
     try:
-        said = read_json(folder / CONFIG_FILE)
+        values = read_json(folder / CONFIG_FILE)
     except ValueError:  # a missing or damaged file is reported where it is read
         return
-    is_ours = isinstance(said.get("model"), dict) and "sampling" in said
-    if is_ours or said.get("model_type") in ("dallebart", "bart"):
+    is_ours = isinstance(values.get("model"), dict) and "sampling" in values
+    if is_ours or values.get("model_type") in ("dallebart", "bart"):
         raise ValueError(f"{folder} is a transformer, not a VQGAN{more}")
 
 

@@ -161,8 +161,8 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
         storages.setdefault(found.key, found)
         return found
 
-    for said in (OLD_MAGIC, OLD_PROTOCOL):
-        if read_pickle(data, _check, refer) != said:
+    for constant in (OLD_MAGIC, OLD_PROTOCOL):
+        if read_pickle(data, _check, refer) != constant:
             raise ValueError("it is not a torch file")
     _check_order(read_pickle(data, _check, refer)["little_endian"] is True)
     tree = read_pickle(data, _check, refer)

@@ -122,10 +122,10 @@ class Source(ABC):
 
 def describe(path: Path, source: Source) -> str:
     """A source's line, under the name of a path."""
-    said = f"{source.num_captioned:,} with captions"
+    captions = f"{source.num_captioned:,} with captions"
     if source.num_captions is not None:
-        said = f"{source.num_captions:,} captions"
-    return f"{printable(str(path))}: {source.about}, {len(source):,} pictures, {said}"
+        captions = f"{source.num_captions:,} captions"
+    return f"{printable(str(path))}: {source.about}, {len(source):,} pictures, {captions}"
 
 
 def counted(count: int, thing: str) -> str:

@@ -141,8 +141,8 @@ def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
     entries = []
     for name, one in classes.items():
         words = (words_in_name(one) or one) if one else ""
-        said = [config.caption_template.replace("{}", words)] if words else []
-        entries.append(listed.Entry(name, list(texts.weighed(said).captions)))
+        captions = [config.caption_template.replace("{}", words)] if words else []
+        entries.append(listed.Entry(name, list(texts.weighed(captions).captions)))
     listed.split_by_folders(entries)
     about = counted(len(some), "folder") + " named by class"
     if not entries:
@@ -222,16 +222,18 @@ def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) ->
     elif tables:
         others = ", ".join(printable(name) for name in tables[:3])
         sought += f" (there are {others}, which name none of its pictures)"
-    said = sorted(c[0][0] for c in map(caption_from_name, tree.pictures) if c)
-    if said and config.captions != "names":
-        some = ", ".join(f'"{printable(one)}"' for one in said[:: max(len(said) // 3, 1)][:3])
+    in_names = sorted(c[0][0] for c in map(caption_from_name, tree.pictures) if c)
+    if in_names and config.captions != "names":
+        some = ", ".join(
+            f'"{printable(one)}"' for one in in_names[:: max(len(in_names) // 3, 1)][:3]
+        )
         sought += f"; if their names are captions ({some} …), say --captions=names"
     sought += _describe_other_endings(tree)
     folders = sorted({_class_of(name) for name in tree.pictures} - {""})
     if folders:
         some = ", ".join(printable(name) for name in folders[:3]) + " …" * (len(folders) > 1)
         sought += f"; if its folders are classes ({some}), say --kind=classes"
-    elif not tables and not said:
+    elif not tables and not in_names:
         sought += "; if all show the same, name their folder after it, and say --kind=classes"
     return sought
 

@@ -150,12 +150,12 @@ def _watch(line: socket.socket, number: int) -> None:
 
 def _listen(line: socket.socket, number: int) -> None:
     try:
-        said = line.recv(1)
+        received = line.recv(1)
     except OSError:
-        said = b""
-    if said == _STOP:
+        received = b""
+    if received == _STOP:
         _stop_too()
-    elif said != _GOODBYE and not _is_over.wait(GRACE_SECONDS):
+    elif received != _GOODBYE and not _is_over.wait(GRACE_SECONDS):
         _end(number, "its connection broke off")
 
 

@@ -144,8 +144,8 @@ def texts_of(value: object, depth: int = 0) -> list[Any]:
     places."""
     if isinstance(value, Mapping) and depth < _MAX_DEPTH:
         if isinstance(speaker := value.get("from", value.get("role")), str):
-            said = value.get("value", value.get("content"))
-            return texts_of(said, depth + 1) if speaker.lower() in _ANSWERS else []
+            answer = value.get("value", value.get("content"))
+            return texts_of(answer, depth + 1) if speaker.lower() in _ANSWERS else []
         for group in caption_columns([n for n in value if isinstance(n, str)]):
             texts = [t for name in group for t in texts_of(value[name], depth + 1)]
             if any(isinstance(t, str) and t.strip() for t in texts):

@@ -116,9 +116,9 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r"https?://\S+", lambda found: without_secrets(found[0]), text)
     known = {FileNotFoundError: "it is not there", TimeoutError: "no answer in time"}
-    for kind, said in known.items():
+    for kind, reason in known.items():
         if isinstance(error, kind):
-            return said
+            return reason
     return printable(f"{type(error).__name__}: {text:.300}" if text else type(error).__name__)
 
 

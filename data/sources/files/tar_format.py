@@ -158,11 +158,11 @@ def _block(file: BinaryIO, at: int) -> bytes:
     if len(block) < _BLOCK:
         raise DamagedTarError("truncated inside a header")
     digits = block[148:156].strip(b" \0")
-    said = int(digits, 8) if digits and not digits.strip(b"01234567") else -1
+    checksum = int(digits, 8) if digits and not digits.strip(b"01234567") else -1
     unsigned = sum(block) - sum(block[148:156]) + 8 * 32
-    if said != unsigned:
+    if checksum != unsigned:
         signed = unsigned - 256 * sum(b > 127 for b in block[:148] + block[156:])
-        if said != signed:  # old tars added signed bytes
+        if checksum != signed:  # old tars added signed bytes
             raise DamagedTarError("no tar header (its checksum is wrong)")
     return block
 

@@ -18,16 +18,18 @@ _OF_ALL = re.compile(r"captions?|text|prompts?|descriptions?|title", re.IGNORECA
 def open_apart(tree: Tree, config: ReadingConfig) -> Source | None:
     """images/ beside captions/, with the same names in both. Their folders may differ, if no name
     comes twice."""
-    said = _captions(tree)
-    tops = [_common(names) for names in (tree.pictures, said)]
-    if not said or not tree.pictures or tops[0] == tops[1]:
+    captions = _captions(tree)
+    tops = [_common(names) for names in (tree.pictures, captions)]
+    if not captions or not tree.pictures or tops[0] == tops[1]:
         return None
     ways = [
         {name: _under(name, tops[0]) for name in tree.pictures}
-        | {name: _under(name, tops[1]) for name in said}
+        | {name: _under(name, tops[1]) for name in captions}
     ]
-    if not {os.path.dirname(name) for name in said} & {os.path.dirname(n) for n in tree.pictures}:
-        ways.append({name: last_part(name) for name in (*tree.pictures, *said)})
+    if not {os.path.dirname(name) for name in captions} & {
+        os.path.dirname(n) for n in tree.pictures
+    }:
+        ways.append({name: last_part(name) for name in (*tree.pictures, *captions)})
     for moved in ways:
         unused = Unused()
         if pairs := _pairs(tree, moved, unused):
@@ -62,8 +64,8 @@ def open_each(tree: Tree, config: ReadingConfig) -> Source | None:
     for name in tree.pictures:
         text = files[os.path.dirname(name)][0]
         pairs.append(Pair(name, places[name], ((ending_of(tree.names[text]), text),)))
-    said = f"{len(folders):,} folders, each with one file of captions"
-    return _source(tree, config, pairs, "each", said, Unused())
+    about = f"{len(folders):,} folders, each with one file of captions"
+    return _source(tree, config, pairs, "each", about, Unused())
 
 
 def _source(

@@ -66,15 +66,15 @@ class FolderSource(Source):
     def __getitem__(self, index: int) -> Example:
         one = self._pairs[index]
         name = self._tree.names[one.picture]
-        said: dict[str, bytes] = {}
+        files: dict[str, bytes] = {}
         notes: tuple[str, ...] = ()
         for ending, place in one.texts:
             try:
-                said[ending] = self._tree.read(self._tree.names[place], MAX_CAPTION_BYTES)
+                files[ending] = self._tree.read(self._tree.names[place], MAX_CAPTION_BYTES)
             except OSError:
                 notes = (_UNREADABLE,)
         data = self._tree.read(name, MAX_BYTES)
-        example = example_beside(one.key, data, said, name, self.config, self.encoding)
+        example = example_beside(one.key, data, files, name, self.config, self.encoding)
         own = self._splits[index] if self._splits and self.config.splits == "own" else ""
         return replace(example, split=example.split or own, notes=(*example.notes, *notes))
 
@@ -102,17 +102,17 @@ def beside_about(what: str, config: ReadingConfig) -> str:
 def example_beside(
     key: str,
     data: bytes,
-    said: dict[str, bytes],
+    files: dict[str, bytes],
     file: str,
     config: ReadingConfig,
     encoding: str = "",
     member: str = "",
 ) -> Example:
     """An example from the bytes of a picture and of its caption files, by their endings."""
-    found, about = texts.from_json(said.get("json", b""), config.caption_column, encoding)
+    found, about = texts.from_json(files.get("json", b""), config.caption_column, encoding)
     for ending in ("caption", "txt"):
-        if ending in said:
-            lines = texts.from_lines(said[ending], encoding)
+        if ending in files:
+            lines = texts.from_lines(files[ending], encoding)
             if found.captions:
                 others = {text for text, _ in lines.captions} - {text for text, _ in found.captions}
                 found.notes += [_NOT_USED] if others else []

@@ -172,10 +172,10 @@ class TarSource(Source):
         number = bisect.bisect_right(self._ends, index)
         tar = index_tar(self.files[number])
         one = tar.pairs[index - (self._ends[number - 1] if number else 0)]
-        said = {ending: tar.read(place, MAX_CAPTION_BYTES) for ending, place in one.texts}
+        files = {ending: tar.read(place, MAX_CAPTION_BYTES) for ending, place in one.texts}
         file = os.path.relpath(tar.path, self.path)
         data = tar.read(one.picture, MAX_BYTES)
         member = tar.listing.names[one.picture]
-        example = example_beside(one.key, data, said, file, self.config, self.encoding, member)
+        example = example_beside(one.key, data, files, file, self.config, self.encoding, member)
         own = self._splits[number] if self._splits else ""
         return replace(example, split=example.split or own)

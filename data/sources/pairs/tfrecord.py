@@ -54,14 +54,14 @@ class TFRecordSource(SourceOfParts):
             record = file.read(min(size, _MAX_RECORD))
         key = f"{path.stem}/{at:08d}"
         try:
-            said = dict(_features(record))
+            features = dict(_features(record))
         except (ValueError, IndexError, struct.error):
             missing = "its record is damaged"
             return Example(key, b"", (("", 1.0),), "", {}, path.name, str(at), missing=missing)
-        data = next((said[k] for k in _IMAGE_KEYS if isinstance(said.get(k), bytes)), b"")
+        data = next((features[k] for k in _IMAGE_KEYS if isinstance(features.get(k), bytes)), b"")
         about: dict[str, Any] = {
             k: decode(v)[0] if isinstance(v, bytes) and len(v) < 1 << 20 else v
-            for k, v in said.items()
+            for k, v in features.items()
             if k not in _IMAGE_KEYS
         }
         found = texts.from_columns(about, self.config.caption_column)

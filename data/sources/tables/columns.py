@@ -87,8 +87,8 @@ class ColumnSource(Source):
         self._columns = tuple(dict.fromkeys(columns))
         self.num_captioned = len(self) if self._captions or self._label else 0
         first = next(iter(groups), labels)
-        said = ", ".join(first) or "none"
-        self.about = f"{about}, pictures in column {self._image}, captions in {said}"
+        caption_columns = ", ".join(first) or "none"
+        self.about = f"{about}, pictures in column {self._image}, captions in {caption_columns}"
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -105,8 +105,8 @@ class ColumnSource(Source):
         if self._label:
             found = self._labelled(about[self._label])
         else:
-            said = {n: about[n] for n in (*self._captions, "weights") if n in about}
-            found = texts.from_columns(said, self.config.caption_column)
+            cells = {n: about[n] for n in (*self._captions, "weights") if n in about}
+            found = texts.from_columns(cells, self.config.caption_column)
         split = ""
         if self.config.splits == "own":
             split = split_from(about.get("split")) or self._table.splits[group]

@@ -64,8 +64,8 @@ def _row(value: object) -> Row | None:
 def _by_name(content: Mapping[str, object]) -> Iterator[Row]:
     """The rows of an object whose keys are pictures, with or without their endings. Its values are
     captions, as in {"1.jpg": "a bird", "2.jpg": ["a cat", "one cat"]}, or objects."""
-    for name, said in content.items():
-        columns = said if isinstance(said, dict) else {"captions": said}
+    for name, value in content.items():
+        columns = value if isinstance(value, dict) else {"captions": value}
         yield {"file_name": name, **columns}
 
 
@@ -92,10 +92,10 @@ def _from_columns(content: Json) -> list[Row]:
 
 def is_coco(content: Mapping[str, object]) -> bool:
     """True if an object is COCO's: it has a list of images and one of captions."""
-    images, said = content.get("images"), content.get("annotations")
-    if not isinstance(images, list) or not isinstance(said, list):
+    images, annotations = content.get("images"), content.get("annotations")
+    if not isinstance(images, list) or not isinstance(annotations, list):
         return False
-    return any(isinstance(one, dict) and "caption" in one for one in said)
+    return any(isinstance(one, dict) and "caption" in one for one in annotations)
 
 
 def _coco(content: Json) -> Iterator[Row]:

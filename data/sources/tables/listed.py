@@ -118,8 +118,8 @@ def read_tables(tree: Tree, places: Places, names: Sequence[str], config: Readin
             found = columns.find(row, places, name, split)
             at = f"{name} row {number}"
             if found is None:
-                said = path_in(row.get(columns.path))
-                why = "one of several of that name" if len(places.alike(said)) > 1 else "not there"
+                path = path_in(row.get(columns.path))
+                why = "one of several of that name" if len(places.alike(path)) > 1 else "not there"
                 tables.unused.add(f"rows whose picture is {why}", f"{at}: {row.get(columns.path)}")
                 continue
             if BEYOND in row:

@@ -45,56 +45,56 @@ class Places:
                 found.setdefault(int(number[1]), []).append(name)
         return found
 
-    def find_number(self, said: str) -> str | None:
+    def find_number(self, text: str) -> str | None:
         """The only picture whose name ends in this number, whatever its zeros: 9 and 9.0 are
         COCO_train2014_000000000009.jpg; None if there is not one, but none or several."""
-        number = _NUMBER.fullmatch(said.strip())
+        number = _NUMBER.fullmatch(text.strip())
         found = self._by_number.get(int(number[1]), []) if number else []
         return found[0] if len(found) == 1 else None
 
-    def find(self, said: str, beside: str = "", split: str = "") -> str | None:
+    def find(self, path: str, beside: str = "", split: str = "") -> str | None:
         """The file that a table in the folder `beside` names; None if there is none. It is searched
         by its path from the table or from the top, by most equal last folders, or by its name if
         that is unique, also with another ending. Of an address such as my%20cat.jpg the meaning is
         searched as well."""
-        found = self._find(said, beside, split)
-        is_encoded = found is None and "%" in said
-        return self._find(unquote(said), beside, split) if is_encoded else found
+        found = self._find(path, beside, split)
+        is_encoded = found is None and "%" in path
+        return self._find(unquote(path), beside, split) if is_encoded else found
 
-    def _find(self, said: str, beside: str, split: str) -> str | None:
-        said = _NUMBERED.sub("", said.strip().replace("\\", "/"))
-        if not said:
+    def _find(self, path: str, beside: str, split: str) -> str | None:
+        path = _NUMBERED.sub("", path.strip().replace("\\", "/"))
+        if not path:
             return None
         here = PurePosixPath(beside).parent
-        for name in (str(here / said), str(PurePosixPath(said))):
+        for name in (str(here / path), str(PurePosixPath(path))):
             if name in self.tree.found:
                 return name
-        last = fold(said.rpartition("/")[2])
+        last = fold(path.rpartition("/")[2])
         found = self._by_last.get(last, [])
         if not found and is_picture(last):  # converted to another format
             found = self._by_last.get(last.rpartition(".")[0], [])
         if len(found) > 1:
-            most = max(_alike(name, said) for name in found)
-            found = [name for name in found if _alike(name, said) == most]
+            most = max(_alike(name, path) for name in found)
+            found = [name for name in found if _alike(name, path) == most]
         if len(found) > 1 and split:
             found = [n for n in found if split in map(split_from, filter(is_split, n.split("/")))]
         return found[0] if len(found) == 1 else None
 
-    def alike(self, said: str) -> list[str]:
+    def alike(self, path: str) -> list[str]:
         """The pictures with this name, in any folder."""
-        last = _NUMBERED.sub("", said.strip().replace("\\", "/")).rpartition("/")[2]
+        last = _NUMBERED.sub("", path.strip().replace("\\", "/")).rpartition("/")[2]
         return self._by_last.get(fold(last), [])
 
-    def read(self, said: str, limit: int) -> bytes | None:
+    def read(self, path: str, limit: int) -> bytes | None:
         """The bytes of the file; None if the source does not have it."""
-        name = self.find(said)
+        name = self.find(path)
         return None if name is None else self.tree.read(name, limit)
 
 
-def _alike(name: str, said: str) -> int:
+def _alike(name: str, path: str) -> int:
     """The number of equal path components, counted from the end."""
     count = 0
-    for one, other in zip(reversed(name.split("/")), reversed(said.split("/")), strict=False):
+    for one, other in zip(reversed(name.split("/")), reversed(path.split("/")), strict=False):
         if fold(one) != fold(other):
             break
         count += 1

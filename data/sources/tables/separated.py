@@ -73,8 +73,8 @@ def _begin(lines: Iterator[str]) -> tuple[str, str]:
     """(the first line with several cells, its separator), or two empty texts."""
     given = ""
     for line, _ in zip(lines, range(_MOST_TITLES), strict=False):
-        if told := re.match(r"\s*sep=(.)\s*$", line, re.IGNORECASE):  # Excel's first line
-            given = told[1]
+        if match := re.match(r"\s*sep=(.)\s*$", line, re.IGNORECASE):  # Excel's first line
+            given = match[1]
             continue
         if line.startswith("#") and not _is_row(_split(line, _separator(line))):
             line = line.lstrip("# ")

@@ -28,10 +28,10 @@ class Columns:
 
     def find(self, row: Row, places: Places, beside: str, split: str) -> str | None:
         """The name of a row's picture, or None."""
-        said = path_in(row.get(self.path))
+        path = path_in(row.get(self.path))
         if self.by_number:
-            return places.find_number(said)
-        return places.find(said, beside, split) if said else None
+            return places.find_number(path)
+        return places.find(path, beside, split) if path else None
 
     def captions(self, row: Row, wanted: str) -> texts.Found:
         """The captions of a row."""
@@ -50,8 +50,8 @@ def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = ""
     order = {known: i for i, known in enumerate(PATH_COLUMNS)}
     best = (0, 0, "")
     for name in names:
-        said = [path_in(row.get(name)) for row in rows]
-        found = sum(bool(path) and places.find(path, beside, split) is not None for path in said)
+        paths = [path_in(row.get(name)) for row in rows]
+        found = sum(bool(path) and places.find(path, beside, split) is not None for path in paths)
         best = max(best, (found, -order.get(name.lower(), len(order)), name))
     by_number = not best[0]
     path = best[2] or next((n for n in names if _is_numbered(n, rows, places)), "")
