@@ -34,19 +34,19 @@ def read_ranges(path: Path) -> list[SkippedBatches]:
     """The ranges in a RUN/skips.json; empty if there is no file. Raises ValueError if it is
     damaged."""
     ranges = []
-    for number, one in enumerate(read_list(path), 1):
+    for number, fields in enumerate(read_list(path), 1):
         kinds = {**dict.fromkeys(("start", "stop", "step"), int), "why": str}
-        wrong = [key for key, kind in kinds.items() if type(one.get(key)) is not kind]
-        wrong += [key for key in one if key not in (*kinds, "spike")]
-        if not isinstance(one.get("spike"), int | None):
+        wrong = [key for key, kind in kinds.items() if type(fields.get(key)) is not kind]
+        wrong += [key for key in fields if key not in (*kinds, "spike")]
+        if not isinstance(fields.get("spike"), int | None):
             wrong.append("spike")
-        if not wrong and not 0 <= one["start"] < one["stop"] < MOST:
+        if not wrong and not 0 <= fields["start"] < fields["stop"] < MOST:
             wrong = ["start", "stop"]
         if wrong:
             raise ValueError(
                 f"{path} is not a list of skipped batches: {wrong[0]} of range {number}"
             )
-        ranges.append(SkippedBatches(**one))
+        ranges.append(SkippedBatches(**fields))
     return ranges
 
 
@@ -58,23 +58,24 @@ class Skips:
         self._path, self._is_writer = path, is_writer
         self.ranges: list[SkippedBatches] = []
         # Process 0's file counts: other processes may not see its disk.
-        found = from_process_0(lambda: [vars(one) for one in read_ranges(path)])
-        self.ranges = [SkippedBatches(**one) for one in found]
+        found = from_process_0(lambda: [vars(skipped) for skipped in read_ranges(path)])
+        self.ranges = [SkippedBatches(**fields) for fields in found]
 
     def position(self, n: int) -> int:
         """The number of the batch of update n + 1."""
-        for one in self.ranges:
-            if n >= one.start:
-                n += one.stop - one.start
+        for skipped in self.ranges:
+            if n >= skipped.start:
+                n += skipped.stop - skipped.start
         return n
 
     def examples(self, n: int, examples_at: Callable[[int], int]) -> int:
         """The number of examples in `n` updates. `examples_at(batch)` is the number of examples in
         all batches before this one."""
         batch = self.position(n)
-        skipped = (one for one in self.ranges if one.start < batch)
         return examples_at(batch) - sum(
-            examples_at(one.stop) - examples_at(one.start) for one in skipped
+            examples_at(skipped.stop) - examples_at(skipped.start)
+            for skipped in self.ranges
+            if skipped.start < batch
         )
 
     def skip(
@@ -84,16 +85,16 @@ class Skips:
         ranges. `step` is the number of finished updates."""
         free = [(max(start, self.position(step)), stop)]
         for old in self.ranges:
-            free = [piece for one in free for piece in _without(one, old)]
+            free = [piece for part in free for piece in _without(part, old)]
         added = [SkippedBatches(a, b, step, why, spike) for a, b in free if a < b]
-        self.ranges = sorted([*self.ranges, *added], key=lambda one: one.start)
+        self.ranges = sorted([*self.ranges, *added], key=lambda skipped: skipped.start)
         if added and self._is_writer:
-            text = json.dumps([vars(one) for one in self.ranges], indent=1)
+            text = json.dumps([vars(skipped) for skipped in self.ranges], indent=1)
             write_text(self._path, text + "\n")
         return added
 
 
-def _without(one: tuple[int, int], old: SkippedBatches) -> list[tuple[int, int]]:
-    before = (one[0], min(one[1], old.start))
-    after = (max(one[0], old.stop), one[1])
+def _without(part: tuple[int, int], old: SkippedBatches) -> list[tuple[int, int]]:
+    before = (part[0], min(part[1], old.start))
+    after = (max(part[0], old.stop), part[1])
     return [piece for piece in (before, after) if piece[0] < piece[1]]

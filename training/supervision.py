@@ -80,9 +80,9 @@ class Supervisor:
             self._tracker.release(self._regular_before(step + 1) or 0)
 
     def _skip(self, start: int, stop: int, step: int, why: str, spike: int | None = None) -> None:
-        for one in self.skips.skip(start, stop, step, why, spike):
-            text = f"batches {one.start}:{one.stop}, {why}"
-            self._book.announce("skip batches", step, text, first=one.start, stop=one.stop)
+        for added in self.skips.skip(start, stop, step, why, spike):
+            text = f"batches {added.start}:{added.stop}, {why}"
+            self._book.announce("skip batches", step, text, first=added.start, stop=added.stop)
 
     def watch(self, step: int, metrics: StepMetrics) -> None:
         """Log the guard's decision about an update, and end the run after too many bad updates.
@@ -166,11 +166,11 @@ class Supervisor:
         to it have failed. After too many rollbacks, end the run."""
         self._checkpoints.settle()  # a save under way is not yet a checkpoint in every process
         target = self._regular_before(step)
-        failed = {one.why for one in self._spikes() if one.step == target}
+        failed = {skip.why for skip in self._spikes() if skip.step == target}
         if target is None or len(failed) >= max(self._settings.spike_patience, 1):
             return
         budget = self._settings.bad_update_budget
-        recent = {one.why for one in self._spikes() if (one.spike or 0) > step - 1000}
+        recent = {skip.why for skip in self._spikes() if (skip.spike or 0) > step - 1000}
         if len(recent) < budget:
             raise RollbackError(step, found)
         self._end(
@@ -180,7 +180,7 @@ class Supervisor:
 
     def _spikes(self) -> list[SkippedBatches]:
         """The batches that were skipped after spikes."""
-        return [one for one in self.skips.ranges if one.spike is not None]
+        return [skip for skip in self.skips.ranges if skip.spike is not None]
 
     def _regular_before(self, step: int) -> int | None:
         """The newest regular checkpoint before a step; a replay saves the same ones."""
@@ -191,7 +191,7 @@ class Supervisor:
     def roll_back(self, error: RollbackError) -> TrainState:
         """The state of the newest regular checkpoint before the spike. The batches around the spike
         are skipped from now on."""
-        step, spikes = error.step, {one.why for one in self._spikes()}
+        step, spikes = error.step, {skip.why for skip in self._spikes()}
         every, batch = self._config.checkpoint.every, self.skips.position(step - 1)
         self._checkpoints.settle()
         state = self._checkpoints.resume(

@@ -106,17 +106,19 @@ def check(values: Mapping[str, str]) -> None:
     digests = multihost_utils.process_allgather(own)
     if (digests == digests[0]).all():
         return
-    raise ValueError(describe([json.loads(one) for one in gather(text)]))
+    raise ValueError(describe(list(map(json.loads, gather(text)))))
 
 
 def describe(processes: list[dict[str, str]]) -> str:
     """A text with the differences of each process from process 0."""
     lines = []
-    first, names = processes[0], {name: None for one in processes for name in one}
+    first, names = processes[0], {name: None for values in processes for name in values}
     for name in names:
-        other = next((i for i, one in enumerate(processes) if one.get(name) != first.get(name)), 0)
+        other = next(
+            (i for i, values in enumerate(processes) if values.get(name) != first.get(name)), 0
+        )
         if other:
-            here, there = (_short(one.get(name)) for one in (first, processes[other]))
+            here, there = (_short(values.get(name)) for values in (first, processes[other]))
             lines.append(f"{name} ({here} in process 0, {there} in process {other})")
     more = f", and {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
     return (

@@ -62,11 +62,11 @@ class BatchPlan:
     def after(self, before: Sequence[Sequence[int]], batch: int) -> "BatchPlan":
         """The plan with the parts of `before` up to `batch`, and its own parts after it. So a run
         that resumes with other sizes continues at the next example."""
-        if not all(_is_part(one) for one in before) or (before and before[0][0] != 0):
+        if not all(_is_part(part) for part in before) or (before and before[0][0] != 0):
             raise ValueError(f"the checkpoint says that its batches were {before!r:.80}")
-        own = max((one for one in self.parts if one[0] <= batch), key=lambda one: one[0])
+        own = max((part for part in self.parts if part[0] <= batch), key=lambda part: part[0])
         parts = [(start, size) for start, size in before if start < batch]
-        parts += [(batch, own[1]), *(one for one in self.parts if one[0] > batch)]
+        parts += [(batch, own[1]), *(part for part in self.parts if part[0] > batch)]
         changes = [part for i, part in enumerate(parts) if i == 0 or part[1] != parts[i - 1][1]]
         return BatchPlan(changes[0][1], tuple(changes[1:]))
 
@@ -81,10 +81,10 @@ class BatchPlan:
             yield size, count if is_last else least(count, parts[i + 1][0] - start)
 
 
-def _is_part(one: object) -> bool:
-    if not isinstance(one, list | tuple) or len(one) != 2:
+def _is_part(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 2:
         return False
-    return all(type(number) is int and 0 <= number < 2**62 for number in one)
+    return all(type(number) is int and 0 <= number < 2**62 for number in value)
 
 
 def make_plan(training: TrainingConfig) -> BatchPlan:

@@ -32,11 +32,11 @@ def check_room(
             f"{own / GB:,.3f} GB; make the model smaller, or shard it with --parallel.mode=mesh "
             "and a larger --parallel.fsdp"
         )
-    sizes = [math.prod(one.shape) * one.dtype.itemsize for one in batch.values()]
+    sizes = [math.prod(array.shape) * array.dtype.itemsize for array in batch.values()]
     share = sum(sizes) // jax.process_count()
     machine = processes.from_process_0(available_memory) if room is None else room
     if share > machine:
-        examples = max(one.shape[0] for one in batch.values())
+        examples = max(array.shape[0] for array in batch.values())
         raise ValueError(
             f"training.batch_size {examples:,} takes {share / GB:,.3f} GB of this machine, which "
             f"has {machine / GB:,.3f} GB, before anything is computed; make it smaller"

@@ -38,11 +38,11 @@ def _of_equation(equation: core.JaxprEqn) -> int:
 def _inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
     """Yield the jaxprs inside an equation: bodies of loops, branches, called functions."""
     for value in equation.params.values():
-        for one in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(one, core.ClosedJaxpr):
-                yield one.jaxpr
-            elif isinstance(one, core.Jaxpr):
-                yield one
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item
 
 
 def _of_product(equation: Any) -> int:

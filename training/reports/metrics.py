@@ -71,7 +71,7 @@ def memory() -> dict[str, float]:
     """The peak memory so far in GB: of the fullest device, or of this process if devices do not
     report it."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    peaks = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+    peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
     # Linux counts in KiB, macOS in bytes.
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
@@ -139,7 +139,7 @@ class MetricsFile:
 def _finite(value: Any) -> Any:
     """The number, or None if it is NaN or infinite; a list element by element."""
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [_finite(number) for number in value]
     return value if math.isfinite(value) else None
 
 

@@ -80,5 +80,5 @@ def _copy_past(run: Path, folder: Path, step: int) -> None:
         copy_file(run / "metrics.jsonl", folder / "metrics.jsonl", run)
     if (run / "skips.json").is_file():
         skipped = read_ranges(run / "skips.json")
-        kept = [vars(one) for one in skipped if one.step <= step]
+        kept = [vars(batches) for batches in skipped if batches.step <= step]
         write_text(folder / "skips.json", json.dumps(kept, indent=1) + "\n")

@@ -115,14 +115,20 @@ def refused(changes: Changes, allowed: Sequence[str]) -> Changes:
 def fixed_on_resume(about: Mapping[str, object], allowed: Sequence[str]) -> dict[str, object]:
     """The parts of `about` that must be the same on resume: all; none if `allowed`, patterns of
     settings, has data.records or data.source; all but the rules if it has data.filter."""
-    if any(fnmatchcase(name, one) for one in allowed for name in ("data.records", "data.source")):
+    if any(
+        fnmatchcase(name, pattern)
+        for pattern in allowed
+        for name in ("data.records", "data.source")
+    ):
         return {}
-    is_free = any(fnmatchcase("data.filter", one) for one in allowed)
+    is_free = any(fnmatchcase("data.filter", pattern) for pattern in allowed)
     return {k: v for k, v in about.items() if not (is_free and k == "filter of records")}
 
 
 def _is_free(name: str, allowed: Sequence[str]) -> bool:
-    is_allowed = any(fnmatchcase(name, one) or is_old_name_of(one, name) for one in allowed)
+    is_allowed = any(
+        fnmatchcase(name, pattern) or is_old_name_of(pattern, name) for pattern in allowed
+    )
     return is_allowed or any(
         name == free or (free[-1] == "." and name.startswith(free)) for free in FREE_ON_RESUME
     )

@@ -64,7 +64,7 @@ def check_keep_best(config: CheckpointConfig, splits: Iterable[str]) -> None:
     known = [f"eval/{split}/" for split in splits]
     name = config.keep_best.removeprefix("-")
     if name and not name.startswith(tuple(known)):
-        there_are = ", ".join(f"{one}…" for one in known) or "none: no split is held out"
+        there_are = ", ".join(f"{prefix}…" for prefix in known) or "none: no split is held out"
         raise ValueError(
             f"checkpoint.keep_best {config.keep_best} names no evaluated split; there are: "
             f"{there_are}"
@@ -88,8 +88,8 @@ def to_keep(
     name = config.keep_best.removeprefix("-")
     sign = -1 if config.keep_best.startswith("-") else 1
     found = {step: metrics_of(step) for step in steps}
-    scores = {step: sign * one[name] for step, one in found.items() if name in one}
-    others = sorted({key for one in found.values() for key in one})
+    scores = {step: sign * metrics[name] for step, metrics in found.items() if name in metrics}
+    others = sorted({key for metrics in found.values() for key in metrics})
     if others and not scores:
         problem = f"checkpoint.keep_best {name} was not measured, and no step is deleted for it"
         return set(steps), f"{problem}; there are: {', '.join(others)}"

@@ -32,8 +32,8 @@ def parse(data: bytes, name: str) -> list[Json]:
 
 
 def _checked(starts: list[dict[str, object]], name: object) -> list[Json]:
-    for number, one in enumerate(starts):
-        if not isinstance(one.get("versions"), dict):
+    for number, start in enumerate(starts):
+        if not isinstance(start.get("versions"), dict):
             raise ValueError(f"{name}: start {number + 1} has no versions")
     return starts
 

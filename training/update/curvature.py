@@ -81,11 +81,11 @@ def trace(update: Update) -> Mapping[str, Array]:
     """look/hessian_trace: the mean of vᵀ H v over vectors of random signs (Hutchinson 1990)."""
     recompute = _recompute(update)
 
-    def one(total: Array, number: Array) -> tuple[Array, None]:
+    def add_probe(total: Array, number: Array) -> tuple[Array, None]:
         signs = _signs(recompute, number + 1)
         return total + _dot(signs, _hessian_times(recompute, signs)), None
 
-    total, _ = jax.lax.scan(one, jnp.float32(0), jnp.arange(PROBES))
+    total, _ = jax.lax.scan(add_probe, jnp.float32(0), jnp.arange(PROBES))
     return {"look/hessian_trace": total / PROBES}
 
 

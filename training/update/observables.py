@@ -99,31 +99,31 @@ class Observed:
 
 def observe(table: Sequence[Observable], update: Update) -> tuple[Observed, ...]:
     """The values of all observables; to be called inside the compiled step."""
-    return tuple(_observe(one, update) for one in table if one.every)
+    return tuple(_observe(observable, update) for observable in table if observable.every)
 
 
-def _observe(one: Observable, update: Update) -> Observed:
-    shapes = jax.eval_shape(lambda: one.compute(update))
+def _observe(observable: Observable, update: Update) -> Observed:
+    shapes = jax.eval_shape(lambda: observable.compute(update))
     names = tuple(shapes)
     lengths = tuple(int(shapes[n].size) if shapes[n].ndim else None for n in names)
 
     def compute() -> Array:
-        found = one.compute(update)
+        found = observable.compute(update)
         return jnp.concatenate([jnp.ravel(found[name]).astype(jnp.float32) for name in names])
 
     zeros = jnp.zeros(sum(1 if length is None else length for length in lengths), jnp.float32)
-    is_due = (update.step + 1) % one.every == 0
+    is_due = (update.step + 1) % observable.every == 0
     return Observed(jax.lax.cond(is_due, compute, lambda: zeros), is_due, names, lengths)
 
 
 def unpack(observed: Sequence[Observed]) -> dict[str, Number]:
     """The values that were due, by name: numbers, and vectors as lists."""
     row: dict[str, Number] = {}
-    for one in observed:
-        if not np.asarray(one.is_due).all():
+    for observation in observed:
+        if not np.asarray(observation.is_due).all():
             continue
-        values, start = np.asarray(one.values), 0
-        for name, length in zip(one.names, one.lengths, strict=True):
+        values, start = np.asarray(observation.values), 0
+        for name, length in zip(observation.names, observation.lengths, strict=True):
             part = values[start : start + (1 if length is None else length)]
             row[name] = float(part[0]) if length is None else part.tolist()
             start += len(part)

@@ -24,11 +24,11 @@ TAG = 0x726F756E  # keeps this key different from the keys of examples
 def to_param_dtype(params: PyTree, dtype: ParamDtype) -> PyTree:
     """The parameters with matrices and tables rounded to `dtype`; norms and biases unchanged."""
 
-    def one(name: str, leaf: Array) -> Array:
+    def rounded(name: str, leaf: Array) -> Array:
         is_matrix = leaf.ndim - is_stacked(name) >= 2
         return leaf.astype(dtype) if is_matrix else leaf
 
-    return map_named(one, params)
+    return map_named(rounded, params)
 
 
 def to_float32(params: PyTree) -> PyTree:

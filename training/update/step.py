@@ -72,8 +72,8 @@ def make_train_step(
     """
     settings, is_trained, players = extras.settings, extras.is_trained, extras.players
     move = _make_move(optimizer, extras.update_ema, is_trained)
-    observables = [one for one in extras.observables if one.every]
-    wants_parts = any(one.wants_parts for one in observables)
+    observables = [observable for observable in extras.observables if observable.every]
+    wants_parts = any(observable.wants_parts for observable in observables)
 
     def step(state: TrainState, batch: B) -> tuple[TrainState, StepMetrics]:
         rows = len(batch["example_index"])
