@@ -190,7 +190,7 @@ class ModelConfig:
         return self.image_vocab_size if given < 0 else given
 
     def for_encoder(self) -> "ModelConfig":
-        """The settings of the text encoder: those of `encoder`, and ours where it has none. Raises
+        """The settings of the text encoder: those of `encoder`, else the decoder's. Raises
         ValueError if they exclude each other."""
         own = given(self.encoder)
         if not own:

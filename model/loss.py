@@ -32,14 +32,14 @@ def cross_entropy(
     """
     logits = logits.astype(jnp.float32)
     if targets is None:
-        wanted = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        target_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     else:
-        of_targets = jnp.take_along_axis(logits, targets.classes[labels], axis=-1)
-        wanted = (targets.shares[labels] * of_targets).sum(-1)
+        class_logits = jnp.take_along_axis(logits, targets.classes[labels], axis=-1)
+        target_logits = (targets.shares[labels] * class_logits).sum(-1)
     if label_smoothing:
-        wanted = (1 - label_smoothing) * wanted + label_smoothing * logits.mean(-1)
+        target_logits = (1 - label_smoothing) * target_logits + label_smoothing * logits.mean(-1)
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    return log_z - wanted + (z_loss * jnp.square(log_z) if z_loss else 0.0)
+    return log_z - target_logits + (z_loss * jnp.square(log_z) if z_loss else 0.0)
 
 
 def shift_right(image_tokens: Int[Array, "b n"], start: int) -> Int[Array, "b n"]:
@@ -79,7 +79,7 @@ def add_token_noise(
     of them, copies it, and ignores the caption. The noise prevents this.
     """
 
-    def one(tokens: Int[Array, " n"], key: Key[Array, ""]) -> Int[Array, " n"]:
+    def with_noise(tokens: Int[Array, " n"], key: Key[Array, ""]) -> Int[Array, " n"]:
         for_rate, for_place, for_code = jax.random.split(key, 3)
         rate = jax.random.uniform(for_rate, maxval=2 * p)
         if caption_only:
@@ -90,7 +90,7 @@ def add_token_noise(
             replaced, jax.random.randint(for_code, tokens.shape, 0, codebook_size), tokens
         )
 
-    return jax.vmap(one)(image_tokens, keys)
+    return jax.vmap(with_noise)(image_tokens, keys)
 
 
 def make_loss(
@@ -111,16 +111,20 @@ def make_loss(
         params: Params, batch: TokenBatch[Array], keys: Key[Array, " b"], context: object
     ) -> tuple[Array, Metrics]:
         text_tokens, text_mask = batch["text_tokens"], batch["text_mask"]
-        seen = batch["image_tokens"]
+        image_tokens = batch["image_tokens"]
         if config.caption_dropout:
             text_tokens, text_mask = drop_captions(
                 text_tokens, text_mask, empty_text, config.caption_dropout, fold_keys(keys, 0)
             )
         if config.token_noise or config.caption_only:
-            seen = add_token_noise(
-                seen, codebook_size, config.token_noise, fold_keys(keys, 1), config.caption_only
+            image_tokens = add_token_noise(
+                image_tokens,
+                codebook_size,
+                config.token_noise,
+                fold_keys(keys, 1),
+                config.caption_only,
             )
-        decoder_inputs = shift_right(seen, model.decoder_start_token_id)
+        decoder_inputs = shift_right(image_tokens, model.decoder_start_token_id)
         logits = model.apply(params, text_tokens, text_mask, decoder_inputs, fold_keys(keys, 2))
         labels = batch["image_tokens"]
         plain = cross_entropy(logits, labels).mean()

@@ -57,12 +57,13 @@ class RowSampler:
         length, width = self.transformer.config.image_length, self.transformer.config.grid_size
         start = np.full((len(seeds), 1), self.transformer.decoder_start_token_id, np.int32)
         drawn = jnp.asarray(np.pad(start, ((0, 0), (0, length))))
-        kept = np.full((len(seeds), length), -1) if kept_tokens is None else kept_tokens
+        if kept_tokens is None:
+            kept_tokens = np.full((len(seeds), length), -1)
         cache = _read(self, params, text, empty_text)
         knobs = np.array([guidance_scale, temperature], np.float32)
         for first in range(0, length, width):
-            given = jnp.asarray(kept[:, first : first + width], jnp.int32)
-            drawn, cache = _draw_row(self, params, seeds, (drawn, cache), first, knobs, given)
+            kept = jnp.asarray(kept_tokens[:, first : first + width], jnp.int32)
+            drawn, cache = _draw_row(self, params, seeds, (drawn, cache), first, knobs, kept)
             yield np.asarray(drawn[:, 1:])
 
 
@@ -105,21 +106,21 @@ def _draw_row(
         tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
         logits, cache = decode(jnp.tile(tokens, (2, 1)), index, cache)
         scale = jnp.where((begin <= index) & (index < stop), knobs[0], 1.0)
-        logits = _lead(logits[:, 0], scale)[:, : len(is_allowed)]
+        logits = _guide(logits[:, 0], scale)[:, : len(is_allowed)]
         logits = jnp.where(is_allowed[None], logits, -jnp.inf)
         tokens = _choose(logits, noise[index - first], knobs[1], config)
-        given = jax.lax.dynamic_index_in_dim(kept, index - first, axis=1, keepdims=False)
-        tokens = jnp.where(given >= 0, given, tokens)
+        kept_here = jax.lax.dynamic_index_in_dim(kept, index - first, axis=1, keepdims=False)
+        tokens = jnp.where(kept_here >= 0, kept_here, tokens)
         return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
     return jax.lax.fori_loop(first, first + kept.shape[1], step, so_far)
 
 
-def _lead(logits: Float[Array, "b2 v"], scale: Float[Array, ""]) -> Float[Array, "b v"]:
+def _guide(logits: Float[Array, "b2 v"], scale: Float[Array, ""]) -> Float[Array, "b v"]:
     """sampling.guide with a scale that is an argument of the program."""
     conditional, unconditional = jnp.split(logits, 2)
-    led = unconditional + scale * (conditional - unconditional)
-    return jnp.where(scale == 1, conditional, led)
+    guided = unconditional + scale * (conditional - unconditional)
+    return jnp.where(scale == 1, conditional, guided)
 
 
 def _choose(

@@ -107,16 +107,17 @@ def make_sampler(
         kept_tokens: Int[Array, "b n"] | None = None,
     ) -> Int32[Array, "b n"]:
         keys = jax.vmap(jax.random.key)(seeds)
-        given = 0 if first_tokens is None else first_tokens.shape[1]
-        plan = plan_segments(length, config, count, given)
+        prefix = 0 if first_tokens is None else first_tokens.shape[1]
+        plan = plan_segments(length, config, count, prefix)
         doubled = bool(plan) and plan[0].doubled
         params = transformer.lay_out(params)
         decode = transformer.decoder(params)
-        cache = read_text(transformer, params, text_tokens, text_mask, empty_text, doubled, given)
+        text = text_tokens, text_mask
+        cache = read_text(transformer, params, *text, empty_text, doubled, prefix)
         drawn = jnp.full((len(seeds), length + 1), start_token, jnp.int32)
-        if first_tokens is not None and given:
-            drawn = drawn.at[:, 1 : given + 1].set(first_tokens)
-            before = drawn[:, :given]
+        if first_tokens is not None and prefix:
+            drawn = drawn.at[:, 1 : prefix + 1].set(first_tokens)
+            before = drawn[:, :prefix]
             _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
         choose = _make_choice(allowed, config, kept_tokens)
         for segment in plan:

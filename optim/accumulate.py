@@ -26,8 +26,8 @@ def accumulate_parts(
         found = gradient(part)
         return jax.tree.map(jnp.add, total, found), keep(found)
 
-    total, kept = jax.lax.scan(add, zeros, parts)
-    return jax.tree.map(lambda leaf: leaf / micro_batches, total), kept
+    total, stacked = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda leaf: leaf / micro_batches, total), stacked
 
 
 def accumulate(gradient: Callable[[B], T], batch: B, micro_batches: int) -> T:

@@ -65,12 +65,12 @@ class Soap:
         self, grads: PyTree, state: SoapState, params: PyTree = None
     ) -> tuple[PyTree, PyTree]:
         plans = self._plans(grads)
-        seen = jax.tree.map(self._whole, plans, grads)
+        whole = jax.tree.map(self._whole, plans, grads)
         step, is_first = state.step, state.step == 0
         turn = partial(jax.tree.map, partial(_turn, self._shape, self.spread), plans)
-        within = turn(seen, state.bases)
+        rotated = turn(whole, state.bases)
         squares = jax.tree.map(
-            lambda s, g: self.beta2 * s + (1 - self.beta2) * jnp.square(g), state.squares, within
+            lambda s, g: self.beta2 * s + (1 - self.beta2) * jnp.square(g), state.squares, rotated
         )
         momentum = jax.tree.map(
             lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.momentum, grads
@@ -86,7 +86,7 @@ class Soap:
         direction = jax.tree.map(lambda u: jnp.where(is_first, 0.0, u), direction)
         momentum, squares = none(momentum, state.momentum), none(squares, state.squares)
         statistics = jax.tree.map(
-            partial(update_statistics, self._shape, self.beta2), plans, seen, state.statistics
+            partial(update_statistics, self._shape, self.beta2), plans, whole, state.statistics
         )
         bases, squares = self._turn_bases(
             plans, statistics, (state.bases, squares), is_first, step % self.config.basis_every == 0

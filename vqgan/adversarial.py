@@ -78,8 +78,8 @@ class Opponent:
         reconstruction. Otherwise differentiation would run the discriminator's backward pass twice.
         """
         fixed = jax.lax.stop_gradient
-        given = fixed((params, players[NAME], pixels, features, reconstruction))
-        value, weight, loss, direction = jax.lax.cond(is_on, self._on, self._off, *given)
+        arguments = fixed((params, players[NAME], pixels, features, reconstruction))
+        value, weight, loss, direction = jax.lax.cond(is_on, self._on, self._off, *arguments)
         attached = (direction * (reconstruction - fixed(reconstruction))).sum()
         return Term(value + attached, weight, loss)
 
@@ -136,7 +136,7 @@ def kernel_norms(
     the gradient with respect to the reconstruction."""
     head = params["decoder"]["head"]
 
-    def one(features: Array, gradient: Array) -> Array:
+    def kernel_norm(features: Array, gradient: Array) -> Array:
         def project(kernel: Array) -> Array:
             conv = {**head["conv"], "kernel": kernel}
             decoder = {**params["decoder"], "head": {**head, "conv": conv}}
@@ -145,7 +145,7 @@ def kernel_norms(
         _, back = jax.vjp(project, head["conv"]["kernel"])
         return jnp.linalg.norm(back(gradient[None])[0].ravel())
 
-    return jax.vmap(one)(features, gradient)
+    return jax.vmap(kernel_norm)(features, gradient)
 
 
 def make_discriminator_loss(

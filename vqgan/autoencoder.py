@@ -150,8 +150,8 @@ class Autoencoder:
 
     def latents(self, params: Params, pixels: Float[Arrays, "b Y X 3"]) -> Float[Array, "b y x c"]:
         """The encoder's output before quantisation, for pixels in −1..1."""
-        given = _as_jax((params["encoder"], pixels))
-        return self.place(apply_plan(encoder_plan(self.config), *given))
+        arguments = _as_jax((params["encoder"], pixels))
+        return self.place(apply_plan(encoder_plan(self.config), *arguments))
 
     def decode_latents(
         self, params: Params, latents: Float[Arrays, "b y x c"]
@@ -166,9 +166,9 @@ class Autoencoder:
         # Codes of unit length reach the decoder with unit variance.
         on_sphere = self.config.normalize_codes and not self.config.fsq_levels
         gain = self.config.code_dim**0.5 if on_sphere else 1.0
-        decoder, seen = _as_jax((params["decoder"], gain * latents))
+        decoder, scaled = _as_jax((params["decoder"], gain * latents))
         *trunk, head = decoder_plan(self.config)
-        x = apply_plan(tuple(trunk), decoder, seen)
+        x = apply_plan(tuple(trunk), decoder, scaled)
         return head_features(head, decoder[head.name], x)
 
     def project(self, params: Params, features: Float[Array, "b _ _ _"]) -> Float[Array, "b Y X 3"]:

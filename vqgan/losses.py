@@ -20,17 +20,19 @@ def reconstruction_loss(
     loss.perceptual_weights is not a VGG-16."""
     residual = reconstruction - pixels
     weight = 1 + config.saturation * (pixels.max(-1, keepdims=True) - pixels.min(-1, keepdims=True))
-    seen = jnp.zeros(())
+    perceptual_term = jnp.zeros(())
     if config.perceptual:
         vgg = perceptual.open_vgg(config.perceptual_weights)
-        seen = config.perceptual * perceptual.distance(vgg, pixels, reconstruction).mean()
+        perceptual_term = (
+            config.perceptual * perceptual.distance(vgg, pixels, reconstruction).mean()
+        )
     return (
         config.l1 * (weight * jnp.abs(residual)).mean()
         + config.l2 * (weight * jnp.square(residual)).mean()
         + config.edges * edge_loss(residual)
         + config.hue * hue_loss(residual)
         + config.structure * (1 - metrics.ssim(pixels, reconstruction).mean())
-        + seen
+        + perceptual_term
     )
 
 

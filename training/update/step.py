@@ -92,8 +92,8 @@ def make_train_step(
         updates, new = move(state, trained, found.grads, rate)
         if state.players is not None:
             gradient = partial(_player_gradient, gradients)
-            moved, of_players = move_players(players, state.players, state.step, gradient)
-            new, metrics = new._replace(players=moved), metrics | of_players
+            moved, more = move_players(players, state.players, state.step, gradient)
+            new, metrics = new._replace(players=moved), metrics | more
 
         # 3. The observables that are due.
         update = Update(
@@ -212,8 +212,8 @@ def _guarded(
         names = ("params", "opt_state", "ema", "players")
         return {name: getattr(state, name) for name in names}
 
-    kept = new_if(good, trained_parts(new), trained_parts(old))
-    new = old._replace(**kept, guard=guard)
+    chosen = new_if(good, trained_parts(new), trained_parts(old))
+    new = old._replace(**chosen, guard=guard)
     scale = None
     if old.loss_scale is not None:
         window, floor = settings.loss_scale_window, settings.loss_scale_floor
