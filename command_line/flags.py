@@ -105,7 +105,7 @@ def _print_old_names(found: list[str], where: str = "") -> None:
 def several_valued(config_class: type) -> set[str]:
     """Dotted names of the settings that take several words."""
     found = settings_of(config_class)
-    return {one.name for one in found if one.field.metadata.get("nargs") in SEVERAL}
+    return {setting.name for setting in found if setting.field.metadata.get("nargs") in SEVERAL}
 
 
 def _flags(words: list[str]) -> Iterator[tuple[int, str]]:

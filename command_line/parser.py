@@ -12,7 +12,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
@@ -22,7 +23,7 @@ from jsonargparse import Namespace, set_loader, set_parsing_settings
 from command_line import flags, help_page
 from common import old_names
 from common.json_files import without_repeats
-from common.settings import settings_of
+from common.settings import Setting, settings_of
 from common.terminal import command
 from weights.yaml_files import SEVERAL, parse_yaml, plain_value
 
@@ -108,53 +109,68 @@ def parse_config(
     Raises:
         ValueError: the message names the flag and, for a misspelt one, the nearest known flag.
     """
-    fields: tuple[Any, ...] = dataclasses.fields(config_class)  # type: ignore[arg-type]
-    words = _as_yaml(sys.argv[1:] if arguments is None else arguments, fields)
-    words, files = flags.take_files(flags.without_trackers(words))
-    moved = old_names.moved_in(config_class)
-    words = flags.with_new_names(words, moved, _load)
-    several = flags.several_valued(config_class)
-    flags.check_once(words, several)
-    settings = list(settings_of(config_class))
-    known = [one.name for one in settings]
-    flags.check_dashes(words, {"config", "help", *known})
-    flags.check_no_times(words, {one.name: one.kind for one in settings})
-    filed: dict[str, Any] = {}
+    settings, moved = list(settings_of(config_class)), old_names.moved_in(config_class)
+    words, files = _prepare(config_class, arguments, settings, moved)
+    names = [setting.name for setting in settings]
+    from_files: dict[str, Any] = {}
     for file in files:
-        given = _flat(flags.read_file(file, config_class, moved, is_saved))
-        filed |= given | flags.resets(given, known)
-    resets = flags.resets(flags.flag_names(words), known)
+        values = _flat(flags.read_file(file, config_class, moved, is_saved))
+        from_files |= values | flags.resets(values, names)
+    resets = flags.resets(flags.flag_names(words), names)
     words = [*(f"--{name}={value}" for name, value in resets.items()), *words]
     is_help = not {"-h", "--help"}.isdisjoint(words)
     parser, defaults = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
-    if is_help or filed:
+    if is_help or from_files:
         parser = copy.deepcopy(parser)  # its defaults change
         parser.opening = help_page.first_screen(config_class, prog, about, first)
-        parser.set_defaults(filed)
+        parser.set_defaults(from_files)
     try:
-        words = flags.join_repeated(words, {one for one in several if "." in one}, _load)
-        parsed = _parse(parser, defaults, filed, words)
+        several = {name for name in flags.several_valued(config_class) if "." in name}
+        words = flags.join_repeated(words, several, _load)
+        parsed = _parse(parser, defaults, from_files, words)
     except ValueError as error:
-        leaves = [one.name for one in settings if not one.is_section]
+        leaves = [setting.name for setting in settings if not setting.is_section]
         raise ValueError(_with_suggestion(_in_words(str(error)), ["config", *leaves])) from None
+    return _with_homes(_build(config_class, parser, parsed))
+
+
+def _prepare(
+    config_class: type,
+    arguments: Sequence[str] | None,
+    settings: Sequence[Setting],
+    moved: Mapping[str, Setting],
+) -> tuple[list[str], list[Path]]:
+    """(the words of the command line as the parser reads them, the files of --config). `moved`: old
+    name → setting. Raises ValueError for words that jsonargparse would misread."""
+    words = _as_yaml(sys.argv[1:] if arguments is None else arguments, config_class)
+    words, files = flags.take_files(flags.without_trackers(words))
+    words = flags.with_new_names(words, moved, _load)
+    flags.check_once(words, flags.several_valued(config_class))
+    flags.check_dashes(words, {"config", "help", *(setting.name for setting in settings)})
+    flags.check_no_times(words, {setting.name: setting.kind for setting in settings})
+    return words, files
+
+
+def _build(config_class: type[T], parser: _OneLineParser, parsed: Namespace) -> T:
+    """The configuration of parsed values. Raises ValueError if they do not fit together."""
     try:
         tree = vars(parser.instantiate(parsed))
     except TypeError as error:
         raise ValueError(f"the configuration does not fit: {error}") from None
-    values = {one.name: tree[one.name] for one in fields}
+    values = {field.name: tree[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     config = config_class(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
     _check_numbers(config)
-    return _with_homes(config)
+    return config
 
 
 def _parse(
-    parser: _OneLineParser, defaults: Namespace, filed: dict[str, Any], words: list[str]
+    parser: _OneLineParser, defaults: Namespace, from_files: dict[str, Any], words: list[str]
 ) -> Namespace:
     """Defaults, overridden by the values of files by dotted name, overridden by words. jsonargparse
     would join the defaults, too, but checks all of them at each call, in ten times the time."""
     named = flags.flag_names(words)
     start = Namespace()
-    for name, value in filed.items():
+    for name, value in from_files.items():
         if name not in named:  # a flag of several words would add to the file's
             start[name] = value
     parsed = defaults.clone()
@@ -163,9 +179,10 @@ def _parse(
     return parsed
 
 
-def _as_yaml(words: Sequence[str], fields: Sequence[Any]) -> list[str]:
+def _as_yaml(words: Sequence[str], config_class: type) -> list[str]:
     """The words with a value for the flag of each bool, and null in place of None."""
-    switches = {f"--{one.name}" for one in fields if one.type is bool}
+    fields = dataclasses.fields(config_class)
+    switches = {f"--{field.name}" for field in fields if field.type is bool}
     return [
         w[: -len("None")] + "null" if w.startswith("--") and w.endswith("=None") else w
         for w in (f"{w}=true" if w in switches else w for w in words)
@@ -181,15 +198,15 @@ def _parser(config_class: type, is_help: bool) -> tuple["_OneLineParser", Namesp
     parser.add_argument("--config", action="config", help=help_page.CONFIG)
     special: dict[str, Any] = {f.name: f for f in dataclasses.fields(config_class) if f.metadata}
     parser.add_class_arguments(config_class, as_group=False, skip=set(special))
-    for name, one in special.items():
-        nargs = one.metadata["nargs"]
-        about_it: dict[str, Any] = {"nargs": nargs, "help": one.metadata["help"]}
-        if one.metadata.get("positional"):
-            about_it |= {"default": list(one.default)} if nargs == "*" else {}
-            parser.add_argument(name, type=str, **about_it)
+    for name, field in special.items():
+        nargs = field.metadata["nargs"]
+        options: dict[str, Any] = {"nargs": nargs, "help": field.metadata["help"]}
+        if field.metadata.get("positional"):
+            options |= {"default": list(field.default)} if nargs == "*" else {}
+            parser.add_argument(name, type=str, **options)
         else:
-            about_it |= {"action": _Several} if nargs in SEVERAL else {}
-            parser.add_argument(f"--{name}", type=str, default=list(one.default), **about_it)
+            options |= {"action": _Several} if nargs in SEVERAL else {}
+            parser.add_argument(f"--{name}", type=str, default=list(field.default), **options)
     return parser, parser.get_defaults()
 
 
@@ -206,7 +223,7 @@ def _check_numbers(tree: object, name: str = "") -> None:
     """Raise ValueError for `.nan` and `.inf`, which are floats to YAML, and for numbers that would
     be infinite in 32 bits, or do not fit 64 bits."""
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        tree = {one.name: getattr(tree, one.name) for one in dataclasses.fields(tree)}
+        tree = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
     if isinstance(tree, dict):
         for key, value in tree.items():
             _check_numbers(value, f"{name}.{key}" if name else key)
@@ -222,28 +239,28 @@ def _with_homes(config: Any, prefix: str = "") -> Any:
     """The configuration with ~ and ~name at the start of its paths expanded: a shell does so only
     at the start of a word, not after --flag=. Raises ValueError for an empty path."""
     changed: dict[str, Any] = {}
-    for one in dataclasses.fields(config):
-        value = getattr(config, one.name)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            new: Any = _with_homes(value, f"{prefix}{one.name}.")
-        elif one.name in TEXTS:
+            new: Any = _with_homes(value, f"{prefix}{field.name}.")
+        elif field.name in TEXTS:
             continue
-        elif "" in (value, *(value if isinstance(value, tuple) else ())) and _needs_text(one):
-            dashes = "" if one.metadata.get("positional") else "--"
-            raise ValueError(f"{dashes}{prefix}{one.name} is empty; name something or omit it")
+        elif "" in (value, *(value if isinstance(value, tuple) else ())) and _needs_text(field):
+            dashes = "" if field.metadata.get("positional") else "--"
+            raise ValueError(f"{dashes}{prefix}{field.name} is empty; name something or omit it")
         elif isinstance(value, tuple):
             new = tuple(_home(part) for part in value)
         else:
             new = _home(value)
         if new != value:
-            changed[one.name] = new
+            changed[field.name] = new
     return dataclasses.replace(config, **changed) if changed else config
 
 
-def _needs_text(one: dataclasses.Field[object]) -> bool:
+def _needs_text(field: dataclasses.Field[object]) -> bool:
     """True if a field may not be empty, as `--out=$UNSET` would make it: an empty path would be the
     working folder."""
-    return one.default not in ("", None)
+    return field.default not in ("", None)
 
 
 def _home(value: object) -> Any:
@@ -275,8 +292,8 @@ def _with_suggestion(message: str, known: list[str]) -> str:
     if not words.startswith("-"):
         return f"{words:.200} follows no flag that takes it; {flags.QUOTE}"
     flag = words.split()[0].partition("=")[0]
-    near = " or ".join(f"--{name}" for name in help_page.likely_flags(flag, known))
-    return f"unknown flag {flag}" + (f"; did you mean {near}?" if near else "; see --help")
+    likely = " or ".join(f"--{name}" for name in help_page.likely_flags(flag, known))
+    return f"unknown flag {flag}" + (f"; did you mean {likely}?" if likely else "; see --help")
 
 
 def run(
