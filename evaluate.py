@@ -42,7 +42,7 @@ from drawing.sampling_flags import SamplingFlags
 from evaluation.common_records import open_common_records
 from evaluation.held_out_grid import make_grid, place_of_grid
 from evaluation.page import check_is_page, choose_shown, page
-from evaluation.report import make_report
+from evaluation.report import Drawing, make_report
 from evaluation.set_figures import Row, compare, describe_clip, mean_of, measure_real, open_features
 from evaluation.table import as_text
 from model import transformer
@@ -176,8 +176,8 @@ def main(config: EvaluateConfig) -> None:
         answers.append({split: judge(exam, drawer, split, drawn[split]) for split in drawn})
         likeness.append({split: compare(space, references[split], drawn[split]) for split in drawn})
     runs = list(zip(config.checkpoints, answers, strict=True))
-    settings = {name: getattr(config, name) for name in ("pictures", "candidates", "half")}
-    report = make_report(exam, ceilings, runs, settings, unseen)
+    drawing = Drawing(pictures=config.pictures, candidates=config.candidates, half=config.half)
+    report = make_report(exam, ceilings, runs, drawing, unseen)
     report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
     report["seen_by"] = space.name
     trials = try_all(checkpoints[0], records, config)

@@ -4,7 +4,6 @@ drawn ones, and the real picture nearest to the first of them."""
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,6 +11,7 @@ from jaxtyping import UInt8
 from common.html_page import document, image, section, table, text
 from data.exam import TRAIN, Answers, Exam
 from drawing.choosing import Trial
+from evaluation.report import Figures, Report
 from evaluation.set_figures import COLUMNS as LIKENESS
 from evaluation.table import COLUMNS, YARDSTICKS, percent, with_interval
 
@@ -75,7 +75,7 @@ def _shown(
 
 def page(
     title: str,
-    report: Mapping[str, Any],
+    report: Report,
     shown: Mapping[str, Sequence[Shown]],
     trials: Sequence[Trial] = (),
 ) -> str:
@@ -92,7 +92,7 @@ def page(
     return document(title, parts)
 
 
-def _summary(report: Mapping[str, object]) -> str:
+def _summary(report: Report) -> str:
     chosen = f", the best of {count} by CLIP" if (count := report["candidates"]) else ""
     return (
         f"<p>{report['pictures']} pictures of each prompt{chosen}; found among "
@@ -100,7 +100,7 @@ def _summary(report: Mapping[str, object]) -> str:
     )
 
 
-def _figures(report: Mapping[str, Any], split: str) -> str:
+def _figures(report: Figures, split: str) -> str:
     scores, widths = report["splits"][split], report["interval"][split]
     rows = [("drawn", *(with_interval(scores[q], widths[q]) for q in scores))]
     for name in YARDSTICKS:

@@ -1,32 +1,78 @@
 """The figures of evaluate.py as one dictionary, which is printed as a table or as JSON."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from data.exam import TRAIN, Answers, Exam
 from evaluation.scores import interval_of_prompts, interval_of_runs, means
+from evaluation.set_figures import Row
 
+Scores = dict[str, float]
+"""Question → share of right answers in 0..1, or half the width of its interval."""
+BySplit = dict[str, Scores]
 Run = tuple[str, Mapping[str, Answers]]
 """(path of a checkpoint, the answers about its pictures by split)."""
+
+
+class Figures(TypedDict):
+    """The scores of some splits, with their yardsticks."""
+
+    splits: BySplit
+    """Means over the runs."""
+    interval: BySplit
+    """Half the width of a 95 % interval: over the runs if there are several, else over the
+    prompts."""
+    chance: BySplit
+    ceiling: BySplit
+    another: BySplit
+    prompts: dict[str, int]
+    """Split → number of prompts."""
+    runs: dict[str, BySplit]
+    """Path of a checkpoint → its scores."""
+
+
+class Drawing(TypedDict):
+    """The settings with which the pictures were drawn."""
+
+    pictures: int
+    """Pictures of each prompt."""
+    candidates: int
+    """Pictures from which CLIP chose them; 0 = it chose none."""
+    half: str
+
+
+class Report(Figures, Drawing, total=False):
+    """The figures of the held-out splits, and more about the pictures."""
+
+    gallery: int
+    """Number of distinct real pictures."""
+    training: Figures
+    """The same figures of training captions, if some were drawn."""
+    never_seen: dict[str, int]
+    """Split → number of prompts with things that training never showed."""
+    likeness: dict[str, dict[str, Row]]
+    seen_by: str
+    """The features with which likeness is measured."""
+    pairs: list[dict[str, float]]
+    """The trials of guidance and temperature."""
 
 
 def make_report(
     exam: Exam,
     ceilings: Mapping[str, Answers],
     runs: Sequence[Run],
-    settings: Mapping[str, object],
+    drawing: Drawing,
     unseen: Mapping[str, Sequence[str]],
-) -> dict[str, Any]:
-    """The figures of the held-out splits, the `settings` of drawing, and, if training captions were
-    drawn, the same figures of them as `training`.
+) -> Report:
+    """The report without likeness and pairs.
 
     `ceilings` are the answers about the real pictures reconstructed by the VQGAN, by split.
     `unseen` are the prompts with things that training never showed, by split.
     """
     splits = [split for split in exam.rows if split != TRAIN]
-    report = {
+    report: Report = {
         **_figures(exam, ceilings, runs, splits),
-        **settings,
+        **drawing,
         "gallery": len(exam.gallery.features),
     }
     if TRAIN in exam.rows:
@@ -37,10 +83,8 @@ def make_report(
 
 def _figures(
     exam: Exam, ceilings: Mapping[str, Answers], runs: Sequence[Run], splits: Sequence[str]
-) -> dict[str, Any]:
-    """The scores of the splits as shares in 0..1, with chance and ceiling. `interval` is half the
-    width of a 95 % interval: over the runs if there are several, else over the prompts."""
-    report: dict[str, Any] = {
+) -> Figures:
+    report: Figures = {
         "splits": {},
         "interval": {},
         "chance": {},

@@ -1,8 +1,9 @@
 """The report of evaluate.py as text: a table for each split, and what its columns mean."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal
 
+from evaluation.report import Figures, Report
 from evaluation.set_figures import as_lines, legend
 
 HALVES = {"tune": "the tune half", "report": "the report half", "all": "both halves"}
@@ -34,7 +35,7 @@ LEGEND = {
     "both": "concept and style are right",
     "nn_is_train": "the nearest real picture was trained on",
 }
-YARDSTICKS = {
+YARDSTICKS: dict[Literal["chance", "ceiling", "another"], str] = {
     "chance": "random real pictures",
     "ceiling": "the real pictures, reconstructed by the VQGAN",
     "another": "each real picture among all other real ones, as a good picture that is not a copy",
@@ -42,7 +43,7 @@ YARDSTICKS = {
 """Row of the table that drawn pictures are compared with → its explanation."""
 
 
-def as_text(report: Mapping[str, Any]) -> str:
+def as_text(report: Report) -> str:
     """A table in per cent for each split, and a legend of its columns."""
     lines = []
     for split in report["splits"]:
@@ -71,7 +72,7 @@ def as_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _table(split: str, report: Mapping[str, Any]) -> list[str]:
+def _table(split: str, report: Figures) -> list[str]:
     scores, widths = report["splits"][split], report["interval"][split]
     lines = [row("", [COLUMNS.get(q, q) for q in scores])]
     if len(report["runs"]) > 1:
