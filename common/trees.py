@@ -15,7 +15,7 @@ def path_name(path: Iterable[object]) -> str:
     return "/".join(str(getattr(part, "key", getattr(part, "name", part))) for part in path)
 
 
-def map_named(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> Any:
+def map_named(function: Callable[..., object], tree: PyTree, *rest: PyTree) -> PyTree:
     """`jax.tree.map` of `function(name, leaf, ...)`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: function(path_name(path), *leaves), tree, *rest

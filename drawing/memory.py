@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jaxtyping import PyTree
 
 from common.terminal import is_out_of_memory
 from training.devices.devices import Devices
@@ -41,7 +42,7 @@ def within_memory(
     """
     programs: dict[Any, Program] = {}
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(arguments)
         key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if key not in programs:
@@ -54,7 +55,7 @@ def within_memory(
     return call
 
 
-def _check_room(compiled: Any, devices: Devices, rows: int, room: int) -> None:
+def _check_room(compiled: jax.stages.Compiled, devices: Devices, rows: int, room: int) -> None:
     found = compiled.memory_analysis()
     if found is None:  # this backend does not say
         return

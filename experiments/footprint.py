@@ -15,7 +15,6 @@ runtime.prepare()
 import importlib.util
 import os
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +118,7 @@ def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfi
     return training
 
 
-def memory_of(device: Any) -> float:
+def memory_of(device: jax.Device) -> float:
     """Memory of a device in GiB; 0 for CPUs. Raises ValueError if it is unknown."""
     if device.platform != "cpu" and device.device_kind not in MEMORY_GIB:
         raise ValueError(
@@ -128,7 +127,7 @@ def memory_of(device: Any) -> float:
     return MEMORY_GIB.get(device.device_kind, 0)
 
 
-def describe_devices(topology: str) -> list[Any]:
+def describe_devices(topology: str) -> list[jax.Device]:
     """The devices of a topology, whether this machine has them or not.
 
     Raises:
@@ -151,7 +150,7 @@ def describe_devices(topology: str) -> list[Any]:
     return list(described.devices)
 
 
-def _virtual_devices(count: int) -> list[Any]:
+def _virtual_devices(count: int) -> list[jax.Device]:
     if count < 1:
         raise ValueError("a topology of CPUs is cpu:N with N at least 1, such as cpu:8")
     try:
