@@ -118,10 +118,10 @@ def make_drawing(studio: Studio) -> Callable[..., Iterator[tuple[Shown, str]]]:
 
     def draw(*values: Any) -> Iterator[tuple[Shown, str]]:
         try:
-            asked = request(*values)
-            remarks = "\n".join(studio.remarks(asked))
-            for pictures in studio.draw(asked):
-                names = [f"seed {asked.seed} · {k}" for k in range(asked.number)]
+            order = request(*values)
+            remarks = "\n".join(studio.remarks(order))
+            for pictures in studio.draw(order):
+                names = [f"seed {order.seed} · {k}" for k in range(order.number)]
                 yield list(zip(map(show, pictures), names, strict=True)), remarks
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
@@ -170,9 +170,9 @@ def make_page(studio: Studio, known: Shown) -> Any:
                 return known[int(chosen.index)][1]
 
             below.select(choose, None, prompt, api_name=False, queue=False)
-        asked = [prompt, style, negative, number, guidance, temperature, seed]
+        inputs = [prompt, style, negative, number, guidance, temperature, seed]
         for start in (button.click, prompt.submit):
-            start(make_drawing(studio), asked, [pictures, about], api_name="draw")
+            start(make_drawing(studio), inputs, [pictures, about], api_name="draw")
     return page
 
 

@@ -200,9 +200,9 @@ def ask(
 ) -> tuple[EvaluateConfig, Exam, dict[str, list[str]]]:
     """The exam, the half of the prompts that it uses, and the prompts with things that training
     never showed. Raises ValueError for more pictures than memory holds."""
-    asked = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
-    selection = with_prompts(records, asked)
-    if selection != asked:
+    wanted = Selection(config.splits, config.half, config.max_prompts, config.max_gallery)
+    selection = with_prompts(records, wanted)
+    if selection != wanted:
         print("few pictures are held out: both halves of them are asked for", file=sys.stderr)
         config = replace(config, half=selection.half)
     unseen = find_unseen(records, selection)

@@ -211,12 +211,12 @@ def _check(
 def write(config: EncodedConfig, found: _Rows, codebook_size: int) -> int:
     """Write the records. Returns the number of truncated captions."""
     with tempfile.TemporaryDirectory() as temporary:
-        made, folder = Path(temporary) / "made", Path(temporary) / "tokenizer"
+        trained, folder = Path(temporary) / "trained", Path(temporary) / "tokenizer"
         if config.tokenizer is None:
             both = zip(found.captions, found.splits, strict=True)
             training = (text for pairs, split in both if split == TRAIN for text, _ in pairs)
-            train_tokenizer(training, config.vocab_size, made)
-        given = Path(config.tokenizer) if config.tokenizer else made
+            train_tokenizer(training, config.vocab_size, trained)
+        given = Path(config.tokenizer) if config.tokenizer else trained
         copy_tokenizer(given, folder, config.normalizer or normalizer_of(given))
         tokenizer = open_captions(folder)
         every = [text for pairs in found.captions for text, _ in pairs]

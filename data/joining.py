@@ -92,10 +92,10 @@ def join_shards(
     found = _sum_up(shards)
     _check_usable(source, shards, found, pictures.held_out)
     with tempfile.TemporaryDirectory() as temporary:
-        made, folder = Path(temporary) / "made", Path(temporary) / "tokenizer"
+        trained, folder = Path(temporary) / "trained", Path(temporary) / "tokenizer"
         if options.tokenizer is None:
-            train_tokenizer(_training_texts(shards), options.vocab_size, made)
-        given = options.tokenizer or made
+            train_tokenizer(_training_texts(shards), options.vocab_size, trained)
+        given = options.tokenizer or trained
         copy_tokenizer(given, folder, options.normalizer or normalizer_of(given))
         tokenizer = open_captions(folder)
         skipped = _first_skipped(shards, _MAX_NAMED)

@@ -117,8 +117,8 @@ def choose_rows(records: Records, count: int) -> Int64[np.ndarray, " p"]:
     """The rows of the examples whose captions are drawn: held-out ones of the tune half first, then
     training ones, evenly spaced."""
     tune = Selection(half="tune", max_prompts=0)
-    held = [choose_prompts(records, split, tune) for split in records.held_out_splits]
-    rows = evenly(np.concatenate([*held, np.zeros(0, np.int64)]), count)
+    held_out = [choose_prompts(records, split, tune) for split in records.held_out_splits]
+    rows = evenly(np.concatenate([*held_out, np.zeros(0, np.int64)]), count)
     return np.concatenate([rows, evenly(records.rows("train"), count - len(rows))])
 
 

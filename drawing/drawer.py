@@ -89,11 +89,11 @@ class Drawer:
         params = self.place(params)
         text_tokens, text_mask, _ = self.tokenizer.encode(prompts, self.model.text_length)
         numbers = np.array(seeds, np.uint32)
-        given = () if first_tokens is None else self._first_and_kept(first_tokens)
+        first_and_kept = () if first_tokens is None else self._first_and_kept(first_tokens)
         for rows, count in batches_of(self.batch_size, len(prompts)):
             with explain_out_of_memory(self.rows_per_call):
                 read = text_tokens[rows], text_mask[rows], numbers[rows]
-                tokens = np.asarray(self.sample(params, *read, *given))
+                tokens = np.asarray(self.sample(params, *read, *first_and_kept))
                 check_finite([prompts[row] for row in rows], tokens)
                 pictures = self.decode_batch(tokens)
             yield tokens[:count], pictures[:count]

@@ -80,10 +80,10 @@ def main() -> None:
     for name in ("npm", "deb", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--part", choices=("emoji", "foreign"), help="one tar of the two")
-    given = parser.parse_args()
-    for part, pictures in (("emoji", emoji(given.npm)), ("foreign", foreign(given.deb))):
-        if given.part in (None, part):
-            write_tar(given.out, part, pictures)
+    arguments = parser.parse_args()
+    for part, pictures in (("emoji", emoji(arguments.npm)), ("foreign", foreign(arguments.deb))):
+        if arguments.part in (None, part):
+            write_tar(arguments.out, part, pictures)
 
 
 def write_tar(out: Path, part: str, pictures: Iterator[tuple[str, str, bytes]]) -> None:

@@ -34,14 +34,16 @@ def main() -> None:
     parser.add_argument("tokenizers", nargs="+")
     parser.add_argument("--grid", type=Path)
     parser.add_argument("--most", type=int, default=1000, help="most pictures per split")
-    given = parser.parse_args()
-    opened = [pretrained.load(path) for path in given.tokenizers]
-    sets, _ = read_sets(PicturesConfig(source=(given.source,)), opened[0][0].image_size)
-    held_out = {name: evenly_spaced([p], given.most) for name, p in sets.items() if name != TRAIN}
+    arguments = parser.parse_args()
+    opened = [pretrained.load(path) for path in arguments.tokenizers]
+    sets, _ = read_sets(PicturesConfig(source=(arguments.source,)), opened[0][0].image_size)
+    held_out = {
+        name: evenly_spaced([p], arguments.most) for name, p in sets.items() if name != TRAIN
+    }
     shown = evenly_spaced([*held_out.values()], SHOWN)
     rows = [shown]
     print(f"{'':32}{'pictures':>9}{'dB':>8}{'SSIM':>8}{'hue':>8}{'used %':>8}{'perplexity':>12}")
-    for path, (config, params) in zip(given.tokenizers, opened, strict=True):
+    for path, (config, params) in zip(arguments.tokenizers, opened, strict=True):
         reconstruct = make_reconstruction(build(config))
         for name, pictures in held_out.items():
             found = reconstruct_all(reconstruct, params, pictures)
@@ -49,8 +51,8 @@ def main() -> None:
             print(f"{path[-20:]:20} {name[-11:]:11}{len(pictures):>9,}{text}", flush=True)
         painted = reconstruct_all(reconstruct, params, shown)["reconstruction"]
         rows.append(to_bytes(painted))
-    if given.grid:
-        Image.fromarray(lay_out(rows)).save(given.grid)
+    if arguments.grid:
+        Image.fromarray(lay_out(rows)).save(arguments.grid)
 
 
 def figures(

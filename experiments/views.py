@@ -46,22 +46,26 @@ def main() -> None:
     parser.add_argument("--held_out", type=float, default=0.15)
     parser.add_argument("--out", type=Path, default=Path("runs/views"))
     parser.add_argument("more", nargs="*", help="further flags of train.py, after --")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     found = []
-    for views in given.views:
-        records = given.out / f"records{views}"
+    for views in arguments.views:
+        records = arguments.out / f"records{views}"
         call(
-            *("-m", "data.encode", f"--source={given.source}", f"--out={records}"),
-            *(f"--views={views}", f"--held_out={given.held_out}"),
+            *("-m", "data.encode", f"--source={arguments.source}", f"--out={records}"),
+            *(f"--views={views}", f"--held_out={arguments.held_out}"),
         )
-        for seed in given.seeds:
-            run = given.out / f"views{views}_seed{seed}"
+        for seed in arguments.seeds:
+            run = arguments.out / f"views{views}_seed{seed}"
             call(
                 *("train.py", "--config=presets/own.yaml", f"--data.records={records}"),
                 *(f"--output_dir={run}", f"--seed={seed}", "--training.epochs=0"),
-                *(f"--training.steps={given.steps}", "--choose_sampling=false", "--grids.every=0"),
-                f"--training.eval_every={max(given.steps // 20, 1)}",
-                *given.more,
+                *(
+                    f"--training.steps={arguments.steps}",
+                    "--choose_sampling=false",
+                    "--grids.every=0",
+                ),
+                f"--training.eval_every={max(arguments.steps // 20, 1)}",
+                *arguments.more,
             )
             found.append(Run(views, seed, read_losses(run / "metrics.jsonl")))
     print("\n".join(table(found)))

@@ -114,8 +114,8 @@ def open_coco(tree: Tree, config: ReadingConfig) -> Source | None:
 
 def open_flickr(tree: Tree, config: ReadingConfig) -> Source | None:
     """Flickr8k's captions.txt and Flickr30k's results.csv."""
-    known = ("captions.txt", "results.csv", "flickr8k.token.txt", "results_20130124.token")
-    names = [n for n in tree.names if last_part(n).lower() in known]
+    table_names = ("captions.txt", "results.csv", "flickr8k.token.txt", "results_20130124.token")
+    names = [n for n in tree.names if last_part(n).lower() in table_names]
     return _open_listed(tree, names, config, "flickr", "Flickr captions")
 
 

@@ -180,10 +180,10 @@ def _find(path: str) -> list[Path]:
         if ending_of(one.name) in SPREADSHEETS:
             raise ValueError(f"{printable(str(one))} is a spreadsheet; save it as CSV")
         if not one.is_file() or not (is_picture(one.name) or ending_of(one.name) in _FILES):
-            known = ", ".join(f".{ending}" for ending in _FILES)
+            endings = ", ".join(f".{ending}" for ending in _FILES)
             raise ValueError(
                 f"{printable(str(one))} is not a .tar file (unpack compressed ones first), "
-                f"and none of {known}"
+                f"and none of {endings}"
             )
     return found
 

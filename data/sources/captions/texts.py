@@ -230,19 +230,19 @@ def unescape(text: str) -> str:
 def attributes_from(about: Mapping[str, object]) -> dict[str, str]:
     """The columns of numbers and short texts, except captions, as text. They are stored in each
     example's line; data/column_files.py stores all columns."""
-    kept = {
+    attributes = {
         name: str(value)
         for name, value in about.items()
         if isinstance(value, str | int | float) and name.lower() not in _NOT_KEPT
         if name and len(name) <= _LONGEST and len(str(value)) <= _LONGEST
     }
-    return dict(list(kept.items())[:_MOST_COLUMNS])
+    return dict(list(attributes.items())[:_MOST_COLUMNS])
 
 
 def columns_from(about: Mapping[str, object]) -> tuple[Json, list[str]]:
     """The columns of a row that can be stored, and notes about the others. Numbers, texts and
     booleans are unchanged; lists and structs become JSON; other values become text."""
-    kept: Json = {}
+    columns: Json = {}
     notes = []
     for name, value in about.items():
         if not isinstance(name, str) or not name or value is None:
@@ -259,5 +259,5 @@ def columns_from(about: Mapping[str, object]) -> tuple[Json, list[str]]:
                 f"texts of column {name:.60} beyond {_LONGEST_CELL:,} letters are not kept"
             )
         else:
-            kept[name] = value
-    return kept, notes
+            columns[name] = value
+    return columns, notes

@@ -48,16 +48,16 @@ def without_secrets(address: str) -> str:
 def check_scheme(address: str) -> str:
     """The scheme of an address. Raises ValueError if it is not supported."""
     scheme = scheme_of(address)
-    known = ", ".join(f"{name}://" for name in PACKAGES if name != "memory")
+    schemes = ", ".join(f"{name}://" for name in PACKAGES if name != "memory")
     shown = printable(address)
     if scheme == "pipe":
         raise ValueError(
             f"{shown} would run a command, which is never done (pipe); name the address that the "
-            f"command reads, one of {known}"
+            f"command reads, one of {schemes}"
         )
     if scheme not in PACKAGES or "::" in address or "://" not in address:
         raise ValueError(
-            f"{shown} is an address ({scheme}) that is not read; {known} are, and the disks of "
+            f"{shown} is an address ({scheme}) that is not read; {schemes} are, and the disks of "
             f"this machine: download it or mount it first"
         )
     return scheme

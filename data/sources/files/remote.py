@@ -237,8 +237,8 @@ def open_folder(address: str) -> RemotePath:
             entries[name] = (full, info)
     if is_web:  # its listings have no sizes
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            asked = list(pool.map(lambda one: _ask(system, one[0]), entries.values()))
-        entries = {n: (e[0], i) for (n, e), i in zip(entries.items(), asked, strict=True)}
+            infos = list(pool.map(lambda one: _ask(system, one[0]), entries.values()))
+        entries = {n: (e[0], i) for (n, e), i in zip(entries.items(), infos, strict=True)}
     shown = shown.rstrip("/")
     files = {n: _entry(full, f"{shown}/{n}", info) for n, (full, info) in entries.items()}
     return _open_mirror(system, shown, files)
@@ -268,9 +268,9 @@ def _folder() -> str:
             number = other.name.removeprefix(_PREFIX).partition("-")[0]
             if number.isdigit() and not Path("/proc", number).exists() and _is_ours(other):
                 shutil.rmtree(other, ignore_errors=True)
-        made = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
-        _folders[os.getpid()] = made
-        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
+        _folders[os.getpid()] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return _folders[os.getpid()]
 
 

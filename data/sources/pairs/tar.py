@@ -72,16 +72,16 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
     pairs = []
     for begin, end in _parts(listing):
         names = [_plain(n) if n[:1] in ("/", ".") else n for n in listing.names[begin:end]]
-        kept = [_is_kept(name, listing.sizes[begin + i]) for i, name in enumerate(names)]
-        pictures = [i for i, name in enumerate(names) if kept[i] and is_picture(name)]
+        is_kept = [_is_kept(name, listing.sizes[begin + i]) for i, name in enumerate(names)]
+        pictures = [i for i, name in enumerate(names) if is_kept[i] and is_picture(name)]
         for i, name in enumerate(names):
             if not listing.sizes[begin + i]:
                 unused.add("members without a byte", f"{path.name}/{name}")
-            elif not kept[i]:
+            elif not is_kept[i]:
                 unused.add("hidden members, such as macOS adds", f"{path.name}/{name}")
             elif not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
                 unused.add("members that are neither pictures nor captions", f"{path.name}/{name}")
-        texts = [name if kept[i] else "" for i, name in enumerate(names)]
+        texts = [name if is_kept[i] else "" for i, name in enumerate(names)]
         pairs += [
             Pair(p.key, begin + p.picture, tuple((e, begin + i) for e, i in p.texts))
             for p in pair(texts, pictures, unused, is_webdataset=True)

@@ -47,7 +47,7 @@ class Columns:
 def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = "") -> Columns | None:
     """The columns of a table, or None if no column names pictures of the source."""
     names = list(dict.fromkeys(name for row in rows for name in row if name != BEYOND))
-    order = {known: i for i, known in enumerate(PATH_COLUMNS)}
+    order = {name: i for i, name in enumerate(PATH_COLUMNS)}
     best = (0, 0, "")
     for name in names:
         paths = [path_in(row.get(name)) for row in rows]
@@ -60,8 +60,8 @@ def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = ""
     is_named = path.lower() in PATH_COLUMNS
     head = None if is_named or not places.find(path, beside, split) else {n: n for n in names}
     others = [name for name in names if name != path and _is_text(rows, name)]
-    known = texts.caption_columns(names)
-    return Columns(path, "" if known or len(others) != 1 else others[0], by_number, head)
+    caption_columns = texts.caption_columns(names)
+    return Columns(path, "" if caption_columns or len(others) != 1 else others[0], by_number, head)
 
 
 def _is_numbered(name: str, rows: Sequence[Row], places: Places) -> bool:
