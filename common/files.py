@@ -129,10 +129,10 @@ def _remove_abandoned(place: Path, age: int) -> None:
         inside = [p for p in place.iterdir() if p != lock]
         if len(inside) > 1 or idle < age:  # no writer of ours makes a second entry
             return
-        held = None
+        is_locked = None
         with lock.open("r+b") if lock.exists() else contextlib.nullcontext() as file:
-            held = _lock(file.fileno()) if file else None
-            if held or (held is None and idle > OLD):
+            is_locked = _lock(file.fileno()) if file else None
+            if is_locked or (is_locked is None and idle > OLD):
                 shutil.rmtree(place, ignore_errors=True)
 
 

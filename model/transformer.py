@@ -160,10 +160,12 @@ class Transformer:
         )
         empty = jnp.zeros((len(text_mask), *shape), self.dtype)
 
-        def one(layer: DecoderLayer) -> LayerCache:
+        def layer_cache(layer: DecoderLayer) -> LayerCache:
             return LayerCache(empty, empty, *layer.cross_attention.keys_values(encoder_states))
 
-        layers = [one(layer) for layer in self._layers(params, self._network(params), "decoder")]
+        layers = [
+            layer_cache(layer) for layer in self._layers(params, self._network(params), "decoder")
+        ]
         return Cache(layers, text_mask.astype(bool))
 
     def decoder(self, params: Params) -> DecodeStep:

@@ -77,8 +77,8 @@ def find_devices(config: ParallelConfig) -> Devices:
     """The configured devices of all processes. Raises ValueError if there are too few, or if they
     do not fit the configured mesh."""
     local = jax.local_devices()
-    wanted = os.environ.get("JAX_PLATFORMS", "")
-    if local[0].platform == "cpu" and wanted != "cpu" and shutil.which("nvidia-smi"):
+    platform = os.environ.get("JAX_PLATFORMS", "")
+    if local[0].platform == "cpu" and platform != "cpu" and shutil.which("nvidia-smi"):
         print(
             "a GPU is here and unused: jax is installed without CUDA; "
             "`make quickstart ACCELERATOR=gpu` installs the matching one",

@@ -158,7 +158,7 @@ class Checkpoints:
 
     def _metrics(self, step: int) -> dict[str, float]:
         try:
-            return self._record(step, together=False)["metrics"]
+            return self._record(step, collective=False)["metrics"]
         except ValueError:
             return {}
 
@@ -279,8 +279,8 @@ class Checkpoints:
                     raise ValueError(f"{name} has other bits than were saved")
         return found
 
-    def _record(self, step: int, together: bool = True) -> Json:
-        with self._readable(step, together):
+    def _record(self, step: int, collective: bool = True) -> Json:
+        with self._readable(step, collective):
             record = self._store.record(step)
             if json_digest({k: v for k, v in record.items() if k != "digest"}) != record["digest"]:
                 raise ValueError("its JSON has other bits than were saved")
@@ -292,9 +292,9 @@ class Checkpoints:
         return record
 
     @contextlib.contextmanager
-    def _readable(self, step: int, together: bool = True) -> Iterator[None]:
+    def _readable(self, step: int, collective: bool = True) -> Iterator[None]:
         """A context that turns errors of a step's files into DamagedError with one line that names
-        the step. With `together`, an error in one process is raised in all, so that none waits."""
+        the step. If `collective`, an error in one process is raised in all, so none waits."""
         name, problem = self._store.name(step), None
         try:
             yield
@@ -304,7 +304,7 @@ class Checkpoints:
             if "RESOURCE_EXHAUSTED" in str(error):  # no fault of the files
                 raise
             problem = error
-        is_well = in_all_processes(problem is None) if together else problem is None
+        is_well = in_all_processes(problem is None) if collective else problem is None
         if not is_well:
             reason = _first_line(problem) if problem else "another process could not read its part"
             raise DamagedError(f"checkpoint {name} is damaged: {reason}") from problem

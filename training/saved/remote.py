@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -114,6 +114,19 @@ def address(store: Store) -> str:
     return f"{scheme}://{spec.get('bucket', '')}{'/' if 'bucket' in spec else ''}{spec['path']}"
 
 
+class _Copy(NamedTuple):
+    """A copy of the part of an array that this process writes, because training reuses the memory
+    of the array."""
+
+    shape: tuple[int, ...]
+    """Of the whole array."""
+    dtype: np.dtype
+    chunk: tuple[int, ...]
+    """Shape of the chunks in the store."""
+    shards: list[tuple[tuple[slice, ...], np.ndarray]]
+    """(place in the array, values) of each shard that this process writes."""
+
+
 class ObjectSteps:
     """Steps as objects: STEP/… and whole/STEP.PROCESS-of-PROCESSES."""
 
@@ -145,33 +158,30 @@ class ObjectSteps:
                 problem = error
         if not in_all_processes(problem is None):
             raise problem or UnreachableError("process 0 cannot reach it")
-        pieces = {
-            object_name(name): (leaf.shape, leaf.dtype, _cut(leaf), _pieces(leaf))
-            for name, leaf in named_leaves(items)
-        }
-        self._writing = self._thread.submit(self._write, step, pieces, record, first)
+        copies = {object_name(name): _copy(leaf) for name, leaf in named_leaves(items)}
+        self._writing = self._thread.submit(self._write, step, copies, record, first)
 
     def _write(
-        self, step: int, pieces: Mapping[str, Any], record: object, first: Callable[[], None]
+        self, step: int, copies: Mapping[str, _Copy], record: object, first: Callable[[], None]
     ) -> None:
         first()
         me, is_first = jax.process_index(), jax.process_index() == 0
         writes = []
-        for name, (shape, dtype, cut, held) in pieces.items():
-            if not held and not is_first:
+        for name, copy in copies.items():
+            if not copy.shards and not is_first:
                 continue
             # Process 0 writes an array's metadata; the others trust it.
             array = ts.open(
                 {"driver": "zarr3", "store_data_equal_to_fill_value": True},
                 kvstore=self._store / f"{step}/{name}/",
-                dtype=ts.dtype(dtype),
-                shape=shape,
-                chunk_layout=ts.ChunkLayout(chunk_shape=cut),
+                dtype=ts.dtype(copy.dtype),
+                shape=copy.shape,
+                chunk_layout=ts.ChunkLayout(chunk_shape=copy.chunk),
                 create=is_first,
                 open=not is_first,
                 assume_metadata=not is_first,
             ).result()
-            writes += [array[index].write(data) for index, data in held]
+            writes += [array[index].write(data) for index, data in copy.shards]
         problems = [write.exception() for write in writes]  # none is under way after this
         if failed := [problem for problem in problems if problem is not None]:
             raise failed[0]
@@ -247,7 +257,7 @@ class ObjectSteps:
             )
 
         with reachable(self._store), ThreadPoolExecutor(READERS) as readers:
-            found = list(readers.map(lambda one: read(*one), named_leaves(wanted)))
+            found = list(readers.map(lambda named: read(*named), named_leaves(wanted)))
         return jax.tree.unflatten(jax.tree.structure(wanted), found)
 
     def reload(self) -> None:
@@ -263,7 +273,7 @@ def object_name(path: str) -> str:
     return re.sub(r"\W+", "/", path).strip("/")
 
 
-def _cut(leaf: jax.Array) -> tuple[int, ...]:
+def _chunk_shape(leaf: jax.Array) -> tuple[int, ...]:
     """The shape of the chunks: the shape of the shards on the devices, or a part of it."""
     shape = [max(size, 1) for size in leaf.sharding.shard_shape(leaf.shape)]
     for axis in range(leaf.ndim):
@@ -272,7 +282,7 @@ def _cut(leaf: jax.Array) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _pieces(leaf: jax.Array) -> list[tuple[tuple[slice, ...], np.ndarray]]:
-    """Copies of the chunks that this process writes, because training reuses their memory."""
-    held = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
-    return [(shard.index, np.array(shard.data)) for shard in held]
+def _copy(leaf: jax.Array) -> _Copy:
+    own = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
+    shards = [(shard.index, np.array(shard.data)) for shard in own]
+    return _Copy(leaf.shape, leaf.dtype, _chunk_shape(leaf), shards)

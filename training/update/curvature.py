@@ -60,15 +60,19 @@ def top_eigenvalue(update: Update) -> Mapping[str, Array]:
     zeros = jax.tree.map(jnp.zeros_like, start)
     unit = _scaled(start, 1 / whole_norm(start))
 
-    def turn(state: tuple[PyTree, PyTree, Array], _: None) -> tuple[PyTree, tuple[Array, Array]]:
-        before, now, beta = state
-        image = _hessian_times(recompute, now)
-        alpha = _dot(image, now)
-        rest = jax.tree.map(lambda w, v, old: w - alpha * v - beta * old, image, now, before)
+    def lanczos_step(
+        state: tuple[PyTree, PyTree, Array], _: None
+    ) -> tuple[PyTree, tuple[Array, Array]]:
+        previous, vector, beta = state
+        image = _hessian_times(recompute, vector)
+        alpha = _dot(image, vector)
+        rest = jax.tree.map(lambda w, v, old: w - alpha * v - beta * old, image, vector, previous)
         beta = whole_norm(rest)
-        return (now, _scaled(rest, 1 / jnp.maximum(beta, 1e-20)), beta), (alpha, beta)
+        return (vector, _scaled(rest, 1 / jnp.maximum(beta, 1e-20)), beta), (alpha, beta)
 
-    _, (alphas, betas) = jax.lax.scan(turn, (zeros, unit, jnp.float32(0)), None, length=LANCZOS)
+    _, (alphas, betas) = jax.lax.scan(
+        lanczos_step, (zeros, unit, jnp.float32(0)), None, length=LANCZOS
+    )
     # Once the Krylov space is exhausted, later coefficients are rounding errors.
     alive = jnp.cumprod(jnp.concatenate([jnp.ones(1), betas[:-1] > 1e-5 * jnp.abs(alphas).max()]))
     links = betas[:-1] * alive[1:]

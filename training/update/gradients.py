@@ -109,7 +109,7 @@ class Gradients(Generic[B]):
         if not wants_parts:
             grads, found = accumulate(gradient, both, count)
             return (unscaled(grads), found), None
-        (grads, found), kept = accumulate_parts(
-            gradient, both, count, lambda one: (unscaled(one[0]), one[1][0])
+        (grads, found), parts = accumulate_parts(
+            gradient, both, count, lambda result: (unscaled(result[0]), result[1][0])
         )
-        return (unscaled(grads), found), kept
+        return (unscaled(grads), found), parts
