@@ -67,8 +67,8 @@ def drawn(config: ModelConfig) -> Callable[[jax.Array], Any]:
 
 @cache
 def first_vqgan(config: VQGANConfig, seed: int = 0) -> Any:
-    """The parameters of a VQGAN before any update. Callers must not donate them."""
-    return jax.jit(autoencoder.build(config).init)(jax.random.key(seed))
+    """The parameters of a VQGAN before any update, as `first_params`."""
+    return autoencoder.build(config).init(jax.random.key(seed))
 
 
 @cache

@@ -21,11 +21,13 @@ from data.records import open_records
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from tests.first_states import create_eagerly
 from tests.tiny import ONE_LEVEL_VQGAN, drawn, first_vqgan
 from training import session
 from training.config import CheckpointConfig
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import copy_once
+from training.update import shared
 from training.update.programs import Programs
 from training.update.state import TrainState
 from vqgan import pretrained as pretrained_vqgan
@@ -79,11 +81,12 @@ def share_programs(
     request: pytest.FixtureRequest, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`train.main` compiles an update once for all tests whose runs differ in length, seed or rate
-    only. That this changes no bit is tested in training/test_shared.py. Tests marked own_programs
-    compile as train.py does.
+    only. That this changes no bit is tested in training/test_shared.py. Their first states are made
+    without jit. Tests marked own_programs compile as train.py does.
     """
     if request.node.get_closest_marker("own_programs") is None:
         monkeypatch.setattr(train, "train", partial(session.train, programs=programs))
+        monkeypatch.setattr(shared, "create", create_eagerly)
 
 
 @pytest.fixture(scope="session")

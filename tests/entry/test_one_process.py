@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from command_line.parser import parse_config
 from config import Config
 from tests.entry.test_train import TINY
@@ -11,6 +13,7 @@ from training.update.programs import Programs
 from trials.one_process import train_here
 
 
+@pytest.mark.own_programs
 def test_train_here_is_train_py(records_folder: Path, tmp_path: Path) -> None:
     """A run in this process has the rows, the log text and the exit codes of a separate process."""
     flags = [*TINY, f"--data.records={records_folder}", "--training.eval_every=0"]

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.first_states import create_eagerly
 from tests.tiny import TINY_VQGAN
 from tests.vqgan.examples import FLAX, GUMBEL, settings
+from training.update import shared
 from vqgan.config import VQGANConfig
 
 
@@ -45,3 +47,9 @@ def source(tmp_path_factory):
         pixels[y : y + 8, x : x + 8] = random.integers(0, 255, 3)
         Image.fromarray(pixels).save(folder / f"{i:02d}.png")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def create_states_eagerly(monkeypatch):
+    """First states of runs are made without jit, except those of fixtures of modules."""
+    monkeypatch.setattr(shared, "create", create_eagerly)
