@@ -120,14 +120,16 @@ def parse_config(
     words = [*(f"--{name}={value}" for name, value in resets.items()), *words]
     is_help = not {"-h", "--help"}.isdisjoint(words)
     parser, defaults = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
-    if is_help or from_files:
+    positional = {one.name for one in settings if one.field.metadata.get("positional")}
+    if is_help or positional & from_files.keys():
         parser = copy.deepcopy(parser)  # its defaults change
         parser.opening = help_page.first_screen(config_class, prog, about, first)
         parser.set_defaults(from_files)
     try:
         several = {name for name in flags.several_valued(config_class) if "." in name}
         words = flags.join_repeated(words, several, _load)
-        parsed = _parse(parser, defaults, from_files, words)
+        required = {one.name for one in settings if help_page.is_required(one)}
+        parsed = _parse(parser, defaults, from_files, required, words)
     except ValueError as error:
         leaves = [setting.name for setting in settings if not setting.is_section]
         raise ValueError(_with_suggestion(_in_words(str(error)), ["config", *leaves])) from None
@@ -164,17 +166,23 @@ def _build(config_class: type[T], parser: _OneLineParser, parsed: Namespace) -> 
 
 
 def _parse(
-    parser: _OneLineParser, defaults: Namespace, from_files: dict[str, Any], words: list[str]
+    parser: _OneLineParser,
+    defaults: Namespace,
+    from_files: dict[str, Any],
+    required: set[str],
+    words: list[str],
 ) -> Namespace:
     """Defaults, overridden by the values of files by dotted name, overridden by words. jsonargparse
-    would join the defaults, too, but checks all of them at each call, in ten times the time."""
+    would join them, too, but checks all values at each call, in ten times the time; the values of
+    files have the types of their fields."""
     named = flags.flag_names(words)
-    start = Namespace()
-    for name, value in from_files.items():
-        if name not in named:  # a flag of several words would add to the file's
-            start[name] = value
-    parsed = defaults.clone()
     prints_all = "print_config" in named
+    start, parsed = Namespace(), defaults.clone()
+    for name, value in from_files.items():
+        parsed[name] = tuple(value) if isinstance(value, list) else value
+        # A flag of several words would add to the file's.
+        if prints_all or (name in required and name not in named):
+            start[name] = value
     parsed.update(parser.parse_args(words, namespace=start, defaults=prints_all))
     return parsed
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from command_line.parser import parse_config, run
+from common.settings import to_yaml
 from common.terminal import command, printable
 from config import Config, from_yaml
 from data.check import CheckConfig
@@ -280,3 +281,10 @@ def test_what_one_command_line_is_given_does_not_reach_the_next() -> None:
     given = parse_config(Config, ['--optim.freeze=["a"]', "--allow_changes", "seed"])
     assert (given.optim.freeze, given.allow_changes) == (("a",), ("seed",))
     assert parse_config(Config, []) == Config()
+
+
+def test_a_file_of_all_settings_is_read_as_their_types(tmp_path: Path) -> None:
+    given = ['--optim.freeze=["a"]', "--optim.learning_rate=1", "--allow_changes", "seed"]
+    config = parse_config(Config, given)
+    (tmp_path / "all.yaml").write_text(to_yaml(config))
+    assert repr(parse_config(Config, [f"--config={tmp_path}/all.yaml"])) == repr(config)
