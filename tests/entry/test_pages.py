@@ -83,7 +83,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 SHIPPED = "demo_large"
 """A model that a fresh clone has."""
-WHOLE = [one for one in dict.fromkeys(commands()) if "demo/examples.parquet" in one]
+WHOLE = [one for one in dict.fromkeys(commands()) if "/examples.parquet" in one]
 """Commands that end quickly in a fresh clone."""
 
 
@@ -125,8 +125,8 @@ def test_the_five_lines_run_in_a_folder_of_pictures(
     clone: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """README's five lines run, with the tiny run in place of the demo."""
-    (clone / "demo").unlink()
-    (clone / "demo").symlink_to(run_folder)
+    (clone / "demo_large").unlink()
+    (clone / "demo_large").symlink_to(run_folder)
     generator = np.random.default_rng(0)
     for number in range(60):
         picture = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8))
