@@ -255,7 +255,7 @@ class Checkpoints:
         saved = self.digests(step)
         item = "ema" if any(name.startswith("ema/") for name in saved) else "params"
 
-        def as_saved(name: str, leaf: jax.Array) -> jax.ShapeDtypeStruct:
+        def as_saved(name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             digest = saved.get(f"{item}/{name}", describe(leaf))
             dtype = shape_of(digest, leaf).dtype
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)

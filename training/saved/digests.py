@@ -40,7 +40,7 @@ def leaf_digests(tree: PyTree) -> dict[str, str]:
     }
 
 
-def describe(leaf: jax.Array | jax.ShapeDtypeStruct) -> str:
+def describe(leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> str:
     """A text such as float32[2,4]; also for shapes without arrays."""
     return f"{jnp.dtype(leaf.dtype)}[{','.join(map(str, leaf.shape))}]"
 
