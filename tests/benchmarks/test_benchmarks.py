@@ -15,6 +15,8 @@ from benchmarks.race import configs
 from command_line.parser import parse_config
 from model import transformer
 from model.config import ModelConfig
+from tests.tiny import TINY_VQGAN, first_vqgan
+from vqgan import pretrained
 
 SIZES = {
     "d_model": 16,
@@ -107,7 +109,8 @@ def test_records_are_opened_and_read_beside_others(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = str(tmp_path / "found.json")
-    settings = data.DataBenchmark(400, 300, 16, 0.02, 10, "vqgan/openmoji", out)
+    pretrained.save(tmp_path / "vqgan", TINY_VQGAN, first_vqgan(TINY_VQGAN))
+    settings = data.DataBenchmark(400, 300, 16, 0.02, 10, str(tmp_path / "vqgan"), out)
     data.main(settings)
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["examples"] for row in found["sizes"]] == [400]
@@ -115,7 +118,7 @@ def test_records_are_opened_and_read_beside_others(
     for rates in found["readers"].values():
         assert set(rates) == {"Pastel", "webdataset", "datasets"}
         assert all(one["batch"] > 0 and one["device"] > 0 for one in rates.values())
-    assert set(found["encoding"]) == {"64", "256"}
+    assert set(found["encoding"]) == {"16", "64"}
     assert all(one["share"] > 0 for one in found["encoding"].values())
     assert "| 400 |" in capsys.readouterr().out
     assert data.sizes_to(1_000_000) == [10_000, 100_000, 1_000_000]

@@ -82,7 +82,7 @@ def measured(
     return found, state, sum(x.nbytes for x in jax.tree.leaves(batch)) // devices.num_shares
 
 
-@named([ONE, PMAP, FSDP])
+@named([ONE, pytest.param(PMAP, marks=pytest.mark.slow), FSDP])
 def test_the_state_is_held_once_and_given_on(config: ParallelConfig) -> None:
     found, state, batch = measured(config, 16, 2)
     own = bytes_of(state)
