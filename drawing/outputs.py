@@ -48,14 +48,16 @@ def make_room(grid_path: Path, folder: Path, sources: Sequence[str] = ()) -> Non
     the pictures that the model was trained on.
 
     Raises:
-        ValueError: they cannot be written, or would replace or mix with pictures that were not
-            drawn here.
+        ValueError: they cannot be written, or would mix with a model's weights, or replace or mix
+            with pictures that were not drawn here.
     """
     if grid_path.is_dir():
         raise ValueError(f"out {grid_path} is a folder, but the grid must be a file")
     for path in (grid_path, folder):
         for source in sources:
             _check_outside(path, source)
+    if (folder / "model.safetensors").exists():
+        raise ValueError(f"{folder} holds a model's weights; name another --out for the pictures")
     if (other := next(_pictures_of_others(folder), None)) is not None:
         raise ValueError(
             f"{folder} holds pictures that generate.py did not draw, such as {other}; the "

@@ -171,6 +171,17 @@ def test_nothing_is_drawn_into_the_training_pictures(run_folder: Path, tmp_path:
     assert sources_of(None) == sources_of(str(tmp_path)) == []
 
 
+def test_nothing_is_drawn_into_the_folder_of_a_model(run_folder: Path, tmp_path: Path) -> None:
+    """`--out demo` would write demo/grid.png and demo/000.png beside the demo's weights."""
+    release = tmp_path / "demo"
+    release.mkdir()
+    (release / "model.safetensors").write_bytes(b"weights")
+    for out in (release, f"{release}.png"):
+        with pytest.raises(ValueError, match="demo holds a model's weights; name another --out"):
+            generate("--checkpoint", run_folder, "--prompts", "a", "--out", out)
+    assert [path.name for path in release.iterdir()] == ["model.safetensors"]
+
+
 def test_without_out_nothing_of_the_quickstart_is_touched(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
