@@ -20,8 +20,9 @@ from command_line.parser import parse_config
 from config import Config
 from model import transformer
 from model.config import ModelConfig
+from tests.first_states import placed
 from training.config import ParallelConfig
-from training.devices import parallel
+from training.devices import parallel, placing
 from training.devices.batching import micro_batch_size
 from training.devices.devices import find_devices
 from training.update.state import TrainState
@@ -115,6 +116,7 @@ def test_configurations_whose_states_look_alike_take_turns_with_one(
     bench: Workbench, tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parallel, "lower_step", lambda *_: Counted())
+    monkeypatch.setattr(placing, "create", placed)
     config = replace(parse_config(Config, ["--training.batch_size=8"]), model=tiny)
     plain = Update(config, bench)
     noisy = Update(change(config, "loss.token_noise", 0.3), bench)

@@ -1,6 +1,7 @@
 """Metrics do not depend on how a batch is divided among micro-batches and devices."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,13 +29,14 @@ from vqgan.config import LossConfig
 
 ROWS = 8
 Way = tuple[int, int, ParallelMode]
+MODEL = replace(TINY, encoder_depth=1, decoder_depth=1)
 WAYS: dict[str, Way] = {"transformer": (2, 2, "mesh"), "vqgan": (2, 2, "pmap")}
 """Micro-batches, devices and mode."""
 CASES = {"transformer": "train/cross_entropy", "vqgan": "train/perplexity"}
 
 
 def of_transformer() -> tuple[Loss, Callable[[Any], Any], Any]:
-    model, random = transformer.build(TINY), np.random.default_rng(0)
+    model, random = transformer.build(MODEL), np.random.default_rng(0)
     empty = jnp.zeros((1, TINY.text_length), jnp.int32)
     config = TextLossConfig(0.2, 0.2, near_codes=0.2, label_smoothing=0.1, z_loss=1e-2)
     targets = soft_targets(jnp.linspace(0, 1, 20)[:, None], config.near_codes)
@@ -44,7 +46,7 @@ def of_transformer() -> tuple[Loss, Callable[[Any], Any], Any]:
         "text_mask": np.ones((ROWS, TINY.text_length), bool),
         "image_tokens": random.integers(0, 20, (ROWS, TINY.image_length), np.int32),
     }
-    return loss, drawn(TINY), batch
+    return loss, drawn(MODEL), batch
 
 
 def of_vqgan() -> tuple[Loss, Callable[[Any], Any], Any]:

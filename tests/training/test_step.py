@@ -108,7 +108,7 @@ def assert_near(a: TrainState, b: TrainState, tolerance: float) -> None:
 
 @pytest.fixture
 def noisy(tiny: ModelConfig) -> ModelConfig:
-    return dataclasses.replace(tiny, dropout=0.1, unroll=1)
+    return dataclasses.replace(tiny, encoder_depth=1, decoder_depth=1, dropout=0.1)
 
 
 # AdamW divides by the root of tiny squares, which magnifies rounding.

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from optim.config import OptimConfig
+from tests.first_states import create_eagerly
 from tests.tiny import TINY_VQGAN, first_vqgan
 from tests.vqgan.runs import config_of, metrics, same
+from training.update import shared
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import QuantizerConfig
@@ -61,6 +63,7 @@ def trained(source, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretrained, "load", load)
+        patch.setattr(shared, "create", create_eagerly)
         main(fixed)
     return fixed, opened
 
