@@ -9,12 +9,19 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 
 PARAMS = {
-    "text_embedding": {"tokens": jnp.ones((4, 3)), "norm": {"scale": jnp.ones(3)}},
-    "encoder": {"run0": {"q": {"kernel": jnp.ones((2, 3, 3)), "bias": jnp.ones((2, 3))}}},
-    "encoder_norm": {"scale": jnp.ones(3)},
-    "head": {"kernel": jnp.ones((3, 4))},
+    "text_embedding": {
+        "tokens": np.ones((4, 3), np.float32),
+        "norm": {"scale": np.ones(3, np.float32)},
+    },
+    "encoder": {
+        "run0": {
+            "q": {"kernel": np.ones((2, 3, 3), np.float32), "bias": np.ones((2, 3), np.float32)}
+        }
+    },
+    "encoder_norm": {"scale": np.ones(3, np.float32)},
+    "head": {"kernel": np.ones((3, 4), np.float32)},
 }
-GRADS = jax.tree.map(lambda p: jnp.full_like(p, 0.5), PARAMS)
+GRADS = jax.tree.map(lambda p: np.full_like(p, 0.5), PARAMS)
 PLAIN = {"clip_norm": 0.0, "beta1": 0.0}
 
 
