@@ -5,6 +5,7 @@ mc-BEiT (Li et al. 2022, arXiv:2203.15371) has soft targets for masked patches; 
 tokens written one by one, and come from the codebook alone.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -42,8 +43,9 @@ def soft_targets(
         return Targets(jnp.arange(len(codebook))[:, None], jnp.ones((len(codebook), 1)))
     codebook = jnp.asarray(codebook, jnp.float32)
     codebook -= codebook.mean(0, keepdims=True)  # the squares below would cancel far from zero
+    usable = jnp.asarray(are_usable)
     blocks = [
-        _nearest(codebook, jnp.arange(start, min(start + BLOCK, len(codebook))), are_usable, count)
+        _nearest(codebook, jnp.arange(start, min(start + BLOCK, len(codebook))), usable, count)
         for start in range(0, len(codebook), BLOCK)
     ]
     classes, squares = (jnp.concatenate(parts) for parts in zip(*blocks, strict=True))
@@ -63,10 +65,11 @@ def _are_usable(size: int, used: Bool[np.ndarray, " k"] | None) -> Bool[np.ndarr
     return used
 
 
+@partial(jax.jit, static_argnames="count")
 def _nearest(
     codebook: Float[Array, "k c"],
     rows: Int[Array, " b"],
-    are_usable: Bool[np.ndarray, " k"],
+    are_usable: Bool[Array, " k"],
     count: int,
 ) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
     """(for each of these codes, the `count` nearest other codes that are usable; their squared
