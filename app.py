@@ -19,7 +19,7 @@ import numpy as np
 
 from command_line.parser import run
 from common.settings import check_least
-from data.grids import SHOWN_SIDE, enlarge
+from data.pictures.grids import SHOWN_SIDE, enlarge
 from drawing.studio import LONGEST, MAX_SEED, SIZES, Studio, open_studio, request
 
 try:

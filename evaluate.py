@@ -21,7 +21,7 @@ from tqdm import tqdm
 from command_line.parser import run
 from common.files import write_text
 from common.settings import check_least
-from data.exam import (
+from data.exams.exam import (
     Answers,
     Exam,
     Half,
@@ -30,9 +30,9 @@ from data.exam import (
     open_exam,
     with_prompts,
 )
-from data.folders import digest_folder
-from data.grids import picture_grid, save_png
+from data.pictures.grids import picture_grid, save_png
 from data.records import Records
+from data.stored.folders import digest_folder
 from drawing.choosing import Trial, try_pairs
 from drawing.drawer import Drawer, make_drawer, picture_seed
 from drawing.memory import ROWS_PER_CALL

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from command_line.parser import run
 from common.settings import check_least
-from data.grids import picture_grid, save_gif, save_png
-from data.text import clean
-from data.words import Captions
+from data.pictures.grids import picture_grid, save_gif, save_png
+from data.text.tokens import clean
+from data.text.words import Captions
 from drawing.completing import read_given_tokens
 from drawing.drawer import Drawer, make_drawer, picture_seed
 from drawing.memory import rows_for

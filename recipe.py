@@ -12,11 +12,11 @@ from common.batch import TokenBatch
 from common.files import write_text
 from common.settings import to_tree
 from config import Config
-from data import captions
 from data.batches import eval_batches
 from data.config import DataConfig
 from data.mixture import RecordSets, check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_records, open_whole
+from data.text import captions
 from drawing.choosing import choose_sampling, is_sampling_chosen
 from drawing.opening import Checkpoint, open_checkpoint, parts_of
 from drawing.run_grids import have_room_to_draw, make_grids

@@ -15,7 +15,7 @@ from clip.weights import CLIP_FOLDER
 from command_line.parser import run
 from common.copying import copy_folder
 from common.files import new_folder
-from data.examples_table import EXAMPLES_FILE, write_examples
+from data.encoding.examples_table import EXAMPLES_FILE, write_examples
 from data.records import open_records
 from drawing.opening import Checkpoint, open_checkpoint
 from drawing.prompts import CAPTIONS_FILE, known_captions

@@ -40,8 +40,8 @@ from common.files import write_text
 from common.settings import check_least
 from common.split_names import TRAIN
 from data.batches import open_batches
+from data.encoding.writing import Part, new_records
 from data.records import open_records, open_whole
-from data.writing import Part, new_records
 
 IMAGE_LENGTH, TEXT_LENGTH, VOCABULARY = 256, 64, 16_384
 _PART = 50_000  # examples written at a time

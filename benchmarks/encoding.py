@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.encoding.tokenise import PictureEncoder, PictureOptions, encode_span
 from data.sources import PLAIN, open_source
-from data.tokenise import PictureEncoder, PictureOptions, encode_span
 from vqgan.encoder import open_encoder
 
 ROUNDS = 3

@@ -19,7 +19,7 @@ import numpy as np
 from common.split_names import TRAIN
 from data.batches import open_batches
 from data.records import Records
-from data.text import TextTokenizer, open_tokenizer, train_tokenizer
+from data.text.tokens import TextTokenizer, open_tokenizer, train_tokenizer
 
 BUFFER = 1000
 Batch = dict[str, Any]

@@ -7,8 +7,8 @@ import numpy as np
 
 from common.split_names import TRAIN
 from data.batches import Batches, open_batches
+from data.encoding.writing import Part, write_records
 from data.records import Records, open_records
-from data.writing import Part, write_records
 from model.config import ModelConfig
 
 CAPTIONS = 2

@@ -28,8 +28,8 @@ from common.settings import check_least, check_multiple
 from common.split_names import TRAIN
 from data.batches import eval_batches
 from data.batches import open_batches as open_training
-from data.captions import open_captions
 from data.records import Records, open_whole
+from data.text.captions import open_captions
 from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import placing
 from training.devices.batching import BatchPlan

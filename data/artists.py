@@ -2,10 +2,10 @@
 
 python -m data.artists
 
-data/things.json.gz has the drawings of about a hundred everyday things; all come from eight npm
-packages, fetched with `npm pack` or in a folder that holds them. Names, keywords, groups and skin
-tones come from the table data/openmoji.tsv.gz. The tars look like anybody's, with the licence of
-each picture.
+data/builtin/things.json.gz has the drawings of about a hundred everyday things; all come from eight
+npm packages, fetched with `npm pack` or in a folder that holds them. Names, keywords, groups and
+skin tones come from the table data/builtin/openmoji.tsv.gz. The tars look like anybody's, with the
+licence of each picture.
 """
 
 import sys
@@ -23,27 +23,27 @@ from pathlib import Path
 
 from common.files import check_free, new_folder
 from common.json_files import Json, read_json
-from data.artist_config import (
+from data.builtin.artist_config import (
     LICENSES,
     MARKER,
     ArtistsConfig,
     describe,
     find_sets,
 )
-from data.artist_sets import (
+from data.builtin.artist_sets import (
     Drawing,
     IconSet,
     join,
     licenses,
 )
-from data.artist_splits import rasterise_and_split
-from data.artist_things import choose
-from data.artist_words import common_names
-from data.drawings import read_table
-from data.folders import counts_of, holds, write_json
-from data.openmoji_splits import Emoji
-from data.picture_tars import DescribedPicture, write_tars
-from data.wording import plural, with_article
+from data.builtin.artist_splits import rasterise_and_split
+from data.builtin.artist_things import choose
+from data.builtin.artist_words import common_names
+from data.builtin.drawings import read_table
+from data.builtin.openmoji_splits import Emoji
+from data.builtin.picture_tars import DescribedPicture, write_tars
+from data.builtin.wording import plural, with_article
+from data.stored.folders import counts_of, holds, write_json
 
 FIRST_IN_HELP = ("subset", "out")
 """Settings that --help begins with."""

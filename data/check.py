@@ -15,8 +15,8 @@ if __name__ == "__main__":
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.record_checks import check_whole, mark_checked
 from data.records import open_records
+from data.stored.record_checks import check_whole, mark_checked
 
 
 @dataclass(frozen=True)

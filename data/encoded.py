@@ -29,16 +29,16 @@ from jaxtyping import Int32
 from common import clone
 from common.files import check_free
 from common.split_names import HELD_OUT, TRAIN
-from data.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
-from data.reading import describe_skipped
+from data.encoding.writing import Part, new_records
+from data.pictures.reading import describe_skipped
 from data.sources import Captions, printable
 from data.sources.captions import texts
 from data.sources.captions.splits import split_from
 from data.sources.files.tree import walk
 from data.sources.tables.rows import TableFile, read_rows
 from data.sources.tables.separated import BEYOND
-from data.text import check_vocab_size, train_tokenizer
-from data.writing import Part, new_records
+from data.text.captions import Normalizer, copy_tokenizer, describe, normalizer_of, open_captions
+from data.text.tokens import check_vocab_size, train_tokenizer
 
 RULE = "tokens 1"
 """The name in records.json of the rule for held-out pictures: by a hash of their tokens."""

@@ -24,14 +24,14 @@ from jaxtyping import Bool, Int64
 
 from common.files import check_free, write_text
 from common.split_names import TRAIN
-from data.duplicates import MOST_BITS, near, perceptual_hash, repeated
+from data.encoding.writing import Part, new_records
+from data.looking.duplicates import MOST_BITS, near, perceptual_hash, repeated
+from data.looking.rule_columns import DERIVED, Rule, parse_rule
+from data.looking.rules import Removed, against, format_table
 from data.order import hash_of
-from data.reading import check_same, describe_skipped, read_pictures
+from data.pictures.reading import check_same, describe_skipped, read_pictures
 from data.records import Records, open_whole
-from data.rule_columns import DERIVED, Rule, parse_rule
-from data.rules import Removed, against, format_table
 from data.sources import open_source, printable
-from data.writing import Part, new_records
 
 FILTERED = "filtered.jsonl"
 FIRST_IN_HELP = ("records", "out", "rules", "exact_duplicates", "near_duplicates")

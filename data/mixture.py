@@ -19,10 +19,10 @@ from common import clone
 from common.batch import TokenBatch
 from common.split_names import TRAIN
 from data.batches import Batches, open_batches
-from data.captions import hash_vocabulary
+from data.looking.rules import describe, format_table, keep_for_training
 from data.order import hash_of
 from data.records import Records, open_whole
-from data.rules import describe, format_table, keep_for_training
+from data.text.captions import hash_vocabulary
 
 _WEIGHT = re.compile(r"[-+]?[0-9./_]{1,30}([eE][-+]?[0-9]{1,2})?")
 _PART = 7  # purpose of random numbers, mixed into their keys

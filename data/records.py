@@ -16,13 +16,19 @@ from jaxtyping import Bool, Int64
 
 from common import clone
 from common.split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
-from data.array_files import READ_AHEAD, open_array, read_ahead
-from data.column_files import ColumnFiles
-from data.examples import Examples
-from data.record_checks import check_samples, check_shapes, check_whole, mark_checked, was_checked
-from data.records_json import ARRAYS, EXTRA, MARKER, damaged, read_about
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files.addresses import scheme_of
+from data.stored.array_files import READ_AHEAD, open_array, read_ahead
+from data.stored.column_files import ColumnFiles
+from data.stored.examples import Examples
+from data.stored.record_checks import (
+    check_samples,
+    check_shapes,
+    check_whole,
+    mark_checked,
+    was_checked,
+)
+from data.stored.records_json import ARRAYS, EXTRA, MARKER, damaged, read_about
 
 LARGE = 1 << 28
 """Size in bytes above which records are not checked whole before training."""

@@ -25,14 +25,14 @@ from jaxtyping import UInt8
 
 from common import clone
 from common.files import check_free, write_text
-from data.duplicates import near, perceptual_hash
-from data.reading import Reading, check_same, read_pictures
+from data.encoding.writing import BAD_SAMPLES
+from data.looking.duplicates import near, perceptual_hash
+from data.looking.report_page import Picture, Report, page
+from data.pictures.reading import Reading, check_same, read_pictures
 from data.records import Records, open_records
-from data.records_json import MARKER
-from data.report_page import Picture, Report, page
 from data.sources import PLAIN, Source, open_source
-from data.words import words_of
-from data.writing import BAD_SAMPLES
+from data.stored.records_json import MARKER
+from data.text.words import words_of
 
 _SIDE = 64  # of the pictures of a source that is not encoded yet
 _MOST_CAPTIONS = 200_000  # that words are counted in

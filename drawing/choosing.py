@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from common.files import write_text
 from common.json_files import Json
 from config import Config
-from data.exam import Selection, choose_gallery, choose_prompts, evenly, read_real_pictures
-from data.gallery import Gallery
+from data.exams.exam import Selection, choose_gallery, choose_prompts, evenly, read_real_pictures
+from data.exams.gallery import Gallery
 from data.records import Records
-from data.text import clean
+from data.text.tokens import clean
 from drawing.drawer import make_drawer, picture_seed
 from drawing.opening import SAMPLING_FILE, Parts
 from model.config import SamplingConfig

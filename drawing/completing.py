@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 
-from data.pictures import read_picture
+from data.pictures.decoding import read_picture
 from drawing.drawer import Drawer
 
 LIGHT = 128

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Int, UInt8
 
 from common.filling import batches_of
 from common.pixels import to_bytes, to_floats
-from data.captions import CLEAN, DALLE_MINI, normalizer_of, open_captions
-from data.text import TextTokenizer, clean
+from data.text.captions import CLEAN, DALLE_MINI, normalizer_of, open_captions
+from data.text.tokens import TextTokenizer, clean
 from drawing.memory import ROWS_PER_CALL, Program, check_rows, explain_out_of_memory, within_memory
 from drawing.opening import Parts
 from model.config import ModelConfig, SamplingConfig

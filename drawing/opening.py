@@ -7,8 +7,8 @@ import jax
 
 from common import clone
 from config import Config, from_yaml
-from data.captions import DALLE_MINI, normalizer_of
 from data.mixture import folders_of
+from data.text.captions import DALLE_MINI, normalizer_of
 from drawing import hub
 from model import pretrained
 from model.config import ModelConfig, SamplingConfig

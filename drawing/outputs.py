@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from common.files import check_writable
-from data.grids import is_drawn
+from data.pictures.grids import is_drawn
 from data.records import open_records
 
 MAX_LOOKED_AT = 10_000

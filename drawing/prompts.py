@@ -4,9 +4,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.languages import English
 from data.records import open_records
-from data.words import Captions, describe_unknown, describe_unlike, training_captions, unknown_words
+from data.text.languages import English
+from data.text.words import (
+    Captions,
+    describe_unknown,
+    describe_unlike,
+    training_captions,
+    unknown_words,
+)
 
 CAPTIONS_FILE = "captions.txt"
 """A release's file with the captions that its model was trained on, one per line."""

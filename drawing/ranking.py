@@ -18,8 +18,8 @@ from clip.weights import CLIP_FOLDER
 from common import clone
 from common.filling import batches_of
 from common.pixels import to_floats
-from data.captions import open_captions
-from data.text import TextTokenizer, clean
+from data.text.captions import open_captions
+from data.text.tokens import TextTokenizer, clean
 
 BATCH_SIZE = 32
 """Pictures or prompts per call of CLIP, by default."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from config import Config
-from data.grids import picture_grid, save_png
+from data.pictures.grids import picture_grid, save_png
 from data.records import Records
 from drawing.drawer import make_drawer, picture_seed
 from model import transformer

@@ -12,9 +12,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import UInt8
 
-from data.languages import English
-from data.text import clean
-from data.words import Captions, describe_unknown, describe_unlike, unknown_words
+from data.text.languages import English
+from data.text.tokens import clean
+from data.text.words import Captions, describe_unknown, describe_unlike, unknown_words
 from drawing.drawer import Drawer, check_finite, make_drawer, picture_seed
 from drawing.opening import open_checkpoint, parts_of
 from drawing.prompts import known_captions

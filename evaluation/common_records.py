@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from data.folders import digest_folder
 from data.records import Records, open_records
+from data.stored.folders import digest_folder
 from drawing.opening import Checkpoint
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.exam import TRAIN, Exam
+from data.exams.exam import TRAIN, Exam
 from drawing.opening import Checkpoint
 from drawing.outputs import check_grid, check_is_png
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from common.html_page import document, image, section, table, text
-from data.exam import TRAIN, Answers, Exam
+from data.exams.exam import TRAIN, Answers, Exam
 from drawing.choosing import Trial
 from evaluation.report import Figures, Report
 from evaluation.set_figures import COLUMNS as LIKENESS

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from data.exam import TRAIN, Answers, Exam
+from data.exams.exam import TRAIN, Answers, Exam
 from evaluation.scores import interval_of_prompts, interval_of_runs, means
 from evaluation.set_figures import Row
 

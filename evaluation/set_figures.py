@@ -1,7 +1,7 @@
 """Figures of sets of drawn pictures: Fréchet distance to real ones, diversity, and CLIP score.
 
-The features are shape and colour, as in data/gallery.py. With `--clip FOLDER` they are CLIP's, and
-the score of picture and prompt (arXiv:2104.08718) is added.
+The features are shape and colour, as in data/exams/gallery.py. With `--clip FOLDER` they are
+CLIP's, and the score of picture and prompt (arXiv:2104.08718) is added.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from data.exam import Exam, evenly
-from data.gallery import picture_features
-from data.set_statistics import diversity, frechet_distance
+from data.exams.exam import Exam, evenly
+from data.exams.gallery import picture_features
+from data.exams.set_statistics import diversity, frechet_distance
 from drawing.ranking import Ranker, open_ranker
 
 Pictures = UInt8[np.ndarray, "n y x 3"]

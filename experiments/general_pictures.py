@@ -1,7 +1,7 @@
 """Writes the pictures that the general tokenizer is trained on, as webdataset tars: emoji of eight
 artists, clip art, icons, photographs and textures with free licences, from npm and Debian packages.
 
-    mkdir deb npm; cd npm; npm pack @iconify-json/noto …    # the names in data/artist_sets.py
+    mkdir deb npm; cd npm; npm pack @iconify-json/noto …    # data/builtin/artist_sets.py
     cd ../deb; apt-get download gnome-backgrounds …   # the names in SOURCES and HELD_OUT
     for f in *.deb; do dpkg-deb -x $f ${f%%_*}; done; cd ..
     python -m experiments.general_pictures --npm npm --deb deb --out pictures/general
@@ -27,9 +27,9 @@ from PIL import Image, ImageOps
 
 from common.pixels import as_png
 from common.split_names import NOT_HELD_OUT, TRAIN
-from data.artist_sets import join, open_sets
-from data.artist_splits import rasterise_and_split
-from data.drawings import read_table
+from data.builtin.artist_sets import join, open_sets
+from data.builtin.artist_splits import rasterise_and_split
+from data.builtin.drawings import read_table
 
 SIDE = 64
 SMALLEST = 48  # pixels; smaller pictures would only be enlarged

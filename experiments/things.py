@@ -1,16 +1,16 @@
-"""Write data/things.json.gz, the drawings of everyday things in this repository.
+"""Write data/builtin/things.json.gz, the drawings of everyday things in this repository.
 
 python -m experiments.things pictures/packages   # the folder with the npm packages
 
-data/artist_sets.py names the packages, data/artist_things.py the things.
+data/builtin/artist_sets.py names the packages, data/builtin/artist_things.py the things.
 """
 
 import argparse
 from pathlib import Path
 
-from data.artist_sets import SHIPPED, join, licenses, open_sets, write_shipped
-from data.artist_things import choose
-from data.drawings import read_table
+from data.builtin.artist_sets import SHIPPED, join, licenses, open_sets, write_shipped
+from data.builtin.artist_things import choose
+from data.builtin.drawings import read_table
 
 
 def main() -> None:

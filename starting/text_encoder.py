@@ -10,8 +10,8 @@ import numpy as np
 from common.json_files import read_json
 from common.settings import to_tree
 from config import Config, from_yaml
-from data.captions import CLEAN, compare_tokenizers, hash_vocabulary
 from data.mixture import first_folder
+from data.text.captions import CLEAN, compare_tokenizers, hash_vocabulary
 from model.config import ModelConfig
 from model.pretrained import TOKENIZER_FILES
 from model.transformer import Params

@@ -17,7 +17,7 @@ from PIL import Image
 from command_line.parser import parse_config
 from config import from_yaml
 from data.encode import main as encode
-from data.encoding import EncodeConfig
+from data.encoding.config import EncodeConfig
 from data.records import open_records
 from data.sources import Example, ReadingConfig, Source, kinds
 from data.sources.base import Unused

@@ -20,7 +20,7 @@ USED_WITHOUT_IMPORT = {
     "ruff": "make test",
     "sweeps": "trials/engine.py imports it by its name, for lack of types",
     "types-pyyaml": "mypy",
-    "wordninja": "data/normalise.py reads its list of words",
+    "wordninja": "data/text/normalise.py reads its list of words",
 }
 OURS = {part_of(path) for path in ALL_FILES}
 FROM_THE_RACE = {"configs", "stubs"}  # its worker puts their folder on sys.path

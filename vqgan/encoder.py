@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from data.tokenise import PictureEncoder
+from data.encoding.tokenise import PictureEncoder
 from training.config import ParallelConfig
 from training.devices import over_rows, placing
 from training.devices.devices import arrange

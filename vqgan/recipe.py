@@ -14,7 +14,7 @@ from common.batch import PictureBatch
 from common.pixels import to_floats
 from common.split_names import TRAIN
 from data.order import order
-from data.reading import write_bad_samples
+from data.pictures.reading import write_bad_samples
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.split_names import GALLERY, TRAIN
-from data.reading import describe_skipped, read_pictures
+from data.encoding.splits import split_of
+from data.pictures.reading import describe_skipped, read_pictures
 from data.sources import ReadingConfig, open_source
-from data.splits import split_of
 from vqgan.pictures import Pictures
 
 HELD_OUT = 0.05

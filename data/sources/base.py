@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from data.pictures import read_picture
+from data.pictures.decoding import read_picture
 from data.sources.config import PLAIN, ReadingConfig
 
 MAX_CAPTION_BYTES = 1 << 20

@@ -5,7 +5,7 @@ from typing import Literal
 
 from PIL import ImageColor
 
-from data.squares import Fit
+from data.pictures.squares import Fit
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from common import clone
 from config import Config
 from data.check import CheckConfig
 from data.encoded import EncodedConfig
-from data.encoding import EncodeConfig, check_settings
+from data.encoding.config import EncodeConfig, check_settings
 from data.mixture import first_folder
 from data.records import open_records
 from drawing.opening import open_checkpoint, parts_of

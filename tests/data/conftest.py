@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.tokenise import PictureEncoder
+from data.encoding.tokenise import PictureEncoder
 from tests.data.samples import picture
 
 

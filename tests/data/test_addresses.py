@@ -14,8 +14,8 @@ import pytest
 
 from command_line.parser import parse_config
 from data.encode import reading_of
-from data.encoding import EncodeConfig, fingerprint
-from data.reading import read_pictures
+from data.encoding.config import EncodeConfig, fingerprint
+from data.pictures.reading import read_pictures
 from data.sources import Source, open_source
 from data.sources.files import addresses, remote
 from data.sources.files.addresses import PACKAGES, RemoteError

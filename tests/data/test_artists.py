@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data.artist_config import ArtistsConfig, digest_of_code
-from data.artist_sets import (
+from data.artists import captions_of, main, own_keywords
+from data.builtin.artist_config import ArtistsConfig, digest_of_code
+from data.builtin.artist_sets import (
     SHIPPED,
     STYLES,
     Drawing,
@@ -24,14 +25,13 @@ from data.artist_sets import (
     squash,
     write_shipped,
 )
-from data.artist_splits import assign_splits
-from data.artist_things import EVERYDAY, THINGS, Subset, choose
-from data.artist_words import WORDS, common_names
-from data.artists import captions_of, main, own_keywords
-from data.drawings import read_table
-from data.openmoji_splits import Emoji
+from data.builtin.artist_splits import assign_splits
+from data.builtin.artist_things import EVERYDAY, THINGS, Subset, choose
+from data.builtin.artist_words import WORDS, common_names
+from data.builtin.drawings import read_table
+from data.builtin.openmoji_splits import Emoji
+from data.builtin.wording import article, plural
 from data.sources import open_source
-from data.wording import article, plural
 
 LICENSES = {"fluent-emoji": "MIT", "openmoji": "CC-BY-SA-4.0"}
 
@@ -272,7 +272,7 @@ def test_shipped_drawings_equal_those_of_the_packages(
 ) -> None:
     sets = open_sets(packages)
     chosen = choose(join(sets, emojis), "things")
-    monkeypatch.setattr("data.artist_sets.SHIPPED", tmp_path / "things.json.gz")
+    monkeypatch.setattr("data.builtin.artist_sets.SHIPPED", tmp_path / "things.json.gz")
     write_shipped(sets, chosen, tmp_path / "things.json.gz")
     again = join(read_shipped(), emojis)
     assert [(d.key, d.svg) for d in again] == [(d.key, d.svg) for d in chosen]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import captions
-from data.normalise import make_normalizer
-from data.text import open_tokenizer, train_tokenizer
+from data.text import captions
+from data.text.normalise import make_normalizer
+from data.text.tokens import open_tokenizer, train_tokenizer
 
 NOISY = "A  Café, 1st #bluecats!"
 

@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.split_names import TRAIN
-from data import column_files, encode
+from data import encode
 from data import filter as filtering
-from data.column_files import ColumnFiles, ColumnWriter
-from data.encoding import EncodeConfig
+from data.encoding.config import EncodeConfig
+from data.encoding.tokenise import PictureEncoder
 from data.filter import FilterConfig
 from data.mixture import open_sets, open_training
 from data.records import Records, open_records
 from data.sources import open_source
-from data.tokenise import PictureEncoder
+from data.stored import column_files
+from data.stored.column_files import ColumnFiles, ColumnWriter
 from tests.data.layouts import i2d_tfrecord, put
 from tests.data.samples import picture, write_tar
 

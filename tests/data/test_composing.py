@@ -11,13 +11,13 @@ import pytest
 
 from common.split_names import TRAIN
 from data import composed
-from data.artist_sets import Drawing, IconSet, join, read_shipped
-from data.artist_splits import assign_splits
-from data.artist_things import THINGS
-from data.colour_words import COLOURS, Colour, Repainter, name_of, to_lch, to_rgb
-from data.composing import HELD_OUT, NUMBERS, Composed, compose, counted, words_for
-from data.drawings import digest, rasterise, read_table
-from data.openmoji_splits import crc
+from data.builtin.artist_sets import Drawing, IconSet, join, read_shipped
+from data.builtin.artist_splits import assign_splits
+from data.builtin.artist_things import THINGS
+from data.builtin.colour_words import COLOURS, Colour, Repainter, name_of, to_lch, to_rgb
+from data.builtin.composing import HELD_OUT, NUMBERS, Composed, compose, counted, words_for
+from data.builtin.drawings import digest, rasterise, read_table
+from data.builtin.openmoji_splits import crc
 
 NAMES = ("cat", "red apple", "rocket", "scissors")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data import emoji as emoji_module
-from data.drawings import digest, rasterise, read_table
+from data.builtin.drawings import digest, rasterise, read_table
+from data.builtin.openmoji_splits import Emoji, assign_splits, gender_triples
 from data.emoji import EmojiConfig, captions_of, in_starter, main, svg_files
-from data.openmoji_splits import Emoji, assign_splits, gender_triples
 from data.sources import open_source
 
 

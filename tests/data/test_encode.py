@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from data import encode
-from data.captions import hash_vocabulary, normalizer_of
-from data.encoding import EncodeConfig
-from data.exam import read_real_pictures
-from data.normalise import make_normalizer
+from data.encoding.config import EncodeConfig
+from data.encoding.tokenise import PictureEncoder
+from data.exams.exam import read_real_pictures
 from data.records import Records, open_records
-from data.text import open_tokenizer, train_tokenizer
-from data.tokenise import PictureEncoder
+from data.text.captions import hash_vocabulary, normalizer_of
+from data.text.normalise import make_normalizer
+from data.text.tokens import open_tokenizer, train_tokenizer
 from tests.data.samples import picture
 
 MakeFolder = Callable[..., Path]
@@ -65,7 +65,7 @@ def test_a_folder_becomes_records_that_explain_themselves(
 def test_each_picture_keeps_its_own_tokens_whatever_the_batch(
     run: Encode, make_folder: MakeFolder, encoder: PictureEncoder
 ) -> None:
-    from data.reading import read_pictures
+    from data.pictures.reading import read_pictures
     from data.sources import open_source
 
     records = run(make_folder(37))

@@ -9,8 +9,8 @@ import pytest
 
 from data import encoded
 from data.encoded import EncodedConfig
+from data.looking.rules import keep_for_training
 from data.records import open_whole
-from data.rules import keep_for_training
 from tests.data.layouts import write_parquet
 
 VQGAN = "vqgan/openmoji"  # 64 of 1,024 codes

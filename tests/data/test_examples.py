@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.examples import LINES, OFFSETS, Examples, ExampleWriter
+from data.stored.examples import LINES, OFFSETS, Examples, ExampleWriter
 from tests.data.test_records import write
 
 LISTED = [{"key": str(i), "caption": "é\u2028" * i} for i in range(50)]

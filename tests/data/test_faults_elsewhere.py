@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.reading import read_pictures
+from data.pictures.reading import read_pictures
 from data.sources import ReadingConfig, Source, open_source
 from tests.data.samples import picture, write_tar
 

@@ -9,12 +9,12 @@ from PIL import Image
 
 from common.split_names import HELD_OUT, TRAIN
 from data import filter as filtering
-from data.duplicates import near, perceptual_hash, repeated
+from data.encoding.writing import Part, new_records
 from data.filter import FilterConfig
+from data.looking.duplicates import near, perceptual_hash, repeated
+from data.looking.rule_columns import parse_rule, script_of, value_of
 from data.records import open_whole
 from data.report import read_again
-from data.rule_columns import parse_rule, script_of, value_of
-from data.writing import Part, new_records
 
 CAPTIONS = ["a red bird", "bird", "красная птица", "a red bird of the north", "one owl", "a cat"]
 N = len(CAPTIONS)

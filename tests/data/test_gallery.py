@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.gallery import Gallery, distinct_pictures, picture_features
+from data.exams.gallery import Gallery, distinct_pictures, picture_features
 
 TONES = [60, 100, 140, 180, 220]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.grids import (
+from data.pictures.grids import (
     EMPTY_PROMPT,
     INK,
     PAGE,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from data.reading import read_pictures
+from data.pictures.reading import read_pictures
 from data.sources import ReadingConfig, open_source
 from data.sources.files.tar_format import list_members
 from tests.data.samples import picture, write_tar
@@ -220,7 +220,7 @@ def test_names_reach_the_terminal_as_text(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     (reading, _) = read_pictures(source, 8, need_captions=True)
     assert reading.pixels is None
-    from data.reading import describe_skipped
+    from data.pictures.reading import describe_skipped
 
     said = describe_skipped([(reading.name, reading.problem)], 2) + "".join(source.warnings())
     assert "\x1b" not in said

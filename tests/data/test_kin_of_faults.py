@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.column_files import ColumnFiles, ColumnWriter
-from data.reading import read_pictures
+from data.pictures.reading import read_pictures
 from data.records import Records
 from data.sources import open_source
+from data.stored.column_files import ColumnFiles, ColumnWriter
 from tests.data.samples import picture
 from tests.data.test_hostile_sources import rows, saved_table
 

@@ -3,8 +3,8 @@ not."""
 
 import pytest
 
-from data.languages import English, english_names
-from data.words import Captions
+from data.text.languages import English, english_names
+from data.text.words import Captions
 
 CAPTIONS = [
     "a cat",

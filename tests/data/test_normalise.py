@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import normalise
-from data.normalise import make_normalizer, make_splitter, make_steps
+from data.text import normalise
+from data.text.normalise import make_normalizer, make_splitter, make_steps
 from tests.data.hostile import HOSTILE, LONG
 
 ROOT = Path(__file__).parents[2]

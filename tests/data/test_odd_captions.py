@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.pictures import UnreadablePictureError, read_picture
+from data.pictures.decoding import UnreadablePictureError, read_picture
 from data.sources import ReadingConfig, open_source
 from data.sources.captions import texts
 from data.sources.captions.names import caption_from_name

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data import folders, record_checks
-from data.examples import LINES, OFFSETS, Examples, ExampleWriter
-from data.folders import digest_folder
 from data.sources import open_source
+from data.stored import folders, record_checks
+from data.stored.examples import LINES, OFFSETS, Examples, ExampleWriter
+from data.stored.folders import digest_folder
 from tests.data.samples import picture, write_tar
 
 LISTED = [{"key": str(i), "caption": "a"} for i in range(5)]

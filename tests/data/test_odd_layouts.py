@@ -10,8 +10,8 @@ import pytest
 
 from command_line.parser import parse_config
 from data.encode import reading_of
-from data.encoding import EncodeConfig
-from data.reading import read_pictures
+from data.encoding.config import EncodeConfig
+from data.pictures.reading import read_pictures
 from data.sources import Source, open_source
 from tests.data.layouts import LAYOUTS, put, write_parquet
 from tests.data.samples import picture, write_tar

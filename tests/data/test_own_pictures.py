@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from command_line.parser import parse_config
-from data.encoding import EncodeConfig, reading_of
-from data.reading import read_pictures
+from data.encoding.config import EncodeConfig, reading_of
+from data.pictures.reading import read_pictures
 from data.sources import Source, open_source
 from data.sources.captions.names import words_in_name
 from data.sources.captions.texts import caption_columns, texts_of

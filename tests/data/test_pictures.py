@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import pictures
-from data.pictures import UnreadablePictureError, read_picture
+from data.pictures import decoding as pictures
+from data.pictures.decoding import UnreadablePictureError, read_picture
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

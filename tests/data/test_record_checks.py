@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from data import records
-from data.record_checks import SEEN, file_versions, was_checked
 from data.records import Records, open_records, open_whole
-from data.text import train_tokenizer
+from data.stored.record_checks import SEEN, file_versions, was_checked
+from data.text.tokens import train_tokenizer
 from tests.data.test_records import write
 
 Change = Callable[[Path], None]
@@ -156,7 +156,7 @@ def test_opening_reads_a_few_places_however_many_there_are(tmp_path: Path) -> No
                 read.append(np.size(key))
                 return np.asarray(self)[key]
 
-        from data.record_checks import check_samples
+        from data.stored.record_checks import check_samples
 
         records: Records = write(
             tmp_path / str(count),

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import writing
 from data.batches import open_batches
+from data.encoding import writing
+from data.encoding.writing import Part, write_records
 from data.records import Records, compare_splits, open_records
-from data.records_json import ARRAYS
-from data.writing import Part, write_records
+from data.stored.records_json import ARRAYS
 
 
 def write(out: Path, **changed: Any) -> Records:

@@ -11,10 +11,10 @@ import pytest
 
 from data import encode, report
 from data import filter as filtering
-from data.encoding import EncodeConfig
+from data.encoding.config import EncodeConfig
 from data.filter import FilterConfig
+from data.looking.report_page import Picture, Report, page
 from data.report import ReportConfig, by_reason, evenly_spaced
-from data.report_page import Picture, Report, page
 from tests.data.samples import picture
 from tests.tiny import TINY_VQGAN
 from vqgan import autoencoder, pretrained

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from data.set_statistics import diversity, frechet_distance
+from data.exams.set_statistics import diversity, frechet_distance
 
 
 def by_definition(a: np.ndarray, b: np.ndarray) -> float:

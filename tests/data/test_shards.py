@@ -15,12 +15,12 @@ import pytest
 
 from common import files
 from data import encode
-from data.encoding import EncodeConfig, reading_of
-from data.progress import Progress
+from data.encoding.config import EncodeConfig, reading_of
+from data.encoding.progress import Progress
+from data.encoding.shards import ShardFolder
+from data.encoding.tokenise import PictureEncoder, PictureOptions, encode_shards
 from data.records import open_records
-from data.shards import ShardFolder
 from data.sources import open_source
-from data.tokenise import PictureEncoder, PictureOptions, encode_shards
 from tests.data.samples import picture
 from tests.tiny import TINY_VQGAN
 from vqgan import autoencoder, pretrained
@@ -238,7 +238,7 @@ def test_progress_says_how_fast_it_is_and_how_long_it_takes(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("data.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("data.encoding.progress.time.monotonic", lambda: clock[0])
     progress = Progress("records/mine", 100_000, 40_000)
     clock[0] += 5
     progress.reach(41_000)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.reading import Notes, read_pictures
+from data.pictures.reading import Notes, read_pictures
 from data.sources import ReadingConfig, open_source
 from data.sources.base import Unused
 from data.sources.captions import texts

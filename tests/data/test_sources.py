@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.reading import read_pictures
+from data.pictures.reading import read_pictures
 from data.sources import open_source
 from data.sources.captions import texts
 from data.sources.pairs import folder as beside

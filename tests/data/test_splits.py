@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from common.split_names import HELD_OUT
-from data.pictures import read_picture
-from data.splits import split_of
+from data.encoding.splits import split_of
+from data.pictures.decoding import read_picture
 
 COUNT = 100
 

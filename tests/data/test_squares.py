@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.pictures import read_picture
-from data.squares import backdrop, to_square
+from data.pictures.decoding import read_picture
+from data.pictures.squares import backdrop, to_square
 
 SKY = (135, 206, 235)
 

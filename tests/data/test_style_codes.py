@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.exam import Exam
-from data.gallery import Gallery
+from data.exams.exam import Exam
+from data.exams.gallery import Gallery
+from data.exams.style_codes import PRIOR, StyleCodes, count_codes
 from data.records import Records
-from data.style_codes import PRIOR, StyleCodes, count_codes
 from tests.data.test_records import write
 
 CODES = 12

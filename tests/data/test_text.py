@@ -11,8 +11,8 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
 
-from data.normalise import make_normalizer
-from data.text import TextTokenizer, check_vocab_size, clean, open_tokenizer, train_tokenizer
+from data.text.normalise import make_normalizer
+from data.text.tokens import TextTokenizer, check_vocab_size, clean, open_tokenizer, train_tokenizer
 from tests.data.hostile import HOSTILE
 
 CAPTIONS = ["a red heart", "a blue cat", "two o’clock", "ein Männlein", "grinning face: dark"] * 3

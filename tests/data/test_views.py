@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.pictures.views import Views, make_views, names_side, views_of
 from data.sources import PLAIN, Example
-from data.views import Views, make_views, names_side, views_of
 
 
 def test_views_are_further_squares_of_the_same_picture() -> None:

@@ -1,6 +1,6 @@
-"""data/words.py: the words of captions, and words that no training caption has."""
+"""data/text/words.py: the words of captions, and words that no training caption has."""
 
-from data.words import Captions, describe_unknown, describe_unlike, unknown_words, words_of
+from data.text.words import Captions, describe_unknown, describe_unlike, unknown_words, words_of
 
 
 def test_words_are_small_letters_without_marks() -> None:

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from data import encode
-from data.encoding import EncodeConfig
+from data.encoding.config import EncodeConfig
 from tests.data.samples import picture
 from tests.entry.test_processes import finish, start_both
 from tests.tiny import TINY_VQGAN

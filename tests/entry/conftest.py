@@ -16,7 +16,7 @@ from common.settings import to_yaml
 from config import Config
 from data.config import DataConfig
 from data.encode import main as encode
-from data.encoding import EncodeConfig
+from data.encoding.config import EncodeConfig
 from data.records import open_records
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from jaxtyping import TypeCheckError
 
-from data import captions
 from data.encode import check_same
-from data.exam import Selection, never_seen, open_exam
-from data.folders import counts_of
+from data.exams.exam import Selection, never_seen, open_exam
 from data.records import open_whole
+from data.stored.folders import counts_of
+from data.text import captions
 from drawing.opening import open_checkpoint
 from tests.entry.test_wrong_kinds import WRONG, places, replaced
 from training.reports import logbook, mirror

@@ -15,7 +15,7 @@ from PIL import Image
 
 import evaluate as evaluate_module
 from command_line.parser import parse_config, run
-from data.exam import (
+from data.exams.exam import (
     Exam,
     Selection,
     choose_gallery,
@@ -24,7 +24,7 @@ from data.exam import (
     open_exam,
     with_prompts,
 )
-from data.gallery import picture_features
+from data.exams.gallery import picture_features
 from data.records import Records, open_records
 from drawing.opening import open_checkpoint
 from drawing.ranking import open_ranker

@@ -14,9 +14,9 @@ import train
 from command_line.parser import parse_config
 from config import Config
 from data.encode import main as encode
-from data.encoder_tokenizers import check_beside
-from data.encoding import EncodeConfig
-from data.text import open_tokenizer
+from data.encoding.config import EncodeConfig
+from data.text.encoder_tokenizers import check_beside
+from data.text.tokens import open_tokenizer
 from drawing.drawer import make_drawer
 from drawing.opening import open_checkpoint
 from model import transformer

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from config import Config, from_yaml
-from data.text import open_tokenizer
+from data.text.tokens import open_tokenizer
 from drawing.opening import open_checkpoint
 from model import pretrained
 from release import ReleaseConfig, release

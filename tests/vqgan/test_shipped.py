@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.artist_sets import join, read_shipped
-from data.artist_splits import assign_splits
-from data.artist_things import choose
-from data.drawings import digest, rasterise, read_table
+from data.builtin.artist_sets import join, read_shipped
+from data.builtin.artist_splits import assign_splits
+from data.builtin.artist_things import choose
+from data.builtin.drawings import digest, rasterise, read_table
 from data.emoji import svg_files
 from vqgan import pretrained
 from vqgan.autoencoder import build

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote
 
 from data.sources.base import Captions
-from data.text import clean
+from data.text.tokens import clean
 
 _JOINERS = "\u200c\u200d"
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")

@@ -6,7 +6,7 @@ name.
 
 from collections.abc import Sequence
 
-from data.text import clean
+from data.text.tokens import clean
 
 _OTHERS = {
     "train": ("train", "training", "trn", "restval", "trainval", "0"),

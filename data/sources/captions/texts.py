@@ -12,7 +12,7 @@ from unicodedata import category
 from common.json_files import Json
 from data.sources.base import MAX_CAPTION_BYTES, Captions, printable
 from data.sources.captions.encodings import decode
-from data.text import clean
+from data.text.tokens import clean
 
 CAPTION_NAMES = (
     *("captions", "caption", "text", "txt", "prompt", "prompts", "sentences", "sentence", "raw"),
@@ -229,7 +229,7 @@ def unescape(text: str) -> str:
 
 def attributes_from(about: Mapping[str, object]) -> dict[str, str]:
     """The columns of numbers and short texts, except captions, as text. They are stored in each
-    example's line; data/column_files.py stores all columns."""
+    example's line; data/stored/column_files.py stores all columns."""
     attributes = {
         name: str(value)
         for name, value in about.items()

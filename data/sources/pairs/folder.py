@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data.pictures import MAX_BYTES
+from data.pictures.decoding import MAX_BYTES
 from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, Source, Unused
 from data.sources.captions import texts
 from data.sources.captions.encodings import guess, is_other_encoding

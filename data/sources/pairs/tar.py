@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from data.pictures import MAX_BYTES
+from data.pictures.decoding import MAX_BYTES
 from data.sources.base import (
     MAX_CAPTION_BYTES,
     Example,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.pictures import MAX_BYTES
+from data.pictures.decoding import MAX_BYTES
 from data.sources.base import Example, Unused, counted
 from data.sources.captions import texts
 from data.sources.captions.encodings import decode

@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from data.pictures import MAX_BYTES
+from data.pictures.decoding import MAX_BYTES
 from data.sources.base import Example, Source, Unused, printable
 from data.sources.captions import texts
 from data.sources.captions.names import words_in_name

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.pictures import MAX_BYTES
+from data.pictures.decoding import MAX_BYTES
 from data.sources.base import Captions, Example, Source, Unused, printable
 from data.sources.captions import texts
 from data.sources.captions.splits import split_from, split_of_path, splits_of

@@ -1,0 +1,1 @@
+"""Held-out prompts, and the comparison of drawn pictures with real ones."""

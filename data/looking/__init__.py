@@ -1,0 +1,1 @@
+"""What python -m data.filter and data.report look for in records."""

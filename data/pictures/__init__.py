@@ -1,0 +1,1 @@
+"""Picture files → square pixels; grids of pictures."""

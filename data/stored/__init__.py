@@ -1,0 +1,1 @@
+"""The files in a folder of token records."""

@@ -1,0 +1,1 @@
+"""Captions: normaliser, tokenizers, words that a model knows."""
