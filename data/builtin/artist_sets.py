@@ -106,7 +106,7 @@ def fetch_packages(folder: Path) -> None:
 
 
 def read_shipped() -> list[IconSet]:
-    """The drawings of data/builtin/things.json.gz. data/THINGS_LICENSES.md names their artists."""
+    """The drawings of things.json.gz. THINGS_LICENSES.md beside it names their artists."""
     return [IconSet(**one) for one in json.loads(gzip.decompress(SHIPPED.read_bytes()))]
 
 

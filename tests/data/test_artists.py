@@ -284,6 +284,27 @@ def test_another_subset_does_not_replace_what_is_there(packages: Path, tmp_path:
         main(ArtistsConfig(str(tmp_path / "a"), str(packages), "all", 16))
 
 
+def test_pictures_of_an_earlier_version_are_kept_and_it_is_said(
+    packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An update of Pastel must not stop `make quickstart` at the pictures that are there."""
+    out = tmp_path / "a"
+    config = ArtistsConfig(str(out), str(packages), "things", 16)
+    main(config)
+    assert "another version" not in capsys.readouterr().err
+    about = json.loads((out / "artists.json").read_text())
+    (out / "artists.json").write_text(json.dumps({**about, "recipe": "of an earlier version"}))
+    before = (out / "00000.tar").stat().st_mtime_ns
+    main(config)
+    assert "was made by another version of Pastel" in capsys.readouterr().err
+    assert (out / "00000.tar").stat().st_mtime_ns == before
+    (out / "artists.json").write_text(
+        json.dumps({**about, "composed": "pictures of data.composed"})
+    )
+    with pytest.raises(ValueError, match="holds something else"):
+        main(config)
+
+
 def test_subsets_hold_one_another(drawings: list[Drawing]) -> None:
     names: tuple[Subset, ...] = ("things", "everyday", "common", "all")
     keys = {name: {d.key for d in choose(drawings, name)} for name in names}
