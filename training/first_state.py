@@ -60,10 +60,7 @@ def _new_state(
     """The state before the first update: with the weights of --init_from, or with those that the
     recipe makes of random ones."""
     state = shared.create(run.programs, create, config, run.devices)
-    if source := config.init_from:
-        params, lines = recipe.start_from(source, state.params)
-    else:
-        params, lines = recipe.start_fresh(state.params)
+    params, lines = recipe.start(config.init_from, state.params)
     if params is not state.params:
         state = with_params(config, state, placing.place(params, run.devices))
     return Start(state, lines)

@@ -65,8 +65,6 @@ def distance_hooks(config: RunConfig, recipe: Recipe, devices: Devices) -> list[
     def initial_params() -> PyTree:
         create = make_state(config, recipe.init, recipe.players)
         params = placing.create(lambda: create().params, devices)
-        if source := config.init_from:
-            params = recipe.start_from(source, params)[0]
-        return placing.place(params, devices)
+        return placing.place(recipe.start(config.init_from, params)[0], devices)
 
     return [Hook(config.training.observe_every, measure_distance(initial_params))]

@@ -96,3 +96,9 @@ class Recipe(Objective[B]):
     for the logbook). Raises ValueError for weights that do not fit."""
     finish: Callable[[Run, TrainState], None] = lambda run, state: None
     """Called on every process after the last update, and at each later start."""
+
+    def start(self, source: str, fresh: PyTree) -> tuple[PyTree, list[str]]:
+        """(the parameters before the first update, lines for the logbook), from random ones on the
+        devices: with the weights of `source`, which is --init_from, or without it as `start_fresh`
+        says."""
+        return self.start_from(source, fresh) if source else self.start_fresh(fresh)

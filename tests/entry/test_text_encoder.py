@@ -25,6 +25,7 @@ from starting.text_encoder import with_text_encoder, with_text_weights
 from tests.entry.test_train import losses, tiny
 from tests.published.text_encoders import T5, write_t5
 from tests.tiny import first_params
+from training.reports import metrics
 from training.saved.runs import copy_once
 
 FEW = ("--training.eval_every=0", "--checkpoint.every=1")
@@ -96,6 +97,16 @@ def test_frozen_stays_as_in_its_file_and_a_release_draws(
 
 def text_key(ending: str) -> str:
     return f"encoder.block.0.layer.0.SelfAttention.{ending}.weight"
+
+
+def test_the_distance_is_measured_from_the_weights_of_the_encoder(
+    records: Path, t5: Path, tmp_path: Path
+) -> None:
+    """From random weights it would be the distance of T5's weights to them, more than 1."""
+    observe = ("--training.observe=economy", "--training.observe_every=1")
+    fit(records, tmp_path / "run", t5, *observe, "--optim.learning_rate=1e-7", steps=1)
+    (row,) = [row for row in metrics.read(tmp_path / "run" / "metrics.jsonl") if "step" in row]
+    assert 0 < row["look/distance"] < 1e-2
 
 
 def test_tuned_moves_every_part_and_a_run_resumes_without_the_folder(
