@@ -128,7 +128,7 @@ def test_persons_are_drawn_by_the_caption_alone_at_the_published_odds(
 def test_another_process_draws_the_same(normalize: Callable[[str], str]) -> None:
     caption = "<person> meets <person> , <person> ; #qwxz"
     program = (
-        "import sys; from data.normalise import make_normalizer;"
+        "import sys; from data.text.normalise import make_normalizer;"
         "print(make_normalizer(['a'])(sys.argv[1]))"
     )
     for seed in "12":

@@ -205,12 +205,12 @@ def test_a_large_transparent_picture_is_not_held_in_many_copies() -> None:
     """Measures the peak memory of a process that reads 4,096² pixels of RGBA: 64 MB decoded."""
     code = (
         "import io, resource, sys; from PIL import Image\n"
-        "from data.pictures import read_picture\n"
+        "from data.pictures.decoding import read_picture\n"
         "f = io.BytesIO(); Image.new('RGBA', (4096, 4096), (9, 9, 9, 99)).save(f, 'PNG')\n"
         "with open(sys.argv[1], 'wb') as file: file.write(f.getvalue())\n"
     )
     read = (
-        "import resource, sys; from data.pictures import read_picture\n"
+        "import resource, sys; from data.pictures.decoding import read_picture\n"
         "with open(sys.argv[1], 'rb') as file: data = file.read()\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); read_picture(data, 64); print((peak() - before) >> 10)\n"
