@@ -8,7 +8,8 @@ from dataclasses import dataclass
 Points = Sequence[tuple[float, float]]
 COLOURS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b"),
-    *("#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+    *("#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#000000", "#aec7e8"),
+    *("#ffbb78", "#98df8a", "#ff9896", "#c5b0d5"),
 )
 WIDTH, HEIGHT, LEFT, LOW, TOP, RIGHT = 640, 300, 60, 40, 24, 20
 MOST = 400
