@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data.pictures.decoding import read_picture
-from data.pictures.squares import backdrop, to_square
+from data.pictures.squares import Fit, backdrop, to_square
 
 SKY = (135, 206, 235)
 
@@ -75,3 +75,12 @@ def test_transparent_parts_are_backdrop_too() -> None:
     picture.save(file, "PNG")
     square = read_picture(file.getvalue(), 48, "auto", "#123456")
     assert (square[0] == (0x12, 0x34, 0x56)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (5000, 10)])
+@pytest.mark.parametrize("fit", ["auto", "pad", "crop", "stretch"])
+def test_the_thinnest_pictures_become_squares(size: tuple[int, int], fit: Fit) -> None:
+    picture = Image.new("RGB", size, SKY)
+    square = np.asarray(to_square(picture, 32, fit, "#87ceeb"))
+    assert square.shape == (32, 32, 3)
+    assert (abs(square.astype(int) - SKY) <= 1).all()
