@@ -29,7 +29,6 @@ from data.builtin.artist_config import (
     ArtistsConfig,
     describe,
     find_sets,
-    is_made,
 )
 from data.builtin.artist_sets import (
     Drawing,
@@ -42,7 +41,7 @@ from data.builtin.artist_things import choose
 from data.builtin.artist_words import common_names
 from data.builtin.drawings import read_table
 from data.builtin.openmoji_splits import Emoji
-from data.builtin.picture_tars import DescribedPicture, write_tars
+from data.builtin.picture_tars import DescribedPicture, is_made, write_tars
 from data.builtin.wording import plural, with_article
 from data.stored.folders import counts_of, write_json
 
@@ -56,7 +55,7 @@ def main(config: ArtistsConfig) -> None:
         raise ValueError(f"image_size {config.image_size} is not between 8 and 1024 pixels")
     sets = find_sets(config)
     out, description = Path(config.out), describe(config, sets)
-    if not is_made(out, description):
+    if not is_made(out / MARKER, description):
         check_free(out)
         write_pictures(out, sets, description)
     counts = ", ".join(f"{count} {split}" for split, count in counts_of(out / MARKER).items())

@@ -32,14 +32,13 @@ from data.builtin.artist_config import (
     describe,
     digest_of_code,
     find_sets,
-    is_made,
 )
 from data.builtin.artist_sets import Drawing, join, licenses
 from data.builtin.artist_splits import rasterise_and_split
 from data.builtin.artist_things import choose
 from data.builtin.composing import compose
 from data.builtin.drawings import read_table
-from data.builtin.picture_tars import DescribedPicture, write_tars
+from data.builtin.picture_tars import DescribedPicture, is_made, write_tars
 from data.stored.folders import counts_of, write_json
 
 FIRST_IN_HELP = ("subset", "out")
@@ -65,7 +64,7 @@ def main(config: ComposedConfig) -> None:
     sets = find_sets(config)
     description = {**describe(config, sets), "composed": digest_of_code(RECIPE)}
     out = Path(config.out)
-    if not is_made(out, description):
+    if not is_made(out / MARKER, description):
         check_free(out)
         drawings = trained_on(choose(join(sets, read_table()), config.subset))
         with new_folder(out) as folder:

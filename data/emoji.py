@@ -29,8 +29,8 @@ from common.json_files import Json
 from common.split_names import GALLERY
 from data.builtin.drawings import TABLE, digest, rasterise, read_table
 from data.builtin.openmoji_splits import Emoji, assign_splits, gender_triples
-from data.builtin.picture_tars import DescribedPicture, write_tars
-from data.stored.folders import counts_of, holds, write_json
+from data.builtin.picture_tars import DescribedPicture, is_made, write_tars
+from data.stored.folders import counts_of, write_json
 
 LICENSE = TABLE.with_name("OPENMOJI_LICENSE.md")
 MARKER = "emoji.json"
@@ -61,7 +61,8 @@ class EmojiConfig:
     for presets/hands.yaml), or all. The others are written too, as the split "gallery": real
     pictures that evaluation compares with."""
     image_size: int = 64
-    """Width and height in pixels; the shipped VQGAN reads 64."""
+    """Width and height in pixels; vqgan/openmoji and vqgan/general read 64, demo_large/vqgan
+    128."""
 
 
 def main(config: EmojiConfig) -> None:
@@ -74,7 +75,7 @@ def main(config: EmojiConfig) -> None:
         "image_size": config.image_size,
         "recipe": recipe_digest(),
     }
-    if not holds(out, MARKER, description):
+    if not is_made(out / MARKER, description):
         check_free(out)
         write_pictures(out, description)
     counts = counts_of(out / MARKER)

@@ -4,17 +4,15 @@ bytes."""
 import hashlib
 import importlib.metadata
 import io
-import sys
 import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.json_files import Json, read_json
+from common.json_files import Json
 from data.builtin.artist_sets import IconSet, fetch_packages, open_sets, read_shipped
 from data.builtin.artist_things import Subset
 from data.builtin.drawings import TABLE
-from data.stored.folders import holds
 
 MARKER = "artists.json"
 PACKAGES = Path("pictures/packages")
@@ -47,7 +45,7 @@ class ArtistsConfig:
     (everyday), those that six artists and more have drawn, without people, flags, clocks and
     buttons (common), or all, with skin tones."""
     image_size: int = 64
-    """Width and height in pixels; the shipped VQGAN reads 64."""
+    """Width and height in pixels; vqgan/general reads 64, demo_large/vqgan 128."""
 
 
 def find_sets(config: ArtistsConfig) -> list[IconSet]:
@@ -97,21 +95,5 @@ def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> Json:
         "image_size": config.image_size,
         "packages": {**versions, "resvg-py": importlib.metadata.version("resvg-py")},
         "recipe": digest_of_code((TABLE, *RECIPE)),
+        "composed": None,
     }
-
-
-def is_made(out: Path, description: Json) -> bool:
-    """True if the folder holds pictures with these settings. A line says so if other code or other
-    packages made them: they are kept, because records may have been made of them."""
-    settings = {name: description[name] for name in ("subset", "image_size")}
-    if not holds(out, MARKER, settings):
-        return False
-    if ("composed" in read_json(out / MARKER)) != ("composed" in description):
-        return False
-    if not holds(out, MARKER, description):
-        print(
-            f"{out} was made by another version of Pastel or of the artists' packages, and is used "
-            f"as it is; remove it to make it anew",
-            file=sys.stderr,
-        )
-    return True

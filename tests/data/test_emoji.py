@@ -191,12 +191,16 @@ def test_tars_are_plain_pairs_of_png_and_json(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_a_finished_folder_is_kept_and_another_one_is_not_touched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = EmojiConfig(out=str(tmp_path / "e"), subset="all", image_size=16)
     main(config)
     monkeypatch.setattr(emoji_module, "rasterise", None)
     main(config)
+    assert "another version" not in capsys.readouterr().err
+    monkeypatch.setattr(emoji_module, "recipe_digest", lambda: "of another resvg")
+    main(config)
+    assert "e was made by another version of Pastel" in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds something else"):
         main(EmojiConfig(out=str(tmp_path / "e"), subset="starter", image_size=16))
     with pytest.raises(ValueError, match="image_size 4 is not between"):
