@@ -32,10 +32,11 @@ def to_square(picture: Image.Image, size: int, fit: Fit, background: str) -> Ima
 
 
 def backdrop(picture: Image.Image) -> tuple[int, ...] | None:
-    """The colour that most of the outermost pixels have; None if they have many colours."""
-    pixels = np.asarray(picture.convert("RGB")).astype(int)
+    """The colour that most of the outermost pixels of an RGB picture have; None if they have many
+    colours."""
+    pixels = np.asarray(picture)
     edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
-    border = np.concatenate(edges)
+    border = np.concatenate(edges).astype(int)
     colours, counts = np.unique(border, axis=0, return_counts=True)
     commonest = colours[counts.argmax()]
     same = (abs(border - commonest) <= _SAME).all(1)
