@@ -29,7 +29,7 @@ from training.saved.copies import Copies
 from training.saved.saving import check_keep_best, make_save_hook
 from training.signals import StopSignal
 from training.skips import Skips
-from training.supervision import Supervisor
+from training.supervision import Supervision, supervise
 from training.update import shared
 from training.update.build import choose_micro_batch, make_state, make_update
 from training.update.programs import Programs
@@ -98,8 +98,8 @@ def _open_folder(config: RunConfig, read: runs.Read) -> tuple[str, runs.Changes 
 
 @dataclass(frozen=True)
 class _Session:
-    """A run in its folder. `train` opens checkpoints, tracker and supervisor around the loop, and
-    closes them in reverse order."""
+    """A run in its folder. `train` opens checkpoints and tracker around the loop, and closes them
+    in reverse order."""
 
     config: RunConfig
     recipe: Recipe
@@ -122,7 +122,7 @@ class _Session:
                     log.already_finished(done)
                     return start.state
                 log.start(done, changes, start.lines)
-                skips = Skips(run.folder / "skips.json", run.devices.is_first)
+                skips = Skips(run.folder / "skips.json", run.devices.is_first, log.skipped)
                 plan = plan_from(start, config, skips, changes)
                 state = self._train_from(start.state, plan, skips, checkpoints, stop)
                 log.end(int(state.step))
@@ -138,7 +138,7 @@ class _Session:
         checkpoints: Checkpoints,
         stop: StopSignal,
     ) -> TrainState:
-        """The state after the loop, with a tracker, a profiler and a supervisor around it."""
+        """The state after the loop, with a tracker, a profiler and a supervision around it."""
         config, run, log, done = self.config, self.run, self.log, int(state.step)
         trace = Trace(config.training.profile, run.folder)
         with (
@@ -148,29 +148,25 @@ class _Session:
             trace.around(done) as trace_hook,
         ):
             stop.leave = lambda: _leave(checkpoints, tracker, log)
-            supervisor = Supervisor(
-                config=config,
-                about={**self.recipe.depends_on, BATCHES: [list(part) for part in plan.parts]},
-                checkpoints=checkpoints,
-                tracker=tracker,
-                book=log.book,
-                skips=skips,
-                state=state,
-            )
-            state = self._loop(state, plan, supervisor, stop, trace_hook)
-            supervisor.finish(int(state.step))
+            skips.skip_by_hand(config.training.skip_batches, done)
+            about = {**self.recipe.depends_on, BATCHES: [list(part) for part in plan.parts]}
+            supervision = supervise(config, about, checkpoints, tracker, log.book, skips, state)
+            state = self._loop(state, plan, skips, supervision, stop, trace_hook)
+            supervision.saver.finish(int(state.step))
         return state
 
     def _loop(
         self,
         state: TrainState,
         plan: BatchPlan,
-        supervisor: Supervisor,
+        skips: Skips,
+        supervision: Supervision,
         stop: StopSignal,
         trace_hook: Hook,
     ) -> TrainState:
         """The state after the loop, which starts again after each rollback."""
         config, recipe, run = self.config, self.recipe, self.run
+        callbacks, saver, rollback = supervision
         if run.devices.is_first:
             recipe.prepare(run)
         self.log.sizes(state.params, plan)
@@ -181,19 +177,19 @@ class _Session:
         step = shared.compile_step(run.programs, updates, plan, config, run.devices)
         stop.agree = processes.Agreement()
         while True:  # until the loop ends without a rollback
-            save = make_save_hook(config.checkpoint, supervisor.save)
+            save = make_save_hook(config.checkpoint, saver.save)
             try:
                 return fit(
                     step,
                     state,
-                    lambda n: batch_at(supervisor.skips.position(n)),
+                    lambda n: batch_at(skips.position(n)),
                     config.training.steps,
-                    supervisor.callbacks(),
-                    Hooks(save, supervisor.rescue, hooks, recipe.between),
+                    callbacks,
+                    Hooks(save, saver.rescue, hooks, recipe.between),
                     stop,
                 )
             except RollbackError as error:
-                state = supervisor.roll_back(error)
+                state = rollback.go_back(error)
 
     @contextlib.contextmanager
     def _open_checkpoints(self) -> Iterator[Checkpoints]:

@@ -5,13 +5,14 @@ batches. The same batches caused no spike with other parameters.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import write_text
 from common.json_files import read_list
 from training.devices.processes import from_process_0
+from training.spans import parse_range
 
 MOST = 2**62
 
@@ -54,12 +55,17 @@ class Skips:
     """A map from updates to batches that jumps over skipped ones. It is stored in RUN/skips.json,
     so that a resumed run takes the same batches."""
 
-    def __init__(self, path: Path, is_writer: bool = True) -> None:
-        self._path, self._is_writer = path, is_writer
-        self.ranges: list[SkippedBatches] = []
+    def __init__(
+        self,
+        path: Path,
+        is_writer: bool = True,
+        announce: Callable[[SkippedBatches], None] = lambda added: None,
+    ) -> None:
+        """`announce` logs a new range."""
+        self._path, self._is_writer, self._announce = path, is_writer, announce
         # Process 0's file counts: other processes may not see its disk.
-        found = from_process_0(lambda: [vars(skipped) for skipped in read_ranges(path)])
-        self.ranges = [SkippedBatches(**fields) for fields in found]
+        stored = from_process_0(lambda: [vars(skipped) for skipped in read_ranges(path)])
+        self.ranges = [SkippedBatches(**fields) for fields in stored]
 
     def position(self, n: int) -> int:
         """The number of the batch of update n + 1."""
@@ -78,11 +84,16 @@ class Skips:
             if skipped.start < batch
         )
 
+    def skip_by_hand(self, ranges: Sequence[str], step: int) -> None:
+        """Skip the ranges of training.skip_batches, such as "100:120"."""
+        for text in ranges:
+            self.skip(*parse_range(text), step, "by hand")
+
     def skip(
         self, start: int, stop: int, step: int, why: str, spike: int | None = None
     ) -> list[SkippedBatches]:
-        """Skip the batches start … stop − 1 that no finished update has used, and return the new
-        ranges. `step` is the number of finished updates."""
+        """Skip the batches start … stop − 1 that no finished update has used, and log and return
+        the new ranges. `step` is the number of finished updates."""
         free = [(max(start, self.position(step)), stop)]
         for old in self.ranges:
             free = [piece for part in free for piece in _without(part, old)]
@@ -91,6 +102,8 @@ class Skips:
         if added and self._is_writer:
             text = json.dumps([vars(skipped) for skipped in self.ranges], indent=1)
             write_text(self._path, text + "\n")
+        for skipped in added:
+            self._announce(skipped)
         return added
 
 

@@ -13,6 +13,7 @@ from training.recipe import Recipe, Run
 from training.reports import metrics, range_test
 from training.reports.logbook import Logbook
 from training.saved import runs, starts
+from training.skips import SkippedBatches
 from training.update.build import describe_size
 
 
@@ -56,6 +57,12 @@ class RunLog:
         if config.optim.counts_examples:
             course = describe_course(config.optim, config.training.steps, plan.examples)
             print(course, flush=True)
+
+    def skipped(self, batches: SkippedBatches) -> None:
+        """Report batches that are skipped from now on."""
+        start, stop = batches.start, batches.stop
+        text = f"batches {start}:{stop}, {batches.why}"
+        self.book.announce("skip batches", batches.step, text, first=start, stop=stop)
 
     def already_finished(self, step: int) -> None:
         """Report that there is nothing left to train."""

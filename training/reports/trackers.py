@@ -65,6 +65,8 @@ class Tracker:
         self._log_every = max(pace.log_every, 1)
         self._steps = pace.steps
         self._restored_step = self.step = restored_step
+        self.row: Mapping[str, Number] = {}
+        """The metrics of the newest update; `step` is its number."""
         self._bar: tqdm | None = None  # drawn with the first row, below earlier output
         config = config if is_writer else TrackerConfig()
         self._mirror = Mirror(config, folder, settings)
@@ -96,7 +98,7 @@ class Tracker:
 
     def record(self, step: int, row: Mapping[str, Number]) -> None:
         """Record the metrics of a finished update."""
-        self.step = step
+        self.step, self.row = step, row
         if self._file is None:
             return
         is_rare = any(name.startswith(RARE) for name in row)
