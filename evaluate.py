@@ -22,7 +22,6 @@ from command_line.parser import run
 from common.files import write_text
 from common.settings import check_least
 from data.exams.exam import (
-    Answers,
     Exam,
     Half,
     Selection,
@@ -41,9 +40,10 @@ from drawing.ranking import Ranker, best_first, check_candidates, find_ranker
 from drawing.sampling_flags import SamplingFlags
 from evaluation.common_records import open_common_records
 from evaluation.held_out_grid import make_grid, place_of_grid
+from evaluation.judging import Drawn, judge, measure_yardsticks
 from evaluation.page import check_is_page, choose_shown, page
 from evaluation.report import Drawing, make_report
-from evaluation.set_figures import Row, compare, describe_clip, mean_of, measure_real, open_features
+from evaluation.set_figures import FeatureSpace, describe_clip, open_features
 from evaluation.table import as_text
 from model import transformer
 from model.config import SamplingConfig
@@ -148,51 +148,48 @@ def main(config: EvaluateConfig) -> None:
     if config.page:
         check_is_page(Path(config.page))
     drawers = open_drawers(checkpoints, config)
-    ranker = None
-    if config.candidates:  # a CLIP's score of pictures that it chose itself would not be evidence
-        ranker = find_ranker(
-            config.clip, checkpoints[0].folder, config.candidates, checkpoints[0].records
-        )
-    space = open_features(None if ranker else config.clip)
-    if config.clip:
-        print(describe_clip(config.clip, config.pictures, config.candidates), file=sys.stderr)
+    ranker, space = open_clip(checkpoints[0], config)
     config, exam, unseen = ask(records, drawers[0], config)
-    reconstructed = {split: reconstruct(exam, drawers[0], split) for split in exam.rows}
-    references = {
-        split: measure_real(space, exam, split, reconstructed[split]) for split in exam.rows
-    }
-    ceilings = {
-        split: judge(exam, drawers[0], split, real[:, None])
-        for split, real in reconstructed.items()
-    }
-    answers: list[dict[str, Answers]] = []
-    likeness: list[dict[str, dict[str, Row]]] = []
-    first: dict[str, np.ndarray] = {}
+
+    yardsticks = measure_yardsticks(exam, drawers[0], space)
+    first: dict[str, Drawn] = {}
+    judgements = []
     for checkpoint, drawer in zip(checkpoints, drawers, strict=True):
         drawn = {
-            split: draw(drawer, checkpoint, exam, split, config, ranker) for split in exam.targets
+            split: draw(drawer, checkpoint, exam, split, config, ranker) for split in exam.rows
         }
         first = first or drawn
-        answers.append({split: judge(exam, drawer, split, drawn[split]) for split in drawn})
-        likeness.append({split: compare(space, references[split], drawn[split]) for split in drawn})
-    runs = list(zip(config.checkpoints, answers, strict=True))
-    drawing = Drawing(pictures=config.pictures, candidates=config.candidates, half=config.half)
-    report = make_report(exam, ceilings, runs, drawing, unseen)
-    report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
-    report["seen_by"] = space.name
+        judgements.append(judge(exam, drawer, drawn, space, yardsticks))
     trials = try_all(checkpoints[0], records, config)
+
+    drawing = Drawing(pictures=config.pictures, candidates=config.candidates, half=config.half)
+    runs = list(zip(config.checkpoints, judgements, strict=True))
+    report = make_report(exam, yardsticks, runs, drawing, unseen)
+    report["seen_by"] = space.name
     report["pairs"] = [asdict(trial) for trial in trials]
     lines = [as_text(report), *(trial.as_text for trial in trials)]
     print(json.dumps(report) if config.json else "\n".join(lines), flush=True)
     if grid_path:  # last: a disk that is full by now costs no score
-        grid = make_grid(exam, first)
-        save_png(grid_path, picture_grid(*grid), {"prompts": grid[0]})
-        print(f"{grid_path}: {len(grid[0])} prompts", file=sys.stderr)
+        prompts, pictures = make_grid(exam, first)
+        save_png(grid_path, picture_grid(prompts, pictures), {"prompts": prompts})
+        print(f"{grid_path}: {len(prompts)} prompts", file=sys.stderr)
     if config.page:
         title = f"Evaluation of {config.checkpoints[0]}"
-        shown = choose_shown(exam, first, answers[0])
+        shown = choose_shown(exam, first, judgements[0].answers)
         write_text(Path(config.page), page(title, report, shown, trials))
         print(f"{config.page}: figures and pictures", file=sys.stderr)
+
+
+def open_clip(checkpoint: Checkpoint, config: EvaluateConfig) -> tuple[Ranker | None, FeatureSpace]:
+    """(the CLIP that ranks the candidates, the features with which pictures are compared). One CLIP
+    is never both: its score of pictures that it chose itself would not be evidence."""
+    ranker = None
+    if config.candidates:
+        ranker = find_ranker(config.clip, checkpoint.folder, config.candidates, checkpoint.records)
+    space = open_features(None if ranker else config.clip)
+    if config.clip:
+        print(describe_clip(config.clip, config.pictures, config.candidates), file=sys.stderr)
+    return ranker, space
 
 
 def ask(
@@ -257,9 +254,9 @@ def draw(
     split: str,
     config: EvaluateConfig,
     ranker: Ranker | None = None,
-) -> np.ndarray:
-    """Drawn pictures of a split's prompts, [prompt, picture, y, x, 3]: of the candidates, if there
-    are some, those that `ranker` scores highest."""
+) -> Drawn:
+    """Drawn pictures of a split's prompts: of the candidates, if there are some, those that
+    `ranker` scores highest."""
     prompts, count = exam.prompts(split), max(config.pictures, config.candidates)
     jobs = [(prompt, k) for prompt in prompts for k in range(count)]
     seeds = [picture_seed(config.seed, prompt, k) for prompt, k in jobs]
@@ -275,22 +272,6 @@ def draw(
         scores = ranker.score([prompt for prompt, _ in jobs], pictures)
         blocks, _ = best_first(blocks, scores.reshape(-1, count))
     return blocks[:, : config.pictures]
-
-
-def judge(exam: Exam, drawer: Drawer, split: str, pictures: np.ndarray) -> Answers:
-    """The answers about pictures [prompt, picture, y, x, 3] of a split's prompts."""
-    answers = exam.judge(split, pictures)
-    if exam.styles is None:
-        return answers
-    image_tokens = drawer.encode_pictures(pictures.reshape(-1, *pictures.shape[2:]))
-    by_prompt = image_tokens.reshape(*pictures.shape[:2], -1)
-    return {**answers, **exam.judge_tokens(split, by_prompt)}
-
-
-def reconstruct(exam: Exam, drawer: Drawer, split: str) -> np.ndarray:
-    """The real pictures of a split's prompts reconstructed by the VQGAN: [prompt, y, x, 3]. All the
-    checkpoints have the same VQGAN."""
-    return drawer.decode_tokens(exam.records.image_tokens[exam.rows[split]].astype(np.int32))
 
 
 if __name__ == "__main__":

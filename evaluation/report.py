@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from data.exams.exam import TRAIN, Answers, Exam
+from evaluation.judging import Judgement, Yardsticks
 from evaluation.scores import interval_of_prompts, interval_of_runs, means
-from evaluation.set_figures import Row
+from evaluation.set_figures import Row, mean_of
 
 Scores = dict[str, float]
 """Question → share of right answers in 0..1, or half the width of its interval."""
 BySplit = dict[str, Scores]
-Run = tuple[str, Mapping[str, Answers]]
-"""(path of a checkpoint, the answers about its pictures by split)."""
+Run = tuple[str, Judgement]
+"""(path of a checkpoint, the judgement of its pictures)."""
 
 
 class Figures(TypedDict):
@@ -59,32 +60,32 @@ class Report(Figures, Drawing, total=False):
 
 def make_report(
     exam: Exam,
-    ceilings: Mapping[str, Answers],
+    yardsticks: Yardsticks,
     runs: Sequence[Run],
     drawing: Drawing,
     unseen: Mapping[str, Sequence[str]],
 ) -> Report:
-    """The report without likeness and pairs.
-
-    `ceilings` are the answers about the real pictures reconstructed by the VQGAN, by split.
-    `unseen` are the prompts with things that training never showed, by split.
-    """
+    """The report without pairs. `unseen` are the prompts with things that training never showed, by
+    split."""
     splits = [split for split in exam.rows if split != TRAIN]
     report: Report = {
-        **_figures(exam, ceilings, runs, splits),
+        **_figures(exam, yardsticks.ceilings, runs, splits),
         **drawing,
         "gallery": len(exam.gallery.features),
     }
     if TRAIN in exam.rows:
-        report["training"] = _figures(exam, ceilings, runs, [TRAIN])
+        report["training"] = _figures(exam, yardsticks.ceilings, runs, [TRAIN])
         report["never_seen"] = {split: len(some) for split, some in unseen.items()}
+    likeness = [judgement.likeness for _, judgement in runs]
+    report["likeness"] = {split: mean_of([run[split] for run in likeness]) for split in exam.rows}
     return report
 
 
 def _figures(
     exam: Exam, ceilings: Mapping[str, Answers], runs: Sequence[Run], splits: Sequence[str]
 ) -> Figures:
-    report: Figures = {
+    """The figures of these splits."""
+    figures: Figures = {
         "splits": {},
         "interval": {},
         "chance": {},
@@ -94,18 +95,19 @@ def _figures(
         "runs": {path: {} for path, _ in runs},
     }
     for split in splits:
-        scores = [means(answers[split]) for _, answers in runs]
-        report["splits"][split] = means({q: [one[q] for one in scores] for q in scores[0]})
-        first = runs[0][1][split]
-        report["interval"][split] = {
-            q: interval_of_runs([one[q] for one in scores])
+        answers = [judgement.answers[split] for _, judgement in runs]
+        scores = [means(of_run) for of_run in answers]
+        questions = list(scores[0])
+        figures["splits"][split] = means({q: [run[q] for run in scores] for q in questions})
+        figures["interval"][split] = {
+            q: interval_of_runs([run[q] for run in scores])
             if len(runs) > 1
-            else interval_of_prompts(first[q])
-            for q in scores[0]
+            else interval_of_prompts(answers[0][q])
+            for q in questions
         }
-        for (path, _), one in zip(runs, scores, strict=True):
-            report["runs"][path][split] = one
-        report["chance"][split] = means(exam.chance(split))
-        report["ceiling"][split] = means(ceilings[split])
-        report["another"][split] = means(exam.gallery.without_itself(exam.targets[split]))
-    return report
+        for (path, _), run in zip(runs, scores, strict=True):
+            figures["runs"][path][split] = run
+        figures["chance"][split] = means(exam.chance(split))
+        figures["ceiling"][split] = means(ceilings[split])
+        figures["another"][split] = means(exam.gallery.without_itself(exam.targets[split]))
+    return figures
