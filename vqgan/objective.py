@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from common.batch import PictureBatch
 from common.pixels import to_floats
@@ -67,17 +67,14 @@ def make_loss(
     opponent: Opponent | None = None,
 ) -> Loss:
     """The loss, a function (params, batch, keys, context) → (loss, metrics). With an `opponent` it
-    has the discriminator's term.
-
-    With fsq there is no codebook or commitment loss. The perplexity is computed from the mean
-    shares of the codes over all micro-batches. The keys are not used.
+    has the discriminator's term. The keys are not used.
 
     Raises:
         ValueError: model.lookup is classifier, which this loss cannot train; or
             loss.perceptual_weights is not a VGG-16.
     """
-    is_grid = autoencoder.config.lookup == "fsq"
-    if autoencoder.config.lookup == "classifier":
+    lookup, codebook_size = autoencoder.config.lookup, autoencoder.config.codebook_size
+    if lookup == "classifier":
         raise ValueError(
             "model.lookup classifier is for published weights only; train with nearest"
         )
@@ -89,29 +86,38 @@ def make_loss(
         params: Params, batch: PictureBatch[Array], keys: Key[Array, " b"], context: Context
     ) -> tuple[Array, Means]:
         pixels = to_floats(batch["pixels"])
-        quantized, is_quantized, features, reconstruction = forward(
-            params, pixels, context.step, batch.get("image_tokens")
-        )
-
-        terms = reconstruction_loss(pixels, reconstruction, config)
-        pull = (
-            config.codebook * quantized.codebook_loss
-            + config.commitment * quantized.commitment_loss
-        )
-        total = terms if is_grid else terms + is_quantized * pull
-        counts = quantizer.count(quantized.tokens, autoencoder.config.codebook_size)
-        more = {}
+        result = forward(params, pixels, context.step, batch.get("image_tokens"))
+        total = reconstruction_loss(pixels, result.reconstruction, config)
+        means = _means(pixels, result, total, codebook_size)
+        if lookup != "fsq":  # fsq has a fixed grid of codes, which needs no pull
+            total += result.is_quantized * code_loss(result.quantized, config)
         if opponent is not None:
             is_on = context.step >= config.adversarial_from
-            term = opponent.term(params, context.players, is_on, pixels, features, reconstruction)
+            term = opponent.term(
+                params, context.players, is_on, pixels, result.features, result.reconstruction
+            )
             total += term.value
-            more = {"train/adversarial_loss": term.loss, "train/adversarial_weight": term.weight}
-        return total, {
-            "train/reconstruction_loss": terms,
-            "train/code_distance": quantized.commitment_loss,
-            "train/perplexity": Partial(quantizer.perplexity, counts / counts.sum()),
-            "train/psnr": metrics.psnr(pixels, reconstruction).mean(),
-            **more,
-        }
+            means["train/adversarial_loss"] = term.loss
+            means["train/adversarial_weight"] = term.weight
+        return total, means
 
     return loss
+
+
+def code_loss(quantized: quantizer.Quantized, config: LossConfig) -> Float[Array, ""]:
+    """The weighted pull of codes to their latents, and of latents to their codes."""
+    return config.codebook * quantized.codebook_loss + config.commitment * quantized.commitment_loss
+
+
+def _means(
+    pixels: Array, result: ForwardPass, reconstruction_loss: Array, codebook_size: int
+) -> Means:
+    """The metrics of the autoencoder. The perplexity is that of the mean shares of the codes over
+    all micro-batches."""
+    counts = quantizer.count(result.quantized.tokens, codebook_size)
+    return {
+        "train/reconstruction_loss": reconstruction_loss,
+        "train/code_distance": result.quantized.commitment_loss,
+        "train/perplexity": Partial(quantizer.perplexity, counts / counts.sum()),
+        "train/psnr": metrics.psnr(pixels, result.reconstruction).mean(),
+    }
