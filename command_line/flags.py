@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from command_line.yaml_settings import SEVERAL, read_settings
 from common import clone, old_names
 from common.settings import Setting, settings_of
-from weights.yaml_files import SEVERAL, read_settings
 
 DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTE = "put quotes around lists, globs and texts with spaces"

@@ -21,11 +21,12 @@ import yaml
 from jsonargparse import Namespace, set_loader, set_parsing_settings
 
 from command_line import flags, help_page
+from command_line.yaml_settings import SEVERAL
 from common import old_names
 from common.json_files import without_repeats
 from common.settings import Setting, settings_of
 from common.terminal import command
-from weights.yaml_files import SEVERAL, parse_yaml, plain_value
+from weights.yaml_files import parse_yaml, plain_value
 
 T = TypeVar("T")
 TEXTS = {"name", "prompts"}

@@ -1,24 +1,24 @@
-"""Reads untrusted YAML: bounded, without repeated keys, typed by the fields of a dataclass.
+"""Reads YAML files. Nothing in a file can run, and no file takes much time or memory.
 
-A few hundred bytes of nested aliases can mean more values than fit in memory, so each alias counts
-with all its values. YAML 1.1 reads `off` as false, `1e-3` as text and `22:05` as 1,325; here the
-type of the field decides.
+PyYAML only parses: it makes nodes with tags and texts, and no objects. A tag must be one of TAGS. A
+few hundred bytes of nested aliases can mean more values than fit in memory, so each alias counts
+with all its values. No key may repeat.
+
+YAML 1.1 reads `off` as false, `1e-3` as text and `22:05` as 1,325. Here `off` and `22:05` are
+texts, and `1e-3` is a number. Where the type of a value is known, command_line/yaml_settings.py
+reads it by that type.
 """
 
-import dataclasses
-import difflib
 import re
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 1 << 18, 100_000, 32
-SEVERAL = {"*", "+"}
 TAGS = {
     f"tag:yaml.org,2002:{name}"
     for name in (
@@ -26,8 +26,9 @@ TAGS = {
         "python/tuple",  # what yaml.dump makes of one
     )
 }
-FACTS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 NULLS = ("", "~", "null", "Null", "NULL")
+BOOLEANS = {"true": True, "True": True, "TRUE": True}
+BOOLEANS |= {"false": False, "False": False, "FALSE": False}
 INT = re.compile(r"[-+]?[0-9][0-9_]{0,30}")
 FLOAT = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
@@ -45,61 +46,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_nodes(path: Path) -> tuple[dict[str, Any], Node]:
     """(the result of `read_yaml`, the checked nodes with their lines). The file is read once."""
-    with _blaming(path):
-        node = parse_yaml(_read(path))
+    with naming(path):
+        node = parse_yaml(read_text(path))
         if not isinstance(node, MappingNode):
             raise ValueError("it holds no settings")
         return plain_value(node), node
 
 
-def read_settings(
-    path: Path, config_class: type, also: Mapping[str, object] | None = None
-) -> dict[str, Any]:
-    """The settings in a YAML file, typed by the fields of `config_class` and of its nested
-    dataclasses. Only settings in the file are returned. A single value is read as a list if the
-    field's metadata allow several. `also`: dotted names that are not fields, and their types.
-
-    Raises:
-        ValueError: a value does not fit; the message names file, key and line.
-    """
-    with _blaming(path):
-        node = parse_yaml(_read(path))
-        if node is None or _is_null(node):
-            return {}
-        return _fields(node, config_class, "", also or {})
-
-
-def parse_yaml(text: str) -> Node | None:
-    """The checked nodes of a YAML text, of bounded size.
-
-    Raises:
-        ValueError: the text is not YAML, has a key twice, an unknown tag, or more than the bounds
-            allow.
-    """
-    try:
-        node = yaml.compose(text, Loader=_ShallowLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(" ".join(str(error).split())[:300]) from None
-    if node is not None:
-        _Checker().check(node, 0)
-    return node
-
-
-def plain_value(node: Node | None) -> Any:
-    """The values of checked nodes without a field's type; off and no are texts."""
-    if node is None:
-        return None
-    if isinstance(node, SequenceNode):
-        return [plain_value(one) for one in node.value]
-    if isinstance(node, MappingNode):
-        return _merged(node, lambda key, value: plain_value(value))
-    assert isinstance(node, ScalarNode)
-    return node.value if node.style else _plain_scalar(node.value)
-
-
 @contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """A context that adds the file's name to a ValueError."""
+def naming(path: Path) -> Iterator[None]:
+    """A context that puts the file's name before the text of an error."""
     try:
         yield
     except OSError as error:
@@ -108,7 +64,8 @@ def _blaming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ValueError if it is too large, or not UTF-8."""
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
     with path.open("rb") as file:
@@ -119,6 +76,22 @@ def _read(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 text (byte {error.start})") from None
+
+
+def parse_yaml(text: str) -> Node | None:
+    """The checked nodes of a YAML text; None if it is empty.
+
+    Raises:
+        ValueError: the text is not YAML, has a key twice, an unknown tag, or more than the bounds
+            allow.
+    """
+    try:
+        node = yaml.compose(text, Loader=_ShallowLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    if node is not None:
+        _Checker().check(node, depth=0)
+    return node
 
 
 class _ShallowLoader(yaml.SafeLoader):
@@ -136,11 +109,14 @@ class _ShallowLoader(yaml.SafeLoader):
 
 
 class _Checker:
+    """Checks nodes, and counts them as often as aliases repeat them."""
+
     def __init__(self) -> None:
         self.count = 0
 
     def check(self, node: Node, depth: int) -> None:
-        line = node.start_mark.line + 1
+        """Raise ValueError if a node or one below it breaks a rule."""
+        line = line_of(node)
         self.count += 1
         if self.count > MAX_VALUES:
             raise ValueError(f"it expands to more than {MAX_VALUES:,} values, aliases included")
@@ -149,52 +125,73 @@ class _Checker:
         if node.tag not in TAGS:
             raise ValueError(f"line {line} has the tag {node.tag!r:.60}, which no settings need")
         if isinstance(node, SequenceNode):
-            for one in node.value:
-                self.check(one, depth + 1)
+            for entry in node.value:
+                self.check(entry, depth + 1)
         if isinstance(node, MappingNode):
             lines: dict[str, int] = {}
             for key, value in node.value:
-                self._check_key(key, lines)
+                _check_key(key, lines)
                 self.check(value, depth + 1)
 
-    def _check_key(self, key: Node, lines: dict[str, int]) -> None:
-        line = key.start_mark.line + 1
-        if not isinstance(key, ScalarNode):
-            raise ValueError(f"line {line} has a key that is not text")
-        if key.value in lines:
-            raise ValueError(
-                f"{key.value!r:.60} appears twice, in lines {lines[key.value]} and {line}; "
-                "join the two"
-            )
-        lines[key.value] = line
+
+def _check_key(key: Node, lines: dict[str, int]) -> None:
+    """Add a key to `lines`, the lines of the keys before it in the same mapping. Raises ValueError
+    if it is there."""
+    line = line_of(key)
+    if not isinstance(key, ScalarNode):
+        raise ValueError(f"line {line} has a key that is not text")
+    if key.value in lines:
+        raise ValueError(
+            f"{key.value!r:.60} appears twice, in lines {lines[key.value]} and {line}; join the two"
+        )
+    lines[key.value] = line
 
 
-def _merged(node: MappingNode, read: Callable[[Any, Node], Any]) -> dict[str, Any]:
-    """A mapping's values by key. Its own keys override those merged by <<."""
-    found: dict[str, Any] = {}
+def line_of(node: Node) -> int:
+    """The line of the file on which a node begins."""
+    return node.start_mark.line + 1
+
+
+def plain_value(node: Node | None) -> Any:
+    """The values of checked nodes: dicts, lists, texts, numbers, true, false and null."""
+    if node is None:
+        return None
+    if isinstance(node, SequenceNode):
+        return [plain_value(entry) for entry in node.value]
+    if isinstance(node, MappingNode):
+        return merged(node, lambda key, value: plain_value(value))
+    assert isinstance(node, ScalarNode)
+    return node.value if node.style else _plain_scalar(node.value)
+
+
+def merged(node: MappingNode, read: Callable[[ScalarNode, Node], Any]) -> dict[str, Any]:
+    """A mapping's values by key, `read(key, value)` for each. Its own keys override those merged
+    by <<."""
+    inherited: dict[str, Any] = {}
     own: dict[str, Any] = {}
     for key, value in node.value:
         if key.value == "<<" and not key.style:
-            many = value.value if isinstance(value, SequenceNode) else [value]
-            for one in reversed(many):
-                if not isinstance(one, MappingNode):
-                    raise ValueError(f"line {key.start_mark.line + 1}: << merges no settings")
-                found |= _merged(one, read)
+            parents = value.value if isinstance(value, SequenceNode) else [value]
+            for parent in reversed(parents):
+                if not isinstance(parent, MappingNode):
+                    raise ValueError(f"line {line_of(key)}: << merges no settings")
+                inherited |= merged(parent, read)
         else:
             own[key.value] = read(key, value)
-    return found | own
+    return inherited | own
 
 
-def _plain_scalar(text: str) -> Any:
+def _plain_scalar(text: str) -> str | float | bool | None:
     if text in NULLS:
         return None
-    if text in ("true", "True", "TRUE", "false", "False", "FALSE"):
-        return FACTS[text.lower()]
-    number = _number(text)
+    if text in BOOLEANS:
+        return BOOLEANS[text]
+    number = read_number(text)
     return text if number is None else number
 
 
-def _number(text: str) -> int | float | None:
+def read_number(text: str) -> int | float | None:
+    """The number that a text means; None for any other text."""
     if INT.fullmatch(text):
         return int(text)
     if NOT_FINITE.fullmatch(text):
@@ -202,108 +199,6 @@ def _number(text: str) -> int | float | None:
     return float(text) if FLOAT.fullmatch(text) else None
 
 
-def _is_null(node: Node) -> bool:
+def is_null(node: Node) -> bool:
+    """True for an unquoted null, or for nothing at all."""
     return isinstance(node, ScalarNode) and not node.style and node.value in NULLS
-
-
-def _fields(
-    node: Node, config_class: type, name: str, also: Mapping[str, object]
-) -> dict[str, Any]:
-    if _is_null(node):
-        return {}
-    if not isinstance(node, MappingNode):
-        raise ValueError(f"{name or 'it'} is not a section of settings but {_brief(node)}")
-    hints = get_type_hints(config_class)
-    several = {
-        one.name for one in dataclasses.fields(config_class) if one.metadata.get("nargs") in SEVERAL
-    }
-
-    def read(key: ScalarNode, value: Node) -> Any:
-        full = f"{name}.{key.value}" if name else key.value
-        if key.value not in hints and full in also:
-            return _typed(value, also[full], full, also)
-        if key.value not in hints:
-            near = difflib.get_close_matches(key.value, hints, n=1, cutoff=0.5)
-            more = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(
-                f"line {key.start_mark.line + 1} has the unknown setting {full!r:.80}{more}"
-            )
-        if key.value in several and isinstance(value, ScalarNode) and not _is_null(value):
-            return [value.value]
-        return _typed(value, hints[key.value], full, also)
-
-    return _merged(node, read)
-
-
-def _typed(node: Node, hint: object, name: str, also: Mapping[str, object]) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _fields(node, hint, name, also)
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if isinstance(node, ScalarNode):
-        for kind in sorted(kinds, key=_strictness):
-            found = _scalar(node, kind)
-            if found is not _NO:
-                return found
-    for kind in kinds:
-        if isinstance(node, SequenceNode) and get_origin(kind) in (tuple, list):
-            return _list(node, kind, name)
-        if isinstance(node, MappingNode) and (get_origin(kind) or kind) in (dict, Mapping):
-            return plain_value(node)
-        if kind is Any:
-            return plain_value(node)
-    wanted = " or ".join(_words(kind) for kind in kinds)
-    raise ValueError(
-        f"{name} must be {wanted}, not {_brief(node)} (line {node.start_mark.line + 1})"
-    )
-
-
-def _list(node: SequenceNode, kind: object, name: str) -> list[Any]:
-    inner = get_args(kind)
-    if not inner:
-        return [plain_value(one) for one in node.value]
-    fixed = len(inner) > 1 and inner[-1] is not Ellipsis
-    if fixed and len(inner) != len(node.value):
-        raise ValueError(f"{name} must have {len(inner)} entries, not {len(node.value)}")
-    hints = inner if fixed else [inner[0]] * len(node.value)
-    return [_typed(one, hint, name, {}) for one, hint in zip(node.value, hints, strict=True)]
-
-
-_NO = object()
-_ORDER: tuple[Any, ...] = (bool, int, float, str)
-
-
-def _strictness(kind: object) -> int:
-    """The order of trial: Literals and null first, texts last."""
-    return _ORDER.index(kind) if kind in _ORDER else -1
-
-
-def _scalar(node: ScalarNode, kind: object) -> Any:
-    text = node.value
-    if get_origin(kind) is Literal:
-        return next((choice for choice in get_args(kind) if str(choice) == text), _NO)
-    if kind is types.NoneType:
-        return None if _is_null(node) else _NO
-    if kind is bool:
-        return FACTS.get(text.lower(), _NO)
-    if kind in (int, float):
-        number = _number(text)
-        if number is None or (kind is int and isinstance(number, float)):
-            return _NO
-        return kind(number)
-    return text if kind is str and not _is_null(node) else _NO
-
-
-def _words(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(kind))
-    if get_origin(kind) in (tuple, list):
-        inner = get_args(kind)
-        return "a list" + (f" of {_words(inner[0])}" if inner else "")
-    known = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return known.get(kind, "null" if kind is types.NoneType else "settings")
-
-
-def _brief(node: Node) -> str:
-    if isinstance(node, ScalarNode):
-        return "null" if _is_null(node) else f"{node.value!r:.60}"
-    return "a list" if isinstance(node, SequenceNode) else "a section"

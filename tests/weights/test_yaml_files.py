@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from weights.yaml_files import read_settings, read_yaml
+from command_line.yaml_settings import read_settings
+from weights.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
