@@ -55,21 +55,26 @@ def release(config: ReleaseConfig) -> None:
     """Write a release folder, atomically. Raises ValueError if `out` exists."""
     out = Path(config.out)
     with new_folder(out) as folder:
-        found = open_checkpoint(config.checkpoint)
+        checkpoint = open_checkpoint(config.checkpoint)
         pretrained.save(
-            folder, found.model, found.sampling, found.params, config.dtype, found.origin
+            folder,
+            checkpoint.model,
+            checkpoint.sampling,
+            checkpoint.params,
+            config.dtype,
+            checkpoint.origin,
         )
         for name in ("tokenizer", "vqgan"):
-            copy_folder(found.folder / name, folder / name, found.folder)
-        if (found.folder / CLIP_FOLDER).is_dir():
-            copy_folder(found.folder / CLIP_FOLDER, folder / CLIP_FOLDER, found.folder)
+            copy_folder(checkpoint.folder / name, folder / name, checkpoint.folder)
+        if (checkpoint.folder / CLIP_FOLDER).is_dir():
+            copy_folder(checkpoint.folder / CLIP_FOLDER, folder / CLIP_FOLDER, checkpoint.folder)
         if config.captions:
-            _write_captions(found, folder / CAPTIONS_FILE)
+            _write_captions(checkpoint, folder / CAPTIONS_FILE)
         if config.examples:
-            _write_examples(found, folder / EXAMPLES_FILE)
+            _write_examples(checkpoint, folder / EXAMPLES_FILE)
         figures = Path(config.figures) if config.figures else None
         has_licence = write_card(
-            folder, out.absolute().name, found, config.licence, config.attribution, figures
+            folder, out.absolute().name, checkpoint, config.licence, config.attribution, figures
         )
         write_sums(folder)
     open_checkpoint(out)  # it loads back
@@ -79,28 +84,28 @@ def release(config: ReleaseConfig) -> None:
             "and --attribution",
             file=sys.stderr,
         )
-    step = "" if found.step is None else f" at step {found.step}"
+    step = "" if checkpoint.step is None else f" at step {checkpoint.step}"
     print(f"{out}: a release of {config.checkpoint}{step}", file=sys.stderr)
 
 
-def _write_captions(found: Checkpoint, path: Path) -> None:
+def _write_captions(checkpoint: Checkpoint, path: Path) -> None:
     """Write captions.txt. Raises ValueError if the captions are unknown."""
-    captions = known_captions(found.folder, found.all_records)
+    captions = known_captions(checkpoint.folder, checkpoint.all_records)
     if captions is None:
         raise ValueError(
-            f"the training captions of {found.folder} are not known: its token records "
-            f"({found.records}) are gone, too large or without a tokenizer.json; omit "
+            f"the training captions of {checkpoint.folder} are not known: its token records "
+            f"({checkpoint.records}) are gone, too large or without a tokenizer.json; omit "
             "--captions"
         )
     lines = [" ".join(caption.split()) for caption in captions]
     path.write_text("".join(f"{line}\n" for line in lines if line), encoding="utf-8")
 
 
-def _write_examples(found: Checkpoint, path: Path) -> None:
+def _write_examples(checkpoint: Checkpoint, path: Path) -> None:
     """Write examples.parquet. Raises ValueError if the token records are missing."""
-    if found.records is None:
-        raise ValueError(f"{found.folder} does not know its token records; omit --examples")
-    write_examples(open_records(found.records), path)
+    if checkpoint.records is None:
+        raise ValueError(f"{checkpoint.folder} does not know its token records; omit --examples")
+    write_examples(open_records(checkpoint.records), path)
 
 
 if __name__ == "__main__":

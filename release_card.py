@@ -47,7 +47,12 @@ python generate.py --checkpoint {name} --prompts "worded like its captions" --pi
 
 
 def write_card(
-    out: Path, name: str, found: Checkpoint, licence: str, attribution: str, figures: Path | None
+    out: Path,
+    name: str,
+    checkpoint: Checkpoint,
+    licence: str,
+    attribution: str,
+    figures: Path | None,
 ) -> bool:
     """Write the card of a checkpoint's release into `out`. `figures`: the output of `python -m
     evaluate RUN --json`. Returns True if the data's licence is known.
@@ -55,20 +60,23 @@ def write_card(
     Raises:
         ValueError: `figures` is not such a file.
     """
-    known = [] if found.records is None else licences(found.records)
+    known = [] if checkpoint.records is None else licences(checkpoint.records)
     data = [attribution] if attribution else []
     data += [f"Licence of the data: {licence}."] if licence else []
     if known:
-        rows = [f"| {style or 'all'} | {one} | {count:,} |" for (style, one), count in known]
+        rows = [
+            f"| {style or 'all'} | {licence_name} | {count:,} |"
+            for (style, licence_name), count in known
+        ]
         data.append("\n".join(["| style | licence | pictures |", "| --- | --- | ---: |", *rows]))
     text = TEXT.format(
         license_tag="other",
         name=name,
-        parameters=count_params(found.model),
-        text_length=found.model.text_length,
-        grid=found.model.grid_size,
-        made_with=_made_with(found),
-        reaches=_table(figures) if figures else _last_losses(found),
+        parameters=count_params(checkpoint.model),
+        text_length=checkpoint.model.text_length,
+        grid=checkpoint.model.grid_size,
+        made_with=_made_with(checkpoint),
+        reaches=_table(figures) if figures else _last_losses(checkpoint),
         data="\n\n".join(data) or UNKNOWN,
     )
     write_text(out / CARD_FILE, text)
@@ -84,16 +92,16 @@ def licences(records: str) -> list[tuple[tuple[str, str], int]]:
     except (ValueError, OSError):
         return []
     named = [
-        (str(one.get("style", "")), str(one.get("license") or one.get("licence")))
-        for one in some
-        if one.get("license") or one.get("licence")
+        (str(example.get("style", "")), str(example.get("license") or example.get("licence")))
+        for example in some
+        if example.get("license") or example.get("licence")
     ]
     return Counter(named).most_common(50)
 
 
-def _made_with(found: Checkpoint) -> str:
+def _made_with(checkpoint: Checkpoint) -> str:
     """Command, commit and devices of a run's last start."""
-    path = found.folder / "environment.json"
+    path = checkpoint.folder / "environment.json"
     start = (read_list(path) or [{}])[-1] if path.is_file() else {}
     if not start:
         return "It does not say; it was released from another release."
@@ -102,16 +110,16 @@ def _made_with(found: Checkpoint) -> str:
     commit, devices = start.get("commit") or "unknown", start.get("devices") or "unknown devices"
     return "\n".join(
         [
-            f"Commit `{commit}`, on {devices}, {found.step or 0:,} updates.",
+            f"Commit `{commit}`, on {devices}, {checkpoint.step or 0:,} updates.",
             f"```\npython {start.get('command', '')}\n```",
             ", ".join(f"{name} {version}" for name, version in packages),
         ]
     )
 
 
-def _last_losses(found: Checkpoint) -> str:
+def _last_losses(checkpoint: Checkpoint) -> str:
     """The newest loss of each held-out split in a run's metrics."""
-    path = found.folder / "metrics.jsonl"
+    path = checkpoint.folder / "metrics.jsonl"
     losses: dict[str, float] = {}
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:

@@ -43,7 +43,7 @@ def _cache_folder() -> Path | None:
     it again and again."""
     home = Path(os.path.expanduser("~"))  # "~" itself if nobody says where it is
     for folder in (CACHE_FOLDER, *([home / ".cache" / "pastel"] if home.is_dir() else [])):
-        nearest = next(one for one in (folder, *folder.parents) if one.exists())
+        nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
         if os.access(nearest, os.W_OK):
             return folder
     return None

@@ -137,11 +137,11 @@ def _start_of(sweep: Sweep, stop: Stop, one_process: bool) -> Start:
 
     def start(folder: Path, trial: Trial, words: Sequence[str], metric: str | None) -> Running:
         flags = words[words.index(sweep.settings["program"]) + 1 :]
-        one = processes.run_here(
+        result = processes.run_here(
             *(folder, trial, metric, lambda log: train_here(flags, log, programs), exits.STOPPED)
         )
-        stop.is_asked |= one.is_asked_to_stop
-        return one
+        stop.is_asked |= result.is_asked_to_stop
+        return result
 
     return start
 

@@ -87,7 +87,7 @@ class Opened:
 
 def main(benchmark: DataBenchmark) -> None:
     """Print a table of sizes, a table of readers, and a table of encoding."""
-    found: dict[str, Any] = {"sizes": [], "readers": {}, "encoding": {}}
+    results: dict[str, Any] = {"sizes": [], "readers": {}, "encoding": {}}
     with tempfile.TemporaryDirectory() as temporary:
         print(
             "| examples | opened and first batch, s | read for it, MB | memory, MB | a batch, ms |"
@@ -102,13 +102,13 @@ def main(benchmark: DataBenchmark) -> None:
                 f"{row.memory_mb:.0f} | {row.batch_ms:.2f} |",
                 flush=True,
             )
-            found["sizes"].append(asdict(row))
+            results["sizes"].append(asdict(row))
         if benchmark.peer_examples:
-            found["readers"] = print_readers(Path(temporary), benchmark)
+            results["readers"] = print_readers(Path(temporary), benchmark)
         if benchmark.encode_pictures:
-            found["encoding"] = print_encoding(Path(temporary), benchmark)
+            results["encoding"] = print_encoding(Path(temporary), benchmark)
     if benchmark.out:
-        write_text(Path(benchmark.out), json.dumps(found, indent=1) + "\n")
+        write_text(Path(benchmark.out), json.dumps(results, indent=1) + "\n")
 
 
 def sizes_to(largest: int) -> list[int]:
@@ -197,29 +197,29 @@ def print_readers(folder: Path, benchmark: DataBenchmark) -> dict[str, Any]:
     """Print a table of each reader's examples per second, for the same examples."""
     write_synthetic(folder / "same", benchmark.peer_examples)
     records = open_records(folder / "same")
-    found = measure_readers(records, folder, benchmark.batch_size, benchmark.seconds)
-    for how, rates in found.items():
+    rates_by_order = measure_readers(records, folder, benchmark.batch_size, benchmark.seconds)
+    for how, rates in rates_by_order.items():
         print(f"\n| {how} | examples a second | Pastel is faster | on the device | and then |")
         print("| --- | ---: | ---: | ---: | ---: |")
         ours = rates["Pastel"]
-        for name, one in rates.items():
+        for name, rate in rates.items():
             print(
-                f"| {name} | {one.batch:,.0f} | {ours.batch / one.batch:.1f} × | "
-                f"{one.device:,.0f} | {ours.device / one.device:.1f} × |",
+                f"| {name} | {rate.batch:,.0f} | {ours.batch / rate.batch:.1f} × | "
+                f"{rate.device:,.0f} | {ours.device / rate.device:.1f} × |",
                 flush=True,
             )
-    return {how: {k: asdict(v) for k, v in rates.items()} for how, rates in found.items()}
+    return {how: {k: asdict(v) for k, v in rates.items()} for how, rates in rates_by_order.items()}
 
 
 def print_encoding(folder: Path, benchmark: DataBenchmark) -> dict[int, Any]:
     """Print the pictures per second of data.encode and of its VQGAN alone, by the pictures'
     side."""
-    found = measure_encoding(folder, Path(benchmark.vqgan), benchmark.encode_pictures)
+    speed_by_side = measure_encoding(folder, Path(benchmark.vqgan), benchmark.encode_pictures)
     print(f"\n| JPEGs to tokens | {benchmark.vqgan} alone, a second | data.encode | share |")
     print("| --- | ---: | ---: | ---: |")
-    for side, one in found.items():
-        print(f"| {side} × {side} | {one.alone:,.1f} | {one.encode:,.1f} | {one.share:.2f} |")
-    return {side: {**asdict(one), "share": one.share} for side, one in found.items()}
+    for side, speed in speed_by_side.items():
+        print(f"| {side} × {side} | {speed.alone:,.1f} | {speed.encode:,.1f} | {speed.share:.2f} |")
+    return {side: {**asdict(speed), "share": speed.share} for side, speed in speed_by_side.items()}
 
 
 if __name__ == "__main__":

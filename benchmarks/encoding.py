@@ -66,9 +66,9 @@ def _measure(tar: Path, encoder: PictureEncoder, count: int, side: int) -> Share
         _encode_alone(encoder, pixels, count)
         alone.append(count / (time.perf_counter() - start))
         start = time.perf_counter()
-        found = encode_span(source, encoder, PictureOptions(0.0, PLAIN), range(count))
+        shard = encode_span(source, encoder, PictureOptions(0.0, PLAIN), range(count))
         encode.append(count / (time.perf_counter() - start))
-        assert len(found.image_tokens) == count
+        assert len(shard.image_tokens) == count
     return Share(statistics.median(alone), statistics.median(encode))
 
 

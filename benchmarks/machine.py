@@ -35,12 +35,12 @@ def choose_clock() -> Callable[[], float]:
 
 def seconds(call: Callable[[], Any], times: int) -> list[float]:
     """The seconds of each of `times` calls, until its results are ready."""
-    clock, found = choose_clock(), []
+    clock, elapsed = choose_clock(), []
     for _ in range(times):
         start = clock()
         jax.block_until_ready(call())
-        found.append(clock() - start)
-    return found
+        elapsed.append(clock() - start)
+    return elapsed
 
 
 def measure_products(dtype: str, rounds: int) -> tuple[float, tuple[int, int, int]]:
@@ -68,12 +68,12 @@ def peak_memory(call: Callable[[], Any]) -> int:
     if "peak_bytes_in_use" in stats[0]:
         jax.block_until_ready(call())
         stats = [device.memory_stats() or {} for device in jax.local_devices()]
-        return max(one["peak_bytes_in_use"] for one in stats)
+        return max(device["peak_bytes_in_use"] for device in stats)
     if not _forget_peak():
         jax.block_until_ready(call())
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    before, arrays = _from_kernel("VmRSS"), sum(one.nbytes for one in jax.live_arrays())
+    before, arrays = _from_kernel("VmRSS"), sum(array.nbytes for array in jax.live_arrays())
     jax.block_until_ready(call())
     return arrays + _from_kernel("VmHWM") - before
 

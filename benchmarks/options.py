@@ -109,7 +109,7 @@ def make_row(
     label: str, update: Update, times: Sequence[float], plain_times: Sequence[float]
 ) -> Row:
     """The row of an update, from the seconds of its rounds and of the plain update's."""
-    ratios = [own / plain for own, plain in zip(times, plain_times, strict=True)]
+    ratios = [time / plain for time, plain in zip(times, plain_times, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     return Row(
         label,

@@ -48,16 +48,16 @@ def measure_readers(
         return {"text_tokens": tokens, "text_mask": mask}
 
     readers = {"Pastel": open_pastel, "webdataset": open_webdataset, "datasets": open_datasets}
-    found: dict[str, dict[str, Rates]] = {}
+    rates_by_order: dict[str, dict[str, Rates]] = {}
     for how, given in (("tokenised before", None), ("tokenised on the way", tokenise)):
         place = folder / how.replace(" ", "_")
         place.mkdir()
         epochs = {name: opener(records, place, size, given) for name, opener in readers.items()}
-        found[how] = {
+        rates_by_order[how] = {
             name: Rates(rate(epoch, seconds), rate(epoch, seconds, to_device))
             for name, epoch in epochs.items()
         }
-    return found
+    return rates_by_order
 
 
 def to_device(batch: Batch) -> None:
@@ -81,7 +81,7 @@ def rate(epoch: Epoch, seconds: float, then: Callable[[Batch], None] = lambda ba
 
 
 def _tokenizer(records: Records, folder: Path) -> TextTokenizer:
-    train_tokenizer((one["caption"] for one in records.examples[:1000]), 300, folder)
+    train_tokenizer((example["caption"] for example in records.examples[:1000]), 300, folder)
     return open_tokenizer(folder)
 
 
@@ -124,7 +124,7 @@ def open_webdataset(records: Records, folder: Path, size: int, tokenise: Tokenis
 
     def together(samples: list[dict[str, object]]) -> dict[str, Any]:
         names = [name for name in samples[0] if not name.startswith("__")]
-        return {name: np.stack([one[name] for one in samples]) for name in names}
+        return {name: np.stack([sample[name] for sample in samples]) for name in names}
 
     def epoch() -> Iterator[Batch]:
         opened = webdataset.WebDataset(str(folder / "same.tar"), shardshuffle=False)
@@ -146,7 +146,7 @@ def open_datasets(records: Records, folder: Path, size: int, tokenise: Tokenise 
 
     columns: dict[str, Any] = {"image_tokens": np.asarray(records.image_tokens)}
     if tokenise:
-        columns["caption"] = [one["caption"] for one in records.examples]
+        columns["caption"] = [example["caption"] for example in records.examples]
     else:
         columns["text_tokens"] = np.asarray(records.text_tokens)
     datasets.disable_progress_bars()

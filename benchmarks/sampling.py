@@ -102,11 +102,13 @@ def bytes_per_token(model: Transformer, params: Params, rows: int) -> float:
 
     def keys_values(params: Params, states: Array, mask: Array) -> list[tuple[Array, ...]]:
         layers = model.init_cache(params, states, mask, 1).layers
-        return [(one.cross_k, one.cross_v, one.self_k, one.self_v) for one in layers]
+        return [(layer.cross_k, layer.cross_v, layer.self_k, layer.self_v) for layer in layers]
 
     mask = jax.ShapeDtypeStruct(text, bool)
     layers = jax.eval_shape(keys_values, params, states, mask)
-    caption, position = (_bytes([one[part] for one in layers]) for part in (slice(2), slice(2, 4)))
+    caption, position = (
+        _bytes([layer[part] for layer in layers]) for part in (slice(2), slice(2, 4))
+    )
     head = params["head"] if "head" in params else params["image_embedding"]["tokens"]
     weights = _bytes(params["decoder"]) + _bytes(head)
     return weights + caption + position * (config.image_length + 1) / 2

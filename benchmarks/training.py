@@ -144,22 +144,22 @@ def main(benchmark: TrainingBenchmark) -> None:
         update = begin(config, bench)
         plain = measure_plain(update, bench, rounds)
         print_plain(plain)
-        found: dict[str, Any] = {"plain": dataclasses.asdict(plain)}
-        found["plain"]["utilisation"] = plain.utilisation
+        results: dict[str, Any] = {"plain": dataclasses.asdict(plain)}
+        results["plain"]["utilisation"] = plain.utilisation
         chosen = [name for name in OPTIONS if name in benchmark.options]
         if chosen:
             own = make_row("plain", update, [plain.median_seconds], [plain.median_seconds])
             others = measure_options(update, chosen, bench, rounds)
-            found["options"] = as_trees(print_options(chain([own], others)))
+            results["options"] = as_trees(print_options(chain([own], others)))
         if "shampoo" in benchmark.options:
-            found["shampoo"] = as_trees(print_shampoo(config, bench, benchmark.quick))
+            results["shampoo"] = as_trees(print_shampoo(config, bench, benchmark.quick))
         if "data" in benchmark.options:
             pace = measure_reading(batches, plain.batch_size, 0.1 if benchmark.quick else 2.0)
             times = print_reading(pace, plain)
-            found["data"] = {"samples_per_second": pace, "times_update": times}
+            results["data"] = {"samples_per_second": pace, "times_update": times}
     if benchmark.out:
         about = {"jax": jax.__version__, "config": to_tree(config)}
-        write_text(Path(benchmark.out), json.dumps(found | about, indent=1) + "\n")
+        write_text(Path(benchmark.out), json.dumps(results | about, indent=1) + "\n")
 
 
 def as_trees(rows: Iterable[Row] | Iterable[ShampooRow]) -> list[dict[str, Any]]:

@@ -98,10 +98,10 @@ def time_in_turns(
         for _ in range(warm_up):
             update()
     for _ in range(rounds):
-        for update, own in zip(updates, times, strict=True):
+        for update, update_times in zip(updates, times, strict=True):
             start = clock()
             update()
-            own.append(clock() - start)
+            update_times.append(clock() - start)
     return times
 
 

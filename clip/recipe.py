@@ -261,8 +261,8 @@ def make_loss(sizes: ClipConfig, views: ViewConfig) -> Loss[PairBatch]:
         params: Params, batch: PairBatch[Array], keys: Key[Array, " b"], context: LossContext
     ) -> tuple[Array, dict]:
         pictures = random_views(views, keys, to_floats(batch["pixels"]))
-        found = contrast_of(sizes, params, batch, pictures)
-        return found.loss, {"train/right": found.right, "train/scale": found.scale}
+        contrast = contrast_of(sizes, params, batch, pictures)
+        return contrast.loss, {"train/right": contrast.right, "train/scale": contrast.scale}
 
     return loss
 
@@ -274,9 +274,9 @@ def judge(
     caption scores highest in the set; and eval/SPLIT/chance, the same for guessing."""
     values = {}
     for name, batch in sets.items():
-        found = contrast_of(sizes, params, batch, to_floats(batch["pixels"]))
+        contrast = contrast_of(sizes, params, batch, to_floats(batch["pixels"]))
         for figure in ("loss", "right", "chance"):
-            values[f"eval/{name}/{figure}"] = float(getattr(found, figure))
+            values[f"eval/{name}/{figure}"] = float(getattr(contrast, figure))
     return values
 
 

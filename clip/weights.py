@@ -118,13 +118,13 @@ def read_config(folder: Path) -> ClipConfig:
     """The configuration in a folder. Raises ValueError if it is missing or of another model."""
     path = folder / CONFIG_FILE
     values = read_json(path)
-    if (kind := values.get("model_type", "clip")) != "clip":
-        raise ValueError(f"{path} describes a model of type {kind!r:.60}, not clip")
+    if (model_type := values.get("model_type", "clip")) != "clip":
+        raise ValueError(f"{path} describes a model of type {model_type!r:.60}, not clip")
     statistics = _read_pixel_statistics(folder)
     with configuring(path, "a CLIP"):
-        own = section(values, "text_config")
-        text = read_fields(own, TEXT_FIELDS)
-        is_legacy = text["end_id"] == LEGACY_END_ID and own.get(MEANT) is not True
+        text_values = section(values, "text_config")
+        text = read_fields(text_values, TEXT_FIELDS)
+        is_legacy = text["end_id"] == LEGACY_END_ID and text_values.get(MEANT) is not True
         image = read_fields(section(values, "vision_config"), IMAGE_FIELDS)
         if image["num_channels"] != 3:
             raise ValueError(f"num_channels is {image['num_channels']}, but pictures have 3")
@@ -139,7 +139,7 @@ def read_config(folder: Path) -> ClipConfig:
             patch_size=image["patch_size"],
             pixel_mean=statistics["image_mean"],
             pixel_std=statistics["image_std"],
-            has_start=own.get("bos_token_id", 0) is not None,
+            has_start=text_values.get("bos_token_id", 0) is not None,
         )
 
 
@@ -247,11 +247,11 @@ def read_params(folder: Path, like: Mapping[str, object]) -> dict[str, Any]:
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
     """For each of Pastel's parameters (path → shape), its array in the published file."""
-    found: Plan = {}
+    plan: Plan = {}
     for path, shape in shapes.items():
         module, _, leaf = path.rpartition("/")
         tower, in_layer, part = module.partition("/layers/")
-        own = shape[1:] if in_layer else shape
+        layer_shape = shape[1:] if in_layer else shape
         if path in TABLES:
             keys: tuple[str, ...] = (TABLES[path],)
         elif in_layer:
@@ -259,11 +259,11 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
             keys = tuple(f"{LAYERS[tower]}.{i}.{ending}" for i in range(shape[0]))
         else:
             keys = (f"{MODULES[module]}.{TORCH_LEAVES[leaf]}",)
-        axes = KERNEL_AXES[len(own)] if leaf == "kernel" else tuple(range(len(own)))
+        axes = KERNEL_AXES[len(layer_shape)] if leaf == "kernel" else tuple(range(len(layer_shape)))
         back = tuple(int(axis) for axis in np.argsort(axes))
-        file_shape = tuple(own[axis] for axis in back)
-        found[path] = Leaf(keys, file_shape, bool(in_layer), _turn(axes), _turn(back))
-    return found
+        file_shape = tuple(layer_shape[axis] for axis in back)
+        plan[path] = Leaf(keys, file_shape, bool(in_layer), _turn(axes), _turn(back))
+    return plan
 
 
 def _turn(axes: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:

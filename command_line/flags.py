@@ -64,11 +64,11 @@ def read_file(
     """The settings of a file under their new names. Old names are printed, unless `is_saved`."""
     tree = read_settings(file, config_class, {old: new.kind for old, new in moved.items()})
     try:
-        found = old_names.rename(tree, moved)
+        old_in_file = old_names.rename(tree, moved)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     if not is_saved:
-        _print_old_names(found, f"{file}: ")
+        _print_old_names(old_in_file, f"{file}: ")
     return tree
 
 
@@ -78,34 +78,34 @@ def with_new_names(words: list[str], moved: Mapping[str, Setting], load: Load) -
     Raises:
         ValueError: an old name is refused, or is inside a section that is given as a whole.
     """
-    words, found = list(words), []
+    words, old_in_words = list(words), []
     for i, name in _flags(words):
         plain = name.removesuffix("+")
         if plain in moved:
-            found.append(plain)
+            old_in_words.append(plain)
             words[i] = words[i].replace(f"--{plain}", f"--{moved[plain].name}", 1)
         elif any(old.startswith(f"{plain}.") for old in moved):
             value = words[i].partition("=")[2] or "".join(words[i + 1 : i + 2])
             section = load(value) if value[:1] == "{" else {}
             if old := [old for old in moved if old.removeprefix(f"{plain}.") in section]:
                 raise ValueError(f"{old_names.describe(old)}; use the new name")
-    _print_old_names(found)
+    _print_old_names(old_in_words)
     return words
 
 
-def _print_old_names(found: list[str], where: str = "") -> None:
+def _print_old_names(old: list[str], where: str = "") -> None:
     """Print the old names on stderr. Raises ValueError for those that are refused."""
-    refused = [name for name in found if not old_names.MOVED[name].is_accepted]
+    refused = [name for name in old if not old_names.MOVED[name].is_accepted]
     if refused:
         raise ValueError(f"{where}{old_names.describe(refused)}; use the new name")
-    if found:
-        print(f"{where}{old_names.describe(found)}; the old name is still read", file=sys.stderr)
+    if old:
+        print(f"{where}{old_names.describe(old)}; the old name is still read", file=sys.stderr)
 
 
 def several_valued(config_class: type) -> set[str]:
     """Dotted names of the settings that take several words."""
-    found = settings_of(config_class)
-    return {setting.name for setting in found if setting.field.metadata.get("nargs") in SEVERAL}
+    settings = settings_of(config_class)
+    return {setting.name for setting in settings if setting.field.metadata.get("nargs") in SEVERAL}
 
 
 def _flags(words: list[str]) -> Iterator[tuple[int, str]]:
@@ -140,7 +140,10 @@ def check_once(words: list[str], several: set[str]) -> None:
     every = {name for _, name in _flags(words)}
     for name in sorted(every):
         if (
-            section := next((one for one in every if name.startswith(f"{one}.")), None)
+            section := next(
+                (section_name for section_name in every if name.startswith(f"{section_name}.")),
+                None,
+            )
         ) is not None:
             raise ValueError(
                 f"--{name} is a part of --{section}, which is given too; give the parts one by one"
@@ -170,16 +173,16 @@ def check_no_times(words: list[str], kinds: Mapping[str, object]) -> None:
 
 def join_repeated(words: list[str], several: set[str], load: Load) -> list[str]:
     """The words, where each flag in `several` occurs once, with a list of all its values."""
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     left = list(words)
     for i, name in reversed(list(_flags(words))):
         if name in several:
             end = next((j for j, _ in _flags(words) if j > i), len(words))
             _, has_value, value = words[i].partition("=")
             given = [*([value] if has_value else []), *words[i + 1 : end]]
-            found[name] = _listed(given, load) + found.get(name, [])
+            values[name] = _listed(given, load) + values.get(name, [])
             del left[i:end]
-    lists = [f"--{name}={json.dumps(v, ensure_ascii=False)}" for name, v in found.items()]
+    lists = [f"--{name}={json.dumps(v, ensure_ascii=False)}" for name, v in values.items()]
     return [*lists, *left]
 
 
@@ -187,9 +190,9 @@ def _listed(given: list[str], load: Load) -> list[str]:
     """The values of one flag: its words, or the list in its only word, as sweep agents write it."""
     if len(given) == 1 and given[0][:1] == "[" and not Path(given[0]).exists():
         try:
-            found = load(given[0])
+            value = load(given[0])
         except ValueError:  # a glob such as [0-3].tar
             return given
-        if isinstance(found, list) and all(isinstance(one, str) for one in found):
-            return found
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return value
     return given

@@ -19,8 +19,10 @@ MOST = 3
 def first_screen(config_class: type, prog: str, about: str, first: Sequence[str]) -> str:
     """The first screen of --help: usage, description with an example, and the flags in `first`,
     each with one sentence. Without `first`, the required and the positional flags."""
-    known = {one.name: one for one in settings_of(config_class)}
-    named = first or [one.name for one in known.values() if is_required(one) or _is_word(one)]
+    known = {setting.name: setting for setting in settings_of(config_class)}
+    named = first or [
+        setting.name for setting in known.values() if is_required(setting) or _is_word(setting)
+    ]
     words = [_word(known[name]) for name in named if name != "config" and is_required(known[name])]
     program = f"python {prog}" if prog.endswith(".py") else prog
     usage = " ".join(["usage:", program, *words, "[--FLAG=VALUE ...]"])
@@ -31,39 +33,39 @@ def first_screen(config_class: type, prog: str, about: str, first: Sequence[str]
     return "\n".join([*lines, "", "all flags, by section:", ""])
 
 
-def is_required(one: Setting) -> bool:
+def is_required(setting: Setting) -> bool:
     """True if the setting has no default."""
-    field = one.field
+    field = setting.field
     has_default = field.default is not dataclasses.MISSING
     return not has_default and field.default_factory is dataclasses.MISSING
 
 
-def _is_word(one: Setting) -> bool:
+def _is_word(setting: Setting) -> bool:
     """True if the setting is a positional argument."""
-    return bool(one.field.metadata.get("positional"))
+    return bool(setting.field.metadata.get("positional"))
 
 
-def _word(one: Setting) -> str:
-    name = one.name.upper()
-    return name if _is_word(one) else f"--{one.name}={name}"
+def _word(setting: Setting) -> str:
+    name = setting.name.upper()
+    return name if _is_word(setting) else f"--{setting.name}={name}"
 
 
-def _row(name: str, one: Setting | None) -> list[str]:
+def _row(name: str, setting: Setting | None) -> list[str]:
     """The lines of a flag, with the first sentence of its description."""
-    if one is None:
+    if setting is None:
         flag, reason = "--config=FILE", CONFIG
     else:
-        flag = name.upper() if _is_word(one) else f"--{name}"
-        reason = one.field.metadata.get("help") or reasons(one.owner)[one.field.name]
-        reason = first_sentence(reason) + _default_of(one)
+        flag = name.upper() if _is_word(setting) else f"--{name}"
+        reason = setting.field.metadata.get("help") or reasons(setting.owner)[setting.field.name]
+        reason = first_sentence(reason) + _default_of(setting)
     return textwrap.wrap(
         f"{flag:<28} {reason}", WIDTH, initial_indent="  ", subsequent_indent=" " * 31
     )
 
 
-def _default_of(one: Setting) -> str:
-    default = one.field.default
-    if is_required(one):
+def _default_of(setting: Setting) -> str:
+    default = setting.field.default
+    if is_required(setting):
         return " (required)"
     is_shown = default not in ("", None, ()) and default is not dataclasses.MISSING
     if not is_shown:
@@ -84,16 +86,16 @@ def first_sentence(text: str) -> str:
 
 def reasons(config_class: type) -> dict[str, str]:
     """The text below each field, by the field's name; inherited ones too."""
-    found: dict[str, str] = {}
-    for one in filter(dataclasses.is_dataclass, reversed(config_class.__mro__)):
-        tree = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+    reason_of: dict[str, str] = {}
+    for config in filter(dataclasses.is_dataclass, reversed(config_class.__mro__)):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
         assert isinstance(tree, ast.ClassDef)
-        found |= {
+        reason_of |= {
             ast.unparse(field.target): " ".join(str(ast.literal_eval(below.value)).split())
             for field, below in pairwise(tree.body)
             if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
         }
-    return found
+    return reason_of
 
 
 def likely_flags(flag: str, names: Iterable[str]) -> list[str]:

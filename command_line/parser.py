@@ -221,11 +221,11 @@ def _parser(config_class: type, is_help: bool) -> tuple["_OneLineParser", Namesp
 
 def _flat(part: dict[str, object], prefix: str = "") -> dict[str, Any]:
     """Values by dotted name."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in part.items():
         name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _check_numbers(tree: object, name: str = "") -> None:
@@ -282,15 +282,15 @@ def _in_words(message: str) -> str:
     if words := _OF_WORDS.fullmatch(message) or _OF_WORDS_OR_NONE.fullmatch(message):
         name, known, value = words.groups()
         return f"--{name} must be one of {known.replace(chr(39), '')}, not {value.strip()!r:.60}"
-    found = _OF_TYPE.fullmatch(message) or _OF_TYPE_OR_NONE.fullmatch(message)
-    if found is None or found[2] not in _TYPES:
+    match = _OF_TYPE.fullmatch(message) or _OF_TYPE_OR_NONE.fullmatch(message)
+    if match is None or match[2] not in _TYPES:
         return message
-    name, kind, value = found[1], found[2], found[3].strip()
-    if kind == "tuple":
+    name, type_name, value = match[1], match[2], match[3].strip()
+    if type_name == "tuple":
         return f"--{name} takes a list, not {value!r:.60}; write --{name}='[…]'"
-    problem = f"--{name} must be {_TYPES[kind]}, not {value!r:.60}"
+    problem = f"--{name} must be {_TYPES[type_name]}, not {value!r:.60}"
     # A sweep's quantised values are 16.0, and YAML reads 1e4 as a float.
-    is_whole = kind == "int" and re.fullmatch(r"-?\d{1,18}\.0", value)
+    is_whole = type_name == "int" and re.fullmatch(r"-?\d{1,18}\.0", value)
     return f"{problem}; write {value.removesuffix('.0')}" if is_whole else problem
 
 

@@ -16,10 +16,10 @@ def read_json(path: Path, most: int = MAX_BYTES) -> Json:
     Raises:
         ValueError: the file is missing or larger, is not a JSON object, or has a key twice.
     """
-    found = parse_json(_read(path, most), path)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not a JSON object")
-    return found
+    content = parse_json(_read(path, most), path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a JSON object")
+    return content
 
 
 def read_list(path: Path, most: int = MAX_BYTES) -> list[Json]:
@@ -31,11 +31,11 @@ def read_list(path: Path, most: int = MAX_BYTES) -> list[Json]:
     return as_list(parse_json(_read(path, most), path), path) if path.exists() else []
 
 
-def as_list(found: object, name: object) -> list[Json]:
-    """`found`, if it is a list of objects. Raises ValueError otherwise."""
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+def as_list(value: object, name: object) -> list[Json]:
+    """`value`, if it is a list of objects. Raises ValueError otherwise."""
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise ValueError(f"{name} is not a list of JSON objects")
-    return found
+    return value
 
 
 def parse_json(data: bytes, name: object) -> Any:
@@ -62,9 +62,9 @@ def _read(path: Path, most: int) -> bytes:
 def without_repeats(pairs: list[tuple[object, object]]) -> dict[Any, Any]:
     """The dict of these pairs, for `object_pairs_hook` of json.loads. Raises ValueError for a
     repeated key, because one of its values would be lost."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
         seen: set[Any] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"{twice!r:.200} appears twice")
-    return found
+    return mapping

@@ -34,7 +34,7 @@ MOVED = {
 
 def moved_in(config_class: type) -> dict[str, Setting]:
     """Old name → setting, for the settings of `config_class`."""
-    settings = {one.name: one for one in settings_of(config_class)}
+    settings = {setting.name: setting for setting in settings_of(config_class)}
     return {old: settings[new.name] for old, new in MOVED.items() if new.name in settings}
 
 
@@ -44,7 +44,7 @@ def rename(tree: dict[str, object], moved: Mapping[str, Setting]) -> list[str]:
     Raises:
         ValueError: the tree has a setting under both of its names.
     """
-    found = []
+    renamed = []
     for old, new in moved.items():
         *sections, name = old.split(".")
         part: Any = tree
@@ -60,8 +60,8 @@ def rename(tree: dict[str, object], moved: Mapping[str, Setting]) -> list[str]:
         if name in part:
             raise ValueError(f"{old} and {new.name} are two names of one setting; keep {new.name}")
         part[name] = value
-        found.append(old)
-    return found
+        renamed.append(old)
+    return renamed
 
 
 def describe(names: list[str]) -> str:

@@ -32,11 +32,11 @@ class Setting:
 def settings_of(config_class: type, prefix: str = "") -> Iterator[Setting]:
     """Yield every field of a configuration's class; a section comes before its fields."""
     kinds = get_type_hints(config_class)
-    for one in dataclasses.fields(config_class):
-        found = Setting(f"{prefix}{one.name}", kinds[one.name], one, config_class)
-        yield found
-        if found.is_section:
-            yield from settings_of(found.kind, f"{found.name}.")
+    for field in dataclasses.fields(config_class):
+        setting = Setting(f"{prefix}{field.name}", kinds[field.name], field, config_class)
+        yield setting
+        if setting.is_section:
+            yield from settings_of(setting.kind, f"{setting.name}.")
 
 
 def check_least(config: object, prefix: str, least: int, *names: str) -> None:

@@ -42,13 +42,13 @@ class Axis:
         if self.is_log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for steps in ((1, 2, 5), (1, 3), (1,)):
-                found = [float(f"{step}e{power}") for power in powers for step in steps]
-                found = [one for one in found if self.low <= one <= self.high]
-                if len(found) <= 9:
+                ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+                ticks = [tick for tick in ticks if self.low <= tick <= self.high]
+                if len(ticks) <= 9:
                     break
         else:
-            found = self._even_ticks()
-        return found if len(found) > 1 else [*dict.fromkeys((self.low, self.high))]
+            ticks = self._even_ticks()
+        return ticks if len(ticks) > 1 else [*dict.fromkeys((self.low, self.high))]
 
     def _even_ticks(self) -> list[float]:
         rough = (self.high - self.low) / 4

@@ -68,10 +68,10 @@ def write_pictures(out: Path, sets: Sequence[IconSet], description: Json) -> Non
     drawings = choose(join(sets, read_table()), description["subset"])
     pictures, splits = rasterise_and_split(drawings, description["image_size"])
     with new_folder(out) as folder:
-        license_of = {one.style: one.license for one in sets}
+        license_of = {icon_set.style: icon_set.license for icon_set in sets}
         counts = write_tars(folder, described(drawings, pictures, splits, license_of))
         (folder / LICENSES).write_text(licenses(sets), encoding="utf-8")
-        concepts = len({one.emoji.concept for one in drawings})
+        concepts = len({drawing.emoji.concept for drawing in drawings})
         write_json(folder / MARKER, {**description, "num_concepts": concepts, "counts": counts})
 
 
@@ -82,38 +82,38 @@ def described(
     license_of: Mapping[str, str],
 ) -> Iterator[DescribedPicture]:
     """(key, PNG, captions and more) of each drawing; `license_of` is by style, the rest by key."""
-    keywords = own_keywords([one.emoji for one in drawings])
-    names = {one.emoji.name for one in drawings}
-    for one in drawings:
-        captions = captions_of(one, keywords[one.emoji.hexcode], names)
+    keywords = own_keywords([drawing.emoji for drawing in drawings])
+    names = {drawing.emoji.name for drawing in drawings}
+    for drawing in drawings:
+        captions = captions_of(drawing, keywords[drawing.emoji.hexcode], names)
         about = {
             "captions": [text for text, _ in captions],
             "weights": [round(weight, 6) for _, weight in captions],
-            "split": splits[one.key],
-            "concept": one.emoji.concept,
-            "style": one.style,
-            "tone": one.emoji.tone,
-            "group": one.emoji.group,
-            "subgroup": one.emoji.subgroup,
-            "hexcode": one.emoji.hexcode,
-            "license": license_of[one.style],
+            "split": splits[drawing.key],
+            "concept": drawing.emoji.concept,
+            "style": drawing.style,
+            "tone": drawing.emoji.tone,
+            "group": drawing.emoji.group,
+            "subgroup": drawing.emoji.subgroup,
+            "hexcode": drawing.emoji.hexcode,
+            "license": license_of[drawing.style],
         }
-        yield one.key, pictures[one.key], about
+        yield drawing.key, pictures[drawing.key], about
 
 
 def own_keywords(emojis: Sequence[Emoji]) -> dict[str, tuple[str, ...]]:
     """Hexcode → synonyms: keywords and parts of names that no other thing here has."""
     things: dict[str, set[str]] = defaultdict(set)
-    for one in emojis:
-        for word in (one.name, *one.tags):
-            things[word].add(one.concept)
+    for emoji in emojis:
+        for word in (emoji.name, *emoji.tags):
+            things[word].add(emoji.concept)
     return {
-        one.hexcode: tuple(
+        emoji.hexcode: tuple(
             word
-            for word in one.tags
-            if not one.tone and things[word] == {one.concept} and word != one.name
+            for word in emoji.tags
+            if not emoji.tone and things[word] == {emoji.concept} and word != emoji.name
         )
-        for one in emojis
+        for emoji in emojis
     }
 
 

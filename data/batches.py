@@ -152,11 +152,11 @@ def _order(
 ) -> Int64[np.ndarray, " b"]:
     """`order.windowed` at these positions, from cached blocks."""
     numbers, places = np.divmod(positions, _BLOCK)
-    found = np.empty_like(positions)
+    order = np.empty_like(positions)
     for number in np.unique(numbers):
         chosen = numbers == number
-        found[chosen] = _block(seed, int(number), count, window)[places[chosen]]
-    return found
+        order[chosen] = _block(seed, int(number), count, window)[places[chosen]]
+    return order
 
 
 @lru_cache(maxsize=16)

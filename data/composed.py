@@ -68,7 +68,7 @@ def main(config: ComposedConfig) -> None:
         check_free(out)
         drawings = trained_on(choose(join(sets, read_table()), config.subset))
         with new_folder(out) as folder:
-            license_of = {one.style: one.license for one in sets}
+            license_of = {icon_set.style: icon_set.license for icon_set in sets}
             counts = write_tars(folder, described(drawings, config.image_size, license_of))
             (folder / LICENSES).write_text(licenses(sets), encoding="utf-8")
             write_json(folder / MARKER, {**description, "counts": counts})
@@ -79,7 +79,7 @@ def main(config: ComposedConfig) -> None:
 def trained_on(drawings: Sequence[Drawing]) -> list[Drawing]:
     """The drawings that data.artists does not hold out."""
     _, splits = rasterise_and_split(drawings, 64)
-    return [one for one in drawings if splits[one.key] == TRAIN]
+    return [drawing for drawing in drawings if splits[drawing.key] == TRAIN]
 
 
 def described(
@@ -89,9 +89,9 @@ def described(
     from tqdm import tqdm
 
     pictures = compose(drawings, side)
-    for one in tqdm(pictures, desc="composing", unit=" pictures", file=sys.stderr):
-        png = as_png(Image.fromarray(one.pixels))
-        yield one.key, png, {**one.about, "license": license_of[one.about["style"]]}
+    for picture in tqdm(pictures, desc="composing", unit=" pictures", file=sys.stderr):
+        png = as_png(Image.fromarray(picture.pixels))
+        yield picture.key, png, {**picture.about, "license": license_of[picture.about["style"]]}
 
 
 if __name__ == "__main__":

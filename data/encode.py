@@ -78,8 +78,8 @@ def _encode(job: "_Job") -> None:
     shards = job.shards
     progress = Progress(str(job.out), shards.total, shards.num_done(), is_shown=number == 0)
     with _saying_what_remains(shards), contextlib.closing(progress):
-        own = range(number, shards.count, count)
-        encode_shards(job.source, encoder, job.pictures, shards, own, progress)
+        own_shards = range(number, shards.count, count)
+        encode_shards(job.source, encoder, job.pictures, shards, own_shards, progress)
         if number:
             while not (job.out / MARKER).is_file():
                 time.sleep(_WAIT)

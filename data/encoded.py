@@ -109,22 +109,22 @@ def main(config: EncodedConfig) -> None:
     check_free(out)
     config = clone.with_found(config, "vqgan", "tokenizer")
     vqgan, _ = pretrained.load(config.vqgan)
-    found = read(config, vqgan.image_length, vqgan.codebook_size)
-    num_cut = write(config, found, vqgan.codebook_size)
-    if found.skipped:
-        print(describe_skipped(found.skipped, len(found.skipped) + len(found.tokens)))
-    for note, count in found.notes.items():
+    rows = read(config, vqgan.image_length, vqgan.codebook_size)
+    num_cut = write(config, rows, vqgan.codebook_size)
+    if rows.skipped:
+        print(describe_skipped(rows.skipped, len(rows.skipped) + len(rows.tokens)))
+    for note, count in rows.notes.items():
         print(f"{count:,} rows: {note}")
     if num_cut:
         print(f"{num_cut:,} captions were truncated to text_length {config.text_length}")
-    counts = ", ".join(f"{n:,} {name}" for name, n in sorted(Counter(found.splits).items()))
-    print(f"{out}: {len(found.tokens):,} pictures ({counts})")
+    counts = ", ".join(f"{n:,} {name}" for name, n in sorted(Counter(rows.splits).items()))
+    print(f"{out}: {len(rows.tokens):,} pictures ({counts})")
 
 
 def read(config: EncodedConfig, length: int, codebook_size: int) -> _Rows:
     """All rows of the tables. Raises ValueError for codes that are not of the VQGAN, and if no row
     is left to train on."""
-    found = _Rows()
+    rows = _Rows()
     for table in _tables(config.tables):
         for number, row in enumerate(read_rows(table), start=1):
             name = printable(f"{table.name} row {number}")
@@ -136,21 +136,21 @@ def read(config: EncodedConfig, length: int, codebook_size: int) -> _Rows:
             tokens = _codes(row[config.column])
             captions = texts.from_columns(row, config.caption_column).captions
             if tokens is None or not captions:
-                found.skipped.append((name, "no codes" if tokens is None else "no caption"))
+                rows.skipped.append((name, "no codes" if tokens is None else "no caption"))
                 continue
             _check(name, tokens, length, codebook_size, config.vqgan)
             others = {k: v for k, v in row.items() if k not in (config.column, BEYOND)}
-            _add(found, name, tokens, captions, others, config.held_out)
-    if TRAIN not in found.splits:
+            _add(rows, name, tokens, captions, others, config.held_out)
+    if TRAIN not in rows.splits:
         raise ValueError(
-            f"{', '.join(config.tables)} leave nothing to train on: {len(found.tokens):,} usable "
-            f"rows, {len(found.skipped):,} without codes or caption; held_out is {config.held_out}"
+            f"{', '.join(config.tables)} leave nothing to train on: {len(rows.tokens):,} usable "
+            f"rows, {len(rows.skipped):,} without codes or caption; held_out is {config.held_out}"
         )
-    return found
+    return rows
 
 
 def _add(
-    found: _Rows,
+    rows: _Rows,
     name: str,
     tokens: np.ndarray,
     captions: Captions,
@@ -160,15 +160,15 @@ def _add(
     """Add a usable row, with its other columns."""
     is_held_out = zlib.crc32(tokens.astype("<i4").tobytes()) < held_out * 2**32
     split = split_from(others.get("split"))
-    found.splits.append(split or (HELD_OUT if is_held_out else TRAIN))
-    example = {"key": name, "source_index": len(found.tokens), "file": name, "member": ""}
-    example |= {"caption": captions[0][0], "split": found.splits[-1]}
-    found.examples.append({**example, **texts.attributes_from(others)})
+    rows.splits.append(split or (HELD_OUT if is_held_out else TRAIN))
+    example = {"key": name, "source_index": len(rows.tokens), "file": name, "member": ""}
+    example |= {"caption": captions[0][0], "split": rows.splits[-1]}
+    rows.examples.append({**example, **texts.attributes_from(others)})
     columns, notes = texts.columns_from(others)
-    found.columns.append(columns)
-    found.notes.update(dict.fromkeys(notes, 1))
-    found.tokens.append(tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.uint32))
-    found.captions.append(captions)
+    rows.columns.append(columns)
+    rows.notes.update(dict.fromkeys(notes, 1))
+    rows.tokens.append(tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.uint32))
+    rows.captions.append(captions)
 
 
 def _tables(paths: Sequence[str]) -> Iterator[TableFile]:
@@ -208,40 +208,40 @@ def _check(
         )
 
 
-def write(config: EncodedConfig, found: _Rows, codebook_size: int) -> int:
+def write(config: EncodedConfig, rows: _Rows, codebook_size: int) -> int:
     """Write the records. Returns the number of truncated captions."""
     with tempfile.TemporaryDirectory() as temporary:
         trained, folder = Path(temporary) / "trained", Path(temporary) / "tokenizer"
         if config.tokenizer is None:
-            both = zip(found.captions, found.splits, strict=True)
+            both = zip(rows.captions, rows.splits, strict=True)
             training = (text for pairs, split in both if split == TRAIN for text, _ in pairs)
             train_tokenizer(training, config.vocab_size, trained)
         given = Path(config.tokenizer) if config.tokenizer else trained
         copy_tokenizer(given, folder, config.normalizer or normalizer_of(given))
         tokenizer = open_captions(folder)
-        every = [text for pairs in found.captions for text, _ in pairs]
+        every = [text for pairs in rows.captions for text, _ in pairs]
         text_tokens, text_mask, num_cut = tokenizer.encode(every, config.text_length)
         part = Part(
-            np.stack(found.tokens).astype(np.int32),
+            np.stack(rows.tokens).astype(np.int32),
             text_tokens,
             text_mask.sum(axis=1, dtype=np.int32),
-            np.cumsum([0, *map(len, found.captions)], dtype=np.int64),
-            np.array([weight for pairs in found.captions for _, weight in pairs], np.float32),
-            found.splits,
-            found.examples,
-            found.skipped,
-            columns=found.columns,
+            np.cumsum([0, *map(len, rows.captions)], dtype=np.int64),
+            np.array([weight for pairs in rows.captions for _, weight in pairs], np.float32),
+            rows.splits,
+            rows.examples,
+            rows.skipped,
+            columns=rows.columns,
         )
         with new_records(
             Path(config.out),
-            sorted(set(found.splits)),
+            sorted(set(rows.splits)),
             source=config.tables,
             tokenizer_folder=folder,
             vqgan_folder=Path(config.vqgan),
             codebook_size=codebook_size,
             text_vocab_size=tokenizer.vocab_size,
             num_captions_cut=num_cut,
-            num_skipped=len(found.skipped),
+            num_skipped=len(rows.skipped),
             held_out_by=RULE,
             text=describe(folder, config.text_length),
         ) as records:

@@ -57,9 +57,9 @@ class RecordSets:
         rules = {"filter of records": describe(self.parts, self.rules)} if self.rules else {}
         if len(self.parts) == 1:
             return {"records": self.first.digest, **rules}
-        found = {f"records {i}": one.digest for i, one in enumerate(self.parts[1:], start=2)}
+        others = {f"records {i}": part.digest for i, part in enumerate(self.parts[1:], start=2)}
         weights = ":".join(map(str, self.weights))
-        return {"records": self.first.digest, **found, "weights of records": weights, **rules}
+        return {"records": self.first.digest, **others, "weights of records": weights, **rules}
 
 
 def parse_records(text: str) -> list[tuple[str, Fraction | None]]:
@@ -70,11 +70,11 @@ def parse_records(text: str) -> list[tuple[str, Fraction | None]]:
     """
     if not (text.startswith("[") and text.endswith("]")):
         return [(text, None)]
-    found = [_parse_one(part.strip(" \"'"), text) for part in text[1:-1].split(",")]
-    given = [weight is not None for _, weight in found]
+    parts = [_parse_one(part.strip(" \"'"), text) for part in text[1:-1].split(",")]
+    given = [weight is not None for _, weight in parts]
     if any(given) and not all(given):
         raise ValueError(f"data.records {text}: give all folders a weight, or none")
-    return found
+    return parts
 
 
 def first_folder(text: str) -> str:
@@ -139,12 +139,12 @@ def _kept(
     """(the folders with the examples that meet the rules, the lines of `RecordSets.table`)."""
     if not rules:
         return parts, ()
-    found, lines = [], list[str]()
-    for one in parts:
-        kept, table = keep_for_training(one, rules)
-        found.append(kept)
-        lines += [str(one.folder), *format_table(table, len(kept.rows(TRAIN)))]
-    return tuple(found), tuple(lines)
+    filtered, lines = [], list[str]()
+    for part in parts:
+        kept, table = keep_for_training(part, rules)
+        filtered.append(kept)
+        lines += [str(part.folder), *format_table(table, len(kept.rows(TRAIN)))]
+    return tuple(filtered), tuple(lines)
 
 
 def check_alike(ours: Records, other: Records) -> None:
@@ -216,16 +216,16 @@ class Mixture:
         self, positions: Int64[np.ndarray, " b"]
     ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """(number of the folder, position in the folder's own stream) at each position."""
-        numbers, own = np.full_like(positions, -1), np.zeros_like(positions)
+        numbers, own_positions = np.full_like(positions, -1), np.zeros_like(positions)
         left = sum(self.weights)
         cycles, places = np.divmod(positions, left)
         # Each folder takes its share of the places that earlier folders left free.
         for number, weight in enumerate(self.weights):
             before = places * weight // left
             taken = (numbers < 0) & ((places + 1) * weight // left > before)
-            numbers[taken], own[taken] = number, (cycles * weight + before)[taken]
+            numbers[taken], own_positions[taken] = number, (cycles * weight + before)[taken]
             places, left = places - before, left - weight  # places among the other folders
-        return numbers, own
+        return numbers, own_positions
 
 
 def open_training(
@@ -238,8 +238,8 @@ def open_training(
 ) -> Batches | Mixture:
     """The training stream of all folders. Raises ValueError if one has no training examples."""
 
-    def open_one(records: Records, own: int) -> Batches:
-        return open_batches(records, TRAIN, examples_at, own, share=share, window=window)
+    def open_one(records: Records, key: int) -> Batches:
+        return open_batches(records, TRAIN, examples_at, key, share=share, window=window)
 
     if len(sets.parts) == 1:
         return open_one(sets.first, seed)

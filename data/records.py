@@ -65,10 +65,10 @@ class Records:
         the examples that meet the rules of data.filter."""
         if split not in self.split_names:
             return np.zeros(0, np.int64)
-        found = np.flatnonzero(self.split == self.split_names.index(split)).astype(
+        rows = np.flatnonzero(self.split == self.split_names.index(split)).astype(
             np.int64, copy=False
         )
-        return found if self.kept is None or split != TRAIN else found[self.kept[found]]
+        return rows if self.kept is None or split != TRAIN else rows[self.kept[rows]]
 
     @cached_property
     def examples(self) -> Examples:
@@ -110,13 +110,13 @@ class Records:
     def some_captions(self, count: int) -> list[str]:
         """At most `count` distinct captions: of held-out pictures first, then of training
         pictures."""
-        found: dict[str, None] = {}
+        captions: dict[str, None] = {}
         for split in [*self.held_out_splits, TRAIN]:
             rows = self.rows(split)
             for row in rows[:: max(len(rows) // count, 1)]:
-                if len(found) < count:
-                    found.setdefault(self.examples[row]["caption"])
-        return list(found)
+                if len(captions) < count:
+                    captions.setdefault(self.examples[row]["caption"])
+        return list(captions)
 
     def used_codes(self) -> Bool[np.ndarray, " k"]:
         """True for each code of the VQGAN that a picture has. Of many pictures a part is read."""

@@ -85,13 +85,13 @@ def of_source(source: Source, config: ReportConfig) -> Report:
     report.summary += [("noticed", line) for line in source.warnings()]
     rows = evenly_spaced(len(source), max(config.looked_at, config.pictures))
     readings = list(read_pictures(source, _SIDE, rows, True, PLAIN_WITHOUT_END))
-    used = [one for one in readings if one.pixels is not None]
+    used = [reading for reading in readings if reading.pixels is not None]
     report.pictures = [_picture(used[i]) for i in evenly_spaced(len(used), config.pictures)]
-    captions = [text for one in used if one.example for text, _ in one.example.captions]
+    captions = [text for reading in used if reading.example for text, _ in reading.example.captions]
     report.lengths = [len(text.split()) for text in captions]
     report.words = common_words(captions)
     report.groups = duplicates(used)
-    problems = ((one.name, one.problem) for one in readings if one.pixels is None)
+    problems = ((reading.name, reading.problem) for reading in readings if reading.pixels is None)
     report.skipped = by_reason(problems)
     if len(rows) < len(source):
         report.summary.append(("looked at", f"{len(rows):,} of {len(source):,} pictures"))
@@ -107,8 +107,8 @@ def of_records(records: Records, config: ReportConfig) -> Report:
     report.words = common_words(str(records.examples[row]["caption"]) for row in rows)
     flat = np.asarray(records.image_tokens).ravel()
     report.code_counts = np.bincount(flat, minlength=records.codebook_size).tolist()
-    found = records.about.get("filters")
-    report.filters = [one for one in found if isinstance(one, dict)] if found else []
+    filters = records.about.get("filters")
+    report.filters = [entry for entry in filters if isinstance(entry, dict)] if filters else []
     report.skipped = by_reason(read_bad_samples(records.folder / BAD_SAMPLES))
     chosen = evenly_spaced(len(records), config.pictures)
     size, decoded = decode(records, chosen)
@@ -121,7 +121,7 @@ def of_records(records: Records, config: ReportConfig) -> Report:
     ]
     if not why:
         looked, _ = read_again(records, evenly_spaced(len(records), config.looked_at), size)
-        report.groups = duplicates([one for _, one in sorted(looked.items())])
+        report.groups = duplicates([reading for _, reading in sorted(looked.items())])
     return report
 
 
@@ -190,7 +190,7 @@ def read_again(records: Records, rows: Sequence[int], size: int) -> tuple[dict[i
     except (ValueError, OSError, IndexError) as error:
         return {}, f"its pictures cannot be read now: {error}"
     used = zip(rows, readings, strict=True)
-    return {row: one for row, one in used if one.pixels is not None}, ""
+    return {row: again for row, again in used if again.pixels is not None}, ""
 
 
 def decode(records: Records, rows: Sequence[int]) -> tuple[int, list[UInt8[np.ndarray, "y x 3"]]]:
@@ -211,9 +211,9 @@ def decode(records: Records, rows: Sequence[int]) -> tuple[int, list[UInt8[np.nd
 def duplicates(readings: Sequence[Reading]) -> list[tuple[str, list[Picture]]]:
     """Groups of equal pictures, and of nearly equal ones, with their titles."""
     places: dict[bytes, list[int]] = {}
-    for place, one in enumerate(readings):
-        if one.pixels is not None:
-            digest = hashlib.blake2b(one.pixels.tobytes(), digest_size=16).digest()
+    for place, reading in enumerate(readings):
+        if reading.pixels is not None:
+            digest = hashlib.blake2b(reading.pixels.tobytes(), digest_size=16).digest()
             places.setdefault(digest, []).append(place)
     same = [group for group in places.values() if len(group) > 1]
     first = [group[0] for group in places.values()]
@@ -236,9 +236,9 @@ def _flat(groups: Sequence[Sequence[int]], readings: Sequence[Reading]) -> list[
     """The first two pictures of each group, for some groups."""
     pairs = [(readings[group[0]], readings[group[1]]) for group in groups[:_MOST_GROUPS]]
     shown = []
-    for one, other in pairs:
-        picture = _picture(one)
-        picture.again, picture.about = other.pixels, f"{one.name} and {other.name}"
+    for reading, other in pairs:
+        picture = _picture(reading)
+        picture.again, picture.about = other.pixels, f"{reading.name} and {other.name}"
         shown.append(picture)
     return shown
 

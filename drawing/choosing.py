@@ -69,8 +69,8 @@ def choose_sampling(
     best = best_of(trials, real)
     chosen = with_pair(config.sampling, best.guidance_scale, best.temperature)
     tried = [asdict(trial) for trial in trials]
-    found = {"step": step, "sampling": asdict(chosen), "tried": tried}
-    write_text(folder / SAMPLING_FILE, yaml.safe_dump(found, sort_keys=False))
+    record = {"step": step, "sampling": asdict(chosen), "tried": tried}
+    write_text(folder / SAMPLING_FILE, yaml.safe_dump(record, sort_keys=False))
     for trial in trials:
         print(f"{trial.as_text}{' (taken)' if trial == best else ''}")
     print(f"{folder / SAMPLING_FILE}: drawing uses it unless flags say otherwise", flush=True)
@@ -130,8 +130,8 @@ def open_gallery(
     chosen = choose_gallery(records, rows, GALLERY)
     examples = [records.examples[i] for i in chosen]
     pictures = read_real_pictures(records, examples, image_size)
-    in_training = np.array([one["split"] == "train" for one in examples])
-    gallery = Gallery(pictures, [with_concept(one) for one in examples], in_training)
+    in_training = np.array([example["split"] == "train" for example in examples])
+    gallery = Gallery(pictures, [with_concept(example) for example in examples], in_training)
     return gallery, np.searchsorted(chosen, rows)
 
 

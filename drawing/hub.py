@@ -29,11 +29,13 @@ def fetch(path: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES))
+        folder = snapshot_download(
+            repository, revision=revision or None, allow_patterns=list(FILES)
+        )
     except Exception as error:  # of many kinds: its own, its client's, and the system's
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{HUB}{name} cannot be fetched ({type(error).__name__}: {reason:.200}); download the "
             "folder by hand where there is a network, and name the folder"
         ) from None
-    return Path(found)
+    return Path(folder)

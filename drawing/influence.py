@@ -63,11 +63,11 @@ def _likelihoods(
         chosen = jnp.tile(tokens[None, :, None], (len(text), 1, 1))
         return jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, axis=-1)[..., 0]
 
-    found = [
+    likelihoods = [
         np.asarray(read(params, text[rows], masks[rows]))[:count]
         for rows, count in batches_of(ROWS, len(text))
     ]
-    return np.concatenate(found)
+    return np.concatenate(likelihoods)
 
 
 def light_up(

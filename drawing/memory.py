@@ -56,12 +56,12 @@ def within_memory(
 
 
 def _check_room(compiled: jax.stages.Compiled, devices: Devices, rows: int, room: int) -> None:
-    found = compiled.memory_analysis()
-    if found is None:  # this backend does not say
+    sizes = compiled.memory_analysis()
+    if sizes is None:  # this backend does not say
         return
-    need = found.temp_size_in_bytes + found.output_size_in_bytes
+    need = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
     if devices.devices[0].memory_stats():  # the room is the whole device, not its free part
-        need += found.argument_size_in_bytes
+        need += sizes.argument_size_in_bytes
     if need > room:
         raise ValueError(
             f"rows_per_call {rows}: this many pictures at a time take {need / GB:.3g} GB of the "

@@ -81,9 +81,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 def _open_release(folder: Path) -> Checkpoint:
     """The model in a release folder, ours or another program's."""
     check_sums(folder)
-    found = pretrained.read(folder)
+    release = pretrained.read(folder)
     return Checkpoint(
-        folder, None, found.model, found.sampling, found.params, None, None, found.origin
+        folder, None, release.model, release.sampling, release.params, None, None, release.origin
     )
 
 
@@ -170,14 +170,16 @@ def parts_of(
         ValueError: the checkpoint has no tokenizer, and none is given.
     """
     folder = checkpoint.folder
-    own = folder / "tokenizer"
-    if not own.is_dir() and any((folder / name).is_file() for name in pretrained.TOKENIZER_FILES):
-        own = folder  # other programs keep the tokenizer's files beside the weights
-    if tokenizer is None and not own.is_dir():
+    own_tokenizer = folder / "tokenizer"
+    if not own_tokenizer.is_dir() and any(
+        (folder / name).is_file() for name in pretrained.TOKENIZER_FILES
+    ):
+        own_tokenizer = folder  # other programs keep the tokenizer's files beside the weights
+    if tokenizer is None and not own_tokenizer.is_dir():
         raise ValueError(f"no tokenizer in {folder}; name one with --tokenizer")
-    trained_with = own if own.is_dir() else clone.find(str(tokenizer))
+    trained_with = own_tokenizer if own_tokenizer.is_dir() else clone.find(str(tokenizer))
     return Parts(
-        clone.find(tokenizer) if tokenizer else own,
+        clone.find(tokenizer) if tokenizer else own_tokenizer,
         clone.find(vqgan) if vqgan else folder / "vqgan",
         checkpoint.normalize_text or normalizer_of(trained_with) == DALLE_MINI,
         vqgan is not None,

@@ -84,9 +84,11 @@ def known_captions(folder: Path, records: Sequence[str]) -> list[str] | None:
     try:
         if (folder / CAPTIONS_FILE).is_file():
             return (folder / CAPTIONS_FILE).read_text(encoding="utf-8").splitlines()
-        found = [training_captions(open_records(one)) for one in records]
+        captions_of_each = [training_captions(open_records(path)) for path in records]
     except (ValueError, OSError):
         return None
-    if not found or any(captions is None for captions in found):
+    if not captions_of_each or any(captions is None for captions in captions_of_each):
         return None
-    return list(dict.fromkeys(caption for captions in found for caption in captions or ()))
+    return list(
+        dict.fromkeys(caption for captions in captions_of_each for caption in captions or ())
+    )

@@ -50,8 +50,8 @@ class Ranker:
         texts = self.text_features(distinct)
         remaining = iter(prompts)
         for pictures in batches:
-            own = texts[[row[next(remaining)] for _ in pictures]]
-            scores = self.clip.scale * (self.image_features(pictures) * own).sum(axis=1)
+            text_of_each = texts[[row[next(remaining)] for _ in pictures]]
+            scores = self.clip.scale * (self.image_features(pictures) * text_of_each).sum(axis=1)
             yield from zip(pictures, scores.tolist(), strict=True)
 
     def text_features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "m e"]:
@@ -73,10 +73,10 @@ class Ranker:
         self, total: int, features: Callable[[Int[np.ndarray, " b"]], Float[Array, "b e"]]
     ) -> Float32[np.ndarray, "m e"]:
         """The features of `total` rows, computed batch_size at a time."""
-        found = [np.empty((0, self.clip.config.feature_dim), np.float32)]
+        batches = [np.empty((0, self.clip.config.feature_dim), np.float32)]
         for rows, count in batches_of(self.batch_size, total):
-            found.append(np.asarray(features(rows))[:count])
-        return np.concatenate(found)
+            batches.append(np.asarray(features(rows))[:count])
+        return np.concatenate(batches)
 
 
 def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
@@ -86,8 +86,8 @@ def open_ranker(folder: str | Path, batch_size: int = BATCH_SIZE) -> Ranker:
         ValueError: they are missing or damaged, or do not fit each other.
     """
     path = clone.find(folder)
-    own = path / CLIP_FOLDER
-    path = own if own.is_dir() and not (path / "config.json").is_file() else path
+    inner = path / CLIP_FOLDER
+    path = inner if inner.is_dir() and not (path / "config.json").is_file() else path
     model = towers.load(path)
     return Ranker(model, open_clip_tokenizer(path, model), batch_size)
 
@@ -97,9 +97,9 @@ def find_ranker(
 ) -> Ranker | None:
     """The ranker of the folder `named`, or of clip/ in the checkpoint's folder `beside`; None
     without either. Raises ValueError if candidates need one and there is none."""
-    own = beside / CLIP_FOLDER
-    if named or own.is_dir():
-        return open_ranker(named or own)
+    folder = beside / CLIP_FOLDER
+    if named or folder.is_dir():
+        return open_ranker(named or folder)
     if candidates:
         raise ValueError(
             "candidates are ranked by a CLIP: train one with `python -m clip.train --data.records="

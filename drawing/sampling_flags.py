@@ -25,6 +25,6 @@ class SamplingFlags:
 
     def applied_to(self, sampling: SamplingConfig) -> SamplingConfig:
         """`sampling` with the given flags in place of its values."""
-        names = [one.name for one in fields(SamplingConfig)]
+        names = [field.name for field in fields(SamplingConfig)]
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(sampling, **given)

@@ -144,8 +144,8 @@ class Studio:
     @cached_property
     def styles(self) -> list[str]:
         """The styles in the captions ("…, noto style"), the most frequent first."""
-        found = (STYLE.fullmatch(caption) for caption in self.captions)
-        return [style for style, _ in Counter(m[2] for m in found if m).most_common(20)]
+        matches = (STYLE.fullmatch(caption) for caption in self.captions)
+        return [style for style, _ in Counter(m[2] for m in matches if m).most_common(20)]
 
     def known(self, most: int = 18) -> list[str]:
         """Some captions without a style, evenly spaced: things that the model can draw."""

@@ -46,8 +46,10 @@ def make_grid(exam: Exam, drawn: Mapping[str, np.ndarray]) -> Grid:
     prompts, pictures = [], []
     for split, of_split in drawn.items():
         asked = exam.prompts(split)
-        kind = [i for i, prompt in enumerate(asked) if not any(w in prompt for w in OFFENSIVE)]
+        inoffensive = [
+            i for i, prompt in enumerate(asked) if not any(w in prompt for w in OFFENSIVE)
+        ]
         mark = " (trained on)" if split == TRAIN else ""
-        prompts += [asked[i] + mark for i in kind[:share]]
-        pictures.append(of_split[kind[:share], :1])
+        prompts += [asked[i] + mark for i in inoffensive[:share]]
+        pictures.append(of_split[inoffensive[:share], :1])
     return prompts, np.concatenate(pictures)

@@ -58,18 +58,18 @@ def _shown(
 ) -> Iterator[Shown]:
     gallery, targets = exam.gallery, exam.targets[split][: len(drawn)]
     nearest = gallery.nearest(drawn[:, 0])
-    for i, (prompt, own, near) in enumerate(
+    for i, (prompt, target, near) in enumerate(
         zip(exam.prompts(split), targets, nearest, strict=False)
     ):
         about = str(gallery.attributes[near].get("caption", ""))
-        kind = "trained on" if gallery.in_training[near] else "held out"
+        origin = "trained on" if gallery.in_training[near] else "held out"
         yield Shown(
             prompt,
-            gallery.pictures[own],
+            gallery.pictures[target],
             drawn[i, :PICTURES],
             [bool(right) for right in answers["concept"][i, :PICTURES] == 1],
             gallery.pictures[near],
-            f"{about} ({kind})",
+            f"{about} ({origin})",
         )
 
 
@@ -121,10 +121,10 @@ def trial_table(trials: Sequence[Trial]) -> str:
     """A table with the shares of right and blank pictures: a row for each guidance, a column for
     each temperature."""
     temperatures = sorted({trial.temperature for trial in trials})
-    found = {(trial.guidance_scale, trial.temperature): trial for trial in trials}
+    trial_of = {(trial.guidance_scale, trial.temperature): trial for trial in trials}
     rows = []
     for guidance in sorted({trial.guidance_scale for trial in trials}):
-        cells = [_trial(found.get((guidance, temperature))) for temperature in temperatures]
+        cells = [_trial(trial_of.get((guidance, temperature))) for temperature in temperatures]
         rows.append((f"guidance {guidance:g}", *cells))
     return table(("", *(f"temperature {one:g}" for one in temperatures)), rows)
 
@@ -139,14 +139,14 @@ def _trial(trial: Trial | None) -> str:
 def _pictures(shown: Iterable[Shown]) -> str:
     """A table with a row for each prompt; right pictures have a frame."""
     rows = []
-    for one in shown:
+    for row in shown:
         drawn = "".join(
             f"<span class={'right' if right else 'wrong'}>{image(picture)}</span>"
-            for picture, right in zip(one.drawn, one.are_right, strict=True)
+            for picture, right in zip(row.drawn, row.are_right, strict=True)
         )
         rows.append(
-            f"<tr><td>{text(one.prompt)}</td><td>{image(one.real)}</td><td>{drawn}</td>"
-            f"<td>{image(one.nearest)}</td><td class=faint>{text(one.about_nearest)}</td></tr>"
+            f"<tr><td>{text(row.prompt)}</td><td>{image(row.real)}</td><td>{drawn}</td>"
+            f"<td>{image(row.nearest)}</td><td class=faint>{text(row.about_nearest)}</td></tr>"
         )
     heads = "<tr><th>prompt</th><th>its own</th><th>drawn</th><th>nearest to the first</th></tr>"
     return f"<table class=prompts>{heads}{''.join(rows)}</table>" if rows else ""

@@ -86,8 +86,8 @@ def compare(
 ) -> dict[str, Row]:
     """The figures of the drawn pictures, followed by the references' rows. A single prompt has no
     Fréchet distance."""
-    found = _figures(space, references.prompts, references.real, drawn)
-    return {"drawn": found, **references.rows}
+    figures = _figures(space, references.prompts, references.real, drawn)
+    return {"drawn": figures, **references.rows}
 
 
 def _figures(
@@ -99,14 +99,14 @@ def _figures(
     count, per_prompt = pictures.shape[:2]
     flat = space.features(pictures.reshape(-1, *pictures.shape[2:]))
     seen = flat.reshape(count, per_prompt, -1)
-    found: dict[str, float | None] = {"diversity": diversity(seen) if count else None}
+    figures: dict[str, float | None] = {"diversity": diversity(seen) if count else None}
     if min(count, len(real)) > 1:  # sets of the same size: a picture of each prompt at a time
         distances = [frechet_distance(seen[:, k], real) for k in range(per_prompt)]
-        found["frechet"] = float(np.mean(distances))
+        figures["frechet"] = float(np.mean(distances))
     if space.ranker:
         texts = np.repeat(space.ranker.text_features(prompts[:count]), per_prompt, axis=0)
-        found["clip_score"] = float(100 * (flat * texts).sum(axis=1).mean())
-    return {name: round(value, 6) for name, value in found.items() if value is not None}
+        figures["clip_score"] = float(100 * (flat * texts).sum(axis=1).mean())
+    return {name: round(value, 6) for name, value in figures.items() if value is not None}
 
 
 def mean_of(runs: Sequence[Mapping[str, Row]]) -> dict[str, Row]:

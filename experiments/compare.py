@@ -85,9 +85,9 @@ class CompareConfig:
 def main(config: CompareConfig) -> None:
     """Print the differences between the run and its reference, or write a reference."""
     runs = [Path(name) for name in config.runs]
-    for one in runs:
-        if not is_run(one):
-            raise ValueError(f"{one} is not a run's folder; name one, such as runs/quickstart")
+    for folder in runs:
+        if not is_run(folder):
+            raise ValueError(f"{folder} is not a run's folder; name one, such as runs/quickstart")
     if config.write:
         reference = make_reference(runs)
         Path(config.write).parent.mkdir(parents=True, exist_ok=True)
@@ -120,15 +120,15 @@ def find_reference(run_folder: Path) -> Path:
 def read_reference(path: Path) -> Json:
     """The content of a reference's file. Raises ValueError if it is not a reference."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        assert found["seeds"] >= 1
-        assert isinstance(found["settings"], dict)
+        reference = json.loads(path.read_text(encoding="utf-8"))
+        assert reference["seeds"] >= 1
+        assert isinstance(reference["settings"], dict)
         assert all(
-            len(c["mean"]) == len(c["step"]) == len(c["sd"]) for c in found["curves"].values()
+            len(c["mean"]) == len(c["step"]) == len(c["sd"]) for c in reference["curves"].values()
         )
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise ValueError(f"{path} is not a reference: {error!r:.100}") from None
-    return found
+    return reference
 
 
 def make_reference(runs: Sequence[Path]) -> Json:
@@ -171,11 +171,11 @@ def _kept(settings: Mapping[str, object]) -> Json:
 
 def differences(reference: Json, run_folder: Path, name: str) -> list[str]:
     """A line with the settings that differ between the run and the reference, if there are any."""
-    own, there = _kept(settings_of(run_folder)), reference["settings"]
-    odd = [n for n in sorted(own.keys() & there.keys()) if own[n] != there[n]]
+    settings, there = _kept(settings_of(run_folder)), reference["settings"]
+    odd = [n for n in sorted(settings.keys() & there.keys()) if settings[n] != there[n]]
     if not odd:
         return []
-    pairs = ", ".join(f"{n} {own[n]} ({name}: {there[n]})" for n in odd[:MOST])
+    pairs = ", ".join(f"{n} {settings[n]} ({name}: {there[n]})" for n in odd[:MOST])
     more = f" and {len(odd) - MOST} more" if len(odd) > MOST else ""
     return [f"settings that differ: {pairs}{more}"]
 
@@ -183,10 +183,12 @@ def differences(reference: Json, run_folder: Path, name: str) -> list[str]:
 def curve(rows: Sequence[Json], name: str) -> dict[int, float]:
     """Step → value of a metric. The training loss is averaged over a WINDOW of updates that ends at
     the step."""
-    found = {int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), float)}
+    value_at = {
+        int(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), float)
+    }
     if name != "train/loss":
-        return found
-    steps, values = list(found), np.array(list(found.values()))
+        return value_at
+    steps, values = list(value_at), np.array(list(value_at.values()))
     return {
         step: float(values[max(0, i + 1 - max(int(WINDOW * step), 1)) : i + 1].mean())
         for i, step in enumerate(steps)
@@ -198,11 +200,11 @@ def compare(reference: Json, rows: Sequence[Json], name: str) -> list[str]:
     lines with the usual cause of each large difference. Raises ValueError if the run has reached
     none."""
     lines, causes = [], []
-    for metric, own in reference["curves"].items():
+    for metric, expected in reference["curves"].items():
         yours = curve(rows, metric)
-        reached = [i for i, step in enumerate(own["step"]) if step in yours]
+        reached = [i for i, step in enumerate(expected["step"]) if step in yours]
         for i in reached[-4:]:
-            step, mean, spread = own["step"][i], own["mean"][i], own["sd"][i]
+            step, mean, spread = expected["step"][i], expected["mean"][i], expected["sd"][i]
             value = yours[step]
             lines.append(
                 f"{metric}: at update {step} {name} stands at {mean:.3f} ± {spread:.3f}; "
@@ -210,11 +212,11 @@ def compare(reference: Json, rows: Sequence[Json], name: str) -> list[str]:
             )
         if reached:
             i = reached[-1]
-            away = (yours[own["step"][i]] - own["mean"][i]) / max(
-                own["sd"][i], 0.01 * abs(own["mean"][i]), 1e-9
+            away = (yours[expected["step"][i]] - expected["mean"][i]) / max(
+                expected["sd"][i], 0.01 * abs(expected["mean"][i]), 1e-9
             )
             if not math.isfinite(away) or abs(away) > FAR:
-                at = own["step"][i] / own["step"][-1]
+                at = expected["step"][i] / expected["step"][-1]
                 cause = next(text for fits, text in CAUSES if fits(at, away, metric))
                 side = "above" if away > 0 else "below"
                 causes.append(f"{metric}: {abs(away):.0f} deviations {side}; usually {cause}")

@@ -39,12 +39,12 @@ class Result:
 def halton(number: int, dimension: int) -> float:
     """Entry `number` ≥ 0, in 0..1, of the van der Corput sequence in base PRIMES[dimension]. The
     sequence's first entry, 0, is skipped. Halton 1960."""
-    base, rest, scale, found = PRIMES[dimension], number + 1, 1.0, 0.0
+    base, rest, scale, point = PRIMES[dimension], number + 1, 1.0, 0.0
     while rest:
         scale /= base
         rest, digit = divmod(rest, base)
-        found += scale * digit
-    return found
+        point += scale * digit
+    return point
 
 
 def draw(space: Mapping[str, Mapping[str, Any]], number: int) -> dict[str, Any]:
@@ -56,22 +56,22 @@ def draw(space: Mapping[str, Mapping[str, Any]], number: int) -> dict[str, Any]:
     """
     if len(space) > len(PRIMES):
         raise ValueError(f"a space has at most {len(PRIMES)} settings, not {len(space)}")
-    found = {}
+    settings = {}
     for dimension, (name, entry) in enumerate(space.items()):
-        at = halton(number, dimension)
+        position = halton(number, dimension)
         if list(entry) == ["values"]:
-            found[name] = entry["values"][int(at * len(entry["values"]))]
+            settings[name] = entry["values"][int(position * len(entry["values"]))]
             continue
-        [kind] = [k for k in ("log", "uniform") if k in entry] or [""]
-        low, high = entry.get(kind) or (math.nan, math.nan)
-        if set(entry) - {kind, "of"} or not low < high or (kind == "log" and low <= 0):
+        [scale] = [k for k in ("log", "uniform") if k in entry] or [""]
+        low, high = entry.get(scale) or (math.nan, math.nan)
+        if set(entry) - {scale, "of"} or not low < high or (scale == "log" and low <= 0):
             raise ValueError(
                 f"{name}: {dict(entry)} is neither log: [low, high] with 0 < low < high, nor "
                 "uniform: [low, high], nor values: [...]"
             )
-        value = low * (high / low) ** at if kind == "log" else low + (high - low) * at
-        found[name] = float(f"{entry['of'] - value if 'of' in entry else value:.6g}")
-    return found
+        value = low * (high / low) ** position if scale == "log" else low + (high - low) * position
+        settings[name] = float(f"{entry['of'] - value if 'of' in entry else value:.6g}")
+    return settings
 
 
 def holds(values: Sequence[float], target: float, margin: float) -> bool:
@@ -96,9 +96,9 @@ def best_trial(results: Sequence[Result], length: int) -> int | None:
     """The trial with the lowest mean over the tuning seeds at this length; None if no mean is
     finite."""
     values: dict[int, list[float]] = {}
-    for one in results:
-        if one.kind == "tuning" and one.length == length:
-            values.setdefault(one.trial, []).append(one.value)
+    for result in results:
+        if result.kind == "tuning" and result.length == length:
+            values.setdefault(result.trial, []).append(result.value)
     finite = {t: float(np.mean(v)) for t, v in values.items() if np.isfinite(np.mean(v))}
     return min(finite, key=finite.__getitem__) if finite else None
 
@@ -134,34 +134,38 @@ def score(
     Raises:
         ValueError: a seed is used both for tuning and for the score.
     """
-    own = [one for one in results if one.entry == entry]
-    scored = [one for one in own if one.kind == "score"]
-    if both := {one.seed for one in scored} & {one.seed for one in own if one.kind == "tuning"}:
+    of_entry = [result for result in results if result.entry == entry]
+    scored = [result for result in of_entry if result.kind == "score"]
+    if both := {result.seed for result in scored} & {
+        result.seed for result in of_entry if result.kind == "tuning"
+    }:
         raise ValueError(f"{entry}: seeds {sorted(both)} are used for tuning and for the score")
     means, steps, seconds = {}, math.inf, math.inf
-    for length in sorted({one.length for one in scored}):
-        runs = [one for one in scored if one.length == length]
-        values = [one.value for one in runs]
+    for length in sorted({result.length for result in scored}):
+        runs = [result for result in scored if result.length == length]
+        values = [result.value for result in runs]
         means[length] = (float(np.mean(values)), *interval(values), len(values))
         if steps == math.inf and holds(values, target, margin):
             steps = float(length)
-            seconds = float(np.mean([one.train_seconds for one in runs]))
+            seconds = float(np.mean([result.train_seconds for result in runs]))
     if steps == math.inf and set(lengths) - set(means):
         steps = seconds = math.nan
-    average = lambda name: float(np.mean([getattr(one, name) for one in scored or own]))  # noqa: E731
+    average = lambda name: float(np.mean([getattr(result, name) for result in scored or of_entry]))  # noqa: E731
     times = average("compile_seconds"), average("other_seconds")
-    return Score(entry, steps, seconds, means, *times, _tuned(own))
+    return Score(entry, steps, seconds, means, *times, _tuned(of_entry))
 
 
 def _tuned(results: Sequence[Result]) -> dict[int, tuple[int, int, float]]:
     """Length → (number of trials, best trial, its mean value), from one entry's tuning runs."""
-    found = {}
-    for length in sorted({one.length for one in results if one.kind == "tuning"}):
-        of_length = [one for one in results if one.kind == "tuning" and one.length == length]
+    tuned = {}
+    for length in sorted({result.length for result in results if result.kind == "tuning"}):
+        of_length = [
+            result for result in results if result.kind == "tuning" and result.length == length
+        ]
         if (best := best_trial(of_length, length)) is not None:
-            value = float(np.mean([one.value for one in of_length if one.trial == best]))
-            found[length] = (len({one.trial for one in of_length}), best, value)
-    return found
+            value = float(np.mean([result.value for result in of_length if result.trial == best]))
+            tuned[length] = (len({result.trial for result in of_length}), best, value)
+    return tuned
 
 
 def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) -> dict[str, float]:
@@ -180,7 +184,7 @@ def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) 
 
 def describe(scores: Sequence[Score], target: float, margin: float, budget: int) -> str:
     """The rules and the table as Markdown, with the fastest entry first."""
-    lengths = sorted({length for one in scores for length in one.means})
+    lengths = sorted({length for score in scores for length in score.means})
     names = ["entry", "steps to target", "seconds", *(f"after {length}" for length in lengths)]
     names += ["compiling, s", "other, s"]
     lines = [
@@ -193,35 +197,38 @@ def describe(scores: Sequence[Score], target: float, margin: float, budget: int)
         f"| {' | '.join(names)} |",
         "| --- " * len(names) + "|",
     ]
-    for one in sorted(scores, key=_rank):
+    for score in sorted(scores, key=_rank):
         cells = [
             "–"
-            if length not in one.means
-            else "{:.4f} [{:.4f}, {:.4f}], n {}".format(*one.means[length])
+            if length not in score.means
+            else "{:.4f} [{:.4f}, {:.4f}], n {}".format(*score.means[length])
             for length in lengths
         ]
-        times = (_shown(one.compile_seconds), _shown(one.other_seconds))
-        row = (one.entry, _shown(one.steps), _shown(one.seconds), *cells, *times)
+        times = (_shown(score.compile_seconds), _shown(score.other_seconds))
+        row = (score.entry, _shown(score.steps), _shown(score.seconds), *cells, *times)
         lines.append(f"| {' | '.join(row)} |")
     head = "| entry | updates | trials | best trial | its value on the tuning seeds |"
     lines += ["", "The tuning, which does not count:", "", head, "| --- " * 5 + "|"]
-    for one in scores:
-        for length, (trials, best, value) in one.tuned.items():
-            lines.append(f"| {one.entry} | {length} | {trials} | {best} | {value:.4f} |")
+    for score in scores:
+        for length, (trials, best, value) in score.tuned.items():
+            lines.append(f"| {score.entry} | {length} | {trials} | {best} | {value:.4f} |")
     return "\n".join(lines) + "\n"
 
 
 def describe_areas(contests: Sequence[Sequence[Score]]) -> str:
     """The areas under the performance profiles of the entries that all contests share, as
     Markdown."""
-    names = [one.entry for one in contests[0]]
+    names = [score.entry for score in contests[0]]
     for scores in contests[1:]:
-        names = [name for name in names if name in {one.entry for one in scores}]
+        names = [name for name in names if name in {score.entry for score in scores}]
     tracks = {}
     for track in ("steps", "seconds"):
         times = {
             name: [
-                getattr(one, track) for scores in contests for one in scores if one.entry == name
+                getattr(score, track)
+                for scores in contests
+                for score in scores
+                if score.entry == name
             ]
             for name in names
         }

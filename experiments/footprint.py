@@ -85,11 +85,11 @@ def main(config: FootprintConfig) -> None:
     preset = parse_config(Config, [f"--config={config.preset}"])
     training = override(preset.training, config)
     preset = replace(preset, training=training)
-    found = describe_devices(config.topology)
-    fsdp = config.fsdp or max(len(found) // config.tensor, 1)
-    devices = arrange(found, ParallelConfig("mesh", 0, fsdp, config.tensor))
+    all_devices = describe_devices(config.topology)
+    fsdp = config.fsdp or max(len(all_devices) // config.tensor, 1)
+    devices = arrange(all_devices, ParallelConfig("mesh", 0, fsdp, config.tensor))
     rows = micro_batch_size(training, devices) * devices.num_shares
-    gib = config.memory_gib or memory_of(found[0])
+    gib = config.memory_gib or memory_of(all_devices[0])
 
     size = transformer.count_params(preset.model)
     print(f"{config.preset} on {config.topology}: {devices.describe()}")
@@ -158,12 +158,12 @@ def _virtual_devices(count: int) -> list[jax.Device]:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # jax has started already: use its devices
         pass
-    found = jax.devices("cpu")
-    if len(found) < count:
+    devices = jax.devices("cpu")
+    if len(devices) < count:
         raise ValueError(
-            f"cpu:{count} needs {count} devices, but jax has started with {len(found)}"
+            f"cpu:{count} needs {count} devices, but jax has started with {len(devices)}"
         )
-    return found[:count]
+    return devices[:count]
 
 
 def make_shapes(config: Config, devices: Devices) -> tuple[Step, TrainState, TokenBatch]:

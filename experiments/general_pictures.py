@@ -109,10 +109,10 @@ def emoji(npm: Path) -> Iterator[tuple[str, str, bytes]]:
     held out here, too."""
     drawings = join(open_sets(npm), read_table())
     pictures, splits = rasterise_and_split(drawings, SIDE)
-    for one in drawings:
-        split = splits[one.key]
+    for drawing in drawings:
+        split = splits[drawing.key]
         asked = split if split in NOT_HELD_OUT else f"artists_{split}"
-        yield f"emoji-{one.style.replace(' ', '-')}/{one.key}", asked, pictures[one.key]
+        yield f"emoji-{drawing.style.replace(' ', '-')}/{drawing.key}", asked, pictures[drawing.key]
 
 
 def foreign(deb: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -141,8 +141,8 @@ def files(folder: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
                         yield f"{name}/{inner}", archive.read(inner)
         elif path.suffix == ".rcc":
             data = path.read_bytes()
-            for found in re.finditer(_SIGNATURES, data, re.DOTALL):
-                yield f"{name}@{found.start()}", data[found.start() :]
+            for match in re.finditer(_SIGNATURES, data, re.DOTALL):
+                yield f"{name}@{match.start()}", data[match.start() :]
         elif path.suffix.lower() in ENDINGS:
             yield name, path.read_bytes()
 

@@ -15,8 +15,10 @@ def shares(values: Sequence[float], settings: Mapping[str, Sequence[object]]) ->
     largest first; empty if all results are equal. Runs whose result is NaN or infinite are skipped.
     A numeric setting with more than four values is grouped by quartile."""
     results, groups = _differing(values, settings)
-    found = {name: float(_eta_squared(results[None], group)[0]) for name, group in groups.items()}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    share_of = {
+        name: float(_eta_squared(results[None], group)[0]) for name, group in groups.items()
+    }
+    return dict(sorted(share_of.items(), key=lambda item: -item[1]))
 
 
 def chances(values: Sequence[float], settings: Mapping[str, Sequence[object]]) -> dict[str, float]:
@@ -40,8 +42,10 @@ def _differing(
     if not good.any() or not results[good].var():
         return results[good], {}
     kept = {
-        name: _groups([value for value, is_good in zip(own, good, strict=True) if is_good])
-        for name, own in settings.items()
+        name: _groups(
+            [value for value, is_good in zip(values_of_setting, good, strict=True) if is_good]
+        )
+        for name, values_of_setting in settings.items()
     }
     return results[good], kept
 
@@ -59,7 +63,8 @@ def _eta_squared(
     """The share of each row's variance that lies between the groups."""
     away = rows - rows.mean(axis=1, keepdims=True)
     between = sum(
-        (group == one).sum() * away[:, group == one].mean(axis=1) ** 2 for one in np.unique(group)
+        (group == value).sum() * away[:, group == value].mean(axis=1) ** 2
+        for value in np.unique(group)
     )
     return between / (away**2).sum(axis=1)
 

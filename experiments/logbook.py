@@ -55,14 +55,14 @@ def main(config: LogbookConfig) -> None:
         logbook.Logbook(folder).note("outcome", None, config.outcome)
         print(f"{folder}: outcome noted")
         return
-    found = find_runs(folder)
-    if not found:
+    runs = find_runs(folder)
+    if not runs:
         raise ValueError(f"{folder} holds no runs; name a folder that does")
-    baseline = Path(config.baseline) if config.baseline else found[0]
+    baseline = Path(config.baseline) if config.baseline else runs[0]
     if not is_run(baseline):
         raise ValueError(f"--baseline: {baseline} is not a run's folder")
-    write_bytes(folder / PAGE, page(found, baseline).encode("utf-8", "replace"))
-    print(f"written: {folder / PAGE}, {len(found)} runs")
+    write_bytes(folder / PAGE, page(runs, baseline).encode("utf-8", "replace"))
+    print(f"written: {folder / PAGE}, {len(runs)} runs")
 
 
 def is_run(folder: Path) -> bool:
@@ -74,21 +74,21 @@ def find_runs(folder: Path) -> list[Path]:
     """The runs in a folder, down to a depth of three, the oldest first."""
     if is_run(folder):
         return [folder]
-    found = {
+    runs = {
         path.parent
         for depth in ("*", "*/*", "*/*/*")
         for path in folder.glob(f"{depth}/config.yaml")
     }
-    return sorted(found, key=lambda one: ((one / "config.yaml").stat().st_mtime, one.name))
+    return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime, run.name))
 
 
 def flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
     """A tree of settings as dotted name → value."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for name, value in tree.items():
         inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        found |= {f"{prefix}{name}": value} if inner is None else inner
-    return found
+        flattened |= {f"{prefix}{name}": value} if inner is None else inner
+    return flattened
 
 
 def settings_of(run_folder: Path) -> dict[str, Any]:
@@ -103,15 +103,15 @@ def shown_settings(tree: Mapping[str, object]) -> dict[str, Any]:
 
 def last_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metric → last evaluated value; for a run without evaluations its last training loss."""
-    found = {
+    losses = {
         name: value
         for row in rows
         for name, value in row.items()
         if name.startswith("eval/") and isinstance(value, float)
     }
-    if not found and rows and isinstance(rows[-1].get("train/loss"), float):
+    if not losses and rows and isinstance(rows[-1].get("train/loss"), float):
         return {"train/loss": rows[-1]["train/loss"]}
-    return found
+    return losses
 
 
 def page(runs: Sequence[Path], baseline: Path) -> str:
@@ -125,18 +125,20 @@ def page(runs: Sequence[Path], baseline: Path) -> str:
         "| run | question | what changed | updates | result | outcome |",
         "| --- | --- | --- | ---: | --- | --- |",
     ]
-    for one in runs:
-        own, rows, entries = (
-            settings_of(one),
-            metrics.read(one / "metrics.jsonl"),
-            logbook.read(one),
+    for folder in runs:
+        settings, rows, entries = (
+            settings_of(folder),
+            metrics.read(folder / "metrics.jsonl"),
+            logbook.read(folder),
         )
-        changes = [f"{n} {own.get(n)}" for n in sorted(own) if own.get(n) != base.get(n)]
+        changes = [
+            f"{n} {settings.get(n)}" for n in sorted(settings) if settings.get(n) != base.get(n)
+        ]
         more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
         cells = [
-            one.name,
+            folder.name,
             _last(entries, "question"),
-            ("baseline" if one == baseline else ", ".join(changes[:SHOWN]) + more),
+            ("baseline" if folder == baseline else ", ".join(changes[:SHOWN]) + more),
             str(rows[-1].get("step", 0) if rows else 0),
             ", ".join(f"{name} {value:.4g}" for name, value in last_losses(rows).items()),
             _last(entries, "outcome") or _last(entries, "abort") or _last(entries, "end"),

@@ -72,16 +72,16 @@ class RunData:
 
     def value(self, metric: str) -> float:
         """The metric's last value; NaN if it was never logged."""
-        found = [row[metric] for row in self.rows if isinstance(row.get(metric), float)]
-        return float(found[-1]) if found else float("nan")
+        values = [row[metric] for row in self.rows if isinstance(row.get(metric), float)]
+        return float(values[-1]) if values else float("nan")
 
 
 def main(config: ReportConfig) -> None:
     """Write the page and print its path."""
     runs = read_runs(config.runs)
     metric = config.metric or metric_of(runs)
-    if config.metric and all(np.isnan(one.value(metric)) for one in runs):
-        known = ", ".join(sorted({n for one in runs for n in last_losses(one.rows)})) or "none"
+    if config.metric and all(np.isnan(run.value(metric)) for run in runs):
+        known = ", ".join(sorted({n for run in runs for n in last_losses(run.rows)})) or "none"
         raise ValueError(f"--metric {metric}: no run has it; there are {known}")
     write_bytes(Path(config.out), page(runs, metric).encode("utf-8", "replace"))
     print(f"written: {config.out}, {len(runs)} runs by {metric}")
@@ -89,15 +89,20 @@ def main(config: ReportConfig) -> None:
 
 def metric_of(runs: Sequence[RunData]) -> str:
     """The name of the first evaluated loss of these runs."""
-    return min((name for one in runs for name in last_losses(one.rows)), default="train/loss")
+    return min((name for run in runs for name in last_losses(run.rows)), default="train/loss")
 
 
 def read_runs(names: Sequence[str | Path]) -> list[RunData]:
     """The runs in these folders, without repeats. Raises ValueError if there are none."""
-    folders = [one for name in names for one in find_runs(Path(name))]
+    folders = [folder for name in names for folder in find_runs(Path(name))]
     runs = [
-        RunData(one, settings_of(one), metrics.read(one / "metrics.jsonl"), logbook.read(one))
-        for one in dict.fromkeys(folders)
+        RunData(
+            folder,
+            settings_of(folder),
+            metrics.read(folder / "metrics.jsonl"),
+            logbook.read(folder),
+        )
+        for folder in dict.fromkeys(folders)
     ]
     if not runs:
         raise ValueError(
@@ -113,19 +118,19 @@ def wandb_runs(project: str) -> list[RunData]:
     import wandb
 
     runs = list(wandb.Api().runs(project))
-    often = Counter(one.name for one in runs)
-    found = [
+    often = Counter(run.name for run in runs)
+    read = [
         RunData(
-            Path(project) / (one.name if often[one.name] == 1 else f"{one.name} {one.id}"),
-            shown_settings(one.config),
-            [{name: _metric(name, row[name]) for name in row} for row in one.scan_history()],
+            Path(project) / (run.name if often[run.name] == 1 else f"{run.name} {run.id}"),
+            shown_settings(run.config),
+            [{name: _metric(name, row[name]) for name in row} for row in run.scan_history()],
             (),
         )
-        for one in runs
+        for run in runs
     ]
-    if not found:
+    if not read:
         raise ValueError(f"the wandb project {project} has no runs")
-    return found
+    return read
 
 
 def _metric(name: str, value: Any) -> Any:
@@ -162,50 +167,50 @@ def page(runs: Sequence[RunData], metric: str) -> str:
 
 def differing(runs: Sequence[RunData]) -> list[str]:
     """The names of the settings in which the runs differ, without the seed."""
-    names = sorted({name for one in runs for name in one.settings} - set(QUIET))
-    return [n for n in names if len({repr(one.settings.get(n)) for one in runs}) > 1]
+    names = sorted({name for run in runs for name in run.settings} - set(QUIET))
+    return [n for n in names if len({repr(run.settings.get(n)) for run in runs}) > 1]
 
 
 def smoothed(rows: Sequence[Mapping[str, Any]], x: str, name: str) -> Points:
     """The finite points of a metric. The training loss is averaged over SMOOTHING of the run."""
-    found = [
+    points = [
         (row.get(x, row.get("step", 0)), row[name]) for row in rows if is_number(row.get(name))
     ]
-    found = [(at, value) for at, value in found if is_number(at) and np.isfinite(value)]
-    if name != "train/loss" or not found:
-        return found
-    width = max(int(SMOOTHING * len(found)), 1)
-    sums = np.concatenate([[0.0], np.cumsum([value for _, value in found])])
-    ends = np.arange(1, len(found) + 1)
+    points = [(place, value) for place, value in points if is_number(place) and np.isfinite(value)]
+    if name != "train/loss" or not points:
+        return points
+    width = max(int(SMOOTHING * len(points)), 1)
+    sums = np.concatenate([[0.0], np.cumsum([value for _, value in points])])
+    ends = np.arange(1, len(points) + 1)
     starts = np.maximum(ends - width, 0)
     means = (sums[ends] - sums[starts]) / (ends - starts)
-    return [(at, float(mean)) for (at, _), mean in zip(found, means, strict=True)]
+    return [(place, float(mean)) for (place, _), mean in zip(points, means, strict=True)]
 
 
 def influence(runs: Sequence[RunData], metric: str, names: Sequence[str]) -> dict[str, float]:
     """Setting → the share of the metric's variance that it explains, largest first."""
-    settings = {name: [one.settings.get(name) for one in runs] for name in names}
-    return shares([one.value(metric) for one in runs], settings)
+    settings = {name: [run.settings.get(name) for run in runs] for name in names}
+    return shares([run.value(metric) for run in runs], settings)
 
 
 def named(runs: Sequence[RunData]) -> dict[str, RunData]:
     """The runs by name, or by folder if several have the same name."""
-    often = Counter(one.name for one in runs)
-    return {one.name if often[one.name] == 1 else str(one.folder): one for one in runs}
+    often = Counter(run.name for run in runs)
+    return {run.name if often[run.name] == 1 else str(run.folder): run for run in runs}
 
 
 def curves(runs: Sequence[RunData], x: str, name: str) -> str:
     """An SVG of a metric over examples or hours, with the logbooks' events."""
     by_name = named(runs)
-    lines = {label: smoothed(one.rows, x, name) for label, one in by_name.items()}
+    lines = {label: smoothed(run.rows, x, name) for label, run in by_name.items()}
     place = {
-        label: {row.get("step"): row.get(x) for row in one.rows} for label, one in by_name.items()
+        label: {row.get("step"): row.get(x) for row in run.rows} for label, run in by_name.items()
     }
     marks = [
-        (float(at), f"{label}: {entry.get('event')} {entry.get('text')}")
-        for label, one in by_name.items()
-        for entry in one.entries
-        if (at := place[label].get(entry.get("step"))) is not None
+        (float(position), f"{label}: {entry.get('event')} {entry.get('text')}")
+        for label, run in by_name.items()
+        for entry in run.entries
+        if (position := place[label].get(entry.get("step"))) is not None
     ]
     return plot(lines, x, name, marks=marks)
 
@@ -215,9 +220,9 @@ def valley(runs: Sequence[RunData], metric: str) -> str:
     if RATE not in differing(runs):
         return ""
     points = {
-        label: [(float(one.settings[RATE]), one.value(metric))]
-        for label, one in named(runs).items()
-        if is_number(one.settings.get(RATE))
+        label: [(float(run.settings[RATE]), run.value(metric))]
+        for label, run in named(runs).items()
+        if is_number(run.settings.get(RATE))
     }
     return plot(points, RATE, metric, log_x=True, dots=True)
 
@@ -240,19 +245,19 @@ def _influence(runs: Sequence[RunData], metric: str, searched: Sequence[str]) ->
 def coordinates(runs: Sequence[RunData], metric: str, names: Sequence[str]) -> str:
     """An SVG with parallel axes: these settings, then the metric. Each run that has the metric is a
     line."""
-    good = [one for one in runs if np.isfinite(one.value(metric))]
-    lines = [[*(_place(one, n, good) for n in names), one.value(metric)] for one in good]
-    return parallel([*names, metric], lines, [one.name for one in good])
+    good = [run for run in runs if np.isfinite(run.value(metric))]
+    lines = [[*(_place(run, n, good) for n in names), run.value(metric)] for run in good]
+    return parallel([*names, metric], lines, [run.name for run in good])
 
 
-def _place(one: RunData, name: str, runs: Sequence[RunData]) -> float:
+def _place(data: RunData, name: str, runs: Sequence[RunData]) -> float:
     """The position of a run's setting on its axis: a number itself, a word's place among all
     words."""
     values: list[Any] = [run.settings.get(name) for run in runs]
-    own: Any = one.settings.get(name)
+    value: Any = data.settings.get(name)
     if all(map(is_number, values)):
-        return float(own)
-    return float(sorted(map(repr, values)).index(repr(own)))
+        return float(value)
+    return float(sorted(map(repr, values)).index(repr(value)))
 
 
 def table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
@@ -261,10 +266,10 @@ def table(runs: Sequence[RunData], metric: str, searched: Sequence[str]) -> str:
     lines = []
     order = sorted(range(len(runs)), key=lambda i: (np.isnan(v := runs[i].value(metric)), v))
     for i in order:
-        one = runs[i]
-        step = one.rows[-1].get("step", 0) if one.rows else 0
-        shown = [one.name, f"{one.value(metric):.4f}", step, one.settings.get("seed")]
-        shown += [_short(one.settings.get(name)) for name in searched]
+        run = runs[i]
+        step = run.rows[-1].get("step", 0) if run.rows else 0
+        shown = [run.name, f"{run.value(metric):.4f}", step, run.settings.get("seed")]
+        shown += [_short(run.settings.get(name)) for name in searched]
         cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in shown)
         lines.append(f'<tr><td style="background:{colour(i)}">&nbsp;</td>{cells}</tr>')
     titles = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
@@ -276,8 +281,8 @@ def _short(value: object) -> Any:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _pictures(one: RunData) -> str:
-    files = sorted((one.folder / "grids").glob("*.png"))
+def _pictures(run: RunData) -> str:
+    files = sorted((run.folder / "grids").glob("*.png"))
     files = [file for file in files if file.stat().st_size <= LARGEST]
     chosen = (
         [files[round(i * (len(files) - 1) / (GRIDS - 1))] for i in range(GRIDS)] if files else []
@@ -287,15 +292,15 @@ def _pictures(one: RunData) -> str:
         f'src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}">'
         for file in dict.fromkeys(chosen)
     )
-    return f"<p>{html.escape(one.name)}<br>{images}</p>" if images else ""
+    return f"<p>{html.escape(run.name)}<br>{images}</p>" if images else ""
 
 
-def _settings(one: RunData) -> str:
+def _settings(run: RunData) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
-        for name, value in one.settings.items()
+        for name, value in run.settings.items()
     )
-    summary = f"<summary>{html.escape(one.name)}</summary>"
+    summary = f"<summary>{html.escape(run.name)}</summary>"
     return f"<details>{summary}<table>{rows}</table></details>"
 
 

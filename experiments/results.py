@@ -118,7 +118,7 @@ def _spikes(folder: Path, trial: Trial) -> int:
 
 def read_log(path: Path) -> list[Row]:
     """The runs of a log. Raises ValueError, which names the line, if one is damaged."""
-    found = []
+    rows = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         where = f"{path}, line {number}"
         row = parse_json(line, where)
@@ -126,20 +126,20 @@ def read_log(path: Path) -> list[Row]:
             settings = flat(row["settings"])
             [value] = [row[n] for n in row if n not in ("settings", "end", "spikes", "command")]
             is_good = row["end"] == "finished" and value is not None
-            found.append(Row(settings, float(value) if is_good else math.inf, int(row["spikes"])))
+            rows.append(Row(settings, float(value) if is_good else math.inf, int(row["spikes"])))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{where} is damaged: {error!r:.100}") from None
-    return found
+    return rows
 
 
 def groups_of(rows: Sequence[Row], ignored: Sequence[str] = (SEED,)) -> dict[tuple, list[Row]]:
     """The runs, grouped by the values of all settings except `ignored`, in the order of the
     runs."""
-    found: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, list[Row]] = {}
     for row in rows:
         key = tuple(str(value) for name, value in row.settings.items() if name not in ignored)
-        found.setdefault(key, []).append(row)
-    return found
+        groups.setdefault(key, []).append(row)
+    return groups
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -226,8 +226,8 @@ def _lowest(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         for row in rows:
             if isinstance(value := row.settings[name], str):
                 results.setdefault(value, []).append(row.value)
-        for value, own in sorted(results.items(), key=lambda item: min(item[1])):
-            lines.append(f"| {name} | {value} | {len(own)} | {_shown([min(own)])} |")
+        for value, losses in sorted(results.items(), key=lambda item: min(item[1])):
+            lines.append(f"| {name} | {value} | {len(losses)} | {_shown([min(losses)])} |")
     head = "| setting | value | runs | lowest |"
     return ["", head, "| --- " * 4 + "|", *lines] if lines else []
 
@@ -242,8 +242,8 @@ def _effects(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
             continue
         base = [row for row in rows if row.settings[name] == values[0]]
         for value in values[1:]:
-            own = [row for row in rows if row.settings[name] == value]
-            away = _paired(own, base, (name,))
+            with_value = [row for row in rows if row.settings[name] == value]
+            away = _paired(with_value, base, (name,))
             if not away:
                 continue
             mean, half = mean_interval(away)
@@ -258,7 +258,7 @@ def _effects(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 
 
 def _paired(
-    own: Sequence[Row], other: Sequence[Row], ignored: Sequence[str] | None = None
+    rows: Sequence[Row], others: Sequence[Row], ignored: Sequence[str] | None = None
 ) -> list[float]:
     """For each seed that both have, the mean difference own − other between paired runs. Runs are
     paired if all settings except `ignored` are equal; with None only the seed must be equal."""
@@ -267,9 +267,9 @@ def _paired(
         for name, value in row.settings.items()
         if name == SEED or (ignored is not None and name not in ignored)
     )
-    there = {name_of(row): row for row in other}
+    there = {name_of(row): row for row in others}
     by_seed: dict[Any, list[float]] = {}
-    for row in own:
+    for row in rows:
         if name_of(row) in there:
             away = row.value - there[name_of(row)].value
             by_seed.setdefault(row.settings.get(SEED), []).append(away)

@@ -108,7 +108,7 @@ class Contest:
 def read_contest(path: Path) -> Contest:
     """The contest in a file. Raises ValueError, which names the file and the fault."""
     values = read_yaml(path)
-    names = [one.name for one in dataclasses.fields(Contest)]
+    names = [field.name for field in dataclasses.fields(Contest)]
     if set(values) != set(names):
         odd = sorted(set(values) ^ set(names))
         raise ValueError(f"{path}: {', '.join(odd)}: a contest has {', '.join(names)}")
@@ -177,7 +177,7 @@ def jobs(contest: Contest, names: Sequence[str], done: Sequence[Result]) -> Iter
     for seed in contest.seeds:
         for length in contest.lengths:
             for entry in names:
-                trial = best_trial([one for one in done if one.entry == entry], length)
+                trial = best_trial([result for result in done if result.entry == entry], length)
                 job = Job(entry, "score", length, -1 if trial is None else trial, seed)
                 if trial is not None and job not in known:
                     yield job
@@ -185,8 +185,8 @@ def jobs(contest: Contest, names: Sequence[str], done: Sequence[Result]) -> Iter
 
 def command_of(contest: Contest, job: Job, folder: Path) -> list[str]:
     """The command of a run, which is evaluated only at its end."""
-    own = contest.entries[job.entry]
-    settings = {**own.get("settings", {}), **draw(own.get("space", {}), job.trial)}
+    entry = contest.entries[job.entry]
+    settings = {**entry.get("settings", {}), **draw(entry.get("space", {}), job.trial)}
     fixed = {"training.steps": job.length, "training.eval_every": 0, "seed": job.seed}
     shown = lambda value: value if isinstance(value, str) else json.dumps(value)  # noqa: E731
     flags = [f"--{name}={shown(value)}" for name, value in (settings | fixed).items()]
@@ -244,17 +244,17 @@ def read_log(path: Path) -> list[Result]:
     """The results in a log. Raises ValueError, which names the line, if one is damaged."""
     if not path.is_file():
         return []
-    names, found = [one.name for one in dataclasses.fields(Result)], []
+    names, results = [field.name for field in dataclasses.fields(Result)], []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
             row["value"] = math.inf if row["value"] is None else float(row["value"])
             for name in ("train_seconds", "compile_seconds", "other_seconds"):
                 row[name] = math.nan if row[name] is None else float(row[name])
-            found.append(Result(**{name: row[name] for name in names}))
+            results.append(Result(**{name: row[name] for name in names}))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number} is damaged: {error!r:.100}") from None
-    return found
+    return results
 
 
 def make_table(contest: Contest, results: Sequence[Result]) -> str:
@@ -265,7 +265,7 @@ def make_table(contest: Contest, results: Sequence[Result]) -> str:
 
 def scores_of(contest: Contest, results: Sequence[Result]) -> list[Score]:
     """The scores of the entries that have runs."""
-    names = [name for name in contest.entries if any(one.entry == name for one in results)]
+    names = [name for name in contest.entries if any(result.entry == name for result in results)]
     target, margin, lengths = contest.target, contest.margin, contest.lengths
     return [score(name, results, target, margin, lengths) for name in names]
 

@@ -46,8 +46,8 @@ def main() -> None:
     for path, (config, params) in zip(arguments.tokenizers, opened, strict=True):
         reconstruct = make_reconstruction(build(config))
         for name, pictures in held_out.items():
-            found = reconstruct_all(reconstruct, params, pictures)
-            text = "".join(figures(pictures, found, config.codebook_size))
+            reconstructions = reconstruct_all(reconstruct, params, pictures)
+            text = "".join(figures(pictures, reconstructions, config.codebook_size))
             print(f"{path[-20:]:20} {name[-11:]:11}{len(pictures):>9,}{text}", flush=True)
         painted = reconstruct_all(reconstruct, params, shown)["reconstruction"]
         rows.append(to_bytes(painted))
@@ -56,15 +56,15 @@ def main() -> None:
 
 
 def figures(
-    pictures: Pictures, found: Reconstructions[np.ndarray], codebook_size: int
+    pictures: Pictures, reconstructions: Reconstructions[np.ndarray], codebook_size: int
 ) -> list[str]:
     """The cells PSNR, SSIM, hue error of coloured pixels, and codes in use."""
-    real, painted = to_floats(jnp.asarray(pictures)), jnp.asarray(found["reconstruction"])
+    real, painted = to_floats(jnp.asarray(pictures)), jnp.asarray(reconstructions["reconstruction"])
     has_hue = (real.max(-1, keepdims=True) - real.min(-1, keepdims=True)) / 2 > COLOURED
     lost = float(hue_loss(jnp.where(has_hue, painted - real, 0.0))) / float(has_hue.mean())
-    counts = quantizer.count(jnp.asarray(found["tokens"]), codebook_size)
+    counts = quantizer.count(jnp.asarray(reconstructions["tokens"]), codebook_size)
     used, spread_over = float(quantizer.usage(counts)), float(quantizer.perplexity(counts))
-    psnr, ssim = float(found["psnr"].mean()), float(found["ssim"].mean())
+    psnr, ssim = float(reconstructions["psnr"].mean()), float(reconstructions["ssim"].mean())
     return [f"{psnr:8.2f}", f"{ssim:8.4f}", f"{lost:8.3f}", f"{used:8.1%}", f"{spread_over:12,.0f}"]
 
 
@@ -73,8 +73,8 @@ def lay_out(kinds: list[Pictures]) -> np.ndarray:
     tokenizer."""
     lines = []
     for start in range(0, len(kinds[0]), COLUMNS):
-        for kind in kinds:
-            some = kind[start : start + COLUMNS]
+        for images in kinds:
+            some = images[start : start + COLUMNS]
             missing = ((0, COLUMNS - len(some)), (0, 0), (0, 0), (0, 0))
             lines.append(np.concatenate([*np.pad(some, missing, constant_values=255)], axis=1))
     return np.concatenate(lines)

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/views"))
     parser.add_argument("more", nargs="*", help="further flags of train.py, after --")
     arguments = parser.parse_args()
-    found = []
+    runs = []
     for views in arguments.views:
         records = arguments.out / f"records{views}"
         call(
@@ -72,8 +72,8 @@ def main() -> None:
                 f"--training.eval_every={max(arguments.steps // 20, 1)}",
                 *arguments.more,
             )
-            found.append(Run(views, seed, read_losses(run / "metrics.jsonl")))
-    print("\n".join(table(found)))
+            runs.append(Run(views, seed, read_losses(run / "metrics.jsonl")))
+    print("\n".join(table(runs)))
 
 
 def call(*words: str) -> None:

@@ -192,17 +192,17 @@ class ModelConfig:
     def for_encoder(self) -> "ModelConfig":
         """The settings of the text encoder: those of `encoder`, else the decoder's. Raises
         ValueError if they exclude each other."""
-        own = given(self.encoder)
-        if not own:
+        changes = given(self.encoder)
+        if not changes:
             return self
-        if self.tying == "all" and own.get("dim", self.dim) != self.dim:
+        if self.tying == "all" and changes.get("dim", self.dim) != self.dim:
             raise ValueError(
                 f"model.tying all shares one table of width {self.dim} with the text encoder, "
-                f"whose dim is {own['dim']}; use model.tying none or output"
+                f"whose dim is {changes['dim']}; use model.tying none or output"
             )
-        own |= {"decoder_num_heads": 0, "decoder_mlp_dim": 0, "encoder": EncoderConfig()}
+        changes |= {"decoder_num_heads": 0, "decoder_mlp_dim": 0, "encoder": EncoderConfig()}
         try:
-            return replace(self, **own)
+            return replace(self, **changes)
         except ValueError as error:
             raise ValueError(f"model.encoder ({self.encoder}): {error}") from None
 

@@ -77,7 +77,7 @@ def with_joined_layers(layer: DecoderLayer) -> DecoderLayer:
 
 def _join(part: Params, names: Sequence[str]) -> Params:
     """The parameters with `joined` in place of the named dense layers."""
-    others = {name: own for name, own in part.items() if name not in names}
+    others = {name: layers for name, layers in part.items() if name not in names}
     return {**others, "joined": join([part[name] for name in names])}
 
 

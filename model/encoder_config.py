@@ -102,11 +102,11 @@ def given(config: EncoderConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if _is_given(name, value)}
 
 
-def taken_from(config: Any, **own: Any) -> EncoderConfig:
-    """An EncoderConfig without null: settings from `config`, and `own` settings that only encoders
-    have."""
-    names = (one.name for one in fields(EncoderConfig) if one.name not in OWN)
-    return EncoderConfig(**{name: getattr(config, name) for name in names}, **own)
+def taken_from(config: Any, **changes: Any) -> EncoderConfig:
+    """An EncoderConfig without null: settings from `config`, and in `changes` those that only
+    encoders have."""
+    names = (field.name for field in fields(EncoderConfig) if field.name not in OWN)
+    return EncoderConfig(**{name: getattr(config, name) for name in names}, **changes)
 
 
 def _changed(config: EncoderConfig) -> dict[str, Any]:

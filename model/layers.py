@@ -65,7 +65,7 @@ class Joined(Linear):
     def __init__(self, linears: Sequence[Linear]) -> None:
         first = linears[0]
         self.dtype, self.kernel, self.bias = first.dtype, first.kernel, first.bias
-        self.widths = tuple(one.kernel.shape[-1] for one in linears)
+        self.widths = tuple(linear.kernel.shape[-1] for linear in linears)
 
     def outputs(self, x: Float[Array, "*b d"]) -> list[Float[Array, "*b _"]]:
         """The output of each dense layer."""
@@ -74,7 +74,9 @@ class Joined(Linear):
 
 def join(linears: Sequence[dict[str, Array]]) -> dict[str, Array]:
     """The parameters of `Joined`, from the parameters of its dense layers."""
-    return {name: jnp.concatenate([one[name] for one in linears], axis=-1) for name in linears[0]}
+    return {
+        name: jnp.concatenate([linear[name] for linear in linears], axis=-1) for name in linears[0]
+    }
 
 
 def along_last(vector: Shaped[Array, " d"], x: Float[Array, "*b d"]) -> Shaped[Array, "*#b d"]:

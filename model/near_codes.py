@@ -51,9 +51,9 @@ def soft_targets(
     classes, squares = (jnp.concatenate(parts) for parts in zip(*blocks, strict=True))
     mean = squares[np.flatnonzero(are_usable)].mean()
     weights = jax.nn.softmax(-2 * squares / jnp.maximum(mean, 1e-12), axis=-1)
-    own = jnp.arange(len(codebook))[:, None]
+    codes = jnp.arange(len(codebook))[:, None]
     shares = jnp.concatenate([jnp.full((len(codebook), 1), 1 - share), share * weights], axis=1)
-    return Targets(jnp.concatenate([own, classes], axis=1), shares)
+    return Targets(jnp.concatenate([codes, classes], axis=1), shares)
 
 
 def _are_usable(size: int, used: Bool[np.ndarray, " k"] | None) -> Bool[np.ndarray, " k"]:

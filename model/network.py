@@ -71,9 +71,9 @@ class BucketBias(nnx.Module):
     et al. 2020, arXiv:1910.10683)."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
-        own = config.encoder
-        self.buckets, self.distance = own.buckets, own.bucket_distance
-        shape = (own.buckets, config.for_encoder().num_heads)
+        encoder = config.encoder
+        self.buckets, self.distance = encoder.buckets, encoder.bucket_distance
+        shape = (encoder.buckets, config.for_encoder().num_heads)
         self.table = nnx.Param(config.init_std * jax.random.normal(rngs.params(), shape))
 
     def __call__(self, length: int) -> Float[Array, "h t t"]:
@@ -141,8 +141,8 @@ class Network(nnx.Module):
         self, tokens: Int[Array, "b t"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b t d"]:
         """The encoder's input."""
-        own = self.text_embedding.tokens
-        table = self._image_table() if own is None else own[...]
+        text_table = self.text_embedding.tokens
+        table = self._image_table() if text_table is None else text_table[...]
         return self.text_embedding(table, tokens, self.dtype, keys=keys)
 
     def to_decoder_dim(self, states: Float[Array, "b t w"]) -> Float[Array, "b t d"]:

@@ -92,8 +92,8 @@ def load(folder: str | Path, dtype: DTypeLike | None = None) -> tuple[ModelConfi
         ValueError: a file is missing, damaged or does not fit the others; the message names file
             and key.
     """
-    found = read(folder, dtype)
-    return found.model, found.params
+    release = read(folder, dtype)
+    return release.model, release.params
 
 
 def save(
@@ -114,9 +114,9 @@ def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
     folder = clone.find(folder)
     path = folder / CONFIG_FILE
     values = read_json(path)
-    kind = _format(folder, values)
-    if kind != "pastel":
-        return _read_foreign(folder, kind, values, np.float32 if dtype is None else dtype)
+    program = _format(folder, values)
+    if program != "pastel":
+        return _read_foreign(folder, program, values, np.float32 if dtype is None else dtype)
     with configuring(path, WHAT):
         origin = releases.read_origin(values, PROGRAMS)
         model = read_own(ModelConfig, values["model"])
@@ -125,7 +125,7 @@ def read(folder: str | Path, dtype: DTypeLike | None = None) -> Release:
     params = read_weights(folder / WEIGHTS_FILE, shapes)
     if dtype is not None:
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return Release(kind, model, sampling, params, origin)
+    return Release(program, model, sampling, params, origin)
 
 
 def _format(folder: Path, values: Mapping[str, object]) -> Format:

@@ -44,11 +44,11 @@ def finish(means: dict[str, Array]) -> dict[str, Array]:
     """The logged values, computed from the means over all rows: roots of the mean squares, and
     entropies of the shares. entropy/tokens shows how much of the codebook the pictures use,
     entropy/predicted how much the model uses."""
-    found = {
+    statistics = {
         name: jnp.sqrt(value) if name.startswith(SQUARED) else value
         for name, value in means.items()
         if not name.startswith("share/")
     }
     for name in ("tokens", "predicted"):
-        found[f"entropy/{name}"] = entropy(means[f"share/{name}"])
-    return found
+        statistics[f"entropy/{name}"] = entropy(means[f"share/{name}"])
+    return statistics

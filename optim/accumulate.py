@@ -23,8 +23,8 @@ def accumulate_parts(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
 
     def add(total: T, part: B) -> tuple[T, K]:
-        found = gradient(part)
-        return jax.tree.map(jnp.add, total, found), keep(found)
+        gradients = gradient(part)
+        return jax.tree.map(jnp.add, total, gradients), keep(gradients)
 
     total, stacked = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda leaf: leaf / micro_batches, total), stacked
@@ -38,4 +38,4 @@ def accumulate(gradient: Callable[[B], T], batch: B, micro_batches: int) -> T:
     """
     if micro_batches == 1:
         return gradient(batch)
-    return accumulate_parts(gradient, batch, micro_batches, lambda found: ())[0]
+    return accumulate_parts(gradient, batch, micro_batches, lambda gradients: ())[0]

@@ -28,12 +28,12 @@ def init_adapters(key: Key[Array, ""], params: PyTree, config: AdapterConfig) ->
     flat = flatten_dict(params, sep="/")
     kernels = sorted(name for name in flat if name.split("/")[-1] == "kernel")
     check_patterns("adapters.kernels", config.kernels, kernels, "kernels")
-    found = {
+    adapters = {
         name: _init_pair(jax.random.fold_in(key, place), name, flat[name].shape, config.rank)
         for place, name in enumerate(kernels)
         if matches(name, config.kernels)
     }
-    return unflatten_dict(found, sep="/")
+    return unflatten_dict(adapters, sep="/")
 
 
 def split(params: Mapping[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:

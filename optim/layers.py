@@ -29,18 +29,18 @@ def per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformati
         }
 
     def update(grads: PyTree, state: State, params: PyTree = None) -> tuple[PyTree, State]:
-        found, states = grads, {}
+        grads_so_far, states = grads, {}
         for n in _layer_counts(grads):
             group, states[f"layers{n}"] = mapped(inner.update, n)(
                 _only(grads, n), state[f"layers{n}"], _only(params, n)
             )
-            found = jax.tree.map(
+            grads_so_far = jax.tree.map(
                 lambda old, new: old if _is_left_out(new) else new,
-                found,
+                grads_so_far,
                 group,
                 is_leaf=_is_left_out,
             )
-        return found, states
+        return grads_so_far, states
 
     return optax.GradientTransformation(init, update)
 

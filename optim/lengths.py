@@ -31,14 +31,14 @@ def parse_length(name: str, given: int | str) -> Length:
     Raises:
         ValueError: the setting is not a length.
     """
-    found = FORM.fullmatch(str(given).strip())
-    number = None if found is None else _whole(found[1].replace("_", ""), SUFFIXES[found[2]])
-    if found is None or number is None or number > MOST:
+    match = FORM.fullmatch(str(given).strip())
+    number = None if match is None else _whole(match[1].replace("_", ""), SUFFIXES[match[2]])
+    if match is None or number is None or number > MOST:
         raise ValueError(
             f"optim.{name} {given!r} is not a length; write a whole number and its unit, such as "
             "'2000 updates' or '1M examples'"
         )
-    return Length(number, "examples" if (found[3] or "").startswith("example") else "updates")
+    return Length(number, "examples" if (match[3] or "").startswith("example") else "updates")
 
 
 def _whole(digits: str, factor: int) -> int | None:

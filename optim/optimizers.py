@@ -34,8 +34,8 @@ def make_optimizer(
     `spread` distributes work over the devices. `update` takes `learning_rate=`, which
     palm_adafactor's weight decay and schedule_free need.
     """
-    own = [parse_rate(text) for text in config.rates]
-    scaled = optax.chain(scale_rates(own), scale_rates(rates, must_match=False))
+    own_rates = [parse_rate(text) for text in config.rates]
+    scaled = optax.chain(scale_rates(own_rates), scale_rates(rates, must_match=False))
     decay, around = _weight_decay(config), AROUND.get(config.name, lambda config, steps: steps)
     steps = [DIRECTIONS[config.name](config, spread), decay, scaled]
     if config.independent_decay:

@@ -56,7 +56,7 @@ def make_factor(rates: Sequence[Factor]) -> Callable[[str], float]:
     """A function from a path to the factor of the first pattern that matches it; 1 if none does."""
 
     def factor_of(name: str) -> float:
-        found = (f for pattern, f in rates if matches(name, GROUPS.get(pattern, (pattern,))))
-        return next(found, 1.0)
+        factors = (f for pattern, f in rates if matches(name, GROUPS.get(pattern, (pattern,))))
+        return next(factors, 1.0)
 
     return factor_of

@@ -102,8 +102,8 @@ class Soap:
 
         def turned(job: PyTree) -> tuple[PyTree, PyTree]:
             leaves, structure = jax.tree.flatten(statistics)
-            found = _in_batches(job, leaves, jax.tree.leaves(before[0]), self.spread)
-            parts = zip(*found, strict=True)
+            results = _in_batches(job, leaves, jax.tree.leaves(before[0]), self.spread)
+            parts = zip(*results, strict=True)
             bases, orders = (jax.tree.unflatten(structure, part) for part in parts)
             squares = jax.tree.map(self._whole, plans, before[1])
             return bases, jax.tree.map(partial(_permute, self._shape), plans, squares, orders)
@@ -122,13 +122,13 @@ class Soap:
     @property
     def _shape(self) -> ShampooConfig:
         """The settings of Shampoo's blocks."""
-        own = self.config
+        config = self.config
         return ShampooConfig(
-            block_size=own.block_size,
+            block_size=config.block_size,
             merge_dims=0,
-            max_dim=own.max_dim,
-            min_rank=own.min_rank,
-            exclude=own.exclude,
+            max_dim=config.max_dim,
+            min_rank=config.min_rank,
+            exclude=config.exclude,
         )
 
     def _plans(self, params: PyTree) -> PyTree:
@@ -204,11 +204,11 @@ def _in_batches(
     sizes: dict[int, list[int]] = {}
     for place, stack in enumerate(statistics):
         sizes.setdefault(stack.shape[-1], []).append(place)
-    found: dict[int, tuple[Array, Array]] = {}
+    result_of: dict[int, tuple[Array, Array]] = {}
     for members in sizes.values():
         both = [jnp.concatenate([statistics[i], bases[i]], -1) for i in members]
         results = spread_jobs(job, jnp.concatenate(both), spread)
         ends = np.cumsum([len(statistics[i]) for i in members])[:-1]
         parts = (jnp.split(result, ends) for result in results)
-        found |= dict(zip(members, zip(*parts, strict=True), strict=True))
-    return [found[place] for place in range(len(statistics))]
+        result_of |= dict(zip(members, zip(*parts, strict=True), strict=True))
+    return [result_of[place] for place in range(len(statistics))]

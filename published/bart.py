@@ -118,8 +118,8 @@ def write_config(config: ModelConfig) -> Json:
             f"model.text_length {config.text_length} differs from the {config.image_length} image "
             f"tokens; BART has one max_position_embeddings for both"
         )
-    found = write_transformer(config, FIELDS, ACTIVATIONS)
-    return dict(sorted(found.items())) | {
+    values = write_transformer(config, FIELDS, ACTIVATIONS)
+    return dict(sorted(values.items())) | {
         "architectures": ["BartForConditionalGeneration"],
         "decoder_start_token_id": config.start_token,
         "is_encoder_decoder": True,
@@ -153,7 +153,7 @@ def untie(path: Path, arrays: Arrays) -> Arrays:
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
     """For each of Pastel's parameters (path → shape), its array in BART's file."""
-    found: Plan = {}
+    plan: Plan = {}
     for path, shape in shapes.items():
         stack, _, rest = path.partition("/run0/")
         module, _, leaf = (rest or path).rpartition("/")
@@ -161,15 +161,15 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
             row = Leaf(
                 ("final_logits_bias",), (1, *shape), False, lambda x: x[0], lambda x: x[None]
             )
-            found[path] = row
+            plan[path] = row
         elif path in TABLES:
-            found[path] = Leaf((TABLES[path],), shape)
+            plan[path] = Leaf((TABLES[path],), shape)
         elif not rest:
-            found[path] = Leaf((f"{NORMS[module]}.{TORCH_LEAVES[leaf]}",), shape)
+            plan[path] = Leaf((f"{NORMS[module]}.{TORCH_LEAVES[leaf]}",), shape)
         else:
             where = f"{MODULES[module]}.{TORCH_LEAVES[leaf]}"
             keys = tuple(f"model.{stack}.layers.{i}.{where}" for i in range(shape[0]))
             turned = np.transpose if leaf == "kernel" else np.asarray
             bart_shape = shape[:0:-1] if leaf == "kernel" else shape[1:]
-            found[path] = Leaf(keys, bart_shape, True, turned, turned)
-    return found
+            plan[path] = Leaf(keys, bart_shape, True, turned, turned)
+    return plan

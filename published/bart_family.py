@@ -37,12 +37,12 @@ def check_settings(
     Settings in neither `allowed` nor `free` must have their defaults."""
     defaults = ModelConfig()
     for field in dataclasses.fields(ModelConfig):
-        value, default = (getattr(one, field.name) for one in (config, defaults))
+        value, default = (getattr(settings, field.name) for settings in (config, defaults))
         known = allowed.get(field.name, [default])
         if field.name not in free and value not in known:
             raise ValueError(
                 f"model.{field.name} {value}: {program} has no setting for it; it has only "
-                f"{' and '.join(str(one) for one in known)}"
+                f"{' and '.join(str(choice) for choice in known)}"
             )
 
 
@@ -57,15 +57,15 @@ def read_transformer(
     Raises:
         ValueError: a setting is of a wrong type, or the activation is unknown.
     """
-    found = read_fields(values, fields)
-    if found["activation"] not in activations:
+    settings = read_fields(values, fields)
+    if settings["activation"] not in activations:
         known = ", ".join(activations)
-        raise ValueError(f"activation_function {found['activation']} is not one of {known}")
-    found["activation"] = activations[found["activation"]]
+        raise ValueError(f"activation_function {settings['activation']} is not one of {known}")
+    settings["activation"] = activations[settings["activation"]]
     for size in ("num_heads", "mlp_dim"):
-        if found[f"decoder_{size}"] == found[size]:
-            found[f"decoder_{size}"] = 0
-    return found
+        if settings[f"decoder_{size}"] == settings[size]:
+            settings[f"decoder_{size}"] = 0
+    return settings
 
 
 def write_transformer(

@@ -172,7 +172,7 @@ def write_config(config: ModelConfig) -> Json:
             f"{config.image_vocab_size} classes; dalle-mini's start token is one of them"
         )
     end = config.image_vocab_size - 1
-    found = write_transformer(config, FIELDS, ACTIVATIONS) | {
+    values = write_transformer(config, FIELDS, ACTIVATIONS) | {
         "image_vocab_size": end,
         "image_length": config.image_length,
         "use_cosine_attention": config.scores == "cosine",
@@ -191,8 +191,8 @@ def write_config(config: ModelConfig) -> Json:
         "architectures": ["DalleBart"],
     }
     if config.placement == "postln":  # never has them, and the package insists on the words
-        found |= {"use_final_ln_encoder": True, "use_final_ln_decoder": True}
-    return dict(sorted(found.items()))
+        values |= {"use_final_ln_encoder": True, "use_final_ln_decoder": True}
+    return dict(sorted(values.items()))
 
 
 def scannable(config: ModelConfig) -> bool:
@@ -206,14 +206,14 @@ def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bo
     ValueError for scanned layers that are not alike."""
     if scanned and not scannable(config):
         raise ValueError(f"{config.placement} layers cannot be scanned: they are not all alike")
-    found: Plan = {}
+    plan: Plan = {}
     names = {"encoder": _layer_modules(config, "encoder")}
     names["decoder"] = _layer_modules(config, "decoder")
     for path, shape in shapes.items():
         stack, _, rest = path.partition("/")
         if stack not in LAYERS:
             module, _, leaf = path.rpartition("/")
-            found[path] = Leaf((TABLES.get(path) or f"{MODULES[module]}/{leaf}",), shape)
+            plan[path] = Leaf((TABLES.get(path) or f"{MODULES[module]}/{leaf}",), shape)
             continue
         run, _, inner = rest.partition("/")
         module, _, leaf = inner.rpartition("/")
@@ -222,8 +222,8 @@ def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bo
         where = f"{names[stack][module]}/{LEAVES.get(leaf, leaf)}"
         keys = tuple(f"{LAYERS[stack]}_{first + i}/{where}" for i in range(shape[0]))
         keys = (f"{LAYERS[stack]}s/{where}",) if scanned else keys
-        found[path] = _leaf(keys, leaf, shape if scanned else shape[1:], not scanned)
-    return found
+        plan[path] = _leaf(keys, leaf, shape if scanned else shape[1:], not scanned)
+    return plan
 
 
 def _leaf(keys: tuple[str, ...], leaf: str, shape: tuple[int, ...], by_layer: bool) -> Leaf:
@@ -277,7 +277,7 @@ def _norms_in_order(norms: LayerNorms, branch: Branch) -> tuple[list[str], list[
             "norm_after": which.after,
             "norm_sum": which.after_sum,
         }
-        return [f"{residual}/{name}" for name, kind in kinds.items() if kind != "none"]
+        return [f"{residual}/{name}" for name, norm in kinds.items() if norm != "none"]
 
     outside = around("attention_residual", norms.attention)
     if branch == "decoder":

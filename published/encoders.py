@@ -70,13 +70,13 @@ NAMED = 5
 
 def _read_clip(values: Mapping[str, object]) -> ModelConfig:
     values = clip.section(values, "text_config") if "text_config" in values else values
-    found = read_fields(values, clip.TEXT_FIELDS)
+    settings = read_fields(values, clip.TEXT_FIELDS)
     names = ("dim", "num_heads", "mlp_dim", "text_vocab_size", "text_length", "activation")
     config = ModelConfig(
-        **{name: found[name] for name in names},
-        encoder_depth=found["depth"],
+        **{name: settings[name] for name in names},
+        encoder_depth=settings["depth"],
         norm="layernorm",
-        norm_epsilon=found["epsilon"],
+        norm_epsilon=settings["epsilon"],
         use_bias=True,
         use_glu=False,
         embedding_norm=False,
@@ -90,20 +90,20 @@ def _read_bart(values: Mapping[str, object]) -> ModelConfig:
 
 
 def _read_t5(values: Mapping[str, object]) -> ModelConfig:
-    found = read_fields(values, T5_FIELDS)
-    word = found["activation"]
+    settings = read_fields(values, T5_FIELDS)
+    word = settings["activation"]
     if word not in FEED_FORWARD:
         raise ValueError(f"feed_forward_proj {word:.60} is not one of {', '.join(FEED_FORWARD)}")
-    found["activation"], use_glu = FEED_FORWARD[word]
-    own = {name: found.pop(name) for name in ("buckets", "bucket_distance")}
+    settings["activation"], use_glu = FEED_FORWARD[word]
+    of_encoder = {name: settings.pop(name) for name in ("buckets", "bucket_distance")}
     config = ModelConfig(
-        **found,
+        **settings,
         use_glu=use_glu,
         scores="unscaled",
         positions="none",
         embedding_norm=False,
     )
-    return replace(config, encoder=taken_from(config, **own))
+    return replace(config, encoder=taken_from(config, **of_encoder))
 
 
 def _in_t5(shapes: Shapes) -> dict[str, str]:
@@ -178,10 +178,10 @@ LAYOUTS = {
 
 def layout_of(values: Mapping[str, object]) -> Layout:
     """The layout for a config.json. Raises ValueError if its model_type is unknown."""
-    kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in LAYOUTS:
-        raise ValueError(f"model_type {kind!r:.60} is not one of {', '.join(LAYOUTS)}")
-    return LAYOUTS[kind]
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in LAYOUTS:
+        raise ValueError(f"model_type {model_type!r:.60} is not one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[model_type]
 
 
 def with_encoder(model: ModelConfig, other: ModelConfig) -> ModelConfig:
@@ -215,30 +215,30 @@ def read_params(folder: Path, layout: Layout, other: ModelConfig) -> tuple[Param
     plan = _plan(layout, wanted, arrays)
     keys = [key for leaf in plan.values() for key in leaf.keys]
     used = {key: arrays.pop(key) for key in keys if key in arrays}
-    found = gather(path, used, plan, np.float32)
-    return unflatten_dict(found, sep="/"), [_describe_rest(folder, arrays)] if arrays else []
+    params = gather(path, used, plan, np.float32)
+    return unflatten_dict(params, sep="/"), [_describe_rest(folder, arrays)] if arrays else []
 
 
 def _plan(layout: Layout, shapes: Shapes, arrays: Arrays) -> Plan:
     """Pastel's path → the leaf with the keys of the file's arrays; `shapes` has Pastel's shapes."""
-    found: Plan = {}
+    plan: Plan = {}
     modules = layout.modules(shapes)
     for path, shape in shapes.items():
         if path in layout.tables:
             keys = layout.tables[path]
-            found[path] = Leaf((next((key for key in keys if key in arrays), keys[-1]),), shape)
+            plan[path] = Leaf((next((key for key in keys if key in arrays), keys[-1]),), shape)
             continue
         module, _, leaf = path.removeprefix("encoder/run0/").rpartition("/")
         where = f"{modules[module]}.{TORCH_LEAVES[leaf]}"
         turned = np.transpose if leaf == "kernel" else np.asarray
-        found[path] = Leaf(
+        plan[path] = Leaf(
             tuple(f"{layout.layers}.{i}.{where}" for i in range(shape[0])),
             shape[:0:-1],
             True,
             turned,
             turned,
         )
-    return found
+    return plan
 
 
 def _describe_rest(folder: Path, arrays: Arrays) -> str:

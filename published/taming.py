@@ -51,11 +51,11 @@ GUMBEL_BESIDE: Json = {
 
 def find_weights(folder: Path) -> Path | None:
     """The checkpoint in a folder, or None. Raises ValueError if there are several."""
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found[:4])
+    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files[:4])
         raise ValueError(f"{folder} holds several checkpoints, {names}; name one of them")
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def find_config(weights: Path) -> Path | None:
@@ -100,10 +100,10 @@ def read_config(values: Mapping[str, object], keys: Collection[str]) -> VQGANCon
 
 
 def _map(values: Mapping[str, object], name: str) -> Mapping[str, object]:
-    found = values.get(name, {})
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{name} must hold settings, not {brief(found)}")
-    return found
+    section = values.get(name, {})
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{name} must hold settings, not {brief(section)}")
+    return section
 
 
 def write_config(config: VQGANConfig) -> Json:

@@ -179,13 +179,13 @@ def _module(path: str) -> tuple[str, str]:
     if parents == ["classifier"]:
         return "quantize.proj", leaf
     side, layer, *inside = parents
-    kind, *numbers = layer.split("_")
+    layer_type, *numbers = layer.split("_")
     if layer in WHOLE:
         module = WHOLE[layer].format(side=side)
     else:
         level = int(numbers[0])
         stage = "down" if side == "encoder" else "up"
-        module = BY_LEVEL[kind].format(
+        module = BY_LEVEL[layer_type].format(
             side=side, stage=stage, level=level, above=level - 1, number=numbers[-1]
         )
     ending = "_out" if layer == "head" else ""

@@ -30,8 +30,8 @@ class AdaptedTransformer(Transformer):
     def init(self, key: Key[Array, ""]) -> Params:
         """Random float32 parameters and adapters. The parameters equal those without adapters."""
         params = super().init(key)
-        own = init_adapters(jax.random.fold_in(key, TAG), params, self.adapters)
-        return {**params, ADAPTERS: own}
+        adapters = init_adapters(jax.random.fold_in(key, TAG), params, self.adapters)
+        return {**params, ADAPTERS: adapters}
 
     def merged(self, params: Params) -> Params:
         """The parameters with their adapters merged, in the structure without adapters. Merged

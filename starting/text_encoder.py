@@ -64,9 +64,9 @@ def with_text_weights(
     """
     folder = Path(config.text_encoder)
     layout, encoder = _read_settings(folder)
-    found, rest = encoders.read_params(folder, layout, encoder)
-    own = {name: fresh[name] for name in found}
-    params, lines = fit_params(found, own, {}, fetch)
+    loaded, rest = encoders.read_params(folder, layout, encoder)
+    replaced = {name: fresh[name] for name in loaded}
+    params, lines = fit_params(loaded, replaced, {}, fetch)
     return {**fresh, **params}, [f"text encoder of {folder}: {_describe(encoder)}", *rest, *lines]
 
 

@@ -37,7 +37,7 @@ def read_ranges(path: Path) -> list[SkippedBatches]:
     ranges = []
     for number, fields in enumerate(read_list(path), 1):
         kinds = {**dict.fromkeys(("start", "stop", "step"), int), "why": str}
-        wrong = [key for key, kind in kinds.items() if type(fields.get(key)) is not kind]
+        wrong = [key for key, type_ in kinds.items() if type(fields.get(key)) is not type_]
         wrong += [key for key in fields if key not in (*kinds, "spike")]
         if not isinstance(fields.get("spike"), int | None):
             wrong.append("spike")

@@ -3,8 +3,8 @@
 
 def parse_range(text: str) -> tuple[int, int]:
     """ "100:120" → batches 100 to 119. Raises ValueError."""
-    start, found, stop = text.partition(":")
-    if not found or not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
+    start, colon, stop = text.partition(":")
+    if not colon or not start.isdecimal() or not stop.isdecimal() or int(start) >= int(stop):
         raise ValueError(
             f"training.skip_batches {text!r} is not a range a:b with a < b, such as 1000:1200, "
             "which skips the batches of updates 1001 to 1200"

@@ -29,10 +29,10 @@ KEYS: tuple[str, ...] = tuple(
 def violations(settings: Mapping[str, object]) -> list[str]:
     """The engine's error messages about the settings, by its schema."""
     try:
-        found = _sweeps.schema_violations_from_proposed_config(dict(settings))
+        messages = _sweeps.schema_violations_from_proposed_config(dict(settings))
     except Exception as error:  # it fails on some settings that it should judge
-        found = [str(error)]
-    return [" ".join(str(message).split())[:300] for message in found]
+        messages = [str(error)]
+    return [" ".join(str(message).split())[:300] for message in messages]
 
 
 def suggest(

@@ -56,12 +56,12 @@ def read_ledger(folder: Path) -> list[Trial]:
     path = folder / LEDGER
     if not path.is_file():
         return []
-    found: dict[int, Trial] = {}
+    trial_of: dict[int, Trial] = {}
     *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or half a line
     for number, line in enumerate(lines, 1):
         row = parse_json(line, f"{path}, line {number}")
         try:
-            trial = found.get(row["trial"]) or Trial(row["trial"], dict(row["settings"]))
+            trial = trial_of.get(row["trial"]) or Trial(row["trial"], dict(row["settings"]))
             if row.get("end") in ENDS:
                 values = tuple(math.nan if v is None else float(v) for v in row["values"])
                 trial = replace(
@@ -71,10 +71,10 @@ def read_ledger(folder: Path) -> list[Trial]:
                     seconds=float(row["seconds"]),
                     reason=str(row["reason"]),
                 )
-            found[trial.number] = trial
+            trial_of[trial.number] = trial
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number} is damaged: {error!r:.100}") from None
-    return list(found.values())
+    return list(trial_of.values())
 
 
 class Ledger:

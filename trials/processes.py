@@ -178,12 +178,12 @@ def _wait_for_left_over(folder: Path) -> None:
 def _users(folder: Path) -> list[int]:
     """Processes that were started with this folder as output_dir, if the system lists them."""
     word = f"--output_dir={folder}".encode()
-    found = []
+    users = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if word in path.read_bytes().split(b"\0") and _lives(path.parent):
-                found.append(int(path.parent.name))
-    return found
+                users.append(int(path.parent.name))
+    return users
 
 
 def _lives(process: Path) -> bool:

@@ -76,15 +76,17 @@ def _draw_parallel(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
     names = [*sweep.searched, str(sweep.metric)]
     figure = Figure(figsize=(2.2 * len(axes) + 1, 4), layout="constrained")
     plot = figure.add_subplot()
-    goodness = [1 - at if sweep.sign == 1 else at for at in axes[-1][0]]
+    goodness = [1 - position if sweep.sign == 1 else position for position in axes[-1][0]]
     for row, good in sorted(enumerate(goodness), key=lambda pair: pair[1]):
         heights = [positions[row] for positions, _ in axes]
         style = "-" if trials[row].end == "finished" else ":"
         plot.plot(range(len(axes)), heights, style, color=colormaps[_SHADES](1 - good), alpha=0.8)
-    for at, (_, ticks) in enumerate(axes):
-        plot.axvline(at, color="black", linewidth=0.8)
+    for position, (_, ticks) in enumerate(axes):
+        plot.axvline(position, color="black", linewidth=0.8)
         for height, text in ticks:
-            plot.annotate(text, (at, height), xytext=(3, 2), textcoords="offset points", fontsize=7)
+            plot.annotate(
+                text, (position, height), xytext=(3, 2), textcoords="offset points", fontsize=7
+            )
     plot.set_xticks(range(len(axes)), names, fontsize=8)
     plot.set_yticks([])
     plot.set_title(f"{sweep.path.stem}: {len(trials)} trials (dotted: stopped early)", fontsize=9)
@@ -98,15 +100,15 @@ def _axis(
     more than a factor of ten are on a logarithmic axis, words at equal distances."""
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         words = sorted({str(value) for value in values})
-        places = {word: at / max(len(words) - 1, 1) for at, word in enumerate(words)}
-        return [places[str(value)] for value in values], [(at, w) for w, at in places.items()]
+        places = {word: place / max(len(words) - 1, 1) for place, word in enumerate(words)}
+        return [places[str(value)] for value in values], [(place, w) for w, place in places.items()]
     low, high = min(values), max(values)
     is_log = not is_metric and low > 0 and high > 10 * low
     scale = (lambda v: math.log(v)) if is_log else float
     span = scale(high) - scale(low) or 1.0
-    at = [(scale(value) - scale(low)) / span for value in values]
+    place = [(scale(value) - scale(low)) / span for value in values]
     ends = [(0.0, shown(float(low))), (1.0, shown(float(high)))]
-    return at, ends if high > low else ends[:1]
+    return place, ends if high > low else ends[:1]
 
 
 def _draw_valley(path: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:

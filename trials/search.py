@@ -34,12 +34,12 @@ class Stop:
     @contextlib.contextmanager
     def listening(self, signals: Sequence[signal.Signals]) -> Iterator["Stop"]:
         """A context in which these signals and Ctrl-C request the stop."""
-        before = {one: signal.signal(one, self._ask) for one in (*signals, signal.SIGINT)}
+        before = {number: signal.signal(number, self._ask) for number in (*signals, signal.SIGINT)}
         try:
             yield self
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.is_asked and number == signal.SIGINT:
@@ -82,14 +82,14 @@ class Search:
                 if not self._running:
                     return list(trials.values())
                 time.sleep(LOOK_SECONDS)
-                for one in list(self._running):
-                    self._look(one, trials, ledger, stop)
+                for running in list(self._running):
+                    self._look(running, trials, ledger, stop)
         finally:
             self._kill()
 
     def _next(self, trials: dict[int, Trial], ledger: Ledger) -> Trial | None:
         """An interrupted trial, else a new one; None if there are no more."""
-        busy = {one.trial.number for one in self._running}
+        busy = {running.trial.number for running in self._running}
         for trial in trials.values():
             if trial.end is None and trial.number not in busy:
                 return trial
@@ -108,45 +108,45 @@ class Search:
         words = self.words(trial, folder_of(self.folder, trial.number))
         self._running.append(self.start(self.folder, trial, words, self.sweep.metric))
 
-    def _look(self, one: Running, trials: dict[int, Trial], ledger: Ledger, stop: Stop) -> None:
-        has_ended = one.process.poll() is not None  # before the last rows are read
-        self._judge(one, trials)
+    def _look(self, running: Running, trials: dict[int, Trial], ledger: Ledger, stop: Stop) -> None:
+        has_ended = running.process.poll() is not None  # before the last rows are read
+        self._judge(running, trials)
         if stop.is_asked:
-            one.stop()
+            running.stop()
         if not has_ended:
             return
-        self._running.remove(one)
-        trial = self._checked(one, one.ended())
+        self._running.remove(running)
+        trial = self._checked(running, running.ended())
         trials[trial.number] = trial
         self.on_end(trial)
         if trial.end is not None:
             ledger.end(trial)
         _check_hope(trials.values())
 
-    def _judge(self, one: Running, trials: dict[int, Trial]) -> None:
+    def _judge(self, running: Running, trials: dict[int, Trial]) -> None:
         """Stop a trial at the first value at which it is behind. A value is judged only with the
         trial's values up to it, so the outcome does not depend on when it is judged."""
-        others = [trial for number, trial in trials.items() if number != one.trial.number]
-        count = len(one.tail.read())
-        while one.stopped_at is None and one.judged < count:
-            one.judged += 1
-            if engine.is_behind(self.sweep.settings, others, one.so_far(one.judged)):
-                one.stopped_at = one.judged
-                one.stop()
+        others = [trial for number, trial in trials.items() if number != running.trial.number]
+        count = len(running.tail.read())
+        while running.stopped_at is None and running.judged < count:
+            running.judged += 1
+            if engine.is_behind(self.sweep.settings, others, running.so_far(running.judged)):
+                running.stopped_at = running.judged
+                running.stop()
 
-    def _checked(self, one: Running, trial: Trial) -> Trial:
+    def _checked(self, running: Running, trial: Trial) -> Trial:
         """The trial; marked failed if it finished and never logged the metric."""
         metric = self.sweep.metric
         if trial.end != "finished" or metric is None or trial.values:
             return trial
-        near = sorted(one.tail.names)
+        near = sorted(running.tail.names)
         reason = f"metric {metric} was never logged; there are {', '.join(near) or 'no rows'}"
         return replace(trial, end="failed", reason=reason)
 
     def _kill(self) -> None:
-        for one in self._running:
-            one.process.kill()
-            one.process.wait()
+        for running in self._running:
+            running.process.kill()
+            running.process.wait()
 
 
 def _check_hope(trials: Iterable[Trial]) -> None:

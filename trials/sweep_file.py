@@ -138,34 +138,36 @@ def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
             yield f"{name} has {key} {value:,}, which is not below {MOST_INT:,}"
     if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
         yield f"{name} has values: that are not a list of at least one value"
-    kind = entry.get("distribution", "")
-    yield from _endless_draws(name, entry, str(kind))
-    if kind == "log_uniform" and isinstance(low, float) and 0 < low < 1:
+    distribution = entry.get("distribution", "")
+    yield from _endless_draws(name, entry, str(distribution))
+    if distribution == "log_uniform" and isinstance(low, float) and 0 < low < 1:
         yield (
             f"{name} has log_uniform, whose min and max are exponents: these mean "
             f"{math.exp(low):.4g} to {math.exp(high or 0):.4g}; write log_uniform_values"
         )
-    is_walked = kind in COUNTABLE or (isinstance(low, int) and isinstance(high, int) and not kind)
+    is_walked = distribution in COUNTABLE or (
+        isinstance(low, int) and isinstance(high, int) and not distribution
+    )
     if method == "grid" and low is not None and not is_walked:
         yield f"{name} is a range, and a grid over it has no end; write values: [...]"
     for message in engine.violations({"method": "random", "parameters": {name: entry}}):
         yield message if name in message else f"{name}: {message}"
 
 
-def _endless_draws(name: str, entry: Mapping[str, object], kind: str) -> Iterator[str]:
+def _endless_draws(name: str, entry: Mapping[str, object], distribution: str) -> Iterator[str]:
     """Yield the numbers of a distribution whose draws are infinite or NaN."""
-    for key in ("min", "max") if kind.endswith("log_uniform") else ("mu", "sigma"):
+    for key in ("min", "max") if distribution.endswith("log_uniform") else ("mu", "sigma"):
         value = entry.get(key)
-        if "log_" in kind and isinstance(value, int | float) and not value <= MOST_EXPONENT:
+        if "log_" in distribution and isinstance(value, int | float) and not value <= MOST_EXPONENT:
             yield (
-                f"{name} has {kind} with {key} {value:,}, an exponent: e^{value:g} is no finite "
-                f"number; exponents are at most {MOST_EXPONENT}"
+                f"{name} has {distribution} with {key} {value:,}, an exponent: e^{value:g} is no "
+                f"finite number; exponents are at most {MOST_EXPONENT}"
                 + ("; log_uniform_values takes the values themselves" if key == "max" else "")
             )
-    for key in ("a", "b") if kind.endswith("beta") else ():
+    for key in ("a", "b") if distribution.endswith("beta") else ():
         value = entry.get(key)
         if isinstance(value, int | float) and not 0 < value < math.inf:
-            yield f"{name} has {kind} with {key} {value}, which must be above 0"
+            yield f"{name} has {distribution} with {key} {value}, which must be above 0"
 
 
 def _is_searched(entry: object) -> bool:
@@ -180,9 +182,9 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
 
 def _lines(node: Node, parent: str = "") -> dict[str, int]:
     """Key with its parents → its line, counted from 1."""
-    found: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for key, value in node.value if isinstance(node, MappingNode) else ():
         name = f"{parent}.{key.value}" if parent else str(key.value)
-        found[name] = key.start_mark.line + 1
-        found.update(_lines(value, name))
-    return found
+        line_of[name] = key.start_mark.line + 1
+        line_of.update(_lines(value, name))
+    return line_of

@@ -32,27 +32,27 @@ def fit(
     Raises:
         FileNotFoundError, ValueError: as pretrained.load; or the weights are another model's.
     """
-    found, params = opened or pretrained.load(path)
+    given, params = opened or pretrained.load(path)
     differing = [
-        f"model.{name} (is {getattr(found, name)} there, {getattr(config, name)} here)"
+        f"model.{name} (is {getattr(given, name)} there, {getattr(config, name)} here)"
         for name in (field.name for field in dataclasses.fields(VQGANConfig))
-        if name not in FREE and getattr(found, name) != getattr(config, name)
-        if not (name == "decoder_blocks" and _is_deeper(found, config))
+        if name not in FREE and getattr(given, name) != getattr(config, name)
+        if not (name == "decoder_blocks" and _is_deeper(given, config))
     ]
     if differing:
         raise ValueError(f"init_from {path} is a different model: {', '.join(differing)}")
     lines = [f"weights of {path}"]
-    if found.codebook_size != config.codebook_size:
+    if given.codebook_size != config.codebook_size:
         params = {**params, "codebook": fresh["codebook"]}
-        lines.append(f"a new codebook: {found.codebook_size:,} codes, now {config.codebook_size:,}")
+        lines.append(f"a new codebook: {given.codebook_size:,} codes, now {config.codebook_size:,}")
     if more := [name for name in fresh["decoder"] if name not in params["decoder"]]:
         params = {**params, "decoder": {**fresh["decoder"], **params["decoder"]}}
         lines.append(f"new blocks of the decoder, nearly the identity: {', '.join(more)}")
     return jax.tree.map(lambda new, old: np.asarray(old, new.dtype), fresh, params), lines
 
 
-def _is_deeper(found: VQGANConfig, config: VQGANConfig) -> bool:
-    counts = found.decoder_blocks, config.decoder_blocks
+def _is_deeper(given: VQGANConfig, config: VQGANConfig) -> bool:
+    counts = given.decoder_blocks, config.decoder_blocks
     return len(counts[0]) == len(counts[1]) and all(
         there <= here for there, here in zip(*counts, strict=True)
     )

@@ -116,9 +116,9 @@ NORMS: dict[Norm, Callable[[Params, Picture], Picture]] = {
 }
 
 
-def init_norm(kind: Norm, channels: int) -> Params:
+def init_norm(norm: Norm, channels: int) -> Params:
     """Initial parameters: a scale of 1 and, for a group norm, a bias of 0."""
-    bias = {"bias": jnp.zeros((channels,))} if kind == "groupnorm" else {}
+    bias = {"bias": jnp.zeros((channels,))} if norm == "groupnorm" else {}
     return {"scale": jnp.ones((channels,)), **bias}
 
 
@@ -245,10 +245,10 @@ KINDS: dict[str, Kind] = {
 def init_plan(plan: tuple[Layer, ...], key: Key[Array, ""]) -> Params:
     """Name → random parameters of each layer that has any."""
     keys = jax.random.split(key, len(plan))
-    found = {
+    params_of = {
         layer.name: KINDS[layer.kind].init(layer, k) for layer, k in zip(plan, keys, strict=True)
     }
-    return {name: params for name, params in found.items() if params}
+    return {name: params for name, params in params_of.items() if params}
 
 
 def apply_plan(plan: tuple[Layer, ...], params: Params, x: Picture) -> Picture:

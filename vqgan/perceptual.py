@@ -50,12 +50,12 @@ def open_vgg(path: str) -> Vgg:
     file, arrays = read_arrays(Path(path).parent, Path(path).name)
     convolutions = {(int(m[1]), m[2]): k for k in arrays if (m := _CONVOLUTION.search(k))}
     lines = {int(m[1]): k for k in arrays if (m := _CHANNELS.search(k))}
-    wanted = {(n, kind) for stage in STAGES for n in stage for kind in ("weight", "bias")}
+    wanted = {(n, leaf) for stage in STAGES for n in stage for leaf in ("weight", "bias")}
     if missing := wanted - set(convolutions):
-        number, kind = min(missing)
+        number, leaf = min(missing)
         raise ValueError(
             f"{file} is not a VGG-16: {len(missing)} of its {len(wanted)} arrays are missing, such "
-            f"as features.{number}.{kind}"
+            f"as features.{number}.{leaf}"
         )
     if lines and len(lines) < len(STAGES):
         raise ValueError(f"{file} has LPIPS's weights of {len(lines)} stages of {len(STAGES)}")
@@ -110,8 +110,8 @@ def distance(vgg: Vgg, a: Picture, b: Picture) -> Float[Array, " b"]:
         for kernel, bias in stage:
             moved = _convolve(both, kernel)
             both = jax.nn.relu(moved + along_last(jnp.asarray(bias), moved))
-        one, other = jnp.split(_unit_length(both), 2)
-        total += (jnp.square(one - other) @ weight).mean((1, 2))
+        first, second = jnp.split(_unit_length(both), 2)
+        total += (jnp.square(first - second) @ weight).mean((1, 2))
     return total
 
 

@@ -62,8 +62,8 @@ class FoundTokens:
         """The tokens of the pictures with these indices."""
         missing = np.unique(indices[self._tokens[indices, 0] < 0])
         for rows, count in batches_of(self._per_call, len(missing)):
-            found = np.asarray(self._find(self._pictures[missing[rows]]))
-            self._tokens[missing[rows][:count]] = found[:count]
+            tokens = np.asarray(self._find(self._pictures[missing[rows]]))
+            self._tokens[missing[rows][:count]] = tokens[:count]
         return self._tokens[indices]
 
 

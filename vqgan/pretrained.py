@@ -88,8 +88,8 @@ def load(
         FileNotFoundError: a file is missing.
         ValueError: a file is damaged, or the weights do not fit the configuration.
     """
-    found = read(path, config)
-    return found.config, found.params
+    opened = read(path, config)
+    return opened.config, opened.params
 
 
 def codebook(path: str | Path) -> Float[Array, "k c"]:
@@ -119,7 +119,7 @@ def _is_own(folder: Path) -> bool:
     if not (folder / CONFIG_FILE).is_file():
         return False
     try:
-        ours = {one.name for one in dataclasses.fields(VQGANConfig)}
+        ours = {field.name for field in dataclasses.fields(VQGANConfig)}
         return bool(read_json(folder / CONFIG_FILE).keys() & ours)
     except ValueError:
         return (folder / WEIGHTS_FILE).is_file()

@@ -65,9 +65,9 @@ def nearest_few(
     codes: Float[Array, "k c"], latents: Float[Array, "*b c"], count: int
 ) -> Int[Array, "*b n"]:
     """The indices of the `count` nearest codes of each latent, the nearest one first."""
-    found = jax.lax.top_k(_nearness(codes, latents), count)[1]
+    indices = jax.lax.top_k(_nearness(codes, latents), count)[1]
     # Without the barrier, XLA on CPU sorts all codes if the caller takes a slice: 45 ms a picture.
-    return jax.lax.optimization_barrier(found).reshape(*latents.shape[:-1], count)
+    return jax.lax.optimization_barrier(indices).reshape(*latents.shape[:-1], count)
 
 
 def _nearness(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Float[Array, "m k"]:

@@ -108,10 +108,10 @@ def finish(
 def digests(pictures: Pictures, fixed: Fixed | None) -> dict[str, str]:
     """Hashes of the training pictures and, if the tokens are fixed, of the weights that find
     them."""
-    found = {"pictures": _digest([pictures])}
+    digests = {"pictures": _digest([pictures])}
     if fixed:
-        found["init_from"] = _digest(jax.tree.leaves(fixed[1]))
-    return found
+        digests["init_from"] = _digest(jax.tree.leaves(fixed[1]))
+    return digests
 
 
 def _digest(arrays: Sequence[np.ndarray]) -> str:
@@ -200,14 +200,14 @@ def open_batches(
 
 def find_tokens(config: VQGANRunConfig, pictures: Pictures, fixed: Fixed) -> FoundTokens:
     """The tokens of the pictures, by the VQGAN of init_from, as data.encode finds them."""
-    found, params = fixed
+    tokenizer, params = fixed
     model = config.model
-    found = replace(found, image_size=model.image_size, tried_codes=model.tried_codes)
+    tokenizer = replace(tokenizer, image_size=model.image_size, tried_codes=model.tried_codes)
     size = min(config.training.batch_size, PER_DEVICE)
-    encoder = make_encoder(found, params, most_devices=1, per_device=size)
+    encoder = make_encoder(tokenizer, params, most_devices=1, per_device=size)
     return FoundTokens(
         pictures,
-        found.image_length,
+        tokenizer.image_length,
         lambda pictures: encoder.encode(to_floats(pictures)),
         encoder.batch_size,
     )

@@ -66,11 +66,11 @@ def reconstruct_all(
     reconstruct: Reconstruct, params: Params, pictures: Pictures
 ) -> Reconstructions[np.ndarray]:
     """The results of `reconstruct` for all pictures, in batches of one size."""
-    found: list[Reconstructions[np.ndarray]] = []
+    batches: list[Reconstructions[np.ndarray]] = []
     for rows, count in batches_of(_BATCH, len(pictures)):
         result = reconstruct(params, pictures[rows])
-        found.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], result))
-    return _joined(found)
+        batches.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], result))
+    return _joined(batches)
 
 
 def _joined(parts: Sequence[Reconstructions[np.ndarray]]) -> Reconstructions[np.ndarray]:
@@ -106,8 +106,8 @@ def write_grid(
     decoded = to_bytes(reconstruct_all(reconstruct, params, pictures)["reconstruction"])
     rows = []
     for start in range(0, len(pictures), columns):
-        for kind in (pictures, decoded):
-            some = kind[start : start + columns]
+        for images in (pictures, decoded):
+            some = images[start : start + columns]
             missing = columns - len(some)
             rows.append(np.pad(some, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=255))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,10 +45,10 @@ def read_sets(
         sets.setdefault(split, []).append(reading.pixels)
     sets.pop(GALLERY, None)
     warnings = source.warnings() + ([describe_skipped(skipped, len(source))] if skipped else [])
-    for one in warnings:
-        print(f"warning: {one}", file=sys.stderr)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if not sets[TRAIN]:
-        counts = ", ".join(f"{len(found):,} {name}" for name, found in sets.items() if found)
+        counts = ", ".join(f"{len(of_set):,} {name}" for name, of_set in sets.items() if of_set)
         raise ValueError(
             f"{', '.join(data.source)} leaves no picture to train on: of {len(source):,} are "
             f"usable {counts or 'none'}; --data.splits=none divides them again"

@@ -93,12 +93,12 @@ def shapes_of(params: Mapping[str, object]) -> Shapes:
 def check_arrays(path: Path, arrays: Arrays, wanted: Shapes) -> None:
     """Raise ValueError unless these are the `wanted` arrays; the message names the first other
     one."""
-    found = {key: array.shape for key, array in arrays.items()}
-    odd = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+    shapes = {key: array.shape for key, array in arrays.items()}
+    odd = sorted(k for k in wanted.keys() | shapes.keys() if wanted.get(k) != shapes.get(k))
     if odd:
         raise ValueError(
             f"{path} does not fit its configuration: {len(odd)} of {len(wanted)} arrays differ, "
-            f"first {odd[0]}: {found.get(odd[0])} instead of {wanted.get(odd[0])}"
+            f"first {odd[0]}: {shapes.get(odd[0])} instead of {wanted.get(odd[0])}"
         )
     for key, array in arrays.items():
         if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -173,10 +173,10 @@ def _check_header(path: Path) -> None:
     for key, about in header.items():
         if key == "__metadata__":
             continue
-        kind = about.get("dtype") if isinstance(about, dict) else None
-        if kind not in KINDS:
+        dtype = about.get("dtype") if isinstance(about, dict) else None
+        if dtype not in KINDS:
             raise ValueError(
-                f"{key:.200} is {kind!r:.20}, and only {', '.join(KINDS)} are read; of weights in "
+                f"{key:.200} is {dtype!r:.20}, and only {', '.join(KINDS)} are read; of weights in "
                 "eighths and quarters save the float16 or bfloat16 ones"
             )
     needs = 8 + size + max((_end(about) for about in header.values()), default=0)

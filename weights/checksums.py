@@ -13,8 +13,8 @@ MOST_BYTES = 1 << 20
 
 def write_sums(folder: Path, below: Sequence[str] = (".",)) -> None:
     """Write the SHA-256 of every file of a folder, or of the folders `below` in it."""
-    found = (path for name in below for path in (folder / name).rglob("*"))
-    paths = sorted(path for path in found if path.is_file() and path.name != SUMS_FILE)
+    files = (path for name in below for path in (folder / name).rglob("*"))
+    paths = sorted(path for path in files if path.is_file() and path.name != SUMS_FILE)
     lines = [f"{_sum(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     write_text(folder / SUMS_FILE, "".join(lines))
 
@@ -38,9 +38,9 @@ def check_sums(folder: Path) -> None:
                 f"{folder / inside} is missing, which {path} lists; put it back, or download it "
                 "again"
             )
-        if (found := _sum(folder / inside)) != wanted:
+        if (actual := _sum(folder / inside)) != wanted:
             raise ValueError(
-                f"{folder / inside} was changed: its SHA-256 is {found[:16]}…, and {path} says "
+                f"{folder / inside} was changed: its SHA-256 is {actual[:16]}…, and {path} says "
                 f"{wanted[:16]}…; put the file back or download it again, or remove {SUMS_FILE} if "
                 "the change is meant"
             )

@@ -61,14 +61,14 @@ def _unpack(file: IO[bytes]) -> Any:
     return tree
 
 
-def _read_map(found: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def _read_map(mapping: dict[Any, Any], path: tuple[str, ...]) -> dict[str, Any]:
     if len(path) > DEEPEST:
         raise ValueError(f"{'/'.join(path[:3])}/… is nested more than {DEEPEST} deep")
-    for key in found:
+    for key in mapping:
         if not isinstance(key, str):
             raise ValueError(f"{'/'.join(path)} has the key {key!r:.60}, which is not text")
-        found[key] = _read_value(found[key], (*path, key))  # in place: bytes go as arrays come
-    return found
+        mapping[key] = _read_value(mapping[key], (*path, key))  # in place: bytes go as arrays come
+    return mapping
 
 
 def _read_value(value: object, path: tuple[str, ...]) -> Any:
@@ -81,15 +81,15 @@ def _read_value(value: object, path: tuple[str, ...]) -> Any:
 
 def _read_array(data: bytes, name: str) -> np.ndarray:
     try:
-        shape, kind, buffer = msgpack.unpackb(data, max_array_len=DEEPEST // 2, max_map_len=0)
-        dtype = DTYPES[kind]
+        shape, dtype_name, buffer = msgpack.unpackb(data, max_array_len=DEEPEST // 2, max_map_len=0)
+        dtype = DTYPES[dtype_name]
         fits = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
         if not (fits and len(shape) <= DEEPEST // 2 and isinstance(buffer, bytes)):
             raise ValueError("its shape is none")
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         raise ValueError(f"{name} is not an array of numbers") from None
     if math.prod(shape) * dtype.itemsize != len(buffer):
-        raise ValueError(f"{name} of shape {tuple(shape)} and {kind} has {len(buffer)} bytes")
+        raise ValueError(f"{name} of shape {tuple(shape)} and {dtype_name} has {len(buffer)} bytes")
     return np.frombuffer(buffer, dtype).reshape(shape)
 
 
@@ -98,7 +98,7 @@ def _join(value: dict[Any, Any], path: tuple[str, ...]) -> np.ndarray:
     try:
         shape = [value["shape"][str(i)] for i in range(len(value["shape"]))]
         stored = [value["chunks"].pop(str(i)) for i in range(len(value["chunks"]))]
-        pieces = [_read_array(one.data, name) for one in stored]
+        pieces = [_read_array(piece.data, name) for piece in stored]
         return np.concatenate(pieces).reshape(shape)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise ValueError(f"the pieces of {name} do not make an array") from None

@@ -110,9 +110,9 @@ class _Machine:
         """Push the name of an import, which is not made."""
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError
-        found = Global(module, name)
-        self.check(found)
-        self.push(found)
+        imported = Global(module, name)
+        self.check(imported)
+        self.push(imported)
 
     def push_call(self, function: object, arguments: object) -> None:
         """Push a record of a call, which is not made. Only an empty ordered dict is made, because

@@ -34,13 +34,13 @@ Plan = dict[str, Leaf]
 def file_shapes(plan: Plan) -> Shapes:
     """The shapes of the file's arrays, by key. Raises ValueError if two of Pastel's arrays have the
     same key."""
-    found: Shapes = {}
+    shapes: Shapes = {}
     for name, leaf in plan.items():
         for key in leaf.keys:
-            if key in found:
+            if key in shapes:
                 raise ValueError(f"{key} would be {name} and another array of ours as well")
-            found[key] = leaf.shape
-    return found
+            shapes[key] = leaf.shape
+    return shapes
 
 
 def gather(path: Path, arrays: Arrays, plan: Plan, dtype: DTypeLike) -> Arrays:
@@ -51,21 +51,21 @@ def gather(path: Path, arrays: Arrays, plan: Plan, dtype: DTypeLike) -> Arrays:
         ValueError: the arrays of the file at `path` do not fit the plan.
     """
     check_arrays(path, arrays, file_shapes(plan))
-    found = {}
+    arrays_of = {}
     for name, leaf in plan.items():
         parts = [leaf.to_pastel(arrays.pop(key)).astype(dtype, copy=False) for key in leaf.keys]
         whole = np.stack(parts) if leaf.by_layer else parts[0]
-        found[name] = np.asarray(whole, order="C")  # safetensors would write others transposed
-        check_numbers(path, {name if leaf.by_layer else leaf.keys[0]: found[name]})
-    return found
+        arrays_of[name] = np.asarray(whole, order="C")  # safetensors would write others transposed
+        check_numbers(path, {name if leaf.by_layer else leaf.keys[0]: arrays_of[name]})
+    return arrays_of
 
 
 def scatter(plan: Plan, arrays: Mapping[str, object]) -> Arrays:
     """The file's arrays by key, from Pastel's arrays by path."""
-    found = {}
+    stored = {}
     for name, leaf in plan.items():
         whole = np.asarray(arrays[name])
         parts = list(whole) if leaf.by_layer else [whole]
         for key, part in zip(leaf.keys, parts, strict=True):
-            found[key] = np.asarray(leaf.to_file(part), order="C")
-    return found
+            stored[key] = np.asarray(leaf.to_file(part), order="C")
+    return stored

@@ -65,10 +65,10 @@ def read_origin(values: Mapping[str, object], formats: Collection[str]) -> Origi
     if not isinstance(origin, dict) or not origin.keys() <= known:
         raise ValueError(f"origin must hold {', '.join(sorted(known))}, not {origin!r:.60}")
     names: Fields = {"format": ("format", ""), "scanned": ("scanned", False)}
-    found = read_fields(origin, names)
-    if found["format"] not in formats:
+    fields = read_fields(origin, names)
+    if fields["format"] not in formats:
         raise ValueError(
-            f"origin.format {found['format']!r:.60} is not one of {', '.join(formats)}"
+            f"origin.format {fields['format']!r:.60} is not one of {', '.join(formats)}"
         )
     config, arrays = origin.get("config"), origin.get("arrays")
     if not isinstance(config, dict):
@@ -76,7 +76,7 @@ def read_origin(values: Mapping[str, object], formats: Collection[str]) -> Origi
     kinds = list(arrays.values()) if isinstance(arrays, dict) else [arrays]
     if odd := [kind for kind in kinds if kind not in KINDS]:
         raise ValueError(f"origin.arrays must be of {', '.join(KINDS)}, not {odd[0]!r:.60}")
-    return Origin(**found, config=config, arrays=arrays)  # type: ignore[arg-type]
+    return Origin(**fields, config=config, arrays=arrays)  # type: ignore[arg-type]
 
 
 def describe(arrays: Arrays) -> str | dict[str, str]:

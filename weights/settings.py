@@ -27,25 +27,25 @@ def read_fields(values: Mapping[str, object], fields: Fields) -> dict[str, Any]:
     Raises:
         ValueError: a setting has another type than its default, or is too large.
     """
-    found = {}
+    values_of = {}
     for name, (pastel_name, default) in fields.items():
         value = values.get(name, default)
         most = MAX_DEPTH if pastel_name.endswith("_depth") else MAX_SIZE
         is_list = isinstance(default, tuple)
         if is_list and isinstance(value, list | tuple) and len(value) <= MAX_DEPTH:
-            found[pastel_name] = tuple(_read_value(name, one, 0, most) for one in value)
+            values_of[pastel_name] = tuple(_read_value(name, entry, 0, most) for entry in value)
         else:
-            found[pastel_name] = _read_value(name, value, default, most)
-    return found
+            values_of[pastel_name] = _read_value(name, value, default, most)
+    return values_of
 
 
 def _read_value(name: str, value: Any, default: Any, most: int) -> Any:
-    kind = type(default)
-    value = float(value) if kind is float and type(value) is int else value
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"{name} must be {WORDS[kind]}, not {value!r:.60}")
-    least = min(default, 0) if kind is int else 0
-    if kind is int and not least <= value <= most:
+    type_ = type(default)
+    value = float(value) if type_ is float and type(value) is int else value
+    if type(value) is not type_ or (type_ is float and not math.isfinite(value)):
+        raise ValueError(f"{name} must be {WORDS[type_]}, not {value!r:.60}")
+    least = min(default, 0) if type_ is int else 0
+    if type_ is int and not least <= value <= most:
         raise ValueError(f"{name} must be in {least}..{most}, not {value}")
     return value
 
@@ -58,27 +58,27 @@ def read_own(config_class: type[T], values: object) -> T:
     """
     if not isinstance(values, dict):
         raise ValueError(f"{values!r:.60} is no {config_class.__name__}")
-    fields = {one.name: one for one in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"it has settings that this version does not know: {unknown}")
-    found: dict[str, Any] = {}
-    for name, kind in get_type_hints(config_class).items():
+    settings: dict[str, Any] = {}
+    for name, type_ in get_type_hints(config_class).items():
         if name not in values:
             continue
-        may_be_null = type(None) in get_args(kind)
-        kind = get_args(kind)[0] if may_be_null else kind
-        if dataclasses.is_dataclass(kind):
-            found[name] = read_own(kind, values[name])  # type: ignore[arg-type]
+        may_be_null = type(None) in get_args(type_)
+        type_ = get_args(type_)[0] if may_be_null else type_
+        if dataclasses.is_dataclass(type_):
+            settings[name] = read_own(type_, values[name])  # type: ignore[arg-type]
         elif may_be_null and values[name] is None:
-            found[name] = None
+            settings[name] = None
         else:
-            is_word = get_origin(kind) is Literal
-            sample = ("" if is_word else kind()) if may_be_null else fields[name].default
-            found |= read_fields(values, {name: (name, sample)})
-            if is_word and found[name] not in get_args(kind):
-                words = ", ".join(get_args(kind))
-                raise ValueError(f"{name} {found[name]!r:.60} is not one of {words}")
-    return config_class(**found)
+            is_word = get_origin(type_) is Literal
+            sample = ("" if is_word else type_()) if may_be_null else fields[name].default
+            settings |= read_fields(values, {name: (name, sample)})
+            if is_word and settings[name] not in get_args(type_):
+                words = ", ".join(get_args(type_))
+                raise ValueError(f"{name} {settings[name]!r:.60} is not one of {words}")
+    return config_class(**settings)
 
 
 @contextmanager

@@ -94,10 +94,10 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} cannot be read: it is damaged ({type(error).__name__})") from None
 
 
-def _check(found: Global) -> None:
-    name = str(found)
+def _check(imported: Global) -> None:
+    name = str(imported)
     known = name in STORAGES or name in PASSED_OVER or name in (TENSOR, PARAMETER)
-    if not known and found.module.partition(".")[0] not in TRAINERS:
+    if not known and imported.module.partition(".")[0] not in TRAINERS:
         raise ValueError(f"it would run {name!r:.100}, which has no place among weights")
 
 
@@ -143,11 +143,11 @@ def _place(data: mmap.mmap, member: zipfile.ZipInfo) -> tuple[int, int]:
     """First byte and size of an uncompressed member."""
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         raise ValueError(f"{member.filename} is compressed, which torch never does")
-    at, size = member.header_offset, member.file_size
-    header = data[at : at + BYTES_BEFORE_NAME] if at >= 0 else b""
+    header_start, size = member.header_offset, member.file_size
+    header = data[header_start : header_start + BYTES_BEFORE_NAME] if header_start >= 0 else b""
     if header[:4] != ZIP_MAGIC:
         raise ValueError(f"{member.filename} is not where the file says")
-    start = at + BYTES_BEFORE_NAME + sum(struct.unpack("<HH", header[-4:]))
+    start = header_start + BYTES_BEFORE_NAME + sum(struct.unpack("<HH", header[-4:]))
     if size != member.compress_size or start + size > len(data):
         raise ValueError(f"{member.filename} is truncated")
     return start, size
@@ -157,9 +157,9 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
     storages: dict[Any, _Storage] = {}
 
     def refer(identity: object) -> _Storage:
-        found = _storage(identity)
-        storages.setdefault(found.key, found)
-        return found
+        storage = _storage(identity)
+        storages.setdefault(storage.key, storage)
+        return storage
 
     for constant in (OLD_MAGIC, OLD_PROTOCOL):
         if read_pickle(data, _check, refer) != constant:
@@ -189,9 +189,9 @@ def _state_dict(tree: object) -> dict[str, Any]:
     return inner
 
 
-def _views(data: mmap.mmap, found: dict[str, object], place: Place) -> dict[str, np.ndarray]:
+def _views(data: mmap.mmap, tensors: dict[str, object], place: Place) -> dict[str, np.ndarray]:
     views = {}
-    for key, value in found.items():
+    for key, value in tensors.items():
         if not isinstance(key, str):
             raise ValueError(f"it has the key {reprlib.repr(key):.100}, which is not text")
         try:

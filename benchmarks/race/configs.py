@@ -88,14 +88,14 @@ def batches(c: Sizes, n: int = 4, batch: int | None = None) -> list[dict[str, np
     and image [batch, image_len], all int32. Captions have different lengths."""
     rng = np.random.default_rng(c["seed"])
     rows, text_len = batch or c["batch"], c["text_len"]
-    found = []
+    batches = []
     for _ in range(n):
         text = rng.integers(FIRST_WORD, c["text_vocab"], (rows, text_len)).astype(np.int32)
         length = rng.integers(8 if text_len > 8 else 2, text_len + 1, (rows, 1))
         mask = (np.arange(text_len)[None] < length).astype(np.int32)
         image = rng.integers(0, c["image_vocab"], (rows, c["image_len"])).astype(np.int32)
-        found.append({"text": text * mask, "text_mask": mask, "image": image})
-    return found
+        batches.append({"text": text * mask, "text_mask": mask, "image": image})
+    return batches
 
 
 def prompts(c: Sizes, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

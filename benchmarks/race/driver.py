@@ -115,10 +115,10 @@ class Running:
         self.runs.append(self._next_line(None))
 
     def median(self, clock: str) -> float:
-        return statistics.median(one[clock] for one in self.runs)
+        return statistics.median(run[clock] for run in self.runs)
 
     def least(self, clock: str) -> float:
-        return min(one[clock] for one in self.runs)
+        return min(run[clock] for run in self.runs)
 
     def _next_line(self, timeout: float | None) -> dict[str, Any]:
         output = self.process.stdout
@@ -139,23 +139,23 @@ def main(config: RaceConfig) -> None:
     race = choose(config)
     out, peers = Path(config.out), Path(config.peers).expanduser()
     contestants = [read_contestant(text, peers) for text in race.contestants]
-    orders = [make_order(race, one, config.warm_up) for one in contestants]
+    orders = [make_order(race, contestant, config.warm_up) for contestant in contestants]
     out.mkdir(parents=True, exist_ok=True)
     running: list[Running] = []
     try:
         for contestant, order in zip(contestants, orders, strict=True):
-            one = start(contestant, order, out)
-            running.append(one)
-            one.warm_up(config.timeout)  # one at a time: a compilation would disturb the others
-            text = f"first run {one.answer['first']:.1f} s, check {one.answer['check']:.4g}"
-            print(f"# {contestant.text}: {text}, {one.answer['info']}", flush=True)
+            peer = start(contestant, order, out)
+            running.append(peer)
+            peer.warm_up(config.timeout)  # one at a time: a compilation would disturb the others
+            text = f"first run {peer.answer['first']:.1f} s, check {peer.answer['check']:.4g}"
+            print(f"# {contestant.text}: {text}, {peer.answer['info']}", flush=True)
         for _ in range(config.rounds):
-            for one in running:
-                one.run()
+            for peer in running:
+                peer.run()
     finally:
-        for one in running:
-            one.process.kill()
-            one.process.wait()
+        for peer in running:
+            peer.process.kill()
+            peer.process.wait()
     report(race, running, out)
 
 
@@ -218,23 +218,23 @@ def start(contestant: Contestant, order: dict[str, Any], out: Path) -> Running:
 def report(race: Race, running: list[Running], out: Path) -> None:
     """Print the table, fastest first, and append every run to results.jsonl."""
     clock = "cpu" if len(race.cpus) == 1 else "wall"
-    best = min(one.median(clock) for one in running)
+    best = min(peer.median(clock) for peer in running)
     cores = ", ".join(map(str, race.cpus))
     what = " ".join((race.job, race.sizes, *race.settings))
     print(f"\n{what}: cores {cores}, {clock} seconds")
     print("| contestant | parameters, M | least | median | tokens/s | GFLOP/s | × the fastest |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for one in sorted(running, key=lambda one: one.median(clock)):
-        answer, median = one.answer, one.median(clock)
+    for peer in sorted(running, key=lambda peer: peer.median(clock)):
+        answer, median = peer.answer, peer.median(clock)
         print(
-            f"| {one.contestant.text} | {answer['info']['params'] / 1e6:.1f} "
-            f"| {one.least(clock):.4f} | {median:.4f} | {answer['tokens'] / median:.0f} "
-            f"| {answer['flops'] / one.least(clock) / 1e9:.1f} | {median / best:.2f} |"
+            f"| {peer.contestant.text} | {answer['info']['params'] / 1e6:.1f} "
+            f"| {peer.least(clock):.4f} | {median:.4f} | {answer['tokens'] / median:.0f} "
+            f"| {answer['flops'] / peer.least(clock) / 1e9:.1f} | {median / best:.2f} |"
         )
     with (out / "results.jsonl").open("a") as file:
-        for one in running:
-            row = asdict(race) | {"time": time.time(), "contestant": one.contestant.text}
-            print(json.dumps(row | one.answer | {"runs": one.runs}), file=file)
+        for peer in running:
+            row = asdict(race) | {"time": time.time(), "contestant": peer.contestant.text}
+            print(json.dumps(row | peer.answer | {"runs": peer.runs}), file=file)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ _BEFORE_DOCSTRING = (tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, token
 
 def describe(config: ArtistsConfig, sets: Sequence[IconSet]) -> Json:
     """All settings and sources that decide the bytes of the tars."""
-    versions = {one.package: one.version for one in sets}
+    versions = {icons.package: icons.version for icons in sets}
     return {
         "subset": config.subset,
         "image_size": config.image_size,

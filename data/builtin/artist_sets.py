@@ -107,18 +107,20 @@ def fetch_packages(folder: Path) -> None:
 
 def read_shipped() -> list[IconSet]:
     """The drawings of things.json.gz. THINGS_LICENSES.md beside it names their artists."""
-    return [IconSet(**one) for one in json.loads(gzip.decompress(SHIPPED.read_bytes()))]
+    return [IconSet(**values) for values in json.loads(gzip.decompress(SHIPPED.read_bytes()))]
 
 
 def write_shipped(sets: Sequence[IconSet], drawings: Sequence[Drawing], path: Path) -> None:
     """Write the chosen drawings of the sets, as `read_shipped` reads them. The bytes are the same
     every time."""
     content = []
-    for one in sets:
-        codes = {plain_hexcode(d.emoji.hexcode): d.slug for d in drawings if d.style == one.style}
-        icons = {code: one.icons[slug] for code, slug in codes.items()}
+    for icon_set in sets:
+        codes = {
+            plain_hexcode(d.emoji.hexcode): d.slug for d in drawings if d.style == icon_set.style
+        }
+        icons = {code: icon_set.icons[slug] for code, slug in codes.items()}
         kept = {"icons": icons, "code_points": {code: code for code in codes}}
-        content.append({**dataclasses.asdict(one), **kept})
+        content.append({**dataclasses.asdict(icon_set), **kept})
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
@@ -129,19 +131,19 @@ def open_sets(folder: Path) -> list[IconSet]:
     Raises:
         ValueError: some of the packages are missing, or one is damaged.
     """
-    found = {}
+    set_of = {}
     for path, files in _packages(folder):
         about = _json(files.get("package.json"), path / "package.json")
         name = str(about.get("name", "")).removeprefix("@iconify-json/")
         if name in STYLES:
-            found[name] = _icon_set(name, str(about.get("version", "")), files, path)
-    missing = [f"@iconify-json/{name}" for name in STYLES if name not in found]
+            set_of[name] = _icon_set(name, str(about.get("version", "")), files, path)
+    missing = [f"@iconify-json/{name}" for name in STYLES if name not in set_of]
     if missing:
         raise ValueError(
             f"{folder} does not hold {', '.join(missing)}; fetch them there with "
             f"npm pack {' '.join(missing)}"
         )
-    return [found[name] for name in STYLES]
+    return [set_of[name] for name in STYLES]
 
 
 def _packages(folder: Path) -> Iterator[tuple[Path, dict[str, bytes]]]:
@@ -214,17 +216,20 @@ def join(sets: Sequence[IconSet], emojis: Sequence[Emoji]) -> list[Drawing]:
     first is taken. Drawings of no emoji and offensive gestures are skipped."""
     table = {plain_hexcode(e.hexcode): e for e in emojis}
     by_name = _names(sets, table)
-    found: dict[tuple[str, str], Drawing] = {}
-    for one in sets:
-        for slug in one.icons:
-            code = one.code_points.get(slug)
+    drawing_of: dict[tuple[str, str], Drawing] = {}
+    for icon_set in sets:
+        for slug in icon_set.icons:
+            code = icon_set.code_points.get(slug)
             code = code if code in table else by_name.get(squash(slug))
             if code and not _is_offensive(table[code]):
-                found.setdefault(
-                    (code, one.style), Drawing(table[code], one.style, slug, one.svg(slug))
+                drawing_of.setdefault(
+                    (code, icon_set.style),
+                    Drawing(table[code], icon_set.style, slug, icon_set.svg(slug)),
                 )
-    styles = [one.style for one in sets]
-    return [found[code, style] for code in table for style in styles if (code, style) in found]
+    styles = [icon_set.style for icon_set in sets]
+    return [
+        drawing_of[code, style] for code in table for style in styles if (code, style) in drawing_of
+    ]
 
 
 def _is_offensive(emoji: Emoji) -> bool:
@@ -239,8 +244,8 @@ def _names(sets: Sequence[IconSet], table: Mapping[str, Emoji]) -> dict[str, str
     names: dict[str, str] = {}
     for code, row in table.items():
         names.setdefault(squash(row.name), code)
-    for one in sets:
-        for slug, code in one.code_points.items():
+    for icon_set in sets:
+        for slug, code in icon_set.code_points.items():
             if code in table:
                 names.setdefault(squash(slug), code)
     for character, about in emoji.EMOJI_DATA.items():
@@ -254,8 +259,9 @@ def _names(sets: Sequence[IconSet], table: Mapping[str, Emoji]) -> dict[str, str
 def licenses(sets: Sequence[IconSet]) -> str:
     """A page that lists the artists and licences of the drawings."""
     rows = "\n".join(
-        f"| {one.style} | {one.package} {one.version} | {one.author} | {one.license} |"
-        for one in sets
+        f"| {icon_set.style} | {icon_set.package} {icon_set.version} | {icon_set.author} "
+        f"| {icon_set.license} |"
+        for icon_set in sets
     )
     return (
         "# Licences of the drawings\n\n"

@@ -13,7 +13,7 @@ def rasterise_and_split(
     drawings: Sequence[Drawing], side: int
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """(PNG, split) of each drawing, by key; `side` in pixels."""
-    pictures = rasterise({one.key: one.svg for one in drawings}, side)
+    pictures = rasterise({drawing.key: drawing.svg for drawing in drawings}, side)
     return pictures, assign_splits(drawings, {key: digest(png) for key, png in pictures.items()})
 
 
@@ -22,7 +22,7 @@ def assign_splits(drawings: Sequence[Drawing], digests: Mapping[str, str]) -> di
     never together. tone: this artist's picture of this thing is known in another skin tone only.
     concept: nobody's picture of the thing is known. gallery: not asked, because the picture equals
     a training picture (`digests`, by key), or is a skin tone of a held-out pair."""
-    splits = {one.key: _rule(one) for one in drawings}
+    splits = {drawing.key: _rule(drawing) for drawing in drawings}
     trained = {digests[key] for key, split in splits.items() if split == TRAIN}
     return {
         key: GALLERY if split != TRAIN and digests[key] in trained else split

@@ -102,12 +102,12 @@ def choose(drawings: Sequence[Drawing], subset: Subset) -> list[Drawing]:
         return list(drawings)
     named = {"things": THINGS, "everyday": EVERYDAY}.get(subset)
     if named:
-        return [one for one in drawings if one.emoji.name in named]
-    styles = Counter(one.emoji.hexcode for one in drawings)
+        return [drawing for drawing in drawings if drawing.emoji.name in named]
+    styles = Counter(drawing.emoji.hexcode for drawing in drawings)
     return [
-        one
-        for one in drawings
-        if styles[one.emoji.hexcode] >= COMMON_STYLES and is_common(one.emoji)
+        drawing
+        for drawing in drawings
+        if styles[drawing.emoji.hexcode] >= COMMON_STYLES and is_common(drawing.emoji)
     ]
 
 

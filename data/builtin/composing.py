@@ -58,17 +58,17 @@ def compose(drawings: Sequence[Drawing], side: int) -> Iterator[Composed]:
     """The composed pictures of all drawings, of `side` pixels, in order. No other drawing is shown,
     so give those that are trained on."""
     by_style = {
-        style: [one for one in drawings if one.style == style]
-        for style in dict.fromkeys(one.style for one in drawings)
+        style: [drawing for drawing in drawings if drawing.style == style]
+        for style in dict.fromkeys(drawing.style for drawing in drawings)
     }
-    things = {one.emoji.name for one in drawings}
-    words = {one.key: words_for(one, things) for one in drawings}
-    for one in drawings:
-        if not words[one.key]:
+    things = {drawing.emoji.name for drawing in drawings}
+    words = {drawing.key: words_for(drawing, things) for drawing in drawings}
+    for drawing in drawings:
+        if not words[drawing.key]:
             continue
-        yield from recoloured(one, words[one.key], side)
-        yield from counted(one, words[one.key], side)
-        yield from beside(one, words, by_style[one.style], side)
+        yield from recoloured(drawing, words[drawing.key], side)
+        yield from counted(drawing, words[drawing.key], side)
+        yield from beside(drawing, words, by_style[drawing.style], side)
 
 
 def words_for(drawing: Drawing, things: Container[str]) -> list[str]:
@@ -82,15 +82,15 @@ def recoloured(drawing: Drawing, words: Sequence[str], side: int) -> Iterator[Co
     """The drawing in other colours and, if it has a clear one, in its own."""
     layer = open_layer(drawing, side)
     rgb, alpha = layer[..., :3], layer[..., 3]
-    own = name_of(rgb, alpha)
-    if own is not None:
-        yield _of_colour(drawing, words, own, layer, is_own=True)
-    others = [name for name in COLOURS if name != own]
+    own_colour = name_of(rgb, alpha)
+    if own_colour is not None:
+        yield _of_colour(drawing, words, own_colour, layer, is_own=True)
+    others = [name for name in COLOURS if name != own_colour]
     others.sort(key=lambda name: crc(f"{drawing.key}:{name}"))
     repainter = Repainter(rgb, alpha)
     painted = ((name, repainter.paint(name)) for name in others)
-    found = ((name, pixels) for name, pixels in painted if pixels is not None)
-    for name, pixels in itertools.islice(found, COLOURED):
+    recolourings = ((name, pixels) for name, pixels in painted if pixels is not None)
+    for name, pixels in itertools.islice(recolourings, COLOURED):
         shown = np.concatenate([pixels, alpha[..., None]], -1)
         yield _of_colour(drawing, words, name, shown, is_own=False)
 
@@ -145,11 +145,11 @@ def beside(
         if not words[other.key]:
             continue
         ours, theirs = (
-            [_with_article(word, article(one.emoji, word)) for word in words[one.key]]
-            for one in (drawing, other)
+            [_with_article(word, article(part.emoji, word)) for word in words[part.key]]
+            for part in (drawing, other)
         )
         pair = sorted((drawing.emoji.concept, other.emoji.concept))
-        layers = [small_layer(one, side // 2) for one in (drawing, other)]
+        layers = [small_layer(part, side // 2) for part in (drawing, other)]
         yield Composed(
             f"{drawing.key}+{other.emoji.hexcode.lower()}",
             on_white(layers, PLACES[2], side),
@@ -168,9 +168,9 @@ def captions_of(phrases: Sequence[str], style: str) -> dict[str, list[Any]]:
     return {"captions": captions, "weights": [round(1 / len(captions), 6)] * len(captions)}
 
 
-def _with_article(phrase: str, own: str) -> str:
+def _with_article(phrase: str, takes_article: str) -> str:
     """The phrase with a or an, if the thing has an article at all."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}" if own else phrase
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}" if takes_article else phrase
 
 
 def open_layer(drawing: Drawing, side: int) -> Layer:

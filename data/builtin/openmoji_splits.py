@@ -53,15 +53,15 @@ def gender_triples(emojis: list[Emoji]) -> dict[str, tuple[str, str]]:
     """(gender, role) by concept, for each role drawn as a woman, a man and a person: woman artist,
     man artist, artist → ("woman", "artist"), ("man", "artist"), ("person", "artist")."""
     people = {e.name: e.concept for e in emojis if e.group == "people-body" and not e.tone}
-    found: dict[str, tuple[str, str]] = {}
+    role_of: dict[str, tuple[str, str]] = {}
     for name in people:
         gender, _, role = name.partition(" ")
         person = people.get(role) or people.get(f"person {role}")
         if gender == "woman" and person and f"man {role}" in people:
-            found[people[name]] = ("woman", role)
-            found[people[f"man {role}"]] = ("man", role)
-            found[person] = ("person", role)
-    return found
+            role_of[people[name]] = ("woman", role)
+            role_of[people[f"man {role}"]] = ("man", role)
+            role_of[person] = ("person", role)
+    return role_of
 
 
 def held_out_women(emojis: list[Emoji]) -> set[str]:

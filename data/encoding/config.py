@@ -138,7 +138,9 @@ def _views(config: EncodeConfig) -> Json:
 
 def reading_of(config: EncodeConfig) -> ReadingConfig:
     """The settings for reading pictures."""
-    return ReadingConfig(**{one.name: getattr(config, one.name) for one in fields(ReadingConfig)})
+    return ReadingConfig(
+        **{field.name: getattr(config, field.name) for field in fields(ReadingConfig)}
+    )
 
 
 def fingerprint(source: Source) -> str:

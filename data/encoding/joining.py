@@ -61,14 +61,14 @@ def _sum_up(shards: ShardFolder) -> Found:
     return Found(splits, skipped, notes)
 
 
-def _check_usable(source: Source, shards: ShardFolder, found: Found, held_out: float) -> None:
+def _check_usable(source: Source, shards: ShardFolder, sums: Found, held_out: float) -> None:
     """Raise ValueError if no picture is usable, or none is left to train on. The shards are removed
     then, because other settings need other shards."""
-    if found.usable and found.splits.get(TRAIN):
+    if sums.usable and sums.splits.get(TRAIN):
         return
-    problem = _nothing_to_train_on(source, found, held_out)
-    if not found.usable:
-        named = describe_skipped(_first_skipped(shards, 5), len(source), found.skipped)
+    problem = _nothing_to_train_on(source, sums, held_out)
+    if not sums.usable:
+        named = describe_skipped(_first_skipped(shards, 5), len(source), sums.skipped)
         problem = f"{source.path}: {named}; none is left"
     shards.remove()
     raise ValueError(problem)
@@ -89,8 +89,8 @@ def join_shards(
     Raises:
         ValueError: no picture is usable, or none is left to train on.
     """
-    found = _sum_up(shards)
-    _check_usable(source, shards, found, pictures.held_out)
+    sums = _sum_up(shards)
+    _check_usable(source, shards, sums, pictures.held_out)
     with tempfile.TemporaryDirectory() as temporary:
         trained, folder = Path(temporary) / "trained", Path(temporary) / "tokenizer"
         if options.tokenizer is None:
@@ -101,13 +101,13 @@ def join_shards(
         skipped = _first_skipped(shards, _MAX_NAMED)
         with new_records(
             out,
-            list(found.splits),
+            list(sums.splits),
             source=source_names,
             reading=pictures.reading,
             tokenizer_folder=folder,
             text_vocab_size=tokenizer.vocab_size,
             num_captions_cut=0,
-            num_skipped=found.skipped.total(),
+            num_skipped=sums.skipped.total(),
             skipped=[f"{name}: {why}" for name, why in skipped],
             held_out_by=RULE,
             damaged_files={printable(k): printable(v) for k, v in source.damage.items()},
@@ -120,7 +120,7 @@ def join_shards(
                 records.about["num_captions_cut"] += num_cut
                 records.add(part)
     num_cut = records.about["num_captions_cut"]
-    return _oddities(source, found, skipped, num_cut, options.text_length)
+    return _oddities(source, sums, skipped, num_cut, options.text_length)
 
 
 def _training_texts(shards: Iterable[Shard]) -> Iterator[str]:
@@ -164,8 +164,8 @@ def _part(
     return part, num_cut
 
 
-def _nothing_to_train_on(source: Source, found: Found, held_out: float) -> str:
-    counts = Counter(found.splits)
+def _nothing_to_train_on(source: Source, sums: Found, held_out: float) -> str:
+    counts = Counter(sums.splits)
     names = ", ".join(f"{count:,} {printable(name)}" for name, count in counts.most_common(5))
     why = f"held_out is {held_out}; try --held_out=0"
     if set(counts) != {HELD_OUT}:
@@ -173,19 +173,19 @@ def _nothing_to_train_on(source: Source, found: Found, held_out: float) -> str:
             f"the source itself calls them {names} (its column or folders of splits); "
             f"--splits=none divides them again"
         )
-    return f"{source.path} leaves nothing to train on: {found.usable} usable pictures, {why}"
+    return f"{source.path} leaves nothing to train on: {sums.usable} usable pictures, {why}"
 
 
 def _oddities(
     source: Source,
-    found: Found,
+    sums: Found,
     skipped: Sequence[tuple[str, str]],
     num_cut: int,
     text_length: int,
 ) -> list[str]:
-    sentences = source.warnings() + found.notes.sentences()
-    if found.skipped:
-        sentences.append(describe_skipped(skipped, len(source), found.skipped))
+    sentences = source.warnings() + sums.notes.sentences()
+    if sums.skipped:
+        sentences.append(describe_skipped(skipped, len(source), sums.skipped))
     if num_cut:
         sentences.append(f"{num_cut:,} captions were truncated to text_length {text_length}")
     return sentences

@@ -39,7 +39,7 @@ class KnownPictures(Mapping[int, Int32[np.ndarray, "v k"]]):
         return np.concatenate(rows).astype(np.int32)
 
     def __iter__(self) -> Iterator[int]:
-        return (int(one) for one in self._sorted)
+        return (int(place) for place in self._sorted)
 
     def __len__(self) -> int:
         return len(self._sorted)

@@ -115,15 +115,15 @@ class ShardFolder:
     def write(self, number: int, shard: Shard) -> None:
         """Write a shard, atomically."""
         most = max(shard.image_tokens.max(initial=0), shard.view_tokens.max(initial=0))
-        kind = "<u2" if most < 1 << 16 else "<u4"
-        tokens = (shard.image_tokens.astype(kind), shard.view_tokens.astype(kind))
+        dtype = "<u2" if most < 1 << 16 else "<u4"
+        tokens = (shard.image_tokens.astype(dtype), shard.view_tokens.astype(dtype))
         lists = (shard.captions, shard.splits, shard.examples, shard.columns)
         rows = list(zip(*lists, strict=True))
         text = json.dumps({"rows": rows, "skipped": shard.skipped}).encode("ascii")
         hashes = shard.pixel_hashes.astype("<u8")
         body = b"".join([*(array.tobytes() for array in (*tokens, hashes)), text])
         head = ShardHead(
-            kind,
+            dtype,
             shard.image_tokens.shape,
             len(shard.view_tokens),
             Counter(shard.splits),
@@ -164,9 +164,9 @@ class ShardFolder:
 def _parse(body: bytes, head: ShardHead) -> Shard:
     (count, width), place = head.tokens, 0
 
-    def take(kind: str, *shape: int) -> np.ndarray:
+    def take(dtype: str, *shape: int) -> np.ndarray:
         nonlocal place
-        array = np.frombuffer(body, kind, int(np.prod(shape)), place).reshape(shape)
+        array = np.frombuffer(body, dtype, int(np.prod(shape)), place).reshape(shape)
         place += array.nbytes
         return array
 
@@ -200,7 +200,7 @@ def open_shards(shards: ShardFolder, plan: Mapping[str, object]) -> None:
         old = ShardFolder(path, *(_number(was.get(name)) for name in ("pictures", "shard_size")))
         if was != new and (done := old.num_done()):
             raise ValueError(_describe_changes(path, was, new, done))
-    elif others := [one.name for one in path.iterdir() if not one.name.startswith(".")]:
+    elif others := [file.name for file in path.iterdir() if not file.name.startswith(".")]:
         raise ValueError(f"{path} is there and holds {others[0]}; remove it or name another --out")
     write_text(path / PLAN, json.dumps(new, indent=1) + "\n")
     sweep(path)

@@ -60,10 +60,10 @@ def encode_shards(
     for number in numbers:
         if shards.head(number) is None:
             share = BadShare(source, options.reading.max_bad_fraction, *shards.bad_share())
-            found = encode_span(
+            shard = encode_span(
                 source, encoder, options, shards.span(number), share, progress.advance
             )
-            shards.write(number, found)
+            shards.write(number, shard)
             progress.reach(shards.num_done())
 
 
@@ -82,7 +82,7 @@ def encode_span(
     """
     queue, views = _Queue(encoder), options.views.count
     none = np.zeros((0, 0), np.int32)
-    found = Shard(none, none, np.zeros(0, np.uint64))
+    shard = Shard(none, none, np.zeros(0, np.uint64))
     reused: dict[int, np.ndarray] = {}
     hashes: list[int] = []
     share = share or BadShare(source, options.reading.max_bad_fraction)
@@ -98,11 +98,11 @@ def encode_span(
         share.add(reading)
         advance()
         if reading.example is None or reading.pixels is None:
-            found.skipped.append((printable(reading.name), printable(reading.problem)))
+            shard.skipped.append((printable(reading.name), printable(reading.problem)))
             continue
-        found.notes.add(reading)
+        shard.notes.add(reading)
         split = reading.example.split or split_of(reading.pixels, options.held_out)
-        _note(found, reading.index, reading.example, split)
+        _note(shard, reading.index, reading.example, split)
         hashes.append(hash_pixels(reading.pixels))
         if hashes[-1] in options.known:
             reused[len(hashes) - 1] = options.known[hashes[-1]]
@@ -110,10 +110,10 @@ def encode_span(
             queue.add(reading)
     if hashes:
         tokens = _in_order(queue.finish(), reused, len(hashes), views)
-        found.image_tokens = tokens[:, 0]
-        found.view_tokens = tokens[:, 1:].reshape(-1, tokens.shape[2])
-        found.pixel_hashes = np.array(hashes, np.uint64)
-    return found
+        shard.image_tokens = tokens[:, 0]
+        shard.view_tokens = tokens[:, 1:].reshape(-1, tokens.shape[2])
+        shard.pixel_hashes = np.array(hashes, np.uint64)
+    return shard
 
 
 class _Queue:
@@ -168,11 +168,11 @@ def _in_order(
     return tokens
 
 
-def _note(found: Shard, index: int, example: Example, split: str) -> None:
-    found.captions.append((("", 1.0),) if split == GALLERY else example.captions)
-    found.splits.append(split)
-    found.columns.append(dict(example.columns))
-    found.examples.append(
+def _note(shard: Shard, index: int, example: Example, split: str) -> None:
+    shard.captions.append((("", 1.0),) if split == GALLERY else example.captions)
+    shard.splits.append(split)
+    shard.columns.append(dict(example.columns))
+    shard.examples.append(
         {
             "key": example.key,
             "source_index": index,

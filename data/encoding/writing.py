@@ -174,10 +174,10 @@ def write_records(out: Path, part: Part, **about: Any) -> None:
 def _origin(out: Path, sources: Sequence[str], reading: ReadingConfig) -> Json:
     """The source's paths relative to `out` or its addresses, and the settings of reading."""
     relative = [
-        without_secrets(one)
-        if scheme_of(one)
-        else os.path.relpath(os.path.expanduser(one), out.absolute())
-        for one in sources
+        without_secrets(address)
+        if scheme_of(address)
+        else os.path.relpath(os.path.expanduser(address), out.absolute())
+        for address in sources
     ]
     return {"source": relative[0], "sources": relative, "reading": asdict(reading)}
 

@@ -133,8 +133,8 @@ def with_prompts(records: Records, selection: Selection) -> Selection:
     """The selection; if its half has no prompts, because few pictures are held out, with both
     halves."""
     both = replace(selection, half="all")
-    found, of_both = (prompts_of(records, one).values() for one in (selection, both))
-    return both if any(map(len, of_both)) and not any(map(len, found)) else selection
+    chosen, of_both = (prompts_of(records, wanted).values() for wanted in (selection, both))
+    return both if any(map(len, of_both)) and not any(map(len, chosen)) else selection
 
 
 def prompts_of(records: Records, selection: Selection) -> dict[str, Int64[np.ndarray, " _"]]:

@@ -143,10 +143,13 @@ class Gallery:
 
         `targets` are the indices of the prompts' own pictures in the gallery.
         """
-        similarity, own = self._similarity(picture_features(drawn)), self.distinct[targets]
-        reached = similarity[np.arange(len(drawn)), own] + _ROUNDING
+        similarity, target_pictures = (
+            self._similarity(picture_features(drawn)),
+            self.distinct[targets],
+        )
+        reached = similarity[np.arange(len(drawn)), target_pictures] + _ROUNDING
         ahead = (similarity > reached[:, None]).sum(axis=1)
-        nearest = np.where(ahead == 0, own, similarity.argmax(axis=1))
+        nearest = np.where(ahead == 0, target_pictures, similarity.argmax(axis=1))
         answers = {
             "all_top1": ahead < 1,
             "all_top5": ahead < 5,
@@ -170,9 +173,9 @@ class Gallery:
         It is a bound for drawn pictures: they cannot be expected to do better than another real
         picture of the thing.
         """
-        own = self.distinct[targets]
-        similarity = self._similarity(self.features[own])
-        similarity[np.arange(len(own)), own] = -np.inf
+        places = self.distinct[targets]
+        similarity = self._similarity(self.features[places])
+        similarity[np.arange(len(places)), places] = -np.inf
         return {"concept": self._are_right(similarity.argmax(axis=1), targets)}
 
     def _similarity(self, features: Float[np.ndarray, "b f"]) -> Float[np.ndarray, "b m"]:
@@ -180,13 +183,13 @@ class Gallery:
         return features @ self.features.T
 
     def _are_right(
-        self, found: Int64[np.ndarray, " b"], targets: Int64[np.ndarray, " b"]
+        self, pictures: Int64[np.ndarray, " b"], targets: Int64[np.ndarray, " b"]
     ) -> Float[np.ndarray, " b"]:
         """1 if the found picture shows its target's concept, 0 if not, NaN if the target has no
         concept."""
         answers = [
             picture in self._shown[concept] if concept else np.nan
-            for picture, concept in zip(found, self._concepts(targets), strict=True)
+            for picture, concept in zip(pictures, self._concepts(targets), strict=True)
         ]
         return np.array(answers, np.float32)
 
@@ -249,10 +252,10 @@ class Gallery:
         """The pictures of a forced choice, the target first; empty if a sibling is missing."""
         choice, example = CHOICES[name], self.attributes[target]
         family = self._families[name].get(_common(choice, example), {})
-        own = example.get(choice.attribute)
-        if own not in family or len(family) < max(len(choice.values), 2):
+        own_value = example.get(choice.attribute)
+        if own_value not in family or len(family) < max(len(choice.values), 2):
             return []
-        return [target, *(index for value, index in family.items() if value != own)]
+        return [target, *(index for value, index in family.items() if value != own_value)]
 
     @cached_property
     def _families(self) -> dict[str, dict[tuple, dict[str, int]]]:

@@ -19,8 +19,8 @@ def frechet_distance(a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]) -
     means = [x.mean(axis=0, dtype=np.float64) for x in (a, b)]
     spreads = [(x - mean) / (len(x) - 1) ** 0.5 for x, mean in zip((a, b), means, strict=True)]
     between = np.linalg.svd(_short(spreads[0]) @ _short(spreads[1]).T, compute_uv=False).sum()
-    own = sum(np.square(x).sum() for x in spreads)
-    return max(0.0, float(np.square(means[0] - means[1]).sum() + own - 2 * between))
+    variances = sum(np.square(x).sum() for x in spreads)
+    return max(0.0, float(np.square(means[0] - means[1]).sum() + variances - 2 * between))
 
 
 def _short(x: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "r f"]:

@@ -48,12 +48,12 @@ def near(hashes: Iterable[int], bits: int) -> Iterator[tuple[int, int]]:
     edges = np.linspace(0, 64, bits + 2).astype(int).tolist()
     stretches = [(a, (1 << (b - a)) - 1) for a, b in pairwise(edges)]
     seen: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for place, one in enumerate(hashes):
-        keys = [(i, one >> shift & mask) for i, (shift, mask) in enumerate(stretches)]
+    for place, code in enumerate(hashes):
+        keys = [(i, code >> shift & mask) for i, (shift, mask) in enumerate(stretches)]
         candidates = (item for key in keys for item in seen.get(key, ()))
-        original = next((p for p, other in candidates if (one ^ other).bit_count() <= bits), None)
+        original = next((p for p, other in candidates if (code ^ other).bit_count() <= bits), None)
         if original is None:
             for key in keys:
-                seen.setdefault(key, []).append((place, one))
+                seen.setdefault(key, []).append((place, code))
         else:
             yield place, original

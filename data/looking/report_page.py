@@ -59,12 +59,12 @@ def page(report: Report) -> str:
 
 def _pictures(pictures: Iterable[Picture]) -> str:
     figures = []
-    for one in pictures:
-        images = [image(pixels) for pixels in (one.pixels, one.again) if pixels is not None]
-        decibels = "" if one.decibels is None else f", {one.decibels:.1f} dB"
+    for shown in pictures:
+        images = [image(pixels) for pixels in (shown.pixels, shown.again) if pixels is not None]
+        decibels = "" if shown.decibels is None else f", {shown.decibels:.1f} dB"
         figures.append(
-            f"<figure>{' '.join(images)}<figcaption>{text(one.caption)}<br>"
-            f"<span class=faint>{text(one.about)}{decibels}</span></figcaption></figure>"
+            f"<figure>{' '.join(images)}<figcaption>{text(shown.caption)}<br>"
+            f"<span class=faint>{text(shown.about)}{decibels}</span></figcaption></figure>"
         )
     return f"<div class=pictures>{''.join(figures)}</div>" if figures else ""
 
@@ -100,15 +100,15 @@ def _words(words: Sequence[tuple[str, int]]) -> str:
 
 
 def _codes(counts: Sequence[int]) -> str:
-    found = np.asarray(counts, np.float64)
-    if not found.sum():
+    uses = np.asarray(counts, np.float64)
+    if not uses.sum():
         return ""
-    shares = found[found > 0] / found.sum()
+    shares = uses[uses > 0] / uses.sum()
     perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
-    ranked = np.sort(found)[::-1]
+    ranked = np.sort(uses)[::-1]
     grouped = [float(part.mean()) for part in np.array_split(ranked, min(len(ranked), 200))]
     return (
-        f"<p>{int((found > 0).sum()):,} of {len(found):,} codes are used; perplexity "
+        f"<p>{int((uses > 0).sum()):,} of {len(uses):,} codes are used; perplexity "
         f"{perplexity:,.0f} (as diverse as that many codes used equally). Most used "
         f"first:</p>{_bars_plain(grouped)}"
     )
@@ -130,7 +130,7 @@ def _groups(groups: Sequence[tuple[str, list[Picture]]]) -> str:
 
 def _filters(filters: Iterable[dict[str, object]]) -> str:
     names = ("rule", "looked_at", "removed", "without_column")
-    rows = [tuple(one.get(name, "") for name in names) for one in filters]
+    rows = [tuple(row.get(name, "") for name in names) for row in filters]
     return table(("rule", "looked at", "removed", "without the column"), rows)
 
 

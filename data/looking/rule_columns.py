@@ -42,10 +42,10 @@ DERIVED: dict[str, tuple[str, Callable[[Row], Any]]] = {
 
 def value_of(row: Row, column: str) -> Any:
     """The value of a column in a row; None if the row does not have it."""
-    found = row.get(column)
-    if found in (None, "") and column in DERIVED:
+    value = row.get(column)
+    if value in (None, "") and column in DERIVED:
         return DERIVED[column][1](row)
-    return None if found == "" else found
+    return None if value == "" else value
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Rule:
         if self.sign in _NUMERIC:
             return _NUMERIC[self.sign](_number(self.column, value), float(self.operand))
         if self.sign in ("~", "!~"):
-            found = re.search(self.operand, str(value)) is not None
-            return found == (self.sign == "~")
+            matches = re.search(self.operand, str(value)) is not None
+            return matches == (self.sign == "~")
         return _equal(value, self.operand) == (self.sign == "=")
 
 

@@ -39,10 +39,10 @@ def against(
         if not (missing if value is None else rule.keeps(value)):
             removed.append(row)
     if len(rows) and done.without_column == len(rows):
-        own = {*records.examples[int(rows[0])], *records.columns.names, *DERIVED}
+        names = {*records.examples[int(rows[0])], *records.columns.names, *DERIVED}
         raise ValueError(
             f"rule {printable(rule.text)}: no example has the column {printable(rule.column)}; "
-            f"there are {printable(', '.join(sorted(own - {'source_index'})))}"
+            f"there are {printable(', '.join(sorted(names - {'source_index'})))}"
         )
     return removed
 
@@ -55,10 +55,10 @@ def _values(records: Records, column: str, rows: Int64[np.ndarray, " m"]) -> Ite
     wanted = np.zeros(len(records), bool)
     wanted[rows] = True
     both = zip(wanted, records.columns.values(column), strict=True)
-    found = (value for is_wanted, value in both if is_wanted)
+    values = (value for is_wanted, value in both if is_wanted)
     if column not in DERIVED:
-        return (None if value == "" else value for value in found)
-    pairs = zip(map(int, rows), found, strict=True)
+        return (None if value == "" else value for value in values)
+    pairs = zip(map(int, rows), values, strict=True)
     return (value_of(records.examples[row] | {column: value}, column) for row, value in pairs)
 
 
@@ -100,6 +100,6 @@ def keep_for_training(records: Records, rules: Sequence[str]) -> tuple[Records, 
 def describe(parts: Sequence[Records], rules: Sequence[str]) -> str:
     """A text with the rules, and a short hash of the examples that they keep."""
     hashed = hashlib.blake2b(digest_size=4)
-    for one in parts:
-        hashed.update(b"" if one.kept is None else np.packbits(one.kept).tobytes())
+    for part in parts:
+        hashed.update(b"" if part.kept is None else np.packbits(part.kept).tobytes())
     return f"{', '.join(rules)} ({hashed.hexdigest()})"

@@ -143,11 +143,11 @@ def _read(
         width, height = size_of(example.data)
         sizes = {"width": str(width), "height": str(height)}
         columns = {**kept.columns, "width": width, "height": height}
-        own = views_of(kept, views)
-        notes = kept.notes if own == views else (*kept.notes, _NOT_MIRRORED)
+        own_views = views_of(kept, views)
+        notes = kept.notes if own_views == views else (*kept.notes, _NOT_MIRRORED)
         attributes = {**kept.attributes, **sizes}
         kept = replace(kept, attributes=attributes, columns=columns, notes=notes)
-        return Reading(index, kept, pixels, views=make_views(example, pixels, config, own))
+        return Reading(index, kept, pixels, views=make_views(example, pixels, config, own_views))
     except UnreadablePictureError as error:
         return Reading(index, kept, None, str(error))
 

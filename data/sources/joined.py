@@ -18,22 +18,22 @@ class JoinedSource(SourceOfParts):
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = list(sources)
         self.divide(map(len, sources))
-        paths = [one.path.absolute() for one in sources]
+        paths = [source.path.absolute() for source in sources]
         is_remote = any(isinstance(path, RemotePath) for path in paths)
         self.path = paths[0] if is_remote else Path(os.path.commonpath(paths))
         self.damage, self.unused = {}, Unused()
-        for one in sources:
-            self.damage |= one.damage
-            self.unused.join(one.unused)
-        self.num_captioned = sum(one.num_captioned for one in sources)
-        parts = [f"{name_of(one)} ({one.about}, {len(one):,})" for one in sources]
+        for source in sources:
+            self.damage |= source.damage
+            self.unused.join(source.unused)
+        self.num_captioned = sum(source.num_captioned for source in sources)
+        parts = [f"{name_of(source)} ({source.about}, {len(source):,})" for source in sources]
         self.about = f"{len(sources)} sources, {', '.join(parts)}"
         self.sought = "none of them has any"
 
     @property
     def files(self) -> list[Path]:  # type: ignore[override]
         """The files of all sources."""
-        return [file for one in self._sources for file in one.files]
+        return [file for source in self._sources for file in source.files]
 
     def example(self, part: int, place: int) -> Example:
         """An example of one source, with the source's name as prefix of its key and file."""

@@ -62,11 +62,11 @@ _BY_FOLDERS = (
 
 def _open_zips(tree: Tree, config: ReadingConfig) -> Source | None:
     """Zip files of pictures, in any layout of files, with tables beside or inside them."""
-    found = [tree.path(name) for name in tree.ending("zip")]
-    if not found or tree.pictures:
+    zips = [tree.path(name) for name in tree.ending("zip")]
+    if not zips or tree.pictures:
         return None
-    is_alone = len(found) == 1 and not tree.ending(*layouts.TABLES, "txt")
-    return _in_zips(ZipTree(found, None if is_alone else tree), config)
+    is_alone = len(zips) == 1 and not tree.ending(*layouts.TABLES, "txt")
+    return _in_zips(ZipTree(zips, None if is_alone else tree), config)
 
 
 def _in_zips(tree: ZipTree, config: ReadingConfig) -> Source:

@@ -65,8 +65,8 @@ def open_tars(tree: Tree, config: ReadingConfig) -> Source | None:
 
 def open_tfrecords(tree: Tree, config: ReadingConfig) -> Source | None:
     """TFRecords of img2dataset."""
-    found = [tree.path(name) for name in tree.ending("tfrecord", "tfrecords")]
-    return TFRecordSource(found, config) if found else None
+    paths = [tree.path(name) for name in tree.ending("tfrecord", "tfrecords")]
+    return TFRecordSource(paths, config) if paths else None
 
 
 def open_metadata(tree: Tree, config: ReadingConfig) -> Source | None:
@@ -121,11 +121,11 @@ def open_flickr(tree: Tree, config: ReadingConfig) -> Source | None:
 
 def open_parquet(tree: Tree, config: ReadingConfig) -> Source | None:
     """Parquet files with pictures in them."""
-    found = [tree.path(name) for name in tree.ending("parquet")]
-    if not found or not holds_pictures(found):
+    paths = [tree.path(name) for name in tree.ending("parquet")]
+    if not paths or not holds_pictures(paths):
         return None
-    table = ParquetTable(tree.folder, found)
-    about = counted(len(found), "parquet file")
+    table = ParquetTable(tree.folder, paths)
+    about = counted(len(paths), "parquet file")
     return ColumnSource(table, "parquet", about, Places(tree), config)
 
 
@@ -136,11 +136,13 @@ def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
     if named and not any(classes.values()):  # one folder of one thing
         classes = dict.fromkeys(classes, tree.folder.absolute().name.removesuffix(".zip"))
     some = set(classes.values())
-    if not named and (len(some) < 2 or any(not one or _NO_CLASSES.match(one) for one in some)):
+    if not named and (
+        len(some) < 2 or any(not folder or _NO_CLASSES.match(folder) for folder in some)
+    ):
         return None
     entries = []
-    for name, one in classes.items():
-        words = (words_in_name(one) or one) if one else ""
+    for name, folder in classes.items():
+        words = (words_in_name(folder) or folder) if folder else ""
         captions = [config.caption_template.replace("{}", words)] if words else []
         entries.append(listed.Entry(name, list(texts.weighed(captions).captions)))
     listed.split_by_folders(entries)
@@ -190,9 +192,9 @@ def _beside(
     if not rest or not tree.ending(*CAPTION_ENDINGS):
         return None
     places = [i for i, name in enumerate(tree.names) if name in rest]
-    pairs = [one for one in pair(tree.names, places, Unused()) if one.texts]
-    for place, one in enumerate(pairs):
-        name = tree.names[one.picture]
+    pairs = [entry for entry in pair(tree.names, places, Unused()) if entry.texts]
+    for place, entry in enumerate(pairs):
+        name = tree.names[entry.picture]
         entries.setdefault(name, listed.Entry(name)).beside = place
     return FolderSource(tree, config, pairs) if pairs else None
 
@@ -225,7 +227,7 @@ def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) ->
     in_names = sorted(c[0][0] for c in map(caption_from_name, tree.pictures) if c)
     if in_names and config.captions != "names":
         some = ", ".join(
-            f'"{printable(one)}"' for one in in_names[:: max(len(in_names) // 3, 1)][:3]
+            f'"{printable(caption)}"' for caption in in_names[:: max(len(in_names) // 3, 1)][:3]
         )
         sought += f"; if their names are captions ({some} …), say --captions=names"
     sought += _describe_other_endings(tree)

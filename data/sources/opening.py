@@ -83,8 +83,8 @@ def _named_by_star(path: str) -> list[str]:
     whole = os.path.expanduser(path)
     if scheme_of(path) or Path(whole).exists() or not glob.has_magic(whole):
         return [path]
-    found = sorted(glob.glob(whole))
-    return found if any(is_picture(one) for one in found) else [path]
+    paths = sorted(glob.glob(whole))
+    return paths if any(is_picture(name) for name in paths) else [path]
 
 
 def _joined(
@@ -92,11 +92,11 @@ def _joined(
 ) -> Source:
     """The sources as one. Raises ValueError if it has no picture, or lacks the captions: any
     captions, or those in the names of pictures (`by_name`)."""
-    for one in sources if by_name else ():
-        if one.kind not in _WITH_NAMES and len(one):
+    for part in sources if by_name else ():
+        if part.kind not in _WITH_NAMES and len(part):
             raise ValueError(
-                f"{printable(str(one.path))} is {one.about}, whose pictures have no names of their "
-                "own: omit --captions=names"
+                f"{printable(str(part.path))} is {part.about}, whose pictures have no names of "
+                "their own: omit --captions=names"
             )
     source = sources[0] if len(sources) == 1 else JoinedSource(sources)
     named = printable(", ".join(map(_shown, paths)))
@@ -135,14 +135,14 @@ def _open_address(address: str, config: ReadingConfig) -> Source:
     if check_scheme(address) == "hf" and not address.startswith((HUB, "hf://buckets/")):
         name = address.removeprefix("hf://")
         raise ValueError(f"{printable(address)} is no data set of the hub; try {HUB}{name}")
-    found = [one for pattern in braceexpand.braceexpand(address) for one in find(pattern)]
-    if not found:
+    addresses = [place for pattern in braceexpand.braceexpand(address) for place in find(pattern)]
+    if not addresses:
         raise ValueError(f"{printable(address)} matches nothing")
-    if all(ending_of(urlsplit(one).path) in _FILES for one in found):
-        return open_files(remote.open_files(found), config)
-    if len(found) > 1:
-        return JoinedSource([_open_address(one, config) for one in found])
-    return open_tree(remote.open_folder(found[0]).tree(), config)
+    if all(ending_of(urlsplit(place).path) in _FILES for place in addresses):
+        return open_files(remote.open_files(addresses), config)
+    if len(addresses) > 1:
+        return JoinedSource([_open_address(place, config) for place in addresses])
+    return open_tree(remote.open_folder(addresses[0]).tree(), config)
 
 
 def _open_from_hub(name: str, config: ReadingConfig) -> Source:
@@ -163,29 +163,29 @@ def _find(path: str) -> list[Path]:
 
     whole = Path(os.path.expanduser(path))
     patterns = [str(whole)] if whole.exists() else braceexpand.braceexpand(str(whole))
-    found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
-    gone = [one for one in found if not one.exists()]
-    if 0 < len(gone) < len(found):
+    paths = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
+    gone = [file for file in paths if not file.exists()]
+    if 0 < len(gone) < len(paths):
         raise ValueError(
-            f"{printable(path)} names {len(found):,} files, of which {len(gone):,} are not there, "
+            f"{printable(path)} names {len(paths):,} files, of which {len(gone):,} are not there, "
             f"such as {printable(str(gone[0]))}; '{printable(str(gone[0].parent))}/*"
             f"{printable(gone[0].suffix)}' names those that are there"
         )
-    for one in found:
-        if not one.exists():
+    for file in paths:
+        if not file.exists():
             raise ValueError(
-                f"there is no {printable(str(one))}: a source is a folder of pictures or tars, or "
+                f"there is no {printable(str(file))}: a source is a folder of pictures or tars, or "
                 f"tars, tables or zips"
             )
-        if ending_of(one.name) in SPREADSHEETS:
-            raise ValueError(f"{printable(str(one))} is a spreadsheet; save it as CSV")
-        if not one.is_file() or not (is_picture(one.name) or ending_of(one.name) in _FILES):
+        if ending_of(file.name) in SPREADSHEETS:
+            raise ValueError(f"{printable(str(file))} is a spreadsheet; save it as CSV")
+        if not file.is_file() or not (is_picture(file.name) or ending_of(file.name) in _FILES):
             endings = ", ".join(f".{ending}" for ending in _FILES)
             raise ValueError(
-                f"{printable(str(one))} is not a .tar file (unpack compressed ones first), "
+                f"{printable(str(file))} is not a .tar file (unpack compressed ones first), "
                 f"and none of {endings}"
             )
-    return found
+    return paths
 
 
 def _shown(path: str) -> str:

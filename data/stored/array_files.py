@@ -22,12 +22,12 @@ access, so a few rows would read all of a large array."""
 def open_array(folder: Path, name: str, about: Json) -> np.ndarray:
     """A memory-mapped array of the type and shape in `about`. Raises ValueError if the file has
     another size."""
-    kind, shape = about["arrays"][name]["type"], tuple(about["arrays"][name]["shape"])
-    path, dtype = folder / f"{name}.{kind}", np.dtype(DTYPES[kind])
+    type_name, shape = about["arrays"][name]["type"], tuple(about["arrays"][name]["shape"])
+    path, dtype = folder / f"{name}.{type_name}", np.dtype(DTYPES[type_name])
     expected = math.prod(shape) * dtype.itemsize
-    found = path.stat().st_size if path.is_file() else 0
-    if found != expected:
-        raise ValueError(f"{path} has {found:,} bytes, not {expected:,}; make the records again")
+    size = path.stat().st_size if path.is_file() else 0
+    if size != expected:
+        raise ValueError(f"{path} has {size:,} bytes, not {expected:,}; make the records again")
     return open_mapped(path, dtype).reshape(shape) if expected else np.zeros(shape, dtype)
 
 
@@ -59,8 +59,8 @@ def read_ahead(array: np.ndarray) -> None:
 class ArrayWriter:
     """Writes an array's file part by part."""
 
-    def __init__(self, folder: Path, name: str, kind: str) -> None:
-        self._file, self._dtype = (folder / f"{name}.{kind}").open("wb"), DTYPES[kind]
+    def __init__(self, folder: Path, name: str, type_name: str) -> None:
+        self._file, self._dtype = (folder / f"{name}.{type_name}").open("wb"), DTYPES[type_name]
         self.shape: tuple[int, ...] = ()
 
     def add(self, rows: np.ndarray) -> None:
@@ -93,7 +93,7 @@ def digest_arrays(
             hashed.update(f"{name}{tuple(about['shape'])}".encode())
         with (folder / f"{name}.{about['type']}").open("rb") as file:
             while chunk := file.read(_CHUNK):
-                for one in both:
-                    one.update(chunk)
+                for digest in both:
+                    digest.update(chunk)
         digests[name] = alone.hexdigest()
     return {"digest": hashed.hexdigest(), "digests": digests}

@@ -95,13 +95,13 @@ class ColumnFiles:
 
         paths = sorted(self._folder.glob("*.parquet"))
         try:
-            found = [(path, _metadata(path)) for path in paths]
+            files = [(path, _metadata(path)) for path in paths]
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(" ".join(str(error).split())) from None
-        rows = sum(about.num_rows for _, about in found)
-        if found and rows != self._count:
+        rows = sum(about.num_rows for _, about in files)
+        if files and rows != self._count:
             raise self._damaged(f"it has {rows:,} rows for {self._count:,} pictures")
-        return found
+        return files
 
     def _damaged(self, why: str) -> ValueError:
         return ValueError(f"{self._folder} is damaged: {printable(why)}; encode again")

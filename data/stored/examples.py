@@ -126,11 +126,11 @@ class ExampleWriter:
 
 
 def _find_lines(path: Path) -> Int64[np.ndarray, " offsets"]:
-    found, start, last = [np.zeros(1, np.int64)], 0, b"\n"
+    starts, start, last = [np.zeros(1, np.int64)], 0, b"\n"
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + start + 1)
+            starts.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + start + 1)
             start, last = start + len(chunk), chunk[-1:]
     if last != b"\n":  # the last line need not end
-        found.append(np.array([start], np.int64))
-    return np.concatenate(found)
+        starts.append(np.array([start], np.int64))
+    return np.concatenate(starts)

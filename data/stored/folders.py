@@ -14,10 +14,10 @@ MOST_BYTES = 16 << 30
 def holds(path: Path, marker: str, description: Mapping[str, object]) -> bool:
     """True if `path`'s JSON file `marker` has every item of `description`."""
     try:
-        found = read_json(path / marker)
+        content = read_json(path / marker)
     except ValueError:
         return False
-    return all(found.get(k) == v for k, v in description.items())
+    return all(content.get(k) == v for k, v in description.items())
 
 
 def counts_of(path: Path) -> dict[str, int]:

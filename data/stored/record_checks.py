@@ -70,9 +70,9 @@ def check_samples(folder: Path, about: Json, arrays: Arrays) -> None:
         why = f"it runs from {offsets[0]:,} to {offsets[-1]:,}, not from {wanted}"
         raise _damaged(folder, about, "caption_offsets", why)
     recorded = about.get("tokenizer_digest")
-    if recorded is not None and recorded != (found := digest_folder(folder / "tokenizer")):
+    if recorded is not None and recorded != (actual := digest_folder(folder / "tokenizer")):
         raise ValueError(
-            f"{folder / 'tokenizer'} is another tokenizer ({found}) than the one that made the "
+            f"{folder / 'tokenizer'} is another tokenizer ({actual}) than the one that made the "
             f"text tokens ({recorded}); put that one back, or encode again"
         )
 
@@ -94,8 +94,8 @@ def check_whole(folder: Path, about: Json, arrays: Arrays, examples: Examples) -
             hashed.update(f"{name}{array.shape}".encode())
         for start in range(0, len(array), _CHUNK):
             part = np.ascontiguousarray(array[start : start + _CHUNK])
-            for one in both:
-                one.update(part)
+            for digest in both:
+                digest.update(part)
             _check_values(folder, about, name, part, np.arange(start, start + len(part)))
         if digests.get(name, alone.hexdigest()) != alone.hexdigest():
             raise _damaged(folder, about, name, "its digest has changed since it was written")

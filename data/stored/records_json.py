@@ -49,10 +49,10 @@ def read_about(path: Path) -> Json:
         raise ValueError(
             f"{path.parent} has format {about.get('format')}, this Pastel reads {FORMAT}"
         )
-    for name, kind in _KEYS.items():
-        if not isinstance(about.get(name), kind):
-            raise damaged(path, f"{name} is {about.get(name)!r:.40}, not of type {kind.__name__}")
-        if kind is int and not 0 < int(about[name]) < _MOST:
+    for name, type_ in _KEYS.items():
+        if not isinstance(about.get(name), type_):
+            raise damaged(path, f"{name} is {about.get(name)!r:.40}, not of type {type_.__name__}")
+        if type_ is int and not 0 < int(about[name]) < _MOST:
             raise damaged(path, f"{name} is {about[name]!r:.40}")
     for name in ("split_names", "sources"):
         if not _is_names(about.get(name, [""])):
@@ -69,7 +69,7 @@ def read_about(path: Path) -> Json:
 
 
 def _is_names(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
 
 
 def _is_array(value: object, name: str) -> bool:

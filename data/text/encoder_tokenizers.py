@@ -17,22 +17,22 @@ def check_beside(folder: Path, tokenizer: TextTokenizer, text_length: int) -> No
     end or padding token, fewer tokens, or a shorter text; the message names the setting."""
     path = folder / "config.json"
     values = read_json(path) if path.is_file() else {}
-    kind = _KINDS.get(str(values.get("model_type")))
-    if kind is None:
+    model_type = _KINDS.get(str(values.get("model_type")))
+    if model_type is None:
         return
-    settings = values.get("text_config", values) if kind == "clip" else values
+    settings = values.get("text_config", values) if model_type == "clip" else values
     settings = settings if isinstance(settings, dict) else {}
-    _check_ids(path, kind, settings, tokenizer)
-    most = settings.get(POSITIONS[kind])
+    _check_ids(path, model_type, settings, tokenizer)
+    most = settings.get(POSITIONS[model_type])
     if isinstance(most, int) and text_length > most:
         raise ValueError(
-            f"text_length {text_length} is more than {POSITIONS[kind]} {most} in {path}; use "
+            f"text_length {text_length} is more than {POSITIONS[model_type]} {most} in {path}; use "
             f"--text_length={most} or less"
         )
 
 
 def _check_ids(
-    path: Path, kind: str, settings: Mapping[str, object], tokenizer: TextTokenizer
+    path: Path, model_type: str, settings: Mapping[str, object], tokenizer: TextTokenizer
 ) -> None:
     size, end, pad = (settings.get(n) for n in ("vocab_size", "eos_token_id", "pad_token_id"))
     if isinstance(size, int) and tokenizer.vocab_size > size:
@@ -40,7 +40,7 @@ def _check_ids(
             f"the tokenizer in {path.parent} has {tokenizer.vocab_size} tokens, and vocab_size in "
             f"{path} is {size}: it is another model's"
         )
-    if kind == "clip":
+    if model_type == "clip":
         end, pad = (None if end == _LEGACY_END else end), None  # the mask hides its padding
     wanted = {"eos_token_id": (end, tokenizer.end_id), "pad_token_id": (pad, tokenizer.pad_id)}
     for name, (there, ours) in wanted.items():

@@ -24,7 +24,7 @@ def english_names() -> dict[str, str]:
     for language in emoji.LANGUAGES:
         emoji.config.load_language(language)
     names: dict[str, str] = {}
-    own = {
+    ambiguous = {
         _plain(name) for e in emoji.EMOJI_DATA.values() for name in (e["en"], *e.get("alias", ()))
     }
     for about in emoji.EMOJI_DATA.values():
@@ -33,7 +33,7 @@ def english_names() -> dict[str, str]:
             if language != "en" and (name := about.get(language)):
                 known = names.setdefault(_plain(name), english)
                 names[_plain(name)] = min(known, english, key=lambda name: (len(name), name))
-    return {name: english for name, english in names.items() if name not in own}
+    return {name: english for name, english in names.items() if name not in ambiguous}
 
 
 class English:

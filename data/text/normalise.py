@@ -241,7 +241,7 @@ def _spelled(mark: str) -> str:
 
 def _hashtags(split: Callable[[str], str]) -> Callable[[str], str]:
     tag = re.compile(r"#(\w+)")
-    return lambda text: tag.sub(lambda found: split(found[1]), text)
+    return lambda text: tag.sub(lambda match: split(match[1]), text)
 
 
 def _merge(mark: str, replacement: str) -> Callable[[str], str]:

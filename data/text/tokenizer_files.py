@@ -104,27 +104,29 @@ def _all_parts(value: object, name: str, depth: int) -> Iterator[Json]:
     )
     if not isinstance(inner, list) or depth > 4:
         raise ValueError(f"{name} has a Sequence of {inner!r:.60}; expected a list of parts")
-    for one in inner:
-        yield from _all_parts(_object(one, name), name, depth + 1)
+    for entry in inner:
+        yield from _all_parts(_object(entry, name), name, depth + 1)
 
 
 def _growth(part: Mapping[str, object], name: str) -> float:
-    kind = part.get("type")
-    if not isinstance(kind, str) or kind not in GROWTH:
-        raise ValueError(f"{name} {kind!r:.60} is not one of the known kinds {', '.join(GROWTH)}")
-    if kind == "Precompiled":
+    type_name = part.get("type")
+    if not isinstance(type_name, str) or type_name not in GROWTH:
+        raise ValueError(
+            f"{name} {type_name!r:.60} is not one of the known kinds {', '.join(GROWTH)}"
+        )
+    if type_name == "Precompiled":
         return _charsmap_growth(part.get("precompiled_charsmap"))
-    if kind == "Prepend":
+    if type_name == "Prepend":
         return 1 + len(_text(part.get("prepend"), f"{name}.prepend")) / MAX_FRAME
     if "pattern" not in part:
-        return float(GROWTH[kind])
+        return float(GROWTH[type_name])
     pattern = _object(part["pattern"], f"{name}.pattern")
     content = _text(part.get("content", ""), f"{name}.content")
     if "Regex" in pattern:
         _check_regex(_text(pattern["Regex"], f"{name}.pattern.Regex"))
         return max(1.0, float(len(content)))
     literal = _text(pattern.get("String"), f"{name}.pattern.String")
-    if kind != "Replace":
+    if type_name != "Replace":
         return 1.0
     if not literal:
         raise ValueError(f"{name}.pattern is empty")
@@ -176,10 +178,10 @@ def _ends_soon(pattern: str) -> bool:
     place, depth, after = 0, 0, ""
     choices, is_open = 0, False  # optional pieces, unbounded repetition of this alternative
     while place < len(pattern):
-        if (found := ATOM.match(pattern, place)) is None:
+        if (match := ATOM.match(pattern, place)) is None:
             return False
-        kind, is_spaces = str(found.lastgroup), pattern[:place].endswith(r"\s+")
-        place = found.end()
+        kind, is_spaces = str(match.lastgroup), pattern[:place].endswith(r"\s+")
+        place = match.end()
         if kind in ("endless", "maybe", "counts"):
             if after not in ("letter", "closes") or (after == "closes" and kind != "maybe"):
                 return False
@@ -200,10 +202,10 @@ def _ends_soon(pattern: str) -> bool:
 
 
 def _check_frame(part: Mapping[str, object]) -> None:
-    kind = part.get("type")
-    if kind not in FRAMES:
-        raise ValueError(f"post_processor {kind!r:.60} is not one of {', '.join(FRAMES)}")
-    if kind != "TemplateProcessing":
+    type_name = part.get("type")
+    if type_name not in FRAMES:
+        raise ValueError(f"post_processor {type_name!r:.60} is not one of {', '.join(FRAMES)}")
+    if type_name != "TemplateProcessing":
         return
     known = _object(part.get("special_tokens"), "post_processor.special_tokens")
     for token in known.values():
@@ -214,7 +216,7 @@ def _check_frame(part: Mapping[str, object]) -> None:
         template = part.get(name)
         if not isinstance(template, list) or len(template) > MAX_FRAME:
             raise ValueError(f"post_processor.{name} is {template!r:.60}; expected a short list")
-        texts = sum(isinstance(one, dict) and "Sequence" in one for one in template)
+        texts = sum(isinstance(entry, dict) and "Sequence" in entry for entry in template)
         if texts > 2 or (name == "single" and texts > 1):
             raise ValueError(f"post_processor.{name} repeats the text")
         for piece in template:
@@ -235,9 +237,9 @@ def _check_added(tokens: object) -> None:
 
 def _checked_model(model: Json) -> Json:
     """The model's settings. "type" is added if an old file lacks it."""
-    kind = model.get("type", "BPE" if "merges" in model else "WordLevel")
-    if kind not in MODELS:
-        raise ValueError(f"model {kind!r:.60} is not one of {', '.join(MODELS)}")
+    type_name = model.get("type", "BPE" if "merges" in model else "WordLevel")
+    if type_name not in MODELS:
+        raise ValueError(f"model {type_name!r:.60} is not one of {', '.join(MODELS)}")
     if model.get("dropout") not in (None, 0):
         raise ValueError("model.dropout makes tokens random; remove it")
     for name in ("vocab", "merges"):
@@ -255,13 +257,13 @@ def _checked_model(model: Json) -> Json:
     if type(limit) is not int or not 0 <= limit <= MAX_WORD:
         raise ValueError(f"model.max_input_chars_per_word {limit!r:.60} is not in 0..{MAX_WORD}")
     vocabulary = model.get("vocab")
-    if kind == "Unigram" and isinstance(vocabulary, list):
+    if type_name == "Unigram" and isinstance(vocabulary, list):
         longest = max((len(one[0]) for one in vocabulary if _is_scored(one)), default=0)
         if longest > MAX_PIECE or not all(map(_is_scored, vocabulary)):
             raise ValueError(
                 f"model.vocab must hold texts of at most {MAX_PIECE} letters, each with its score"
             )
-    return {"type": kind, **model}
+    return {"type": type_name, **model}
 
 
 def _is_scored(entry: object) -> bool:
@@ -283,8 +285,8 @@ def _old_files(folder: Path) -> tuple[Path, Json]:
     for name, reader in readers.items():
         if (folder / name).is_file():
             return folder / name, reader(folder, config)
-    found = sorted(file.name for file in folder.glob("*.model"))
-    more = f" ({found[0]} is SentencePiece's)" if found else ""
+    models = sorted(file.name for file in folder.glob("*.model"))
+    more = f" ({models[0]} is SentencePiece's)" if models else ""
     raise ValueError(
         f"{folder} has no tokenizer.json, nor merges.txt with vocab.json, nor vocab.txt{more}; "
         f"{HOW}"

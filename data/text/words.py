@@ -48,8 +48,8 @@ def training_captions(records: Records) -> list[str] | None:
     too many, or if the tokenizer has no tokenizer.json."""
     if len(records.text_tokens) > MAX_CAPTIONS:
         return None
-    found = captions_of(records, records.rows(TRAIN))
-    return None if found is None else list(dict.fromkeys(itertools.chain(*found)))
+    captions = captions_of(records, records.rows(TRAIN))
+    return None if captions is None else list(dict.fromkeys(itertools.chain(*captions)))
 
 
 def training_words(records: Records) -> set[str] | None:
@@ -67,8 +67,8 @@ def unknown_words(prompts: Iterable[str], known: Set[str]) -> list[str]:
 def describe_unknown(words: Sequence[str], most: int = 20) -> str:
     """A sentence such as "no training caption has these words: zebra, xylophone"."""
     shown = ", ".join(words[:most]) + (f" and {len(words) - most} more" if words[most:] else "")
-    one = "this word" if len(words) == 1 else "these words"
-    return f"no training caption has {one}: {shown}"
+    these = "this word" if len(words) == 1 else "these words"
+    return f"no training caption has {these}: {shown}"
 
 
 class Captions:
@@ -99,11 +99,11 @@ class Captions:
             if word not in gains:
                 for other in difflib.get_close_matches(word, self._counts, n=3, cutoff=NEARLY):
                     gains.setdefault(other, self._weight(word) / 2)
-        found = [
+        scored = [
             (sum(gains[word] for word in words & gains.keys()), -len(words), -place)
             for place, words in enumerate(self._words)
         ]
-        best = [one for one in sorted(found, reverse=True)[:most] if one[0] > 0]
+        best = [score for score in sorted(scored, reverse=True)[:most] if score[0] > 0]
         share = best[0][0] / whole if best else 0.0
         return min(share, 1.0), [self.texts[-place] for _, _, place in best]
 

@@ -31,13 +31,13 @@ def split_blocks(x: Float[Array, "layers ..."], block: int) -> list[Float[Array,
     a shorter one at its end. A matrix therefore has up to four shapes of block. The stacks are in
     row-major order, and so are the blocks in each stack.
     """
-    return [_stacked(x[_window(kind)], kind) for kind in _kinds(x.shape[1:], block)]
+    return [_stacked(x[_window(segments)], segments) for segments in _kinds(x.shape[1:], block)]
 
 
 def join_blocks(pieces: Sequence[Float[Array, "_ ..."]], shape: Shape, block: int) -> Array:
     """The inverse of `split_blocks`: an array [layers, *shape]."""
     kinds = _kinds(shape, block)
-    parts = [_laid_out(piece, kind) for piece, kind in zip(pieces, kinds, strict=True)]
+    parts = [_laid_out(piece, segments) for piece, segments in zip(pieces, kinds, strict=True)]
     return jnp.block(_nested(parts, [len(_segments(size, block)) for size in shape]))
 
 
@@ -55,25 +55,25 @@ def _kinds(shape: Shape, block: int) -> list[tuple[Segment, ...]]:
     return list(product(*(_segments(size, block) for size in shape)))
 
 
-def _window(kind: tuple[Segment, ...]) -> tuple[slice, ...]:
-    ends = (slice(start, start + count * width) for start, count, width in kind)
+def _window(segments: tuple[Segment, ...]) -> tuple[slice, ...]:
+    ends = (slice(start, start + count * width) for start, count, width in segments)
     return slice(None), *ends
 
 
-def _stacked(x: Array, kind: tuple[Segment, ...]) -> Array:
+def _stacked(x: Array, segments: tuple[Segment, ...]) -> Array:
     """[layers, c₁·w₁, c₂·w₂ …] → [layers·c₁·c₂ …, w₁, w₂ …]"""
-    rank, widths = len(kind), [width for _, _, width in kind]
-    both = [n for _, count, width in kind for n in (count, width)]
+    rank, widths = len(segments), [width for _, _, width in segments]
+    both = [n for _, count, width in segments for n in (count, width)]
     order = [0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2)]
     return x.reshape(len(x), *both).transpose(order).reshape(-1, *widths)
 
 
-def _laid_out(piece: Array, kind: tuple[Segment, ...]) -> Array:
+def _laid_out(piece: Array, segments: tuple[Segment, ...]) -> Array:
     """[layers·c₁·c₂ …, w₁, w₂ …] → [layers, c₁·w₁, c₂·w₂ …]"""
-    rank, counts = len(kind), [count for _, count, _ in kind]
+    rank, counts = len(segments), [count for _, count, _ in segments]
     order = [0, *(axis for d in range(rank) for axis in (1 + d, 1 + rank + d))]
     apart = piece.reshape(len(piece) // prod(counts), *counts, *piece.shape[1:])
-    return apart.transpose(order).reshape(len(apart), *(c * w for _, c, w in kind))
+    return apart.transpose(order).reshape(len(apart), *(c * w for _, c, w in segments))
 
 
 def _nested(parts: list[Array], counts: Sequence[int]) -> PyTree:

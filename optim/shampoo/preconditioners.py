@@ -116,7 +116,7 @@ def compute_roots(
     batches: dict[tuple[int, int], list[int]] = {}
     for i, (exponent, statistics, _) in enumerate(jobs):
         batches.setdefault((exponent, statistics.shape[-1]), []).append(i)
-    found: dict[int, Array] = {}
+    root_of: dict[int, Array] = {}
     for (exponent, _), members in batches.items():
         statistics, before = (jnp.concatenate([jobs[i][part] for i in members]) for part in (1, 2))
         root = partial(
@@ -126,5 +126,5 @@ def compute_roots(
         good = (errors < config.failure_threshold)[:, None, None]  # an error of NaN is not good
         roots = jnp.where(good, roots.astype(before.dtype), before)
         ends = np.cumsum([len(jobs[i][1]) for i in members])
-        found |= dict(zip(members, jnp.split(roots, ends[:-1]), strict=True))
-    return [found[i] for i in range(len(jobs))]
+        root_of |= dict(zip(members, jnp.split(roots, ends[:-1]), strict=True))
+    return [root_of[i] for i in range(len(jobs))]

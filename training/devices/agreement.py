@@ -81,20 +81,20 @@ def _digest(path: Path) -> str:
 
 def packages() -> dict[str, str]:
     """Name → version of each package that computes."""
-    found = {"Python": platform.python_version()}
+    versions = {"Python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[f"the package {name}"] = importlib.metadata.version(name)
+            versions[f"the package {name}"] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[f"the package {name}"] = "none"
-    return found
+            versions[f"the package {name}"] = "none"
+    return versions
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment variables that change results, without XLA's dump folders."""
-    found = {name: environ.get(name, "") for name in ENVIRONMENT}
-    words = (word for word in found["XLA_FLAGS"].split() if not re.match("--xla_dump", word))
-    return found | {"XLA_FLAGS": " ".join(sorted(words))}
+    variables = {name: environ.get(name, "") for name in ENVIRONMENT}
+    words = (word for word in variables["XLA_FLAGS"].split() if not re.match("--xla_dump", word))
+    return variables | {"XLA_FLAGS": " ".join(sorted(words))}
 
 
 def check(values: Mapping[str, str]) -> None:
@@ -102,8 +102,8 @@ def check(values: Mapping[str, str]) -> None:
     if jax.process_count() == 1:
         return
     text = json.dumps(dict(values), sort_keys=True)
-    own = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), np.uint8)
-    digests = multihost_utils.process_allgather(own)
+    digest = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
     if (digests == digests[0]).all():
         return
     raise ValueError(describe(list(map(json.loads, gather(text)))))

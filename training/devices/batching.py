@@ -64,9 +64,9 @@ class BatchPlan:
         that resumes with other sizes continues at the next example."""
         if not all(_is_part(part) for part in before) or (before and before[0][0] != 0):
             raise ValueError(f"the checkpoint says that its batches were {before!r:.80}")
-        own = max((part for part in self.parts if part[0] <= batch), key=lambda part: part[0])
+        current = max((part for part in self.parts if part[0] <= batch), key=lambda part: part[0])
         parts = [(start, size) for start, size in before if start < batch]
-        parts += [(batch, own[1]), *(part for part in self.parts if part[0] > batch)]
+        parts += [(batch, current[1]), *(part for part in self.parts if part[0] > batch)]
         changes = [part for i, part in enumerate(parts) if i == 0 or part[1] != parts[i - 1][1]]
         return BatchPlan(changes[0][1], tuple(changes[1:]))
 

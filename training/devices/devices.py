@@ -92,7 +92,9 @@ def find_devices(config: ParallelConfig) -> Devices:
     taken: dict[int, list[jax.Device]] = {}
     for device in jax.devices():
         taken.setdefault(device.process_index, []).append(device)
-    return arrange([d for own in taken.values() for d in own[: config.devices or None]], config)
+    return arrange(
+        [d for of_process in taken.values() for d in of_process[: config.devices or None]], config
+    )
 
 
 def arrange(devices: list[jax.Device], config: ParallelConfig) -> Devices:

@@ -93,17 +93,17 @@ def compile_memory(
     """
     lowered = parallel.lower_step(step, devices, state, batch)
     try:
-        found = lowered.compile().memory_analysis()
+        analysis = lowered.compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
-        own = bytes_on_device(state)
-        text = say_by_how_much(str(error), own / 2**30)
+        state_bytes = bytes_on_device(state)
+        text = say_by_how_much(str(error), state_bytes / 2**30)
         raise (ValueError if text.startswith(NO_PROGRAM) else DoesNotFitError)(text) from None
-    assert found is not None  # CPUs, GPUs and TPUs report it
+    assert analysis is not None  # CPUs, GPUs and TPUs report it
     return {
-        "state and batch": found.argument_size_in_bytes,
-        "new state beside the old": found.output_size_in_bytes - found.alias_size_in_bytes,
-        "activations and gradients": found.temp_size_in_bytes,
-        "program": found.generated_code_size_in_bytes,
+        "state and batch": analysis.argument_size_in_bytes,
+        "new state beside the old": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        "activations and gradients": analysis.temp_size_in_bytes,
+        "program": analysis.generated_code_size_in_bytes,
     }
 
 
@@ -138,10 +138,12 @@ def too_much(need: int, limit: int) -> str:
 def device_memory(devices: Devices) -> int:
     """Bytes that a device of this process may hold: the smallest device's if devices report them,
     else an equal share of the machine's free memory."""
-    own = [device for device in devices.devices if device.process_index == jax.process_index()]
-    stats = [device.memory_stats() or {} for device in own]
-    limits = [one["bytes_limit"] for one in stats if one.get("bytes_limit")]
-    return min(limits) if limits else available_memory() // len(own)
+    local = [device for device in devices.devices if device.process_index == jax.process_index()]
+    stats = [device.memory_stats() or {} for device in local]
+    limits = [
+        device_stats["bytes_limit"] for device_stats in stats if device_stats.get("bytes_limit")
+    ]
+    return min(limits) if limits else available_memory() // len(local)
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -150,15 +152,15 @@ def available_memory(root: Path = Path("/")) -> int:
     info = root / "proc/meminfo"
     if not info.is_file():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", info.read_text(), re.MULTILINE)
-    left = [int(found[1]) * 1024] if found else []
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", info.read_text(), re.MULTILINE)
+    left = [int(match[1]) * 1024] if match else []
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else []:
         _, kinds, path = line.split(":", 2)
         if kinds in ("", "memory"):
             top = root / "sys/fs/cgroup" / kinds
             place = top / path.lstrip("/")
-            folders = [place, *(one for one in place.parents if one.is_relative_to(top))]
+            folders = [place, *(parent for parent in place.parents if parent.is_relative_to(top))]
             left += [free for folder in folders if (free := _left_in(folder)) is not None]
     return max(min(left), 0)
 
@@ -186,7 +188,7 @@ def _try_update(
     step: Step, create: Callable[[], TrainState], batch: Shapes, devices: Devices
 ) -> None:
     """Make one update of a temporary state. Raises DoesNotFitError if memory runs out."""
-    arrays = jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), batch)
+    arrays = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), batch)
     arrays["example_index"] = np.arange(len(arrays["example_index"]), dtype=np.int32)
     try:
         run = parallel.compile_step(step, devices)

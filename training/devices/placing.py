@@ -36,7 +36,7 @@ def shapes(make: Callable[[], T], devices: Devices) -> T:
     """The shapes, dtypes and shardings of `create(make, devices)`; no memory is allocated."""
     tree = jax.eval_shape(make)
     return jax.tree.map(
-        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
         shardings(tree, devices),
     )

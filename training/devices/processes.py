@@ -107,14 +107,14 @@ def find(config: ParallelConfig, environ: Mapping[str, str]) -> Meeting | None:
     if config.num_processes == 1 and config.process_id in (None, 0):
         return None
     given = Meeting(config.coordinator, config.num_processes, config.process_id)
-    found = next((m for search in LAUNCHERS if (m := search(given, environ)) is not None), None)
-    if found is None and given == Meeting(None, None, None):
+    meeting = next((m for search in LAUNCHERS if (m := search(given, environ)) is not None), None)
+    if meeting is None and given == Meeting(None, None, None):
         return None
-    known = found or given
+    known = meeting or given
     coordinator = given.coordinator or known.coordinator
     count = given.num_processes or known.num_processes
     number = known.process_id if given.process_id is None else given.process_id
-    if found is None and None in (coordinator, count, number):
+    if meeting is None and None in (coordinator, count, number):
         raise ValueError(
             "without a launcher that sets them, processes need all of --parallel.coordinator="
             "HOST:PORT, --parallel.num_processes and --parallel.process_id"

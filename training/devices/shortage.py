@@ -25,12 +25,12 @@ def check_room(
     memory of a device, or a process's share of a batch larger than the machine's. `room` is the
     memory of both in bytes; None = measured."""
     need = bytes_on_device(state)
-    own = processes.from_process_0(lambda: device_memory(devices)) if room is None else room
-    if need > own:
+    available = processes.from_process_0(lambda: device_memory(devices)) if room is None else room
+    if need > available:
         raise ValueError(
             f"weights and optimizer state take {need / GB:,.3f} GB of each device, which has "
-            f"{own / GB:,.3f} GB; make the model smaller, or shard it with --parallel.mode=mesh "
-            "and a larger --parallel.fsdp"
+            f"{available / GB:,.3f} GB; make the model smaller, or shard it with "
+            "--parallel.mode=mesh and a larger --parallel.fsdp"
         )
     sizes = [math.prod(array.shape) * array.dtype.itemsize for array in batch.values()]
     share = sum(sizes) // jax.process_count()

@@ -28,8 +28,8 @@ class Logbook:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         entry = {"time": now, "event": event, "step": step, "text": text, **facts}
         page = self._folder / "LOGBOOK.md"
-        at = "" if step is None else f", step {step}"
-        line = f"- {now.replace('T', ' ')[:19]}{at}: **{event}** {text}\n"
+        where = "" if step is None else f", step {step}"
+        line = f"- {now.replace('T', ' ')[:19]}{where}: **{event}** {text}\n"
         with contextlib.suppress(OSError):
             title = "" if page.exists() else f"# Logbook of {self._folder.resolve().name}\n\n"
             _append(page, title + line)

@@ -31,14 +31,14 @@ class Costs:
 
     def speeds(self, examples_per_s: float) -> dict[str, float]:
         """Metrics of speed by name; without those whose costs are unknown."""
-        found = {"speed/examples_per_s": examples_per_s}
+        speeds = {"speed/examples_per_s": examples_per_s}
         if self.tokens:
-            found["speed/tokens_per_s"] = examples_per_s * self.tokens
+            speeds["speed/tokens_per_s"] = examples_per_s * self.tokens
         if self.flops:
-            found["speed/tflops"] = examples_per_s * self.flops / 1e12
+            speeds["speed/tflops"] = examples_per_s * self.flops / 1e12
         if self.flops and self.peak_flops:
-            found["speed/utilisation"] = examples_per_s * self.flops / self.peak_flops
-        return found
+            speeds["speed/utilisation"] = examples_per_s * self.flops / self.peak_flops
+        return speeds
 
 
 NO_COSTS = Costs()
@@ -73,10 +73,10 @@ def memory() -> dict[str, float]:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
     # Linux counts in KiB, macOS in bytes.
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+    process_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
-    return {"memory/peak_gb": max(peaks, default=own) / 1e9}
+    return {"memory/peak_gb": max(peaks, default=process_peak) / 1e9}
 
 
 class Counts(NamedTuple):
@@ -110,13 +110,13 @@ class MetricsFile:
         seconds = step_ms / 1000
         self._hours += seconds / 3600
         examples = self._examples_at(step)
-        own = examples - self._examples_at(step - 1)
+        examples_of_step = examples - self._examples_at(step - 1)
         full: Row = {
             "step": step,
             "examples": examples,
             "hours": round(self._hours, 6),
             **row,
-            **self._costs.speeds(own / max(seconds, 1e-9)),
+            **self._costs.speeds(examples_of_step / max(seconds, 1e-9)),
         }
         # JSON has no NaN and no infinity; they are written as null.
         finite = {name: _finite(value) for name, value in full.items()}
@@ -190,20 +190,20 @@ def _cut_after(path: Path, step: int) -> float:
     """
     if not path.is_file():
         path.touch()
-    hours, found, size = 0.0, 0, 0
+    hours, last_step, size = 0.0, 0, 0
     with path.open("r+b") as file:
         for number, (start, line) in enumerate(_lines_backwards(file, path)):
             row = _parse(line)
             if row is None and number > 0:  # a crash may truncate the last line
                 raise _damaged(path, path.read_bytes()[:start].count(b"\n") + 1)
             if row is not None and row["step"] <= step:
-                hours, found, size = row["hours"], row["step"], start + len(line.rstrip())
+                hours, last_step, size = row["hours"], row["step"], start + len(line.rstrip())
                 break
         file.truncate(size)
         file.seek(size)
         file.write(b"\n" if size else b"")
-    if found < step:
-        print(f"warning: {path} ends at step {found} of {step}", file=sys.stderr)
+    if last_step < step:
+        print(f"warning: {path} ends at step {last_step} of {step}", file=sys.stderr)
     return hours
 
 

@@ -118,18 +118,18 @@ def _lasting_id(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; move it away, and another is made")
     with path.open("rb") as file:
-        found = file.read(MOST_ID).decode("utf-8", errors="replace").strip()
-    if not re.fullmatch(r"[\w.-]{1,64}", found):
+        run_id = file.read(MOST_ID).decode("utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[\w.-]{1,64}", run_id):
         raise ValueError(f"{path} holds no id of a run; move it away, and another is made")
-    return found
+    return run_id
 
 
-def _note_id(path: Path, found: str) -> None:
+def _note_id(path: Path, run_id: str) -> None:
     """Store the id that wandb uses: a sweep's agent sets its own."""
     with contextlib.suppress(OSError):  # training reports a full disk
-        if path.read_text().strip() != found:
+        if path.read_text().strip() != run_id:
             beside = path.with_name(path.name + ".new")
-            beside.write_text(found)
+            beside.write_text(run_id)
             beside.replace(path)
 
 

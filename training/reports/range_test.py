@@ -44,11 +44,11 @@ def rising(rate: float, steps: int) -> Callable[[Array], Array]:
 
 def smooth(losses: Sequence[float]) -> list[float]:
     """Exponential moving averages of the losses, with bias correction."""
-    found, mean = [], 0.0
+    smoothed, mean = [], 0.0
     for number, loss in enumerate(losses, 1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        found.append(mean / (1 - SMOOTHING**number))
-    return found
+        smoothed.append(mean / (1 - SMOOTHING**number))
+    return smoothed
 
 
 def find_rate(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:

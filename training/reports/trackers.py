@@ -75,7 +75,7 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         if self._file is not None:
@@ -85,12 +85,12 @@ class Tracker:
         is_finished = self.step == self._steps
         ended = exits.FINISHED if is_finished else exits.STOPPED
         seconds = WAIT_AT_END if is_finished else WAIT_AT_STOP
-        self._mirror.finish(ended if kind is None else exits.FAULT, seconds)
+        self._mirror.finish(ended if error_type is None else exits.FAULT, seconds)
 
     def rewind(self, step: int) -> None:
         """Remove the rows after an earlier step, from which training continues."""
         self.step = step
-        self._held = [(at, send) for at, send in self._held if at <= step]
+        self._held = [(row_step, send) for row_step, send in self._held if row_step <= step]
         self._board.rewind(step)
         if self._file is not None:
             self._file.close()
@@ -108,8 +108,8 @@ class Tracker:
         if is_shown:
             self._send(step, lambda: self._mirror.log(full, step))
             self._board.log(full, step)
-            found = numbers(full)
-            self._show(step, {k: found[k] for k in SHOWN if k in found} | evaluated(row))
+            shown = numbers(full)
+            self._show(step, {k: shown[k] for k in SHOWN if k in shown} | evaluated(row))
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Send a picture file of the run's folder to the mirror."""
@@ -118,10 +118,10 @@ class Tracker:
 
     def release(self, step: int) -> None:
         """Send all rows up to this step to the mirror: no rollback can remove them any more."""
-        for at, send in self._held:
-            if at <= step:
+        for row_step, send in self._held:
+            if row_step <= step:
                 send()
-        self._held = [(at, send) for at, send in self._held if at > step]
+        self._held = [(row_step, send) for row_step, send in self._held if row_step > step]
 
     def _send(self, step: int, send: Callable[[], None]) -> None:
         """Send to the mirror now or, if a rollback may remove the row, later: wandb cannot delete

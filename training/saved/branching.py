@@ -57,10 +57,10 @@ def branch(
         saved = checkpoints.about(step)
         if {name: saved.get(name) for name in about} != dict(about):
             raise ValueError(f"branch_from {source} was trained with other data")
-        found = checkpoints.restore(like, step)
+        state = checkpoints.restore(like, step)
     if run.devices.is_first:
         _copy_past(other, run.folder, step)
-    return found, [f"branched off {other} at step {step}"], saved.get(BATCHES, [])
+    return state, [f"branched off {other} at step {step}"], saved.get(BATCHES, [])
 
 
 def find_step(source: Path) -> tuple[Path, int | None]:

@@ -195,11 +195,12 @@ class Checkpoints:
         """
         if jax.process_index() == 0:
             self._store.tidy()
-        found = self._newest_whole(lambda step: self._matching(like(), about, step), is_eligible)
-        if found is None:
+        newest = self._newest_whole(lambda step: self._matching(like(), about, step), is_eligible)
+        if newest is None:
             return None
-        self._set_aside_after(found[0])
-        return found[1]
+        step, state = newest
+        self._set_aside_after(step)
+        return state
 
     def _matching(self, like: TrainState, about: Mapping[str, object], step: int) -> TrainState:
         saved = self.about(step)
@@ -246,8 +247,8 @@ class Checkpoints:
         """
         saved = self.digests(step)
         renewed = parts_to_renew(like, saved)
-        found = self._restore(step, items_to_read(like, saved, renewed))
-        return state_of(found, like, renewed)
+        items = self._restore(step, items_to_read(like, saved, renewed))
+        return state_of(items, like, renewed)
 
     def restore_params(self, like: PyTree, step: int) -> PyTree:
         """The parameters of a step, or their averages if it has any, in the shapes, dtypes and
@@ -261,8 +262,8 @@ class Checkpoints:
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
 
         wanted = map_named(as_saved, like)
-        found = self._restore(step, {item: wanted})[item]
-        return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), found, like)
+        params = self._restore(step, {item: wanted})[item]
+        return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), params, like)
 
     def newest_params(self, like: PyTree) -> tuple[int, PyTree] | None:
         """(step, parameters) of the newest undamaged step; None if there are no steps."""
@@ -272,12 +273,12 @@ class Checkpoints:
         expected = self.digests(step)
         check_fit(self._store.name(step), expected, wanted)
         with self._readable(step):
-            found = self._store.restore(step, wanted)
+            items = self._store.restore(step, wanted)
         with self._readable(step):
-            for name, digest in leaf_digests(found).items():
+            for name, digest in leaf_digests(items).items():
                 if digest != expected[name]:
                     raise ValueError(f"{name} has other bits than were saved")
-        return found
+        return items
 
     def _record(self, step: int, collective: bool = True) -> Json:
         with self._readable(step, collective):
@@ -287,7 +288,7 @@ class Checkpoints:
             for name in ("about", "metrics", "digests"):
                 if not isinstance(record[name], dict):
                     raise ValueError(f"{name} in its JSON is {record[name]!r:.40}")
-            if wrong := [key for key, one in record["digests"].items() if not is_digest(one)]:
+            if wrong := [key for key, digest in record["digests"].items() if not is_digest(digest)]:
                 raise ValueError(f"the digest of {wrong[0]!r:.60} in its JSON is not valid")
         return record
 

@@ -103,12 +103,12 @@ def _part(name: str, begin: int) -> str:
 
 def _find_parts(store: Store) -> Parts:
     """The parts of the files in the store."""
-    found: Parts = {}
+    parts: Parts = {}
     for key in names(store, "run/"):
         name, plus, begin = key.rpartition("+")
         is_part = bool(plus) and begin.isdecimal() and name.startswith(IN_PARTS)
-        found.setdefault(name if is_part else key, []).append(int(begin) if is_part else 0)
-    return {name: sorted(begins) for name, begins in found.items()}
+        parts.setdefault(name if is_part else key, []).append(int(begin) if is_part else 0)
+    return {name: sorted(begins) for name, begins in parts.items()}
 
 
 def _read(store: Store, name: str) -> bytes:

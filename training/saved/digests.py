@@ -47,9 +47,9 @@ def describe(leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> str:
 
 def is_digest(text: object) -> bool:
     """True if the text has the form of `leaf_digests`."""
-    found = DIGEST.fullmatch(text) if isinstance(text, str) else None
+    match = DIGEST.fullmatch(text) if isinstance(text, str) else None
     try:
-        return found is not None and bool(jnp.dtype(found[1]).itemsize)
+        return match is not None and bool(jnp.dtype(match[1]).itemsize)
     except TypeError:
         return False
 
@@ -89,8 +89,8 @@ def _fold_here(array: Shaped[np.ndarray, "..."]) -> UInt32[np.ndarray, "2"]:
     """`_fold` in NumPy: the same bits."""
     flat = np.ascontiguousarray(array).reshape(-1)
     bits = flat.view(UNSIGNED[flat.dtype.itemsize]).astype(np.uint32)
-    one, other = _mixes(bits, np.arange(bits.size, dtype=np.uint32))
-    return np.stack([one.sum(dtype=np.uint32), other.sum(dtype=np.uint32)])
+    first, second = _mixes(bits, np.arange(bits.size, dtype=np.uint32))
+    return np.stack([first.sum(dtype=np.uint32), second.sum(dtype=np.uint32)])
 
 
 @jax.jit
@@ -104,8 +104,8 @@ def _fold(leaf: Shaped[Array, "..."]) -> UInt32[Array, "2"]:
         index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         place = place + index * jnp.uint32(stride % 2**32)
         stride *= bits.shape[axis]
-    one, other = _mixes(bits, place)
-    return jnp.stack([one.sum(dtype=jnp.uint32), other.sum(dtype=jnp.uint32)])
+    first, second = _mixes(bits, place)
+    return jnp.stack([first.sum(dtype=jnp.uint32), second.sum(dtype=jnp.uint32)])
 
 
 def _mixes(bits: Words, place: Words) -> tuple[Words, Words]:

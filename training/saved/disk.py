@@ -31,10 +31,12 @@ def quieten() -> None:
     def is_late(error: object) -> bool:
         return str(error) == "Event loop is closed"
 
-    sys.excepthook = lambda kind, error, trace: (
-        None if is_late(error) else print_error(kind, error, trace)
+    sys.excepthook = lambda error_type, error, trace: (
+        None if is_late(error) else print_error(error_type, error, trace)
     )
-    sys.unraisablehook = lambda one: None if is_late(one.exc_value) else print_unraisable(one)
+    sys.unraisablehook = lambda unraisable: (
+        None if is_late(unraisable.exc_value) else print_unraisable(unraisable)
+    )
 
 
 SWEEPS, SWEEP_SECONDS = 4, 0.05

@@ -27,12 +27,12 @@ NAMED = 4  # paths named at most
 
 
 def fit_params(
-    found: PyTree,
+    loaded: PyTree,
     fresh: PyTree,
     moved_rows: Mapping[str, tuple[int, int]],
     fetch: Callable[[Array], np.ndarray] = np.asarray,
 ) -> tuple[PyTree, list[str]]:
-    """(`found` in the shapes and dtypes of `fresh`, a line about each table of another length).
+    """(`loaded` in the shapes and dtypes of `fresh`, a line about each table of another length).
 
     `moved_rows` are rows of tables that changed their number: path → (old, new). `fetch` returns an
     array of `fresh` as numpy.
@@ -40,7 +40,7 @@ def fit_params(
     Raises:
         ValueError: arrays do not fit; the message names them.
     """
-    have = dict(named_leaves(found))
+    have = dict(named_leaves(loaded))
     want = named_leaves(fresh)
     names = [name for name, _ in want]
     _refuse("are not in these weights", [name for name in names if name not in have])
@@ -66,7 +66,7 @@ def resize_grid(
     size = (*after, grid.shape[-1])
     resized = jax.image.resize(grid, size, "linear", antialias=False).reshape(-1, size[-1])
     leaves[POSITIONS] = np.concatenate([table[:first], np.asarray(resized, table.dtype)])
-    sizes = [" × ".join(map(str, one)) for one in (before, after)]
+    sizes = [" × ".join(map(str, shape)) for shape in (before, after)]
     line = f"{POSITIONS}: the grid of {sizes[0]} image tokens is interpolated to {sizes[1]}"
     return unflatten_dict(leaves, sep="/"), [line]
 

@@ -90,8 +90,8 @@ def names(store: Store, prefix: str) -> list[str]:
         UnreachableError: the store cannot be reached.
     """
     with reachable(store, "NOT_FOUND"):  # the bucket
-        found = store.list(below(prefix)).result()
-    return [name.decode()[len(prefix) :] for name in found]
+        keys = store.list(below(prefix)).result()
+    return [name.decode()[len(prefix) :] for name in keys]
 
 
 @contextlib.contextmanager
@@ -144,7 +144,7 @@ class ObjectSteps:
         for name in names(self._store, "whole/"):
             step, count = int(name.partition(".")[0]), int(name.rpartition("-")[2])
             parts[step, count] = parts.get((step, count), 0) + 1
-        return sorted({step for (step, count), found in parts.items() if found == count})
+        return sorted({step for (step, count), present in parts.items() if present == count})
 
     def save(
         self, step: int, items: Mapping[str, PyTree], record: object, first: Callable[[], None]
@@ -223,8 +223,8 @@ class ObjectSteps:
     def tidy(self) -> None:
         """Remove the objects of interrupted saves."""
         with reachable(self._store, "NOT_FOUND"):
-            found = {name.decode().partition("/")[:2] for name in self._store.list().result()}
-            begun = {int(first) for first, slash in found if slash and first.isdecimal()}
+            beginnings = {name.decode().partition("/")[:2] for name in self._store.list().result()}
+            begun = {int(first) for first, slash in beginnings if slash and first.isdecimal()}
             for step in begun - set(self.steps()):
                 self._store.delete_range(below(f"{step}/")).result()
 
@@ -257,8 +257,8 @@ class ObjectSteps:
             )
 
         with reachable(self._store), ThreadPoolExecutor(READERS) as readers:
-            found = list(readers.map(lambda named: read(*named), named_leaves(wanted)))
-        return jax.tree.unflatten(jax.tree.structure(wanted), found)
+            leaves = list(readers.map(lambda named: read(*named), named_leaves(wanted)))
+        return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
 
     def reload(self) -> None:
         """Nothing to do: no list of steps is cached."""
@@ -283,6 +283,6 @@ def _chunk_shape(leaf: jax.Array) -> tuple[int, ...]:
 
 
 def _copy(leaf: jax.Array) -> _Copy:
-    own = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
-    shards = [(shard.index, np.array(shard.data)) for shard in own]
+    first_copies = [shard for shard in leaf.addressable_shards if shard.replica_id == 0]
+    shards = [(shard.index, np.array(shard.data)) for shard in first_copies]
     return _Copy(leaf.shape, leaf.dtype, _chunk_shape(leaf), shards)

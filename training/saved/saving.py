@@ -87,9 +87,11 @@ def to_keep(
         return kept, ""
     name = config.keep_best.removeprefix("-")
     sign = -1 if config.keep_best.startswith("-") else 1
-    found = {step: metrics_of(step) for step in steps}
-    scores = {step: sign * metrics[name] for step, metrics in found.items() if name in metrics}
-    others = sorted({key for metrics in found.values() for key in metrics})
+    metrics_by_step = {step: metrics_of(step) for step in steps}
+    scores = {
+        step: sign * metrics[name] for step, metrics in metrics_by_step.items() if name in metrics
+    }
+    others = sorted({key for metrics in metrics_by_step.values() for key in metrics})
     if others and not scores:
         problem = f"checkpoint.keep_best {name} was not measured, and no step is deleted for it"
         return set(steps), f"{problem}; there are: {', '.join(others)}"

@@ -132,5 +132,7 @@ def choose_micro_batch(config: RunConfig, recipe: Recipe, devices: Devices) -> i
 def describe_size(config: RunConfig, params: PyTree) -> str:
     """A text such as "3,456,000 parameters, of which 120,000 are trained"."""
     part = trained_part(params, make_is_trained(config.optim.freeze, config.optim.trained))
-    size, own = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, part))
-    return f"{size:,} parameters" + (f", of which {own:,} are trained," if own < size else "")
+    size, trained = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, part))
+    return f"{size:,} parameters" + (
+        f", of which {trained:,} are trained," if trained < size else ""
+    )

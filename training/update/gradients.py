@@ -55,8 +55,8 @@ class Gradients(Generic[B]):
 
     def at(self, loss: Loss[B], params: PyTree, wants_parts: bool = False) -> Gradient:
         """The gradient at these parameters. `parts` are kept only if they are wanted."""
-        found, parts = self._mean(loss, params, wants_parts)
-        grads, (value, means) = self.mean_over_devices(found)
+        of_device, parts = self._mean(loss, params, wants_parts)
+        grads, (value, means) = self.mean_over_devices(of_device)
         metrics = {k: v() if isinstance(v, Partial) else v for k, v in means.items()}
         return Gradient(grads, value, metrics, parts)
 
@@ -64,9 +64,9 @@ class Gradients(Generic[B]):
         """Further passes over the same batch, for observables; `parts` is from a result of `at`."""
 
         def parts_at(params: PyTree) -> tuple[PyTree, Array]:
-            found = self.at(loss, params, wants_parts=True).parts
-            assert found is not None  # they are wanted
-            return found
+            parts = self.at(loss, params, wants_parts=True).parts
+            assert parts is not None  # they are wanted
+            return parts
 
         held, losses = parts or (None, None)
         rows, count = len(self.batch["example_index"]), self.micro_batches
@@ -100,16 +100,16 @@ class Gradients(Generic[B]):
         def gradient(part_and_keys: tuple[B, Array]) -> tuple[PyTree, tuple[Array, Means]]:
             part, key_data = part_and_keys
             keys = jax.random.wrap_key_data(key_data)
-            grads, found = jax.grad(scaled, has_aux=True)(params, part, keys)
-            return to_float32(grads), found
+            grads, value_and_metrics = jax.grad(scaled, has_aux=True)(params, part, keys)
+            return to_float32(grads), value_and_metrics
 
         keys = example_keys(state, batch["example_index"])
         both = batch, jax.random.key_data(keys)
         unscaled = partial(jax.tree.map, lambda g: g / scale)
         if not wants_parts:
-            grads, found = accumulate(gradient, both, count)
-            return (unscaled(grads), found), None
-        (grads, found), parts = accumulate_parts(
+            grads, means = accumulate(gradient, both, count)
+            return (unscaled(grads), means), None
+        (grads, means), parts = accumulate_parts(
             gradient, both, count, lambda result: (unscaled(result[0]), result[1][0])
         )
-        return (unscaled(grads), found), parts
+        return (unscaled(grads), means), parts

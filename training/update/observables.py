@@ -108,8 +108,8 @@ def _observe(observable: Observable, update: Update) -> Observed:
     lengths = tuple(int(shapes[n].size) if shapes[n].ndim else None for n in names)
 
     def compute() -> Array:
-        found = observable.compute(update)
-        return jnp.concatenate([jnp.ravel(found[name]).astype(jnp.float32) for name in names])
+        values = observable.compute(update)
+        return jnp.concatenate([jnp.ravel(values[name]).astype(jnp.float32) for name in names])
 
     zeros = jnp.zeros(sum(1 if length is None else length for length in lengths), jnp.float32)
     is_due = (update.step + 1) % observable.every == 0
@@ -158,10 +158,10 @@ def tensor_norms(update: Update) -> Mapping[str, Array]:
 
 
 def _norms(tree: PyTree) -> dict[str, Array]:
-    found: dict[str, Array] = {}
+    norm_of: dict[str, Array] = {}
     for name, leaf in named_leaves(tree):
         axes = tuple(range(1 if is_stacked(name) else 0, leaf.ndim))
         norm = jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=axes))
         layers = {f"{name}/{layer}": norm[layer] for layer in range(len(norm))} if norm.ndim else {}
-        found |= layers or {name: norm}
-    return found
+        norm_of |= layers or {name: norm}
+    return norm_of

@@ -61,12 +61,12 @@ def move_players(
 ) -> tuple[dict[str, PlayerState], dict[str, Array]]:
     """(states after one update, metrics). Each metric's name begins with its player's, such as
     discriminator/norm/grad. It is NaN before the player's first step."""
-    found: dict[str, PlayerState] = {}
+    moved: dict[str, PlayerState] = {}
     metrics: dict[str, Array] = {}
     for name, player in sorted(players.items()):
-        found[name], own = _move(player, states[name], step, gradient)
-        metrics |= {f"{name}/{key}": value for key, value in own.items()}
-    return found, metrics
+        moved[name], player_metrics = _move(player, states[name], step, gradient)
+        metrics |= {f"{name}/{key}": value for key, value in player_metrics.items()}
+    return moved, metrics
 
 
 def _move(

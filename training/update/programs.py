@@ -20,8 +20,8 @@ class Programs:
 
     def get(self, key: str, make: Callable[[], T]) -> T:
         """The program of this key, made by `make()` if the cache does not hold it."""
-        found = self._kept.pop(key, None)
-        self._kept[key] = make() if found is None else found
+        program = self._kept.pop(key, None)
+        self._kept[key] = make() if program is None else program
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return self._kept[key]

@@ -44,9 +44,9 @@ class RatedBatch(Batch[A], Generic[A]):
     learning_rate: Float[A, "1"]
 
 
-def program(programs: Programs | None, kind: str, config: RunConfig, make: Callable[[], T]) -> T:
+def program(programs: Programs | None, name: str, config: RunConfig, make: Callable[[], T]) -> T:
     """The program of this kind and configuration: made by `make()`, unless `programs` holds it."""
-    return make() if programs is None else programs.get(f"{kind} {_key(config)}", make)
+    return make() if programs is None else programs.get(f"{name} {_key(config)}", make)
 
 
 def create(
@@ -58,9 +58,9 @@ def create(
     """The state before the first update, created sharded; `make(seed)` is traced."""
     if programs is None:
         return placing.create(make, devices)
-    own = placing.shardings(jax.eval_shape(make), devices)
+    shardings = placing.shardings(jax.eval_shape(make), devices)
     seed = np.uint32(config.seed & 0xFFFFFFFF)
-    return program(programs, "create", config, lambda: jax.jit(make, out_shardings=own))(seed)
+    return program(programs, "create", config, lambda: jax.jit(make, out_shardings=shardings))(seed)
 
 
 def compile_step(
@@ -96,9 +96,9 @@ def _key(config: RunConfig) -> str:
     tree = to_tree(config)
     free = FREE - ({"optim.learning_rate"} if config.optim.independent_decay else set())
     kept = {
-        f"{name}.{own}" if own else name: value
+        f"{name}.{inner}" if inner else name: value
         for name, part in tree.items()
-        for own, value in (part.items() if isinstance(part, dict) else [("", part)])
-        if name not in free and f"{name}.{own}" not in free
+        for inner, value in (part.items() if isinstance(part, dict) else [("", part)])
+        if name not in free and f"{name}.{inner}" not in free
     }
     return type(config).__qualname__ + json.dumps(kept, sort_keys=True)

@@ -84,12 +84,12 @@ def make_train_step(
         model_loss = _of_trained_part(loss, state.params)
 
         # 1. The gradient of the loss.
-        found = gradients.at(model_loss, trained, wants_parts)
-        metrics, grad_norm = found.metrics, optax.tree.norm(found.grads)
+        mean = gradients.at(model_loss, trained, wants_parts)
+        metrics, grad_norm = mean.metrics, optax.tree.norm(mean.grads)
         rate = schedule(state.step)
 
         # 2. The new parameters, of the model and of the other players.
-        updates, new = move(state, trained, found.grads, rate)
+        updates, new = move(state, trained, mean.grads, rate)
         if state.players is not None:
             gradient = partial(_player_gradient, gradients)
             moved, more = move_players(players, state.players, state.step, gradient)
@@ -97,18 +97,18 @@ def make_train_step(
 
         # 3. The observables that are due.
         update = Update(
-            grads=found.grads,
+            grads=mean.grads,
             params=state.params,
             updates=updates,
             opt_state=new.opt_state,
             step=state.step,
-            loss=found.loss,
+            loss=mean.loss,
             metrics=metrics,
-            recompute=gradients.recompute(model_loss, to_float32(trained), found.parts),
+            recompute=gradients.recompute(model_loss, to_float32(trained), mean.parts),
         )
         observed = observe(observables, update)
         params_norm = optax.tree.norm(to_float32(new.params))
-        result = StepMetrics(found.loss, grad_norm, params_norm, rate, metrics, observed=observed)
+        result = StepMetrics(mean.loss, grad_norm, params_norm, rate, metrics, observed=observed)
 
         # 4. The guard: the old state in place of a harmful new one.
         first_steps = {name: player.first_step for name, player in players.items()}
@@ -134,8 +134,8 @@ def _player_gradient(
     gradients: Gradients[B], player: Player, params: PyTree
 ) -> tuple[PyTree, dict[str, Array]]:
     """(gradient of a player's loss, its metrics)."""
-    found = gradients.at(player.loss, params)
-    return found.grads, {"loss": found.loss, **found.metrics}
+    result = gradients.at(player.loss, params)
+    return result.grads, {"loss": result.loss, **result.metrics}
 
 
 def _make_move(

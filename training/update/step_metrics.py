@@ -60,17 +60,17 @@ def evaluated(row: Mapping[str, Number]) -> dict[str, int | float]:
 def to_row(metrics: StepMetrics) -> Row:
     """The metrics as floats by their names in the log, sorted, then the observables that were
     due."""
-    found = jax.device_get(metrics)
+    fetched = jax.device_get(metrics)
     values = {
-        "train/loss": found.loss,
-        "norm/grad": found.grad_norm,
-        "norm/params": found.params_norm,
-        "schedule/learning_rate": found.learning_rate,
-        **found.more,
+        "train/loss": fetched.loss,
+        "norm/grad": fetched.grad_norm,
+        "norm/params": fetched.params_norm,
+        "schedule/learning_rate": fetched.learning_rate,
+        **fetched.more,
     }
-    if found.guard is not None:
-        values |= {"guard/event": found.guard.event, "guard/pressure": found.guard.pressure}
-    if found.loss_scale is not None:
-        values["loss_scale/scale"] = found.loss_scale.scale
-        values["loss_scale/skipped"] = found.loss_scale.skipped
-    return {**{name: float(values[name]) for name in sorted(values)}, **unpack(found.observed)}
+    if fetched.guard is not None:
+        values |= {"guard/event": fetched.guard.event, "guard/pressure": fetched.guard.pressure}
+    if fetched.loss_scale is not None:
+        values["loss_scale/scale"] = fetched.loss_scale.scale
+        values["loss_scale/skipped"] = fetched.loss_scale.skipped
+    return {**{name: float(values[name]) for name in sorted(values)}, **unpack(fetched.observed)}

@@ -47,7 +47,7 @@ def build(c: configs.Sizes) -> tuple[Any, Info]:
         shift_tokens=c.get("shift", True),
     )
     named = model.named_parameters()
-    params = sum(one.numel() for name, one in named if not name.startswith("vae."))
+    params = sum(parameter.numel() for name, parameter in named if not name.startswith("vae."))
     return model, {"params": params, "depth": depth, "torch": torch.__version__}
 
 
@@ -55,7 +55,7 @@ def make_train_step(c: configs.Sizes) -> tuple[Run, Info]:
     """The job "train": `run` does one AdamW update from host arrays and returns the loss."""
     model, info = build(c)
     model.train()
-    trained = [one for one in model.parameters() if one.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=c["lr"], fused=True)
     data = [{k: torch.from_numpy(v).long() for k, v in b.items()} for b in configs.batches(c)]
     is_bf16 = c["dtype"] == "bf16"

@@ -44,7 +44,7 @@ def build(c: configs.Sizes) -> tuple[Any, Info]:
     }
     model = BartForConditionalGeneration(BartConfig(**settings))
     model.model.encoder.embed_tokens = torch.nn.Embedding(c["text_vocab"], c["d_model"])
-    params = sum(one.numel() for one in model.parameters())
+    params = sum(parameter.numel() for parameter in model.parameters())
     return model, {"params": params, "torch": torch.__version__}
 
 
@@ -89,7 +89,7 @@ def make_sampler(c: configs.Sizes) -> tuple[Run, Info]:
     model.eval()
     if c["dtype"] == "bf16":
         model = model.to(torch.bfloat16)
-    arrays = (torch.from_numpy(one).long() for one in configs.prompts(c, c["batch"]))
+    arrays = (torch.from_numpy(array).long() for array in configs.prompts(c, c["batch"]))
     text, mask, empty, empty_mask = arrays
     if c["cond_scale"] != 1:
         text, mask = torch.cat([text, empty]), torch.cat([mask, empty_mask])

@@ -41,7 +41,7 @@ def build(c: configs.Sizes) -> tuple[Any, Any, Info]:
     shared["layer_count"] = c["dec_layers"]
     decoder = DalleBartDecoder(image_vocab_count=c["image_vocab"], **shared)
     both = [encoder.to(dtype).eval(), decoder.to(dtype).eval()]
-    params = sum(one.numel() for part in both for one in part.parameters())
+    params = sum(parameter.numel() for part in both for parameter in part.parameters())
     return *both, {"params": params, "torch": torch.__version__}
 
 

@@ -40,7 +40,7 @@ class Autoencoder:
         self.quantizer = VectorQuantizer2(c["codes"], c["z"], beta=0.25)
         self.before, self.after = (torch.nn.Conv2d(c["z"], c["z"], 1) for _ in range(2))
         parts = [self.encoder, self.decoder, self.quantizer, self.before, self.after]
-        params = sum(one.numel() for part in parts for one in part.parameters())
+        params = sum(parameter.numel() for part in parts for parameter in part.parameters())
         self.info = {"params": params, "torch": torch.__version__}
         if c.get("cl"):
             for part in parts[:2]:

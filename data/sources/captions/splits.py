@@ -38,8 +38,8 @@ def split_of_path(name: str, by_file: bool = False) -> str:
     captions_val2017.json."""
     *folders, last = name.split("/")
     words = last.rpartition(".")[0].replace("-", "_").split("_") if by_file else []
-    found = [split_from(part) for part in (*folders, *words) if is_split(part)]
-    return found[0] if found else ""
+    splits = [split_from(part) for part in (*folders, *words) if is_split(part)]
+    return splits[0] if splits else ""
 
 
 def splits_of(names: Sequence[str], by_file: bool = False) -> list[str]:

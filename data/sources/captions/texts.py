@@ -71,10 +71,10 @@ def from_lines(data: bytes, encoding: str = "") -> Found:
     lines = [line for line in text.splitlines() if line.strip()]
     if lines and all(map(_BOX.fullmatch, lines)):
         return Found(notes=["a caption file has numbers of boxes, as YOLO writes them, no text"])
-    found = weighed(text.splitlines())
+    result = weighed(text.splitlines())
     if name:
-        found.notes.append(f"captions were read as {name}")
-    return found
+        result.notes.append(f"captions were read as {name}")
+    return result
 
 
 def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[Found, Json]:
@@ -89,13 +89,13 @@ def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[Found,
         return Found(notes=["a caption file is not JSON"] if data.strip() else []), {}
     if not isinstance(about, dict):
         return weighed(texts_of(about)), {}
-    found = from_columns(about, column)
+    result = from_columns(about, column)
     if name:
-        found.notes.append(f"captions were read as {name}")
-    if not found.captions and not found.notes:
+        result.notes.append(f"captions were read as {name}")
+    if not result.captions and not result.notes:
         keys = ", ".join(printable(str(key)) for key in list(about)[:8])
-        found.notes.append(f"a JSON has no caption; its keys are {keys}")
-    return found, about
+        result.notes.append(f"a JSON has no caption; its keys are {keys}")
+    return result, about
 
 
 def caption_columns(names: Iterable[str], column: str = "") -> list[list[str]]:
@@ -131,10 +131,10 @@ def from_columns(about: Mapping[str, object], column: str = "") -> Found:
     notes: list[str] = []
     for group in caption_columns([n for n in about if isinstance(n, str)], column):
         texts = [text for name in group for text in texts_of(about[name])]
-        found = weighed(texts, about.get("weights"))
-        notes += found.notes
-        if found.captions:
-            return Found(found.captions, notes)
+        result = weighed(texts, about.get("weights"))
+        notes += result.notes
+        if result.captions:
+            return Found(result.captions, notes)
     return Found((), notes)
 
 
@@ -152,7 +152,7 @@ def texts_of(value: object, depth: int = 0) -> list[Any]:
                 return texts
         return []
     if isinstance(value, list | tuple) and depth < _MAX_DEPTH:
-        nested = [texts_of(one, depth + 1) or [None] for one in value]
+        nested = [texts_of(entry, depth + 1) or [None] for entry in value]
         return [text for texts in nested for text in texts]
     if isinstance(value, str) and (listed := _texts_in_list(value)):
         return listed
@@ -177,10 +177,10 @@ def _texts_in_list(text: str) -> list[str]:
 
 def weighed(texts: Sequence[object], weights: object = None) -> Found:
     """The usable texts, cleaned, with weights that can be summed in float32."""
-    found = Found()
+    result = Found()
     if not isinstance(weights, list | tuple) or len(weights) != len(texts):
         if isinstance(weights, list | tuple):
-            found.notes.append("the weights of captions do not fit and are not used")
+            result.notes.append("the weights of captions do not fit and are not used")
         weights = [1.0] * len(texts)
     pairs: list[tuple[str, float]] = []
     for text, weight in zip(texts, weights, strict=True):
@@ -190,24 +190,24 @@ def weighed(texts: Sequence[object], weights: object = None) -> Found:
             cleaned = ""  # nothing to see: zero-width spaces, byte order marks
         if cleaned in MISSING:
             cleaned = ""
-            found.notes.append("captions such as nan, None or null are taken for missing ones")
+            result.notes.append("captions such as nan, None or null are taken for missing ones")
         if cleaned and number is None:
-            found.notes.append("captions whose weight is not a positive number are skipped")
+            result.notes.append("captions whose weight is not a positive number are skipped")
         elif cleaned and number is not None:
             pairs.append((cleaned, number))
     if pairs and not all(_SAFE[0] <= weight <= _SAFE[1] for _, weight in pairs):
         top = max(weight for _, weight in pairs)
         pairs = [(text, w / top) for text, w in pairs if w / top >= _SAFE[0]]
-        found.notes.append(
+        result.notes.append(
             "weights of captions beyond 1e-6 to 1e6 are taken as shares of the largest"
         )
     if len(pairs) > MAX_CAPTIONS:
-        found.notes.append(f"captions beyond the first {MAX_CAPTIONS} of a picture are skipped")
+        result.notes.append(f"captions beyond the first {MAX_CAPTIONS} of a picture are skipped")
     if any(isinstance(text, str) and text != unescape(text) for text in texts):
-        found.notes.append("HTML entities and tags in captions were decoded")
-    found.captions = tuple(pairs[:MAX_CAPTIONS])
-    found.notes = list(dict.fromkeys(found.notes))
-    return found
+        result.notes.append("HTML entities and tags in captions were decoded")
+    result.captions = tuple(pairs[:MAX_CAPTIONS])
+    result.notes = list(dict.fromkeys(result.notes))
+    return result
 
 
 def _number(weight: object) -> float | None:

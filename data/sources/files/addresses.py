@@ -114,10 +114,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(status := getattr(error, "status", None), int):
         return printable(f"{status} {getattr(error, 'message', '')}".rstrip())
     text = " ".join(str(error).split())
-    text = re.sub(r"https?://\S+", lambda found: without_secrets(found[0]), text)
+    text = re.sub(r"https?://\S+", lambda match: without_secrets(match[0]), text)
     known = {FileNotFoundError: "it is not there", TimeoutError: "no answer in time"}
-    for kind, reason in known.items():
-        if isinstance(error, kind):
+    for error_type, reason in known.items():
+        if isinstance(error, error_type):
             return reason
     return printable(f"{type(error).__name__}: {text:.300}" if text else type(error).__name__)
 
@@ -127,5 +127,5 @@ def find(pattern: str) -> list[str]:
     if "*" not in pattern:
         return [pattern]
     system, scheme = open_system(pattern), scheme_of(pattern)
-    found: list[str] = calling(without_secrets(pattern), lambda: system.glob(pattern))
-    return [one if scheme_of(one) else f"{scheme}://{one.lstrip('/')}" for one in sorted(found)]
+    names: list[str] = calling(without_secrets(pattern), lambda: system.glob(pattern))
+    return [name if scheme_of(name) else f"{scheme}://{name.lstrip('/')}" for name in sorted(names)]

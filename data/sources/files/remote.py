@@ -225,11 +225,13 @@ def open_folder(address: str) -> RemotePath:
     base = address.rstrip("/") + "/"
     is_web = scheme_of(address) in ("http", "https")
     root = base if is_web else str(system._strip_protocol(address)).rstrip("/") + "/"
-    found: dict[str, Any] = calling(shown, lambda: system.find(base, maxdepth=32, detail=True))
-    if not found:  # web servers that cannot be reached are found empty
+    infos_by_name: dict[str, Any] = calling(
+        shown, lambda: system.find(base, maxdepth=32, detail=True)
+    )
+    if not infos_by_name:  # web servers that cannot be reached are found empty
         calling(shown, lambda: system.ls(base), PAUSES)
     entries = {}
-    for full, info in found.items():
+    for full, info in infos_by_name.items():
         name = full.removeprefix(root) if full.startswith(root) else ""
         name = unquote(name.partition("?")[0]) if is_web else name
         parts = name.split("/")

@@ -60,75 +60,77 @@ class _Header:
 
 def list_members(path: Path) -> Listing:
     """The members of a tar; if it is truncated or damaged, those before the fault."""
-    found = Listing()
+    listing = Listing()
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
         try:
             for header, is_new in _headers(file, length):
-                if is_new and found.names:
-                    found.parts.append(len(found.names))
+                if is_new and listing.names:
+                    listing.parts.append(len(listing.names))
                 if header.data + header.size > length:
                     raise DamagedTarError(f"truncated inside {printable(header.name)}")
                 if header.kind in _REGULAR and not header.is_sparse and header.name[-1:] != "/":
-                    found.names.append(header.name)
-                    found.offsets.append(header.data)
-                    found.sizes.append(header.size)
+                    listing.names.append(header.name)
+                    listing.offsets.append(header.data)
+                    listing.sizes.append(header.size)
         except DamagedTarError as error:
-            found.damage = str(error)
-    return found
+            listing.damage = str(error)
+    return listing
 
 
 def _headers(file: BinaryIO, length: int) -> Iterator[tuple[_Header, bool]]:
     """Each member's header, and whether it is the first after an end of archive."""
-    at, zeros, before = 0, 0, ""
-    while at < length:
-        file.seek(at)
+    start, zeros, before = 0, 0, ""
+    while start < length:
+        file.seek(start)
         block = file.read(_BLOCK)
         if not block.strip(b"\0"):
-            run = _count_zeros(file, at)
-            zeros, at = zeros + run, at + run
+            run = _count_zeros(file, start)
+            zeros, start = zeros + run, start + run
             if zeros > _MAX_ZEROS:
-                raise DamagedTarError(f"nothing but zeros before byte {at:,}; the rest is not read")
+                raise DamagedTarError(
+                    f"nothing but zeros before byte {start:,}; the rest is not read"
+                )
             continue
         try:
-            header = _read_header(file, at, length)
+            header = _read_header(file, start, length)
         except DamagedTarError as error:
-            if not at and (packed := next((n for m, n in _PACKED if block.startswith(m)), "")):
+            if not start and (packed := next((n for m, n in _PACKED if block.startswith(m)), "")):
                 raise DamagedTarError(f"compressed by {packed}; unpack it first") from None
-            place = f"after {printable(before)}" if before else f"at byte {at:,}"
+            place = f"after {printable(before)}" if before else f"at byte {start:,}"
             raise DamagedTarError(f"{error}, {place}") from None
         yield header, zeros > 0
         zeros, before = 0, header.name
-        at = header.data + -(-header.size // _BLOCK) * _BLOCK
+        start = header.data + -(-header.size // _BLOCK) * _BLOCK
     if not zeros:
         raise DamagedTarError("truncated at its end" if length else "an empty file")
 
 
-def _count_zeros(file: BinaryIO, at: int) -> int:
+def _count_zeros(file: BinaryIO, start: int) -> int:
     """The number of bytes of zero blocks from a place on, at most one chunk's."""
-    file.seek(at)
+    file.seek(start)
     chunk = file.read(_CHUNK)
     rest = chunk.lstrip(b"\0")
     return (len(chunk) - len(rest)) // _BLOCK * _BLOCK if rest else len(chunk)
 
 
-def _read_header(file: BinaryIO, at: int, length: int) -> _Header:
+def _read_header(file: BinaryIO, position: int, length: int) -> _Header:
     """The header at a place, with the extensions before it that name or size its member."""
     name: str | None = None
     size: int | None = None
     is_sparse = False
     while True:
-        block = _block(file, at)
+        block = _block(file, position)
         kind = block[156:157]
         stored = _size(block[124:136], _plain_name(block))
-        at += _BLOCK
+        position += _BLOCK
         if kind not in b"LKxgX":
             break
-        if stored > min(_MAX_EXTENSION, length - at):
+        if stored > min(_MAX_EXTENSION, length - position):
             raise DamagedTarError(f"an extended header of {stored:,} bytes")
-        file.seek(at)
+        file.seek(position)
         content = file.read(stored)
-        at += -(-stored // _BLOCK) * _BLOCK
+        position += -(-stored // _BLOCK) * _BLOCK
         if kind == b"L":
             name = os.fsdecode(content.partition(b"\0")[0])
         elif kind in b"xX":
@@ -140,20 +142,20 @@ def _read_header(file: BinaryIO, at: int, length: int) -> _Header:
         is_sparse = True
         is_more = block[482:483] != b"\0"
         while is_more:  # further blocks of a sparse file's map
-            file.seek(at)
-            more, at = file.read(_BLOCK), at + _BLOCK
+            file.seek(position)
+            more, position = file.read(_BLOCK), position + _BLOCK
             if len(more) < _BLOCK:
                 raise DamagedTarError("truncated inside a header")
             is_more = more[504:505] != b"\0"
     size = stored if size is None else size
     has_data = kind not in _WITHOUT_DATA
     return _Header(
-        _plain_name(block) if name is None else name, kind, size * has_data, at, is_sparse
+        _plain_name(block) if name is None else name, kind, size * has_data, position, is_sparse
     )
 
 
-def _block(file: BinaryIO, at: int) -> bytes:
-    file.seek(at)
+def _block(file: BinaryIO, start: int) -> bytes:
+    file.seek(start)
     block = file.read(_BLOCK)
     if len(block) < _BLOCK:
         raise DamagedTarError("truncated inside a header")
@@ -201,14 +203,14 @@ def _decimal(content: bytes) -> int:
 def _pax(content: bytes) -> dict[str, bytes]:
     r"""The records of a pax header, "length key=value\n" each."""
     records: dict[str, bytes] = {}
-    at, end = 0, len(content.rstrip(b"\0"))
-    while at < end:
-        digits, space, _ = content[at : at + 24].partition(b" ")
+    start, end = 0, len(content.rstrip(b"\0"))
+    while start < end:
+        digits, space, _ = content[start : start + 24].partition(b" ")
         length = int(digits) if space and digits.isdigit() else 0
-        if not 5 <= length <= len(content) - at:
+        if not 5 <= length <= len(content) - start:
             raise DamagedTarError("a pax header whose records have no length")
-        key, equals, value = content[at + len(digits) + 1 : at + length - 1].partition(b"=")
+        key, equals, value = content[start + len(digits) + 1 : start + length - 1].partition(b"=")
         if equals:
             records[key.decode("utf-8", "replace")] = value
-        at += length
+        start += length
     return records

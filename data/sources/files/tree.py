@@ -126,17 +126,20 @@ def walk(folder: Path) -> Tree:
 
 def among(pictures: Sequence[Path]) -> Tree:
     """These pictures, and the captions and tables in their folders."""
-    folders = list(dict.fromkeys(one.absolute().parent for one in pictures))
+    folders = list(dict.fromkeys(file.absolute().parent for file in pictures))
     folder, unused = Path(os.path.commonpath(folders)), Unused()
-    found = {one.absolute() for one in pictures}
+    chosen = {file.absolute() for file in pictures}
     for here in folders:
-        every = [one for one in here.iterdir() if not is_hidden(one.name)]
-        others = [one for one in every if is_picture(one.name) and one not in found]
-        of_others = {one.stem for one in others} - {one.stem for one in found}
-        for one in every:
-            if ending_of(one.name) in CAPTION_ENDINGS + TABLE_ENDINGS and one.stem not in of_others:
-                found.add(one)
-    names = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in found)
+        every = [file for file in here.iterdir() if not is_hidden(file.name)]
+        others = [file for file in every if is_picture(file.name) and file not in chosen]
+        of_others = {file.stem for file in others} - {file.stem for file in chosen}
+        for file in every:
+            if (
+                ending_of(file.name) in CAPTION_ENDINGS + TABLE_ENDINGS
+                and file.stem not in of_others
+            ):
+                chosen.add(file)
+    names = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in chosen)
     return Tree(folder, names, unused)
 
 

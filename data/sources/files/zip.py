@@ -53,16 +53,16 @@ class ZipTree(Tree):
         except (*_UNREADABLE, OSError, ValueError) as error:
             self.damage[file.name] = printable(str(error))
             return {}
-        found = opened.infolist()
-        if len(found) > _MAX_MEMBERS:
+        members = opened.infolist()
+        if len(members) > _MAX_MEMBERS:
             raise ValueError(f"{file} has more than {_MAX_MEMBERS:,} members; unpack it")
         names: dict[str, str] = {}
-        for one in found:
-            parts = [part for part in _name_of(one).split("/") if part not in ("", ".", "..")]
-            if parts and not one.is_dir() and not any(map(is_hidden, parts)):
+        for member in members:
+            parts = [part for part in _name_of(member).split("/") if part not in ("", ".", "..")]
+            if parts and not member.is_dir() and not any(map(is_hidden, parts)):
                 if "/".join(parts) in names:
-                    self.unused.add("members of a name that comes twice", one.filename)
-                names["/".join(parts)] = one.filename
+                    self.unused.add("members of a name that comes twice", member.filename)
+                names["/".join(parts)] = member.filename
         return names
 
     @cached_property

@@ -47,7 +47,7 @@ def _pairs(tree: Tree, moved: dict[str, str], unused: Unused) -> list[Pair]:
     wanted = set(tree.pictures)
     places = [i for i, name in enumerate(tree.names) if name in wanted]
     pairs = pair(names, places, unused)
-    return pairs if any(one.texts for one in pairs) else []
+    return pairs if any(entry.texts for entry in pairs) else []
 
 
 def open_each(tree: Tree, config: ReadingConfig) -> Source | None:

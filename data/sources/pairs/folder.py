@@ -40,16 +40,16 @@ class FolderSource(Source):
             pairs = pair(tree.names, [places[n] for n in tree.pictures], self.unused)
         self._pairs = pairs
         # Of images/ beside captions/ the pictures may be in train/ and val/ as well.
-        self._splits = splits_of([tree.names[one.picture] for one in pairs])
+        self._splits = splits_of([tree.names[entry.picture] for entry in pairs])
         if config.captions == "names":
-            self.num_captioned = count_named(tree.names[one.picture] for one in pairs)
+            self.num_captioned = count_named(tree.names[entry.picture] for entry in pairs)
             self.sought = NOT_NAMED
-            unread = (i for one in pairs for ending, i in one.texts if ending != "json")
+            unread = (i for entry in pairs for ending, i in entry.texts if ending != "json")
             tables = [name for name in tree.names if ending_of(name) in _TABLES]
             for name in (*(tree.names[i] for i in unread), *tables):
                 self.unused.add(_INSTEAD, name)
         else:
-            self.num_captioned = sum(bool(one.texts) for one in pairs)
+            self.num_captioned = sum(bool(entry.texts) for entry in pairs)
             self.sought = NOT_BESIDE
         self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
         self.about = beside_about("a folder of pictures", config)
@@ -57,32 +57,32 @@ class FolderSource(Source):
     @property
     def files(self) -> list[Path]:  # type: ignore[override]
         """The pictures, each followed by its captions."""
-        places = (i for one in self._pairs for i in (one.picture, *(i for _, i in one.texts)))
+        places = (i for entry in self._pairs for i in (entry.picture, *(i for _, i in entry.texts)))
         return self._tree.paths(self._tree.names[place] for place in places)
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> Example:
-        one = self._pairs[index]
-        name = self._tree.names[one.picture]
+        entry = self._pairs[index]
+        name = self._tree.names[entry.picture]
         files: dict[str, bytes] = {}
         notes: tuple[str, ...] = ()
-        for ending, place in one.texts:
+        for ending, place in entry.texts:
             try:
                 files[ending] = self._tree.read(self._tree.names[place], MAX_CAPTION_BYTES)
             except OSError:
                 notes = (_UNREADABLE,)
         data = self._tree.read(name, MAX_BYTES)
-        example = example_beside(one.key, data, files, name, self.config, self.encoding)
-        own = self._splits[index] if self._splits and self.config.splits == "own" else ""
-        return replace(example, split=example.split or own, notes=(*example.notes, *notes))
+        example = example_beside(entry.key, data, files, name, self.config, self.encoding)
+        split = self._splits[index] if self._splits and self.config.splits == "own" else ""
+        return replace(example, split=example.split or split, notes=(*example.notes, *notes))
 
     def _some_captions(self) -> Iterator[bytes]:
-        captioned = [one for one in self._pairs if one.texts]
+        captioned = [entry for entry in self._pairs if entry.texts]
         step = max(len(captioned) // LOOKED_AT, 1)
-        for one in captioned[::step]:
-            for _, place in one.texts:
+        for entry in captioned[::step]:
+            for _, place in entry.texts:
                 with contextlib.suppress(OSError, ValueError):  # reported with its picture
                     yield self._tree.read(self._tree.names[place], MAX_CAPTION_BYTES)
 
@@ -109,20 +109,22 @@ def example_beside(
     member: str = "",
 ) -> Example:
     """An example from the bytes of a picture and of its caption files, by their endings."""
-    found, about = texts.from_json(files.get("json", b""), config.caption_column, encoding)
+    result, about = texts.from_json(files.get("json", b""), config.caption_column, encoding)
     for ending in ("caption", "txt"):
         if ending in files:
             lines = texts.from_lines(files[ending], encoding)
-            if found.captions:
-                others = {text for text, _ in lines.captions} - {text for text, _ in found.captions}
-                found.notes += [_NOT_USED] if others else []
+            if result.captions:
+                others = {text for text, _ in lines.captions} - {
+                    text for text, _ in result.captions
+                }
+                result.notes += [_NOT_USED] if others else []
                 continue
-            kept = found.notes if not lines.captions else []
-            found = texts.Found(lines.captions, kept + lines.notes)
-    captions: Captions = found.captions
+            kept = result.notes if not lines.captions else []
+            result = texts.Found(lines.captions, kept + lines.notes)
+    captions: Captions = result.captions
     if config.captions == "names":
-        captions, found.notes = caption_from_name(member or file), []
+        captions, result.notes = caption_from_name(member or file), []
     split = split_from(about.get("split")) if config.splits == "own" else ""
     columns, more = texts.columns_from(about)
-    attributes, notes = texts.attributes_from(about), (*found.notes, *more)
+    attributes, notes = texts.attributes_from(about), (*result.notes, *more)
     return Example(key, data, captions, split, attributes, file, member, notes, columns)

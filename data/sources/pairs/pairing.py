@@ -43,13 +43,13 @@ def pair(
     for place in pictures:
         name = names[place]
         key, first = _stem(name), _first(name)
-        found = texts.of(key, name)
-        if not found and first != key:
+        files = texts.of(key, name)
+        if not files and first != key:
             if first in plain:
                 unused.add("further pictures of a sample", name)
                 continue
-            found = texts.take(first, name) or texts.parted(first, name, firsts)
-        pairs.append(Pair(key, place, tuple(sorted(found.items(), key=_rank(endings)))))
+            files = texts.take(first, name) or texts.parted(first, name, firsts)
+        pairs.append(Pair(key, place, tuple(sorted(files.items(), key=_rank(endings)))))
     for place in texts.unused():
         unused.add("caption files without a picture", names[place])
     return pairs
@@ -95,11 +95,11 @@ class _Texts:
     def of(self, key: str, name: str) -> dict[str, int]:
         """Caption files by the key or the whole name: an exact match, or one in another case if it
         is the only one."""
-        for one in (key, name):
-            if found := self.take(one, name):
-                return found
-        for one in (key, name):
-            alike = self._folded.get(fold(one), [])
+        for stem in (key, name):
+            if files := self.take(stem, name):
+                return files
+        for stem in (key, name):
+            alike = self._folded.get(fold(stem), [])
             if len(alike) == 1:
                 return self.take(alike[0], name)
         firsts = self._firsts.get(key, [])  # 1.caption.txt
@@ -108,12 +108,12 @@ class _Texts:
     def take(self, stem: str, name: str) -> dict[str, int]:
         """The files of this stem for a picture: of 1.txt and 1.TXT the one that is written as the
         picture's own ending is."""
-        found = {}
+        files = {}
         for ending, places in self._exact.get(stem, {}).items():
             alike = [place for place in places if _is_upper(self._names[place]) == _is_upper(name)]
-            found[ending] = (alike or places)[0]
-        self._used.update(found.values())
-        return found
+            files[ending] = (alike or places)[0]
+        self._used.update(files.values())
+        return files
 
     def parted(self, first: str, name: str, pictures: Mapping[str, int]) -> dict[str, int]:
         """The files of a sample whose members have words between its name and their endings; none
@@ -127,7 +127,9 @@ class _Texts:
 
     def unused(self) -> list[int]:
         """Caption files without a picture."""
-        every = (place for found in self._exact.values() for p in found.values() for place in p)
+        every = (
+            place for by_ending in self._exact.values() for p in by_ending.values() for place in p
+        )
         return sorted(set(every) - self._used)
 
 

@@ -90,8 +90,8 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
 
 
 def _tables(unused: Unused) -> str:
-    found = [n for names in unused.names.values() for n in names if ending_of(n) in _TABLES]
-    return ", ".join(map(printable, found))
+    tables = [n for names in unused.names.values() for n in names if ending_of(n) in _TABLES]
+    return ", ".join(map(printable, tables))
 
 
 def _is_kept(name: str, size: int) -> bool:
@@ -108,8 +108,8 @@ def _plain(name: str) -> str:
 def _count_captioned(index: TarIndex, config: ReadingConfig) -> int:
     """The number of pictures in a tar with a caption, as the settings find captions."""
     if config.captions == "names":
-        return count_named(index.listing.names[one.picture] for one in index.pairs)
-    return sum(bool(one.texts) for one in index.pairs)
+        return count_named(index.listing.names[entry.picture] for entry in index.pairs)
+    return sum(bool(entry.texts) for entry in index.pairs)
 
 
 def _parts(listing: Listing) -> list[tuple[int, int]]:
@@ -163,19 +163,19 @@ class TarSource(Source):
 
     def _some_captions(self) -> Iterator[bytes]:
         tar = index_tar(self.files[0])
-        for one in tar.pairs[:LOOKED_AT]:
-            yield from (tar.read(place, MAX_CAPTION_BYTES) for _, place in one.texts)
+        for entry in tar.pairs[:LOOKED_AT]:
+            yield from (tar.read(place, MAX_CAPTION_BYTES) for _, place in entry.texts)
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect.bisect_right(self._ends, index)
         tar = index_tar(self.files[number])
-        one = tar.pairs[index - (self._ends[number - 1] if number else 0)]
-        files = {ending: tar.read(place, MAX_CAPTION_BYTES) for ending, place in one.texts}
+        entry = tar.pairs[index - (self._ends[number - 1] if number else 0)]
+        files = {ending: tar.read(place, MAX_CAPTION_BYTES) for ending, place in entry.texts}
         file = os.path.relpath(tar.path, self.path)
-        data = tar.read(one.picture, MAX_BYTES)
-        member = tar.listing.names[one.picture]
-        example = example_beside(one.key, data, files, file, self.config, self.encoding, member)
-        own = self._splits[number] if self._splits else ""
-        return replace(example, split=example.split or own)
+        data = tar.read(entry.picture, MAX_BYTES)
+        member = tar.listing.names[entry.picture]
+        example = example_beside(entry.key, data, files, file, self.config, self.encoding, member)
+        split = self._splits[number] if self._splits else ""
+        return replace(example, split=example.split or split)

@@ -46,36 +46,36 @@ class TFRecordSource(SourceOfParts):
 
     def example(self, part: int, place: int) -> Example:
         """The record at a place of a file."""
-        path, at = self.files[part], place
+        path, number = self.files[part], place
         with path.open("rb") as file:
-            file.seek(self._offsets[part][at])
+            file.seek(self._offsets[part][number])
             (size,) = struct.unpack("<Q", file.read(8))
             file.seek(4, os.SEEK_CUR)
             record = file.read(min(size, _MAX_RECORD))
-        key = f"{path.stem}/{at:08d}"
+        key = f"{path.stem}/{number:08d}"
         try:
             features = dict(_features(record))
         except (ValueError, IndexError, struct.error):
             missing = "its record is damaged"
-            return Example(key, b"", (("", 1.0),), "", {}, path.name, str(at), missing=missing)
+            return Example(key, b"", (("", 1.0),), "", {}, path.name, str(number), missing=missing)
         data = next((features[k] for k in _IMAGE_KEYS if isinstance(features.get(k), bytes)), b"")
         about: dict[str, Any] = {
             k: decode(v)[0] if isinstance(v, bytes) and len(v) < 1 << 20 else v
             for k, v in features.items()
             if k not in _IMAGE_KEYS
         }
-        found = texts.from_columns(about, self.config.caption_column)
+        result = texts.from_columns(about, self.config.caption_column)
         columns, more = texts.columns_from(about)
         split = split_from(about.get("split")) if self.config.splits == "own" else ""
         return Example(
             key,
             data,
-            found.captions,
+            result.captions,
             split,
             texts.attributes_from(about),
             path.name,
-            str(at),
-            (*found.notes, *more),
+            str(number),
+            (*result.notes, *more),
             columns,
             "" if data else "no picture in this record",
         )
@@ -83,17 +83,17 @@ class TFRecordSource(SourceOfParts):
 
 def _list(path: Path) -> tuple[array, str]:
     """The offset of each record, and the fault that ended the list too early, if any."""
-    offsets, at = array("q"), 0
+    offsets, start = array("q"), 0
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
-        while at < length:
-            file.seek(at)
+        while start < length:
+            file.seek(start)
             head = file.read(12)
             size = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else length
-            if at + 16 + size > length:
-                return offsets, f"truncated, or not a TFRecord, at byte {at:,}"
-            offsets.append(at)
-            at += 16 + size
+            if start + 16 + size > length:
+                return offsets, f"truncated, or not a TFRecord, at byte {start:,}"
+            offsets.append(start)
+            start += 16 + size
     return offsets, ""
 
 
@@ -107,26 +107,26 @@ def _features(record: bytes) -> Iterator[tuple[str, Any]]:
 
 
 def _value(feature: bytes) -> Any:
-    for kind, content in _fields(feature):
+    for field, content in _fields(feature):
         values = [value for number, value in _fields(content) if number == 1]
-        if kind == 1:
+        if field == 1:
             return values[0] if len(values) == 1 else [decode(v)[0] for v in values]
-        if kind in (2, 3):
+        if field in (2, 3):
             packed = b"".join(values)
-            numbers = _floats(packed) if kind == 2 else _integers(packed)
+            numbers = _floats(packed) if field == 2 else _integers(packed)
             return numbers[0] if len(numbers) == 1 else numbers
     return None
 
 
 def _floats(packed: bytes) -> list[float]:
-    return [one for (one,) in struct.iter_unpack("<f", packed[: len(packed) // 4 * 4])]
+    return [number for (number,) in struct.iter_unpack("<f", packed[: len(packed) // 4 * 4])]
 
 
 def _integers(packed: bytes) -> list[int]:
     """Numbers of 64 bits in two's complement."""
-    numbers, at = [], 0
-    while at < len(packed):
-        value, at = _varint(packed, at)
+    numbers, start = [], 0
+    while start < len(packed):
+        value, start = _varint(packed, start)
         numbers.append(value - (1 << 64) if value >= 1 << 63 else value)
     return numbers
 
@@ -134,30 +134,30 @@ def _integers(packed: bytes) -> list[int]:
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Numbers and bytes of the length-delimited fields of a message; other fields are passed
     over."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        kind = tag & 7
-        if kind == 2:
-            size, at = _varint(message, at)
-            if at + size > len(message):
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        wire_type = tag & 7
+        if wire_type == 2:
+            size, position = _varint(message, position)
+            if position + size > len(message):
                 raise ValueError("a field is longer than its message")
-            yield tag >> 3, message[at : at + size]
-            at += size
-        elif kind == 0:
-            _, at = _varint(message, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
+            yield tag >> 3, message[position : position + size]
+            position += size
+        elif wire_type == 0:
+            _, position = _varint(message, position)
+        elif wire_type in (1, 5):
+            position += 8 if wire_type == 1 else 4
         else:
-            raise ValueError(f"a field of kind {kind}")
+            raise ValueError(f"a field of kind {wire_type}")
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def _varint(message: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
     while shift < 70:
-        byte = message[at]
+        byte = message[position]
         value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 128:
-            return value, at
+            return value, position
     raise ValueError("a number without an end")

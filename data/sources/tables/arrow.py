@@ -85,14 +85,14 @@ def _mapped(path: str) -> Any:
 def _read_json(path: Path) -> Json:
     try:
         with path.open("rb") as file:
-            found = json.loads(file.read(_MAX_JSON))
+            content = json.loads(file.read(_MAX_JSON))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON: {printable(str(error))}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
 
 
 def _parts(folder: Path) -> list[tuple[Path, str]]:
@@ -121,7 +121,7 @@ def _files(folder: Path) -> list[Path]:
         return sorted(path for path in folder.glob("*.arrow") if path.is_file())
     if not isinstance(listed, list):
         raise ValueError(f"{folder / 'state.json'} has no list of files")
-    names = [one.get("filename") if isinstance(one, dict) else None for one in listed]
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in listed]
     if not all(_is_name(name) and (folder / str(name)).is_file() for name in names):
         raise ValueError(f"{folder / 'state.json'} lists files that are not in {folder}")
     return [folder / str(name) for name in names]
@@ -135,9 +135,9 @@ def _is_name(name: object) -> bool:
 def _labels(folder: Path) -> dict[str, list[str]]:
     """Class names, for each column that has them."""
     features = _read_json(folder / "dataset_info.json").get("features")
-    found = {}
-    for name, one in features.items() if isinstance(features, dict) else ():
-        names = one.get("names") if isinstance(one, dict) else None
+    names_of = {}
+    for name, feature in features.items() if isinstance(features, dict) else ():
+        names = feature.get("names") if isinstance(feature, dict) else None
         if isinstance(names, list) and all(isinstance(n, str) for n in names):
-            found[name] = names
-    return found
+            names_of[name] = names
+    return names_of

@@ -97,16 +97,16 @@ class ColumnSource(Source):
         if not 0 <= index < len(self):
             raise IndexError(index)
         group = bisect.bisect_right(self._ends, index)
-        at = index - (self._ends[group - 1] if group else 0)
+        row = index - (self._ends[group - 1] if group else 0)
         with _LOCK:
             rows = _load(self._table, group, self._columns)
-        about = {name: cell(rows[name][at]) for name in self._columns if name != self._image}
-        data, missing, note = self._bytes(rows[self._image][at])
+        about = {name: cell(rows[name][row]) for name in self._columns if name != self._image}
+        data, missing, note = self._bytes(rows[self._image][row])
         if self._label:
-            found = self._labelled(about[self._label])
+            result = self._labelled(about[self._label])
         else:
             cells = {n: about[n] for n in (*self._captions, "weights") if n in about}
-            found = texts.from_columns(cells, self.config.caption_column)
+            result = texts.from_columns(cells, self.config.caption_column)
         split = ""
         if self.config.splits == "own":
             split = split_from(about.get("split")) or self._table.splits[group]
@@ -114,12 +114,12 @@ class ColumnSource(Source):
         return Example(
             f"{index:08d}",
             data,
-            found.captions,
+            result.captions,
             split,
             texts.attributes_from(about),
             "",
             str(index),
-            (*found.notes, *((note,) if note else ()), *more),
+            (*result.notes, *((note,) if note else ()), *more),
             columns,
             missing,
         )
@@ -138,7 +138,7 @@ class ColumnSource(Source):
             value = pictures[0]
         path = None
         if isinstance(value, pa.StructScalar) and value.is_valid:
-            fields = {one.name for one in value.type}
+            fields = {field.name for field in value.type}
             path = value["path"].as_py() if "path" in fields else None
             value = value["bytes"] if "bytes" in fields else None
         if isinstance(value, pa.DictionaryScalar):
@@ -205,44 +205,44 @@ def label_column(table: Table) -> str:
     return ""
 
 
-def _holds_bytes(kind: Any) -> bool:
+def _holds_bytes(type_: Any) -> bool:
     import pyarrow.types as t
 
-    if t.is_list(kind) or t.is_large_list(kind):
-        return _holds_bytes(kind.value_type)
-    if t.is_struct(kind):
-        return any(f.name == "bytes" and _holds_bytes(f.type) for f in kind)
-    return t.is_binary(kind) or t.is_large_binary(kind) or t.is_binary_view(kind)
+    if t.is_list(type_) or t.is_large_list(type_):
+        return _holds_bytes(type_.value_type)
+    if t.is_struct(type_):
+        return any(f.name == "bytes" and _holds_bytes(f.type) for f in type_)
+    return t.is_binary(type_) or t.is_large_binary(type_) or t.is_binary_view(type_)
 
 
-def _holds_paths(kind: Any) -> bool:
+def _holds_paths(type_: Any) -> bool:
     import pyarrow.types as t
 
-    if t.is_list(kind) or t.is_large_list(kind):
-        return _holds_paths(kind.value_type)
-    if t.is_struct(kind):
-        return any(f.name == "path" and _holds_paths(f.type) for f in kind)
-    return _is_text(kind)
+    if t.is_list(type_) or t.is_large_list(type_):
+        return _holds_paths(type_.value_type)
+    if t.is_struct(type_):
+        return any(f.name == "path" and _holds_paths(f.type) for f in type_)
+    return _is_text(type_)
 
 
-def _holds_texts(kind: Any, depth: int = 0) -> bool:
+def _holds_texts(type_: Any, depth: int = 0) -> bool:
     import pyarrow.types as t
 
-    if t.is_list(kind) or t.is_large_list(kind):
-        return depth < 3 and _holds_texts(kind.value_type, depth + 1)
-    if t.is_struct(kind):
-        names = [f.name for f in kind if _holds_texts(f.type, depth + 1)] if depth < 3 else []
+    if t.is_list(type_) or t.is_large_list(type_):
+        return depth < 3 and _holds_texts(type_.value_type, depth + 1)
+    if t.is_struct(type_):
+        names = [f.name for f in type_ if _holds_texts(f.type, depth + 1)] if depth < 3 else []
         return bool(texts.caption_columns(names))
-    return _is_text(kind)
+    return _is_text(type_)
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(type_: Any) -> bool:
     """True for texts in any of Arrow's types; pandas' categories are a dictionary."""
     import pyarrow.types as t
 
-    if t.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind)
+    if t.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return t.is_string(type_) or t.is_large_string(type_) or t.is_string_view(type_)
 
 
 def cell(scalar: Any) -> Any:
@@ -254,19 +254,19 @@ def cell(scalar: Any) -> Any:
         return str(getattr(scalar, "value", ""))
 
 
-def _has_bytes(kind: Any, depth: int = 0) -> bool:
+def _has_bytes(type_: Any, depth: int = 0) -> bool:
     """True if a type holds bytes at any depth. They may be pictures, which must not be opened
     here."""
     import pyarrow.types as t
 
-    if t.is_struct(kind) and depth < _MOST_DEPTH:
-        return any(_has_bytes(one.type, depth + 1) for one in kind)
-    if t.is_nested(kind):
-        is_list = t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)
-        return not is_list or depth >= _MOST_DEPTH or _has_bytes(kind.value_type, depth + 1)
-    if t.is_dictionary(kind):
-        return _has_bytes(kind.value_type, depth)
-    return not (_is_text(kind) or t.is_primitive(kind) or t.is_decimal(kind) or t.is_null(kind))
+    if t.is_struct(type_) and depth < _MOST_DEPTH:
+        return any(_has_bytes(field.type, depth + 1) for field in type_)
+    if t.is_nested(type_):
+        is_list = t.is_list(type_) or t.is_large_list(type_) or t.is_fixed_size_list(type_)
+        return not is_list or depth >= _MOST_DEPTH or _has_bytes(type_.value_type, depth + 1)
+    if t.is_dictionary(type_):
+        return _has_bytes(type_.value_type, depth)
+    return not (_is_text(type_) or t.is_primitive(type_) or t.is_decimal(type_) or t.is_null(type_))
 
 
 def check_group(path: object, size: int) -> None:

@@ -37,7 +37,7 @@ def of_file(content: object) -> Iterator[Row]:
     elif rows := _from_columns(content):
         yield from rows
     else:
-        lists = [one for one in content.values() if next(_listed(one), None)]
+        lists = [value for value in content.values() if next(_listed(value), None)]
         # In front of the pictures there may be lists of licences and categories.
         lists.sort(key=_has_captions, reverse=True)
         yield from _listed(lists[0]) if lists else _by_name(content)
@@ -45,8 +45,8 @@ def of_file(content: object) -> Iterator[Row]:
 
 def _listed(value: object) -> Iterator[Row]:
     """The rows in a list."""
-    for one in value if isinstance(value, list) else ():
-        if row := _row(one):
+    for entry in value if isinstance(value, list) else ():
+        if row := _row(entry):
             yield row
 
 
@@ -80,12 +80,12 @@ def _from_columns(content: Json) -> list[Row]:
     if len(content) < 2 or not any(name.lower() in _KNOWN for name in content):
         return []
     columns = list(content.values())
-    if all(isinstance(one, dict) for one in columns):
+    if all(isinstance(column, dict) for column in columns):
         keys = list(columns[0])
-        if any(list(one) != keys for one in columns):
+        if any(list(column) != keys for column in columns):
             return []
-        columns = [list(one.values()) for one in columns]
-    if not all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns):
+        columns = [list(column.values()) for column in columns]
+    if not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
         return []
     return [dict(zip(content, row, strict=True)) for row in zip(*columns, strict=True)]
 
@@ -95,14 +95,16 @@ def is_coco(content: Mapping[str, object]) -> bool:
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         return False
-    return any(isinstance(one, dict) and "caption" in one for one in annotations)
+    return any(
+        isinstance(annotation, dict) and "caption" in annotation for annotation in annotations
+    )
 
 
 def _coco(content: Json) -> Iterator[Row]:
     captions: dict[Any, list[Any]] = {}
-    for one in content["annotations"]:
-        if isinstance(one, dict) and isinstance(one.get("image_id"), int | str):
-            captions.setdefault(one["image_id"], []).append(one.get("caption"))
+    for annotation in content["annotations"]:
+        if isinstance(annotation, dict) and isinstance(annotation.get("image_id"), int | str):
+            captions.setdefault(annotation["image_id"], []).append(annotation.get("caption"))
     for image in content["images"]:
         if isinstance(image, dict) and isinstance(image.get("id"), int | str):
             yield {"file_name": image.get("file_name"), "captions": captions.get(image["id"], [])}

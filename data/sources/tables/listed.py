@@ -55,33 +55,37 @@ class ListedSource(Source):
         self.unused.join(tree.unused)
         self._tree, self._entries, self._tables = tree, entries, list(tables)
         self._beside = beside
-        self.num_captioned = sum(bool(one.captions) or one.beside is not None for one in entries)
-        self.num_captions = sum(len(one.captions) for one in entries) if beside is None else None
+        self.num_captioned = sum(
+            bool(entry.captions) or entry.beside is not None for entry in entries
+        )
+        self.num_captions = (
+            sum(len(entry.captions) for entry in entries) if beside is None else None
+        )
         self.sought = "its tables have none for its pictures"
 
     @property
     def files(self) -> list[Path]:  # type: ignore[override]
         """The tables, then the pictures."""
-        own = self._tree.paths([*self._tables, *(one.name for one in self._entries)])
-        return list(dict.fromkeys([*own, *(self._beside.files if self._beside else ())]))
+        named = self._tree.paths([*self._tables, *(entry.name for entry in self._entries)])
+        return list(dict.fromkeys([*named, *(self._beside.files if self._beside else ())]))
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Example:
-        one = self._entries[index]
-        if self._beside is not None and one.beside is not None:
-            return self._beside[one.beside]
-        captions: Captions = tuple(one.captions)[: texts.MAX_CAPTIONS]
+        entry = self._entries[index]
+        if self._beside is not None and entry.beside is not None:
+            return self._beside[entry.beside]
+        captions: Captions = tuple(entry.captions)[: texts.MAX_CAPTIONS]
         return Example(
-            one.name.rpartition(".")[0] or one.name,
-            self._tree.read(one.name, MAX_BYTES),
+            entry.name.rpartition(".")[0] or entry.name,
+            self._tree.read(entry.name, MAX_BYTES),
             captions,
-            one.split if self.config.splits == "own" else "",
-            one.attributes,
-            one.name,
-            notes=tuple(one.notes),
-            columns=one.columns,
+            entry.split if self.config.splits == "own" else "",
+            entry.attributes,
+            entry.name,
+            notes=tuple(entry.notes),
+            columns=entry.columns,
         )
 
 
@@ -115,22 +119,24 @@ def read_tables(tree: Tree, places: Places, names: Sequence[str], config: Readin
         tables.guessed = tables.guessed or _guessed(columns, some, config)
         note = _notes(table, columns)
         for number, row in enumerate(columns.rows(table, tables.unused), start=1):
-            found = columns.find(row, places, name, split)
-            at = f"{name} row {number}"
-            if found is None:
+            picture = columns.find(row, places, name, split)
+            where = f"{name} row {number}"
+            if picture is None:
                 path = path_in(row.get(columns.path))
                 why = "one of several of that name" if len(places.alike(path)) > 1 else "not there"
-                tables.unused.add(f"rows whose picture is {why}", f"{at}: {row.get(columns.path)}")
+                tables.unused.add(
+                    f"rows whose picture is {why}", f"{where}: {row.get(columns.path)}"
+                )
                 continue
             if BEYOND in row:
                 tables.unused.add(
                     "columns beyond those of the first line (quote captions that hold commas)",
-                    f"{at}: {row[BEYOND]}",
+                    f"{where}: {row[BEYOND]}",
                 )
-            entry = tables.entries.setdefault(found, Entry(found, notes=list(note)))
-            own = split_from(row.get("split")) or (split if is_divided else "")
+            entry = tables.entries.setdefault(picture, Entry(picture, notes=list(note)))
+            split_of_row = split_from(row.get("split")) or (split if is_divided else "")
             row = {k: v for k, v in row.items() if k not in (columns.path, BEYOND)}
-            _add(entry, columns.captions(row, config.caption_column), row, own)
+            _add(entry, columns.captions(row, config.caption_column), row, split_of_row)
     split_by_folders(tables.entries.values())
     return tables
 
@@ -140,8 +146,8 @@ def _guessed(columns: Columns, rows: Sequence[Row], config: ReadingConfig) -> st
         return ""
     names = [name for row in rows[:5] for name in row if name != BEYOND]
     groups = texts.caption_columns(dict.fromkeys(names))
-    found = [columns.caption] if columns.caption else groups[0] if groups else []
-    return ", ".join(n for n in found if not n.startswith("col") and not texts.is_known(n))
+    guessed = [columns.caption] if columns.caption else groups[0] if groups else []
+    return ", ".join(n for n in guessed if not n.startswith("col") and not texts.is_known(n))
 
 
 def _notes(table: TableFile, columns: Columns) -> list[str]:
@@ -152,11 +158,11 @@ def _notes(table: TableFile, columns: Columns) -> list[str]:
     return notes
 
 
-def _add(entry: Entry, found: texts.Found, row: Mapping[str, object], split: str) -> None:
-    entry.captions += found.captions
+def _add(entry: Entry, result: texts.Found, row: Mapping[str, object], split: str) -> None:
+    entry.captions += result.captions
     columns, more = texts.columns_from(row)
     entry.columns |= columns
-    entry.notes = list(dict.fromkeys([*entry.notes, *found.notes, *more]))
+    entry.notes = list(dict.fromkeys([*entry.notes, *result.notes, *more]))
     entry.split = entry.split or split
     entry.attributes |= texts.attributes_from(row)
 
@@ -165,9 +171,9 @@ def split_by_folders(entries: Iterable[Entry]) -> None:
     """Set the splits by folders such as train/ and validation/, if all pictures are in such
     folders."""
     entries = list(entries)
-    splits = splits_of([one.name for one in entries], by_file=True)
-    for one, split in zip(entries, splits, strict=bool(splits)):
-        one.split = one.split or split
+    splits = splits_of([entry.name for entry in entries], by_file=True)
+    for entry, split in zip(entries, splits, strict=bool(splits)):
+        entry.split = entry.split or split
 
 
 def describe_unreachable(tree: Tree, names: Sequence[str]) -> str:

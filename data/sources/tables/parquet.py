@@ -63,7 +63,7 @@ def holds_pictures(paths: Sequence[Path]) -> bool:
         try:
             with path.open("rb") as opened:
                 schema = pq.read_schema(opened)
-            return any(_holds_bytes(one.type) for one in schema)
+            return any(_holds_bytes(field.type) for field in schema)
         except (pa.ArrowException, OSError) as error:
             why = why or _why(error)
     raise _unreadable(paths[0], why)
@@ -91,9 +91,9 @@ def _labels(schema: Any) -> dict[str, list[str]]:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = about["info"]["features"]
         return {
-            name: one["names"]
-            for name, one in features.items()
-            if isinstance(one, dict) and isinstance(one.get("names"), list)
+            name: feature["names"]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and isinstance(feature.get("names"), list)
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

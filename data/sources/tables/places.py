@@ -28,38 +28,38 @@ class Places:
 
     @cached_property
     def _by_last(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        names_by_last: dict[str, list[str]] = {}
         for name in self.tree.pictures:
             last = fold(name.rpartition("/")[2])
-            found.setdefault(last, []).append(name)
+            names_by_last.setdefault(last, []).append(name)
             stem = last.rpartition(".")[0]
             if stem:
-                found.setdefault(stem, []).append(name)
-        return found
+                names_by_last.setdefault(stem, []).append(name)
+        return names_by_last
 
     @cached_property
     def _by_number(self) -> dict[int, list[str]]:
-        found: dict[int, list[str]] = {}
+        names_by_number: dict[int, list[str]] = {}
         for name in self.tree.pictures:
             if number := _LAST_NUMBER.search(name.rpartition("/")[2].rpartition(".")[0]):
-                found.setdefault(int(number[1]), []).append(name)
-        return found
+                names_by_number.setdefault(int(number[1]), []).append(name)
+        return names_by_number
 
     def find_number(self, text: str) -> str | None:
         """The only picture whose name ends in this number, whatever its zeros: 9 and 9.0 are
         COCO_train2014_000000000009.jpg; None if there is not one, but none or several."""
         number = _NUMBER.fullmatch(text.strip())
-        found = self._by_number.get(int(number[1]), []) if number else []
-        return found[0] if len(found) == 1 else None
+        names = self._by_number.get(int(number[1]), []) if number else []
+        return names[0] if len(names) == 1 else None
 
     def find(self, path: str, beside: str = "", split: str = "") -> str | None:
         """The file that a table in the folder `beside` names; None if there is none. It is searched
         by its path from the table or from the top, by most equal last folders, or by its name if
         that is unique, also with another ending. Of an address such as my%20cat.jpg the meaning is
         searched as well."""
-        found = self._find(path, beside, split)
-        is_encoded = found is None and "%" in path
-        return self._find(unquote(path), beside, split) if is_encoded else found
+        name = self._find(path, beside, split)
+        is_encoded = name is None and "%" in path
+        return self._find(unquote(path), beside, split) if is_encoded else name
 
     def _find(self, path: str, beside: str, split: str) -> str | None:
         path = _NUMBERED.sub("", path.strip().replace("\\", "/"))
@@ -70,15 +70,15 @@ class Places:
             if name in self.tree.found:
                 return name
         last = fold(path.rpartition("/")[2])
-        found = self._by_last.get(last, [])
-        if not found and is_picture(last):  # converted to another format
-            found = self._by_last.get(last.rpartition(".")[0], [])
-        if len(found) > 1:
-            most = max(_alike(name, path) for name in found)
-            found = [name for name in found if _alike(name, path) == most]
-        if len(found) > 1 and split:
-            found = [n for n in found if split in map(split_from, filter(is_split, n.split("/")))]
-        return found[0] if len(found) == 1 else None
+        names = self._by_last.get(last, [])
+        if not names and is_picture(last):  # converted to another format
+            names = self._by_last.get(last.rpartition(".")[0], [])
+        if len(names) > 1:
+            most = max(_alike(name, path) for name in names)
+            names = [name for name in names if _alike(name, path) == most]
+        if len(names) > 1 and split:
+            names = [n for n in names if split in map(split_from, filter(is_split, n.split("/")))]
+        return names[0] if len(names) == 1 else None
 
     def alike(self, path: str) -> list[str]:
         """The pictures with this name, in any folder."""
@@ -94,8 +94,10 @@ class Places:
 def _alike(name: str, path: str) -> int:
     """The number of equal path components, counted from the end."""
     count = 0
-    for one, other in zip(reversed(name.split("/")), reversed(path.split("/")), strict=False):
-        if fold(one) != fold(other):
+    for folder, other_folder in zip(
+        reversed(name.split("/")), reversed(path.split("/")), strict=False
+    ):
+        if fold(folder) != fold(other_folder):
             break
         count += 1
     return count

@@ -122,8 +122,8 @@ def _is_second_json(table: TableFile) -> bool:
 
 def _why(error: ValueError) -> str:
     """The reason without the position: within one line, it would name line 1."""
-    at = f" (character {error.colno:,})" if isinstance(error, json.JSONDecodeError) else ""
-    return f"{getattr(error, 'msg', error)}{at}"
+    where = f" (character {error.colno:,})" if isinstance(error, json.JSONDecodeError) else ""
+    return f"{getattr(error, 'msg', error)}{where}"
 
 
 def _json(table: TableFile, unused: Unused | None) -> Iterator[Row]:
@@ -140,15 +140,15 @@ def _json(table: TableFile, unused: Unused | None) -> Iterator[Row]:
 def _json_values(table: TableFile) -> Iterator[Row]:
     """The rows of a JSON file, or of objects that blanks, line ends or commas separate."""
     text = decode(table.read(_MAX_JSON), table.encoding)[0].strip()
-    at, values = 0, list[Any]()
-    while at < len(text):
+    start, values = 0, list[Any]()
+    while start < len(text):
         try:
-            value, at = json.JSONDecoder().raw_decode(text, at)
+            value, start = json.JSONDecoder().raw_decode(text, start)
         except ValueError as error:
             raise ValueError(f"{table}: {error}") from None
         values.append(value)
-        while at < len(text) and (text[at].isspace() or text[at] == ","):
-            at += 1
+        while start < len(text) and (text[start].isspace() or text[start] == ","):
+            start += 1
     if len(values) == 1:
         yield from json_rows.of_file(values[0])
     else:
@@ -202,7 +202,7 @@ def _rows_in(batch: Any) -> list[Row]:
     try:
         return batch.to_pylist()
     except (ValueError, OverflowError, LookupError, ImportError):
-        columns = [[cell(one) for one in column] for column in batch.columns]
+        columns = [[cell(value) for value in column] for column in batch.columns]
         return [
             dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)
         ]

@@ -102,8 +102,8 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _pair(line: str) -> Row:
-    found = _PAIR.match(line)
-    return {"col0": found[1], "col1": found[2].strip()} if found else {"col0": line.strip()}
+    match = _PAIR.match(line)
+    return {"col0": match[1], "col1": match[2].strip()} if match else {"col0": line.strip()}
 
 
 def _names_picture(cell: str) -> bool:

@@ -51,8 +51,10 @@ def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = ""
     best = (0, 0, "")
     for name in names:
         paths = [path_in(row.get(name)) for row in rows]
-        found = sum(bool(path) and places.find(path, beside, split) is not None for path in paths)
-        best = max(best, (found, -order.get(name.lower(), len(order)), name))
+        num_found = sum(
+            bool(path) and places.find(path, beside, split) is not None for path in paths
+        )
+        best = max(best, (num_found, -order.get(name.lower(), len(order)), name))
     by_number = not best[0]
     path = best[2] or next((n for n in names if _is_numbered(n, rows, places)), "")
     if not path:
@@ -66,9 +68,9 @@ def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = ""
 
 def _is_numbered(name: str, rows: Sequence[Row], places: Places) -> bool:
     """True if a column with a known name holds the numbers at the ends of the pictures' names."""
-    found = [places.find_number(path_in(row.get(name))) for row in rows]
+    names = [places.find_number(path_in(row.get(name))) for row in rows]
     is_known = name.lower() in PATH_COLUMNS
-    return is_known and sum(one is not None for one in found) >= _ENOUGH * len(rows)
+    return is_known and sum(found_name is not None for found_name in names) >= _ENOUGH * len(rows)
 
 
 def path_in(value: object) -> str:
