@@ -130,7 +130,7 @@ def _start_of(sweep: Sweep, stop: Stop, one_process: bool) -> Start:
     the sweep."""
     if not one_process:
         return processes.start
-    from training.update.programs import Programs
+    from training.update.shared import Programs
     from trials.one_process import train_here
 
     programs = Programs()

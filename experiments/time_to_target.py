@@ -44,7 +44,7 @@ from experiments.contest import (
 )
 from training import exits
 from training.reports import metrics
-from training.update.programs import Programs
+from training.update.shared import Programs
 from trials.one_process import train_here
 from weights.yaml_files import read_yaml
 

@@ -9,7 +9,7 @@ import numpy as np
 from training.config import RunConfig
 from training.devices import placing
 from training.devices.devices import Devices
-from training.update.programs import Programs
+from training.update.shared import Programs
 from training.update.state import TrainState
 
 T = TypeVar("T")

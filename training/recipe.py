@@ -16,7 +16,7 @@ from training.reports.metrics import NO_COSTS, Costs
 from training.update.loss import B, Loss
 from training.update.observables import Observable, Update
 from training.update.players import Players
-from training.update.programs import Programs
+from training.update.shared import Programs
 from training.update.state import TrainState
 
 BatchAt = Callable[[int], B]

@@ -31,8 +31,8 @@ from training.signals import StopSignal
 from training.skips import Skips
 from training.supervision import Supervision, supervise
 from training.update import shared
-from training.update.build import choose_micro_batch, make_state, make_update
-from training.update.programs import Programs
+from training.update.build import choose_micro_batch, make_state, make_update, schedule_of
+from training.update.shared import Programs
 from training.update.state import TrainState
 
 C = TypeVar("C", bound=RunConfig)
@@ -174,7 +174,9 @@ class _Session:
         hooks = [*recipe.hooks(run), *distance_hooks(config, recipe, run.devices), trace_hook]
         updates = partial(make_update, config, recipe, run.devices, run.micro_batch, plan)
         print("compiling; the first update takes a while", flush=True)
-        step = shared.compile_step(run.programs, updates, plan, config, run.devices)
+        step = shared.compile_step(
+            run.programs, updates, schedule_of(config, plan), config, run.devices
+        )
         stop.agree = processes.Agreement()
         while True:  # until the loop ends without a rollback
             save = make_save_hook(config.checkpoint, saver.save)

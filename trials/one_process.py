@@ -12,7 +12,7 @@ from recipe import make_recipe
 from starting.text_encoder import with_text_encoder
 from training import exits
 from training.session import train
-from training.update.programs import Programs
+from training.update.shared import Programs
 
 
 def train_here(flags: Sequence[str], log: Path, programs: Programs | None = None) -> int:

@@ -28,7 +28,7 @@ from training.config import CheckpointConfig
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import copy_once
 from training.update import shared
-from training.update.programs import Programs
+from training.update.shared import Programs
 from training.update.state import TrainState
 from vqgan import pretrained as pretrained_vqgan
 

@@ -9,7 +9,7 @@ from config import Config
 from tests.entry.test_train import TINY
 from training import exits
 from training.reports import metrics
-from training.update.programs import Programs
+from training.update.shared import Programs
 from trials.one_process import train_here
 
 

@@ -26,7 +26,7 @@ from training.saved import checkpoint, copies
 from training.saved.disk import FolderSteps
 from training.session import train
 from training.skips import Skips
-from training.update.programs import Programs
+from training.update.shared import Programs
 from training.update.state import TrainState
 
 TRAINING = TrainingConfig(

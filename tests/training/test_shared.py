@@ -12,7 +12,7 @@ from data.config import DataConfig
 from optim.config import OptimConfig
 from tests.training.test_session import TRAINING, World, assert_same
 from training.update import shared
-from training.update.programs import Programs
+from training.update.shared import Programs
 from training.update.state import TrainState
 
 

@@ -21,7 +21,7 @@ from training.config import GridsConfig, ParallelConfig
 from training.session import train
 from training.update.build import make_state
 from training.update.loss import LossContext
-from training.update.programs import Programs
+from training.update.shared import Programs
 from vqgan import pretrained
 from vqgan.autoencoder import build
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig

@@ -6,26 +6,26 @@ the results of separate processes bit for bit (tests/training/test_shared.py).
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
+import optax
 from jaxtyping import Float
 
 from common.batch import A, Batch, HostBatch
 from common.settings import to_tree
 from training.config import RunConfig
 from training.devices import parallel, placing
-from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.update.build import schedule_of
-from training.update.programs import Programs
 from training.update.state import TrainState
 from training.update.step import CompiledStep, Step
 from training.update.step_metrics import StepMetrics
 
 T = TypeVar("T")
+MOST = 32
 FREE = {
     *("output_dir", "name", "note", "seed", "grids", "checkpoint", "tracker", "sampling"),
     *("allow_changes", "init_from", "branch_from", "choose_sampling", "data.validation"),
@@ -36,6 +36,25 @@ FREE = {
     *("optim.rewarm_from", "optim.rewarm_steps"),
 }
 """Settings that do not change the compiled program."""
+
+
+class Programs:
+    """Programs by key: a cache of at most `most`, least recently used first out."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """The program of this key, made by `make()` if the cache does not hold it."""
+        program = self._kept.pop(key, None)
+        self._kept[key] = make() if program is None else program
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return self._kept[key]
 
 
 class RatedBatch(Batch[A], Generic[A]):
@@ -66,12 +85,12 @@ def create(
 def compile_step(
     programs: Programs | None,
     updates: Callable[..., Step],
-    plan: BatchPlan,
+    schedule: optax.Schedule,
     config: RunConfig,
     devices: Devices,
 ) -> CompiledStep:
     """The compiled update. `updates()` builds the step; `updates(schedule=…)` builds it with
-    another learning rate."""
+    another learning rate. `schedule` is the one that `updates()` uses."""
     if programs is None or devices.mode != "pmap" or len(devices) > 1:
         return parallel.compile_step(updates(), devices)
 
@@ -80,8 +99,7 @@ def compile_step(
         return updates(schedule=lambda step: batch["learning_rate"][0])(state, rows)
 
     compiled = program(programs, "update", config, lambda: parallel.compile_step(update, devices))
-    schedule = jax.jit(jax.vmap(schedule_of(config, plan)))
-    rates = np.asarray(schedule(np.arange(config.training.steps)))
+    rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(config.training.steps)))
 
     def run(state: TrainState, batch: HostBatch) -> tuple[TrainState, StepMetrics]:
         rate = rates[int(state.step)].reshape(1)
