@@ -246,8 +246,8 @@ def read_params(folder: Path, like: Mapping[str, object]) -> dict[str, Any]:
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-    """For each of Pastel's parameters (path → shape), its array in the published file."""
-    plan: Plan = {}
+    """The array in the published file for each of Pastel's parameters (path → shape)."""
+    leaves: Plan = {}
     for path, shape in shapes.items():
         module, _, leaf = path.rpartition("/")
         tower, in_layer, part = module.partition("/layers/")
@@ -262,8 +262,8 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         axes = KERNEL_AXES[len(layer_shape)] if leaf == "kernel" else tuple(range(len(layer_shape)))
         back = tuple(int(axis) for axis in np.argsort(axes))
         file_shape = tuple(layer_shape[axis] for axis in back)
-        plan[path] = Leaf(keys, file_shape, bool(in_layer), _turn(axes), _turn(back))
-    return plan
+        leaves[path] = Leaf(keys, file_shape, bool(in_layer), _turn(axes), _turn(back))
+    return leaves
 
 
 def _turn(axes: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:

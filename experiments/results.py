@@ -260,8 +260,8 @@ def _effects(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
 def _paired(
     rows: Sequence[Row], others: Sequence[Row], ignored: Sequence[str] | None = None
 ) -> list[float]:
-    """For each seed that both have, the mean difference own − other between paired runs. Runs are
-    paired if all settings except `ignored` are equal; with None only the seed must be equal."""
+    """The mean of row − other over paired runs, for each seed that both have. Runs are paired if
+    all settings except `ignored` are equal; with None only the seed must be equal."""
     name_of = lambda row: tuple(  # noqa: E731
         str(value)
         for name, value in row.settings.items()

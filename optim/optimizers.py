@@ -163,8 +163,8 @@ def is_decayed(params: PyTree) -> PyTree:
 
 
 def _sides(params: PyTree) -> PyTree:
-    """For muon: the input and output axes of each kernel; None for parameters that adam trains,
-    which include the kernel of the logits."""
+    """The input and output axes of each kernel that muon trains. None for parameters that adam
+    trains, which include the kernel of the logits."""
 
     def of_leaf(name: str, leaf: Array) -> _MuonSides | None:
         first = int(is_stacked(name))

@@ -152,8 +152,8 @@ def untie(path: Path, arrays: Arrays) -> Arrays:
 
 
 def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
-    """For each of Pastel's parameters (path → shape), its array in BART's file."""
-    plan: Plan = {}
+    """The array in BART's file for each of Pastel's parameters (path → shape)."""
+    leaves: Plan = {}
     for path, shape in shapes.items():
         stack, _, rest = path.partition("/run0/")
         module, _, leaf = (rest or path).rpartition("/")
@@ -161,15 +161,15 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> Plan:
             row = Leaf(
                 ("final_logits_bias",), (1, *shape), False, lambda x: x[0], lambda x: x[None]
             )
-            plan[path] = row
+            leaves[path] = row
         elif path in TABLES:
-            plan[path] = Leaf((TABLES[path],), shape)
+            leaves[path] = Leaf((TABLES[path],), shape)
         elif not rest:
-            plan[path] = Leaf((f"{NORMS[module]}.{TORCH_LEAVES[leaf]}",), shape)
+            leaves[path] = Leaf((f"{NORMS[module]}.{TORCH_LEAVES[leaf]}",), shape)
         else:
             where = f"{MODULES[module]}.{TORCH_LEAVES[leaf]}"
             keys = tuple(f"model.{stack}.layers.{i}.{where}" for i in range(shape[0]))
             turned = np.transpose if leaf == "kernel" else np.asarray
             bart_shape = shape[:0:-1] if leaf == "kernel" else shape[1:]
-            plan[path] = Leaf(keys, bart_shape, True, turned, turned)
-    return plan
+            leaves[path] = Leaf(keys, bart_shape, True, turned, turned)
+    return leaves

@@ -202,18 +202,18 @@ def scannable(config: ModelConfig) -> bool:
 
 
 def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bool) -> Plan:
-    """For each of Pastel's parameters (path → shape), its array in DALL·E mini's file. Raises
+    """The array in DALL·E mini's file for each of Pastel's parameters (path → shape). Raises
     ValueError for scanned layers that are not alike."""
     if scanned and not scannable(config):
         raise ValueError(f"{config.placement} layers cannot be scanned: they are not all alike")
-    plan: Plan = {}
+    leaves: Plan = {}
     names = {"encoder": _layer_modules(config, "encoder")}
     names["decoder"] = _layer_modules(config, "decoder")
     for path, shape in shapes.items():
         stack, _, rest = path.partition("/")
         if stack not in LAYERS:
             module, _, leaf = path.rpartition("/")
-            plan[path] = Leaf((TABLES.get(path) or f"{MODULES[module]}/{leaf}",), shape)
+            leaves[path] = Leaf((TABLES.get(path) or f"{MODULES[module]}/{leaf}",), shape)
             continue
         run, _, inner = rest.partition("/")
         module, _, leaf = inner.rpartition("/")
@@ -222,8 +222,8 @@ def plan(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], scanned: bo
         where = f"{names[stack][module]}/{LEAVES.get(leaf, leaf)}"
         keys = tuple(f"{LAYERS[stack]}_{first + i}/{where}" for i in range(shape[0]))
         keys = (f"{LAYERS[stack]}s/{where}",) if scanned else keys
-        plan[path] = _leaf(keys, leaf, shape if scanned else shape[1:], not scanned)
-    return plan
+        leaves[path] = _leaf(keys, leaf, shape if scanned else shape[1:], not scanned)
+    return leaves
 
 
 def _leaf(keys: tuple[str, ...], leaf: str, shape: tuple[int, ...], by_layer: bool) -> Leaf:

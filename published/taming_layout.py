@@ -136,7 +136,7 @@ def flax_settings(config: VQGANConfig) -> Json:
 
 
 def torch_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
-    """For each of Pastel's parameters, its array in a state dict of taming-transformers."""
+    """The array in a state dict of taming-transformers for each of Pastel's parameters."""
     table = "embedding" if config.lookup == "nearest" else "embed"
     plan = {}
     for path, shape in shapes.items():
@@ -160,7 +160,7 @@ def _to_torch(kernel: np.ndarray) -> np.ndarray:
 
 
 def flax_plan(shapes: Mapping[str, tuple[int, ...]], config: VQGANConfig) -> Plan:
-    """For each of Pastel's parameters, its array in a file of vqgan-jax."""
+    """The array in a file of vqgan-jax for each of Pastel's parameters."""
     if config.lookup == "classifier":
         raise ValueError("vqgan-jax has no GumbelVQ; only taming-transformers has")
     plan = {}

@@ -30,13 +30,13 @@ BATCH = 32
 
 
 def translate(
-    fitted: Params, found: Params, model: ModelConfig, other_folder: Path, records: Records
+    fitted: Params, trained: Params, model: ModelConfig, other_folder: Path, records: Records
 ) -> tuple[Params, list[str]]:
-    """`fitted` with the rows of the records' image tokens computed from the rows in `found`, and a
+    """`fitted` with the rows of the records' image tokens computed from those of `trained`, and a
     line about it; unchanged if the VQGAN of the folder `other_folder` has the records' encoder and
     codebook.
 
-    `found` are the weights as they were trained, `fitted` the same in the shapes of `model`.
+    `trained` are the weights as they were trained, `fitted` the same in the shapes of `model`.
 
     Raises:
         ValueError: words share the table of image tokens.
@@ -49,7 +49,7 @@ def translate(
             f"model words share the table of image tokens; encode with --vqgan {other_folder}"
         )
     shares = token_shares(records, other_folder)
-    old, new = flatten_dict(found, sep="/"), flatten_dict(fitted, sep="/")
+    old, new = flatten_dict(trained, sep="/"), flatten_dict(fitted, sep="/")
     for name in TABLES.keys() & new.keys():
         new[name] = _translated(np.asarray(new[name]), np.asarray(old[name]), name, shares)
     return unflatten_dict(new, sep="/"), [
@@ -87,8 +87,8 @@ def token_shares(
 
 
 def _nearest_places(size: int, other_size: int) -> Int[np.ndarray, " n"]:
-    """For each position of a `size` × `size` grid, row-major, the position in the other grid that
-    contains its centre."""
+    """The position in the other grid that contains the centre of each position of a `size` × `size`
+    grid. Both are row-major."""
     along = ((np.arange(size) + 0.5) * other_size / size).astype(int)
     return (along[:, None] * other_size + along).reshape(-1)
 

@@ -54,11 +54,11 @@ def suggest(
     return {name: _plain(entry["value"]) for name, entry in run.config.items()}
 
 
-def is_behind(settings: Mapping[str, object], trials: Sequence[Trial], one: Trial) -> bool:
-    """True if the running trial `one` should be stopped early, compared with the others."""
+def is_behind(settings: Mapping[str, object], trials: Sequence[Trial], running: Trial) -> bool:
+    """True if `running` should be stopped early, compared with the others."""
     if "early_terminate" not in settings:
         return False
-    runs = [_run_of(settings, trial) for trial in (*trials, one)]
+    runs = [_run_of(settings, trial) for trial in (*trials, running)]
     return runs[-1].name in {run.name for run in _sweeps.stop_runs(_filled(settings), runs)}
 
 

@@ -132,8 +132,8 @@ def adaptive_weights(
 def kernel_norms(
     autoencoder: Autoencoder, params: Params, features: Feature, gradient: Picture
 ) -> Float[Array, " b"]:
-    """For each picture, the norm of the gradient with respect to the decoder's last kernel, from
-    the gradient with respect to the reconstruction."""
+    """The norm of each picture's gradient with respect to the decoder's last kernel, from its
+    gradient with respect to the reconstruction."""
     head = params["decoder"]["head"]
 
     def kernel_norm(features: Array, gradient: Array) -> Array:

@@ -71,7 +71,7 @@ def nearest_few(
 
 
 def _nearness(codes: Float[Array, "k c"], latents: Float[Array, "*b c"]) -> Float[Array, "m k"]:
-    """For each latent, in a row: (its squared length − its squared distance from each code) / 2."""
+    """(squared length of the latent − its squared distance from the code) / 2, [latent, code]."""
     half_square = 0.5 * jnp.square(codes).sum(-1)
     return latents.reshape(-1, latents.shape[-1]) @ codes.T - half_square[None]
 

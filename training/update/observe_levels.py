@@ -34,8 +34,8 @@ def sizes(update: Update) -> Mapping[str, Array]:
 
 
 def histograms(update: Update) -> Mapping[str, Array]:
-    """For every tensor, or every layer of a stack: the number of entries of the gradient and of the
-    weights in each decade."""
+    """The number of entries of gradient and weights in each decade, for every tensor, or every
+    layer of a stack."""
     trees = {"grad": with_zeros(update.grads, update.params), "param": update.params}
     return {
         f"histogram/{kind}/{name}": counts

@@ -99,7 +99,7 @@ def _is_kept(name: str, size: int) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Without ./ in front, with which some members of a tar may be written and others not."""
+    """The name without ./ or / in front, which only some members of a tar may have."""
     while name.startswith(("./", "/")):
         name = name[2:] if name[0] == "." else name[1:]
     return name
@@ -157,7 +157,7 @@ class TarSource(Source):
         return self._ends[-1]
 
     def describe(self) -> str:
-        """With the tar's own name where there is one."""
+        """A line about the source, with the name of its tar if it is a single one."""
         alone = self.files[0] if len(self.files) == 1 else self.path
         return describe(alone, self)
 

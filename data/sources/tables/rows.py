@@ -42,7 +42,7 @@ class TableFile:
         return self.tree.read(self.name, most)
 
     def text_encoding(self) -> str:
-        """How the text is read; empty for parquet."""
+        """The encoding of the text; empty for parquet."""
         if ending_of(self.name) == "parquet":
             return ""
         return encoding_of(self.tree.read(self.name, _LOOKED_AT - 1), self.encoding)
