@@ -24,7 +24,7 @@ from command_line import flags, help_page
 from command_line.yaml_settings import SEVERAL
 from common import old_names
 from common.json_files import without_repeats
-from common.settings import Setting, settings_of
+from common.settings import Setting, flatten, settings_of
 from common.terminal import command
 from weights.yaml_files import parse_yaml, plain_value
 
@@ -115,7 +115,7 @@ def parse_config(
     names = [setting.name for setting in settings]
     from_files: dict[str, Any] = {}
     for file in files:
-        values = _flat(flags.read_file(file, config_class, moved, is_saved))
+        values = flatten(flags.read_file(file, config_class, moved, is_saved))
         from_files |= values | flags.resets(values, names)
     resets = flags.resets(flags.flag_names(words), names)
     words = [*(f"--{name}={value}" for name, value in resets.items()), *words]
@@ -217,15 +217,6 @@ def _parser(config_class: type, is_help: bool) -> tuple["_OneLineParser", Namesp
             options |= {"action": _Several} if nargs in SEVERAL else {}
             parser.add_argument(f"--{name}", type=str, default=list(field.default), **options)
     return parser, parser.get_defaults()
-
-
-def _flat(part: dict[str, object], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted name."""
-    flat: dict[str, Any] = {}
-    for key, value in part.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _check_numbers(tree: object, name: str = "") -> None:

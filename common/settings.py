@@ -2,7 +2,7 @@
 this file."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -59,6 +59,15 @@ def check_multiple(name: str, number: int, of: str, part: int) -> None:
 def to_tree(config: Any) -> SettingsTree:
     """A configuration as nested dicts of plain values."""
     return dataclasses.asdict(config)
+
+
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
+    """Dotted name → value, of settings that are nested by section."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def to_yaml(config: object) -> str:

@@ -9,6 +9,8 @@ the settings that differ from the baseline's, the last held-out losses, and its 
 
 import sys
 
+from common.settings import flatten
+
 if __name__ == "__main__":
     if not __package__:  # started as a file, without -m
         sys.path[0] = sys.path[0].rpartition("/")[0]
@@ -82,15 +84,6 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime, run.name))
 
 
-def flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as dotted name → value."""
-    flattened: dict[str, Any] = {}
-    for name, value in tree.items():
-        inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        flattened |= {f"{prefix}{name}": value} if inner is None else inner
-    return flattened
-
-
 def settings_of(run_folder: Path) -> dict[str, Any]:
     """A run's settings as dotted name → value, without those that do not affect it."""
     return shown_settings(read_yaml(run_folder / "config.yaml"))
@@ -98,7 +91,7 @@ def settings_of(run_folder: Path) -> dict[str, Any]:
 
 def shown_settings(tree: Mapping[str, object]) -> dict[str, Any]:
     """A tree of settings as dotted name → value, without those that do not affect a run."""
-    return {name: value for name, value in flat(tree).items() if name not in HIDDEN}
+    return {name: value for name, value in flatten(tree).items() if name not in HIDDEN}
 
 
 def last_losses(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

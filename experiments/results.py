@@ -10,6 +10,8 @@ table and the plot beside it. Without a folder, all tables and plots are made ag
 
 import sys
 
+from common.settings import flatten
+
 if __name__ == "__main__":
     if not __package__:  # started as a file, without -m
         sys.path[0] = sys.path[0].rpartition("/")[0]
@@ -32,7 +34,6 @@ from common.files import write_bytes
 from common.json_files import Json, parse_json
 from common.svg import Points, plot
 from experiments.influence import chances, shares
-from experiments.logbook import flat
 from training.reports import metrics
 from trials import engine
 from trials.ledger import Trial, folder_of, read_ledger
@@ -123,7 +124,7 @@ def read_log(path: Path) -> list[Row]:
         where = f"{path}, line {number}"
         row = parse_json(line, where)
         try:
-            settings = flat(row["settings"])
+            settings = flatten(row["settings"])
             [value] = [row[n] for n in row if n not in ("settings", "end", "spikes", "command")]
             is_good = row["end"] == "finished" and value is not None
             rows.append(Row(settings, float(value) if is_good else math.inf, int(row["spikes"])))

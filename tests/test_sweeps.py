@@ -14,12 +14,13 @@ import pytest
 import yaml
 
 from command_line.parser import parse_config
-from common.settings import to_tree
+from common.settings import flatten, to_tree
 from config import Config
 from training.config import TrackerConfig, TrainingConfig
 from training.hooks import evaluate_loss
 from training.reports.trackers import Tracker
 from training.update.state import TrainState
+from trials.engine import command
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -41,22 +42,12 @@ def read(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
-def command_line(sweep: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    """The command that wandb's agent runs with `parameters` from the engine."""
-    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
-
-    macros = create_sweep_command_args({"args": parameters})
-    macros |= {"env": ["/usr/bin/env"], "interpreter": ["python"], "program": [sweep["program"]]}
-    words: list[str] = []
-    for word in create_sweep_command(list(sweep["command"])):
-        words += macros[word[2:-1]] if word.startswith("${") else [word]
-    return words
-
-
 def flags_of(sweep: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    words = command_line(sweep, parameters)
-    assert words[:3] == ["/usr/bin/env", "python", "train.py"]
-    return words[3:]
+    """The flags with which wandb's agent would start these parameters of the engine."""
+    settings = {name: entry["value"] for name, entry in parameters.items()}
+    words = command(sweep, settings, "python")
+    assert words[:2] == ["python", "train.py"]
+    return words[2:]
 
 
 def setting(config: Config, name: str) -> Any:
@@ -64,15 +55,6 @@ def setting(config: Config, name: str) -> Any:
     for part in name.split("."):
         value = value[part]
     return value
-
-
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Flag → value, for settings that may contain sections."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        inner = flat(value) if isinstance(value, dict) else {"": value}
-        found |= {f"{name}.{part}".rstrip("."): one for part, one in inner.items()}
-    return found
 
 
 def test_there_are_sweeps_and_each_opens_with_question_command_cost_and_answer() -> None:
@@ -96,7 +78,7 @@ def test_wandb_takes_it_and_train_knows_every_flag(
     suggested = engine().next_run(sweep, []).config
     assert suggested.keys() == sweep["parameters"].keys()
     config = parse_config(Config, flags_of(sweep, suggested))
-    for name, value in flat({name: entry["value"] for name, entry in suggested.items()}).items():
+    for name, value in flatten({name: entry["value"] for name, entry in suggested.items()}).items():
         assert setting(config, name) == value, name
     assert config.output_dir is None, "every run of a sweep needs a new folder"
     assert config.tracker.wandb == "online"

@@ -1,5 +1,6 @@
 """Writes torch files without torch: pickles built from instructions, in both layouts."""
 
+import os
 import pickle
 import struct
 import zipfile
@@ -17,6 +18,13 @@ STORAGES = {
     "int32": "IntStorage",
     "int64": "LongStorage",
 }
+
+
+class Hostile:
+    """Its pickle would run a command, which makes the file `executed`."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch executed",)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from data.pictures.reading import read_pictures
 from data.sources import ReadingConfig, Source, open_source
-from tests.data.samples import picture, write_tar
+from tests.data.samples import picture, write_pictures, write_tar
 
 FAULTS = [
     (
@@ -100,12 +100,6 @@ APPLE = b"\0\5\x16\7" + bytes(80)
 
 def captions(source: Source) -> dict[str, list[str]]:
     return {one.key: [text for text, _ in one.captions] for one in source}
-
-
-def write_pictures(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        (folder / f"{i}.png").write_bytes(picture(i))
 
 
 def test_members_of_macos_in_a_tar_are_no_pictures(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from data.pictures.reading import read_pictures
 from data.records import Records
 from data.sources import open_source
 from data.stored.column_files import ColumnFiles, ColumnWriter
-from tests.data.samples import picture
+from tests.data.samples import picture, write_pictures
 from tests.data.test_hostile_sources import rows, saved_table
 
 PICTURES = [picture(i) for i in range(3)]
@@ -24,11 +24,6 @@ CAPTIONS = ["a bird", "a cat", "a dog"]
 
 def captions(folder: Path) -> list[str]:
     return [one.captions[0][0] for one in open_source(folder)]
-
-
-def write_pictures(folder: Path) -> None:
-    for i, data in enumerate(PICTURES):
-        (folder / f"{i}.png").write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +72,7 @@ def test_a_column_of_captions_that_holds_no_texts_is_named_with_its_type(
 
 
 def test_a_time_that_python_lacks_costs_no_row_of_a_table(tmp_path: Path) -> None:
-    write_pictures(tmp_path)
+    write_pictures(tmp_path, 3)
     late = pa.array([2**62] * 3, pa.timestamp("us"))
     zone = pa.array([0] * 3, pa.timestamp("us", tz="Mars/Phobos"))
     names = [f"{i}.png" for i in range(3)]
@@ -90,7 +85,7 @@ def test_a_time_that_python_lacks_costs_no_row_of_a_table(tmp_path: Path) -> Non
 def test_captions_that_a_program_quoted_are_whole_in_every_table(
     separator: str, tmp_path: Path
 ) -> None:
-    write_pictures(tmp_path)
+    write_pictures(tmp_path, 3)
     said = ["two\nlines", 'a "stop" sign', f"a{separator}b"]
     with (tmp_path / "captions.tsv").open("w", newline="") as file:
         writer = csv.writer(file, delimiter=separator)
@@ -103,7 +98,7 @@ def test_captions_that_a_program_quoted_are_whole_in_every_table(
 
 
 def test_quotes_in_a_table_of_tabs_are_letters_where_nothing_was_quoted(tmp_path: Path) -> None:
-    write_pictures(tmp_path)
+    write_pictures(tmp_path, 3)
     said = ['"Stop" says the sign', '"never closed', 'so "it" is']
     lines = "".join(f"{i}.png\t{text}\n" for i, text in enumerate(said))
     (tmp_path / "captions.tsv").write_text(lines)
@@ -111,7 +106,7 @@ def test_quotes_in_a_table_of_tabs_are_letters_where_nothing_was_quoted(tmp_path
 
 
 def test_a_cell_beyond_all_bounds_is_named_with_its_row(tmp_path: Path) -> None:
-    write_pictures(tmp_path)
+    write_pictures(tmp_path, 3)
     text = "file_name,caption\n0.png,a\n1.png," + "x" * (2 << 20) + "\n"
     (tmp_path / "captions.csv").write_text(text)
     with pytest.raises(ValueError, match=r"captions\.csv, line 3.* has more than 1,048,576"):

@@ -18,12 +18,7 @@ from PIL import Image
 
 from data.pictures import decoding as pictures
 from data.pictures.decoding import UnreadablePictureError, read_picture
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+from tests.data.samples import saved
 
 
 def test_the_central_square_of_the_short_side_is_kept() -> None:

@@ -15,7 +15,7 @@ from data.pictures.reading import read_pictures
 from data.sources import open_source
 from data.sources.captions import texts
 from data.sources.pairs import folder as beside
-from tests.data.samples import picture, write_tar
+from tests.data.samples import picture, write_pictures, write_tar
 
 MakeFolder = Callable[..., Path]
 
@@ -260,11 +260,6 @@ def test_reading_keeps_the_order_and_tells_the_bad_ones(make_folder: MakeFolder)
     np.testing.assert_array_equal(chosen[0].pixels, readings[5].pixels)
     np.testing.assert_array_equal(chosen[2].pixels, readings[2].pixels)
     assert "not a JPEG" in chosen[1].problem
-
-
-def write_pictures(folder: Path, count: int) -> None:
-    for i in range(count):
-        (folder / f"{i}.png").write_bytes(picture(i))
 
 
 def test_commas_in_a_caption_of_the_last_column_are_its_own(tmp_path: Path) -> None:

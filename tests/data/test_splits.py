@@ -1,6 +1,5 @@
 """The choice of held-out pictures."""
 
-import io
 from functools import cache
 from typing import Any
 
@@ -11,6 +10,7 @@ from PIL import Image, ImageOps
 from common.split_names import HELD_OUT
 from data.encoding.splits import split_of
 from data.pictures.decoding import read_picture
+from tests.data.samples import saved
 
 COUNT = 100
 
@@ -22,12 +22,6 @@ def drawing(number: int) -> Image.Image:
     coarse = random.integers(0, 255, (10, 10, 3), np.uint8)
     coarse = (0.6 * coarse + 0.4 * random.integers(0, 255, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((160, 160), Image.Resampling.BICUBIC)
-
-
-def saved(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
 
 
 def held_out(pictures: list[bytes], size: int = 64, share: float = 0.3) -> set[int]:

@@ -13,6 +13,7 @@ import pytest
 from data import encode
 from data.encoding.config import EncodeConfig
 from tests.data.samples import picture
+from tests.data.test_shards import content
 from tests.entry.test_processes import finish, start_both
 from tests.tiny import TINY_VQGAN
 from vqgan import autoencoder, pretrained
@@ -48,11 +49,6 @@ def settings(folder: Path, out: str) -> dict:
 def words(folder: Path, out: str) -> list[str]:
     given = settings(folder, out) | {"source": str(folder / "pictures")}
     return ["-m", "data.encode", *(f"--{name}={value}" for name, value in given.items())]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("count", [1, 2])

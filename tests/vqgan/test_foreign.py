@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from published import taming_layout
-from tests.torch_files import Called, Name, state_dict, write_old, write_zip
+from tests.torch_files import Called, Hostile, Name, state_dict, write_old, write_zip
 from tests.vqgan.examples import GUMBEL, equal, settings
 from vqgan import pretrained
 from vqgan.autoencoder import build
@@ -219,11 +218,6 @@ def test_the_other_spelling_of_the_codebook_is_read(checkpoint: Path) -> None:
     arrays["quantize.embedding.weight"] = arrays.pop("quantize.embed.weight")
     save_file(arrays, checkpoint)
     assert equal(pretrained.load(checkpoint)[1], pretrained.load(GUMBEL)[1])
-
-
-class Hostile:
-    def __reduce__(self) -> Any:
-        return os.system, ("touch executed",)
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "last.pt", "last.safetensors"])

@@ -5,20 +5,21 @@ differences, and end. Otherwise processes with different learning rates, for exa
 the end, and process 0's weights would be saved.
 """
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from common.settings import flatten, to_tree
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -57,16 +58,8 @@ def check_start(config: object) -> None:
 
 def settings_of(config: Any) -> dict[str, str]:
     """Dotted name → value of each setting that must be the same."""
-    flat = dict(_flat(dataclasses.asdict(config)))
-    return {name: value for name, value in flat.items() if name not in OWN}
-
-
-def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(value, default=str)
+    flat = flatten(to_tree(config))
+    return {name: json.dumps(v, default=str) for name, v in flat.items() if name not in OWN}
 
 
 def code(root: Path = ROOT) -> dict[str, str]:

@@ -24,7 +24,7 @@ from typing import Any
 from common import files
 from common.copying import copy_folder
 from common.old_names import is_old_name_of
-from common.settings import SettingsTree
+from common.settings import SettingsTree, flatten
 from training.saved import copies, remote, starts
 
 # Settings that may differ when a run is resumed, because they do not change past updates: names,
@@ -94,7 +94,10 @@ Read = Callable[[Path], SettingsTree]
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> Changes:
     """Dotted name → (old value, new value) of each setting that differs."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = (
+        {name: list(v) if isinstance(v, tuple) else v for name, v in flatten(tree).items()}
+        for tree in (old, new)
+    )
     return {
         name: (before.get(name), after.get(name))
         for name in {**before, **after}
@@ -132,14 +135,6 @@ def _is_free(name: str, allowed: Sequence[str]) -> bool:
     return is_allowed or any(
         name == free or (free[-1] == "." and name.startswith(free)) for free in FREE_ON_RESUME
     )
-
-
-def _flat(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
 
 
 def open_folder(folder: Path, config: SettingsTree, read: Read) -> Changes | None:
