@@ -15,8 +15,8 @@ from model.config import ModelConfig, SamplingConfig
 from model.transformer import Params
 from optim.adapters import merge
 from starting import adapted
-from training.saved.checkpoint import Checkpoints
 from training.saved.runs import place_of
+from training.saved.steps import SavedSteps
 from weights.checksums import check_sums
 from weights.releases import Origin
 from weights.settings import read_own
@@ -136,12 +136,12 @@ def _restore(where: str, step: int | None, config: Config) -> tuple[int, Params,
     shapes = adapted.build(config.model, adapters).shapes
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was trained
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
-    with Checkpoints(where) as checkpoints:
+    with SavedSteps(where) as checkpoints:
         if step is None:
-            found = checkpoints.newest_params(like)  # a damaged step is skipped, with a line
-            if found is None:
+            newest = checkpoints.newest_params(like)  # a damaged step is skipped, with a line
+            if newest is None:
                 raise ValueError(f"{where} holds no step")
-            step, params = found
+            step, params = newest
         elif step in checkpoints.steps():
             params = checkpoints.restore_params(like, step)
         else:

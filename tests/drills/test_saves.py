@@ -14,7 +14,8 @@ from tests.entry.test_processes import finish
 from tests.entry.test_processes import start as start_two
 from tests.entry.test_train import losses, tiny
 from training.reports import metrics
-from training.saved.checkpoint import WAIT_BELOW, Checkpoints
+from training.saved.checkpoint import WAIT_BELOW
+from training.saved.steps import SavedSteps
 
 pytestmark = pytest.mark.slow
 Figure = Callable[[str, object], None]
@@ -114,7 +115,7 @@ def test_two_killed_processes_keep_the_best_step_though_deletion_is_slow(
     rows = metrics.read(run / "metrics.jsonl")
     scores = {row["step"]: row[name] for row in rows if name in row and row["step"] % 4 == 0}
     best = min(scores, key=lambda step: scores[step])
-    with Checkpoints(run / "checkpoints") as checkpoints:
+    with SavedSteps(run / "checkpoints") as checkpoints:
         kept = checkpoints.steps()
         for step in kept:
             checkpoints.digests(step)  # whole

@@ -22,8 +22,8 @@ from tests.entry.test_wrong_kinds import WRONG, places, replaced
 from training.reports import logbook, mirror
 from training.reports.metrics import MetricsFile
 from training.saved import copies, starts
-from training.saved.checkpoint import Checkpoints
 from training.saved.digests import json_digest
+from training.saved.steps import SavedSteps
 from training.skips import Skips
 from vqgan import model_card
 
@@ -207,7 +207,7 @@ def test_damaged_json_of_a_checkpoint_is_harmless_or_its_step_is_named(
                 yield content
 
     def read(path: Path) -> None:
-        with Checkpoints(run / "checkpoints") as checkpoints:
+        with SavedSteps(run / "checkpoints") as checkpoints:
             checkpoints.about(0)
             checkpoints.digests(0)
         open_checkpoint(run).params  # noqa: B018

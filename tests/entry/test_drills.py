@@ -19,7 +19,7 @@ import pytest
 
 from tests.entry.test_train import losses, tiny
 from training.reports import metrics
-from training.saved.checkpoint import Checkpoints
+from training.saved.steps import SavedSteps
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
@@ -53,7 +53,7 @@ def last_step(run: Path) -> int:
 
 def saved(run: Path) -> dict[str, Any]:
     """The newest checkpoint's step and the digest of each array, which identify it bit for bit."""
-    with Checkpoints(run / "checkpoints") as checkpoints:
+    with SavedSteps(run / "checkpoints") as checkpoints:
         step = checkpoints.steps()[-1]
         return {"step": step, **checkpoints.digests(step)}
 

@@ -15,7 +15,7 @@ from drawing.opening import open_checkpoint
 from tests.entry.kills import killed
 from tests.entry.test_processes import ROOT, finish, free_port
 from tests.entry.test_train import TINY, losses, tiny
-from training.saved.checkpoint import Checkpoints
+from training.saved.steps import SavedSteps
 
 
 def test_an_empty_folder_resumes_what_another_machine_has_begun(
@@ -39,7 +39,7 @@ def test_an_empty_folder_resumes_what_another_machine_has_begun(
     train.main(parse_config(Config, words))
     assert "resumed from step 5" in capsys.readouterr().out
     assert [step for step, _ in losses(run)] == list(range(1, 10))
-    with Checkpoints(store) as checkpoints:
+    with SavedSteps(store) as checkpoints:
         assert checkpoints.steps() == [5, 9]
     assert open_checkpoint(run).step == 9
     assert open_checkpoint(run / "checkpoints" / "5").step == 5

@@ -18,6 +18,7 @@ from optim.optimizers import make_optimizer
 from training.config import CheckpointConfig, TrainingConfig
 from training.saved import checkpoint, disk
 from training.saved.checkpoint import Checkpoints
+from training.saved.steps import SavedSteps
 from training.update.spikes import init_guard
 from training.update.state import TrainState
 
@@ -39,7 +40,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def steps_in(place: Path | str) -> set[int]:
-    with Checkpoints(place) as checkpoints:
+    with SavedSteps(place) as checkpoints:
         return set(checkpoints.steps())
 
 
@@ -186,7 +187,7 @@ def test_parameters_alone_are_checked_too(tmp_path: Path, place: str) -> None:
         for step in (0, 1, 2):
             checkpoints.save(state_of(4, step=step), {})
     swap_arrays(tmp_path)
-    with Checkpoints(place) as checkpoints:
+    with SavedSteps(place) as checkpoints:
         with pytest.raises(ValueError, match="a/kernel has other bits"):
             checkpoints.restore_params(state_of(4).params, 2)
         found = checkpoints.newest_params(state_of(4).params)

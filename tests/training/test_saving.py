@@ -8,8 +8,8 @@ import pytest
 
 from training.config import CheckpointConfig
 from training.saved import saving
-from training.saved.checkpoint import _first_line
 from training.saved.saving import Clock, SaveHook, check_keep_best, to_keep
+from training.saved.steps import first_line
 
 NAN, INF = math.nan, math.inf
 
@@ -103,4 +103,4 @@ def test_process_0_decides_by_its_clock(monkeypatch: pytest.MonkeyPatch, index: 
 @pytest.mark.parametrize("cause", ["No space left on device", "File too large"])
 def test_of_a_failed_save_the_systems_own_words_are_reported(cause: str) -> None:
     around = f"OUT_OF_RANGE: Error writing a in OCDBT database: Failed: x [OS error 27: {cause}] y"
-    assert _first_line(RuntimeError(around)) == cause
+    assert first_line(RuntimeError(around)) == cause

@@ -24,6 +24,7 @@ from training.recipe import BatchAt, Recipe
 from training.reports import logbook, metrics
 from training.saved import checkpoint, copies
 from training.saved.disk import FolderSteps
+from training.saved.steps import SavedSteps
 from training.session import train
 from training.skips import Skips
 from training.update.shared import Programs
@@ -170,7 +171,7 @@ def test_a_failed_copy_or_save_is_logged_and_training_continues(
     monkeypatch.setattr(world, "batch_at", spoil)
     world.run()
     assert [event for event, _ in world.events()] == ["start", "uncopied", "unsaved", "end"]
-    with checkpoint.Checkpoints(place) as checkpoints:
+    with SavedSteps(place) as checkpoints:
         assert checkpoints.steps() == [10, 30, 40]
 
 
@@ -237,7 +238,7 @@ def test_the_state_of_a_run_that_the_guard_ended_is_that_of_its_good_updates(
     with pytest.raises(ValueError, match="state of step 17 is saved"):
         world.run()
     good = World(tmp_path / "good", {}, dataclasses.replace(TRAINING, steps=12)).run()
-    with checkpoint.Checkpoints(world.folder / "checkpoints") as checkpoints:
+    with SavedSteps(world.folder / "checkpoints") as checkpoints:
         found = checkpoints.restore(good, 17)
     assert_same(found.params, good.params)
     assert_same(found.opt_state, good.opt_state)

@@ -14,7 +14,7 @@ from common.settings import SettingsTree
 from training.devices.batching import BATCHES
 from training.recipe import Run
 from training.saved import runs
-from training.saved.checkpoint import Checkpoints
+from training.saved.steps import SavedSteps
 from training.skips import read_ranges
 from training.update.state import TrainState
 
@@ -48,7 +48,7 @@ def branch(
             f"branch_from {source} is a run with other settings: {runs.describe(refused)}; give "
             f"the same, or add --allow_changes {' '.join(refused)}"
         )
-    with Checkpoints(runs.place_of(other, old["checkpoint"]["folder"])) as checkpoints:
+    with SavedSteps(runs.place_of(other, old["checkpoint"]["folder"])) as checkpoints:
         there = checkpoints.steps()
         step = max(there, default=None) if step is None else step
         if step is None or step not in there:

@@ -21,7 +21,7 @@ from training.devices.processes import from_process_0
 
 @functools.cache
 def quieten() -> None:
-    """Hide orbax's own messages, once per process: training/saved/checkpoint.py reports problems in
+    """Hide orbax's own messages, once per process: training/saved/steps.py reports problems in
     one line. If a write fails, orbax closes its event loop, and writes that finish later print
     errors, some from a thread of tensorstore."""
     for noisy in ("absl", "asyncio"):
