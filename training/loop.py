@@ -11,7 +11,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from training.signals import StopSignal
+from training.signals import NO_STOP, Stop
 from training.update.state import TrainState
 from training.update.step_metrics import Row, StepMetrics, to_row
 
@@ -80,7 +80,7 @@ def fit(
     steps: int,
     callbacks: Callbacks,
     hooks: Hooks,
-    stop: StopSignal | None = None,
+    stop: Stop = NO_STOP,
 ) -> TrainState:
     """Train until `steps` updates are finished, or until `stop`, and return the state.
 
@@ -99,20 +99,18 @@ def fit(
     between = hooks.between or (lambda n, state: state)
     try:
         for n in range(first, steps):
-            if callbacks.is_over() or (stop is not None and stop.is_granted()):
+            if callbacks.is_over() or stop.is_granted():
                 break
             with clock.waiting():
                 batch = batch_at(n)
             if n > first and _shapes(batch) != shapes:  # jax compiles again, which takes long
                 rows.deliver()
                 save_once(n, state)
-                if stop is not None:
-                    stop.allow_end(save=lambda: None)
+                stop.allow_end(save=lambda: None)
             shapes = _shapes(batch)
             state, metrics = step(between(n, state), batch)
             done = n + 1
-            if stop is not None:
-                stop.forbid_end()
+            stop.forbid_end()
             rows.hold(done, metrics)
             due = [hook for hook in hooks.periodic if hook.is_due(done, is_last=done == steps)]
             is_saved = hooks.save.is_due(done, is_last=False)
@@ -203,11 +201,11 @@ def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) ->
 
 
 def _stop_saves(
-    stop: StopSignal | None, deliver: Callable[[], None], save: Callable[[], object]
+    stop: Stop, deliver: Callable[[], None], save: Callable[[], object]
 ) -> contextlib.AbstractContextManager[None]:
     """A context around hooks, in which a stop saves the state without waiting for them: they may
     compile for minutes. With several processes a save is collective, so there it waits."""
-    if stop is None or jax.process_count() > 1:
+    if jax.process_count() > 1:
         return contextlib.nullcontext()
 
     def deliver_and_save() -> None:

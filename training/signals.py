@@ -54,7 +54,33 @@ def _heeded() -> list[signal.Signals]:
     ]
 
 
-class StopSignal:
+class Stop:
+    """A stop that nobody requests. The loop asks it between updates."""
+
+    def is_granted(self) -> bool:
+        """True if the run must stop now; called once per update, in every process."""
+        return False
+
+    def allow_end(self, save: Callable[[], None]) -> None:
+        """Allow the end of the process after `save()`, without the main thread."""
+
+    def forbid_end(self) -> None:
+        """Forbid that end, because the main thread uses the state."""
+
+    @contextlib.contextmanager
+    def end_allowed(self, save: Callable[[], None]) -> Iterator[None]:
+        """A context in which the process may end after `save()`, without the main thread."""
+        self.allow_end(save)
+        try:
+            yield
+        finally:
+            self.forbid_end()
+
+
+NO_STOP = Stop()
+
+
+class StopSignal(Stop):
     """A context in which STOP_SIGNALS and Ctrl-C request a stop, which the loop grants after the
     current update. A second Ctrl-C interrupts at once."""
 
@@ -109,7 +135,6 @@ class StopSignal:
         self._timer.start()
 
     def is_granted(self) -> bool:
-        """True if the run must stop now; called once per update, in every process."""
         return self.agree(self.received)
 
     def allow_end(self, save: Callable[[], None]) -> None:
@@ -122,15 +147,6 @@ class StopSignal:
         thread is saving, this call waits and does not return."""
         with self._lock:
             self._save = None
-
-    @contextlib.contextmanager
-    def end_allowed(self, save: Callable[[], None]) -> Iterator[None]:
-        """A context in which the thread may end the process after `save()`."""
-        self.allow_end(save)
-        try:
-            yield
-        finally:
-            self.forbid_end()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
