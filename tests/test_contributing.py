@@ -82,7 +82,7 @@ def test_the_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(kinds, "KINDS", found["KINDS"])
     (tmp_path / "swatches.txt").write_text("deep red,#a00000\nblue,#0000ff\n")
     source = open_source(tmp_path, config=ReadingConfig(kind="swatches"))
-    assert [one.captions for one in source] == [(("deep red", 1.0),), (("blue", 1.0),)]
+    assert [example.captions for example in source] == [(("deep red", 1.0),), (("blue", 1.0),)]
 
 
 def test_the_trainer(tmp_path: Path) -> None:

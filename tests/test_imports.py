@@ -144,5 +144,5 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno <= 60, node.name
             given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            names = [one.arg for one in given if one.arg not in ("self", "cls")]
+            names = [argument.arg for argument in given if argument.arg not in ("self", "cls")]
             assert len(names) <= 7, f"{node.name} has {len(names)} parameters"

@@ -47,7 +47,7 @@ def file_with(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("old", sorted(MOVED))
 def test_every_row_names_a_setting_that_is_there_and_none_that_is(old: str) -> None:
-    names = {one.name for one in settings_of(Config)}
+    names = {setting.name for setting in settings_of(Config)}
     assert MOVED[old].name in names
     assert old not in names
 
@@ -75,9 +75,9 @@ def test_an_old_name_that_scripts_use_is_read_with_a_line(
     path = file_with(tmp_path, old)
     for words in ([f"--{old}={value}"], [f"--{old}", value], [f"--config={path}"]):
         assert setting(parse_config(Config, words), new) == expected
-        said = capsys.readouterr().err
-        assert f"{old} is now {new}" in said
-        assert said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert f"{old} is now {new}" in output
+        assert output.count("\n") == 1
 
 
 def test_an_old_name_in_a_section_on_the_command_line_is_refused() -> None:

@@ -152,16 +152,18 @@ def test_the_walk_through_a_run_names_each_file_once() -> None:
     assert len(named) == len(set(named))
     spine = ("session.py", "supervision.py", "recipe.py", "update/build.py", "update/step.py")
     needed = {name for part in spine for name in imports_of(ROOT / "training" / part)}
-    assert {f"{one.replace('.', '/')}.py" for one in needed} - {"training/spans.py"} <= set(named)
+    assert {f"{module.replace('.', '/')}.py" for module in needed} - {"training/spans.py"} <= set(
+        named
+    )
 
 
 def imports_of(path: Path) -> set[str]:
     """The modules of training/ that a file imports."""
     nodes = [
-        one for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.ImportFrom)
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
     ]
     names = {
-        n for one in nodes for n in (one.module, *(f"{one.module}.{a.name}" for a in one.names))
+        n for node in nodes for n in (node.module, *(f"{node.module}.{a.name}" for a in node.names))
     }
     is_file = lambda name: (ROOT / f"{name.replace('.', '/')}.py").is_file()  # noqa: E731
     return {name for name in names if name and name.startswith("training.") and is_file(name)}

@@ -27,7 +27,7 @@ WITH_LINES = [page for page in PAGES if shell_lines(page)]
 def run_lines(shell: list[str], lines: list[str], folder: Path) -> list[str]:
     """The words of every command that the lines start in an interactive shell. The shell finds only
     stubs, which note their words."""
-    for name in (*(f"bin/{one}" for one in PROGRAMS), *FILES):
+    for name in (*(f"bin/{program}" for program in PROGRAMS), *FILES):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("" if path.name == "activate" else STUB)
@@ -96,9 +96,9 @@ def test_no_command_within_a_sentence_holds_a_trap(page: str) -> None:
     """Checks inline code that starts with a program or a flag."""
     code = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL))
     started = [
-        one for one in code if re.match(r"(python|make|pip|train\.py|generate\.py|--\w)", one)
+        words for words in code if re.match(r"(python|make|pip|train\.py|generate\.py|--\w)", words)
     ]
     starless = [
-        one.replace("*", "x") for one in started
+        words.replace("*", "x") for words in started
     ]  # a star in a sentence means several files
-    assert not [(one, traps(one)) for one in starless if traps(one)]
+    assert not [(words, traps(words)) for words in starless if traps(words)]

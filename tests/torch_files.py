@@ -79,15 +79,15 @@ def instructions(value: Any) -> bytes:
             + b"("
             + instructions((*storage, *view))
             + b"Q"
-            + b"".join(instructions(one) for one in (value.offset, value.shape, value.strides))
+            + b"".join(instructions(item) for item in (value.offset, value.shape, value.strides))
             + instructions(False)
             + instructions(Called(Name("collections", "OrderedDict"), ()))
             + b"tR"
         )
     if isinstance(value, tuple):
-        return b"(" + b"".join(instructions(one) for one in value) + b"t"
+        return b"(" + b"".join(instructions(item) for item in value) + b"t"
     if isinstance(value, dict):
-        pairs = (instructions(one) for pair in value.items() for one in pair)
+        pairs = (instructions(item) for pair in value.items() for item in pair)
         return b"}(" + b"".join(pairs) + b"u"
     return pickle.dumps(value, protocol=2)[2:-1]  # between its two frames
 
@@ -110,7 +110,7 @@ def write_zip(path: Path, tree: Any, storages: dict[str, np.ndarray], how: int =
 def write_old(path: Path, tree: Any, storages: dict[str, np.ndarray]) -> Path:
     """The layout before torch 1.6."""
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
-    parts = [pickle.dumps(one, protocol=2) for one in (0x1950A86A20F9469CFC6C, 1001, system)]
+    parts = [pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, system)]
     parts += [pickled(tree), pickle.dumps(list(storages), protocol=2)]
     for array in storages.values():
         parts += [struct.pack("<q", array.size), array.tobytes()]

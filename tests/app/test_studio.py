@@ -98,8 +98,8 @@ def test_a_style_stands_behind_a_comma() -> None:
 
 
 def test_words_that_no_training_caption_has_are_named(studio: Studio) -> None:
-    said = " ".join(studio.remarks(request("dark zebra", negative="quux")))
-    assert "no training caption has these words: zebra, quux" in said
+    message = " ".join(studio.remarks(request("dark zebra", negative="quux")))
+    assert "no training caption has these words: zebra, quux" in message
     assert studio.remarks(request("dark bar 3")) == []
     assert studio.known(3)
 

@@ -50,15 +50,15 @@ def test_contestants_are_timed_in_turns(
     config: RaceConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     main(config)
-    told = capsys.readouterr().out.splitlines()
-    rows = [line.split("|")[1].strip() for line in told if line.startswith("|")]
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
     assert set(rows) == {"contestant", "---", "hf_bart", "taming:d_model=3"}
     results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").open()]
-    assert [one["contestant"] for one in results] == ["hf_bart", "taming:d_model=3"]
-    assert [one["info"]["params"] for one in results] == [64, 3]
+    assert [result["contestant"] for result in results] == ["hf_bart", "taming:d_model=3"]
+    assert [result["info"]["params"] for result in results] == [64, 3]
     expected = configs.batches(configs.get("tiny"))[1]["image"].mean()  # the second warm-up run
-    assert {one["check"] for one in results} == {expected}
-    assert all(len(one["runs"]) == 2 for one in results)
+    assert {result["check"] for result in results} == {expected}
+    assert all(len(result["runs"]) == 2 for result in results)
     assert "a library's chatter" in (tmp_path / "out/hf_bart.log").read_text()
 
 

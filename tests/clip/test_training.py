@@ -86,13 +86,13 @@ def test_equal_captions_are_right_for_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [
         ("--model.patch_size=3", "model.patch_size 3 does not divide the records' 8 pixels"),
         ("--model.num_heads=3", "model.dim 32 is not a multiple of model.num_heads 3; try dim 30"),
     ],
 )
-def test_sizes_that_do_not_fit_are_named(flag: str, said: str, records_folder: Path) -> None:
+def test_sizes_that_do_not_fit_are_named(flag: str, message: str, records_folder: Path) -> None:
     words = [w for w in FLAGS.split() if not w.startswith(flag.partition("=")[0])]
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         make_recipe(parse_config(ClipRunConfig, [*words, flag, f"--data.records={records_folder}"]))

@@ -68,8 +68,8 @@ def docstrings(config_class: type) -> dict[str, str]:
     """Field → the docstring below it. Inherited fields are included, unless the class redefines
     them."""
     found: dict[str, str] = {}
-    for one in filter(dataclasses.is_dataclass, reversed(config_class.__mro__)):
-        tree = ast.parse(inspect.cleandoc(inspect.getsource(one)))
+    for config in filter(dataclasses.is_dataclass, reversed(config_class.__mro__)):
+        tree = ast.parse(inspect.cleandoc(inspect.getsource(config)))
         body = tree.body[0].body  # type: ignore[attr-defined]
         found |= {
             ast.unparse(field.target): " ".join(ast.literal_eval(below.value).split())
@@ -115,10 +115,10 @@ def test_every_flag_stands_in_help_with_its_reason(
     with pytest.raises(SystemExit) as stopped:
         parse_config(COMMAND_LINES[prog].config_class, ["--help"], prog)
     assert not stopped.value.code
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for flag, reason in entries(COMMAND_LINES[prog].config_class):
-        assert flag in told
-        assert reason in told, f"{prog} {flag}"
+        assert flag in output
+        assert reason in output, f"{prog} {flag}"
 
 
 @pytest.mark.parametrize("prog", sorted(COMMAND_LINES))
@@ -128,8 +128,8 @@ def test_the_first_screen_has_an_example_and_what_one_always_needs(
     one = COMMAND_LINES[prog]
     with pytest.raises(SystemExit):
         parse_config(one.config_class, ["--help"], prog, one.about, one.first)
-    told = capsys.readouterr().out
-    screen = told.splitlines()[:24]
+    output = capsys.readouterr().out
+    screen = output.splitlines()[:24]
     assert max(map(len, screen)) <= 100
     program = f"python {prog}" if prog.endswith(".py") else prog
     assert screen[0].startswith(f"usage: {program}")
@@ -141,7 +141,7 @@ def test_the_first_screen_has_an_example_and_what_one_always_needs(
         assert name == "config" or name in settings
         words = (f"  --{name}", f"  {name.upper()}")
         assert any(line.startswith(words) for line in screen), name
-    opened = told.partition("all flags, by section:")[0]
+    opened = output.partition("all flags, by section:")[0]
     assert all(f"  --{name}" in opened or f"  {name.upper()}" in opened for name in one.first)
 
 

@@ -101,8 +101,10 @@ def test_a_flag_that_takes_several_uses_all_that_it_is_given(flag: str, words: l
 
 def test_several_values_keep_their_letters() -> None:
     odd = ["[0-3].tar", "{0..3}.tar", "é 😀", "null", "007", "a\udc80"]
-    assert parse_config(Settings, [f"--data.source={one}" for one in odd]).data.source == tuple(odd)
-    assert parse_config(Settings, [f"--prompts={one}" for one in odd]).prompts == tuple(odd)
+    assert parse_config(Settings, [f"--data.source={value}" for value in odd]).data.source == tuple(
+        odd
+    )
+    assert parse_config(Settings, [f"--prompts={value}" for value in odd]).prompts == tuple(odd)
     assert parse_config(Settings, ["--data.source=['a', b]"]).data.source == ("a", "b")
     assert parse_config(Settings, []).data.source == ("all",)
 
@@ -183,9 +185,9 @@ def test_a_command_shows_no_sequence_of_a_name(
     monkeypatch.setattr(sys, "argv", ["-m", "--checkpoint=a\x1b[31m", "--out=/nowhere/b"])
     with pytest.raises(SystemExit, match="2"):
         run(release, ReleaseConfig, prog="python -m release", about="")
-    said = capsys.readouterr().err
-    assert "\x1b" not in said
-    assert r"a\x1b[31m" in said
+    output = capsys.readouterr().err
+    assert "\x1b" not in output
+    assert r"a\x1b[31m" in output
 
 
 def test_a_flag_that_is_required_is_named() -> None:

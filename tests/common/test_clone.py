@@ -45,8 +45,8 @@ def test_a_path_that_names_two_things_is_reported_once(
 ) -> None:
     (elsewhere / "sweeps").mkdir()
     assert clone.find("sweeps") == clone.find(Path("sweeps")) == Path("sweeps")
-    told = f"sweeps here is taken; the clone's own is {ROOT / 'sweeps'}\n"
-    assert capsys.readouterr().err == told
+    message = f"sweeps here is taken; the clone's own is {ROOT / 'sweeps'}\n"
+    assert capsys.readouterr().err == message
 
 
 def test_in_the_clone_no_path_names_two_things(

@@ -34,7 +34,7 @@ def say(body: str, shell: str = "", **environment: str) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "told"),
+    ("body", "code", "message"),
     [
         ("pass", 0, ""),
         ("raise ValueError('two\\nlines')", 2, "prog: two lines\n"),
@@ -44,9 +44,9 @@ def say(body: str, shell: str = "", **environment: str) -> subprocess.CompletedP
         ("sys.exit(75)", 75, ""),
     ],
 )
-def test_exit_codes(body: str, code: int, told: str) -> None:
+def test_exit_codes(body: str, code: int, message: str) -> None:
     done = say(body)
-    assert (done.returncode, done.stderr.decode()) == (code, told)
+    assert (done.returncode, done.stderr.decode()) == (code, message)
 
 
 def test_a_fault_of_ours_keeps_its_traceback() -> None:
@@ -113,9 +113,9 @@ def test_out_of_memory_is_one_line_with_the_flags_that_help() -> None:
 
 
 def test_devices_that_are_not_there_are_one_line() -> None:
-    told = explain(RuntimeError("Unable to initialize backend 'x'"))
-    assert told
-    assert told.startswith("there are no such devices as JAX_PLATFORMS=cpu asks for (Unable")
+    message = explain(RuntimeError("Unable to initialize backend 'x'"))
+    assert message
+    assert message.startswith("there are no such devices as JAX_PLATFORMS=cpu asks for (Unable")
     done = say("import jax; jax.devices()", JAX_PLATFORMS="cuda")
     assert done.returncode == 2
     assert b"prog: there are no such devices as JAX_PLATFORMS=cuda asks for" in done.stderr

@@ -64,8 +64,8 @@ def hf_splits(folder: Path) -> None:
 def coco(folder: Path) -> None:
     pictures(folder / "train2017")
     images = [{"id": i, "file_name": f"{i:02d}.jpg"} for i in range(N)]
-    said = [{"id": i, "image_id": i, "caption": f"bird {i}"} for i in range(N)]
-    content = json.dumps({"info": {}, "images": images, "annotations": said})
+    annotations = [{"id": i, "image_id": i, "caption": f"bird {i}"} for i in range(N)]
+    content = json.dumps({"info": {}, "images": images, "annotations": annotations})
     put(folder / "annotations" / "captions_train2017.json", content)
 
 
@@ -130,8 +130,8 @@ def joined_tars(folder: Path) -> None:
 def i2d_files(folder: Path) -> None:
     beside(".txt")(folder / "00000")
     for i in range(N):
-        said = {"caption": f"bird {i}", "url": "u", "key": f"{i:09d}", "status": "success"}
-        put(folder / "00000" / f"{i:02d}.json", json.dumps(said))
+        about = {"caption": f"bird {i}", "url": "u", "key": f"{i:09d}", "status": "success"}
+        put(folder / "00000" / f"{i:02d}.json", json.dumps(about))
     write_parquet(folder / "00000.parquet", {"url": ["u"] * N, "caption": ["bird"] * N})
     put(folder / "00000_stats.json", "{}")
 

@@ -179,8 +179,8 @@ def test_keys_in_an_address_are_used_and_never_shown(tmp_path: Path, served: str
     with pytest.raises(ValueError, match="secret/0.tar cannot be read") as refused:
         open_source(f"{served}/secret/0.tar?key=2")
     assert "key" not in str(refused.value)
-    said = addresses.without_secrets("https://me:word@x.org/a.tar?sig=1#2")
-    assert said == "https://x.org/a.tar"
+    shown = addresses.without_secrets("https://me:word@x.org/a.tar?sig=1#2")
+    assert shown == "https://x.org/a.tar"
 
 
 @pytest.mark.parametrize("name", ["../up.png", ".hidden.png", "a/../../b.png"])
@@ -222,8 +222,10 @@ def test_a_name_of_the_hub_is_sought_there(monkeypatch: pytest.MonkeyPatch, memo
         raise RemoteError(f"{address} cannot be read: no network")
 
     monkeypatch.setattr(remote, "open_folder", unreachable)
-    said = r"no nlphuji/flickr30k on this machine.*hf://datasets/nlphuji/flickr30k cannot be read"
-    with pytest.raises(ValueError, match=said):
+    message = (
+        r"no nlphuji/flickr30k on this machine.*hf://datasets/nlphuji/flickr30k cannot be read"
+    )
+    with pytest.raises(ValueError, match=message):
         open_source("nlphuji/flickr30k")
     with pytest.raises(ValueError, match="try hf://datasets/a/b"):
         open_source("hf://a/b")

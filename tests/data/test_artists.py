@@ -89,7 +89,7 @@ def drawings(packages: Path, emojis: list[Emoji]) -> list[Drawing]:
 
 @pytest.fixture(scope="module")
 def splits(drawings: list[Drawing]) -> dict[str, str]:
-    return assign_splits(drawings, {one.key: one.key for one in drawings})
+    return assign_splits(drawings, {drawing.key: drawing.key for drawing in drawings})
 
 
 def test_all_things_are_names_of_the_table(emojis: list[Emoji]) -> None:
@@ -98,8 +98,8 @@ def test_all_things_are_names_of_the_table(emojis: list[Emoji]) -> None:
 
 def test_sets_are_joined_by_code_point_and_by_name(drawings: list[Drawing]) -> None:
     styles = defaultdict(set)
-    for one in drawings:
-        styles[one.emoji.name].add(one.style)
+    for drawing in drawings:
+        styles[drawing.emoji.name].add(drawing.style)
     assert set(styles) >= THINGS
     assert {name for name, drawn in styles.items() if drawn != set(STYLES.values())} == set()
 
@@ -112,39 +112,42 @@ def test_names_are_compared_without_what_slugs_leave_out() -> None:
 
 def test_no_offensive_gesture_is_drawn(drawings: list[Drawing], emojis: list[Emoji]) -> None:
     assert any(emoji.name.startswith("middle finger") for emoji in emojis)
-    assert not [one for one in drawings if "middle finger" in one.emoji.name]
+    assert not [drawing for drawing in drawings if "middle finger" in drawing.emoji.name]
 
 
 def test_a_held_out_pair_s_thing_and_artist_are_both_trained_apart(
     drawings: list[Drawing], splits: dict[str, str]
 ) -> None:
-    trained = [one for one in drawings if splits[one.key] == "train"]
-    things, styles = {one.emoji.concept for one in trained}, {one.style for one in trained}
-    pairs = {(one.emoji.concept, one.style) for one in trained}
-    held = [one for one in drawings if splits[one.key] == "style"]
+    trained = [drawing for drawing in drawings if splits[drawing.key] == "train"]
+    things, styles = (
+        {drawing.emoji.concept for drawing in trained},
+        {drawing.style for drawing in trained},
+    )
+    pairs = {(drawing.emoji.concept, drawing.style) for drawing in trained}
+    held = [drawing for drawing in drawings if splits[drawing.key] == "style"]
     assert len(held) > 0.05 * len(drawings)
-    for one in held:
-        assert one.emoji.concept in things
-        assert one.style in styles
-        assert (one.emoji.concept, one.style) not in pairs
+    for drawing in held:
+        assert drawing.emoji.concept in things
+        assert drawing.style in styles
+        assert (drawing.emoji.concept, drawing.style) not in pairs
 
 
 def test_a_held_out_thing_is_trained_by_nobody(
     drawings: list[Drawing], splits: dict[str, str]
 ) -> None:
-    unknown = {one.emoji.concept for one in drawings if splits[one.key] == "concept"}
+    unknown = {drawing.emoji.concept for drawing in drawings if splits[drawing.key] == "concept"}
     assert unknown
-    for one in drawings:
-        if one.emoji.concept in unknown:
-            assert splits[one.key] in ("concept", "gallery")
+    for drawing in drawings:
+        if drawing.emoji.concept in unknown:
+            assert splits[drawing.key] in ("concept", "gallery")
 
 
 def test_a_held_out_tone_s_siblings_are_trained(
     drawings: list[Drawing], splits: dict[str, str]
 ) -> None:
     by_pair = defaultdict(list)
-    for one in drawings:
-        by_pair[one.emoji.concept, one.style].append(splits[one.key])
+    for drawing in drawings:
+        by_pair[drawing.emoji.concept, drawing.style].append(splits[drawing.key])
     toned = [found for found in by_pair.values() if "tone" in found]
     assert toned
     for found in toned:
@@ -155,7 +158,7 @@ def test_a_held_out_tone_s_siblings_are_trained(
 def test_a_held_out_picture_that_equals_a_training_picture_is_not_asked(
     drawings: list[Drawing],
 ) -> None:
-    splits = assign_splits(drawings, {one.key: "the same" for one in drawings})
+    splits = assign_splits(drawings, {drawing.key: "the same" for drawing in drawings})
     assert set(splits.values()) == {"train", "gallery"}
 
 
@@ -163,8 +166,8 @@ def test_splits_do_not_depend_on_which_packages_or_things_there_are(
     drawings: list[Drawing], splits: dict[str, str]
 ) -> None:
     some = drawings[::3]
-    again = assign_splits(some[::-1], {one.key: one.key for one in some})
-    assert again == {one.key: splits[one.key] for one in some}
+    again = assign_splits(some[::-1], {drawing.key: drawing.key for drawing in some})
+    assert again == {drawing.key: splits[drawing.key] for drawing in some}
 
 
 def emoji_named(emojis: list[Emoji], name: str) -> Emoji:
@@ -198,8 +201,8 @@ def test_synonyms_are_keywords_that_no_other_thing_has(emojis: list[Emoji]) -> N
     found = own_keywords([rocket, cat, other])
     assert "space" in found[rocket.hexcode]
     assert not set(found[cat.hexcode]) & set(other.tags)
-    for one in (rocket, cat):
-        assert one.name not in found[one.hexcode]
+    for emoji in (rocket, cat):
+        assert emoji.name not in found[emoji.hexcode]
 
 
 def test_people_s_own_words_for_a_thing_are_a_third_of_its_captions(emojis: list[Emoji]) -> None:
@@ -228,8 +231,8 @@ def test_the_tars_carry_captions_splits_styles_and_licences(
 ) -> None:
     config = ArtistsConfig(str(tmp_path / "a"), str(packages), "things", 16)
     main(config)
-    said = capsys.readouterr().out
-    assert said.startswith(f"{tmp_path / 'a'}: {len(THINGS)} things by 8 artists: ")
+    output = capsys.readouterr().out
+    assert output.startswith(f"{tmp_path / 'a'}: {len(THINGS)} things by 8 artists: ")
     source = open_source(tmp_path / "a")
     examples = [source[i] for i in range(len(source))]
     assert len(examples) == 8 * len(THINGS)
@@ -323,9 +326,9 @@ def test_packed_packages_are_read_like_unpacked_ones(packages: Path, tmp_path: P
 def test_drawings_keep_their_place_in_a_square() -> None:
     icons = {"wide": {"body": "<path/>", "width": 32}, "moved": {"body": "<path/>", "left": -4}}
     sides = {"left": 0.0, "top": 0.0, "width": 16.0, "height": 16.0}
-    one = IconSet("p", "1", "noto", "MIT", "a", icons, sides, {})
-    assert 'viewBox="0 -8 32 32"' in one.svg("wide")
-    assert 'viewBox="-4 0 16 16"' in one.svg("moved")
+    icon_set = IconSet("p", "1", "noto", "MIT", "a", icons, sides, {})
+    assert 'viewBox="0 -8 32 32"' in icon_set.svg("wide")
+    assert 'viewBox="-4 0 16 16"' in icon_set.svg("moved")
 
 
 def test_missing_packages_are_named(packages: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_columns_travel_through_reuse_and_filters(run: Callable[..., Records]) -
     filtering.main(FilterConfig(str(records.folder), str(out), rules))
     kept = [i for i in range(10, COUNT) if i % 3 and i % 2 == 0]
     chosen = open_records(out)
-    assert [one["key"] for one in chosen.examples] == [f"{i:02}" for i in kept]
+    assert [example["key"] for example in chosen.examples] == [f"{i:02}" for i in kept]
     assert list(chosen.columns.rows()) == [list(records.columns.rows())[i] for i in kept]
     with pytest.raises(ValueError, match=r"no example has the column clip; there are .*similarity"):
         filtering.main(FilterConfig(str(records.folder), str(out) + "2", ("clip>1",)))
@@ -180,4 +180,4 @@ def test_tables_keep_lists_times_and_numbers_and_name_bytes(tmp_path: Path) -> N
     put(tmp_path / "csv" / "1.jpg", picture(0, kind="JPEG"))
     put(tmp_path / "csv" / "m.csv", f"file_name,text,note\n1.jpg,a,{'y' * 70_000}\n")
     example = open_source(tmp_path / "csv")[0]
-    assert any("column note beyond 65,536 letters" in one for one in example.notes)
+    assert any("column note beyond 65,536 letters" in note for note in example.notes)

@@ -91,32 +91,32 @@ def test_a_drawing_of_nothing_has_no_colour() -> None:
 
 
 def test_words_leave_the_colour_to_be_said(drawings: list[Drawing]) -> None:
-    apple = next(one for one in drawings if one.emoji.name == "red apple")
+    apple = next(drawing for drawing in drawings if drawing.emoji.name == "red apple")
     assert words_for(apple, {"red apple"}) == ["apple"]
 
 
 def test_captions_say_what_is_shown(pictures: list[Composed]) -> None:
-    for one in pictures:
-        first = str(one.about["captions"][0]).removesuffix(f", {one.about['style']} style")
-        assert first in one.about["captions"]
-        if "colour" in one.about:
-            assert f"{one.about['colour']} " in first
-        elif "number" in one.about:
-            assert first.startswith(f"{one.about['number']} ")
+    for picture in pictures:
+        first = str(picture.about["captions"][0]).removesuffix(f", {picture.about['style']} style")
+        assert first in picture.about["captions"]
+        if "colour" in picture.about:
+            assert f"{picture.about['colour']} " in first
+        elif "number" in picture.about:
+            assert first.startswith(f"{picture.about['number']} ")
         else:
             assert " and " in first
-        assert sum(one.about["weights"]) == pytest.approx(1, abs=1e-4)
-    texts = {caption for one in pictures for caption in one.about["captions"]}
+        assert sum(picture.about["weights"]) == pytest.approx(1, abs=1e-4)
+    texts = {caption for picture in pictures for caption in picture.about["captions"]}
     assert {"a green cat", "an orange cat"} & texts
     assert {"two apples", "three apples", "4 rockets"} & texts
     assert not [text for text in texts if "red red" in text or text.endswith("scissorses")]
 
 
 def test_copies_are_as_many_as_said(drawings: list[Drawing]) -> None:
-    for one in drawings[:2]:
+    for drawing in drawings[:2]:
         ink = {
             picture.about["number"]: (255 - picture.pixels.astype(int)).sum()
-            for picture in counted(one, ["thing"], 64)
+            for picture in counted(drawing, ["thing"], 64)
         }
         counts = {word: n for n, word in NUMBERS.items()}
         each = {ink[word] / counts[word] for word in ink}
@@ -125,12 +125,14 @@ def test_copies_are_as_many_as_said(drawings: list[Drawing]) -> None:
 
 def test_held_out_combinations_are_held_out_for_all_artists(pictures: list[Composed]) -> None:
     splits: dict[tuple[str, str], set[str]] = {}
-    for one in pictures:
-        kind = str(one.about.get("colour") or one.about.get("number") or "and")
-        own = "colour" in one.about and crc(f"{one.about['concept']}:{kind}") % HELD_OUT == 0
-        if own and one.about["split"] == TRAIN:
+    for picture in pictures:
+        kind = str(picture.about.get("colour") or picture.about.get("number") or "and")
+        own = (
+            "colour" in picture.about and crc(f"{picture.about['concept']}:{kind}") % HELD_OUT == 0
+        )
+        if own and picture.about["split"] == TRAIN:
             continue  # the original drawing has this colour
-        splits.setdefault((one.about["concept"], kind), set()).add(one.about["split"])
+        splits.setdefault((picture.about["concept"], kind), set()).add(picture.about["split"])
     assert all(len(found) == 1 for found in splits.values())
     assert {TRAIN} in splits.values()
 
@@ -138,7 +140,7 @@ def test_held_out_combinations_are_held_out_for_all_artists(pictures: list[Compo
 def test_each_picture_has_a_name_of_its_own_and_the_same_bytes(
     drawings: list[Drawing], pictures: list[Composed]
 ) -> None:
-    assert len({one.key for one in pictures}) == len(pictures)
+    assert len({picture.key for picture in pictures}) == len(pictures)
     again = list(itertools.islice(compose(drawings, 32), 12))
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(again, pictures, strict=False))
 

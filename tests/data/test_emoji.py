@@ -85,9 +85,9 @@ def test_no_caption_is_both_trained_and_held_out(
     emojis: list[Emoji], splits: dict[str, str]
 ) -> None:
     trained = {text for e in emojis if splits[e.hexcode] == "train" for text, _ in captions_of(e)}
-    for one in emojis:
-        if splits[one.hexcode] not in ("train", "gallery"):
-            assert not trained & {text for text, _ in captions_of(one)}, one.name
+    for emoji in emojis:
+        if splits[emoji.hexcode] not in ("train", "gallery"):
+            assert not trained & {text for text, _ in captions_of(emoji)}, emoji.name
 
 
 def test_every_name_is_one_picture_s(emojis: list[Emoji]) -> None:
@@ -100,14 +100,14 @@ def test_combinations_are_held_out_but_their_parts_are_trained(
     trained = [e for e in emojis if splits[e.hexcode] == "train"]
     words = {word for e in trained for word in _words(e.name)}
     concepts = {(e.concept, len(e.tone)) for e in trained}
-    for one in emojis:
-        split = splits[one.hexcode]
+    for emoji in emojis:
+        split = splits[emoji.hexcode]
         if split in ("tone", "tone2", "gender"):
-            assert _words(one.name) <= words, one.name
+            assert _words(emoji.name) <= words, emoji.name
         if split in ("tone", "tone2"):
-            assert (one.concept, len(one.tone)) in concepts
+            assert (emoji.concept, len(emoji.tone)) in concepts
         if split == "gender":
-            assert (one.concept, len(one.tone)) not in concepts
+            assert (emoji.concept, len(emoji.tone)) not in concepts
 
 
 def _words(name: str) -> set[str]:
@@ -121,14 +121,14 @@ def test_splits_do_not_depend_on_the_order_of_rows(
 
 
 def test_captions_are_names_tags_and_templates_by_weight(emojis: list[Emoji]) -> None:
-    for one in emojis:
-        captions = captions_of(one)
-        assert captions[0][0] == one.name
+    for emoji in emojis:
+        captions = captions_of(emoji)
+        assert captions[0][0] == emoji.name
         assert sum(weight for _, weight in captions) == pytest.approx(1)
         assert len({text for text, _ in captions}) == len(captions)
-        tagged = sum(weight for text, weight in captions if text.startswith(f"{one.name}, "))
-        assert tagged == pytest.approx(0.15 if one.tags else 0)
-        assert captions[0][1] == pytest.approx(0.7 if one.tags else 0.85)
+        tagged = sum(weight for text, weight in captions if text.startswith(f"{emoji.name}, "))
+        assert tagged == pytest.approx(0.15 if emoji.tags else 0)
+        assert captions[0][1] == pytest.approx(0.7 if emoji.tags else 0.85)
 
 
 def test_skin_tones_inherit_the_tags_of_their_base(emojis: list[Emoji]) -> None:

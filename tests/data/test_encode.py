@@ -190,8 +190,12 @@ def test_after_ten_more_pictures_it_says_what_changed_and_what_to_type(
         (folder / f"more{i}.png").write_bytes(picture(100 + i))
         (folder / f"more{i}.txt").write_text("one more")
     out = r"\S*records"
-    said = rf"{out} holds something else: 20 pictures .*the source's files changed; .*--out {out}-2"
-    with pytest.raises(ValueError, match=rf"{said} and train there with --data\.records={out}-2"):
+    message = (
+        rf"{out} holds something else: 20 pictures .*the source's files changed; .*--out {out}-2"
+    )
+    with pytest.raises(
+        ValueError, match=rf"{message} and train there with --data\.records={out}-2"
+    ):
         run(folder)
     with pytest.raises(ValueError, match=r"source's files, text_length \(was 12, now 13\) changed"):
         run(folder, text_length=13)
@@ -209,9 +213,9 @@ def test_unusable_pictures_among_good_ones_are_counted_and_named(
     assert [s.split(":")[0] for s in records.about["skipped"]] == ["004.png", "009.png"]
     bad = (records.folder / "bad_samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["picture"] for line in bad] == ["004.png", "009.png"]
-    said = capsys.readouterr().err
-    assert "skipped 2 of 30 pictures: 004.png (not a JPEG, PNG, WebP or" in said
-    assert "009.png (no caption)" in said
+    output = capsys.readouterr().err
+    assert "skipped 2 of 30 pictures: 004.png (not a JPEG, PNG, WebP or" in output
+    assert "009.png (no caption)" in output
 
 
 def test_each_reason_for_skipping_is_said_however_many_another_has(
@@ -222,10 +226,10 @@ def test_each_reason_for_skipping_is_said_however_many_another_has(
         (folder / f"{i:03d}.txt").write_text(" ")
     (folder / "020.png").write_text("<svg></svg>")
     run(folder, shard_size=10)
-    said = capsys.readouterr().err
-    assert "skipped 7 of 30 pictures: 000.png (no caption)" in said
-    assert "004.png (no caption) and 2 more (1 × no caption, 1 × not a JPEG, PNG, WebP or" in said
-    assert "an SVG drawing" in said
+    output = capsys.readouterr().err
+    assert "skipped 7 of 30 pictures: 000.png (no caption)" in output
+    assert "004.png (no caption) and 2 more (1 × no caption, 1 × not a JPEG, PNG, WebP or" in output
+    assert "an SVG drawing" in output
 
 
 def test_pictures_are_read_for_the_exam_as_they_were_encoded(
@@ -256,9 +260,9 @@ def test_unreadable_files_and_odd_names_are_never_fatal(
     assert len(records) == 30
     assert odd in {e["file"] for e in records.examples}
     assert records.about["num_skipped"] == 4
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     unread = "010.png (no caption; a caption file cannot be read)"
-    assert all(name in said for name in ("y.png", "z.png", unread, "bad\\udcff.png"))
+    assert all(name in output for name in ("y.png", "z.png", unread, "bad\\udcff.png"))
     run(folder)
     assert "finished already" in capsys.readouterr().out
 

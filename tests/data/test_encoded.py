@@ -37,7 +37,7 @@ def test_codes_become_records_as_they_are(name: str, tmp_path: Path) -> None:
     encoded.main(EncodedConfig((str(path),), VQGAN, str(out), held_out=0.3, vocab_size=300))
     records = open_whole(out)
     assert records.image_tokens.tolist() == CODES
-    assert [one["caption"] for one in records.examples] == CAPTIONS
+    assert [example["caption"] for example in records.examples] == CAPTIONS
     assert records.codebook_size == 1024
     assert 0 < len(records.rows("held_out")) < 12
     assert (records.folder / "vqgan" / "config.json").is_file()
@@ -69,7 +69,7 @@ def test_rows_without_codes_or_caption_are_skipped_and_named(tmp_path: Path) -> 
     encoded.main(EncodedConfig((str(path),), VQGAN, str(out), vocab_size=300))
     assert len(open_whole(out)) == 10
     bad = [json.loads(line) for line in (out / "bad_samples.jsonl").read_text().splitlines()]
-    assert [(one["picture"], one["reason"]) for one in bad] == [
+    assert [(sample["picture"], sample["reason"]) for sample in bad] == [
         ("a.jsonl row 1", "no codes"),
         ("a.jsonl row 6", "no caption"),
     ]

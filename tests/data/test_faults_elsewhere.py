@@ -99,7 +99,7 @@ APPLE = b"\0\5\x16\7" + bytes(80)
 
 
 def captions(source: Source) -> dict[str, list[str]]:
-    return {one.key: [text for text, _ in one.captions] for one in source}
+    return {example.key: [text for text, _ in example.captions] for example in source}
 
 
 def test_members_of_macos_in_a_tar_are_no_pictures(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_one_name_in_two_tars_is_two_samples(tmp_path: Path) -> None:
     """webdataset/webdataset#157."""
     for name in "ab":
         write_tar(tmp_path / f"{name}.tar", {"x.png": picture(1), "x.txt": name.encode()})
-    assert [one.captions[0][0] for one in open_source(tmp_path)] == ["a", "b"]
+    assert [example.captions[0][0] for example in open_source(tmp_path)] == ["a", "b"]
 
 
 def test_answers_of_a_conversation_are_captions(tmp_path: Path) -> None:
@@ -157,20 +157,20 @@ def test_answers_of_a_conversation_are_captions(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as file:
         file.writestr("GCC_1.png", picture(1))
     asked = {"from": "human", "value": "<image>\nDescribe it."}
-    said = {"file_name": "GCC_1.png", "conversations": [asked, {"from": "gpt", "value": "a city"}]}
-    (tmp_path / "metadata.jsonl").write_text(json.dumps(said) + "\n")
+    row = {"file_name": "GCC_1.png", "conversations": [asked, {"from": "gpt", "value": "a city"}]}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     assert list(captions(open_source(tmp_path)).values()) == [["a city"]]
     answer = {"role": "assistant", "content": [{"type": "text", "text": "a town"}]}
-    said = {"file_name": "GCC_1.png", "messages": [{"role": "user", "content": "What?"}, answer]}
-    (tmp_path / "metadata.jsonl").write_text(json.dumps(said) + "\n")
+    row = {"file_name": "GCC_1.png", "messages": [{"role": "user", "content": "What?"}, answer]}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     assert list(captions(open_source(tmp_path)).values()) == [["a town"]]
 
 
 def test_a_quote_that_nothing_closes_swallows_no_rows(tmp_path: Path) -> None:
     """iejMac/video2dataset#117, rewicks/ersatz#1; line ends in quotes: rom1504/img2dataset#283."""
     write_pictures(tmp_path, 6)
-    said = ['"Quoted start', "plain", 'say "hi", you', 'six" wide', '"two\nlines, one"', '"both"']
-    rows = "".join(f"{i}.png,{text}\n" for i, text in enumerate(said))
+    texts = ['"Quoted start', "plain", 'say "hi", you', 'six" wide', '"two\nlines, one"', '"both"']
+    rows = "".join(f"{i}.png,{text}\n" for i, text in enumerate(texts))
     (tmp_path / "list.csv").write_text(f"image,caption\n{rows}")
     assert captions(open_source(tmp_path)) == {
         "0": ['"Quoted start'],
@@ -256,6 +256,6 @@ def test_rows_without_a_picture_and_pickled_types_harm_nobody(tmp_path: Path) ->
     table = pa.table(columns, schema=pa.schema(fields))
     pq.write_table(table, tmp_path / "x.parquet")
     readings = list(read_pictures(open_source(tmp_path), 8, need_captions=True))
-    assert [one.pixels is not None for one in readings] == [True, False, False]
-    assert all("no picture" in one.problem for one in readings[1:]), readings[1].problem
+    assert [reading.pixels is not None for reading in readings] == [True, False, False]
+    assert all("no picture" in reading.problem for reading in readings[1:]), readings[1].problem
     assert not ran.exists()

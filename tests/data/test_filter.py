@@ -44,7 +44,7 @@ def records(tmp_path: Path) -> Path:
         np.full(2 * N, 4, np.int32),
         np.arange(0, 2 * N + 1, 2, dtype=np.int64),
         np.linspace(1, 2, 2 * N, dtype=np.float32),
-        [str(one["split"]) for one in examples],
+        [str(example["split"]) for example in examples],
         examples,
         view_tokens=np.arange(100, 100 + N * 4, dtype=np.int32).reshape(N, 4),
         pixel_hashes=np.array([7, 1, 2, 3, 4, 7], np.uint64),
@@ -61,7 +61,7 @@ def run(records: Path, *rules: str, **settings: object) -> tuple[Path, list[str]
     """Filter the records. Returns the new folder and the keys of the kept examples."""
     out = records.parent / f"out{len(list(records.parent.iterdir()))}"
     filtering.main(FilterConfig(str(records), str(out), rules, **settings))  # type: ignore[arg-type]
-    return out, [one["key"] for one in open_whole(out).examples]
+    return out, [example["key"] for example in open_whole(out).examples]
 
 
 @pytest.mark.parametrize(
@@ -193,14 +193,14 @@ def test_near_hashes_are_those_of_a_search_through_all_pairs(bits: int) -> None:
     rng = np.random.default_rng(bits)
     hashes = [int(x) for x in rng.integers(0, 1 << 63, 40)]
     for _ in range(160):
-        one = hashes[rng.integers(len(hashes))]
+        code = hashes[rng.integers(len(hashes))]
         for place in rng.integers(0, 64, rng.integers(0, 10)):
-            one ^= 1 << int(place)
-        hashes.append(one)
+            code ^= 1 << int(place)
+        hashes.append(code)
     originals: list[int] = []
     copies = []
-    for place, one in enumerate(hashes):
-        if any((one ^ hashes[i]).bit_count() <= bits for i in originals):
+    for place, code in enumerate(hashes):
+        if any((code ^ hashes[i]).bit_count() <= bits for i in originals):
             copies.append(place)
         else:
             originals.append(place)
@@ -210,10 +210,10 @@ def test_near_hashes_are_those_of_a_search_through_all_pairs(bits: int) -> None:
 def test_a_perceptual_hash_is_nearly_the_same_for_copies_alone() -> None:
     rng = np.random.default_rng(1)
     pictures = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(8)]
-    hashes = [perceptual_hash(np.asarray(one.resize((64, 64)))) for one in pictures]
-    for one, known in zip(pictures, hashes, strict=True):
+    hashes = [perceptual_hash(np.asarray(picture.resize((64, 64)))) for picture in pictures]
+    for picture, known in zip(pictures, hashes, strict=True):
         for size in (48, 200):
-            copy = np.asarray(one.resize((64, 64)).resize((size, size)))
+            copy = np.asarray(picture.resize((64, 64)).resize((size, size)))
             assert (perceptual_hash(copy) ^ known).bit_count() <= 4
     pairs = [(a ^ b).bit_count() for i, a in enumerate(hashes) for b in hashes[:i]]
     assert min(pairs) > 12

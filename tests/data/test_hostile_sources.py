@@ -61,8 +61,8 @@ def test_a_second_column_of_pictures_is_never_touched(
 def test_a_path_in_a_table_leads_nowhere_but_to_files_of_the_source(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(picture(1))
     os.mkfifo(tmp_path / "pipe.png")
-    said = [f"{tmp_path}/secret.png", "../secret.png", "../pipe.png", "in.png"]
-    images = [{"bytes": None, "path": one} for one in said]
+    paths = [f"{tmp_path}/secret.png", "../secret.png", "../pipe.png", "in.png"]
+    images = [{"bytes": None, "path": path} for path in paths]
     folder = saved_table(tmp_path / "t", {"image": images, "caption": ["a"] * 4})
     (folder / "in.png").write_bytes(picture(2))
     readings = list(read_pictures(open_source(folder), 8))
@@ -142,8 +142,8 @@ def test_a_tar_with_an_impossible_member_ends_there_and_names_it(
 
 def test_long_names_and_pax_headers_read_as_tarfile_reads_them(tmp_path: Path) -> None:
     names = ["a" * 180 + "/" + "b" * 120 + ".png", "ü/日本.png", "c" * 90 + "/" + "d" * 90 + ".png"]
-    for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
-        with tarfile.open(tmp_path / "0.tar", "w", format=kind) as tar:
+    for tar_format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(tmp_path / "0.tar", "w", format=tar_format) as tar:
             for i, name in enumerate(names):
                 info = tarfile.TarInfo(name)
                 info.size = i + 1
@@ -222,9 +222,9 @@ def test_names_reach_the_terminal_as_text(tmp_path: Path) -> None:
     assert reading.pixels is None
     from data.pictures.reading import describe_skipped
 
-    said = describe_skipped([(reading.name, reading.problem)], 2) + "".join(source.warnings())
-    assert "\x1b" not in said
-    assert "1\\x1b[2J.png" in said
+    message = describe_skipped([(reading.name, reading.problem)], 2) + "".join(source.warnings())
+    assert "\x1b" not in message
+    assert "1\\x1b[2J.png" in message
 
 
 def _link_circle(folder: Path) -> None:

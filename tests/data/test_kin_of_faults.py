@@ -23,7 +23,7 @@ CAPTIONS = ["a bird", "a cat", "a dog"]
 
 
 def captions(folder: Path) -> list[str]:
-    return [one.captions[0][0] for one in open_source(folder)]
+    return [example.captions[0][0] for example in open_source(folder)]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_pictures_and_texts_are_read_in_all_types_of_arrow(
     image: Any, text: Any, tmp_path: Path
 ) -> None:
     cells = [{"bytes": p} for p in PICTURES] if pa.types.is_struct(image) else PICTURES
-    said = [[c] for c in CAPTIONS] if pa.types.is_list(text) else CAPTIONS
-    table = pa.table({"image": pa.array(cells, image), "caption": pa.array(said).cast(text)})
+    texts = [[c] for c in CAPTIONS] if pa.types.is_list(text) else CAPTIONS
+    table = pa.table({"image": pa.array(cells, image), "caption": pa.array(texts).cast(text)})
     pq.write_table(table, tmp_path / "a.parquet")
     source = open_source(tmp_path)
     assert captions(tmp_path) == CAPTIONS
@@ -86,11 +86,11 @@ def test_captions_that_a_program_quoted_are_whole_in_every_table(
     separator: str, tmp_path: Path
 ) -> None:
     write_pictures(tmp_path, 3)
-    said = ["two\nlines", 'a "stop" sign', f"a{separator}b"]
+    texts = ["two\nlines", 'a "stop" sign', f"a{separator}b"]
     with (tmp_path / "captions.tsv").open("w", newline="") as file:
         writer = csv.writer(file, delimiter=separator)
         writer.writerows(
-            [["file_name", "caption"], *zip(["0.png", "1.png", "2.png"], said, strict=True)]
+            [["file_name", "caption"], *zip(["0.png", "1.png", "2.png"], texts, strict=True)]
         )
     source = open_source(tmp_path)
     assert captions(tmp_path) == ["two lines", 'a "stop" sign', f"a{separator}b".replace("\t", " ")]
@@ -99,10 +99,10 @@ def test_captions_that_a_program_quoted_are_whole_in_every_table(
 
 def test_quotes_in_a_table_of_tabs_are_letters_where_nothing_was_quoted(tmp_path: Path) -> None:
     write_pictures(tmp_path, 3)
-    said = ['"Stop" says the sign', '"never closed', 'so "it" is']
-    lines = "".join(f"{i}.png\t{text}\n" for i, text in enumerate(said))
+    texts = ['"Stop" says the sign', '"never closed', 'so "it" is']
+    lines = "".join(f"{i}.png\t{text}\n" for i, text in enumerate(texts))
     (tmp_path / "captions.tsv").write_text(lines)
-    assert captions(tmp_path) == said
+    assert captions(tmp_path) == texts
 
 
 def test_a_cell_beyond_all_bounds_is_named_with_its_row(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_folders_and_weights_are_read(text: str, expected: list) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[a:3,b]", "give all folders a weight, or none"),
         ("[a:x,b:1]", "'x' is not a weight, such as 3 or 0.5"),
@@ -140,8 +140,8 @@ def test_folders_and_weights_are_read(text: str, expected: list) -> None:
         ("[]", "write it as"),
     ],
 )
-def test_other_words_are_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=f"^data.records .*{said}"):
+def test_other_words_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^data.records .*{message}"):
         parse_records(text)
 
 

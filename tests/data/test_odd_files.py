@@ -90,7 +90,7 @@ def test_a_tar_that_ends_in_zeros_without_end_is_read_before_them(tmp_path: Path
     write_tar(tmp_path / "0.tar", {"0.png": picture(0), "0.txt": b"a bird"})
     os.truncate(tmp_path / "0.tar", 1 << 40)
     source = open_source(tmp_path)
-    assert [one.captions[0][0] for one in source] == ["a bird"]
+    assert [example.captions[0][0] for example in source] == ["a bird"]
     assert "nothing but zeros before byte" in source.damage["0.tar"]
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_parquet_file_among_good_ones_is_named(
     source = open_source(tmp_path if named == "folder" else files)
     assert len(source) == 4
     assert [len(source[i].captions) for i in range(4)] == [1] * 4
-    assert any("0.parquet is damaged: " in said for said in source.warnings())
+    assert any("0.parquet is damaged: " in warning for warning in source.warnings())
     for path in tmp_path.iterdir():
         path.write_bytes(damage)
     with pytest.raises(ValueError, match=r"0\.parquet is not a readable parquet file: "):
@@ -141,7 +141,7 @@ def test_a_damaged_parquet_file_beside_pictures_is_named(tmp_path: Path) -> None
     (tmp_path / "index.parquet").write_bytes(b"PAR1")
     source = open_source(tmp_path)
     assert len(source) == 1
-    assert any("damaged parquet files: index.parquet" in said for said in source.warnings())
+    assert any("damaged parquet files: index.parquet" in warning for warning in source.warnings())
 
 
 @pytest.mark.parametrize("damage", [b"", b"ARROW1\0\0", "half"])
@@ -156,4 +156,4 @@ def test_a_damaged_file_of_a_saved_data_set_is_named(damage: bytes | str, tmp_pa
     source = open_source(tmp_path)
     assert [source[i].captions[0][0] for i in (9, 10)] == ["bird 9", "bird 20"]
     assert len(source) == 30
-    assert any("-00001-of-00004.arrow is damaged: " in said for said in source.warnings())
+    assert any("-00001-of-00004.arrow is damaged: " in warning for warning in source.warnings())

@@ -47,8 +47,8 @@ def test_a_zip_is_read_as_the_files_that_it_holds(name: str, tmp_path: Path) -> 
     make(tmp_path / "plain")
     plain = opened(tmp_path / "plain")
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
-        for one in sorted((tmp_path / "plain").rglob("*")):
-            file.write(one, one.relative_to(tmp_path / "plain"))
+        for path in sorted((tmp_path / "plain").rglob("*")):
+            file.write(path, path.relative_to(tmp_path / "plain"))
     packed = opened(tmp_path / "all.zip")
     assert captions(packed) == captions(plain)
     assert sum(map(len, captions(packed).values())) == count
@@ -93,7 +93,7 @@ def test_endings_of_another_case_are_other_files(packed: bool, tmp_path: Path) -
     for name, data in members.items():
         put(tmp_path / "loose" / name, data)
     source = opened(write_tar(tmp_path / "0.tar", members) if packed else tmp_path / "loose")
-    found = {name.rpartition("/")[2]: said for name, said in captions(source).items()}
+    found = {name.rpartition("/")[2]: texts for name, texts in captions(source).items()}
     assert found == {"IMG_1.jpg": ["lower"], "IMG_1.JPG": ["upper"]}
     assert not source.warnings()
 
@@ -117,7 +117,7 @@ def test_both_forms_of_an_accent_keep_their_own_captions(tmp_path: Path) -> None
 def test_members_with_and_without_a_dot_in_front_belong_together(tmp_path: Path) -> None:
     members = {"./a/1.png": picture(1), "a/1.txt": b"one", "././a/2.png": picture(2)}
     tar = write_tar(tmp_path / "0.tar", {**members, "./a/2.txt": b"two"})
-    assert [one.captions[0][0] for one in opened(tar)] == ["one", "two"]
+    assert [example.captions[0][0] for example in opened(tar)] == ["one", "two"]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -132,15 +132,15 @@ def test_folders_named_as_splits_are_splits(packed: bool, tmp_path: Path) -> Non
                 put(tmp_path / name / file, content)
     found = {reading.split for reading in opened(tmp_path)}
     assert found == set(theirs.values())
-    assert {one.split for one in opened(tmp_path, "--splits=none")} == {""}
+    assert {example.split for example in opened(tmp_path, "--splits=none")} == {""}
 
 
 def test_pictures_of_one_name_in_two_splits_are_told_apart_by_them(tmp_path: Path) -> None:
     for number, split in enumerate(("train", "val")):
         pictures(tmp_path / f"{split}2017", N * number)
         images = [{"id": i, "file_name": f"{i}.jpg"} for i in range(N)]
-        said = [{"image_id": i, "caption": f"{split} {i}"} for i in range(N)]
-        content = json.dumps({"images": images, "annotations": said})
+        annotations = [{"image_id": i, "caption": f"{split} {i}"} for i in range(N)]
+        content = json.dumps({"images": images, "annotations": annotations})
         put(tmp_path / "annotations" / f"captions_{split}2017.json", content)
     found = captions(opened(tmp_path))
     assert found["train2017/1.jpg"] == ["train 1"]
@@ -153,8 +153,8 @@ def test_pictures_of_one_name_in_two_splits_are_told_apart_by_them(tmp_path: Pat
 @pytest.mark.parametrize("name", ["list.csv", "list.txt", "list.jsonl"])
 def test_paths_of_tables_are_found_where_one_says(path: str, name: str, tmp_path: Path) -> None:
     pictures(tmp_path / "pics")
-    said = [{"p": path.format(folder=tmp_path, i=i), "words": f"bird {i}"} for i in range(N)]
-    rows = [json.dumps(row) if name.endswith("jsonl") else "\t".join(row.values()) for row in said]
+    table = [{"p": path.format(folder=tmp_path, i=i), "words": f"bird {i}"} for i in range(N)]
+    rows = [json.dumps(row) if name.endswith("jsonl") else "\t".join(row.values()) for row in table]
     head = [] if name.endswith("jsonl") else ["p\twords"]
     put(tmp_path / "tables" / name, "\n".join([*head, *rows]))
     if path != "{i}":
@@ -174,7 +174,7 @@ def test_a_parquet_of_structs_may_hold_paths_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"url": "https://e.com/1.jpg", "caption": "a"}, "by their addresses"),
         ({"caption": "a", "encoding": "[1, 2]"}, "python -m data.encoded"),
@@ -183,11 +183,11 @@ def test_a_parquet_of_structs_may_hold_paths_alone(tmp_path: Path) -> None:
     ],
 )
 def test_tables_of_pictures_elsewhere_say_so(
-    content: dict[str, Any], said: str, tmp_path: Path
+    content: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     put(tmp_path / "list.jsonl", json.dumps(content) + "\n")
     for source in (tmp_path, tmp_path / "list.jsonl"):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             opened(source)
 
 
@@ -205,8 +205,8 @@ def test_files_of_captions_beside_folders_of_classes_are_not_lost_in_silence(
     for name in ("cat", "dog"):
         pictures(tmp_path / name)
     put(tmp_path / "list.csv", "file,caption\n0.jpg,of which?\n")
-    said = "skipped 1 files of captions or tables that name no picture: list.csv"
-    assert opened(tmp_path).warnings() == [said]
+    message = "skipped 1 files of captions or tables that name no picture: list.csv"
+    assert opened(tmp_path).warnings() == [message]
 
 
 def test_captions_of_a_table_in_another_encoding_are_read_and_said(tmp_path: Path) -> None:

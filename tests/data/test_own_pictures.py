@@ -98,8 +98,8 @@ def test_a_table_is_read_however_a_program_wrote_it(what: str, tmp_path: Path) -
     put(tmp_path / TABLES[what][0], TABLES[what][1])
     found = captions(opened(tmp_path))
     assert len(found) == N
-    assert [len(said) for said in found] == [1] * N
-    assert [said[0][-1] for said in found] == [str(i) for i in range(N)]
+    assert [len(texts) for texts in found] == [1] * N
+    assert [texts[0][-1] for texts in found] == [str(i) for i in range(N)]
 
 
 @pytest.mark.parametrize("name", ["COCO_train2014_{:012d}.jpg", "{:03d}.jpg", "{}.jpg"])
@@ -153,7 +153,7 @@ def test_captions_in_a_table_and_beside_pictures_are_read_together(tmp_path: Pat
         put(folder / table, "file_name,text\n" + "3.jpg,dog 3\n4.jpg,\n")
         put(folder / "4.txt", "dog 4")
         source = opened(folder)
-        found = dict(zip([one.file for one in source], captions(source), strict=True))
+        found = dict(zip([example.file for example in source], captions(source), strict=True))
         expected = {f"{i}.jpg": [f"{'bird' if i < 3 else 'dog'} {i}"] for i in range(5)}
         assert found == expected
         assert source.num_captioned == 5
@@ -225,12 +225,12 @@ def test_archives_videos_and_parquet_beside_pictures_are_counted(tmp_path: Path)
         columns: dict[str, list[Any]] = {"image": [picture(1)], "caption": ["a"]}
         write_parquet(folder / "d.parquet", columns)
         write_parquet(folder / "e.parquet", {"url": ["u"]})  # what img2dataset writes
-        said = " ".join(opened(folder).warnings())
-        assert "2 archives beside what is read" in said
-        assert "c.tar.gz, more.zip" in said
-        assert "1 videos: b.MOV" in said
-        assert "1 parquet files of pictures beside what is read" in said
-        assert "e.parquet" not in said
+        message = " ".join(opened(folder).warnings())
+        assert "2 archives beside what is read" in message
+        assert "c.tar.gz, more.zip" in message
+        assert "1 videos: b.MOV" in message
+        assert "1 parquet files of pictures beside what is read" in message
+        assert "e.parquet" not in message
 
 
 SAID = {
@@ -246,10 +246,10 @@ SAID = {
 
 @pytest.mark.parametrize("what", SAID)
 def test_a_folder_that_is_not_read_is_told_what_it_lacks(what: str, tmp_path: Path) -> None:
-    names, content, said = SAID[what]
+    names, content, message = SAID[what]
     for name in names:
         put(tmp_path / name, picture(0, kind="JPEG") if name.endswith(".jpg") else content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         opened(tmp_path)
 
 

@@ -211,9 +211,9 @@ def test_a_large_transparent_picture_is_not_held_in_many_copies() -> None:
         "before = peak(); read_picture(data, 64); print((peak() - before) >> 10)\n"
     )
     with tempfile.NamedTemporaryFile() as file:
-        for one in (code, read):
+        for program in (code, read):
             done = subprocess.run(
-                [sys.executable, "-W", "error", "-c", one, file.name],
+                [sys.executable, "-W", "error", "-c", program, file.name],
                 capture_output=True,
                 text=True,
                 cwd=Path(__file__).parents[2],

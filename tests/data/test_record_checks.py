@@ -33,9 +33,9 @@ def folder(tmp_path: Path) -> Path:
 
 def put(folder: Path, file: str, values: Any) -> None:
     """Overwrite a file with other values of the same size and type."""
-    kind = {"u16": "<u2", "u8": "<u1", "i64": "<i8", "f32": "<f4"}[file.split(".")[1]]
-    assert np.array(values, kind).nbytes == (folder / file).stat().st_size
-    np.array(values, kind).tofile(folder / file)
+    dtype = {"u16": "<u2", "u8": "<u1", "i64": "<i8", "f32": "<f4"}[file.split(".")[1]]
+    assert np.array(values, dtype).nbytes == (folder / file).stat().st_size
+    np.array(values, dtype).tofile(folder / file)
 
 
 def say(folder: Path, name: str, shape: list[int]) -> None:

@@ -29,7 +29,7 @@ def write(out: Path, **changed: Any) -> Records:
         "codebook_size": 12,
         "text_vocab_size": 10,
     }
-    of_part = {one.name for one in fields(Part)}
+    of_part = {field.name for field in fields(Part)}
     given = (values | changed).items()
     part = Part(**{name: value for name, value in given if name in of_part})
     write_records(out, part, **{name: value for name, value in given if name not in of_part})

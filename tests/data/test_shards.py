@@ -174,11 +174,11 @@ def test_shards_of_something_else_are_not_mixed_in(
     with pytest.raises(KeyboardInterrupt):
         run("again")
     counting.left = 10**9
-    said = r"again\.parts holds 16 pictures of an encoding that was broken off, and since then "
-    with pytest.raises(ValueError, match=said + r"held_out \(was 0\.05, now 0\.2\) changed"):
+    message = r"again\.parts holds 16 pictures of an encoding that was broken off, and since then "
+    with pytest.raises(ValueError, match=message + r"held_out \(was 0\.05, now 0\.2\) changed"):
         run("again", held_out=0.2)
     (source / "000.txt").write_text("other words")
-    with pytest.raises(ValueError, match=said + "the source's files changed"):
+    with pytest.raises(ValueError, match=message + "the source's files changed"):
         run("again")
     (source / "000.txt").write_text("noise number 0")
     run("again", text_length=9)  # affects captions only, whose tokens are not in the shards
@@ -213,8 +213,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(
         sync(path)
 
     monkeypatch.setattr(files, "_sync", full)
-    said = r"No space left on device; make room, and the same command resumes from \d+ of 75 pict"
-    with pytest.raises(OSError, match=said) as caught:
+    message = (
+        r"No space left on device; make room, and the same command resumes from \d+ of 75 pict"
+    )
+    with pytest.raises(OSError, match=message) as caught:
         run("again")
     assert "\n" not in str(caught.value)
     assert "again.parts" in str(caught.value)

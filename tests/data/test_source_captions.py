@@ -31,7 +31,7 @@ def folder_of(path: Path, files: dict[str, bytes | str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "encoding", "said"),
+    ("text", "encoding", "message"),
     [
         ("a red bird’s nest – close up, number {i}", "utf-16", "utf-16"),
         ("a red bird, number {i}", "utf-16-le", "utf-16-le"),
@@ -47,7 +47,7 @@ def folder_of(path: Path, files: dict[str, bytes | str]) -> Path:
     ],
 )
 def test_captions_of_any_encoding_are_read_and_it_is_reported(
-    text: str, encoding: str, said: str, tmp_path: Path
+    text: str, encoding: str, message: str, tmp_path: Path
 ) -> None:
     for i in range(10):
         (tmp_path / f"{i}.png").write_bytes(picture(i))
@@ -57,7 +57,9 @@ def test_captions_of_any_encoding_are_read_and_it_is_reported(
     notes = Notes()
     for reading in read_pictures(source, 8):
         notes.add(reading)
-    expected = [f"captions were read as {said}: 10 pictures, the first is 0.png"] if said else []
+    expected = (
+        [f"captions were read as {message}: 10 pictures, the first is 0.png"] if message else []
+    )
     assert notes.sentences() == expected
 
 
@@ -256,8 +258,8 @@ def test_names_are_captions_where_they_are_asked_for(tmp_path: Path, tarred: boo
 
 def test_a_folder_without_captions_says_which_its_names_would_give(tmp_path: Path) -> None:
     folder_of(tmp_path / "x", {"Brown_Fish-01.png": "picture", "IMG_2.png": "picture"})
-    told = r'if their names are captions \("brown fish" …\), say --captions=names'
-    with pytest.raises(ValueError, match=told):
+    message = r'if their names are captions \("brown fish" …\), say --captions=names'
+    with pytest.raises(ValueError, match=message):
         open_source(tmp_path / "x")
 
 

@@ -27,7 +27,7 @@ def test_a_folder_pairs_pictures_with_texts_at_any_depth(tmp_path: Path) -> None
     (tmp_path / "a.v2.jpg").write_bytes(picture(2, kind="JPEG"))
     (tmp_path / "a.v2.json").write_text(json.dumps({"caption": "a cat", "tone": "3", "no": []}))
     (tmp_path / "._b.jpg").write_bytes(b"of macOS")
-    examples = {one.key: one for one in open_source(tmp_path)}
+    examples = {example.key: example for example in open_source(tmp_path)}
     assert sorted(examples) == ["a.v2", "b/x"]
     assert examples["b/x"].captions == (("a dog", 1.0),)
     assert examples["b/x"].file == "b/x.PNG"
@@ -182,9 +182,9 @@ def test_a_file_beyond_the_limit_is_not_read_whole(
 
 
 def test_captions_keep_usable_weights_and_drop_the_rest() -> None:
-    said = ["a", "", "b", 3, "c", "d", "e"]
+    captions = ["a", "", "b", 3, "c", "d", "e"]
     weights = [0.5, 1, float("nan"), 1, -1, 0, 2]
-    assert texts.from_columns({"captions": said, "weights": weights}).captions == (
+    assert texts.from_columns({"captions": captions, "weights": weights}).captions == (
         ("a", 0.5),
         ("e", 2.0),
     )
@@ -266,8 +266,8 @@ def test_commas_in_a_caption_of_the_last_column_are_its_own(tmp_path: Path) -> N
     write_pictures(tmp_path, 3)
     lines = ["file_name,text", "0.png,a red, round ball", '1.png,"one, two"', "2.png,plain"]
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
-    said = [one.captions[0][0] for one in open_source(tmp_path)]
-    assert said == ["a red, round ball", "one, two", "plain"]
+    captions = [example.captions[0][0] for example in open_source(tmp_path)]
+    assert captions == ["a red, round ball", "one, two", "plain"]
 
 
 def test_columns_that_the_first_line_does_not_name_are_counted(tmp_path: Path) -> None:
@@ -276,9 +276,9 @@ def test_columns_that_the_first_line_does_not_name_are_counted(tmp_path: Path) -
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
     source = open_source(tmp_path)
     assert len(source) == 2
-    (told,) = [line for line in source.unused.sentences() if "beyond" in line]
-    assert "skipped 1 columns beyond those of the first line" in told
-    assert "metadata.csv row 1: CC0" in told
+    (sentence,) = [line for line in source.unused.sentences() if "beyond" in line]
+    assert "skipped 1 columns beyond those of the first line" in sentence
+    assert "metadata.csv row 1: CC0" in sentence
 
 
 def test_lines_of_json_that_are_no_object_are_counted(tmp_path: Path) -> None:
@@ -301,16 +301,16 @@ def test_a_damaged_line_of_json_costs_only_its_picture(tmp_path: Path, place: in
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     source = open_source(tmp_path)
     assert len(source) == 2
-    (told,) = [line for line in source.unused.sentences() if "damaged" in line]
+    (sentence,) = [line for line in source.unused.sentences() if "damaged" in line]
     where = f"metadata.jsonl line {place + 1}: "
-    assert re.fullmatch(rf"skipped 1 damaged lines: {where}\w.* \(character 3\d\)", told)
+    assert re.fullmatch(rf"skipped 1 damaged lines: {where}\w.* \(character 3\d\)", sentence)
 
 
 def test_a_table_of_damaged_lines_is_refused_by_its_first(tmp_path: Path) -> None:
     write_pictures(tmp_path, 2)
     (tmp_path / "metadata.jsonl").write_text("\n".join([GOOD[0], "{'file_name':", "{'text':"]))
-    said = r"metadata.jsonl, line 2: Expecting property name .*; mend the line, or remove it"
-    with pytest.raises(ValueError, match=said):
+    message = r"metadata.jsonl, line 2: Expecting property name .*; mend the line, or remove it"
+    with pytest.raises(ValueError, match=message):
         open_source(tmp_path)
 
 

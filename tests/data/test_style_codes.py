@@ -45,12 +45,12 @@ def test_the_shares_are_those_of_the_roots_of_the_counts(counted: StyleCodes) ->
 def test_the_most_likely_style_is_the_one_of_bayes_rule(counted: StyleCodes) -> None:
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, CODES, (50, 4))
-    for picture, told in zip(tokens, counted.most_likely(tokens), strict=True):
+    for picture, style in zip(tokens, counted.most_likely(tokens), strict=True):
         scores = dict.fromkeys(counted.names, 0.0)
         for code in set(picture.tolist()):
             for name, shares in zip(counted.names, counted.log_shares, strict=True):
                 scores[name] += (picture == code).sum() ** 0.5 * shares[code]
-        assert told == max(scores, key=lambda name: scores[name])
+        assert style == max(scores, key=lambda name: scores[name])
 
 
 def test_where_a_code_stands_says_nothing_about_the_style(counted: StyleCodes) -> None:

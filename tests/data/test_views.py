@@ -36,8 +36,8 @@ def test_views_are_further_squares_of_the_same_picture() -> None:
     mirrored = make_views(example, square, PLAIN, Views(9, flips=True))
     falling = [int(view[0, -1, 0]) < int(view[0, 0, 0]) for view in mirrored]
     assert 0 < sum(falling) < 8
-    said = replace(example, captions=(("a cat", 1.0), ("a cat on the left of a dog", 1.0)))
-    unmirrored = make_views(said, square, PLAIN, views_of(said, Views(9, flips=True)))
+    captioned = replace(example, captions=(("a cat", 1.0), ("a cat on the left of a dog", 1.0)))
+    unmirrored = make_views(captioned, square, PLAIN, views_of(captioned, Views(9, flips=True)))
     assert [view.tobytes() for view in unmirrored] == [view.tobytes() for view in views]
 
 

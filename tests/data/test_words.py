@@ -46,8 +46,8 @@ def test_a_prompt_far_from_all_captions_is_named_with_the_nearest_ones() -> None
         "no training caption is near 'a submarine under water'; the nearest are: "
         '"a red apple", "a red heart", "a black cat"'
     ]
-    [told] = describe_unlike(["xylophone"], Captions([" a cat", " a dog "]))
-    assert '"a cat", "a dog"' in told
+    [message] = describe_unlike(["xylophone"], Captions([" a cat", " a dog "]))
+    assert '"a cat", "a dog"' in message
     assert describe_unlike(["xylophone"], nearest) == [
         "no training caption is near 'xylophone'; it was trained on such as: "
         '"a red apple", "a red heart", "a black cat"'

@@ -57,14 +57,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory, scheme: str) -> Path:
 def outcome(place: str) -> str:
     """Resume from a damaged folder and save again. Returns the outcome; wrong bits fail the
     test."""
-    told: list[str] = []
-    with Checkpoints(place, CheckpointConfig(), log=lambda _, text: told.append(text)) as them:
+    messages: list[str] = []
+    with Checkpoints(place, CheckpointConfig(), log=lambda _, text: messages.append(text)) as them:
         found = them.resume(lambda: state_at(0), ABOUT)
         assert found is not None
         step = int(found.step)
         jax.tree.map(np.testing.assert_array_equal, found, state_at(step))
         assert step in (OLD, NEW)
-        assert all("\n" not in line for line in told)
+        assert all("\n" not in line for line in messages)
         them.save(state_at(NEW), ABOUT)
         them.save(state_at(NEW + 4), ABOUT)
         them.finish()

@@ -61,11 +61,11 @@ def test_a_run_of_two_processes_that_ends_for_its_updates_is_saved_and_resumes(
     run = tmp_path / "run"
     words = [*TINY, f"--data.records={records_folder}", f"--output_dir={run}", *STEPS, *layout]
     script = textwrap.dedent(SCRIPT).format(start=POISON, how="poison.no_loss")
-    said = finish(start_both("-c", script, *words, *limit), PATIENCE)
-    assert [status for status, *_ in said] == [2, 2], said
+    ends = finish(start_both("-c", script, *words, *limit), PATIENCE)
+    assert [status for status, *_ in ends] == [2, 2], ends
     last = len(losses(run))
     assert POISON < last <= POISON + most + 1  # the next update was dispatched
-    for _, _, error in said:
+    for _, _, error in ends:
         assert reason in error.splitlines()[-1]
         assert (
             f"The state of step {last} is saved, and a resume continues" in error.splitlines()[-1]
@@ -85,10 +85,10 @@ def test_an_error_in_one_of_two_processes_names_the_newest_checkpoint(
     run = tmp_path / "run"
     words = [*TINY, f"--data.records={records_folder}", f"--output_dir={run}", *STEPS]
     script = textwrap.dedent(SCRIPT).format(start=POISON, how="change=break_off")
-    said = finish(start_both("-c", script, *words), PATIENCE)
-    assert [status for status, *_ in said] == [3, 2], said
-    assert said[1][2].splitlines()[-1] == "train.py: shard 3 is damaged"
-    assert "another process of this run died" in said[0][2].splitlines()[-1]
+    ends = finish(start_both("-c", script, *words), PATIENCE)
+    assert [status for status, *_ in ends] == [3, 2], ends
+    assert ends[1][2].splitlines()[-1] == "train.py: shard 3 is damaged"
+    assert "another process of this run died" in ends[0][2].splitlines()[-1]
     again = finish(start(records_folder, run, *STEPS), PATIENCE)
     assert [status for status, *_ in again] == [0, 0], again
     assert [step for step, _ in losses(run)] == list(range(1, 15))

@@ -98,7 +98,7 @@ def undisturbed(
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("core killed", "warning: wandb"),  # at its start or later
         ("core stopped", ""),
@@ -114,7 +114,7 @@ def test_a_fault_of_wandb_reaches_nothing_else(
     undisturbed: list[tuple[int, float]],
     record_property: Callable[[str, object], None],
     fault: str,
-    told: str,
+    message: str,
 ) -> None:
     run, is_online = tmp_path / "run", fault.startswith("no ")
     here = {"WANDB_API_KEY": "0" * 40} if fault == "no network" else {}
@@ -137,7 +137,7 @@ def test_a_fault_of_wandb_reaches_nothing_else(
             fill()
         before, began = last_step(run), time.monotonic()
         training.wait(lambda: last_step(run) >= before + MORE, "update")
-        training.wait(lambda: told in training.said, told)
+        training.wait(lambda: message in training.said, message)
         seconds, stopped = time.monotonic() - began, time.monotonic()
         training.process.terminate()
         assert training.process.wait(60) == 75, training.said

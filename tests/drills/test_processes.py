@@ -56,8 +56,8 @@ def test_kills_of_one_and_of_both_change_no_bit(
     records_folder: Path, tmp_path: Path, record_property: Figure
 ) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    said = finish(start(records_folder, straight, *FLAGS), 240)
-    assert [status for status, *_ in said] == [0, 0], said
+    ends = finish(start(records_folder, straight, *FLAGS), 240)
+    assert [status for status, *_ in ends] == [0, 0], ends
     rng, lost, seconds = random.Random(1), [0], [0.0]
     for number, target in enumerate(sorted(rng.sample(range(1, STEPS - 10), KILLS))):
         before = last_step(killed)
@@ -68,8 +68,8 @@ def test_kills_of_one_and_of_both_change_no_bit(
         steps = [int(path.name) for path in (killed / "checkpoints").glob("[0-9]*[0-9]")]
         lost.append(last_step(killed) - max(steps, default=0))
         assert before <= target
-    said = finish(start(records_folder, killed, *FLAGS), 240)
-    assert [status for status, *_ in said] == [0, 0], said
+    ends = finish(start(records_folder, killed, *FLAGS), 240)
+    assert [status for status, *_ in ends] == [0, 0], ends
     assert losses(killed) == losses(straight)
     assert saved(killed) == saved(straight)
     assert max(lost) <= EVERY
@@ -90,8 +90,8 @@ def test_a_process_stopped_before_the_first_update_tells_the_other(
         time.sleep(0.02)
     began = time.monotonic()
     both[1].send_signal(signal.SIGTERM)
-    said = finish(both, 60)
-    assert [status for status, *_ in said] == [75, 75], said
+    ends = finish(both, 60)
+    assert [status for status, *_ in ends] == [75, 75], ends
     seconds = time.monotonic() - began
     assert seconds < 15
     record_property("figure", f"SIGTERM to one while compiling: both exit 75 in {seconds:.1f} s")
@@ -104,9 +104,9 @@ def test_an_error_in_one_ends_both_in_a_line(
     run.mkdir()
     (run / "metrics.jsonl").mkdir()  # process 0 needs a file here
     began = time.monotonic()
-    said = finish(start(records_folder, run), 240)
-    assert [status for status, *_ in said] == [2, 3], said
-    errors = [error.splitlines() for *_, error in said]
+    ends = finish(start(records_folder, run), 240)
+    assert [status for status, *_ in ends] == [2, 3], ends
+    errors = [error.splitlines() for *_, error in ends]
     assert errors[0][-1].startswith("train.py: [Errno 21] Is a directory")
     assert "another process of this run died" in errors[1][-1]
     assert not [line for both in errors for line in both if "Traceback" in line or "F1" in line]
@@ -122,8 +122,8 @@ def test_two_processes_train_an_autoencoder(
     pictures.mkdir()
     write_source(pictures / "0.tar")
     flags = [*AUTOENCODER, f"--data.source={pictures}"]
-    said = finish(start_both("-m", "vqgan.train", *flags, f"--output_dir={run}", *layout), 240)
-    assert [status for status, *_ in said] == [0, 0], said
+    ends = finish(start_both("-m", "vqgan.train", *flags, f"--output_dir={run}", *layout), 240)
+    assert [status for status, *_ in ends] == [0, 0], ends
     autoencoder.main(parse_config(VQGANRunConfig, [*flags, f"--output_dir={alone}"]))
     rows = np.array(losses(run)), np.array(losses(alone))
     np.testing.assert_allclose(*rows, rtol=1e-5)

@@ -110,8 +110,8 @@ def test_two_killed_processes_keep_the_best_step_though_deletion_is_slow(
         both = start_two(records_folder, run, *words)
         wait_for(both[0], run, target)
         kill(both, [[0], [1], [0, 1]][number])
-    said = finish(start_two(records_folder, run, *words), 240)
-    assert [status for status, *_ in said] == [0, 0], said
+    ends = finish(start_two(records_folder, run, *words), 240)
+    assert [status for status, *_ in ends] == [0, 0], ends
     rows = metrics.read(run / "metrics.jsonl")
     scores = {row["step"]: row[name] for row in rows if name in row and row["step"] % 4 == 0}
     best = min(scores, key=lambda step: scores[step])

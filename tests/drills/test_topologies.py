@@ -81,5 +81,5 @@ def test_a_run_continues_with_other_devices(
     away |= {f"{last} → 1": go_on(mesh, ONE), "1 → 1": go_on(straight, ONE)}
     assert away["1 → 1"] == 0
     assert max(away.values()) <= 1e-4
-    told = ", ".join(f"{name}: {value:.1e}" for name, value in away.items())
-    record_property("figure", f"{HALF} updates with other devices, relative L2: {told}")
+    message = ", ".join(f"{name}: {value:.1e}" for name, value in away.items())
+    record_property("figure", f"{HALF} updates with other devices, relative L2: {message}")

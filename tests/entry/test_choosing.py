@@ -55,10 +55,10 @@ def test_a_run_is_drawn_from_with_what_was_chosen_for_it(
     run = tmp_path / "run"
     words = [*tiny(records_folder, run, "--training.steps=2", "--sampling.top_k=7")]
     train.main(parse_config(Config, [*words, "--choose_sampling=true"]))
-    said, told = capsys.readouterr()
-    assert "choosing guidance and temperature: 2 × 4 pictures" in told
-    assert said.count("% right") == 2
-    assert said.count("(taken)") == 1
+    output, errors = capsys.readouterr()
+    assert "choosing guidance and temperature: 2 × 4 pictures" in errors
+    assert output.count("% right") == 2
+    assert output.count("(taken)") == 1
     found = open_checkpoint(run).sampling
     assert (found.guidance_scale, found.temperature) in choosing.PAIRS
     assert found.top_k == 7

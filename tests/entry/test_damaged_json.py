@@ -41,15 +41,15 @@ ROWS = [{"step": n, "examples": 4 * n, "hours": 0.1 * n, "train/loss": 1.0} for 
 def mutations(text: str) -> Iterator[bytes]:
     """Damaged variants of a JSON file."""
     tree = json.loads(text)
-    for number, at in enumerate(list(places(tree))[:40]):
+    for number, place in enumerate(list(places(tree))[:40]):
         for i in range(3):
-            yield json.dumps(replaced(tree, at, WRONG[(number + 3 * i) % len(WRONG)])).encode()
-        if at and isinstance(at[-1], str):
-            less = replaced(tree, at, None)
+            yield json.dumps(replaced(tree, place, WRONG[(number + 3 * i) % len(WRONG)])).encode()
+        if place and isinstance(place[-1], str):
+            less = replaced(tree, place, None)
             inner = less
-            for key in at[:-1]:
+            for key in place[:-1]:
                 inner = inner[key]
-            del inner[at[-1]]
+            del inner[place[-1]]
             yield json.dumps(less).encode()
     yield text.encode()[: len(text) // 2]
     yield from RAW
@@ -57,7 +57,7 @@ def mutations(text: str) -> Iterator[bytes]:
 
 def refusals(read: Reader, path: Path, contents: Iterator[bytes]) -> list[str]:
     """The messages for the contents that are refused. Other errors fail the test."""
-    said = []
+    messages = []
     for content in contents:
         path.write_bytes(content)
         try:
@@ -68,8 +68,8 @@ def refusals(read: Reader, path: Path, contents: Iterator[bytes]) -> list[str]:
             while isinstance(found, TypeCheckError):
                 found = found.__cause__ or found.__context__
             assert isinstance(found, ValueError), found
-            said.append(" ".join(str(found).split()))
-    return said
+            messages.append(" ".join(str(found).split()))
+    return messages
 
 
 def write_metrics(path: Path) -> None:
@@ -90,9 +90,9 @@ def test_a_file_is_used_or_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text(json.dumps(content))
     read(path)
-    said = refusals(read, path, mutations(json.dumps(content)))
-    assert len(said) > 8
-    assert not [line for line in said if str(path) not in line]
+    messages = refusals(read, path, mutations(json.dumps(content)))
+    assert len(messages) > 8
+    assert not [line for line in messages if str(path) not in line]
 
 
 @pytest.mark.parametrize("write", [write_metrics, model_card.last_row])
@@ -101,9 +101,9 @@ def test_the_last_rows_of_metrics_are_used_or_named(tmp_path: Path, write: Reade
     whole = "".join(json.dumps(one) + "\n" for one in ROWS).encode()
     later = json.dumps({**ROWS[1], "step": 3}).encode()  # the resumed run will write this row again
     ends = b"" if write is model_card.last_row else later + b"\n"
-    said = refusals(write, path, (whole + bad + b"\n" + ends for bad in mutations(row)))
-    assert len(said) > 8
-    assert not [line for line in said if str(path) not in line]
+    messages = refusals(write, path, (whole + bad + b"\n" + ends for bad in mutations(row)))
+    assert len(messages) > 8
+    assert not [line for line in messages if str(path) not in line]
 
 
 def test_a_line_without_end_is_not_read_for_ever(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_a_logbook_is_read_as_far_as_it_can_be(tmp_path: Path) -> None:
 )
 def test_an_id_of_wandb_is_one_or_its_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "wandb_id.txt"
-    said = refusals(lambda path: mirror._lasting_id(path), path, iter([content]))
-    assert bool(said) == (content != b"a\n\n")
-    assert not [line for line in said if str(path) not in line]
+    messages = refusals(lambda path: mirror._lasting_id(path), path, iter([content]))
+    assert bool(messages) == (content != b"a\n\n")
+    assert not [line for line in messages if str(path) not in line]
 
 
 def test_an_id_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_a_copy_of_another_run_is_reported_by_its_damaged_file(tmp_path: Path) -
     (run / "environment.json").write_text(json.dumps([START]))
     path = folder / "run" / "environment.json"
     fetch = lambda path: copies.fetch(run, str(folder))  # noqa: E731
-    said = refusals(fetch, path, mutations(json.dumps([START])))
-    assert len(said) > 8
-    assert not [line for line in said if str(folder) not in line]
+    messages = refusals(fetch, path, mutations(json.dumps([START])))
+    assert len(messages) > 8
+    assert not [line for line in messages if str(folder) not in line]
 
 
 def use(folder: Path) -> None:
@@ -182,9 +182,9 @@ def test_records_are_used_or_their_file_is_named(
             with pytest.raises(ValueError, match="holds something else"):
                 check_same(folder, {})
 
-    said = refusals(read, path, contents)
-    assert len(said) > 8
-    assert not [line for line in said if str(folder) not in line]
+    messages = refusals(read, path, contents)
+    assert len(messages) > 8
+    assert not [line for line in messages if str(folder) not in line]
 
 
 def test_damaged_json_of_a_checkpoint_is_harmless_or_its_step_is_named(
@@ -212,6 +212,6 @@ def test_damaged_json_of_a_checkpoint_is_harmless_or_its_step_is_named(
             checkpoints.digests(0)
         open_checkpoint(run).params  # noqa: B018
 
-    said = refusals(read, path, sealed())
-    assert len(said) > 8
-    assert not [line for line in said if str(run / "checkpoints") not in line]
+    messages = refusals(read, path, sealed())
+    assert len(messages) > 8
+    assert not [line for line in messages if str(run / "checkpoints") not in line]

@@ -31,10 +31,10 @@ def test_a_checkpoint_is_a_run_a_step_or_a_release(run_folder: Path, tmp_path: P
     out = tmp_path / "release"
     release(ReleaseConfig(str(run_folder), str(out), "float32"))
     found = [open_checkpoint(p) for p in (run_folder, run_folder / "checkpoints" / "0", out)]
-    assert [one.step for one in found] == [0, 0, None]
-    for one in found[1:]:
-        assert (one.model, one.sampling) == (found[0].model, found[0].sampling)
-        jax.tree.map(np.testing.assert_array_equal, one.params, found[0].params)
+    assert [checkpoint.step for checkpoint in found] == [0, 0, None]
+    for checkpoint in found[1:]:
+        assert (checkpoint.model, checkpoint.sampling) == (found[0].model, found[0].sampling)
+        jax.tree.map(np.testing.assert_array_equal, checkpoint.params, found[0].params)
     assert sorted(p.name for p in out.iterdir()) == [
         "README.md",
         "SHA256SUMS",

@@ -162,11 +162,11 @@ def test_a_full_disk_is_one_line_and_no_checkpoint_is_lost(
         out, _ = process.communicate(timeout=200)
         assert process.returncode == 2, out
         assert "Traceback" not in out
-        told = [line for line in out.splitlines() if "No space left" in line]
+        lines = [line for line in out.splitlines() if "No space left" in line]
         before = max(saved(run)["step"], 0)
         ballast.unlink()
         out = finish(flags(records_folder, run, "--training.steps=300"))
         assert f"resumed from step {before}" in out
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)
-    record_property("figure", f"a full disk: {len(told)} line(s), went on from step {before}")
+    record_property("figure", f"a full disk: {len(lines)} line(s), went on from step {before}")

@@ -68,8 +68,8 @@ def test_two_machines_need_no_common_disk(records_folder: Path, tmp_path: Path) 
                 text=True,
             )
         )
-    said = finish(both, 240)
-    assert [status for status, *_ in said] == [0, 0], said
+    ends = finish(both, 240)
+    assert [status for status, *_ in ends] == [0, 0], ends
     assert not (tmp_path / "1" / "run").exists()
     shutil.rmtree(tmp_path / "0")
 

@@ -101,9 +101,9 @@ def test_a_run_counts_passes_says_so_and_continues_to_more(
 ) -> None:
     words = tiny(records_folder, tmp_path / "run")
     train.main(parse_config(Config, [*words, "--training.epochs=1"]))  # 31 pictures, 8 at a time
-    said = "1 passes over 31 examples are 4 updates"
-    assert said in capsys.readouterr().err
-    assert said in [one["text"] for one in logbook.read(tmp_path / "run")]
+    message = "1 passes over 31 examples are 4 updates"
+    assert message in capsys.readouterr().err
+    assert message in [one["text"] for one in logbook.read(tmp_path / "run")]
     assert "steps: 4\n" in (tmp_path / "run" / "config.yaml").read_text()
     train.main(parse_config(Config, [*words, "--training.epochs=1"]))
     assert "step 4; a larger --training.epochs trains on" in capsys.readouterr().out

@@ -74,10 +74,10 @@ def test_where_records_name_styles_they_are_asked_for_by_codes(
 ) -> None:
     """The concepts stand for styles: each has pictures in training and in the held-out split."""
 
-    def with_styles(told: Records, image_size: int, selection: Selection) -> Exam:
-        named = [{**example, "style": example["concept"]} for example in told.examples]
-        told.__dict__["examples"] = named  # a cached property
-        return open_exam(told, image_size, selection)
+    def with_styles(records: Records, image_size: int, selection: Selection) -> Exam:
+        named = [{**example, "style": example["concept"]} for example in records.examples]
+        records.__dict__["examples"] = named  # a cached property
+        return open_exam(records, image_size, selection)
 
     monkeypatch.setattr("evaluate.open_exam", with_styles)
     report = json.loads(evaluate(capsys, run_folder, "--json", FEW, "--half=all"))
@@ -184,7 +184,7 @@ def test_the_page_shows_figures_pictures_and_pairs(
     path = tmp_path / "evaluation.html"
     asked: list[str | Path] = [run_folder, FEW, "--half=all", "--json", "--grid=", f"--page={path}"]
     report = json.loads(evaluate(capsys, *asked, "--pairs", "1:1", "2:0.5"))
-    assert [(one["guidance_scale"], one["temperature"]) for one in report["pairs"]] == [
+    assert [(trial["guidance_scale"], trial["temperature"]) for trial in report["pairs"]] == [
         (1.0, 1.0),
         (2.0, 0.5),
     ]
@@ -291,9 +291,9 @@ def test_a_grid_stands_in_the_run_unless_it_may_not(
     assert len(json.loads(read_png_about(run / "held_out.png")["prompts"])) == 8
     Image.new("RGB", (8, 8)).save(run / "held_out.png")
     main(EvaluateConfig((str(run),), pictures=1, half="all"))
-    told = capsys.readouterr()
-    assert "no grid of held-out prompts" in told.err
-    assert "right concept" in told.out
+    output = capsys.readouterr()
+    assert "no grid of held-out prompts" in output.err
+    assert "right concept" in output.out
     assert (run / "held_out.png").read_bytes() != before
 
 

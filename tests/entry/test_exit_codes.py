@@ -68,9 +68,9 @@ def test_2_for_a_mistake(
     capsys: pytest.CaptureFixture,
 ) -> None:
     assert end(prog, [*words, odd], monkeypatch) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    (line,) = told.err.splitlines()
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
     assert line.startswith(f"{prog}: ")
     assert odd.partition("=")[0] in line or "nowhere.yaml" in line
 

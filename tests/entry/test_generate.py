@@ -414,9 +414,9 @@ def test_words_that_no_training_caption_has_are_reported(
     generate(*words, "--prompts", "Light bar 1", "pale BAR", "")
     assert "training caption" not in capsys.readouterr().err
     generate(*words, "--prompts", "a tan bar", "zebra's bar", "bar tan")
-    said = capsys.readouterr().err
-    assert "no training caption has these words: tan, zebra's" in said  # tan bars are held out
-    assert 'no training caption is near "zebra\'s bar"; the nearest are: "' in said
+    output = capsys.readouterr().err
+    assert "no training caption has these words: tan, zebra's" in output  # tan bars are held out
+    assert 'no training caption is near "zebra\'s bar"; the nearest are: "' in output
     assert known_captions(tmp_path, []) is known_captions(tmp_path, [str(tmp_path)]) is None
     warn_of_unknown(["zebra"], None)
     assert capsys.readouterr().err == ""

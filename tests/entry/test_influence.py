@@ -34,11 +34,11 @@ def test_a_word_s_influence_is_what_hiding_it_changes(opened: Any) -> None:
     chosen = jnp.asarray(drawn)[None, :, None]
     with_it, without = (
         jnp.take_along_axis(
-            jax.nn.log_softmax(model.apply(params, jnp.asarray(text), jnp.asarray(one), inputs)),
+            jax.nn.log_softmax(model.apply(params, jnp.asarray(text), jnp.asarray(shown), inputs)),
             chosen,
             -1,
         )
-        for one in (mask, hidden)
+        for shown in (mask, hidden)
     )
     np.testing.assert_allclose(nats[0].reshape(-1), (with_it - without)[0, :, 0], atol=1e-5)
     assert np.abs(nats).max() > 0

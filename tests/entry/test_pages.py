@@ -89,12 +89,12 @@ WHOLE = [one for one in dict.fromkeys(commands()) if "/examples.parquet" in one]
 
 def needing() -> list[str]:
     """Commands that need the results of earlier lines of their page."""
-    lines = [one for one in dict.fromkeys(commands()) if one not in WHOLE]
+    lines = [line for line in dict.fromkeys(commands()) if line not in WHOLE]
     return [
-        one
-        for one in lines
-        if split(one)[0] not in BEGUN
-        or ("generate.py --checkpoint" in one and SHIPPED not in split(one)[1])
+        line
+        for line in lines
+        if split(line)[0] not in BEGUN
+        or ("generate.py --checkpoint" in line and SHIPPED not in split(line)[1])
     ]
 
 
@@ -114,11 +114,11 @@ def test_a_command_before_its_time_names_what_is_missing(
     with pytest.raises(SystemExit) as end:
         start(program, flags)
     assert end.value.code == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
+    lines = capsys.readouterr().err.strip().splitlines()[-1]
     named = [part for word in flags for part in re.split(r"[=,\[\]:\"']+", word.lstrip("-"))]
-    presets = [(ROOT / one).read_text() for one in named if one.startswith("presets/")]
+    presets = [(ROOT / name).read_text() for name in named if name.startswith("presets/")]
     named += [w for text in presets for w in re.findall(r"records: (\S+)", text)]
-    assert [one for one in named if len(one) > 3 and one in said], said
+    assert [name for name in named if len(name) > 3 and name in lines], lines
 
 
 def test_the_five_lines_run_in_a_folder_of_pictures(
@@ -144,8 +144,8 @@ def test_the_five_lines_run_in_a_folder_of_pictures(
     for line in lines[1:]:
         program, flags = split(line)
         start(program, [*flags, *SMALL.get(program, [])])
-    said = "".join(capsys.readouterr())
-    assert "broken.png" in said
+    output = "".join(capsys.readouterr())
+    assert "broken.png" in output
     for name in ("drawn.png", "held_out.png"):
         assert (clone / "runs" / "mine" / name).is_file()
     assert len(list((clone / "runs" / "mine" / "drawn").glob("*.png"))) >= 2

@@ -22,9 +22,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
 
 
 def start(
@@ -63,11 +63,11 @@ def start_both(*words: str, second: Sequence[str] = (), count: int = 2) -> list[
 def finish(processes: list[subprocess.Popen], timeout: float) -> list[tuple[int, str, str]]:
     """(exit status, stdout, stderr) of each process."""
     try:
-        said = [process.communicate(timeout=timeout) for process in processes]
+        outputs = [process.communicate(timeout=timeout) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [(one.returncode, *words) for one, words in zip(processes, said, strict=True)]
+    return [(one.returncode, *words) for one, words in zip(processes, outputs, strict=True)]
 
 
 def wait_for_step(run: Path, step: int) -> None:
@@ -91,11 +91,11 @@ def assert_same_weights(one: Path, other: Path, tmp_path: Path) -> None:
 @pytest.mark.own_programs
 def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
-    said = finish(start(records_folder, two, WITH_GRID), 240)
-    assert [status for status, *_ in said] == [0, 0], said
-    assert "2 processes" in said[0][1]
+    ends = finish(start(records_folder, two, WITH_GRID), 240)
+    assert [status for status, *_ in ends] == [0, 0], ends
+    assert "2 processes" in ends[0][1]
     # Only the first process prints. gloo's lines come from two threads and may leave an empty line.
-    assert not [line for line in said[1][1].splitlines() if line and "peer ranks" not in line]
+    assert not [line for line in ends[1][1].splitlines() if line and "peer ranks" not in line]
     train.main(parse_config(Config, tiny(records_folder, one, *WHOLE)))
     assert [step for step, _ in losses(two)] == list(range(1, 13))
     np.testing.assert_allclose(np.array(losses(one)), np.array(losses(two)), rtol=1e-5)
@@ -120,10 +120,10 @@ def test_processes_agree_on_the_step_to_stop_at(records_folder: Path, tmp_path: 
     both = start(records_folder, run, "--training.steps=100000", "--parallel.mode=mesh")
     wait_for_step(run, 4)
     both[1].send_signal(signal.SIGTERM)
-    said = finish(both, 60)
-    assert [status for status, *_ in said] == [75, 75], said
+    ends = finish(both, 60)
+    assert [status for status, *_ in ends] == [75, 75], ends
     done = losses(run)[-1][0]
-    assert f"step {done} of 100000; the same command resumes" in said[0][1]
+    assert f"step {done} of 100000; the same command resumes" in ends[0][1]
     assert (run / "checkpoints" / str(done)).is_dir()
 
 
@@ -147,7 +147,7 @@ def test_a_dead_peer_ends_the_survivor(records_folder: Path, tmp_path: Path, vic
 # training/test_agreement.py holds this with pretended processes.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("second", "told"),
+    ("second", "message"),
     [
         (["--optim.clip_norm=2", "--name=two"], 'name ("pastel" in process 0, "two" in process 1)'),
         (["--data.records=nowhere"], "no token records in nowhere"),
@@ -155,13 +155,13 @@ def test_a_dead_peer_ends_the_survivor(records_folder: Path, tmp_path: Path, vic
     ids=["settings", "records"],
 )
 def test_processes_that_do_not_agree_all_end_in_a_line(
-    records_folder: Path, tmp_path: Path, second: list[str], told: str
+    records_folder: Path, tmp_path: Path, second: list[str], message: str
 ) -> None:
     run = tmp_path / "run"
-    said = finish(start(records_folder, run, second=second), 240)
-    assert [status for status, *_ in said] == [2, 2], said
-    for _, _, error in said:
-        assert told in error
+    ends = finish(start(records_folder, run, second=second), 240)
+    assert [status for status, *_ in ends] == [2, 2], ends
+    for _, _, error in ends:
+        assert message in error
         assert "Traceback" not in error
     assert not run.exists()
 
@@ -176,9 +176,9 @@ def test_one_that_fails_alone_before_the_first_update_ends_the_other_in_a_line(
     run.mkdir()
     with (run / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        said = finish(start(records_folder, run), 240)
-    assert [status for status, *_ in said] == [2, 3], said
-    first, second = (error.splitlines() for *_, error in said)
+        ends = finish(start(records_folder, run), 240)
+    assert [status for status, *_ in ends] == [2, 3], ends
+    first, second = (error.splitlines() for *_, error in ends)
     assert first[-1] == f"train.py: output_dir {run} is in use by another process"
     assert "another process of this run died" in second[-1]
     # jax would abort with a stack trace, and print F1127 12:00:00

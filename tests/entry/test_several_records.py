@@ -33,8 +33,8 @@ def test_a_run_on_two_folders_resumes_and_holds_to_their_weights(
     assert found.records == str(records_folder)
     assert found.all_records == [str(records_folder), str(copy)]
     assert known_captions(run, found.all_records) == known_captions(run, [str(copy)])
-    said = r"weights of records \(was 3:1, now 1:1\); .* or add --allow_changes data\.records"
-    with pytest.raises(ValueError, match=said):
+    message = r"weights of records \(was 3:1, now 1:1\); .* or add --allow_changes data\.records"
+    with pytest.raises(ValueError, match=message):
         go("11", 4)
     go("11", 4, "--allow_changes=data.records")
     assert metrics.read(run / "metrics.jsonl")[-1]["step"] == 4

@@ -67,9 +67,9 @@ def test_train_runs_in_a_folder_of_its_own_for_each_trial(
     monkeypatch.chdir(ROOT)
     file, out = write_tiny(tmp_path, records_folder), tmp_path / "out"
     call(str(file), f"--out={out}")
-    said = capsys.readouterr().out
-    assert "best: trial 0, eval/tone/loss" in said
-    assert "--optim.learning_rate=0.01\n" in said
+    output = capsys.readouterr().out
+    assert "best: trial 0, eval/tone/loss" in output
+    assert "--optim.learning_rate=0.01\n" in output
     with (out / "results.csv").open() as table:
         rows = list(csv.DictReader(table))
     for number, row in enumerate(rows):
@@ -80,7 +80,7 @@ def test_train_runs_in_a_folder_of_its_own_for_each_trial(
         out / "000" / "wandb_id.txt"
     ).exists()  # the file says online, the sweep switches it off
     call(str(file), f"--out={out}", "--resume")
-    assert capsys.readouterr().out.splitlines()[-4:-1] == said.splitlines()[-4:-1]
+    assert capsys.readouterr().out.splitlines()[-4:-1] == output.splitlines()[-4:-1]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda p: p.stem)
@@ -92,7 +92,7 @@ def test_every_value_of_every_sweep_is_one_that_train_takes(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("optim.learning_rate", "optim.learning_rat", "line 5: .*did you mean"),
         ("[0.01, 0.000001]", "[0.01, fast]", "line 5: .*optim.learning_rate"),
@@ -107,12 +107,12 @@ def test_settings_that_train_refuses_are_refused_before_the_first_run(
     monkeypatch: pytest.MonkeyPatch,
     old: str,
     new: str,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(ROOT)
     file = write_tiny(tmp_path, records_folder)
     file.write_text(file.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         call(str(file), f"--out={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()
 
@@ -159,8 +159,8 @@ def test_a_stopped_sweep_exits_75_and_leaves_no_process(tmp_path: Path) -> None:
     while process.poll() is None and not (half.is_file() and half.read_text()):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)
-    said = process.communicate()[0]
-    assert process.returncode == 75, said
-    assert "the same command resumes" in said
+    output = process.communicate()[0]
+    assert process.returncode == 75, output
+    assert "the same command resumes" in output
     assert [trial.end for trial in read_ledger(out)] == [None]
-    assert "Traceback" not in said
+    assert "Traceback" not in output

@@ -82,10 +82,10 @@ def test_frozen_stays_as_in_its_file_and_a_release_draws(
     up = there["encoder.block.1.layer.1.DenseReluDense.wi_0.weight"].T
     np.testing.assert_array_equal(found["encoder/run0/mlp/up/kernel"][1], up)
     assert found["text_projection/kernel"].shape == (T5["d_model"], 16)
-    said = "".join(capsys.readouterr())
-    assert "sets model.encoder_depth (was 1, now 2)" in said
-    assert "2 arrays" in said
-    assert "are not used: decoder (1), lm_head (1)" in said
+    output = "".join(capsys.readouterr())
+    assert "sets model.encoder_depth (was 1, now 2)" in output
+    assert "2 arrays" in output
+    assert "are not used: decoder (1), lm_head (1)" in output
     release(ReleaseConfig(str(run), str(tmp_path / "release"), dtype="float32"))
     pictures = []
     for folder in (run, tmp_path / "release"):
@@ -165,7 +165,7 @@ def test_encoders_and_settings_that_do_not_fit_are_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"eos_token_id": 3}, "has eos_token_id 1, and .*config.json says 3"),
         ({"pad_token_id": 5}, "has pad_token_id 0, and .*config.json says 5"),
@@ -175,13 +175,13 @@ def test_encoders_and_settings_that_do_not_fit_are_refused_by_name(
     ids=["end", "padding", "size", "length"],
 )
 def test_a_tokenizer_beside_another_config_is_refused(
-    t5: Path, tmp_path: Path, changes: dict[str, object], said: str
+    t5: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     """CLIP's old configurations, whose end and padding ids are wrong, are accepted."""
     tokenizer = open_tokenizer(t5)
     check_beside(t5, tokenizer, 8)
     (tmp_path / "config.json").write_text(json.dumps({**T5, **changes}))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         check_beside(tmp_path, tokenizer, 8)
     old = {"eos_token_id": 2, "pad_token_id": 1, "vocab_size": 300}
     about = {"model_type": "clip", "text_config": old}

@@ -31,25 +31,25 @@ def folder(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def places(tree: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of each value in a tree; of lists only the first two entries."""
-    yield at
+    yield place
     if isinstance(tree, dict):
         for key, value in tree.items():
-            yield from places(value, (*at, key))
+            yield from places(value, (*place, key))
     if isinstance(tree, list):
         for i, value in enumerate(tree[:2]):
-            yield from places(value, (*at, i))
+            yield from places(value, (*place, i))
 
 
-def replaced(tree: Any, at: tuple[Any, ...], value: Any) -> Any:
-    if not at:
+def replaced(tree: Any, place: tuple[Any, ...], value: Any) -> Any:
+    if not place:
         return value
     tree = copy.deepcopy(tree)
     inner = tree
-    for key in at[:-1]:
+    for key in place[:-1]:
         inner = inner[key]
-    inner[at[-1]] = value
+    inner[place[-1]] = value
     return tree
 
 
@@ -70,17 +70,17 @@ def test_a_wrong_type_anywhere_is_one_line_that_names_the_file(
     is_yaml = path.suffix == ".yaml"
     load: Any = yaml.safe_load if is_yaml else json.loads
     dump: Any = yaml.safe_dump if is_yaml else json.dumps
-    tree, told = load(path.read_text()), []
-    for number, at in enumerate(list(places(tree))[: 25 if is_yaml else 80]):
+    tree, messages = load(path.read_text()), []
+    for number, place in enumerate(list(places(tree))[: 25 if is_yaml else 80]):
         for i in range(1 if is_yaml else 3):
             wrong = WRONG[(number + 3 * i) % len(WRONG)]
-            path.write_text(dump(replaced(tree, at, wrong)))
+            path.write_text(dump(replaced(tree, place, wrong)))
             try:
                 FILES[name](path)
             except ValueError as error:
-                told.append(str(error))
-    assert len(told) > 8
-    assert not [line for line in told if str(path.parent) not in line or "\n" in line]
+                messages.append(str(error))
+    assert len(messages) > 8
+    assert not [line for line in messages if str(path.parent) not in line or "\n" in line]
 
 
 def test_a_transformer_is_no_vqgan(folder: Path, run_folder: Path) -> None:

@@ -47,15 +47,15 @@ def test_a_reference_has_means_and_deviations_and_a_run_is_reported_where_it_sta
     np.testing.assert_allclose(tone["sd"], np.std(list(NOISE.values()), ddof=1), atol=1e-5)
     odd = make_run(tmp_path / "odd", 0, more=0.5)
     compare.main(compare.CompareConfig((str(odd),), reference=str(path)))
-    said = capsys.readouterr().out
-    assert "eval/tone/loss: at update 100 starter stands at 3.000 ± 0.020; yours at 3.500" in said
-    assert "deviations above; usually a learning rate that is too high or too low" in said
+    output = capsys.readouterr().out
+    assert "eval/tone/loss: at update 100 starter stands at 3.000 ± 0.020; yours at 3.500" in output
+    assert "deviations above; usually a learning rate that is too high or too low" in output
     compare.main(compare.CompareConfig((str(runs[1]),), reference=str(path)))
     assert capsys.readouterr().out[-31:] == "within 3 deviations of 3 seeds\n"
     steep = make_run(tmp_path / "steep", 1, optim={"learning_rate": 0.3})
     compare.main(compare.CompareConfig((str(steep),), reference=str(path)))
-    said = capsys.readouterr().out
-    assert said.endswith("settings that differ: optim.learning_rate 0.3 (starter: 0.1)\n")
+    output = capsys.readouterr().out
+    assert output.endswith("settings that differ: optim.learning_rate 0.3 (starter: 0.1)\n")
 
 
 @pytest.mark.parametrize("path", REFERENCES, ids=lambda path: path.stem)

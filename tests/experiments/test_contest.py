@@ -55,8 +55,10 @@ def test_trials_are_drawn_within_their_ranges() -> None:
     }
     drawn = [draw(space, n) for n in range(50)]
     assert drawn[0]["rate"] == pytest.approx(1e-3)
-    assert all(1e-4 < one["rate"] < 1e-2 and 0.5 <= one["beta"] <= 0.98 for one in drawn)
-    assert {one["name"] for one in drawn} == {"a", "b"}
+    assert all(
+        1e-4 < settings["rate"] < 1e-2 and 0.5 <= settings["beta"] <= 0.98 for settings in drawn
+    )
+    assert {settings["name"] for settings in drawn} == {"a", "b"}
     for wrong in ({"log": [0, 1]}, {"uniform": [2, 1]}, {"range": [0, 1]}):
         with pytest.raises(ValueError, match=r"rate: .* is neither log"):
             draw({"rate": wrong}, 0)
@@ -120,7 +122,7 @@ def test_the_remaining_runs_follow_from_the_log_and_end(tmp_path: Path) -> None:
         done.append(Result(entry, kind, length, seed, trial, value, 1.0, 1.0, 1.0))
     lengths, budget = len(contest.lengths), contest.budget
     assert len(done) == 2 * lengths * (budget * len(contest.tuning_seeds) + len(contest.seeds))
-    scored = {(one.entry, one.trial) for one in done if one.kind == "score"}
+    scored = {(result.entry, result.trial) for result in done if result.kind == "score"}
     assert scored == {("adamw", budget - 1), ("sgd", 0)}
     assert "| adamw |" in make_table(contest, done)
 

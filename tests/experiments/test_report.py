@@ -127,12 +127,12 @@ def test_a_project_on_wandb_becomes_the_same_page(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(Api=lambda: api))
     found = report.wandb_runs("me/pastel")
     assert asked == ["me/pastel"]
-    assert [one.name for one in found] == [
+    assert [run.name for run in found] == [
         f"pastel/{name}" for name in ("brisk-sun-1", "same id1", "same id2")
     ]
     metric = report.metric_of(found)
     assert metric == "eval/random/loss"
-    assert [one.value(metric) for one in found] == [1.0, 1.0, 1.0]
+    assert [run.value(metric) for run in found] == [1.0, 1.0, 1.0]
     assert report.differing(found) == ["optim.learning_rate"]
     assert "<td>30</td>" in report.table(found, metric, [])
     assert report.curves(found, "examples", "train/loss").count("<polyline") == 3

@@ -38,11 +38,11 @@ def test_every_layer_is_named_and_tokens_and_predictions_have_their_entropies() 
     look = jax.jit(lambda params: statistics.batch_statistics(model, params, batch))
     found = statistics.finish(look(first_params(TINY)))
     layers = {f"{branch}/{i}" for branch in ("encoder", "decoder") for i in (0, 1)}
-    attentions = {f"attention/{one}" for one in layers} | {
+    attentions = {f"attention/{layer}" for layer in layers} | {
         f"attention/decoder/{i}/1" for i in (0, 1)
     }
     entropies = {"entropy/tokens", "entropy/predicted", "entropy/prediction"}
-    assert found.keys() == {f"activation/{one}" for one in layers} | attentions | entropies
+    assert found.keys() == {f"activation/{layer}" for layer in layers} | attentions | entropies
     shares = np.bincount(np.asarray(batch["image_tokens"]).ravel()) / 36
     np.testing.assert_allclose(found["entropy/tokens"], -(shares * np.log(shares)).sum(), rtol=1e-5)
     assert 0.95 * np.log(20) < found["entropy/prediction"] <= np.log(20) + 1e-4  # untrained

@@ -83,23 +83,23 @@ def buckets_of_t5(far: int, count: int, most: int) -> int:
 
 def numpy_t5(folder: Path, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """T5's states of one text [t], head by head, in float64."""
-    said = json.loads((folder / "config.json").read_text())
+    settings = json.loads((folder / "config.json").read_text())
     w = {k: v.astype(float) for k, v in load_file(folder / "model.safetensors").items()}
-    heads, count = said["num_heads"], said["relative_attention_num_buckets"]
-    t, epsilon = len(tokens), said["layer_norm_epsilon"]
+    heads, count = settings["num_heads"], settings["relative_attention_num_buckets"]
+    t, epsilon = len(tokens), settings["layer_norm_epsilon"]
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * w[f"{name}.weight"]
 
     def act(x: np.ndarray) -> np.ndarray:
-        if said["feed_forward_proj"] == "relu":
+        if settings["feed_forward_proj"] == "relu":
             return np.maximum(x, 0)
         return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
     table = w["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
-    most = said["relative_attention_max_distance"]
+    most = settings["relative_attention_max_distance"]
     x = w["shared.weight"][tokens]
-    for i in range(said["num_layers"]):
+    for i in range(settings["num_layers"]):
         name = f"encoder.block.{i}.layer"
         h = norm(x, f"{name}.0.layer_norm")
         q, k, v = (np.split(h @ w[f"{name}.0.SelfAttention.{c}.weight"].T, heads, 1) for c in "qkv")
@@ -114,7 +114,7 @@ def numpy_t5(folder: Path, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
         x = x + np.concatenate(mixed, 1) @ w[f"{name}.0.SelfAttention.o.weight"].T
         h = norm(x, f"{name}.1.layer_norm")
         dense = f"{name}.1.DenseReluDense"
-        if said["feed_forward_proj"] == "relu":
+        if settings["feed_forward_proj"] == "relu":
             h = act(h @ w[f"{dense}.wi.weight"].T)
         else:
             h = act(h @ w[f"{dense}.wi_0.weight"].T) * (h @ w[f"{dense}.wi_1.weight"].T)

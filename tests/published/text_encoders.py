@@ -26,15 +26,15 @@ T5: dict[str, Any] = {
 
 def write_t5(folder: Path, **changes: Any) -> Path:
     """Write config.json and model.safetensors, with the decoder's arrays."""
-    said = {**T5, **changes}
+    settings = {**T5, **changes}
     rng = np.random.default_rng(7)
-    dim, hidden, heads = said["d_model"], said["d_ff"], said["num_heads"]
-    inner = heads * said["d_kv"]
-    shapes: dict[str, tuple[int, ...]] = {"shared.weight": (said["vocab_size"], dim)}
+    dim, hidden, heads = settings["d_model"], settings["d_ff"], settings["num_heads"]
+    inner = heads * settings["d_kv"]
+    shapes: dict[str, tuple[int, ...]] = {"shared.weight": (settings["vocab_size"], dim)}
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    shapes[bias] = (said["relative_attention_num_buckets"], heads)
-    ups = ("wi",) if said["feed_forward_proj"] == "relu" else ("wi_0", "wi_1")
-    for i in range(said["num_layers"]):
+    shapes[bias] = (settings["relative_attention_num_buckets"], heads)
+    ups = ("wi",) if settings["feed_forward_proj"] == "relu" else ("wi_0", "wi_1")
+    for i in range(settings["num_layers"]):
         name = f"encoder.block.{i}.layer"
         shapes |= {f"{name}.0.SelfAttention.{c}.weight": (inner, dim) for c in "qkv"}
         shapes[f"{name}.0.SelfAttention.o.weight"] = (dim, inner)
@@ -49,6 +49,6 @@ def write_t5(folder: Path, **changes: Any) -> Path:
     arrays |= {"decoder.final_layer_norm.weight": np.ones(8, np.float32)}
     arrays |= {"lm_head.weight": np.ones((2, 2), np.float32)}
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(said))
+    (folder / "config.json").write_text(json.dumps(settings))
     save_file(arrays, folder / "model.safetensors")
     return folder

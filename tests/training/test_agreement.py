@@ -52,12 +52,12 @@ def test_settings_that_differ_from_process_0_are_named() -> None:
 def two_processes(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
     """Pretend that another process has the text `other`."""
 
-    def gather(own: np.ndarray) -> np.ndarray:
+    def gather(array: np.ndarray) -> np.ndarray:
         data = np.frombuffer(other.encode(), np.uint8)
-        if np.ndim(own) == 0:
-            return np.array([own, len(data)])
-        width = max(len(own), len(data))
-        return np.stack([np.resize(own, width), np.pad(data, (0, width - len(data)))])
+        if np.ndim(array) == 0:
+            return np.array([array, len(data)])
+        width = max(len(array), len(data))
+        return np.stack([np.resize(array, width), np.pad(data, (0, width - len(data)))])
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(agreement.multihost_utils, "process_allgather", gather)

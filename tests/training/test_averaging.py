@@ -78,9 +78,9 @@ def test_weights_and_their_average_are_the_published_ones_and_the_average_is_eva
     np.testing.assert_allclose(state.params["x"], y, rtol=1e-4)
     np.testing.assert_allclose(state.weights["x"], x, rtol=1e-4)
     assert not np.allclose(x, y, rtol=1e-2)
-    told = [row["eval/test/loss"] for row in rows(tmp_path)]
+    losses = [row["eval/test/loss"] for row in rows(tmp_path)]
     expected = [np.square(published(np.zeros(3), n)[1]).sum() for n in range(1, 10)]
-    np.testing.assert_allclose(told, expected, rtol=1e-4)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
 
 
 def test_it_starts_from_other_weights(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def test_rows_that_were_taken_back_are_not_shown(tmp_path: Path) -> None:
     board.rewind(20)
     board.close()
     Board(ON, tmp_path, 30).close()
-    starts = [one.step for one in events(tmp_path) if one.session_log.status == SessionLog.START]
+    starts = [
+        event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START
+    ]
     assert starts == [21, 31]
 
 
@@ -71,9 +73,9 @@ def test_a_full_disk_is_reported_once_and_training_continues(
     for step in (1, 2):
         board.log({"train/loss": 1.0}, step)
     board.close()
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "No space left on device" in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "No space left on device" in output
 
 
 def test_a_folder_that_cannot_be_made_is_reported(

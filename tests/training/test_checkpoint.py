@@ -157,12 +157,12 @@ def test_a_damaged_step_is_named_and_the_one_before_is_taken(tmp_path: Path, pla
         for step in (0, 1, 2):
             checkpoints.save(state_of(4, step=step), {})
     swap_arrays(tmp_path)
-    told: list[tuple[str, str]] = []
-    with Checkpoints(place, CheckpointConfig(), log=lambda *e: told.append(e)) as checkpoints:
+    messages: list[tuple[str, str]] = []
+    with Checkpoints(place, CheckpointConfig(), log=lambda *e: messages.append(e)) as checkpoints:
         assert_same(checkpoints.resume(lambda: state_of(4), {}), state_of(4, step=0))
-        assert [event for event, _ in told] == ["fallback", "fallback"]
-        assert "/2 is damaged: params/a/kernel has other bits than were saved" in told[0][1]
-        assert "\n" not in told[0][1]
+        assert [event for event, _ in messages] == ["fallback", "fallback"]
+        assert "/2 is damaged: params/a/kernel has other bits than were saved" in messages[0][1]
+        assert "\n" not in messages[0][1]
         checkpoints.save(state_of(4, step=2), {})  # the step can be saved again
         checkpoints.finish()
         assert_same(checkpoints.restore(state_of(4), 2), state_of(4, step=2))
@@ -222,31 +222,31 @@ def test_a_pipe_in_a_step_is_not_waited_for(tmp_path: Path) -> None:
         for step in (1, 2):
             checkpoints.save(state_of(4, step=step), {})
     for number, path in enumerate(p for p in (tmp_path / "a" / "2").rglob("*") if p.is_file()):
-        copy, told = tmp_path / str(number), list[str]()
+        copy, messages = tmp_path / str(number), list[str]()
         shutil.copytree(tmp_path / "a", copy)
         pipe = copy / path.relative_to(tmp_path / "a")
         pipe.unlink()
         os.mkfifo(pipe)
-        tell = lambda _, text, told=told: told.append(text)  # noqa: E731
+        tell = lambda _, text, messages=messages: messages.append(text)  # noqa: E731
         try:
             with Checkpoints(copy, CheckpointConfig(), tell) as checkpoints:
                 assert_same(checkpoints.resume(lambda: state_of(4), {}), state_of(4, step=1))
         except ValueError as error:
-            told.append(str(error))
-        assert f"{pipe} is not a file, but a pipe" in told[0]
+            messages.append(str(error))
+        assert f"{pipe} is not a file, but a pipe" in messages[0]
 
 
 def test_a_save_that_does_not_fit_is_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    with Checkpoints(tmp_path, CheckpointConfig(), lambda _, text: told.append(text)) as them:
+    messages: list[str] = []
+    with Checkpoints(tmp_path, CheckpointConfig(), lambda _, text: messages.append(text)) as them:
         them.save(state_of(4, step=1), {})
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         roomy = disk.shutil.disk_usage(tmp_path)
         monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: roomy._replace(free=100_000))
         them.save(state_of(4, step=2), {})
-        assert told == [
+        assert messages == [
             "the checkpoint of step 2 could not be written: No space left on device: 0.0 MB to "
             "write, 0.1 MB free; older steps are as they were (1)"
         ]

@@ -85,12 +85,12 @@ def measured(
 @named([ONE, pytest.param(PMAP, marks=pytest.mark.slow), FSDP])
 def test_the_state_is_held_once_and_given_on(config: ParallelConfig) -> None:
     found, state, batch = measured(config, 16, 2)
-    own = bytes_of(state)
+    state_bytes = bytes_of(state)
     sizes = (4 * leaf.size for leaf in jax.tree.leaves(state.params))
-    assert own > 3 * sum(sizes) / config.fsdp
-    assert found.argument_size_in_bytes == own + batch
-    assert found.alias_size_in_bytes == own
-    assert found.output_size_in_bytes - own < FEW  # metrics
+    assert state_bytes > 3 * sum(sizes) / config.fsdp
+    assert found.argument_size_in_bytes == state_bytes + batch
+    assert found.alias_size_in_bytes == state_bytes
+    assert found.output_size_in_bytes - state_bytes < FEW  # metrics
 
 
 @named([ONE, *(pytest.param(one, marks=pytest.mark.slow) for one in (FSDP, PMAP))])
@@ -124,6 +124,6 @@ def test_weights_that_one_device_cannot_hold_are_not_drawn_with(
     ]:
         monkeypatch.setattr(fitting, "device_memory", lambda devices, room=room: int(room))
         assert have_room_to_draw(config, model, find_devices(config_of_devices)) == fits
-    said = capsys.readouterr().out
-    assert said.startswith("no picture grids: whole weights")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().out
+    assert output.startswith("no picture grids: whole weights")
+    assert output.count("\n") == 1

@@ -54,9 +54,9 @@ def test_a_line_that_breaks_off_ends_this_process_in_a_line(
 ) -> None:
     hear(b"")
     assert done == [exits.PEER_LOST]
-    told = capfd.readouterr().err
-    assert "process 7: another process of this run died (its connection broke off)" in told
-    assert told.count("\n") == 1
+    output = capfd.readouterr().err
+    assert "process 7: another process of this run died (its connection broke off)" in output
+    assert output.count("\n") == 1
 
 
 def test_a_stop_is_passed_on_and_not_waited_for_in_vain(done: list[object]) -> None:

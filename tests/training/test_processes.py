@@ -111,7 +111,7 @@ def test_one_process_needs_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "visible", "told"),
+    ("environ", "visible", "message"),
     [
         ({}, "3", ""),  # no launcher: jax decides
         ({**SLURM, "SLURM_STEP_NUM_NODES": "8", "SLURM_GPUS_ON_NODE": "8"}, "all", ""),
@@ -127,12 +127,12 @@ def test_the_only_process_of_a_node_takes_all_its_gpus(
     capsys: pytest.CaptureFixture[str],
     environ: dict[str, str],
     visible: str,
-    told: str,
+    message: str,
 ) -> None:
     seen = dict.fromkeys(("jax_cuda_visible_devices", "jax_rocm_visible_devices"), "3")
     monkeypatch.setattr(processes.jax.config, "update", seen.__setitem__)
     processes._take_own_gpus(environ)
     assert set(seen.values()) == {visible}
     error = capsys.readouterr().err
-    assert told in error
-    assert bool(told) == bool(error)
+    assert message in error
+    assert bool(message) == bool(error)

@@ -118,12 +118,12 @@ def ends_of(names: Sequence[str]) -> dict[str, tuple[int, str]]:
     try:
         for name in names:
             other = pairs[name][1 - LOSSES[name][0]]
-            _, said = other.communicate(timeout=300)
-            found[name] = (other.returncode, said)
+            _, errors = other.communicate(timeout=300)
+            found[name] = (other.returncode, errors)
     finally:
-        for one in [one for pair in pairs.values() for one in pair]:
-            one.kill()
-            one.communicate()
+        for process in [process for pair in pairs.values() for process in pair]:
+            process.kill()
+            process.communicate()
     assert all(pairs[name][LOSSES[name][0]].returncode == -9 for name in names)
     return found
 
@@ -146,14 +146,14 @@ def test_so_does_one_that_lost_it_early_or_without_a_word(
     check_end(loss, *rare_ends[loss])
 
 
-def check_end(loss: str, status: int, said: str) -> None:
+def check_end(loss: str, status: int, errors: str) -> None:
     victim, *_, reason = LOSSES[loss]
-    assert status == 3, said
-    *log, line = said.splitlines()
+    assert status == 3, errors
+    *log, line = errors.splitlines()
     assert line == END.format(1 - victim, reason, AGAIN)
     # jax's coordinator, which is in process 0, logs the silence of another process.
-    assert (not log) or victim == 1, said
-    assert "stack trace" not in said
+    assert (not log) or victim == 1, errors
+    assert "stack trace" not in errors
 
 
 ALONE = """
@@ -173,13 +173,13 @@ ALONE = """
 def test_processes_that_do_not_meet_are_refused_and_not_aborted_by_jax() -> None:
     address = f"localhost:{free_port()}"
     alone = start(sys.executable, "-c", textwrap.dedent(ALONE), address)
-    _, said = alone.communicate(timeout=60)
-    assert alone.returncode == 2, said
-    assert said.startswith(
+    _, errors = alone.communicate(timeout=60)
+    assert alone.returncode == 2, errors
+    assert errors.startswith(
         "the processes of this run could not connect: "
         f"not all 2 of them reached {address} within 1 s"
     )
-    assert said.count("\n") == 1
+    assert errors.count("\n") == 1
 
 
 def test_a_proxy_is_not_asked_for_the_way_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

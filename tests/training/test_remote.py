@@ -50,11 +50,11 @@ def test_a_save_that_is_cut_off_does_not_count_and_is_written_anew(url: str) -> 
     def fail() -> None:
         raise RuntimeError("the power\nwent")
 
-    told: list[str] = []
-    with Checkpoints(url, CheckpointConfig(), lambda _, text: told.append(text), fail) as them:
+    messages: list[str] = []
+    with Checkpoints(url, CheckpointConfig(), lambda _, text: messages.append(text), fail) as them:
         them.save(state_of(4, step=1), {})
         assert them.steps() == []
-    assert told == [
+    assert messages == [
         "the checkpoint of step 1 could not be written: the power; older steps are as they were "
         "(none)"
     ]
@@ -104,9 +104,9 @@ def test_a_store_that_does_not_answer_is_no_damage(
         ("AWS_SECRET_ACCESS_KEY", "y"),
     ):
         monkeypatch.setenv(name, value)
-    told: list[str] = []
+    messages: list[str] = []
     with Checkpoints(
-        "s3://bucket/run", CheckpointConfig(), lambda _, text: told.append(text)
+        "s3://bucket/run", CheckpointConfig(), lambda _, text: messages.append(text)
     ) as s3:
         s3.save(state_of(4, step=1), {})
         with pytest.raises(
@@ -116,5 +116,5 @@ def test_a_store_that_does_not_answer_is_no_damage(
         monkeypatch.setattr(s3, "steps", lambda: [1, 2])
         with pytest.raises(remote.UnreachableError, match="s3://bucket/run/ cannot be reached"):
             s3.newest_params(state_of(4).params)  # no step is skipped
-    assert len(told) == 1
-    assert "\n" not in told[0]
+    assert len(messages) == 1
+    assert "\n" not in messages[0]

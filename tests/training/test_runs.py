@@ -103,9 +103,9 @@ def test_where_no_lock_can_be_had_the_run_continues_with_a_warning(
     monkeypatch.setattr(fcntl, "flock", flock)
     with runs.sole_user(tmp_path):
         pass
-    told = capsys.readouterr().err
-    assert told.startswith(f"warning: {tmp_path}/.lock cannot be locked ({os.strerror(number)})")
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"warning: {tmp_path}/.lock cannot be locked ({os.strerror(number)})")
+    assert output.count("\n") == 1
 
 
 def test_other_package_versions_warn(

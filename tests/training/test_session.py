@@ -140,7 +140,7 @@ def test_a_run_continues_in_an_empty_folder(tmp_path: Path, scheme: str) -> None
     assert not (world.folder / "checkpoints").exists()
     shutil.rmtree(world.folder)
     copies.fetch(world.folder, place)
-    assert [one.start for one in Skips(world.folder / "skips.json").ranges] == [13]
+    assert [skipped.start for skipped in Skips(world.folder / "skips.json").ranges] == [13]
     assert_same(world.run(), expected)
     assert world.losses() == straight.losses()
     assert [event for event, _ in world.events()] == [
@@ -284,8 +284,8 @@ def test_updates_lost_by_an_error_are_counted(
 
     monkeypatch.setattr(FolderSteps, "save", save_until_10)
     interrupted_at(25, OSError("the disk is away"))(world)
-    told = "The newest checkpoint is of step 10: 15 update(s) since then are lost"
-    assert f"kept: {told}\n" in capsys.readouterr().err
+    message = "The newest checkpoint is of step 10: 15 update(s) since then are lost"
+    assert f"kept: {message}\n" in capsys.readouterr().err
 
 
 def test_a_spike_rolls_back_and_skips_the_batches_around_it(tmp_path: Path) -> None:

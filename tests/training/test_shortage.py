@@ -17,7 +17,7 @@ def shapes(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 @pytest.mark.parametrize(
-    ("state", "batch", "told"),
+    ("state", "batch", "message"),
     [
         ((1000, 25), (10, 10), ""),
         ((1000, 26), (10, 10), r"take 0.000 GB of each device, which has 0.000 GB; make the model"),
@@ -26,25 +26,25 @@ def shapes(*shape: int) -> dict[str, jax.ShapeDtypeStruct]:
     ],
 )
 def test_sizes_are_held_against_the_memory(
-    state: tuple[int, ...], batch: tuple[int, ...], told: str
+    state: tuple[int, ...], batch: tuple[int, ...], message: str
 ) -> None:
     devices = find_devices(ParallelConfig(devices=1))
-    if not told:
+    if not message:
         check_room(shapes(*state), shapes(*batch), devices, room=100_000)
         return
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_room(shapes(*state), shapes(*batch), devices, room=100_000)
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "message"),
     [
         (0, r"out of memory: 8 example\(s\) at a time on each device do not fit; .*=auto finds"),
         (5, r"out of memory: 8 example\(s\) at a time on each device did fit in 5 update\(s\)"),
     ],
 )
-def test_memory_that_runs_out_is_one_line_with_what_did_fit(made: int, told: str) -> None:
-    with pytest.raises(ValueError, match=told) as found, explain_out_of_memory(8, lambda: made):
+def test_memory_that_runs_out_is_one_line_with_what_did_fit(made: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as found, explain_out_of_memory(8, lambda: made):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes")
     assert "\n" not in str(found.value)
 

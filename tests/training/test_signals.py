@@ -93,15 +93,15 @@ def test_each_signal_of_a_scheduler_or_a_terminal_saves(number: int) -> None:
     found = end_of(heard + BUSY.format(**script, rounds=10**9), number)
     assert found == (75, ["saved", "left"])
     early = EARLY.format(before="pass", rounds=10**9)
-    told = "asked to stop outside of training; the same command resumes from here"
-    assert end_of(heard + early, number) == (75, [told])
+    message = "asked to stop outside of training; the same command resumes from here"
+    assert end_of(heard + early, number) == (75, [message])
 
 
 def test_nohup_is_respected() -> None:
     ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
     script = {"before": "stop.forbid_end()", "after": "pass", "rounds": 2 * 10**6, "patience": 0.2}
-    told = ["ended, received False"]
-    assert end_of(ignored + BUSY.format(**script), signal.SIGHUP) == (0, told)
+    lines = ["ended, received False"]
+    assert end_of(ignored + BUSY.format(**script), signal.SIGHUP) == (0, lines)
     assert end_of(ignored + EARLY.format(before="pass", rounds=2 * 10**6), signal.SIGHUP) == (
         0,
         ["went on"],
@@ -182,8 +182,8 @@ def test_a_pipe_that_nobody_reads_does_not_keep_a_run_from_saving(tmp_path: Path
 
 @pytest.mark.parametrize("before", ["pass", WITHIN])
 def test_outside_of_training_there_is_nothing_to_wait_for(before: str) -> None:
-    told = "asked to stop outside of training; the same command resumes from here"
-    assert end_of(EARLY.format(before=before, rounds=10**9)) == (75, [told])
+    message = "asked to stop outside of training; the same command resumes from here"
+    assert end_of(EARLY.format(before=before, rounds=10**9)) == (75, [message])
 
 
 def test_within_training_the_stop_signal_has_the_word() -> None:

@@ -13,16 +13,16 @@ from training.reports.tracing import Trace
 
 def calls(monkeypatch: pytest.MonkeyPatch, text: str, first: int, last: int) -> list[object]:
     """The profiler's calls in a loop from `first` to `last` finished updates."""
-    told: list[object] = []
-    at = [first]
-    monkeypatch.setattr(tracing.jax.profiler, "start_trace", lambda folder: told.append(at[0]))
-    monkeypatch.setattr(tracing.jax.profiler, "stop_trace", lambda: told.append(-at[0]))
+    steps: list[object] = []
+    now = [first]
+    monkeypatch.setattr(tracing.jax.profiler, "start_trace", lambda folder: steps.append(now[0]))
+    monkeypatch.setattr(tracing.jax.profiler, "stop_trace", lambda: steps.append(-now[0]))
     with Trace(text, Path("run")).around(first) as hook:
         for n in range(first + 1, last + 1):
-            at[0] = n
+            now[0] = n
             if hook.is_due(n, is_last=n == last):
                 hook.action(n, None)  # type: ignore[arg-type]
-    return told
+    return steps
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,9 @@ def test_a_mirror_that_fails_is_reported_in_a_line_and_gone_without(
     notes = fake_wandb(tmp_path, monkeypatch, fault)
     assert train(tmp_path, mode) == EVERY
     assert notes.read_text().splitlines() == noted
-    told = [line for line in capfd.readouterr().err.splitlines() if "wandb" in line]
-    assert len(told) == noted.count("teardown") + (fault in ("log", "finish"))
-    assert all("no luck at" in line for line in told)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "wandb" in line]
+    assert len(lines) == noted.count("teardown") + (fault in ("log", "finish"))
+    assert all("no luck at" in line for line in lines)
 
 
 def test_rows_with_norms_of_all_tensors_are_mirrored_whenever_they_are_made(

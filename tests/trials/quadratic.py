@@ -16,8 +16,8 @@ STEPS = 8
 def main(words: list[str]) -> int:
     flags = dict(word.removeprefix("--").split("=", 1) for word in words)
     x, fault = float(flags["x"]), flags.get("fault", "none")
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     if fault == "fails":
         print("this x is no good")
         return 2
@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
             value = None if fault == "nan" else loss
             file.write(json.dumps({"step": step, name: value}) + "\n")
             file.flush()
-            if told and step < STEPS:
+            if signals and step < STEPS:
                 return 75
     return 0
 

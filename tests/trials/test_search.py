@@ -136,9 +136,9 @@ def test_a_sweep_of_one_process_ends_and_stops_as_others_do(tmp_path: Path) -> N
             log.write_text("words\n")
             return ends.pop(0)
 
-        one = search.processes.run_here(folder, trial, metric, train, stopped=75)
-        stop.is_asked |= one.is_asked_to_stop
-        return one
+        result = search.processes.run_here(folder, trial, metric, train, stopped=75)
+        stop.is_asked |= result.is_asked_to_stop
+        return result
 
     first = Search(sweep, tmp_path / "out", words, print, None, start=start).run(stop)
     assert [trial.end for trial in first] == [None]
@@ -153,15 +153,15 @@ def test_a_stopped_sweep_saves_its_runs_and_continues(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, GRID)
     out, stop = tmp_path / "out", Stop()
     out.mkdir()
-    told: list[Trial] = []
+    ended: list[Trial] = []
 
     def ask_once_it_runs(trial: Trial, folder: Path) -> Sequence[str]:
         stop.is_asked = trial.number == 1
         return [*words(trial, folder), "--pause=0.2"]
 
-    trials = Search(sweep, out, ask_once_it_runs, told.append, None).run(stop)
+    trials = Search(sweep, out, ask_once_it_runs, ended.append, None).run(stop)
     assert [trial.end for trial in trials] == ["finished", None]
-    assert [trial.end for trial in told] == ["finished", None]
+    assert [trial.end for trial in ended] == ["finished", None]
     assert [trial.end for trial in read_ledger(out)] == ["finished", None]
     again = run(tmp_path, sweep, None)
     assert [trial.end for trial in again] == ["finished"] * 3
@@ -169,16 +169,16 @@ def test_a_stopped_sweep_saves_its_runs_and_continues(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("fails", "all 3 trials failed, the last with exit code 2: this x is no good"),
         ("silent", "metric loss was never logged; there are other, step"),
     ],
 )
 def test_a_sweep_whose_trials_all_fail_ends_with_the_reason(
-    tmp_path: Path, fault: str, said: str
+    tmp_path: Path, fault: str, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         run(tmp_path, sweep_of(tmp_path, GRID.replace("none", fault)), None)
 
 

@@ -50,7 +50,7 @@ def test_a_sweep_file_gives_metric_cap_and_searched_settings(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("method: bayes", "methd: bayes", "line 2: unknown key 'methd'; did you mean method?"),
         (
@@ -108,9 +108,9 @@ def test_a_sweep_file_gives_metric_cap_and_searched_settings(tmp_path: Path) -> 
         ),
     ],
 )
-def test_an_error_is_named_with_its_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_an_error_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in RIGHT
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read_sweep(write(tmp_path, RIGHT.replace(old, new)))
 
 

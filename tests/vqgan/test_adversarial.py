@@ -175,11 +175,11 @@ def test_the_gradient_is_that_of_the_weighted_terms(game):
     assert np.ptp(weights) > 0.01
     expected = jax.jit(jax.value_and_grad(by_hand))(params, weights)
     one = lambda params: with_term(params, batch, keys, context)  # noqa: E731
-    (value, told), grads = jax.jit(jax.value_and_grad(one, has_aux=True))(params)
+    (value, metrics), grads = jax.jit(jax.value_and_grad(one, has_aux=True))(params)
     assert value == pytest.approx(float(expected[0]), rel=1e-5)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-6), grads, expected[1])
-    assert told["train/adversarial_weight"] == pytest.approx(float(weights.mean()), rel=1e-5)
-    assert told["train/adversarial_loss"] == pytest.approx(
+    assert metrics["train/adversarial_weight"] == pytest.approx(float(weights.mean()), rel=1e-5)
+    assert metrics["train/adversarial_loss"] == pytest.approx(
         float(jax.jit(losses)(params).mean()), rel=1e-5
     )
 
@@ -198,15 +198,15 @@ def test_before_its_first_step_the_term_changes_nothing(game):
         given = batch, keys, context_of(step, params)
         return [jax.value_and_grad(f, has_aux=True)(params, *given) for f in (with_term, without)]
 
-    ((value, told), grads), ((plain, _), plain_grads) = both(2)
+    ((value, metrics), grads), ((plain, _), plain_grads) = both(2)
     assert value == plain
     # An extra term of 0 makes another program, which may round differently.
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), grads, plain_grads)
-    assert told["train/adversarial_weight"] == 0
-    assert np.isnan(told["train/adversarial_loss"])
-    ((value, told), _), ((plain, _), _) = both(3)
+    assert metrics["train/adversarial_weight"] == 0
+    assert np.isnan(metrics["train/adversarial_loss"])
+    ((value, metrics), _), ((plain, _), _) = both(3)
     assert value != plain
-    assert told["train/adversarial_weight"] > 0
+    assert metrics["train/adversarial_weight"] > 0
 
 
 def test_without_a_discriminator_the_loss_is_the_one_there_was(tiny_vqgan):
@@ -289,7 +289,7 @@ def test_micro_batches_and_devices_make_no_difference(micro_batches, devices):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: LossConfig(adversarial=-1.0), r"loss\.adversarial cannot be negative, not -1\.0"),
         (lambda: LossConfig(l1=-0.5), r"loss\.l1 cannot be negative, not -0\.5"),
@@ -301,6 +301,6 @@ def test_micro_batches_and_devices_make_no_difference(micro_batches, devices):
         (lambda: DiscriminatorConfig(beta2=1.0), "beta2 1.0"),
     ],
 )
-def test_settings_that_make_no_game_are_refused(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_make_no_game_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

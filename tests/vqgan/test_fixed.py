@@ -138,15 +138,15 @@ def test_each_picture_is_encoded_once():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"init_from": ""}, "--init_from"),
         ({"optim": OptimConfig()}, r"train_only is \[\]"),
         ({"optim": OptimConfig(train_only=("decoder/*", "encoder/*"))}, "train_only is"),
     ],
 )
-def test_settings_that_would_change_the_tokens_are_refused(fixed, changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_would_change_the_tokens_are_refused(fixed, changes, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(fixed, **changes)
 
 

@@ -93,13 +93,13 @@ def test_encode_tries_codes_and_paints_no_picture_worse(tiny_vqgan, changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"tried_codes": 0}, "tried_codes must be at least 1"),
         ({"tried_codes": 33}, "tried_codes 33 are more than the 32 codes"),
         ({"tried_codes": 2, "lookup": "classifier"}, "--model.tried_codes=1"),
     ],
 )
-def test_numbers_that_cannot_be_tried_are_refused(tiny_vqgan, changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_numbers_that_cannot_be_tried_are_refused(tiny_vqgan, changes, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(tiny_vqgan, **changes)

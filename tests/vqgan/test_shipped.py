@@ -57,13 +57,13 @@ def test_held_out_pictures_come_back_alike_and_in_their_colours(shipped):
 @pytest.mark.parametrize(("nth", "codes"), [(6, 400), pytest.param(1, 1000, marks=SLOW)])
 def test_the_general_one_paints_other_artists_drawings_better_than_openmoji_s(nth, codes):
     drawings = choose(join(read_shipped(), read_table()), "things")
-    digests = {one.key: one.key for one in drawings}  # as if no two were one picture
+    digests = {drawing.key: drawing.key for drawing in drawings}  # as if no two were one picture
     if nth == 1:
-        drawn = rasterise({one.key: one.svg for one in drawings}, 64)
+        drawn = rasterise({drawing.key: drawing.svg for drawing in drawings}, 64)
         digests = {key: digest(png) for key, png in drawn.items()}
     splits = assign_splits(drawings, digests)
-    held_out = [one for one in drawings if splits[one.key] == "style"][::nth]
-    files = rasterise({one.key: one.svg for one in held_out}, 64).values()
+    held_out = [drawing for drawing in drawings if splits[drawing.key] == "style"][::nth]
+    files = rasterise({drawing.key: drawing.svg for drawing in held_out}, 64).values()
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files])
     found = {}
     for name in ("openmoji", "general"):
@@ -80,12 +80,14 @@ def test_the_general_one_paints_other_artists_drawings_better_than_openmoji_s(nt
 def test_the_same_weights_paint_pictures_of_twice_the_size_better(tmp_path, nth):
     folder = pretrained.SHIPPED.with_name("general")
     assert pretrained.convert(folder, tmp_path / "large", image_size=128) == "pastel"
-    drawings = [one for one in join(read_shipped(), read_table()) if one.style == "noto"][::nth]
+    drawings = [
+        drawing for drawing in join(read_shipped(), read_table()) if drawing.style == "noto"
+    ][::nth]
     found = {}
     for path, size in ((folder, 64), (tmp_path / "large", 128)):
         config, params = pretrained.load(path)
         assert config.image_length == (size // 8) ** 2
-        files = rasterise({one.key: one.svg for one in drawings}, size).values()
+        files = rasterise({drawing.key: drawing.svg for drawing in drawings}, size).values()
         pixels = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files])
         found[size] = make_reconstruction(build(config))(params, pixels)["psnr"].mean()
     assert found[128] > found[64] + 1

@@ -242,7 +242,7 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"lookup": "nearest"}, r"belong together, not nearest and \(4, 4, 3\)"),
         ({"fsq_levels": ()}, "belong together, not fsq"),
@@ -251,8 +251,8 @@ def test_a_grid_passes_the_decoder_s_gradient_to_the_encoder(grid_config):
         ({"codebook_size": 49}, "a codebook of 48, not 3 and 49"),
     ],
 )
-def test_levels_and_sizes_of_a_grid_agree(grid_config, changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_levels_and_sizes_of_a_grid_agree(grid_config, changes, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(grid_config.model, **changes)
 
 
@@ -335,16 +335,16 @@ def test_without_weight_there_is_no_second_player(straight, game_config):
 
 
 @pytest.mark.parametrize(
-    ("loss", "channels", "said"),
+    ("loss", "channels", "message"),
     [
         (LossConfig(adversarial=0.8, adversarial_from=6), (4,), "try --loss.adversarial_from=3"),
         (LossConfig(adversarial=0.8, adversarial_from=0), (4,) * 5, "halved 4 times; name 4 "),
     ],
 )
-def test_a_discriminator_that_cannot_play_is_refused(source, tmp_path, loss, channels, said):
+def test_a_discriminator_that_cannot_play_is_refused(source, tmp_path, loss, channels, message):
     run_config = config_of(source, tmp_path / "run")
     layout = DiscriminatorConfig(channels=channels)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(run_config, loss=loss, discriminator=layout)
 
 

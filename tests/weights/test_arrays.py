@@ -101,7 +101,7 @@ def with_size(header: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"", "it is empty; download or copy it again"),
         (with_size(HEADER % b"") + bytes(5), "it has 67 of 70 bytes; download or copy it again"),
@@ -112,10 +112,10 @@ def with_size(header: bytes) -> bytes:
         (b"PK\3\4" + bytes([1] * 40), "it is a torch file, whatever its name"),
     ],
 )
-def test_the_reason_and_the_fix_are_said(tmp_path: Path, data: bytes, said: str) -> None:
+def test_the_reason_and_the_fix_are_said(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=f"w.safetensors cannot be read: {said}"):
+    with pytest.raises(ValueError, match=f"w.safetensors cannot be read: {message}"):
         read_weights(path, {})
 
 

@@ -53,6 +53,8 @@ def test_values_that_are_no_settings_are_named(values: Any, message: str) -> Non
 
 def test_every_error_is_one_line_that_names_the_file() -> None:
     for error in (ValueError("first\nsecond"), TypeError("first"), OverflowError("first")):
-        said = pytest.raises(ValueError, match="^x.json is not a configuration of a thing: first$")
-        with said, configuring("x.json", "a thing"):
+        refused = pytest.raises(
+            ValueError, match="^x.json is not a configuration of a thing: first$"
+        )
+        with refused, configuring("x.json", "a thing"):
             raise error
