@@ -58,7 +58,7 @@ def read_event(step: int, batch: int, metrics: StepMetrics) -> Event | None:
 
 
 class Watch:
-    """Counts bad updates, and knows why the run must end, if it must."""
+    """Logs bad updates, and knows why the run must end, if it must."""
 
     def __init__(
         self, settings: TrainingConfig, rollback: Rollback, skips: Skips, book: Logbook
