@@ -38,7 +38,7 @@ class CaptionOptions:
 
 
 @dataclass(frozen=True)
-class Found:
+class Totals:
     """Numbers about the content of all shards."""
 
     splits: Mapping[str, int]
@@ -52,23 +52,23 @@ class Found:
         return sum(self.splits.values())
 
 
-def _sum_up(shards: ShardFolder) -> Found:
+def _sum_up(shards: ShardFolder) -> Totals:
     splits, skipped, notes = Counter[str](), Counter[str](), Notes()
     for head in shards.heads():
         splits.update(head.splits)
         skipped.update(head.skipped)
         notes.join(head.notes, head.first)
-    return Found(splits, skipped, notes)
+    return Totals(splits, skipped, notes)
 
 
-def _check_usable(source: Source, shards: ShardFolder, sums: Found, held_out: float) -> None:
+def _check_usable(source: Source, shards: ShardFolder, totals: Totals, held_out: float) -> None:
     """Raise ValueError if no picture is usable, or none is left to train on. The shards are removed
     then, because other settings need other shards."""
-    if sums.usable and sums.splits.get(TRAIN):
+    if totals.usable and totals.splits.get(TRAIN):
         return
-    problem = _nothing_to_train_on(source, sums, held_out)
-    if not sums.usable:
-        named = describe_skipped(_first_skipped(shards, 5), len(source), sums.skipped)
+    problem = _nothing_to_train_on(source, totals, held_out)
+    if not totals.usable:
+        named = describe_skipped(_first_skipped(shards, 5), len(source), totals.skipped)
         problem = f"{source.path}: {named}; none is left"
     shards.remove()
     raise ValueError(problem)
@@ -89,8 +89,8 @@ def join_shards(
     Raises:
         ValueError: no picture is usable, or none is left to train on.
     """
-    sums = _sum_up(shards)
-    _check_usable(source, shards, sums, pictures.held_out)
+    totals = _sum_up(shards)
+    _check_usable(source, shards, totals, pictures.held_out)
     with tempfile.TemporaryDirectory() as temporary:
         trained, folder = Path(temporary) / "trained", Path(temporary) / "tokenizer"
         if options.tokenizer is None:
@@ -101,13 +101,13 @@ def join_shards(
         skipped = _first_skipped(shards, _MAX_NAMED)
         with new_records(
             out,
-            list(sums.splits),
+            list(totals.splits),
             source=source_names,
             reading=pictures.reading,
             tokenizer_folder=folder,
             text_vocab_size=tokenizer.vocab_size,
             num_captions_cut=0,
-            num_skipped=sums.skipped.total(),
+            num_skipped=totals.skipped.total(),
             skipped=[f"{name}: {why}" for name, why in skipped],
             held_out_by=RULE,
             damaged_files={printable(k): printable(v) for k, v in source.damage.items()},
@@ -120,7 +120,7 @@ def join_shards(
                 records.about["num_captions_cut"] += num_cut
                 records.add(part)
     num_cut = records.about["num_captions_cut"]
-    return _oddities(source, sums, skipped, num_cut, options.text_length)
+    return _oddities(source, totals, skipped, num_cut, options.text_length)
 
 
 def _training_texts(shards: Iterable[Shard]) -> Iterator[str]:
@@ -164,8 +164,8 @@ def _part(
     return part, num_cut
 
 
-def _nothing_to_train_on(source: Source, sums: Found, held_out: float) -> str:
-    counts = Counter(sums.splits)
+def _nothing_to_train_on(source: Source, totals: Totals, held_out: float) -> str:
+    counts = Counter(totals.splits)
     names = ", ".join(f"{count:,} {printable(name)}" for name, count in counts.most_common(5))
     why = f"held_out is {held_out}; try --held_out=0"
     if set(counts) != {HELD_OUT}:
@@ -173,19 +173,19 @@ def _nothing_to_train_on(source: Source, sums: Found, held_out: float) -> str:
             f"the source itself calls them {names} (its column or folders of splits); "
             f"--splits=none divides them again"
         )
-    return f"{source.path} leaves nothing to train on: {sums.usable} usable pictures, {why}"
+    return f"{source.path} leaves nothing to train on: {totals.usable} usable pictures, {why}"
 
 
 def _oddities(
     source: Source,
-    sums: Found,
+    totals: Totals,
     skipped: Sequence[tuple[str, str]],
     num_cut: int,
     text_length: int,
 ) -> list[str]:
-    sentences = source.warnings() + sums.notes.sentences()
-    if sums.skipped:
-        sentences.append(describe_skipped(skipped, len(source), sums.skipped))
+    sentences = source.warnings() + totals.notes.sentences()
+    if totals.skipped:
+        sentences.append(describe_skipped(skipped, len(source), totals.skipped))
     if num_cut:
         sentences.append(f"{num_cut:,} captions were truncated to text_length {text_length}")
     return sentences

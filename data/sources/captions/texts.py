@@ -54,39 +54,43 @@ _TAG = re.compile(
 
 
 @dataclass
-class Found:
+class ReadCaptions:
     """The captions of one picture, and notes about repairs and skipped captions."""
 
     captions: Captions = ()
     notes: list[str] = field(default_factory=list)
 
 
-def from_lines(data: bytes, encoding: str = "") -> Found:
+def from_lines(data: bytes, encoding: str = "") -> ReadCaptions:
     """The captions in a file with one caption per line."""
     if len(data) > MAX_CAPTION_BYTES:
-        return Found(notes=[f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"])
+        return ReadCaptions(
+            notes=[f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"]
+        )
     text, name = decode(data, encoding)
     if text.startswith("{\\rtf"):
-        return Found(notes=["a caption file is a document (RTF): save it as plain text"])
+        return ReadCaptions(notes=["a caption file is a document (RTF): save it as plain text"])
     lines = [line for line in text.splitlines() if line.strip()]
     if lines and all(map(_BOX.fullmatch, lines)):
-        return Found(notes=["a caption file has numbers of boxes, as YOLO writes them, no text"])
+        return ReadCaptions(
+            notes=["a caption file has numbers of boxes, as YOLO writes them, no text"]
+        )
     result = weighed(text.splitlines())
     if name:
         result.notes.append(f"captions were read as {name}")
     return result
 
 
-def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[Found, Json]:
+def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[ReadCaptions, Json]:
     """The captions in a JSON object, list or string; and the object, empty if it is not one."""
     if len(data) > MAX_CAPTION_BYTES:
         note = f"a caption file of more than {MAX_CAPTION_BYTES:,} bytes is not read"
-        return Found(notes=[note]), {}
+        return ReadCaptions(notes=[note]), {}
     text, name = decode(data, encoding)
     try:
         about = json.loads(text)
     except (ValueError, RecursionError):
-        return Found(notes=["a caption file is not JSON"] if data.strip() else []), {}
+        return ReadCaptions(notes=["a caption file is not JSON"] if data.strip() else []), {}
     if not isinstance(about, dict):
         return weighed(texts_of(about)), {}
     result = from_columns(about, column)
@@ -125,7 +129,7 @@ def is_known(name: str) -> bool:
     return re.sub(r"[_ -]?\d+$", "", name.lower()) in CAPTION_NAMES
 
 
-def from_columns(about: Mapping[str, object], column: str = "") -> Found:
+def from_columns(about: Mapping[str, object], column: str = "") -> ReadCaptions:
     """The captions in the first known column that holds a usable one. The column `weights` is used
     if it has as many entries."""
     notes: list[str] = []
@@ -134,8 +138,8 @@ def from_columns(about: Mapping[str, object], column: str = "") -> Found:
         result = weighed(texts, about.get("weights"))
         notes += result.notes
         if result.captions:
-            return Found(result.captions, notes)
-    return Found((), notes)
+            return ReadCaptions(result.captions, notes)
+    return ReadCaptions((), notes)
 
 
 def texts_of(value: object, depth: int = 0) -> list[Any]:
@@ -169,45 +173,45 @@ def _texts_in_list(text: str) -> list[str]:
         value = json.loads(text)
     except (ValueError, RecursionError):
         is_list = not _LITERAL.sub("", text).strip("[], \r\n\t")
-        found = [a if a else b for a, b in _LITERAL.findall(text)]
-        return [_ESCAPED.sub(r"\1", one) for one in found] if is_list else []
-    found = texts_of(value)
-    return found if all(isinstance(one, str) for one in found) else []
+        literals = [single or double for single, double in _LITERAL.findall(text)]
+        return [_ESCAPED.sub(r"\1", literal) for literal in literals] if is_list else []
+    texts = texts_of(value)
+    return texts if all(isinstance(text, str) for text in texts) else []
 
 
-def weighed(texts: Sequence[object], weights: object = None) -> Found:
+def weighed(texts: Sequence[object], weights: object = None) -> ReadCaptions:
     """The usable texts, cleaned, with weights that can be summed in float32."""
-    result = Found()
+    notes = []
     if not isinstance(weights, list | tuple) or len(weights) != len(texts):
         if isinstance(weights, list | tuple):
-            result.notes.append("the weights of captions do not fit and are not used")
+            notes.append("the weights of captions do not fit and are not used")
         weights = [1.0] * len(texts)
     pairs: list[tuple[str, float]] = []
     for text, weight in zip(texts, weights, strict=True):
-        cleaned = clean(unescape(text)) if isinstance(text, str) else ""
-        number = _number(weight)
-        if all(category(letter) in ("Cf", "Cc", "Zs") for letter in cleaned):
-            cleaned = ""  # nothing to see: zero-width spaces, byte order marks
-        if cleaned in MISSING:
-            cleaned = ""
-            result.notes.append("captions such as nan, None or null are taken for missing ones")
-        if cleaned and number is None:
-            result.notes.append("captions whose weight is not a positive number are skipped")
-        elif cleaned and number is not None:
-            pairs.append((cleaned, number))
+        caption, number = _cleaned(text), _number(weight)
+        if caption in MISSING:
+            notes.append("captions such as nan, None or null are taken for missing ones")
+        elif caption and number is None:
+            notes.append("captions whose weight is not a positive number are skipped")
+        elif caption and number is not None:
+            pairs.append((caption, number))
     if pairs and not all(_SAFE[0] <= weight <= _SAFE[1] for _, weight in pairs):
         top = max(weight for _, weight in pairs)
         pairs = [(text, w / top) for text, w in pairs if w / top >= _SAFE[0]]
-        result.notes.append(
-            "weights of captions beyond 1e-6 to 1e6 are taken as shares of the largest"
-        )
+        notes.append("weights of captions beyond 1e-6 to 1e6 are taken as shares of the largest")
     if len(pairs) > MAX_CAPTIONS:
-        result.notes.append(f"captions beyond the first {MAX_CAPTIONS} of a picture are skipped")
+        notes.append(f"captions beyond the first {MAX_CAPTIONS} of a picture are skipped")
     if any(isinstance(text, str) and text != unescape(text) for text in texts):
-        result.notes.append("HTML entities and tags in captions were decoded")
-    result.captions = tuple(pairs[:MAX_CAPTIONS])
-    result.notes = list(dict.fromkeys(result.notes))
-    return result
+        notes.append("HTML entities and tags in captions were decoded")
+    return ReadCaptions(tuple(pairs[:MAX_CAPTIONS]), list(dict.fromkeys(notes)))
+
+
+def _cleaned(text: object) -> str:
+    """The text of a caption; empty if it is not text, or if there is nothing to see, such as
+    zero-width spaces and byte order marks."""
+    cleaned = clean(unescape(text)) if isinstance(text, str) else ""
+    is_blank = all(category(letter) in ("Cf", "Cc", "Zs") for letter in cleaned)
+    return "" if is_blank else cleaned
 
 
 def _number(weight: object) -> float | None:

@@ -120,7 +120,7 @@ def example_beside(
                 result.notes += [_NOT_USED] if others else []
                 continue
             kept = result.notes if not lines.captions else []
-            result = texts.Found(lines.captions, kept + lines.notes)
+            result = texts.ReadCaptions(lines.captions, kept + lines.notes)
     captions: Captions = result.captions
     if config.captions == "names":
         captions, result.notes = caption_from_name(member or file), []

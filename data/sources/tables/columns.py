@@ -154,7 +154,7 @@ class ColumnSource(Source):
             return b"", f"its file {printable(str(path))} is not in the source's folder", note
         return data, "", note
 
-    def _labelled(self, label: object) -> texts.Found:
+    def _labelled(self, label: object) -> texts.ReadCaptions:
         names = self._table.labels.get(self._label, [])
         if isinstance(label, int) and 0 <= label < len(names):
             label = names[label]

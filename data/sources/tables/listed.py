@@ -158,7 +158,7 @@ def _notes(table: TableFile, columns: Columns) -> list[str]:
     return notes
 
 
-def _add(entry: Entry, result: texts.Found, row: Mapping[str, object], split: str) -> None:
+def _add(entry: Entry, result: texts.ReadCaptions, row: Mapping[str, object], split: str) -> None:
     entry.captions += result.captions
     columns, more = texts.columns_from(row)
     entry.columns |= columns

@@ -33,7 +33,7 @@ class Columns:
             return places.find_number(path)
         return places.find(path, beside, split) if path else None
 
-    def captions(self, row: Row, wanted: str) -> texts.Found:
+    def captions(self, row: Row, wanted: str) -> texts.ReadCaptions:
         """The captions of a row."""
         if self.caption and not wanted:
             return texts.weighed(texts.texts_of(row.get(self.caption)))
