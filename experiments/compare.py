@@ -134,35 +134,45 @@ def read_reference(path: Path) -> Json:
 def make_reference(runs: Sequence[Path]) -> Json:
     """A reference: the means and standard deviations over `runs`, and their settings. Raises
     ValueError if the runs differ in their length or in a setting other than the seed."""
-    settings = [settings_of(one) for one in runs]
-    for one, own in zip(runs, settings, strict=True):
-        names = own.keys() | settings[0].keys()
-        odd = [n for n in sorted(names - {"seed"}) if own.get(n) != settings[0].get(n)]
-        if odd:
-            raise ValueError(f"{one} differs from {runs[0]} in {', '.join(odd[:5])}")
-    rows = [metrics.read(one / "metrics.jsonl") for one in runs]
-    steps = {int(of_run[-1]["step"]) if of_run else 0 for of_run in rows}
-    if len(steps) > 1 or steps == {0}:
+    settings = [settings_of(run_folder) for run_folder in runs]
+    _check_alike(runs, settings)
+    rows = [metrics.read(run_folder / "metrics.jsonl") for run_folder in runs]
+    lengths = {int(of_run[-1]["step"]) if of_run else 0 for of_run in rows}
+    if len(lengths) > 1 or lengths == {0}:
         raise ValueError(
-            f"the runs ended after {sorted(steps)} updates; they must have the same length"
+            f"the runs ended after {sorted(lengths)} updates; they must have the same length"
         )
-    last = steps.pop()
-    kept = sorted({max(round(last * (i + 1) / POINTS), 1) for i in range(POINTS)})
-    names = {n for of_run in rows for row in of_run for n in row if n.startswith("eval/")}
+    last = lengths.pop()
+    kept = {max(round(last * (i + 1) / POINTS), 1) for i in range(POINTS)}
+    evaluated = {n for of_run in rows for row in of_run for n in row if n.startswith("eval/")}
     curves = {}
-    for name in sorted({"train/loss"} | names):
+    for name in sorted({"train/loss"} | evaluated):
         series = [curve(of_run, name) for of_run in rows]
-        # An update whose loss was NaN has no value.
-        at = sorted(set.intersection(*map(set, series)))
-        at = [step for step in at if step in kept] if name == "train/loss" else at
-        values = np.array([[one[step] for step in at] for one in series])
-        spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(at))
-        curves[name] = {
-            "step": at,
-            "mean": [round(float(v), 5) for v in values.mean(0)],
-            "sd": [round(float(v), 5) for v in spread],
-        }
+        curves[name] = _mean_curve(series, kept if name == "train/loss" else None)
     return {"seeds": len(runs), "curves": curves, "settings": _kept(settings[0])}
+
+
+def _check_alike(runs: Sequence[Path], settings: Sequence[Mapping[str, object]]) -> None:
+    """Raise ValueError if a run differs from the first one in a setting other than the seed."""
+    for run_folder, of_run in zip(runs, settings, strict=True):
+        names = sorted((of_run.keys() | settings[0].keys()) - {"seed"})
+        odd = [name for name in names if of_run.get(name) != settings[0].get(name)]
+        if odd:
+            raise ValueError(f"{run_folder} differs from {runs[0]} in {', '.join(odd[:5])}")
+
+
+def _mean_curve(series: Sequence[Mapping[int, float]], kept: set[int] | None) -> Json:
+    """Mean and standard deviation at the steps that all series have. An update whose loss was NaN
+    has no value. `kept` are the steps to keep; None = all."""
+    steps = sorted(set.intersection(*map(set, series)))
+    steps = [step for step in steps if kept is None or step in kept]
+    values = np.array([[of_run[step] for step in steps] for of_run in series])
+    spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(steps))
+    return {
+        "step": steps,
+        "mean": [round(float(v), 5) for v in values.mean(0)],
+        "sd": [round(float(v), 5) for v in spread],
+    }
 
 
 def _kept(settings: Mapping[str, object]) -> Json:

@@ -52,7 +52,7 @@ def open_source(
     if config.kind and config.kind not in {kind.name for kind in kinds.KINDS}:
         names = ", ".join(kind.name for kind in kinds.KINDS)
         raise ValueError(f"no kind {config.kind!r} of source; there are: {names}")
-    paths = [str(path)] if isinstance(path, str | Path) else [str(one) for one in path]
+    paths = [str(path)] if isinstance(path, str | Path) else [str(part) for part in path]
     try:
         sources = _open_paths(paths, config)
         return _joined(sources, paths, need_captions, config.captions == "names")
@@ -65,16 +65,22 @@ def _open_paths(paths: list[str], config: ReadingConfig) -> Sequence[Source]:
     shell's FOLDER/* names."""
     if not paths:
         raise ValueError("no source is named")
-    if len(paths) > 1 and all(one.endswith(".tar") and Path(one).is_file() for one in paths):
-        return [TarSource([Path(one) for one in paths], None, config)]
-    paths = [one for path in paths for one in _named_by_star(path)]
-    pictures = [Path(one) for one in paths if is_picture(one) and Path(one).is_file()]
+    if len(paths) > 1 and all(_is_file(path) and path.endswith(".tar") for path in paths):
+        return [TarSource([Path(path) for path in paths], None, config)]
+    paths = [name for path in paths for name in _named_by_star(path)]
+    pictures = [path for path in paths if is_picture(path) and _is_file(path)]
     if not pictures:
-        return [_open_path(one, config) for one in paths]
+        return [_open_path(path, config) for path in paths]
     endings = (*CAPTION_ENDINGS, *TABLE_ENDINGS)
-    beside = [one for one in paths if ending_of(one) in endings and Path(one).is_file()]
-    rest = [one for one in paths if Path(one) not in pictures and one not in beside]
-    return [open_tree(among(pictures), config), *(_open_path(one, config) for one in rest)]
+    beside = [path for path in paths if ending_of(path) in endings and _is_file(path)]
+    together = open_tree(among([Path(path) for path in pictures]), config)
+    taken = {*pictures, *beside}
+    others = [path for path in paths if path not in taken]
+    return [together, *(_open_path(path, config) for path in others)]
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file()
 
 
 def _named_by_star(path: str) -> list[str]:
