@@ -84,7 +84,7 @@ def make_train_step(sizes: Sizes) -> tuple[Run, Info]:
     model = transformer.build(config, dtype)
     optim = OptimConfig(learning_rate=sizes["lr"], warmup_steps=0, decay_fraction=0.0)
     optimizer = make_optimizer(optim)
-    empty_tokens, empty_mask = (jnp.asarray(one) for one in _empty_text(sizes))
+    empty_tokens, empty_mask = (jnp.asarray(array) for array in _empty_text(sizes))
     loss = make_loss(
         *(model, (empty_tokens, empty_mask), config.image_vocab_size),
         LossConfig(caption_dropout=0.0),

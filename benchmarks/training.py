@@ -148,9 +148,9 @@ def main(benchmark: TrainingBenchmark) -> None:
         results["plain"]["utilisation"] = plain.utilisation
         chosen = [name for name in OPTIONS if name in benchmark.options]
         if chosen:
-            own = make_row("plain", update, [plain.median_seconds], [plain.median_seconds])
+            plain_row = make_row("plain", update, [plain.median_seconds], [plain.median_seconds])
             others = measure_options(update, chosen, bench, rounds)
-            results["options"] = as_trees(print_options(chain([own], others)))
+            results["options"] = as_trees(print_options(chain([plain_row], others)))
         if "shampoo" in benchmark.options:
             results["shampoo"] = as_trees(print_shampoo(config, bench, benchmark.quick))
         if "data" in benchmark.options:
@@ -267,12 +267,12 @@ def print_options(rows: Iterable[Row | str]) -> list[Row]:
     print_head(
         "option", "× plain", "±", "update, s", "compiling, s", "activations, MB", "optimizer, MB"
     )
-    found, missing = [], []
+    measured, missing = [], []
     for row in rows:
         if isinstance(row, str):
             missing.append(row)
             continue
-        found.append(row)
+        measured.append(row)
         print_row(
             row.option,
             f"{row.ratio:.2f}",
@@ -284,7 +284,7 @@ def print_options(rows: Iterable[Row | str]) -> list[Row]:
         )
     for line in missing:
         print(f"\nnot possible here: {line}")
-    return found
+    return measured
 
 
 def print_shampoo(config: Config, bench: Workbench, is_quick: bool) -> list[ShampooRow]:

@@ -40,9 +40,9 @@ def _load(text: str) -> Any:
             return json.loads(text, object_pairs_hook=without_repeats)
         except (ValueError, RecursionError):
             pass  # YAML's lists need no quotes
-    found = plain_value(parse_yaml(text))
-    only_keys = isinstance(found, dict) and all(value is None for value in found.values())
-    return text if only_keys else found
+    content = plain_value(parse_yaml(text))
+    only_keys = isinstance(content, dict) and all(value is None for value in content.values())
+    return text if only_keys else content
 
 
 MOST_INT, MOST_FLOAT = (1 << 62) - 1, 3.4028235e38
@@ -121,7 +121,7 @@ def parse_config(
     words = [*(f"--{name}={value}" for name, value in resets.items()), *words]
     is_help = not {"-h", "--help"}.isdisjoint(words)
     parser, defaults = _parser(config_class, is_help)  # type: ignore[arg-type]  # to mypy no class is Hashable
-    positional = {one.name for one in settings if one.field.metadata.get("positional")}
+    positional = {s.name for s in settings if s.field.metadata.get("positional")}
     if is_help or positional & from_files.keys():
         parser = copy.deepcopy(parser)  # its defaults change
         parser.opening = help_page.first_screen(config_class, prog, about, first)
@@ -129,7 +129,7 @@ def parse_config(
     try:
         several = {name for name in flags.several_valued(config_class) if "." in name}
         words = flags.join_repeated(words, several, _load)
-        required = {one.name for one in settings if help_page.is_required(one)}
+        required = {s.name for s in settings if help_page.is_required(s)}
         parsed = _parse(parser, defaults, from_files, required, words)
     except ValueError as error:
         leaves = [setting.name for setting in settings if not setting.is_section]

@@ -200,10 +200,10 @@ class Mixture:
             for part, rows in zip(self.parts, chosen, strict=True)
         ]
         back = np.argsort(np.concatenate(chosen))
-        found = [one for one in read if one is not None]
+        batches = [batch for batch in read if batch is not None]
 
         def joined(name: Literal["text_tokens", "text_mask", "image_tokens"]) -> np.ndarray:
-            return np.concatenate([one[name] for one in found])[back]
+            return np.concatenate([batch[name] for batch in batches])[back]
 
         return {
             "text_tokens": joined("text_tokens"),

@@ -192,8 +192,10 @@ def make_drawer(
         ValueError: a part is missing or damaged, or does not fit the model.
     """
     if isinstance(parts, Path):
-        own = parts / "tokenizer"
-        parts = Parts(own, parts / "vqgan", normalizer_of(own) == DALLE_MINI)
+        tokenizer_folder = parts / "tokenizer"
+        parts = Parts(
+            tokenizer_folder, parts / "vqgan", normalizer_of(tokenizer_folder) == DALLE_MINI
+        )
     check_rows(rows_per_call)
     devices = devices or Devices((jax.devices()[0],))
     tokenizer = open_captions(parts.tokenizer, DALLE_MINI if parts.normalize_text else CLEAN)

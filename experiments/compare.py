@@ -110,7 +110,7 @@ def find_reference(run_folder: Path) -> Path:
     name = str(read_yaml(run_folder / "config.yaml").get("name", ""))
     path = REFERENCES / f"{name}.json"
     if not path.is_file():
-        there = ", ".join(sorted(one.stem for one in REFERENCES.glob("*.json"))) or "none yet"
+        there = ", ".join(sorted(file.stem for file in REFERENCES.glob("*.json"))) or "none yet"
         raise ValueError(
             f"no reference for {name!r}; name one with --reference; there are: {there}"
         )

@@ -182,7 +182,7 @@ def make_table(rows: Sequence[Row]) -> str:
 def _search_table(rows: Sequence[Row], names: Sequence[str]) -> str:
     """The results of a search, each combination of settings run once."""
     values, settings = (
-        [one.value for one in rows],
+        [row.value for row in rows],
         {n: [r.settings[n] for r in rows] for n in names},
     )
     explained, chance = shares(values, settings), chances(values, settings)

@@ -159,18 +159,18 @@ def _exists(folder: Path, name: str) -> bool:
 
 
 def _read_foreign(
-    folder: Path, kind: Format, values: dict[str, object], dtype: DTypeLike
+    folder: Path, format_name: Format, values: dict[str, object], dtype: DTypeLike
 ) -> Release:
-    file, arrays = read_arrays(folder, FLAX_FILE if kind == "dalle_mini" else WEIGHTS_FILE)
-    scanned = kind == "dalle_mini" and dalle_mini.is_scanned(arrays)
-    arrays = bart.untie(file, arrays) if kind == "bart" else arrays
-    program = PROGRAMS[kind]
+    file, arrays = read_arrays(folder, FLAX_FILE if format_name == "dalle_mini" else WEIGHTS_FILE)
+    scanned = format_name == "dalle_mini" and dalle_mini.is_scanned(arrays)
+    arrays = bart.untie(file, arrays) if format_name == "bart" else arrays
+    program = PROGRAMS[format_name]
     with configuring(folder / CONFIG_FILE, WHAT):
         model = program.read_config(values, arrays)
         plan = program.plan(model, shapes_of(transformer.build(model).shapes), scanned)
-    origin = Origin(kind, values, releases.describe(arrays), scanned)
+    origin = Origin(format_name, values, releases.describe(arrays), scanned)
     params = unflatten_dict(gather(file, arrays, plan, dtype), sep="/")
-    return Release(kind, model, SAMPLING[kind], params, origin)
+    return Release(format_name, model, SAMPLING[format_name], params, origin)
 
 
 def write(folder: str | Path, release: Release, to: str, dtype: Dtype | None = None) -> None:

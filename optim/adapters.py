@@ -45,8 +45,8 @@ def split(params: Mapping[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Py
 def merge(params: Mapping[str, PyTree], config: AdapterConfig) -> dict[str, PyTree]:
     """The parameters without adapters, each adapted kernel W replaced by W + (alpha / rank) · a · b
     in float32. Parameters without adapters are returned as they are."""
-    base, own = split(params)
-    return _merged(base, own.get(ADAPTERS, {}), config.alpha / max(config.rank, 1))
+    base, adapters = split(params)
+    return _merged(base, adapters.get(ADAPTERS, {}), config.alpha / max(config.rank, 1))
 
 
 def _merged(base: PyTree, adapters: Mapping[str, PyTree], scale: float) -> PyTree:

@@ -38,7 +38,7 @@ def over_axis(name: str, devices: int) -> Spread:
 
     def deal(work: Callable[[Array], PyTree], jobs: Array) -> PyTree:
         size = jobs.shape[0] // devices
-        own = jax.lax.dynamic_slice_in_dim(jobs, jax.lax.axis_index(name) * size, size)
-        return jax.tree.map(lambda part: jax.lax.all_gather(part, name, tiled=True), work(own))
+        share = jax.lax.dynamic_slice_in_dim(jobs, jax.lax.axis_index(name) * size, size)
+        return jax.tree.map(lambda part: jax.lax.all_gather(part, name, tiled=True), work(share))
 
     return Spread(devices, deal)

@@ -54,7 +54,7 @@ def partition(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> Part
         return free and shape[axis] >= sizes[name] and shape[axis] % sizes[name] == 0
 
     if sizes[TENSOR] > 1:
-        wanted = next((found for rule, found in TENSOR_RULES if re.search(rule, path)), ())
+        wanted = next((offsets for rule, offsets in TENSOR_RULES if re.search(rule, path)), ())
         for axis in (place + len(shape) for place in wanted):
             if TENSOR not in axes and can_shard(axis, TENSOR):
                 axes[axis] = TENSOR
