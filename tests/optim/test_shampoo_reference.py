@@ -42,7 +42,7 @@ def trajectory(settings: dict[str, Any], steps: int = 60, **options: Any) -> tup
         return (params, state), (updates, params)
 
     run = jax.jit(lambda params, grads: jax.lax.scan(one, (params, optimizer.init(params)), grads))
-    (_, state), (updates, after) = run(params, grads)
+    (_, state), (updates, after) = jax.device_get(run(params, grads))  # slices compile programs
     return updates, after, state
 
 
