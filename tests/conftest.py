@@ -50,8 +50,14 @@ CHECKED = [
 WHOLE_RUNS = {"app", "benchmarks", "drills", "entry", "experiments", "trials"}
 WHOLE_RUNS |= {"test_train.py", "test_training.py", "test_session.py", "test_shared.py"}
 WHOLE_RUNS |= {"test_parallel.py", "test_parallel_memory.py", "test_parallel_shampoo.py"}
-WHOLE_RUNS |= {"test_additive.py", "test_frozen.py", "test_ramps.py"}
-"""Folders and files whose tests start whole programs, or compile whole updates."""
+WHOLE_RUNS |= {"test_additive.py", "test_frozen.py", "test_ramps.py", "test_step.py"}
+WHOLE_RUNS |= {"test_adapters.py", "test_adversarial.py", "test_averaging.py", "test_dalle_mini.py"}
+WHOLE_RUNS |= {"test_mup.py", "test_observe_levels.py", "test_parallel_optimizers.py"}
+WHOLE_RUNS |= {"test_published.py", "test_sampling.py", "test_shampoo_reference.py"}
+WHOLE_RUNS |= {"test_statistics.py", "test_fixed.py"}
+"""Folders and files whose tests start whole programs, or compile whole updates, models or samplers.
+model/test_transformer.py and test_row_sampling.py, vqgan/test_autoencoder.py and
+optim/test_shampoo.py call the same functions with checks."""
 install_import_hook(CHECKED, "beartype.beartype")
 
 import jax
