@@ -1,8 +1,10 @@
 """Fixtures of a tiny untrained run: source, records, VQGAN, tokenizer and one checkpoint."""
 
+import contextlib
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
 from common.settings import to_yaml
 from config import Config
 from data.config import DataConfig
@@ -21,13 +22,11 @@ from data.records import open_records
 from model.config import ModelConfig, SamplingConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
-from tests.first_states import create_eagerly
+from tests.first_states import sharing
 from tests.tiny import ONE_LEVEL_VQGAN, drawn, first_vqgan
-from training import session
 from training.config import CheckpointConfig
 from training.saved.checkpoint import Checkpoints
 from training.saved.runs import copy_once
-from training.update import shared
 from training.update.shared import Programs
 from training.update.state import TrainState
 from vqgan import pretrained as pretrained_vqgan
@@ -77,16 +76,11 @@ def programs() -> Programs:
 
 
 @pytest.fixture(autouse=True)
-def share_programs(
-    request: pytest.FixtureRequest, programs: Programs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`train.main` compiles an update once for all tests whose runs differ in length, seed or rate
-    only. That this changes no bit is tested in training/test_shared.py. Their first states are made
-    without jit. Tests marked own_programs compile as train.py does.
-    """
-    if request.node.get_closest_marker("own_programs") is None:
-        monkeypatch.setattr(train, "train", partial(session.train, programs=programs))
-        monkeypatch.setattr(shared, "create", create_eagerly)
+def share_programs(request: pytest.FixtureRequest, programs: Programs) -> Iterator[None]:
+    """All tests share programs, but those marked own_programs, which compile as train.py does."""
+    is_own = request.node.get_closest_marker("own_programs") is not None
+    with contextlib.nullcontext() if is_own else sharing(programs):
+        yield
 
 
 @pytest.fixture(scope="session")

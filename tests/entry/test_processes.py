@@ -16,7 +16,7 @@ import pytest
 import train
 from command_line.parser import parse_config
 from config import Config
-from tests.entry.test_train import TINY, WHOLE, WITH_GRID, losses, tiny, weights
+from tests.entry.test_train import TINY, WITH_GRID, losses, tiny, weights
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -87,8 +87,6 @@ def assert_same_weights(one: Path, other: Path, tmp_path: Path) -> None:
     assert np.sqrt(difference / size) <= 1e-5
 
 
-# The one process compiles what test_train.py's straight run compiles, and may find it in the cache.
-@pytest.mark.own_programs
 def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
     ends = finish(start(records_folder, two, WITH_GRID), 240)
@@ -96,7 +94,7 @@ def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path)
     assert "2 processes" in ends[0][1]
     # Only the first process prints. gloo's lines come from two threads and may leave an empty line.
     assert not [line for line in ends[1][1].splitlines() if line and "peer ranks" not in line]
-    train.main(parse_config(Config, tiny(records_folder, one, *WHOLE)))
+    train.main(parse_config(Config, tiny(records_folder, one, WITH_GRID)))
     assert [step for step, _ in losses(two)] == list(range(1, 13))
     np.testing.assert_allclose(np.array(losses(one)), np.array(losses(two)), rtol=1e-5)
     assert_same_weights(one, two, tmp_path)

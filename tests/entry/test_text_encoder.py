@@ -20,13 +20,18 @@ from data.text.tokens import open_tokenizer
 from drawing.drawer import make_drawer
 from drawing.opening import open_checkpoint
 from model import transformer
+from recipe import make_recipe
 from release import ReleaseConfig, release
 from starting.text_encoder import with_text_encoder, with_text_weights
 from tests.entry.test_train import losses, tiny
+from tests.first_states import placed
 from tests.published.text_encoders import T5, write_t5
 from tests.tiny import first_params
-from training.reports import metrics
+from training.devices import placing
+from training.devices.devices import find_devices
+from training.hooks import distance_hooks
 from training.saved.runs import copy_once
+from training.update.build import make_state
 
 FEW = ("--training.eval_every=0", "--checkpoint.every=1")
 FROZEN = "--optim.freeze=[text_embedding/*, encoder*]"
@@ -100,13 +105,23 @@ def text_key(ending: str) -> str:
 
 
 def test_the_distance_is_measured_from_the_weights_of_the_encoder(
-    records: Path, t5: Path, tmp_path: Path
+    records: Path, t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From random weights it would be the distance of T5's weights to them, more than 1."""
-    observe = ("--training.observe=economy", "--training.observe_every=1")
-    fit(records, tmp_path / "run", t5, *observe, "--optim.learning_rate=1e-7", steps=1)
-    (row,) = [row for row in metrics.read(tmp_path / "run" / "metrics.jsonl") if "step" in row]
-    assert 0 < row["look/distance"] < 1e-2
+    monkeypatch.setattr(placing, "create", placed)
+    words = tiny(records, tmp_path / "run", f"--text_encoder={t5}", "--training.observe=economy")
+    config = with_text_encoder(parse_config(Config, words))
+    recipe, devices = make_recipe(config), find_devices(config.parallel)
+    fresh = placed(make_state(config, recipe.init, recipe.players), devices)
+    params, _ = with_text_weights(config, fresh.params, np.asarray)
+    (hook,) = distance_hooks(config, recipe, devices)
+    for state, expected in (
+        (fresh._replace(params=placing.place(params, devices)), True),
+        (fresh, False),
+    ):
+        found = hook.action(0, state)
+        assert found is not None
+        assert (found["look/distance"] == 0) == expected
 
 
 def test_tuned_moves_every_part_and_a_run_resumes_without_the_folder(

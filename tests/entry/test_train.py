@@ -19,7 +19,9 @@ from command_line.parser import parse_config, run
 from config import Config
 from release import ReleaseConfig, release
 from tests.entry.kills import killed
+from tests.first_states import sharing
 from training.reports import logbook, metrics
+from training.update.shared import Programs
 
 TINY = [f"--config={Path(__file__).parent / 'tiny.yaml'}"]
 
@@ -51,15 +53,19 @@ def examples(run: Path) -> list[int]:
 
 WITH_GRID = "--grids.every=0"
 FOUR_DEVICES = "--parallel.devices=0"
-WHOLE = [WITH_GRID, FOUR_DEVICES]
+FOUR = [WITH_GRID, FOUR_DEVICES]
 SPARING = ["--optim.schedule_unit=examples", "--training.param_dtype=bfloat16"]
 
 
 @pytest.fixture(scope="module")
-def straight_run(records_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on four devices. Tests must not write into it."""
+def straight_run(
+    records_folder: Path, programs: Programs, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run. Tests must not write into it. test_notebooks.py and test_pages.py train on
+    all four devices, test_processes.py on four in two processes."""
     run = tmp_path_factory.mktemp("straight") / "run"
-    train.main(parse_config(Config, tiny(records_folder, run, *WHOLE)))
+    with sharing(programs):
+        train.main(parse_config(Config, tiny(records_folder, run, WITH_GRID)))
     return run
 
 
@@ -81,19 +87,21 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     start = json.loads((run / "environment.json").read_text())[-1]
     assert {"command", "commit", "versions", "devices"} <= set(start)
     assert parse_config(Config, [f"--config={run}/config.yaml"]) == parse_config(
-        Config, tiny(records_folder, run, *WHOLE)
+        Config, tiny(records_folder, run, WITH_GRID)
     )
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param(WHOLE, marks=pytest.mark.own_programs),
+        [WITH_GRID],
+        # vqgan/test_train.py resumes on four devices, with the same functions of training/.
+        pytest.param(FOUR, marks=[pytest.mark.own_programs, pytest.mark.slow]),
         pytest.param(["--training.compute_dtype=float16"], marks=pytest.mark.slow),
         # training/test_ramps.py resumes in a ramp, in both precisions, with a smaller model.
         pytest.param(['--training.batch_ramp=["6:16"]', *SPARING], marks=pytest.mark.slow),
     ],
-    ids=["adamw", "float16", "ramp"],
+    ids=["adamw", "devices", "float16", "ramp"],
 )
 def test_stopped_and_resumed_equals_straight_through(
     records_folder: Path,
@@ -103,7 +111,7 @@ def test_stopped_and_resumed_equals_straight_through(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     straight, resumed = straight_run, tmp_path / "resumed"
-    if settings != WHOLE:
+    if settings != [WITH_GRID]:
         straight = tmp_path / "straight"
         train.main(parse_config(Config, tiny(records_folder, straight, *settings)))
 
