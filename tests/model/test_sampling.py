@@ -82,7 +82,7 @@ def seeds(*numbers: int) -> np.ndarray:
 
 
 def teacher_forced(
-    model: Transformer, params: Any, text: np.ndarray, mask: np.ndarray, drawn: jax.Array
+    model: Transformer, params: Any, text: np.ndarray, mask: np.ndarray, drawn: Any
 ) -> np.ndarray:
     start = np.full((len(drawn), 1), model.decoder_start_token_id, np.int32)
     inputs = np.concatenate([start, np.asarray(drawn)[:, :-1]], axis=1)
@@ -90,7 +90,7 @@ def teacher_forced(
 
 
 def guided_logits(
-    model: Transformer, params: Any, drawn: jax.Array, config: SamplingConfig
+    model: Transformer, params: Any, drawn: Any, config: SamplingConfig
 ) -> np.ndarray:
     """The guided logits, from full passes, from which `drawn` for `texts()` must have been
     chosen."""
