@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.special import softmax
 
 from model.attention import Attention, mix, sinkhorn, weigh
 from model.blocks import layer_norms, runs
@@ -17,38 +18,43 @@ RNG = np.random.default_rng(0)
 
 
 def test_one_sinkhorn_iteration_is_softmax_and_many_are_doubly_stochastic() -> None:
-    scores = jnp.float32(RNG.normal(size=(2, 3, 6, 6)))
-    everywhere = jnp.ones((1, 1, 1, 6), bool)
-    np.testing.assert_allclose(
-        sinkhorn(scores, everywhere, 1), jax.nn.softmax(scores), rtol=1e-5, atol=1e-6
-    )
-    weights = sinkhorn(scores, everywhere, 101)
+    scores = RNG.normal(size=(2, 3, 6, 6)).astype(np.float32)
+    everywhere = jnp.asarray(np.ones((1, 1, 1, 6), bool))
+    once, weights = (np.asarray(sinkhorn(jnp.asarray(scores), everywhere, n)) for n in (1, 101))
+    np.testing.assert_allclose(once, softmax(scores, axis=-1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(weights.sum(-1), np.ones((2, 3, 6)), rtol=1e-4)
     np.testing.assert_allclose(weights.sum(-2), np.ones((2, 3, 6)), rtol=1e-4)
 
 
 def test_sinkhorn_gives_padding_no_weight_and_finite_gradients() -> None:
-    scores = jnp.float32(RNG.normal(size=(1, 1, 4, 4)))
-    mask = jnp.array([True, True, True, False])[None, None, None]
-    assert (sinkhorn(scores, mask, 4)[..., 3] == 0).all()
-    gradient = jax.grad(lambda s: jnp.square(sinkhorn(jnp.where(mask, s, -1e30), mask, 4)).sum())
-    assert jnp.isfinite(gradient(scores)).all()
+    scores = RNG.normal(size=(1, 1, 4, 4)).astype(np.float32)
+    mask = np.array([True, True, True, False])[None, None, None]
+    assert (np.asarray(jax.jit(sinkhorn, static_argnums=2)(scores, mask, 4))[..., 3] == 0).all()
+
+    @jax.jit
+    @jax.grad
+    def gradient(scores: jax.Array, mask: jax.Array) -> jax.Array:
+        return jnp.square(sinkhorn(jnp.where(mask, scores, -1e30), mask, 4)).sum()
+
+    assert np.isfinite(gradient(scores, mask)).all()
 
 
 def test_grouped_heads_share_neighbouring_keys_and_values() -> None:
-    q = jnp.float32(RNG.normal(size=(2, 4, 5, 8)))
-    k, v = jnp.float32(RNG.normal(size=(2, 2, 2, 5, 8)))
-    mask = jnp.tril(jnp.ones((5, 5), bool))[None, None]
-    repeated = mix(weigh(q, jnp.repeat(k, 2, axis=1), mask, 0.3), jnp.repeat(v, 2, axis=1))
-    np.testing.assert_allclose(mix(weigh(q, k, mask, 0.3), v), repeated, rtol=1e-5, atol=1e-6)
+    q = RNG.normal(size=(2, 4, 5, 8)).astype(np.float32)
+    k, v = RNG.normal(size=(2, 2, 2, 5, 8)).astype(np.float32)
+    mask = np.tril(np.ones((5, 5), bool))[None, None]
+    attend = jax.jit(lambda q, k, v, mask: mix(weigh(q, k, mask, 0.3), v))
+    repeated = attend(q, np.repeat(k, 2, axis=1), np.repeat(v, 2, axis=1), mask)
+    np.testing.assert_allclose(attend(q, k, v, mask), repeated, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_rotary_scores_depend_on_the_distance_alone(rows: int) -> None:
     angles = rotary_angles(rows, 4, 8, 10_000.0)
-    q, k = jnp.float32(RNG.normal(size=(2, 1, 1, 1, 8)))
-    here, there = (jnp.tile(a, (1, 1, 4 * rows, 1)) for a in (q, k))
-    scores = (rotate(here, jnp.asarray(angles)) @ rotate(there, jnp.asarray(angles)).mT)[0, 0]
+    q, k = RNG.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+    here, there = (np.tile(a, (1, 1, 4 * rows, 1)) for a in (q, k))
+    multiply = jax.jit(lambda q, k, angles: rotate(q, angles) @ rotate(k, angles).mT)
+    scores = np.asarray(multiply(here, there, angles))[0, 0]
     index = offset_index(rows, 4)
     for offset in np.unique(index):
         alike = scores[index == offset]
@@ -80,11 +86,22 @@ def test_sinusoids_are_the_papers() -> None:
 def test_normed_scores_do_not_grow_with_the_weights(tiny: ModelConfig, scores: Scores) -> None:
     config = dataclasses.replace(tiny, scores=scores)
     attention = Attention(config, "encoder", None, jnp.dtype("float32"), nnx.Rngs(0))
-    x, mask = jnp.float32(RNG.normal(size=(2, 6, 16))), jnp.ones((2, 1, 1, 6), bool)
-    expected = attention(*attention.queries_keys_values(x), mask)
+    x, mask = RNG.normal(size=(2, 6, 16)).astype(np.float32), np.ones((2, 1, 1, 6), bool)
+
+    def attend() -> jax.Array:
+        graph, state = nnx.split(attention)
+
+        @jax.jit
+        def run(state: nnx.State, x: jax.Array, mask: jax.Array) -> jax.Array:
+            merged = nnx.merge(graph, state)
+            return merged(*merged.queries_keys_values(x), mask)
+
+        return run(state, x, mask)
+
+    expected = attend()
     for part in (attention.q, attention.k):
         part.kernel[...] = 1000 * part.kernel[...]
-    found = attention(*attention.queries_keys_values(x), mask)
+    found = attend()
     np.testing.assert_allclose(found, expected, rtol=0.02, atol=1e-4)
 
 

@@ -1,5 +1,7 @@
 """The training objective: the decoder's inputs, and the losses."""
 
+import dataclasses
+from functools import cache
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ from model import transformer
 from model.config import ModelConfig
 from model.loss import add_token_noise, cross_entropy, drop_captions, make_loss, shift_right
 from model.loss_config import LossConfig
+from tests.tiny import first_params
 
 
 def test_cross_entropy_matches_its_definition() -> None:
@@ -28,87 +31,110 @@ def test_decoder_inputs_are_the_image_behind_a_start_token() -> None:
 
 
 def test_captions_are_dropped_at_their_rate_and_only_whole() -> None:
-    keys = jax.random.split(jax.random.key(0), 2000)
-    empty = jnp.array([[1, 0, 0, 0]])
-    tokens, mask = drop_captions(
-        jnp.full((2000, 4), 7), jnp.ones((2000, 4), bool), (empty, empty == 1), 0.1, keys
-    )
+    empty = np.array([[1, 0, 0, 0]], np.int32)
+
+    @jax.jit
+    def drop(*captions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        empty_caption = jnp.asarray(empty), jnp.asarray(empty == 1)
+        keys = jax.random.split(jax.random.key(0), 2000)
+        return drop_captions(*captions, empty_caption, 0.1, keys)
+
+    tokens, mask = jax.device_get(drop(np.full((2000, 4), 7, np.int32), np.ones((2000, 4), bool)))
     is_dropped = (tokens == empty).all(-1)
-    assert float(is_dropped.mean()) == pytest.approx(0.1, abs=0.02)
+    assert is_dropped.mean() == pytest.approx(0.1, abs=0.02)
     assert ((tokens == 7).all(-1) | is_dropped).all()
-    np.testing.assert_array_equal(mask.sum(-1), jnp.where(is_dropped, 1, 4))
+    np.testing.assert_array_equal(mask.sum(-1), np.where(is_dropped, 1, 4))
+
+
+def shares_of_changed_tokens(p: float, caption_only: float = 0.0) -> np.ndarray:
+    """The share of changed tokens in each of 500 pictures."""
+
+    @jax.jit
+    def add() -> jax.Array:
+        keys = jax.random.split(jax.random.key(0), 500)
+        return add_token_noise(jnp.full((500, 64), 3), 1000, p, keys, caption_only)
+
+    return (np.asarray(add()) != 3).mean(-1)
 
 
 def test_token_noise_has_a_rate_of_its_own_for_each_picture() -> None:
-    keys = jax.random.split(jax.random.key(0), 500)
-    tokens = jnp.full((500, 64), 3)
-    changed = (add_token_noise(tokens, 1000, 0.3, keys) != 3).mean(-1)
-    assert float(changed.mean()) == pytest.approx(0.3, abs=0.03)
-    assert float(changed.max()) > 0.5
-    assert float(changed.min()) < 0.05
-    assert float(changed.max()) < 0.85  # U(0, 0.6), and 64 draws
+    changed = shares_of_changed_tokens(0.3)
+    assert changed.mean() == pytest.approx(0.3, abs=0.03)
+    assert changed.max() > 0.5
+    assert changed.min() < 0.05
+    assert changed.max() < 0.85  # U(0, 0.6), and 64 draws
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 def test_a_share_of_the_pictures_leaves_only_the_caption_to_go_by(p: float) -> None:
-    keys = jax.random.split(jax.random.key(0), 500)
-    tokens = jnp.full((500, 64), 3)
-    changed = (add_token_noise(tokens, 1000, p, keys, 0.25) != 3).mean(-1)
+    changed = shares_of_changed_tokens(p, 0.25)
     is_blind = changed > 0.95
-    assert float(is_blind.mean()) == pytest.approx(0.25, abs=0.05)
-    others = np.asarray(changed)[~np.asarray(is_blind)]
+    assert is_blind.mean() == pytest.approx(0.25, abs=0.05)
+    others = changed[~is_blind]
     assert others.mean() == pytest.approx(p, abs=0.03)
     assert others.max() <= (0.85 if p else 0.0)
 
 
-def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
-    model = transformer.build(tiny)
-    params = model.init(jax.random.key(0))
-    empty = jnp.zeros((1, tiny.text_length), jnp.int32), jnp.ones((1, tiny.text_length), bool)
-    rows = 4
-    batch: Any = {
-        "text_tokens": jnp.ones((rows, tiny.text_length), jnp.int32),
-        "text_mask": jnp.ones((rows, tiny.text_length), bool),
-        "image_tokens": jnp.arange(rows * tiny.image_length).reshape(rows, -1) % 20,
+def batch_of(config: ModelConfig, rows: int) -> Any:
+    tokens = np.random.default_rng(0).integers(0, 20, (rows, config.image_length), np.int32)
+    return {
+        "text_tokens": np.ones((rows, config.text_length), np.int32),
+        "text_mask": np.ones((rows, config.text_length), bool),
+        "image_tokens": tokens,
     }
+
+
+def test_noise_is_seen_but_never_asked_for(tiny: ModelConfig) -> None:
+    rows, empty = 4, jnp.zeros((1, tiny.text_length), jnp.int32)
+    batch = batch_of(tiny, rows)
     # This head always gives the right token, so the loss must be 0 however noisy the inputs are.
-    answers = 100.0 * jax.nn.one_hot(batch["image_tokens"], tiny.image_vocab_size)
+    answers = np.float32(100) * np.eye(tiny.image_vocab_size, dtype=np.float32)
 
     class Oracle(transformer.Transformer):
         def apply(self, params, text_tokens, text_mask, decoder_inputs, keys=None):
             seen.append(decoder_inputs)
-            return answers
+            return jnp.asarray(answers[batch["image_tokens"]])
 
     seen: list = []
-    loss = make_loss(Oracle(tiny), empty, 20, LossConfig(caption_dropout=0.0, token_noise=0.5))
-    keys = jax.random.split(jax.random.key(1), rows)
-    assert float(loss(params, batch, keys, None)[0]) < 1e-6
-    clean = shift_right(batch["image_tokens"], model.decoder_start_token_id)
-    assert (seen[0] != clean).any()
-    np.testing.assert_array_equal(seen[0][:, 0], clean[:, 0])
+    config = LossConfig(caption_dropout=0.0, token_noise=0.5)
+    loss = make_loss(Oracle(tiny), (empty, empty == 0), 20, config)
+
+    @jax.jit
+    def run(batch: Any) -> tuple[jax.Array, jax.Array]:
+        value, _ = loss({}, batch, jax.random.split(jax.random.key(1), rows), None)
+        return value, seen.pop()
+
+    value, decoder_inputs = jax.device_get(run(batch))
+    assert value < 1e-6
+    start = transformer.build(tiny).decoder_start_token_id
+    clean = np.concatenate([np.full((rows, 1), start), batch["image_tokens"][:, :-1]], axis=1)
+    assert (decoder_inputs != clean).any()
+    np.testing.assert_array_equal(decoder_inputs[:, 0], clean[:, 0])
+
+
+@cache
+def losses_of(config: ModelConfig, **more: float) -> tuple[float, float]:
+    """The objective of a batch, and the metric beside it."""
+    model, empty = transformer.build(config), jnp.zeros((1, config.text_length), jnp.int32)
+    noisy = LossConfig(caption_dropout=0.3, token_noise=0.3, **more)
+    loss = make_loss(model, (empty, empty == 0), 20, noisy)
+
+    @jax.jit
+    def run(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        value, metrics = loss(params, batch, jax.random.split(jax.random.key(1), 2), None)
+        return value, metrics["train/cross_entropy"]
+
+    value, metric = run(first_params(config), batch_of(config, 2))
+    return float(value), float(metric)
 
 
 @pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-2)])
 def test_the_cross_entropy_stands_beside_the_objective(
     tiny: ModelConfig, smoothing: float, z_loss: float
 ) -> None:
-    model, random = transformer.build(tiny), np.random.default_rng(0)
-    params = model.init(jax.random.key(0))
-    empty = jnp.zeros((1, tiny.text_length), jnp.int32)
-    batch: Any = {
-        "text_tokens": jnp.ones((2, tiny.text_length), jnp.int32),
-        "text_mask": jnp.ones((2, tiny.text_length), bool),
-        "image_tokens": jnp.asarray(random.integers(0, 20, (2, tiny.image_length))),
-    }
-
-    def run(**more: float) -> tuple[float, float]:
-        config = LossConfig(caption_dropout=0.3, token_noise=0.3, **more)
-        loss = make_loss(model, (empty, empty == 0), 20, config)
-        value, metrics = loss(params, batch, jax.random.split(jax.random.key(1), 2), None)
-        return float(value), float(metrics["train/cross_entropy"])
-
-    objective, plain = run(label_smoothing=smoothing, z_loss=z_loss)
-    assert run() == (plain, plain)
+    config = dataclasses.replace(tiny, encoder_depth=1, decoder_depth=1)
+    objective, plain = losses_of(config, label_smoothing=smoothing, z_loss=z_loss)
+    assert plain == pytest.approx(losses_of(config)[0], rel=1e-6)
     assert (objective == plain) == (not smoothing and not z_loss)
 
 
