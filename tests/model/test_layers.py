@@ -19,16 +19,18 @@ def test_layer_norm_and_rms_norm_match_their_definitions() -> None:
     x, scale, bias = RNG.normal(size=(5, 8)) * 3 + 1, RNG.normal(size=8), RNG.normal(size=8)
     centred = x - x.mean(-1, keepdims=True)
     expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + bias
-    found = layer_norm(jnp.float32(x), jnp.float32(scale), jnp.float32(bias))
+    found = jax.jit(layer_norm)(np.float32(x), np.float32(scale), np.float32(bias))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale
-    np.testing.assert_allclose(rms_norm(jnp.float32(x), jnp.float32(scale)), expected, rtol=1e-5)
+    found = jax.jit(rms_norm)(np.float32(x), np.float32(scale))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_norms_compute_in_float32_whatever_comes_in() -> None:
-    x = jnp.full((1, 4), 300.0, jnp.float16)  # its square overflows float16
-    assert jnp.isfinite(rms_norm(x, jnp.ones(4))).all()
-    assert rms_norm(x, jnp.ones(4)).dtype == jnp.float16
+    x = np.full((1, 4), 300.0, np.float16)  # its square overflows float16
+    found = np.asarray(jax.jit(rms_norm)(x, np.ones(4, np.float32)))
+    assert np.isfinite(found).all()
+    assert found.dtype == np.float16
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_norms_compute_in_float32_whatever_comes_in() -> None:
 )
 def test_activations_match_their_definitions(name: Activation, reference) -> None:
     points = np.linspace(-4, 4, 33)
-    found = ACTIVATIONS[name](jnp.float32(points))
+    found = jax.jit(ACTIVATIONS[name])(np.float32(points))
     np.testing.assert_allclose(found, [reference(x) for x in points], rtol=1e-5, atol=1e-6)
 
 
@@ -58,8 +60,8 @@ def test_attention_matches_its_definition() -> None:
     for b, h, i in np.ndindex(2, 3, 5):
         weights = np.exp(k[b, h, : i + 1] @ q[b, h, i] / 2)  # sqrt(4) = 2
         expected[b, h, i] = weights @ v[b, h, : i + 1] / weights.sum()
-    weights = weigh(jnp.float32(q), jnp.float32(k), jnp.asarray(mask)[None, None], scale=0.5)
-    found = mix(weights, jnp.float32(v))
+    attend = jax.jit(lambda q, k, v, mask: mix(weigh(q, k, mask, scale=0.5), v))
+    found = attend(*np.float32([q, k, v]), mask[None, None])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -72,16 +74,21 @@ def test_half_precision_products_have_half_precision_gradients(dtype) -> None:
     def loss(x, kernel, dtype):
         return (matmul(x, kernel, dtype).astype(jnp.float32) * weight).sum()
 
-    found = jax.grad(loss, argnums=(0, 1))(x, kernel, jnp.dtype(dtype))
-    expected = jax.grad(loss, argnums=(0, 1))(x, kernel, jnp.dtype(jnp.float32))
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), static_argnums=2)
+    found = gradient(x, kernel, jnp.dtype(dtype))
+    expected = gradient(x, kernel, jnp.dtype(jnp.float32))
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == jnp.float32
-        np.testing.assert_allclose(a, b, atol=0.03 * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, atol=0.03 * float(np.abs(b).max()))
 
 
 def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
-    keys = jax.random.split(jax.random.key(0), 4)
-    dropped = dropout(jnp.ones((4, 5000)), 0.25, keys)
-    assert float((dropped == 0).mean()) == pytest.approx(0.25, abs=0.02)
-    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.02)
-    np.testing.assert_array_equal(dropout(jnp.ones((4, 5)), 0.25, None), jnp.ones((4, 5)))
+    @jax.jit
+    def drop(x: jax.Array) -> jax.Array:
+        return dropout(x, 0.25, jax.random.split(jax.random.key(0), 4))
+
+    dropped = np.asarray(drop(np.ones((4, 5000), np.float32)))
+    assert (dropped == 0).mean() == pytest.approx(0.25, abs=0.02)
+    assert dropped.mean() == pytest.approx(1.0, abs=0.02)
+    ones = np.ones((4, 5), np.float32)
+    np.testing.assert_array_equal(dropout(jnp.asarray(ones), 0.25, None), ones)

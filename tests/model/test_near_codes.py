@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from model.loss import cross_entropy
-from model.near_codes import BLOCK, COUNT, soft_targets
+from model.near_codes import BLOCK, COUNT, Targets, soft_targets
 from vqgan.pretrained import codebook
 
 CODES = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 GENERAL = Path(__file__).parents[2] / "vqgan" / "general"
+
+
+def targets_of(codes: np.ndarray, share: float, used: np.ndarray | None = None) -> Targets:
+    """`soft_targets`, as one program, with NumPy arrays."""
+    return jax.device_get(jax.jit(lambda codes: soft_targets(codes, share, used))(codes))
 
 
 def dense(share: float) -> np.ndarray:
@@ -33,30 +38,34 @@ def test_the_loss_is_the_cross_entropy_with_the_spread_target() -> None:
     logits, labels = rng.normal(0, 3, (2, 7, 60)), rng.integers(0, 60, (2, 7))
     log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = -(dense(0.3)[labels] * log_shares).sum(-1)
-    targets = soft_targets(jnp.asarray(CODES), 0.3)
-    found = cross_entropy(jnp.float32(logits), jnp.asarray(labels), targets=targets)
+    loss = lambda *given: cross_entropy(*given, targets=soft_targets(jnp.asarray(CODES), 0.3))  # noqa: E731
+    found = jax.jit(loss)(np.float32(logits), labels)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_the_gradient_leads_to_the_spread_target() -> None:
-    targets, labels = soft_targets(jnp.asarray(CODES), 0.3), jnp.arange(60)[None]
-    slope = jax.grad(lambda x: cross_entropy(x, labels, targets=targets).sum())
-    np.testing.assert_allclose(slope(jnp.zeros((1, 60, 60)))[0], 1 / 60 - dense(0.3), atol=1e-6)
+    @jax.jit
+    @jax.grad
+    def slope(logits: jax.Array) -> jax.Array:
+        targets = soft_targets(jnp.asarray(CODES), 0.3)
+        return cross_entropy(logits, jnp.arange(60)[None], targets=targets).sum()
+
+    found = np.asarray(slope(np.zeros((1, 60, 60), np.float32)))[0]
+    np.testing.assert_allclose(found, 1 / 60 - dense(0.3), atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_shares_do_not_depend_on_the_scale_of_the_codebook(scale: float) -> None:
-    codes = jnp.asarray(CODES)
-    plain, scaled = soft_targets(codes, 0.2), soft_targets(scale * codes, 0.2)
+    plain, scaled = targets_of(CODES, 0.2), targets_of(np.float32(scale) * CODES, 0.2)
     np.testing.assert_array_equal(plain.classes, scaled.classes)
     np.testing.assert_allclose(plain.shares, scaled.shares, rtol=1e-4)
 
 
 def test_equal_codes_and_few_codes_have_finite_shares() -> None:
-    for codes in (jnp.ones((12, 3)), jnp.eye(3)):
-        targets = soft_targets(codes, 0.5)
+    for codes in (np.ones((12, 3), np.float32), np.eye(3, dtype=np.float32)):
+        targets = targets_of(codes, 0.5)
         np.testing.assert_allclose(targets.shares.sum(1), 1, rtol=1e-6)
-        own = jnp.arange(len(codes))[:, None]
+        own = np.arange(len(codes))[:, None]
         assert not (targets.classes[:, 1:] == own).any()
 
 
@@ -68,35 +77,35 @@ def test_dead_codes_get_nothing() -> None:
     # As in VQGANs whose unused codes stay where they began, all at one place near the used ones.
     living = np.random.default_rng(2).normal(size=(60, 64)).astype(np.float32)
     codes, used = np.concatenate([living, np.zeros((100, 64), np.float32)]), np.arange(160) < 60
-    targets = soft_targets(jnp.asarray(codes), 0.2, used)
-    alone = soft_targets(jnp.asarray(living), 0.2)
+    targets = targets_of(codes, 0.2, used)
+    alone = targets_of(living, 0.2)
     np.testing.assert_array_equal(targets.classes[:60], alone.classes)
     np.testing.assert_allclose(targets.shares[:60], alone.shares, rtol=1e-5)
     assert used[np.asarray(targets.classes[:, 1:])].all()
-    without = np.asarray(soft_targets(jnp.asarray(codes), 0.2).classes[:60, 1:])
+    without = targets_of(codes, 0.2).classes[:60, 1:]
     assert used[without].mean() < 0.1  # nearly all neighbours would be dead
 
 
 def test_rare_codes_of_a_codebook_that_is_used_are_neighbours() -> None:
     used = np.arange(60) < 30
-    targets, all_used = soft_targets(jnp.asarray(CODES), 0.2, used), dense(0.2)
-    np.testing.assert_array_equal(targets.classes, soft_targets(jnp.asarray(CODES), 0.2).classes)
+    targets, all_used = targets_of(CODES, 0.2, used), dense(0.2)
+    np.testing.assert_array_equal(targets.classes, targets_of(CODES, 0.2).classes)
     assert not used[np.asarray(targets.classes)].all()
     np.testing.assert_allclose(targets.shares[:, 0], np.diag(all_used), rtol=1e-6)
-    fewer = soft_targets(jnp.asarray(CODES), 0.2, np.arange(60) < 29)
+    fewer = targets_of(CODES, 0.2, np.arange(60) < 29)
     assert (np.asarray(fewer.classes)[:, 1:] < 29).all()
 
 
 def test_codes_far_from_zero_have_the_same_neighbours() -> None:
     codes = np.round(CODES * 64) / 64  # so that adding 1,000 rounds nothing
-    plain, moved = (soft_targets(jnp.asarray(one), 0.2) for one in (codes, codes + 1000))
+    plain, moved = (targets_of(shifted, 0.2) for shifted in (codes, codes + 1000))
     np.testing.assert_array_equal(plain.classes, moved.classes)
     np.testing.assert_allclose(plain.shares, moved.shares, rtol=1e-4)
 
 
 def test_near_codes_of_the_shipped_vqgan_are_near() -> None:
     codes = codebook(GENERAL)
-    targets = soft_targets(codes, 0.2)
+    targets = targets_of(codes, 0.2)
     assert len(codes) > 2 * BLOCK  # several blocks
     rows = np.arange(0, len(codes), 97)
     squares = np.square(np.asarray(codes)[rows, None] - np.asarray(codes)).sum(-1)

@@ -1,6 +1,7 @@
 """Schedules have the values of their definitions at given points."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ STEPS = 100
 ONE_EACH = BatchPlan(1).examples
 
 
+@cache
 def rates(config: OptimConfig, steps: int = STEPS, length: int = 0) -> np.ndarray:
     schedule = jax.jit(jax.vmap(make_schedule(config, steps)))  # as a run does it
     return np.array(schedule(np.arange(length or steps + 1)))
@@ -107,8 +109,17 @@ def test_exponential_falls_smoothly_or_in_steps() -> None:
     assert rates(replace(config, final_fraction=0.5))[80] == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("unit", ["updates", "examples"])
-def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: Unit) -> None:
+@pytest.mark.parametrize(
+    ("unit", "are_all"),
+    [
+        ("updates", False),
+        ("examples", False),  # the same division, of the number of examples
+        pytest.param("updates", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_staircase_falls_with_the_update_that_is_named(
+    unit: Unit, are_all: bool
+) -> None:
     config = replace(
         CONFIG, schedule="exponential", staircase=True, schedule_unit=unit, warmup_steps=0
     )
@@ -116,7 +127,7 @@ def test_a_compiled_staircase_falls_with_the_update_that_is_named(unit: Unit) ->
     ones = np.arange(1, 301, dtype=np.float32)
     lengths = [int(n) for n in ones[np.float32(1) / ones * ones != 1]]
     assert {41, 47, 293} <= set(lengths)
-    if unit == "examples":  # the same division, of the number of examples
+    if not are_all:
         lengths = [41, 47, 293]
 
     def after(step: Array) -> list[Array]:
