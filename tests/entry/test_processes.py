@@ -89,22 +89,22 @@ def assert_same_weights(one: Path, other: Path, tmp_path: Path) -> None:
 
 def test_two_processes_train_what_one_does(records_folder: Path, tmp_path: Path) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
-    ends = finish(start(records_folder, two, WITH_GRID), 240)
+    ends = finish(start(records_folder, two), 240)
     assert [status for status, *_ in ends] == [0, 0], ends
     assert "2 processes" in ends[0][1]
     # Only the first process prints. gloo's lines come from two threads and may leave an empty line.
     assert not [line for line in ends[1][1].splitlines() if line and "peer ranks" not in line]
-    train.main(parse_config(Config, tiny(records_folder, one, WITH_GRID)))
+    train.main(parse_config(Config, tiny(records_folder, one)))
     assert [step for step, _ in losses(two)] == list(range(1, 13))
     np.testing.assert_allclose(np.array(losses(one)), np.array(losses(two)), rtol=1e-5)
     assert_same_weights(one, two, tmp_path)
-    assert len(list((two / "grids").iterdir())) == 1
 
 
 @pytest.mark.slow
 def test_one_process_continues_with_what_two_saved(records_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    finish(start(records_folder, run, "--training.steps=4", "--parallel.mode=mesh"), 240)
+    finish(start(records_folder, run, "--training.steps=4", "--parallel.mode=mesh", WITH_GRID), 240)
+    assert len(list((run / "grids").iterdir())) == 1
     flags = [*TINY, f"--data.records={records_folder}", f"--output_dir={run}"]
     cut = ["--parallel.mode=mesh", "--parallel.fsdp=2", "--parallel.tensor=2"]
     train.main(parse_config(Config, [*flags, "--training.steps=6", *cut]))
