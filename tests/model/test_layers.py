@@ -61,7 +61,7 @@ def test_attention_matches_its_definition() -> None:
         weights = np.exp(k[b, h, : i + 1] @ q[b, h, i] / 2)  # sqrt(4) = 2
         expected[b, h, i] = weights @ v[b, h, : i + 1] / weights.sum()
     attend = jax.jit(lambda q, k, v, mask: mix(weigh(q, k, mask, scale=0.5), v))
-    found = attend(*np.float32([q, k, v]), mask[None, None])
+    found = attend(*np.asarray([q, k, v], np.float32), mask[None, None])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

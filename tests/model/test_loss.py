@@ -34,10 +34,10 @@ def test_captions_are_dropped_at_their_rate_and_only_whole() -> None:
     empty = np.array([[1, 0, 0, 0]], np.int32)
 
     @jax.jit
-    def drop(*captions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def drop(tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         empty_caption = jnp.asarray(empty), jnp.asarray(empty == 1)
         keys = jax.random.split(jax.random.key(0), 2000)
-        return drop_captions(*captions, empty_caption, 0.1, keys)
+        return drop_captions(tokens, mask, empty_caption, 0.1, keys)
 
     tokens, mask = jax.device_get(drop(np.full((2000, 4), 7, np.int32), np.ones((2000, 4), bool)))
     is_dropped = (tokens == empty).all(-1)

@@ -104,7 +104,7 @@ def test_codes_far_from_zero_have_the_same_neighbours() -> None:
 
 
 def test_near_codes_of_the_shipped_vqgan_are_near() -> None:
-    codes = codebook(GENERAL)
+    codes = np.asarray(codebook(GENERAL))
     targets = targets_of(codes, 0.2)
     assert len(codes) > 2 * BLOCK  # several blocks
     rows = np.arange(0, len(codes), 97)
