@@ -20,6 +20,7 @@ USED_WITHOUT_IMPORT = {
     "ruff": "make test",
     "sweeps": "trials/engine.py imports it by its name, for lack of types",
     "types-pyyaml": "mypy",
+    "zstandard": "jax compresses its compilation cache with it, if it is there",
     "wordninja": "data/text/normalise.py reads its list of words",
 }
 OURS = {part_of(path) for path in ALL_FILES}
