@@ -74,13 +74,13 @@ gc.set_threshold(50_000, 20, 50)
 
 
 LONGEST = (
-    *("model/test_transformer.py", "entry/test_train.py", "vqgan/test_train.py"),
-    *("model/test_sampling.py", "training/test_parallel.py", "published/test_dalle_mini.py"),
-    *("training/test_parallel_memory.py", "entry/test_processes.py", "vqgan/test_adversarial.py"),
-    *("optim/test_shampoo_reference.py", "entry/test_adapters.py", "entry/test_notebooks.py"),
-    "vqgan/test_fixed.py",
+    *("vqgan/test_train.py", "entry/test_processes.py", "model/test_transformer.py"),
+    *("training/test_parallel.py", "published/test_dalle_mini.py", "entry/test_train.py"),
+    *("model/test_sampling.py", "training/test_parallel_memory.py", "training/test_session.py"),
+    *("vqgan/test_adversarial.py", "training/test_step.py", "entry/test_notebooks.py"),
+    *("vqgan/test_fixed.py", "benchmarks/test_benchmarks.py", "entry/test_generate.py"),
 )
-"""Files of twenty seconds or more. They start first: at the end, one would leave a core idle."""
+"""Files of ten seconds or more. They start first: at the end, one would leave a core idle."""
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,10 +1,14 @@
 """The smallest models with all parts, and their programs, compiled once per test worker."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
 from model.config import ModelConfig
 from model.transformer import Transformer, build
@@ -48,6 +52,34 @@ ONE_LEVEL_VQGAN = VQGANConfig(
 """8 × 8 pixels, 2 × 2 tokens, 32 codes."""
 
 
+def _draw(words: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(words.tolist()).standard_normal(shape, np.float32)
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
+    """`jax.random.normal` with NumPy's numbers, also under vmap: of a stack of keys."""
+
+    @jax.custom_batching.custom_vmap
+    def draw(words: jax.Array) -> jax.Array:
+        return jnp.zeros(shape)  # traced for its shape, and never run
+
+    @draw.def_vmap
+    def draw_stack(size: int, is_batched: list[bool], words: jax.Array) -> tuple[jax.Array, bool]:
+        return jnp.asarray(np.stack([_draw(row, shape) for row in np.asarray(words)])), True
+
+    words = jax.random.key_data(key)
+    is_known = not isinstance(words, jax.core.Tracer)
+    return jnp.asarray(_draw(np.asarray(words), shape)) if is_known else draw(words)
+
+
+@contextmanager
+def numpy_draws() -> Iterator[None]:
+    """Random normal numbers are drawn with NumPy: jax compiles a program for each shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.random, "normal", _normal)
+        yield
+
+
 @cache
 def first_params(config: ModelConfig, seed: int = 0) -> Any:
     """The float32 parameters of a model before any update. Callers must not donate them.
@@ -55,7 +87,8 @@ def first_params(config: ModelConfig, seed: int = 0) -> Any:
     Without jit, because tiny models have arrays of the same few shapes: the second model costs 0.2
     seconds, and a program of its own would cost 2.
     """
-    return build(config).init(jax.random.key(seed))
+    with numpy_draws():
+        return build(config).init(jax.random.key(seed))
 
 
 def drawn(config: ModelConfig) -> Callable[[jax.Array], Any]:
@@ -68,7 +101,8 @@ def drawn(config: ModelConfig) -> Callable[[jax.Array], Any]:
 @cache
 def first_vqgan(config: VQGANConfig, seed: int = 0) -> Any:
     """The parameters of a VQGAN before any update, as `first_params`."""
-    return autoencoder.build(config).init(jax.random.key(seed))
+    with numpy_draws():
+        return autoencoder.build(config).init(jax.random.key(seed))
 
 
 @cache
