@@ -27,16 +27,16 @@ def read_fields(values: Mapping[str, object], fields: Fields) -> dict[str, Any]:
     Raises:
         ValueError: a setting has another type than its default, or is too large.
     """
-    values_of = {}
+    settings = {}
     for name, (pastel_name, default) in fields.items():
         value = values.get(name, default)
         most = MAX_DEPTH if pastel_name.endswith("_depth") else MAX_SIZE
         is_list = isinstance(default, tuple)
         if is_list and isinstance(value, list | tuple) and len(value) <= MAX_DEPTH:
-            values_of[pastel_name] = tuple(_read_value(name, entry, 0, most) for entry in value)
+            settings[pastel_name] = tuple(_read_value(name, entry, 0, most) for entry in value)
         else:
-            values_of[pastel_name] = _read_value(name, value, default, most)
-    return values_of
+            settings[pastel_name] = _read_value(name, value, default, most)
+    return settings
 
 
 def _read_value(name: str, value: Any, default: Any, most: int) -> Any:
@@ -61,24 +61,31 @@ def read_own(config_class: type[T], values: object) -> T:
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"it has settings that this version does not know: {unknown}")
-    settings: dict[str, Any] = {}
-    for name, type_ in get_type_hints(config_class).items():
-        if name not in values:
-            continue
-        may_be_null = type(None) in get_args(type_)
-        type_ = get_args(type_)[0] if may_be_null else type_
-        if dataclasses.is_dataclass(type_):
-            settings[name] = read_own(type_, values[name])  # type: ignore[arg-type]
-        elif may_be_null and values[name] is None:
-            settings[name] = None
-        else:
-            is_word = get_origin(type_) is Literal
-            sample = ("" if is_word else type_()) if may_be_null else fields[name].default
-            settings |= read_fields(values, {name: (name, sample)})
-            if is_word and settings[name] not in get_args(type_):
-                words = ", ".join(get_args(type_))
-                raise ValueError(f"{name} {settings[name]!r:.60} is not one of {words}")
+    hints = get_type_hints(config_class)
+    settings = {
+        name: _read_setting(name, hints[name], fields[name].default, values[name])
+        for name in hints
+        if name in values
+    }
     return config_class(**settings)
+
+
+def _read_setting(name: str, type_: Any, default: object, value: object) -> Any:
+    """The value of a field with this type. A nullable field may have any value of its type; another
+    one has the type of its default."""
+    may_be_null = type(None) in get_args(type_)
+    type_ = get_args(type_)[0] if may_be_null else type_
+    if dataclasses.is_dataclass(type_) and isinstance(type_, type):
+        return read_own(type_, value)
+    if may_be_null and value is None:
+        return None
+    is_word = get_origin(type_) is Literal
+    sample = ("" if is_word else type_()) if may_be_null else default
+    setting = read_fields({name: value}, {name: (name, sample)})[name]
+    if is_word and setting not in get_args(type_):
+        words = ", ".join(get_args(type_))
+        raise ValueError(f"{name} {setting!r:.60} is not one of {words}")
+    return setting
 
 
 @contextmanager
