@@ -18,15 +18,18 @@ def every_kernel_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "WIDE", 1)
 
 
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_the_layout_of_a_kernel_changes_no_product(rows: int) -> None:
-    x = jax.random.normal(jax.random.key(0), (rows, 1, 12))
-    kernel = jax.random.normal(jax.random.key(1), (12, 128))
-    expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
-    panels = in_panels(kernel)
+    x, kernel = normal(rows, 1, 12), normal(12, 128, seed=1)
+    expected = x.astype(np.float64) @ kernel.astype(np.float64)
+    panels = jax.jit(in_panels)(kernel)
     assert panels.shape == (2, 12, 64)
     for laid_out in (kernel, panels):
-        product = matmul(x, laid_out, jnp.dtype(jnp.float32))
+        product = jax.jit(matmul, static_argnums=2)(x, laid_out, jnp.dtype(jnp.float32))
         assert product.shape == (rows, 1, 128)
         np.testing.assert_allclose(product, expected, atol=1e-5)
 
@@ -37,16 +40,14 @@ def test_a_kernel_that_makes_no_whole_panels_stays() -> None:
 
 
 def test_a_product_of_few_rows_has_the_plain_gradient() -> None:
-    x = jax.random.normal(jax.random.key(0), (8, 12))
-    kernel = jax.random.normal(jax.random.key(1), (12, 20))
+    x, kernel = normal(8, 12), normal(12, 20, seed=1)
 
     def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.square(matmul(x, kernel, jnp.dtype(jnp.float32))).sum()
 
-    plain = jax.grad(lambda x, kernel: jnp.square(x @ kernel).sum(), argnums=(0, 1))
-    for got, wanted in zip(
-        jax.grad(loss, argnums=(0, 1))(x, kernel), plain(x, kernel), strict=True
-    ):
+    plain = jax.jit(jax.grad(lambda x, kernel: jnp.square(x @ kernel).sum(), argnums=(0, 1)))
+    ours = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    for got, wanted in zip(ours(x, kernel), plain(x, kernel), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -63,8 +64,8 @@ SHAPES = [((72, 8), (8, 12)), ((72, 12), (12, 8)), ((2, 3, 5, 4), (2, 3, 4, 7)),
 def test_products_have_the_gradients_of_plain_ones(
     shapes: tuple[tuple[int, ...], ...], dtype: str
 ) -> None:
-    a, b = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
-    weight = jax.random.normal(jax.random.key(2), (*a.shape[:-1], b.shape[-1]))
+    a, b = (normal(*shape, seed=i) for i, shape in enumerate(shapes))
+    weight = jnp.asarray(normal(*a.shape[:-1], b.shape[-1], seed=2))
     limit = 1e-5 if dtype == "float32" else 3e-2
 
     def ours(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -77,18 +78,18 @@ def test_products_have_the_gradients_of_plain_ones(
         value, pull = jax.vjp(function, a, b)
         return [value, *pull(weight)]
 
-    wanted = all_three(lambda a, b: jnp.matmul(a, b, precision="highest"))
+    compiled = jax.jit(all_three, static_argnums=0)
+    wanted = compiled(lambda a, b: jnp.matmul(a, b, precision="highest"))
     for function in (ours, by_rows):
-        got = jax.jit(all_three, static_argnums=0)(function)
-        for one, other in zip(got, wanted, strict=True):
-            np.testing.assert_allclose(one, other, atol=limit * float(jnp.abs(other).max()))
+        for one, other in zip(compiled(function), wanted, strict=True):
+            np.testing.assert_allclose(one, other, atol=limit * float(np.abs(other).max()))
 
 
 @pytest.mark.parametrize("shapes", SHAPES[:3])
 def test_no_product_of_a_gradient_reads_an_operand_transposed(
     shapes: tuple[tuple[int, ...], ...],
 ) -> None:
-    a, b = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    a, b = (normal(*shape, seed=i) for i, shape in enumerate(shapes))
     gradient = jax.grad(lambda a, b: jnp.square(product(a, b)).sum(), argnums=(0, 1))
     text = jax.jit(gradient).lower(a, b).compile().as_text()
     read = re.findall(r"lhs_contracting_dims={(\d)}.*rhs_contracting_dims={(\d)}", text or "")

@@ -22,6 +22,8 @@ from training.update.step import Extras, make_train_step
 
 KEY = jax.random.key(0)
 HALF = jnp.bfloat16
+ROUND, ROUND_LIKE = jax.jit(round_randomly), jax.jit(round_like)
+"""One program for each shape, not one for each operation."""
 
 
 def init(key: jax.Array) -> dict[str, Any]:
@@ -85,14 +87,10 @@ def test_only_matrices_are_narrow_and_an_update_leaves_all_dtypes(compute: Any) 
 
 
 def test_rounding_takes_one_of_both_neighbours_and_is_right_on_average() -> None:
-    x = jnp.array([1.001, -1.001, 3.14159, 1e-3, -7e20], jnp.float32)
-    below = jax.lax.bitcast_convert_type(
-        jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFF0000), jnp.float32
-    )
-    above = jax.lax.bitcast_convert_type(
-        jax.lax.bitcast_convert_type(below, jnp.uint32) + jnp.uint32(0x10000), jnp.float32
-    )
-    drawn = round_randomly(jnp.tile(x, (20_000, 1)), KEY)
+    x = np.array([1.001, -1.001, 3.14159, 1e-3, -7e20], np.float32)
+    below = (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    above = (below.view(np.uint32) + np.uint32(0x10000)).view(np.float32)
+    drawn = ROUND(np.tile(x, (20_000, 1)), KEY)
     assert drawn.dtype == HALF
     found = np.asarray(drawn, np.float64)
     assert ((found == np.asarray(below)) | (found == np.asarray(above))).all()
@@ -101,19 +99,24 @@ def test_rounding_takes_one_of_both_neighbours_and_is_right_on_average() -> None
 
 
 def test_numbers_that_need_no_rounding_stay() -> None:
-    x = jnp.array([1.0, -0.5, 0.0, jnp.inf, -jnp.inf, jnp.nan, 3.015625], jnp.float32)
-    np.testing.assert_array_equal(round_randomly(x, KEY).astype(jnp.float32), x)
-    params = to_param_dtype(init(KEY), "bfloat16")
-    same = round_like(jax.tree.map(lambda p: p.astype(jnp.float32), params), params, KEY)
-    jax.tree.map(np.testing.assert_array_equal, same, params)
+    x = np.array([1.0, -0.5, 0.0, np.inf, -np.inf, np.nan, 3.015625], np.float32)
+    np.testing.assert_array_equal(np.asarray(ROUND(x, KEY), np.float32), x)
+
+    @jax.jit
+    def narrow_and_round() -> tuple[Any, Any]:
+        params = to_param_dtype(init(KEY), "bfloat16")
+        wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+        return round_like(wide, params, KEY), params
+
+    jax.tree.map(np.testing.assert_array_equal, *narrow_and_round())
 
 
 def test_updates_too_small_for_a_weight_add_up() -> None:
-    kept = jnp.ones(1000, HALF)
+    kept = jnp.asarray(np.ones(1000), HALF)
     for n in range(100):
-        exact = kept.astype(jnp.float32) + 2e-4  # a fortieth of its rounding step
-        kept = round_like(exact, kept, jax.random.fold_in(KEY, n))
-    assert float(kept.astype(jnp.float32).mean()) == pytest.approx(1.02, abs=0.003)
+        exact = np.asarray(kept, np.float32) + np.float32(2e-4)  # a fortieth of its rounding step
+        kept = ROUND_LIKE(exact, kept, jax.random.fold_in(KEY, n))
+    assert np.asarray(kept, np.float32).mean() == pytest.approx(1.02, abs=0.003)
     assert (jnp.ones(1, HALF) + HALF(2e-4) == 1).all()
 
 
