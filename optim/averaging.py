@@ -4,7 +4,7 @@ Schedule-free learning (Defazio et al. 2024, arXiv:2405.15682; optax.contrib) ev
 average of its iterates, and takes gradients at a point between the two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,19 @@ def averaged(params: PyTree, opt_state: PyTree) -> PyTree:
     holds one schedule_free state."""
     [state] = (part for part in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(part))
     return optax.contrib.schedule_free_eval_params(state, params)
+
+
+def replaced(opt_state: PyTree, params: Mapping[str, Array]) -> PyTree:
+    """The optimizer state in which schedule-free's iterates z of these parameters are copies of
+    them. Other optimizers hold no parameters. A name is an entry of the whole parameters."""
+
+    def replace(part: PyTree) -> PyTree:
+        if not _is_state(part):
+            return part
+        trained = {name: jnp.copy(array) for name, array in params.items() if name in part.z}
+        return part._replace(z={**part.z, **trained})
+
+    return jax.tree.map(replace, opt_state, is_leaf=_is_state)
 
 
 def make_average(config: OptimConfig) -> Callable[[PyTree, PyTree, PyTree, Array], PyTree] | None:

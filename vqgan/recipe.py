@@ -15,6 +15,7 @@ from common.pixels import to_floats
 from common.split_names import TRAIN
 from data.order import order
 from data.pictures.reading import write_bad_samples
+from optim import averaging
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
@@ -274,10 +275,12 @@ def make_between(
 
 
 def with_codebook(state: TrainState, codebook: jax.Array) -> TrainState:
-    """The state with this codebook in the parameters and in their average."""
-    codebook = jax.device_put(codebook, state.params["codebook"].sharding)
-    ema = None if state.ema is None else {**state.ema, "codebook": codebook}
-    return state._replace(params={**state.params, "codebook": codebook}, ema=ema)
+    """The state with this codebook in the parameters and in each copy of them. A copy has memory of
+    its own, because an update reuses (donates) the memory of the state."""
+    new = {"codebook": jax.device_put(codebook, state.params["codebook"].sharding)}
+    ema = None if state.ema is None else {**state.ema, **jax.tree.map(jnp.copy, new)}
+    opt_state = averaging.replaced(state.opt_state, new)
+    return state._replace(params={**state.params, **new}, opt_state=opt_state, ema=ema)
 
 
 def make_hooks(

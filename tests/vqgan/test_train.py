@@ -130,14 +130,17 @@ def given(tmp_path):
     return str(tmp_path / "given"), pretrained.load(tmp_path / "given")[1]
 
 
-def tune(config, given, warmup, **changes):
-    """The weights after two updates that change nothing."""
-    still = OptimConfig(learning_rate=0.0, clip_norm=0.0)
+STILL = OptimConfig(learning_rate=0.0, clip_norm=0.0)
+"""Updates that change nothing."""
+
+
+def tune(config, given, warmup, optim=STILL, **changes):
+    """The weights after two updates."""
     main(
         dataclasses.replace(
             config,
             init_from=given,
-            optim=still,
+            optim=optim,
             model=dataclasses.replace(config.model, **changes),
             quantizer=dataclasses.replace(config.quantizer, warmup_steps=warmup, refresh_every=0),
             training=dataclasses.replace(config.training, steps=2),
@@ -164,6 +167,20 @@ def test_a_new_codebook_is_started_by_kmeans(run_config, given, warmup, changes)
     assert len(codes) == changes.get("codebook_size", 32)
     np.testing.assert_allclose(np.linalg.norm(codes, axis=-1), 1, rtol=1e-2)
     assert all(same(found[part], old[part]) for part in ("encoder", "decoder"))
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        dataclasses.replace(STILL, ema_decay=0.9),
+        dataclasses.replace(STILL, name="schedule_free", decay_fraction=0.0),
+    ],
+    ids=["ema", "schedule_free"],
+)
+def test_a_new_codebook_is_in_each_copy_of_the_weights(run_config, given, optim):
+    """The average is what is released. A copy that kept the old codes would show in it."""
+    codes = tune(run_config, given[0], 1, optim)["codebook"]
+    np.testing.assert_allclose(np.linalg.norm(codes, axis=-1), 1, rtol=1e-2)
 
 
 def test_weights_fit_a_model_of_another_picture_size(run_config, given):
