@@ -12,7 +12,7 @@ from common.batch import TokenBatch
 from common.files import write_text
 from common.settings import to_tree
 from config import Config
-from data.batches import eval_batches
+from data.batches import choice_batches, eval_batches
 from data.config import DataConfig
 from data.mixture import RecordSets, check_alike, first_folder, open_sets, open_training
 from data.records import Records, compare_splits, open_records, open_whole
@@ -23,7 +23,7 @@ from drawing.run_grids import have_room_to_draw, make_grids
 from model import statistics
 from model.attention import grid
 from model.config import ModelConfig
-from model.loss import make_eval_loss, make_loss
+from model.loss import make_choice_loss, make_eval_loss, make_loss
 from model.near_codes import soft_targets
 from model.transformer import Params, Transformer
 from optim.adapters import split
@@ -190,10 +190,11 @@ def make_hooks(
     run: Run,
 ) -> Sequence[Hook]:
     """Hooks that evaluate the sets of `evaluation_sets`, and draw a grid of pictures."""
-    return [
-        Hook(config.training.eval_every, make_evaluation(config, model, evaluated, run)),
-        Hook(config.grids.every, make_grids(config, model, records, run)),
-    ]
+    every = config.training.eval_every
+    hooks = [Hook(every, make_evaluation(config, model, evaluated, run))]
+    if config.training.eval_captions:
+        hooks.append(Hook(every, make_caption_choice(config, model, evaluated, run)))
+    return [*hooks, Hook(config.grids.every, make_grids(config, model, records, run))]
 
 
 def make_evaluation(
@@ -204,19 +205,47 @@ def make_evaluation(
 ) -> Callable[[int, TrainState], Mapping[str, float]]:
     """An action for a hook: the loss on every set of `evaluation_sets`. A device gets at most a
     micro-batch at a time."""
-    devices, most = run.devices, max(config.training.eval_examples, 1)
-    size = devices.num_shares * min(run.micro_batch, -(-most // devices.num_shares))
+    size, most = evaluated_size(config, run), config.training.eval_examples
     sets = {
-        name: partial(eval_batches, *where, size, most=most, share=devices.rows)
+        name: partial(eval_batches, *where, size, most=max(most, 1), share=run.devices.rows)
         for name, where in evaluated.items()
     }
     compiled = shared.program(
         run.programs,
         "evaluation",
         config,
-        lambda: over_rows.compile_sums(make_eval_loss(model), devices),
+        lambda: over_rows.compile_sums(make_eval_loss(model), run.devices),
     )
     return evaluate_loss(compiled, sets)
+
+
+def make_caption_choice(
+    config: Config,
+    model: Transformer,
+    evaluated: Mapping[str, tuple[Records, str | None]],
+    run: Run,
+) -> Callable[[int, TrainState], Mapping[str, float]]:
+    """An action for a hook: on every set of `evaluation_sets`, the share of pictures that one of
+    training.eval_captions other captions makes likelier than their own."""
+    size, most = evaluated_size(config, run), config.training.eval_examples
+    others, share = config.training.eval_captions, run.devices.rows
+    sets = {
+        name: partial(choice_batches, *where, size, others, most=max(most, 1), share=share)
+        for name, where in evaluated.items()
+    }
+    compiled = shared.program(
+        run.programs,
+        "caption choice",
+        config,
+        lambda: over_rows.compile_sums(make_choice_loss(model), run.devices),
+    )
+    return evaluate_loss(compiled, sets, "wrong_caption")
+
+
+def evaluated_size(config: Config, run: Run) -> int:
+    """Examples in a batch of an evaluation, over all devices: at most a micro-batch for each."""
+    shares, most = run.devices.num_shares, max(config.training.eval_examples, 1)
+    return shares * min(run.micro_batch, -(-most // shares))
 
 
 def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Costs:

@@ -39,6 +39,14 @@ class EvalBatch(TokenBatch[A], Generic[A]):
     """0 for a row that only fills up the last batch; 1 for the others."""
 
 
+class ChoiceBatch(EvalBatch[A], Generic[A]):
+    """A batch of an evaluation, with captions of other pictures for each picture."""
+
+    other_tokens: Int32[A, "b c t"]
+    other_mask: Bool[A, "b c t"]
+    """True for a token of a caption, False for padding."""
+
+
 class PictureBatch(Batch[A], Generic[A]):
     """Pictures, for the VQGAN."""
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
-from common.batch import EvalBatch, TokenBatch, Tokens
+from common.batch import ChoiceBatch, EvalBatch, TokenBatch, Tokens
 from common.filling import filled
 from data.order import hash_of, windowed
 from data.records import Records
@@ -119,11 +119,39 @@ def eval_batches(
     `weight` is 0 for examples that only fill up the last batch, and 1 for the others. `share`: see
     `Batches`.
     """
-    rows = _rows(records, split, batch_size)
-    if most is not None and most < len(rows):
-        rows = rows[_random_places(len(rows), most)]
+    rows = _evaluated_rows(records, split, batch_size, most)
     places = share(batch_size).astype(np.int64)
     return (_eval_batch(records, rows, i, places) for i in range(0, len(rows), batch_size))
+
+
+def choice_batches(
+    records: Records,
+    split: str | None,
+    batch_size: int,
+    others: int,
+    *,
+    most: int | None = None,
+    share: Callable[[int], Int64[np.ndarray, " b"]] = np.arange,
+) -> Iterator[ChoiceBatch[np.ndarray]]:
+    """The batches of `eval_batches`, and for each picture the first captions of `others` other
+    examples, evenly spread over the evaluated ones. They do not depend on the batch size."""
+    rows = _evaluated_rows(records, split, batch_size, most)
+    places = share(batch_size).astype(np.int64)
+    steps = np.arange(1, others + 1) * len(rows) // (others + 1)
+    for start in range(0, len(rows), batch_size):
+        positions = filled(start + places, len(rows))
+        examples = rows[(positions[:, None] + steps) % len(rows)]
+        tokens, mask = _captions(records, records.caption_offsets[examples])
+        batch = _eval_batch(records, rows, start, places)
+        yield {**batch, "other_tokens": tokens, "other_mask": mask}
+
+
+def _evaluated_rows(
+    records: Records, split: str | None, batch_size: int, most: int | None
+) -> Int64[np.ndarray, " m"]:
+    """The rows of a split, or `most` of them."""
+    rows = _rows(records, split, batch_size)
+    return rows if most is None or most >= len(rows) else rows[_random_places(len(rows), most)]
 
 
 def _random_places(count: int, most: int) -> Int64[np.ndarray, " m"]:
@@ -181,10 +209,15 @@ def _rows(records: Records, split: str | None, batch_size: int) -> Int64[np.ndar
 def _gather(
     records: Records, examples: Int64[np.ndarray, " b"], captions: Int64[np.ndarray, " b"]
 ) -> Tokens[np.ndarray]:
-    text_tokens: Int32[np.ndarray, "b t"] = records.text_tokens[captions].astype(np.int32)
+    tokens, mask = _captions(records, captions)
+    image_tokens = records.image_tokens[examples].astype(np.int32)
+    return {"text_tokens": tokens, "text_mask": mask, "image_tokens": image_tokens}
+
+
+def _captions(
+    records: Records, captions: Int64[np.ndarray, "*b"]
+) -> tuple[Int32[np.ndarray, "*b t"], Bool[np.ndarray, "*b t"]]:
+    """(tokens, True for each token that is no padding) of captions."""
+    tokens: Int32[np.ndarray, "*b t"] = records.text_tokens[captions].astype(np.int32)
     lengths = np.asarray(records.text_lengths[captions])
-    return {
-        "text_tokens": text_tokens,
-        "text_mask": np.arange(text_tokens.shape[1]) < lengths[:, None],
-        "image_tokens": records.image_tokens[examples].astype(np.int32),
-    }
+    return tokens, np.arange(tokens.shape[-1]) < lengths[..., None]

@@ -15,6 +15,7 @@ runtime.prepare()
 import importlib.util
 import os
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ from training.update.build import make_state, make_update
 from training.update.state import TrainState
 from training.update.step import Step
 
+T = TypeVar("T", bound=TrainingConfig)
 INSTALL = 'pip install "jax[tpu]"'
 MEMORY_GIB = {
     "TPU v2": 8,
@@ -107,7 +109,7 @@ def main(config: FootprintConfig) -> None:
     report(compile_memory(step, state, batch, devices), gib * 2**30)
 
 
-def override(training: TrainingConfig, config: FootprintConfig) -> TrainingConfig:
+def override(training: T, config: FootprintConfig) -> T:
     """The settings with the batch of `config`. A given batch_size removes the preset's batch size
     ramp; given accumulation_steps remove its micro_batch_size."""
     if config.batch_size:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from common.batch import EvalBatch, TokenBatch
+from common.batch import ChoiceBatch, EvalBatch, TokenBatch
 from model.layers import fold_keys
 from model.loss_config import LossConfig
 from model.near_codes import Targets
@@ -145,9 +145,43 @@ def make_eval_loss(
     noise. A picture's loss is the mean over its tokens; rows with `weight` 0 do not count."""
 
     def loss(params: Params, batch: EvalBatch[Array]) -> tuple[Array, Array]:
-        decoder_inputs = shift_right(batch["image_tokens"], model.decoder_start_token_id)
-        logits = model.apply(params, batch["text_tokens"], batch["text_mask"], decoder_inputs)
-        each = cross_entropy(logits, batch["image_tokens"]).mean(-1)
+        each = picture_loss(
+            model, params, batch["text_tokens"], batch["text_mask"], batch["image_tokens"]
+        )
         return (each * batch["weight"]).sum(), batch["weight"].sum()
 
     return loss
+
+
+def make_choice_loss(
+    model: Transformer,
+) -> Callable[[Params, ChoiceBatch[Array]], tuple[Array, Array]]:
+    """A function (params, batch) → (number of pictures with a wrong caption, number of pictures).
+    A picture's caption is wrong if one of the other captions gives it a lower loss than its own.
+
+    This measures whether a model listens to its words; its loss can rise meanwhile.
+    """
+
+    def loss(params: Params, batch: ChoiceBatch[Array]) -> tuple[Array, Array]:
+        def given(text: tuple[Array, Array]) -> Float[Array, " b"]:
+            return picture_loss(model, params, *text, batch["image_tokens"])
+
+        own = given((batch["text_tokens"], batch["text_mask"]))
+        texts = jnp.swapaxes(batch["other_tokens"], 0, 1), jnp.swapaxes(batch["other_mask"], 0, 1)
+        is_wrong = jax.lax.map(given, texts).min(0) < own
+        return (is_wrong * batch["weight"]).sum(), batch["weight"].sum()
+
+    return loss
+
+
+def picture_loss(
+    model: Transformer,
+    params: Params,
+    text_tokens: Int[Array, "b t"],
+    text_mask: Bool[Array, "b t"],
+    image_tokens: Int[Array, "b n"],
+) -> Float[Array, " b"]:
+    """The loss of each picture given its caption, in nats per image token, without noise."""
+    decoder_inputs = shift_right(image_tokens, model.decoder_start_token_id)
+    logits = model.apply(params, text_tokens, text_mask, decoder_inputs)
+    return cross_entropy(logits, image_tokens).mean(-1)

@@ -24,17 +24,17 @@ EvalLoss = Callable[[PyTree, H], tuple[Array | float, Array | float]]
 
 
 def evaluate_loss(
-    loss: EvalLoss[H], sets: Mapping[str, Callable[[], Iterable[H]]]
+    loss: EvalLoss[H], sets: Mapping[str, Callable[[], Iterable[H]]], name: str = "loss"
 ) -> Callable[[int, TrainState], dict[str, float]]:
-    """An action that returns the mean loss over each set, as eval/<set>/loss. `loss` returns (sum
+    """An action that returns the mean loss over each set, as eval/<set>/<name>. `loss` returns (sum
     over a batch, sum of weights), over all devices if `over_rows.compile_sums` made it."""
 
     def evaluate(step: int, state: TrainState) -> dict[str, float]:
         values = {}
-        for name, batches in sets.items():
+        for set_name, batches in sets.items():
             sums = [loss(state.weights, batch) for batch in batches()]
             total, weight = np.sum(np.array(sums, dtype=np.float64), axis=0)
-            values[f"eval/{name}/loss"] = float(total / weight)
+            values[f"eval/{set_name}/{name}"] = float(total / weight)
         return values
 
     return evaluate

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from data.batches import Batches, eval_batches, open_batches
+from data.batches import Batches, choice_batches, eval_batches, open_batches
 from data.order import hash_of, order, windowed
 from data.records import Records
 
@@ -229,6 +229,32 @@ def test_evaluation_of_a_few_is_spread_over_a_sorted_split() -> None:
         assert abs(sum(x < rows[1000] for x in few) - most / 2) <= 1
     assert len({x % 8 for x in read_most(250)}) == 4  # not one of every eight rows
     assert read_most(5000) == rows.tolist()
+
+
+def test_the_captions_of_other_pictures_do_not_depend_on_the_batches() -> None:
+    """Captions begin with 4 times the number of their example."""
+    records = make_records()
+
+    def others_of(size: int, share: Callable[[int], np.ndarray]) -> dict[int, list[int]]:
+        batches = choice_batches(records, "held_out", size, 3, most=10, share=share)
+        rows = [
+            (int(image[0]), (other[:, 0] // 4).tolist(), mask.sum(-1).tolist())
+            for b in batches
+            for image, other, mask, weight in zip(
+                b["image_tokens"], b["other_tokens"], b["other_mask"], b["weight"], strict=True
+            )
+            if weight
+        ]
+        assert all(lengths == [2, 2, 2] for *_, lengths in rows)
+        return {image: others for image, others, _ in rows}
+
+    found = others_of(7, np.arange)
+    assert len(found) == 10
+    for own, others in found.items():
+        assert len({own, *others}) == 4
+        assert set(others) < set(found)
+    halves = others_of(4, lambda size: np.arange(size // 2))
+    assert halves | others_of(4, lambda size: np.arange(size // 2, size)) == found
 
 
 def test_an_unknown_split_or_size_is_refused() -> None:

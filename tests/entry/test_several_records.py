@@ -19,7 +19,7 @@ def test_a_run_on_two_folders_resumes_and_holds_to_their_weights(
 ) -> None:
     copy, run = tmp_path / "copy", tmp_path / "run"
     shutil.copytree(records_folder, copy)
-    quick = ["--training.eval_every=0", f"--data.validation={copy}"]
+    quick = ["--training.eval_every=0", f"--data.validation={copy}", "--training.eval_captions=2"]
 
     def go(weights: str, steps: int, *more: str) -> None:
         records = f"[{records_folder}:{weights[0]},{copy}:{weights[1]}]"
@@ -29,6 +29,8 @@ def test_a_run_on_two_folders_resumes_and_holds_to_their_weights(
     go("31", 2)
     row = metrics.read(run / "metrics.jsonl")[-1]
     assert {"eval/tone/loss", "eval/validation/loss"} <= set(row)
+    assert {"eval/tone/wrong_caption", "eval/validation/wrong_caption"} <= set(row)
+    assert 0 <= row["eval/validation/wrong_caption"] <= 1
     found = open_checkpoint(run)
     assert found.records == str(records_folder)
     assert found.all_records == [str(records_folder), str(copy)]

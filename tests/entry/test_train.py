@@ -76,6 +76,7 @@ def test_a_run_leaves_all_that_it_takes_to_draw_and_to_judge(
     rows = metrics.read(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert [row["step"] for row in rows if "eval/tone/loss" in row] == [4, 8, 12]
+    assert not any("eval/tone/wrong_caption" in row for row in rows)
     assert {p.name for p in (run / "checkpoints").iterdir() if p.name.isdecimal()} == {
         "5",
         "10",

@@ -11,7 +11,15 @@ import pytest
 
 from model import transformer
 from model.config import ModelConfig
-from model.loss import add_token_noise, cross_entropy, drop_captions, make_loss, shift_right
+from model.loss import (
+    add_token_noise,
+    cross_entropy,
+    drop_captions,
+    make_choice_loss,
+    make_eval_loss,
+    make_loss,
+    shift_right,
+)
 from model.loss_config import LossConfig
 from tests.tiny import first_params
 
@@ -146,3 +154,40 @@ def test_label_smoothing_and_z_loss_are_as_published() -> None:
     expected = -(target * (logits - log_z[..., None])).sum(-1) + 1e-2 * log_z**2
     found = cross_entropy(jnp.float32(logits), jnp.asarray(labels), 0.1, 1e-2)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_caption_is_wrong_if_another_one_makes_the_picture_likelier(tiny: ModelConfig) -> None:
+    """Against the losses of each pair of picture and caption alone."""
+    model, rng = transformer.build(tiny), np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 3.0 * x, model.init(jax.random.key(0)))  # captions matter
+    rows, others = 6, 2
+    texts = rng.integers(2, 20, (rows, 1 + others, tiny.text_length)).astype(np.int32)
+    masks = np.arange(tiny.text_length) < rng.integers(1, tiny.text_length, (rows, 1 + others, 1))
+    image_tokens = rng.integers(0, 20, (rows, tiny.image_length)).astype(np.int32)
+    weight = np.array([1, 1, 1, 1, 1, 0], np.float32)
+    evaluate = jax.jit(make_eval_loss(model))
+
+    def loss_of(row: int, caption: int) -> float:
+        pair: Any = {
+            "text_tokens": texts[row, caption][None],
+            "text_mask": masks[row, caption][None],
+            "image_tokens": image_tokens[row][None],
+            "weight": np.ones(1, np.float32),
+        }
+        return float(evaluate(params, pair)[0])
+
+    losses = np.array([[loss_of(i, j) for j in range(1 + others)] for i in range(rows)])
+    is_wrong = losses[:, 1:].min(1) < losses[:, 0]
+    batch: Any = {
+        "text_tokens": texts[:, 0],
+        "text_mask": masks[:, 0],
+        "other_tokens": texts[:, 1:],
+        "other_mask": masks[:, 1:],
+        "image_tokens": image_tokens,
+        "weight": weight,
+    }
+    found = jax.jit(make_choice_loss(model))(params, batch)
+    assert [float(x) for x in found] == [is_wrong[:5].sum(), 5]
+    assert 0 < is_wrong[:5].sum() < 5
+    same = {**batch, "other_tokens": texts[:, :1], "other_mask": masks[:, :1]}
+    assert float(jax.jit(make_choice_loss(model))(params, same)[0]) == 0

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from config import Config
+from config import Config, TokenTraining
 from optim.config import OptimConfig
 from training.config import ParallelConfig, TrainingConfig
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
@@ -129,10 +129,10 @@ def test_a_schedule_in_examples_is_refused_if_batches_of_a_ramp_are_skipped(
     optim, ramp = OptimConfig(schedule_unit="examples"), ("10:64",)
     message = "optim counts examples .* use --optim.schedule_unit=updates with lengths in updates"
     with pytest.raises(ValueError, match=message):
-        Config(optim=optim, training=TrainingConfig(batch_ramp=ramp, **more))
-    Config(optim=optim, training=TrainingConfig(batch_ramp=ramp))
-    Config(optim=optim, training=TrainingConfig(**more))
-    Config(training=TrainingConfig(batch_ramp=ramp, **more))
+        Config(optim=optim, training=TokenTraining(batch_ramp=ramp, **more))
+    Config(optim=optim, training=TokenTraining(batch_ramp=ramp))
+    Config(optim=optim, training=TokenTraining(**more))
+    Config(training=TokenTraining(batch_ramp=ramp, **more))
     optim = OptimConfig(warmup_steps="1k examples")
     with pytest.raises(ValueError, match=message):
-        Config(optim=optim, training=TrainingConfig(batch_ramp=ramp, **more))
+        Config(optim=optim, training=TokenTraining(batch_ramp=ramp, **more))

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from common.batch import TokenBatch
 from model import transformer
-from model.loss import make_eval_loss, make_loss
+from model.loss import make_choice_loss, make_eval_loss, make_loss
 from model.loss_config import LossConfig
 from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
@@ -125,10 +125,10 @@ def test_a_run_continues_under_another_mode() -> None:
 
 
 @cache
-def evaluated(config: ParallelConfig, size: int) -> float:
+def evaluated(config: ParallelConfig, size: int, make: Any = make_eval_loss) -> float:
     """The mean loss of 13 rows, in batches of `size`."""
     devices, create, _ = program(config)
-    loss = make_eval_loss(transformer.build(MODEL))
+    loss = make(transformer.build(MODEL))
     rows = np.arange(13)
     parts = [batch_at(n) for n in range(2)]
     whole: Any = jax.tree.map(lambda *part: np.concatenate(part)[rows], *parts)
@@ -138,6 +138,8 @@ def evaluated(config: ParallelConfig, size: int) -> float:
             places = start + np.arange(size)
             batch = {name: x[np.minimum(places, 12)] for name, x in whole.items()}
             batch["weight"] = np.asarray(places < 13, np.float32)
+            batch["other_tokens"] = batch["text_tokens"][:, None, ::-1]
+            batch["other_mask"] = batch["text_mask"][:, None]
             yield batch
 
     evaluate = evaluate_loss(over_rows.compile_sums(loss, devices), {"set": batches})
@@ -147,6 +149,13 @@ def evaluated(config: ParallelConfig, size: int) -> float:
 @named([PMAP, ALL, pytest.param(FSDP, marks=pytest.mark.slow)])
 def test_an_evaluation_is_the_same_as_on_one_device(config: ParallelConfig) -> None:
     assert evaluated(config, 8) == pytest.approx(evaluated(ONE, 4), rel=1e-6)
+
+
+@named([PMAP, pytest.param(ALL, marks=pytest.mark.slow)])
+def test_wrong_captions_are_counted_as_on_one_device(config: ParallelConfig) -> None:
+    found = evaluated(config, 8, make_choice_loss)
+    assert found == evaluated(ONE, 4, make_choice_loss)
+    assert 0 < found < 1
 
 
 @named([ONE, PMAP, FSDP, ALL])

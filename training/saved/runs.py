@@ -54,6 +54,7 @@ FREE_ON_RESUME = (
     "training.log_every",
     "training.eval_every",
     "training.eval_examples",
+    "training.eval_captions",
     "grids.",
     "sampling.",
     "choose_sampling",
