@@ -36,6 +36,21 @@ class Result:
     """Seconds of start, evaluation and saving."""
 
 
+@dataclass(frozen=True)
+class Rules:
+    """The rules of a contest that do not change with its entries."""
+
+    target: float
+    margin: float
+    budget: int
+    """Number of tuning trials for each entry and length."""
+    is_higher_better: bool = False
+
+    def distance(self, value: float) -> float:
+        """The distance to the target; negative behind it."""
+        return value - self.target if self.is_higher_better else self.target - value
+
+
 def halton(number: int, dimension: int) -> float:
     """Entry `number` ≥ 0, in 0..1, of the van der Corput sequence in base PRIMES[dimension]. The
     sequence's first entry, 0, is skipped. Halton 1960."""
@@ -74,11 +89,11 @@ def draw(space: Mapping[str, Mapping[str, Any]], number: int) -> dict[str, Any]:
     return settings
 
 
-def holds(values: Sequence[float], target: float, margin: float) -> bool:
-    """True if an entry has reached the target: (target − mean) · √n > margin. The rule of
-    modded-nanogpt's third track, whose margin is 0.004."""
+def holds(values: Sequence[float], rules: Rules) -> bool:
+    """True if an entry has reached the target: (target − mean) · √n > margin, or with the other
+    sign if higher is better. The rule of modded-nanogpt's third track, whose margin is 0.004."""
     mean = float(np.mean(values)) if len(values) else math.inf
-    return math.isfinite(mean) and (target - mean) * math.sqrt(len(values)) > margin
+    return math.isfinite(mean) and rules.distance(mean) * math.sqrt(len(values)) > rules.margin
 
 
 def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
@@ -92,15 +107,15 @@ def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float
     return float(low), float(high)
 
 
-def best_trial(results: Sequence[Result], length: int) -> int | None:
-    """The trial with the lowest mean over the tuning seeds at this length; None if no mean is
+def best_trial(results: Sequence[Result], length: int, rules: Rules) -> int | None:
+    """The trial with the best mean over the tuning seeds at this length; None if no mean is
     finite."""
     values: dict[int, list[float]] = {}
     for result in results:
         if result.kind == "tuning" and result.length == length:
             values.setdefault(result.trial, []).append(result.value)
     finite = {t: float(np.mean(v)) for t, v in values.items() if np.isfinite(np.mean(v))}
-    return min(finite, key=finite.__getitem__) if finite else None
+    return max(finite, key=lambda trial: rules.distance(finite[trial])) if finite else None
 
 
 @dataclass(frozen=True)
@@ -122,11 +137,7 @@ class Score:
 
 
 def score(
-    entry: str,
-    results: Sequence[Result],
-    target: float,
-    margin: float,
-    lengths: Sequence[int] = (),
+    entry: str, results: Sequence[Result], rules: Rules, lengths: Sequence[int] = ()
 ) -> Score:
     """The score of one entry. Only runs of kind "score" count. If the target is missed at every
     length, steps and seconds are infinite, or NaN if runs of one of `lengths` are still missing.
@@ -145,24 +156,24 @@ def score(
         runs = [result for result in scored if result.length == length]
         values = [result.value for result in runs]
         means[length] = (float(np.mean(values)), *interval(values), len(values))
-        if steps == math.inf and holds(values, target, margin):
+        if steps == math.inf and holds(values, rules):
             steps = float(length)
             seconds = float(np.mean([result.train_seconds for result in runs]))
     if steps == math.inf and set(lengths) - set(means):
         steps = seconds = math.nan
     average = lambda name: float(np.mean([getattr(result, name) for result in scored or of_entry]))  # noqa: E731
     times = average("compile_seconds"), average("other_seconds")
-    return Score(entry, steps, seconds, means, *times, _tuned(of_entry))
+    return Score(entry, steps, seconds, means, *times, _tuned(of_entry, rules))
 
 
-def _tuned(results: Sequence[Result]) -> dict[int, tuple[int, int, float]]:
+def _tuned(results: Sequence[Result], rules: Rules) -> dict[int, tuple[int, int, float]]:
     """Length → (number of trials, best trial, its mean value), from one entry's tuning runs."""
     tuned = {}
     for length in sorted({result.length for result in results if result.kind == "tuning"}):
         of_length = [
             result for result in results if result.kind == "tuning" and result.length == length
         ]
-        if (best := best_trial(of_length, length)) is not None:
+        if (best := best_trial(of_length, length, rules)) is not None:
             value = float(np.mean([result.value for result in of_length if result.trial == best]))
             tuned[length] = (len({result.trial for result in of_length}), best, value)
     return tuned
@@ -182,22 +193,23 @@ def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) 
     return dict(zip(times, areas.tolist(), strict=True))
 
 
-def describe(scores: Sequence[Score], target: float, margin: float, budget: int) -> str:
+def describe(scores: Sequence[Score], rules: Rules) -> str:
     """The rules and the table as Markdown, with the fastest entry first."""
     lengths = sorted({length for score in scores for length in score.means})
     names = ["entry", "steps to target", "seconds", *(f"after {length}" for length in lengths)]
     names += ["compiling, s", "other, s"]
     lines = [
-        f"Target {target}, {budget} quasi-random trials of tuning for each entry and length. Each "
-        "length has its own learning rate decay. A length is judged only at its end, which is the "
-        f"same for all seeds. An entry holds if (target − mean) · √n > {margin}. Seeds of tuning "
-        "do not count. Seconds are those of the updates; compilation has its own column, and so "
-        "have start, evaluation and saving (other). In brackets: 95 % bootstrap interval.",
+        f"Target {rules.target}, {rules.budget} quasi-random trials of tuning for each entry and "
+        "length. Each length has its own learning rate decay. A length is judged only at its end, "
+        "which is the same for all seeds. An entry holds if "
+        f"({_difference(rules)}) · √n > {rules.margin}. Seeds of tuning do not count. Seconds are "
+        "those of the updates; compilation has its own column, and so have start, evaluation and "
+        "saving (other). In brackets: 95 % bootstrap interval.",
         "",
         f"| {' | '.join(names)} |",
         "| --- " * len(names) + "|",
     ]
-    for score in sorted(scores, key=_rank):
+    for score in sorted(scores, key=lambda score: _rank(score, rules)):
         cells = [
             "–"
             if length not in score.means
@@ -246,10 +258,14 @@ def describe_areas(contests: Sequence[Sequence[Score]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rank(score: Score) -> tuple[float, float, float, str]:
-    """A sort key: fewest updates first, then least time, then the lowest mean after the longest
+def _difference(rules: Rules) -> str:
+    return "mean − target" if rules.is_higher_better else "target − mean"
+
+
+def _rank(score: Score, rules: Rules) -> tuple[float, float, float, str]:
+    """A sort key: fewest updates first, then least time, then the best mean after the longest
     training."""
-    last = score.means[max(score.means)][0] if score.means else math.inf
+    last = -rules.distance(score.means[max(score.means)][0]) if score.means else math.inf
     steps = math.inf if math.isnan(score.steps) else score.steps
     return steps, 0.0 if math.isnan(score.seconds) else score.seconds, last, score.entry
 

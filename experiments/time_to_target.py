@@ -31,10 +31,12 @@ from typing import NamedTuple
 import numpy as np
 
 from command_line.parser import run
+from common import clone
 from common.files import write_bytes
 from common.json_files import Json
 from experiments.contest import (
     Result,
+    Rules,
     Score,
     best_trial,
     describe,
@@ -49,6 +51,9 @@ from trials.one_process import train_here
 from weights.yaml_files import read_yaml
 
 LOG, TABLE = "runs.jsonl", "table.md"
+PROGRAMS = {"train.py": ("train.py",), "vqgan.train": ("-m", "vqgan.train")}
+"""Trainer of a contest → the words of its command behind `python`."""
+GOALS = ("minimize", "maximize")
 
 
 class Job(NamedTuple):
@@ -92,8 +97,12 @@ class TimeToTargetConfig:
 class Contest:
     """The content of a contest's file."""
 
+    program: str
+    """The trainer, one of PROGRAMS."""
     workload: str
     metric: str
+    goal: str
+    """minimize or maximize"""
     target: float
     margin: float
     budget: int
@@ -102,7 +111,13 @@ class Contest:
     tuning_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     entries: Mapping[str, Json]
-    """Name → `settings`, which are fixed, and `space`, from which the others are drawn."""
+    """Name → `settings`, which are fixed, and `space`, from which the others are drawn. In the file
+    this can be the path of a file with the entries, which several contests share."""
+
+    @property
+    def rules(self) -> Rules:
+        """The rules by which the results are judged."""
+        return Rules(self.target, self.margin, self.budget, self.goal == "maximize")
 
 
 def read_contest(path: Path) -> Contest:
@@ -112,9 +127,14 @@ def read_contest(path: Path) -> Contest:
     if set(values) != set(names):
         odd = sorted(set(values) ^ set(names))
         raise ValueError(f"{path}: {', '.join(odd)}: a contest has {', '.join(names)}")
+    if isinstance(values["entries"], str):
+        values["entries"] = read_yaml(clone.find(values["entries"]))
     for name in ("lengths", "tuning_seeds", "seeds"):
         values[name] = tuple(values[name])
     contest = Contest(**values)
+    for name, known in (("program", tuple(PROGRAMS)), ("goal", GOALS)):
+        if values[name] not in known:
+            raise ValueError(f"{path}: {name} {values[name]!r} is none of {', '.join(known)}")
     if both := set(contest.seeds) & set(contest.tuning_seeds):
         raise ValueError(f"{path}: seeds {sorted(both)} are used for tuning and for the score")
     for name, entry in contest.entries.items():
@@ -141,6 +161,11 @@ def _finish(
     """Make the missing runs of a contest, then write and print its table. With `programs` all runs
     are in this process and share compiled programs; with None each has a separate process."""
     contest = read_contest(path)
+    if programs is not None and contest.program != "train.py":
+        raise ValueError(
+            f"{path}: only runs of train.py can share a process, not those of {contest.program}; "
+            "omit --one_process"
+        )
     out, runs = Path(config.out) / path.stem, Path(config.runs) / path.stem
     if unknown := set(config.entries) - set(contest.entries):
         known = ", ".join(contest.entries)
@@ -177,7 +202,8 @@ def jobs(contest: Contest, names: Sequence[str], done: Sequence[Result]) -> Iter
     for seed in contest.seeds:
         for length in contest.lengths:
             for entry in names:
-                trial = best_trial([result for result in done if result.entry == entry], length)
+                of_entry = [result for result in done if result.entry == entry]
+                trial = best_trial(of_entry, length, contest.rules)
                 job = Job(entry, "score", length, -1 if trial is None else trial, seed)
                 if trial is not None and job not in known:
                     yield job
@@ -191,7 +217,7 @@ def command_of(contest: Contest, job: Job, folder: Path) -> list[str]:
     shown = lambda value: value if isinstance(value, str) else json.dumps(value)  # noqa: E731
     flags = [f"--{name}={shown(value)}" for name, value in (settings | fixed).items()]
     return [
-        *("python", "train.py", f"--config={contest.workload}", *flags),
+        *("python", *PROGRAMS[contest.program], f"--config={contest.workload}", *flags),
         *(f"--name={job.entry}", f"--output_dir={folder}"),
     ]
 
@@ -260,14 +286,13 @@ def read_log(path: Path) -> list[Result]:
 def make_table(contest: Contest, results: Sequence[Result]) -> str:
     """The table of a contest's results, as Markdown."""
     scores = scores_of(contest, results)
-    return describe(scores, contest.target, contest.margin, contest.budget)
+    return describe(scores, contest.rules)
 
 
 def scores_of(contest: Contest, results: Sequence[Result]) -> list[Score]:
     """The scores of the entries that have runs."""
     names = [name for name in contest.entries if any(result.entry == name for result in results)]
-    target, margin, lengths = contest.target, contest.margin, contest.lengths
-    return [score(name, results, target, margin, lengths) for name in names]
+    return [score(name, results, contest.rules, contest.lengths) for name in names]
 
 
 if __name__ == "__main__":

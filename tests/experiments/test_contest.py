@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from command_line.parser import parse_config
 from config import Config
 from experiments.contest import (
     Result,
+    Rules,
     best_trial,
+    describe,
     draw,
     halton,
     holds,
@@ -33,9 +36,16 @@ from experiments.time_to_target import (
     read_contest,
     read_log,
 )
+from vqgan.run_config import VQGANRunConfig
 
 ROOT = Path(__file__).parent.parent.parent
 CONTESTS = sorted((ROOT / "experiments" / "contests").glob("*.yaml"))
+STARTER = ROOT / "experiments" / "contests" / "starter.yaml"
+STARTS: dict[str, tuple[list[str], Any]] = {
+    "train.py": (["python", "train.py"], Config),
+    "vqgan.train": (["python", "-m", "vqgan.train"], VQGANRunConfig),
+}
+"""Program of a contest → the beginning of its commands, its configuration."""
 
 
 def result(kind: str, length: int, seed: int, value: float, trial: int = 0) -> Result:
@@ -66,10 +76,15 @@ def test_trials_are_drawn_within_their_ranges() -> None:
 
 def test_an_entry_holds_by_the_published_rule() -> None:
     """(target − mean) · √n > margin: 0.0015 · 2 is not more than 0.004; 0.0025 · 2 is."""
-    assert not holds([3.2785] * 4, 3.28, 0.004)
-    assert holds([3.2775] * 4, 3.28, 0.004)
-    assert not holds([3.0, math.inf], 3.28, 0.004)
-    assert not holds([], 3.28, 0.004)
+    rules = Rules(3.28, 0.004, 3)
+    assert not holds([3.2785] * 4, rules)
+    assert holds([3.2775] * 4, rules)
+    assert not holds([3.0, math.inf], rules)
+    assert not holds([], rules)
+    higher = Rules(3.28, 0.004, 3, is_higher_better=True)
+    assert holds([3.2825] * 4, higher)
+    assert not holds([3.2815] * 4, higher)
+    assert not holds([math.inf] * 4, higher)
 
 
 def test_an_interval_is_near_that_of_the_normal_distribution() -> None:
@@ -86,17 +101,36 @@ def test_the_score_is_the_shortest_length_that_holds_at_its_own_end() -> None:
         *(result("score", 100, s, 3.6, 1) for s in (1, 2)),
         *(result("score", 200, s, 3.4, 1) for s in (1, 2)),
     ]
-    found = score("adamw", results, target=3.5, margin=0.004)
+    rules = Rules(3.5, 0.004, 3)
+    found = score("adamw", results, rules)
     assert (found.steps, found.seconds) == (200, 2000)
     assert found.means[100][0] == pytest.approx(3.6)
-    assert best_trial(results, 100) == 1
+    assert best_trial(results, 100, rules) == 1
     assert found.tuned == {100: (3, 1, 3.5)}
-    missed = score("adamw", results, target=3.0, margin=0.004)
-    assert math.isinf(missed.steps)
-    assert math.isnan(score("adamw", results, 3.0, 0.004, lengths=(100, 200, 300)).steps)
-    assert score("adamw", results, 3.5, 0.004, lengths=(100, 200, 300)).steps == 200
+    far = Rules(3.0, 0.004, 3)
+    assert math.isinf(score("adamw", results, far).steps)
+    assert math.isnan(score("adamw", results, far, lengths=(100, 200, 300)).steps)
+    assert score("adamw", results, rules, lengths=(100, 200, 300)).steps == 200
     with pytest.raises(ValueError, match=r"seeds \[1\] are used for tuning and for the score"):
-        score("adamw", [*results, result("tuning", 100, 1, 3.4)], 3.5, 0.004)
+        score("adamw", [*results, result("tuning", 100, 1, 3.4)], rules)
+
+
+def test_where_higher_is_better_the_signs_turn() -> None:
+    rules = Rules(20.0, 0.1, 3, is_higher_better=True)
+    low, high = (
+        [
+            *(result("tuning", 100, 0, v, t) for t, v in enumerate([18.0, at, -math.inf])),
+            *(result("score", 100, s, at, 1) for s in (1, 2)),
+        ]
+        for at in (19.0, 21.0)
+    )
+    assert best_trial(high, 100, rules) == 1
+    assert math.isinf(score("adamw", low, rules).steps)
+    assert score("adamw", high, rules).steps == 100
+    scores = [replace(score("adamw", low, rules), entry="low"), score("adamw", high, rules)]
+    text = describe(scores, rules)
+    assert "(mean − target) · √n > 0.1" in text
+    assert text.index("| adamw |") < text.index("| low |")
 
 
 def test_areas_are_those_of_the_profiles() -> None:
@@ -113,7 +147,7 @@ def test_areas_are_those_of_the_profiles() -> None:
 
 
 def test_the_remaining_runs_follow_from_the_log_and_end(tmp_path: Path) -> None:
-    contest = read_contest(CONTESTS[0])
+    contest = read_contest(STARTER)
     done: list[Result] = []
     names = ("adamw", "sgd")
     while (job := next(jobs(contest, names, done), None)) is not None:
@@ -134,7 +168,9 @@ def test_every_entry_s_command_is_understood(path: Path, monkeypatch: pytest.Mon
     for entry in contest.entries:
         for trial in range(contest.budget):
             words = command_of(contest, Job(entry, "score", 150, trial, 7), Path("runs/x"))
-            config = parse_config(Config, words[2:])
+            start, own = STARTS[contest.program]
+            assert words[: len(start)] == start
+            config = parse_config(own, words[len(start) :])
             assert (config.training.steps, config.seed) == (150, 7)
 
 
@@ -143,7 +179,7 @@ def test_times_leave_compilation_and_evaluation_out(tmp_path: Path) -> None:
     rows = [{"step": n + 1, "hours": 0.1, "time/step_ms": t} for n, t in enumerate(times)]
     rows[-1]["eval/tone/loss"] = 3.5
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    contest = read_contest(CONTESTS[0])
+    contest = read_contest(STARTER)
     assert measured(contest, tmp_path, True, 9.0) == {
         "value": 3.5,
         "train_seconds": 0.42,
@@ -157,13 +193,25 @@ def test_the_command_makes_the_table_and_refuses_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = {**result("score", 150, 101, 3.9).__dict__, "command": "python train.py"}
-    contest, own = str(CONTESTS[0]), tmp_path / CONTESTS[0].stem
+    contest, own = str(STARTER), tmp_path / STARTER.stem
     own.mkdir()
     (own / LOG).write_text(json.dumps(line) + "\n")
     main(TimeToTargetConfig((contest,), out=str(tmp_path), table=True))
     assert (own / TABLE).read_text() == capsys.readouterr().out.removesuffix("\n")
     with pytest.raises(ValueError, match="has no entry adagrad; there are sgd"):
         main(TimeToTargetConfig((contest,), entries=("adagrad",), table=True))
+    text = STARTER.read_text()
+    for old, new, message in (
+        ("goal: minimize", "goal: lower", "goal 'lower' is none of minimize, maximize"),
+        ("program: train.py", "program: x.py", "program 'x.py' is none of train.py, vqgan.train"),
+    ):
+        (tmp_path / "wrong.yaml").write_text(text.replace(old, new))
+        with pytest.raises(ValueError, match=message):
+            read_contest(tmp_path / "wrong.yaml")
+    of_vqgan = tmp_path / "of_vqgan.yaml"
+    of_vqgan.write_text(text.replace("program: train.py", "program: vqgan.train"))
+    with pytest.raises(ValueError, match="only runs of train.py can share a process"):
+        main(TimeToTargetConfig((str(of_vqgan),), out=str(tmp_path), one_process=True))
     (own / LOG).write_text('{"entry": 1}\n')
     with pytest.raises(ValueError, match="line 1 is damaged"):
         read_log(own / LOG)
@@ -178,8 +226,8 @@ def test_several_contests_end_with_the_areas(
         "one": {"adamw": {100: 2.0}, "adam": {100: 9.0, 200: 2.0}},
         "two": {"adamw": {100: 9.0, 200: 9.0}, "adam": {100: 2.0}},
     }
-    text = CONTESTS[0].read_text()
-    assert (read_contest(CONTESTS[0]).target, read_contest(CONTESTS[0]).lengths) == (
+    text = STARTER.read_text()
+    assert (read_contest(STARTER).target, read_contest(STARTER).lengths) == (
         2.32,
         (100, 200),
     )
@@ -201,7 +249,7 @@ def test_several_contests_end_with_the_areas(
 
 def test_seconds_that_were_not_measured_are_called_so() -> None:
     one = Result("adamw", "score", 100, 1, 0, 2.0, math.nan, math.nan, math.nan)
-    contest = read_contest(CONTESTS[0])
+    contest = read_contest(STARTER)
     assert "| adamw | 100 | not measured |" in make_table(contest, [one])
 
 
