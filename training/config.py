@@ -27,6 +27,9 @@ class TrainingConfig:
     epochs: float = 0.0
     """Length in passes over the training examples, in place of training.steps. It is converted to
     updates, rounded up. 0 = training.steps decides."""
+    least_steps: int = 0
+    """With training.epochs: make at least so many updates, since passes over few examples are few
+    updates."""
     batch_size: int = 32
     """Examples per update, over all devices and micro-batches."""
     batch_ramp: tuple[str, ...] = ()
@@ -118,7 +121,16 @@ class TrainingConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
         check_least(
-            *(self, "training", 0, "log_every", "eval_every", "eval_examples", "norms_every"),
+            *(
+                self,
+                "training",
+                0,
+                "least_steps",
+                "log_every",
+                "eval_every",
+                "eval_examples",
+                "norms_every",
+            ),
             *("spike_patience", "rollback_batches", "bad_update_budget"),
         )
         check_least(self, "training", 1, "observe_every")

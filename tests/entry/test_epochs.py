@@ -28,6 +28,9 @@ def test_passes_become_the_least_updates_that_hold_them() -> None:
     assert steps(96, epochs=0.01, batch_size=32) == 1
     assert steps(30, epochs=0.1, batch_size=1) == 3  # in floats 0.1 · 30 is more than 3
     assert steps(7, steps=12) == 12
+    assert steps(96, epochs=2.0, batch_size=32, least_steps=10) == 10
+    assert steps(96, epochs=9.0, batch_size=32, least_steps=10) == 27
+    assert steps(7, steps=12, least_steps=20) == 12
 
 
 def test_growing_batches_hold_as_many_passes() -> None:
@@ -109,3 +112,10 @@ def test_a_run_counts_passes_says_so_and_continues_to_more(
     assert "step 4; a larger --training.epochs trains on" in capsys.readouterr().out
     train.main(parse_config(Config, [*words, "--training.epochs=1.2"]))
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    capsys.readouterr()
+    least = ["--training.epochs=1", "--training.least_steps=6"]
+    for _ in range(2):
+        train.main(parse_config(Config, [*words, *least]))
+    shown = capsys.readouterr()
+    assert "1 passes over 31 examples are at most training.least_steps: 6 updates" in shown.err
+    assert "step 6; a larger --training.least_steps trains on" in shown.out

@@ -170,7 +170,7 @@ def test_own_pictures_go_from_a_folder_to_a_drawing(
         prompts=["tan bar 3"],
         records=str(tmp_path / "records"),
         run=str(tmp_path / "run"),
-        flags=[*SMALL, *SAME_MODEL, "--grids.every=0"],
+        flags=[*SMALL, *SAME_MODEL, "--grids.every=0", "--training.least_steps=0"],
     )
     monkeypatch.setattr(choosing, "PAIRS", choosing.PAIRS[:2])  # each compiles a program
     shown, printed = run_cells(notebook, monkeypatch)

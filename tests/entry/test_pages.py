@@ -41,6 +41,7 @@ SMALL = {
     "train.py": [
         *TINY,
         "--training.epochs=1",
+        "--training.least_steps=0",
         "--training.batch_size=8",
         "--grids.every=0",
         "--choose_sampling=false",

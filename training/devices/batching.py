@@ -94,7 +94,8 @@ def make_plan(training: TrainingConfig) -> BatchPlan:
 
 def in_updates(config: C, examples: int) -> C:
     """The configuration with training.epochs, if it is set, converted to training.steps: the
-    smallest number of updates that make up this many passes over the examples.
+    smallest number of updates that make up this many passes over the examples, or
+    training.least_steps if that is more.
 
     Raises:
         ValueError: the number of examples is unknown (0).
@@ -106,6 +107,7 @@ def in_updates(config: C, examples: int) -> C:
         raise ValueError("training.epochs: this trainer cannot count passes; give training.steps")
     wanted = math.ceil(round(training.epochs * examples, 6))  # 0.1 · 30 is a little more than 3
     steps = updates_for(max(wanted, 1), make_plan(training).examples)
+    steps = max(steps, training.least_steps)
     return replace(config, training=replace(training, steps=steps, epochs=0.0))
 
 

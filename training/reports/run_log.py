@@ -66,7 +66,9 @@ class RunLog:
 
     def already_finished(self, step: int) -> None:
         """Report that there is nothing left to train."""
-        more = f"--training.{'epochs' if self._epochs else 'steps'}"
+        training = self._config.training
+        by_passes = "least_steps" if step == training.least_steps else "epochs"
+        more = f"--training.{by_passes if self._epochs else 'steps'}"
         print(f"{self._run.folder} is finished at step {step}; a larger {more} trains on")
 
     @contextlib.contextmanager
@@ -91,5 +93,8 @@ class RunLog:
             print(range_test.report(folder, metrics.read(folder / "metrics.jsonl")), flush=True)
 
     def _describe_length(self) -> str:
-        steps, examples = self._config.training.steps, self._recipe.examples
-        return f"{self._epochs:g} passes over {examples:,} examples are {steps:,} updates"
+        training, examples = self._config.training, self._recipe.examples
+        passes = f"{self._epochs:g} passes over {examples:,} examples are"
+        if training.steps == training.least_steps:
+            return f"{passes} at most training.least_steps: {training.steps:,} updates"
+        return f"{passes} {training.steps:,} updates"

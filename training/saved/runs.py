@@ -44,6 +44,7 @@ FREE_ON_RESUME = (
     "data.validation",  # evaluated only
     "training.steps",
     "training.epochs",
+    "training.least_steps",
     "training.micro_batch_size",  # up to rounding
     "training.skip_batches",  # only future batches; written into the logbook
     "training.bad_update_budget",
