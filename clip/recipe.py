@@ -24,7 +24,7 @@ from common.batch import PairBatch, TokenBatch
 from common.files import write_text
 from common.filling import batches_of
 from common.pixels import to_bytes, to_floats
-from common.settings import check_least, check_multiple
+from common.settings import check_float32, check_least, check_multiple
 from common.split_names import TRAIN
 from data.batches import eval_batches
 from data.batches import open_batches as open_training
@@ -115,6 +115,12 @@ class ClipRunConfig(RunConfig):
     """Random changes of the pictures in training."""
     data: ClipData = field(default_factory=ClipData)
     """The token records."""
+
+    def __post_init__(self) -> None:
+        if self.optim.adapters.rank:
+            raise ValueError("optim.adapters are for train.py; here use --optim.train_only")
+        super().__post_init__()
+        check_float32(self.training, "python -m clip.train", "compute_dtype")
 
 
 def make_recipe(config: ClipRunConfig) -> Recipe[PairBatch]:

@@ -56,6 +56,16 @@ def check_multiple(name: str, number: int, of: str, part: int) -> None:
         raise ValueError(f"{name} {number} is not a multiple of {of} {part}{tries}")
 
 
+def check_float32(training: object, trainer: str, *names: str) -> None:
+    """Raise ValueError if one of these precisions is not float32, the only one of a trainer."""
+    for name in names:
+        if (dtype := getattr(training, name)) != "float32":
+            raise ValueError(
+                f"training.{name} {dtype} is for train.py; {trainer} has float32 only: use "
+                f"--training.{name}=float32"
+            )
+
+
 def to_tree(config: Any) -> SettingsTree:
     """A configuration as nested dicts of plain values."""
     return dataclasses.asdict(config)

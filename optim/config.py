@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from common.settings import check_least
 from optim.lengths import Length, Unit, parse_length
-from optim.paths import parse_rate
+from optim.paths import matches, parse_rate
 
 Optimizer = Literal[
     "sgd",
@@ -249,6 +249,10 @@ class OptimConfig:
     def trained(self) -> tuple[str, ...]:
         """Patterns of the only parameter paths that are trained; none = all."""
         return (f"{ADAPTERS}/*", *self.train_only) if self.adapters.rank else self.train_only
+
+    def trains(self, path: str) -> bool:
+        """True if the parameter of this path is trained."""
+        return (not self.trained or matches(path, self.trained)) and not matches(path, self.freeze)
 
     @property
     def averages(self) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from common.settings import check_least
+from common.settings import check_float32, check_least
 from training.config import CheckpointConfig, GridsConfig, OnSpike, RunConfig, TrainingConfig
 from vqgan.config import DiscriminatorConfig, LossConfig, QuantizerConfig, VQGANConfig
 from vqgan.sets import PicturesConfig
@@ -67,9 +67,10 @@ class VQGANRunConfig(RunConfig):
     """Initialisation of the codebook, and revival of its unused codes."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.optim.adapters.rank:
             raise ValueError("optim.adapters are for train.py; here use --optim.train_only")
+        super().__post_init__()
+        check_float32(self.training, "python -m vqgan.train", "compute_dtype", "param_dtype")
         if self.quantizer.fixed:
             self._check_fixed()
         if self.training.epochs:  # the updates are not counted yet: checked when they are
@@ -78,6 +79,7 @@ class VQGANRunConfig(RunConfig):
             self._check_adversarial()
         if self.model.lookup != "fsq":
             self._check_codebook()
+            self._check_frozen_codebook()
 
     def _check_adversarial(self) -> None:
         begin, steps = self.loss.adversarial_from, self.training.steps
@@ -127,3 +129,14 @@ class VQGANRunConfig(RunConfig):
                 f"quantizer.refresh_pictures {pictures} × {per_picture} tokens are fewer than "
                 f"model.codebook_size {codes}; try --quantizer.refresh_pictures={enough}"
             )
+
+    def _check_frozen_codebook(self) -> None:
+        """Raise ValueError if the codebook is frozen, and would be renewed all the same."""
+        warmup, every = self.quantizer.warmup(self.training.steps), self.quantizer.refresh_every
+        if self.quantizer.fixed or self.optim.trains("codebook") or not (warmup or every):
+            return
+        raise ValueError(
+            f"optim.freeze or train_only keeps the codebook as it is, but quantizer has {warmup} "
+            f"warmup_steps, after which it is a new one, and refresh_every {every}; add "
+            "--quantizer.warmup_steps=0 --quantizer.refresh_every=0, or let the codebook be trained"
+        )

@@ -72,6 +72,18 @@ def test_an_end_token_of_number_two_is_meant(run_of_clip: Path, tmp_path: Path) 
     assert (read.end_id, read.has_start) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--training.compute_dtype=bfloat16", "--training.compute_dtype=float32"),
+        ("--optim.adapters.rank=2", "adapters are for train.py"),
+    ],
+)
+def test_what_only_the_transformer_has_is_refused(flag: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        parse_config(ClipRunConfig, [flag])
+
+
 def test_equal_captions_are_right_for_each_other() -> None:
     images = jnp.eye(4)
     tokens = jnp.array([[5, 1], [5, 1], [6, 1], [7, 1]])

@@ -123,6 +123,25 @@ def test_a_run_without_time_for_a_codebook_is_refused(run_config):
         main(dataclasses.replace(run_config, quantizer=late))
 
 
+@pytest.mark.parametrize("setting", ["compute_dtype", "param_dtype"])
+def test_another_precision_is_refused(run_config, setting):
+    """The layers are float32 only: a bfloat16 kernel would stop inside a convolution."""
+    half = dataclasses.replace(run_config.training, **{setting: "bfloat16"})
+    with pytest.raises(ValueError, match=f"--training.{setting}=float32"):
+        dataclasses.replace(run_config, training=half)
+
+
+@pytest.mark.parametrize("frozen", [{"freeze": ("code*",)}, {"train_only": ("decoder/*",)}])
+def test_a_frozen_codebook_is_not_renewed(run_config, frozen):
+    optim = OptimConfig(**frozen)
+    for warmup, every in ((2, 0), (0, 2)):
+        renewed = QuantizerConfig(warmup_steps=warmup, refresh_every=every, refresh_pictures=32)
+        with pytest.raises(ValueError, match=f"{warmup} warmup_steps.* refresh_every {every}"):
+            dataclasses.replace(run_config, optim=optim, quantizer=renewed)
+    kept = QuantizerConfig(warmup_steps=0, refresh_every=0, refresh_pictures=32)
+    dataclasses.replace(run_config, optim=optim, quantizer=kept)
+
+
 @pytest.fixture
 def given(tmp_path):
     """A folder of weights to start from, and its content."""
