@@ -121,17 +121,8 @@ class TrainingConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
         check_least(
-            *(
-                self,
-                "training",
-                0,
-                "least_steps",
-                "log_every",
-                "eval_every",
-                "eval_examples",
-                "norms_every",
-            ),
-            *("spike_patience", "rollback_batches", "bad_update_budget"),
+            *(self, "training", 0, "least_steps", "log_every", "eval_every", "eval_examples"),
+            *("norms_every", "spike_patience", "rollback_batches", "bad_update_budget"),
         )
         check_least(self, "training", 1, "observe_every")
         for text in self.skip_batches:

@@ -29,13 +29,8 @@ MOST = 32
 FREE = {
     *("output_dir", "name", "note", "seed", "grids", "checkpoint", "tracker", "sampling"),
     *("allow_changes", "init_from", "branch_from", "choose_sampling", "data.validation"),
-    *(
-        "training.steps",
-        "training.epochs",
-        "training.least_steps",
-        "training.eval_every",
-        "training.log_every",
-    ),
+    *("training.steps", "training.epochs", "training.least_steps"),
+    *("training.eval_every", "training.log_every"),
     *("optim.learning_rate", "optim.schedule", "optim.decay_fraction", "optim.decay_steps"),
     *("optim.decay_shape", "optim.final_fraction", "optim.power", "optim.rsqrt_steps"),
     *("optim.transition_steps", "optim.transition_begin", "optim.decay_rate", "optim.staircase"),
