@@ -1,5 +1,6 @@
 """Actions of hooks (training/loop.py) that every trainer uses: evaluation and distance."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -42,7 +43,11 @@ def evaluate_loss(
 
 def measure_distance(start: Callable[[], PyTree]) -> Callable[[int, TrainState], dict[str, float]]:
     """An action that returns the L2 distance of the parameters from `start()`, as look/distance.
-    `start` is called once, when the hook is first due."""
+
+    `start` is called once, when the hook is first due. If it raises ValueError or OSError, because
+    a resumed run no longer has the weights that it began with, a line says so, and nothing is
+    measured.
+    """
     held: list[PyTree] = []
     away = jax.jit(
         lambda a, b: whole_norm(jax.tree.map(lambda x, y: to_float32(x) - to_float32(y), a, b))
@@ -50,10 +55,20 @@ def measure_distance(start: Callable[[], PyTree]) -> Callable[[int, TrainState],
 
     def measure(step: int, state: TrainState) -> dict[str, float]:
         if not held:
-            held.append(start())
+            held.append(_or_none(start))
+        if held[0] is None:
+            return {}
         return {"look/distance": float(away(state.params, held[0]))}
 
     return measure
+
+
+def _or_none(start: Callable[[], PyTree]) -> PyTree | None:
+    try:
+        return start()
+    except (ValueError, OSError) as error:
+        print(f"look/distance is not measured: {error}", file=sys.stderr, flush=True)
+        return None
 
 
 def distance_hooks(config: RunConfig, recipe: Recipe, devices: Devices) -> list[Hook]:

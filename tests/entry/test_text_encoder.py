@@ -105,11 +105,20 @@ def text_key(ending: str) -> str:
 
 
 def test_the_distance_is_measured_from_the_weights_of_the_encoder(
-    records: Path, t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    records: Path,
+    t5: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """From random weights it would be the distance of T5's weights to them, more than 1."""
+    """From random weights it would be the distance of T5's weights to them, more than 1. Without
+    the encoder's folder, which a resume does not need, nothing is measured."""
     monkeypatch.setattr(placing, "create", placed)
-    words = tiny(records, tmp_path / "run", f"--text_encoder={t5}", "--training.observe=economy")
+    encoder = tmp_path / "encoder"
+    copy_once(t5, encoder)
+    words = tiny(
+        records, tmp_path / "run", f"--text_encoder={encoder}", "--training.observe=economy"
+    )
     config = with_text_encoder(parse_config(Config, words))
     recipe, devices = make_recipe(config), find_devices(config.parallel)
     fresh = placed(make_state(config, recipe.init, recipe.players), devices)
@@ -122,6 +131,10 @@ def test_the_distance_is_measured_from_the_weights_of_the_encoder(
         found = hook.action(0, state)
         assert found is not None
         assert (found["look/distance"] == 0) == expected
+    shutil.rmtree(encoder)
+    (hook,) = distance_hooks(config, recipe, devices)
+    assert [hook.action(n, fresh) for n in range(2)] == [{}, {}]
+    assert capsys.readouterr().err.count("look/distance is not measured: ") == 1
 
 
 def test_tuned_moves_every_part_and_a_run_resumes_without_the_folder(
