@@ -151,10 +151,10 @@ class OptimConfig:
     """adamw (Loshchilov & Hutter 2017, arXiv:1711.05101), adam (the same without weight decay),
     nadamw (with Nesterov's momentum), sgd with momentum, lion (Chen et al. 2023, arXiv:2302.06675),
     adafactor (Shazeer & Stern 2018, arXiv:1804.04235), palm_adafactor (not factored, as PaLM's,
-    arXiv:2204.02311), muon for kernels and adam for the rest (Jordan et al. 2024), shampoo, soap
-    (adam in shampoo's eigenbasis), or schedule_free: adamw without a decay of the learning rate,
-    evaluated at an average of its iterates (Defazio et al. 2024, arXiv:2405.15682); use it with
-    decay_fraction 0."""
+    arXiv:2204.02311), muon for kernels and adam for the rest and for adapters (Jordan et al. 2024),
+    shampoo, soap (adam in shampoo's eigenbasis), or schedule_free: adamw without a decay of the
+    learning rate, evaluated at an average of its iterates (Defazio et al. 2024, arXiv:2405.15682);
+    use it with decay_fraction 0."""
     learning_rate: float = 2e-3
     """Highest learning rate, reached after the warm-up; sgd wants about 100 × adamw's, lion a third
     to a tenth; the adafactors multiply it by each tensor's root mean square (PaLM: 1e-2)."""

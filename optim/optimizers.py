@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from common.trees import is_stacked, map_named
 from optim import shampoo
 from optim.averaging import schedule_free
-from optim.config import OptimConfig, Optimizer
+from optim.config import ADAPTERS, OptimConfig, Optimizer
 from optim.freezing import freeze
 from optim.layers import per_layer
 from optim.paths import Factor, parse_rate
@@ -157,9 +157,13 @@ def _decay_by_squared_rate(weight_decay: float) -> optax.GradientTransformationE
 
 
 def is_decayed(params: PyTree) -> PyTree:
-    """A tree of bools: True for kernels of dense and convolution layers, False for norms, biases
-    and embeddings."""
-    return map_named(lambda name, _: name.split("/")[-1] == "kernel", params)
+    """A tree of bools: True for kernels of dense and convolution layers and for their adapters,
+    False for norms, biases and embeddings."""
+
+    def is_matrix(name: str, leaf: object) -> bool:
+        return name.split("/")[-1] == "kernel" or name.startswith(f"{ADAPTERS}/")
+
+    return map_named(is_matrix, params)
 
 
 def _sides(params: PyTree) -> PyTree:

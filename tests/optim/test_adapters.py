@@ -1,7 +1,7 @@
 """Low-rank adapters: W + (alpha / rank) · a · b, trained while W keeps its bits."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -168,6 +168,20 @@ def test_gradient_and_state_have_the_size_of_the_adapters(tiny: ModelConfig) -> 
     own = sum(leaf.size for leaf in jax.tree.leaves(split(params)[1]))
     state = make_optimizer(replace(OPTIM, name="adam", weight_decay=0.0)).init(params)
     assert sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == 2 * own
+
+
+@pytest.mark.parametrize("is_independent", [False, True])
+def test_weight_decay_reaches_them(tiny: ModelConfig, is_independent: bool) -> None:
+    optim = replace(OPTIM, independent_decay=is_independent)
+    params = shaken(adapted.build(tiny, RANK).init(jax.random.key(0)))
+    optimizer = make_optimizer(optim)
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(still, optimizer.init(params), params)
+    decay = optim.weight_decay / (optim.learning_rate if is_independent else 1.0)
+    (_, own), (base_updates, own_updates) = split(params), split(updates)
+    expected = jax.tree.map(lambda leaf: decay * leaf, own)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), own_updates, expected)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(base_updates))
 
 
 def test_what_is_trained_is_they_and_what_is_named(tiny: ModelConfig) -> None:
