@@ -227,18 +227,17 @@ def describe(scores: Sequence[Score], rules: Rules) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_areas(contests: Sequence[Sequence[Score]]) -> str:
+def describe_areas(contests: Mapping[str, Sequence[Score]]) -> str:
     """The areas under the performance profiles of the entries that all contests share, as
-    Markdown."""
-    names = [score.entry for score in contests[0]]
-    for scores in contests[1:]:
-        names = [name for name in names if name in {score.entry for score in scores}]
+    Markdown. `contests`: name → scores."""
+    shared = set.intersection(*({score.entry for score in scores} for scores in contests.values()))
+    names = [score.entry for score in next(iter(contests.values())) if score.entry in shared]
     tracks = {}
     for track in ("steps", "seconds"):
         times = {
             name: [
                 getattr(score, track)
-                for scores in contests
+                for scores in contests.values()
                 for score in scores
                 if score.entry == name
             ]
@@ -246,8 +245,9 @@ def describe_areas(contests: Sequence[Sequence[Score]]) -> str:
         }
         tracks[track] = profile_areas(times)
     lines = [
-        f"Area under the performance profile over {len(contests)} contests, up to {RATIO:g} times "
-        "the best; AlgoPerf's score. Fewer than three contests say little.",
+        f"Area under the performance profile over {len(contests)} contests "
+        f"({', '.join(contests)}), up to {RATIO:g} times the best; AlgoPerf's score. Fewer than "
+        "three contests say little.",
         "",
         "| entry | steps | seconds |",
         "| --- | --- | --- |",

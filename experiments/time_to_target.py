@@ -50,7 +50,7 @@ from training.update.shared import Programs
 from trials.one_process import train_here
 from weights.yaml_files import read_yaml
 
-LOG, TABLE = "runs.jsonl", "table.md"
+LOG, TABLE, AREAS = "runs.jsonl", "table.md", "areas.md"
 PROGRAMS = {"train.py": ("train.py",), "vqgan.train": ("-m", "vqgan.train")}
 """Trainer of a contest → the words of its command behind `python`."""
 GOALS = ("minimize", "maximize")
@@ -152,7 +152,14 @@ def main(config: TimeToTargetConfig) -> None:
     for name in config.contests:
         scores.append(_finish(Path(name), config, began, programs))
     if len(scores) > 1:
-        print(describe_areas(scores))
+        text = describe_areas(dict(zip(map(_name, config.contests), scores, strict=True)))
+        write_bytes(Path(config.out) / AREAS, text.encode())
+        print(text)
+
+
+def _name(contest: str) -> str:
+    """The name of a contest's file, which its folders have."""
+    return Path(contest).stem
 
 
 def _finish(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from experiments.contest import (
     score,
 )
 from experiments.time_to_target import (
+    AREAS,
     LOG,
     TABLE,
     Job,
@@ -41,6 +43,8 @@ from vqgan.run_config import VQGANRunConfig
 ROOT = Path(__file__).parent.parent.parent
 CONTESTS = sorted((ROOT / "experiments" / "contests").glob("*.yaml"))
 STARTER = ROOT / "experiments" / "contests" / "starter.yaml"
+THREE = ("starter", "openmoji", "vqgan")
+"""The contests of the committed areas."""
 STARTS: dict[str, tuple[list[str], Any]] = {
     "train.py": (["python", "train.py"], Config),
     "vqgan.train": (["python", "-m", "vqgan.train"], VQGANRunConfig),
@@ -245,6 +249,7 @@ def test_several_contests_end_with_the_areas(
     areas = capsys.readouterr().out.split("Area under")[1]
     assert "| adam | 0.8333 | 0.8333 |" in areas
     assert "| adamw | 0.5 | 0.5 |" in areas
+    assert "over 2 contests (one, two), up to 4 times" in (tmp_path / AREAS).read_text()
 
 
 def test_seconds_that_were_not_measured_are_called_so() -> None:
@@ -257,3 +262,12 @@ def test_seconds_that_were_not_measured_are_called_so() -> None:
 def test_a_committed_table_is_that_of_its_log(log: Path) -> None:
     contest = read_contest(ROOT / "experiments" / "contests" / f"{log.parent.name}.yaml")
     assert (log.parent / TABLE).read_text() == make_table(contest, read_log(log))
+
+
+def test_the_committed_areas_are_those_of_the_logs(tmp_path: Path) -> None:
+    committed = ROOT / "results" / "time_to_target"
+    shutil.copytree(committed, tmp_path / "out")
+    (tmp_path / "out" / AREAS).unlink()
+    contests = tuple(f"{ROOT}/experiments/contests/{name}.yaml" for name in THREE)
+    main(TimeToTargetConfig(contests, out=str(tmp_path / "out"), table=True))
+    assert (tmp_path / "out" / AREAS).read_text() == (committed / AREAS).read_text()
