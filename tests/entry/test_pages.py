@@ -72,13 +72,15 @@ def start(program: str, flags: list[str]) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files of a fresh clone. It is the working directory."""
+    """A folder with the files of a fresh clone. It is the working directory, and Pastel finds no
+    other clone: with records/ of one's own beside the tests, a command would begin to train."""
     for name in ("presets", "sweeps", "demo", "demo_large", "experiments", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "vqgan").mkdir()
     for name in ("general", "openmoji"):
         (tmp_path / "vqgan" / name).symlink_to(ROOT / "vqgan" / name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("common.clone.ROOT", tmp_path)
     return tmp_path
 
 
