@@ -32,8 +32,8 @@ from data.records import Records, open_whole
 from data.text.captions import open_captions
 from training.config import CheckpointConfig, OnSpike, RunConfig, TrainingConfig
 from training.devices import placing
-from training.devices.batching import BatchPlan
-from training.devices.devices import Devices
+from training.devices.batching import BatchPlan, micro_batch_size
+from training.devices.devices import Devices, find_devices
 from training.devices.fitting import GB, available_memory
 from training.loop import Hook
 from training.recipe import BatchAt, Recipe, Run
@@ -125,7 +125,8 @@ class ClipRunConfig(RunConfig):
 
 def make_recipe(config: ClipRunConfig) -> Recipe[PairBatch]:
     """The recipe of a configuration; reconstructs all pictures. Raises ValueError if they do not
-    fit in memory, or if patches do not fill a picture."""
+    fit in memory, if patches do not fill a picture, or if a micro-batch is a single pair."""
+    check_pairs(config)
     records = open_whole(config.data.records)
     pictures = reconstruct(records)
     sizes = clip_config(config.model, records, pictures.shape[1])
@@ -143,6 +144,23 @@ def make_recipe(config: ClipRunConfig) -> Recipe[PairBatch]:
         hooks=partial(make_hooks, config, sizes, numbered, pictures),
         finish=partial(finish, sizes, records),
     )
+
+
+def check_pairs(config: ClipRunConfig) -> None:
+    """Raise ValueError if the pictures of a micro-batch have no other caption to be compared with:
+    the loss would always be 0. A device of pmap compares its own pairs, a mesh all of them."""
+    training, devices = config.training, find_devices(config.parallel)
+    shares = devices.num_shares
+    if training.micro_batch_size == "auto":
+        pairs = training.batch_size // shares
+    else:
+        pairs = micro_batch_size(training, devices)
+    if pairs * (shares if devices.mode == "mesh" else 1) < 2:
+        raise ValueError(
+            f"training.batch_size {training.batch_size} on {shares} device(s) is trained in "
+            "micro-batches of 1 pair, so a picture is compared with its own caption only; take a "
+            "larger batch_size, fewer accumulation_steps or devices, or a micro_batch_size above 1"
+        )
 
 
 def open_batches(

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,26 @@ def test_an_end_token_of_number_two_is_meant(run_of_clip: Path, tmp_path: Path) 
 def test_what_only_the_transformer_has_is_refused(flag: str, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         parse_config(ClipRunConfig, [flag])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--training.accumulation_steps=4", "--parallel.devices=1"),
+        ("--training.micro_batch_size=1", "--parallel.devices=2"),
+        ("--parallel.devices=4",),
+        ("--training.micro_batch_size=auto", "--parallel.devices=4"),
+    ],
+)
+def test_a_picture_is_compared_with_more_than_its_own_caption(flags: tuple[str, ...]) -> None:
+    small = parse_config(ClipRunConfig, ["--training.batch_size=4", "--data.records=none", *flags])
+    with pytest.raises(ValueError, match="batch_size 4 on . device.*own caption only"):
+        make_recipe(small)
+    is_one = small.training.micro_batch_size == 1
+    two: dict[str, Any] = {"micro_batch_size": 2} if is_one else {"batch_size": 8}
+    enough = replace(small.training, **two)
+    with pytest.raises(ValueError, match="no token records"):
+        make_recipe(replace(small, training=enough))
 
 
 def test_equal_captions_are_right_for_each_other() -> None:
