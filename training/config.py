@@ -322,7 +322,17 @@ class RunConfig:
             raise ValueError(
                 f"seed {self.seed!s:.20} has more than 32 bits; take 0 to {(1 << 32) - 1}"
             )
-        training = self.training
+        training, saves = self.training, self.checkpoint
+        if training.on_spike == "rollback" and not saves.every:
+            raise ValueError(
+                "training.on_spike rollback goes back to the steps of checkpoint.every, which is "
+                "0; name a number of updates, or use --training.on_spike=skip"
+            )
+        if saves.keep_best and not training.eval_every:
+            raise ValueError(
+                f"checkpoint.keep_best {saves.keep_best} is measured every training.eval_every "
+                "updates, which is 0; name a number"
+            )
         skips = training.skip_batches or training.on_spike == "rollback"
         if self.optim.counts_examples and training.batch_ramp and skips:
             raise ValueError(

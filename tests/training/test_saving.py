@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import pytest
 
-from training.config import CheckpointConfig
+from training.config import CheckpointConfig, RunConfig, TrainingConfig
 from training.saved import saving
 from training.saved.saving import Clock, SaveHook, check_keep_best, to_keep
 from training.saved.steps import first_line
@@ -62,6 +62,22 @@ def test_a_split_that_is_not_held_out_is_reported_at_the_start() -> None:
         check_keep_best(CheckpointConfig(keep_best="eval/a/loss"), [])
     with pytest.raises(ValueError, match="train/loss is not an evaluated metric"):
         CheckpointConfig(keep_best="-train/loss")
+
+
+@pytest.mark.parametrize(
+    ("training", "checkpoint", "zero"),
+    [
+        ({"on_spike": "rollback"}, {"every": 0, "minutes": 5.0}, "checkpoint.every"),
+        ({"eval_every": 0}, {"keep_best": "eval/a/loss"}, "training.eval_every"),
+    ],
+)
+def test_a_setting_that_needs_an_interval_is_refused_without_one(
+    training: dict[str, Any], checkpoint: dict[str, Any], zero: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{zero}.* 0; name a number"):
+        RunConfig(training=TrainingConfig(**training), checkpoint=CheckpointConfig(**checkpoint))
+    RunConfig(training=TrainingConfig(**training))
+    RunConfig(checkpoint=CheckpointConfig(**checkpoint))
 
 
 def test_a_save_is_due_by_updates_by_the_clock_and_for_ever() -> None:
