@@ -24,7 +24,7 @@ from model import statistics
 from model.attention import grid
 from model.config import ModelConfig
 from model.loss import make_choice_loss, make_eval_loss, make_loss
-from model.near_codes import soft_targets
+from model.near_codes import Targets, soft_targets
 from model.transformer import Params, Transformer
 from optim.adapters import split
 from starting import adapted
@@ -71,7 +71,7 @@ def make_recipe(config: Config) -> Recipe[TokenBatch]:
         )
     return Recipe(
         init=model.init,
-        loss=training_loss(config, model, records),
+        loss=training_loss(config, model, sets),
         open_batches=partial(open_batches, config, sets),
         batch_shapes=partial(batch_shapes, config.model),
         depends_on=sets.digests,
@@ -121,16 +121,20 @@ def check_sizes(model: ModelConfig, records: Records) -> None:
             )
 
 
-def training_loss(config: Config, model: Transformer, records: Records) -> Loss[TokenBatch]:
+def training_loss(config: Config, model: Transformer, sets: RecordSets) -> Loss[TokenBatch]:
     """The loss of model/loss.py, with the empty caption and the codebook of the records."""
+    records = sets.first
     tokenizer = captions.open_captions(records.tokenizer_folder)
     tokens, mask, _ = tokenizer.encode([""], config.model.text_length)
     empty_text = jnp.asarray(tokens), jnp.asarray(mask)
     share = config.loss.near_codes
-    targets = None
-    if share:
-        targets = soft_targets(codebook(records.vqgan_folder), share, records.used_codes())
+    targets = near_targets(sets, share) if share else None
     return make_loss(model, empty_text, records.codebook_size, config.loss, targets)
+
+
+def near_targets(sets: RecordSets, share: float) -> Targets:
+    """The targets of loss.near_codes, among the codes that pictures of any folder have."""
+    return soft_targets(codebook(sets.first.vqgan_folder), share, sets.used_codes())
 
 
 def open_batches(

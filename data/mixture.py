@@ -13,7 +13,7 @@ from math import gcd, lcm
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from common import clone
 from common.batch import TokenBatch
@@ -50,6 +50,10 @@ class RecordSets:
     def num_training(self) -> int:
         """The number of training examples in all folders."""
         return sum(len(records.rows(TRAIN)) for records in self.parts)
+
+    def used_codes(self) -> Bool[np.ndarray, " k"]:
+        """True for each code of the VQGAN that a picture of any folder has."""
+        return np.any([records.used_codes() for records in self.parts], axis=0)
 
     @property
     def digests(self) -> dict[str, str]:

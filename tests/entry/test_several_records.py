@@ -1,15 +1,20 @@
 """train.py on several folders of records, with another folder for validation."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import train
 from command_line.parser import parse_config
 from config import Config
+from data.mixture import RecordSets
+from data.records import open_records
 from drawing.opening import open_checkpoint
 from drawing.prompts import known_captions
+from recipe import near_targets
 from tests.entry.test_train import tiny
 from training.reports import metrics
 
@@ -40,3 +45,15 @@ def test_a_run_on_two_folders_resumes_and_holds_to_their_weights(
         go("11", 4)
     go("11", 4, "--allow_changes=data.records")
     assert metrics.read(run / "metrics.jsonl")[-1]["step"] == 4
+
+
+def test_near_codes_are_those_of_any_folder(records_folder: Path) -> None:
+    """The order of the folders does not matter. Few codes are used, so the others count as dead."""
+    whole = open_records(records_folder)
+    low, high = (replace(whole, image_tokens=whole.image_tokens % 3 + n) for n in (0, 20))
+    one, other = (
+        near_targets(RecordSets(sets, (1, 1)), 0.3) for sets in ((low, high), (high, low))
+    )
+    np.testing.assert_array_equal(one.classes, other.classes)
+    np.testing.assert_array_equal(one.shares, other.shares)
+    assert {*range(3), *range(20, 23)} >= set(np.unique(one.classes[20:23]).tolist()) > {20, 21, 22}
