@@ -9,8 +9,6 @@ the settings that differ from the baseline's, the last held-out losses, and its 
 
 import sys
 
-from common.settings import flatten
-
 if __name__ == "__main__":
     if not __package__:  # started as a file, without -m
         sys.path[0] = sys.path[0].rpartition("/")[0]
@@ -25,6 +23,7 @@ from typing import Any
 
 from command_line.parser import run
 from common.files import write_bytes
+from common.settings import flatten
 from training.reports import logbook, metrics
 from weights.yaml_files import read_yaml
 

@@ -10,8 +10,6 @@ table and the plot beside it. Without a folder, all tables and plots are made ag
 
 import sys
 
-from common.settings import flatten
-
 if __name__ == "__main__":
     if not __package__:  # started as a file, without -m
         sys.path[0] = sys.path[0].rpartition("/")[0]
@@ -32,6 +30,7 @@ import numpy as np
 from command_line.parser import run
 from common.files import write_bytes
 from common.json_files import Json, parse_json
+from common.settings import flatten
 from common.svg import Points, plot
 from experiments.influence import chances, shares
 from training.reports import metrics
