@@ -14,7 +14,14 @@ from common.settings import to_tree
 from config import Config
 from data.batches import choice_batches, eval_batches
 from data.config import DataConfig
-from data.mixture import RecordSets, check_alike, first_folder, open_sets, open_training
+from data.mixture import (
+    RecordSets,
+    check_alike,
+    first_folder,
+    folders_of,
+    open_sets,
+    open_training,
+)
 from data.records import Records, compare_splits, open_records, open_whole
 from data.text import captions
 from drawing.choosing import choose_sampling, is_sampling_chosen
@@ -276,7 +283,7 @@ def start_from(config: Config, path: str, fresh: Params) -> tuple[Params, list[s
     lines = [*captions.compare_tokenizers(parts.tokenizer, normalizer, tokenizer, path), *lines]
     lines += compare_splits(source.records, records, path)
     if parts.vqgan.is_dir():
-        opened = open_records(records)
+        opened = [open_records(folder) for folder in folders_of(config.data.records)]
         params, more = translate(params, source.params, config.model, parts.vqgan, opened)
     else:
         more = [f"{path} has no VQGAN beside it: the records' VQGAN is assumed"]

@@ -4,6 +4,7 @@ The codes of the two VQGANs differ. Tokens are translated through pictures: the 
 decodes tokens of the records, and the other VQGAN encodes the result.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,17 +31,23 @@ BATCH = 32
 
 
 def translate(
-    fitted: Params, trained: Params, model: ModelConfig, other_folder: Path, records: Records
+    fitted: Params,
+    trained: Params,
+    model: ModelConfig,
+    other_folder: Path,
+    folders: Sequence[Records],
 ) -> tuple[Params, list[str]]:
     """`fitted` with the rows of the records' image tokens computed from those of `trained`, and a
     line about it; unchanged if the VQGAN of the folder `other_folder` has the records' encoder and
     codebook.
 
-    `trained` are the weights as they were trained, `fitted` the same in the shapes of `model`.
+    `trained` are the weights as they were trained, `fitted` the same in the shapes of `model`. The
+    folders of records have one VQGAN.
 
     Raises:
         ValueError: words share the table of image tokens.
     """
+    records = folders[0]
     if _have_the_same_tokens(other_folder, records.vqgan_folder):
         return fitted, []
     if model.tying == "all":
@@ -48,7 +55,7 @@ def translate(
             f"{records.folder} was encoded with another VQGAN than {other_folder}, and in this "
             f"model words share the table of image tokens; encode with --vqgan {other_folder}"
         )
-    shares = token_shares(records, other_folder)
+    shares = token_shares(folders, other_folder)
     old, new = flatten_dict(trained, sep="/"), flatten_dict(fitted, sep="/")
     for name in TABLES.keys() & new.keys():
         new[name] = _translated(np.asarray(new[name]), np.asarray(old[name]), name, shares)
@@ -59,11 +66,11 @@ def translate(
 
 
 def token_shares(
-    records: Records, other_folder: Path
+    folders: Sequence[Records], other_folder: Path
 ) -> Float32[np.ndarray, "tokens other_tokens"]:
-    """The frequency of each token of the other VQGAN at the positions of each token of the records.
+    """The frequency of each token of the other VQGAN at the positions of each token of all folders.
     Each row sums to 1; a token that did not occur has the mean over all positions."""
-    vqgan, params = pretrained.load(records.vqgan_folder)
+    vqgan, params = pretrained.load(folders[0].vqgan_folder)
     other, other_params = pretrained.load(other_folder)
     other = replace(other, tried_codes=1)  # the means change little, and it is faster
 
@@ -74,13 +81,14 @@ def token_shares(
 
     places = _nearest_places(vqgan.grid_size, other.grid_size)
     counts = np.zeros((vqgan.codebook_size, other.codebook_size), np.float32)
-    rows = records.rows(TRAIN)
-    rows = rows[:: max(1, len(rows) * vqgan.image_length // TOKENS)]
     compiled = jax.jit(read)
-    for batch, count in batches_of(BATCH, len(rows)):
-        tokens = np.asarray(records.image_tokens[rows[batch]], np.int32)
-        seen = np.asarray(compiled(tokens))[:, places]
-        np.add.at(counts, (tokens[:count], seen[:count]), 1)
+    step = max(1, sum(len(part.rows(TRAIN)) for part in folders) * vqgan.image_length // TOKENS)
+    for part in folders:
+        rows = part.rows(TRAIN)[::step]
+        for batch, count in batches_of(BATCH, len(rows)):
+            tokens = np.asarray(part.image_tokens[rows[batch]], np.int32)
+            seen = np.asarray(compiled(tokens))[:, places]
+            np.add.at(counts, (tokens[:count], seen[:count]), 1)
     total = counts.sum(0, keepdims=True)
     counts = np.where(counts.any(1, keepdims=True), counts, total)
     return counts / counts.sum(1, keepdims=True)

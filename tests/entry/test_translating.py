@@ -34,8 +34,8 @@ def renumbered(records: Records, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_shares_follow_a_new_numbering(records: Records, renumbered: Path) -> None:
-    ours = token_shares(records, records.vqgan_folder)
-    theirs = token_shares(records, renumbered)
+    ours = token_shares([records], records.vqgan_folder)
+    theirs = token_shares([records], renumbered)
     np.testing.assert_array_equal(theirs[:, ORDER], ours)
     np.testing.assert_allclose(ours.sum(1), 1, rtol=1e-6)
     assert (ours.max(1) == 1).any()  # some tokens always become the same token
@@ -43,9 +43,9 @@ def test_shares_follow_a_new_numbering(records: Records, renumbered: Path) -> No
 
 def test_rows_are_the_means_of_those_that_paint_alike(records: Records, renumbered: Path) -> None:
     params = first_params(MODEL)
-    translated, (line,) = translate(params, params, MODEL, renumbered, records)
+    translated, (line,) = translate(params, params, MODEL, renumbered, [records])
     assert "each of its 32 image tokens begins as the mean of those that decode alike" in line
-    shares = token_shares(records, renumbered)
+    shares = token_shares([records], renumbered)
     before, after = dict(named_leaves(params)), dict(named_leaves(translated))
     for name, axis in TABLES.items():
         if name in before:
@@ -60,7 +60,7 @@ def test_rows_are_the_means_of_those_that_paint_alike(records: Records, renumber
 def test_nothing_changes_with_the_same_vqgan(records: Records, tmp_path: Path) -> None:
     pretrained.save(tmp_path / "again", *pretrained.load(records.vqgan_folder))
     params = first_params(MODEL)
-    translated, lines = translate(params, params, MODEL, tmp_path / "again", records)
+    translated, lines = translate(params, params, MODEL, tmp_path / "again", [records])
     assert translated is params
     assert not lines
 
@@ -73,7 +73,7 @@ def test_nothing_changes_with_another_decoder_of_the_same_tokens(
     other = replace(config, tried_codes=3)
     pretrained.save(tmp_path / "better", other, {**params, "decoder": decoder})
     start = first_params(MODEL)
-    translated, lines = translate(start, start, MODEL, tmp_path / "better", records)
+    translated, lines = translate(start, start, MODEL, tmp_path / "better", [records])
     assert translated is start
     assert not lines
 
@@ -85,7 +85,7 @@ def test_nothing_changes_with_larger_pictures_of_the_same_tokens(
     larger = replace(config, image_size=2 * config.image_size)
     pretrained.save(tmp_path / "larger", larger, params)
     start = first_params(MODEL)
-    translated, lines = translate(start, start, MODEL, tmp_path / "larger", records)
+    translated, lines = translate(start, start, MODEL, tmp_path / "larger", [records])
     assert translated is start
     assert not lines
 
@@ -96,7 +96,7 @@ def test_a_table_that_words_share_is_refused(records: Records, renumbered: Path)
     )
     params = jax.tree.map(np.asarray, first_params(MODEL))
     with pytest.raises(ValueError, match=f"encode with --vqgan {renumbered}"):
-        translate(params, params, shared, renumbered, records)
+        translate(params, params, shared, renumbered, [records])
 
 
 def test_a_vqgan_of_another_grid_is_read_at_the_nearest_places(
@@ -104,6 +104,18 @@ def test_a_vqgan_of_another_grid_is_read_at_the_nearest_places(
 ) -> None:
     config, params = pretrained.load(records.vqgan_folder)
     pretrained.save(tmp_path / "large", replace(config, image_size=16), params)
-    shares = token_shares(records, tmp_path / "large")
+    shares = token_shares([records], tmp_path / "large")
     assert shares.shape == (32, 32)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
+
+
+def test_tokens_of_every_folder_are_seen(records: Records, renumbered: Path) -> None:
+    """A token that only the second folder has does not begin as the mean of all."""
+    rows = records.rows("train")
+    tokens = np.array(records.image_tokens)
+    tokens[rows] = tokens[rows[0], 0]
+    first = replace(records, image_tokens=tokens)
+    both, alone = (token_shares(some, renumbered) for some in ([first, records], [records]))
+    others = np.setdiff1d(records.image_tokens[rows], first.image_tokens[rows])
+    assert len(others)
+    np.testing.assert_array_equal(both[others], alone[others])
