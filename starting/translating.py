@@ -26,7 +26,8 @@ TABLES = {"image_embedding/tokens": 0, "head/kernel": 1, "logits_bias": 0}
 FREE = ("decoder_blocks", "tried_codes", "image_size")
 """Settings of a VQGAN that leave the meaning of its tokens as it is."""
 TOKENS = 1 << 17
-"""Number of image tokens that are compared: 32 for each of 4,096 codes."""
+"""Most image tokens of a folder that are compared: 32 for each of 4,096 codes. A small folder
+beside a large one is read whole, because it may have codes of its own."""
 BATCH = 32
 
 
@@ -82,9 +83,9 @@ def token_shares(
     places = _nearest_places(vqgan.grid_size, other.grid_size)
     counts = np.zeros((vqgan.codebook_size, other.codebook_size), np.float32)
     compiled = jax.jit(read)
-    step = max(1, sum(len(part.rows(TRAIN)) for part in folders) * vqgan.image_length // TOKENS)
     for part in folders:
-        rows = part.rows(TRAIN)[::step]
+        rows = part.rows(TRAIN)
+        rows = rows[:: max(1, len(rows) * vqgan.image_length // TOKENS)]
         for batch, count in batches_of(BATCH, len(rows)):
             tokens = np.asarray(part.image_tokens[rows[batch]], np.int32)
             seen = np.asarray(compiled(tokens))[:, places]
