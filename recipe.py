@@ -1,6 +1,6 @@
 """The recipe of train.py: trains the text-to-image transformer on token records."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.batch import TokenBatch
+from common.batch import HostBatch, TokenBatch
 from common.files import write_text
 from common.settings import to_tree
 from config import Config
@@ -40,7 +40,7 @@ from starting.translating import translate
 from training.devices import over_rows, placing, processes
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.hooks import evaluate_loss
+from training.hooks import EvalLoss, evaluate_loss
 from training.loop import Hook
 from training.recipe import BatchAt, Recipe, Run
 from training.reports.flops import count_flops
@@ -201,62 +201,39 @@ def make_hooks(
     run: Run,
 ) -> Sequence[Hook]:
     """Hooks that evaluate the sets of `evaluation_sets`, and draw a grid of pictures."""
-    every = config.training.eval_every
-    hooks = [Hook(every, make_evaluation(config, model, evaluated, run))]
-    if config.training.eval_captions:
-        hooks.append(Hook(every, make_caption_choice(config, model, evaluated, run)))
+    every, others = config.training.eval_every, config.training.eval_captions
+    evaluation = partial(make_evaluation, config, evaluated, run)
+    hooks = [Hook(every, evaluation(eval_batches, make_eval_loss(model)))]
+    if others:
+        batches = partial(choice_batches, others=others)
+        hooks.append(Hook(every, evaluation(batches, make_choice_loss(model), "wrong_caption")))
     return [*hooks, Hook(config.grids.every, make_grids(config, model, records, run))]
 
 
 def make_evaluation(
     config: Config,
-    model: Transformer,
     evaluated: Mapping[str, tuple[Records, str | None]],
     run: Run,
+    batches: Callable[..., Iterable[HostBatch]],
+    loss: EvalLoss,
+    name: str = "loss",
 ) -> Callable[[int, TrainState], Mapping[str, float]]:
-    """An action for a hook: the loss on every set of `evaluation_sets`. A device gets at most a
+    """An action for a hook: the mean of `loss` over every set of `evaluation_sets`, as
+    eval/SET/name. `batches` reads a set, as `eval_batches` does. A device gets at most a
     micro-batch at a time."""
-    size, most = evaluated_size(config, run), config.training.eval_examples
+    devices, most = run.devices, max(config.training.eval_examples, 1)
+    size = devices.num_shares * min(run.micro_batch, -(-most // devices.num_shares))
     sets = {
-        name: partial(eval_batches, *where, size, most=max(most, 1), share=run.devices.rows)
-        for name, where in evaluated.items()
+        set_name: partial(batches, *where, size, most=most, share=devices.rows)
+        for set_name, where in evaluated.items()
     }
     compiled = shared.program(
         run.programs,
-        "evaluation",
+        f"evaluation of {name}",
         config,
-        lambda: over_rows.compile_sums(make_eval_loss(model), run.devices),
+        lambda: over_rows.compile_sums(loss, devices),
     )
-    return evaluate_loss(compiled, sets)
-
-
-def make_caption_choice(
-    config: Config,
-    model: Transformer,
-    evaluated: Mapping[str, tuple[Records, str | None]],
-    run: Run,
-) -> Callable[[int, TrainState], Mapping[str, float]]:
-    """An action for a hook: on every set of `evaluation_sets`, the share of pictures that one of
-    training.eval_captions other captions makes likelier than their own."""
-    size, most = evaluated_size(config, run), config.training.eval_examples
-    others, share = config.training.eval_captions, run.devices.rows
-    sets = {
-        name: partial(choice_batches, *where, size, others, most=max(most, 1), share=share)
-        for name, where in evaluated.items()
-    }
-    compiled = shared.program(
-        run.programs,
-        "caption choice",
-        config,
-        lambda: over_rows.compile_sums(make_choice_loss(model), run.devices),
-    )
-    return evaluate_loss(compiled, sets, "wrong_caption")
-
-
-def evaluated_size(config: Config, run: Run) -> int:
-    """Examples in a batch of an evaluation, over all devices: at most a micro-batch for each."""
-    shares, most = run.devices.num_shares, max(config.training.eval_examples, 1)
-    return shares * min(run.micro_batch, -(-most // shares))
+    return evaluate_loss(compiled, sets, name)
 
 
 def count_costs(model: Transformer, sizes: ModelConfig, devices: Devices) -> Costs:

@@ -217,7 +217,7 @@ def _gather(
 def _captions(
     records: Records, captions: Int64[np.ndarray, "*b"]
 ) -> tuple[Int32[np.ndarray, "*b t"], Bool[np.ndarray, "*b t"]]:
-    """(tokens, True for each token that is no padding) of captions."""
+    """(tokens, mask) of captions; the mask is False for padding."""
     tokens: Int32[np.ndarray, "*b t"] = records.text_tokens[captions].astype(np.int32)
     lengths = np.asarray(records.text_lengths[captions])
     return tokens, np.arange(tokens.shape[-1]) < lengths[..., None]
