@@ -19,6 +19,9 @@ H = TypeVar("H", bound=Mapping[str, object])
 """This process's rows of a batch: arrays by name."""
 Show = Callable[[int, str, Path], None]
 """(step, name, path of a picture) → None"""
+Between = Callable[[int, TrainState], TrainState]
+"""(n, state after n updates) → the state that update n + 1 starts from. A VQGAN replaces unused
+codes here."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class RollbackError(Exception):
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions that the loop calls with metrics and pictures."""
+    """Functions that the loop calls with metrics, pictures and states."""
 
     record: Callable[[int, Row], None]
     """(step, metrics), after each update."""
@@ -58,6 +61,8 @@ class Callbacks:
     """(step, metrics), before `record`; it may raise RollbackError."""
     is_over: Callable[[], bool] = lambda: False
     """True once the metrics have ended the run; the state is saved first, as at a stop."""
+    rescue: Callable[[int, TrainState], None] = lambda step, state: None
+    """(step, last state), when an error ends the loop, before the error is raised."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,9 @@ class Hooks:
     """The loop's work beside the updates."""
 
     save: Hook
-    rescue: Callable[[int, TrainState], None] = lambda step, state: None
-    """(step, last state), called when an error ends the loop, before the error is raised."""
     periodic: Sequence[Hook] = ()
     """Evaluation, pictures, and the like; they run before a save of the same step."""
-    between: Callable[[int, TrainState], TrainState] | None = None
-    """(n, state) → the state that update n + 1 starts from. A VQGAN replaces unused codes here."""
+    between: Between = lambda n, state: state
 
 
 def fit(
@@ -91,45 +93,39 @@ def fit(
     a stop need not wait for the compiler. An error, such as an unreadable batch, is raised after
     the last state is saved.
     """
-    clock = _Clock()
-    rows = _Rows(clock, callbacks.watch, callbacks.record)
     first = done = int(state.step)
-    save_once = _Saves(clock, hooks.save, first)
-    shapes: dict[str, tuple[int, ...]] = {}
-    between = hooks.between or (lambda n, state: state)
+    clock = _Clock()
+    rows = _Rows(clock, callbacks)
+    save = _Saves(clock, rows, hooks.save, first)
+    shapes = None
     try:
-        for n in range(first, steps):
-            if callbacks.is_over() or stop.is_granted():
-                break
+        while done < steps and not (callbacks.is_over() or stop.is_granted()):
             with clock.waiting():
-                batch = batch_at(n)
-            if n > first and _shapes(batch) != shapes:  # jax compiles again, which takes long
-                rows.deliver()
-                save_once(n, state)
+                batch = batch_at(done)
+            if shapes not in (None, _shapes(batch)):  # jax compiles again, which takes long
+                save(done, state)
                 stop.allow_end(save=lambda: None)
             shapes = _shapes(batch)
-            state, metrics = step(between(n, state), batch)
-            done = n + 1
+            state, metrics = step(hooks.between(done, state), batch)
+            done += 1
             stop.forbid_end()
             rows.hold(done, metrics)
             due = [hook for hook in hooks.periodic if hook.is_due(done, is_last=done == steps)]
             is_saved = hooks.save.is_due(done, is_last=False)
             if due or is_saved:
                 jax.block_until_ready(metrics)
-                save = partial(hooks.save.action, done, state)
-                with clock.paused(), _stop_saves(stop, rows.deliver, save):
+                with clock.paused(), _stop_saves(stop, partial(save, done, state)):
                     extra = _run_hooks(due, done, state, callbacks.show)
                 rows.deliver(extra)
             if is_saved:
-                save_once(done, state)
-        rows.deliver()
-        save_once(done, state)
+                save(done, state)
+        save(done, state)
     except RollbackError:
         raise
     except Exception:
         if done > first:
             rows.deliver_if_possible()
-            hooks.rescue(done, state)
+            callbacks.rescue(done, state)
         raise
     return state
 
@@ -138,30 +134,12 @@ def _shapes(batch: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     return jax.tree.map(np.shape, dict(batch))
 
 
-class _Saves:
-    """Saves a step once. The time of a save does not count as training."""
-
-    def __init__(self, clock: "_Clock", save: Hook, step: int) -> None:
-        self._clock, self._save, self._step = clock, save, step
-
-    def __call__(self, step: int, state: TrainState) -> None:
-        if step != self._step:
-            with self._clock.paused():
-                self._save.action(step, state)
-            self._step = step
-
-
 class _Rows:
     """Holds the metrics of an update until the next one is dispatched: fetching them waits for the
     device."""
 
-    def __init__(
-        self,
-        clock: "_Clock",
-        watch: Callable[[int, StepMetrics], None],
-        record: Callable[[int, Row], None],
-    ) -> None:
-        self._clock, self._watch, self._record = clock, watch, record
+    def __init__(self, clock: "_Clock", callbacks: Callbacks) -> None:
+        self._clock, self._callbacks = clock, callbacks
         self._held: tuple[int, StepMetrics] | None = None
 
     def hold(self, done: int, metrics: StepMetrics) -> None:
@@ -184,8 +162,24 @@ class _Rows:
             return
         done, metrics = held
         metrics = jax.device_get(metrics)
-        self._watch(done, metrics)
-        self._record(done, {**to_row(metrics), **self._clock.lap(), **extra})
+        self._callbacks.watch(done, metrics)
+        self._callbacks.record(done, {**to_row(metrics), **self._clock.lap(), **extra})
+
+
+class _Saves:
+    """Saves a step once, after its metrics are delivered. The time of a save does not count as
+    training."""
+
+    def __init__(self, clock: "_Clock", rows: _Rows, save: Hook, step: int) -> None:
+        """`step` is saved already."""
+        self._clock, self._rows, self._save, self._step = clock, rows, save, step
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        self._rows.deliver()
+        if step != self._step:
+            with self._clock.paused():
+                self._save.action(step, state)
+            self._step = step
 
 
 def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) -> Row:
@@ -200,19 +194,10 @@ def _run_hooks(due: Sequence[Hook], done: int, state: TrainState, show: Show) ->
     return numbers
 
 
-def _stop_saves(
-    stop: Stop, deliver: Callable[[], None], save: Callable[[], object]
-) -> contextlib.AbstractContextManager[None]:
+def _stop_saves(stop: Stop, save: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
     """A context around hooks, in which a stop saves the state without waiting for them: they may
     compile for minutes. With several processes a save is collective, so there it waits."""
-    if jax.process_count() > 1:
-        return contextlib.nullcontext()
-
-    def deliver_and_save() -> None:
-        deliver()
-        save()
-
-    return stop.end_allowed(deliver_and_save)
+    return contextlib.nullcontext() if jax.process_count() > 1 else stop.end_allowed(save)
 
 
 class _Clock:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Key, PyTree
 from optim.paths import Factor
 from training.devices.batching import BatchPlan
 from training.devices.devices import Devices
-from training.loop import Hook
+from training.loop import Between, Hook
 from training.reports.metrics import NO_COSTS, Costs
 from training.update.loss import B, Loss
 from training.update.observables import Observable, Update
@@ -21,8 +21,6 @@ from training.update.state import TrainState
 
 BatchAt = Callable[[int], B]
 """n → this process's rows of the batch of update n + 1."""
-Between = Callable[[int, TrainState], TrainState]
-"""(n, state after n updates) → the state that update n + 1 starts from."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Recipe(Objective[B]):
     """Writes the recipe's files into the run's folder; called on process 0 before training."""
     hooks: Callable[[Run], Sequence[Hook]] = lambda run: ()
     """Periodic work, such as evaluation."""
-    between: Between | None = None
+    between: Between = lambda n, state: state
     """Work between updates that may replace the state; a pure function of its arguments."""
     costs: Callable[[Devices], Costs] = lambda devices: NO_COSTS
     """Tokens and FLOPs of an example, for speed metrics."""

@@ -187,7 +187,7 @@ class _Session:
                     lambda n: batch_at(skips.position(n)),
                     config.training.steps,
                     callbacks,
-                    Hooks(save, saver.rescue, hooks, recipe.between),
+                    Hooks(save, hooks, recipe.between),
                     stop,
                 )
             except RollbackError as error:

@@ -37,5 +37,5 @@ def supervise(
     rollback = Rollback(config, about, checkpoints, tracker, book, skips, state)
     watch = Watch(config.training, rollback, skips, book)
     saver = Saver(about, checkpoints, tracker, book, watch, rollback, start=int(state.step))
-    callbacks = Callbacks(tracker.record, tracker.image, watch.check, watch.is_over)
+    callbacks = Callbacks(tracker.record, tracker.image, watch.check, watch.is_over, saver.rescue)
     return Supervision(callbacks, saver, rollback)

@@ -22,8 +22,8 @@ from optim.schedules import make_schedule
 from training.devices import placing
 from training.devices.batching import BatchPlan, in_updates, make_plan
 from training.devices.devices import Devices
-from training.loop import Hook
-from training.recipe import BatchAt, Between, Recipe, Run
+from training.loop import Between, Hook
+from training.recipe import BatchAt, Recipe, Run
 from training.reports.flops import count_flops
 from training.reports.metrics import Costs, peak_flops
 from training.update.players import Player

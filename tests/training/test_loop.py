@@ -127,13 +127,12 @@ def test_an_error_is_raised_once_the_state_before_it_is_kept(place: str) -> None
             rows.append(step)
             fail("record", step, at)
 
-        hooks = Hooks(
-            never(),
-            lambda step, state: kept.append((step, int(state.step))),
-            periodic=[Hook(4, lambda step, state: fail("hook", step, at))],
-        )
+        def rescue(step: int, state: TrainState) -> None:
+            kept.append((step, int(state.step)))
+
+        hooks = Hooks(never(), periodic=[Hook(4, lambda step, state: fail("hook", step, at))])
         with pytest.raises(OSError, match=f"{place} {at}"):
-            fit(count_up, fresh(), batch_at, 9, Callbacks(record), hooks)
+            fit(count_up, fresh(), batch_at, 9, Callbacks(record, rescue=rescue), hooks)
 
     run(4)
     assert rows == [1, 2, 3, 4]
