@@ -150,7 +150,7 @@ def test_sentences_and_lines_are_short(page: str) -> None:
 def test_the_walk_through_a_run_names_each_file_once() -> None:
     named = re.findall(r"\]\(\.\./([\w/]+\.py)\)", PAGES["docs/one_run.md"])
     assert len(named) == len(set(named))
-    spine = ("session.py", "supervision.py", "recipe.py", "update/build.py", "update/step.py")
+    spine = ("session.py", "recipe.py", "update/build.py", "update/step.py")
     needed = {name for part in spine for name in imports_of(ROOT / "training" / part)}
     assert {f"{module.replace('.', '/')}.py" for module in needed} - {"training/spans.py"} <= set(
         named

@@ -8,7 +8,6 @@ from training.config import RunConfig
 from training.loop import RollbackError
 from training.reports.logbook import Logbook
 from training.reports.trackers import Tracker
-from training.saved import runs
 from training.saved.checkpoint import Checkpoints
 from training.skips import SkippedBatches, Skips
 from training.update.spikes import MEMORY
@@ -22,16 +21,16 @@ class Rollback:
     def __init__(
         self,
         config: RunConfig,
-        about: Mapping[str, object],
+        fixed: Mapping[str, object],
         checkpoints: Checkpoints,
         tracker: Tracker,
         book: Logbook,
         skips: Skips,
         state: TrainState,
     ) -> None:
-        """`about` is saved with each checkpoint. `state` has the shapes and shardings of every
-        state of the run."""
-        self._config, self._about = config, about
+        """`fixed`: what a checkpoint must say about itself. `state` has the shapes and shardings of
+        every state of the run."""
+        self._config, self._fixed = config, fixed
         self._is_on = config.training.on_spike == "rollback"
         self._checkpoints, self._tracker, self._book = checkpoints, tracker, book
         self._skips = skips
@@ -59,9 +58,7 @@ class Rollback:
         step, every = error.step, self._config.checkpoint.every
         self._checkpoints.settle()
         state = self._checkpoints.resume(
-            lambda: self._like,
-            runs.fixed_on_resume(self._about, self._config.allow_changes),
-            lambda n: n < step and n % every == 0,
+            lambda: self._like, self._fixed, lambda n: n < step and n % every == 0
         )
         assert state is not None
         back, batch = int(state.step), self._skips.position(step - 1)

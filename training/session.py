@@ -16,24 +16,27 @@ from training.devices.devices import find_devices
 from training.devices.shortage import check_room, explain_out_of_memory
 from training.first_state import first_state, plan_from
 from training.hooks import distance_hooks
-from training.loop import Hook, Hooks, RollbackError, fit
-from training.recipe import Recipe, Run
+from training.loop import Callbacks, Hooks, RollbackError, fit
+from training.recipe import BatchAt, Recipe, Run
 from training.reports import range_test
 from training.reports.metrics import Counts
 from training.reports.run_log import RunLog
 from training.reports.tracing import Trace
 from training.reports.trackers import Tracker
+from training.rollback import Rollback
 from training.saved import runs
 from training.saved.checkpoint import Checkpoints
 from training.saved.copies import Copies
 from training.saved.saving import check_keep_best, make_save_hook
+from training.saver import Saver
 from training.signals import StopSignal
 from training.skips import Skips
-from training.supervision import Supervision, supervise
 from training.update import shared
 from training.update.build import choose_micro_batch, make_state, make_update, schedule_of
 from training.update.shared import Programs
 from training.update.state import TrainState
+from training.update.step import CompiledStep
+from training.watch import Watch
 
 C = TypeVar("C", bound=RunConfig)
 Load = Callable[[type[C], Path], C]
@@ -59,13 +62,16 @@ def train(
     processes.join(config.parallel, peers.end_after_loss)
     with peers.watch_peers():
         agreement.check_start(config)
-        return _prepare_and_train(config, make_recipe, load, programs)
+        session = _prepare(config, make_recipe, load, programs)
+        state = session.train()
+        session.recipe.finish(session.run, state)
+    return state
 
 
-def _prepare_and_train(
+def _prepare(
     config: C, make_recipe: Callable[[C], Recipe], load: Load[C], programs: Programs | None
-) -> TrainState:
-    """`train`, after the processes have joined: check, make the folder, run, and finish."""
+) -> "_Session":
+    """The run in its folder, after all checks that need no state."""
 
     def read(path: Path) -> SettingsTree:
         return to_tree(load(type(config), path))
@@ -83,10 +89,7 @@ def _prepare_and_train(
     check_room(placing.shapes(create, devices), largest, devices)
     folder, changes = processes.from_process_0(lambda: _open_folder(config, read))
     run = Run(Path(folder), devices, choose_micro_batch(config, recipe, devices), programs)
-    session = _Session(config, recipe, run, RunLog(config, recipe, run, epochs))
-    state = session.train(read, changes)
-    recipe.finish(run, state)
-    return state
+    return _Session(config, recipe, run, RunLog(config, recipe, run, epochs), read, changes)
 
 
 def _open_folder(config: RunConfig, read: runs.Read) -> tuple[str, runs.Changes | None]:
@@ -98,35 +101,36 @@ def _open_folder(config: RunConfig, read: runs.Read) -> tuple[str, runs.Changes 
 
 @dataclass(frozen=True)
 class _Session:
-    """A run in its folder. `train` opens checkpoints and tracker around the loop, and closes them
-    in reverse order."""
+    """A run in its folder."""
 
     config: RunConfig
     recipe: Recipe
     run: Run
     log: RunLog
+    read: runs.Read
+    changes: runs.Changes | None
+    """The settings that changed since the last start; None in a new folder."""
 
-    def train(self, read: runs.Read, changes: runs.Changes | None) -> TrainState:
-        """The state after the last update. `changes` are the settings that changed since the last
-        start. Raises exits.StoppedError if a signal stops the run before the last update."""
+    def train(self) -> TrainState:
+        """The state after the last update. Raises exits.StoppedError if a signal stops the run
+        before it."""
         config, run, log = self.config, self.run, self.log
-        steps = config.training.steps
         alone = runs.sole_user(run.folder) if run.devices.is_first else contextlib.nullcontext()
         with alone, StopSignal() as stop:
             stop.leave = lambda: _leave_early(run.folder)
             stop.by(config.training.stop_after)
             with self._open_checkpoints() as checkpoints:
-                start = first_state(config, self.recipe, run, read, checkpoints)
+                start = first_state(config, self.recipe, run, self.read, checkpoints)
                 done = int(start.state.step)
-                if done >= steps:
+                if done >= config.training.steps:
                     log.already_finished(done)
                     return start.state
-                log.start(done, changes, start.lines)
+                log.start(done, self.changes, start.lines)
                 skips = Skips(run.folder / "skips.json", run.devices.is_first, log.skipped)
-                plan = plan_from(start, config, skips, changes)
+                plan = plan_from(start, config, skips, self.changes)
                 state = self._train_from(start.state, plan, skips, checkpoints, stop)
                 log.end(int(state.step))
-        if int(state.step) < steps:
+        if int(state.step) < config.training.steps:
             raise exits.StoppedError
         return state
 
@@ -138,60 +142,58 @@ class _Session:
         checkpoints: Checkpoints,
         stop: StopSignal,
     ) -> TrainState:
-        """The state after the loop, with a tracker, a profiler and a supervision around it."""
-        config, run, log, done = self.config, self.run, self.log, int(state.step)
-        trace = Trace(config.training.profile, run.folder)
+        """The state after the loop, with all that belongs around it: tracker, trace, watch, saver,
+        hooks. The loop starts again after each rollback."""
+        config, recipe, run, log = self.config, self.recipe, self.run, self.log
+        done = int(state.step)
         with (
             self._open_tracker(done, plan, skips) as tracker,
             log.failure(lambda: tracker.step),
             explain_out_of_memory(run.micro_batch, lambda: tracker.step - done),
-            trace.around(done) as trace_hook,
+            Trace(config.training.profile, run.folder).around(done) as trace_hook,
         ):
             stop.leave = lambda: _leave(checkpoints, tracker, log)
             skips.skip_by_hand(config.training.skip_batches, done)
-            about = {**self.recipe.depends_on, BATCHES: [list(part) for part in plan.parts]}
-            supervision = supervise(config, about, checkpoints, tracker, log.book, skips, state)
-            state = self._loop(state, plan, skips, supervision, stop, trace_hook)
-            supervision.saver.finish(int(state.step))
+            fixed = runs.fixed_on_resume(recipe.depends_on, config.allow_changes)
+            rollback = Rollback(config, fixed, checkpoints, tracker, log.book, skips, state)
+            watch = Watch(config.training, rollback, skips, log.book)
+            about = {**recipe.depends_on, BATCHES: [list(part) for part in plan.parts]}
+            saver = Saver(about, checkpoints, tracker, log.book, watch, rollback, start=done)
+            if run.devices.is_first:
+                recipe.prepare(run)
+            log.sizes(state.params, plan)
+            batch_at = self._open_batches(plan, skips)
+            hooks = Hooks(
+                make_save_hook(config.checkpoint, saver.save),
+                [*recipe.hooks(run), *distance_hooks(config, recipe, run.devices), trace_hook],
+                recipe.between,
+            )
+            callbacks = Callbacks(
+                tracker.record, tracker.image, watch.check, watch.is_over, saver.rescue
+            )
+            step = self._compile_step(plan)
+            stop.agree = processes.Agreement()
+            steps = config.training.steps
+            while True:  # until the loop ends without a rollback
+                try:
+                    state = fit(step, state, batch_at, steps, callbacks, hooks, stop)
+                    break
+                except RollbackError as error:
+                    state = rollback.go_back(error)
+            saver.finish(int(state.step))
         return state
 
-    def _loop(
-        self,
-        state: TrainState,
-        plan: BatchPlan,
-        skips: Skips,
-        supervision: Supervision,
-        stop: StopSignal,
-        trace_hook: Hook,
-    ) -> TrainState:
-        """The state after the loop, which starts again after each rollback."""
-        config, recipe, run = self.config, self.recipe, self.run
-        callbacks, saver, rollback = supervision
-        if run.devices.is_first:
-            recipe.prepare(run)
-        self.log.sizes(state.params, plan)
-        batch_at = recipe.open_batches(plan, run.devices)
-        hooks = [*recipe.hooks(run), *distance_hooks(config, recipe, run.devices), trace_hook]
-        updates = partial(make_update, config, recipe, run.devices, run.micro_batch, plan)
+    def _open_batches(self, plan: BatchPlan, skips: Skips) -> BatchAt:
+        """n → this process's rows of the batch of update n + 1, which jumps over skipped ones."""
+        batch_at = self.recipe.open_batches(plan, self.run.devices)
+        return lambda n: batch_at(skips.position(n))
+
+    def _compile_step(self, plan: BatchPlan) -> CompiledStep:
+        config, run = self.config, self.run
+        updates = partial(make_update, config, self.recipe, run.devices, run.micro_batch, plan)
         print("compiling; the first update takes a while", flush=True)
-        step = shared.compile_step(
-            run.programs, updates, schedule_of(config, plan), config, run.devices
-        )
-        stop.agree = processes.Agreement()
-        while True:  # until the loop ends without a rollback
-            save = make_save_hook(config.checkpoint, saver.save)
-            try:
-                return fit(
-                    step,
-                    state,
-                    lambda n: batch_at(skips.position(n)),
-                    config.training.steps,
-                    callbacks,
-                    Hooks(save, hooks, recipe.between),
-                    stop,
-                )
-            except RollbackError as error:
-                state = rollback.go_back(error)
+        schedule = schedule_of(config, plan)
+        return shared.compile_step(run.programs, updates, schedule, config, run.devices)
 
     @contextlib.contextmanager
     def _open_checkpoints(self) -> Iterator[Checkpoints]:

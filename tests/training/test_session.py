@@ -309,6 +309,19 @@ def test_a_spike_rolls_back_and_skips_the_batches_around_it(tmp_path: Path) -> N
         assert broken.losses() == world.losses()
 
 
+def test_a_spike_after_a_change_of_the_batch_size_rolls_back_before_it(tmp_path: Path) -> None:
+    training = dataclasses.replace(TRAINING, on_spike="rollback")
+    world = World(tmp_path / "run", {21: 100.0}, training)
+    killed_at(20)(world)
+    world.change(
+        training=dataclasses.replace(training, batch_size=8),
+        allow_changes=("training.batch_size",),
+    )
+    world.run()
+    assert ("rollback", 22) in world.events()
+    assert world.events()[-1] == ("end", 40)
+
+
 def test_a_spike_before_the_first_checkpoint_is_skipped(tmp_path: Path) -> None:
     training = dataclasses.replace(TRAINING, on_spike="rollback")
     world = World(tmp_path / "run", {8: 100.0}, training)
