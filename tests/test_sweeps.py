@@ -18,6 +18,7 @@ from common.settings import flatten, to_tree
 from config import Config
 from training.config import TrackerConfig, TrainingConfig
 from training.hooks import evaluate_loss
+from training.reports.metrics import Counts
 from training.reports.trackers import Tracker
 from training.update.state import TrainState
 from trials.engine import command
@@ -102,7 +103,8 @@ def test_the_mirror_gets_the_metric(
     evaluate = evaluate_loss(lambda params, batch: (batch["x"].sum(), 2.0), one_batch)
     state = TrainState.create(lambda key: {}, optax.identity(), seed=0)
     row = evaluate(1, state) | {"time/step_ms": 1.0}
-    with Tracker(TrackerConfig(wandb="online"), TrainingConfig(), tmp_path, 0, {}) as tracker:
+    config = TrackerConfig(wandb="online")
+    with Tracker(config, TrainingConfig(), tmp_path, 0, {}, Counts(lambda step: step)) as tracker:
         tracker.record(1, row)
     assert logged[read(path)["metric"]["name"]] == 1.0
 

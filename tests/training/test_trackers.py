@@ -12,7 +12,10 @@ import pytest
 
 from training.config import TrackerConfig, TrainingConfig
 from training.reports import metrics, mirror, trackers
+from training.reports.metrics import Counts
 from training.reports.trackers import Tracker
+
+COUNTS = Counts(lambda step: 4 * step)
 
 # A fake wandb. It notes its calls; the variable FAULT names the call that fails.
 WANDB = """
@@ -73,7 +76,7 @@ def train(folder: Path, mode: str = "offline", broken_at: int = 0) -> list[int]:
     """Make six updates with a grid after the fifth. Returns the steps in metrics.jsonl."""
     training = TrainingConfig(steps=6, batch_size=4, log_every=1)
     tracker_config = TrackerConfig(wandb=mode)  # type: ignore[arg-type]
-    with Tracker(tracker_config, training, folder, 0, {"seed": 0}) as tracker:
+    with Tracker(tracker_config, training, folder, 0, {"seed": 0}, COUNTS) as tracker:
         for step in range(1, 7):
             if step == broken_at:
                 raise FloatingPointError("the loss is nan")
@@ -139,7 +142,7 @@ def test_rows_with_norms_of_all_tensors_are_mirrored_whenever_they_are_made(
 ) -> None:
     notes = fake_wandb(tmp_path, monkeypatch)
     training = TrainingConfig(steps=9, batch_size=4, log_every=4)
-    with Tracker(TrackerConfig(wandb="offline"), training, tmp_path, 0, {}) as tracker:
+    with Tracker(TrackerConfig(wandb="offline"), training, tmp_path, 0, {}, COUNTS) as tracker:
         for step in range(1, 10):
             norms = {"norm/grad/a": 1.0, "ratio/update": 0.1} if step % 3 == 0 else {}
             tracker.record(step, {"time/step_ms": 1.0, "train/loss": 1.0, **norms})
@@ -162,7 +165,7 @@ def test_rows_that_a_rollback_takes_back_never_reach_the_mirror(
 
     monkeypatch.setattr(mirror.Mirror, "log", noted)
     config = TrackerConfig(wandb="offline")
-    with Tracker(config, training, tmp_path, 0, {}) as tracker:
+    with Tracker(config, training, tmp_path, 0, {}, COUNTS) as tracker:
         for step in range(1, 5):
             tracker.record(step, {"time/step_ms": 1.0, "train/loss": 1.0})
             tracker.image(step, "grid", tmp_path / "grid.png")

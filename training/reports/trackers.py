@@ -4,12 +4,11 @@ TensorBoard."""
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from tqdm import tqdm
 
 from training import exits
-from training.config import TrackerConfig
+from training.config import TrackerConfig, TrainingConfig
 from training.reports.board import Board
 from training.reports.metrics import Counts, MetricsFile, memory
 from training.reports.mirror import Mirror
@@ -23,47 +22,28 @@ RARE = ("eval/", "ratio/")
 WAIT_AT_END, WAIT_AT_STOP = 30.0, 3.0
 
 
-@runtime_checkable
-class Pace(Protocol):
-    """The length of a run, and its logging interval."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def log_every(self) -> int: ...
-    @property
-    def on_spike(self) -> str: ...
-    @property
-    def stop_after(self) -> str: ...
-    @property
-    def profile(self) -> str: ...
-
-
 class Tracker:
     """Writes each row to metrics.jsonl, and every `log_every`th row to the other places."""
 
     def __init__(
         self,
         config: TrackerConfig,
-        pace: Pace,
+        training: TrainingConfig,
         folder: Path,
         restored_step: int,
         settings: Mapping[str, object],
-        counts: Counts | None = None,
+        counts: Counts,
         is_writer: bool = True,
     ) -> None:
-        """`settings` is the resolved configuration, for the mirror. Without `counts` each step has
-        the batch size of `pace`. With several processes one is the writer. If rollbacks are
-        possible, the mirror gets rows only at `release` and at the end."""
-        self._may_rewind = pace.on_spike == "rollback"
+        """`settings` is the resolved configuration, for the mirror. With several processes one is
+        the writer. If rollbacks are possible, the mirror gets rows only at `release` and at the
+        end."""
+        self._may_rewind = training.on_spike == "rollback"
         self._held: list[tuple[int, Callable[[], None]]] = []
-        counts = counts or Counts(lambda step: step * pace.batch_size)
         self._open = lambda step: MetricsFile(folder / "metrics.jsonl", step, *counts)
         self._file = self._open(restored_step) if is_writer else None
-        self._log_every = max(pace.log_every, 1)
-        self._steps = pace.steps
+        self._log_every = max(training.log_every, 1)
+        self._steps = training.steps
         self._restored_step = self.step = restored_step
         self.row: Mapping[str, Number] = {}
         """The metrics of the newest update; `step` is its number."""
