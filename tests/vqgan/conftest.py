@@ -49,7 +49,10 @@ def source(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def create_states_eagerly(monkeypatch):
-    """First states of runs are made without jit, except those of fixtures of modules."""
-    monkeypatch.setattr(shared, "create", create_eagerly)
+@pytest.fixture(autouse=True, scope="module")
+def create_states_eagerly():
+    """First states of runs are made without jit, in fixtures of modules too: a jitted one differs
+    in last bits, so runs that are compared would begin differently."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared, "create", create_eagerly)
+        yield
