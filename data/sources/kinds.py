@@ -78,6 +78,8 @@ def _in_zips(tree: ZipTree, config: ReadingConfig) -> Source:
         source = FolderSource(tree, config)
         source.sought = layouts.with_alternatives(tree, source.sought, config)
     source.about += f" in {counted(len(tree.files), 'zip')}"
+    if tree.names_read_as:
+        source.about += f" (names read as {tree.names_read_as})"
     source.damage |= tree.damage
     return source
 

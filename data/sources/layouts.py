@@ -7,10 +7,16 @@ from collections.abc import Sequence
 
 from data.sources.base import Source, Unused, counted, printable
 from data.sources.captions import texts
-from data.sources.captions.names import caption_from_name, words_in_name
+from data.sources.captions.names import (
+    caption_from_name,
+    decoded_name,
+    encoding_of_names,
+    words_in_name,
+)
 from data.sources.captions.splits import is_split
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files.tree import (
+    ARCHIVES,
     CAPTION_ENDINGS,
     SPREADSHEETS,
     Tree,
@@ -33,6 +39,12 @@ _NO_CLASSES = re.compile(
     r"^(images?|imgs?|pictures?|photos?|data|files?|n\d{8}|\W*[a-z]?\d*)$", re.IGNORECASE
 )
 """Names of folders without a meaning: ImageNet's n01440764, digits, single letters."""
+_UNREAD_TABLES = (
+    *("yaml", "yml", "xml", "xmp", "toml", "html", "pkl", "pickle", "npy", "npz", "mat", "h5"),
+    *("hdf5", "db", "sqlite", "sqlite3", "feather", "arrow", "orc", "avro", "pt", "safetensors"),
+)
+_OF_CAPTIONS = r"caption|prompt|metadata|annot|label|descri|text|tags"
+"""Words in the name of a file that may hold captions."""
 _MOST_TEXTS = 20  # .txt files that are looked into for a table
 
 
@@ -132,6 +144,8 @@ def open_parquet(tree: Tree, config: ReadingConfig) -> Source | None:
 def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
     """Folders named by class, unless the names have no meaning."""
     classes = {name: _class_of(name) for name in tree.pictures}
+    encoding = encoding_of_names(set(classes.values()))
+    classes = {name: decoded_name(folder, encoding) for name, folder in classes.items()}
     named = config.kind == "classes"
     if named and not any(classes.values()):  # one folder of one thing
         classes = dict.fromkeys(classes, tree.folder.absolute().name.removesuffix(".zip"))
@@ -147,6 +161,7 @@ def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
         entries.append(listed.Entry(name, list(texts.weighed(captions).captions)))
     listed.split_by_folders(entries)
     about = counted(len(some), "folder") + " named by class"
+    about += f" (names read as {encoding})" if encoding else ""
     if not entries:
         return None
     source = listed.ListedSource(tree, entries, "classes", about, (), config)
@@ -230,7 +245,7 @@ def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) ->
             f'"{printable(caption)}"' for caption in in_names[:: max(len(in_names) // 3, 1)][:3]
         )
         sought += f"; if their names are captions ({some} …), say --captions=names"
-    sought += _describe_other_endings(tree)
+    sought += _describe_unread(tree) + _describe_other_endings(tree)
     folders = sorted({_class_of(name) for name in tree.pictures} - {""})
     if folders:
         some = ", ".join(printable(name) for name in folders[:3]) + " …" * (len(folders) > 1)
@@ -238,6 +253,19 @@ def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) ->
     elif not tables and not in_names:
         sought += "; if all show the same, name their folder after it, and say --kind=classes"
     return sought
+
+
+def _describe_unread(tree: Tree) -> str:
+    """A text about a table that cannot be read as it is: a compressed one, or one that only its
+    name tells."""
+    for name in tree.names:
+        stem, ending = os.path.splitext(name)
+        if ending_of(stem) in (*TABLES, "txt") and ending[1:].lower() in ARCHIVES:
+            return f"; {printable(name)} is compressed: unpack it first"
+    for name in tree.ending(*_UNREAD_TABLES):
+        if re.search(_OF_CAPTIONS, last_part(name), re.IGNORECASE):
+            return f"; {printable(name)} is not read: save it as CSV or JSON"
+    return ""
 
 
 def _describe_other_endings(tree: Tree) -> str:
@@ -250,7 +278,10 @@ def _describe_other_endings(tree: Tree) -> str:
     ending, count = next(iter(counts.most_common(1)), ("", 0))
     if 2 * count < len(tree.pictures):
         return ""
-    return f"; there are {count:,} .{printable(ending)} files of the same names: end them in .txt"
+    files = f"; there are {count:,} .{printable(ending)} files of the same names"
+    if ending in _UNREAD_TABLES:
+        return f"{files}, which are not read: write their captions into .txt files"
+    return f"{files}: end them in .txt"
 
 
 def _class_of(name: str) -> str:

@@ -171,3 +171,14 @@ def test_a_folder_whose_name_is_not_utf_8_is_read_and_written(place: str, tmp_pa
     columns = ColumnFiles(folder, 2)
     assert columns.names == {"size"}
     assert list(columns.values("size")) == [3, 4]
+
+
+def test_a_downloaded_set_has_its_splits_and_no_copies_of_map(tmp_path: Path) -> None:
+    """The folder in which `datasets` keeps what load_dataset made."""
+    table = pa.table({"image": [picture(i) for i in range(2)], "text": ["a bird", "a cat"]})
+    (tmp_path / "dataset_info.json").write_text('{"features": {}}')
+    for name in ("set-train-00000-of-00002", "set-train-00001-of-00002", "set-test", "cache-12ab"):
+        with pa.ipc.new_stream(str(tmp_path / f"{name}.arrow"), table.schema) as writer:
+            writer.write_table(table)
+    splits = [example.split for example in open_source(tmp_path)]
+    assert splits == ["test"] * 2 + ["train"] * 4

@@ -155,7 +155,8 @@ used (`long_caption`, `prompt_en`), and the first line of the output names it.
 Values may be texts, lists (also written as text: `["a cat", "one cat"]`), or structs of them, or
 conversations, whose answers are captions; `weights` beside `captions` says how often each is drawn.
 Text is UTF-8 or UTF-16, with or without a mark. Any other encoding is guessed and printed;
-`--caption_encoding` names it. HTML's entities and inline tags are decoded. A file of captions
+`--caption_encoding` names it. Names of files in other encodings are guessed, too. A damaged letter
+of UTF-8 costs only itself. HTML's entities and inline tags are decoded. A file of captions
 belongs to a picture of the same name, in the same letter case and Unicode form if there is one.
 
 ## Splits

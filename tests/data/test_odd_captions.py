@@ -146,3 +146,105 @@ def test_captions_that_names_replace_are_counted(tmp_path: Path) -> None:
 def test_a_caption_that_nobody_sees_is_none(caption: str) -> None:
     assert not texts.weighed([caption]).captions
     assert texts.weighed([f"a{caption}bird"]).captions[0][0].endswith("bird")
+
+
+def in_lines(folder: Path, name: str, text: str) -> list[list[str]]:
+    """The captions that a table of this text gives three pictures."""
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.png").write_bytes(picture(i))
+    (folder / name).write_text(text)
+    return captions(folder)
+
+
+def test_columns_and_keys_that_come_twice_lose_no_caption(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png,a{i},b{i},c{i}\n" for i in range(3))
+    every = [[f"a{i}", f"b{i}", f"c{i}"] for i in range(3)]
+    assert in_lines(tmp_path / "csv", "c.csv", f"image,caption,caption,caption\n{rows}") == every
+    rows = "".join(f'{{"file_name":"{i}.png","text":"a{i}","text":"b{i}"}}\n' for i in range(3))
+    two = [texts[:2] for texts in every]
+    assert in_lines(tmp_path / "lines", "metadata.jsonl", rows) == two
+    rows = ",".join(f'"{i}.png": "a{i}", "{i}.png": "b{i}"' for i in range(3))
+    assert in_lines(tmp_path / "names", "captions.json", f"{{{rows}}}") == two
+    assert in_lines(tmp_path / "beside", "1.json", '{"caption": "a", "caption": "b"}')[1] == [
+        "a",
+        "b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("caption", "why"),
+    [
+        ("IMG_4711.JPG", "the name of a picture's file"),  # Google Takeout's title
+        ("-1 1 -1 -1", "values of attributes"),  # CelebA's list_attr_celeba.txt
+        ("0,1,0,0,1,0,0,0,0,1", "values of attributes"),
+    ],
+)
+def test_names_of_files_and_attributes_in_numbers_are_no_captions(caption: str, why: str) -> None:
+    result = texts.weighed([caption, "a bird"])
+    assert result.captions == (("a bird", 1.0),)
+    assert why in result.notes[0]
+
+
+@pytest.mark.parametrize("caption", ["1 0 1", "a bird.jpg on a desk", "10", "1 2 3"])
+def test_numbers_and_names_within_captions_stay(caption: str) -> None:
+    assert texts.weighed([caption]).captions == ((caption, 1.0),)
+
+
+def test_colours_of_terminals_and_byte_order_marks_are_no_letters() -> None:
+    assert texts.weighed(["\x1b[31mred\x1b[0m \ufeffbird\x07"]).captions == (("red bird", 1.0),)
+
+
+def test_a_text_of_marked_parts_is_one_caption(tmp_path: Path) -> None:
+    parts = ["a ", {"type": "bold", "text": "red"}, " bird"]
+    rows = [{"photo": f"{i}.png", "text": parts if i else "a cat"} for i in range(3)]
+    found = in_lines(tmp_path / "chat", "result.json", json.dumps({"messages": rows}))
+    assert found == [["a cat"], ["a red bird"], ["a red bird"]]
+    assert texts.texts_of([{"type": "text", "text": "a bird"}]) == ["a bird"]
+
+
+def test_lines_for_one_picture_each_are_not_given_to_all(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        for i in range(3):
+            (tmp_path / folder / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / folder / "captions.txt").write_text("one bird\ntwo birds\nthree birds\n")
+    with pytest.raises(ValueError, match=r"a/captions.txt has 3 lines for 3 pictures: .*kind=each"):
+        open_source(tmp_path)
+    assert len(open_source(tmp_path, need_captions=False)) == 6
+    three = [("one bird", 1.0), ("two birds", 1.0), ("three birds", 1.0)]
+    assert list(open_source(tmp_path, config=ReadingConfig(kind="each"))[0].captions) == three
+    (tmp_path / "b" / "captions.txt").write_text("a bird\n")
+    assert list(open_source(tmp_path)[0].captions) == three
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("captions.csv.gz", "captions.csv.gz is compressed: unpack it first"),
+        ("captions.yaml", "captions.yaml is not read: save it as CSV or JSON"),
+        ("0.xml", "there are 1 .xml files of the same names, which are not read"),
+    ],
+)
+def test_tables_that_are_not_read_are_named(name: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(picture(0))
+    (tmp_path / name).write_text("0.png: a bird")
+    with pytest.raises(ValueError, match=why):
+        open_source(tmp_path)
+
+
+def test_other_endings_of_captions_in_a_tar_are_named(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"1.png": picture(1), "1.prompt": b"a bird"})
+    with pytest.raises(ValueError, match=r"its other members end in \.prompt; of these none"):
+        open_source(tar)
+
+
+def test_one_damaged_row_of_a_table_costs_one_letter(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(picture(0))
+    (tmp_path / "1.png").write_bytes(picture(1))
+    rows = "image,caption\n0.png,un café à côté\n".encode() + b"1.png,na\xefve\n"
+    (tmp_path / "c.csv").write_bytes(rows)
+    assert captions(tmp_path) == [["un café à côté"], ["naïve"]]
+    assert open_source(tmp_path)[0].notes == (
+        "captions were read as utf-8, with some damaged letters",
+    )

@@ -1,4 +1,5 @@
-"""Captions from the names of files and folders."""
+"""Captions from the names of files and folders. Names that are not UTF-8, as unpacked zips of other
+countries leave them, are read in the encoding that is guessed from all of them."""
 
 import os
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote
 
 from data.sources.base import Captions
+from data.sources.captions.encodings import decode, guess
 from data.text.tokens import clean
 
 _JOINERS = "\u200c\u200d"
@@ -30,6 +32,21 @@ _VERSION = re.compile(r"(\s+(final|copy|kopie|edited|v[0-9]+))+$")
 _COUNTED = re.compile(r"\b([^\W\d_]{4,})[0-9]{1,3}\b")
 
 
+def encoding_of_names(names: Iterable[str]) -> str:
+    """The encoding of those names that are not UTF-8, guessed; empty if all are."""
+    others = [os.fsencode(name) for name in names if not _is_utf8(name)]
+    return guess(others) if others else ""
+
+
+def decoded_name(name: str, encoding: str = "") -> str:
+    """The name as text: Python holds the bytes of a name that is not UTF-8 as surrogates."""
+    return name if _is_utf8(name) else decode(os.fsencode(name), encoding)[0]
+
+
+def _is_utf8(name: str) -> bool:
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def words_in_name(name: str) -> str:
     """The words of a name in lower case, without numbers: Brown_Fish-01 is "brown fish". A web
     address's %20 is a blank."""
@@ -44,10 +61,13 @@ def _is_of_word(letter: str) -> bool:
     return letter.isalnum() or letter in _JOINERS or unicodedata.category(letter)[0] == "M"
 
 
-def caption_from_name(file: str) -> Captions:
+def caption_from_name(file: str, encoding: str = "") -> Captions:
     """The words of a file's name, without its ending, and without what counts files: flower9_final
     is "flower". None if they say nothing: numbers, hashes, or
-    what a camera or program writes, such as IMG_4711, P1010012 or "Screenshot (3)"."""
+    what a camera or program writes, such as IMG_4711, P1010012 or "Screenshot (3)".
+
+    `encoding` is that of a name that is not UTF-8; empty = guessed from this name."""
+    file = decoded_name(file, encoding)
     stem = os.path.splitext(file.rpartition("/")[2])[0]
     words = words_in_name(_UUID.sub("", stem))
     words = _COUNTED.sub(r"\1", _VERSION.sub("", words))

@@ -12,6 +12,7 @@ from unicodedata import category
 from common.json_files import Json
 from data.sources.base import MAX_CAPTION_BYTES, Captions, printable
 from data.sources.captions.encodings import decode
+from data.sources.files.tree import is_picture
 from data.text.tokens import clean
 
 CAPTION_NAMES = (
@@ -42,10 +43,15 @@ _ANSWERS = ("gpt", "assistant", "model")
 _LONGEST_CELL = 1 << 16  # characters of a column's value
 _SAFE = (1e-6, 1e6)  # weights in this range can be summed in float32
 _MAX_DEPTH = 4
+_FEWEST_ATTRIBUTES = 10  # a caption of fewer digits may be what a picture shows
 _BOX = re.compile(r"\s*\d+(?:[ \t]+-?\d+(?:\.\d+)?(?:e-?\d+)?){4,}\s*")
 """A line of a detector's labels: a class, a place and a size."""
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 _ESCAPED = re.compile(r"\\(['\"\\])")
+_UNSEEN = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x01-\x08\x0e-\x1b\x7f\ufeff]")
+"""Colours of terminals, control characters, byte order marks within a text."""
+_ATTRIBUTES = re.compile(r"-?[01](?:[\s,;]+-?[01]){2,}")
+"""Values of attributes in numbers, such as CelebA's -1 and 1."""
 _TAG = re.compile(
     r"</?(?:a|abbr|b|big|br|center|code|div|em|font|h[1-6]|i|img|li|ol|p|small|span|strong|sub|sup|u|ul)"
     r"(?:\s[^<>]{0,200})?/?>",
@@ -88,7 +94,7 @@ def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[ReadCa
         return ReadCaptions(notes=[note]), {}
     text, name = decode(data, encoding)
     try:
-        about = json.loads(text)
+        about = parse_json(text)
     except (ValueError, RecursionError):
         return ReadCaptions(notes=["a caption file is not JSON"] if data.strip() else []), {}
     if not isinstance(about, dict):
@@ -100,6 +106,26 @@ def from_json(data: bytes, column: str = "", encoding: str = "") -> tuple[ReadCa
         keys = ", ".join(printable(str(key)) for key in list(about)[:8])
         result.notes.append(f"a JSON has no caption; its keys are {keys}")
     return result, about
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. A key that an object repeats has the list of its values: they may
+    be captions of one picture. Raises ValueError if the text is not JSON."""
+    return json.loads(text, object_pairs_hook=_all_values)
+
+
+def _all_values(pairs: list[tuple[str, Any]]) -> Json:
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    every: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        every.setdefault(name, []).append(value)
+    return {name: few[0] if len(few) == 1 else few for name, few in every.items()}
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_all_values)
+"""The decoder of `parse_json`, for texts of several values."""
 
 
 def caption_columns(names: Iterable[str], column: str = "") -> list[list[str]]:
@@ -156,11 +182,23 @@ def texts_of(value: object, depth: int = 0) -> list[Any]:
                 return texts
         return []
     if isinstance(value, list | tuple) and depth < _MAX_DEPTH:
+        if (text := _rich_text(value)) is not None:
+            return [text]
         nested = [texts_of(entry, depth + 1) or [None] for entry in value]
         return [text for texts in nested for text in texts]
     if isinstance(value, str) and (listed := _texts_in_list(value)):
         return listed
     return [value]
+
+
+def _rich_text(parts: Sequence[object]) -> str | None:
+    """The text of a list of plain and marked parts, as chats export it: ["a ", {"type": "bold",
+    "text": "red"}, " bird"]; None for another list."""
+    marked = [part for part in parts if isinstance(part, Mapping)]
+    words = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    if not marked or len(marked) == len(parts) or not all("type" in part for part in marked):
+        return None
+    return "".join(word for word in words if isinstance(word, str))
 
 
 def _texts_in_list(text: str) -> list[str]:
@@ -191,6 +229,8 @@ def weighed(texts: Sequence[object], weights: object = None) -> ReadCaptions:
         caption, number = _cleaned(text), _number(weight)
         if caption in MISSING:
             notes.append("captions such as nan, None or null are taken for missing ones")
+        elif why := _no_caption(caption):
+            notes.append(why)
         elif caption and number is None:
             notes.append("captions whose weight is not a positive number are skipped")
         elif caption and number is not None:
@@ -209,9 +249,19 @@ def weighed(texts: Sequence[object], weights: object = None) -> ReadCaptions:
 def _cleaned(text: object) -> str:
     """The text of a caption; empty if it is not text, or if there is nothing to see, such as
     zero-width spaces and byte order marks."""
-    cleaned = clean(unescape(text)) if isinstance(text, str) else ""
+    cleaned = clean(_UNSEEN.sub("", unescape(text))) if isinstance(text, str) else ""
     is_blank = all(category(letter) in ("Cf", "Cc", "Zs") for letter in cleaned)
     return "" if is_blank else cleaned
+
+
+def _no_caption(caption: str) -> str:
+    """The reason why a text does not describe a picture; empty if it may."""
+    if " " not in caption and is_picture(caption):
+        return "captions that are the name of a picture's file are skipped"
+    numbers = _ATTRIBUTES.fullmatch(caption)
+    if numbers and ("-1" in caption or len(re.findall(r"\d", caption)) >= _FEWEST_ATTRIBUTES):
+        return "captions that are values of attributes, such as -1 1 1, are skipped"
+    return ""
 
 
 def _number(weight: object) -> float | None:

@@ -8,8 +8,10 @@ the other, as `tar --ignore-zeros` does.
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,8 @@ _MAX_ZEROS = 1 << 26
 """Bytes between archives; `tar -b` pads by a few MB at most."""
 _MAX_EXTENSION = 1 << 20  # bytes of a name or of pax records before a header
 _REGULAR = b"0\x007"
+_LINKS = b"12"
+_MAX_HOPS = 8  # a link may lead to another one
 _WITHOUT_DATA = b"123456"
 
 
@@ -44,6 +48,8 @@ class Listing:
     sizes: array = field(default_factory=lambda: array("q"))
     parts: array = field(default_factory=lambda: array("q"))
     """Places of members at which another tar begins."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """(reason, name) of members without bytes of their own that could be read."""
     damage: str = ""
     """The fault that ended the listing before the end of the file, if there was one."""
 
@@ -56,11 +62,23 @@ class _Header:
     data: int
     """Offset of the member's bytes."""
     is_sparse: bool = False
+    link: str = ""
+    """The member, or the path, that a link names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    name: str
+    target: str
+    before: int
+    """The member before which it stands."""
+    part: int
+    """Number of tars that begin before it in the file, without the first."""
 
 
 def list_members(path: Path) -> Listing:
     """The members of a tar; if it is truncated or damaged, those before the fault."""
-    listing = Listing()
+    listing, links = Listing(), list[_Link]()
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
         try:
@@ -73,9 +91,63 @@ def list_members(path: Path) -> Listing:
                     listing.names.append(header.name)
                     listing.offsets.append(header.data)
                     listing.sizes.append(header.size)
+                elif header.kind in _LINKS:
+                    place = len(listing.names)
+                    links.append(_Link(header.name, _target(header), place, len(listing.parts)))
+                elif header.is_sparse:
+                    listing.skipped.append(("members with holes (tar --sparse)", header.name))
         except DamagedTarError as error:
             listing.damage = str(error)
-    return listing
+    return _with_links(listing, links)
+
+
+def _target(header: _Header) -> str:
+    """The name of the member that a link means: a hard link names it, a symbolic one its path from
+    the link's folder."""
+    folder = os.path.dirname(header.name) if header.kind == b"2" else ""
+    return os.path.normpath(os.path.join(folder, header.link))
+
+
+def _with_links(listing: Listing, links: Sequence[_Link]) -> Listing:
+    """The listing with links as members that have the bytes of those that they name: tar writes a
+    file with several names once. A link that leads out of its tar is skipped."""
+    if not links:
+        return listing
+    starts = [0, *listing.parts, len(listing.names)]
+    result = Listing(damage=listing.damage, skipped=listing.skipped)
+    for part, (begin, end) in enumerate(pairwise(starts)):
+        if part:
+            result.parts.append(len(result.names))
+        places = {os.path.normpath(listing.names[i]): i for i in range(begin, end)}
+        here = deque(link for link in links if link.part == part)
+        targets = {os.path.normpath(link.name): link.target for link in here}
+        for i in range(begin, end + 1):
+            while here and here[0].before <= i:
+                link = here.popleft()
+                place = places.get(_last_target(link.target, targets))
+                if place is None:
+                    reason = "links to files that are not in the tar"
+                    result.skipped.append((reason, link.name))
+                else:
+                    _copy(listing, place, link.name, result)
+            if i < end:
+                _copy(listing, i, listing.names[i], result)
+    return result
+
+
+def _last_target(target: str, targets: Mapping[str, str]) -> str:
+    """The name at the end of a chain of links."""
+    for _ in range(_MAX_HOPS):
+        if target not in targets:
+            break
+        target = targets[target]
+    return target
+
+
+def _copy(listing: Listing, place: int, name: str, result: Listing) -> None:
+    result.names.append(name)
+    result.offsets.append(listing.offsets[place])
+    result.sizes.append(listing.sizes[place])
 
 
 def _headers(file: BinaryIO, length: int) -> Iterator[tuple[_Header, bool]]:
@@ -117,6 +189,7 @@ def _count_zeros(file: BinaryIO, start: int) -> int:
 def _read_header(file: BinaryIO, position: int, length: int) -> _Header:
     """The header at a place, with the extensions before it that name or size its member."""
     name: str | None = None
+    link: str | None = None
     size: int | None = None
     is_sparse = False
     while True:
@@ -133,9 +206,12 @@ def _read_header(file: BinaryIO, position: int, length: int) -> _Header:
         position += -(-stored // _BLOCK) * _BLOCK
         if kind == b"L":
             name = os.fsdecode(content.partition(b"\0")[0])
+        elif kind == b"K":
+            link = os.fsdecode(content.partition(b"\0")[0])
         elif kind in b"xX":
             records = _pax(content)
             name = os.fsdecode(records["path"]) if "path" in records else name
+            link = os.fsdecode(records["linkpath"]) if "linkpath" in records else link
             size = _decimal(records["size"]) if "size" in records else size
             is_sparse |= any(key.startswith("GNU.sparse.") for key in records)
     if kind == b"S":
@@ -150,7 +226,12 @@ def _read_header(file: BinaryIO, position: int, length: int) -> _Header:
     size = stored if size is None else size
     has_data = kind not in _WITHOUT_DATA
     return _Header(
-        _plain_name(block) if name is None else name, kind, size * has_data, position, is_sparse
+        _plain_name(block) if name is None else name,
+        kind,
+        size * has_data,
+        position,
+        is_sparse,
+        os.fsdecode(block[157:257].partition(b"\0")[0]) if link is None else link,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from data.sources.base import Unused, printable
-from data.sources.captions.encodings import decode
+from data.sources.captions.encodings import decode, guess_of_names, is_other_encoding
 from data.sources.files.tree import Tree, is_hidden, is_picture
 
 _MAX_MEMBERS = 4_000_000  # zipfile holds half a kilobyte of each
@@ -34,6 +34,8 @@ class ZipTree(Tree):
         common = type(files[0])(os.path.commonpath([file.absolute().parent for file in files]))
         folder = files[0] if is_alone else common if loose is None else loose.folder
         super().__init__(folder, [], Unused())
+        self.names_read_as = ""
+        """The encoding of the names of members, if it was guessed."""
         self._places: dict[str, tuple[Path, str]] = {}
         for file in files:
             under = "" if is_alone else os.path.relpath(file, folder).replace(os.sep, "/") + "/"
@@ -57,13 +59,22 @@ class ZipTree(Tree):
         if len(members) > _MAX_MEMBERS:
             raise ValueError(f"{file} has more than {_MAX_MEMBERS:,} members; unpack it")
         names: dict[str, str] = {}
+        encoding = self._encoding_of_names(members)
         for member in members:
-            parts = [part for part in _name_of(member).split("/") if part not in ("", ".", "..")]
+            name = _name_of(member, encoding)
+            parts = [part for part in name.split("/") if part not in ("", ".", "..")]
             if parts and not member.is_dir() and not any(map(is_hidden, parts)):
                 if "/".join(parts) in names:
                     self.unused.add("members of a name that comes twice", member.filename)
                 names["/".join(parts)] = member.filename
         return names
+
+    def _encoding_of_names(self, members: Sequence[zipfile.ZipInfo]) -> str:
+        """The encoding of all names that are not UTF-8: one alone is too short for a guess."""
+        others = [raw for raw in map(_raw_name, members) if is_other_encoding(raw)]
+        encoding = guess_of_names(others) if others else ""
+        self.names_read_as = self.names_read_as or encoding
+        return encoding
 
     @cached_property
     def pictures(self) -> list[str]:
@@ -112,10 +123,15 @@ def _cannot(name: str, error: Exception) -> ValueError:
     return ValueError(f"{printable(name)} cannot be unpacked: {printable(str(error))}")
 
 
-def _name_of(member: zipfile.ZipInfo) -> str:
-    """The member's name, with slashes. Old programs wrote names in the encoding of their country,
-    which zipfile reads as the IBM PC's."""
+def _raw_name(member: zipfile.ZipInfo) -> bytes:
+    """The bytes of a name that is not said to be UTF-8; zipfile reads them as the IBM PC's."""
     name = member.filename
-    if not member.flag_bits & 0x800 and not name.isascii():
-        name = decode(name.encode("cp437", "replace"))[0]
-    return name.replace("\\", "/")
+    is_told = member.flag_bits & 0x800 or name.isascii()
+    return b"" if is_told else name.encode("cp437", "replace")
+
+
+def _name_of(member: zipfile.ZipInfo, encoding: str) -> str:
+    """The member's name, with slashes. Old programs wrote names in the encoding of their country,
+    which is `encoding` if they are not UTF-8."""
+    raw = _raw_name(member)
+    return (decode(raw, encoding)[0] if raw else member.filename).replace("\\", "/")

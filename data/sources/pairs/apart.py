@@ -3,9 +3,12 @@ folders with one file of captions each."""
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 
-from data.sources.base import Source, Unused
+from data.sources.base import MAX_CAPTION_BYTES, Source, Unused, printable
+from data.sources.captions import texts
+from data.sources.captions.encodings import decode
 from data.sources.config import ReadingConfig
 from data.sources.files.tree import CAPTION_ENDINGS, Tree, ending_of, last_part
 from data.sources.pairs.folder import FolderSource
@@ -65,7 +68,32 @@ def open_each(tree: Tree, config: ReadingConfig) -> Source | None:
         text = files[os.path.dirname(name)][0]
         pairs.append(Pair(name, places[name], ((ending_of(tree.names[text]), text),)))
     about = f"{len(folders):,} folders, each with one file of captions"
-    return _source(tree, config, pairs, "each", about, Unused())
+    counts = Counter(map(os.path.dirname, tree.pictures))
+    lines = {folder: _num_lines(tree, tree.names[files[folder][0]]) for folder in folders}
+    if config.kind == "each" or any(lines[f] != counts[f] or lines[f] < 2 for f in folders):
+        return _source(tree, config, pairs, "each", about, Unused())
+    pairs = [Pair(pair.key, pair.picture, ()) for pair in pairs]
+    source = _source(tree, config, pairs, "each", about, Unused())
+    folder = min(folders)
+    source.sought = (
+        f"{printable(tree.names[files[folder][0]])} has {lines[folder]:,} lines for "
+        f"{counts[folder]:,} pictures: if each line is a caption of all of them, say --kind=each; "
+        f"if each is for one picture, put the picture's name and a tab before it"
+    )
+    return source
+
+
+def _num_lines(tree: Tree, name: str) -> int:
+    """The number of captions in a file of lines or a list in JSON."""
+    data = tree.read(name, MAX_CAPTION_BYTES)
+    text = decode(data)[0]
+    if ending_of(name) == "json":
+        try:
+            value = texts.parse_json(text)
+        except (ValueError, RecursionError):
+            return 0
+        return len(value) if isinstance(value, list) else 1
+    return sum(bool(line.strip()) for line in text.splitlines())
 
 
 def _source(

@@ -9,7 +9,12 @@ from data.pictures.decoding import MAX_BYTES
 from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, Source, Unused
 from data.sources.captions import texts
 from data.sources.captions.encodings import guess, is_other_encoding
-from data.sources.captions.names import caption_from_name, count_named
+from data.sources.captions.names import (
+    caption_from_name,
+    count_named,
+    decoded_name,
+    encoding_of_names,
+)
 from data.sources.captions.splits import split_from, splits_of
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files.tree import Tree, ending_of
@@ -51,7 +56,10 @@ class FolderSource(Source):
         else:
             self.num_captioned = sum(bool(entry.texts) for entry in pairs)
             self.sought = NOT_BESIDE
-        self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
+        if config.captions == "names":
+            self.encoding = config.caption_encoding or encoding_of_names(tree.pictures)
+        else:
+            self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
         self.about = beside_about("a folder of pictures", config)
 
     @property
@@ -123,7 +131,10 @@ def example_beside(
             result = texts.ReadCaptions(lines.captions, kept + lines.notes)
     captions: Captions = result.captions
     if config.captions == "names":
-        captions, result.notes = caption_from_name(member or file), []
+        name = member or file
+        captions, result.notes = caption_from_name(name, encoding), []
+        if decoded_name(name, encoding) != name:
+            result.notes = [f"names were read as {encoding}"]
     split = split_from(about.get("split")) if config.splits == "own" else ""
     columns, more = texts.columns_from(about)
     attributes, notes = texts.attributes_from(about), (*result.notes, *more)

@@ -24,7 +24,7 @@ from data.sources.base import (
     describe,
     printable,
 )
-from data.sources.captions.names import count_named
+from data.sources.captions.names import count_named, encoding_of_names
 from data.sources.captions.splits import splits_of
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.files.tar_format import Listing, list_members
@@ -40,6 +40,7 @@ from data.sources.pairs.folder import (
 from data.sources.pairs.pairing import Pair, pair
 
 _TABLES = ("csv", "tsv", "jsonl", "parquet")
+_NEITHER = "members that are neither pictures nor captions"
 _LOCK = threading.Lock()
 
 
@@ -69,6 +70,8 @@ def index_tar(path: Path) -> TarIndex:
 @lru_cache(maxsize=4)
 def _index(path: Path, size: int, time: int) -> TarIndex:
     listing, unused = list_members(path), Unused()
+    for reason, name in listing.skipped:
+        unused.add(reason, f"{path.name}/{name}")
     pairs = []
     for begin, end in _parts(listing):
         names = [_plain(n) if n[:1] in ("/", ".") else n for n in listing.names[begin:end]]
@@ -80,7 +83,7 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
             elif not is_kept[i]:
                 unused.add("hidden members, such as macOS adds", f"{path.name}/{name}")
             elif not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
-                unused.add("members that are neither pictures nor captions", f"{path.name}/{name}")
+                unused.add(_NEITHER, f"{path.name}/{name}")
         texts = [name if is_kept[i] else "" for i, name in enumerate(names)]
         pairs += [
             Pair(p.key, begin + p.picture, tuple((e, begin + i) for e, i in p.texts))
@@ -92,6 +95,11 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
 def _tables(unused: Unused) -> str:
     tables = [n for names in unused.names.values() for n in names if ending_of(n) in _TABLES]
     return ", ".join(map(printable, tables))
+
+
+def _other_endings(unused: Unused) -> str:
+    names = unused.names.get(_NEITHER, ())
+    return ", ".join(dict.fromkeys("." + printable(ending_of(name)) for name in names))
 
 
 def _is_kept(name: str, size: int) -> bool:
@@ -147,11 +155,13 @@ class TarSource(Source):
         self._ends = array("q", accumulate(counts))
         names = [os.path.relpath(tar, self.path).replace(os.sep, "/") for tar in tars]
         self._splits = splits_of(names, by_file=True) if config.splits == "own" else []
-        self.encoding = config.caption_encoding or guess_encoding(self._some_captions())
+        self.encoding = config.caption_encoding or self._guessed_encoding()
         self.about = beside_about(counted(len(tars), "webdataset tar"), config)
         self.sought = NOT_NAMED if config.captions == "names" else NOT_BESIDE
         if tables := _tables(self.unused):
             self.sought += f" (there is {tables}: unpack the tars, tables in them are not read)"
+        elif others := _other_endings(self.unused):
+            self.sought += f" (its other members end in {others}; of these none is read)"
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -160,6 +170,12 @@ class TarSource(Source):
         """A line about the source, with the name of its tar if it is a single one."""
         alone = self.files[0] if len(self.files) == 1 else self.path
         return describe(alone, self)
+
+    def _guessed_encoding(self) -> str:
+        if self.config.captions != "names":
+            return guess_encoding(self._some_captions())
+        tar = index_tar(self.files[0])
+        return encoding_of_names(tar.listing.names[entry.picture] for entry in tar.pairs)
 
     def _some_captions(self) -> Iterator[bytes]:
         tar = index_tar(self.files[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.json_files import Json
 from data.sources.base import printable
-from data.sources.captions.splits import split_from
+from data.sources.captions.splits import split_from, splits_of
 from data.sources.files.remote import RemotePath
 from data.sources.tables.columns import Table, check_group
 
@@ -25,8 +25,10 @@ class ArrowTable(Table):
         self._batches: list[tuple[Path, Any]] = []
         for part, split in _parts(folder):
             self.labels |= _labels(part)
-            for file in _files(part):
-                self._open(file, split)
+            files = _files(part)
+            named = splits_of([file.name for file in files], by_file=True)
+            for file, of_name in zip(files, named or [""] * len(files), strict=True):
+                self._open(file, split or of_name)
         if self.schema is None and self.damage:
             name, why = next(iter(self.damage.items()))
             raise ValueError(f"{folder / name} is not a readable Arrow file: {why}")
@@ -110,7 +112,8 @@ def _parts(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The Arrow files that state.json lists, or all files if there is no state.json."""
+    """The Arrow files that state.json lists. The folder in which `datasets` keeps a downloaded set
+    has no state.json: all files, without what `map` and `filter` keep there."""
     state = _read_json(folder / "state.json")
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise ValueError(
@@ -118,7 +121,8 @@ def _files(folder: Path) -> list[Path]:
         )
     listed = state.get("_data_files")
     if listed is None:
-        return sorted(path for path in folder.glob("*.arrow") if path.is_file())
+        files = sorted(path for path in folder.glob("*.arrow") if path.is_file())
+        return [path for path in files if not path.name.startswith(("cache-", "tmp"))]
     if not isinstance(listed, list):
         raise ValueError(f"{folder / 'state.json'} has no list of files")
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in listed]

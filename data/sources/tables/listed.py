@@ -151,8 +151,8 @@ def _guessed(columns: Columns, rows: Sequence[Row], config: ReadingConfig) -> st
 
 
 def _notes(table: TableFile, columns: Columns) -> list[str]:
-    encoding = table.text_encoding()
-    notes = [] if encoding in ("", "utf-8-sig") else [f"captions were read as {encoding}"]
+    encoding = table.reported_encoding()
+    notes = [f"captions were read as {encoding}"] if encoding else []
     if columns.by_number:
         notes.append(f"pictures were found by the numbers in column {printable(columns.path)}")
     return notes

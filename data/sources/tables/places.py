@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from data.sources.captions.names import decoded_name, encoding_of_names
 from data.sources.captions.splits import is_split, split_from
 from data.sources.files.tree import Tree, is_picture, walk
 from data.sources.pairs.pairing import fold
@@ -29,8 +30,9 @@ class Places:
     @cached_property
     def _by_last(self) -> dict[str, list[str]]:
         names_by_last: dict[str, list[str]] = {}
+        encoding = encoding_of_names(self.tree.pictures)
         for name in self.tree.pictures:
-            last = fold(name.rpartition("/")[2])
+            last = fold(decoded_name(name.rpartition("/")[2], encoding))
             names_by_last.setdefault(last, []).append(name)
             stem = last.rpartition(".")[0]
             if stem:

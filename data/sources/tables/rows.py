@@ -9,7 +9,8 @@ from itertools import count, islice
 from typing import Any
 
 from data.sources.base import Unused, printable
-from data.sources.captions.encodings import decode, encoding_of
+from data.sources.captions import texts
+from data.sources.captions.encodings import MENDED, MENDS, decode, encoding_of, is_damaged_utf8
 from data.sources.files.tree import Tree, ending_of
 from data.sources.tables import json_rows, separated
 from data.sources.tables.columns import cell, check_group
@@ -45,13 +46,25 @@ class TableFile:
         """The encoding of the text; empty for parquet."""
         if ending_of(self.name) == "parquet":
             return ""
-        return encoding_of(self.tree.read(self.name, _LOOKED_AT - 1), self.encoding)
+        return encoding_of(self._head(), self.encoding)
+
+    def reported_encoding(self) -> str:
+        """The encoding if it is worth a note: any but whole UTF-8."""
+        encoding = self.text_encoding()
+        if encoding != "utf-8-sig":
+            return encoding
+        lines = self._head().rpartition(b"\n")
+        return MENDED if is_damaged_utf8(lines[0] or lines[2]) else ""
+
+    def _head(self) -> bytes:
+        return self.tree.read(self.name, _LOOKED_AT - 1)
 
     def text(self) -> io.TextIOWrapper:
         """Its text, to read line by line."""
         encoding = self.text_encoding()
+        errors = MENDS if encoding == "utf-8-sig" else "replace"
         opened: Any = self.tree.open(self.name)
-        return io.TextIOWrapper(opened, encoding=encoding, errors="replace", newline="")
+        return io.TextIOWrapper(opened, encoding=encoding, errors=errors, newline="")
 
 
 def read_rows(table: TableFile, unused: Unused | None = None) -> Iterator[Row]:
@@ -94,7 +107,7 @@ def _json_lines(table: TableFile, unused: Unused | None) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = texts.parse_json(line)
             except ValueError as error:
                 if number == 1 and line[0] in "[{" and not _is_second_json(table):
                     yield from _json_values(table)  # JSON of several lines, or in one line
@@ -143,7 +156,7 @@ def _json_values(table: TableFile) -> Iterator[Row]:
     start, values = 0, list[Any]()
     while start < len(text):
         try:
-            value, start = json.JSONDecoder().raw_decode(text, start)
+            value, start = texts.DECODER.raw_decode(text, start)
         except ValueError as error:
             raise ValueError(f"{table}: {error}") from None
         values.append(value)
@@ -158,7 +171,7 @@ def _json_values(table: TableFile) -> Iterator[Row]:
 
 def _read_json(table: TableFile) -> Any:
     try:
-        return json.loads(decode(table.read(_MAX_JSON), table.encoding)[0])
+        return texts.parse_json(decode(table.read(_MAX_JSON), table.encoding)[0])
     except ValueError as error:
         raise ValueError(f"{table}: {error}") from None
 

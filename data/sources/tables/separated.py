@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice
@@ -57,9 +57,23 @@ def rows_of(lines: Iterator[str]) -> Iterator[Row]:
         rows = chain(some, rows)
         # A caption with unquoted separators has more cells than others.
         names = [f"col{i}" for i in range(max(min(len(row) for row in some if row), 2))]
+    names = _apart(names)
     for row in rows:
         if row:
             yield _named(names, row, separator)
+
+
+def _apart(names: list[str]) -> list[str]:
+    """The names of columns; of several columns of captions with one name, numbered: all are the
+    captions of a picture."""
+    counts = Counter(names)
+    seen = Counter[str]()
+    apart = []
+    for name in names:
+        is_one_of_several = counts[name] > 1 and texts.is_known(name)
+        apart.append(f"{name}_{seen[name]}" if is_one_of_several else name)
+        seen[name] += 1
+    return apart
 
 
 def _with_doubled_quotes(line: str) -> str:
