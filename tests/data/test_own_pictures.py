@@ -49,6 +49,9 @@ TABLES = {
     "a space after the name": ("a.txt", lines("{0}.jpg one bird {0}\n")),
     "a colon after the name": ("captions.txt", lines("{0}.jpg: one bird {0}\n")),
     "Excel's first line": ("a.csv", "sep=;\r\nfile;caption\r\n" + lines("{0}.jpg;bird {0}\r\n")),
+    "a full stop and a stroke in names": ("a.csv", "Nr.;Datei;Größe/Stil;Text\r\n" + lines(
+        "{0};figuren\\{0}.jpg;a/b;bird {0}\r\n"
+    )),
     "blank lines above": ("a.csv", "\n\nfile,caption\n" + lines("{0}.jpg,bird {0}\n\n")),
     "a comment and a title above": ("a.csv", "# mine, 2024\nBirds\nfile,caption\n" + lines(
         "{0}.jpg,bird {0}\n"

@@ -52,9 +52,10 @@ def rows_of(lines: Iterator[str]) -> Iterator[Row]:
     names = [name.strip() for name in next(rows, [])]
     if len(names) < 2:
         return
-    if _is_row(names):
-        some = [names, *islice(rows, _MOST_TITLES)]
-        rows = chain(some, rows)
+    some = list(islice(rows, _MOST_TITLES))
+    rows = chain(some, rows)
+    if _is_row(names, some):
+        some, rows = [names, *some], chain([names], rows)
         # A caption with unquoted separators has more cells than others.
         names = [f"col{i}" for i in range(max(min(len(row) for row in some if row), 2))]
     names = _apart(names)
@@ -90,7 +91,7 @@ def _begin(lines: Iterator[str]) -> tuple[str, str]:
         if match := re.match(r"\s*sep=(.)\s*$", line, re.IGNORECASE):  # Excel's first line
             given = match[1]
             continue
-        if line.startswith("#") and not _is_row(_split(line, _separator(line))):
+        if line.startswith("#") and not _is_row(_split(line, _separator(line)), []):
             line = line.lstrip("# ")
             if not any(_is_known(cell) for cell in _split(line, _separator(line))):
                 continue  # a comment
@@ -124,9 +125,14 @@ def _names_picture(cell: str) -> bool:
     return is_picture(_NUMBERED.sub("", cell.strip()))
 
 
-def _is_row(cells: list[str]) -> bool:
-    """True if the cells of a first line are values and not names of columns."""
-    if any(_names_picture(cell) or "/" in cell for cell in cells):
+def _is_row(cells: list[str], others: list[list[str]]) -> bool:
+    """True if the cells of a first line are values and not names of columns. They are names, such
+    as "Nr." and "Size/Style", if only the `others`, the rows after it, name pictures."""
+    if any(map(_names_picture, cells)):
+        return True
+    if any(_names_picture(cell) for row in others for cell in row):
+        return False
+    if any("/" in cell for cell in cells):
         return True
     return any("." in cell for cell in cells) and not any(map(_is_known, cells))
 
