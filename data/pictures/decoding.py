@@ -15,6 +15,7 @@ from PIL import Image, ImageColor, ImageFile, UnidentifiedImageError
 
 from data.pictures.colours import to_srgb
 from data.pictures.squares import Fit, to_square
+from data.pictures.vector import drawing_size, drawn, is_drawing
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_BYTES = 64 << 20
@@ -91,6 +92,8 @@ def read_picture(
     if len(data) > MAX_BYTES:
         raise UnreadablePictureError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
     try:
+        if is_drawing(data):
+            data = drawn(data, 2 * image_size)
         with Image.open(io.BytesIO(data), formats=_formats()) as picture:
             progressive = bool(picture.info.get("progressive"))
             kept = picture.width * picture.height * _PROGRESSIVE_BYTES if progressive else 0
@@ -115,6 +118,8 @@ def read_picture(
 
 def size_of(data: bytes) -> tuple[int, int]:
     """(width, height) of a readable picture, upright."""
+    if is_drawing(data):
+        return drawing_size(data)
     with Image.open(io.BytesIO(data), formats=_formats()) as picture:
         width, height = picture.size
         is_turned = picture.getexif().get(0x0112) in (5, 6, 7, 8)
@@ -145,8 +150,6 @@ def _unknown(data: bytes) -> str:
 
 def _kind_of_file(data: bytes) -> str:
     """The kind of a file that is not a picture, in parentheses; empty if it is unknown."""
-    if b"<svg" in data[:4096].lower():
-        return " (an SVG drawing; save it as PNG)"
     if data.lstrip().startswith((b"data:image/", b"iVBORw0KGgo", b"/9j/", b"UklGR", b"R0lGOD")):
         return " (a picture as base64 text; write its bytes)"
     for start, name in _UNREAD:

@@ -123,7 +123,8 @@ def test_a_file_that_is_no_picture_is_called_by_its_kind() -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\0\0\0\x18ftypheic\0\0", "pillow-heif|damaged"),
         (b"8BPS\0\1", r"not a JPEG, .* \(Photoshop's PSD; save it as PNG or JPEG\)"),
-        (b'<?xml version="1.0"?>\n<svg width="9">', r"\(an SVG drawing; save it as PNG\)"),
+        (b'<?xml version="1.0"?>\n<svg width="9">', "an SVG drawing that resvg cannot draw: "),
+        (b"<html><svg></svg></html>", "a web page"),
         (b'{"error": "AccessDenied"}', r"format that is read \(a text\)"),
         (b"\1\2\3\4", "format that is read$"),
     ):

@@ -13,10 +13,10 @@ from data.sources.base import Unused
 PICTURE_ENDINGS = (
     *("jpg", "jpeg", "png", "webp", "jfif", "jpe", "bmp", "gif", "tif", "tiff", "avif"),
     *("jp2", "j2k", "jpx", "jpf", "heic", "heif", "hif", "ppm", "pgm", "pbm", "pnm", "apng"),
-    *("pjpeg", "pjp", "jfi", "jif", "mpo", "avifs", "dib"),
+    *("pjpeg", "pjp", "jfi", "jif", "mpo", "avifs", "dib", "svg", "svgz"),
 )
 UNREAD_PICTURES = (
-    *("jxl", "psd", "svg", "eps", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
+    *("jxl", "psd", "eps", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
     *("xcf", "exr", "hdr", "ico", "tga", "jxr"),
 )
 """Unsupported formats of pictures. Each file is counted and named as unreadable."""
