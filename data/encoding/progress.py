@@ -23,13 +23,15 @@ class Progress:
         )
 
     def advance(self, count: int = 1) -> None:
-        """Count pictures that this process has read."""
-        self._done += count
-        self._bar.update(count)
+        """Count pictures that this process has read. Without a bar it prints a line, at most one
+        every ten seconds."""
+        self._show(self._done + count)
 
     def reach(self, done: int) -> None:
-        """Set the number of pictures in finished shards, those of other processes included. Without
-        a bar it prints a line, at most one every ten seconds."""
+        """Set the number of pictures in finished shards, those of other processes included."""
+        self._show(done)
+
+    def _show(self, done: int) -> None:
         self._done = done
         if not self._bar.disable:
             self._bar.update(done - self._bar.n)
@@ -42,9 +44,8 @@ class Progress:
         seconds = max(time.monotonic() - self._start, 1e-9)
         rate = (self._done - self._first) / seconds
         left = f", {_spoken((self._total - self._done) / rate)} left" if rate > 0 else ""
-        return (
-            f"{self._name}: {self._done:,} of {self._total:,} pictures, {rate:,.0f} a second{left}"
-        )
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+        return f"{self._name}: {self._done:,} of {self._total:,} pictures, {speed} a second{left}"
 
     def close(self) -> None:
         """Stop updating the bar."""

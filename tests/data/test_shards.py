@@ -251,6 +251,23 @@ def test_progress_says_how_fast_it_is_and_how_long_it_takes(
     assert capsys.readouterr().out == line
 
 
+def test_progress_is_shown_before_the_first_shard_is_finished(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("data.encoding.progress.time.monotonic", lambda: clock[0])
+    progress = Progress("records/mine", 318)
+    for _ in range(12):
+        clock[0] += 2.5
+        progress.advance()
+    progress.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "records/mine: 4 of 318 pictures, 0.4 a second, 13 min left",
+        "records/mine: 8 of 318 pictures, 0.4 a second, 13 min left",
+        "records/mine: 12 of 318 pictures, 0.4 a second, 13 min left",
+    ]
+
+
 def test_each_number_of_devices_gives_the_same_tokens(tmp_path: Path) -> None:
     import jax
 
