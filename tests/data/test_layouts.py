@@ -171,8 +171,9 @@ these are held out under their own names.
 
 ## Pictures
 
-JPEG, PNG, WebP, GIF (its first frame), BMP, TIFF, AVIF, JPEG 2000, PPM and SVG (.svgz, too;
-texts in a drawing are not shown); HEIC after `pip install pillow-heif`. Orientation is applied, colour profiles become sRGB, 16 bits become 8.
+JPEG, PNG, WebP, GIF (its first frame), BMP, TIFF, AVIF, JPEG 2000, PPM and SVG (.svgz, too, and
+without its texts); HEIC after `pip install pillow-heif`. Orientation is applied, colour profiles
+become sRGB, 16 bits become 8.
 Pictures become squares. A picture with a plain backdrop gets bars in its colour, and any other is
 cropped to its middle (`--fit auto`). `--fit crop` crops all, `pad` adds bars of `--background` to
 all, `stretch` distorts them. `--truncated keep` uses truncated JPEGs. Skipped pictures

@@ -88,6 +88,26 @@ TABLES = {
         "licenses": [{"id": 1, "name": "free"}],
         "items": [{"image": f"{i}.jpg", "caption": f"bird {i}"} for i in range(N)],
     })),
+    "Label Studio's export": ("project-1.json", json.dumps([
+        {"id": i + 7, "annotations": [{"result": [
+            {"value": {"text": [f"bird {i}"]}, "from_name": "caption", "type": "textarea"}
+        ]}], "data": {"image": f"/data/upload/1/{i}.jpg"}, "meta": {}, "total_annotations": 1}
+        for i in range(N)
+    ])),
+    "Instagram's export": ("posts_1.json", json.dumps([
+        {"media": [{"uri": f"media/posts/{i}.jpg", "title": f"bird {i}"}]} for i in range(N)
+    ])),
+    "a post's caption beside its pictures": ("posts_1.json", json.dumps([
+        {"media": [{"uri": f"media/{i}.jpg", "title": ""}], "title": f"bird {i}"}
+        for i in range(N)
+    ])),
+    "VIA's project": ("via.json", json.dumps({"_via_settings": {"ui": {}}, "_via_img_metadata": {
+        f"{i}.jpg1234": {"filename": f"{i}.jpg", "file_attributes": {"caption": f"bird {i}"}}
+        for i in range(N)
+    }})),
+    "VIA's table": ("via.csv", "filename,file_size,file_attributes\n" + lines(
+        '{0}.jpg,9,"{{""caption"":""bird {0}""}}"\n'
+    )),
     "addresses of files": ("a.csv", "file,caption\n" + lines("file:///C:/x/{0}%2Ejpg,bird {0}\n")),
     "a column of captions of one's own": ("a.csv", "file,text_lang,blip_caption\n" + lines(
         "{0}.jpg,en,bird {0}\n"
@@ -162,6 +182,16 @@ def test_captions_in_a_table_and_beside_pictures_are_read_together(tmp_path: Pat
         assert source.num_captioned == 5
         assert source.warnings() == ["skipped 1 pictures that no table names: 5.jpg"]
         assert {file.name for file in source.files} >= {table, "0.txt", "0.jpg", "4.txt"}
+
+
+def test_the_name_of_a_picture_is_not_its_caption(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    for i in range(N):  # Google's Takeout, in which few pictures have a description
+        about = {"title": f"{i}.jpg", "description": "a bird" if i else ""}
+        put(tmp_path / f"{i}.jpg.supplemental-metadata.json", json.dumps(about))
+    problems = [r.problem for r in read_pictures(opened(tmp_path), 8, need_captions=True)]
+    note = "no caption; captions that are names of picture files are taken for missing ones"
+    assert problems == [note, "", ""]
 
 
 def test_a_table_that_cannot_be_read_harms_no_captions_beside_pictures(tmp_path: Path) -> None:

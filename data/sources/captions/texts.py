@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from unicodedata import category
 
 from common.json_files import Json
@@ -42,10 +42,11 @@ _ANSWERS = ("gpt", "assistant", "model")
 """Speakers in a conversation about a picture whose sentences are used as its captions."""
 _LONGEST_CELL = 1 << 16  # characters of a column's value
 _SAFE = (1e-6, 1e6)  # weights in this range can be summed in float32
-_MAX_DEPTH = 4
+_MAX_DEPTH, _MAX_NESTED = 4, 8
 _FEWEST_ATTRIBUTES = 10  # a caption of fewer digits may be what a picture shows
 _BOX = re.compile(r"\s*\d+(?:[ \t]+-?\d+(?:\.\d+)?(?:e-?\d+)?){4,}\s*")
 """A line of a detector's labels: a class, a place and a size."""
+_FILE_NAME = re.compile(r"\S+\.(?:jpe?g|png|webp|gif|heic|tiff?|bmp|avif)", re.IGNORECASE)
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 _ESCAPED = re.compile(r"\\(['\"\\])")
 _UNSEEN = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x01-\x08\x0e-\x1b\x7f\ufeff]")
@@ -165,7 +166,19 @@ def from_columns(about: Mapping[str, object], column: str = "") -> ReadCaptions:
         notes += result.notes
         if result.captions:
             return ReadCaptions(result.captions, notes)
+    if not notes:
+        return weighed(_nested(about.get(column) if column else about))
     return ReadCaptions((), notes)
+
+
+def _nested(value: object, depth: int = 0) -> list[Any]:
+    """The texts under known names in objects at any depth, as Label Studio writes them."""
+    if depth > _MAX_NESTED or not isinstance(value, Mapping | list):
+        return []
+    if isinstance(value, Mapping) and (texts := texts_of(value)):
+        return texts
+    entries = value.values() if isinstance(value, Mapping) else value
+    return [text for entry in entries for text in _nested(entry, depth + 1)]
 
 
 def texts_of(value: object, depth: int = 0) -> list[Any]:
@@ -186,6 +199,8 @@ def texts_of(value: object, depth: int = 0) -> list[Any]:
             return [text]
         nested = [texts_of(entry, depth + 1) or [None] for entry in value]
         return [text for texts in nested for text in texts]
+    if isinstance(value, str) and (about := _object_in(value)):
+        return _nested(about)
     if isinstance(value, str) and (listed := _texts_in_list(value)):
         return listed
     return [value]
@@ -199,6 +214,17 @@ def _rich_text(parts: Sequence[object]) -> str | None:
     if not marked or len(marked) == len(parts) or not all("type" in part for part in marked):
         return None
     return "".join(word for word in words if isinstance(word, str))
+
+
+def _object_in(text: str) -> Json:
+    """The JSON object that was written as text into a cell; empty if it is not one."""
+    text = text.strip()
+    if not (text.startswith('{"') and text.endswith("}") and len(text) <= _LONGEST_CELL):
+        return {}
+    try:
+        return cast(Json, json.loads(text))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _texts_in_list(text: str) -> list[str]:
@@ -227,7 +253,9 @@ def weighed(texts: Sequence[object], weights: object = None) -> ReadCaptions:
     pairs: list[tuple[str, float]] = []
     for text, weight in zip(texts, weights, strict=True):
         caption, number = _cleaned(text), _number(weight)
-        if caption in MISSING:
+        if _FILE_NAME.fullmatch(caption):
+            notes.append("captions that are names of picture files are taken for missing ones")
+        elif caption in MISSING:
             notes.append("captions such as nan, None or null are taken for missing ones")
         elif why := _no_caption(caption):
             notes.append(why)

@@ -1,6 +1,7 @@
 """Rows of tables in JSON, in the shapes that programs write."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 from common.json_files import Json
@@ -9,6 +10,8 @@ from data.sources.files.tree import is_picture
 from data.sources.tables.separated import PATH_COLUMNS, Row
 
 _KNOWN = frozenset((*PATH_COLUMNS, *texts.CAPTION_NAMES))
+_LOOKED_AT = 20  # rows
+_MAX_DEPTH = 8  # of objects in objects
 
 
 def of_line(value: object) -> Iterator[Row]:
@@ -26,8 +29,60 @@ def of_file(content: object) -> Iterator[Row]:
     """Yield the rows in a JSON file.
 
     They are COCO's annotations joined with its images; a list of objects or of lists, or such a
-    list in an object; columns as pandas writes them; or an object whose keys are pictures.
+    list in an object; columns as pandas writes them; or an object whose keys are pictures. If these
+    name no picture, they are all objects at any depth that name one.
     """
+    rows = _of_known_shape(content)
+    some = list(islice(rows, _LOOKED_AT))
+    if not any(map(_names_picture, some)) and (first := next(deep := _at_any_depth(content), None)):
+        yield from chain([first], deep)
+    else:
+        yield from chain(some, rows)
+
+
+def _names_picture(row: Mapping[str, object]) -> bool:
+    return any(isinstance(value, str) and _is_path(value) for value in row.values())
+
+
+def _is_path(text: str) -> bool:
+    return is_picture(text.partition("?")[0])
+
+
+def _at_any_depth(
+    value: object, about: Mapping[str, object] | None = None, depth: int = 0
+) -> Iterator[Row]:
+    """The rows of objects that name a picture, wherever they are. Each has the texts and numbers of
+    the objects around it (`about`), and all that belongs to it alone. So Label Studio puts the path
+    beside the captions, and Instagram the caption beside a post's pictures."""
+    about = about or {}
+    if depth > _MAX_DEPTH:
+        return
+    if isinstance(value, list):
+        for entry in value:
+            yield from _at_any_depth(entry, about, depth + 1)
+    elif isinstance(value, dict) and _names_picture(value):
+        yield {**about, **{k: v for k, v in value.items() if k not in about or v not in ("", None)}}
+    elif isinstance(value, dict):
+        # What is around several pictures may be about another one: its texts are shared alone.
+        plain = {k: v for k, v in value.items() if isinstance(v, str | int | float)}
+        is_one = _count(value) == 1
+        for name, entry in value.items():
+            if isinstance(entry, dict | list) and _count(entry):
+                shared = {k: v for k, v in value.items() if k != name} if is_one else plain
+                yield from _at_any_depth(entry, {**about, **shared}, depth + 1)
+
+
+def _count(value: object, depth: int = 0) -> int:
+    """The number of objects at any depth that name a picture."""
+    if depth > _MAX_DEPTH or not isinstance(value, list | dict):
+        return 0
+    if isinstance(value, dict) and _names_picture(value):
+        return 1
+    entries = value if isinstance(value, list) else value.values()
+    return sum(_count(entry, depth + 1) for entry in entries)
+
+
+def _of_known_shape(content: object) -> Iterator[Row]:
     if not isinstance(content, dict):
         yield from _listed(content)
     elif is_coco(content):
