@@ -92,7 +92,7 @@ def _encode(job: "_Job") -> None:
             print(f"warning: {oddity}", file=sys.stderr)
     shards.remove()
     print(f"{job.out}: {_counts(job.out)}")
-    if job.config.captions == "names":
+    if job.config.captions != "beside":
         print(f"captions such as: {', '.join(open_records(job.out).some_captions(_SHOWN))}")
 
 

@@ -18,9 +18,9 @@ class ReadingConfig:
     pictures: str = ""
     """Folder of the pictures that a table names, if they are not beside it. Paths in the table may
     be absolute or of another machine, because only their last parts are compared."""
-    captions: Literal["beside", "names"] = "beside"
-    """Where captions are: in files or columns, or in the names of the picture files
-    (Brown_Fish-01.png says "brown fish")."""
+    captions: Literal["beside", "names", "inside"] = "beside"
+    """Where captions are: in files or columns, in the names of the picture files (Brown_Fish-01.png
+    says "brown fish"), or inside these files, where Lightroom, digiKam and others write them."""
     caption_column: str = ""
     """Column or JSON key of the captions; by default the known names are tried, in the order of
     docs/layouts.md."""

@@ -5,8 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from data.pictures.decoding import MAX_BYTES
 from data.sources.base import Source, Unused, counted, printable
 from data.sources.captions import texts
+from data.sources.captions.inside import caption_inside
 from data.sources.captions.names import (
     caption_from_name,
     decoded_name,
@@ -35,9 +37,8 @@ from data.sources.tables.places import Places
 from data.sources.tables.table_columns import describe_ambiguous, names_of
 
 TABLES = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "token")
-_NO_CLASSES = re.compile(
-    r"^(images?|imgs?|pictures?|photos?|data|files?|n\d{8}|\W*[a-z]?\d*)$", re.IGNORECASE
-)
+_NO_WORDS = r"images?|imgs?|jpe?gs?|pngs?|pictures?|pics|photos?|data|files?|media|uploads?|\W*\d*"
+_NO_CLASSES = re.compile(rf"^({_NO_WORDS}|n\d{{8}}|\W*[a-z]\d*)$", re.IGNORECASE)
 """Names of folders without a meaning: ImageNet's n01440764, digits, single letters."""
 _UNREAD_TABLES = (
     *("yaml", "yml", "xml", "xmp", "toml", "html", "pkl", "pickle", "npy", "npz", "mat", "h5"),
@@ -45,6 +46,7 @@ _UNREAD_TABLES = (
 )
 _OF_CAPTIONS = r"caption|prompt|metadata|annot|label|descri|text|tags"
 """Words in the name of a file that may hold captions."""
+_LOOKED_AT = 8  # pictures that are looked into for captions
 _MOST_TEXTS = 20  # .txt files that are looked into for a table
 
 
@@ -90,10 +92,10 @@ def open_metadata(tree: Tree, config: ReadingConfig) -> Source | None:
 def open_beside(tree: Tree, config: ReadingConfig) -> Source | None:
     """Captions beside at least half of the pictures, or in their names."""
     source = FolderSource(tree, config)
-    is_named = config.captions == "names"
-    if not len(source) or (not is_named and 2 * source.num_captioned < len(source)):
+    is_own = config.captions != "beside"
+    if not len(source) or (not is_own and 2 * source.num_captioned < len(source)):
         return None
-    if source.num_captioned < len(source) and not is_named and not config.kind:
+    if source.num_captioned < len(source) and not is_own and not config.kind:
         try:
             tables = open_tables(tree, config)  # which may have the other captions
         except ValueError as error:
@@ -178,7 +180,7 @@ def open_file_tables(tree: Tree, names: Sequence[str], config: ReadingConfig) ->
 def _open_listed(
     tree: Tree, names: Sequence[str], config: ReadingConfig, kind: str, about: str
 ) -> Source | None:
-    if not names or not tree.pictures or config.captions == "names":
+    if not names or not tree.pictures or config.captions != "beside":
         return None
     tables = listed.read_tables(tree, Places(tree), names, config)
     if not tables.entries:
@@ -240,17 +242,24 @@ def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) ->
         others = ", ".join(printable(name) for name in tables[:3])
         sought += f" (there are {others}, which name none of its pictures)"
     in_names = sorted(c[0][0] for c in map(caption_from_name, tree.pictures) if c)
-    if in_names and config.captions != "names":
+    if any(caption_inside(tree.read(name, MAX_BYTES)) for name in tree.pictures[:_LOOKED_AT]):
+        return f"{sought}; its pictures have captions inside them: say --captions=inside"
+    if len(set(in_names)) > 1 and config.captions != "names":
         some = ", ".join(
             f'"{printable(caption)}"' for caption in in_names[:: max(len(in_names) // 3, 1)][:3]
         )
         sought += f"; if their names are captions ({some} …), say --captions=names"
-    sought += _describe_unread(tree) + _describe_other_endings(tree)
-    folders = sorted({_class_of(name) for name in tree.pictures} - {""})
+    sought += _describe_unread(tree)
+    sought += (others := _describe_other_endings(tree))
+    folders = sorted(
+        folder
+        for folder in {_class_of(name) for name in tree.pictures}
+        if folder and not re.fullmatch(_NO_WORDS, folder, re.IGNORECASE)
+    )
     if folders:
         some = ", ".join(printable(name) for name in folders[:3]) + " …" * (len(folders) > 1)
         sought += f"; if its folders are classes ({some}), say --kind=classes"
-    elif not tables and not in_names:
+    elif not tables and not in_names and not others:
         sought += "; if all show the same, name their folder after it, and say --kind=classes"
     return sought
 
@@ -274,6 +283,8 @@ def _describe_other_endings(tree: Tree) -> str:
         return f"; {printable(sheets[0])} is a spreadsheet: save it as CSV"
     stems = {os.path.splitext(name)[0] for name in tree.pictures} | set(tree.pictures)
     others = [n for n in tree.names if os.path.splitext(n)[0] in stems and not is_picture(n)]
+    if any(ending_of(n) == "xmp" for n in others):
+        return "; there are .xmp files beside them: say --captions=inside"
     counts = Counter(ending_of(n) for n in others if ending_of(n) not in CAPTION_ENDINGS)
     ending, count = next(iter(counts.most_common(1)), ("", 0))
     if 2 * count < len(tree.pictures):

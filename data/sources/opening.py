@@ -55,7 +55,7 @@ def open_source(
     paths = [str(path)] if isinstance(path, str | Path) else [str(part) for part in path]
     try:
         sources = _open_paths(paths, config)
-        return _joined(sources, paths, need_captions, config.captions == "names")
+        return _joined(sources, paths, need_captions, config.captions)
     except RemoteError as error:
         raise ValueError(str(error)) from None
 
@@ -94,15 +94,15 @@ def _named_by_star(path: str) -> list[str]:
 
 
 def _joined(
-    sources: Sequence[Source], paths: Sequence[str], need_captions: bool, by_name: bool
+    sources: Sequence[Source], paths: Sequence[str], need_captions: bool, where: str
 ) -> Source:
     """The sources as one. Raises ValueError if it has no picture, or lacks the captions: any
-    captions, or those in the names of pictures (`by_name`)."""
-    for part in sources if by_name else ():
+    captions, or those in the pictures or their names (`where`)."""
+    for part in sources if where != "beside" else ():
         if part.kind not in _WITH_NAMES and len(part):
             raise ValueError(
                 f"{printable(str(part.path))} is {part.about}, whose pictures have no names of "
-                "their own: omit --captions=names"
+                f"their own: omit --captions={where}"
             )
     source = sources[0] if len(sources) == 1 else JoinedSource(sources)
     named = printable(", ".join(map(_shown, paths)))

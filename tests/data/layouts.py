@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tests.data.samples import picture, write_tar
 
 N = 20
@@ -102,6 +104,15 @@ def classes(folder: Path) -> None:
 def names(folder: Path) -> None:
     for i in range(N):
         put(folder / f"Brown_Fish-{i:02d}.PNG", picture(i))
+
+
+def inside(folder: Path) -> None:
+    for i in range(N):
+        exif = Image.Exif()
+        exif[0x010E] = f"a bird {i}"
+        file = io.BytesIO()
+        Image.open(io.BytesIO(picture(i))).convert("RGB").save(file, "JPEG", exif=exif)
+        put(folder / f"IMG_{i:04d}.jpg", file.getvalue())
 
 
 def webdataset(folder: Path) -> None:
@@ -301,5 +312,6 @@ LAYOUTS: dict[str, tuple[str, Make, tuple[str, ...], int]] = {
         N,
     ),
     "names": ("captions in the names of the files", names, ("--captions=names",), N),
+    "inside": ("captions inside the files", inside, ("--captions=inside",), N),
 }
 """Name → (description, maker, flags that reading it needs, number of captions)."""

@@ -190,7 +190,7 @@ def test_the_name_of_a_picture_is_not_its_caption(tmp_path: Path) -> None:
         about = {"title": f"{i}.jpg", "description": "a bird" if i else ""}
         put(tmp_path / f"{i}.jpg.supplemental-metadata.json", json.dumps(about))
     problems = [r.problem for r in read_pictures(opened(tmp_path), 8, need_captions=True)]
-    note = "no caption; captions that are names of picture files are taken for missing ones"
+    note = "no caption; captions that are the name of a picture's file are skipped"
     assert problems == [note, "", ""]
 
 

@@ -15,7 +15,7 @@ _JOINERS = "\u200c\u200d"
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SAYS_NOTHING = re.compile(
-    r"images?|img|dsc[nf]?|dcim|pict?|picture|photo|foto|bild|scan|screenshot|pxl|mvi|imgp|cimg|"
+    r"images?|img|dsc[nf]?|dcim|pict?|picture|photo|foto|bild|scan|screenshot|pxl|mvi|imgp|cimg|mg|"
     r"gopr|whatsapp|download|unnamed|untitled|copy|kopie|from|at|am|pm|"
     r"[a-z]{1,4}[0-9]{4,}|(?=.*[0-9])[0-9a-f]{8,}"  # P1010012, a hash
 )

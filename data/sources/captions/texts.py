@@ -46,7 +46,6 @@ _MAX_DEPTH, _MAX_NESTED = 4, 8
 _FEWEST_ATTRIBUTES = 10  # a caption of fewer digits may be what a picture shows
 _BOX = re.compile(r"\s*\d+(?:[ \t]+-?\d+(?:\.\d+)?(?:e-?\d+)?){4,}\s*")
 """A line of a detector's labels: a class, a place and a size."""
-_FILE_NAME = re.compile(r"\S+\.(?:jpe?g|png|webp|gif|heic|tiff?|bmp|avif)", re.IGNORECASE)
 _LITERAL = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
 _ESCAPED = re.compile(r"\\(['\"\\])")
 _UNSEEN = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x01-\x08\x0e-\x1b\x7f\ufeff]")
@@ -253,9 +252,7 @@ def weighed(texts: Sequence[object], weights: object = None) -> ReadCaptions:
     pairs: list[tuple[str, float]] = []
     for text, weight in zip(texts, weights, strict=True):
         caption, number = _cleaned(text), _number(weight)
-        if _FILE_NAME.fullmatch(caption):
-            notes.append("captions that are names of picture files are taken for missing ones")
-        elif caption in MISSING:
+        if caption in MISSING:
             notes.append("captions such as nan, None or null are taken for missing ones")
         elif why := _no_caption(caption):
             notes.append(why)

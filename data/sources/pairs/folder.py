@@ -9,6 +9,7 @@ from data.pictures.decoding import MAX_BYTES
 from data.sources.base import MAX_CAPTION_BYTES, Captions, Example, Source, Unused
 from data.sources.captions import texts
 from data.sources.captions.encodings import guess, is_other_encoding
+from data.sources.captions.inside import caption_inside
 from data.sources.captions.names import (
     caption_from_name,
     count_named,
@@ -17,14 +18,16 @@ from data.sources.captions.names import (
 )
 from data.sources.captions.splits import split_from, splits_of
 from data.sources.config import PLAIN, ReadingConfig
-from data.sources.files.tree import Tree, ending_of
+from data.sources.files.tree import CAPTION_ENDINGS, Tree, ending_of
 from data.sources.pairs.pairing import Pair, pair
 
 LOOKED_AT = 200  # caption files from which the encoding of a source is guessed
 NOT_BESIDE = "none of its pictures has a .txt or .json of the same name beside it"
 NOT_NAMED = "their names are numbers, or say what a camera or program writes"
+_ABOUT = {"beside": "", "names": ", captions from their names", "inside": ", captions inside them"}
+_OWN = {"names": "names", "inside": "those inside pictures"}
 _UNREADABLE = "a caption file cannot be read"
-_INSTEAD = "files of captions, in place of which --captions=names reads names"
+_INSTEAD = "files of captions, in place of which --captions={} reads {}"
 _TABLES = ("csv", "tsv", "jsonl", "ndjson")
 _NOT_USED = "captions of a second caption file of the picture, which differ, are not used"
 
@@ -42,20 +45,24 @@ class FolderSource(Source):
         self.unused.join(tree.unused)
         if pairs is None:
             places = {name: i for i, name in enumerate(tree.names)}
-            pairs = pair(tree.names, [places[n] for n in tree.pictures], self.unused)
+            endings = (*CAPTION_ENDINGS, *(("xmp",) if config.captions == "inside" else ()))
+            pairs = pair(tree.names, [places[n] for n in tree.pictures], self.unused, endings)
         self._pairs = pairs
         # Of images/ beside captions/ the pictures may be in train/ and val/ as well.
         self._splits = splits_of([tree.names[entry.picture] for entry in pairs])
         if config.captions == "names":
             self.num_captioned = count_named(tree.names[entry.picture] for entry in pairs)
             self.sought = NOT_NAMED
-            unread = (i for entry in pairs for ending, i in entry.texts if ending != "json")
-            tables = [name for name in tree.names if ending_of(name) in _TABLES]
-            for name in (*(tree.names[i] for i in unread), *tables):
-                self.unused.add(_INSTEAD, name)
+        elif config.captions == "inside":
+            self.num_captioned = len(pairs)  # each is told when it is read
         else:
             self.num_captioned = sum(bool(entry.texts) for entry in pairs)
             self.sought = NOT_BESIDE
+        if config.captions != "beside":
+            unread = (i for entry in pairs for end, i in entry.texts if end not in ("json", "xmp"))
+            tables = [name for name in tree.names if ending_of(name) in _TABLES]
+            for name in (*(tree.names[i] for i in unread), *tables):
+                self.unused.add(_INSTEAD.format(config.captions, _OWN[config.captions]), name)
         if config.captions == "names":
             self.encoding = config.caption_encoding or encoding_of_names(tree.pictures)
         else:
@@ -104,7 +111,7 @@ def guess_encoding(captions: Iterable[bytes]) -> str:
 
 def beside_about(what: str, config: ReadingConfig) -> str:
     """A description of the layout and of the place of its captions."""
-    return f"{what}, captions from their names" if config.captions == "names" else what
+    return what + _ABOUT[config.captions]
 
 
 def example_beside(
@@ -135,6 +142,8 @@ def example_beside(
         captions, result.notes = caption_from_name(name, encoding), []
         if decoded_name(name, encoding) != name:
             result.notes = [f"names were read as {encoding}"]
+    elif config.captions == "inside":
+        captions, result.notes = caption_inside(data, files.get("xmp", b"")), []
     split = split_from(about.get("split")) if config.splits == "own" else ""
     columns, more = texts.columns_from(about)
     attributes, notes = texts.attributes_from(about), (*result.notes, *more)

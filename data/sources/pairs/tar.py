@@ -117,6 +117,8 @@ def _count_captioned(index: TarIndex, config: ReadingConfig) -> int:
     """The number of pictures in a tar with a caption, as the settings find captions."""
     if config.captions == "names":
         return count_named(index.listing.names[entry.picture] for entry in index.pairs)
+    if config.captions == "inside":
+        return len(index.pairs)
     return sum(bool(entry.texts) for entry in index.pairs)
 
 
