@@ -206,9 +206,9 @@ def test_a_table_that_cannot_be_read_harms_no_captions_beside_pictures(tmp_path:
 
 def test_folders_with_one_caption_each(tmp_path: Path) -> None:
     for i in range(N):
-        pictures(tmp_path / f"dog {i}", count=2)
+        pictures(tmp_path / f"dog {i}", count=3)
         put(tmp_path / f"dog {i}" / "caption.txt", f"a dog\ndog {i}")
-    assert captions(opened(tmp_path)) == [["a dog", f"dog {i}"] for i in range(N) for _ in range(2)]
+    assert captions(opened(tmp_path)) == [["a dog", f"dog {i}"] for i in range(N) for _ in range(3)]
 
 
 def test_captions_in_folders_of_their_own_are_found_by_their_names(tmp_path: Path) -> None:
