@@ -7,6 +7,7 @@ driver's sizes: pre-RMSNorm, SwiGLU, no biases, untied embeddings.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from training.update.state import TrainState
-from training.update.step import make_train_step as make_update
+from training.update.step import StepParts, train_step
 from vqgan import autoencoder
 from vqgan.config import VQGANConfig
 
@@ -89,7 +90,7 @@ def make_train_step(sizes: Sizes) -> tuple[Run, Info]:
         *(model, (empty_tokens, empty_mask), config.image_vocab_size),
         LossConfig(caption_dropout=0.0),
     )
-    update = make_update(loss, optimizer, make_schedule(optim, steps=1_000_000))
+    update = partial(train_step, StepParts(loss, optimizer, make_schedule(optim, steps=1_000_000)))
     step = jax.jit(update, donate_argnums=0)
     state = TrainState.create(model.init, optimizer, sizes["seed"], dtype)
     batches = [

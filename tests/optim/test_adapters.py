@@ -25,7 +25,7 @@ from training.config import ParallelConfig, TrainingConfig
 from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.state import TrainState
-from training.update.step import Extras, make_train_step
+from training.update.step import StepParts, train_step
 
 RANK = AdapterConfig(rank=3, alpha=5.0)
 OPTIM = OptimConfig(learning_rate=0.01, warmup_steps=0, weight_decay=0.1, adapters=RANK)
@@ -54,15 +54,16 @@ def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> 
     model = adapted.build(config, optim.adapters)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     optimizer = make_optimizer(optim)
-    step = make_train_step(
-        in_step.with_gathered_params(
-            make_loss(model, (empty, empty == 0), config.image_vocab_size, LossConfig()), devices
-        ),
-        make_optimizer(optim, in_step.make_spread(devices)),
-        lambda step: jnp.float32(optim.learning_rate),
-        1,
-        in_step.make_mean(devices),
-        extras=Extras(
+    step = partial(
+        train_step,
+        StepParts(
+            in_step.with_gathered_params(
+                make_loss(model, (empty, empty == 0), config.image_vocab_size, LossConfig()),
+                devices,
+            ),
+            make_optimizer(optim, in_step.make_spread(devices)),
+            lambda step: jnp.float32(optim.learning_rate),
+            mean_over_devices=in_step.make_mean(devices),
             settings=TrainingConfig(on_spike="off"),
             update_ema=make_ema(0.9),
             is_trained=make_is_trained(optim.freeze, optim.trained),

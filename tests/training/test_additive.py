@@ -21,7 +21,7 @@ from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.loss import Loss
 from training.update.state import TrainState
-from training.update.step import make_train_step
+from training.update.step import StepParts, train_step
 from training.update.step_metrics import numbers, to_row
 from vqgan import objective
 from vqgan.autoencoder import build
@@ -61,12 +61,15 @@ def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[
     batch["example_index"] = np.arange(ROWS, dtype=np.int32)
     places = find_devices(ParallelConfig(devices=devices, mode=mode))
     optimizer = make_optimizer(OptimConfig())
-    step = make_train_step(
-        in_step.with_gathered_params(loss, places),
-        optimizer,
-        lambda step: jnp.float32(1e-3),
-        parts,
-        in_step.make_mean(places),
+    step = partial(
+        train_step,
+        StepParts(
+            in_step.with_gathered_params(loss, places),
+            optimizer,
+            lambda step: jnp.float32(1e-3),
+            micro_batches=lambda rows: parts,
+            mean_over_devices=in_step.make_mean(places),
+        ),
     )
     state = placing.create(partial(TrainState.create, init, optimizer, 0), places)
     _, metrics = parallel.compile_step(step, places)(state, batch)

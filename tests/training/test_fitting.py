@@ -16,7 +16,7 @@ from training.devices.batching import BatchPlan
 from training.devices.devices import Devices, find_devices
 from training.devices.fitting import available_memory, compile_memory, divisors, find_micro_batch
 from training.update.state import TrainState
-from training.update.step import Step, make_train_step
+from training.update.step import Step, StepParts, train_step
 
 WIDTH = 4096  # activations per example
 PLAN = BatchPlan(32, ((5, 96),))
@@ -36,12 +36,15 @@ def make_step(devices: Devices, made: list[int], size: int) -> Step:
         hidden = jnp.tanh(batch["x"] @ params["kernel"])
         return jnp.square(jnp.sin(hidden)).mean(), {}
 
-    return make_train_step(
-        loss,
-        make_optimizer(OptimConfig()),
-        lambda step: jnp.float32(1e-2),
-        in_step.micro_batch_counter(devices, size),
-        in_step.make_mean(devices),
+    return partial(
+        train_step,
+        StepParts(
+            loss,
+            make_optimizer(OptimConfig()),
+            lambda step: jnp.float32(1e-2),
+            micro_batches=in_step.micro_batch_counter(devices, size),
+            mean_over_devices=in_step.make_mean(devices),
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ from training.devices.devices import find_devices
 from training.update.loss import LossContext
 from training.update.observables import Observable, tensor_norms, unpack
 from training.update.state import TrainState
-from training.update.step import Extras, Step, make_train_step
+from training.update.step import Step, StepParts, train_step
 
 OPTIM = OptimConfig(name="sgd", learning_rate=0.1, warmup_steps=0, clip_norm=0.0)
 PARTS = ("head/*", "text_embedding/*", "decoder/*/mlp/*")
@@ -55,13 +55,14 @@ def compose(
         return inner(map_named(held, params) if is_held else params, batch, keys, context)
 
     optimizer = make_optimizer(optim)
-    step = make_train_step(
-        loss,
-        optimizer,
-        lambda step: jnp.float32(0.1),
-        micro_batches,
-        in_step.make_mean(find_devices(ParallelConfig(devices=devices))),
-        extras=Extras(
+    step = partial(
+        train_step,
+        StepParts(
+            loss,
+            optimizer,
+            lambda step: jnp.float32(0.1),
+            micro_batches=lambda rows: micro_batches,
+            mean_over_devices=in_step.make_mean(find_devices(ParallelConfig(devices=devices))),
             settings=TrainingConfig(on_spike="off"),
             observables=[Observable(1, tensor_norms)],
             update_ema=make_ema(0.9),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training.devices.devices import find_devices
 from training.reports import metrics as metrics_files
 from training.update.observables import Observable, Update, unpack
 from training.update.state import TrainState
-from training.update.step import Extras, Step, make_train_step
+from training.update.step import Step, StepParts, train_step
 from training.update.step_metrics import to_row
 
 EDGES = np.linspace(-2, 2, 9)
@@ -36,12 +37,15 @@ def look(update: Update) -> Mapping[str, jax.Array]:
 
 def compose(table: list[Observable], config: ParallelConfig) -> tuple[Step, Any, Any]:
     devices, optimizer = find_devices(config), make_optimizer(OptimConfig())
-    step = make_train_step(
-        in_step.with_gathered_params(loss, devices),
-        optimizer,
-        lambda step: jnp.float32(0.1),
-        mean_over_devices=in_step.make_mean(devices),
-        extras=Extras(observables=table),
+    step = partial(
+        train_step,
+        StepParts(
+            in_step.with_gathered_params(loss, devices),
+            optimizer,
+            lambda step: jnp.float32(0.1),
+            mean_over_devices=in_step.make_mean(devices),
+            observables=table,
+        ),
     )
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"kernel": jax.random.normal(key, (16,))}, optimizer, 0

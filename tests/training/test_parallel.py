@@ -23,7 +23,7 @@ from training.devices import in_step, over_rows, parallel, placing, sharding
 from training.devices.devices import check_batch, find_devices
 from training.hooks import evaluate_loss
 from training.update.state import TrainState
-from training.update.step import make_train_step
+from training.update.step import StepParts, train_step
 from training.update.step_metrics import numbers, to_row
 
 ROWS, STEPS, RATE = 8, 10, 2e-3
@@ -60,12 +60,15 @@ def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "ad
     loss = make_loss(
         *(model, (empty, empty == 0), 20), LossConfig(caption_dropout=0.2, token_noise=0.2)
     )
-    step = make_train_step(
-        in_step.with_gathered_params(loss, devices),
-        make_optimizer(optim, in_step.make_spread(devices)),
-        make_schedule(optim, STEPS),
-        accumulation_steps,
-        in_step.make_mean(devices),
+    step = partial(
+        train_step,
+        StepParts(
+            in_step.with_gathered_params(loss, devices),
+            make_optimizer(optim, in_step.make_spread(devices)),
+            make_schedule(optim, STEPS),
+            micro_batches=lambda rows: accumulation_steps,
+            mean_over_devices=in_step.make_mean(devices),
+        ),
     )
     create = partial(TrainState.create, drawn(MODEL), make_optimizer(optim), 0)
     return devices, create, parallel.compile_step(step, devices)

@@ -1,6 +1,7 @@
 """A second player: trained beside the model, with its own loss, optimizer and first step."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from training.update.loss import LossContext
 from training.update.players import MODEL, Player
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import Extras, make_train_step
+from training.update.step import StepParts, train_step
 
 RATE, FIRST = 0.1, 3
 SGD = make_optimizer(OptimConfig(name="sgd", clip_norm=0.0, weight_decay=0.0))
@@ -87,13 +88,17 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
     config: ParallelConfig, micro_batches: int
 ) -> None:
     devices, players = find_devices(config), {"critic": critic()}
-    step = make_train_step(
-        in_step.with_gathered_params(model_loss, devices),
-        SGD,
-        lambda step: jnp.float32(RATE),
-        micro_batches,
-        in_step.make_mean(devices),
-        extras=Extras(update_ema=make_ema(0.5), players=players),
+    step = partial(
+        train_step,
+        StepParts(
+            in_step.with_gathered_params(model_loss, devices),
+            SGD,
+            lambda step: jnp.float32(RATE),
+            micro_batches=lambda rows: micro_batches,
+            mean_over_devices=in_step.make_mean(devices),
+            update_ema=make_ema(0.5),
+            players=players,
+        ),
     )
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"x": jnp.ones((4,))}, SGD, 0, init_ema=init_ema, players=players
@@ -132,11 +137,15 @@ def test_neither_moves_where_one_would_become_nan(who: str) -> None:
     if who == "critic":
         player = dataclasses.replace(player, loss=poisoned(critic_loss))
     players, settings = {"critic": player}, TrainingConfig(on_spike="off")
-    step = make_train_step(
-        poisoned(model_loss) if who == "model" else model_loss,
-        SGD,
-        lambda step: jnp.float32(RATE),
-        extras=Extras(settings=settings, players=players),
+    step = partial(
+        train_step,
+        StepParts(
+            poisoned(model_loss) if who == "model" else model_loss,
+            SGD,
+            lambda step: jnp.float32(RATE),
+            settings=settings,
+            players=players,
+        ),
     )
     state = TrainState.create(lambda key: {"x": jnp.ones((4,))}, SGD, 0, players=players)
     state = state._replace(guard=init_guard(settings))

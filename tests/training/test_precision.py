@@ -18,7 +18,7 @@ from training.config import MatmulPrecision, ParamDtype, TrainingConfig
 from training.update.precision import round_like, round_randomly, to_param_dtype
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import Extras, make_train_step
+from training.update.step import StepParts, train_step
 
 KEY = jax.random.key(0)
 HALF = jnp.bfloat16
@@ -45,12 +45,16 @@ def make(
 ) -> tuple[Callable[..., Any], TrainState, dict[str, jax.Array]]:
     """An update with two micro-batches, the state before it, and its batch."""
     optimizer = optimizer or make_optimizer(OptimConfig())
-    step = make_train_step(
-        loss,
-        optimizer,
-        lambda step: jnp.float32(1e-2),
-        2,
-        extras=Extras(settings=settings, update_ema=make_ema(0.9)),
+    step = partial(
+        train_step,
+        StepParts(
+            loss,
+            optimizer,
+            lambda step: jnp.float32(1e-2),
+            micro_batches=lambda rows: 2,
+            settings=settings,
+            update_ema=make_ema(0.9),
+        ),
     )
     create = partial(TrainState.create, init, optimizer, 0, settings.compute_dtype)
     create = partial(create, param_dtype=settings.param_dtype, init_ema=init_ema)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from training.spans import parse_range
 from training.update.observables import Observable, tensor_norms, unpack
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import Extras, make_train_step
+from training.update.step import StepParts, train_step
 from training.update.step_metrics import numbers, to_row
 
 SETTINGS = TrainingConfig(spike_window=8)
@@ -39,11 +39,12 @@ def update(settings: TrainingConfig, warmup_steps: int) -> Callable[..., Any]:
         return (distance + 1) * batch["factor"][0], {}
 
     return jax.jit(
-        make_train_step(
-            loss,
-            OPTIMIZER,
-            lambda step: jnp.float32(1e-3),
-            extras=Extras(
+        partial(
+            train_step,
+            StepParts(
+                loss,
+                OPTIMIZER,
+                lambda step: jnp.float32(1e-3),
                 settings=settings,
                 is_warm=lambda step: step >= warmup_steps,
                 update_ema=lambda ema, params, _, step: jax.tree.map(
@@ -116,7 +117,7 @@ def test_an_update_to_nan_weights_is_skipped_though_loss_and_gradient_are_finite
 
     optimizer = make_optimizer(OptimConfig(epsilon=0.0))
     schedule = lambda step: jnp.float32(0.1)  # noqa: E731
-    step = jax.jit(make_train_step(loss, optimizer, schedule, extras=Extras(settings=SETTINGS)))
+    step = jax.jit(partial(train_step, StepParts(loss, optimizer, schedule, settings=SETTINGS)))
     params = {"tokens": jnp.ones((2, 3))}
     old = TrainState.create(lambda key: params, optimizer, 0)._replace(guard=init_guard(SETTINGS))
     old = old._replace(loss_scale=LossScale(jnp.float32(4.0), jnp.int32(0)))
@@ -206,7 +207,7 @@ def test_norms_of_every_tensor_come_when_they_are_due() -> None:
     table = [Observable(2, tensor_norms)]
     rate = lambda step: jnp.float32(0.5)  # noqa: E731
     step = jax.jit(
-        make_train_step(loss, optimizer, rate, extras=Extras(settings=SETTINGS, observables=table))
+        partial(train_step, StepParts(loss, optimizer, rate, settings=SETTINGS, observables=table))
     )
     state = TrainState.create(lambda key: params, optimizer, 0)
     batch: Callable[[], dict] = lambda: {"example_index": np.arange(2, dtype=np.int32)}  # noqa: E731

@@ -23,7 +23,7 @@ from training.config import ParallelConfig, ParamDtype
 from training.devices import in_step, parallel, placing
 from training.devices.devices import Devices, check_batch, find_devices
 from training.update.state import TrainState
-from training.update.step import CompiledStep, make_train_step
+from training.update.step import CompiledStep, StepParts, train_step
 from training.update.step_metrics import to_row
 
 ROWS = 8
@@ -58,15 +58,18 @@ def update(
     model, optimizer = transformer.build(config, dtype), make_optimizer(optim)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     places = find_devices(ParallelConfig(devices=devices))
-    step = make_train_step(
-        make_loss(
-            *(model, (empty, empty == 0), config.image_vocab_size),
-            LossConfig(caption_dropout=noise, token_noise=noise),
+    step = partial(
+        train_step,
+        StepParts(
+            make_loss(
+                *(model, (empty, empty == 0), config.image_vocab_size),
+                LossConfig(caption_dropout=noise, token_noise=noise),
+            ),
+            optimizer,
+            make_schedule(optim, steps),
+            micro_batches=lambda rows: accumulation_steps,
+            mean_over_devices=in_step.make_mean(places),
         ),
-        optimizer,
-        make_schedule(optim, steps),
-        accumulation_steps,
-        in_step.make_mean(places),
     )
     init = drawn(config)
     create = partial(TrainState.create, init, optimizer, 0, dtype, param_dtype=param_dtype)
@@ -169,7 +172,9 @@ def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(tiny: Mode
     ) -> tuple[jax.Array, dict]:
         return jnp.float32(jnp.inf) * params["head"]["kernel"].sum(), {}
 
-    step = jax.jit(make_train_step(overflowing, optimizer, make_schedule(OptimConfig(), 10)))
+    step = jax.jit(
+        partial(train_step, StepParts(overflowing, optimizer, make_schedule(OptimConfig(), 10)))
+    )
     new, metrics = step(state, batch_of(tiny))
     jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
     jax.tree.map(np.testing.assert_array_equal, new.opt_state, state.opt_state)

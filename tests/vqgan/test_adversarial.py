@@ -18,7 +18,7 @@ from training.devices.devices import find_devices
 from training.update.loss import LossContext
 from training.update.players import Player
 from training.update.state import TrainState
-from training.update.step import Extras, make_train_step
+from training.update.step import StepParts, train_step
 from training.update.step_metrics import to_row
 from vqgan import adversarial, discriminator, objective, quantizer
 from vqgan.adversarial import NAME, Opponent, adaptive_weights, kernel_norms
@@ -258,10 +258,16 @@ def update(layout, config, micro_batches, devices):
             *(optimizer, rate, 1),
         )
     }
-    step = make_train_step(
-        in_step.with_gathered_params(loss, places),
-        *(optimizer, rate, micro_batches, in_step.make_mean(places)),
-        extras=Extras(players=players),
+    step = partial(
+        train_step,
+        StepParts(
+            in_step.with_gathered_params(loss, places),
+            optimizer,
+            rate,
+            micro_batches=lambda rows: micro_batches,
+            mean_over_devices=in_step.make_mean(places),
+            players=players,
+        ),
     )
     create = partial(TrainState.create, lambda key: params, optimizer, 0, players=players)
     state, compiled = placing.create(create, places), parallel.compile_step(step, places)

@@ -27,7 +27,7 @@ from training.update.players import Player, Players
 from training.update.precision import to_float32
 from training.update.spikes import init_guard
 from training.update.state import TrainState
-from training.update.step import Extras, Step, make_train_step
+from training.update.step import Step, StepParts, train_step
 
 
 def make_update(
@@ -43,30 +43,29 @@ def make_update(
     training, examples_at = config.training, (plan or make_plan(config.training)).examples
     size = size or micro_batch_size(training, devices)
     shares = devices.num_shares if devices.mode == "pmap" else 1
-    parts = max(training.batch_size // (size * devices.num_shares), 1) * shares
+    count = max(training.batch_size // (size * devices.num_shares), 1) * shares
     by_level = make_observables(
-        training.observe, training.observe_every, parts, objective.model_statistics
+        training.observe, training.observe_every, count, objective.model_statistics
     )
-    return make_train_step(
-        in_step.with_gathered_params(objective.loss, devices),
-        make_optimizer(config.optim, in_step.make_spread(devices), objective.rates),
-        schedule or schedule_of(config, plan),
-        in_step.micro_batch_counter(devices, size),
-        in_step.make_mean(devices),
-        Extras(
-            settings=training,
-            is_warm=make_warm_up(config.optim, examples_at),
-            update_ema=make_average(config.optim),
-            observables=[
-                Observable(training.norms_every, tensor_norms),
-                *by_level,
-                *objective.observables,
-            ],
-            players={n: _gathered(player, devices) for n, player in objective.players.items()},
-            is_trained=make_is_trained(config.optim.freeze, config.optim.trained),
-            shares=shares,
-        ),
+    parts = StepParts(
+        loss=in_step.with_gathered_params(objective.loss, devices),
+        optimizer=make_optimizer(config.optim, in_step.make_spread(devices), objective.rates),
+        schedule=schedule or schedule_of(config, plan),
+        micro_batches=in_step.micro_batch_counter(devices, size),
+        mean_over_devices=in_step.make_mean(devices),
+        settings=training,
+        is_warm=make_warm_up(config.optim, examples_at),
+        update_ema=make_average(config.optim),
+        is_trained=make_is_trained(config.optim.freeze, config.optim.trained),
+        observables=[
+            Observable(training.norms_every, tensor_norms),
+            *by_level,
+            *objective.observables,
+        ],
+        players={n: _gathered(player, devices) for n, player in objective.players.items()},
+        shares=shares,
     )
+    return partial(train_step, parts)
 
 
 def schedule_of(config: RunConfig, plan: BatchPlan | None = None) -> optax.Schedule:

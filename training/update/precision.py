@@ -5,8 +5,7 @@ than 1/256 of the weight. Weights are therefore rounded stochastically (Gupta et
 arXiv:1502.02551): the mean of the rounding is exact, and small updates add up.
 """
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import contextlib
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,6 @@ from common.trees import is_stacked, map_named
 from training.config import MatmulPrecision, ParamDtype
 from training.saved.digests import mix
 
-P = ParamSpec("P")
-T = TypeVar("T")
 TAG = 0x726F756E  # keeps this key different from the keys of examples
 
 
@@ -69,13 +66,8 @@ def _noise(shape: tuple[int, ...], key: Key[Array, ""]) -> UInt32[Array, "..."]:
     return mix(mix(place ^ first) + second)
 
 
-def at_precision(function: Callable[P, T], precision: MatmulPrecision) -> Callable[P, T]:
-    """`function` with this precision for float32 products that name none."""
+def at_precision(precision: MatmulPrecision) -> contextlib.AbstractContextManager[object]:
+    """A context with this precision for float32 products that name none."""
     if precision == "default":
-        return function
-
-    def precise(*arguments: P.args, **more: P.kwargs) -> T:
-        with jax.default_matmul_precision(precision):
-            return function(*arguments, **more)
-
-    return precise
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(precision)

@@ -1,13 +1,14 @@
 """One optimizer update, as a pure function of the state and a batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Generic
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from common.batch import HostBatch
 from optim.freezing import IsTrained, trained_part, with_trained
@@ -26,23 +27,27 @@ Step = Callable[[TrainState, B], tuple[TrainState, StepMetrics]]
 """(state, batch) → (new state, metrics)."""
 UpdateEma = Callable[[PyTree, PyTree, PyTree, Array], PyTree]
 """(averages, parameters, optimizer state, finished updates) → new averages."""
-MicroBatches = Callable[[int], int]
-"""Number of rows that the step gets → number of micro-batches."""
 CompiledStep = Callable[[TrainState, HostBatch], tuple[TrainState, StepMetrics]]
 """(state, this process's rows of the batch) → (new state, metrics)."""
-IsWarm = Callable[[Array], Array]
-"""Number of finished updates → True once the warm-up of the learning rate is over."""
 PLAIN = TrainingConfig(on_spike="off")
 
 
 @dataclass(frozen=True)
-class Extras:
-    """Optional parts of an update."""
+class StepParts(Generic[B]):
+    """The parts of an update; the optional ones have a default."""
 
+    loss: Loss[B]
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    micro_batches: Callable[[int], int] = lambda rows: 1
+    """Number of rows that the step gets → number of micro-batches."""
+    mean_over_devices: Callable[[PyTree], PyTree] = lambda tree: tree
+    """See training/devices/in_step.py."""
     settings: TrainingConfig = PLAIN
     """Settings of the guard, of the loss scale, and of precision."""
-    is_warm: IsWarm = lambda step: jnp.bool_(True)
-    """The guard skips spikes only once this is True; it skips NaN and infinity always."""
+    is_warm: Callable[[Array], Array] = lambda step: jnp.bool_(True)
+    """Number of finished updates → True once the warm-up of the learning rate is over. The guard
+    skips spikes only after it; it skips NaN and infinity always."""
     update_ema: UpdateEma | None = None
     is_trained: IsTrained | None = None
     """Path → True for a trained parameter. Frozen ones get no gradient, which saves memory."""
@@ -53,46 +58,36 @@ class Extras:
     """Number of devices that each run the step on their own share of a batch (pmap)."""
 
 
-NO_EXTRAS = Extras()
+def train_step(parts: StepParts[B], state: TrainState, batch: B) -> tuple[TrainState, StepMetrics]:
+    """(the state after one update, its metrics); a pure function.
 
-
-def make_train_step(
-    loss: Loss[B],
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    micro_batches: int | MicroBatches = 1,
-    mean_over_devices: Callable[[PyTree], PyTree] = lambda tree: tree,
-    extras: Extras = NO_EXTRAS,
-) -> Step[B]:
-    """A pure function (state, batch) → (new state, metrics) that makes one update.
-
-    Gradients are means over the micro-batches, then over the devices (`mean_over_devices`, see
-    training/devices/in_step.py). If the state has a guard (training/update/spikes.py), an update
-    with a NaN or a spike leaves parameters, optimizer state and averages unchanged.
+    Gradients are means over the micro-batches, then over the devices. If the state has a guard
+    (training/update/spikes.py), an update with a NaN or a spike leaves parameters, optimizer state
+    and averages unchanged.
     """
-    settings, is_trained, players = extras.settings, extras.is_trained, extras.players
-    move = _make_move(optimizer, extras.update_ema, is_trained)
-    observables = [observable for observable in extras.observables if observable.every]
-    wants_parts = any(observable.wants_parts for observable in observables)
-
-    def step(state: TrainState, batch: B) -> tuple[TrainState, StepMetrics]:
-        rows = len(batch["example_index"])
-        count = micro_batches(rows) if callable(micro_batches) else micro_batches
-        trained = trained_part(state.params, is_trained)
-        context = LossContext(state.step, _parameters(state))
-        gradients = Gradients(state, batch, count, context, mean_over_devices, extras.shares)
-        model_loss = _of_trained_part(loss, state.params)
+    with at_precision(parts.settings.matmul_precision):
+        trained = trained_part(state.params, parts.is_trained)
+        gradients = Gradients(
+            state,
+            batch,
+            parts.micro_batches(len(batch["example_index"])),
+            LossContext(state.step, _parameters(state)),
+            parts.mean_over_devices,
+            parts.shares,
+        )
+        model_loss = _of_trained_part(parts.loss, state.params)
 
         # 1. The gradient of the loss.
+        wants_parts = any(look.wants_parts for look in parts.observables if look.every)
         mean = gradients.at(model_loss, trained, wants_parts)
         metrics, grad_norm = mean.metrics, optax.tree.norm(mean.grads)
-        rate = schedule(state.step)
+        rate = parts.schedule(state.step)
 
         # 2. The new parameters, of the model and of the other players.
-        updates, new = move(state, trained, mean.grads, rate)
+        updates, new = _move(parts, state, trained, mean.grads, rate)
         if state.players is not None:
             gradient = partial(_player_gradient, gradients)
-            moved, more = move_players(players, state.players, state.step, gradient)
+            moved, more = move_players(parts.players, state.players, state.step, gradient)
             new, metrics = new._replace(players=moved), metrics | more
 
         # 3. The observables that are due.
@@ -106,17 +101,13 @@ def make_train_step(
             metrics=metrics,
             recompute=gradients.recompute(model_loss, to_float32(trained), mean.parts),
         )
-        observed = observe(observables, update)
+        observed = observe(parts.observables, update)
         params_norm = optax.tree.norm(to_float32(new.params))
         result = StepMetrics(mean.loss, grad_norm, params_norm, rate, metrics, observed=observed)
 
         # 4. The guard: the old state in place of a harmful new one.
-        first_steps = {name: player.first_step for name, player in players.items()}
-        is_warm = extras.is_warm(state.step)
-        new, result = _guarded(state, new, result, settings, is_warm, first_steps)
+        new, result = _guarded(parts, state, new, result)
         return new._replace(step=state.step + 1), result
-
-    return at_precision(step, settings.matmul_precision)
 
 
 def _of_trained_part(loss: Loss[B], params: PyTree) -> Loss[B]:
@@ -138,32 +129,23 @@ def _player_gradient(
     return result.grads, {"loss": result.loss, **result.metrics}
 
 
-def _make_move(
-    optimizer: optax.GradientTransformation,
-    update_ema: UpdateEma | None,
-    is_trained: IsTrained | None,
-) -> Callable[[TrainState, PyTree, PyTree, Array], tuple[PyTree, TrainState]]:
-    """A function (state, trained parameters, their gradient, learning rate) → (the updates that are
-    added, the state with new parameters, optimizer state and averages)."""
-    direction = optax.with_extra_args_support(optimizer).update
-
-    def move(
-        state: TrainState, trained: PyTree, grads: PyTree, learning_rate: Array
-    ) -> tuple[PyTree, TrainState]:
-        exact = to_float32(trained)
-        updates, opt_state = direction(grads, state.opt_state, exact, learning_rate=learning_rate)
-        updates = jax.tree.map(lambda u: -learning_rate * u, updates)
-        rounding = jax.random.fold_in(step_key(state), TAG)
-        moved = round_like(optax.apply_updates(exact, updates), trained, rounding)
-        params = with_trained(state.params, moved)
-        new = state._replace(params=params, opt_state=opt_state)
-        if update_ema is not None:  # averages of frozen parameters stay equal to them
-            before = trained_part(state.ema, is_trained)
-            averages = update_ema(before, moved, opt_state, state.step)
-            new = new._replace(ema=with_trained(state.ema, averages))
-        return updates, new
-
-    return move
+def _move(
+    parts: StepParts[B], state: TrainState, trained: PyTree, grads: PyTree, learning_rate: Array
+) -> tuple[PyTree, TrainState]:
+    """(the updates that are added to the trained parameters, the state with new parameters,
+    optimizer state and averages)."""
+    direction = optax.with_extra_args_support(parts.optimizer).update
+    exact = to_float32(trained)
+    updates, opt_state = direction(grads, state.opt_state, exact, learning_rate=learning_rate)
+    updates = jax.tree.map(lambda u: -learning_rate * u, updates)
+    rounding = jax.random.fold_in(step_key(state), TAG)
+    moved = round_like(optax.apply_updates(exact, updates), trained, rounding)
+    new = state._replace(params=with_trained(state.params, moved), opt_state=opt_state)
+    if parts.update_ema is not None:  # averages of frozen parameters stay equal to them
+        before = trained_part(state.ema, parts.is_trained)
+        averages = parts.update_ema(before, moved, opt_state, state.step)
+        new = new._replace(ema=with_trained(state.ema, averages))
+    return updates, new
 
 
 def _parameters(state: TrainState) -> dict[str, PyTree]:
@@ -173,12 +155,7 @@ def _parameters(state: TrainState) -> dict[str, PyTree]:
 
 
 def _guarded(
-    old: TrainState,
-    new: TrainState,
-    metrics: StepMetrics,
-    settings: TrainingConfig,
-    is_warm: Bool[Array, ""],
-    first_steps: Mapping[str, int],
+    parts: StepParts[B], old: TrainState, new: TrainState, metrics: StepMetrics
 ) -> tuple[TrainState, StepMetrics]:
     """The new state, or the old one if the update holds a NaN, is a spike, or overflowed float16.
 
@@ -187,9 +164,10 @@ def _guarded(
     """
     if old.guard is None and old.loss_scale is None:
         return new, metrics
-    norm = metrics.grad_norm
+    settings, is_warm, norm = parts.settings, parts.is_warm(old.step), metrics.grad_norm
     for name in old.players or {}:  # before its first step a player's norm is NaN
-        bad = (old.step >= first_steps[name]) & ~jnp.isfinite(metrics.more[f"{name}/norm/grad"])
+        has_begun = old.step >= parts.players[name].first_step
+        bad = has_begun & ~jnp.isfinite(metrics.more[f"{name}/norm/grad"])
         norm = jnp.where(bad, jnp.nan, norm)
     finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
     good = finite & jnp.isfinite(metrics.params_norm)
@@ -208,11 +186,8 @@ def _guarded(
             is_scale_too_high,
         )
 
-    def trained_parts(state: TrainState) -> dict[str, PyTree]:
-        names = ("params", "opt_state", "ema", "players")
-        return {name: getattr(state, name) for name in names}
-
-    chosen = new_if(good, trained_parts(new), trained_parts(old))
+    fields = ("ema", "opt_state", "params", "players")
+    chosen = {name: new_if(good, getattr(new, name), getattr(old, name)) for name in fields}
     new = old._replace(**chosen, guard=guard)
     scale = None
     if old.loss_scale is not None:
