@@ -18,11 +18,13 @@ from model.config import SamplingConfig
 from model.layers import first_largest
 from model.sampling import (
     COLDEST,
-    NOT_FINITE,
     Segment,
+    SoFar,
+    allowed_classes,
+    guided_positions,
     keep_likely,
     make_noise,
-    num_drawable,
+    only_finite,
     read_text,
 )
 from model.transformer import Cache, Params, Transformer
@@ -73,7 +75,7 @@ def _read(
 ) -> Cache:
     """A cache with room for all tokens: first the captions' rows, then the empty text's."""
     length = sampler.transformer.config.image_length
-    return read_text(sampler.transformer, params, *text, empty_text, True, length)
+    return read_text(sampler.transformer, params, *text, empty_text, length)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=3)
@@ -81,33 +83,29 @@ def _draw_row(
     sampler: RowSampler,
     params: Params,
     seeds: UInt32[Array, " b"],
-    so_far: tuple[Int32[Array, "b m"], Cache],
+    so_far: SoFar,
     first: Int[Array, ""],
     knobs: Float[Array, " 2"],
     kept: Int[Array, "b w"],
-) -> tuple[Int32[Array, "b m"], Cache]:
+) -> SoFar:
     """(tokens, cache) after one row, which begins at position `first` and is as long as `kept`.
     `knobs` holds guidance scale and temperature."""
     config, transformer = sampler.config, sampler.transformer
     decode = transformer.decoder(transformer.lay_out(params))
     keys = jax.vmap(jax.random.key)(seeds)
-    is_allowed = np.arange(num_drawable(transformer, sampler.codebook_size))
-    is_allowed = is_allowed != transformer.decoder_start_token_id
+    allowed = allowed_classes(transformer, sampler.codebook_size)
     row = Segment(0, kept.shape[1], 1.0, True)
-    noise = make_noise(keys, row, len(is_allowed), replace(config, temperature=1.0), first)
+    noise = make_noise(keys, row, len(allowed), replace(config, temperature=1.0), first)
     assert noise is not None  # at this temperature
-    begin, stop = (
-        round(share * transformer.config.image_length)
-        for share in (config.guidance_start, config.guidance_end)
-    )
+    begin, stop = guided_positions(transformer.config.image_length, config)
 
     def step(index: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
         drawn, cache = carry
         tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
         logits, cache = decode(jnp.tile(tokens, (2, 1)), index, cache)
         scale = jnp.where((begin <= index) & (index < stop), knobs[0], 1.0)
-        logits = _guide(logits[:, 0], scale)[:, : len(is_allowed)]
-        logits = jnp.where(is_allowed[None], logits, -jnp.inf)
+        logits = _guide(logits[:, 0], scale)[:, : len(allowed)]
+        logits = jnp.where(allowed[None], logits, -jnp.inf)
         tokens = _choose(logits, noise[index - first], knobs[1], config)
         kept_here = jax.lax.dynamic_index_in_dim(kept, index - first, axis=1, keepdims=False)
         tokens = jnp.where(kept_here >= 0, kept_here, tokens)
@@ -132,6 +130,4 @@ def _choose(
     """sampling.sample_tokens with a temperature that is an argument of the program."""
     warm = keep_likely(logits / jnp.maximum(temperature, COLDEST), config.top_k, config.top_p)
     is_cold = temperature < COLDEST
-    tokens = first_largest(jnp.where(is_cold, logits, warm + noise))
-    is_finite = jnp.isfinite(logits.max(axis=-1))
-    return jnp.where(is_finite, tokens, NOT_FINITE)
+    return only_finite(first_largest(jnp.where(is_cold, logits, warm + noise)), logits)

@@ -15,16 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
 
-from model.config import ModelConfig, SamplingConfig
+from model.config import SamplingConfig
 from model.layers import first_largest, fold_keys
-from model.transformer import Cache, DecodeStep, Params, Transformer, build
+from model.transformer import Cache, DecodeStep, Params, Transformer
 
 NOT_FINITE = -1
 """The token that is returned if the largest logit is NaN or infinite."""
 COLDEST = 1e-30
 """Temperature below which sampling is greedy, because float32 would overflow."""
-Choose = Callable[[Array, Array | None, Array], Array]
-"""(logits [b, c], noise [b, v] or None, position) → tokens [b]."""
+SoFar = tuple[Int32[Array, "b m"], Cache]
+"""(the start token and the tokens so far, padded to the length of a picture; the cache after them)."""
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
 Sampler = Callable[..., Int32[Array, "b n"]]
 """(params, text_tokens [b, t], text_mask [b, t], seeds [b], first_tokens [b, m] or None,
@@ -53,9 +53,7 @@ def plan_segments(
 ) -> list[Segment]:
     """The segments from position `first` on: `count` for a whole picture, and more where guidance
     begins or ends inside one."""
-    begin, stop = (
-        round(share * image_length) for share in (config.guidance_start, config.guidance_end)
-    )
+    begin, stop = guided_positions(image_length, config)
     if config.guidance_scale == 1:
         begin = stop = 0
     cuts = {image_length * i // count for i in range(count + 1)} | {begin, stop}
@@ -68,8 +66,14 @@ def plan_segments(
     ]
 
 
+def guided_positions(image_length: int, config: SamplingConfig) -> tuple[int, int]:
+    """(the first position with guidance, the first one after it)."""
+    start, end = config.guidance_start, config.guidance_end
+    return round(start * image_length), round(end * image_length)
+
+
 def make_sampler(
-    model: Transformer | ModelConfig,
+    model: Transformer,
     config: SamplingConfig,
     empty_text: EmptyText | None = None,
     codebook_size: int | None = None,
@@ -87,18 +91,29 @@ def make_sampler(
     `codebook_size` classes are sampled, because the VQGAN has no others. Without `codebook_size`
     every class but the start token may be sampled, an end token included.
     """
-    transformer = build(model) if isinstance(model, ModelConfig) else model
     if empty_text is None and config.guidance_scale != 1:
         raise ValueError(
             f"guidance_scale {config.guidance_scale} leads away from the empty caption: give it as "
             "empty_text, or take guidance_scale 1"
         )
-    length, start_token = transformer.config.image_length, transformer.decoder_start_token_id
-    allowed = np.arange(num_drawable(transformer, codebook_size)) != start_token
-    count = segments or num_segments(length)
+    allowed = allowed_classes(model, codebook_size)
+    count = segments or num_segments(model.config.image_length)
+    return jax.jit(_Sampling(model, config, empty_text, allowed, count).sample)
 
-    @jax.jit
+
+@dataclass(frozen=True, eq=False)
+class _Sampling:
+    """The fixed values of a sampler, and the function that it compiles."""
+
+    model: Transformer
+    config: SamplingConfig
+    empty_text: EmptyText | None
+    allowed: Bool[np.ndarray, " v"]
+    segments: int
+    """The number of segments of a whole picture."""
+
     def sample(
+        self,
         params: Params,
         text_tokens: Int[Array, "b t"],
         text_mask: Bool[Array, "b t"],
@@ -106,72 +121,62 @@ def make_sampler(
         first_tokens: Int[Array, "b m"] | None = None,
         kept_tokens: Int[Array, "b n"] | None = None,
     ) -> Int32[Array, "b n"]:
+        """See `make_sampler`."""
+        model, config, length = self.model, self.config, self.model.config.image_length
         keys = jax.vmap(jax.random.key)(seeds)
         prefix = 0 if first_tokens is None else first_tokens.shape[1]
-        plan = plan_segments(length, config, count, prefix)
+        plan = plan_segments(length, config, self.segments, prefix)
         doubled = bool(plan) and plan[0].doubled
-        params = transformer.lay_out(params)
-        decode = transformer.decoder(params)
-        text = text_tokens, text_mask
-        cache = read_text(transformer, params, *text, empty_text, doubled, prefix)
-        drawn = jnp.full((len(seeds), length + 1), start_token, jnp.int32)
+        params = model.lay_out(params)
+        decode = model.decoder(params)
+        empty = self.empty_text if doubled else None
+        cache = read_text(model, params, text_tokens, text_mask, empty, prefix)
+        drawn = jnp.full((len(seeds), length + 1), model.decoder_start_token_id, jnp.int32)
         if first_tokens is not None and prefix:
             drawn = drawn.at[:, 1 : prefix + 1].set(first_tokens)
             before = drawn[:, :prefix]
             _, cache = decode(jnp.tile(before, (1 + doubled, 1)), 0, cache)
-        choose = _make_choice(allowed, config, kept_tokens)
         for segment in plan:
             if doubled and not segment.doubled:  # guidance is over: drop the unconditional rows
                 cache = jax.tree.map(lambda leaf: leaf[: len(seeds)], cache)
-            noise = make_noise(keys, segment, len(allowed), config)
-            drawn, cache = _draw_segment(decode, segment, drawn, cache, noise, choose)
+            noise = make_noise(keys, segment, len(self.allowed), config)
+            drawn, cache = self._draw(segment, decode, (drawn, cache), noise, kept_tokens)
         return drawn[:, 1:]
 
-    return sample
+    def _draw(
+        self,
+        segment: Segment,
+        decode: DecodeStep,
+        so_far: SoFar,
+        noise: Float[Array, "q b v"] | None,
+        kept: Int[Array, "b n"] | None,
+    ) -> SoFar:
+        """The tokens with those of this segment, and the cache after them."""
 
+        def step(index: Array, carry: SoFar) -> SoFar:
+            drawn, cache = carry
+            tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
+            logits, cache = decode(jnp.tile(tokens, (1 + segment.doubled, 1)), index, cache)
+            logits = logits[:, 0]
+            logits = guide(logits, segment.guidance_scale) if segment.doubled else logits
+            tokens = self._choose(logits, None if noise is None else noise[index - segment.start])
+            if kept is not None:
+                tokens = jnp.where(kept[:, index] >= 0, kept[:, index], tokens)
+            return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
 
-def _make_choice(
-    allowed: Bool[np.ndarray, " v"], config: SamplingConfig, kept: Int[Array, "b n"] | None
-) -> Choose:
-    """A function (logits, noise, position) → tokens. It samples `allowed` classes, which are the
-    first ones of the head; `kept` tokens replace sampled ones."""
+        drawn, cache = so_far
+        return jax.lax.fori_loop(
+            segment.start, segment.end, step, (drawn, cache.grown(segment.end))
+        )
 
-    def choose(
-        logits: Float[Array, "b c"], noise: Float[Array, "b v"] | None, index: Array
+    def _choose(
+        self, logits: Float[Array, "b c"], noise: Float[Array, "b v"] | None
     ) -> Int32[Array, " b"]:
-        logits = logits[:, : len(allowed)]
-        if not allowed.all():
-            logits = jnp.where(allowed[None], logits, -jnp.inf)
-        tokens = sample_tokens(logits, noise, config)
-        is_finite = jnp.isfinite(logits.max(axis=-1))  # with a NaN among them the max is NaN
-        tokens = jnp.where(is_finite, tokens, NOT_FINITE)
-        return tokens if kept is None else jnp.where(kept[:, index] >= 0, kept[:, index], tokens)
-
-    return choose
-
-
-def _draw_segment(
-    decode: DecodeStep,
-    segment: Segment,
-    drawn: Int32[Array, "b m"],
-    cache: Cache,
-    noise: Float[Array, "q b v"] | None,
-    choose: Choose,
-) -> tuple[Int32[Array, "b m"], Cache]:
-    """(`drawn` with the tokens of this segment, the cache after them). `drawn` begins with the
-    start token."""
-
-    def step(
-        index: Array, carry: tuple[Int32[Array, "b m"], Cache]
-    ) -> tuple[Int32[Array, "b m"], Cache]:
-        drawn, cache = carry
-        tokens = jax.lax.dynamic_slice_in_dim(drawn, index, 1, axis=1)
-        logits, cache = decode(jnp.tile(tokens, (1 + segment.doubled, 1)), index, cache)
-        logits = guide(logits[:, 0], segment.guidance_scale) if segment.doubled else logits[:, 0]
-        tokens = choose(logits, None if noise is None else noise[index - segment.start], index)
-        return jax.lax.dynamic_update_index_in_dim(drawn, tokens, index + 1, axis=1), cache
-
-    return jax.lax.fori_loop(segment.start, segment.end, step, (drawn, cache.grown(segment.end)))
+        """A token of an allowed class for each row; NOT_FINITE where the logits are not finite."""
+        logits = logits[:, : len(self.allowed)]
+        if not self.allowed.all():
+            logits = jnp.where(self.allowed[None], logits, -jnp.inf)
+        return only_finite(sample_tokens(logits, noise, self.config), logits)
 
 
 def num_codes(transformer: Transformer) -> int:
@@ -181,16 +186,16 @@ def num_codes(transformer: Transformer) -> int:
     return start if start == classes - 1 else classes
 
 
-def num_drawable(transformer: Transformer, codebook_size: int | None) -> int:
-    """The number of classes that may be sampled, from the first on. Raises ValueError if the
-    codebook is larger than the model's head."""
+def allowed_classes(transformer: Transformer, codebook_size: int | None) -> Bool[np.ndarray, " v"]:
+    """True for each class that may be sampled, of the first classes of the head. Raises ValueError
+    if the codebook is larger than the head."""
     codes = num_codes(transformer)
     if codebook_size is not None and codebook_size > codes:
         raise ValueError(
             f"the VQGAN's codebook of {codebook_size} is larger than the model's image_vocab_size "
             f"{codes}; use the VQGAN that the model was trained with"
         )
-    return codebook_size or codes
+    return np.arange(codebook_size or codes) != transformer.decoder_start_token_id
 
 
 def make_noise(
@@ -223,6 +228,12 @@ def sample_tokens(
     return first_largest(logits + noise)
 
 
+def only_finite(tokens: Int32[Array, " b"], logits: Float[Array, "b v"]) -> Int32[Array, " b"]:
+    """The tokens, NOT_FINITE where a logit is NaN or the largest one is infinite."""
+    is_finite = jnp.isfinite(logits.max(axis=-1))  # with a NaN among them the max is NaN
+    return jnp.where(is_finite, tokens, NOT_FINITE)
+
+
 def keep_likely(logits: Float[Array, "b v"], top_k: int, top_p: float) -> Float[Array, "b v"]:
     """The logits, −∞ outside of the top_k likeliest tokens (0 = all). Of these, only the fewest
     whose renormalised probabilities reach top_p stay. Tokens as likely as the last kept one stay,
@@ -245,13 +256,12 @@ def read_text(
     text_tokens: Int[Array, "b t"],
     text_mask: Bool[Array, "b t"],
     empty_text: EmptyText | tuple[Array, Array] | None,
-    guided: bool,
     length: int,
 ) -> Cache:
-    """A cache for the captions, with room for `length` tokens. If `guided`, its rows b to 2b − 1
-    are for the empty caption."""
+    """A cache for the captions, with room for `length` tokens. With an empty caption, its rows b to
+    2b − 1 are for that one."""
     rows = jnp.arange(len(text_tokens))
-    if guided and empty_text is not None:
+    if empty_text is not None:
         text_tokens = jnp.concatenate([text_tokens, empty_text[0]])
         text_mask = jnp.concatenate([text_mask, empty_text[1]])
         rows = jnp.concatenate([rows, jnp.full_like(rows, len(rows))])
