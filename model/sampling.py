@@ -24,7 +24,7 @@ NOT_FINITE = -1
 COLDEST = 1e-30
 """Temperature below which sampling is greedy, because float32 would overflow."""
 SoFar = tuple[Int32[Array, "b m"], Cache]
-"""(the start token and the tokens so far, padded to the length of a picture; the cache after them)."""
+"""(the start token and the tokens so far, padded to a whole picture; the cache after them)."""
 EmptyText = tuple[Int[np.ndarray, "1 t"], Bool[np.ndarray, "1 t"]]
 Sampler = Callable[..., Int32[Array, "b n"]]
 """(params, text_tokens [b, t], text_mask [b, t], seeds [b], first_tokens [b, m] or None,

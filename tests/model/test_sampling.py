@@ -343,7 +343,9 @@ def test_longer_pictures_get_more_segments() -> None:
 def test_guidance_needs_the_empty_caption(tiny: ModelConfig, params: Any) -> None:
     with pytest.raises(ValueError, match="guidance_scale 3.0 leads away from the empty caption"):
         make_sampler(transformer.build(tiny), GUIDED)
-    drawn = make_sampler(transformer.build(tiny), GREEDY, segments=2)(params, *texts(), seeds(0, 1, 2))
+    drawn = make_sampler(transformer.build(tiny), GREEDY, segments=2)(
+        params, *texts(), seeds(0, 1, 2)
+    )
     assert (drawn == sampler(GREEDY)(params, *texts(), seeds(0, 1, 2))).all()
 
 

@@ -47,7 +47,7 @@ BESIDES = 1 << 18
 
 
 class FolderSteps:
-    """Steps as folders, on a disk that all processes share."""
+    """A `StepStore` (steps.py) of folders, on a disk that all processes share."""
 
     def __init__(self, folder: Path, is_writer: bool) -> None:
         quieten()
@@ -74,14 +74,12 @@ class FolderSteps:
         return str(self._folder / str(step))
 
     def steps(self) -> list[int]:
-        """The numbers of all saved steps, oldest first; damaged ones are included."""
         names = [path.name for path in self._folder.glob("*")] if self._folder.is_dir() else []
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save(
-        self, step: int, items: Mapping[str, PyTree], record: object, first: Callable[[], None]
+        self, step: int, items: Mapping[str, PyTree], record: Json, first: Callable[[], None]
     ) -> None:
-        """Start to write a step; `first` is called before it can be complete."""
         self._sweep()
         self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items))))
         self._failed.discard(step)
@@ -98,11 +96,9 @@ class FolderSteps:
             raise OSError(f"No space left on device: {wanted}, {there}")
 
     def wait(self) -> None:
-        """Wait until the last step is complete. Raises the error of its save."""
         self._manager.wait_until_finished()
 
     def clean(self, step: int) -> None:
-        """Remove the files of a failed save, and reopen orbax."""
         self._failed.add(step)
         self.close()
         self._manager = self._open()
@@ -121,32 +117,28 @@ class FolderSteps:
             time.sleep(SWEEP_SECONDS)
 
     def tidy(self) -> None:
-        """Nothing to do: orbax removes interrupted saves when it opens the folder."""
+        """Nothing: orbax removes interrupted saves when it opens the folder."""
 
     def delete(self, step: int) -> None:
-        """Delete a step, in process 0 only. Orbax's own method would wait for all processes."""
-        if jax.process_index() == 0:
-            shutil.rmtree(self._folder / str(step))
+        # Orbax's own method would wait for all processes.
+        shutil.rmtree(self._folder / str(step))
 
     def set_aside(self, step: int) -> None:
-        """Rename a step to aside-STEP, which is never read."""
         aside = self._folder / f"aside-{step}"
         shutil.rmtree(aside, ignore_errors=True)
         (self._folder / str(step)).rename(aside)
 
     def reload(self) -> None:
-        """Read the list of steps again."""
         self._manager.reload()
 
     def record(self, step: int) -> Json:
-        """The JSON of a step. Orbax's own method would wait for all processes."""
+        # Orbax's own method would wait for all processes.
         path = self._folder / str(step) / "about" / "metadata"
         _check_plain(path)
         return json.loads(path.read_text("utf-8"))
 
     def restore(self, step: int, wanted: Mapping[str, PyTree]) -> dict[str, PyTree]:
-        """The arrays of a step, for trees of shapes with shardings. Processes do not wait for each
-        other, because one of them may find its part damaged."""
+        # No process waits for the others, because one of them may find its part damaged.
         folder = self._folder / str(step)
         for path in folder.rglob("*"):
             _check_plain(path)

@@ -128,7 +128,7 @@ class _Copy(NamedTuple):
 
 
 class ObjectSteps:
-    """Steps as objects: STEP/… and whole/STEP.PROCESS-of-PROCESSES."""
+    """A `StepStore` (steps.py) of objects: STEP/… and whole/STEP.PROCESS-of-PROCESSES."""
 
     def __init__(self, url: str) -> None:
         self._store = open_store(url)
@@ -139,7 +139,6 @@ class ObjectSteps:
         return f"{address(self._store)}{step}"
 
     def steps(self) -> list[int]:
-        """The complete steps, oldest first."""
         parts: dict[tuple[int, int], int] = {}
         for name in names(self._store, "whole/"):
             step, count = int(name.partition(".")[0]), int(name.rpartition("-")[2])
@@ -147,13 +146,12 @@ class ObjectSteps:
         return sorted({step for (step, count), present in parts.items() if present == count})
 
     def save(
-        self, step: int, items: Mapping[str, PyTree], record: object, first: Callable[[], None]
+        self, step: int, items: Mapping[str, PyTree], record: Json, first: Callable[[], None]
     ) -> None:
-        """Start to write a step; `first` is called before it can be complete."""
         problem = None
         if jax.process_index() == 0:
             try:
-                self._remove(step)  # the rest of an interrupted save
+                self.delete(step)  # the rest of an interrupted save
             except Exception as error:
                 problem = error
         if not in_all_processes(problem is None):
@@ -190,7 +188,6 @@ class ObjectSteps:
         self._store.write(f"whole/{step}.{me}-of-{jax.process_count()}", b"whole").result()
 
     def wait(self) -> None:
-        """Wait until the last step is complete. Raises the error of its save."""
         writing, self._writing = self._writing, None
         if writing is None:
             return
@@ -204,16 +201,12 @@ class ObjectSteps:
             raise problem or UnreachableError("another process could not write its part")
 
     def clean(self, step: int) -> None:
-        """Remove the objects of a failed save, if possible."""
-        with contextlib.suppress(Exception):
-            self.delete(step)
+        if jax.process_index() == 0:
+            with contextlib.suppress(Exception):
+                self.delete(step)
 
     def delete(self, step: int) -> None:
-        if jax.process_index() == 0:
-            self._remove(step)
-
-    def _remove(self, step: int) -> None:
-        """Remove a step, its markers first, so that it no longer counts."""
+        # The markers first, so that the step no longer counts.
         with reachable(self._store):
             for name in names(self._store, "whole/"):
                 if name.startswith(f"{step}."):
@@ -221,7 +214,6 @@ class ObjectSteps:
             self._store.delete_range(below(f"{step}/")).result()
 
     def tidy(self) -> None:
-        """Remove the objects of interrupted saves."""
         with reachable(self._store, "NOT_FOUND"):
             beginnings = {name.decode().partition("/")[:2] for name in self._store.list().result()}
             begun = {int(first) for first, slash in beginnings if slash and first.isdecimal()}
@@ -229,21 +221,17 @@ class ObjectSteps:
                 self._store.delete_range(below(f"{step}/")).result()
 
     def set_aside(self, step: int) -> None:
-        """Copy the step's objects to aside-STEP, which is never read, and remove the step."""
         self._store.delete_range(below(f"aside-{step}/")).result()
         for name in names(self._store, f"{step}/"):
             data = self._store.read(f"{step}/{name}").result().value
             self._store.write(f"aside-{step}/{name}", data).result()
-        self._remove(step)
+        self.delete(step)
 
     def record(self, step: int) -> Json:
-        """The JSON saved with a step."""
         with reachable(self._store):
             return json.loads(self._store.read(f"{step}/about.json").result().value)
 
-    def restore(self, step: int, wanted: PyTree) -> PyTree:
-        """The arrays of a step, for a tree of shapes with shardings."""
-
+    def restore(self, step: int, wanted: Mapping[str, PyTree]) -> dict[str, PyTree]:
         def read(path: str, like: PyTree) -> jax.Array:
             array = ts.open(
                 {"driver": "zarr3", "fill_missing_data_reads": False},
@@ -261,7 +249,7 @@ class ObjectSteps:
         return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
 
     def reload(self) -> None:
-        """Nothing to do: no list of steps is cached."""
+        """Nothing: no list of steps is cached."""
 
     def close(self) -> None:
         self._thread.shutdown()

@@ -8,9 +8,9 @@ itself. Everything that is read is compared with its digest.
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 from jaxtyping import PyTree
@@ -42,6 +42,52 @@ CAUSES = (
 """The operating system's messages, searched for in errors that libraries have wrapped."""
 
 
+class StepStore(Protocol):
+    """A place that holds steps. A folder (disk.py) and an object store (remote.py) are such places.
+
+    Every process calls `save`, `wait`, `clean`, `restore`, `reload` and `close`; process 0 alone
+    may call `tidy`, `delete` and `set_aside`.
+    """
+
+    def name(self, step: int) -> str:
+        """The place of a step, for messages."""
+
+    def steps(self) -> list[int]:
+        """The numbers of all complete steps, oldest first; damaged ones are included."""
+
+    def record(self, step: int) -> Json:
+        """The JSON saved with a step."""
+
+    def restore(self, step: int, wanted: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        """The arrays of a step, for trees of shapes with shardings."""
+
+    def save(
+        self, step: int, items: Mapping[str, PyTree], record: Json, first: Callable[[], None]
+    ) -> None:
+        """Start to write a step. `first()` is called before the step can be complete."""
+
+    def wait(self) -> None:
+        """Wait until the last step is complete. Raises the error of its save."""
+
+    def clean(self, step: int) -> None:
+        """Remove what a failed save left."""
+
+    def tidy(self) -> None:
+        """Remove what interrupted saves of earlier runs left."""
+
+    def delete(self, step: int) -> None:
+        """Delete a step."""
+
+    def set_aside(self, step: int) -> None:
+        """Rename a step to aside-STEP, which is never read."""
+
+    def reload(self) -> None:
+        """Notice the steps that another process deleted or set aside."""
+
+    def close(self) -> None:
+        """Wait for writes that still run, and release the place."""
+
+
 class DamagedError(ValueError):
     """A step whose files have changed since they were written."""
 
@@ -59,7 +105,7 @@ class SavedSteps:
     ) -> None:
         """`log(event, text)` reports events, such as a damaged step."""
         self._place, self._log = place, log
-        self._store = (
+        self._store: StepStore = (
             ObjectSteps(str(place)) if is_remote(place) else FolderSteps(Path(place), is_writer)
         )
 
