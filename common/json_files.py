@@ -22,13 +22,13 @@ def read_json(path: Path, most: int = MAX_BYTES) -> Json:
     return content
 
 
-def read_list(path: Path, most: int = MAX_BYTES) -> list[Json]:
+def read_list(path: Path) -> list[Json]:
     """The objects in a JSON file that holds a list of them; empty if there is no file.
 
     Raises:
         ValueError: the file has other content, is larger, or has a key twice.
     """
-    return as_list(parse_json(_read(path, most), path), path) if path.exists() else []
+    return as_list(parse_json(_read(path, MAX_BYTES), path), path) if path.exists() else []
 
 
 def as_list(value: object, name: object) -> list[Json]:

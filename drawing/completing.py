@@ -15,7 +15,7 @@ LIGHT = 128
 def read_given_tokens(
     drawer: Drawer, complete: str | None, rows: int, mask: str | None
 ) -> Int[np.ndarray, " k"] | None:
-    """The given image tokens of the picture file `complete`, for `Drawer.draw_batches`: its first
+    """The given image tokens of the picture file `complete`, for `Drawer.draw_tokens`: its first
     `rows` rows (0 = the upper half), or with a mask all tokens, −1 where it is redrawn. None
     without a picture.
 

@@ -71,11 +71,9 @@ class Drawer:
         params: Params,
         prompts: Sequence[str],
         seeds: Sequence[int],
-        first_tokens: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[UInt8[np.ndarray, "b y x 3"]]:
-        """Yield the pictures of the prompts, at most batch_size at a time. Image tokens given in
-        `first_tokens` are kept; negative ones are drawn."""
-        for _, pictures in self.draw_tokens(params, prompts, seeds, first_tokens):
+        """Yield the pictures of the prompts, at most batch_size at a time."""
+        for _, pictures in self.draw_tokens(params, prompts, seeds):
             yield pictures
 
     def draw_tokens(
@@ -85,7 +83,8 @@ class Drawer:
         seeds: Sequence[int],
         first_tokens: Int[np.ndarray, " k"] | None = None,
     ) -> Iterator[tuple[Int[np.ndarray, "b n"], UInt8[np.ndarray, "b y x 3"]]]:
-        """Yield (image tokens, pictures), otherwise as `draw_batches`."""
+        """Yield (image tokens, pictures), otherwise as `draw_batches`. Image tokens given in
+        `first_tokens` are kept; negative ones are drawn."""
         params = self.place(params)
         text_tokens, text_mask, _ = self.tokenizer.encode(prompts, self.model.text_length)
         numbers = np.array(seeds, np.uint32)
@@ -134,7 +133,7 @@ class Drawer:
         return np.concatenate(encoded)
 
     def first_tokens(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> Int[np.ndarray, " k"]:
-        """The image tokens of a picture's first `rows` rows of tokens, for `draw_batches`.
+        """The image tokens of a picture's first `rows` rows of tokens, for `draw_tokens`.
 
         Raises:
             ValueError: a picture has fewer rows, or the model has fewer codes than the VQGAN.
@@ -147,7 +146,7 @@ class Drawer:
     def kept_tokens(
         self, picture: UInt8[np.ndarray, "y x 3"], redrawn: Bool[np.ndarray, " n"]
     ) -> Int[np.ndarray, " n"]:
-        """The image tokens of a picture, for `draw_batches`; −1 where `redrawn` is True.
+        """The image tokens of a picture, for `draw_tokens`; −1 where `redrawn` is True.
 
         Raises:
             ValueError: the model has fewer codes than the VQGAN.

@@ -96,14 +96,14 @@ def holds(values: Sequence[float], rules: Rules) -> bool:
     return math.isfinite(mean) and rules.distance(mean) * math.sqrt(len(values)) > rules.margin
 
 
-def interval(values: Sequence[float], share: float = 0.95) -> tuple[float, float]:
-    """The bootstrap percentile interval of the mean; NaN for fewer than two values or a value that
-    is not finite."""
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The bootstrap 95 % percentile interval of the mean; NaN for fewer than two values or a value
+    that is not finite."""
     if len(values) < 2 or not np.isfinite(values).all():
         return math.nan, math.nan
     rng = np.random.default_rng(0)
     means = rng.choice(np.array(values), (DRAWS, len(values))).mean(1)
-    low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -179,9 +179,9 @@ def _tuned(results: Sequence[Result], rules: Rules) -> dict[int, tuple[int, int,
     return tuned
 
 
-def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) -> dict[str, float]:
-    """AlgoPerf's score of each entry: the area under its performance profile from 1 to `largest`,
-    divided by `largest` − 1. `times`: entry → its time on each workload, infinite if it missed the
+def profile_areas(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """AlgoPerf's score of each entry: the area under its performance profile from 1 to RATIO,
+    divided by RATIO − 1. `times`: entry → its time on each workload, infinite if it missed the
     target. The profile at τ is the share of workloads on which the entry took at most τ times the
     best time. All scores are NaN if a time was not measured."""
     table = np.array(list(times.values()), np.float64)
@@ -189,7 +189,7 @@ def profile_areas(times: Mapping[str, Sequence[float]], largest: float = RATIO) 
         return dict.fromkeys(times, math.nan)
     best = table.min(0)
     ratios = np.where(np.isfinite(table), table / np.where(np.isfinite(best), best, 1.0), np.inf)
-    areas = np.clip(largest - ratios, 0.0, largest - 1).mean(1) / (largest - 1)
+    areas = np.clip(RATIO - ratios, 0.0, RATIO - 1).mean(1) / (RATIO - 1)
     return dict(zip(times, areas.tolist(), strict=True))
 
 

@@ -132,12 +132,12 @@ def read_log(path: Path) -> list[Row]:
     return rows
 
 
-def groups_of(rows: Sequence[Row], ignored: Sequence[str] = (SEED,)) -> dict[tuple, list[Row]]:
-    """The runs, grouped by the values of all settings except `ignored`, in the order of the
+def groups_of(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
+    """The runs, grouped by the values of all settings except the seed, in the order of the
     runs."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = tuple(str(value) for name, value in row.settings.items() if name not in ignored)
+        key = tuple(str(value) for name, value in row.settings.items() if name != SEED)
         groups.setdefault(key, []).append(row)
     return groups
 

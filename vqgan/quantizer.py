@@ -31,6 +31,7 @@ class Quantized(NamedTuple):
     """Pulls latents to their codes."""
 
 
+ITERATIONS = 10  # of k-means
 _MARGIN = 1e-3  # without it the outer levels would need infinite latents
 
 
@@ -118,7 +119,7 @@ def perplexity(counts: Num[Array, " k"]) -> Float[Array, ""]:
 
 
 def kmeans(
-    latents: Float[Array, "m c"], codebook_size: int, key: Key[Array, ""], iterations: int = 10
+    latents: Float[Array, "m c"], codebook_size: int, key: Key[Array, ""]
 ) -> Float[Array, "k c"]:
     """Codes by k-means: the means of clusters of latents.
 
@@ -129,7 +130,7 @@ def kmeans(
     if len(latents) < codebook_size:
         raise ValueError(f"k-means of {codebook_size} codes needs as many latents: {len(latents)}")
     codes = _draw_seeds(latents, codebook_size, key)
-    return jax.lax.fori_loop(0, iterations, lambda _, codes: _move(codes, latents), codes)
+    return jax.lax.fori_loop(0, ITERATIONS, lambda _, codes: _move(codes, latents), codes)
 
 
 def _draw_seeds(
@@ -157,8 +158,8 @@ def _move(codes: Float[Array, "k c"], latents: Float[Array, "m c"]) -> Float[Arr
 
 def restart_unused(
     codes: Float[Array, "k c"], latents: Float[Array, "m c"], key: Key[Array, ""]
-) -> tuple[Float[Array, "k c"], Int[Array, ""]]:
-    """(the codes with unused ones replaced by latents, the number of unused ones).
+) -> Float[Array, "k c"]:
+    """The codes with unused ones replaced by latents.
 
     The new codes are distinct latents, drawn with probability ∝ squared distance to their code
     (Gumbel top-k), as the seeds of k-means are. Used codes stay unchanged.
@@ -168,4 +169,4 @@ def restart_unused(
     distance = squared_distance(latents, codes[tokens])
     lots = jnp.log(distance) + jax.random.gumbel(key, distance.shape)
     places = latents[jax.lax.top_k(lots, len(codes))[1]]
-    return jnp.where(unused[:, None], places, codes), unused.sum()
+    return jnp.where(unused[:, None], places, codes)

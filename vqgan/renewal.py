@@ -32,6 +32,6 @@ def make_renewals(
 
     def of_unused(params: Params, pixels: Array, key: Key[Array, ""]) -> Float[Array, "k c"]:
         codebook, latents = autoencoder.codes(params), latents_of(params, pixels)
-        return quantizer.restart_unused(codebook, latents, key)[0]
+        return quantizer.restart_unused(codebook, latents, key)
 
     return jax.jit(by_kmeans), jax.jit(of_unused)

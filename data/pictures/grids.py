@@ -24,6 +24,7 @@ SHOWN_SIDE = 128
 """Side in pixels to which pictures are enlarged by default."""
 MAX_CELL_LINES, MAX_BLOCK_LINES = 5, 2
 GIF_COMMENT = "drawn by Pastel: "
+GIF_MS = 2000  # of an animation, and of the pause after it
 EMPTY_PROMPT = "(empty prompt)"
 # Tried for prompts whose letters Pillow's own font lacks; fonts that are not installed are skipped.
 OTHER_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial.ttf")
@@ -34,19 +35,17 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def picture_grid(
     prompts: Sequence[str],
     pictures: UInt8[np.ndarray, "p k y x 3"],
-    columns: int | None = None,
     scale: int | None = None,
     notes: Sequence[Sequence[str]] | None = None,
 ) -> Image.Image:
     """A page with the k pictures of each prompt, and the prompt below them: one block per line; for
-    k = 1, several. `columns` is the number of pictures side by side; `notes` are short lines below
-    the pictures."""
+    k = 1, several. `notes` are short lines below the pictures."""
     count, per_prompt, height, width, _ = pictures.shape
     if count != len(prompts) or not count or not per_prompt:
         raise ValueError(f"{len(prompts)} prompts do not name {count} × {per_prompt} pictures")
     scale = scale or max(1, round(SHOWN_SIDE / width))
     step_x, step_y = width * scale + GAP, height * scale + GAP + (NOTE_HEIGHT if notes else 0)
-    columns = columns or _fitting_columns(count, per_prompt)
+    columns = _fitting_columns(count, per_prompt)
     per_line = min(columns, per_prompt)
     side_by_side = min(columns, count) if per_prompt == 1 else 1
     size = per_line * step_x - GAP, -(-per_prompt // per_line) * step_y - GAP
@@ -180,16 +179,14 @@ def save_png(
         image.save(beside, format="PNG", pnginfo=info, optimize=True)
 
 
-def save_gif(
-    path: Path, frames: UInt8[np.ndarray, "s y x 3"], about: str, seconds: float = 2.0
-) -> None:
-    """Write an animation of `seconds` seconds, atomically. It pauses at its end."""
+def save_gif(path: Path, frames: UInt8[np.ndarray, "s y x 3"], about: str) -> None:
+    """Write an animation of two seconds, atomically. It pauses at its end."""
     scale = max(1, round(SHOWN_SIDE / frames.shape[2]))
     first, *others = (enlarge(frame, scale) for frame in frames)
-    each = max(20, round(1000 * seconds / len(frames)))
+    each = max(20, round(GIF_MS / len(frames)))
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as beside:
-        durations = [*[each] * len(others), 2000]
+        durations = [*[each] * len(others), GIF_MS]
         comment = (GIF_COMMENT + about).encode("utf-8", "replace")[:255]
         first.save(
             beside,

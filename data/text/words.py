@@ -17,6 +17,7 @@ FAR = 0.5
 """A prompt is far from a caption that has a smaller share of its words."""
 NEARLY = 0.75
 """Similarity by difflib from which two words count as the same, such as plural and singular."""
+SHOWN, NEAREST, LINES = 20, 3, 5  # most unknown words, near captions, lines that are printed
 ARTICLES = frozenset(("a", "an", "the"))
 """Words that are ignored in comparisons."""
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -64,9 +65,10 @@ def unknown_words(prompts: Iterable[str], known: Set[str]) -> list[str]:
     return [word for word in dict.fromkeys(words) if word not in known and word not in ARTICLES]
 
 
-def describe_unknown(words: Sequence[str], most: int = 20) -> str:
+def describe_unknown(words: Sequence[str]) -> str:
     """A sentence such as "no training caption has these words: zebra, xylophone"."""
-    shown = ", ".join(words[:most]) + (f" and {len(words) - most} more" if words[most:] else "")
+    more = f" and {len(words) - SHOWN} more" if words[SHOWN:] else ""
+    shown = ", ".join(words[:SHOWN]) + more
     these = "this word" if len(words) == 1 else "these words"
     return f"no training caption has {these}: {shown}"
 
@@ -85,7 +87,7 @@ class Captions:
         """All words of the captions."""
         return self._counts.keys()
 
-    def find(self, prompt: str, most: int = 3) -> tuple[float, list[str]]:
+    def find(self, prompt: str) -> tuple[float, list[str]]:
         """The share of the prompt's words in the nearest caption, weighted by rarity, in 0..1; and
         the nearest captions, best first. A word with nearly the spelling of a caption's counts
         half. An empty prompt is near to all: 1 and no captions."""
@@ -103,7 +105,7 @@ class Captions:
             (sum(gains[word] for word in words & gains.keys()), -len(words), -place)
             for place, words in enumerate(self._words)
         ]
-        best = [score for score in sorted(scored, reverse=True)[:most] if score[0] > 0]
+        best = [score for score in sorted(scored, reverse=True)[:NEAREST] if score[0] > 0]
         share = best[0][0] / whole if best else 0.0
         return min(share, 1.0), [self.texts[-place] for _, _, place in best]
 
@@ -116,8 +118,8 @@ class Captions:
         return math.log1p(len(self.texts) / (1 + self._counts[word]))
 
 
-def describe_unlike(prompts: Iterable[str], known: Captions, most: int = 5) -> list[str]:
-    """One line, at most `most` in all, for each prompt that shares less than half of its words with
+def describe_unlike(prompts: Iterable[str], known: Captions) -> list[str]:
+    """One line, at most LINES in all, for each prompt that shares less than half of its words with
     every caption; it names the nearest captions."""
     lines = []
     for prompt in dict.fromkeys(prompts):
@@ -127,8 +129,8 @@ def describe_unlike(prompts: Iterable[str], known: Captions, most: int = 5) -> l
         near = f"the nearest are: {_quoted(captions)}"
         hint = near if captions else f"it was trained on such as: {_quoted(known.some())}"
         lines.append(f"no training caption is near {clean(prompt)!r:.80}; {hint}")
-    more = len(lines) - most
-    return lines[:most] + ([f"{more} more prompts are as far"] if more > 0 else [])
+    more = len(lines) - LINES
+    return lines[:LINES] + ([f"{more} more prompts are as far"] if more > 0 else [])
 
 
 def _quoted(captions: Iterable[str]) -> str:
