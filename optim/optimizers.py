@@ -16,8 +16,7 @@ from optim.averaging import schedule_free
 from optim.config import ADAPTERS, OptimConfig, Optimizer
 from optim.freezing import freeze
 from optim.layers import per_layer
-from optim.paths import Factor, parse_rate
-from optim.rates import scale_rates
+from optim.paths import GROUPS, Factor, check_patterns, make_factor, matches, parse_rate
 from optim.soap import soap
 from optim.spread import LOCAL, Spread
 
@@ -117,6 +116,26 @@ AROUND: dict[Optimizer, Around] = {
 
 STACKS = (*shampoo.STACKS, "bases")
 """Names in an optimizer's state below which every array is a stack of matrices."""
+
+
+def scale_rates(rates: Sequence[Factor], must_match: bool = True) -> optax.GradientTransformation:
+    """A transformation that multiplies updates by their factors. `init` raises ValueError for a
+    pattern that matches nothing."""
+    if not rates:
+        return optax.identity()
+    factor_of = make_factor(rates)
+
+    def init(params: PyTree) -> optax.EmptyState:
+        names = jax.tree.leaves(map_named(lambda name, _: name, params))
+        for pattern, _ in rates if must_match else ():
+            if pattern not in GROUPS or not any(matches(n, GROUPS[pattern]) for n in names):
+                check_patterns("rates", [pattern], names)
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        return map_named(lambda name, u: u * factor_of(name), updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _weight_decay(config: OptimConfig) -> optax.GradientTransformation:

@@ -2,7 +2,7 @@
 file knows no mesh."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ class Spread(NamedTuple):
 
     devices: int = 1
     """Number of devices; jobs are padded to a multiple of it."""
-    deal: Callable[[Callable[[Array], PyTree], Array], Any] = lambda work, jobs: work(jobs)
+    deal: Callable[[Callable[[Array], PyTree], Array], PyTree] = lambda work, jobs: work(jobs)
     """(work, jobs) → work(jobs). Each device computes an equal part; the results are gathered in
     the order of the jobs."""
     whole: Callable[[Array], Array] = lambda array: array

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from optim.averaging import init_ema, update_ema
 from optim.config import OptimConfig, Optimizer
-from optim.ema import init_ema, update_ema
 from optim.optimizers import make_optimizer
 
 PARAMS: dict[str, Any] = {

@@ -15,8 +15,8 @@ from model import transformer
 from model.config import ModelConfig
 from model.loss import make_loss
 from model.loss_config import LossConfig
+from optim.averaging import init_ema, make_ema
 from optim.config import OptimConfig
-from optim.ema import init_ema, make_ema
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
 from optim.paths import matches

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from optim.averaging import make_average
+from optim.averaging import init_ema, make_average
 from optim.config import OptimConfig, SoapConfig
-from optim.ema import init_ema
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from optim.soap import soap

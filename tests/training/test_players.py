@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from config import from_yaml
+from optim.averaging import init_ema, make_ema
 from optim.config import OptimConfig
-from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from training import session
 from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
+from optim.averaging import init_ema, make_ema
 from optim.config import OptimConfig
-from optim.ema import init_ema, make_ema
 from optim.optimizers import make_optimizer
 from training.config import MatmulPrecision, ParamDtype, TrainingConfig
 from training.update.precision import round_like, round_randomly, to_param_dtype

@@ -117,7 +117,7 @@ def _open_lines(number: int) -> Iterator[None]:
         server = None if number else stack.enter_context(socket.create_server(("", 0)))
         port = 0 if server is None else server.getsockname()[1]
         host, port, word = from_process_0(
-            lambda: [socket.gethostname(), port, secrets.token_hex(16)]
+            lambda: (socket.gethostname(), port, secrets.token_hex(16))
         )
         if server is not None:
             _in_background(_accept, server, word, jax.process_count() - 1)

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from training import exits
 from training.config import ParallelConfig
 from training.devices.relay import Lost, relayed
 
+T = TypeVar("T")
 MEETING_SECONDS = 300
 BAD_CAST = "bad_cast"  # how jaxlib 0.10.2 says that the time is over; see aborts.py
 BIND_ADDRESS = "JAX_COORDINATOR_BIND_ADDRESS"
@@ -218,12 +219,12 @@ def _tpu_pod(given: Meeting, environ: Mapping[str, str]) -> Meeting | None:
 LAUNCHERS = (_open_mpi, _slurm, _kubernetes, _tpu_pod)
 
 
-def from_process_0(make: Callable[[], Any]) -> Any:
-    """The result of `make()`, which only process 0 calls; it must be serialisable as JSON. If
-    `make` raises ValueError there, every process does. Collective."""
+def from_process_0(make: Callable[[], T]) -> T:
+    """The result of `make()`, which only process 0 calls; it must be serialisable as JSON, as which
+    the others get it. If `make` raises ValueError there, every process does. Collective."""
     if jax.process_count() == 1:
         return make()
-    message = {}
+    message: dict[str, object] = {}
     if jax.process_index() == 0:
         try:
             message = {"value": make()}

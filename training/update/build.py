@@ -10,8 +10,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree, UInt32
 
-from optim.averaging import make_average
-from optim.ema import init_ema
+from optim.averaging import init_ema, make_average
 from optim.freezing import make_is_trained, trained_part
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule, make_warm_up

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
+from common.batch import Batch
 from common.trees import is_stacked, named_leaves
 from optim.freezing import with_zeros
 
@@ -62,7 +63,7 @@ class Recompute:
     """Trained parameters → gradients and losses of this device's micro-batches."""
     gradient_at: Callable[[PyTree], PyTree]
     """Trained parameters → gradient."""
-    mean_over_rows: Callable[[Callable[[Any], Any]], Any]
+    mean_over_rows: Callable[[Callable[[Batch], PyTree]], PyTree]
     """(function of a micro-batch that returns a tree of means) → their means over the batch."""
     mean: Callable[[PyTree], PyTree]
     """Values of this device → their means over the devices."""
