@@ -128,6 +128,14 @@ def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
     for key in entry:
         if key not in ENTRY_KEYS:
             yield _unknown(key, ENTRY_KEYS)
+    if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
+        yield f"{name} has values: that are not a list of at least one value"
+    yield from _range_faults(name, entry, method)
+    for message in engine.violations({"method": "random", "parameters": {name: entry}}):
+        yield message if name in message else f"{name}: {message}"
+
+
+def _range_faults(name: str, entry: Mapping[str, Any], method: str) -> Iterator[str]:
     low, high = entry.get("min"), entry.get("max")
     if (low is None) != (high is None):
         yield f"{name} has min: without max:, or max: without min:"
@@ -136,8 +144,6 @@ def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
     for key, value in (("min", low), ("max", high)):
         if isinstance(value, int) and abs(value) >= MOST_INT:  # NumPy draws in 64 bits
             yield f"{name} has {key} {value:,}, which is not below {MOST_INT:,}"
-    if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
-        yield f"{name} has values: that are not a list of at least one value"
     distribution = entry.get("distribution", "")
     yield from _endless_draws(name, entry, str(distribution))
     if distribution == "log_uniform" and isinstance(low, float) and 0 < low < 1:
@@ -150,8 +156,6 @@ def _entry_faults(name: str, entry: object, method: str) -> Iterator[str]:
     )
     if method == "grid" and low is not None and not is_walked:
         yield f"{name} is a range, and a grid over it has no end; write values: [...]"
-    for message in engine.violations({"method": "random", "parameters": {name: entry}}):
-        yield message if name in message else f"{name}: {message}"
 
 
 def _endless_draws(name: str, entry: Mapping[str, object], distribution: str) -> Iterator[str]:

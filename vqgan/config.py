@@ -77,24 +77,8 @@ class VQGANConfig:
 
     def __post_init__(self) -> None:
         self._check_levels()
-        check_least(self, "", 1, *SIZES)
-        for name in SIZES:
-            if getattr(self, name) > (most := LARGEST.get(name, 1 << 14)):
-                raise ValueError(f"{name} {getattr(self, name):,} is more than {most:,}, the limit")
-        for name in ("channels", "attention_resolutions"):
-            if len(getattr(self, name)) > 16 or any(n > 1 << 14 for n in getattr(self, name)):
-                raise ValueError(f"{name} must be at most 16 sizes of up to {1 << 14:,} each")
-            if not all(size >= 1 for size in getattr(self, name)):
-                raise ValueError(f"{name} must be at least 1 each, not {getattr(self, name)}")
-        levels = len(self.channels)
-        if not levels == len(self.encoder_blocks) == len(self.decoder_blocks):
-            raise ValueError(
-                f"channels, encoder_blocks and decoder_blocks need one entry for each level, not "
-                f"{levels}, {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
-            )
-        blocks = (*self.encoder_blocks, *self.decoder_blocks)
-        if not all(1 <= count <= 64 for count in blocks):
-            raise ValueError(f"encoder_blocks and decoder_blocks must be in 1..64, not {blocks}")
+        self._check_sizes()
+        self._check_blocks()
         if self.tried_codes > self.codebook_size:
             raise ValueError(
                 f"tried_codes {self.tried_codes} are more than the {self.codebook_size} codes of "
@@ -108,12 +92,34 @@ class VQGANConfig:
         if self.image_size % self.factor:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of {self.factor} = patch_size "
-                f"{self.patch_size} × 2^{levels - 1} levels; "
+                f"{self.patch_size} × 2^{len(self.channels) - 1} levels; "
                 f"try {max(1, self.image_size // self.factor) * self.factor}"
             )
         widths = (self.stem_channels, *self.channels)
         if self.norm == "groupnorm" and any(c % 32 for c in widths):
             raise ValueError(f"groupnorm needs channels in multiples of 32, not {widths}")
+
+    def _check_sizes(self) -> None:
+        check_least(self, "", 1, *SIZES)
+        for name in SIZES:
+            if getattr(self, name) > (most := LARGEST.get(name, 1 << 14)):
+                raise ValueError(f"{name} {getattr(self, name):,} is more than {most:,}, the limit")
+        for name in ("channels", "attention_resolutions"):
+            if len(getattr(self, name)) > 16 or any(n > 1 << 14 for n in getattr(self, name)):
+                raise ValueError(f"{name} must be at most 16 sizes of up to {1 << 14:,} each")
+            if not all(size >= 1 for size in getattr(self, name)):
+                raise ValueError(f"{name} must be at least 1 each, not {getattr(self, name)}")
+
+    def _check_blocks(self) -> None:
+        levels = len(self.channels)
+        if not levels == len(self.encoder_blocks) == len(self.decoder_blocks):
+            raise ValueError(
+                f"channels, encoder_blocks and decoder_blocks need one entry for each level, not "
+                f"{levels}, {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
+            )
+        blocks = (*self.encoder_blocks, *self.decoder_blocks)
+        if not all(1 <= count <= 64 for count in blocks):
+            raise ValueError(f"encoder_blocks and decoder_blocks must be in 1..64, not {blocks}")
 
     def _check_levels(self) -> None:
         levels = self.fsq_levels

@@ -72,24 +72,30 @@ def _index(path: Path, size: int, time: int) -> TarIndex:
     listing, unused = list_members(path), Unused()
     for reason, name in listing.skipped:
         unused.add(reason, f"{path.name}/{name}")
-    pairs = []
-    for begin, end in _parts(listing):
-        names = [_plain(n) if n[:1] in ("/", ".") else n for n in listing.names[begin:end]]
-        is_kept = [_is_kept(name, listing.sizes[begin + i]) for i, name in enumerate(names)]
-        pictures = [i for i, name in enumerate(names) if is_kept[i] and is_picture(name)]
-        for i, name in enumerate(names):
-            if not listing.sizes[begin + i]:
-                unused.add("members without a byte", f"{path.name}/{name}")
-            elif not is_kept[i]:
-                unused.add("hidden members, such as macOS adds", f"{path.name}/{name}")
-            elif not is_picture(name) and ending_of(name) not in CAPTION_ENDINGS:
-                unused.add(_NEITHER, f"{path.name}/{name}")
-        texts = [name if is_kept[i] else "" for i, name in enumerate(names)]
-        pairs += [
-            Pair(p.key, begin + p.picture, tuple((e, begin + i) for e, i in p.texts))
-            for p in pair(texts, pictures, unused, is_webdataset=True)
-        ]
+    pairs = [one for part in _parts(listing) for one in _pairs_in(*part, path, listing, unused)]
     return TarIndex(path, listing, pairs, unused)
+
+
+def _pairs_in(begin: int, end: int, path: Path, listing: Listing, unused: Unused) -> Iterator[Pair]:
+    """The samples among the members `begin` … `end` − 1 of a tar."""
+    names = [_plain(name) if name[:1] in ("/", ".") else name for name in listing.names[begin:end]]
+    for i, size in enumerate(listing.sizes[begin:end]):
+        if reason := _why_unused(names[i], size):
+            unused.add(reason, f"{path.name}/{names[i]}")
+            names[i] = ""
+    pictures = [i for i, name in enumerate(names) if is_picture(name)]
+    for found in pair(names, pictures, unused, is_webdataset=True):
+        texts = tuple((ending, begin + i) for ending, i in found.texts)
+        yield Pair(found.key, begin + found.picture, texts)
+
+
+def _why_unused(name: str, size: int) -> str:
+    """Why a member is neither a picture nor a caption; empty if it is one of them."""
+    if not size:
+        return "members without a byte"
+    if any(is_hidden(part) for part in name.split("/") if part != ".."):
+        return "hidden members, such as macOS adds"
+    return "" if is_picture(name) or ending_of(name) in CAPTION_ENDINGS else _NEITHER
 
 
 def _tables(unused: Unused) -> str:
@@ -100,10 +106,6 @@ def _tables(unused: Unused) -> str:
 def _other_endings(unused: Unused) -> str:
     names = unused.names.get(_NEITHER, ())
     return ", ".join(dict.fromkeys("." + printable(ending_of(name)) for name in names))
-
-
-def _is_kept(name: str, size: int) -> bool:
-    return size > 0 and not any(is_hidden(part) for part in name.split("/") if part != "..")
 
 
 def _plain(name: str) -> str:

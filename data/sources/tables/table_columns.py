@@ -1,6 +1,6 @@
 """Finds the columns of a table that hold the pictures' paths and their captions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -47,23 +47,31 @@ class Columns:
 def columns_of(rows: Sequence[Row], places: Places, beside: str, split: str = "") -> Columns | None:
     """The columns of a table, or None if no column names pictures of the source."""
     names = list(dict.fromkeys(name for row in rows for name in row if name != BEYOND))
-    order = {name: i for i, name in enumerate(PATH_COLUMNS)}
-    best = (0, 0, "")
-    for name in names:
-        paths = [path_in(row.get(name)) for row in rows]
-        num_found = sum(
-            bool(path) and places.find(path, beside, split) is not None for path in paths
-        )
-        best = max(best, (num_found, -order.get(name.lower(), len(order)), name))
-    by_number = not best[0]
-    path = best[2] or next((n for n in names if _is_numbered(n, rows, places)), "")
+    is_found = lambda path: places.find(path, beside, split) is not None  # noqa: E731
+    num_found, path = _path_column(names, rows, is_found)
+    path = path or next((n for n in names if _is_numbered(n, rows, places)), "")
     if not path:
         return None
     is_named = path.lower() in PATH_COLUMNS
     head = None if is_named or not places.find(path, beside, split) else {n: n for n in names}
     others = [name for name in names if name != path and _is_text(rows, name)]
     caption_columns = texts.caption_columns(names)
-    return Columns(path, "" if caption_columns or len(others) != 1 else others[0], by_number, head)
+    caption = "" if caption_columns or len(others) != 1 else others[0]
+    return Columns(path, caption, by_number=not num_found, head=head)
+
+
+def _path_column(
+    names: Sequence[str], rows: Sequence[Row], is_found: Callable[[str], bool]
+) -> tuple[int, str]:
+    """(the number of paths that are found, the column with the most of them). Of equal ones, the
+    column with the better known name."""
+    order = {name: i for i, name in enumerate(PATH_COLUMNS)}
+    best = (0, 0, "")
+    for name in names:
+        paths = [path for row in rows if (path := path_in(row.get(name)))]
+        rank = -order.get(name.lower(), len(order))
+        best = max(best, (sum(map(is_found, paths)), rank, name))
+    return best[0], best[2]
 
 
 def _is_numbered(name: str, rows: Sequence[Row], places: Places) -> bool:
