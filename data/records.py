@@ -6,7 +6,7 @@ it is self-contained.
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int64
 
 from common import clone
 from common.split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
-from data.sources.config import PLAIN, ReadingConfig
+from data.sources.config import ReadingConfig
 from data.sources.files.addresses import scheme_of
 from data.stored.array_files import READ_AHEAD, open_array, read_ahead
 from data.stored.column_files import ColumnFiles
@@ -28,7 +28,7 @@ from data.stored.record_checks import (
     mark_checked,
     was_checked,
 )
-from data.stored.records_json import ARRAYS, EXTRA, MARKER, damaged, read_about
+from data.stored.records_json import ARRAYS, EXTRA, MARKER, read_about, read_reading
 
 LARGE = 1 << 28
 """Size in bytes above which records are not checked whole before training."""
@@ -174,16 +174,7 @@ class Records:
     def reading(self) -> ReadingConfig:
         """The settings with which the pictures were read. Raises ValueError for settings of another
         version."""
-        values = self.about.get("reading", {})
-        known = {name: type(value) for name, value in asdict(PLAIN).items()}
-        if not isinstance(values, dict) or any(
-            type(v) is not known.get(k) for k, v in values.items()
-        ):
-            raise damaged(self.folder / MARKER, f"reading is {values!r:.80}")
-        try:
-            return ReadingConfig(**values)
-        except ValueError as error:
-            raise damaged(self.folder / MARKER, f"of reading, {error}") from None
+        return read_reading(self.folder / MARKER, self.about)
 
 
 def open_records(folder: str | Path) -> Records:

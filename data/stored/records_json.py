@@ -1,8 +1,10 @@
 """records.json, the description of token records: its keys and their types."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from common.json_files import Json, read_json
+from data.sources.config import PLAIN, ReadingConfig
 from data.stored.array_files import DTYPES
 
 FORMAT = 1
@@ -66,6 +68,19 @@ def read_about(path: Path) -> Json:
         if not _is_array(about["arrays"].get(name), name):
             raise damaged(path, f"arrays does not say the type and shape of {name}")
     return about
+
+
+def read_reading(path: Path, about: Json) -> ReadingConfig:
+    """The settings of reading in the content of a records.json. Raises ValueError for settings of
+    another version."""
+    values = about.get("reading", {})
+    known = {name: type(value) for name, value in asdict(PLAIN).items()}
+    if not isinstance(values, dict) or any(type(v) is not known.get(k) for k, v in values.items()):
+        raise damaged(path, f"reading is {values!r:.80}")
+    try:
+        return ReadingConfig(**values)
+    except ValueError as error:
+        raise damaged(path, f"of reading, {error}") from None
 
 
 def _is_names(value: object) -> bool:
