@@ -101,9 +101,8 @@ class Transformer:
         if self.config.encoder.causal:
             mask = mask & jnp.tril(jnp.ones((1, 1, t, t), bool))
         bias = None if network.encoder_bias is None else network.encoder_bias(t)
-        x = self._through(
-            params, "encoder", x, lambda layer, x, k: layer(x, mask, k, bias), fold(keys, 1)
-        )
+        call = lambda layer, x, k: layer(x, mask, k, bias)  # noqa: E731
+        x = self._through(params, network, "encoder", x, call, fold(keys, 1))
         return network.to_decoder_dim(
             x if network.encoder_norm is None else network.encoder_norm(x)
         )
@@ -127,14 +126,8 @@ class Transformer:
         causal = jnp.tril(jnp.ones((1, 1, n, n), bool))
         visible = text_mask.astype(bool)[:, None, None, :]
         x = network.embed_image(decoder_inputs, keys=fold(keys, 1))
-        x = self._through(
-            params,
-            "decoder",
-            x,
-            lambda layer, x, k: layer(x, states, causal, visible, k),
-            fold(keys, 2),
-        )
-        return network.logits(x)
+        call = lambda layer, x, k: layer(x, states, causal, visible, k)  # noqa: E731
+        return network.logits(self._through(params, network, "decoder", x, call, fold(keys, 2)))
 
     def lay_out(self, params: Params, rows: int | None = None) -> Params:
         """The parameters in decoding layout (model/decoding_layout.py), for `rows` rows at a time
@@ -153,11 +146,7 @@ class Transformer:
         caption, which are computed here, once."""
         params = self.merged(params)
         heads = num_heads(self.config, "decoder")
-        shape = (
-            self.config.num_kv_heads or heads,
-            length,
-            head_dim(self.config, "decoder"),
-        )
+        shape = (self.config.num_kv_heads or heads, length, head_dim(self.config, "decoder"))
         empty = jnp.zeros((len(text_mask), *shape), self.dtype)
 
         def layer_cache(layer: DecoderLayer) -> LayerCache:
@@ -215,13 +204,13 @@ class Transformer:
     def _through(
         self,
         params: Params,
+        network: Network,
         branch: Branch,
         x: Float[Array, "b q d"],
         call: LayerCall,
         keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b q d"]:
         """x after all layers of a stack."""
-        network = self._network(params)
         if is_laid_out(params):
             for index, layer in enumerate(self._layers(params, network, branch)):
                 with at(f"{branch}/{index}"):
