@@ -130,8 +130,9 @@ def make_recipe(config: ClipRunConfig) -> Recipe[PairBatch]:
     records = open_whole(config.data.records)
     pictures = reconstruct(records)
     sizes = clip_config(config.model, records, pictures.shape[1])
-    # The image tokens are replaced by the pictures' numbers, to look pictures up by batch.
-    numbered = replace(records, image_tokens=np.arange(len(records))[:, None])
+    # The image tokens are replaced by the pictures' numbers, to look pictures up by batch. Only the
+    # plain view of each is reconstructed.
+    numbered = replace(records, image_tokens=np.arange(len(records))[:, None], view_tokens=None)
     return Recipe(
         init=lambda key: nnx.to_pure_dict(nnx.state(Network(sizes, nnx.Rngs(key)))),
         loss=make_loss(sizes, config.views),

@@ -15,8 +15,11 @@ from clip.contrast import contrast
 from clip.recipe import ClipRunConfig, make_recipe, reconstruct
 from command_line.parser import parse_config
 from config import from_yaml
+from data.batches import open_batches
 from data.records import open_records
 from drawing.ranking import open_ranker
+from training.devices.batching import make_plan
+from training.devices.devices import find_devices
 from training.session import train
 
 FLAGS = (
@@ -103,6 +106,23 @@ def test_a_picture_is_compared_with_more_than_its_own_caption(flags: tuple[str, 
     enough = replace(small.training, **two)
     with pytest.raises(ValueError, match="no token records"):
         make_recipe(replace(small, training=enough))
+
+
+def test_records_with_views_are_read_as_their_plain_pictures(
+    records_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = open_records(records_folder)
+    viewed = replace(records, view_tokens=np.repeat(np.asarray(records.image_tokens), 3, axis=0))
+    pictures = np.broadcast_to(
+        np.arange(len(records))[:, None, None, None], (len(records), 8, 8, 3)
+    )
+    monkeypatch.setattr("clip.recipe.open_whole", lambda folder: viewed)
+    monkeypatch.setattr("clip.recipe.reconstruct", lambda records: pictures)
+    config = parse_config(ClipRunConfig, [*FLAGS.split(), f"--data.records={records_folder}"])
+    recipe = make_recipe(config)
+    batch = recipe.open_batches(make_plan(config.training), find_devices(config.parallel))(0)
+    shown = open_batches(records, "train", 16, config.seed).examples(np.arange(16))
+    np.testing.assert_array_equal(batch["pixels"][:, 0, 0, 0], shown)
 
 
 def test_equal_captions_are_right_for_each_other() -> None:
