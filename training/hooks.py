@@ -1,5 +1,6 @@
 """Actions of hooks (training/loop.py) that every trainer uses: evaluation and distance."""
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
@@ -48,27 +49,23 @@ def measure_distance(start: Callable[[], PyTree]) -> Callable[[int, TrainState],
     a resumed run no longer has the weights that it began with, a line says so, and nothing is
     measured.
     """
-    held: list[PyTree] = []
     away = jax.jit(
         lambda a, b: whole_norm(jax.tree.map(lambda x, y: to_float32(x) - to_float32(y), a, b))
     )
 
+    @functools.cache
+    def start_or_none() -> PyTree | None:
+        try:
+            return start()
+        except (ValueError, OSError) as error:
+            print(f"look/distance is not measured: {error}", file=sys.stderr, flush=True)
+            return None
+
     def measure(step: int, state: TrainState) -> dict[str, float]:
-        if not held:
-            held.append(_or_none(start))
-        if held[0] is None:
-            return {}
-        return {"look/distance": float(away(state.params, held[0]))}
+        held = start_or_none()
+        return {} if held is None else {"look/distance": float(away(state.params, held))}
 
     return measure
-
-
-def _or_none(start: Callable[[], PyTree]) -> PyTree | None:
-    try:
-        return start()
-    except (ValueError, OSError) as error:
-        print(f"look/distance is not measured: {error}", file=sys.stderr, flush=True)
-        return None
 
 
 def distance_hooks(config: RunConfig, recipe: Recipe, devices: Devices) -> list[Hook]:

@@ -109,15 +109,8 @@ class Opponent:
         direction = weights[:, None, None, None] * push / len(pixels)
         return (weights * losses).mean(), weights.mean(), losses.mean(), direction
 
-    def _off(
-        self,
-        params: Params,
-        judge: Params,
-        pixels: Picture,
-        features: Feature,
-        reconstruction: Picture,
-    ) -> tuple[Array, Array, Array, Array]:
-        zero = jnp.float32(0.0)
+    def _off(self, *arguments: PyTree) -> tuple[Array, Array, Array, Array]:
+        zero, reconstruction = jnp.float32(0.0), arguments[-1]
         return zero, zero, jnp.float32(jnp.nan), jnp.zeros_like(reconstruction)
 
 
