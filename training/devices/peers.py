@@ -19,12 +19,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 
 from training import exits
 from training.devices.processes import from_process_0
+from training.devices.relay import in_background
 
 CONNECT_SECONDS = 10
 GRACE_SECONDS = 1.0
@@ -120,7 +121,7 @@ def _open_lines(number: int) -> Iterator[None]:
             lambda: (socket.gethostname(), port, secrets.token_hex(16))
         )
         if server is not None:
-            _in_background(_accept, server, word, jax.process_count() - 1)
+            in_background(_accept, server, word, jax.process_count() - 1)
         else:
             with contextlib.suppress(OSError):
                 line = socket.create_connection((host, port), CONNECT_SECONDS)
@@ -145,7 +146,7 @@ def _accept(server: socket.socket, word: str, others: int) -> None:
 def _watch(line: socket.socket, number: int) -> None:
     line.settimeout(None)
     _lines.append(line)
-    _in_background(_listen, line, number)
+    in_background(_listen, line, number)
 
 
 def _listen(line: socket.socket, number: int) -> None:
@@ -168,10 +169,6 @@ def _stop_too() -> None:
         print("another process of this run was asked to stop", file=sys.stderr, flush=True)
         stop_all()  # else processes that are connected only to this one would miss it
         os._exit(exits.STOPPED)
-
-
-def _in_background(target: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=target, args=arguments, daemon=True).start()
 
 
 def _end(number: int, reason: str) -> None:

@@ -83,7 +83,7 @@ def open_relay(address: str, lost: Callable[[], object]) -> str:
     """The HOST:PORT of a new relay to an address."""
     server = socket.create_server(("127.0.0.1", 0))
     _open.append(server)
-    _in_background(_accept, server, address, lost)
+    in_background(_accept, server, address, lost)
     return f"127.0.0.1:{server.getsockname()[1]}"
 
 
@@ -91,7 +91,7 @@ def _accept(server: socket.socket, address: str, lost: Callable[[], object]) -> 
     while True:
         near, _ = server.accept()
         _open.append(near)
-        _in_background(_join, near, address, lost)
+        in_background(_join, near, address, lost)
 
 
 def _join(near: socket.socket, address: str, lost: Callable[[], object]) -> None:
@@ -104,7 +104,7 @@ def _join(near: socket.socket, address: str, lost: Callable[[], object]) -> None
     for line in (near, far):
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     is_over = threading.Event()
-    _in_background(_send, near, far, is_over)
+    in_background(_send, near, far, is_over)
     with contextlib.suppress(OSError):
         while data := far.recv(CHUNK):
             near.sendall(data)
@@ -145,5 +145,6 @@ def _connect(address: str) -> socket.socket | None:
     return None
 
 
-def _in_background(target: Callable[..., None], *arguments: object) -> None:
+def in_background(target: Callable[..., None], *arguments: object) -> None:
+    """Call the function in a thread that does not keep the process alive."""
     threading.Thread(target=target, args=arguments, daemon=True).start()
