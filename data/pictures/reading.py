@@ -201,11 +201,15 @@ def describe_skipped(
     reasons of the others with their counts. `reasons` counts the reasons of all skipped pictures;
     default: of those in `skipped`."""
     left = Counter(why for _, why in skipped) if reasons is None else Counter(reasons)
-    count = left.total()
-    named = ", ".join(f"{printable(name)} ({printable(why)})" for name, why in skipped[:_NAMED])
+    count, names = left.total(), dict[str, list[str]]()
+    for name, why in skipped[:_NAMED]:
+        names.setdefault(printable(why), []).append(printable(name))
+    named = ", ".join(f"{', '.join(some)} ({why})" for why, some in names.items())
+    is_one = len(left) == 1
     left.subtract(why for _, why in skipped[:_NAMED])
     most = [f"{n:,} × {printable(why)}" for why, n in left.most_common(_REASONS) if n > 0]
-    more = f" and {count - _NAMED:,} more ({', '.join(most)})" if count > _NAMED else ""
+    others = "for the same reason" if is_one else f"({', '.join(most)})"
+    more = f" and {count - _NAMED:,} more {others}" if count > _NAMED else ""
     return f"skipped {count:,} of {total:,} pictures: {named}{more}"
 
 

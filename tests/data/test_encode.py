@@ -15,6 +15,7 @@ from data import encode
 from data.encoding.config import EncodeConfig
 from data.encoding.tokenise import PictureEncoder
 from data.exams.exam import read_real_pictures
+from data.pictures.reading import describe_skipped
 from data.records import Records, open_records
 from data.text.captions import hash_vocabulary, normalizer_of
 from data.text.normalise import make_normalizer
@@ -227,9 +228,16 @@ def test_each_reason_for_skipping_is_said_however_many_another_has(
     (folder / "020.png").write_bytes(b"gimp xcf")
     run(folder, shard_size=10)
     output = capsys.readouterr().err
-    assert "skipped 7 of 30 pictures: 000.png (no caption)" in output
+    assert "skipped 7 of 30 pictures: 000.png, 001.png, 002.png" in output
     assert "004.png (no caption) and 2 more (1 × no caption, 1 × not a JPEG, PNG, WebP or" in output
     assert "GIMP's XCF" in output
+
+
+def test_one_reason_is_said_once() -> None:
+    skipped = [(f"{i}.jpg", "no caption") for i in range(7)]
+    text = "skipped 7 of 9 pictures: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg (no caption)"
+    assert describe_skipped(skipped, 9) == f"{text} and 2 more for the same reason"
+    assert describe_skipped(skipped[:5], 9) == text.replace("7", "5")
 
 
 def test_pictures_are_read_for_the_exam_as_they_were_encoded(

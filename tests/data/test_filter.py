@@ -184,7 +184,7 @@ def test_pictures_that_cannot_be_read_any_more_stay_and_are_named(
     assert "near duplicates: skipped 1 of 5 pictures: 4 (not a JPEG" in capsys.readouterr().err
     for path in source.glob("*.png"):
         path.write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"not the source .* now: skipped 5 of 5 pictures: 0 "):
+    with pytest.raises(ValueError, match=r"not the source .* now: skipped 5 of 5 pictures: 0, "):
         run(records, near_duplicates=4)
 
 
