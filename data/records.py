@@ -108,13 +108,17 @@ class Records:
         return [name for name in self.split_names if name not in NOT_HELD_OUT]
 
     def some_captions(self, count: int) -> list[str]:
-        """At most `count` distinct captions: of held-out pictures first, then of training
-        pictures."""
+        """At most `count` distinct captions: of held-out pictures and then as many of training
+        pictures, which show what has been learnt where each caption has one picture. If there are
+        few of one, there are more of the other."""
         captions: dict[str, None] = {}
-        for split in [*self.held_out_splits, TRAIN]:
-            rows = self.rows(split)
-            for row in rows[:: max(len(rows) // count, 1)]:
-                if len(captions) < count:
+        held_out = self.held_out_splits
+        for splits, most in ((held_out, (count + 1) // 2), ([TRAIN], count), (held_out, count)):
+            for split in splits:
+                rows = self.rows(split)
+                for row in rows[:: max(len(rows) // count, 1)]:
+                    if len(captions) >= most:
+                        break
                     captions.setdefault(self.examples[row]["caption"])
         return list(captions)
 
