@@ -240,8 +240,12 @@ def compare_splits(theirs: str | None, ours: str | Path, weights: str) -> list[s
         rule = None
     if rule is not None and rule == records.about.get("held_out_by"):
         return []
-    how = "it is not known how its own" if rule is None else "by another rule its own"
+    if rule is None:
+        return [
+            f"if {weights} was trained on some of these pictures, it may know held-out ones of "
+            f"{ours}, too; if all are new to it, nothing is wrong"
+        ]
     return [
-        f"held-out pictures of {ours} may be among those that {weights} was trained on: "
-        f"{how} were chosen; pictures that are new to it are not concerned"
+        f"held-out pictures of {ours} may be among those that {weights} was trained on: by another "
+        "rule its own were chosen; pictures that are new to it are not concerned"
     ]

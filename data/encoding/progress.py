@@ -4,6 +4,8 @@ import time
 
 from tqdm import tqdm
 
+from common.durations import spoken
+
 _LINES_EVERY = 10.0  # seconds, at least
 
 
@@ -43,16 +45,10 @@ class Progress:
         """Such as "records/mine: 20,480 of 100,000 pictures, 1,024 a second, 78 s left"."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         rate = (self._done - self._first) / seconds
-        left = f", {_spoken((self._total - self._done) / rate)} left" if rate > 0 else ""
+        left = f", {spoken((self._total - self._done) / rate)} left" if rate > 0 else ""
         speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
         return f"{self._name}: {self._done:,} of {self._total:,} pictures, {speed} a second{left}"
 
     def close(self) -> None:
         """Stop updating the bar."""
         self._bar.close()
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

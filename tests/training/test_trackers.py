@@ -254,3 +254,18 @@ def test_the_mirror_of_a_killed_run_is_closed(
         process.stdin.close()
         assert process.wait(10) == 0
     assert notes.read_text().splitlines() == ["init offline", "log 1 a", "finish 1"]
+
+
+def test_lines_without_a_terminal_say_how_long_the_rest_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(trackers.time, "monotonic", lambda: clock[0])
+    training = TrainingConfig(steps=200, log_every=50)
+    with Tracker(TrackerConfig(), training, tmp_path, 0, {}, COUNTS) as tracker:
+        for step in range(1, 201):
+            clock[0] += 2.0 if step > 1 else 90.0  # the first waits for its compilation
+            tracker.record(step, {"train/loss": 1.0, "time/step_ms": 7.0})
+    lines = capsys.readouterr().err.splitlines()
+    left = ["5 min left", "3 min left", "100 s left", "speed/examples_per_s 571.4"]
+    assert [line.rpartition("  ")[2] for line in lines] == left

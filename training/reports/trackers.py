@@ -2,11 +2,13 @@
 TensorBoard."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
+from common.durations import spoken
 from training import exits
 from training.config import TrackerConfig, TrainingConfig
 from training.reports.board import Board
@@ -47,6 +49,8 @@ class Tracker:
         self._restored_step = self.step = restored_step
         self.row: Mapping[str, Number] = {}
         """The metrics of the newest update; `step` is its number."""
+        self._first: tuple[int, float] | None = None
+        """The first update in this process, which waited for its compilation, and its time."""
         self._bar: tqdm | None = None  # drawn with the first row, below earlier output
         config = config if is_writer else TrackerConfig()
         self._mirror = Mirror(config, folder, settings)
@@ -79,6 +83,7 @@ class Tracker:
     def record(self, step: int, row: Mapping[str, Number]) -> None:
         """Record the metrics of a finished update."""
         self.step, self.row = step, row
+        self._first = self._first or (step, time.monotonic())
         if self._file is None:
             return
         is_rare = any(name.startswith(RARE) for name in row)
@@ -125,11 +130,18 @@ class Tracker:
         self._bar.update(step - self._bar.n)
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
-        """Print a row. On a terminal the progress bar shows the loss, and only evaluations get a
-        line."""
+        """Print a row and the time left. On a terminal the progress bar shows the loss, and only
+        evaluations get a line."""
         is_bar = self._bar is not None and not self._bar.disable
         if self._bar is not None and is_bar:
             self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}", refresh=False)
         if not is_bar or any(name.startswith("eval/") for name in values):
             text = "  ".join(f"{k.removeprefix('train/')} {v:.4g}" for k, v in values.items())
-            tqdm.write(f"step {step}/{self._steps}  {text}", file=sys.stderr)
+            tqdm.write(f"step {step}/{self._steps}  {text}{self._left(step)}", file=sys.stderr)
+
+    def _left(self, step: int) -> str:
+        """A text with the time until the last update, at the speed so far; empty at both ends."""
+        if self._first is None or not self._first[0] < step < self._steps:
+            return ""
+        seconds = (time.monotonic() - self._first[1]) / (step - self._first[0])
+        return f"  {spoken(seconds * (self._steps - step))} left"
