@@ -13,6 +13,7 @@ from data.sources.captions.names import (
     caption_from_name,
     decoded_name,
     encoding_of_names,
+    in_template,
     words_in_name,
 )
 from data.sources.captions.splits import is_split
@@ -159,7 +160,7 @@ def open_classes(tree: Tree, config: ReadingConfig) -> Source | None:
     entries = []
     for name, folder in classes.items():
         words = (words_in_name(folder) or folder) if folder else ""
-        captions = [config.caption_template.replace("{}", words)] if words else []
+        captions = [in_template(config.caption_template, words)] if words else []
         entries.append(listed.Entry(name, list(texts.weighed(captions).captions)))
     listed.split_by_folders(entries)
     about = counted(len(some), "folder") + " named by class"

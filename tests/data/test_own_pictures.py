@@ -12,7 +12,7 @@ from command_line.parser import parse_config
 from data.encoding.config import EncodeConfig, reading_of
 from data.pictures.reading import read_pictures
 from data.sources import Source, open_source
-from data.sources.captions.names import words_in_name
+from data.sources.captions.names import in_template, words_in_name
 from data.sources.captions.texts import caption_columns, texts_of
 from tests.data.layouts import put, write_parquet
 from tests.data.samples import picture, write_tar
@@ -227,6 +227,17 @@ def test_one_folder_of_one_thing_is_a_class_when_asked(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match=r"classes \(my_dog\), say --kind=classes"):
         opened(tmp_path)
+
+
+def test_a_template_says_an_before_a_vowel() -> None:
+    said = {
+        word: in_template("A a {}, a {}", word) for word in ("owl", "hat", "unicorn", "Umbrella")
+    }
+    assert said["owl"] == "A an owl, an owl"
+    assert said["hat"] == "A a hat, a hat"
+    assert said["unicorn"] == "A a unicorn, a unicorn"
+    assert said["Umbrella"] == "A an Umbrella, an Umbrella"
+    assert in_template("A {} on a hill", "owl") == "An owl on a hill"
 
 
 def test_pictures_may_be_named_one_by_one(tmp_path: Path) -> None:

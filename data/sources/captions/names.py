@@ -28,6 +28,8 @@ _PROGRAM = re.compile(
 """Names that programs give to pictures, in several words, in mixed case or in other languages."""
 _PLACED = frozenset({"um", "à", "alle", "ore", "las", "a", "в"})
 """Words between a program's name and a time."""
+_AFTER_AN = re.compile(r"[aeiou](?!(?<=u)(?:ni[^nm]|s[eu]|ti|r[aeio])|(?<=e)u|(?<=o)ne\b)", re.I)
+"""A word of the spelling of "owl"; not of "unicorn", "user" or "euro"."""
 _VERSION = re.compile(r"(\s+(final|copy|kopie|edited|v[0-9]+))+$")
 _COUNTED = re.compile(r"\b([^\W\d_]{4,})[0-9]{1,3}\b")
 
@@ -59,6 +61,13 @@ def _is_of_word(letter: str) -> bool:
     """True for letters and digits, and for the vowel signs and joiners that Indic, Thai and Persian
     words hold."""
     return letter.isalnum() or letter in _JOINERS or unicodedata.category(letter)[0] == "M"
+
+
+def in_template(template: str, words: str) -> str:
+    """The template with the words in place of {}: "a photo of a {}" of an owl says "an"."""
+    if _AFTER_AN.match(words):
+        template = re.sub(r"\b([Aa])(?= \{\})", r"\1n", template)
+    return template.replace("{}", words)
 
 
 def caption_from_name(file: str, encoding: str = "") -> Captions:

@@ -16,7 +16,7 @@ from typing import Any
 from data.pictures.decoding import MAX_BYTES
 from data.sources.base import Example, Source, Unused, printable
 from data.sources.captions import texts
-from data.sources.captions.names import words_in_name
+from data.sources.captions.names import in_template, words_in_name
 from data.sources.captions.splits import split_from
 from data.sources.config import PLAIN, ReadingConfig
 from data.sources.tables.places import Places
@@ -159,7 +159,7 @@ class ColumnSource(Source):
         if isinstance(label, int) and 0 <= label < len(names):
             label = names[label]
         name = words_in_name(label) if isinstance(label, str) else ""
-        return texts.weighed([self.config.caption_template.replace("{}", name)] if name else [])
+        return texts.weighed([in_template(self.config.caption_template, name)] if name else [])
 
 
 def picture_column(table: Table) -> str:
