@@ -35,6 +35,7 @@ from data.sources.tables import arrow, listed
 from data.sources.tables.columns import ColumnSource
 from data.sources.tables.parquet import ParquetTable, holds_pictures
 from data.sources.tables.places import Places
+from data.sources.tables.rows import TableFile, first_rows
 from data.sources.tables.table_columns import describe_ambiguous, names_of
 
 TABLES = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "token")
@@ -241,7 +242,8 @@ def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) ->
         sought += f" ({several})"
     elif tables:
         others = ", ".join(printable(name) for name in tables[:3])
-        sought += f" (there are {others}, which name none of its pictures)"
+        sought += f" (there are {others}, which name none of its pictures"
+        sought += f"{_describe_first_row(tree, tables[0])})"
     in_names = sorted(c[0][0] for c in map(caption_from_name, tree.pictures) if c)
     if any(caption_inside(tree.read(name, MAX_BYTES)) for name in tree.pictures[:_LOOKED_AT]):
         return f"{sought}; its pictures have captions inside them: say --captions=inside"
@@ -263,6 +265,19 @@ def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) ->
     elif not tables and not in_names and not others:
         sought += "; if all show the same, name their folder after it, and say --kind=classes"
     return sought
+
+
+def _describe_first_row(tree: Tree, table: str) -> str:
+    """A text with the beginning of a table's first row and a picture's name, to compare them."""
+    try:
+        row = next(iter(first_rows(TableFile(tree, table), 1)), {})
+    except ValueError:
+        return ""
+    cells = [f'"{str(cell)[:30]}"' for cell in row.values() if isinstance(cell, str | int)][:2]
+    if not cells or not tree.pictures:
+        return ""
+    said, name = printable(", ".join(cells)), printable(tree.pictures[0])
+    return f": its first row says {said}, a picture is {name}"
 
 
 def _describe_unread(tree: Tree) -> str:

@@ -97,3 +97,11 @@ def test_no_way_is_named_that_leads_to_no_captions(tmp_path: Path) -> None:
         opened(tmp_path)
     assert "--captions=names" not in str(caught.value)  # each name says "small"
     assert "--kind=classes" not in str(caught.value).partition("if all show the same")[0]
+
+
+def test_a_table_of_other_names_is_shown_beside_a_picture(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "1984.000_a.jpg", saved())
+    put(tmp_path / "objects.csv", "Object;Title\n1984.000;a bird\n")
+    message = r'its first row says "1984.000", "a bird", a picture is images/1984.000_a.jpg\)'
+    with pytest.raises(ValueError, match=message):
+        opened(tmp_path)
