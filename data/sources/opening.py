@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -165,10 +165,8 @@ def _open_from_hub(name: str, config: ReadingConfig) -> Source:
 
 def _find(path: str) -> list[Path]:
     """The files that a path, glob, list or range names."""
-    import braceexpand
-
     whole = Path(os.path.expanduser(path))
-    patterns = [str(whole)] if whole.exists() else braceexpand.braceexpand(str(whole))
+    patterns = [str(whole)] if whole.exists() else _expanded(str(whole))
     paths = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]
     gone = [file for file in paths if not file.exists()]
     if 0 < len(gone) < len(paths):
@@ -192,6 +190,14 @@ def _find(path: str) -> list[Path]:
                 f"and none of {endings}"
             )
     return paths
+
+
+def _expanded(path: str) -> Iterable[str]:
+    """The paths of a range. A backslash is a letter, as in Windows' paths, unless it is before a
+    brace."""
+    import braceexpand
+
+    return braceexpand.braceexpand(path, escape="\\{" in path or "\\}" in path)
 
 
 def _shown(path: str) -> str:

@@ -14,7 +14,7 @@ from data.encoding.config import EncodeConfig
 from data.pictures.reading import read_pictures
 from data.sources import Source, open_source
 from tests.data.layouts import LAYOUTS, put, write_parquet
-from tests.data.samples import picture, write_tar
+from tests.data.samples import picture, write_pictures, write_tar
 
 N = 4
 IN_ZIPS = ("txt", "hf_csv", "coco", "flickr8k", "csv", "apart", "classes", "json")
@@ -217,3 +217,37 @@ def test_captions_of_a_table_in_another_encoding_are_read_and_said(tmp_path: Pat
         source = opened(tmp_path, *flags)
         assert captions(source)["1.jpg"] == ["красная птица 1"]
         assert source[1].notes == (f"captions were read as {encoding}",)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "metadata.jsonl", "captions.json"])
+def test_the_first_rows_of_a_table_may_name_pictures_that_are_gone(
+    name: str, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path, 2)
+    gone = [(f"gone{i}.png", f"picture {i}") for i in range(250)]
+    rows = [*gone, ("0.png", "a bird"), ("1.png", "a cat")]
+    if name == "list.csv":
+        text = "image,caption\n" + "".join(f"{path},{caption}\n" for path, caption in rows)
+    else:
+        objects = [{"file_name": path, "text": caption} for path, caption in rows]
+        text = json.dumps(objects) if name == "captions.json" else ""
+        text = text or "".join(json.dumps(row) + "\n" for row in objects)
+    (tmp_path / name).write_text(text)
+    source = open_source(tmp_path)
+    assert [example.captions[0][0] for example in source] == ["a bird", "a cat"]
+    assert "skipped 250 rows whose picture is not there" in source.warnings()[0]
+
+
+def test_a_path_of_windows_is_named_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no C:\\Users\\me\\pictures"):
+        open_source(r"C:\Users\me\pictures")
+
+
+def test_the_encoding_of_tars_is_guessed_from_several_of_them(tmp_path: Path) -> None:
+    words = ("красная птица", "чёрный кот", "собака", "два яблока")
+    plain = {f"{i}.{e}": d for i in range(4) for e, d in (("png", picture(i)), ("txt", b"a bird"))}
+    write_tar(tmp_path / "0.tar", plain)
+    texts = {f"{i}.txt": word.encode("koi8_r") for i, word in enumerate(words)}
+    write_tar(tmp_path / "1.tar", {**plain, **texts})
+    found = [example.captions[0][0] for example in open_source(tmp_path)]
+    assert found == ["a bird"] * 4 + list(words)

@@ -41,6 +41,7 @@ from data.sources.pairs.pairing import Pair, pair
 
 _TABLES = ("csv", "tsv", "jsonl", "parquet")
 _NEITHER = "members that are neither pictures nor captions"
+_TARS_LOOKED_AT = 8
 _LOCK = threading.Lock()
 
 
@@ -178,13 +179,21 @@ class TarSource(Source):
     def _guessed_encoding(self) -> str:
         if self.config.captions != "names":
             return guess_encoding(self._some_captions())
-        tar = index_tar(self.files[0])
-        return encoding_of_names(tar.listing.names[entry.picture] for entry in tar.pairs)
+        return encoding_of_names(
+            tar.listing.names[entry.picture] for tar, entries in self._some() for entry in entries
+        )
 
     def _some_captions(self) -> Iterator[bytes]:
-        tar = index_tar(self.files[0])
-        for entry in tar.pairs[:LOOKED_AT]:
-            yield from (tar.read(place, MAX_CAPTION_BYTES) for _, place in entry.texts)
+        for tar, entries in self._some():
+            for entry in entries:
+                yield from (tar.read(place, MAX_CAPTION_BYTES) for _, place in entry.texts)
+
+    def _some(self) -> Iterator[tuple[TarIndex, Sequence[Pair]]]:
+        """Samples of a few tars, spread over all: the first ones may be of another kind."""
+        files = self.files[:: -(-len(self.files) // _TARS_LOOKED_AT)]
+        for tar in map(index_tar, files):
+            every = max(len(tar.pairs) * len(files) // LOOKED_AT, 1)
+            yield tar, tar.pairs[::every]
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):

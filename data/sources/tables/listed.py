@@ -15,7 +15,7 @@ from data.sources.files.tree import Tree, is_picture
 from data.sources.tables.places import Places
 from data.sources.tables.rows import TableFile, first_rows
 from data.sources.tables.separated import BEYOND, Row
-from data.sources.tables.table_columns import Columns, columns_of, path_in
+from data.sources.tables.table_columns import Columns, columns_in, path_in
 
 _BASE64 = ("/9j/", "iVBORw0KGgo", "data:image/", "UklGR", "R0lGOD")
 _FEWEST_PIXELS = 48
@@ -110,8 +110,7 @@ def read_tables(tree: Tree, places: Places, names: Sequence[str], config: Readin
     is_divided = len(set(splits)) > 1
     for name, split in zip(names, splits, strict=True):
         table = TableFile(tree, name, config.caption_encoding)
-        some = first_rows(table)
-        columns = columns_of(some, places, name, split)
+        some, columns = columns_in(table, places, name, split)
         if columns is None:
             tables.unused.add("tables that name no picture", name)
             continue

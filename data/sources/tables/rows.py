@@ -221,6 +221,6 @@ def _rows_in(batch: Any) -> list[Row]:
         ]
 
 
-def first_rows(table: TableFile, most: int = 100) -> list[Row]:
-    """Some rows, to recognise the table."""
+def first_rows(table: TableFile, most: int) -> list[Row]:
+    """The first rows, to describe the table."""
     return list(islice(read_rows(table, Unused()), most))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from data.sources.base import Unused, printable
 from data.sources.captions import texts
@@ -11,6 +11,7 @@ from data.sources.tables.places import Places
 from data.sources.tables.rows import TableFile, first_rows, read_rows
 from data.sources.tables.separated import BEYOND, PATH_COLUMNS, Row
 
+_PART, _MOST_PARTS = 100, 1000  # rows that are looked at together, and how often
 _ENOUGH = 0.9  # share of numbers that must be pictures if a column of numbers is to name them
 
 
@@ -70,8 +71,29 @@ def _path_column(
     for name in names:
         paths = [path for row in rows if (path := path_in(row.get(name)))]
         rank = -order.get(name.lower(), len(order))
-        best = max(best, (sum(map(is_found, paths)), rank, name))
+        if num_found := sum(map(is_found, paths)):
+            best = max(best, (num_found, rank, name))
     return best[0], best[2]
+
+
+def columns_in(
+    table: TableFile, places: Places, beside: str, split: str = ""
+) -> tuple[list[Row], Columns | None]:
+    """(some rows that name pictures of the source, the table's columns). The first rows may name
+    pictures that were never downloaded, so further ones are looked at."""
+    rows = read_rows(table, Unused())
+    for part in range(_MOST_PARTS):
+        try:
+            some = list(islice(rows, _PART))
+        except ValueError:
+            if not part:
+                raise
+            break  # a damaged line far behind: no table, as it seems
+        if not some:
+            break
+        if (columns := columns_of(some, places, beside, split)) is not None:
+            return some, columns
+    return [], None
 
 
 def _is_numbered(name: str, rows: Sequence[Row], places: Places) -> bool:
