@@ -14,7 +14,7 @@ from data.sources import open_source
 from data.stored import folders, record_checks
 from data.stored.examples import LINES, OFFSETS, Examples, ExampleWriter
 from data.stored.folders import digest_folder
-from tests.data.samples import picture, write_tar
+from tests.data.samples import picture, write_pictures, write_tar
 
 LISTED = [{"key": str(i), "caption": "a"} for i in range(5)]
 
@@ -157,3 +157,23 @@ def test_a_damaged_file_of_a_saved_data_set_is_named(damage: bytes | str, tmp_pa
     assert [source[i].captions[0][0] for i in (9, 10)] == ["bird 9", "bird 20"]
     assert len(source) == 30
     assert any("-00001-of-00004.arrow is damaged: " in warning for warning in source.warnings())
+
+
+@pytest.mark.parametrize(
+    "marks", [("config.yaml", "environment.json"), ("records.json", "examples.jsonl")]
+)
+def test_a_run_and_records_among_the_pictures_are_not_read(
+    marks: tuple[str, str], tmp_path: Path
+) -> None:
+    write_pictures(tmp_path, 3)
+    before = open_source(tmp_path, need_captions=False)
+    own = tmp_path / "runs" / "mine"
+    (own / "grids").mkdir(parents=True)
+    for name in marks:
+        (own / name).write_text("{}")
+    (own / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    (own / "grids" / "000001.png").write_bytes(picture(9))
+    source = open_source(tmp_path, need_captions=False)
+    assert [example.key for example in source] == [example.key for example in before]
+    assert source.warnings() == ["skipped 1 folders of runs, records and models: runs/mine"]
+    assert len(open_source(own, need_captions=False)) == 1  # unless it is named

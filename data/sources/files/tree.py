@@ -23,6 +23,13 @@ UNREAD_PICTURES = (
 CAPTION_ENDINGS = ("json", "txt", "caption")
 TABLE_ENDINGS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet", "txt", "token")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+_OURS = (
+    frozenset({"config.yaml", "environment.json"}),
+    frozenset({"records.json", "examples.jsonl"}),
+    frozenset({"config.json", "model.safetensors"}),
+)
+"""Files by which a folder of a run, of records or of a model is known. Whoever writes these among
+the pictures does not train on them: a run's grids and metrics would change its own data."""
 _MAX_FOLDERS = 1 << 20  # links into each other can make more folders than there are
 
 
@@ -115,8 +122,9 @@ OTHERS = frozenset((*_OF_OTHERS, *CAPTION_ENDINGS, *TABLE_ENDINGS))
 
 
 def walk(folder: Path) -> Tree:
-    """All files below a folder. Hidden files, pipes and sockets are skipped. Linked folders are
-    followed once, so that cycles end. Broken links are kept, and reported as unreadable."""
+    """All files below a folder. Hidden files, pipes, sockets and folders that this program wrote
+    are skipped. Linked folders are followed once, so that cycles end. Broken links are kept, and
+    reported as unreadable."""
     if (tree := getattr(folder, "tree", None)) is not None:  # a folder at an address
         return cast(Tree, tree())
     unused = Unused()
@@ -160,6 +168,10 @@ def _walk(folder: Path, unused: Unused) -> Iterator[str]:
                 folders[:] = []
                 continue
             been.add((stat.st_dev, stat.st_ino))
+            if here != str(folder) and any(marks <= {*names} for marks in _OURS):
+                unused.add("folders of runs, records and models", os.path.relpath(here, folder))
+                folders[:] = []
+                continue
             folders[:] = sorted(name for name in folders if not is_hidden(name))
             links = [name for name in folders if os.path.islink(os.path.join(here, name))]
             linked += [os.path.join(here, name) for name in links]
