@@ -247,7 +247,8 @@ def with_alternatives(tree: Tree, sought: str, config: ReadingConfig = PLAIN) ->
     in_names = sorted(c[0][0] for c in map(caption_from_name, tree.pictures) if c)
     if any(caption_inside(tree.read(name, MAX_BYTES)) for name in tree.pictures[:_LOOKED_AT]):
         return f"{sought}; its pictures have captions inside them: say --captions=inside"
-    if len(set(in_names)) > 1 and config.captions != "names":
+    is_one_for_all = len(in_names) > 1 and len(set(in_names)) == 1
+    if in_names and not is_one_for_all and config.captions != "names":
         some = ", ".join(
             f'"{printable(caption)}"' for caption in in_names[:: max(len(in_names) // 3, 1)][:3]
         )
