@@ -265,7 +265,8 @@ def _difference(rules: Rules) -> str:
 def _rank(score: Score, rules: Rules) -> tuple[float, float, float, str]:
     """A sort key: fewest updates first, then least time, then the best mean after the longest
     training."""
-    last = -rules.distance(score.means[max(score.means)][0]) if score.means else math.inf
+    mean = score.means[max(score.means)][0] if score.means else math.inf
+    last = -rules.distance(mean) if math.isfinite(mean) else math.inf  # of a run that failed
     steps = math.inf if math.isnan(score.steps) else score.steps
     return steps, 0.0 if math.isnan(score.seconds) else score.seconds, last, score.entry
 

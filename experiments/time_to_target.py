@@ -19,16 +19,13 @@ runtime.prepare()
 
 import dataclasses
 import json
-import math
 import shlex
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from command_line.parser import run
 from common import clone
@@ -44,8 +41,9 @@ from experiments.contest import (
     draw,
     score,
 )
+from experiments.contest_runs import append, check_result, make_run, measured, read_log
 from training import exits
-from training.reports import metrics
+from training.saved.runs import sole_user
 from training.update.shared import Programs
 from trials.one_process import train_here
 from weights.yaml_files import read_yaml
@@ -130,8 +128,16 @@ def read_contest(path: Path) -> Contest:
     if isinstance(values["entries"], str):
         values["entries"] = read_yaml(clone.find(values["entries"]))
     for name in ("lengths", "tuning_seeds", "seeds"):
+        is_list = isinstance(values[name], list) and values[name]
+        if not is_list or not all(type(number) is int for number in values[name]):
+            raise ValueError(f"{path}: {name} {values[name]!r} is not a list of whole numbers")
         values[name] = tuple(values[name])
+    for name in ("target", "margin", "budget"):
+        if isinstance(values[name], bool) or not isinstance(values[name], int | float):
+            raise ValueError(f"{path}: {name} {values[name]!r} is not a number")
     contest = Contest(**values)
+    if not isinstance(contest.entries, Mapping):
+        raise ValueError(f"{path}: entries are not names with settings")
     for name, known in (("program", tuple(PROGRAMS)), ("goal", GOALS)):
         if values[name] not in known:
             raise ValueError(f"{path}: {name} {values[name]!r} is none of {', '.join(known)}")
@@ -179,14 +185,15 @@ def _finish(
         raise ValueError(f"{path} has no entry {', '.join(sorted(unknown))}; there are {known}")
     out.mkdir(parents=True, exist_ok=True)
     names = config.entries or tuple(contest.entries)
-    while not config.table:
-        if config.seconds and time.monotonic() - began > config.seconds:
-            print(f"stopped after {config.seconds:g} s; the same command resumes")
-            break
-        job = next(jobs(contest, names, read_log(out / LOG)), None)
-        if job is None:
-            break
-        _run(contest, job, out / LOG, runs, programs)
+    with nullcontext() if config.table else sole_user(out, "out"):
+        while not config.table:
+            if config.seconds and time.monotonic() - began > config.seconds:
+                print(f"stopped after {config.seconds:g} s; the same command resumes")
+                break
+            job = next(jobs(contest, names, read_log(out / LOG)), None)
+            if job is None:
+                break
+            _run(contest, job, out / LOG, runs, programs)
     results = read_log(out / LOG)
     text = make_table(contest, results)
     write_bytes(out / TABLE, text.encode())
@@ -230,7 +237,12 @@ def command_of(contest: Contest, job: Job, folder: Path) -> list[str]:
 
 
 def _run(contest: Contest, job: Job, log: Path, runs: Path, programs: Programs | None) -> None:
-    """Make or resume a run, and append its line to the log."""
+    """Make or resume a run, and append its line to the log.
+
+    Raises:
+        SystemExit: the run was stopped; the same command resumes it.
+        ValueError: the run has no result, because it did not train, or never logged the metric.
+    """
     folder = runs / f"{job.entry}-{job.length}-{job.trial}-{job.seed}"
     words = command_of(contest, job, folder)
     runs.mkdir(parents=True, exist_ok=True)
@@ -239,55 +251,16 @@ def _run(contest: Contest, job: Job, log: Path, runs: Path, programs: Programs |
     if programs is not None:
         code = train_here(words[2:], text, programs)
     else:
-        with text.open("ab") as file:
-            code = subprocess.run(
-                [sys.executable, *words[1:]], stdout=file, stderr=subprocess.STDOUT, check=False
-            ).returncode
+        code = make_run(words, folder, text)
     if code == exits.STOPPED:
         raise SystemExit(code)
-    result = measured(contest, folder, code == 0, time.monotonic() - began)
+    check_result(contest.metric, folder, code, text)
+    result = measured(contest.metric, folder, code == 0, time.monotonic() - began)
     if programs is not None:
         result |= {name: None for name in result if name.endswith("_seconds")}
-    line = {**job._asdict(), **result, "command": shlex.join(words)}
-    with log.open("a", encoding="utf-8") as file_of_lines:
-        file_of_lines.write(json.dumps(line) + "\n")
+    append(log, {**job._asdict(), **result, "command": shlex.join(words)})
     summary = f"{job.entry} {job.kind} length {job.length} trial {job.trial} seed {job.seed}"
     print(f"{summary}: {result}", flush=True)
-
-
-def measured(contest: Contest, folder: Path, is_done: bool, wall: float) -> Json:
-    """The value and times of a run, from its metrics.jsonl. The extra time of the first update
-    counts as compilation. A failed run has no value."""
-    path = folder / "metrics.jsonl"
-    rows = metrics.read(path) if path.is_file() else []
-    times = [row["time/step_ms"] / 1000 for row in rows if row.get("time/step_ms") is not None]
-    usual = float(np.median(times[1:])) if len(times) > 1 else 0.0
-    compiling = max(times[0] - usual, 0.0) if times else 0.0
-    training = sum(times) - compiling
-    value = rows[-1].get(contest.metric) if rows and is_done else None
-    return {
-        "value": value,
-        "train_seconds": round(training, 2),
-        "compile_seconds": round(compiling, 2),
-        "other_seconds": round(max(wall - training - compiling, 0.0), 2),
-    }
-
-
-def read_log(path: Path) -> list[Result]:
-    """The results in a log. Raises ValueError, which names the line, if one is damaged."""
-    if not path.is_file():
-        return []
-    names, results = [field.name for field in dataclasses.fields(Result)], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            row["value"] = math.inf if row["value"] is None else float(row["value"])
-            for name in ("train_seconds", "compile_seconds", "other_seconds"):
-                row[name] = math.nan if row[name] is None else float(row[name])
-            results.append(Result(**{name: row[name] for name in names}))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is damaged: {error!r:.100}") from None
-    return results
 
 
 def make_table(contest: Contest, results: Sequence[Result]) -> str:

@@ -122,10 +122,10 @@ class Running:
 def start(sweep: Path, trial: Trial, words: Sequence[str], metric: str | None) -> Running:
     """Start or resume a trial. Its process ends when this process ends, however this one ends."""
     folder = folder_of(sweep, trial.number)
-    _wait_for_left_over(folder)
+    wait_for_left_over(folder)
     log = folder.with_suffix(".log")
     with log.open("ab") as file:
-        process = _popen(words, file)
+        process = popen(words, file)
     return Running(trial, process, log, MetricTail(folder / "metrics.jsonl", metric))
 
 
@@ -135,7 +135,7 @@ def run_here(
     """Run a trial in this process by calling `train` with its log. `stopped` is the exit code of a
     run that must be resumed."""
     folder, began = folder_of(sweep, trial.number), time.monotonic()
-    _wait_for_left_over(folder)
+    wait_for_left_over(folder)
     log = folder.with_suffix(".log")
     code = train(log)
     tail = MetricTail(folder / "metrics.jsonl", metric)
@@ -150,7 +150,8 @@ def last_line(log: Path) -> str:
     return "it said nothing"
 
 
-def _popen(words: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+def popen(words: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process that ends when this one ends, however this one ends."""
     return subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
@@ -166,7 +167,7 @@ def _end_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait_for_left_over(folder: Path) -> None:
+def wait_for_left_over(folder: Path) -> None:
     """Wait until no process of an earlier, killed sweep writes into the folder."""
     until = time.monotonic() + LEFT_OVER_SECONDS
     while (left := _users(folder)) and time.monotonic() < until:

@@ -1,5 +1,6 @@
 """The rules of a contest, and the committed tables, made from their logs."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from command_line.parser import parse_config
 from config import Config
+from experiments import time_to_target
 from experiments.contest import (
     Result,
     Rules,
@@ -24,6 +26,7 @@ from experiments.contest import (
     profile_areas,
     score,
 )
+from experiments.contest_runs import measured, read_log
 from experiments.time_to_target import (
     AREAS,
     LOG,
@@ -34,10 +37,10 @@ from experiments.time_to_target import (
     jobs,
     main,
     make_table,
-    measured,
     read_contest,
-    read_log,
 )
+from training import exits
+from training.saved.runs import sole_user
 from vqgan.run_config import VQGANRunConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -184,13 +187,13 @@ def test_times_leave_compilation_and_evaluation_out(tmp_path: Path) -> None:
     rows[-1]["eval/tone/loss"] = 3.5
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     contest = read_contest(STARTER)
-    assert measured(contest, tmp_path, True, 9.0) == {
+    assert measured(contest.metric, tmp_path, True, 9.0) == {
         "value": 3.5,
         "train_seconds": 0.42,
         "compile_seconds": 4.9,
         "other_seconds": 3.68,
     }
-    assert measured(contest, tmp_path, False, 9.0)["value"] is None
+    assert measured(contest.metric, tmp_path, False, 9.0)["value"] is None
 
 
 def test_the_command_makes_the_table_and_refuses_what_is_wrong(
@@ -271,3 +274,110 @@ def test_the_committed_areas_are_those_of_the_logs(tmp_path: Path) -> None:
     contests = tuple(f"{ROOT}/experiments/contests/{name}.yaml" for name in THREE)
     main(TimeToTargetConfig(contests, out=str(tmp_path / "out"), table=True))
     assert (tmp_path / "out" / AREAS).read_text() == (committed / AREAS).read_text()
+
+
+ROWS = {
+    "diverged": {"step": 1, "hours": 0.1, "guard/event": 2.0},
+    "other": {"step": 1, "hours": 0.1, "guard/event": 0.0, "eval/other/loss": 1.0},
+    "done": {"step": 1, "hours": 0.1, "guard/event": 0.0, "eval/tone/loss": 1.5},
+}
+
+
+def contest_of_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, end: str
+) -> tuple[TimeToTargetConfig, Path]:
+    """A contest whose first run writes a row and ends by the statement `end`, and its log."""
+
+    def command(contest: Any, job: Job, folder: Path) -> list[str]:
+        text = json.dumps(ROWS[row]) if row else ""
+        write = f"open({str(folder / 'metrics.jsonl')!r}, 'w').write({text + chr(10)!r})"
+        make = f"os.makedirs({str(folder)!r}, exist_ok=True); {write}; " if row else ""
+        return ["python", "-c", f"import os, sys; {make}print('why it ended', flush=True); {end}"]
+
+    monkeypatch.setattr(time_to_target, "command_of", command)
+    tmp_path.mkdir(exist_ok=True)
+    path = tmp_path / "one.yaml"
+    path.write_text(STARTER.read_text())
+    config = TimeToTargetConfig(
+        (str(path),), out=str(tmp_path / "out"), runs=str(tmp_path / "runs"), seconds=0.001
+    )
+    monkeypatch.setattr(time_to_target.time, "monotonic", iter(range(9)).__next__)
+    return dataclasses.replace(config, seconds=1.5), tmp_path / "out" / "one" / LOG
+
+
+@pytest.mark.parametrize(
+    ("row", "end", "message"),
+    [
+        ("", "sys.exit(2)", "exit code 2, and did not diverge: why it ended; the same command"),
+        ("done", "os.kill(os.getpid(), 9)", "exit code -9, and did not diverge"),
+        ("done", "sys.exit(2)", "exit code 2, and did not diverge"),
+        ("other", "", "never logged the contest's metric eval/tone/loss; it has eval/other/loss"),
+    ],
+)
+def test_a_run_that_has_no_result_is_not_taken_for_a_bad_one(
+    row: str, end: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, log = contest_of_one_run(tmp_path, monkeypatch, row, end)
+    with pytest.raises(ValueError, match=message):
+        main(config)
+    assert not log.exists()
+
+
+def test_a_run_that_diverged_missed_the_target_and_a_stopped_one_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, log = contest_of_one_run(tmp_path, monkeypatch, "diverged", "sys.exit(2)")
+    main(config)
+    [one] = read_log(log)
+    assert one.value == math.inf
+    config, log = contest_of_one_run(tmp_path / "stopped", monkeypatch, "done", "sys.exit(75)")
+    with pytest.raises(SystemExit) as stopped:
+        main(config)
+    assert stopped.value.code == exits.STOPPED
+    assert not log.exists()
+
+
+def test_half_a_line_of_a_killed_contest_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, log = contest_of_one_run(tmp_path, monkeypatch, "done", "")
+    whole = {**result("score", 100, 101, 3.9).__dict__, "command": "python train.py"}
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps(whole) + "\n" + json.dumps(whole)[:40])
+    assert [one.value for one in read_log(log)] == [3.9]
+    main(config)
+    assert [one.value for one in read_log(log)] == [3.9, 1.5]
+
+
+def test_a_contest_runs_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, log = contest_of_one_run(tmp_path, monkeypatch, "done", "")
+    log.parent.mkdir(parents=True)
+    with sole_user(log.parent), pytest.raises(ValueError, match="in use by another process"):
+        main(config)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lengths: [100, 200]", "lengths: 100"),
+        ("lengths: [100, 200]", "lengths: [many]"),
+        ("target: 2.32", "target: low"),
+    ],
+)
+def test_a_contest_of_other_types_is_refused_by_name(old: str, new: str, tmp_path: Path) -> None:
+    text = STARTER.read_text()
+    assert old in text
+    (tmp_path / "wrong.yaml").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=f"wrong.yaml: {new.split(':')[0]} "):
+        read_contest(tmp_path / "wrong.yaml")
+
+
+def test_an_entry_whose_run_failed_is_the_last_of_those_that_missed() -> None:
+    rules = Rules(20.0, 0.1, 3, is_higher_better=True)
+    scores = [
+        score(name, [replace(result("score", 100, 1, value), entry=name)], rules)
+        for name, value in (("failed", math.inf), ("near", 19.0))
+    ]
+    lines = describe(scores, rules).splitlines()
+    rows = [line.split("|")[1].strip() for line in lines if line.startswith(("| fai", "| nea"))]
+    assert rows == ["near", "failed"]
