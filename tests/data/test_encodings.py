@@ -116,3 +116,9 @@ def test_japanese_and_korean_mail_is_known_by_its_sequences(encoding: str) -> No
 def test_byte_order_marks_within_joined_files_are_no_letters() -> None:
     data = b"\xef\xbb\xbf\xef\xbb\xbfa bird\n\xef\xbb\xbfa cat"
     assert decode(data) == ("a bird\na cat", "")
+
+
+def test_a_damage_far_behind_in_a_long_text_changes_no_letter_before_it() -> None:
+    text = "a bird " * 200_000 + "un café, deux cafés "
+    decoded, name = decode(text.encode() + b"na\xefve")
+    assert (decoded, name) == (text + "naïve", MENDED)

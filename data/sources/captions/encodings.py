@@ -26,6 +26,7 @@ _LETTERS = re.compile(
 )
 """Letters of UTF-8 beyond ASCII, one after the other."""
 _CUT_LETTER = re.compile(rb"(?:[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z")
+_LOOKED_AT = 1 << 20  # bytes of a long text that decide
 MENDED = "utf-8, with some damaged letters"
 MENDS = "pastel_damaged_utf8"
 """How damaged letters of UTF-8 are decoded, an argument `errors` of Python's decoders."""
@@ -75,7 +76,9 @@ def _decoded(data: bytes, encoding: str) -> tuple[str, str]:
 def is_damaged_utf8(data: bytes) -> bool:
     """True if the bytes are UTF-8 with few damages: they are an eighth of the bytes beyond ASCII or
     less, or single bytes among letters of ASCII, not more than letters of UTF-8."""
-    runs = _BEYOND_ASCII.findall(_CUT_LETTER.sub(b"", data))
+    first = _BEYOND_ASCII.search(data)
+    some = data[first.start() : first.start() + _LOOKED_AT] if first else b""
+    runs = _BEYOND_ASCII.findall(_CUT_LETTER.sub(b"", some))
     whole = sum(bool(_LETTERS.fullmatch(run)) for run in runs)
     if not runs or whole == len(runs):
         return bool(runs) and not _is_utf8(data)
@@ -174,7 +177,8 @@ def _is_zero_padded(data: bytes) -> bool:
     if 4 * data.rstrip(b"\0").count(b"\0") >= len(data):
         return False
     try:
-        text = data.replace(b"\0", b"").decode()
+        some = data[:_LOOKED_AT].replace(b"\0", b"")
+        text = codecs.getincrementaldecoder("utf-8")().decode(some)
     except UnicodeDecodeError:
         return False
     letters = sum(letter.isalpha() or letter == " " for letter in text)
