@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from common import clone
+from common.json_files import Json
 from common.split_names import HELD_OUT, NOT_HELD_OUT, TRAIN
 from data.sources.config import ReadingConfig
 from data.sources.files.addresses import scheme_of
@@ -230,22 +231,43 @@ def open_whole(folder: str | Path) -> Records:
 
 def compare_splits(theirs: str | None, ours: str | Path, weights: str) -> list[str]:
     """A warning, as a list of one line, if `weights` may have been trained on pictures that `ours`
-    hold out: its records `theirs` were split by another rule, or are unknown."""
+    hold out: its records `theirs` were split in another way, or are unknown."""
     records = open_records(ours)
     if HELD_OUT not in records.split_names:
         return []
     try:
-        rule = None if theirs is None else open_records(theirs).about.get("held_out_by")
+        about: Json = {} if theirs is None else open_records(theirs).about
     except ValueError:
-        rule = None
-    if rule is not None and rule == records.about.get("held_out_by"):
-        return []
-    if rule is None:
+        about = {}
+    if about.get("held_out_by") is None:
         return [
             f"if {weights} was trained on some of these pictures, it may know held-out ones of "
             f"{ours}, too; if all are new to it, nothing is wrong"
         ]
+    if not (how := _describe_other_split(about, records.about)):
+        return []
     return [
-        f"held-out pictures of {ours} may be among those that {weights} was trained on: by another "
-        "rule its own were chosen; pictures that are new to it are not concerned"
+        f"held-out pictures of {ours} may be among those that {weights} was trained on: {how}; "
+        "pictures that are new to it are not concerned"
     ]
+
+
+def _describe_other_split(theirs: Json, ours: Json) -> str:
+    """The reason why pictures that `ours` hold out may be trained on in `theirs`; empty if none
+    is. The choice depends on its rule, on the pictures as squares, and on the share; a larger share
+    holds out the pictures of a smaller one and others."""
+    if theirs["held_out_by"] != ours.get("held_out_by"):
+        return "by another rule its own were chosen"
+    squares = [about.get("reading") or {} for about in (theirs, ours)]
+    for name in ("fit", "background"):
+        old, new = (square.get(name) for square in squares)
+        if old and new and old != new:
+            return f"its own were chosen with --{name} {old}, these with {new}"
+    old, new = (_held_out_share(about) for about in (theirs, ours))
+    return f"it held out {old:g} of its pictures, these are {new:g}" if new > old else ""
+
+
+def _held_out_share(about: Json) -> float:
+    recipe = about.get("recipe")
+    share = recipe.get("held_out") if isinstance(recipe, dict) else None
+    return float(share) if isinstance(share, int | float) else 0.0

@@ -178,6 +178,34 @@ def test_a_start_from_weights_says_when_held_out_pictures_may_have_trained_them(
     assert compare_splits(old, tmp_path / "named", "w") == []
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "how"),
+    [
+        ({"fit": "crop"}, {"fit": "auto"}, "its own were chosen with --fit crop, these with auto"),
+        ({"fit": "auto"}, {"fit": "auto"}, ""),
+        ({}, {"fit": "auto"}, ""),  # records from before the setting
+        ({"background": "white"}, {"background": "black"}, "--background white, these with black"),
+        (0.05, 0.3, "it held out 0.05 of its pictures, these are 0.3"),
+        (0.3, 0.05, ""),
+    ],
+)
+def test_other_squares_and_a_larger_share_hold_out_pictures_that_were_trained_on(
+    theirs: Any, ours: Any, how: str, tmp_path: Path
+) -> None:
+    for name, content in (("theirs", theirs), ("ours", ours)):
+        write(tmp_path / name, splits=["held_out", "train", "train"], held_out_by="look 1")
+        path = tmp_path / name / "records.json"
+        about = json.loads(path.read_text())
+        if isinstance(content, float):
+            about["recipe"] = {**about.get("recipe", {}), "held_out": content}
+        else:
+            about["reading"] = content
+        path.write_text(json.dumps(about))
+    lines = compare_splits(str(tmp_path / "theirs"), tmp_path / "ours", "w")
+    assert len(lines) == bool(how)
+    assert all(how in line for line in lines)
+
+
 def test_a_few_rows_of_large_records_do_not_have_all_of_them_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
