@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 
 from data.pictures.decoding import read_picture
 from drawing.drawer import Drawer
@@ -24,11 +24,31 @@ def read_given_tokens(
     """
     if complete is None:
         return None
-    picture = _read(complete, "--complete", drawer.image_size)
-    if mask is None:
-        return drawer.first_tokens(picture, rows or drawer.model.grid_size // 2)
-    redrawn = read_mask(mask, drawer.model.grid_size, drawer.image_size)
-    return drawer.kept_tokens(picture, redrawn.reshape(-1))
+    picture, columns = _read(complete, "--complete", drawer.image_size), drawer.model.grid_size
+    if mask is not None:
+        return _kept_tokens(
+            drawer, picture, read_mask(mask, columns, drawer.image_size).reshape(-1)
+        )
+    rows = rows or columns // 2
+    if not 0 < rows <= columns:
+        raise ValueError(f"a picture has {columns} rows of image tokens; {rows} is not in 1…")
+    kept = rows * columns
+    return _kept_tokens(drawer, picture, np.arange(columns**2) >= kept)[:kept]
+
+
+def _kept_tokens(
+    drawer: Drawer, picture: UInt8[np.ndarray, "y x 3"], redrawn: Bool[np.ndarray, " n"]
+) -> Int[np.ndarray, " n"]:
+    """The image tokens of a picture; −1 where `redrawn` is True. Raises ValueError if the model has
+    fewer codes than the VQGAN."""
+    tokens = np.asarray(drawer.tokenise(picture[None]))[0].astype(np.int32)
+    tokens = np.where(redrawn, np.int32(-1), tokens)
+    if tokens.max() >= drawer.num_codes:
+        raise ValueError(
+            f"the picture holds code {tokens.max()} of the VQGAN, the model knows "
+            f"{drawer.num_codes} codes; use the VQGAN that it was trained with"
+        )
+    return tokens
 
 
 def read_mask(mask: str, grid_size: int, image_size: int) -> Bool[np.ndarray, "y x"]:

@@ -132,34 +132,6 @@ class Drawer:
         ]
         return np.concatenate(encoded)
 
-    def first_tokens(self, picture: UInt8[np.ndarray, "y x 3"], rows: int) -> Int[np.ndarray, " k"]:
-        """The image tokens of a picture's first `rows` rows of tokens, for `draw_tokens`.
-
-        Raises:
-            ValueError: a picture has fewer rows, or the model has fewer codes than the VQGAN.
-        """
-        columns = self.model.grid_size
-        if not 0 < rows <= columns:
-            raise ValueError(f"a picture has {columns} rows of image tokens; {rows} is not in 1…")
-        return self.kept_tokens(picture, np.arange(columns**2) >= rows * columns)[: rows * columns]
-
-    def kept_tokens(
-        self, picture: UInt8[np.ndarray, "y x 3"], redrawn: Bool[np.ndarray, " n"]
-    ) -> Int[np.ndarray, " n"]:
-        """The image tokens of a picture, for `draw_tokens`; −1 where `redrawn` is True.
-
-        Raises:
-            ValueError: the model has fewer codes than the VQGAN.
-        """
-        tokens = np.asarray(self.tokenise(picture[None]))[0].astype(np.int32)
-        tokens = np.where(redrawn, np.int32(-1), tokens)
-        if tokens.max() >= self.num_codes:
-            raise ValueError(
-                f"the picture holds code {tokens.max()} of the VQGAN, the model knows "
-                f"{self.num_codes} codes; use the VQGAN that it was trained with"
-            )
-        return tokens
-
     def num_cut(self, prompts: Sequence[str]) -> int:
         """The number of prompts that are truncated to the model's text_length."""
         return self.tokenizer.encode(prompts, self.model.text_length)[2]

@@ -149,17 +149,17 @@ def _part(
     texts = [text for captions in shard.captions for text, _ in captions]
     text_tokens, text_mask, num_cut = tokenizer.encode(texts, text_length)
     part = Part(
-        shard.image_tokens,
-        text_tokens,
-        text_mask.sum(axis=1, dtype=np.int32),
-        np.cumsum([0, *(len(captions) for captions in shard.captions)], dtype=np.int64),
-        np.array([weight for captions in shard.captions for _, weight in captions], np.float32),
-        shard.splits,
-        shard.examples,
-        shard.skipped,
-        shard.view_tokens if views.count > 1 else None,
-        shard.pixel_hashes,
-        shard.columns,
+        image_tokens=shard.image_tokens,
+        text_tokens=text_tokens,
+        text_lengths=text_mask.sum(axis=1, dtype=np.int32),
+        caption_offsets=np.cumsum([0, *map(len, shard.captions)], dtype=np.int64),
+        caption_weights=np.array([w for texts in shard.captions for _, w in texts], np.float32),
+        splits=shard.splits,
+        examples=shard.examples,
+        bad_samples=shard.skipped,
+        view_tokens=shard.view_tokens if views.count > 1 else None,
+        pixel_hashes=shard.pixel_hashes,
+        columns=shard.columns,
     )
     return part, num_cut
 
