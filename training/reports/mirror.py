@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.files import write_text
 from training.config import TrackerConfig
 from training.exits import STOP_SIGNALS
 
@@ -128,9 +129,7 @@ def _note_id(path: Path, run_id: str) -> None:
     """Store the id that wandb uses: a sweep's agent sets its own."""
     with contextlib.suppress(OSError):  # training reports a full disk
         if path.read_text().strip() != run_id:
-            beside = path.with_name(path.name + ".new")
-            beside.write_text(run_id)
-            beside.replace(path)
+            write_text(path, run_id)
 
 
 def _warn(text: str) -> None:
