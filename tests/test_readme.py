@@ -180,7 +180,7 @@ def test_the_walk_refers_to_its_own_steps() -> None:
         "21": "first_state",
         "26": "open_batches",
         "27": "hooks",
-        "28": "make_update",
+        "28": "make_parts",
         "29": "compile_step",
         "30": "fit",
     }.items():

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,10 +31,9 @@ from training.saver import Saver
 from training.signals import StopSignal
 from training.skips import Skips
 from training.update import shared
-from training.update.build import choose_micro_batch, make_state, make_update, schedule_of
+from training.update.build import choose_micro_batch, make_parts, make_state
 from training.update.shared import Programs
 from training.update.state import TrainState
-from training.update.step import CompiledStep
 from training.watch import Watch
 
 C = TypeVar("C", bound=RunConfig)
@@ -171,7 +169,9 @@ class _Session:
             callbacks = Callbacks(
                 tracker.record, tracker.image, watch.check, watch.is_over, saver.rescue
             )
-            step = self._compile_step(plan)
+            print("compiling; the first update takes a while", flush=True)
+            parts = make_parts(config, recipe, run.devices, run.micro_batch, plan)
+            step = shared.compile_step(run.programs, parts, config, run.devices)
             stop.agree = processes.Agreement()
             steps = config.training.steps
             while True:  # until the loop ends without a rollback
@@ -187,13 +187,6 @@ class _Session:
         """n → this process's rows of the batch of update n + 1, which jumps over skipped ones."""
         batch_at = self.recipe.open_batches(plan, self.run.devices)
         return lambda n: batch_at(skips.position(n))
-
-    def _compile_step(self, plan: BatchPlan) -> CompiledStep:
-        config, run = self.config, self.run
-        updates = partial(make_update, config, self.recipe, run.devices, run.micro_batch, plan)
-        print("compiling; the first update takes a while", flush=True)
-        schedule = schedule_of(config, plan)
-        return shared.compile_step(run.programs, updates, schedule, config, run.devices)
 
     @contextlib.contextmanager
     def _open_checkpoints(self) -> Iterator[Checkpoints]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree, UInt32
 from optim.averaging import init_ema, make_average
 from optim.freezing import make_is_trained, trained_part
 from optim.optimizers import make_optimizer
-from optim.schedules import make_schedule, make_warm_up
+from optim.schedules import Clock, make_schedule, make_warm_up
 from training.config import RunConfig
 from training.devices import fitting, in_step
 from training.devices.batching import BatchPlan, make_plan, micro_batch_size
@@ -30,15 +30,21 @@ from training.update.step import Step, StepParts, train_step
 
 
 def make_update(
+    config: RunConfig, objective: Objective, devices: Devices, size: int | None = None
+) -> Step:
+    """The update as a pure function, for `parallel.compile_step`; `size` as for `make_parts`."""
+    return partial(train_step, make_parts(config, objective, devices, size))
+
+
+def make_parts(
     config: RunConfig,
     objective: Objective,
     devices: Devices,
     size: int | None = None,
     plan: BatchPlan | None = None,
-    schedule: optax.Schedule | None = None,
-) -> Step:
-    """The update as a pure function, for `parallel.compile_step`. `size` is the micro-batch of a
-    device, `plan` the sizes of the batches, `schedule` the learning rate; None = as configured."""
+) -> StepParts:
+    """The parts of an update, for `train_step`. `size` is the micro-batch of a device, `plan` the
+    sizes of the batches; None = as configured."""
     training, examples_at = config.training, (plan or make_plan(config.training)).examples
     size = size or micro_batch_size(training, devices)
     shares = devices.num_shares if devices.mode == "pmap" else 1
@@ -46,10 +52,10 @@ def make_update(
     by_level = make_observables(
         training.observe, training.observe_every, count, objective.model_statistics
     )
-    parts = StepParts(
+    return StepParts(
         loss=in_step.with_gathered_params(objective.loss, devices),
         optimizer=make_optimizer(config.optim, in_step.make_spread(devices), objective.rates),
-        schedule=schedule or schedule_of(config, plan),
+        schedule=_schedule(config, examples_at),
         micro_batches=in_step.micro_batch_counter(devices, size),
         mean_over_devices=in_step.make_mean(devices),
         settings=training,
@@ -64,15 +70,13 @@ def make_update(
         players={n: _gathered(player, devices) for n, player in objective.players.items()},
         shares=shares,
     )
-    return partial(train_step, parts)
 
 
-def schedule_of(config: RunConfig, plan: BatchPlan | None = None) -> optax.Schedule:
+def _schedule(config: RunConfig, examples_at: Clock) -> optax.Schedule:
     """A function from finished updates to the learning rate of the next update."""
-    training, examples_at = config.training, (plan or make_plan(config.training)).examples
-    if training.lr_range_test:
-        return rising(config.optim.learning_rate, training.steps)
-    return make_schedule(config.optim, training.steps, examples_at)
+    if config.training.lr_range_test:
+        return rising(config.optim.learning_rate, config.training.steps)
+    return make_schedule(config.optim, config.training.steps, examples_at)
 
 
 def _gathered(player: Player, devices: Devices) -> Player:

@@ -8,11 +8,12 @@ the results of separate processes bit for bit (tests/training/test_shared.py).
 import json
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
-import optax
 from jaxtyping import Float
 
 from common.batch import A, Batch, HostBatch
@@ -21,7 +22,7 @@ from training.config import RunConfig
 from training.devices import parallel, placing
 from training.devices.devices import Devices
 from training.update.state import TrainState
-from training.update.step import CompiledStep, Step
+from training.update.step import CompiledStep, StepParts, train_step
 from training.update.step_metrics import StepMetrics
 
 T = TypeVar("T")
@@ -84,23 +85,19 @@ def create(
 
 
 def compile_step(
-    programs: Programs | None,
-    updates: Callable[..., Step],
-    schedule: optax.Schedule,
-    config: RunConfig,
-    devices: Devices,
+    programs: Programs | None, parts: StepParts, config: RunConfig, devices: Devices
 ) -> CompiledStep:
-    """The compiled update. `updates()` builds the step; `updates(schedule=…)` builds it with
-    another learning rate. `schedule` is the one that `updates()` uses."""
+    """The compiled update. A shared one gets its learning rate with each batch."""
     if programs is None or devices.mode != "pmap" or len(devices) > 1:
-        return parallel.compile_step(updates(), devices)
+        return parallel.compile_step(partial(train_step, parts), devices)
 
     def update(state: TrainState, batch: RatedBatch) -> tuple[TrainState, StepMetrics]:
         rows = {name: array for name, array in batch.items() if name != "learning_rate"}
-        return updates(schedule=lambda step: batch["learning_rate"][0])(state, rows)
+        at_rate = replace(parts, schedule=lambda step: batch["learning_rate"][0])
+        return train_step(at_rate, state, rows)
 
     compiled = program(programs, "update", config, lambda: parallel.compile_step(update, devices))
-    rates = np.asarray(jax.jit(jax.vmap(schedule))(np.arange(config.training.steps)))
+    rates = np.asarray(jax.jit(jax.vmap(parts.schedule))(np.arange(config.training.steps)))
 
     def run(state: TrainState, batch: HostBatch) -> tuple[TrainState, StepMetrics]:
         rate = rates[int(state.step)].reshape(1)
