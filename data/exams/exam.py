@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ from data.exams.style_codes import MOST_PICTURES, StyleCodes, count_codes
 from data.pictures.reading import Reading, check_same, read_pictures
 from data.records import Records
 from data.sources import open_source
+from data.sources.base import printable
+from data.sources.files.addresses import scheme_of
 from data.text.words import training_words, unknown_words
 
 Half = Literal["tune", "report", "all"]
@@ -193,8 +196,20 @@ def read_real_pictures(
     except ValueError as error:
         raise ValueError(
             f"the pictures that {records.folder} was made from cannot be read again from "
-            f"{', '.join(records.sources)}: {error}"
+            f"{', '.join(records.sources)}: {_describe_moved(records) or error}"
         ) from None
+
+
+def _describe_moved(records: Records) -> str:
+    """A text about the first source that is not there; empty if all are. Records name their sources
+    relative to their own folder."""
+    gone = [name for name in records.sources if not scheme_of(name) and not Path(name).exists()]
+    if not gone:
+        return ""
+    return (
+        f"there is no {printable(gone[0])}. If the pictures or the records were moved: "
+        f"ln -s PICTURES {printable(gone[0])} (a data set of the Hugging Face hub needs a network)"
+    )
 
 
 def _checked(reading: Reading, example: Mapping[str, object]) -> UInt8[np.ndarray, "y x 3"]:
