@@ -154,6 +154,16 @@ def _parameters(state: TrainState) -> dict[str, PyTree]:
     return {MODEL: state.params, **others}
 
 
+def _norm_of_all(parts: StepParts[B], old: TrainState, metrics: StepMetrics) -> Array:
+    """The norm of the model's gradient; NaN if a player's gradient has a NaN or infinity."""
+    norm = metrics.grad_norm
+    for name in old.players or {}:  # before its first step a player's norm is NaN
+        has_begun = old.step >= parts.players[name].first_step
+        bad = has_begun & ~jnp.isfinite(metrics.more[f"{name}/norm/grad"])
+        norm = jnp.where(bad, jnp.nan, norm)
+    return norm
+
+
 def _guarded(
     parts: StepParts[B], old: TrainState, new: TrainState, metrics: StepMetrics
 ) -> tuple[TrainState, StepMetrics]:
@@ -164,11 +174,8 @@ def _guarded(
     """
     if old.guard is None and old.loss_scale is None:
         return new, metrics
-    settings, is_warm, norm = parts.settings, parts.is_warm(old.step), metrics.grad_norm
-    for name in old.players or {}:  # before its first step a player's norm is NaN
-        has_begun = old.step >= parts.players[name].first_step
-        bad = has_begun & ~jnp.isfinite(metrics.more[f"{name}/norm/grad"])
-        norm = jnp.where(bad, jnp.nan, norm)
+    settings, is_warm = parts.settings, parts.is_warm(old.step)
+    norm = _norm_of_all(parts, old, metrics)
     finite = jnp.isfinite(metrics.loss) & jnp.isfinite(norm)
     good = finite & jnp.isfinite(metrics.params_norm)
     is_scale_too_high = jnp.bool_(False)
@@ -185,7 +192,6 @@ def _guarded(
             metrics.params_norm,
             is_scale_too_high,
         )
-
     fields = ("ema", "opt_state", "params", "players")
     chosen = {name: new_if(good, getattr(new, name), getattr(old, name)) for name in fields}
     new = old._replace(**chosen, guard=guard)
