@@ -18,8 +18,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from common.files import write_text
 from common.json_files import Json
 from config import Config
-from data.exams.exam import Selection, choose_gallery, choose_prompts, evenly, read_real_pictures
-from data.exams.gallery import Gallery
+from data.exams.exam import Selection, choose_prompts, evenly, open_gallery
 from data.records import Records
 from data.text.tokens import clean
 from drawing.drawer import make_drawer, picture_seed
@@ -94,7 +93,9 @@ def try_pairs(
         make_drawer(model, with_pair(sampling, *pair), parts, rows_per_call=len(rows))
         for pair in pairs
     ]
-    gallery, targets = open_gallery(records, rows, drawers[0].image_size)
+    size = drawers[0].image_size
+    gallery, chosen = open_gallery(records, rows, GALLERY, size, with_concept)
+    targets = np.searchsorted(chosen, rows)
     print(
         f"choosing guidance and temperature: {len(pairs)} × {len(rows)} pictures", file=sys.stderr
     )
@@ -120,19 +121,6 @@ def choose_rows(records: Records, count: int) -> Int64[np.ndarray, " p"]:
     held_out = [choose_prompts(records, split, tune) for split in records.held_out_splits]
     rows = evenly(np.concatenate([*held_out, np.zeros(0, np.int64)]), count)
     return np.concatenate([rows, evenly(records.rows("train"), count - len(rows))])
-
-
-def open_gallery(
-    records: Records, rows: Int64[np.ndarray, " p"], image_size: int
-) -> tuple[Gallery, Int64[np.ndarray, " p"]]:
-    """(the real pictures, the places of `rows` among them). Raises ValueError if the pictures are
-    missing."""
-    chosen = choose_gallery(records, rows, GALLERY)
-    examples = [records.examples[i] for i in chosen]
-    pictures = read_real_pictures(records, examples, image_size)
-    in_training = np.array([example["split"] == "train" for example in examples])
-    gallery = Gallery(pictures, [with_concept(example) for example in examples], in_training)
-    return gallery, np.searchsorted(chosen, rows)
 
 
 def with_concept(example: Json) -> Json:

@@ -1,7 +1,7 @@
 """The exam of evaluate.py: held-out prompts of records, and the real pictures to compare with."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -94,13 +94,27 @@ def open_exam(records: Records, image_size: int, selection: Selection) -> Exam:
         )
     if selection.num_training:
         rows[TRAIN] = evenly(records.rows(TRAIN), selection.num_training)
-    chosen = choose_gallery(records, np.concatenate(list(rows.values())), selection.max_gallery)
+    needed = np.concatenate(list(rows.values()))
+    gallery, chosen = open_gallery(records, needed, selection.max_gallery, image_size)
+    targets = {split: np.searchsorted(chosen, indices) for split, indices in rows.items()}
+    styles = count_codes(records, evenly(records.rows(TRAIN), MOST_PICTURES))
+    return Exam(records, gallery, rows, targets, styles)
+
+
+def open_gallery(
+    records: Records,
+    needed: Int64[np.ndarray, " p"],
+    most: int,
+    image_size: int,
+    attributes: Callable[[Json], Json] = lambda example: example,
+) -> tuple[Gallery, Int64[np.ndarray, " n"]]:
+    """(the real pictures, the rows of their examples), chosen as by `choose_gallery`. Raises
+    ValueError if the pictures are missing."""
+    chosen = choose_gallery(records, needed, most)
     examples = [records.examples[i] for i in chosen]
     pictures = read_real_pictures(records, examples, image_size)
     in_training = np.array([example["split"] == TRAIN for example in examples])
-    targets = {split: np.searchsorted(chosen, indices) for split, indices in rows.items()}
-    styles = count_codes(records, evenly(records.rows(TRAIN), MOST_PICTURES))
-    return Exam(records, Gallery(pictures, examples, in_training), rows, targets, styles)
+    return Gallery(pictures, list(map(attributes, examples)), in_training), chosen
 
 
 def evenly(rows: Int64[np.ndarray, " n"], most: int) -> Int64[np.ndarray, " m"]:
