@@ -21,8 +21,6 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "model.yaml"
 TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 SUFFIXES = (*TORCH_SUFFIXES, ".safetensors")
 CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
-WRAPPERS = ("module.", "first_stage_model.")
-"""Prefixes of the keys that DataParallel, or a transformer around the VQGAN, has stored."""
 TRAINING_PREFIXES = ("loss.", "model_ema.")
 TRAINING_KEYS = {
     "colorize",
@@ -129,16 +127,22 @@ def read_checkpoint(path: Path) -> Arrays:
     """
     is_torch = path.suffix in TORCH_SUFFIXES
     arrays = read_torch_file(path) if is_torch else read_arrays(path.parent, path.name)[1]
-    for prefix in WRAPPERS:
-        of_vqgan = {
-            key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)
-        }
-        arrays = of_vqgan or arrays
+    prefix = _prefix(arrays)
+    of_vqgan = {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
     return {
         key: array
-        for key, array in arrays.items()
+        for key, array in of_vqgan.items()
         if not (key.startswith(TRAINING_PREFIXES) or key in TRAINING_KEYS)
     }
+
+
+def _prefix(keys: Collection[str]) -> str:
+    """The text before all keys of the VQGAN: DataParallel, torch.compile and models around it
+    store one, such as module., _orig_mod. or first_stage_model. It is before the codebook's key,
+    too. Of several VQGANs an average is taken, else the first."""
+    ends = [(key, table) for table in TABLES for key in keys if f".{key}".endswith(f".{table}")]
+    prefixes = sorted({key.removesuffix(table) for key, table in ends})
+    return min(prefixes, key=lambda prefix: (bool(prefix), "ema" not in prefix), default="")
 
 
 def respell(arrays: Arrays, config: VQGANConfig) -> Arrays:

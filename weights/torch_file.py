@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,8 +50,12 @@ PASSED_OVER = {
 }
 """Harmless names that trainers leave in a checkpoint beside its tensors."""
 TRAINERS = ("pytorch_lightning", "lightning", "lightning_fabric", "omegaconf")
-STATE_DICTS = ("state_dict", "params_ema", "model_ema", "model", "params")
+STATE_DICTS = (
+    *("state_dict", "params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema"),
+    *("model", "params"),
+)
 """Keys under which trainers store a state dict; the first one counts, averages before the rest."""
+_MOST_LEVELS = 3  # of dicts around a state dict
 ZIP_MAGIC, BYTES_BEFORE_NAME = b"PK\x03\x04", 30
 MOST_AXES = 32
 OLD_MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -180,13 +184,37 @@ def _open_old(data: mmap.mmap) -> tuple[Any, Place]:
 
 
 def _state_dict(tree: object) -> dict[str, Any]:
-    inner = tree if isinstance(tree, dict) else None
-    for name in STATE_DICTS:
-        if inner is tree and isinstance(inner, dict) and isinstance(inner.get(name), dict):
-            inner = inner[name]
+    inner = tree
+    for _ in range(_MOST_LEVELS):
+        name = _name_of_state(inner) if isinstance(inner, dict) else None
+        if name is None:
+            break
+        inner = cast(dict[Any, Any], inner)[name]
     if not isinstance(inner, dict) or not inner:
         raise ValueError("it holds no tensors by name")
     return inner
+
+
+def _name_of_state(tree: dict[Any, Any]) -> Any:
+    """The key of the state dict in a checkpoint: a usual one, or the only one that holds tensors;
+    None if there is none. Raises ValueError if there are several."""
+    holding = [
+        name
+        for name, value in tree.items()
+        if isinstance(value, dict) and any(map(_is_tensor, value.values()))
+    ]
+    usual = [name for name in STATE_DICTS if name in holding]
+    usual += [name for name in STATE_DICTS if isinstance(tree.get(name), dict)]
+    if not usual and any(map(_is_tensor, tree.values())):
+        return None  # it is the state dict
+    if not usual and len(holding) > 1:
+        names = reprlib.repr(holding)[1:-1]
+        raise ValueError(f"it holds several sets of tensors, {names:.100}; save one of them alone")
+    return next(iter(usual or holding), None)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Call) and _name(value.function) in (TENSOR, PARAMETER)
 
 
 def _views(data: mmap.mmap, tensors: dict[str, object], place: Place) -> dict[str, np.ndarray]:

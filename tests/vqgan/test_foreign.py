@@ -42,8 +42,14 @@ def test_a_checkpoint_is_read_without_what_its_training_left(tmp_path: Path, wri
     assert equal(params, expected)
 
 
-@pytest.mark.parametrize("under", ["state_dict", "model", "params_ema"])
-@pytest.mark.parametrize("prefix", ["", "module.", "first_stage_model."])
+WRAPPERS = (
+    *(("state_dict", ""), ("model", "module."), ("params_ema", "first_stage_model.")),
+    *(("net", "_orig_mod."), ("ema_state_dict", "module._orig_mod."), ("vqgan", "model.")),
+    ("state_dict.state_dict", "vae."),
+)
+
+
+@pytest.mark.parametrize(("under", "prefix"), WRAPPERS)
 def test_a_checkpoint_is_read_inside_of_what_wraps_it(
     under: str, prefix: str, tmp_path: Path
 ) -> None:
@@ -51,12 +57,37 @@ def test_a_checkpoint_is_read_inside_of_what_wraps_it(
     if prefix == "first_stage_model.":
         arrays["transformer.tok_emb.weight"] = np.ones((2, 2), np.float32)
     tensors, storages = state_dict(arrays)
-    write_zip(tmp_path / "last.ckpt", {"epoch": 3, under: tensors}, storages)
+    tree: dict[str, Any] = tensors
+    for name in reversed(under.split(".")):
+        tree = {"epoch": 3, "optimizer": {"state": {}}, name: tree}
+    write_zip(tmp_path / "last.ckpt", tree, storages)
     whole = {"model": {"params": {"first_stage_config": {"params": settings()}}}}
     config, params = pretrained.load(tmp_path / "last.ckpt", whole)
     expected_config, expected = pretrained.load(GUMBEL)
     assert config == expected_config
     assert equal(params, expected)
+
+
+def test_of_several_sets_of_tensors_a_usual_name_or_an_average_is_taken(tmp_path: Path) -> None:
+    arrays = load_file(GUMBEL)
+    tensors, storages = state_dict({**arrays, **{f"ema.{k}": 2 * a for k, a in arrays.items()}})
+    plain = {key: tensor for key, tensor in tensors.items() if not key.startswith("ema.")}
+    average = {key[4:]: tensor for key, tensor in tensors.items() if key.startswith("ema.")}
+    about = {"model": {"params": settings()}}
+    for tree, factor in (
+        ({"model": plain, "ema": average}, 2),
+        (
+            {f"net.{k}": t for k, t in plain.items()} | {f"ema.{k}": t for k, t in average.items()},
+            2,
+        ),
+    ):
+        write_zip(tmp_path / "last.ckpt", tree, storages)
+        _, params = pretrained.load(tmp_path / "last.ckpt", about)
+        _, expected = pretrained.load(GUMBEL)
+        assert equal(params, jax.tree.map(lambda leaf, f=factor: f * leaf, expected))
+    write_zip(tmp_path / "last.ckpt", {"one": plain, "two": average}, storages)
+    with pytest.raises(ValueError, match="several sets of tensors, 'one', 'two'; save one of them"):
+        pretrained.load(tmp_path / "last.ckpt", about)
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "last.safetensors"])
