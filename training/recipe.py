@@ -40,10 +40,6 @@ def no_start(path: str, fresh: PyTree) -> tuple[PyTree, list[str]]:
     raise ValueError(f"init_from {path}: this trainer has no weights to start from")
 
 
-def nothing(run: Run) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Objective(Generic[B]):
     """The parts of a recipe that one update needs."""
@@ -78,7 +74,7 @@ class Recipe(Objective[B]):
     """Number of training examples, for training.epochs; 0 = unknown."""
     summary: str = ""
     """A few words about the data, printed at the start."""
-    prepare: Callable[[Run], None] = nothing
+    prepare: Callable[[Run], None] = lambda run: None
     """Writes the recipe's files into the run's folder; called on process 0 before training."""
     hooks: Callable[[Run], Sequence[Hook]] = lambda run: ()
     """Periodic work, such as evaluation."""
