@@ -154,17 +154,7 @@ def open_folder(folder: Path, config: SettingsTree, read: Read) -> Changes | Non
     folder.mkdir(parents=True, exist_ok=True)
     saved, environment = folder / "config.yaml", folder / "environment.json"
     is_run = saved.is_file() and environment.is_file()
-    for path in folder.iterdir():
-        if path.name in OURS and path.exists() and not (path.is_file() or path.is_dir()):
-            raise ValueError(
-                f"{path} is a pipe, socket or device, which a run cannot use; remove it"
-            )
-    strange = sorted({path.name for path in folder.iterdir()} - OURS)
-    if strange and not is_run:  # users may put other files into a run's folder
-        raise ValueError(
-            f"output_dir {folder} holds something that is not a run ({strange[0]}); "
-            "name another folder"
-        )
+    _check_content(folder, is_run)
     if is_run:
         starts.read(environment)  # raises if it is damaged, before anything is trained
     place = _find_checkpoints(folder, config)
@@ -186,6 +176,21 @@ def open_folder(folder: Path, config: SettingsTree, read: Read) -> Changes | Non
             f"with the same, name another output_dir, or add --allow_changes {' '.join(other)}"
         )
     return {name: values for name, values in changed.items() if name not in UNLOGGED}
+
+
+def _check_content(folder: Path, is_run: bool) -> None:
+    """Raise ValueError for a file that a run cannot use, and for other files where no run is."""
+    for path in folder.iterdir():
+        if path.name in OURS and path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(
+                f"{path} is a pipe, socket or device, which a run cannot use; remove it"
+            )
+    strange = sorted({path.name for path in folder.iterdir()} - OURS)
+    if strange and not is_run:  # users may put other files into a run's folder
+        raise ValueError(
+            f"output_dir {folder} holds something that is not a run ({strange[0]}); "
+            "name another folder"
+        )
 
 
 def place_of(run: Path, folder: str) -> str:
