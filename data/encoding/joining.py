@@ -61,14 +61,23 @@ def _sum_up(shards: ShardFolder) -> Totals:
     return Totals(splits, skipped, notes)
 
 
-def _check_usable(source: Source, shards: ShardFolder, totals: Totals, held_out: float) -> None:
-    """Raise ValueError if no picture is usable, or none is left to train on. The shards are removed
-    then, because other settings need other shards."""
-    if totals.usable and totals.splits.get(TRAIN):
+def _check_usable(
+    source: Source, shards: ShardFolder, totals: Totals, pictures: PictureOptions
+) -> None:
+    """Raise ValueError if too few pictures are usable, or none is left to train on. The shards are
+    removed then if other settings need other shards."""
+    most, bad = pictures.reading.max_bad_fraction, totals.skipped.total()
+    is_bad = most < 1 and bad > most * (bad + totals.usable)
+    if totals.usable and totals.splits.get(TRAIN) and not is_bad:
         return
-    problem = _nothing_to_train_on(source, totals, held_out)
+    named = describe_skipped(_first_skipped(shards, 5), len(source), totals.skipped)
+    if totals.usable and is_bad:
+        raise ValueError(
+            f"{source.path}: {named}; that is more than max_bad_fraction {most}: mend them, or use "
+            f"the other {totals.usable:,} with --max_bad_fraction=1"
+        )
+    problem = _nothing_to_train_on(source, totals, pictures.held_out)
     if not totals.usable:
-        named = describe_skipped(_first_skipped(shards, 5), len(source), totals.skipped)
         problem = f"{source.path}: {named}; none is left"
     shards.remove()
     raise ValueError(problem)
@@ -87,10 +96,10 @@ def join_shards(
     the VQGAN's folder and the size of its codebook.
 
     Raises:
-        ValueError: no picture is usable, or none is left to train on.
+        ValueError: too few pictures are usable, or none is left to train on.
     """
     totals = _sum_up(shards)
-    _check_usable(source, shards, totals, pictures.held_out)
+    _check_usable(source, shards, totals, pictures)
     with tempfile.TemporaryDirectory() as temporary:
         trained, folder = Path(temporary) / "trained", Path(temporary) / "tokenizer"
         if options.tokenizer is None:

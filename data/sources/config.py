@@ -41,7 +41,8 @@ class ReadingConfig:
     truncated: Literal["keep", "skip"] = "skip"
     """keep = use the existing part of truncated JPEGs; skip = skip them."""
     max_bad_fraction: float = 0.5
-    """Share of unusable pictures above which reading stops, after the first 200; 1 = never."""
+    """Share of unusable pictures above which reading stops, after the first 200 or all; 1 =
+    never."""
 
     def __post_init__(self) -> None:
         if "{}" not in self.caption_template:

@@ -233,6 +233,18 @@ def test_each_reason_for_skipping_is_said_however_many_another_has(
     assert "GIMP's XCF" in output
 
 
+def test_a_few_pictures_of_which_most_are_unusable_are_refused_as_many_are(
+    run: Encode, make_folder: MakeFolder
+) -> None:
+    folder = make_folder(30)
+    for i in range(2, 28):
+        (folder / f"{i:03d}.png").write_bytes(b"gimp xcf")
+    message = "skipped 26 of 30 pictures: .* 21 more for the same reason; that is more than max_bad"
+    with pytest.raises(ValueError, match=message):
+        run(folder)
+    assert len(run(folder, max_bad_fraction=1.0)) == 4
+
+
 def test_one_reason_is_said_once() -> None:
     skipped = [(f"{i}.jpg", "no caption") for i in range(7)]
     text = "skipped 7 of 9 pictures: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg (no caption)"
