@@ -1,6 +1,7 @@
 """Sources at addresses give the same examples as the same files in a folder, or fail in one
 line."""
 
+import contextlib
 import functools
 import http.server
 import os
@@ -54,8 +55,21 @@ class _Server(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: len(content) // 2])
+        elif "/endless/" in self.path and self.path.endswith(".png"):
+            self.send_response(200)  # without a length
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the reader has gone
+                while True:
+                    self.wfile.write(bytes(1 << 16))
         else:
             super().do_GET()
+
+    def do_HEAD(self) -> None:
+        if "/endless/" in self.path and self.path.endswith(".png"):
+            self.send_response(200)
+            self.end_headers()
+        else:
+            super().do_HEAD()
 
 
 @pytest.fixture
@@ -168,6 +182,24 @@ def test_a_transfer_that_breaks_off_is_tried_again_and_refused(tmp_path: Path, s
     with pytest.raises(ValueError, match=r"127.0.0.1:9/x cannot be read: .*[Cc]onnect"):
         open_source("http://127.0.0.1:9/x")
     assert len([one for one in _Server.asked if one.endswith("0.tar")]) >= 2
+
+
+def test_a_picture_without_end_is_one_unreadable_picture(
+    tmp_path: Path, served: str, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MAX_BYTES", 1 << 20)
+    put(tmp_path / "endless" / "0.png", b"listed")
+    put(tmp_path / "endless" / "0.txt", b"a")
+    put(tmp_path / "endless" / "1.txt", b"b")
+    put(tmp_path / "endless" / "1.jpg", picture(1, kind="JPEG"))
+    found = [r.problem for r in read_pictures(open_source(f"{served}/endless"), 8)]
+    assert len(found) == 2
+    assert "endless/0.png has more than 1,048,576 bytes, or no end" in found[0]
+    assert not found[1]
+    memory.pipe("/large/0.png", bytes((1 << 20) + 1))
+    memory.pipe("/large/0.txt", b"a")
+    [one] = read_pictures(open_source("memory://large"), 8)
+    assert "memory://large/0.png has more than 1,048,576 bytes" in one.problem
 
 
 def test_keys_in_an_address_are_used_and_never_shown(tmp_path: Path, served: str) -> None:

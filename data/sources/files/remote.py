@@ -19,13 +19,16 @@ from pathlib import Path, PosixPath
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from data.sources.base import Unused
+from data.pictures.decoding import MAX_BYTES
+from data.sources.base import Unused, printable
 from data.sources.files.addresses import PAUSES, calling, open_system, scheme_of, without_secrets
 from data.sources.files.tree import Tree, is_hidden, is_picture
 
 MOST_KEPT = 4 << 30
 """Most bytes of copies on the disk; a single file may be larger."""
 _PREFIX = "pastel-copies-"
+_SPARE = 64 << 20
+"""Bytes of the disk that no copy takes."""
 _AT_ONCE = 16  # addresses asked about together
 _VERSIONS = (
     *("ETag", "etag", "blob_id", "md5Hash", "content_md5", "LastModified", "last_modified"),
@@ -164,13 +167,26 @@ class _Mirror:
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f".{place.name[-200:]}.part")
 
+        limit = _limit_of(place)
+
         def copy() -> None:
-            self._system.get_file(entry.address, str(beside))
+            limit.value = 0
+            try:
+                self._system.get_file(entry.address, str(beside), callback=limit)
+            except Exception:
+                if limit.is_exceeded:
+                    return
+                raise
             if entry.size is not None and (size := beside.stat().st_size) != entry.size:
                 raise OSError(f"{size:,} of {entry.size:,} bytes came")
 
         try:
-            calling(entry.shown, copy, PAUSES)
+            if entry.size is None or entry.size <= limit.most:
+                calling(entry.shown, copy, PAUSES)
+            if limit.is_exceeded or (entry.size or 0) > limit.most:
+                raise ValueError(
+                    f"{printable(entry.shown)} has more than {limit.most:,} bytes, or no end"
+                )
             os.replace(beside, place)
         finally:
             beside.unlink(missing_ok=True)
@@ -187,6 +203,28 @@ class _Mirror:
                     Path(self.root, other).unlink(missing_ok=True)
                     self._total -= self._kept.pop(other)
                     self._locks[other].release()
+
+
+def _limit_of(place: Path) -> Any:
+    """A callback of fsspec that ends a copy at the size of the largest picture, or at the disk's
+    free space: a server may send bytes without end."""
+    from fsspec.callbacks import Callback
+
+    class Limit(Callback):
+        most = MAX_BYTES if is_picture(place.name) else _room(place)
+        is_exceeded = False
+
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            if self.value > self.most:
+                self.is_exceeded = True
+                raise OSError("too large")
+
+    return Limit()
+
+
+def _room(place: Path) -> int:
+    return max(shutil.disk_usage(place.parent).free - _SPARE, 0)
 
 
 def open_files(addresses: list[str]) -> list[Path]:
