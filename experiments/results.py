@@ -68,6 +68,9 @@ class Row:
     """The sweep's metric at the end; infinite if the run failed."""
     spikes: int
     """Number of updates that were spikes by the guard's rule, or not finite."""
+    is_stopped: bool = False
+    """True if the engine stopped the run early. Its learning rate had not decayed, so its last
+    value is not comparable."""
 
 
 def main(config: ResultsConfig) -> None:
@@ -126,7 +129,9 @@ def read_log(path: Path) -> list[Row]:
             settings = flatten(row["settings"])
             [value] = [row[n] for n in row if n not in ("settings", "end", "spikes", "command")]
             is_good = row["end"] == "finished" and value is not None
-            rows.append(Row(settings, float(value) if is_good else math.inf, int(row["spikes"])))
+            number_of_spikes, is_stopped = int(row["spikes"]), row["end"] == "stopped"
+            result = float(value) if is_good else math.inf
+            rows.append(Row(settings, result, number_of_spikes, is_stopped))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{where} is damaged: {error!r:.100}") from None
     return rows
@@ -155,7 +160,14 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 def make_table(rows: Sequence[Row]) -> str:
     """The results as Markdown: the mean of each combination of settings, and the effects of single
     settings. If every combination was run once, as in a random search: all runs, best first, and
-    how much each setting moved the result."""
+    how much each setting moved the result. Runs that were stopped early are only counted."""
+    ended = [row for row in rows if not row.is_stopped]
+    stopped = len(rows) - len(ended)
+    note = f"\n{stopped} further runs were stopped early, and are not in the tables.\n"
+    return (_table(ended) if ended else "No run was finished.\n") + (note if stopped else "")
+
+
+def _table(rows: Sequence[Row]) -> str:
     names = [name for name in rows[0].settings if name != SEED]
     groups = groups_of(rows)
     if len(groups) == len(rows):
@@ -290,7 +302,11 @@ def _shown(values: Sequence[float]) -> str:
 
 def draw(rows: Sequence[Row]) -> str:
     """An SVG of the value against the numeric setting with the most values. It has a line for each
-    combination of the other settings, or for each seed. Empty if no setting is a number."""
+    combination of the other settings, or for each seed. Empty if no setting is a number. Runs that
+    were stopped early are left out."""
+    rows = [row for row in rows if not row.is_stopped]
+    if not rows:
+        return ""
     spans = {
         name: {row.settings[name] for row in rows}
         for name in rows[0].settings

@@ -51,6 +51,17 @@ def test_a_log_is_of_the_sweep_of_its_name(log: Path) -> None:
             assert f"--seed={row['settings']['seed']}" in row["command"]
 
 
+def test_a_run_that_was_stopped_early_is_counted_and_not_compared() -> None:
+    """Its loss is the one in the middle of a training. It is neither a failure nor the lowest."""
+    ended = [Row({"rate": float(rate)}, value, 0) for rate, value in ((1, 3.0), (2, 2.0), (4, 2.5))]
+    stopped = Row({"rate": 8.0}, 1.0, 0, is_stopped=True)
+    table = make_table([*ended, stopped])
+    assert table.startswith(make_table(ended))
+    assert table.endswith("1 further runs were stopped early, and are not in the tables.\n")
+    assert draw([*ended, stopped]) == draw(ended)
+    assert (make_table([stopped])[:19], draw([stopped])) == ("No run was finished", "")
+
+
 def test_an_interval_is_student_s() -> None:
     """Student's t for five values: mean ± 2.776 · s/√5."""
     values = [1.0, 2.0, 4.0, 4.0, 9.0]
