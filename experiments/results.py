@@ -178,7 +178,7 @@ def _table(rows: Sequence[Row]) -> str:
         f"{len(rows)} runs. In brackets: half of a 95 % interval (Student's t over the seeds). The "
         "difference is to the lowest mean, paired by seed.",
         "",
-        f"| {' | '.join(names)} | runs | mean | deviation | difference | spikes |",
+        f"| {' | '.join([*names, 'runs'])} | mean | deviation | difference | spikes |",
         "| --- " * (len(names) + 5) + "|",
     ]
     for key, group in groups.items():

@@ -62,6 +62,11 @@ def test_a_run_that_was_stopped_early_is_counted_and_not_compared() -> None:
     assert (make_table([stopped])[:19], draw([stopped])) == ("No run was finished", "")
 
 
+def test_every_line_of_a_table_has_as_many_cells_where_only_seeds_differ() -> None:
+    lines = make_table([Row({"seed": seed}, 1.0 + seed, 0) for seed in range(3)]).splitlines()[2:]
+    assert {line.count("|") for line in lines} == {6}
+
+
 def test_an_interval_is_student_s() -> None:
     """Student's t for five values: mean ± 2.776 · s/√5."""
     values = [1.0, 2.0, 4.0, 4.0, 9.0]
