@@ -71,7 +71,9 @@ def test_runs_that_differ_in_more_than_their_seeds_make_no_reference(tmp_path: P
     with pytest.raises(ValueError, match=r"differs from .* in optim\.learning_rate"):
         compare.make_reference(runs)
     other = make_run(tmp_path / "c", 0, name="nobody")
-    with pytest.raises(ValueError, match="no reference for 'nobody'; .* there are: demo_large, hands, quickstart, "):
+    with pytest.raises(
+        ValueError, match="no reference for 'nobody'; .* there are: demo_large, hands, quickstart, "
+    ):
         compare.main(compare.CompareConfig((str(other),)))
     with pytest.raises(ValueError, match="is not a run's folder"):
         compare.main(compare.CompareConfig((str(tmp_path),)))
