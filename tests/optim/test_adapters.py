@@ -20,12 +20,12 @@ from optim.config import ADAPTERS, AdapterConfig, OptimConfig, Optimizer
 from optim.freezing import make_is_trained
 from optim.optimizers import make_optimizer
 from starting import adapted
+from tests.spread import spread_step
 from tests.training.test_step import batch_of
 from training.config import ParallelConfig, TrainingConfig
 from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.state import TrainState
-from training.update.step import StepParts, train_step
 
 RANK = AdapterConfig(rank=3, alpha=5.0)
 OPTIM = OptimConfig(learning_rate=0.01, warmup_steps=0, weight_decay=0.1, adapters=RANK)
@@ -54,20 +54,14 @@ def trained(config: ModelConfig, optim: OptimConfig, places: ParallelConfig) -> 
     model = adapted.build(config, optim.adapters)
     empty = jnp.zeros((1, config.text_length), jnp.int32)
     optimizer = make_optimizer(optim)
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(
-                make_loss(model, (empty, empty == 0), config.image_vocab_size, LossConfig()),
-                devices,
-            ),
-            make_optimizer(optim, in_step.make_spread(devices)),
-            lambda step: jnp.float32(optim.learning_rate),
-            mean_over_devices=in_step.make_mean(devices),
-            settings=TrainingConfig(on_spike="off"),
-            update_ema=make_ema(0.9),
-            is_trained=make_is_trained(optim.freeze, optim.trained),
-        ),
+    step = spread_step(
+        devices,
+        make_loss(model, (empty, empty == 0), config.image_vocab_size, LossConfig()),
+        make_optimizer(optim, in_step.make_spread(devices)),
+        lambda step: jnp.float32(optim.learning_rate),
+        settings=TrainingConfig(on_spike="off"),
+        update_ema=make_ema(0.9),
+        is_trained=make_is_trained(optim.freeze, optim.trained),
     )
     params = model.init(jax.random.key(0))  # outside: a program would take seconds to compile
     create = lambda: TrainState.create(lambda key: params, optimizer, 0, init_ema=init_ema)  # noqa: E731

@@ -15,13 +15,13 @@ from model.loss_config import LossConfig as TextLossConfig
 from model.near_codes import soft_targets
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from tests.spread import spread_step
 from tests.tiny import ONE_LEVEL_VQGAN, TINY, drawn, first_vqgan
 from training.config import ParallelConfig, ParallelMode
-from training.devices import in_step, parallel, placing
+from training.devices import parallel, placing
 from training.devices.devices import find_devices
 from training.update.loss import Loss
 from training.update.state import TrainState
-from training.update.step import StepParts, train_step
 from training.update.step_metrics import numbers, to_row
 from vqgan import objective
 from vqgan.autoencoder import build
@@ -61,15 +61,8 @@ def metrics_of(name: str, parts: int, devices: int, mode: ParallelMode) -> dict[
     batch["example_index"] = np.arange(ROWS, dtype=np.int32)
     places = find_devices(ParallelConfig(devices=devices, mode=mode))
     optimizer = make_optimizer(OptimConfig())
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(loss, places),
-            optimizer,
-            lambda step: jnp.float32(1e-3),
-            micro_batches=lambda rows: parts,
-            mean_over_devices=in_step.make_mean(places),
-        ),
+    step = spread_step(
+        places, loss, optimizer, lambda step: jnp.float32(1e-3), micro_batches=lambda rows: parts
     )
     state = placing.create(partial(TrainState.create, init, optimizer, 0), places)
     _, metrics = parallel.compile_step(step, places)(state, batch)

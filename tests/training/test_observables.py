@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ import pytest
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from tests.spread import spread_step
 from training.config import ParallelConfig
-from training.devices import in_step, parallel, placing
+from training.devices import parallel, placing
 from training.devices.devices import find_devices
 from training.reports import metrics as metrics_files
 from training.update.observables import Observable, Update, unpack
 from training.update.state import TrainState
-from training.update.step import Step, StepParts, train_step
+from training.update.step import Step
 from training.update.step_metrics import to_row
 
 EDGES = np.linspace(-2, 2, 9)
@@ -37,16 +37,7 @@ def look(update: Update) -> Mapping[str, jax.Array]:
 
 def compose(table: list[Observable], config: ParallelConfig) -> tuple[Step, Any, Any]:
     devices, optimizer = find_devices(config), make_optimizer(OptimConfig())
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(loss, devices),
-            optimizer,
-            lambda step: jnp.float32(0.1),
-            mean_over_devices=in_step.make_mean(devices),
-            observables=table,
-        ),
-    )
+    step = spread_step(devices, loss, optimizer, lambda step: jnp.float32(0.1), observables=table)
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"kernel": jax.random.normal(key, (16,))}, optimizer, 0
     )

@@ -1,7 +1,7 @@
 """The values of training.observe equal NumPy's on a quadratic with known gradients and Hessian, on
 any devices for the same parts of the batch."""
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -11,13 +11,13 @@ import pytest
 
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from tests.spread import spread_step
 from training.config import ParallelConfig
-from training.devices import in_step, parallel, placing
+from training.devices import parallel, placing
 from training.devices.devices import find_devices
 from training.hooks import measure_distance
 from training.update.observe_levels import make_observables
 from training.update.state import TrainState
-from training.update.step import StepParts, train_step
 from training.update.step_metrics import to_row
 
 RATE, SIZE, PARTS = 0.1, 6, 4
@@ -42,17 +42,14 @@ def seen(config: ParallelConfig, micro_batches: int) -> dict[str, Any]:
     """The logged row of the first update, at which all observables are due."""
     devices = find_devices(config)
     optimizer = make_optimizer(OptimConfig(name="sgd", beta1=0.0, clip_norm=0.0))
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(loss, devices),
-            optimizer,
-            lambda step: jnp.float32(RATE),
-            micro_batches=lambda rows: micro_batches,
-            mean_over_devices=in_step.make_mean(devices),
-            observables=make_observables("full", 1, PARTS),
-            shares=devices.num_shares if devices.mode == "pmap" else 1,
-        ),
+    step = spread_step(
+        devices,
+        loss,
+        optimizer,
+        lambda step: jnp.float32(RATE),
+        micro_batches=lambda rows: micro_batches,
+        observables=make_observables("full", 1, PARTS),
+        shares=devices.num_shares if devices.mode == "pmap" else 1,
     )
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"head": {"kernel": jnp.zeros((SIZE,))}}, optimizer, 0

@@ -17,13 +17,13 @@ from model.loss_config import LossConfig
 from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
+from tests.spread import spread_step
 from tests.tiny import TINY, drawn
 from training.config import ParallelConfig
 from training.devices import in_step, over_rows, parallel, placing, sharding
 from training.devices.devices import check_batch, find_devices
 from training.hooks import evaluate_loss
 from training.update.state import TrainState
-from training.update.step import StepParts, train_step
 from training.update.step_metrics import numbers, to_row
 
 ROWS, STEPS, RATE = 8, 10, 2e-3
@@ -60,15 +60,12 @@ def program(config: ParallelConfig, accumulation_steps: int = 1, name: Any = "ad
     loss = make_loss(
         *(model, (empty, empty == 0), 20), LossConfig(caption_dropout=0.2, token_noise=0.2)
     )
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(loss, devices),
-            make_optimizer(optim, in_step.make_spread(devices)),
-            make_schedule(optim, STEPS),
-            micro_batches=lambda rows: accumulation_steps,
-            mean_over_devices=in_step.make_mean(devices),
-        ),
+    step = spread_step(
+        devices,
+        loss,
+        make_optimizer(optim, in_step.make_spread(devices)),
+        make_schedule(optim, STEPS),
+        micro_batches=lambda rows: accumulation_steps,
     )
     create = partial(TrainState.create, drawn(MODEL), make_optimizer(optim), 0)
     return devices, create, parallel.compile_step(step, devices)

@@ -19,12 +19,12 @@ from model.loss_config import LossConfig
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
+from tests.spread import spread_step
 from tests.tiny import TINY
 from training.config import ParallelConfig
 from training.devices import fitting, in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.state import TrainState
-from training.update.step import StepParts, train_step
 
 # Most of its memory is weights, as in a large model.
 MODEL = replace(
@@ -61,17 +61,12 @@ def measured(
     optim = OptimConfig(warmup_steps=1, clip_norm=clip_norm)
     model = transformer.build(MODEL)
     empty = jnp.zeros((1, MODEL.text_length), jnp.int32)
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(
-                make_loss(model, (empty, empty == 0), 256, LossConfig(0.0)), devices
-            ),
-            make_optimizer(optim, in_step.make_spread(devices)),
-            make_schedule(optim, 10),
-            micro_batches=lambda rows: micro_batches,
-            mean_over_devices=in_step.make_mean(devices),
-        ),
+    step = spread_step(
+        devices,
+        make_loss(model, (empty, empty == 0), 256, LossConfig(0.0)),
+        make_optimizer(optim, in_step.make_spread(devices)),
+        make_schedule(optim, 10),
+        micro_batches=lambda rows: micro_batches,
     )
     create = partial(TrainState.create, model.init, make_optimizer(optim), 0)
     state = placing.shapes(create, devices)

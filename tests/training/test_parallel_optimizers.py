@@ -14,12 +14,12 @@ from optim.config import OptimConfig, SoapConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
 from optim.soap import soap
+from tests.spread import spread_step
 from tests.training.test_parallel_shampoo import batch_at, distance, init, loss
 from training.config import ParallelConfig
 from training.devices import in_step, parallel, placing
 from training.devices.devices import find_devices
 from training.update.state import TrainState
-from training.update.step import StepParts, train_step
 
 STEPS, RATE = 6, 2e-3
 ONE, PMAP = ParallelConfig(devices=1), ParallelConfig()
@@ -30,15 +30,8 @@ def trained(config: ParallelConfig) -> TrainState:
     """The state after some updates of schedule-free AdamW."""
     optim = OptimConfig("schedule_free", RATE, warmup_steps=0, decay_fraction=0.0)
     devices, optimizer = find_devices(config), make_optimizer(optim)
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(loss, devices),
-            optimizer,
-            make_schedule(optim, STEPS),
-            mean_over_devices=in_step.make_mean(devices),
-            update_ema=make_average(optim),
-        ),
+    step = spread_step(
+        devices, loss, optimizer, make_schedule(optim, STEPS), update_ema=make_average(optim)
     )
     create = partial(TrainState.create, init, optimizer, 0, init_ema=init_ema)
     state = placing.create(create, devices)

@@ -17,11 +17,11 @@ import pytest
 from optim.config import OptimConfig, ShampooConfig
 from optim.optimizers import make_optimizer
 from optim.schedules import make_schedule
+from tests.spread import spread_step
 from training.config import ParallelConfig
 from training.devices import in_step, parallel, placing
 from training.devices.devices import Devices, find_devices
 from training.update.state import TrainState
-from training.update.step import StepParts, train_step
 
 ROOT = Path(__file__).parent.parent.parent
 ROWS, DIM, WIDE, CLASSES, STEPS, RATE = 8, 16, 24, 20, 10, 2e-3
@@ -79,14 +79,11 @@ def compiled(config: ParallelConfig) -> tuple[Devices, TrainState, Any]:
     optim = OptimConfig(
         name="shampoo", learning_rate=RATE, warmup_steps=0, decay_fraction=0.0, shampoo=SHAMPOO
     )
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(loss, devices),
-            make_optimizer(optim, in_step.make_spread(devices)),
-            make_schedule(optim, STEPS),
-            mean_over_devices=in_step.make_mean(devices),
-        ),
+    step = spread_step(
+        devices,
+        loss,
+        make_optimizer(optim, in_step.make_spread(devices)),
+        make_schedule(optim, STEPS),
     )
     create = partial(TrainState.create, init, make_optimizer(optim), 0)
     state = placing.create(create, devices)

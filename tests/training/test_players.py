@@ -14,9 +14,10 @@ from config import from_yaml
 from optim.averaging import init_ema, make_ema
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from tests.spread import spread_step
 from training import session
 from training.config import CheckpointConfig, ParallelConfig, RunConfig, TrainingConfig
-from training.devices import in_step, parallel, placing
+from training.devices import parallel, placing
 from training.devices.devices import find_devices
 from training.recipe import Recipe
 from training.reports import metrics
@@ -88,17 +89,14 @@ def test_both_move_as_simultaneous_gradient_steps_in_numpy(
     config: ParallelConfig, micro_batches: int
 ) -> None:
     devices, players = find_devices(config), {"critic": critic()}
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(model_loss, devices),
-            SGD,
-            lambda step: jnp.float32(RATE),
-            micro_batches=lambda rows: micro_batches,
-            mean_over_devices=in_step.make_mean(devices),
-            update_ema=make_ema(0.5),
-            players=players,
-        ),
+    step = spread_step(
+        devices,
+        model_loss,
+        SGD,
+        lambda step: jnp.float32(RATE),
+        micro_batches=lambda rows: micro_batches,
+        update_ema=make_ema(0.5),
+        players=players,
     )
     create = lambda: TrainState.create(  # noqa: E731
         lambda key: {"x": jnp.ones((4,))}, SGD, 0, init_ema=init_ema, players=players

@@ -11,6 +11,7 @@ import pytest
 from common.pixels import to_floats
 from optim.config import OptimConfig
 from optim.optimizers import make_optimizer
+from tests.spread import spread_step
 from tests.tiny import ONE_LEVEL_VQGAN, first_vqgan
 from training.config import ParallelConfig
 from training.devices import in_step, parallel, placing
@@ -18,7 +19,6 @@ from training.devices.devices import find_devices
 from training.update.loss import LossContext
 from training.update.players import Player
 from training.update.state import TrainState
-from training.update.step import StepParts, train_step
 from training.update.step_metrics import to_row
 from vqgan import adversarial, discriminator, objective, quantizer
 from vqgan.adversarial import NAME, Opponent, adaptive_weights, kernel_norms
@@ -258,16 +258,8 @@ def update(layout, config, micro_batches, devices):
             *(optimizer, rate, 1),
         )
     }
-    step = partial(
-        train_step,
-        StepParts(
-            in_step.with_gathered_params(loss, places),
-            optimizer,
-            rate,
-            micro_batches=lambda rows: micro_batches,
-            mean_over_devices=in_step.make_mean(places),
-            players=players,
-        ),
+    step = spread_step(
+        places, loss, optimizer, rate, micro_batches=lambda rows: micro_batches, players=players
     )
     create = partial(TrainState.create, lambda key: params, optimizer, 0, players=players)
     state, compiled = placing.create(create, places), parallel.compile_step(step, places)
