@@ -31,7 +31,7 @@ _OF_A_PROGRAM = re.compile(
 
 
 def caption_inside(data: bytes, sidecar: bytes = b"") -> Captions:
-    """The caption in a picture file, or in the XMP file beside it; none if there is none, or if a
+    """The caption in a picture file, or in the XMP file beside it. Empty without one, or if a
     camera or program wrote it. The picture is not decoded."""
     for text in _every(data, sidecar):
         caption = _SETTINGS.split(text)[0].strip("\0 \t\r\n")

@@ -71,11 +71,11 @@ def in_template(template: str, words: str) -> str:
 
 
 def caption_from_name(file: str, encoding: str = "") -> Captions:
-    """The words of a file's name, without its ending, and without what counts files: flower9_final
-    is "flower". None if they say nothing: numbers, hashes, or
-    what a camera or program writes, such as IMG_4711, P1010012 or "Screenshot (3)".
+    """The words of a file's name, without its ending and the number of the file: flower9_final is
+    "flower". Empty if they say nothing: numbers, hashes, or names that cameras and programs write,
+    such as IMG_4711, P1010012 or "Screenshot (3)".
 
-    `encoding` is that of a name that is not UTF-8; empty = guessed from this name."""
+    `encoding`: of a name that is not UTF-8. Empty = guessed from this name."""
     file = decoded_name(file, encoding)
     stem = os.path.splitext(file.rpartition("/")[2])[0]
     words = words_in_name(_UUID.sub("", stem))

@@ -54,7 +54,7 @@ class FolderSource(Source):
             self.num_captioned = count_named(tree.names[entry.picture] for entry in pairs)
             self.sought = NOT_NAMED
         elif config.captions == "inside":
-            self.num_captioned = len(pairs)  # each is told when it is read
+            self.num_captioned = len(pairs)  # the captions are read with the pictures
         else:
             self.num_captioned = sum(bool(entry.texts) for entry in pairs)
             self.sought = NOT_BESIDE
